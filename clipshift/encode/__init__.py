@@ -1,0 +1,6 @@
+"""Encoders: open_clip models that turn views into embeddings and gaze, in one forward pass."""
+
+from clipshift.encode.encoder import ENCODE_BATCH, Encoder, Features, load_encoder
+from clipshift.encode.gaze import GazeProbe, gaze_probe
+
+__all__ = ["ENCODE_BATCH", "Encoder", "Features", "GazeProbe", "gaze_probe", "load_encoder"]

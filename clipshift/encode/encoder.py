@@ -1,0 +1,174 @@
+"""The encoder: an open_clip model that turns views into features, in one forward pass."""
+
+import hashlib
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+from pickle import UnpicklingError
+
+import open_clip
+import torch
+from open_clip.factory import parse_model_name
+from open_clip.model import get_input_dtype
+from safetensors import SafetensorError
+from torch import Tensor, nn
+from torch.nn.functional import interpolate
+
+from clipshift.encode.gaze import gaze_probe
+from clipshift.encode.weights import CONFIG, find_checkpoint, find_hub_folder
+from clipshift.errors import UserError, did_you_mean
+
+ENCODE_BATCH = 32
+"""Views a forward pass. Matrix products may round differently for another number of rows, so every
+pass has this many, filled up where fewer are left: then an embedding is the same in any company."""
+
+
+@dataclass
+class Features:
+    """What an encoder makes of B views.
+
+    Attributes:
+        embedding: Before normalisation, float32, shape (B, D).
+        gaze: Attention weights over patches, float32, shape (B, h, w); None where the tower has
+            none.
+    """
+
+    embedding: Tensor
+    gaze: Tensor | None
+
+
+class Encoder(nn.Module):
+    """An open_clip model seen from here: views in, features out.
+
+    Args:
+        model: The open_clip model, with the preprocessing that belongs to it.
+        trained: Whether its weights were learnt, and not drawn at random.
+        precision: open_clip's name of the precision it was made in.
+    """
+
+    def __init__(self, model: nn.Module, trained: bool, precision: str) -> None:
+        super().__init__()
+        self.model = model.eval().requires_grad_(False)
+        self.trained = trained
+        self.weights_sha256 = weights_sha256(model)
+        self.input_dtype = get_input_dtype(precision) or torch.float32
+        self.probe = gaze_probe(model.visual)
+        preprocessing = model.visual.preprocess_cfg
+        size = preprocessing["size"]
+        self.input_size = (size, size) if isinstance(size, int) else tuple(size)
+        for name in ("mean", "std"):
+            values = torch.tensor(preprocessing[name]).view(3, 1, 1)
+            self.register_buffer(name, values, persistent=False)
+
+    def forward(self, views: Tensor) -> Features:
+        """Encode views.
+
+        Args:
+            views: In [0, 1], float32, shape (B, 3, H, W).
+        """
+        parts = [self._encode(part) for part in views.split(ENCODE_BATCH)]
+        gazes = [part.gaze for part in parts if part.gaze is not None]
+        return Features(
+            embedding=torch.cat([part.embedding for part in parts]),
+            gaze=torch.cat(gazes) if gazes else None,
+        )
+
+    def _encode(self, views: Tensor) -> Features:
+        count = len(views)
+        filled = torch.cat([views, views[:1].expand(ENCODE_BATCH - count, -1, -1, -1)])
+        if filled.shape[-2:] != self.input_size:
+            filled = interpolate(filled, self.input_size, mode="bilinear", antialias=True)
+        inputs = ((filled - self.mean) / self.std).to(self.input_dtype)
+        embedding = self.model.encode_image(inputs)[:count].float()
+        return Features(embedding, self.probe.read()[:count] if self.probe else None)
+
+
+def load_encoder(
+    architecture: str,
+    pretrained: str | None = None,
+    checkpoint: str | None = None,
+    precision: str = "fp32",
+    seed: int = 0,
+) -> Encoder:
+    """Build an open_clip model and load its weights, from here where possible.
+
+    Args:
+        architecture: A name in ``open_clip.list_models()``; ``local-dir:FOLDER`` for a folder in
+            the hub's format (``open_clip_config.json`` beside the weights); or
+            ``hf-hub:ORGANISATION/NAME``.
+        pretrained: A tag of open_clip's. Without it, and without a checkpoint, the weights are
+            random.
+        checkpoint: A ``.safetensors`` or ``.pt`` file with weights for the architecture, or a
+            folder in the hub's format, which brings its own architecture.
+        precision: open_clip's name: ``fp32``, ``bf16`` or ``fp16`` (weights and activations, with
+            layer norms in float32), ``pure_bf16``, ``pure_fp16``.
+        seed: Seed of the random weights.
+
+    Returns:
+        The encoder, in evaluation mode and without gradients.
+
+    Raises:
+        UserError: If the architecture, tag or file is unknown, the weights do not fit, or they must
+            be downloaded and there is no network.
+    """
+    # open_clip logs every step of loading, and warns of random weights through the root logger.
+    logging.getLogger().setLevel(logging.ERROR)
+    if checkpoint and Path(checkpoint).is_dir():
+        architecture, checkpoint = f"local-dir:{checkpoint}", None
+    schema, name = parse_model_name(architecture)
+    if schema == "hf-hub":
+        schema, name = "local-dir", str(find_hub_folder(name))
+    if schema == "local-dir":
+        if not (Path(name) / CONFIG).is_file():
+            raise UserError(f"no {CONFIG} in {name}: is it a folder in the hub's format?")
+        architecture = f"local-dir:{name}"
+    elif name not in open_clip.list_models():
+        raise UserError(
+            f"unknown model architecture {name!r}{did_you_mean(name, open_clip.list_models())}"
+        )
+    preprocessing = {}
+    weights = checkpoint
+    if checkpoint and not Path(checkpoint).is_file():
+        raise UserError(f"no checkpoint {checkpoint}: set model.checkpoint to a file or folder")
+    if pretrained and not schema:
+        file, facts = find_checkpoint(name, pretrained) if not checkpoint else (checkpoint, {})
+        weights = str(file)
+        preprocessing = {key: facts[key] for key in ("mean", "std") if key in facts}
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        try:
+            model = open_clip.create_model(
+                architecture,
+                pretrained=None if schema else weights,
+                precision=precision,
+                force_preprocess_cfg=preprocessing,
+                pretrained_text=False,
+            )
+            if schema and weights:
+                open_clip.load_checkpoint(model, weights)
+        except (
+            RuntimeError, ValueError, KeyError, AttributeError, OSError, EOFError,
+            UnpicklingError, SafetensorError,
+        ) as error:  # fmt: skip
+            raise UserError(unfit(weights or name, architecture, error)) from error
+    return Encoder(model, trained=bool(schema or weights), precision=precision)
+
+
+def unfit(source: str, architecture: str, error: Exception) -> str:
+    """One line on why weights could not be loaded into an architecture."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    detail = next((line for line in lines if "size mismatch" in line), lines[-1] if lines else "")
+    if "Missing key" in str(error) or "size mismatch" in str(error):
+        problem = f"is not a checkpoint of {architecture}"
+    else:
+        problem = "cannot be loaded"
+    return f"{source} {problem}: {detail[:160] or type(error).__name__}"
+
+
+def weights_sha256(model: nn.Module) -> str:
+    """SHA-256 over every weight's name and bytes, in the order of names, as loaded."""
+    digest = hashlib.sha256()
+    for name, weight in sorted(model.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(weight.contiguous().flatten().view(torch.uint8).numpy())
+    return digest.hexdigest()

@@ -1,0 +1,114 @@
+"""Where an encoder's weights lie: a local checkpoint, the hub's cache, or, last, the network."""
+
+import os
+import urllib.error
+import urllib.request
+from pathlib import Path
+from typing import Any
+
+import open_clip
+from huggingface_hub import constants, hf_hub_download, try_to_load_from_cache
+from open_clip.constants import HF_SAFE_WEIGHTS_NAME, HF_WEIGHTS_NAME
+from open_clip.pretrained import get_pretrained_cfg, list_pretrained_tags_by_model
+
+from clipshift.errors import UserError, did_you_mean
+
+CONFIG = "open_clip_config.json"
+PROBE_SECONDS = 5
+
+
+def find_checkpoint(architecture: str, pretrained: str) -> tuple[Path, dict[str, Any]]:
+    """The file of a pretrained tag's weights, downloaded only if no cache has it.
+
+    Args:
+        architecture: A name in ``open_clip.list_models()``.
+        pretrained: A tag of that architecture.
+
+    Returns:
+        The file, and what open_clip knows of the tag (``mean``, ``std``, ``quick_gelu``, …).
+
+    Raises:
+        UserError: If there is no such tag, it was trained with another activation than the
+            architecture has, or the file is not here and the hub cannot be reached.
+    """
+    facts = get_pretrained_cfg(architecture, pretrained)
+    if not facts:
+        tags = list_pretrained_tags_by_model(architecture)
+        raise UserError(
+            f"open_clip has no weights {pretrained!r} for {architecture}"
+            f"{did_you_mean(pretrained, tags)} (it has: {', '.join(tags) or 'none'})"
+        )
+    has_quick_gelu = bool(open_clip.get_model_config(architecture).get("quick_gelu"))
+    if bool(facts.get("quick_gelu")) != has_quick_gelu:
+        raise UserError(
+            f"{architecture} has another activation than the weights {pretrained!r} were trained "
+            f"with: set model.architecture to its "
+            f"{'plain' if has_quick_gelu else '-quickgelu'} variant"
+        )
+    repo, _, name = facts.get("hf_hub", "").rpartition("/")
+    if repo:
+        return hub_file(repo, weight_files(name)), facts
+    cached = Path("~/.cache/clip").expanduser() / Path(facts["url"]).name
+    if not cached.is_file():
+        require_network(facts["url"])
+    return Path(open_clip.download_pretrained(facts)), facts
+
+
+def find_hub_folder(repo: str) -> Path:
+    """The folder of a hub model in open_clip's format, downloaded only if it is not cached.
+
+    Args:
+        repo: ``organisation/name`` on the Hugging Face hub.
+
+    Raises:
+        UserError: If it is not cached and the hub cannot be reached, or has no such model.
+    """
+    config = hub_file(repo, [CONFIG])
+    hub_file(repo, weight_files(""))
+    return config.parent
+
+
+def weight_files(name: str) -> list[str]:
+    """Names under which a hub model keeps its weights, safetensors first."""
+    if not name:
+        return [HF_SAFE_WEIGHTS_NAME, HF_WEIGHTS_NAME]
+    stem, ending = os.path.splitext(name)
+    return [f"{stem}.safetensors", name] if ending in (".bin", ".pth") else [name]
+
+
+def hub_file(repo: str, names: list[str]) -> Path:
+    """The first of the files that a hub model has: from the cache, else by download."""
+    for name in names:
+        cached = try_to_load_from_cache(repo, name)
+        if isinstance(cached, str):
+            return Path(cached)
+    require_network(f"{constants.ENDPOINT}/{repo}")
+    for name in names:
+        try:
+            return Path(hf_hub_download(repo, name))
+        except OSError as error:
+            reason = str(error).strip().splitlines()[0]
+    raise UserError(f"cannot download {names[-1]} of {repo} from the hub: {reason}")
+
+
+def require_network(address: str) -> None:
+    """Ask once, and briefly, whether an address answers: the hub's client would try for a minute.
+
+    Raises:
+        UserError: If it does not, naming what works without a network.
+    """
+    trouble = "HF_HUB_OFFLINE is set" if constants.HF_HUB_OFFLINE else None
+    if not trouble:
+        try:
+            urllib.request.urlopen(
+                urllib.request.Request(address, method="HEAD"), timeout=PROBE_SECONDS
+            )
+        except urllib.error.HTTPError:
+            return
+        except OSError as error:
+            trouble = str(getattr(error, "reason", error))
+    if trouble:
+        raise UserError(
+            f"cannot download {address}: {trouble}, and the weights are not in the cache; "
+            f"without a network use model=untrained, model.checkpoint=FILE, or a model cached before"
+        )

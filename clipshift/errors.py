@@ -1,0 +1,14 @@
+"""Errors that the user can mend: one line saying what is wrong, where, and what to do."""
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+
+class UserError(Exception):
+    """A mistake in what was asked for. Shown as one line, without a traceback, exit code 1."""
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """``"; did you mean 'NEAREST'?"``, or nothing when no known name is near."""
+    nearest = get_close_matches(name, list(known), n=1, cutoff=0.5)
+    return f"; did you mean {nearest[0]!r}?" if nearest else ""

@@ -1,0 +1,284 @@
+"""The measures as functions: B views and their clean ones in, one number a photo out.
+
+The formulas are those of the protocol (docs/protocol.md), after "Embedding Shift Dissection on
+CLIP" (arXiv 2503.23495). Each mean over pixels is taken along rows first: torch splits a reduction
+to a single number among threads, and its rounding would then depend on the batch.
+"""
+
+import numpy as np
+import torch
+from scipy.cluster.hierarchy import linkage
+from scipy.spatial.distance import squareform
+from torch import Tensor
+from torch.nn.functional import interpolate
+from torchmetrics.functional import cosine_similarity as _cosine_similarity
+from torchmetrics.functional.image import structural_similarity_index_measure
+
+from clipshift.data import VIEW_SIZE
+
+PATCH_GRID = 4
+DETAIL_GRID = 8
+FLAT = 1e-6
+"""A cell whose standard deviation is below this, on the 0–255 scale, has no detail to preserve."""
+
+
+def cosine_similarity(view: Tensor, clean: Tensor) -> Tensor:
+    r"""Cosine of the angle between two embeddings, :math:`e \cdot e' / (\|e\| \|e'\|)`.
+
+    Args:
+        view: Embeddings of the views, shape (B, D).
+        clean: Embeddings of their clean views, shape (B, D).
+
+    Returns:
+        Shape (B,), in [−1, 1].
+
+    Example:
+        >>> cosine_similarity(torch.tensor([[3.0, 4.0]]), torch.tensor([[1.0, 0.0]]))
+        tensor([0.6000])
+    """
+    return _cosine_similarity(view, clean, reduction="none")
+
+
+def l2_distance(view: Tensor, clean: Tensor) -> Tensor:
+    r"""Euclidean distance between two embeddings before normalisation, :math:`\|e - e'\|_2`.
+
+    Args:
+        view: Embeddings of the views, shape (B, D).
+        clean: Embeddings of their clean views, shape (B, D).
+
+    Returns:
+        Shape (B,), in [0, ∞).
+
+    Example:
+        >>> l2_distance(torch.tensor([[3.0, 4.0]]), torch.tensor([[0.0, 0.0]]))
+        tensor([5.])
+    """
+    return torch.linalg.vector_norm(view - clean, dim=-1)
+
+
+def attention_similarity(view: Tensor, clean: Tensor) -> Tensor:
+    r"""Likeness of two gazes, :math:`1 / (1 + \mathrm{MSE})` of the scaled maps.
+
+    Both are resized bilinearly to the view size and min–max scaled to [0, 1] on their own; a
+    uniform gaze scales to 0 everywhere.
+
+    Args:
+        view: Gazes on the views, shape (B, h, w).
+        clean: Gazes on their clean views, shape (B, h, w).
+
+    Returns:
+        Shape (B,), in (0, 1].
+
+    Example:
+        >>> gaze = torch.tensor([[[0.1, 0.2], [0.3, 0.4]]])
+        >>> attention_similarity(gaze, 2 * gaze)
+        tensor([1.])
+    """
+    return 1 / (1 + pixel_mean((_scaled_map(view) - _scaled_map(clean)) ** 2))
+
+
+def patch_similarity(view: Tensor, clean: Tensor) -> Tensor:
+    r"""Mean over a 4×4 grid of cells of :math:`1 / (1 + \mathrm{MSE})`, pixels in [0, 1].
+
+    Args:
+        view: Views in [0, 1], shape (B, 3, H, W), sides divisible by 4.
+        clean: Their clean views, same shape.
+
+    Returns:
+        Shape (B,), in (0, 1].
+
+    Example:
+        >>> patch_similarity(torch.ones(1, 3, 8, 8), torch.zeros(1, 3, 8, 8))
+        tensor([0.5000])
+    """
+    error = cells(((view - clean) ** 2).mean(dim=1), PATCH_GRID)
+    return pixel_mean(1 / (1 + pixel_mean(error)))
+
+
+def patch_similarity_uint8(view: Tensor, clean: Tensor) -> Tensor:
+    r"""Patch similarity as the authors' script computes it, for comparison with their table alone.
+
+    Their difference of 8-bit pixels and its square wrap around modulo 256, so that the mean square
+    never passes 255, or 255/255² of full scale: every value lies above 0.996.
+
+    Args:
+        view: Views in [0, 1], shape (B, 3, H, W), sides divisible by 4.
+        clean: Their clean views, same shape.
+
+    Returns:
+        Shape (B,), in [0.996, 1].
+
+    Example:
+        >>> patch_similarity_uint8(torch.ones(1, 3, 8, 8), torch.zeros(1, 3, 8, 8))
+        tensor([1.0000])
+    """
+    difference = _to_uint8(view) - _to_uint8(clean)
+    square = (difference * difference).float()
+    return pixel_mean(1 / (1 + pixel_mean(cells(square.mean(dim=1), PATCH_GRID)) / 255**2))
+
+
+def edge_preservation(view: Tensor, clean: Tensor) -> Tensor:
+    r"""Likeness of edges, 1 − mean absolute difference of edge maps.
+
+    An edge map is :math:`(|\partial_x| + |\partial_y|) / 2` of the luma by central differences
+    (one-sided at the border), divided by its maximum; without any edge it is 0.
+
+    Args:
+        view: Views in [0, 1], shape (B, 3, H, W).
+        clean: Their clean views, same shape.
+
+    Returns:
+        Shape (B,), in [0, 1].
+
+    Example:
+        >>> ramp = torch.arange(4.0).expand(1, 3, 4, 4)
+        >>> edge_preservation(ramp, ramp.mT)
+        tensor([1.])
+    """
+    return 1 - pixel_mean((_edge_map(view) - _edge_map(clean)).abs())
+
+
+def detail_preservation(view: Tensor, clean: Tensor) -> Tensor:
+    r"""Mean over an 8×8 grid of cells of :math:`\exp(-|\ln(\sigma' / \sigma)|)` of the luma.
+
+    Cells that are flat in the clean view (σ < 1e-6 on the 0–255 scale) are left out.
+
+    Args:
+        view: Views in [0, 1], shape (B, 3, H, W), sides divisible by 8.
+        clean: Their clean views, same shape.
+
+    Returns:
+        Shape (B,), in [0, 1]; NaN where every cell is left out.
+
+    Example:
+        >>> torch.manual_seed(0)  # doctest: +ELLIPSIS
+        <torch...>
+        >>> clean = torch.rand(1, 3, 16, 16)
+        >>> detail_preservation(clean / 2, clean)
+        tensor([0.5000])
+    """
+    before, after = (
+        cells(255 * luma(images.double()), DETAIL_GRID).std(dim=(-2, -1), correction=0).flatten(1)
+        for images in (clean, view)
+    )
+    kept = before >= FLAT
+    ratio = torch.exp(-(after / before.where(kept, 1)).log().abs())
+    return (ratio.where(kept, 0).sum(dim=-1) / kept.sum(dim=-1)).float()
+
+
+def rmse(view: Tensor, clean: Tensor) -> Tensor:
+    r"""Realised distortion: root mean square error of pixels.
+
+    Args:
+        view: Views in [0, 1], shape (B, 3, H, W).
+        clean: Their clean views, same shape.
+
+    Returns:
+        Shape (B,), in [0, 1].
+
+    Example:
+        >>> rmse(torch.full((1, 3, 4, 4), 0.75), torch.full((1, 3, 4, 4), 0.25))
+        tensor([0.5000])
+    """
+    return pixel_mean(((view - clean) ** 2).mean(dim=1)).sqrt()
+
+
+def ssim(view: Tensor, clean: Tensor) -> Tensor:
+    """Realised distortion: structural similarity with torchmetrics' defaults, data range 1.
+
+    Source: Wang et al., "Image quality assessment: from error visibility to structural
+    similarity", 2004.
+
+    Args:
+        view: Views in [0, 1], shape (B, 3, H, W).
+        clean: Their clean views, same shape.
+
+    Returns:
+        Shape (B,), in [−1, 1].
+
+    Example:
+        >>> clean = torch.rand(1, 3, 32, 32)
+        >>> ssim(clean, clean)
+        tensor([1.])
+    """
+    similarity = structural_similarity_index_measure(view, clean, reduction="none", data_range=1.0)
+    assert isinstance(similarity, Tensor)
+    return similarity
+
+
+def augmentation_distance(embeddings: Tensor) -> Tensor:
+    r"""How far apart augmentations take the same photos: mean of :math:`1 - \cos(e'_i, e'_j)`.
+
+    Args:
+        embeddings: Of N photos under K augmentations, shape (K, N, D).
+
+    Returns:
+        float64, symmetric, zero on the diagonal, in [0, 2], shape (K, K).
+
+    Example:
+        >>> e = torch.tensor([[[1.0, 0.0]], [[0.0, 1.0]], [[1.0, 1.0]]])
+        >>> augmentation_distance(e).numpy().round(3)
+        array([[0.   , 1.   , 0.293],
+               [1.   , 0.   , 0.293],
+               [0.293, 0.293, 0.   ]])
+    """
+    return summed_augmentation_distance(embeddings) / embeddings.shape[1]
+
+
+def summed_augmentation_distance(embeddings: Tensor) -> Tensor:
+    """`augmentation_distance` before the division by the number of photos."""
+    unit = torch.nn.functional.normalize(embeddings.double(), dim=-1)
+    distance = embeddings.shape[1] - torch.einsum("ind,jnd->ij", unit, unit)
+    return distance.clamp(min=0).fill_diagonal_(0)
+
+
+def augmentation_linkage(distance: np.ndarray) -> np.ndarray:
+    """Ward linkage of augmentations, the tree behind the dendrogram.
+
+    Args:
+        distance: From `augmentation_distance`, shape (K, K), K ≥ 2.
+
+    Returns:
+        scipy's linkage matrix, shape (K − 1, 4).
+    """
+    return linkage(squareform(distance, checks=False), method="ward")
+
+
+def luma(images: Tensor) -> Tensor:
+    """Luma of RGB images, weights 0.299, 0.587, 0.114 (ITU-R BT.601): (B, 3, H, W) → (B, H, W)."""
+    red, green, blue = images.unbind(dim=1)
+    return 0.299 * red + 0.587 * green + 0.114 * blue
+
+
+def cells(maps: Tensor, grid: int) -> Tensor:
+    """Cut maps into a grid of cells: (B, H, W) → (B, grid, grid, H / grid, W / grid).
+
+    Raises:
+        ValueError: If a side is not divisible by ``grid``.
+    """
+    height, width = maps.shape[-2:]
+    if height % grid or width % grid:
+        raise ValueError(f"sides {height}×{width} cannot be cut into {grid}×{grid} equal cells")
+    return maps.unflatten(-1, (grid, -1)).unflatten(-3, (grid, -1)).transpose(-3, -2)
+
+
+def pixel_mean(maps: Tensor) -> Tensor:
+    """Mean over the last two dimensions, along rows first (see the module's docstring)."""
+    return maps.mean(dim=-1).mean(dim=-1)
+
+
+def _scaled_map(gaze: Tensor) -> Tensor:
+    resized = interpolate(gaze[:, None], (VIEW_SIZE, VIEW_SIZE), mode="bilinear")[:, 0]
+    low, high = resized.amin((-2, -1), keepdim=True), resized.amax((-2, -1), keepdim=True)
+    return (resized - low) / (high - low).where(high > low, 1)
+
+
+def _edge_map(images: Tensor) -> Tensor:
+    down, right = torch.gradient(luma(images), dim=(-2, -1))
+    edges = (right.abs() + down.abs()) / 2
+    peak = edges.amax((-2, -1), keepdim=True)
+    return edges / peak.where(peak > 0, 1)
+
+
+def _to_uint8(images: Tensor) -> Tensor:
+    return (images * 255).round().to(torch.uint8)

@@ -1,0 +1,256 @@
+"""The measures as torchmetrics metrics: running means over photos, in constant memory."""
+
+from collections.abc import Callable, Sequence
+from typing import Any, ClassVar, Literal
+
+import torch
+from torch import Tensor
+from torchmetrics import Metric
+from torchmetrics.utilities.plot import plot_confusion_matrix
+
+from clipshift.measure import functional
+
+Space = Literal["embedding", "gaze", "pixels"]
+
+
+class PhotoMeasure(Metric):
+    """A measure with one number a photo, averaged over photos.
+
+    As input to ``forward`` and ``update`` the metric accepts what its ``space`` says (embeddings,
+    gazes or pixels):
+
+    - ``view`` (`Tensor`): of B augmented views.
+    - ``clean`` (`Tensor`): of their clean views, same shape.
+
+    As output, ``compute`` gives the mean over all photos seen (float64 scalar; photos whose value
+    is NaN are left out), and ``forward`` the B photos' own values, shape (B,).
+    """
+
+    is_differentiable = False
+    full_state_update = False
+    space: ClassVar[Space]
+    measure: ClassVar[Callable[[Tensor, Tensor], Tensor]]
+    total: Tensor
+    count: Tensor
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.add_state("total", torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
+        self.add_state("count", torch.zeros((), dtype=torch.long), dist_reduce_fx="sum")
+        self.photo_values = torch.empty(0)
+
+    def update(self, view: Tensor, clean: Tensor) -> None:
+        """Add B photos."""
+        self.photo_values = type(self).measure(view, clean)
+        self.total += self.photo_values.double().nansum()
+        self.count += self.photo_values.isfinite().sum()
+
+    def forward(self, view: Tensor, clean: Tensor) -> Tensor:
+        """Add B photos and return their own values, shape (B,)."""
+        self.update(view, clean)
+        return self.photo_values
+
+    def compute(self) -> Tensor:
+        """The mean over all photos."""
+        return self.total / self.count
+
+    def plot(self, val: Tensor | Sequence[Tensor] | None = None, ax: Any = None) -> Any:
+        """Plot one value or several; see `torchmetrics.Metric.plot`."""
+        return self._plot(val, ax)
+
+
+class CosineSimilarity(PhotoMeasure):
+    """Mean `clipshift.measure.functional.cosine_similarity` of embeddings.
+
+    Example:
+        >>> metric = CosineSimilarity()
+        >>> metric(torch.tensor([[3.0, 4.0], [1.0, 0.0]]), torch.tensor([[1.0, 0.0], [1.0, 0.0]]))
+        tensor([0.6000, 1.0000])
+        >>> metric.compute()
+        tensor(0.8000, dtype=torch.float64)
+    """
+
+    space = "embedding"
+    higher_is_better = True
+    measure = staticmethod(functional.cosine_similarity)
+
+
+class L2Distance(PhotoMeasure):
+    """Mean `clipshift.measure.functional.l2_distance` of embeddings before normalisation.
+
+    Example:
+        >>> metric = L2Distance()
+        >>> metric(torch.tensor([[3.0, 4.0]]), torch.tensor([[0.0, 0.0]]))
+        tensor([5.])
+        >>> metric.compute()
+        tensor(5., dtype=torch.float64)
+    """
+
+    space = "embedding"
+    higher_is_better = False
+    measure = staticmethod(functional.l2_distance)
+
+
+class AttentionSimilarity(PhotoMeasure):
+    """Mean `clipshift.measure.functional.attention_similarity` of gazes.
+
+    Example:
+        >>> gaze = torch.tensor([[[0.1, 0.2], [0.3, 0.4]]])
+        >>> metric = AttentionSimilarity()
+        >>> metric(gaze, 2 * gaze)
+        tensor([1.])
+        >>> metric.compute()
+        tensor(1., dtype=torch.float64)
+    """
+
+    space = "gaze"
+    higher_is_better = True
+    measure = staticmethod(functional.attention_similarity)
+
+
+class PatchSimilarity(PhotoMeasure):
+    """Mean `clipshift.measure.functional.patch_similarity` of pixels.
+
+    Example:
+        >>> metric = PatchSimilarity()
+        >>> metric(torch.ones(1, 3, 8, 8), torch.zeros(1, 3, 8, 8))
+        tensor([0.5000])
+        >>> metric.compute()
+        tensor(0.5000, dtype=torch.float64)
+    """
+
+    space = "pixels"
+    higher_is_better = True
+    measure = staticmethod(functional.patch_similarity)
+
+
+class PatchSimilarityUint8(PhotoMeasure):
+    """Mean `clipshift.measure.functional.patch_similarity_uint8`, the authors' wrapped variant.
+
+    Example:
+        >>> metric = PatchSimilarityUint8()
+        >>> metric(torch.full((1, 3, 8, 8), 16 / 255), torch.zeros(1, 3, 8, 8))
+        tensor([1.])
+        >>> metric.compute()
+        tensor(1., dtype=torch.float64)
+    """
+
+    space = "pixels"
+    higher_is_better = True
+    measure = staticmethod(functional.patch_similarity_uint8)
+
+
+class EdgePreservation(PhotoMeasure):
+    """Mean `clipshift.measure.functional.edge_preservation` of pixels.
+
+    Example:
+        >>> ramp = torch.arange(4.0).expand(1, 3, 4, 4)
+        >>> metric = EdgePreservation()
+        >>> metric(ramp, torch.zeros(1, 3, 4, 4))
+        tensor([0.])
+        >>> metric.compute()
+        tensor(0., dtype=torch.float64)
+    """
+
+    space = "pixels"
+    higher_is_better = True
+    measure = staticmethod(functional.edge_preservation)
+
+
+class DetailPreservation(PhotoMeasure):
+    """Mean `clipshift.measure.functional.detail_preservation` of pixels.
+
+    Example:
+        >>> clean = torch.arange(256.0).view(1, 1, 16, 16).expand(1, 3, 16, 16) / 255
+        >>> metric = DetailPreservation()
+        >>> metric(clean / 4, clean)
+        tensor([0.2500])
+        >>> metric.compute()
+        tensor(0.2500, dtype=torch.float64)
+    """
+
+    space = "pixels"
+    higher_is_better = True
+    measure = staticmethod(functional.detail_preservation)
+
+
+class RMSE(PhotoMeasure):
+    """Mean `clipshift.measure.functional.rmse` of pixels.
+
+    Example:
+        >>> metric = RMSE()
+        >>> metric(torch.full((1, 3, 4, 4), 0.75), torch.full((1, 3, 4, 4), 0.25))
+        tensor([0.5000])
+        >>> metric.compute()
+        tensor(0.5000, dtype=torch.float64)
+    """
+
+    space = "pixels"
+    higher_is_better = False
+    measure = staticmethod(functional.rmse)
+
+
+class SSIM(PhotoMeasure):
+    """Mean `clipshift.measure.functional.ssim` of pixels.
+
+    Example:
+        >>> clean = torch.rand(1, 3, 32, 32)
+        >>> metric = SSIM()
+        >>> metric(clean, clean)
+        tensor([1.])
+        >>> metric.compute()
+        tensor(1., dtype=torch.float64)
+    """
+
+    space = "pixels"
+    higher_is_better = True
+    measure = staticmethod(functional.ssim)
+
+
+class AugmentationDistance(Metric):
+    """`clipshift.measure.functional.augmentation_distance` over photos that arrive in batches.
+
+    As input to ``forward`` and ``update`` the metric accepts:
+
+    - ``embeddings`` (`Tensor`): of B photos under K augmentations, shape (K, B, D).
+
+    As output, ``compute`` gives the mean distance over all photos, float64, shape (K, K).
+
+    Args:
+        names: The K augmentations.
+
+    Example:
+        >>> metric = AugmentationDistance(["noise", "blur"])
+        >>> metric.update(torch.tensor([[[1.0, 0.0]], [[0.0, 1.0]]]))
+        >>> metric.compute()
+        tensor([[0., 1.],
+                [1., 0.]], dtype=torch.float64)
+    """
+
+    is_differentiable = False
+    full_state_update = False
+    higher_is_better = False
+    total: Tensor
+    count: Tensor
+
+    def __init__(self, names: Sequence[str], **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.names = list(names)
+        size = len(self.names)
+        total = torch.zeros(size, size, dtype=torch.float64)
+        self.add_state("total", total, dist_reduce_fx="sum")
+        self.add_state("count", torch.zeros((), dtype=torch.long), dist_reduce_fx="sum")
+
+    def update(self, embeddings: Tensor) -> None:
+        """Add B photos."""
+        self.total += functional.summed_augmentation_distance(embeddings)
+        self.count += embeddings.shape[1]
+
+    def compute(self) -> Tensor:
+        """The mean distance over all photos."""
+        return self.total / self.count
+
+    def plot(self, val: Tensor | None = None, ax: Any = None) -> Any:
+        """Plot the matrix as a heatmap; see `torchmetrics.Metric.plot`."""
+        matrix = self.compute() if val is None else val
+        return plot_confusion_matrix(matrix, ax=ax, labels=self.names)

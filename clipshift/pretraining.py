@@ -1,0 +1,402 @@
+"""Train a small open_clip dual encoder from scratch on labelled photos in shards."""
+
+import hashlib
+import io
+import json
+import math
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import open_clip
+import pytorch_lightning as pl
+import torch
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf
+from PIL import Image
+from pytorch_lightning.callbacks import EMAWeightAveraging, LearningRateMonitor, ModelCheckpoint
+from safetensors import safe_open
+from safetensors.torch import save, save_file
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.utils.data import DataLoader, Dataset, Sampler
+from torchmetrics.classification import MulticlassAccuracy
+from tqdm import tqdm
+
+from clipshift.data.photos import Photo
+from clipshift.data.shards import class_names, shards
+from clipshift.encode import tiny  # noqa: F401  (registers the image tower with timm)
+
+Batch = dict[str, Tensor]
+
+
+def contrastive_loss(
+    images: Tensor,
+    texts: Tensor,
+    scale: Tensor,
+    labels: Tensor,
+    teacher: Tensor | None = None,
+    *,
+    weight: float = 0.7,
+    temperature: float = 2.0,
+) -> Tensor:
+    r"""Image-to-text contrast over the *distinct* texts of the data, with distillation.
+
+    CLIP's loss takes the other pairs of a batch for negatives, and so pushes photos of one class
+    away from their own text. Here every class has one text :math:`t_c`, and a photo :math:`x_i` of
+    class :math:`y_i` is contrasted with all of them:
+
+    .. math::
+        \mathrm{CE} = -\log \frac{\exp(s\, x_i \cdot t_{y_i})}{\sum_c \exp(s\, x_i \cdot t_c)}
+
+    That is the image-to-text term of UniCL (Yang et al., 2022, arXiv:2204.03610, eq. 3), in which
+    all pairs of equal label are positives, when each text is counted once. With a teacher's logits
+    :math:`z` the loss is :math:`(1-w)\,\mathrm{CE} + w\,T^2\,\mathrm{KL}(\mathrm{softmax}(z/T)\,\|\,
+    \mathrm{softmax}(s\,x\cdot t/T))` (Hinton et al., 2015, arXiv:1503.02531, section 2).
+
+    Args:
+        images: Unit embeddings of photos, (B, D), floating point.
+        texts: Unit embeddings of the class texts, (C, D), floating point.
+        scale: The factor :math:`s` of the cosines, a positive scalar.
+        labels: Which text belongs to each photo, (B,), int64 in [0, C).
+        teacher: The teacher's logits, (B, C), or ``None`` to learn from the labels alone.
+        weight: The share :math:`w` of the teacher, in [0, 1].
+        temperature: :math:`T`, positive.
+
+    Returns:
+        The mean over the batch, a float32 scalar.
+    """
+    logits = scale.float() * images.float() @ texts.float().T  # (B, C)
+    loss = F.cross_entropy(logits, labels)
+    if teacher is None:
+        return loss
+    divergence = F.kl_div(
+        F.log_softmax(logits / temperature, dim=1),
+        F.log_softmax(teacher.float() / temperature, dim=1),
+        reduction="batchmean",
+        log_target=True,
+    )
+    return (1 - weight) * loss + weight * temperature**2 * divergence
+
+
+def random_views(
+    pixels: Tensor, size: int, scale: tuple[float, float], generator: torch.Generator
+) -> tuple[Tensor, Tensor]:
+    """Cut a random square from every photo, mirror half of them, and resize.
+
+    Args:
+        pixels: Photos, (B, 3, H, W), uint8.
+        size: Side of the views in pixels.
+        scale: Range of the square's share of the area, within (0, 1].
+        generator: Source of the draws.
+
+    Returns:
+        Views, (B, 3, size, size), float32 in [-1, 1], channels last; and which of them are
+        mirrored, (B,), bool.
+    """
+    draws = torch.rand(4, len(pixels), generator=generator)
+    side = (scale[0] + (scale[1] - scale[0]) * draws[0]).sqrt()
+    mirrored = draws[3] < 0.5
+    transform = torch.zeros(len(pixels), 2, 3)
+    transform[:, 0, 0] = torch.where(mirrored, -side, side)
+    transform[:, 1, 1] = side
+    transform[:, 0, 2] = (1 - side) * (2 * draws[1] - 1)
+    transform[:, 1, 2] = (1 - side) * (2 * draws[2] - 1)
+    grid = F.affine_grid(transform, [len(pixels), 3, size, size], align_corners=False)
+    views = F.grid_sample(
+        (pixels.float() / 127.5 - 1).contiguous(memory_format=torch.channels_last),
+        grid,
+        padding_mode="reflection",
+        align_corners=False,
+    )
+    return views.contiguous(memory_format=torch.channels_last), mirrored
+
+
+def decode(photos: list[Photo], size: int) -> Tensor:
+    """All photos in memory, squashed to one size: (N, 3, size, size), uint8."""
+    pixels = np.empty((len(photos), size, size, 3), np.uint8)
+    for row, photo in enumerate(tqdm(photos, desc="photos", mininterval=5)):
+        image = Image.open(io.BytesIO(photo.read())).convert("RGB")
+        pixels[row] = image if image.size == (size, size) else image.resize((size, size))
+    return torch.from_numpy(pixels).permute(0, 3, 1, 2)
+
+
+class Pixels(Dataset[Batch]):
+    """Decoded photos with labels and, for training, the teacher's logits.
+
+    Args:
+        pixels: (N, 3, H, W), uint8.
+        labels: (N,), int64.
+        teacher: Logits for the plain and the mirrored photo, (N, 2, C), or ``None``.
+    """
+
+    def __init__(self, pixels: Tensor, labels: Tensor, teacher: Tensor | None = None) -> None:
+        self.columns = {"pixels": pixels, "labels": labels}
+        if teacher is not None:
+            self.columns["teacher"] = teacher
+
+    def __len__(self) -> int:
+        return len(self.columns["labels"])
+
+    def __getitems__(self, rows: list[int]) -> Batch:
+        return {name: column[rows] for name, column in self.columns.items()}
+
+
+class Shuffled(Sampler[int]):
+    """Every row once, in an order that depends on the seed and the epoch alone."""
+
+    def __init__(self, length: int, seed: int) -> None:
+        self.length, self.seed, self.epoch = length, seed, 0
+
+    def set_epoch(self, epoch: int) -> None:
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return self.length
+
+    def __iter__(self) -> Iterator[int]:
+        order = np.random.Generator(np.random.Philox(key=[self.seed, self.epoch]))
+        return iter(order.permutation(self.length).tolist())
+
+
+def _whole(batch: Batch) -> Batch:
+    return batch
+
+
+class Pretraining(pl.LightningModule):
+    """Contrastive pretraining of an open_clip model on photos with class names.
+
+    A training step draws one template, encodes the texts of all classes, and applies
+    :func:`contrastive_loss` to randomly cut and mirrored photos. Validation is zero-shot top-1 of
+    whole photos with a classifier that averages all templates.
+
+    Args:
+        model_cfg: open_clip's ``model_cfg``.
+        classes: Class names, in the order of the labels.
+        templates: Prompts with ``{}`` where the name goes.
+        lr: Peak learning rate.
+        weight_decay: Of the weight matrices; embeddings, norms and biases are not decayed.
+        warmup: Share of the steps in which the learning rate rises linearly; then it falls to
+            zero along a cosine.
+        sizes: Side of the training views in pixels, as pairs (share of the epochs, side): small
+            views first are cheaper (Tan and Le, "EfficientNetV2", 2021, arXiv:2104.00298).
+        crop: Range of a view's share of the photo's area.
+        distill: Share of the teacher in the loss.
+        temperature: Of the distillation.
+        seed: Decides templates, cuts and mirroring, each step for itself, so that a resumed run
+            sees what an uninterrupted one sees.
+    """
+
+    def __init__(
+        self,
+        model_cfg: dict[str, Any],
+        classes: list[str],
+        templates: list[str],
+        *,
+        lr: float,
+        weight_decay: float,
+        warmup: float,
+        sizes: list[tuple[float, int]],
+        crop: tuple[float, float],
+        distill: float,
+        temperature: float,
+        seed: int,
+    ) -> None:
+        super().__init__()
+        self.save_hyperparameters()
+        self.model = open_clip.CLIP(**model_cfg)
+        self.model.visual.to(memory_format=torch.channels_last)
+        tokenize = open_clip.SimpleTokenizer(context_length=self.model.context_length)
+        prompts = torch.stack([tokenize([t.format(c) for c in classes]) for t in templates])
+        self.register_buffer("prompts", prompts, persistent=False)  # (templates, C, context)
+        self.top1 = MulticlassAccuracy(len(classes), average="micro")
+
+    def _size(self) -> int:
+        progress, shares = self.current_epoch / self.trainer.max_epochs, 0.0
+        for share, size in self.hparams.sizes:
+            shares += share
+            if progress < shares - 1e-9:
+                break
+        return size
+
+    def training_step(self, batch: Batch, _: int) -> Tensor:
+        # Philox, because torch keeps only 32 bits of a seed.
+        draw = np.random.Generator(np.random.Philox(key=[self.hparams.seed, self.global_step]))
+        generator = torch.Generator().manual_seed(int(draw.integers(2**32)))
+        views, mirrored = random_views(
+            batch["pixels"].cpu(), self._size(), self.hparams.crop, generator
+        )
+        images = self.model.encode_image(views.to(self.device), normalize=True)
+        texts = self.model.encode_text(
+            self.prompts[draw.integers(len(self.prompts))], normalize=True
+        )
+        teacher = batch.get("teacher")
+        if teacher is not None:
+            teacher = teacher[torch.arange(len(teacher)), mirrored.long()]
+        loss = contrastive_loss(
+            images,
+            texts,
+            self.model.logit_scale.exp().clamp(max=100),
+            batch["labels"],
+            teacher,
+            weight=self.hparams.distill,
+            temperature=self.hparams.temperature,
+        )
+        self.log("train/loss", loss, prog_bar=True)
+        return loss
+
+    @torch.inference_mode()
+    def on_validation_epoch_start(self) -> None:
+        texts = torch.stack([self.model.encode_text(p, normalize=True) for p in self.prompts])
+        self.classifier = F.normalize(texts.float().mean(dim=0), dim=1)  # (C, D)
+
+    def validation_step(self, batch: Batch, _: int) -> None:
+        views = (batch["pixels"].float() / 127.5 - 1).contiguous(memory_format=torch.channels_last)
+        images = self.model.encode_image(views, normalize=True)
+        self.top1.update(images.float() @ self.classifier.T, batch["labels"])
+        self.log("val/zero_shot_top1", self.top1, prog_bar=True)
+
+    def configure_optimizers(self) -> dict[str, Any]:
+        decayed, kept = [], []
+        for name, value in self.model.named_parameters():
+            matrix = value.ndim >= 2 and not any(s in name for s in ("embed", "cls_token"))
+            (decayed if matrix or "patch_embed" in name and value.ndim >= 2 else kept).append(value)
+        groups = [
+            {"params": decayed, "weight_decay": self.hparams.weight_decay},
+            {"params": kept, "weight_decay": 0.0},
+        ]
+        optimizer = torch.optim.AdamW(groups, lr=self.hparams.lr, betas=(0.9, 0.98))
+        total = self.trainer.estimated_stepping_batches
+        warmup = max(1, round(self.hparams.warmup * total))
+
+        def factor(step: int) -> float:
+            if step < warmup:
+                return (step + 1) / warmup
+            return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, total - warmup)))
+
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+
+def export(model: nn.Module, model_cfg: dict[str, Any], folder: Path) -> None:
+    """Write a model as open_clip's hub folder, in half precision.
+
+    ``open_clip_config.json`` (architecture and preprocessing), ``open_clip_model.safetensors``
+    (float16) and ``open_clip_model.safetensors.sha256`` (as ``sha256sum`` writes it). open_clip
+    loads it as ``local-dir:FOLDER``.
+
+    Args:
+        model: An open_clip model that takes pixels scaled to [-1, 1].
+        model_cfg: The architecture it was built from.
+        folder: Where to; made if missing.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    weights = save(
+        {
+            name: value.detach().half().contiguous() if value.is_floating_point() else value
+            for name, value in model.state_dict().items()
+        }
+    )
+    name = "open_clip_model.safetensors"
+    (folder / name).write_bytes(weights)
+    digest = hashlib.sha256(weights).hexdigest()
+    (folder / f"{name}.sha256").write_text(f"{digest}  {name}\n")
+    preprocess = {"mean": [0.5] * 3, "std": [0.5] * 3, "interpolation": "bilinear",
+                  "resize_mode": "squash"}  # fmt: skip
+    config = {"model_cfg": model_cfg, "preprocess_cfg": preprocess}
+    (folder / "open_clip_config.json").write_text(json.dumps(config, indent=2) + "\n")
+
+
+def _teacher(cfg: dict[str, Any], data: Pixels, root: Path, file: Path, seed: int) -> Tensor:
+    """The teacher's logits, (N, 2, C): from ``file`` where it holds those of this very setting."""
+    setting = json.dumps({"teacher": cfg, "photos": len(data), "seed": seed}, sort_keys=True)
+    if file.exists():
+        with safe_open(file, "pt") as stored:
+            if stored.metadata() == {"setting": setting}:
+                return stored.get_tensor("logits")
+    from clipshift import distillation
+
+    pixels, labels = data.columns["pixels"], data.columns["labels"]
+    wnids = json.loads((root / "classes.json").read_text())["wnids"]
+    model = distillation.Teacher(wnids)
+    distillation.finetune(model, pixels, labels, seed=seed, **cfg)
+    both = [distillation.logits(model, x, size=cfg["size"]) for x in (pixels, pixels.flip(3))]
+    logits = torch.stack(both, dim=1)
+    agreement = (logits[:, 0].argmax(1) == labels).float().mean()
+    print(f"teacher: top-1 {agreement:.3f} on the training photos")
+    partial = file.with_suffix(".partial")
+    save_file({"logits": logits}, partial, {"setting": setting})
+    os.replace(partial, file)
+    return logits
+
+
+def pretrain(cfg: DictConfig, folder: Path) -> None:
+    """Train, resume where ``folder`` holds a checkpoint, and export the averaged model.
+
+    Args:
+        cfg: The composed ``conf/train.yaml``.
+        folder: Where the checkpoint, the teacher's logits and the exported ``model/`` go.
+
+    Raises:
+        FileNotFoundError: If the shards are missing.
+        ValueError: If the shards are malformed.
+    """
+    pl.seed_everything(cfg.seed, verbose=False)
+    torch.set_float32_matmul_precision("high")
+    root = Path(cfg.data.root)
+    classes = class_names(root)
+    size = cfg.model_cfg.vision_cfg.image_size
+
+    def load(pattern: str) -> Pixels:
+        photos = shards(root, pattern)[: cfg.data.limit]
+        labels = [classes.index(photo.label) for photo in photos if photo.label is not None]
+        if len(labels) < len(photos):
+            raise ValueError(f"{root}/{pattern}: photos without a label cannot be trained on")
+        return Pixels(decode(photos, size), torch.tensor(labels))
+
+    train, val = load(cfg.data.train), load(cfg.data.val)
+    settings: dict[str, Any] = OmegaConf.to_container(cfg, resolve=True)  # type: ignore[assignment]
+    folder.mkdir(parents=True, exist_ok=True)
+    if cfg.teacher is not None:
+        train.columns["teacher"] = _teacher(
+            settings["teacher"], train, root, folder / "teacher.safetensors", cfg.seed
+        )
+
+    pl.seed_everything(cfg.seed, verbose=False)
+    module = Pretraining(
+        settings["model_cfg"],
+        classes,
+        settings["prompts"]["templates"],
+        seed=cfg.seed,
+        **settings["optimization"],
+    )
+    trainer: pl.Trainer = instantiate(
+        cfg.trainer,
+        logger=instantiate(cfg.logger) if cfg.logger else False,
+        callbacks=[
+            EMAWeightAveraging(decay=cfg.ema),
+            ModelCheckpoint(
+                folder, "last", enable_version_counter=False, save_on_train_epoch_end=True
+            ),
+            *([LearningRateMonitor()] if cfg.logger else []),
+        ],
+        default_root_dir=folder,
+    )
+    last = folder / "last.ckpt"
+    trainer.fit(
+        module,
+        DataLoader(
+            train,
+            cfg.data.batch_size,
+            sampler=Shuffled(len(train), cfg.seed),
+            drop_last=True,
+            collate_fn=_whole,
+        ),
+        DataLoader(val, 250, collate_fn=_whole),
+        ckpt_path=last if last.exists() else None,
+    )
+    averaged = torch.load(last, map_location="cpu", weights_only=True)["state_dict"]
+    module.load_state_dict(averaged)
+    export(module.model, settings["model_cfg"], folder / "model")

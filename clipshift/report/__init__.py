@@ -1,0 +1,1 @@
+"""The report: figures, one HTML page, the terminal's last words, and W&B."""

@@ -1,0 +1,91 @@
+"""The report: one self-contained HTML page."""
+
+import base64
+from collections.abc import Mapping
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import pandas as pd
+
+from clipshift.results import write_whole
+
+CAPTIONS = {
+    "ranking": "Which augmentations move the embedding most. Bars whose intervals overlap little "
+    "differ; severities are the paper's own, so the ranking mixes sensitivity with strength.",
+    "cosine_distribution": "How the cosine similarity to the clean view spreads over photos.",
+    "l2_distribution": "How the distance of unnormalised embeddings spreads over photos.",
+    "heatmap": "Every measure under every augmentation.",
+    "radar": "What an augmentation preserves: embedding, gaze, and pixels.",
+    "distances": "Which augmentations take the same photo to the same place.",
+    "gallery": "What the encoder saw, and where it looked.",
+}
+
+
+def write_report(
+    folder: Path,
+    title: str,
+    facts: Mapping[str, Any],
+    warnings: list[str],
+    table: list[list[str]],
+    figures: Mapping[str, Path],
+) -> Path:
+    """Write ``report.html``.
+
+    Args:
+        folder: The run's folder.
+        title: What was run.
+        facts: Name and value of what a reader must know of the run.
+        warnings: What limits the numbers, a sentence each.
+        table: The summary, header first.
+        figures: PNG files by figure name; they are put into the page.
+
+    Returns:
+        The page's path.
+    """
+    template = (files("clipshift.report") / "page.html.jinja").read_text(encoding="utf-8")
+    page = jinja2.Environment(autoescape=True).from_string(template)
+    text = page.render(
+        title=title,
+        facts=facts,
+        warnings=warnings,
+        table=table,
+        figures=[
+            {
+                "name": name,
+                "caption": CAPTIONS[name],
+                "data": base64.b64encode(path.read_bytes()).decode(),
+            }
+            for name, path in figures.items()
+        ],
+    )
+    report = folder / "report.html"
+    write_whole(report, lambda path: path.write_text(text, encoding="utf-8"))
+    return report
+
+
+def ranked_table(summary: pd.DataFrame, names: Mapping[str, str]) -> list[list[str]]:
+    """The summary for people: a row an augmentation, the largest shift first.
+
+    Args:
+        summary: Means with intervals.
+        names: The measures to show, in order, and what to call them; the run may lack some.
+
+    Returns:
+        Rows of cells, header first. The cosine has half the width of its 95 % interval beside it.
+    """
+    measures = [measure for measure in names if measure in set(summary["measure"])]
+    rows = summary.set_index(["measure", "augmentation"])
+    augmentations = list(summary["augmentation"].unique())
+    if "cosine_similarity" in measures:
+        augmentations.sort(key=lambda name: rows.loc[("cosine_similarity", name), "mean"])
+
+    def cell(measure: str, augmentation: str) -> str:
+        row = rows.loc[(measure, augmentation)]
+        half = (row["ci_high"] - row["ci_low"]) / 2
+        interval = f" ± {half:.3f}" if measure == "cosine_similarity" else ""
+        return f"{row['mean']:.3f}{interval}"
+
+    header = ["augmentation", *(names[measure] for measure in measures)]
+    return [header] + [[name, *(cell(m, name) for m in measures)] for name in augmentations]

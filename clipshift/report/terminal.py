@@ -1,0 +1,56 @@
+"""What a run says in the terminal: progress in photos, and the last words."""
+
+from pytorch_lightning import LightningModule, Trainer
+from pytorch_lightning.callbacks import RichProgressBar
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+
+class PhotoProgressBar(RichProgressBar):
+    """Lightning's rich progress bar, counting photos and not batches."""
+
+    @property
+    def test_description(self) -> str:
+        return "Measuring photos"
+
+    @property
+    def total_test_batches_current_dataloader(self) -> int:
+        return len(self.trainer.test_dataloaders.sampler)
+
+    def on_test_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: object,
+        batch: object,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        done = (batch_idx + 1) * trainer.test_dataloaders.batch_size
+        total = self.total_test_batches_current_dataloader
+        self._update(self.test_progress_bar_id, min(done, total))
+
+
+def print_summary(title: str, rows: list[list[str]], warnings: list[str], places: list[str]) -> None:
+    """Print the table, what limits its numbers, and where things lie.
+
+    Args:
+        title: Head of the table.
+        rows: From `clipshift.report.page.ranked_table`, header first.
+        warnings: Sentences.
+        places: Lines that name files.
+    """
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    for column, name in enumerate(rows[0]):
+        table.add_column(name, justify="right" if column else "left", no_wrap=True)
+    for row in rows[1:]:
+        table.add_row(*row)
+    console = Console()
+    if not console.is_terminal:
+        console = Console(width=200)
+    console.print(table)
+    for warning in warnings:
+        console.print(f"[yellow]warning:[/] {warning}", soft_wrap=True)
+    for place in places:
+        console.print(place, soft_wrap=True, highlight=False)

@@ -1,0 +1,84 @@
+"""Tracking in Weights & Biases, through Lightning's logger."""
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+import pandas as pd
+import wandb
+from pytorch_lightning.loggers import WandbLogger
+
+
+def wandb_logger(
+    save_dir: str,
+    project: str,
+    entity: str | None = None,
+    name: str | None = None,
+    group: str | None = None,
+    tags: list[str] | None = None,
+    job_type: str | None = None,
+) -> WandbLogger:
+    """Lightning's W&B logger: online when logged in, otherwise offline, without a question asked.
+
+    Args:
+        save_dir: Folder under which an offline run lies.
+        project: The W&B project.
+        entity: User or team; by default the user who is logged in.
+        name: The run's name.
+        group: What the run is grouped under.
+        tags: The run's tags.
+        job_type: The run's kind.
+    """
+    os.environ.setdefault("WANDB_SILENT", "true")
+    mode = os.environ.get("WANDB_MODE") or ("online" if logged_in() else "offline")
+    common = dict(project=project, entity=entity, name=name, group=group, tags=tags)
+    try:
+        run = wandb.init(dir=save_dir, mode=mode, job_type=job_type, **common)
+    except wandb.errors.CommError:
+        run = wandb.init(dir=save_dir, mode="offline", job_type=job_type, **common)
+    return WandbLogger(experiment=run)
+
+
+def logged_in() -> bool:
+    """Whether W&B has a key to work with, found without asking anyone."""
+    try:
+        return wandb.login(prompt=False, anonymous="never")
+    except (wandb.errors.Error, TypeError):
+        return False
+
+
+def track_results(
+    logger: WandbLogger,
+    shift: pd.DataFrame,
+    summary: pd.DataFrame,
+    distances: pd.DataFrame,
+    figures: Mapping[str, Path],
+) -> None:
+    """Put a run's tables, figures and summary values into its W&B run.
+
+    Args:
+        logger: The run's logger.
+        shift: A row a photo and augmentation.
+        summary: Means with intervals.
+        distances: Distances between augmentations.
+        figures: PNG files by figure name.
+    """
+    run = logger.experiment
+    run.log(
+        {
+            "shift": wandb.Table(dataframe=shift),
+            "summary": wandb.Table(dataframe=summary),
+            "distances": wandb.Table(dataframe=distances.reset_index(names="augmentation")),
+        }
+        | {f"figures/{name}": wandb.Image(str(path)) for name, path in figures.items()}
+    )
+    for row in summary.itertuples():
+        run.summary[f"{row.augmentation}/{row.measure}"] = row.mean
+
+
+def run_place(logger: WandbLogger) -> str:
+    """Where the W&B run lies, and how to bring it online if it is not."""
+    run = logger.experiment
+    if run.offline:
+        return f"W&B run (offline): wandb sync {Path(run.dir).parent}"
+    return f"W&B run: {run.url}"

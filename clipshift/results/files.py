@@ -1,0 +1,111 @@
+"""The files of a run: tables, tensors and provenance, each written whole or not at all."""
+
+import hashlib
+import json
+import os
+from collections.abc import Callable, Mapping, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from safetensors.numpy import save_file
+
+from clipshift.data import Photo
+from clipshift.results.measured import CLEAN, Measured
+
+PACKAGES = (
+    "torch",
+    "torchvision",
+    "open_clip_torch",
+    "timm",
+    "kornia",
+    "torchmetrics",
+    "pytorch-lightning",
+    "numpy",
+    "pillow",
+    "scipy",
+)
+
+
+def write_whole(path: Path, write: Callable[[Path], Any]) -> None:
+    """Write a file beside its place and move it there, so that no half of it is ever seen."""
+    partial = path.with_name(f".{path.name}.partial")
+    write(partial)
+    os.replace(partial, path)
+
+
+def write_tables(
+    folder: Path,
+    shift: pd.DataFrame,
+    summary: pd.DataFrame,
+    distances: pd.DataFrame,
+    skipped: pd.DataFrame,
+) -> None:
+    """Write ``shift.parquet``, ``summary.csv``, ``distances.csv`` and ``skipped.csv``."""
+    write_whole(folder / "shift.parquet", lambda path: shift.to_parquet(path, index=False))
+    write_whole(folder / "summary.csv", lambda path: summary.to_csv(path, index=False))
+    write_whole(folder / "distances.csv", lambda path: distances.to_csv(path, float_format="%.9g"))
+    write_whole(folder / "skipped.csv", lambda path: skipped.to_csv(path, index=False))
+
+
+def write_tensors(
+    folder: Path, measured: Measured, photos: Sequence[Photo], views: int, gaze: int
+) -> None:
+    """Write the ``embeddings`` that were kept, and ``views`` and ``gaze``, as safetensors.
+
+    Each holds a tensor a view (``clean`` or an augmentation), photos in the order of the run's
+    list, and the photos' ids as a JSON list under ``photos`` in the metadata.
+
+    Args:
+        folder: The run's folder.
+        measured: What was measured.
+        photos: The run's photos.
+        views: Write the views of the first so many photos.
+        gaze: Write the gazes of the first so many photos.
+    """
+    order = np.argsort(measured.index, kind="stable")
+    if measured.embeddings:
+        ids = [photos[measured.index[row]].id for row in order]
+        stacked = {name: np.stack(rows)[order] for name, rows in measured.embeddings.items()}
+        _write_views(folder / "embeddings.safetensors", stacked, ids)
+    for file, kept, count in (("views", measured.views, views), ("gaze", measured.gazes, gaze)):
+        if kept and count:
+            indices = sorted(photo for photo in kept[CLEAN] if photo < count)
+            stacked = {name: np.stack([rows[i] for i in indices]) for name, rows in kept.items()}
+            _write_views(folder / f"{file}.safetensors", stacked, [photos[i].id for i in indices])
+
+
+def _write_views(path: Path, tensors: Mapping[str, np.ndarray], ids: Sequence[str]) -> None:
+    metadata = {"photos": json.dumps(list(ids))}
+    write_whole(path, lambda partial: save_file(dict(tensors), partial, metadata))
+
+
+def skipped_table(measured: Measured, photos: Sequence[Photo]) -> pd.DataFrame:
+    """A row a photo that could not be read: ``photo``, ``reason``."""
+    rows = sorted((photos[skipped.index].id, skipped.reason) for skipped in measured.skipped)
+    return pd.DataFrame(rows, columns=["photo", "reason"])
+
+
+def data_fingerprint(measured: Measured, photos: Sequence[Photo]) -> str:
+    """SHA-256 over the ids and the encoded bytes of all measured photos, in the order of ids."""
+    pairs = sorted(
+        (photos[index].id, digest)
+        for index, digest in zip(measured.index, measured.digests, strict=True)
+    )
+    digest = hashlib.sha256()
+    for photo, content in pairs:
+        digest.update(photo.encode() + b"\0" + content)
+    return digest.hexdigest()
+
+
+def package_versions() -> dict[str, str]:
+    """Versions of clipshift and of the packages that its numbers depend on."""
+    return {name: version(name) for name in ("clipshift", *PACKAGES)}
+
+
+def write_provenance(folder: Path, facts: Mapping[str, Any]) -> None:
+    """Write ``run.json``."""
+    text = json.dumps(facts, indent=2, ensure_ascii=False) + "\n"
+    write_whole(folder / "run.json", lambda path: path.write_text(text, encoding="utf-8"))

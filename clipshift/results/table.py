@@ -1,0 +1,104 @@
+"""The tables of a run: a row a photo, and means with bootstrap intervals."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+from scipy.stats import bootstrap
+
+from clipshift.data import Photo
+from clipshift.results.measured import Measured
+
+SEVERITY = "paper"
+KEYS = ["photo", "label", "augmentation", "severity"]
+CONFIDENCE = 0.95
+RESAMPLES = 1000
+
+
+def shift_table(measured: Measured, photos: Sequence[Photo]) -> pd.DataFrame:
+    """A row per photo and augmentation, in an order that does not depend on how they were measured.
+
+    Args:
+        measured: What was measured.
+        photos: The run's photos.
+
+    Returns:
+        Columns ``photo, label, augmentation, severity`` and one a measure, sorted by photo id, and
+        within a photo in the order of the run's augmentations.
+    """
+    augmentations = list(dict.fromkeys(augmentation for augmentation, _ in measured.values))
+    measures = list(dict.fromkeys(measure for _, measure in measured.values))
+    parts = [
+        pd.DataFrame(
+            {
+                "photo": [photos[index].id for index in measured.index],
+                "label": [photos[index].label for index in measured.index],
+                "augmentation": augmentation,
+                "severity": SEVERITY,
+                "rank": rank,
+            }
+            | {measure: measured.values[augmentation, measure] for measure in measures}
+        )
+        for rank, augmentation in enumerate(augmentations)
+    ]
+    if not parts:
+        return pd.DataFrame(columns=KEYS)
+    table = pd.concat(parts).sort_values(["photo", "rank"], ignore_index=True)
+    return table.drop(columns="rank").astype({name: "str" for name in KEYS if name != "label"})
+
+
+def summarize(shift: pd.DataFrame, seed: int) -> pd.DataFrame:
+    """Means over photos, with 95 % percentile bootstrap intervals (Efron, 1979; 1000 resamples).
+
+    All measures and augmentations are resampled with the same photos.
+
+    Args:
+        shift: From `shift_table`.
+        seed: Seed of the resampling.
+
+    Returns:
+        A row per (augmentation, severity, measure): ``mean``, ``std`` (of a photo, N − 1),
+        ``ci_low``, ``ci_high`` and ``n``, the number of photos with a value. The interval is NaN
+        for fewer than two.
+    """
+    rows = []
+    for (augmentation, severity), group in shift.groupby(["augmentation", "severity"], sort=False):
+        for measure in group.columns.difference(KEYS, sort=False):
+            values = group[measure].dropna().to_numpy(float)
+            low, high = mean_interval(values, seed)
+            rows.append(
+                {
+                    "augmentation": augmentation,
+                    "severity": severity,
+                    "measure": measure,
+                    "mean": values.mean() if len(values) else np.nan,
+                    "std": values.std(ddof=1) if len(values) > 1 else np.nan,
+                    "ci_low": low,
+                    "ci_high": high,
+                    "n": len(values),
+                }
+            )
+    columns = ["augmentation", "severity", "measure", "mean", "std", "ci_low", "ci_high", "n"]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def mean_interval(values: np.ndarray, seed: int) -> tuple[float, float]:
+    """The 95 % percentile bootstrap interval of a mean; NaN for fewer than two values."""
+    if len(values) < 2:
+        return np.nan, np.nan
+    interval = bootstrap(
+        (values,),
+        np.mean,
+        n_resamples=RESAMPLES,
+        batch=max(1, 10_000_000 // len(values)),
+        confidence_level=CONFIDENCE,
+        method="percentile",
+        rng=np.random.default_rng(seed),
+    ).confidence_interval
+    return float(interval.low), float(interval.high)
+
+
+def pivot(summary: pd.DataFrame, column: str = "mean") -> pd.DataFrame:
+    """One column of a summary as a matrix: a row an augmentation, a column a measure, in order."""
+    matrix = summary.pivot(index="augmentation", columns="measure", values=column)
+    return matrix.loc[summary["augmentation"].unique(), summary["measure"].unique()]

@@ -1,0 +1,24 @@
+"""Measure the shift: ``python evaluate.py --help``."""
+
+from pathlib import Path
+
+import hydra
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig
+
+from clipshift.command import explained_errors, run_command
+from clipshift.config import validate
+
+
+@hydra.main(version_base="1.3", config_path="conf", config_name="evaluate")
+def main(cfg: DictConfig) -> None:
+    with explained_errors():
+        validate(cfg)
+        # Lightning and open_clip take seconds to import: help and mistakes do not wait for them.
+        from clipshift.evaluation import evaluate
+
+        evaluate(cfg, Path(HydraConfig.get().runtime.output_dir))
+
+
+if __name__ == "__main__":
+    run_command(main, "evaluate")
