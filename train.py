@@ -1,21 +1,22 @@
 """Train a model: ``python train.py experiment=pretrain_tiny``."""
 
-import sys
 from pathlib import Path
 
 import hydra
+from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
+
+from clipshift.command import explained_errors, run_command
 
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="train")
 def main(cfg: DictConfig) -> None:
-    folder = Path(hydra.core.hydra_config.HydraConfig.get().runtime.output_dir)
-    try:
-        hydra.utils.get_method(cfg.stage)(cfg, folder)
-    except (FileNotFoundError, ValueError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(1)
+    """Run the stage that the experiment names."""
+    with explained_errors():
+        # Found by name, so that Lightning is imported after mistakes in the command line are told.
+        stage = hydra.utils.get_method(cfg.stage)
+        stage(cfg, Path(HydraConfig.get().runtime.output_dir))
 
 
 if __name__ == "__main__":
-    main()
+    run_command(main, "train")

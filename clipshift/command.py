@@ -34,7 +34,7 @@ def run_command(main: Callable[[], None], config_name: str) -> None:
     except UserError:
         sys.exit(1)  # explained by its job
     except (HydraException, OmegaConfBaseException) as error:
-        fail(composition_error(str(error), option_names(config_name)))
+        fail(composition_error(str(error), option_names(config_name), CONF))
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
@@ -110,26 +111,26 @@ def validate(cfg: DictConfig) -> None:
             raise UserError(f"{group} is empty: choose at least one, as in {group}={wanted}")
 
 
-def composition_error(message: str, options: list[str]) -> str:
+def composition_error(message: str, options: list[str], conf: Path) -> str:
     """One line for what Hydra says in many when the command line does not fit the configuration.
 
     Args:
         message: Hydra's message.
         options: Dotted names of all options there are.
+        conf: The folder of all configurations.
     """
-    if found := re.search(r"Could not find '([^']+)/([^']+)'", message):
+    if found := re.search(r"Could not (?:find|load) '([^']+)/([^']+)'", message):
         group, choice = found.groups()
-        choices = re.findall(r"^\t(\S+)", message, flags=re.MULTILINE)
+        choices = sorted(file.stem for file in (conf / group).glob("*.yaml"))
         return (
             f"no {choice!r} in group {group}{did_you_mean(choice, choices)} "
             f"(there are: {', '.join(choices)})"
         )
-    if found := re.search(
-        r"Could not override '([^']+)'|Key '([^']+)' is not in struct|No match in the defaults list"
-        r"|override '([^']+)'",
-        message,
-    ):
-        option = next((name for name in found.groups() if name), "")
-        if option:
-            return f"no option {option!r}{did_you_mean(option, options)}; --help lists them"
+    if found := re.search(r"Could not override '([^']+)'", message):
+        option = found[1]
+        group, _, key = option.partition(".")
+        for file in sorted((conf / group).glob("*.yaml")):
+            if OmegaConf.select(OmegaConf.load(file), key, default=conf) is not conf:
+                return f"option {option!r} comes with {group}={file.stem}: choose that as well"
+        return f"no option {option!r}{did_you_mean(option, options)}; --help lists them"
     return " ".join(line.strip() for line in message.splitlines() if line.strip())

@@ -37,9 +37,10 @@ class Teacher(nn.Module):
         self.early = nn.Sequential(net._conv_stem, net._bn0, act, *blocks[:5])
         pool = (nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Dropout(0.2))
         self.late = nn.Sequential(*blocks[5:], net._conv_head, net._bn1, act, *pool, head)
-        self.to(memory_format=torch.channels_last)
+        self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
-    def forward(self, images: Tensor) -> Tensor:  # (B, 3, S, S) in [-1, 1] -> (B, C)
+    def forward(self, images: Tensor) -> Tensor:
+        """Images (B, 3, S, S) in [-1, 1] to logits (B, C), both float32."""
         with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
             early = self.early(images)
         return self.late(early.float())

@@ -20,7 +20,6 @@ from hydra.utils import instantiate
 from lightning_utilities.core.rank_zero import rank_zero_only
 from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.loggers import Logger, WandbLogger
-from pytorch_lightning.utilities.warnings import PossibleUserWarning
 from torch import Tensor, nn
 
 from clipshift.augment import Augmentation, augment
@@ -211,7 +210,8 @@ def evaluate(cfg: DictConfig, run_folder: Path) -> None:
             measured before an interruption is written all the same.
     """
     logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
-    warnings.filterwarnings("ignore", category=PossibleUserWarning)
+    for noise in (".*does not have many workers", ".*LeafSpec", "The ``compute`` method of metric"):
+        warnings.filterwarnings("ignore", message=noise)
     start = time.perf_counter()
     photos = load_photos(cfg.data)
     encoder = load_encoder(

@@ -1,8 +1,8 @@
 """Train a small open_clip dual encoder from scratch on labelled photos in shards."""
 
 import hashlib
-import io
 import json
+import logging
 import math
 import os
 from collections.abc import Iterator
@@ -15,7 +15,6 @@ import pytorch_lightning as pl
 import torch
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
-from PIL import Image
 from pytorch_lightning.callbacks import EMAWeightAveraging, LearningRateMonitor, ModelCheckpoint
 from safetensors import safe_open
 from safetensors.torch import save, save_file
@@ -25,11 +24,24 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from torchmetrics.classification import MulticlassAccuracy
 from tqdm import tqdm
 
-from clipshift.data.photos import Photo
-from clipshift.data.shards import class_names, shards
+from clipshift.data.photos import Photo, decode
+from clipshift.data.shards import class_names, class_wnids, shards
 from clipshift.encode import tiny  # noqa: F401  (registers the image tower with timm)
+from clipshift.errors import UserError
+
+log = logging.getLogger(__name__)
 
 Batch = dict[str, Tensor]
+
+UNDECAYED = {
+    "visual.trunk.cls_token",
+    "visual.trunk.pos_embed",
+    "visual.class_embedding",
+    "visual.positional_embedding",
+    "token_embedding.weight",
+    "positional_embedding",
+}
+"""Tables of vectors, which weight decay would only shrink: most tokens never occur in a prompt."""
 
 
 def contrastive_loss(
@@ -53,8 +65,11 @@ def contrastive_loss(
 
     That is the image-to-text term of UniCL (Yang et al., 2022, arXiv:2204.03610, eq. 3), in which
     all pairs of equal label are positives, when each text is counted once. With a teacher's logits
-    :math:`z` the loss is :math:`(1-w)\,\mathrm{CE} + w\,T^2\,\mathrm{KL}(\mathrm{softmax}(z/T)\,\|\,
-    \mathrm{softmax}(s\,x\cdot t/T))` (Hinton et al., 2015, arXiv:1503.02531, section 2).
+    :math:`z` it becomes (Hinton et al., 2015, arXiv:1503.02531, section 2)
+
+    .. math::
+        (1-w)\,\mathrm{CE} + w\,T^2\,
+        \mathrm{KL}(\mathrm{softmax}(z/T)\,\|\,\mathrm{softmax}(s\,x\cdot t/T))
 
     Args:
         images: Unit embeddings of photos, (B, D), floating point.
@@ -96,10 +111,10 @@ def random_views(
         Views, (B, 3, size, size), float32 in [-1, 1], channels last; and which of them are
         mirrored, (B,), bool.
     """
-    draws = torch.rand(4, len(pixels), generator=generator)
+    draws = torch.rand(4, len(pixels), generator=generator).to(pixels.device)
     side = (scale[0] + (scale[1] - scale[0]) * draws[0]).sqrt()
     mirrored = draws[3] < 0.5
-    transform = torch.zeros(len(pixels), 2, 3)
+    transform = torch.zeros(len(pixels), 2, 3, device=pixels.device)
     transform[:, 0, 0] = torch.where(mirrored, -side, side)
     transform[:, 1, 1] = side
     transform[:, 0, 2] = (1 - side) * (2 * draws[1] - 1)
@@ -114,12 +129,14 @@ def random_views(
     return views.contiguous(memory_format=torch.channels_last), mirrored
 
 
-def decode(photos: list[Photo], size: int) -> Tensor:
+def load_pixels(photos: list[Photo], size: int) -> Tensor:
     """All photos in memory, squashed to one size: (N, 3, size, size), uint8."""
     pixels = np.empty((len(photos), size, size, 3), np.uint8)
     for row, photo in enumerate(tqdm(photos, desc="photos", mininterval=5)):
-        image = Image.open(io.BytesIO(photo.read())).convert("RGB")
-        pixels[row] = image if image.size == (size, size) else image.resize((size, size))
+        image = decode(photo.read())
+        if image.size != (size, size):
+            image = image.resize((size, size))
+        pixels[row] = np.asarray(image)
     return torch.from_numpy(pixels).permute(0, 3, 1, 2)
 
 
@@ -151,6 +168,7 @@ class Shuffled(Sampler[int]):
         self.length, self.seed, self.epoch = length, seed, 0
 
     def set_epoch(self, epoch: int) -> None:
+        """Choose the order; Lightning calls this before every epoch."""
         self.epoch = epoch
 
     def __len__(self) -> int:
@@ -210,66 +228,68 @@ class Pretraining(pl.LightningModule):
         self.model.visual.to(memory_format=torch.channels_last)
         tokenize = open_clip.SimpleTokenizer(context_length=self.model.context_length)
         prompts = torch.stack([tokenize([t.format(c) for c in classes]) for t in templates])
-        self.register_buffer("prompts", prompts, persistent=False)  # (templates, C, context)
+        self.prompts: Tensor  # (templates, C, context)
+        self.register_buffer("prompts", prompts, persistent=False)
         self.top1 = MulticlassAccuracy(len(classes), average="micro")
 
     def _size(self) -> int:
-        progress, shares = self.current_epoch / self.trainer.max_epochs, 0.0
-        for share, size in self.hparams.sizes:
-            shares += share
-            if progress < shares - 1e-9:
-                break
-        return size
+        shares, sizes = zip(*self.hparams["sizes"], strict=True)
+        progress = self.current_epoch / (self.trainer.max_epochs or 1)
+        passed = sum(progress >= end - 1e-9 for end in np.cumsum(shares)[:-1])
+        return sizes[passed]
 
     def training_step(self, batch: Batch, _: int) -> Tensor:
+        """The loss of one batch, under the draws of this step."""
         # Philox, because torch keeps only 32 bits of a seed.
-        draw = np.random.Generator(np.random.Philox(key=[self.hparams.seed, self.global_step]))
+        draw = np.random.Generator(np.random.Philox(key=[self.hparams["seed"], self.global_step]))
         generator = torch.Generator().manual_seed(int(draw.integers(2**32)))
         views, mirrored = random_views(
-            batch["pixels"].cpu(), self._size(), self.hparams.crop, generator
+            batch["pixels"], self._size(), self.hparams["crop"], generator
         )
-        images = self.model.encode_image(views.to(self.device), normalize=True)
+        images = self.model.encode_image(views, normalize=True)
         texts = self.model.encode_text(
             self.prompts[draw.integers(len(self.prompts))], normalize=True
         )
         teacher = batch.get("teacher")
         if teacher is not None:
-            teacher = teacher[torch.arange(len(teacher)), mirrored.long()]
+            teacher = torch.where(mirrored[:, None], teacher[:, 1], teacher[:, 0])
         loss = contrastive_loss(
             images,
             texts,
             self.model.logit_scale.exp().clamp(max=100),
             batch["labels"],
             teacher,
-            weight=self.hparams.distill,
-            temperature=self.hparams.temperature,
+            weight=self.hparams["distill"],
+            temperature=self.hparams["temperature"],
         )
         self.log("train/loss", loss, prog_bar=True)
         return loss
 
     @torch.inference_mode()
     def on_validation_epoch_start(self) -> None:
+        """Build the zero-shot classifier: for every class, the mean of its prompts' embeddings."""
         texts = torch.stack([self.model.encode_text(p, normalize=True) for p in self.prompts])
         self.classifier = F.normalize(texts.float().mean(dim=0), dim=1)  # (C, D)
 
     def validation_step(self, batch: Batch, _: int) -> None:
+        """Count the photos that are nearest to their own class."""
         views = (batch["pixels"].float() / 127.5 - 1).contiguous(memory_format=torch.channels_last)
         images = self.model.encode_image(views, normalize=True)
         self.top1.update(images.float() @ self.classifier.T, batch["labels"])
         self.log("val/zero_shot_top1", self.top1, prog_bar=True)
 
     def configure_optimizers(self) -> dict[str, Any]:
+        """AdamW, and a linear warm-up followed by a cosine, step by step."""
         decayed, kept = [], []
         for name, value in self.model.named_parameters():
-            matrix = value.ndim >= 2 and not any(s in name for s in ("embed", "cls_token"))
-            (decayed if matrix or "patch_embed" in name and value.ndim >= 2 else kept).append(value)
+            (decayed if value.ndim >= 2 and name not in UNDECAYED else kept).append(value)
         groups = [
-            {"params": decayed, "weight_decay": self.hparams.weight_decay},
+            {"params": decayed, "weight_decay": self.hparams["weight_decay"]},
             {"params": kept, "weight_decay": 0.0},
         ]
-        optimizer = torch.optim.AdamW(groups, lr=self.hparams.lr, betas=(0.9, 0.98))
+        optimizer = torch.optim.AdamW(groups, lr=self.hparams["lr"], betas=(0.9, 0.98))
         total = self.trainer.estimated_stepping_batches
-        warmup = max(1, round(self.hparams.warmup * total))
+        warmup = max(1, round(self.hparams["warmup"] * total))
 
         def factor(step: int) -> float:
             if step < warmup:
@@ -316,16 +336,21 @@ def _teacher(cfg: dict[str, Any], data: Pixels, root: Path, file: Path, seed: in
         with safe_open(file, "pt") as stored:
             if stored.metadata() == {"setting": setting}:
                 return stored.get_tensor("logits")
-    from clipshift import distillation
+    try:
+        from clipshift import distillation
+    except ModuleNotFoundError as error:
+        raise UserError(
+            f"the teacher needs {error.name}: pip install 'clipshift[train]', or train without it "
+            f"by teacher=null"
+        ) from None
 
     pixels, labels = data.columns["pixels"], data.columns["labels"]
-    wnids = json.loads((root / "classes.json").read_text())["wnids"]
-    model = distillation.Teacher(wnids)
+    model = distillation.Teacher(class_wnids(root))
     distillation.finetune(model, pixels, labels, seed=seed, **cfg)
     both = [distillation.logits(model, x, size=cfg["size"]) for x in (pixels, pixels.flip(3))]
     logits = torch.stack(both, dim=1)
     agreement = (logits[:, 0].argmax(1) == labels).float().mean()
-    print(f"teacher: top-1 {agreement:.3f} on the training photos")
+    log.info("teacher: top-1 %.3f on the training photos", agreement)
     partial = file.with_suffix(".partial")
     save_file({"logits": logits}, partial, {"setting": setting})
     os.replace(partial, file)
@@ -340,8 +365,7 @@ def pretrain(cfg: DictConfig, folder: Path) -> None:
         folder: Where the checkpoint, the teacher's logits and the exported ``model/`` go.
 
     Raises:
-        FileNotFoundError: If the shards are missing.
-        ValueError: If the shards are malformed.
+        UserError: If the shards are missing or malformed, or, with a teacher, its package is.
     """
     pl.seed_everything(cfg.seed, verbose=False)
     torch.set_float32_matmul_precision("high")
@@ -353,8 +377,8 @@ def pretrain(cfg: DictConfig, folder: Path) -> None:
         photos = shards(root, pattern)[: cfg.data.limit]
         labels = [classes.index(photo.label) for photo in photos if photo.label is not None]
         if len(labels) < len(photos):
-            raise ValueError(f"{root}/{pattern}: photos without a label cannot be trained on")
-        return Pixels(decode(photos, size), torch.tensor(labels))
+            raise UserError(f"{root}/{pattern}: photos without a label cannot be trained on")
+        return Pixels(load_pixels(photos, size), torch.tensor(labels))
 
     train, val = load(cfg.data.train), load(cfg.data.val)
     settings: dict[str, Any] = OmegaConf.to_container(cfg, resolve=True)  # type: ignore[assignment]

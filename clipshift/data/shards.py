@@ -45,7 +45,9 @@ def shards(root: str | Path, pattern: str = "*.tar") -> list[Photo]:
     top = existing(str(root), "folder", "data.root")
     files = sorted(top.glob(pattern))
     if not files:
-        raise UserError(f"no shards {pattern} in folder {root}: set data.root to a folder with some")
+        raise UserError(
+            f"no shards {pattern} in folder {root}: set data.root to a folder with some"
+        )
     names = class_names(top)
     return [photo for file in files for photo in _index(file, names)]
 

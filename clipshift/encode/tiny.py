@@ -20,10 +20,10 @@ def _stage(inputs: int, outputs: int) -> nn.Sequential:
     )
 
 
-def _patches(
-    img_size: int, embed_dim: int, output_fmt: str | None = None, **_: Any
-) -> HybridEmbed:
-    stem = nn.Sequential(ConvNormAct(3, 32, kernel_size=3, stride=2), _stage(32, 64), _stage(64, 128))
+def _patches(img_size: int, embed_dim: int, output_fmt: str | None = None, **_: Any) -> HybridEmbed:
+    stem = nn.Sequential(
+        ConvNormAct(3, 32, kernel_size=3, stride=2), _stage(32, 64), _stage(64, 128)
+    )
     return HybridEmbed(
         stem, img_size, embed_dim=embed_dim, output_fmt=output_fmt, strict_img_size=False
     )
@@ -45,12 +45,19 @@ def vit_clipshift_tiny(pretrained: bool = False, **kwargs: Any) -> VisionTransfo
     Raises:
         RuntimeError: If ``pretrained`` is true.
     """
-    settings = dict(img_size=64, embed_dim=192, depth=4, num_heads=3, mlp_ratio=3.0)
-    settings |= dict(dynamic_img_size=True, embed_layer=_patches)
+    settings: dict[str, Any] = {
+        "img_size": 64,
+        "embed_dim": 192,
+        "depth": 4,
+        "num_heads": 3,
+        "mlp_ratio": 3.0,
+        "dynamic_img_size": True,
+        "embed_layer": _patches,
+    }
     model = build_model_with_cfg(
         VisionTransformer, "vit_clipshift_tiny", pretrained, **(settings | kwargs)
     )
     for block in model.blocks:
         # At 65 tokens the fused kernel's backward pass is 3 times slower than plain products (CPU).
-        block.attn.fused_attn = False
+        block.attn.fused_attn = False  # type: ignore[union-attr]
     return model

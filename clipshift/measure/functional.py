@@ -201,9 +201,11 @@ def ssim(view: Tensor, clean: Tensor) -> Tensor:
         >>> ssim(clean, clean)
         tensor([1.])
     """
-    similarity = structural_similarity_index_measure(view, clean, reduction="none", data_range=1.0)
+    # torchmetrics reduces an image at once, so a lone one is accompanied (see the module's docstring)
+    pair = (view, clean) if len(view) > 1 else (view.repeat(2, 1, 1, 1), clean.repeat(2, 1, 1, 1))
+    similarity = structural_similarity_index_measure(*pair, reduction="none", data_range=1.0)
     assert isinstance(similarity, Tensor)
-    return similarity
+    return similarity[: len(view)]
 
 
 def augmentation_distance(embeddings: Tensor) -> Tensor:

@@ -206,8 +206,8 @@ def draw_distributions(shift: pd.DataFrame, measure: str, bars: bool) -> Figure:
     for axes in grid.flat[len(groups) :]:
         axes.axis("off")
     figure.suptitle(
-        f"{LABELS[measure]}: distribution over photos"
-        f" ({'histogram and kernel density' if bars else 'kernel density'}; dashed: mean)",
+        f"{LABELS[measure][0].upper()}{LABELS[measure][1:]}\n"
+        f"over photos: {'histogram and ' if bars else ''}kernel density; dashed: mean",
         x=0.01,
         ha="left",
         fontsize=11,
@@ -297,6 +297,7 @@ def draw_distances(distances: pd.DataFrame) -> Figure:
     left.set_title("Mean 1 − cosine between views of one photo", fontsize=10)
     right.axvline(CLUSTER_CUT * tree[-1, 2], color="0.6", lw=1, ls="--")
     right.set_title("Ward linkage (dashed: where clusters are cut)", fontsize=10)
+    right.set_xlabel("height of the merge", fontsize=9)
     right.spines["left"].set_visible(False)
     return figure
 
