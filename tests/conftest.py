@@ -1,0 +1,58 @@
+"""Fixtures: small encoders in the hub's own format, views of real photographs, the shared photos."""
+
+import json
+import os
+from pathlib import Path
+
+import open_clip
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from clipshift.data import clean_view, decode, sample
+from clipshift.encode import Encoder, load_encoder
+
+ROOT = Path(__file__).resolve().parent.parent
+TEXT = {"context_length": 8, "vocab_size": 64, "width": 32, "heads": 2, "layers": 1}
+VIT = {"image_size": 64, "patch_size": 16, "layers": 2, "width": 64, "head_width": 32}
+
+
+def write_hub_folder(folder: Path, vision: dict, seed: int = 0) -> Path:
+    """A model with random weights, as the hub keeps it: config and safetensors in one folder."""
+    config = {"embed_dim": 32, "vision_cfg": vision, "text_cfg": TEXT}
+    folder.mkdir(parents=True, exist_ok=True)
+    torch.manual_seed(seed)
+    model = open_clip.CLIP(**config)
+    for parameter in model.visual.parameters():
+        if parameter.ndim == 1:  # norms and biases start at 1 and 0: make them matter
+            torch.nn.init.normal_(parameter, mean=float(parameter.detach().mean()), std=0.1)
+    save_file(model.state_dict(), folder / "open_clip_model.safetensors")
+    preprocess = {"mean": [0.48, 0.46, 0.41], "std": [0.27, 0.26, 0.28]}
+    text = json.dumps({"model_cfg": config, "preprocess_cfg": preprocess})
+    (folder / "open_clip_config.json").write_text(text)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def hub_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_hub_folder(tmp_path_factory.mktemp("hub") / "small-vit", VIT)
+
+
+@pytest.fixture(scope="session")
+def encoder(hub_folder: Path) -> Encoder:
+    return load_encoder(f"local-dir:{hub_folder}")
+
+
+@pytest.fixture(scope="session")
+def views() -> Tensor:
+    """Clean views of eight photographs, (8, 3, 224, 224)."""
+    return torch.stack([clean_view(decode(photo.read()), "squash") for photo in sample()[:8]])
+
+
+@pytest.fixture(scope="session")
+def photos_root() -> Path:
+    root = Path(os.environ.get("CLIPSHIFT_PHOTOS", ROOT.parent / "shared" / "photos"))
+    if not root.is_dir():
+        pytest.skip(f"the shared photographs are not at {root}")
+    return root

@@ -1,0 +1,280 @@
+"""Encoders: gaze against attention computed otherwise, loading, and independence of the batch."""
+
+import json
+import shutil
+from pathlib import Path
+
+import huggingface_hub
+import open_clip
+import pytest
+import torch
+from conftest import VIT, write_hub_folder
+from torch import Tensor
+from torch.nn.functional import interpolate, multi_head_attention_forward
+
+from clipshift.encode import Encoder, load_encoder
+from clipshift.errors import UserError
+
+TIMM = {"timm_model_name": "vit_tiny_patch16_224", "image_size": 224}
+TOWERS = {
+    "timm_class_token": TIMM | {"timm_pool": "token", "timm_proj": "linear"},
+    "timm_attention_pool": TIMM | {"timm_pool": "map", "timm_proj": "none"},
+    "resnet": {"image_size": 64, "layers": [1, 1, 1, 1], "width": 16},
+    "coca": VIT
+    | {"attentional_pool": True, "attn_pooler_queries": 4, "attn_pooler_heads": 2},
+}
+
+
+def model_inputs(encoder: Encoder, views: Tensor) -> Tensor:
+    resized = views
+    if views.shape[-2:] != encoder.input_size:
+        resized = interpolate(views, encoder.input_size, mode="bilinear", antialias=True)
+    return (resized - encoder.mean) / encoder.std
+
+
+@pytest.fixture(scope="module")
+def towers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Encoder]:
+    root = tmp_path_factory.mktemp("towers")
+    return {
+        name: load_encoder(f"local-dir:{write_hub_folder(root / name, vision)}")
+        for name, vision in TOWERS.items()
+    }
+
+
+def test_vit_gaze_is_what_multihead_attention_says(encoder: Encoder, views: Tensor) -> None:
+    asked = {}
+    block = encoder.model.visual.transformer.resblocks[-1]
+    attention = block.attn.forward
+
+    def forward_with_weights(q: Tensor, k: Tensor, v: Tensor, **options: object):
+        options |= {"need_weights": True, "average_attn_weights": True}
+        output, asked["weights"] = attention(q, k, v, **options)
+        return output, None
+
+    block.attn.forward = forward_with_weights
+    try:
+        expected_embedding = encoder.model.encode_image(model_inputs(encoder, views))
+    finally:
+        del block.attn.forward
+    features = encoder(views)
+    expected = asked["weights"][:, 0, 1:].unflatten(-1, (4, 4))
+    torch.testing.assert_close(features.gaze, expected, atol=1e-5, rtol=0)
+    torch.testing.assert_close(features.embedding, expected_embedding, atol=1e-5, rtol=1e-5)
+    assert (features.gaze.sum((1, 2)) < 1).all()
+    assert (features.gaze > 0).all()
+
+
+@torch.no_grad()
+def test_timm_class_token_gaze(towers: dict[str, Encoder], views: Tensor) -> None:
+    """Against timm's own unfused attention, whose weights pass through its dropout layer."""
+    encoder = towers["timm_class_token"]
+    attention = encoder.model.visual.trunk.blocks[-1].attn
+    asked = []
+    attention.fused_attn = False
+    handle = attention.attn_drop.register_forward_hook(lambda _, args, out: asked.append(out))
+    gaze = encoder(views[:2]).gaze
+    handle.remove()
+    attention.fused_attn = True
+    expected = asked[0][:2].mean(dim=1)[:, 0, 1:].unflatten(-1, (14, 14))
+    torch.testing.assert_close(gaze, expected, atol=1e-5, rtol=0)
+
+
+@torch.no_grad()
+def test_siglip_gaze_weights_the_values_as_the_pool_does(
+    towers: dict[str, Encoder], views: Tensor
+) -> None:
+    """With the identity for values and projection, the pool returns the weighted tokens."""
+    encoder = towers["timm_attention_pool"]
+    pool = encoder.model.visual.trunk.attn_pool
+    assert pool.num_heads > 1
+    pool.latent.copy_(torch.randn_like(pool.latent))
+    tokens = {}
+    handle = pool.register_forward_pre_hook(lambda _, args: tokens.update(x=args[0]))
+    gaze = encoder(views[:2]).gaze
+    handle.remove()
+    x = tokens["x"][:2]
+    q = pool.q(pool.latent).view(pool.num_heads, -1)
+    key, _ = pool.kv(x).chunk(2, dim=-1)
+    key = key.view(2, -1, pool.num_heads, q.shape[-1])
+    weights = torch.einsum("hd,bnhd->bhn", q, key).mul(q.shape[-1] ** -0.5).softmax(-1).mean(1)
+    torch.testing.assert_close(gaze.flatten(1), weights, atol=1e-5, rtol=0)
+    torch.testing.assert_close(gaze.sum((1, 2)), torch.ones(2))
+
+
+@torch.no_grad()
+def test_resnet_gaze_is_what_its_pool_says(towers: dict[str, Encoder], views: Tensor) -> None:
+    encoder = towers["resnet"]
+    pool = encoder.model.visual.attnpool
+    kept = {}
+    handle = pool.register_forward_pre_hook(lambda _, args: kept.update(x=args[0]))
+    gaze = encoder(views[:2]).gaze
+    handle.remove()
+    x = kept["x"][:2].flatten(2).permute(2, 0, 1)
+    x = torch.cat([x.mean(0, keepdim=True), x]) + pool.positional_embedding[:, None]
+    _, weights = multi_head_attention_forward(
+        x[:1], x, x, x.shape[-1], pool.num_heads, None,
+        torch.cat([pool.q_proj.bias, pool.k_proj.bias, pool.v_proj.bias]), None, None, False, 0.0,
+        pool.c_proj.weight, pool.c_proj.bias, training=False, need_weights=True,
+        use_separate_proj_weight=True, q_proj_weight=pool.q_proj.weight,
+        k_proj_weight=pool.k_proj.weight, v_proj_weight=pool.v_proj.weight,
+    )  # fmt: skip
+    torch.testing.assert_close(gaze.flatten(1), weights[:, 0, 1:], atol=1e-5, rtol=0)
+
+
+@torch.no_grad()
+def test_coca_gaze_is_its_first_query(towers: dict[str, Encoder], views: Tensor) -> None:
+    encoder = towers["coca"]
+    pooler = encoder.model.visual.attn_pool
+    kept = {}
+    handle = pooler.register_forward_pre_hook(lambda _, args: kept.update(x=args[0]))
+    gaze = encoder(views[:2]).gaze
+    handle.remove()
+    x = pooler.ln_k(kept["x"][:2])
+    query = pooler.ln_q(pooler.query).expand(2, -1, -1)
+    _, weights = pooler.attn(query, x, x, need_weights=True)
+    torch.testing.assert_close(gaze.flatten(1), weights[:, 0, 1:], atol=1e-5, rtol=0)
+
+
+def test_towers_without_gaze_say_so(tmp_path: Path, views: Tensor) -> None:
+    mean_pooled = load_encoder(f"local-dir:{write_hub_folder(tmp_path, VIT | {'pool_type': 'avg'})}")
+    assert mean_pooled(views[:1]).gaze is None
+    convnext = {"timm_model_name": "convnext_atto", "image_size": 64, "timm_pool": "",
+                "timm_proj": "linear"}  # fmt: skip
+    encoder = load_encoder(f"local-dir:{write_hub_folder(tmp_path / 'convnext', convnext)}")
+    assert encoder(views[:1]).gaze is None
+    assert encoder(views[:1]).embedding.shape == (1, 32)
+
+
+def test_embedding_does_not_depend_on_its_company(encoder: Encoder, views: Tensor) -> None:
+    together = encoder(views.repeat(5, 1, 1, 1))
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        alone = encoder(views[3:4])
+    finally:
+        torch.set_num_threads(threads)
+    for row in (3, 11, 35):
+        assert torch.equal(together.embedding[row], alone.embedding[0])
+        assert torch.equal(together.gaze[row], alone.gaze[0])
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_half_precision_is_near(hub_folder: Path, views: Tensor, precision: str) -> None:
+    full, half = (
+        load_encoder(f"local-dir:{hub_folder}", precision=p)(views) for p in ("fp32", precision)
+    )
+    assert half.embedding.dtype == torch.float32
+    assert torch.cosine_similarity(full.embedding, half.embedding).min() > 0.999
+    assert 0 < (half.gaze - full.gaze).abs().max() < 0.01
+
+
+# --- loading -------------------------------------------------------------------------------------
+
+
+def test_random_weights_come_from_a_fixed_seed() -> None:
+    torch.manual_seed(1)
+    first = load_encoder("ViT-S-32-alt")
+    torch.manual_seed(2)
+    second = load_encoder("ViT-S-32-alt")
+    assert not first.trained
+    assert first.weights_sha256 == second.weights_sha256
+    assert load_encoder("ViT-S-32-alt", seed=1).weights_sha256 != first.weights_sha256
+
+
+def test_every_kind_of_checkpoint_gives_the_same_weights(
+    hub_folder: Path, tmp_path: Path, views: Tensor
+) -> None:
+    reference = load_encoder(f"local-dir:{hub_folder}")
+    weights = reference.model.state_dict()
+    torch.save(weights, tmp_path / "plain.pt")
+    torch.save({"state_dict": {f"module.{k}": v for k, v in weights.items()}}, tmp_path / "ddp.pt")
+    other = write_hub_folder(tmp_path / "other", VIT, seed=7)
+    assert load_encoder(f"local-dir:{other}").weights_sha256 != reference.weights_sha256
+    for checkpoint in (tmp_path / "plain.pt", tmp_path / "ddp.pt",
+                       hub_folder / "open_clip_model.safetensors"):  # fmt: skip
+        encoder = load_encoder(f"local-dir:{other}", checkpoint=str(checkpoint))
+        assert encoder.trained
+        assert encoder.weights_sha256 == reference.weights_sha256
+    encoder = load_encoder("ViT-B-32", checkpoint=str(hub_folder))
+    assert torch.equal(encoder(views).embedding, reference(views).embedding)
+
+
+def test_weights_match_open_clips_own_loading(hub_folder: Path, views: Tensor) -> None:
+    model, _, _ = open_clip.create_model_and_transforms(f"local-dir:{hub_folder}")
+    encoder = load_encoder(f"local-dir:{hub_folder}")
+    expected = model.eval().encode_image(model_inputs(encoder, views))
+    torch.testing.assert_close(encoder(views).embedding, expected, atol=1e-5, rtol=1e-5)
+    assert encoder.mean.flatten().tolist() == pytest.approx([0.48, 0.46, 0.41])
+
+
+@pytest.fixture
+def hub_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty hub cache."""
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    return tmp_path / "hub"
+
+
+def put_in_cache(cache: Path, repo: str, files: dict[str, Path]) -> None:
+    commit = "0" * 40
+    snapshot = cache / f"models--{repo.replace('/', '--')}" / "snapshots" / commit
+    snapshot.mkdir(parents=True)
+    refs = snapshot.parent.parent / "refs"
+    refs.mkdir()
+    (refs / "main").write_text(commit)
+    for name, file in files.items():
+        shutil.copy(file, snapshot / name)
+
+
+def test_hub_model_loads_from_the_cache_without_network(hub_folder: Path, hub_cache: Path) -> None:
+    files = {file.name: file for file in hub_folder.iterdir()}
+    put_in_cache(hub_cache, "someone/small-vit", files)
+    encoder = load_encoder("hf-hub:someone/small-vit")
+    assert encoder.weights_sha256 == load_encoder(f"local-dir:{hub_folder}").weights_sha256
+
+
+def test_pretrained_tag_loads_from_the_cache_without_network(
+    hub_cache: Path, tmp_path: Path
+) -> None:
+    from safetensors.torch import save_file
+
+    model = open_clip.create_model("ViT-B-32-quickgelu")
+    save_file(model.state_dict(), tmp_path / "weights.safetensors")
+    put_in_cache(
+        hub_cache,
+        "timm/vit_base_patch32_clip_224.openai",
+        {"open_clip_model.safetensors": tmp_path / "weights.safetensors"},
+    )
+    encoder = load_encoder("ViT-B-32-quickgelu", pretrained="openai")
+    assert encoder.trained
+    state = encoder.model.state_dict()
+    assert torch.equal(state["visual.proj"], model.state_dict()["visual.proj"])
+
+
+def message(*args: object, **options: object) -> str:
+    with pytest.raises(UserError) as caught:
+        load_encoder(*args, **options)
+    text = str(caught.value)
+    assert "\n" not in text
+    return text
+
+
+def test_mistakes_are_one_clear_line(
+    hub_folder: Path, hub_cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert "did you mean 'ViT-B-32'" in message("ViT-B-33")
+    assert "did you mean 'openai'" in message("ViT-B-32-quickgelu", "openaii")
+    assert "-quickgelu" in message("ViT-B-32", "openai")
+    assert "no checkpoint" in message("ViT-B-32", checkpoint=str(tmp_path / "nothing.pt"))
+    assert "open_clip_config.json" in message(f"local-dir:{tmp_path}")
+    other = write_hub_folder(tmp_path / "wide", VIT | {"width": 128})
+    fitted = message(f"local-dir:{other}", checkpoint=str(hub_folder / "open_clip_model.safetensors"))
+    assert "is not a checkpoint of" in fitted
+    (tmp_path / "broken.safetensors").write_bytes(b"not a checkpoint")
+    assert "cannot be loaded" in message("ViT-S-32-alt", checkpoint=str(tmp_path / "broken.safetensors"))
+    torch.save({"code": json.JSONDecoder}, tmp_path / "unsafe.pt")
+    assert "unsafe.pt" in message("ViT-S-32-alt", checkpoint=str(tmp_path / "unsafe.pt"))
+    monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", "http://127.0.0.1:9")
+    offline = message("ViT-B-32-quickgelu", "openai")
+    assert "model=untrained" in offline
+
+

@@ -1,0 +1,319 @@
+"""Training the built-in model: shards, loss, repeatability, resuming, export."""
+
+import csv
+import hashlib
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+import tarfile
+from pathlib import Path
+
+import numpy as np
+import open_clip
+import pytest
+import timm
+import torch
+from hydra import compose, initialize_config_dir
+from omegaconf import DictConfig, OmegaConf
+from PIL import Image
+from safetensors.torch import load_file
+
+from clipshift.data.shards import class_names, shards
+from clipshift.errors import UserError
+from clipshift.pretraining import (
+    Shuffled,
+    contrastive_loss,
+    export,
+    load_pixels,
+    pretrain,
+    random_views,
+)
+
+ROOT = Path(__file__).resolve().parent.parent
+TINY = ROOT / "clipshift" / "models" / "tiny"
+NAMES = ["cat", "school bus", "red rose"]
+
+
+def write_shard(file: Path, count: int, seed: int) -> list[bytes]:
+    draw = np.random.default_rng(seed)
+    encoded = []
+    with tarfile.open(file, "w") as tar:
+        for key in range(count):
+            label = key % len(NAMES)
+            pixels = draw.integers(0, 128, (16, 16, 3), dtype=np.uint8)
+            pixels[..., label] += 100
+            stream = io.BytesIO()
+            Image.fromarray(pixels).save(stream, "jpeg")
+            encoded.append(stream.getvalue())
+            for kind, content in (("jpg", stream.getvalue()), ("cls", str(label).encode())):
+                member = tarfile.TarInfo(f"{key:06d}.{kind}")
+                member.size = len(content)
+                tar.addfile(member, io.BytesIO(content))
+    return encoded
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    folder = tmp_path / "shards"
+    folder.mkdir()
+    write_shard(folder / "train-000.tar", 12, seed=1)
+    write_shard(folder / "train-001.tar", 12, seed=2)
+    write_shard(folder / "val-000.tar", 6, seed=3)
+    (folder / "classes.json").write_text(json.dumps({"wnids": ["n1", "n2", "n3"], "names": NAMES}))
+    return folder
+
+
+def small(root: Path, folder: Path) -> DictConfig:
+    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+        return compose(
+            "train",
+            [
+                "experiment=pretrain_tiny",
+                "logger=csv",
+                f"logger.save_dir={folder}",
+                "teacher=null",
+                f"data.root={root}",
+                "data.batch_size=4",
+                "model_cfg.embed_dim=8",
+                "model_cfg.vision_cfg={image_size: 16, patch_size: 8, layers: 1, width: 16, "
+                "head_width: 8}",
+                "model_cfg.text_cfg.width=8",
+                "model_cfg.text_cfg.heads=1",
+                "model_cfg.text_cfg.layers=1",
+                "optimization.sizes=[[1.0, 16]]",
+                "ema=0.9",
+                "trainer.max_epochs=3",
+                "trainer.log_every_n_steps=1",
+                "+trainer.enable_progress_bar=false",
+                "+trainer.enable_model_summary=false",
+            ],
+        )
+
+
+def losses(folder: Path) -> list[str]:
+    with (folder / "metrics.csv").open() as stream:
+        return [row["train/loss"] for row in csv.DictReader(stream) if row["train/loss"]]
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    return load_file(folder / "model" / "open_clip_model.safetensors")
+
+
+def test_shards_find_what_tarfile_finds(root: Path) -> None:
+    photos = shards(root, "train-*.tar")
+    assert [photo.id for photo in photos[10:14]] == [
+        "train-000/000010",
+        "train-000/000011",
+        "train-001/000000",
+        "train-001/000001",
+    ]
+    with tarfile.open(root / "train-001.tar") as tar:
+        for key, photo in enumerate(photos[12:]):
+            content = tar.extractfile(f"{key:06d}.jpg")
+            assert content is not None
+            assert photo.read() == content.read()
+            assert photo.label == NAMES[key % 3]
+
+
+def test_shards_tell_what_is_wrong(root: Path) -> None:
+    with pytest.raises(UserError, match="no folder"):
+        shards(root / "nowhere")
+    with pytest.raises(UserError, match=r"no shards test-\*\.tar"):
+        shards(root, "test-*.tar")
+    (root / "broken.tar").write_bytes(b"not a tar file" * 100)
+    with pytest.raises(UserError, match=r"broken\.tar is not a tar file"):
+        shards(root, "broken.tar")
+    (root / "classes.json").write_text(json.dumps({"names": NAMES[:2]}))
+    with pytest.raises(UserError, match="'2', which is not an index of one of the 2 classes"):
+        shards(root, "val-*.tar")
+    (root / "classes.json").unlink()
+    with pytest.raises(UserError, match=r"classes\.json"):
+        shards(root)
+
+
+def test_loss_is_the_formula() -> None:
+    draw = np.random.default_rng(0)
+    x, t = draw.normal(size=(5, 4)), draw.normal(size=(3, 4))
+    z, y, scale = draw.normal(size=(5, 3)), np.array([0, 2, 2, 1, 0]), 7.0
+    x /= np.linalg.norm(x, axis=1, keepdims=True)
+    t /= np.linalg.norm(t, axis=1, keepdims=True)
+
+    def softmax(a: np.ndarray) -> np.ndarray:
+        return np.exp(a) / np.exp(a).sum(axis=1, keepdims=True)
+
+    p = softmax(scale * x @ t.T)
+    cross_entropy = -np.log(p[np.arange(5), y]).mean()
+    q, r = softmax(z / 3), softmax(scale * x @ t.T / 3)
+    divergence = (q * np.log(q / r)).sum(axis=1).mean()
+
+    def tensor(a: np.ndarray) -> torch.Tensor:
+        return torch.from_numpy(a).float()
+
+    args = (tensor(x), tensor(t), torch.tensor(scale), torch.from_numpy(y))
+    assert contrastive_loss(*args).item() == pytest.approx(cross_entropy, rel=1e-5)
+    distilled = contrastive_loss(*args, tensor(z), weight=0.4, temperature=3.0)
+    assert distilled.item() == pytest.approx(0.6 * cross_entropy + 0.4 * 9 * divergence, rel=1e-5)
+
+
+def test_photos_of_a_class_are_not_negatives_of_one_another() -> None:
+    texts = torch.eye(3)
+    images = texts[[1, 1, 1, 1]]
+    loss = contrastive_loss(images, texts, torch.tensor(100.0), torch.ones(4, dtype=torch.int64))
+    assert loss.item() == pytest.approx(0, abs=1e-6)
+
+
+def test_whole_views_are_the_photos_and_some_their_mirror_images() -> None:
+    pixels = torch.randint(0, 256, (16, 3, 16, 16), dtype=torch.uint8)
+    views, mirrored = random_views(pixels, 16, (1.0, 1.0), torch.Generator().manual_seed(0))
+    assert 0 < mirrored.sum() < 16
+    expected = torch.where(mirrored[:, None, None, None], pixels.flip(3), pixels) / 127.5 - 1
+    torch.testing.assert_close(views, expected, atol=1e-4, rtol=0)
+    views, _ = random_views(pixels, 8, (0.3, 0.5), torch.Generator().manual_seed(0))
+    assert views.shape == (16, 3, 8, 8)
+    assert views.abs().max() <= 1
+
+
+def test_order_depends_on_seed_and_epoch_alone() -> None:
+    sampler = Shuffled(50, seed=3)
+    first = list(sampler)
+    assert sorted(first) == list(range(50))
+    assert first == list(sampler) == list(Shuffled(50, seed=3))
+    sampler.set_epoch(1)
+    assert first != list(sampler) != list(Shuffled(50, seed=4))
+
+
+def test_same_seed_same_losses_and_other_seed_others(root: Path, tmp_path: Path) -> None:
+    runs = []
+    for name, seed in (("a", 0), ("b", 0), ("c", 1)):
+        cfg = small(root, tmp_path / name)
+        cfg.seed, cfg.trainer.max_epochs = seed, 2
+        pretrain(cfg, tmp_path / name)
+        runs.append(losses(tmp_path / name))
+    assert len(runs[0]) == 12
+    assert runs[0] == runs[1]
+    assert runs[0] != runs[2]
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from omegaconf import OmegaConf
+from clipshift import pretraining
+
+step = pretraining.Pretraining.training_step
+
+def killed_in_the_third_epoch(self, batch, index):
+    if self.global_step == 15:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return step(self, batch, index)
+
+pretraining.Pretraining.training_step = killed_in_the_third_epoch
+pretraining.pretrain(OmegaConf.load(sys.argv[1]), Path(sys.argv[2]))
+"""
+
+
+def test_killed_and_started_again_it_ends_as_if_uninterrupted(root: Path, tmp_path: Path) -> None:
+    cfg = small(root, tmp_path / "whole")
+    pretrain(cfg, tmp_path / "whole")
+
+    cfg = small(root, tmp_path / "killed")
+    stored = tmp_path / "cfg.yaml"
+    OmegaConf.save(cfg, stored, resolve=True)
+    command = [sys.executable, "-c", KILLED, str(stored), str(tmp_path / "killed")]
+    process = subprocess.run(command, cwd=ROOT, capture_output=True, timeout=300)
+    assert process.returncode == -signal.SIGKILL, process.stderr.decode()
+    assert (tmp_path / "killed" / "last.ckpt").exists()
+    assert not (tmp_path / "killed" / "model").exists()
+    pretrain(cfg, tmp_path / "killed")
+
+    whole, resumed = weights(tmp_path / "whole"), weights(tmp_path / "killed")
+    assert whole.keys() == resumed.keys()
+    for name in whole:
+        assert torch.equal(whole[name], resumed[name]), name
+
+
+def test_training_learns_three_colours(root: Path, tmp_path: Path) -> None:
+    cfg = small(root, tmp_path / "run")
+    cfg.trainer.max_epochs, cfg.optimization.lr = 10, 1e-2
+    pretrain(cfg, tmp_path / "run")
+    with (tmp_path / "run" / "metrics.csv").open() as stream:
+        top1 = [row["val/zero_shot_top1"] for row in csv.DictReader(stream)]
+    curve = [float(value) for value in top1 if value]
+    assert len(curve) == 10
+    assert curve[-1] == 1.0
+
+
+def test_export_is_a_folder_that_open_clip_loads(tmp_path: Path) -> None:
+    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+        cfg = compose("train", ["experiment=pretrain_tiny"])
+    model_cfg = OmegaConf.to_container(cfg.model_cfg)
+    model = open_clip.CLIP(**model_cfg).eval()
+    export(model, model_cfg, tmp_path)
+    weights_file = tmp_path / "open_clip_model.safetensors"
+    digest = hashlib.sha256(weights_file.read_bytes()).hexdigest()
+    recorded = (tmp_path / "open_clip_model.safetensors.sha256").read_text()
+    assert recorded == f"{digest}  open_clip_model.safetensors\n"
+    assert weights_file.stat().st_size <= 12e6
+    loaded, preprocess = open_clip.create_model_from_pretrained(f"local-dir:{tmp_path}")
+    loaded.eval()
+    photo = Image.fromarray(np.random.default_rng(0).integers(0, 256, (80, 60, 3), dtype=np.uint8))
+    views = preprocess(photo)[None]
+    assert views.shape == (1, 3, 64, 64)
+    assert -1 <= views.min() < -0.5
+    assert 0.5 < views.max() <= 1
+    tokens = open_clip.get_tokenizer(f"local-dir:{tmp_path}")(["a photo of a cat."])
+    assert tokens.shape == (1, 32)
+    with torch.inference_mode():
+        for encode in ("encode_image", "encode_text"):
+            value = views if encode == "encode_image" else tokens
+            torch.testing.assert_close(
+                getattr(loaded, encode)(value), getattr(model, encode)(value), atol=2e-2, rtol=2e-2
+            )
+
+
+def test_tower_has_a_class_token_and_takes_other_sizes() -> None:
+    tower = timm.create_model("vit_clipshift_tiny", num_classes=0).eval()
+    with torch.inference_mode():
+        for size, grid in ((64, 8), (48, 6), (40, 5)):
+            tokens = tower.forward_features(torch.zeros(1, 3, size, size))
+            assert tokens.shape == (1, 1 + grid**2, 192)
+    with pytest.raises(RuntimeError):
+        timm.create_model("vit_clipshift_tiny", pretrained=True)
+
+
+@pytest.fixture(scope="module")
+def photos() -> Path:
+    folder = Path(os.environ.get("CLIPSHIFT_PHOTOS", ROOT / "../shared/photos")) / "tiny-imagenet"
+    if not folder.is_dir():
+        pytest.skip(f"no photographs at {folder}")
+    return folder
+
+
+@pytest.mark.photos
+def test_shipped_model_knows_its_classes_by_name_alone(photos: Path) -> None:
+    names = class_names(photos)
+    subset = shards(photos, "val-000.tar")[:1000]
+    labels = torch.tensor([names.index(photo.label or "") for photo in subset])
+    pixels = load_pixels(subset, 64)
+    model = open_clip.create_model(f"local-dir:{TINY}").eval()
+    tokenize = open_clip.get_tokenizer(f"local-dir:{TINY}")
+    with torch.inference_mode():
+        texts = model.encode_text(tokenize([f"a photo of a {n}." for n in names]), normalize=True)
+        batches = (pixels.float() / 127.5 - 1).split(100)
+        images = torch.cat([model.encode_image(b, normalize=True) for b in batches])
+    cosines = images @ texts.T
+    assert (cosines.argmax(1) == labels).float().mean() >= 0.3
+    shuffled = cosines[:, torch.randperm(len(names), generator=torch.Generator().manual_seed(0))]
+    assert (shuffled.argmax(1) == labels).float().mean() <= 0.03
+
+
+def test_shipped_weights_are_those_recorded() -> None:
+    weights_file = TINY / "open_clip_model.safetensors"
+    digest, name = (TINY / "open_clip_model.safetensors.sha256").read_text().split()
+    assert name == weights_file.name
+    assert digest == hashlib.sha256(weights_file.read_bytes()).hexdigest()
+    assert weights_file.stat().st_size <= 12e6
+    assert all(t.dtype in (torch.float16, torch.int64) for t in load_file(weights_file).values())
