@@ -4,7 +4,6 @@ import csv
 import hashlib
 import io
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -68,29 +67,33 @@ def root(tmp_path: Path) -> Path:
 
 def small(root: Path, folder: Path) -> DictConfig:
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-        return compose(
-            "train",
-            [
-                "experiment=pretrain_tiny",
-                "logger=csv",
-                f"logger.save_dir={folder}",
-                "teacher=null",
-                f"data.root={root}",
-                "data.batch_size=4",
-                "model_cfg.embed_dim=8",
-                "model_cfg.vision_cfg={image_size: 16, patch_size: 8, layers: 1, width: 16, "
-                "head_width: 8}",
-                "model_cfg.text_cfg.width=8",
-                "model_cfg.text_cfg.heads=1",
-                "model_cfg.text_cfg.layers=1",
-                "optimization.sizes=[[1.0, 16]]",
-                "ema=0.9",
-                "trainer.max_epochs=3",
-                "trainer.log_every_n_steps=1",
-                "+trainer.enable_progress_bar=false",
-                "+trainer.enable_model_summary=false",
-            ],
-        )
+        cfg = compose("train", ["experiment=pretrain_tiny", "logger=csv", "teacher=null"])
+    OmegaConf.set_struct(cfg, False)
+    del cfg.model_cfg.vision_cfg
+    changes = {
+        "model_cfg": {
+            "embed_dim": 8,
+            "vision_cfg": {
+                "image_size": 16,
+                "patch_size": 8,
+                "layers": 1,
+                "width": 16,
+                "head_width": 8,
+            },
+            "text_cfg": {"width": 8, "heads": 1, "layers": 1},
+        },
+        "data": {"root": str(root), "batch_size": 4},
+        "optimization": {"sizes": [[1.0, 16]]},
+        "ema": 0.9,
+        "logger": {"save_dir": str(folder)},
+        "trainer": {
+            "max_epochs": 3,
+            "log_every_n_steps": 1,
+            "enable_progress_bar": False,
+            "enable_model_summary": False,
+        },
+    }
+    return OmegaConf.merge(cfg, changes)  # type: ignore[return-value]
 
 
 def losses(folder: Path) -> list[str]:
@@ -284,18 +287,11 @@ def test_tower_has_a_class_token_and_takes_other_sizes() -> None:
         timm.create_model("vit_clipshift_tiny", pretrained=True)
 
 
-@pytest.fixture(scope="module")
-def photos() -> Path:
-    folder = Path(os.environ.get("CLIPSHIFT_PHOTOS", ROOT / "../shared/photos")) / "tiny-imagenet"
-    if not folder.is_dir():
-        pytest.skip(f"no photographs at {folder}")
-    return folder
-
-
 @pytest.mark.photos
-def test_shipped_model_knows_its_classes_by_name_alone(photos: Path) -> None:
-    names = class_names(photos)
-    subset = shards(photos, "val-000.tar")[:1000]
+def test_shipped_model_knows_its_classes_by_name_alone(photos_root: Path) -> None:
+    root = photos_root / "tiny-imagenet"
+    names = class_names(root)
+    subset = shards(root, "val-000.tar")[:1000]
     labels = torch.tensor([names.index(photo.label or "") for photo in subset])
     pixels = load_pixels(subset, 64)
     model = open_clip.create_model(f"local-dir:{TINY}").eval()

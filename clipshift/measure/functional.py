@@ -186,6 +186,8 @@ def rmse(view: Tensor, clean: Tensor) -> Tensor:
 def ssim(view: Tensor, clean: Tensor) -> Tensor:
     """Realised distortion: structural similarity with torchmetrics' defaults, data range 1.
 
+    Its float32 variances are differences of near numbers: exact to about 2e-5.
+
     Source: Wang et al., "Image quality assessment: from error visibility to structural
     similarity", 2004.
 
@@ -201,11 +203,10 @@ def ssim(view: Tensor, clean: Tensor) -> Tensor:
         >>> ssim(clean, clean)
         tensor([1.])
     """
-    # torchmetrics reduces an image at once, so a lone one is accompanied (see the module's docstring)
-    pair = (view, clean) if len(view) > 1 else (view.repeat(2, 1, 1, 1), clean.repeat(2, 1, 1, 1))
-    similarity = structural_similarity_index_measure(*pair, reduction="none", data_range=1.0)
-    assert isinstance(similarity, Tensor)
-    return similarity[: len(view)]
+    _, similarity = structural_similarity_index_measure(
+        view, clean, reduction="none", data_range=1.0, return_full_image=True
+    )
+    return pixel_mean(similarity).mean(dim=-1)
 
 
 def augmentation_distance(embeddings: Tensor) -> Tensor:

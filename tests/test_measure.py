@@ -1,0 +1,230 @@
+"""Measures against second implementations in plain numpy, scipy and skimage."""
+
+import inspect
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from scipy.cluster.hierarchy import fcluster, linkage
+from scipy.ndimage import gaussian_filter, map_coordinates
+from scipy.spatial.distance import cosine, squareform
+from torch import Tensor
+
+from clipshift import measure
+from clipshift.augment import ColorJitter, Noise, ShiftScaleRotate, augment
+from clipshift.data.dataset import default_collate, draw
+from clipshift.measure import AugmentationDistance, PhotoMeasure, functional
+
+METRICS = [
+    metric
+    for _, metric in inspect.getmembers(measure, inspect.isclass)
+    if issubclass(metric, PhotoMeasure) and metric is not PhotoMeasure
+]
+
+
+@pytest.fixture(scope="module", params=["noise", "color_jitter", "shift_scale_rotate"])
+def pair(request: pytest.FixtureRequest, views: Tensor) -> tuple[Tensor, Tensor]:
+    """Augmented and clean views."""
+    augmentation = {
+        "noise": Noise((0.05, 0.5)),
+        "color_jitter": ColorJitter((0.8, 1.2), (0.8, 1.2), (0.8, 1.2), (-0.2, 0.2)),
+        "shift_scale_rotate": ShiftScaleRotate((-0.06, 0.06), (0.9, 1.1), (-15, 15)),
+    }[request.param]
+    draws = default_collate([draw(augmentation, 0, str(i), "", 224) for i in range(len(views))])
+    return augment(augmentation, views, draws), views
+
+
+def each(function, view: Tensor, clean: Tensor) -> list[float]:  # type: ignore[no-untyped-def]
+    pairs = zip(view.double().numpy(), clean.double().numpy(), strict=True)
+    return [function(after, before) for after, before in pairs]
+
+
+def luma(image: np.ndarray) -> np.ndarray:
+    return np.tensordot([0.299, 0.587, 0.114], image, axes=1)
+
+
+def close(got: Tensor, expected: list[float]) -> None:
+    np.testing.assert_allclose(got.double().numpy(), expected, atol=1e-5, rtol=0)
+
+
+def test_cosine_and_l2() -> None:
+    generator = torch.Generator().manual_seed(0)
+    view, clean = torch.randn(2, 16, 512, generator=generator)
+    close(functional.cosine_similarity(view, clean), each(lambda a, b: 1 - cosine(a, b), view, clean))
+    expected = each(lambda a, b: np.sqrt(((a - b) ** 2).sum()), view, clean)
+    np.testing.assert_allclose(functional.l2_distance(view, clean), expected, rtol=1e-5)
+    assert functional.l2_distance(clean, clean).eq(0).all()
+
+
+@pytest.mark.parametrize("grid", [(7, 7), (14, 14), (8, 8)])
+def test_attention_similarity(grid: tuple[int, int]) -> None:
+    view, clean = torch.rand(2, 5, *grid, generator=torch.Generator().manual_seed(0)).softmax(-1)
+
+    def scaled(gaze: np.ndarray) -> np.ndarray:
+        positions = [np.clip((np.arange(224) + 0.5) * n / 224 - 0.5, 0, n - 1) for n in gaze.shape]
+        resized = map_coordinates(gaze, np.meshgrid(*positions, indexing="ij"), order=1)
+        return (resized - resized.min()) / (resized.max() - resized.min())
+
+    expected = each(lambda a, b: 1 / (1 + ((scaled(a) - scaled(b)) ** 2).mean()), view, clean)
+    close(functional.attention_similarity(view, clean), expected)
+
+
+def test_patch_similarity(pair: tuple[Tensor, Tensor]) -> None:
+    def similarity(after: np.ndarray, before: np.ndarray) -> float:
+        return np.mean([
+            1 / (1 + np.mean((after[:, i : i + 56, j : j + 56] - before[:, i : i + 56, j : j + 56]) ** 2))
+            for i in range(0, 224, 56) for j in range(0, 224, 56)
+        ])  # fmt: skip
+
+    close(functional.patch_similarity(*pair), each(similarity, *pair))
+
+
+def test_patch_similarity_uint8_wraps_as_numpy_does(pair: tuple[Tensor, Tensor]) -> None:
+    def similarity(after: np.ndarray, before: np.ndarray) -> float:
+        a, b = (np.rint(image * 255).astype(np.uint8) for image in (after, before))
+        cells = [
+            ((a[:, i : i + 56, j : j + 56] - b[:, i : i + 56, j : j + 56]) ** 2).mean() / 255**2
+            for i in range(0, 224, 56) for j in range(0, 224, 56)
+        ]  # fmt: skip
+        return np.mean([1 / (1 + cell) for cell in cells])
+
+    got = functional.patch_similarity_uint8(*pair)
+    close(got, each(similarity, *pair))
+    assert (got > 0.996).all()
+
+
+def test_edge_preservation(pair: tuple[Tensor, Tensor]) -> None:
+    def edges(image: np.ndarray) -> np.ndarray:
+        down, right = np.gradient(luma(image))
+        both = (abs(down) + abs(right)) / 2
+        return both / both.max()
+
+    expected = each(lambda a, b: 1 - abs(edges(a) - edges(b)).mean(), *pair)
+    close(functional.edge_preservation(*pair), expected)
+
+
+def test_detail_preservation(pair: tuple[Tensor, Tensor]) -> None:
+    def preservation(after: np.ndarray, before: np.ndarray) -> float:
+        ratios = []
+        for i in range(0, 224, 28):
+            for j in range(0, 224, 28):
+                a, b = (np.std(255 * luma(x)[i : i + 28, j : j + 28]) for x in (after, before))
+                if b >= 1e-6:
+                    ratios.append(np.exp(-abs(np.log(a / b))))
+        return np.mean(ratios)
+
+    close(functional.detail_preservation(*pair), each(preservation, *pair))
+
+
+def test_rmse_and_ssim(pair: tuple[Tensor, Tensor]) -> None:
+    close(functional.rmse(*pair), each(lambda a, b: np.sqrt(((a - b) ** 2).mean()), *pair))
+
+    def similarity(after: np.ndarray, before: np.ndarray) -> float:
+        def smooth(channel: np.ndarray) -> np.ndarray:
+            return gaussian_filter(channel, 1.5, truncate=3.5, mode="mirror")
+
+        maps = []
+        for x, y in zip(after, before, strict=True):
+            mx, my = smooth(x), smooth(y)
+            vx, vy, cov = smooth(x * x) - mx**2, smooth(y * y) - my**2, smooth(x * y) - mx * my
+            c1, c2 = 0.01**2, 0.03**2
+            luminance = (2 * mx * my + c1) / (mx**2 + my**2 + c1)
+            maps.append(luminance * (2 * cov + c2) / (vx + vy + c2))
+        return np.mean(maps)
+
+    np.testing.assert_allclose(functional.ssim(*pair), each(similarity, *pair), atol=5e-5)
+
+
+def test_augmentation_distance_and_its_tree() -> None:
+    embeddings = torch.randn(5, 20, 32, generator=torch.Generator().manual_seed(0))
+    expected = np.array([
+        [np.mean([cosine(a, b) for a, b in zip(first, second, strict=True)]) for second in embeddings.numpy()]
+        for first in embeddings.numpy()
+    ])  # fmt: skip
+    got = functional.augmentation_distance(embeddings).numpy()
+    np.testing.assert_allclose(got, expected, atol=1e-6)
+    assert (np.diag(got) == 0).all()
+    metric = AugmentationDistance(list("abcde"))
+    for part in embeddings.split(6, dim=1):
+        metric.update(part)
+    np.testing.assert_allclose(metric.compute(), expected, atol=1e-6)
+    tree = functional.augmentation_linkage(got)
+    upper = expected[np.triu_indices(5, 1)]
+    np.testing.assert_allclose(tree, linkage(upper, "ward"), atol=1e-6)
+    assert squareform(upper).shape == (5, 5)
+    assert len(set(fcluster(tree, 0.7 * tree[-1, 2], "distance"))) >= 2
+
+
+def test_flat_views_do_not_divide_by_zero() -> None:
+    flat, other = torch.full((1, 3, 224, 224), 0.3), torch.rand(1, 3, 224, 224)
+    assert functional.detail_preservation(other, flat).isnan().all()
+    assert functional.detail_preservation(flat, other).eq(0).all()
+    assert functional.edge_preservation(flat, flat).eq(1).all()
+    gaze = torch.full((1, 7, 7), 1 / 49)
+    assert functional.attention_similarity(gaze, gaze).eq(1).all()
+    with pytest.raises(ValueError, match="equal cells"):
+        functional.patch_similarity(torch.rand(1, 3, 30, 30), torch.rand(1, 3, 30, 30))
+
+
+@pytest.mark.parametrize("function", [
+    functional.patch_similarity, functional.patch_similarity_uint8, functional.edge_preservation,
+    functional.detail_preservation, functional.rmse, functional.ssim,
+])  # fmt: skip
+def test_pixel_measures_do_not_depend_on_batch_or_threads(function, views: Tensor) -> None:  # type: ignore[no-untyped-def]
+    changed = (views * 0.7 + 0.1).flip(-1)
+    together = function(changed, views)
+    threads = torch.get_num_threads()
+    for count in (1, 2):
+        torch.set_num_threads(count)
+        alone = torch.cat([function(changed[i : i + 1], views[i : i + 1]) for i in range(len(views))])
+        assert torch.equal(alone, together)
+    torch.set_num_threads(threads)
+
+
+def inputs(metric: type[PhotoMeasure]) -> tuple[Tensor, Tensor]:
+    shape = {"embedding": (11, 16), "gaze": (11, 4, 4), "pixels": (11, 3, 32, 32)}[metric.space]
+    generator = torch.Generator().manual_seed(1)
+    return torch.rand(shape, generator=generator), torch.rand(shape, generator=generator)
+
+
+@pytest.mark.parametrize("metric", METRICS)
+def test_metrics_are_running_means_of_their_functions(metric: type[PhotoMeasure]) -> None:
+    view, clean = inputs(metric)
+    expected = metric.measure(view, clean)
+    running = metric()
+    parts = [running(a, b) for a, b in zip(view.split(4), clean.split(4), strict=True)]
+    torch.testing.assert_close(torch.cat(parts), expected)
+    assert running.compute() == pytest.approx(expected.double().mean().item(), rel=1e-6)
+    states = sum(getattr(running, name).numel() for name in running._defaults)
+    assert states == 2  # constant memory
+    two = [metric(), metric()]  # as two ranks would
+    two[0].update(view[:3], clean[:3])
+    two[1].update(view[3:], clean[3:])
+    both = two[0].total + two[1].total, two[0].count + two[1].count
+    assert (both[0] / both[1]).item() == pytest.approx(running.compute().item())
+    figure, _ = running.plot()
+    assert figure is not None
+
+
+def test_undefined_photos_are_left_out_of_the_mean() -> None:
+    metric = measure.DetailPreservation()
+    clean = torch.rand(3, 3, 16, 16)
+    clean[1] = 0.5
+    values = metric(clean / 2, clean)
+    assert values.isnan().tolist() == [False, True, False]
+    assert metric.compute().item() == pytest.approx(0.5)
+
+
+def test_resizing_is_pillows() -> None:
+    """The clean view: bilinear with antialiasing on 8-bit pixels, both ways of resizing."""
+    from clipshift.data import clean_view
+
+    pixels = np.random.default_rng(0).integers(0, 256, (448, 600, 3), dtype=np.uint8)
+    image = Image.fromarray(pixels)
+    squashed = np.asarray(image.resize((224, 224), Image.Resampling.BILINEAR)) / 255
+    np.testing.assert_allclose(clean_view(image, "squash").permute(1, 2, 0), squashed, atol=1e-6)
+    smaller = image.resize((300, 224), Image.Resampling.BILINEAR)
+    cropped = smaller.crop((38, 0, 262, 224))
+    got = clean_view(image, "crop").permute(1, 2, 0)
+    np.testing.assert_allclose(got, np.asarray(cropped) / 255, atol=1e-6)
