@@ -1,0 +1,298 @@
+"""The evaluation: the same numbers whatever the batch size, workers, order, ranks or company."""
+
+import json
+import random
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import pytorch_lightning as pl
+import torch
+from conftest import ROOT
+from safetensors import safe_open
+from safetensors.numpy import load_file
+from test_augment import AUGMENTATIONS
+
+from clipshift.data import Photo, ViewData, ViewDataset, sample
+from clipshift.encode import Encoder
+from clipshift.evaluation import Keep, ShiftEvaluation
+from clipshift.measure import (
+    AttentionSimilarity,
+    CosineSimilarity,
+    DetailPreservation,
+    EdgePreservation,
+    L2Distance,
+    PatchSimilarity,
+    SSIM,
+)
+from clipshift.results import shift_table
+
+MEASURES = {
+    "cosine_similarity": CosineSimilarity(),
+    "l2_distance": L2Distance(),
+    "attention_similarity": AttentionSimilarity(),
+    "patch_similarity": PatchSimilarity(),
+    "edge_preservation": EdgePreservation(),
+    "detail_preservation": DetailPreservation(),
+    "ssim": SSIM(),
+}
+
+
+def measure(
+    encoder: Encoder,
+    photos: list[Photo],
+    augmentations: list[str],
+    batch_size: int = 64,
+    num_workers: int = 0,
+    seed: int = 0,
+) -> tuple[pd.DataFrame, ShiftEvaluation, dict]:
+    chosen = {name: AUGMENTATIONS[name] for name in augmentations}
+    module = ShiftEvaluation(encoder, chosen, MEASURES, Keep())
+    data = ViewData(ViewDataset(photos, chosen, seed, "squash"), batch_size, num_workers)
+    trainer = pl.Trainer(
+        accelerator="cpu", devices=1, logger=False, enable_checkpointing=False,
+        enable_progress_bar=False, enable_model_summary=False,
+    )  # fmt: skip
+    trainer.test(module, data, verbose=False)
+    return shift_table(module.measured, photos), module, trainer.callback_metrics
+
+
+@pytest.fixture(scope="module")
+def reference(encoder: Encoder) -> tuple[pd.DataFrame, ShiftEvaluation, dict]:
+    return measure(encoder, sample()[:6], list(AUGMENTATIONS))
+
+
+@pytest.mark.parametrize(("batch_size", "num_workers"), [(1, 0), (4, 2)])
+def test_batch_size_and_workers_do_not_matter(
+    encoder: Encoder, reference: tuple, batch_size: int, num_workers: int
+) -> None:
+    table, *_ = measure(encoder, sample()[:6], list(AUGMENTATIONS), batch_size, num_workers)
+    pd.testing.assert_frame_equal(table, reference[0], check_exact=True)
+
+
+def test_order_of_photos_does_not_matter(encoder: Encoder, reference: tuple) -> None:
+    photos = sample()[:6]
+    random.Random(3).shuffle(photos)
+    table, *_ = measure(encoder, photos, list(AUGMENTATIONS), batch_size=4)
+    pd.testing.assert_frame_equal(table, reference[0], check_exact=True)
+
+
+@pytest.mark.parametrize("names", [["noise"], ["blur", "noise"]])
+def test_other_augmentations_do_not_matter(
+    encoder: Encoder, reference: tuple, names: list[str]
+) -> None:
+    table, *_ = measure(encoder, sample()[:6], names)
+    for name in names:
+        alone, within = (
+            t[t["augmentation"] == name].reset_index(drop=True) for t in (table, reference[0])
+        )
+        pd.testing.assert_frame_equal(alone, within, check_exact=True)
+
+
+def test_another_seed_changes_what_is_random(encoder: Encoder, reference: tuple) -> None:
+    table, *_ = measure(encoder, sample()[:6], list(AUGMENTATIONS), seed=1)
+    for name in AUGMENTATIONS:
+        rows = table["augmentation"] == name
+        same = table.loc[rows, "l2_distance"].eq(reference[0].loc[rows, "l2_distance"])
+        assert same.all() if name == "flip" else not same.any()
+
+
+def test_metrics_and_distances_agree_with_the_table(reference: tuple) -> None:
+    table, module, logged = reference
+    for (name, group), column in (
+        (item, measure) for item in table.groupby("augmentation") for measure in MEASURES
+    ):
+        assert logged[f"{name}/{column}"].item() == pytest.approx(group[column].mean(), rel=1e-6)
+    distances = module.distance.compute()
+    assert distances.shape == (9, 9)
+    assert torch.equal(distances, distances.T)
+
+
+def test_a_model_that_ignores_its_input_has_no_shift(encoder: Encoder) -> None:
+    class Blind(Encoder):
+        def _encode(self, views: torch.Tensor):  # type: ignore[no-untyped-def]
+            return super()._encode(torch.zeros_like(views))
+
+    blind = Blind(encoder.model, trained=False, precision="fp32")
+    table, *_ = measure(blind, sample()[:3], ["noise", "flip"])
+    assert (table["l2_distance"] == 0).all()
+    np.testing.assert_allclose(table["cosine_similarity"], 1, atol=1e-6)
+    assert (table["attention_similarity"] == 1).all()
+
+
+# --- the command, end to end ---------------------------------------------------------------------
+
+
+def run(*overrides: str, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, str(ROOT / "evaluate.py"), *overrides],
+        capture_output=True, text=True, timeout=300, check=False, cwd=cwd,
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def finished(hub_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    folder = tmp_path_factory.mktemp("run")
+    done = run(
+        f"model.checkpoint={hub_folder}", f"hydra.run.dir={folder}", "trainer=cpu", "data.limit=5",
+        "save.embeddings=true", "save.views=2", "save.gaze=4",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return folder, done.stdout
+
+
+def test_run_writes_everything(finished: tuple[Path, str]) -> None:
+    folder, said = finished
+    shift = pd.read_parquet(folder / "shift.parquet")
+    summary = pd.read_csv(folder / "summary.csv")
+    assert list(shift.columns[:4]) == ["photo", "label", "augmentation", "severity"]
+    assert len(shift) == 5 * 9
+    assert list(summary.columns) == [
+        "augmentation", "severity", "measure", "mean", "std", "ci_low", "ci_high", "n",
+    ]  # fmt: skip
+    assert len(summary) == 9 * 9
+    distances = pd.read_csv(folder / "distances.csv", index_col=0)
+    assert list(distances.index) == list(distances.columns) == list(AUGMENTATIONS)
+    assert pd.read_csv(folder / "skipped.csv").empty
+    facts = json.loads((folder / "run.json").read_text())
+    assert facts["complete"]
+    assert facts["data"]["photos"] == 5
+    assert len(facts["model"]["weights_sha256"]) == len(facts["data"]["fingerprint"]) == 64
+    assert facts["config"]["seed"] == 0
+    assert {"torch", "open_clip_torch", "clipshift"} <= set(facts["versions"])
+    page = (folder / "report.html").read_text()
+    assert page.count("data:image/png;base64,") == len(list((folder / "figures").iterdir())) == 7
+    assert "src=\"http" not in page
+    assert not list(folder.glob(".*.partial"))
+    for word in ("noise", "cosine", "report.html", "wandb sync"):
+        assert word in said
+
+
+def test_saved_tensors_reproduce_the_numbers(finished: tuple[Path, str]) -> None:
+    """What anyone can check with their own code: embeddings, views and gazes against the tables."""
+    folder, _ = finished
+    shift = pd.read_parquet(folder / "shift.parquet").set_index(["augmentation", "photo"])
+    with safe_open(folder / "embeddings.safetensors", "np") as file:
+        ids = json.loads(file.metadata()["photos"])
+    embeddings = load_file(folder / "embeddings.safetensors")
+    assert ids == [photo.id for photo in sample()[:5]]
+    clean = embeddings.pop("clean").astype(float)
+    unit = {k: v / np.linalg.norm(v.astype(float), axis=1, keepdims=True) for k, v in embeddings.items()}
+    for name, moved in embeddings.items():
+        rows = shift.loc[name].loc[ids]
+        l2 = np.linalg.norm(moved - clean, axis=1)
+        cos = (unit[name] * clean).sum(1) / np.linalg.norm(clean, axis=1)
+        np.testing.assert_allclose(rows["l2_distance"], l2, atol=1e-5)
+        np.testing.assert_allclose(rows["cosine_similarity"], cos, atol=1e-5)
+    expected = [[np.mean(1 - (a * b).sum(1)) for b in unit.values()] for a in unit.values()]
+    distances = pd.read_csv(folder / "distances.csv", index_col=0)
+    np.testing.assert_allclose(distances, expected, atol=1e-5)
+    views = load_file(folder / "views.safetensors")
+    gazes = load_file(folder / "gaze.safetensors")
+    assert views["clean"].shape == (2, 3, 224, 224)
+    assert gazes["noise"].shape == (4, 4, 4)
+    assert (gazes["noise"].sum((1, 2)) <= 1).all()
+    for name in AUGMENTATIONS:
+        error = np.sqrt(((views[name] - views["clean"]).astype(float) ** 2).mean((1, 2, 3)))
+        np.testing.assert_allclose(shift.loc[name].loc[ids[:2]]["rmse"], error, atol=1e-5)
+
+
+def test_two_processes_measure_what_one_does(
+    finished: tuple[Path, str], hub_folder: Path, tmp_path: Path
+) -> None:
+    done = run(
+        f"model.checkpoint={hub_folder}", f"hydra.run.dir={tmp_path}", "logger=none",
+        "data.limit=5", "trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    one, two = (pd.read_parquet(f / "shift.parquet") for f in (finished[0], tmp_path))
+    pd.testing.assert_frame_equal(one, two, check_exact=True)
+    for file in ("summary.csv", "distances.csv"):
+        assert (finished[0] / file).read_text() == (tmp_path / file).read_text()
+
+
+def test_offline_wandb_run_holds_config_summary_and_tables(finished: tuple[Path, str]) -> None:
+    from wandb.proto import wandb_internal_pb2
+    from wandb.sdk.internal.datastore import DataStore
+
+    [file] = (finished[0] / "wandb").glob("offline-run-*/*.wandb")
+    store = DataStore()
+    store.open_for_scan(str(file))
+    summary, config, history, exit_code = {}, {}, set(), None
+    while (data := store.scan_data()) is not None:
+        record = wandb_internal_pb2.Record()
+        record.ParseFromString(data)
+        for item in record.summary.update:
+            summary[item.key or "/".join(item.nested_key)] = json.loads(item.value_json)
+        for item in (*record.config.update, *record.run.config.update):
+            config[item.key or item.nested_key[0]] = json.loads(item.value_json)
+        for item in record.history.item:
+            history.add(item.key or item.nested_key[0])
+        if record.HasField("exit"):
+            exit_code = record.exit.exit_code
+    table = pd.read_csv(finished[0] / "summary.csv").set_index(["augmentation", "measure"])["mean"]
+    assert summary["noise/cosine_similarity"] == pytest.approx(table["noise", "cosine_similarity"])
+    assert {"model", "data", "aug", "seed"} <= set(config)
+    assert {"shift", "summary", "distances", "figures/ranking"} <= history
+    assert exit_code == 0
+
+
+def test_sweep_runs_a_job_each_in_one_group(hub_folder: Path, tmp_path: Path) -> None:
+    done = run(
+        "-m", "aug=noise,flip", f"model.checkpoint={hub_folder}", "data.limit=2",
+        f"hydra.sweep.dir={tmp_path}",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    for job, name in enumerate(("noise", "flip")):
+        assert set(pd.read_parquet(tmp_path / str(job) / "shift.parquet")["augmentation"]) == {name}
+        [file] = (tmp_path / str(job) / "wandb").glob("offline-run-*/*.wandb")
+        assert str(tmp_path).encode() in file.read_bytes()
+
+
+def test_what_was_measured_before_an_error_is_kept(
+    encoder: Encoder, hub_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from hydra import compose, initialize_config_dir
+
+    from clipshift import evaluation
+    from clipshift.command import CONF
+
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        cfg = compose("evaluate", overrides=[
+            "logger=none", "trainer=cpu", "data.limit=5", "data.batch_size=2", "aug=noise",
+            f"model.checkpoint={hub_folder}",
+        ])  # fmt: skip
+    step, batches = ShiftEvaluation.test_step, []
+
+    def fails_at_third(self: ShiftEvaluation, batch: object) -> None:
+        batches.append(batch)
+        if len(batches) == 3:
+            raise RuntimeError("the machine caught fire")
+        step(self, batch)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(ShiftEvaluation, "test_step", fails_at_third)
+    with pytest.raises(RuntimeError, match="caught fire"):
+        evaluation.evaluate(cfg, tmp_path)
+    assert len(pd.read_parquet(tmp_path / "shift.parquet")) == 4
+    assert not json.loads((tmp_path / "run.json").read_text())["complete"]
+
+
+@pytest.mark.photos
+def test_shared_photographs(photos_root: Path, hub_folder: Path, tmp_path: Path) -> None:
+    """Parity on photographs from a folder with labels, as a user has them."""
+    done = run(
+        f"model.checkpoint={hub_folder}", f"hydra.run.dir={tmp_path}", "logger=none",
+        "data=folder", f"data.root={photos_root / 'imagenet-sample'}", "data.limit=40",
+        "save.embeddings=true", "aug=[noise,perspective]",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    shift = pd.read_parquet(tmp_path / "shift.parquet")
+    assert len(shift) == 80
+    assert shift["label"].nunique() == 40
+    embeddings = load_file(tmp_path / "embeddings.safetensors")
+    moved = np.linalg.norm((embeddings["noise"] - embeddings["clean"]).astype(float), axis=1)
+    rows = shift[shift["augmentation"] == "noise"]
+    np.testing.assert_allclose(rows["l2_distance"], moved, atol=1e-5)
