@@ -11,10 +11,9 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
 from hydra.types import RunMode
-from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from clipshift.config import composition_error
+from clipshift.config import composition_error, dotted_names
 from clipshift.errors import UserError
 
 CONF = Path(__file__).resolve().parent.parent / "conf"
@@ -59,12 +58,4 @@ def option_names(config_name: str) -> list[str]:
     """Dotted names of all options and groups of a configuration."""
     GlobalHydra.instance().clear()
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        cfg = compose(config_name)
-
-    def names(node: DictConfig, prefix: str) -> Iterator[str]:
-        for key in node:
-            yield f"{prefix}{key}"
-            if not OmegaConf.is_missing(node, key) and OmegaConf.is_dict(node._get_node(key)):
-                yield from names(node[key], f"{prefix}{key}.")
-
-    return list(names(cfg, ""))
+        return list(dotted_names(compose(config_name)))

@@ -1,7 +1,7 @@
 """Checks of a composed configuration, before anything heavy is imported."""
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -107,8 +107,16 @@ def validate(cfg: DictConfig) -> None:
         if not test(plain):
             raise UserError(f"{option}={plain} is out of range: it must be {expected}")
     for group, wanted in (("aug", "noise"), ("metric", "cosine_similarity")):
-        if not cfg[group]:
+        if group not in cfg or not cfg[group]:
             raise UserError(f"{group} is empty: choose at least one, as in {group}={wanted}")
+
+
+def dotted_names(node: Any) -> Iterator[str]:
+    """Dotted names of everything in a configuration, set or not."""
+    for key, value in OmegaConf.to_container(node).items():  # type: ignore[union-attr]
+        yield str(key)
+        if isinstance(value, dict):
+            yield from (f"{key}.{name}" for name in dotted_names(OmegaConf.create(value)))
 
 
 def composition_error(message: str, options: list[str], conf: Path) -> str:
@@ -130,7 +138,7 @@ def composition_error(message: str, options: list[str], conf: Path) -> str:
         option = found[1]
         group, _, key = option.partition(".")
         for file in sorted((conf / group).glob("*.yaml")):
-            if OmegaConf.select(OmegaConf.load(file), key, default=conf) is not conf:
+            if key in dotted_names(OmegaConf.load(file)):
                 return f"option {option!r} comes with {group}={file.stem}: choose that as well"
         return f"no option {option!r}{did_you_mean(option, options)}; --help lists them"
     return " ".join(line.strip() for line in message.splitlines() if line.strip())

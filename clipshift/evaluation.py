@@ -316,7 +316,9 @@ def write_results(
     shift = shift_table(measured, photos)
     module.distance.sync_on_compute = complete
     names = module.distance.names
-    distances = pd.DataFrame(module.distance.compute().cpu().numpy(), index=names, columns=names)
+    # torchmetrics squeezes the matrix of a single augmentation.
+    matrix = module.distance.compute().reshape(len(names), -1).cpu().numpy()
+    distances = pd.DataFrame(matrix, index=names, columns=names)
     encoder = module.encoder
     facts = {
         "complete": complete,

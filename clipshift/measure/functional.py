@@ -232,7 +232,7 @@ def summed_augmentation_distance(embeddings: Tensor) -> Tensor:
     """`augmentation_distance` before the division by the number of photos."""
     unit = torch.nn.functional.normalize(embeddings.double(), dim=-1)
     distance = embeddings.shape[1] - torch.einsum("ind,jnd->ij", unit, unit)
-    return distance.clamp(min=0).fill_diagonal_(0)
+    return ((distance + distance.T) / 2).clamp(min=0).fill_diagonal_(0)
 
 
 def augmentation_linkage(distance: np.ndarray) -> np.ndarray:
