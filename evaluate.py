@@ -12,6 +12,7 @@ from clipshift.config import validate
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="evaluate")
 def main(cfg: DictConfig) -> None:
+    """Check the configuration, then measure."""
     with explained_errors():
         validate(cfg)
         # Lightning and open_clip take seconds to import: help and mistakes do not wait for them.

@@ -32,9 +32,11 @@ def interval(low: float, high: float) -> Check:
     bounds = f"{low:g} ≤ a ≤ b" + (f" ≤ {high:g}" if high < float("inf") else "")
     return (
         f"a range [a, b] with {bounds}",
-        lambda v: len(v) == 2 and all(map(_number, v)) and low <= v[0] <= v[1] <= high
-        if isinstance(v, list)
-        else False,
+        lambda v: (
+            len(v) == 2 and all(map(_number, v)) and low <= v[0] <= v[1] <= high
+            if isinstance(v, list)
+            else False
+        ),
     )
 
 

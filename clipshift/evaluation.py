@@ -1,6 +1,7 @@
 """The evaluation: photos through augmentations and encoder into measures, as a Lightning module."""
 
 import logging
+import os
 import time
 import warnings
 from collections.abc import Iterator, Mapping
@@ -17,7 +18,6 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.errors import InstantiationException
 from hydra.types import RunMode
 from hydra.utils import instantiate
-from lightning_utilities.core.rank_zero import rank_zero_only
 from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.loggers import Logger, WandbLogger
 from torch import Tensor, nn
@@ -78,7 +78,7 @@ class ShiftEvaluation(pl.LightningModule):
             for name, measure in measures.items()
             if encoder.probe is not None or measure.space != "gaze"
         ]
-        self.metrics = nn.ModuleDict(
+        self.metrics: Any = nn.ModuleDict(
             {
                 augmentation: nn.ModuleDict(
                     {name: measures[name].clone() for name in self.measure_names}
@@ -163,7 +163,8 @@ class ShiftEvaluation(pl.LightningModule):
     def _stage(self, name: str) -> Iterator[None]:
         start = time.perf_counter()
         yield
-        self.measured.seconds[name] += time.perf_counter() - start
+        spent = time.perf_counter() - start
+        self.measured.seconds[name] = self.measured.seconds.get(name, 0.0) + spent
 
 
 def _space(space: str, views: Tensor, features: Features) -> Tensor:
@@ -261,7 +262,7 @@ def plain(node: DictConfig) -> dict[str, Any]:
 def started_logger(cfg: DictConfig) -> Iterator[Logger | None]:
     """The configured logger on the first rank, closed at the end whatever happens."""
     options = plain(cfg.logger)
-    if not options or rank_zero_only.rank:
+    if not options or int(os.environ.get("LOCAL_RANK", 0)):
         yield None
         return
     if "group" in options:
@@ -339,9 +340,7 @@ def write_results(
         "seed": cfg.seed,
         "precision": cfg.precision,
         "device": device_name(module.device),
-        "seconds": {
-            name: round(value, 3) for name, value in (seconds | dict(measured.seconds)).items()
-        },
+        "seconds": {name: round(value, 3) for name, value in (seconds | measured.seconds).items()},
         "versions": package_versions(),
         "config": plain(cfg),
     }

@@ -1,4 +1,4 @@
-"""Fixtures: small encoders in the hub's own format, views of real photographs, the shared photos."""
+"""Fixtures: small encoders in the hub's own format, and views of real photographs."""
 
 import json
 import os

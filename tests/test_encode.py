@@ -20,8 +20,7 @@ TOWERS = {
     "timm_class_token": TIMM | {"timm_pool": "token", "timm_proj": "linear"},
     "timm_attention_pool": TIMM | {"timm_pool": "map", "timm_proj": "none"},
     "resnet": {"image_size": 64, "layers": [1, 1, 1, 1], "width": 16},
-    "coca": VIT
-    | {"attentional_pool": True, "attn_pooler_queries": 4, "attn_pooler_heads": 2},
+    "coca": VIT | {"attentional_pool": True, "attn_pooler_queries": 4, "attn_pooler_heads": 2},
 }
 
 
@@ -136,7 +135,9 @@ def test_coca_gaze_is_its_first_query(towers: dict[str, Encoder], views: Tensor)
 
 
 def test_towers_without_gaze_say_so(tmp_path: Path, views: Tensor) -> None:
-    mean_pooled = load_encoder(f"local-dir:{write_hub_folder(tmp_path, VIT | {'pool_type': 'avg'})}")
+    mean_pooled = load_encoder(
+        f"local-dir:{write_hub_folder(tmp_path, VIT | {'pool_type': 'avg'})}"
+    )
     assert mean_pooled(views[:1]).gaze is None
     convnext = {"timm_model_name": "convnext_atto", "image_size": 64, "timm_pool": "",
                 "timm_proj": "linear"}  # fmt: skip
@@ -267,14 +268,16 @@ def test_mistakes_are_one_clear_line(
     assert "no checkpoint" in message("ViT-B-32", checkpoint=str(tmp_path / "nothing.pt"))
     assert "open_clip_config.json" in message(f"local-dir:{tmp_path}")
     other = write_hub_folder(tmp_path / "wide", VIT | {"width": 128})
-    fitted = message(f"local-dir:{other}", checkpoint=str(hub_folder / "open_clip_model.safetensors"))
+    fitted = message(
+        f"local-dir:{other}", checkpoint=str(hub_folder / "open_clip_model.safetensors")
+    )
     assert "is not a checkpoint of" in fitted
     (tmp_path / "broken.safetensors").write_bytes(b"not a checkpoint")
-    assert "cannot be loaded" in message("ViT-S-32-alt", checkpoint=str(tmp_path / "broken.safetensors"))
+    assert "cannot be loaded" in message(
+        "ViT-S-32-alt", checkpoint=str(tmp_path / "broken.safetensors")
+    )
     torch.save({"code": json.JSONDecoder}, tmp_path / "unsafe.pt")
     assert "unsafe.pt" in message("ViT-S-32-alt", checkpoint=str(tmp_path / "unsafe.pt"))
     monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", "http://127.0.0.1:9")
     offline = message("ViT-B-32-quickgelu", "openai")
     assert "model=untrained" in offline
-
-

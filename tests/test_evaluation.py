@@ -22,13 +22,13 @@ from clipshift.data import Photo, ViewData, ViewDataset, sample
 from clipshift.encode import Encoder
 from clipshift.evaluation import Keep, ShiftEvaluation
 from clipshift.measure import (
+    SSIM,
     AttentionSimilarity,
     CosineSimilarity,
     DetailPreservation,
     EdgePreservation,
     L2Distance,
     PatchSimilarity,
-    SSIM,
 )
 from clipshift.results import shift_table
 
@@ -167,7 +167,7 @@ def test_run_writes_everything(finished: tuple[Path, str]) -> None:
     assert {"torch", "open_clip_torch", "clipshift"} <= set(facts["versions"])
     page = (folder / "report.html").read_text()
     assert page.count("data:image/png;base64,") == len(list((folder / "figures").iterdir())) == 7
-    assert "src=\"http" not in page
+    assert 'src="http' not in page
     assert not list(folder.glob(".*.partial"))
     for word in ("noise", "cosine", "report.html", "wandb sync"):
         assert word in said
@@ -183,7 +183,8 @@ def test_saved_tensors_reproduce_the_numbers(finished: tuple[Path, str]) -> None
     assert ids == [photo.id for photo in sample()[:5]]
     clean = embeddings.pop("clean").astype(float)
     unit = {
-        name: embeddings[name] / np.linalg.norm(embeddings[name].astype(float), axis=1, keepdims=True)
+        name: embeddings[name]
+        / np.linalg.norm(embeddings[name].astype(float), axis=1, keepdims=True)
         for name in AUGMENTATIONS
     }
     for name, moved in embeddings.items():

@@ -51,7 +51,9 @@ def close(got: Tensor, expected: list[float]) -> None:
 def test_cosine_and_l2() -> None:
     generator = torch.Generator().manual_seed(0)
     view, clean = torch.randn(2, 16, 512, generator=generator)
-    close(functional.cosine_similarity(view, clean), each(lambda a, b: 1 - cosine(a, b), view, clean))
+    close(
+        functional.cosine_similarity(view, clean), each(lambda a, b: 1 - cosine(a, b), view, clean)
+    )
     expected = each(lambda a, b: np.sqrt(((a - b) ** 2).sum()), view, clean)
     np.testing.assert_allclose(functional.l2_distance(view, clean), expected, rtol=1e-5)
     assert functional.l2_distance(clean, clean).eq(0).all()
@@ -70,12 +72,12 @@ def test_attention_similarity(grid: tuple[int, int]) -> None:
     close(functional.attention_similarity(view, clean), expected)
 
 
+CELLS = [np.s_[:, i : i + 56, j : j + 56] for i in range(0, 224, 56) for j in range(0, 224, 56)]
+
+
 def test_patch_similarity(pair: tuple[Tensor, Tensor]) -> None:
     def similarity(after: np.ndarray, before: np.ndarray) -> float:
-        return np.mean([
-            1 / (1 + np.mean((after[:, i : i + 56, j : j + 56] - before[:, i : i + 56, j : j + 56]) ** 2))
-            for i in range(0, 224, 56) for j in range(0, 224, 56)
-        ])  # fmt: skip
+        return np.mean([1 / (1 + np.mean((after[c] - before[c]) ** 2)) for c in CELLS])
 
     close(functional.patch_similarity(*pair), each(similarity, *pair))
 
@@ -83,11 +85,7 @@ def test_patch_similarity(pair: tuple[Tensor, Tensor]) -> None:
 def test_patch_similarity_uint8_wraps_as_numpy_does(pair: tuple[Tensor, Tensor]) -> None:
     def similarity(after: np.ndarray, before: np.ndarray) -> float:
         a, b = (np.rint(image * 255).astype(np.uint8) for image in (after, before))
-        cells = [
-            ((a[:, i : i + 56, j : j + 56] - b[:, i : i + 56, j : j + 56]) ** 2).mean() / 255**2
-            for i in range(0, 224, 56) for j in range(0, 224, 56)
-        ]  # fmt: skip
-        return np.mean([1 / (1 + cell) for cell in cells])
+        return np.mean([1 / (1 + ((a[c] - b[c]) ** 2).mean() / 255**2) for c in CELLS])
 
     got = functional.patch_similarity_uint8(*pair)
     close(got, each(similarity, *pair))
@@ -138,10 +136,13 @@ def test_rmse_and_ssim(pair: tuple[Tensor, Tensor]) -> None:
 
 def test_augmentation_distance_and_its_tree() -> None:
     embeddings = torch.randn(5, 20, 32, generator=torch.Generator().manual_seed(0))
-    expected = np.array([
-        [np.mean([cosine(a, b) for a, b in zip(first, second, strict=True)]) for second in embeddings.numpy()]
-        for first in embeddings.numpy()
-    ])  # fmt: skip
+    vectors = embeddings.numpy()
+    expected = np.array(
+        [
+            [np.mean([cosine(*ab) for ab in zip(u, v, strict=True)]) for v in vectors]
+            for u in vectors
+        ]
+    )
     got = functional.augmentation_distance(embeddings).numpy()
     np.testing.assert_allclose(got, expected, atol=1e-6)
     assert (np.diag(got) == 0).all()
@@ -177,7 +178,9 @@ def test_pixel_measures_do_not_depend_on_batch_or_threads(function, views: Tenso
     threads = torch.get_num_threads()
     for count in (1, 2):
         torch.set_num_threads(count)
-        alone = torch.cat([function(changed[i : i + 1], views[i : i + 1]) for i in range(len(views))])
+        alone = torch.cat(
+            [function(changed[i : i + 1], views[i : i + 1]) for i in range(len(views))]
+        )
         assert torch.equal(alone, together)
     torch.set_num_threads(threads)
 

@@ -29,7 +29,7 @@ class PhotoMeasure(Metric):
     is_differentiable = False
     full_state_update = False
     space: ClassVar[Space]
-    measure: ClassVar[Callable[[Tensor, Tensor], Tensor]]
+    measure: ClassVar[Callable[..., Tensor]]
     total: Tensor
     count: Tensor
 

@@ -229,7 +229,9 @@ def draw_heatmap(summary: pd.DataFrame) -> Figure:
     axes.imshow(colour.fillna(0.5), cmap="RdYlGn", aspect="auto", vmin=-0.25, vmax=1.25, alpha=0.85)
     for (row, column), value in np.ndenumerate(means.to_numpy(float)):
         axes.text(column, row, f"{value:.3f}", ha="center", va="center", fontsize=9)
-    axes.set_xticks(range(means.shape[1]), [SHORT.get(m, m) for m in means], rotation=30, ha="right")
+    axes.set_xticks(
+        range(means.shape[1]), [SHORT.get(m, m) for m in means], rotation=30, ha="right"
+    )
     axes.set_yticks(range(len(means)), means.index)
     axes.set_title("Means over photos; green to red: best to worst augmentation in each measure")
     axes.spines[:].set_visible(False)
@@ -288,9 +290,7 @@ def draw_distances(distances: pd.DataFrame) -> Figure:
     middle = shown.max() / 2
     for (row, column), value in np.ndenumerate(shown):
         colour = "white" if value > middle else "black"
-        left.text(
-            column, row, f"{value:.2f}", ha="center", va="center", fontsize=7.5, color=colour
-        )
+        left.text(column, row, f"{value:.2f}", ha="center", va="center", fontsize=7.5, color=colour)
     left.set_xticks(range(len(names)), [names[i] for i in order], rotation=40, ha="right")
     left.set_yticks(range(len(names)), [names[i] for i in order])
     left.spines[:].set_visible(False)

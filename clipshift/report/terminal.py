@@ -32,7 +32,9 @@ class PhotoProgressBar(RichProgressBar):
         self._update(self.test_progress_bar_id, min(done, total))
 
 
-def print_summary(title: str, rows: list[list[str]], warnings: list[str], places: list[str]) -> None:
+def print_summary(
+    title: str, rows: list[list[str]], warnings: list[str], places: list[str]
+) -> None:
     """Print the table, what limits its numbers, and where things lie.
 
     Args:

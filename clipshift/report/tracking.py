@@ -2,7 +2,9 @@
 
 import os
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import wandb
@@ -30,13 +32,21 @@ def wandb_logger(
         job_type: The run's kind.
     """
     os.environ.setdefault("WANDB_SILENT", "true")
-    mode = os.environ.get("WANDB_MODE") or ("online" if logged_in() else "offline")
-    common = dict(project=project, entity=entity, name=name, group=group, tags=tags)
+    init = partial(
+        wandb.init,
+        dir=save_dir,
+        project=project,
+        entity=entity,
+        name=name,
+        group=group,
+        tags=tags,
+        job_type=job_type,
+    )
+    mode: Any = os.environ.get("WANDB_MODE") or ("online" if logged_in() else "offline")
     try:
-        run = wandb.init(dir=save_dir, mode=mode, job_type=job_type, **common)
+        return WandbLogger(experiment=init(mode=mode))
     except wandb.errors.CommError:
-        run = wandb.init(dir=save_dir, mode="offline", job_type=job_type, **common)
-    return WandbLogger(experiment=run)
+        return WandbLogger(experiment=init(mode="offline"))
 
 
 def logged_in() -> bool:

@@ -14,8 +14,8 @@ from clipshift.results.table import SEVERITY, mean_interval, pivot, shift_table,
 
 __all__ = [
     "CLEAN",
-    "Measured",
     "SEVERITY",
+    "Measured",
     "data_fingerprint",
     "mean_interval",
     "package_versions",

@@ -1,6 +1,5 @@
 """What an evaluation measured, before it is made into tables."""
 
-from collections import Counter
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -23,7 +22,7 @@ class Measured:
         embeddings: By view (``clean`` or augmentation), where kept.
         views: Pixels by view, of the first photos.
         gazes: Gaze by view, of the first photos.
-        seconds: Wall time by stage.
+        seconds: Wall time by stage; of several processes, the longest.
     """
 
     index: list[int] = field(default_factory=list)
@@ -33,17 +32,20 @@ class Measured:
     embeddings: dict[str, list[np.ndarray]] = field(default_factory=dict)
     views: dict[str, dict[int, np.ndarray]] = field(default_factory=dict)
     gazes: dict[str, dict[int, np.ndarray]] = field(default_factory=dict)
-    seconds: Counter[str] = field(default_factory=Counter)
+    seconds: dict[str, float] = field(default_factory=dict)
 
     def merge(self, other: "Measured") -> None:
         """Add what another process measured."""
         self.index += other.index
         self.digests += other.digests
         self.skipped += other.skipped
-        for mine, theirs in ((self.values, other.values), (self.embeddings, other.embeddings)):
-            for key, more in theirs.items():
-                mine.setdefault(key, []).extend(more)  # type: ignore[attr-defined]
-        for mine, theirs in ((self.views, other.views), (self.gazes, other.gazes)):
-            for key, photos in theirs.items():
-                mine.setdefault(key, {}).update(photos)
-        self.seconds |= other.seconds
+        for key, numbers in other.values.items():
+            self.values.setdefault(key, []).extend(numbers)
+        for name, rows in other.embeddings.items():
+            self.embeddings.setdefault(name, []).extend(rows)
+        for name, views in other.views.items():
+            self.views.setdefault(name, {}).update(views)
+        for name, gazes in other.gazes.items():
+            self.gazes.setdefault(name, {}).update(gazes)
+        for stage, spent in other.seconds.items():
+            self.seconds[stage] = max(spent, self.seconds.get(stage, 0.0))

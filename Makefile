@@ -1,0 +1,34 @@
+# Each command sets up .venv itself, once. PYTHON and VENV can be set: make test VENV=/tmp/venv
+.DEFAULT_GOAL := help
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+.PHONY: help evaluate test lint format clean
+
+help:  ## List the commands
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+$(READY): pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --editable ".[dev]"
+	touch $(READY)
+
+evaluate: $(READY)  ## Set up, and measure the shift of the built-in photographs: ARGS="aug=noise" adds options
+	$(BIN)/python evaluate.py $(ARGS)
+
+test: $(READY)  ## Run all tests: ARGS="-k gaze" chooses some
+	$(BIN)/python -m pytest $(ARGS)
+
+lint: $(READY)  ## Check style and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: $(READY)  ## Mend the style
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean:  ## Remove the environment and caches, and keep results
+	rm -rf $(VENV) build *.egg-info .pytest_cache .mypy_cache .ruff_cache
