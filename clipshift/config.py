@@ -65,7 +65,9 @@ CHECKS: dict[str, Check] = {
     "aug.noise.std": interval(0, INFINITY),
     "aug.blur.kernel": (
         "a list of odd whole numbers ≥ 1",
-        lambda v: isinstance(v, list) and v and all(type(k) is int and k % 2 and k > 0 for k in v),
+        lambda v: (
+            isinstance(v, list) and bool(v) and all(type(k) is int and k % 2 and k > 0 for k in v)
+        ),
     ),
     "aug.blur.sigma": interval(1e-3, INFINITY),
     "aug.color_jitter.brightness": interval(0, INFINITY),
@@ -94,9 +96,9 @@ def validate(cfg: DictConfig) -> None:
     Raises:
         UserError: If a value is missing or outside its range, naming the option and the range.
     """
-    missing = OmegaConf.missing_keys(cfg)
+    missing = sorted(map(str, OmegaConf.missing_keys(cfg)))
     if missing:
-        raise UserError(f"{sorted(missing)[0]} is not set: add {sorted(missing)[0]}=VALUE")
+        raise UserError(f"{missing[0]} is not set: add {missing[0]}=VALUE")
     try:
         OmegaConf.to_container(cfg, resolve=True)
     except (InterpolationKeyError, MissingMandatoryValue) as error:
@@ -115,8 +117,9 @@ def validate(cfg: DictConfig) -> None:
 
 def dotted_names(node: Any) -> Iterator[str]:
     """Dotted names of everything in a configuration, set or not."""
-    for key, value in OmegaConf.to_container(node).items():  # type: ignore[union-attr]
-        yield str(key)
+    content: dict[str, Any] = OmegaConf.to_container(node)  # type: ignore[assignment]
+    for key, value in content.items():
+        yield key
         if isinstance(value, dict):
             yield from (f"{key}.{name}" for name in dotted_names(OmegaConf.create(value)))
 

@@ -23,10 +23,11 @@ from pytorch_lightning.loggers import Logger, WandbLogger
 from torch import Tensor, nn
 
 from clipshift.augment import Augmentation, augment
-from clipshift.data import Batch, Photo, ViewData, ViewDataset, captions, folder, sample
+from clipshift.data import Batch, Photo, ViewData, ViewDataset, captions, folder, sample, shards
 from clipshift.encode import Encoder, Features, load_encoder
 from clipshift.errors import UserError
 from clipshift.measure import AugmentationDistance, PhotoMeasure
+from clipshift.measure.zero_shot import zero_shot_hit
 from clipshift.report import figures, page, terminal, tracking
 from clipshift.results import (
     CLEAN,
@@ -53,6 +54,24 @@ class Keep:
     gaze: int = 0
 
 
+@dataclass
+class ZeroShot:
+    """A zero-shot classifier and what it should say.
+
+    Attributes:
+        classifier: A unit vector a class, float32, shape (D, C).
+        targets: The class of each photo in the list, −1 for none, int64, shape (N,).
+    """
+
+    classifier: Tensor
+    targets: Tensor
+
+    @property
+    def top(self) -> tuple[int, ...]:
+        """The k of the accuracies: of five classes or fewer, top-5 would say nothing."""
+        return (1, 5) if self.classifier.shape[1] > 5 else (1,)
+
+
 class ShiftEvaluation(pl.LightningModule):
     """Measures the shift of every photo under every augmentation.
 
@@ -61,6 +80,7 @@ class ShiftEvaluation(pl.LightningModule):
         augmentations: Augmentations by name.
         measures: Measures by name. Those of the gaze are left out where the encoder has none.
         keep: What to keep beside the measures.
+        zero_shot: The classifier, if the photos have labels.
     """
 
     def __init__(
@@ -69,6 +89,7 @@ class ShiftEvaluation(pl.LightningModule):
         augmentations: Mapping[str, Augmentation],
         measures: Mapping[str, PhotoMeasure],
         keep: Keep,
+        zero_shot: ZeroShot | None = None,
     ) -> None:
         super().__init__()
         self.encoder = encoder
@@ -88,6 +109,7 @@ class ShiftEvaluation(pl.LightningModule):
         )
         self.distance = AugmentationDistance(list(augmentations))
         self.keep = keep
+        self.zero_shot = zero_shot
         self.measured = Measured()
 
     def on_test_epoch_start(self) -> None:
@@ -128,8 +150,22 @@ class ShiftEvaluation(pl.LightningModule):
                         _space(metric.space, views[CLEAN], by_view[CLEAN]),
                     )
                     measured.values.setdefault((augmentation, name), []).extend(values.tolist())
+                for name, hits in self._zero_shot_hits(batch, by_view, augmentation):
+                    measured.values.setdefault((augmentation, name), []).extend(hits.tolist())
             self.distance.update(torch.stack([by_view[name].embedding for name in self.metrics]))
         self._keep(batch.index.tolist(), views, by_view)
+
+    def _zero_shot_hits(
+        self, batch: Batch, features: dict[str, Features], augmentation: str
+    ) -> Iterator[tuple[str, Tensor]]:
+        if self.zero_shot is None:
+            return
+        target = self.zero_shot.targets[batch.index].to(self.device)
+        classifier = self.zero_shot.classifier.to(self.device)
+        for k in self.zero_shot.top:
+            for ending, view in (("_clean", CLEAN), ("", augmentation)):
+                hits = zero_shot_hit(features[view].embedding, classifier, target, k)
+                yield f"zero_shot_top{k}{ending}", hits
 
     def _keep(
         self, index: list[int], views: dict[str, Tensor], features: dict[str, Features]
@@ -173,8 +209,8 @@ def _space(space: str, views: Tensor, features: Features) -> Tensor:
     return chosen
 
 
-def load_photos(data: DictConfig) -> list[Photo]:
-    """The photos of a ``data`` configuration.
+def load_photos(data: DictConfig) -> tuple[list[Photo], list[str]]:
+    """The photos of a ``data`` configuration, and the classes of all photos that it names.
 
     Raises:
         UserError: If there are none.
@@ -183,9 +219,30 @@ def load_photos(data: DictConfig) -> list[Photo]:
         photos = sample()
     elif data.source == "folder":
         photos = folder(data.root)
+    elif data.source == "shards":
+        photos = shards(data.root, data.pattern)
     else:
         photos = captions(data.csv_file, data.root)
-    return photos[: data.limit]
+    classes = sorted({photo.label for photo in photos if photo.label is not None})
+    return photos[: data.limit], classes
+
+
+def make_zero_shot(
+    encoder: Encoder, photos: list[Photo], classes: list[str], templates: list[str]
+) -> ZeroShot | None:
+    """The zero-shot classifier of labelled photos; None where there is nothing to tell apart.
+
+    Raises:
+        UserError: If the encoder's tokenizer cannot be had.
+    """
+    if len(classes) < 2 or not templates:
+        return None
+    place = {label: index for index, label in enumerate(classes)}
+    names = [label.replace("_", " ") for label in classes]
+    return ZeroShot(
+        encoder.zero_shot_classifier(names, templates),
+        torch.tensor([-1 if p.label is None else place[p.label] for p in photos]),
+    )
 
 
 @dataclass
@@ -214,7 +271,7 @@ def evaluate(cfg: DictConfig, run_folder: Path) -> None:
     for noise in (".*does not have many workers", ".*LeafSpec", "The ``compute`` method of metric"):
         warnings.filterwarnings("ignore", message=noise)
     start = time.perf_counter()
-    photos = load_photos(cfg.data)
+    photos, classes = load_photos(cfg.data)
     encoder = load_encoder(
         cfg.model.architecture, cfg.model.pretrained, cfg.model.checkpoint, cfg.precision
     )
@@ -229,6 +286,11 @@ def evaluate(cfg: DictConfig, run_folder: Path) -> None:
             gaze=max(cfg.save.gaze, GALLERY_PHOTOS),
         ),
     )
+    notes = []
+    try:
+        module.zero_shot = make_zero_shot(encoder, photos, classes, list(cfg.prompts.templates))
+    except UserError as error:
+        notes.append(f"Zero-shot accuracy is left out: {error}.")
     dataset = ViewDataset(photos, augmentations, cfg.seed, cfg.data.resize)
     data = ViewData(dataset, cfg.data.batch_size, cfg.data.num_workers)
     loaded = time.perf_counter()
@@ -250,7 +312,7 @@ def evaluate(cfg: DictConfig, run_folder: Path) -> None:
                     f"(the first: {tables.skipped['reason'].iloc[0]}); "
                     f"all are listed in {run_folder / 'skipped.csv'}"
                 )
-            show_results(cfg, run_folder, module, photos, tables, logger)
+            show_results(cfg, run_folder, module, photos, tables, logger, notes)
 
 
 def plain(node: DictConfig) -> dict[str, Any]:
@@ -365,12 +427,12 @@ def show_results(
     photos: list[Photo],
     tables: Tables,
     logger: Logger | None,
+    notes: list[str],
 ) -> None:
     """Draw the figures, write the report, track it, and say the last words in the terminal."""
     model, data = tables.facts["model"], tables.facts["data"]
     status = "" if model["trained"] else " (UNTRAINED, random weights)"
     title = f"Embedding shift of {model['name']}{status} on {data['photos']} photos"
-    notes = []
     if not model["trained"]:
         notes.append(
             "This model is untrained: its weights are random, and its numbers say nothing about "

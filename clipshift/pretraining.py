@@ -16,6 +16,7 @@ import torch
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.callbacks import EMAWeightAveraging, LearningRateMonitor, ModelCheckpoint
+from pytorch_lightning.utilities.types import OptimizerLRSchedulerConfig
 from safetensors import safe_open
 from safetensors.torch import save, save_file
 from torch import Tensor, nn
@@ -179,8 +180,8 @@ class Shuffled(Sampler[int]):
         return iter(order.permutation(self.length).tolist())
 
 
-def _whole(batch: Batch) -> Batch:
-    return batch
+def _whole(batch: Any) -> Batch:
+    return batch  # made whole by Pixels.__getitems__
 
 
 class Pretraining(pl.LightningModule):
@@ -228,8 +229,8 @@ class Pretraining(pl.LightningModule):
         self.model.visual.to(memory_format=torch.channels_last)
         tokenize = open_clip.SimpleTokenizer(context_length=self.model.context_length)
         prompts = torch.stack([tokenize([t.format(c) for c in classes]) for t in templates])
-        self.prompts: Tensor  # (templates, C, context)
-        self.register_buffer("prompts", prompts, persistent=False)
+        # No buffer: the moving average would average the token numbers too.
+        self.prompts = prompts  # (templates, C, context)
         self.top1 = MulticlassAccuracy(len(classes), average="micro")
 
     def _size(self) -> int:
@@ -248,7 +249,7 @@ class Pretraining(pl.LightningModule):
         )
         images = self.model.encode_image(views, normalize=True)
         texts = self.model.encode_text(
-            self.prompts[draw.integers(len(self.prompts))], normalize=True
+            self.prompts[draw.integers(len(self.prompts))].to(self.device), normalize=True
         )
         teacher = batch.get("teacher")
         if teacher is not None:
@@ -268,7 +269,8 @@ class Pretraining(pl.LightningModule):
     @torch.inference_mode()
     def on_validation_epoch_start(self) -> None:
         """Build the zero-shot classifier: for every class, the mean of its prompts' embeddings."""
-        texts = torch.stack([self.model.encode_text(p, normalize=True) for p in self.prompts])
+        prompts = self.prompts.to(self.device)
+        texts = torch.stack([self.model.encode_text(p, normalize=True) for p in prompts])
         self.classifier = F.normalize(texts.float().mean(dim=0), dim=1)  # (C, D)
 
     def validation_step(self, batch: Batch, _: int) -> None:
@@ -278,9 +280,10 @@ class Pretraining(pl.LightningModule):
         self.top1.update(images.float() @ self.classifier.T, batch["labels"])
         self.log("val/zero_shot_top1", self.top1, prog_bar=True)
 
-    def configure_optimizers(self) -> dict[str, Any]:
+    def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         """AdamW, and a linear warm-up followed by a cosine, step by step."""
-        decayed, kept = [], []
+        decayed: list[nn.Parameter] = []
+        kept: list[nn.Parameter] = []
         for name, value in self.model.named_parameters():
             (decayed if value.ndim >= 2 and name not in UNDECAYED else kept).append(value)
         groups = [
@@ -400,7 +403,7 @@ def pretrain(cfg: DictConfig, folder: Path) -> None:
         cfg.trainer,
         logger=instantiate(cfg.logger) if cfg.logger else False,
         callbacks=[
-            EMAWeightAveraging(decay=cfg.ema),
+            EMAWeightAveraging(decay=cfg.ema),  # used in validation and export
             ModelCheckpoint(
                 folder, "last", enable_version_counter=False, save_on_train_epoch_end=True
             ),

@@ -10,7 +10,7 @@ from skimage import data as photographs
 
 from clipshift.data import (
     Skipped,
-    UnreadablePhoto,
+    UnreadablePhotoError,
     UnrepeatedSampler,
     View,
     ViewDataset,
@@ -71,7 +71,7 @@ def test_exif_rotation_is_undone() -> None:
     ],
 )
 def test_what_is_no_photo_says_why(content: bytes, reason: str) -> None:
-    with pytest.raises(UnreadablePhoto, match=reason) as caught:
+    with pytest.raises(UnreadablePhotoError, match=reason) as caught:
         decode(content)
     assert str(caught.value)
 

@@ -240,7 +240,7 @@ def test_killed_and_started_again_it_ends_as_if_uninterrupted(root: Path, tmp_pa
 
 def test_training_learns_three_colours(root: Path, tmp_path: Path) -> None:
     cfg = small(root, tmp_path / "run")
-    cfg.trainer.max_epochs, cfg.optimization.lr = 10, 1e-2
+    cfg.trainer.max_epochs, cfg.optimization.lr = 10, 3e-3
     pretrain(cfg, tmp_path / "run")
     with (tmp_path / "run" / "metrics.csv").open() as stream:
         top1 = [row["val/zero_shot_top1"] for row in csv.DictReader(stream)]

@@ -1,6 +1,7 @@
 """Augmentations that change the values of pixels and leave them in their place."""
 
 import math
+from collections.abc import Callable
 
 import numpy as np
 import torch
@@ -89,7 +90,7 @@ class ColorJitter:
         return draws | {"order": torch.from_numpy(rng.permutation(4))}
 
     def apply(self, images: Tensor, draws: Draws) -> Tensor:
-        steps = (
+        steps: tuple[tuple[Callable[[Tensor, Tensor], Tensor], Tensor], ...] = (
             (adjust_brightness_accumulative, draws["brightness"]),
             (adjust_contrast, draws["contrast"]),
             (adjust_saturation_with_gray_subtraction, draws["saturation"]),

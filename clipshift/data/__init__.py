@@ -10,7 +10,8 @@ from clipshift.data.dataset import (
     ViewDataset,
     clean_view,
 )
-from clipshift.data.photos import Photo, UnreadablePhoto, decode
+from clipshift.data.photos import Photo, UnreadablePhotoError, decode
+from clipshift.data.shards import shards
 from clipshift.data.sources import captions, folder, sample
 
 __all__ = [
@@ -18,7 +19,7 @@ __all__ = [
     "Batch",
     "Photo",
     "Skipped",
-    "UnreadablePhoto",
+    "UnreadablePhotoError",
     "UnrepeatedSampler",
     "View",
     "ViewData",
@@ -28,4 +29,5 @@ __all__ = [
     "decode",
     "folder",
     "sample",
+    "shards",
 ]

@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
 
 from clipshift.augment import Augmentation, draw
 from clipshift.augment.keyed import Draws
-from clipshift.data.photos import Photo, UnreadablePhoto, decode
+from clipshift.data.photos import Photo, UnreadablePhotoError, decode
 
 VIEW_SIZE = 224
 """Side of every view in pixels, whatever the model's own input (protocol, design §2)."""
@@ -124,7 +124,7 @@ class ViewDataset(Dataset[View | Skipped]):
             image = decode(encoded)
         except OSError as error:
             return Skipped(index, error.strerror or str(error))
-        except UnreadablePhoto as error:
+        except UnreadablePhotoError as error:
             return Skipped(index, str(error))
         draws = {
             name: draw(augmentation, self.seed, photo.id, name, VIEW_SIZE)

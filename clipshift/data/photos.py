@@ -8,7 +8,7 @@ import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 
-class UnreadablePhoto(Exception):
+class UnreadablePhotoError(Exception):
     """A photo's bytes cannot be turned into pixels; the message says why."""
 
 
@@ -53,19 +53,21 @@ def decode(encoded: bytes) -> Image.Image:
         The image in mode ``RGB``.
 
     Raises:
-        UnreadablePhoto: If the bytes are not a whole image.
+        UnreadablePhotoError: If the bytes are not a whole image.
     """
     try:
         with Image.open(io.BytesIO(encoded)) as image:
             image.load()
             upright = ImageOps.exif_transpose(image)
     except UnidentifiedImageError:
-        raise UnreadablePhoto("not an image") from None
+        raise UnreadablePhotoError("not an image") from None
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise UnreadablePhoto(str(error)) from None
+        raise UnreadablePhotoError(str(error)) from None
     if upright.mode.startswith("I"):
         levels = np.asarray(upright, dtype=np.int64)
         return Image.fromarray((levels.clip(0, 65535) // 257).astype(np.uint8)).convert("RGB")
     if upright.mode == "F":
-        raise UnreadablePhoto("floating-point pixels have no agreed range; save it as 8 or 16 bits")
+        raise UnreadablePhotoError(
+            "floating-point pixels have no agreed range; save it as 8 or 16 bits"
+        )
     return upright.convert("RGB")

@@ -2,9 +2,13 @@
 
 import hashlib
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 from pickle import UnpicklingError
+from typing import Any
 
 import open_clip
 import torch
@@ -14,10 +18,13 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
+from clipshift.encode import tiny  # noqa: F401  (registers its image tower with timm)
 from clipshift.encode.gaze import gaze_probe
-from clipshift.encode.weights import CONFIG, find_checkpoint, find_hub_folder
+from clipshift.encode.layers import LayerProbe
+from clipshift.encode.weights import CONFIG, find_checkpoint, find_hub_folder, hub_file
 from clipshift.errors import UserError, did_you_mean
 
+BUILTIN = "builtin:"
 ENCODE_BATCH = 32
 """Views a forward pass. Matrix products may round differently for another number of rows, so every
 pass has this many, filled up where fewer are left: then an embedding is the same in any company."""
@@ -31,10 +38,12 @@ class Features:
         embedding: Before normalisation, float32, shape (B, D).
         gaze: Attention weights over patches, float32, shape (B, h, w); None where the tower has
             none.
+        layers: Where asked for, the tokens after each block, float32, shape (B, tokens, width).
     """
 
     embedding: Tensor
     gaze: Tensor | None
+    layers: list[Tensor] | None = None
 
 
 class Encoder(nn.Module):
@@ -44,34 +53,69 @@ class Encoder(nn.Module):
         model: The open_clip model, with the preprocessing that belongs to it.
         trained: Whether its weights were learnt, and not drawn at random.
         precision: open_clip's name of the precision it was made in.
+        tokenizer: Makes the text tower's tokenizer.
     """
 
-    def __init__(self, model: nn.Module, trained: bool, precision: str) -> None:
+    model: Any
+    mean: Tensor
+    std: Tensor
+
+    def __init__(
+        self,
+        model: nn.Module,
+        trained: bool,
+        precision: str,
+        tokenizer: Callable[[], Callable[[list[str]], Tensor]],
+    ) -> None:
         super().__init__()
         self.model = model.eval().requires_grad_(False)
         self.trained = trained
         self.weights_sha256 = weights_sha256(model)
         self.input_dtype = get_input_dtype(precision) or torch.float32
-        self.probe = gaze_probe(model.visual)
-        preprocessing = model.visual.preprocess_cfg
+        self.probe = gaze_probe(self.model.visual)
+        self.layer_probe = LayerProbe(self.model.visual)
+        self._tokenizer = tokenizer
+        preprocessing = self.model.visual.preprocess_cfg
         size = preprocessing["size"]
         self.input_size = (size, size) if isinstance(size, int) else tuple(size)
         for name in ("mean", "std"):
             values = torch.tensor(preprocessing[name]).view(3, 1, 1)
             self.register_buffer(name, values, persistent=False)
 
-    def forward(self, views: Tensor) -> Features:
+    def forward(self, views: Tensor, layers: bool = False) -> Features:
         """Encode views.
 
         Args:
             views: In [0, 1], float32, shape (B, 3, H, W).
+            layers: Whether to hand out the tokens after each block as well.
         """
+        self.layer_probe.wanted = layers
         parts = [self._encode(part) for part in views.split(ENCODE_BATCH)]
         gazes = [part.gaze for part in parts if part.gaze is not None]
+        tokens = [part.layers for part in parts if part.layers is not None]
         return Features(
             embedding=torch.cat([part.embedding for part in parts]),
             gaze=torch.cat(gazes) if gazes else None,
+            layers=[torch.cat(layer) for layer in zip(*tokens, strict=True)] if layers else None,
         )
+
+    @torch.inference_mode()
+    def zero_shot_classifier(self, classes: list[str], templates: list[str]) -> Tensor:
+        """A unit vector a class: the mean over templates of its prompts' unit embeddings.
+
+        Args:
+            classes: Names of classes.
+            templates: Prompts with ``{}`` in the name's place.
+
+        Returns:
+            float32, shape (D, C).
+
+        Raises:
+            UserError: If the model's tokenizer is not to be had here.
+        """
+        return open_clip.build_zero_shot_classifier(
+            self.model, self._tokenizer(), classes, templates, device=self.mean.device
+        ).float()
 
     def _encode(self, views: Tensor) -> Features:
         count = len(views)
@@ -80,7 +124,11 @@ class Encoder(nn.Module):
             filled = interpolate(filled, self.input_size, mode="bilinear", antialias=True)
         inputs = ((filled - self.mean) / self.std).to(self.input_dtype)
         embedding = self.model.encode_image(inputs)[:count].float()
-        return Features(embedding, self.probe.read()[:count] if self.probe else None)
+        return Features(
+            embedding,
+            gaze=self.probe.read()[:count] if self.probe else None,
+            layers=[tokens[:count] for tokens in self.layer_probe.read()],
+        )
 
 
 def load_encoder(
@@ -93,9 +141,9 @@ def load_encoder(
     """Build an open_clip model and load its weights, from here where possible.
 
     Args:
-        architecture: A name in ``open_clip.list_models()``; ``local-dir:FOLDER`` for a folder in
-            the hub's format (``open_clip_config.json`` beside the weights); or
-            ``hf-hub:ORGANISATION/NAME``.
+        architecture: A name in ``open_clip.list_models()``; ``builtin:NAME`` for a model that comes
+            with clipshift; ``local-dir:FOLDER`` for a folder in the hub's format
+            (``open_clip_config.json`` beside the weights); or ``hf-hub:ORGANISATION/NAME``.
         pretrained: A tag of open_clip's. Without it, and without a checkpoint, the weights are
             random.
         checkpoint: A ``.safetensors`` or ``.pt`` file with weights for the architecture, or a
@@ -116,6 +164,8 @@ def load_encoder(
     if checkpoint and Path(checkpoint).is_dir():
         architecture, checkpoint = f"local-dir:{checkpoint}", None
     schema, name = parse_model_name(architecture)
+    if architecture.startswith(BUILTIN):
+        schema, name = "local-dir", str(builtin_folder(architecture.removeprefix(BUILTIN)))
     if schema == "hf-hub":
         schema, name = "local-dir", str(find_hub_folder(name))
     if schema == "local-dir":
@@ -151,7 +201,37 @@ def load_encoder(
             UnpicklingError, SafetensorError,
         ) as error:  # fmt: skip
             raise UserError(unfit(weights or name, architecture, error)) from error
-    return Encoder(model, trained=bool(schema or weights), precision=precision)
+    return Encoder(model, bool(schema or weights), precision, partial(load_tokenizer, architecture))
+
+
+def load_tokenizer(architecture: str) -> Callable[[list[str]], Tensor]:
+    """The tokenizer of an architecture's text tower.
+
+    Raises:
+        UserError: If it comes from the hub and cannot be had here.
+    """
+    text = open_clip.get_model_config(architecture)["text_cfg"]
+    if repo := text.get("hf_tokenizer_name"):
+        if find_spec("transformers") is None:
+            raise UserError(f"the tokenizer {repo} needs the package transformers")
+        hub_file(repo, ["tokenizer_config.json"])
+    return open_clip.get_tokenizer(architecture)
+
+
+def builtin_folder(name: str) -> Path:
+    """The folder of a model that comes with clipshift, its weights checked against their SHA-256.
+
+    Raises:
+        UserError: If there is no such model, or its weights are damaged.
+    """
+    folder = Path(__file__).parent.parent / "models" / name
+    record = folder / "open_clip_model.safetensors.sha256"
+    if not record.is_file():
+        raise UserError(f"no built-in model {name!r}")
+    expected, file = record.read_text().split()
+    if hashlib.sha256((folder / file).read_bytes()).hexdigest() != expected:
+        raise UserError(f"{folder / file} is damaged (its SHA-256 differs): install clipshift anew")
+    return folder
 
 
 def unfit(source: str, architecture: str, error: Exception) -> str:

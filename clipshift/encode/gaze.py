@@ -100,17 +100,20 @@ def split(tokens: Tensor, heads: int) -> Tensor:
     return tokens.unflatten(-1, (heads, -1)).transpose(1, 2)
 
 
+def first_two_thirds(bias: Tensor | None) -> tuple[Tensor | None, Tensor | None]:
+    """The query's and the key's part of a bias that the query, key and value share."""
+    return (None, None) if bias is None else bias.chunk(3)[:2]  # type: ignore[return-value]
+
+
 def multihead_heads(layer: nn.MultiheadAttention, query: Tensor, key: Tensor, *_: Any) -> Heads:
     """The first query and all keys of `nn.MultiheadAttention`."""
     if not layer.batch_first:
         query, key = query.transpose(0, 1), key.transpose(0, 1)
     if layer.in_proj_weight is not None:
-        query_weight, key_weight, _ = layer.in_proj_weight.chunk(3)
+        query_weight, key_weight = layer.in_proj_weight.chunk(3)[:2]
     else:
         query_weight, key_weight = layer.q_proj_weight, layer.k_proj_weight
-    query_bias, key_bias, _ = (
-        layer.in_proj_bias.chunk(3) if layer.in_proj_bias is not None else (None,) * 3
-    )
+    query_bias, key_bias = first_two_thirds(layer.in_proj_bias)
     return (
         split(linear(query[:, :1], query_weight, query_bias), layer.num_heads),
         split(linear(key, key_weight, key_bias), layer.num_heads),
@@ -119,8 +122,8 @@ def multihead_heads(layer: nn.MultiheadAttention, query: Tensor, key: Tensor, *_
 
 def timm_heads(layer: Attention, tokens: Tensor, *_: Any) -> Heads:
     """The first query and all keys of timm's self-attention."""
-    query_weight, key_weight, _ = layer.qkv.weight.chunk(3)
-    query_bias, key_bias, _ = layer.qkv.bias.chunk(3) if layer.qkv.bias is not None else (None,) * 3
+    query_weight, key_weight = layer.qkv.weight.chunk(3)[:2]
+    query_bias, key_bias = first_two_thirds(layer.qkv.bias)
     return (
         layer.q_norm(split(linear(tokens[:, :1], query_weight, query_bias), layer.num_heads)),
         layer.k_norm(split(linear(tokens, key_weight, key_bias), layer.num_heads)),
@@ -131,8 +134,8 @@ def latent_heads(layer: AttentionPoolLatent, tokens: Tensor, *_: Any) -> Heads:
     """The pooling query and all keys of timm's attention pool."""
     if layer.pos_embed is not None:
         tokens = tokens + layer.pos_embed.to(tokens.dtype)
-    key_weight, _ = layer.kv.weight.chunk(2)
-    key_bias, _ = layer.kv.bias.chunk(2) if layer.kv.bias is not None else (None, None)
+    key_weight = layer.kv.weight.chunk(2)[0]
+    key_bias = layer.kv.bias.chunk(2)[0] if layer.kv.bias is not None else None
     latent = layer.latent.expand(len(tokens), -1, -1)
     return (
         layer.q_norm(split(layer.q(latent), layer.num_heads)),

@@ -109,6 +109,6 @@ def require_network(address: str) -> None:
             trouble = str(getattr(error, "reason", error))
     if trouble:
         raise UserError(
-            f"cannot download {address}: {trouble}, and the weights are not in the cache; "
-            f"without a network use model=untrained, model.checkpoint=FILE, or a model cached before"
+            f"cannot download {address}: {trouble}, and it is not in the cache; without a network "
+            f"use model=untrained, model.checkpoint=PATH, or a model cached before"
         )

@@ -51,10 +51,13 @@ SHORT = {
     "detail_preservation": "detail",
     "rmse": "RMSE",
     "ssim": "SSIM",
+    "zero_shot_top1": "top-1",
+    "zero_shot_top5": "top-5",
     "patch_similarity_uint8": "patch (uint8)",
 }
-PAPER = ("cosine", "L2", "attention", "patch", "edge", "detail")
+PAPER = ("cosine", "L2", "attention", "patch", "edge", "detail", "top-1")
 LOWER_IS_BETTER = {"l2_distance", "rmse"}
+RADAR = set(LABELS) - LOWER_IS_BETTER - {"patch_similarity_uint8"}
 
 
 @dataclass
@@ -125,7 +128,7 @@ def draw_figures(
     if "l2_distance" in measures:
         figures["l2_distribution"] = draw_distributions(shift, "l2_distance", bars=False)
     figures["heatmap"] = draw_heatmap(summary)
-    if len(measures - LOWER_IS_BETTER - {"patch_similarity_uint8"}) >= 3:
+    if len(measures & RADAR) >= 3:
         figures["radar"] = draw_radar(summary)
     if len(distances) >= 2:
         figures["distances"] = draw_distances(distances)
@@ -219,6 +222,7 @@ def draw_distributions(shift: pd.DataFrame, measure: str, bars: bool) -> Figure:
 def draw_heatmap(summary: pd.DataFrame) -> Figure:
     """Measure × augmentation: means as numbers, coloured from best to worst within a measure."""
     means = pivot(summary)
+    means = means[[measure for measure in means if measure in SHORT]]
     colour = means.copy()
     for measure in means:
         values = -means[measure] if measure in LOWER_IS_BETTER else means[measure]
@@ -241,7 +245,7 @@ def draw_heatmap(summary: pd.DataFrame) -> Figure:
 def draw_radar(summary: pd.DataFrame) -> Figure:
     """A radar per augmentation over the measures that are 1 where nothing changed."""
     means = pivot(summary)
-    means = means[[m for m in means if m not in LOWER_IS_BETTER | {"patch_similarity_uint8"}]]
+    means = means[[measure for measure in means if measure in RADAR]]
     shade = colors(list(means.index))
     angles = np.linspace(0, 2 * np.pi, means.shape[1], endpoint=False)
     columns = min(3, len(means))

@@ -1,5 +1,7 @@
 """What a run says in the terminal: progress in photos, and the last words."""
 
+from typing import Any
+
 from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.callbacks import RichProgressBar
 from rich import box
@@ -11,12 +13,17 @@ class PhotoProgressBar(RichProgressBar):
     """Lightning's rich progress bar, counting photos and not batches."""
 
     @property
+    def loader(self) -> Any:
+        """The loader of this rank's photos."""
+        return self.trainer.test_dataloaders
+
+    @property
     def test_description(self) -> str:
         return "Measuring photos"
 
     @property
     def total_test_batches_current_dataloader(self) -> int:
-        return len(self.trainer.test_dataloaders.sampler)
+        return len(self.loader.sampler)
 
     def on_test_batch_end(
         self,
@@ -27,7 +34,7 @@ class PhotoProgressBar(RichProgressBar):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        done = (batch_idx + 1) * trainer.test_dataloaders.batch_size
+        done = (batch_idx + 1) * self.loader.batch_size
         total = self.total_test_batches_current_dataloader
         self._update(self.test_progress_bar_id, min(done, total))
 

@@ -1,0 +1,31 @@
+"""Zero-shot classification: is a photo's own label among the best-matching texts?"""
+
+import torch
+from torch import Tensor
+
+
+def zero_shot_hit(embedding: Tensor, classifier: Tensor, target: Tensor, k: int) -> Tensor:
+    """Whether the target is among the k classes of the highest cosine.
+
+    Source: Radford et al., "Learning transferable visual models from natural language
+    supervision", 2021 (arXiv 2103.00020), section 3.1.
+
+    Args:
+        embedding: Of B views, shape (B, D).
+        classifier: A unit vector a class, shape (D, C).
+        target: Class indices, int64, shape (B,); −1 where there is no label.
+        k: How many classes count.
+
+    Returns:
+        1 for a hit and 0 for a miss, NaN where there is no label; float32, shape (B,).
+
+    Example:
+        >>> classifier = torch.eye(3)
+        >>> embedding = torch.tensor([[3.0, 2.0, 1.0], [3.0, 2.0, 1.0], [0.0, 1.0, 0.0]])
+        >>> zero_shot_hit(embedding, classifier, torch.tensor([0, 1, -1]), k=1)
+        tensor([1., 0., nan])
+    """
+    scores = embedding.double() @ classifier.double()
+    own = scores.gather(1, target.clamp(min=0)[:, None])
+    hit = (scores > own).sum(dim=1) < k
+    return torch.where(target >= 0, hit.float(), torch.nan)

@@ -1,0 +1,80 @@
+"""Every model config: it builds offline without weights, and gives what its tower kind has."""
+
+import pytest
+import torch
+from hydra import compose, initialize_config_dir
+from torch import Tensor
+
+from clipshift.command import CONF
+from clipshift.encode import Encoder, encoder, load_encoder
+from clipshift.encode.layers import tower_blocks
+
+# embedding width, gaze (rows and columns of patches), and blocks or stages, from the models' papers
+KINDS = {
+    "untrained": (256, (7, 7), 12),
+    "vit_b32_openai": (512, (7, 7), 12),
+    "vit_b16_openai": (512, (14, 14), 12),
+    "vit_l14_openai": (768, (16, 16), 24),
+    "vit_b32_laion2b": (512, (7, 7), 12),
+    "siglip2_b16": (768, (14, 14), 12),
+    "mobileclip2_s0": (512, None, 4),
+    "convnext_base_w": (640, None, 4),
+    "rn50_openai": (1024, (7, 7), 4),
+    "tiny": (128, (8, 8), 4),
+}
+
+
+def build(name: str) -> Encoder:
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        model = compose("evaluate", overrides=[f"model={name}", "model.pretrained=null"]).model
+    return load_encoder(model.architecture, model.pretrained)
+
+
+def test_all_configs_are_listed() -> None:
+    assert {file.stem for file in (CONF / "model").glob("*.yaml")} == set(KINDS)
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_model_config(name: str, views: Tensor, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(encoder, "ENCODE_BATCH", 1)  # the large ones would take minutes
+    width, grid, blocks = KINDS[name]
+    model = build(name)
+    with torch.inference_mode():
+        features = model(views[:1], layers=True)
+        plain = model(views[:1])
+    assert features.embedding.shape == (1, width)
+    assert torch.equal(plain.embedding, features.embedding)
+    assert plain.layers is None
+    if grid is None:
+        assert features.gaze is None
+    else:
+        assert features.gaze.shape == (1, *grid)
+        assert 0 < features.gaze.sum() <= 1 + 1e-5
+    assert len(features.layers) == blocks == len(tower_blocks(model.model.visual))
+    for tokens in features.layers:
+        assert tokens.ndim == 3
+        assert tokens.isfinite().all()
+
+
+def test_layers_are_those_of_open_clips_own_intermediates(views: Tensor) -> None:
+    model = build("untrained")
+    resized = (views[:2] - model.mean) / model.std
+    with torch.inference_mode():
+        layers = model(views[:2], layers=True).layers
+        expected = model.model.visual.forward_intermediates(
+            resized, output_fmt="NLC", output_extra_tokens=True
+        )
+    pairs = zip(
+        expected["image_intermediates_prefix"], expected["image_intermediates"], strict=True
+    )
+    for tokens, (prefix, patches) in zip(layers, pairs, strict=True):
+        torch.testing.assert_close(tokens, torch.cat([prefix, patches], 1), atol=1e-4, rtol=1e-4)
+
+
+def test_openai_configs_have_quick_gelu() -> None:
+    """With plain GELU the embeddings of these weights would be subtly wrong."""
+    for name in ("vit_b32_openai", "vit_b16_openai", "vit_l14_openai", "rn50_openai"):
+        with initialize_config_dir(str(CONF), version_base="1.3"):
+            model = compose("evaluate", overrides=[f"model={name}"]).model
+        assert model.architecture.endswith("-quickgelu")
+        assert model.pretrained == "openai"
