@@ -461,8 +461,10 @@ def show_results(
         "seconds": ", ".join(f"{k} {v:.1f}" for k, v in tables.facts["seconds"].items()),
         "packages": ", ".join(f"{k} {v}" for k, v in tables.facts["versions"].items()),
     }
-    report = page.write_report(run_folder, title, facts, notes, rows, files)
-    places = [f"report: {report}"]
+    clean = page.clean_accuracy(tables.summary)
+    report = page.write_report(run_folder, title, facts, notes, rows, clean, files)
+    places = [f"zero-shot on the clean views: {clean}"] if clean else []
+    places.append(f"report: {report}")
     if isinstance(logger, WandbLogger):
         tracking.track_results(logger, tables.shift, tables.summary, tables.distances, files)
         places.append(tracking.run_place(logger))

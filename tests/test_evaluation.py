@@ -1,6 +1,7 @@
 """The evaluation: the same numbers whatever the batch size, workers, order, ranks or company."""
 
 import json
+import os
 import random
 import struct
 import subprocess
@@ -8,6 +9,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import open_clip
 import pandas as pd
 import pytest
 import pytorch_lightning as pl
@@ -15,10 +17,11 @@ import torch
 from conftest import ROOT
 from safetensors import safe_open
 from safetensors.numpy import load_file
+from safetensors.torch import save_file
 from test_augment import AUGMENTATIONS
 from wandb.proto import wandb_internal_pb2
 
-from clipshift.data import Photo, ViewData, ViewDataset, sample
+from clipshift.data import Photo, ViewData, ViewDataset, clean_view, decode, sample
 from clipshift.encode import Encoder
 from clipshift.evaluation import Keep, ShiftEvaluation
 from clipshift.measure import (
@@ -128,10 +131,10 @@ def test_a_model_that_ignores_its_input_has_no_shift(encoder: Encoder) -> None:
 # --- the command, end to end ---------------------------------------------------------------------
 
 
-def run(*overrides: str, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
+def run(*overrides: str, env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, str(ROOT / "evaluate.py"), *overrides],
-        capture_output=True, text=True, timeout=300, check=False, cwd=cwd,
+        capture_output=True, text=True, timeout=300, check=False, env=os.environ | (env or {}),
     )  # fmt: skip
 
 
@@ -295,6 +298,31 @@ def test_what_was_measured_before_an_error_is_kept(
         evaluation.evaluate(cfg, tmp_path)
     assert len(pd.read_parquet(tmp_path / "shift.parquet")) == 4
     assert not json.loads((tmp_path / "run.json").read_text())["complete"]
+
+
+def test_paper_experiment_runs_offline_from_the_hubs_cache(tmp_path: Path) -> None:
+    """With random weights in the cache, where the hub's own client would have put OpenAI's."""
+    model = open_clip.create_model("ViT-B-32-quickgelu")
+    snapshot = tmp_path / "hub/models--timm--vit_base_patch32_clip_224.openai/snapshots/0"
+    snapshot.mkdir(parents=True)
+    (snapshot.parent.parent / "refs").mkdir()
+    (snapshot.parent.parent / "refs/main").write_text("0")
+    save_file(model.state_dict(), snapshot / "open_clip_model.safetensors")
+    done = run(
+        "experiment=paper", "data.limit=1", "aug=flip", "logger=none", "save.embeddings=true",
+        f"hydra.run.dir={tmp_path}/run", env={"HF_HOME": str(tmp_path), "HF_HUB_OFFLINE": "1"},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    facts = json.loads((tmp_path / "run/run.json").read_text())
+    assert facts["model"]["trained"]
+    assert facts["model"]["architecture"] == "ViT-B-32-quickgelu"
+    view = clean_view(decode(sample()[0].read()), "squash")
+    mean, std = open_clip.OPENAI_DATASET_MEAN, open_clip.OPENAI_DATASET_STD
+    inputs = (view - torch.tensor(mean)[:, None, None]) / torch.tensor(std)[:, None, None]
+    with torch.inference_mode():
+        expected = model.eval().encode_image(inputs[None])
+    got = load_file(tmp_path / "run/embeddings.safetensors")["clean"]
+    np.testing.assert_allclose(got, expected, atol=1e-4)
 
 
 @pytest.mark.photos

@@ -193,7 +193,8 @@ def draw_distributions(shift: pd.DataFrame, measure: str, bars: bool) -> Figure:
         max(g.max() for g in groups.values()),
     )
     margin = 0.03 * (high - low) or 0.01
-    line = np.linspace(low - margin, high + margin, 400)
+    bound = 1.0 if measure == "cosine_similarity" else np.inf
+    line = np.linspace(low - margin, min(high + margin, bound), 400)
     edges = np.linspace(low, high + (0 if high > low else margin), 31)
     for axes, (name, values) in zip(grid.flat, groups.items(), strict=False):
         if bars:

@@ -12,8 +12,8 @@ import pandas as pd
 from clipshift.results import write_whole
 
 CAPTIONS = {
-    "ranking": "Which augmentations move the embedding most. Bars whose intervals overlap little "
-    "differ; severities are the paper's own, so the ranking mixes sensitivity with strength.",
+    "ranking": "Which augmentations move the embedding most. The severities are the paper's own and "
+    "unequal, so the ranking mixes the model's sensitivity with their strength.",
     "cosine_distribution": "How the cosine similarity to the clean view spreads over photos.",
     "l2_distribution": "How the distance of unnormalised embeddings spreads over photos.",
     "heatmap": "Every measure under every augmentation.",
@@ -29,6 +29,7 @@ def write_report(
     facts: Mapping[str, Any],
     warnings: list[str],
     table: list[list[str]],
+    clean: str,
     figures: Mapping[str, Path],
 ) -> Path:
     """Write ``report.html``.
@@ -39,6 +40,7 @@ def write_report(
         facts: Name and value of what a reader must know of the run.
         warnings: What limits the numbers, a sentence each.
         table: The summary, header first.
+        clean: Zero-shot accuracies on the clean views; empty where photos have no labels.
         figures: PNG files by figure name; they are put into the page.
 
     Returns:
@@ -51,6 +53,7 @@ def write_report(
         facts=facts,
         warnings=warnings,
         table=table,
+        clean=clean,
         figures=[
             {
                 "name": name,
@@ -63,6 +66,16 @@ def write_report(
     report = folder / "report.html"
     write_whole(report, lambda path: path.write_text(text, encoding="utf-8"))
     return report
+
+
+def clean_accuracy(summary: pd.DataFrame) -> str:
+    """Zero-shot accuracies on the clean views in words; empty where photos have no labels."""
+    means = summary.drop_duplicates("measure").set_index("measure")["mean"]
+    return ", ".join(
+        f"top-{k} {means[f'zero_shot_top{k}_clean']:.3f}"
+        for k in (1, 5)
+        if f"zero_shot_top{k}_clean" in means
+    )
 
 
 def ranked_table(summary: pd.DataFrame, names: Mapping[str, str]) -> list[list[str]]:
