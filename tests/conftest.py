@@ -14,7 +14,7 @@ from clipshift.data import clean_view, decode, sample
 from clipshift.encode import Encoder, load_encoder
 
 ROOT = Path(__file__).resolve().parent.parent
-TEXT = {"context_length": 8, "vocab_size": 64, "width": 32, "heads": 2, "layers": 1}
+TEXT = {"context_length": 16, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 1}
 VIT = {"image_size": 64, "patch_size": 16, "layers": 2, "width": 64, "head_width": 32}
 
 

@@ -12,8 +12,8 @@ import pandas as pd
 from clipshift.results import write_whole
 
 CAPTIONS = {
-    "ranking": "Which augmentations move the embedding most. The severities are the paper's own and "
-    "unequal, so the ranking mixes the model's sensitivity with their strength.",
+    "ranking": "Which augmentations move the embedding most. The severities are the paper's own, "
+    "and unequal, so the ranking mixes the model's sensitivity with their strength.",
     "cosine_distribution": "How the cosine similarity to the clean view spreads over photos.",
     "l2_distribution": "How the distance of unnormalised embeddings spreads over photos.",
     "heatmap": "Every measure under every augmentation.",
