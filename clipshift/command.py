@@ -32,6 +32,9 @@ def run_command(main: Callable[[], None], config_name: str) -> None:
         main()
     except UserError:
         sys.exit(1)  # explained by its job
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        sys.exit(130)
     except (HydraException, OmegaConfBaseException) as error:
         fail(composition_error(str(error), option_names(config_name), CONF))
 

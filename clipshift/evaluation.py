@@ -2,6 +2,7 @@
 
 import logging
 import os
+import sys
 import time
 import warnings
 from collections.abc import Iterator, Mapping
@@ -305,6 +306,9 @@ def evaluate(cfg: DictConfig, run_folder: Path) -> None:
             if trainer.is_global_zero and (module.measured.index or module.measured.skipped):
                 seconds = {"load": loaded - start, "photos": time.perf_counter() - loaded}
                 tables = write_results(cfg, run_folder, module, photos, seconds, complete)
+                if not complete:
+                    done = f"{len(module.measured.index)} of {len(photos)}"
+                    print(f"stopped early: {done} photos are in {run_folder}", file=sys.stderr)
         if tables is not None:
             if tables.shift.empty:
                 raise UserError(

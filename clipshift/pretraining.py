@@ -21,6 +21,7 @@ from safetensors import safe_open
 from safetensors.torch import save, save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.optim.swa_utils import update_bn
 from torch.utils.data import DataLoader, Dataset, Sampler
 from torchmetrics.classification import MulticlassAccuracy
 from tqdm import tqdm
@@ -97,6 +98,11 @@ def contrastive_loss(
     return (1 - weight) * loss + weight * temperature**2 * divergence
 
 
+def whole_views(pixels: Tensor) -> Tensor:
+    """Photos (B, 3, H, W), uint8, as float32 in [-1, 1], channels last."""
+    return (pixels.float() / 127.5 - 1).contiguous(memory_format=torch.channels_last)
+
+
 def random_views(
     pixels: Tensor, size: int, scale: tuple[float, float], generator: torch.Generator
 ) -> tuple[Tensor, Tensor]:
@@ -122,7 +128,7 @@ def random_views(
     transform[:, 1, 2] = (1 - side) * (2 * draws[2] - 1)
     grid = F.affine_grid(transform, [len(pixels), 3, size, size], align_corners=False)
     views = F.grid_sample(
-        (pixels.float() / 127.5 - 1).contiguous(memory_format=torch.channels_last),
+        whole_views(pixels),
         grid,
         padding_mode="reflection",
         align_corners=False,
@@ -275,8 +281,7 @@ class Pretraining(pl.LightningModule):
 
     def validation_step(self, batch: Batch, _: int) -> None:
         """Count the photos that are nearest to their own class."""
-        views = (batch["pixels"].float() / 127.5 - 1).contiguous(memory_format=torch.channels_last)
-        images = self.model.encode_image(views, normalize=True)
+        images = self.model.encode_image(whole_views(batch["pixels"]), normalize=True)
         self.top1.update(images.float() @ self.classifier.T, batch["labels"])
         self.log("val/zero_shot_top1", self.top1, prog_bar=True)
 
@@ -363,6 +368,8 @@ def _teacher(cfg: dict[str, Any], data: Pixels, root: Path, file: Path, seed: in
 def pretrain(cfg: DictConfig, folder: Path) -> None:
     """Train, resume where ``folder`` holds a checkpoint, and export the averaged model.
 
+    A run that has ended only exports again.
+
     Args:
         cfg: The composed ``conf/train.yaml``.
         folder: Where the checkpoint, the teacher's logits and the exported ``model/`` go.
@@ -426,4 +433,9 @@ def pretrain(cfg: DictConfig, folder: Path) -> None:
     )
     averaged = torch.load(last, map_location="cpu", weights_only=True)["state_dict"]
     module.load_state_dict(averaged)
+    # Batch norm's running statistics belong to the weights on the way, not to their average
+    # (Izmailov et al., "Averaging Weights Leads to Wider Optima", 2018, arXiv:1803.05407, 3.3).
+    batches = train.columns["pixels"].split(cfg.data.batch_size)
+    with torch.autocast("cpu", torch.bfloat16):
+        update_bn(tqdm(map(whole_views, batches), "norms", len(batches)), module.model.visual)
     export(module.model, settings["model_cfg"], folder / "model")

@@ -158,7 +158,7 @@ def test_run_writes_everything(finished: tuple[Path, str]) -> None:
     assert list(summary.columns) == [
         "augmentation", "severity", "measure", "mean", "std", "ci_low", "ci_high", "n",
     ]  # fmt: skip
-    assert len(summary) == 9 * 9
+    assert len(summary) == 9 * (9 + 4)  # nine measures, four zero-shot accuracies
     distances = pd.read_csv(folder / "distances.csv", index_col=0)
     assert list(distances.index) == list(distances.columns) == list(AUGMENTATIONS)
     assert pd.read_csv(folder / "skipped.csv").empty
@@ -273,7 +273,10 @@ def test_sweep_runs_a_job_each_in_one_group(hub_folder: Path, tmp_path: Path) ->
 
 
 def test_what_was_measured_before_an_error_is_kept(
-    encoder: Encoder, hub_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    hub_folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     from hydra import compose, initialize_config_dir
 
@@ -298,6 +301,7 @@ def test_what_was_measured_before_an_error_is_kept(
         evaluation.evaluate(cfg, tmp_path)
     assert len(pd.read_parquet(tmp_path / "shift.parquet")) == 4
     assert not json.loads((tmp_path / "run.json").read_text())["complete"]
+    assert f"4 of 5 photos are in {tmp_path}" in capsys.readouterr().err
 
 
 def test_paper_experiment_runs_offline_from_the_hubs_cache(tmp_path: Path) -> None:

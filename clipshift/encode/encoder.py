@@ -114,7 +114,12 @@ class Encoder(nn.Module):
             UserError: If the model's tokenizer is not to be had here.
         """
         return open_clip.build_zero_shot_classifier(
-            self.model, self._tokenizer(), classes, templates, device=self.mean.device
+            self.model,
+            self._tokenizer(),
+            classes,
+            templates,
+            device=self.mean.device,
+            use_tqdm=len(classes) > 100,
         ).float()
 
     def _encode(self, views: Tensor) -> Features:
