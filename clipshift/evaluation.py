@@ -141,20 +141,24 @@ class ShiftEvaluation(pl.LightningModule):
                 )
             }
         with self._stage("measure"):
-            measured.index += batch.index.tolist()
-            measured.digests += batch.digests
+            values: dict[tuple[str, str], Tensor] = {}
             for augmentation in self.augmentations:
                 for name in self.measure_names:
                     metric = self.metrics[augmentation][name]
-                    values = metric(
+                    values[augmentation, name] = metric(
                         _space(metric.space, views[augmentation], by_view[augmentation]),
                         _space(metric.space, views[CLEAN], by_view[CLEAN]),
                     )
-                    measured.values.setdefault((augmentation, name), []).extend(values.tolist())
                 for name, hits in self._zero_shot_hits(batch, by_view, augmentation):
-                    measured.values.setdefault((augmentation, name), []).extend(hits.tolist())
+                    values[augmentation, name] = hits
             self.distance.update(torch.stack([by_view[name].embedding for name in self.metrics]))
+        # All at once and at the end, so that an interruption leaves whole photos.
+        numbers = {key: value.tolist() for key, value in values.items()}
         self._keep(batch.index.tolist(), views, by_view)
+        measured.index += batch.index.tolist()
+        measured.digests += batch.digests
+        for key, rows in numbers.items():
+            measured.values.setdefault(key, []).extend(rows)
 
     def _zero_shot_hits(
         self, batch: Batch, features: dict[str, Features], augmentation: str
@@ -179,10 +183,10 @@ class ShiftEvaluation(pl.LightningModule):
             for row, photo in enumerate(index):
                 if photo < self.keep.views:
                     kept = self.measured.views.setdefault(name, {})
-                    kept[photo] = views[name][row].cpu().numpy()
+                    kept[photo] = views[name][row].cpu().numpy().copy()
                 if made.gaze is not None and photo < self.keep.gaze:
                     kept = self.measured.gazes.setdefault(name, {})
-                    kept[photo] = made.gaze[row].cpu().numpy()
+                    kept[photo] = made.gaze[row].cpu().numpy().copy()
 
     def on_test_epoch_end(self) -> None:
         for augmentation, metrics in self.metrics.items():
