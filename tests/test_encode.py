@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import subprocess
 from pathlib import Path
 
 import huggingface_hub
@@ -13,6 +14,7 @@ from torch import Tensor
 from torch.nn.functional import interpolate, multi_head_attention_forward
 
 from clipshift.encode import Encoder, load_encoder
+from clipshift.encode import encoder as encoder_module
 from clipshift.errors import UserError
 
 TIMM = {"timm_model_name": "vit_tiny_patch16_224", "image_size": 224}
@@ -249,6 +251,23 @@ def test_pretrained_tag_loads_from_the_cache_without_network(
     assert encoder.trained
     state = encoder.model.state_dict()
     assert torch.equal(state["visual.proj"], model.state_dict()["visual.proj"])
+
+
+def test_built_in_weights_are_checked(
+    hub_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(encoder_module, "MODELS", tmp_path)
+    folder = shutil.copytree(hub_folder, tmp_path / "mine")
+    file = folder / "open_clip_model.safetensors"
+    digest = subprocess.run(["sha256sum", file.name], cwd=folder, capture_output=True, check=True)
+    (folder / f"{file.name}.sha256").write_bytes(digest.stdout)
+    encoder = load_encoder("builtin:mine")
+    assert encoder.weights_sha256 == load_encoder(f"local-dir:{hub_folder}").weights_sha256
+    assert "did you mean 'mine'" in message("builtin:mina")
+    content = bytearray(file.read_bytes())
+    content[-1] ^= 1
+    file.write_bytes(content)
+    assert "is damaged" in message("builtin:mine")
 
 
 def message(*args: object, **options: object) -> str:

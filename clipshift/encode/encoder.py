@@ -25,6 +25,7 @@ from clipshift.encode.weights import CONFIG, find_checkpoint, find_hub_folder, h
 from clipshift.errors import UserError, did_you_mean
 
 BUILTIN = "builtin:"
+MODELS = Path(__file__).parent.parent / "models"
 ENCODE_BATCH = 32
 """Views a forward pass. Matrix products may round differently for another number of rows, so every
 pass has this many, filled up where fewer are left: then an embedding is the same in any company."""
@@ -229,10 +230,11 @@ def builtin_folder(name: str) -> Path:
     Raises:
         UserError: If there is no such model, or its weights are damaged.
     """
-    folder = Path(__file__).parent.parent / "models" / name
+    folder = MODELS / name
     record = folder / "open_clip_model.safetensors.sha256"
     if not record.is_file():
-        raise UserError(f"no built-in model {name!r}")
+        known = [path.name for path in MODELS.iterdir() if path.is_dir()]
+        raise UserError(f"no built-in model {name!r}{did_you_mean(name, known)}")
     expected, file = record.read_text().split()
     if hashlib.sha256((folder / file).read_bytes()).hexdigest() != expected:
         raise UserError(f"{folder / file} is damaged (its SHA-256 differs): install clipshift anew")
