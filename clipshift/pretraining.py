@@ -104,14 +104,14 @@ def whole_views(pixels: Tensor) -> Tensor:
 
 
 def random_views(
-    pixels: Tensor, size: int, scale: tuple[float, float], generator: torch.Generator
+    pixels: Tensor, size: int, area: float, generator: torch.Generator
 ) -> tuple[Tensor, Tensor]:
     """Cut a random square from every photo, mirror half of them, and resize.
 
     Args:
         pixels: Photos, (B, 3, H, W), uint8.
         size: Side of the views in pixels.
-        scale: Range of the square's share of the area, within (0, 1].
+        area: The smallest share of the photo's area that a square has, in (0, 1].
         generator: Source of the draws.
 
     Returns:
@@ -119,7 +119,7 @@ def random_views(
         mirrored, (B,), bool.
     """
     draws = torch.rand(4, len(pixels), generator=generator).to(pixels.device)
-    side = (scale[0] + (scale[1] - scale[0]) * draws[0]).sqrt()
+    side = (area + (1 - area) * draws[0]).sqrt()
     mirrored = draws[3] < 0.5
     transform = torch.zeros(len(pixels), 2, 3, device=pixels.device)
     transform[:, 0, 0] = torch.where(mirrored, -side, side)
@@ -205,9 +205,11 @@ class Pretraining(pl.LightningModule):
         weight_decay: Of the weight matrices; embeddings, norms and biases are not decayed.
         warmup: Share of the steps in which the learning rate rises linearly; then it falls to
             zero along a cosine.
-        sizes: Side of the training views in pixels, as pairs (share of the epochs, side): small
-            views first are cheaper (Tan and Le, "EfficientNetV2", 2021, arXiv:2104.00298).
-        crop: Range of a view's share of the photo's area.
+        views: The phases of training, as triples (share of the epochs, side of the views in
+            pixels, smallest share of a photo's area that a view shows). Small views first are
+            cheaper (Tan and Le, "EfficientNetV2", 2021, arXiv:2104.00298); whole photos last,
+            because enlarged cuts are blurrier than what is validated (Touvron et al., "Fixing the
+            train-test resolution discrepancy", 2019, arXiv:1906.06423).
         distill: Share of the teacher in the loss.
         temperature: Of the distillation.
         seed: Decides templates, cuts and mirroring, each step for itself, so that a resumed run
@@ -223,8 +225,7 @@ class Pretraining(pl.LightningModule):
         lr: float,
         weight_decay: float,
         warmup: float,
-        sizes: list[tuple[float, int]],
-        crop: tuple[float, float],
+        views: list[tuple[float, int, float]],
         distill: float,
         temperature: float,
         seed: int,
@@ -239,20 +240,18 @@ class Pretraining(pl.LightningModule):
         self.prompts = prompts  # (templates, C, context)
         self.top1 = MulticlassAccuracy(len(classes), average="micro")
 
-    def _size(self) -> int:
-        shares, sizes = zip(*self.hparams["sizes"], strict=True)
+    def _phase(self) -> tuple[int, float]:
+        shares, sides, areas = zip(*self.hparams["views"], strict=True)
         progress = self.current_epoch / (self.trainer.max_epochs or 1)
-        passed = sum(progress >= end - 1e-9 for end in np.cumsum(shares)[:-1])
-        return sizes[passed]
+        phase = sum(progress >= end - 1e-9 for end in np.cumsum(shares)[:-1])
+        return sides[phase], areas[phase]
 
     def training_step(self, batch: Batch, _: int) -> Tensor:
         """The loss of one batch, under the draws of this step."""
         # Philox, because torch keeps only 32 bits of a seed.
         draw = np.random.Generator(np.random.Philox(key=[self.hparams["seed"], self.global_step]))
         generator = torch.Generator().manual_seed(int(draw.integers(2**32)))
-        views, mirrored = random_views(
-            batch["pixels"], self._size(), self.hparams["crop"], generator
-        )
+        views, mirrored = random_views(batch["pixels"], *self._phase(), generator)
         images = self.model.encode_image(views, normalize=True)
         texts = self.model.encode_text(
             self.prompts[draw.integers(len(self.prompts))].to(self.device), normalize=True

@@ -83,7 +83,7 @@ def small(root: Path, folder: Path) -> DictConfig:
             "text_cfg": {"width": 8, "heads": 1, "layers": 1},
         },
         "data": {"root": str(root), "batch_size": 4},
-        "optimization": {"sizes": [[1.0, 16]]},
+        "optimization": {"views": [[0.5, 16, 0.6], [0.5, 16, 1.0]]},
         "ema": 0.9,
         "logger": {"save_dir": str(folder)},
         "trainer": {
@@ -170,11 +170,11 @@ def test_photos_of_a_class_are_not_negatives_of_one_another() -> None:
 
 def test_whole_views_are_the_photos_and_some_their_mirror_images() -> None:
     pixels = torch.randint(0, 256, (16, 3, 16, 16), dtype=torch.uint8)
-    views, mirrored = random_views(pixels, 16, (1.0, 1.0), torch.Generator().manual_seed(0))
+    views, mirrored = random_views(pixels, 16, 1.0, torch.Generator().manual_seed(0))
     assert 0 < mirrored.sum() < 16
     expected = torch.where(mirrored[:, None, None, None], pixels.flip(3), pixels) / 127.5 - 1
     torch.testing.assert_close(views, expected, atol=1e-4, rtol=0)
-    views, _ = random_views(pixels, 8, (0.3, 0.5), torch.Generator().manual_seed(0))
+    views, _ = random_views(pixels, 8, 0.3, torch.Generator().manual_seed(0))
     assert views.shape == (16, 3, 8, 8)
     assert views.abs().max() <= 1
 
