@@ -4,15 +4,18 @@ from pathlib import Path
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from clipshift.command import explained_errors, run_command
+from clipshift.errors import UserError
 
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="train")
 def main(cfg: DictConfig) -> None:
     """Run the stage that the experiment names."""
     with explained_errors():
+        if OmegaConf.is_missing(cfg, "stage"):
+            raise UserError("nothing to train: add experiment=pretrain_tiny, or another one")
         # Found by name, so that Lightning is imported after mistakes in the command line are told.
         stage = hydra.utils.get_method(cfg.stage)
         stage(cfg, Path(HydraConfig.get().runtime.output_dir))

@@ -2,6 +2,7 @@
 
 import hashlib
 import logging
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -120,7 +121,7 @@ class Encoder(nn.Module):
             classes,
             templates,
             device=self.mean.device,
-            use_tqdm=len(classes) > 100,
+            use_tqdm=len(classes) > 100 and sys.stderr.isatty(),
         ).float()
 
     def _encode(self, views: Tensor) -> Features:
