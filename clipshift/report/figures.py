@@ -321,14 +321,15 @@ def draw_gallery(gallery: Gallery) -> Figure:
             axes.imshow(pixels)
             cosine = gallery.cosines.get(name)
             note = f"\ncos {cosine[photo]:.3f}" if cosine is not None else ""
-            axes.set_title(f"{name}{note}", fontsize=8, loc="center", fontweight="normal")
+            head = f"{gallery.photos[photo][-24:]}\n{name}" if name == CLEAN else f"{name}{note}"
+            axes.set_title(head, fontsize=8, loc="center", fontweight="normal")
             if gaze:
                 _show_gaze(grid[2 * photo + 1, column], pixels, gallery.gazes[name][photo])
     for axes in grid.flat:
         axes.axis("off")
     below = ", and the gaze on each (its own range, yellow: most)" if gaze else ""
     figure.suptitle(
-        f"{', '.join(gallery.photos)}: clean and augmented views{below}",
+        f"Clean and augmented views of {len(gallery.photos)} photos{below}",
         x=0.01,
         ha="left",
         fontsize=11,
