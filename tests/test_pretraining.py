@@ -97,8 +97,16 @@ def small(root: Path, folder: Path) -> DictConfig:
 
 
 def losses(folder: Path) -> list[str]:
-    with (folder / "metrics.csv").open() as stream:
-        return [row["train/loss"] for row in csv.DictReader(stream) if row["train/loss"]]
+    return [row["train/loss"] for row in logged(folder) if row["train/loss"]]
+
+
+def logged(folder: Path) -> list[dict[str, str]]:
+    """What was logged, in all stretches of a run."""
+    rows = []
+    for file in sorted(folder.glob("version_*/metrics.csv")):
+        with file.open() as stream:
+            rows += list(csv.DictReader(stream))
+    return rows
 
 
 def weights(folder: Path) -> dict[str, torch.Tensor]:
@@ -232,6 +240,8 @@ def test_killed_and_started_again_it_ends_as_if_uninterrupted(root: Path, tmp_pa
     assert not (tmp_path / "killed" / "model").exists()
     pretrain(cfg, tmp_path / "killed")
 
+    assert (tmp_path / "killed" / "version_0" / "metrics.csv").exists()
+    assert losses(tmp_path / "whole")[-5:] == losses(tmp_path / "killed")[-5:]
     whole, resumed = weights(tmp_path / "whole"), weights(tmp_path / "killed")
     assert whole.keys() == resumed.keys()
     for name in whole:
@@ -242,8 +252,7 @@ def test_training_learns_three_colours(root: Path, tmp_path: Path) -> None:
     cfg = small(root, tmp_path / "run")
     cfg.trainer.max_epochs, cfg.optimization.lr = 10, 3e-3
     pretrain(cfg, tmp_path / "run")
-    with (tmp_path / "run" / "metrics.csv").open() as stream:
-        top1 = [row["val/zero_shot_top1"] for row in csv.DictReader(stream)]
+    top1 = [row["val/zero_shot_top1"] for row in logged(tmp_path / "run")]
     curve = [float(value) for value in top1 if value]
     assert len(curve) == 10
     assert curve[-1] == 1.0

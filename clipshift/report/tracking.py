@@ -41,6 +41,7 @@ def wandb_logger(
         group=group,
         tags=tags,
         job_type=job_type,
+        settings=wandb.Settings(init_timeout=20),
     )
     mode: Any = os.environ.get("WANDB_MODE") or ("online" if logged_in() else "offline")
     try:
