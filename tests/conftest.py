@@ -2,6 +2,8 @@
 
 import json
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import open_clip
@@ -16,6 +18,16 @@ from clipshift.encode import Encoder, load_encoder
 ROOT = Path(__file__).resolve().parent.parent
 TEXT = {"context_length": 16, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 1}
 VIT = {"image_size": 64, "patch_size": 16, "layers": 2, "width": 64, "head_width": 32}
+
+
+def run_evaluate(
+    *overrides: str, env: dict[str, str] | None = None
+) -> subprocess.CompletedProcess[str]:
+    """``python evaluate.py`` as a user runs it."""
+    return subprocess.run(
+        [sys.executable, str(ROOT / "evaluate.py"), *overrides],
+        capture_output=True, text=True, timeout=300, check=False, env=os.environ | (env or {}),
+    )  # fmt: skip
 
 
 def write_hub_folder(folder: Path, vision: dict, seed: int = 0) -> Path:

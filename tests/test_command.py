@@ -5,14 +5,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import ROOT
-
-
-def run(*overrides: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, str(ROOT / "evaluate.py"), *overrides],
-        capture_output=True, text=True, timeout=120, check=False,
-    )  # fmt: skip
+from conftest import run_evaluate
 
 
 @pytest.mark.parametrize(
@@ -36,7 +29,7 @@ def run(*overrides: str) -> subprocess.CompletedProcess[str]:
     ],
 )
 def test_composition_mistakes(override: str, expected: str) -> None:
-    done = run(override)
+    done = run_evaluate(override)
     assert done.returncode == 1
     assert expected in done.stderr
     assert done.stderr.startswith("error: ")
@@ -59,7 +52,7 @@ def test_run_time_mistakes(overrides: list[str], expected: str, tmp_path: Path) 
 
         if torch.cuda.is_available():
             pytest.skip("there is a GPU here")
-    done = run(*(o.format(tmp=tmp_path) for o in overrides), "logger=none",
+    done = run_evaluate(*(o.format(tmp=tmp_path) for o in overrides), "logger=none",
                f"hydra.run.dir={tmp_path}/run")  # fmt: skip
     assert done.returncode == 1
     assert expected in done.stderr
@@ -67,7 +60,7 @@ def test_run_time_mistakes(overrides: list[str], expected: str, tmp_path: Path) 
 
 
 def test_a_failed_job_does_not_stop_the_sweep(tmp_path: Path) -> None:
-    done = run("-m", f"data.root={tmp_path}/nowhere,{tmp_path}/neither", "data=folder",
+    done = run_evaluate("-m", f"data.root={tmp_path}/nowhere,{tmp_path}/neither", "data=folder",
                "logger=none", f"hydra.sweep.dir={tmp_path}/sweep")  # fmt: skip
     assert done.returncode == 1
     assert f"no folder {tmp_path}/nowhere" in done.stderr
@@ -76,11 +69,11 @@ def test_a_failed_job_does_not_stop_the_sweep(tmp_path: Path) -> None:
 
 
 def test_help_is_a_manual() -> None:
-    said = run("--help").stdout
+    said = run_evaluate("--help").stdout
     for part in ("USAGE", "GROUPS", "OPTIONS", "EXAMPLES", "data.root", "save.embeddings"):
         assert part in said
     assert said.count("  python evaluate.py") == 6
-    composed = run("--cfg", "job", "aug=noise")
+    composed = run_evaluate("--cfg", "job", "aug=noise")
     assert composed.returncode == 0
     assert "0.44" in composed.stdout
 

@@ -1,11 +1,8 @@
 """The evaluation: the same numbers whatever the batch size, workers, order, ranks or company."""
 
 import json
-import os
 import random
 import struct
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +11,7 @@ import pandas as pd
 import pytest
 import pytorch_lightning as pl
 import torch
-from conftest import ROOT
+from conftest import run_evaluate
 from safetensors import safe_open
 from safetensors.numpy import load_file
 from safetensors.torch import save_file
@@ -131,17 +128,10 @@ def test_a_model_that_ignores_its_input_has_no_shift(encoder: Encoder) -> None:
 # --- the command, end to end ---------------------------------------------------------------------
 
 
-def run(*overrides: str, env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, str(ROOT / "evaluate.py"), *overrides],
-        capture_output=True, text=True, timeout=300, check=False, env=os.environ | (env or {}),
-    )  # fmt: skip
-
-
 @pytest.fixture(scope="module")
 def finished(hub_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     folder = tmp_path_factory.mktemp("run")
-    done = run(
+    done = run_evaluate(
         f"model.checkpoint={hub_folder}", f"hydra.run.dir={folder}", "trainer=cpu", "data.limit=5",
         "save.embeddings=true", "save.views=2", "save.gaze=4",
     )  # fmt: skip
@@ -212,7 +202,7 @@ def test_saved_tensors_reproduce_the_numbers(finished: tuple[Path, str]) -> None
 def test_two_processes_measure_what_one_does(
     finished: tuple[Path, str], hub_folder: Path, tmp_path: Path
 ) -> None:
-    done = run(
+    done = run_evaluate(
         f"model.checkpoint={hub_folder}", f"hydra.run.dir={tmp_path}", "logger=none",
         "data.limit=5", "trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2",
     )  # fmt: skip
@@ -260,7 +250,7 @@ def test_offline_wandb_run_holds_config_summary_and_tables(finished: tuple[Path,
 
 
 def test_sweep_runs_a_job_each_in_one_group(hub_folder: Path, tmp_path: Path) -> None:
-    done = run(
+    done = run_evaluate(
         "-m", "aug=noise,flip", f"model.checkpoint={hub_folder}", "data.limit=2",
         f"hydra.sweep.dir={tmp_path}",
     )  # fmt: skip
@@ -312,7 +302,7 @@ def test_paper_experiment_runs_offline_from_the_hubs_cache(tmp_path: Path) -> No
     (snapshot.parent.parent / "refs").mkdir()
     (snapshot.parent.parent / "refs/main").write_text("0")
     save_file(model.state_dict(), snapshot / "open_clip_model.safetensors")
-    done = run(
+    done = run_evaluate(
         "experiment=paper", "data.limit=1", "aug=flip", "logger=none", "save.embeddings=true",
         f"hydra.run.dir={tmp_path}/run", env={"HF_HOME": str(tmp_path), "HF_HUB_OFFLINE": "1"},
     )  # fmt: skip
@@ -332,7 +322,7 @@ def test_paper_experiment_runs_offline_from_the_hubs_cache(tmp_path: Path) -> No
 @pytest.mark.photos
 def test_shared_photographs(photos_root: Path, hub_folder: Path, tmp_path: Path) -> None:
     """Parity on photographs from a folder with labels, as a user has them."""
-    done = run(
+    done = run_evaluate(
         f"model.checkpoint={hub_folder}", f"hydra.run.dir={tmp_path}", "logger=none",
         "data=folder", f"data.root={photos_root / 'imagenet-sample'}", "data.limit=40",
         "save.embeddings=true", "aug=[noise,perspective]",

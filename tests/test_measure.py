@@ -150,6 +150,8 @@ def test_augmentation_distance_and_its_tree() -> None:
     for part in embeddings.split(6, dim=1):
         metric.update(part)
     np.testing.assert_allclose(metric.compute(), expected, atol=1e-6)
+    _, axes = metric.plot()
+    assert [label.get_text() for label in axes.get_yticklabels()] == list("abcde")
     tree = functional.augmentation_linkage(got)
     upper = expected[np.triu_indices(5, 1)]
     np.testing.assert_allclose(tree, linkage(upper, "ward"), atol=1e-6)
