@@ -210,6 +210,22 @@ def test_weights_match_open_clips_own_loading(hub_folder: Path, views: Tensor) -
     assert encoder.mean.flatten().tolist() == pytest.approx([0.48, 0.46, 0.41])
 
 
+def test_own_checkpoint_keeps_the_pixel_statistics_of_its_tag(tmp_path: Path) -> None:
+    """MobileCLIP takes pixels as they are; open_clip would give a bare file CLIP's mean and std."""
+    model = open_clip.create_model("MobileCLIP2-S0")
+    torch.save(model.state_dict(), tmp_path / "robust.pt")
+    encoder = load_encoder("MobileCLIP2-S0", "dfndr2b", checkpoint=str(tmp_path / "robust.pt"))
+    assert encoder.mean.flatten().tolist() == [0, 0, 0]
+    assert encoder.std.flatten().tolist() == [1, 1, 1]
+
+
+def test_a_hub_folder_without_weights_is_not_a_trained_model(
+    hub_folder: Path, tmp_path: Path
+) -> None:
+    shutil.copy(hub_folder / "open_clip_config.json", tmp_path)
+    assert "cannot be loaded" in message(f"local-dir:{tmp_path}")
+
+
 @pytest.fixture
 def hub_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty hub cache."""

@@ -15,6 +15,7 @@ import open_clip
 import torch
 from open_clip.factory import parse_model_name
 from open_clip.model import get_input_dtype
+from open_clip.pretrained import get_pretrained_cfg
 from safetensors import SafetensorError
 from torch import Tensor, nn
 from torch.nn.functional import interpolate
@@ -188,8 +189,12 @@ def load_encoder(
     if checkpoint and not Path(checkpoint).is_file():
         raise UserError(f"no checkpoint {checkpoint}: set model.checkpoint to a file or folder")
     if pretrained and not schema:
-        file, facts = find_checkpoint(name, pretrained) if not checkpoint else (checkpoint, {})
-        weights = str(file)
+        # A checkpoint of one's own keeps the pixels' mean and std of the tag that it came from.
+        if checkpoint:
+            facts = get_pretrained_cfg(name, pretrained)
+        else:
+            file, facts = find_checkpoint(name, pretrained)
+            weights = str(file)
         preprocessing = {key: facts[key] for key in ("mean", "std") if key in facts}
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -200,6 +205,7 @@ def load_encoder(
                 precision=precision,
                 force_preprocess_cfg=preprocessing,
                 pretrained_text=False,
+                require_pretrained=bool(schema and not weights),
             )
             if schema and weights:
                 open_clip.load_checkpoint(model, weights)
