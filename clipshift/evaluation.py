@@ -142,6 +142,10 @@ class ShiftEvaluation(pl.LightningModule):
             }
         with self._stage("measure"):
             values: dict[tuple[str, str], Tensor] = {}
+            hits = {
+                name: self._zero_shot_hits(batch.index, made.embedding)
+                for name, made in by_view.items()
+            }
             for augmentation in self.augmentations:
                 for name in self.measure_names:
                     metric = self.metrics[augmentation][name]
@@ -149,8 +153,9 @@ class ShiftEvaluation(pl.LightningModule):
                         _space(metric.space, views[augmentation], by_view[augmentation]),
                         _space(metric.space, views[CLEAN], by_view[CLEAN]),
                     )
-                for name, hits in self._zero_shot_hits(batch, by_view, augmentation):
-                    values[augmentation, name] = hits
+                for name, hit in hits[augmentation].items():
+                    values[augmentation, f"{name}_clean"] = hits[CLEAN][name]
+                    values[augmentation, name] = hit
             self.distance.update(torch.stack([by_view[name].embedding for name in self.metrics]))
         # All at once and at the end, so that an interruption leaves whole photos.
         numbers = {key: value.tolist() for key, value in values.items()}
@@ -160,17 +165,15 @@ class ShiftEvaluation(pl.LightningModule):
         for key, rows in numbers.items():
             measured.values.setdefault(key, []).extend(rows)
 
-    def _zero_shot_hits(
-        self, batch: Batch, features: dict[str, Features], augmentation: str
-    ) -> Iterator[tuple[str, Tensor]]:
+    def _zero_shot_hits(self, index: Tensor, embedding: Tensor) -> dict[str, Tensor]:
         if self.zero_shot is None:
-            return
-        target = self.zero_shot.targets[batch.index].to(self.device)
+            return {}
+        target = self.zero_shot.targets[index].to(self.device)
         classifier = self.zero_shot.classifier.to(self.device)
-        for k in self.zero_shot.top:
-            for ending, view in (("_clean", CLEAN), ("", augmentation)):
-                hits = zero_shot_hit(features[view].embedding, classifier, target, k)
-                yield f"zero_shot_top{k}{ending}", hits
+        return {
+            f"zero_shot_top{k}": zero_shot_hit(embedding, classifier, target, k)
+            for k in self.zero_shot.top
+        }
 
     def _keep(
         self, index: list[int], views: dict[str, Tensor], features: dict[str, Features]

@@ -18,9 +18,7 @@ class LayerProbe:
     def __init__(self, tower: nn.Module) -> None:
         self._outputs: list[Tensor] = []
         self.wanted = False
-        blocks = tower_blocks(tower)
-        self.count = len(blocks)
-        for block in blocks:
+        for block in tower_blocks(tower):
             block.register_forward_hook(self._keep)
 
     def _keep(self, block: nn.Module, inputs: tuple[Any, ...], output: Tensor) -> None:
