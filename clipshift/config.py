@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Callable, Iterator
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -52,9 +53,23 @@ def optional(check: Check) -> Check:
 
 
 INFINITY = float("inf")
+SEVERITIES = ("paper", 1, 2, 3, 4, 5, "matched")
 CHECKS: dict[str, Check] = {
     "seed": whole(0),
     "precision": one_of("fp32", "bf16", "fp16", "pure_bf16", "pure_fp16"),
+    "severity": (
+        "paper, 1 to 5, matched, or a list of them, each once",
+        lambda v: (
+            bool(v) and len(set(v)) == len(v) and all(one in SEVERITIES for one in v)
+            if isinstance(v, list)
+            else v in SEVERITIES
+        ),
+    ),
+    "matching.distortion": one_of("ssim", "rmse", "displacement"),
+    "matching.target": number(0),
+    "matching.photos": whole(1),
+    "layers": ("true or false", lambda v: isinstance(v, bool)),
+    "gallery": whole(0),
     "save.embeddings": ("true or false", lambda v: isinstance(v, bool)),
     "save.views": whole(0),
     "save.gaze": whole(0),
@@ -87,7 +102,24 @@ CHECKS: dict[str, Check] = {
         lambda v: isinstance(v, list) and [type(n) for n in v] == [int] * 2 and 0 <= v[0] <= v[1],
     ),
     "aug.coarse_dropout.side": whole(1, 224),
+    "aug.jpeg.quality": interval(1, 100),
+    "aug.pixelate.block": interval(1, 224),
+    "aug.motion_blur.length": interval(0, 224),
+    "aug.rotation.rotation": interval(-360, 360),
+    "aug.grayscale.amount": interval(0, 1),
 }
+
+
+LADDER_CHECK: Check = (
+    "five rising strengths > 0, those of severity 1 to 5",
+    lambda v: (
+        isinstance(v, list)
+        and len(v) == 5
+        and all(map(_number, v))
+        and 0 < v[0]
+        and all(low < high for low, high in pairwise(v))
+    ),
+)
 
 
 def validate(cfg: DictConfig) -> None:
@@ -110,6 +142,10 @@ def validate(cfg: DictConfig) -> None:
         plain = OmegaConf.to_container(value) if OmegaConf.is_config(value) else value
         if not test(plain):
             raise UserError(f"{option}={plain} is out of range: it must be {expected}")
+    for name, node in cfg.get("aug", {}).items():
+        ladder = OmegaConf.to_container(node).get("ladder")
+        if not LADDER_CHECK[1](ladder):
+            raise UserError(f"aug.{name}.ladder={ladder} must be {LADDER_CHECK[0]}")
     for group, wanted in (("aug", "noise"), ("metric", "cosine_similarity")):
         if group not in cfg or not cfg[group]:
             raise UserError(f"{group} is empty: choose at least one, as in {group}={wanted}")

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytorch_lightning as pl
 import torch
@@ -22,19 +23,26 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.loggers import Logger, WandbLogger
 from torch import Tensor, nn
+from torchmetrics import Metric
 
-from clipshift.augment import Augmentation, augment
+from clipshift.augment import MATCHED, Augmentation, Variant, augment, make_variants
+from clipshift.augment.matching import Calibration
+from clipshift.calibration import calibration_for, save_calibration
 from clipshift.data import Batch, Photo, ViewData, ViewDataset, captions, folder, sample, shards
 from clipshift.encode import Encoder, Features, load_encoder
 from clipshift.errors import UserError
-from clipshift.measure import AugmentationDistance, PhotoMeasure
-from clipshift.measure.zero_shot import zero_shot_hit
+from clipshift.measure import AugmentationDistance, CleanSpread, LayerShift, PhotoMeasure
+from clipshift.measure.functional import luma, pixel_mean, retained, text_shift
+from clipshift.measure.zero_shot import zero_shot_flip, zero_shot_hit
 from clipshift.report import figures, page, terminal, tracking
 from clipshift.results import (
     CLEAN,
     Measured,
+    correlate,
     data_fingerprint,
+    extreme_photos,
     package_versions,
+    rank_augmentations,
     shift_table,
     skipped_table,
     summarize,
@@ -43,14 +51,20 @@ from clipshift.results import (
     write_tensors,
 )
 
-GALLERY_PHOTOS = 3
+SHOWN_PHOTOS = 3
+MOVED_PHOTOS = 20
 
 
 @dataclass
 class Keep:
-    """What to keep beside the measures: all embeddings, and the first photos' views and gazes."""
+    """What to keep beside the measures: all embeddings, and the first photos' views and gazes.
+
+    The embeddings of the first ``gallery`` photos are kept until the end, to see which views still
+    find their own photo among them.
+    """
 
     embeddings: bool = False
+    gallery: int = 0
     views: int = 0
     gaze: int = 0
 
@@ -74,27 +88,27 @@ class ZeroShot:
 
 
 class ShiftEvaluation(pl.LightningModule):
-    """Measures the shift of every photo under every augmentation.
+    """Measures the shift of every photo under every variant of the augmentations.
 
     Args:
         encoder: The encoder.
-        augmentations: Augmentations by name.
+        variants: Augmentations at severities, by view name.
         measures: Measures by name. Those of the gaze are left out where the encoder has none.
         keep: What to keep beside the measures.
-        zero_shot: The classifier, if the photos have labels.
+        layers: Whether to measure the shift of every layer.
     """
 
     def __init__(
         self,
         encoder: Encoder,
-        augmentations: Mapping[str, Augmentation],
+        variants: Mapping[str, Variant],
         measures: Mapping[str, PhotoMeasure],
         keep: Keep,
-        zero_shot: ZeroShot | None = None,
+        layers: bool = False,
     ) -> None:
         super().__init__()
         self.encoder = encoder
-        self.augmentations = dict(augmentations)
+        self.variants = dict(variants)
         self.measure_names = [
             name
             for name, measure in measures.items()
@@ -102,22 +116,28 @@ class ShiftEvaluation(pl.LightningModule):
         ]
         self.metrics: Any = nn.ModuleDict(
             {
-                augmentation: nn.ModuleDict(
+                variant: nn.ModuleDict(
                     {name: measures[name].clone() for name in self.measure_names}
                 )
-                for augmentation in augmentations
+                for variant in variants
             }
         )
-        self.distance = AugmentationDistance(list(augmentations))
+        self.distance = AugmentationDistance(list(variants))
+        width, layer_widths = encoder.widths()
+        self.spread = CleanSpread(width)
+        self.layers: Any = nn.ModuleList(
+            LayerShift(len(self.variants), width) for width in layer_widths if layers
+        )
         self.keep = keep
-        self.zero_shot = zero_shot
+        self.zero_shot: ZeroShot | None = None
+        self.texts: Tensor | None = None
         self.measured = Measured()
 
     def on_test_epoch_start(self) -> None:
         self.measured = Measured()
         # A spawned process starts with a copy of the states, and they would be summed over ranks.
         for metric in self.modules():
-            if isinstance(metric, (PhotoMeasure, AugmentationDistance)):
+            if isinstance(metric, Metric):
                 metric.reset()
 
     def test_step(self, batch: Batch) -> None:
@@ -128,35 +148,23 @@ class ShiftEvaluation(pl.LightningModule):
             return
         with self._stage("augment"):
             views = {CLEAN: batch.clean} | {
-                name: augment(augmentation, batch.clean, batch.draws[name])
-                for name, augmentation in self.augmentations.items()
+                name: augment(v.augmentation, batch.clean, batch.draws[v.name], v.strength)
+                for name, v in self.variants.items()
             }
         with self._stage("encode"):
-            features = self.encoder(torch.cat(list(views.values())))
-            gazes = features.gaze.split(count) if features.gaze is not None else [None] * len(views)
+            made = self.encoder(torch.cat(list(views.values())), layers=len(self.layers) > 0)
+            gazes = made.gaze.split(count) if made.gaze is not None else [None] * len(views)
             by_view = {
                 name: Features(embedding, gaze)
                 for name, embedding, gaze in zip(
-                    views, features.embedding.split(count), gazes, strict=True
+                    views, made.embedding.split(count), gazes, strict=True
                 )
             }
         with self._stage("measure"):
-            values: dict[tuple[str, str], Tensor] = {}
-            hits = {
-                name: self._zero_shot_hits(batch.index, made.embedding)
-                for name, made in by_view.items()
-            }
-            for augmentation in self.augmentations:
-                for name in self.measure_names:
-                    metric = self.metrics[augmentation][name]
-                    values[augmentation, name] = metric(
-                        _space(metric.space, views[augmentation], by_view[augmentation]),
-                        _space(metric.space, views[CLEAN], by_view[CLEAN]),
-                    )
-                for name, hit in hits[augmentation].items():
-                    values[augmentation, f"{name}_clean"] = hits[CLEAN][name]
-                    values[augmentation, name] = hit
-            self.distance.update(torch.stack([by_view[name].embedding for name in self.metrics]))
+            values = self._measure(batch.index, views, by_view)
+            for layer, tokens in zip(self.layers, made.layers or (), strict=True):
+                clean, *augmented = tokens.split(count)
+                layer.update(torch.stack(augmented), clean)
         # All at once and at the end, so that an interruption leaves whole photos.
         numbers = {key: value.tolist() for key, value in values.items()}
         self._keep(batch.index.tolist(), views, by_view)
@@ -164,6 +172,39 @@ class ShiftEvaluation(pl.LightningModule):
         measured.digests += batch.digests
         for key, rows in numbers.items():
             measured.values.setdefault(key, []).extend(rows)
+
+    def _measure(
+        self, index: Tensor, views: dict[str, Tensor], features: dict[str, Features]
+    ) -> dict[tuple[str, str], Tensor]:
+        values: dict[tuple[str, str], Tensor] = {}
+        clean = features[CLEAN].embedding
+        hits = {name: self._zero_shot_hits(index, made.embedding) for name, made in features.items()}
+        gray = luma(views[CLEAN])
+        brightness = pixel_mean(gray)
+        contrast = pixel_mean((gray - brightness[:, None, None]).square()).sqrt()
+        for variant in self.variants:
+            for name in self.measure_names:
+                metric = self.metrics[variant][name]
+                values[variant, name] = metric(
+                    _space(metric.space, views[variant], features[variant]),
+                    _space(metric.space, views[CLEAN], features[CLEAN]),
+                )
+            embedding = features[variant].embedding
+            for name, hit in hits[variant].items():
+                values[variant, f"{name}_clean"] = hits[CLEAN][name]
+                values[variant, name] = hit
+            if self.zero_shot is not None:
+                values[variant, "zero_shot_flip"] = zero_shot_flip(
+                    embedding, clean, self.zero_shot.classifier.to(self.device)
+                )
+            if self.texts is not None:
+                text = self.texts[index].to(self.device)
+                values[variant, "text_shift"] = text_shift(embedding, clean, text)
+            values[variant, "brightness"] = brightness
+            values[variant, "contrast"] = contrast
+        self.distance.update(torch.stack([features[name].embedding for name in self.variants]))
+        self.spread.update(clean)
+        return values
 
     def _zero_shot_hits(self, index: Tensor, embedding: Tensor) -> dict[str, Tensor]:
         if self.zero_shot is None:
@@ -184,6 +225,9 @@ class ShiftEvaluation(pl.LightningModule):
                 rows = list(made.embedding.cpu().numpy())
                 self.measured.embeddings.setdefault(name, []).extend(rows)
             for row, photo in enumerate(index):
+                if photo < self.keep.gallery:
+                    kept = self.measured.gallery.setdefault(name, {})
+                    kept[photo] = made.embedding[row].cpu().numpy().copy()
                 if photo < self.keep.views:
                     kept = self.measured.views.setdefault(name, {})
                     kept[photo] = views[name][row].cpu().numpy().copy()
@@ -192,10 +236,11 @@ class ShiftEvaluation(pl.LightningModule):
                     kept[photo] = made.gaze[row].cpu().numpy().copy()
 
     def on_test_epoch_end(self) -> None:
-        for augmentation, metrics in self.metrics.items():
+        for variant, metrics in self.metrics.items():
             for name, metric in metrics.items():
-                self.log(f"{augmentation}/{name}", metric)
-        self.distance.compute()
+                self.log(f"{variant}/{name}", metric)
+        for metric in (self.distance, self.spread, *self.layers):
+            metric.compute()
         if dist.is_available() and dist.is_initialized():
             parts: list[Measured] = [Measured()] * dist.get_world_size()
             dist.all_gather_object(parts, self.measured)
@@ -253,6 +298,29 @@ def make_zero_shot(
     )
 
 
+def make_augmentations(
+    aug: dict[str, Any],
+) -> tuple[dict[str, Augmentation], dict[str, list[float]]]:
+    """The augmentations of an ``aug`` configuration, and their strengths at severity 1 to 5."""
+    ladders = {name: node.pop("ladder") for name, node in aug.items()}
+    return {name: instantiate(node) for name, node in aug.items()}, ladders
+
+
+def caption_embeddings(encoder: Encoder, photos: list[Photo]) -> Tensor | None:
+    """For each photo the mean of its captions' unit embeddings, (N, D); NaN where it has none.
+
+    None where no photo has captions.
+
+    Raises:
+        UserError: If the encoder's tokenizer cannot be had.
+    """
+    texts = [text for photo in photos for text in photo.captions]
+    if not texts:
+        return None
+    embeddings = encoder.encode_texts(texts).split([len(photo.captions) for photo in photos])
+    return torch.stack([rows.mean(dim=0) for rows in embeddings])
+
+
 @dataclass
 class Tables:
     """A run's tables and facts, as written to its folder."""
@@ -260,6 +328,9 @@ class Tables:
     shift: pd.DataFrame
     summary: pd.DataFrame
     distances: pd.DataFrame
+    ranking: pd.DataFrame
+    correlations: pd.DataFrame
+    layers: pd.DataFrame
     skipped: pd.DataFrame
     facts: dict[str, Any]
 
@@ -283,22 +354,32 @@ def evaluate(cfg: DictConfig, run_folder: Path) -> None:
     encoder = load_encoder(
         cfg.model.architecture, cfg.model.pretrained, cfg.model.checkpoint, cfg.precision
     )
-    augmentations = {name: instantiate(node) for name, node in plain(cfg.aug).items()}
+    augmentations, ladders = make_augmentations(plain(cfg.aug))
+    severities = [str(severity) for severity in listed(cfg.severity)]
+    calibration = None
+    if MATCHED in severities:
+        calibration = calibration_for(cfg, photos, augmentations)
+        photos = [photo for photo in photos if photo.id not in set(calibration.photos)]
+        save_calibration(run_folder, calibration)
+    strengths = {n: m.strength for n, m in calibration.matches.items()} if calibration else {}
     module = ShiftEvaluation(
         encoder,
-        augmentations,
+        make_variants(augmentations, ladders, severities, strengths),
         {name: instantiate(node) for name, node in plain(cfg.metric).items()},
         Keep(
             embeddings=cfg.save.embeddings,
-            views=max(cfg.save.views, GALLERY_PHOTOS),
-            gaze=max(cfg.save.gaze, GALLERY_PHOTOS),
+            gallery=cfg.gallery,
+            views=max(cfg.save.views, SHOWN_PHOTOS),
+            gaze=max(cfg.save.gaze, SHOWN_PHOTOS),
         ),
+        cfg.layers,
     )
-    notes = []
+    notes = calibration_notes(calibration) if calibration else []
     try:
         module.zero_shot = make_zero_shot(encoder, photos, classes, list(cfg.prompts.templates))
+        module.texts = caption_embeddings(encoder, photos)
     except UserError as error:
-        notes.append(f"Zero-shot accuracy is left out: {error}.")
+        notes.append(f"Measures with text are left out: {error}.")
     dataset = ViewDataset(photos, augmentations, cfg.seed, cfg.data.resize)
     data = ViewData(dataset, cfg.data.batch_size, cfg.data.num_workers)
     loaded = time.perf_counter()
@@ -323,7 +404,29 @@ def evaluate(cfg: DictConfig, run_folder: Path) -> None:
                     f"(the first: {tables.skipped['reason'].iloc[0]}); "
                     f"all are listed in {run_folder / 'skipped.csv'}"
                 )
-            show_results(cfg, run_folder, module, photos, tables, logger, notes)
+            show_results(cfg, run_folder, module, dataset, tables, logger, notes)
+
+
+def calibration_notes(calibration: Calibration) -> list[str]:
+    """What a reader must know of matched severities: how they were matched, and which were not."""
+    notes = [
+        f"Matched severities: every augmentation at the strength where the mean "
+        f"{calibration.distortion} of {len(calibration.photos)} calibration photos, which are not "
+        f"measured, is {calibration.target:g}."
+    ]
+    missed = [
+        f"{name} ({match.realised:.3g})"
+        for name, match in calibration.matches.items()
+        if not match.reached
+    ]
+    if missed:
+        notes.append(f"Not reachable, so at the nearest strength: {', '.join(missed)}.")
+    return notes
+
+
+def listed(value: Any) -> list[Any]:
+    """A configured list as it is, and a single value as a list of one."""
+    return list(value) if OmegaConf.is_list(value) else [value]
 
 
 def plain(node: DictConfig) -> dict[str, Any]:
@@ -387,12 +490,15 @@ def write_results(
 ) -> Tables:
     """Make tables of what was measured, and write them, the kept tensors, and ``run.json``."""
     measured = module.measured
-    shift = shift_table(measured, photos)
-    module.distance.sync_on_compute = complete
+    for metric in (module.distance, module.spread, *module.layers):
+        metric.sync_on_compute = complete
+    add_relative_shift(measured, module.spread.compute().item())
+    add_retained(measured)
+    shift = shift_table(measured, photos, module.variants)
     names = module.distance.names
     # torchmetrics squeezes the matrix of a single augmentation.
     matrix = module.distance.compute().reshape(len(names), -1).cpu().numpy()
-    distances = pd.DataFrame(matrix, index=names, columns=names)
+    distances = pd.DataFrame(matrix, index=pd.Index(names, name="augmentation"), columns=names)
     encoder = module.encoder
     facts = {
         "complete": complete,
@@ -410,6 +516,8 @@ def write_results(
             "photos": len(measured.index),
             "skipped": len(measured.skipped),
         },
+        "strengths": {name: variant.strength for name, variant in module.variants.items()},
+        "gallery": len(measured.gallery.get(CLEAN, ())),
         "seed": cfg.seed,
         "precision": cfg.precision,
         "device": device_name(module.device),
@@ -417,13 +525,63 @@ def write_results(
         "versions": package_versions(),
         "config": plain(cfg),
     }
+    cosine = "cosine_similarity" in shift
     tables = Tables(
-        shift, summarize(shift, cfg.seed), distances, skipped_table(measured, photos), facts
+        shift,
+        summarize(shift, cfg.seed),
+        distances,
+        rank_augmentations(shift, cfg.seed) if cosine else pd.DataFrame(),
+        correlate(shift) if cosine else pd.DataFrame(),
+        layer_table(module),
+        skipped_table(measured, photos),
+        facts,
     )
-    write_tables(run_folder, tables.shift, tables.summary, tables.distances, tables.skipped)
+    names = ["summary", "distances", "ranking", "correlations", "layers", "skipped"]
+    made = {name: getattr(tables, name) for name in names}
+    write_tables(run_folder, shift, {n: t for n, t in made.items() if len(t) or n == "skipped"})
     write_tensors(run_folder, measured, photos, cfg.save.views, cfg.save.gaze)
     write_provenance(run_folder, facts)
     return tables
+
+
+def add_relative_shift(measured: Measured, spread: float) -> None:
+    """Divide every shift by the distance between different clean photos."""
+    for variant, measure in list(measured.values):
+        if measure == "cosine_similarity":
+            cosines = np.array(measured.values[variant, measure])
+            measured.values[variant, "relative_shift"] = ((1 - cosines) / spread).tolist()
+
+
+def add_retained(measured: Measured) -> None:
+    """See which views find their own photo in the gallery; NaN for photos beyond it."""
+    photos = sorted(measured.gallery.get(CLEAN, ()))
+    if len(photos) < 2:
+        return
+    stacked = {
+        name: torch.from_numpy(np.stack([kept[photo] for photo in photos]))
+        for name, kept in measured.gallery.items()
+    }
+    for name in (name for name in stacked if name != CLEAN):
+        found = dict(zip(photos, retained(stacked[name], stacked[CLEAN]).tolist(), strict=True))
+        measured.values[name, "retained"] = [found.get(i, float("nan")) for i in measured.index]
+
+
+def layer_table(module: ShiftEvaluation) -> pd.DataFrame:
+    """A row per variant and layer: class-token cosine with its 95 % interval, and linear CKA."""
+    rows = []
+    for layer, metric in enumerate(module.layers, start=1):
+        shifts = {name: values.tolist() for name, values in metric.compute().items()}
+        for variant, mean, error, cka in zip(
+            module.variants.values(),
+            shifts["cosine"],
+            shifts["cosine_error"],
+            shifts["cka"],
+            strict=True,
+        ):
+            low, high = mean - 1.96 * error, mean + 1.96 * error
+            rows.append((variant.name, variant.severity, layer, mean, low, high, cka))
+    columns = ["augmentation", "severity", "layer", "cosine", "ci_low", "ci_high", "cka"]
+    return pd.DataFrame(rows, columns=columns)
 
 
 def device_name(device: torch.device) -> str:
@@ -455,7 +613,7 @@ def show_results(
         )
     if data["skipped"]:
         notes.append(f"{data['skipped']} photos could not be read: see skipped.csv.")
-    gallery = figures.gallery_of(module.measured, [photo.id for photo in photos], GALLERY_PHOTOS)
+    gallery = figures.gallery_of(module.measured, [photo.id for photo in photos], SHOWN_PHOTOS)
     source = f"{title}; seed {cfg.seed}, {cfg.precision}"
     drawn = figures.draw_figures(tables.shift, tables.summary, tables.distances, gallery, source)
     files = figures.save_figures(drawn, run_folder / "figures")

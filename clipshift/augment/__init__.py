@@ -1,10 +1,25 @@
-"""Views: the nine disturbances of a photo, drawn under keyed randomness."""
+"""Views: disturbances of a photo, drawn under keyed randomness, at any severity."""
 
 from clipshift.augment.geometric import Elastic, Flip, Perspective, ShiftScaleRotate
 from clipshift.augment.keyed import Augmentation, augment, draw
-from clipshift.augment.pixel import Blur, BrightnessContrast, CoarseDropout, ColorJitter, Noise
+from clipshift.augment.pixel import (
+    JPEG,
+    Blur,
+    BrightnessContrast,
+    CoarseDropout,
+    ColorJitter,
+    Grayscale,
+    MotionBlur,
+    Noise,
+    Pixelate,
+)
+from clipshift.augment.severity import LADDER, MATCHED, PAPER, Variant, make_variants
 
 __all__ = [
+    "JPEG",
+    "LADDER",
+    "MATCHED",
+    "PAPER",
     "Augmentation",
     "Blur",
     "BrightnessContrast",
@@ -12,9 +27,14 @@ __all__ = [
     "ColorJitter",
     "Elastic",
     "Flip",
+    "Grayscale",
+    "MotionBlur",
     "Noise",
     "Perspective",
+    "Pixelate",
     "ShiftScaleRotate",
+    "Variant",
     "augment",
     "draw",
+    "make_variants",
 ]

@@ -20,23 +20,31 @@ from clipshift.augment.keyed import Draws, uniform
 
 
 class Flip:
-    """Horizontal flip, always."""
+    """Horizontal flip: always at strength 1; below, of that share of the photos."""
+
+    strongest = 1.0
+    moves_pixels = True
 
     def sample(self, rng: np.random.Generator, size: int) -> Draws:
-        return {}
+        return {"turn": uniform(rng, (0.0, 1.0))}
 
-    def apply(self, images: Tensor, draws: Draws) -> Tensor:
-        return hflip(images)
+    def apply(self, images: Tensor, draws: Draws, strength: float = 1.0) -> Tensor:
+        return torch.where(draws["turn"][..., None, None] < strength, hflip(images), images)
 
 
 class ShiftScaleRotate:
     """Shift, scale and rotation about the centre; bilinear, with zeros outside the photo.
+
+    Strength multiplies shift and angle, and is the power of the scale.
 
     Args:
         shift: Interval of the shift along each axis, as a fraction of the side.
         scale: Interval of the scale factor of each axis.
         rotation: Interval of the angle, in degrees.
     """
+
+    strongest = math.inf
+    moves_pixels = True
 
     def __init__(
         self,
@@ -55,14 +63,14 @@ class ShiftScaleRotate:
             "rotation": uniform(rng, self.rotation)[0],
         }
 
-    def apply(self, images: Tensor, draws: Draws) -> Tensor:
+    def apply(self, images: Tensor, draws: Draws, strength: float = 1.0) -> Tensor:
         height, width = images.shape[-2:]
         sides = images.new_tensor([width, height])
         matrix = get_affine_matrix2d(
-            draws["shift"] * sides,
+            strength * draws["shift"] * sides,
             ((sides - 1) / 2).expand_as(draws["shift"]),
-            draws["scale"],
-            draws["rotation"],
+            draws["scale"] ** strength,
+            strength * draws["rotation"],
         )
         return warp_affine(images, matrix[:, :2], (height, width), padding_mode="zeros")
 
@@ -79,6 +87,9 @@ class Elastic:
         sigma: Standard deviation of the Gaussian, in pixels.
     """
 
+    strongest = math.inf
+    moves_pixels = True
+
     def __init__(self, alpha: float, sigma: float) -> None:
         self.alpha = alpha
         self.sigma = sigma
@@ -88,11 +99,11 @@ class Elastic:
         smooth = gaussian_smoothing(size, self.sigma)
         return {"displacement": self.alpha * (smooth @ noise @ smooth.T)}
 
-    def apply(self, images: Tensor, draws: Draws) -> Tensor:
+    def apply(self, images: Tensor, draws: Draws, strength: float = 1.0) -> Tensor:
         height, width = images.shape[-2:]
         rows, columns = (torch.arange(n, device=images.device) for n in (height, width))
-        x = columns + draws["displacement"][:, 0]
-        y = rows[:, None] + draws["displacement"][:, 1]
+        x = columns + strength * draws["displacement"][:, 0]
+        y = rows[:, None] + strength * draws["displacement"][:, 1]
         return remap(images, x, y, mode="bilinear", padding_mode="zeros", align_corners=True)
 
 
@@ -124,19 +135,23 @@ class Perspective:
             0.45 at the most, so that the four stay apart.
     """
 
+    strongest = math.inf
+    moves_pixels = True
+
     def __init__(self, scale: tuple[float, float]) -> None:
         self.scale = scale
 
     def sample(self, rng: np.random.Generator, size: int) -> Draws:
         scale = uniform(rng, self.scale)
         inward = torch.from_numpy(np.abs(rng.standard_normal((4, 2)))).float()
-        return {"scale": scale, "inward": (scale * inward).clamp(max=0.45)}
+        return {"scale": scale, "inward": scale * inward}
 
-    def apply(self, images: Tensor, draws: Draws) -> Tensor:
+    def apply(self, images: Tensor, draws: Draws, strength: float = 1.0) -> Tensor:
         height, width = images.shape[-2:]
         far = images.new_tensor([width - 1, height - 1])
         corners = images.new_tensor([[0, 0], [1, 0], [1, 1], [0, 1]])
-        inner = (corners + draws["inward"] * (1 - 2 * corners)) * far
+        inward = (strength * draws["inward"]).clamp(max=0.45)
+        inner = (corners + inward * (1 - 2 * corners)) * far
         outer = (corners * far).expand_as(inner)
         matrix = get_perspective_transform(inner, outer)
         return warp_perspective(images, matrix, (height, width), padding_mode="zeros")

@@ -7,7 +7,7 @@ run can change a view.
 """
 
 import hashlib
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 import numpy as np
 import torch
@@ -17,7 +17,15 @@ Draws = dict[str, Tensor]
 
 
 class Augmentation(Protocol):
-    """A disturbance of photos, in two halves: random draws, and what they do to images."""
+    """A disturbance of photos, in two halves: random draws, and what they do to images.
+
+    Attributes:
+        strongest: The strength beyond which nothing changes any more.
+        moves_pixels: Whether it moves pixels to other places, and only that.
+    """
+
+    strongest: ClassVar[float]
+    moves_pixels: ClassVar[bool]
 
     def sample(self, rng: np.random.Generator, size: int) -> Draws:
         """Draw the parameters of one view.
@@ -31,12 +39,14 @@ class Augmentation(Protocol):
         """
         ...
 
-    def apply(self, images: Tensor, draws: Draws) -> Tensor:
+    def apply(self, images: Tensor, draws: Draws, strength: float = 1.0) -> Tensor:
         """Disturb a batch of images.
 
         Args:
             images: Clean views in [0, 1], float32, shape (B, 3, H, W).
             draws: What `sample` drew for each of them, stacked along a first dimension B.
+            strength: Scales the disturbance and leaves its draws as they are: 0 changes nothing,
+                1 is what was drawn.
 
         Returns:
             The views, shape (B, 3, H, W), not yet clamped.
@@ -66,21 +76,33 @@ def draw(augmentation: Augmentation, seed: int, photo: str, name: str, size: int
     return augmentation.sample(np.random.Generator(np.random.Philox(key=key)), size)
 
 
-def augment(augmentation: Augmentation, images: Tensor, draws: Draws) -> Tensor:
+def augment(
+    augmentation: Augmentation, images: Tensor, draws: Draws, strength: float = 1.0
+) -> Tensor:
     """The views an augmentation makes of clean images, clamped to [0, 1].
 
     Args:
         augmentation: The augmentation.
         images: Clean views in [0, 1], float32, shape (B, 3, H, W).
         draws: Parameters from `draw`, stacked along a first dimension B, on the images' device.
+        strength: Scales the disturbance; 1 is what was drawn.
 
     Returns:
         Views in [0, 1], float32, shape (B, 3, H, W).
     """
-    return augmentation.apply(images, draws).clamp(0.0, 1.0)
+    return augmentation.apply(images, draws, strength).clamp(0.0, 1.0)
 
 
 def uniform(rng: np.random.Generator, interval: tuple[float, float], count: int = 1) -> Tensor:
     """``count`` numbers from U[low, high], float32; a wider interval scales the same draws."""
     low, high = interval
     return torch.from_numpy(low + (high - low) * rng.random(count)).float()
+
+
+def dithered(number: Tensor, offset: Tensor) -> Tensor:
+    """Round to whole numbers so that the mean over offsets from U[0, 1) is the number itself.
+
+    A whole number stays as it is. So a scaled count grows step by step over photos, and not for all
+    at the same strength.
+    """
+    return torch.floor(number + offset)

@@ -11,11 +11,12 @@ from kornia.enhance import (
     adjust_hue,
     adjust_saturation_with_gray_subtraction,
 )
-from kornia.filters import filter2d_separable, get_gaussian_kernel1d
+from kornia.filters import filter2d, filter2d_separable, get_gaussian_kernel1d
 from torch import Tensor
-from torch.nn.functional import pad
+from torch.nn.functional import interpolate
+from torchvision.io import ImageReadMode, decode_jpeg, encode_jpeg
 
-from clipshift.augment.keyed import Draws, uniform
+from clipshift.augment.keyed import Draws, dithered, uniform
 
 
 class Noise:
@@ -25,6 +26,9 @@ class Noise:
         std: Interval of the standard deviation, in units of the full pixel range.
     """
 
+    strongest = math.inf
+    moves_pixels = False
+
     def __init__(self, std: tuple[float, float]) -> None:
         self.std = std
 
@@ -33,17 +37,20 @@ class Noise:
         field = rng.standard_normal((3, size, size), dtype=np.float32)
         return {"std": std, "field": torch.from_numpy(field)}
 
-    def apply(self, images: Tensor, draws: Draws) -> Tensor:
-        return images + draws["std"][..., None, None] * draws["field"]
+    def apply(self, images: Tensor, draws: Draws, strength: float = 1.0) -> Tensor:
+        return images + strength * draws["std"][..., None, None] * draws["field"]
 
 
 class Blur:
-    """Gaussian blur.
+    """Gaussian blur. Strength scales the Gaussian and the radius at which its kernel is cut.
 
     Args:
         kernel: The kernel's side is one of these odd numbers of pixels, all equally likely.
         sigma: Interval of the Gaussian's standard deviation, in pixels.
     """
+
+    strongest = math.inf
+    moves_pixels = False
 
     def __init__(self, kernel: tuple[int, ...], sigma: tuple[float, float]) -> None:
         self.kernel = kernel
@@ -51,18 +58,28 @@ class Blur:
 
     def sample(self, rng: np.random.Generator, size: int) -> Draws:
         side = self.kernel[int(rng.integers(len(self.kernel)))]
-        sigma = uniform(rng, self.sigma)
-        weights = get_gaussian_kernel1d(side, sigma[None])[0]
-        # Kernels of one batch must have one length; the zeros around a shorter one change nothing.
-        margin = (max(self.kernel) - side) // 2
-        return {"sigma": sigma, "side": torch.tensor([side]), "weights": pad(weights, [margin] * 2)}
+        return {
+            "sigma": uniform(rng, self.sigma),
+            "side": torch.tensor([side]),
+            "offset": uniform(rng, (0.0, 1.0)),
+        }
 
-    def apply(self, images: Tensor, draws: Draws) -> Tensor:
-        return filter2d_separable(images, draws["weights"], draws["weights"], "reflect")
+    def apply(self, images: Tensor, draws: Draws, strength: float = 1.0) -> Tensor:
+        # Kernels of one batch must have one length; the zeros around a shorter one change nothing.
+        reach = min(math.ceil(strength * (max(self.kernel) // 2)), images.shape[-1] - 1)
+        weights = get_gaussian_kernel1d(2 * reach + 1, (strength * draws["sigma"]).clamp(min=1e-3))
+        radius = dithered(strength * (draws["side"] // 2), draws["offset"])
+        place = torch.arange(-reach, reach + 1, device=images.device)
+        weights = weights * (place.abs() <= radius)
+        weights = weights / weights.sum(dim=1, keepdim=True)
+        return filter2d_separable(images, weights, weights, "reflect")
 
 
 class ColorJitter:
     """Brightness, contrast, saturation and hue, each changed by a random factor in random order.
+
+    Strength multiplies a factor's distance from 1, down to a factor of 0, and the shift of hue, up
+    to half a turn.
 
     Args:
         brightness: Interval of the factor on all values.
@@ -70,6 +87,9 @@ class ColorJitter:
         saturation: Interval of the factor on the distance to the pixel's luma.
         hue: Interval of the shift of hue, in turns of the colour circle.
     """
+
+    strongest = math.inf
+    moves_pixels = False
 
     def __init__(
         self,
@@ -89,12 +109,17 @@ class ColorJitter:
         draws = {name: uniform(rng, interval)[0] for name, interval in self.intervals.items()}
         return draws | {"order": torch.from_numpy(rng.permutation(4))}
 
-    def apply(self, images: Tensor, draws: Draws) -> Tensor:
+    def apply(self, images: Tensor, draws: Draws, strength: float = 1.0) -> Tensor:
+        brightness, contrast, saturation = (
+            (1 + strength * (draws[name] - 1)).clamp(min=0)
+            for name in ("brightness", "contrast", "saturation")
+        )
+        hue = (strength * draws["hue"]).clamp(-0.5, 0.5)
         steps: tuple[tuple[Callable[[Tensor, Tensor], Tensor], Tensor], ...] = (
-            (adjust_brightness_accumulative, draws["brightness"]),
-            (adjust_contrast, draws["contrast"]),
-            (adjust_saturation_with_gray_subtraction, draws["saturation"]),
-            (adjust_hue, draws["hue"] * 2 * math.pi),
+            (adjust_brightness_accumulative, brightness),
+            (adjust_contrast, contrast),
+            (adjust_saturation_with_gray_subtraction, saturation),
+            (adjust_hue, hue * 2 * math.pi),
         )
         views = images.clone()
         for turn in draws["order"].T:
@@ -123,12 +148,15 @@ def adjust_contrast(images: Tensor, factor: Tensor) -> Tensor:
 
 
 class BrightnessContrast:
-    """A linear change of all values, ``x * (1 + contrast) + brightness``.
+    """A linear change of all values, ``x * (1 + contrast) + brightness``, strength times both.
 
     Args:
         brightness: Interval of what is added, in units of the full pixel range.
         contrast: Interval of what is added to the factor 1.
     """
+
+    strongest = math.inf
+    moves_pixels = False
 
     def __init__(self, brightness: tuple[float, float], contrast: tuple[float, float]) -> None:
         self.brightness = brightness
@@ -140,18 +168,24 @@ class BrightnessContrast:
             "brightness": uniform(rng, self.brightness),
         }
 
-    def apply(self, images: Tensor, draws: Draws) -> Tensor:
+    def apply(self, images: Tensor, draws: Draws, strength: float = 1.0) -> Tensor:
         contrast, brightness = (draws[name][..., None, None] for name in ("contrast", "brightness"))
-        return images * (1 + contrast) + brightness
+        return images * (1 + strength * contrast).clamp(min=0) + strength * brightness
+
+
+MOST_HOLES = 128
 
 
 class CoarseDropout:
-    """Square holes filled with uniform random pixels.
+    """Square holes filled with uniform random pixels. Strength multiplies their number.
 
     Args:
         holes: Least and greatest number of holes, all numbers between equally likely.
         side: Side of a hole, in pixels.
     """
+
+    strongest = math.inf
+    moves_pixels = False
 
     def __init__(self, holes: tuple[int, int], side: int) -> None:
         self.holes = holes
@@ -160,16 +194,131 @@ class CoarseDropout:
     def sample(self, rng: np.random.Generator, size: int) -> Draws:
         low, high = self.holes
         count = rng.integers(low, high + 1)
-        corners = rng.integers(size - self.side + 1, size=(high, 2))
-        mask = np.zeros((1, size, size), dtype=bool)
-        for top, left in corners[:count]:
-            mask[:, top : top + self.side, left : left + self.side] = True
+        places = size - self.side + 1
+        corners = rng.integers(places, size=(high, 2))
         fill = rng.random((3, size, size), dtype=np.float32)
+        more = rng.integers(places, size=(max(0, MOST_HOLES - high), 2))
         return {
             "count": torch.tensor([count]),
-            "mask": torch.from_numpy(mask),
+            "corners": torch.from_numpy(np.concatenate([corners, more])),
             "fill": torch.from_numpy(fill),
+            "offset": uniform(rng, (0.0, 1.0)),
         }
 
-    def apply(self, images: Tensor, draws: Draws) -> Tensor:
-        return torch.where(draws["mask"], draws["fill"], images)
+    def apply(self, images: Tensor, draws: Draws, strength: float = 1.0) -> Tensor:
+        corners = draws["corners"][..., None]  # (B, holes, 2, 1)
+        count = dithered(strength * draws["count"], draws["offset"])
+        place = torch.arange(images.shape[-1], device=images.device)
+        inside = (place >= corners) & (place < corners + self.side)
+        wanted = torch.arange(corners.shape[1], device=images.device) < count
+        rows = (inside[:, :, 0] & wanted[..., None]).float()
+        mask = rows.mT @ inside[:, :, 1].float() > 0  # (B, H, W)
+        return torch.where(mask[:, None], draws["fill"], images)
+
+
+class JPEG:
+    """Compression as JPEG, by libjpeg with 4:2:0 chroma. Strength multiplies its quantisation.
+
+    libjpeg multiplies its quantisation tables by ``50 / quality`` below quality 50 and by
+    ``2 - quality / 50`` above.
+
+    Args:
+        quality: Interval of libjpeg's quality, 1 to 100.
+    """
+
+    strongest = math.inf
+    moves_pixels = False
+
+    def __init__(self, quality: tuple[float, float]) -> None:
+        self.quality = quality
+
+    def sample(self, rng: np.random.Generator, size: int) -> Draws:
+        return {"quality": uniform(rng, self.quality), "offset": uniform(rng, (0.0, 1.0))}
+
+    def apply(self, images: Tensor, draws: Draws, strength: float = 1.0) -> Tensor:
+        drawn = draws["quality"]
+        factor = strength * torch.where(drawn < 50, 50 / drawn, 2 - drawn / 50)
+        quality = torch.where(factor > 1, 50 / factor, 100 - 50 * factor)
+        quality = dithered(quality, draws["offset"]).clamp(1, 100)
+        pixels = (images * 255).round().to(torch.uint8).cpu()
+        views = [
+            decode_jpeg(encode_jpeg(photo, int(q)), ImageReadMode.RGB)
+            for photo, q in zip(pixels, quality, strict=True)
+        ]
+        return torch.stack(views).to(images) / 255
+
+
+class Pixelate:
+    """A coarser grid of square blocks, each the mean of its pixels. Strength scales the blocks.
+
+    Args:
+        block: Interval of a block's side, in pixels.
+    """
+
+    strongest = math.inf
+    moves_pixels = False
+
+    def __init__(self, block: tuple[float, float]) -> None:
+        self.block = block
+
+    def sample(self, rng: np.random.Generator, size: int) -> Draws:
+        return {"block": uniform(rng, self.block), "offset": uniform(rng, (0.0, 1.0))}
+
+    def apply(self, images: Tensor, draws: Draws, strength: float = 1.0) -> Tensor:
+        size = images.shape[-1]
+        blocks = dithered(size / (strength * draws["block"]).clamp(min=1), draws["offset"])
+        views = [
+            interpolate(interpolate(photo[None], (n, n), mode="area"), (size, size))
+            for photo, n in zip(images, blocks.clamp(1, size).int().flatten().tolist(), strict=True)
+        ]
+        return torch.cat(views)
+
+
+class MotionBlur:
+    """The mean along a straight line through each pixel. Strength scales the line.
+
+    Args:
+        length: Interval of the line's length, in pixels; its direction is any.
+    """
+
+    strongest = math.inf
+    moves_pixels = False
+
+    def __init__(self, length: tuple[float, float]) -> None:
+        self.length = length
+
+    def sample(self, rng: np.random.Generator, size: int) -> Draws:
+        return {"length": uniform(rng, self.length), "angle": uniform(rng, (0.0, math.pi))}
+
+    def apply(self, images: Tensor, draws: Draws, strength: float = 1.0) -> Tensor:
+        reach = min(math.ceil(strength * self.length[1] / 2 + 0.5), images.shape[-1] - 1)
+        place = torch.arange(-reach, reach + 1.0, device=images.device)
+        angle = draws["angle"][..., None]
+        along = place * angle.cos() + place[:, None] * angle.sin()
+        across = place[:, None] * angle.cos() - place * angle.sin()
+        half = strength * draws["length"][..., None] / 2
+        # One pixel wide with soft edges: below half a pixel, only the pixel itself is left.
+        weights = (1 - across.abs()).clamp(min=0) * (half + 0.5 - along.abs()).clamp(0, 1)
+        weights = weights / weights.sum(dim=(1, 2), keepdim=True)
+        return filter2d(images, weights, "reflect")
+
+
+class Grayscale:
+    """Colour fades towards luma. Strength multiplies how far, up to all the way.
+
+    Args:
+        amount: Interval of the share of luma, in [0, 1].
+    """
+
+    strongest = math.inf
+    moves_pixels = False
+
+    def __init__(self, amount: tuple[float, float]) -> None:
+        self.amount = amount
+
+    def sample(self, rng: np.random.Generator, size: int) -> Draws:
+        return {"amount": uniform(rng, self.amount)}
+
+    def apply(self, images: Tensor, draws: Draws, strength: float = 1.0) -> Tensor:
+        amount = (strength * draws["amount"]).clamp(max=1)[..., None, None]
+        return torch.lerp(images, rgb_to_grayscale(images).expand_as(images), amount)

@@ -41,7 +41,8 @@ class Features:
         embedding: Before normalisation, float32, shape (B, D).
         gaze: Attention weights over patches, float32, shape (B, h, w); None where the tower has
             none.
-        layers: Where asked for, the tokens after each block, float32, shape (B, tokens, width).
+        layers: Where asked for, class token (NaN where the tower has none) and mean patch token
+            after each block, float32, shape (B, 2, width).
     """
 
     embedding: Tensor
@@ -90,7 +91,7 @@ class Encoder(nn.Module):
 
         Args:
             views: In [0, 1], float32, shape (B, 3, H, W).
-            layers: Whether to hand out the tokens after each block as well.
+            layers: Whether to hand out what `Features.layers` says as well.
         """
         self.layer_probe.wanted = layers
         parts = [self._encode(part) for part in views.split(ENCODE_BATCH)]
@@ -101,6 +102,38 @@ class Encoder(nn.Module):
             gaze=torch.cat(gazes) if gazes else None,
             layers=[torch.cat(layer) for layer in zip(*tokens, strict=True)] if layers else None,
         )
+
+    @torch.inference_mode()
+    def widths(self) -> tuple[int, list[int]]:
+        """The width of the embedding, and that of the tokens after each block."""
+        size = (1, 3, *self.input_size)
+        made = self(torch.zeros(size, device=self.mean.device), layers=True)
+        return made.embedding.shape[1], [layer.shape[2] for layer in made.layers or ()]
+
+    @torch.inference_mode()
+    def encode_texts(self, texts: list[str]) -> Tensor:
+        """Unit embeddings of texts.
+
+        Args:
+            texts: N texts; what is beyond the text tower's length is cut off.
+
+        Returns:
+            float32, shape (N, D).
+
+        Raises:
+            UserError: If the model's tokenizer is not to be had here.
+        """
+        tokenize = self._tokenizer()
+        parts = [texts[i : i + ENCODE_BATCH] for i in range(0, len(texts), ENCODE_BATCH)]
+        return torch.cat(
+            [
+                self.model.encode_text(
+                    tokenize(part + [""] * (ENCODE_BATCH - len(part))).to(self.mean.device),
+                    normalize=True,
+                )[: len(part)]
+                for part in parts
+            ]
+        ).float()
 
     @torch.inference_mode()
     def zero_shot_classifier(self, classes: list[str], templates: list[str]) -> Tensor:

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import torch
 from open_clip.modified_resnet import ModifiedResNet
 from open_clip.timm_model import TimmModel
 from open_clip.transformer import VisionTransformer
@@ -9,7 +10,7 @@ from torch import Tensor, nn
 
 
 class LayerProbe:
-    """Reads the tokens after each block of an image tower, after each of its forward passes.
+    """Reads class and mean patch token after each block of an image tower, each forward pass.
 
     Args:
         tower: ``model.visual`` of an open_clip model.
@@ -18,6 +19,7 @@ class LayerProbe:
     def __init__(self, tower: nn.Module) -> None:
         self._outputs: list[Tensor] = []
         self.wanted = False
+        self.class_token, self.prefix = prefix_tokens(tower)
         for block in tower_blocks(tower):
             block.register_forward_hook(self._keep)
 
@@ -29,14 +31,18 @@ class LayerProbe:
         """The tokens of the last forward pass, if it was made while ``wanted`` was set.
 
         Returns:
-            A tensor a block, float32: shape (B, tokens, width), the class token first where there
-            is one; of convolutional towers, the pixels of a stage's feature map are the tokens.
+            A tensor a block, float32, shape (B, 2, width): the class token (NaN where the tower has
+            none), and the mean of the patch tokens; of convolutional towers, the pixels of a
+            stage's feature map are the patches.
         """
         outputs, self._outputs = self._outputs, []
-        return [
-            (output.flatten(2).transpose(1, 2) if output.ndim == 4 else output).float()
-            for output in outputs
-        ]
+        return [self._pooled(output.float()) for output in outputs]
+
+    def _pooled(self, output: Tensor) -> Tensor:
+        tokens = output.flatten(2).transpose(1, 2) if output.ndim == 4 else output
+        patches = tokens[:, self.prefix :].mean(dim=1)
+        first = tokens[:, 0] if self.class_token else torch.full_like(patches, torch.nan)
+        return torch.stack([first, patches], dim=1)
 
 
 def tower_blocks(tower: nn.Module) -> list[nn.Module]:
@@ -49,3 +55,13 @@ def tower_blocks(tower: nn.Module) -> list[nn.Module]:
         trunk: Any = tower.trunk
         return list(trunk.blocks if hasattr(trunk, "blocks") else getattr(trunk, "stages", ()))
     return []
+
+
+def prefix_tokens(tower: nn.Module) -> tuple[bool, int]:
+    """Whether the first token is the class token, and how many tokens stand before the patches."""
+    if isinstance(tower, VisionTransformer):
+        return True, 1
+    if isinstance(tower, TimmModel):
+        trunk: Any = tower.trunk
+        return getattr(trunk, "cls_token", None) is not None, getattr(trunk, "num_prefix_tokens", 0)
+    return False, 0

@@ -5,6 +5,7 @@ from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
+from torch.nn.functional import normalize
 from torchmetrics import Metric
 from torchmetrics.utilities.plot import plot_confusion_matrix
 
@@ -205,6 +206,162 @@ class SSIM(PhotoMeasure):
     space = "pixels"
     higher_is_better = True
     measure = staticmethod(functional.ssim)
+
+
+class GazeDivergence(PhotoMeasure):
+    """Mean `clipshift.measure.functional.gaze_divergence` of gazes.
+
+    Example:
+        >>> metric = GazeDivergence()
+        >>> metric(torch.tensor([[[1.0, 0.0]]]), torch.tensor([[[0.0, 0.5]]]))
+        tensor([1.])
+        >>> metric.compute()
+        tensor(1., dtype=torch.float64)
+    """
+
+    space = "gaze"
+    higher_is_better = False
+    measure = staticmethod(functional.gaze_divergence)
+
+
+class GazeEntropyChange(PhotoMeasure):
+    """Mean `clipshift.measure.functional.gaze_entropy_change` of gazes.
+
+    Example:
+        >>> metric = GazeEntropyChange()
+        >>> metric(torch.tensor([[[0.5, 0.5]]]), torch.tensor([[[1.0, 0.0]]]))
+        tensor([1.])
+        >>> metric.compute()
+        tensor(1., dtype=torch.float64)
+    """
+
+    space = "gaze"
+    measure = staticmethod(functional.gaze_entropy_change)
+
+
+class CleanSpread(Metric):
+    r"""Mean :math:`1 - \cos` between *different* clean photos: the unit of the relative shift.
+
+    As input to ``forward`` and ``update`` the metric accepts:
+
+    - ``clean`` (`Tensor`): embeddings of B clean views, shape (B, D).
+
+    As output, ``compute`` gives the mean over all pairs of photos seen, a float64 scalar in [0, 2],
+    NaN where the encoder makes no difference between them. It keeps one running sum of directions.
+
+    Args:
+        width: D.
+
+    Example:
+        >>> metric = CleanSpread(2)
+        >>> metric.update(torch.tensor([[1.0, 0.0], [0.0, 3.0]]))
+        >>> metric.compute()
+        tensor(1., dtype=torch.float64)
+    """
+
+    is_differentiable = False
+    full_state_update = False
+    direction: Tensor
+    count: Tensor
+
+    def __init__(self, width: int, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        zeros = torch.zeros(width, dtype=torch.float64)
+        self.add_state("direction", zeros, dist_reduce_fx="sum")
+        self.add_state("count", torch.zeros((), dtype=torch.long), dist_reduce_fx="sum")
+
+    def update(self, clean: Tensor) -> None:
+        """Add B photos."""
+        self.direction += normalize(clean.double(), dim=-1).sum(dim=0)
+        self.count += len(clean)
+
+    def compute(self) -> Tensor:
+        """The mean over all pairs of different photos."""
+        return functional.spread_of(self.direction, self.count)
+
+    def plot(self, val: Tensor | Sequence[Tensor] | None = None, ax: Any = None) -> Any:
+        """Plot one value or several; see `torchmetrics.Metric.plot`."""
+        return self._plot(val, ax)
+
+
+class LayerShift(Metric):
+    """How far one layer's tokens shift under K variants: class-token cosine, and linear CKA.
+
+    As input to ``forward`` and ``update`` the metric accepts:
+
+    - ``views`` (`Tensor`): of B photos under K variants, shape (K, B, 2, width): class token (NaN
+      where the tower has none) and mean patch token.
+    - ``clean`` (`Tensor`): of their clean views, shape (B, 2, width).
+
+    As output, ``compute`` gives a dictionary of float64 tensors of shape (K,):
+
+    - ``cosine``: mean cosine of the class tokens, and ``cosine_error``, its standard error;
+    - ``cka``: `clipshift.measure.functional.linear_cka` of the mean patch tokens over the photos.
+
+    It keeps running sums: 2K + 1 matrices of width × width.
+
+    Args:
+        variants: K.
+        width: Of the layer's tokens.
+
+    Example:
+        >>> clean = torch.tensor([[[1.0, 0.0], [1.0, 0.0]], [[1.0, 0.0], [0.0, 1.0]]])
+        >>> metric = LayerShift(variants=1, width=2)
+        >>> metric.update(2 * clean[None], clean)
+        >>> {name: round(float(value), 6) for name, value in metric.compute().items()}
+        {'cosine': 1.0, 'cosine_error': 0.0, 'cka': 1.0}
+    """
+
+    is_differentiable = False
+    full_state_update = False
+    count: Tensor
+    cosine: Tensor
+    cosine_square: Tensor
+    sum_x: Tensor
+    sum_y: Tensor
+    xx: Tensor
+    yy: Tensor
+    yx: Tensor
+
+    def __init__(self, variants: int, width: int, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        shapes = {
+            "cosine": (variants,),
+            "cosine_square": (variants,),
+            "sum_x": (width,),
+            "sum_y": (variants, width),
+            "xx": (width, width),
+            "yy": (variants, width, width),
+            "yx": (variants, width, width),
+        }
+        for name, shape in shapes.items():
+            self.add_state(name, torch.zeros(shape, dtype=torch.float64), dist_reduce_fx="sum")
+        self.add_state("count", torch.zeros((), dtype=torch.long), dist_reduce_fx="sum")
+
+    def update(self, views: Tensor, clean: Tensor) -> None:
+        """Add B photos."""
+        cosine = torch.cosine_similarity(views[:, :, 0].double(), clean[:, 0].double(), dim=-1)
+        self.cosine += cosine.sum(dim=1)
+        self.cosine_square += cosine.square().sum(dim=1)
+        x, y = clean[:, 1].double(), views[:, :, 1].double()  # (B, width), (K, B, width)
+        self.sum_x += x.sum(dim=0)
+        self.sum_y += y.sum(dim=1)
+        self.xx += x.T @ x
+        self.yy += y.mT @ y
+        self.yx += y.mT @ x
+        self.count += len(clean)
+
+    def compute(self) -> dict[str, Tensor]:
+        """Cosine, its standard error, and CKA, over all photos."""
+        n = self.count
+        mean = self.cosine / n
+        variance = (self.cosine_square / n - mean.square()).clamp(min=0) * n / (n - 1)
+        cka = functional.cka_of(
+            self.xx - self.sum_x.outer(self.sum_x) / n,
+            self.yy - self.sum_y[:, :, None] * self.sum_y[:, None] / n,
+            self.yx - self.sum_y[:, :, None] * self.sum_x / n,
+        )
+        return {"cosine": mean, "cosine_error": (variance / n).sqrt(), "cka": cka}
 
 
 class AugmentationDistance(Metric):

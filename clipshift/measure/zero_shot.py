@@ -29,3 +29,22 @@ def zero_shot_hit(embedding: Tensor, classifier: Tensor, target: Tensor, k: int)
     own = scores.gather(1, target.clamp(min=0)[:, None])
     hit = (scores > own).sum(dim=1) < k
     return torch.where(target >= 0, hit.float(), torch.nan)
+
+
+def zero_shot_flip(view: Tensor, clean: Tensor, classifier: Tensor) -> Tensor:
+    """Whether the first choice among the classes changes from the clean view to the view.
+
+    Args:
+        view: Embeddings of B views, shape (B, D).
+        clean: Embeddings of their clean views, shape (B, D).
+        classifier: A unit vector a class, shape (D, C).
+
+    Returns:
+        1 where it changes and 0 where it stays; float32, shape (B,).
+
+    Example:
+        >>> zero_shot_flip(torch.tensor([[2.0, 1.0]]), torch.tensor([[1.0, 2.0]]), torch.eye(2))
+        tensor([1.])
+    """
+    after, before = ((e.double() @ classifier.double()).argmax(dim=1) for e in (view, clean))
+    return (after != before).float()

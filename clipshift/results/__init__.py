@@ -10,16 +10,28 @@ from clipshift.results.files import (
     write_whole,
 )
 from clipshift.results.measured import CLEAN, Measured
-from clipshift.results.table import SEVERITY, mean_interval, pivot, shift_table, summarize
+from clipshift.results.ranking import (
+    CAUSES,
+    correlate,
+    extreme_photos,
+    rank_augmentations,
+    ranking_agreement,
+)
+from clipshift.results.table import PHOTO, mean_interval, pivot, shift_table, summarize
 
 __all__ = [
+    "CAUSES",
     "CLEAN",
-    "SEVERITY",
+    "PHOTO",
     "Measured",
+    "correlate",
     "data_fingerprint",
+    "extreme_photos",
     "mean_interval",
     "package_versions",
     "pivot",
+    "rank_augmentations",
+    "ranking_agreement",
     "shift_table",
     "skipped_table",
     "summarize",

@@ -36,18 +36,15 @@ def write_whole(path: Path, write: Callable[[Path], Any]) -> None:
     os.replace(partial, path)
 
 
-def write_tables(
-    folder: Path,
-    shift: pd.DataFrame,
-    summary: pd.DataFrame,
-    distances: pd.DataFrame,
-    skipped: pd.DataFrame,
-) -> None:
-    """Write ``shift.parquet``, ``summary.csv``, ``distances.csv`` and ``skipped.csv``."""
+def write_tables(folder: Path, shift: pd.DataFrame, tables: Mapping[str, pd.DataFrame]) -> None:
+    """Write ``shift.parquet`` and each of the tables as ``NAME.csv``, to nine digits."""
     write_whole(folder / "shift.parquet", lambda path: shift.to_parquet(path, index=False))
-    write_whole(folder / "summary.csv", lambda path: summary.to_csv(path, index=False))
-    write_whole(folder / "distances.csv", lambda path: distances.to_csv(path, float_format="%.9g"))
-    write_whole(folder / "skipped.csv", lambda path: skipped.to_csv(path, index=False))
+    for name, table in tables.items():
+        index = table.index.name is not None
+        write_whole(
+            folder / f"{name}.csv",
+            lambda path, t=table, i=index: t.to_csv(path, index=i, float_format="%.9g"),  # type: ignore[misc]
+        )
 
 
 def write_tensors(

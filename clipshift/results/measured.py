@@ -16,10 +16,11 @@ class Measured:
 
     Attributes:
         index: Places of the photos in the list of photos.
-        values: By (augmentation, measure), a number a photo.
+        values: By (variant, measure), a number a photo.
         digests: SHA-256 of each encoded photo.
         skipped: Photos that could not be read.
-        embeddings: By view (``clean`` or augmentation), where kept.
+        embeddings: By view (``clean`` or a variant's name), where kept.
+        gallery: Embeddings by view, of the first photos, whatever else is kept.
         views: Pixels by view, of the first photos.
         gazes: Gaze by view, of the first photos.
         seconds: Wall time by stage; of several processes, the longest.
@@ -30,6 +31,7 @@ class Measured:
     digests: list[bytes] = field(default_factory=list)
     skipped: list[Skipped] = field(default_factory=list)
     embeddings: dict[str, list[np.ndarray]] = field(default_factory=dict)
+    gallery: dict[str, dict[int, np.ndarray]] = field(default_factory=dict)
     views: dict[str, dict[int, np.ndarray]] = field(default_factory=dict)
     gazes: dict[str, dict[int, np.ndarray]] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
@@ -43,9 +45,12 @@ class Measured:
             self.values.setdefault(key, []).extend(numbers)
         for name, rows in other.embeddings.items():
             self.embeddings.setdefault(name, []).extend(rows)
-        for name, views in other.views.items():
-            self.views.setdefault(name, {}).update(views)
-        for name, gazes in other.gazes.items():
-            self.gazes.setdefault(name, {}).update(gazes)
+        for kept, more in (
+            (self.gallery, other.gallery),
+            (self.views, other.views),
+            (self.gazes, other.gazes),
+        ):
+            for name, by_photo in more.items():
+                kept.setdefault(name, {}).update(by_photo)
         for stage, spent in other.seconds.items():
             self.seconds[stage] = max(spent, self.seconds.get(stage, 0.0))

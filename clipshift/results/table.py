@@ -1,45 +1,50 @@
 """The tables of a run: a row a photo, and means with bootstrap intervals."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pandas as pd
 from scipy.stats import bootstrap
 
+from clipshift.augment import Variant
 from clipshift.data import Photo
 from clipshift.results.measured import Measured
 
-SEVERITY = "paper"
 KEYS = ["photo", "label", "augmentation", "severity"]
+PHOTO = ["brightness", "contrast"]
+"""Columns that tell of the clean photo and not of a shift: mean and standard deviation of luma."""
 CONFIDENCE = 0.95
 RESAMPLES = 1000
 
 
-def shift_table(measured: Measured, photos: Sequence[Photo]) -> pd.DataFrame:
-    """A row per photo and augmentation, in an order that does not depend on how they were measured.
+def shift_table(
+    measured: Measured, photos: Sequence[Photo], variants: Mapping[str, Variant]
+) -> pd.DataFrame:
+    """A row per photo and variant, in an order that does not depend on how they were measured.
 
     Args:
         measured: What was measured.
         photos: The run's photos.
+        variants: Augmentations at severities, by view name.
 
     Returns:
         Columns ``photo, label, augmentation, severity`` and one a measure, sorted by photo id, and
-        within a photo in the order of the run's augmentations.
+        within a photo in the order of the run's variants.
     """
-    augmentations = list(dict.fromkeys(augmentation for augmentation, _ in measured.values))
+    names = list(dict.fromkeys(name for name, _ in measured.values))
     measures = list(dict.fromkeys(measure for _, measure in measured.values))
     parts = [
         pd.DataFrame(
             {
                 "photo": [photos[index].id for index in measured.index],
                 "label": [photos[index].label for index in measured.index],
-                "augmentation": augmentation,
-                "severity": SEVERITY,
+                "augmentation": variants[name].name,
+                "severity": variants[name].severity,
                 "rank": rank,
             }
-            | {measure: measured.values[augmentation, measure] for measure in measures}
+            | {measure: measured.values[name, measure] for measure in measures}
         )
-        for rank, augmentation in enumerate(augmentations)
+        for rank, name in enumerate(names)
     ]
     if not parts:
         return pd.DataFrame(columns=KEYS)
@@ -63,7 +68,7 @@ def summarize(shift: pd.DataFrame, seed: int) -> pd.DataFrame:
     """
     rows = []
     for (augmentation, severity), group in shift.groupby(["augmentation", "severity"], sort=False):
-        for measure in group.columns.difference(KEYS, sort=False):
+        for measure in group.columns.difference(KEYS + PHOTO, sort=False):
             values = group[measure].dropna().to_numpy(float)
             low, high = mean_interval(values, seed)
             rows.append(

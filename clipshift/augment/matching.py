@@ -1,0 +1,154 @@
+"""Matched strengths: every augmentation made as strong as all others, by a pixel measure.
+
+At the paper's ranges noise destroys a photo and an elastic deformation moves it by a tenth of a
+pixel: their ranking mixes what a model is sensitive to with what was made strong. Here each
+augmentation's strength is chosen such that its views' mean distortion is a common target.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+
+import numpy as np
+import torch
+from scipy.optimize import brentq
+from torch import Tensor
+
+from clipshift.augment.keyed import Augmentation, Draws, augment
+
+TOLERANCE = 0.005
+"""Distance of the realised mean distortion from the target, as a share of the target."""
+WEAKEST, STRONGEST = 2.0**-10, 2.0**12
+"""Strengths between which a match is sought."""
+
+Distortion = Callable[[Augmentation, Tensor, Draws, float], Tensor]
+"""Of clean views (B, 3, H, W) under an augmentation with draws and strength: (B,)."""
+
+
+@dataclass(frozen=True)
+class Match:
+    """The strength of one augmentation, and what it came to.
+
+    Attributes:
+        strength: Factor on the augmentation's draws.
+        realised: Mean distortion of the calibration photos at that strength.
+        reached: Whether ``realised`` is the target, to within half a per cent.
+    """
+
+    strength: float
+    realised: float
+    reached: bool
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """Strengths at which all augmentations distort alike.
+
+    Attributes:
+        distortion: ``ssim``, ``rmse`` or ``displacement``.
+        target: Its common mean.
+        seed: Seed of the draws.
+        photos: Ids of the calibration photos, which must not be measured.
+        matches: By augmentation.
+    """
+
+    distortion: str
+    target: float
+    seed: int
+    photos: list[str]
+    matches: dict[str, Match]
+
+    def as_json(self) -> dict[str, object]:
+        """What is stored."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, stored: Mapping[str, object]) -> "Calibration":
+        """What was stored.
+
+        Raises:
+            KeyError, TypeError: If it is not a calibration.
+        """
+        fields = dict(stored)
+        matches: Mapping[str, Mapping[str, object]] = fields.pop("matches")  # type: ignore[assignment]
+        made = {name: Match(**match) for name, match in matches.items()}  # type: ignore[arg-type]
+        return cls(**fields, matches=made)  # type: ignore[arg-type]
+
+
+def match_strength(
+    mean_distortion: Callable[[float], float], target: float, strongest: float
+) -> Match:
+    """The least strength at which a mean distortion reaches its target, by bracketing.
+
+    The strength is doubled from the weakest until the target is passed, and the bracket is then
+    narrowed by Brent's method (scipy's ``brentq``, on the logarithm of the strength).
+
+    Args:
+        mean_distortion: Mean distortion of the calibration photos at a strength.
+        target: What it should be.
+        strongest: The strength beyond which the augmentation does not change.
+
+    Returns:
+        The match; where the target is out of reach, the strength that came nearest.
+    """
+    tried: dict[float, float] = {}
+
+    def excess(log_strength: float) -> float:
+        strength = min(2.0**log_strength, strongest)
+        if strength not in tried:
+            tried[strength] = mean_distortion(strength)
+        difference = tried[strength] - target
+        return 0.0 if abs(difference) <= TOLERANCE / 2 * target else difference
+
+    end = np.log2(min(strongest, STRONGEST))
+    low = np.log2(WEAKEST)
+    start = excess(low)
+    while low < end:
+        high = min(low + 1, end)
+        if start * excess(high) <= 0:
+            brentq(excess, low, high, xtol=1e-4)
+            break
+        low = high
+    strength, realised = min(tried.items(), key=lambda pair: abs(pair[1] - target))
+    return Match(strength, realised, abs(realised - target) <= TOLERANCE * target)
+
+
+def displacement(
+    augmentation: Augmentation, clean: Tensor, draws: Draws, strength: float
+) -> Tensor:
+    """Mean distance by which an augmentation moves the pixels that stay in the view.
+
+    An image that holds its own coordinates is augmented like the photo: it then tells of every
+    pixel where it came from.
+
+    Args:
+        augmentation: The augmentation. One that does not move pixels displaces none.
+        clean: Views, of which only the shape matters, (B, 3, H, W).
+        draws: Its draws for them.
+        strength: Its strength.
+
+    Returns:
+        In pixels, (B,), float32.
+    """
+    if not augmentation.moves_pixels:
+        return torch.zeros(len(clean))
+    height, width = clean.shape[-2:]
+    rows, columns = torch.meshgrid(
+        torch.arange(1.0, height + 1), torch.arange(1.0, width + 1), indexing="ij"
+    )
+    inside = torch.ones(height, width)
+    charts = torch.stack([rows, columns, inside]).expand(len(clean), -1, -1, -1)
+    moved = augmentation.apply(charts, draws, strength)
+    kept = (moved[:, 2] > 0.999).float()
+    distance = torch.hypot(moved[:, 0] - rows, moved[:, 1] - columns) * kept
+    return distance.sum(dim=(1, 2)) / kept.sum(dim=(1, 2)).clamp(min=1)
+
+
+def pixel_distortion(measure: Callable[[Tensor, Tensor], Tensor]) -> Distortion:
+    """A measure of view and clean view, as the distortion of an augmentation."""
+
+    def distortion(
+        augmentation: Augmentation, clean: Tensor, draws: Draws, strength: float
+    ) -> Tensor:
+        return measure(augment(augmentation, clean, draws, strength), clean)
+
+    return distortion

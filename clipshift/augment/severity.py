@@ -1,0 +1,59 @@
+"""Severities: how strong an augmentation is, as a factor on what it draws."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from clipshift.augment.keyed import Augmentation
+
+PAPER = "paper"
+MATCHED = "matched"
+LADDER = ("1", "2", "3", "4", "5")
+
+
+@dataclass(frozen=True)
+class Variant:
+    """An augmentation at a severity.
+
+    Attributes:
+        name: The augmentation's name, under which its random numbers are drawn.
+        severity: ``paper``, ``1`` to ``5``, or ``matched``.
+        augmentation: The augmentation.
+        strength: The factor on its draws; 1 is the paper's.
+    """
+
+    name: str
+    severity: str
+    augmentation: Augmentation
+    strength: float
+
+
+def make_variants(
+    augmentations: Mapping[str, Augmentation],
+    ladders: Mapping[str, Sequence[float]],
+    severities: Sequence[str],
+    matched: Mapping[str, float],
+) -> dict[str, Variant]:
+    """Every augmentation at every severity.
+
+    Args:
+        augmentations: Augmentations by name.
+        ladders: Strengths at severity 1 to 5, by augmentation.
+        severities: Which ones.
+        matched: Strengths at severity ``matched``, by augmentation.
+
+    Returns:
+        Variants by view name: the augmentation's, with ``@SEVERITY`` where there are several.
+    """
+
+    def strength(name: str, severity: str) -> float:
+        if severity == PAPER:
+            return 1.0
+        return matched[name] if severity == MATCHED else ladders[name][int(severity) - 1]
+
+    return {
+        f"{name}@{severity}" if len(severities) > 1 else name: Variant(
+            name, severity, augmentation, strength(name, severity)
+        )
+        for severity in severities
+        for name, augmentation in augmentations.items()
+    }

@@ -1,0 +1,139 @@
+"""Calibration: which photos are set aside for it, and the matched strengths found on them."""
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import torch
+from omegaconf import DictConfig
+from rich.progress import track
+from torch.utils.data import default_collate
+
+from clipshift.augment import Augmentation, draw
+from clipshift.augment.matching import (
+    Calibration,
+    Distortion,
+    displacement,
+    match_strength,
+    pixel_distortion,
+)
+from clipshift.data import VIEW_SIZE, Photo, Skipped, ViewDataset
+from clipshift.errors import UserError
+from clipshift.measure.functional import rmse, ssim
+from clipshift.results import write_whole
+
+FILE = "calibration.json"
+DISTORTIONS: dict[str, Distortion] = {
+    "ssim": pixel_distortion(ssim),
+    "rmse": pixel_distortion(rmse),
+    "displacement": displacement,
+}
+BATCH = 25
+
+
+def set_aside(photos: Sequence[Photo], count: int, seed: int) -> list[Photo]:
+    """The photos to calibrate on: chosen by a hash of their ids, so whatever the order.
+
+    Args:
+        photos: The run's photos.
+        count: How many; half of the photos at the most.
+        seed: The run's seed.
+    """
+
+    def place(photo: Photo) -> bytes:
+        return hashlib.blake2b(f"{seed}\0calibration\0{photo.id}".encode()).digest()
+
+    return sorted(photos, key=place)[: min(count, len(photos) // 2)]
+
+
+def calibrate(
+    photos: Sequence[Photo],
+    augmentations: Mapping[str, Augmentation],
+    distortion: str,
+    target: float,
+    seed: int,
+    resize: str,
+) -> Calibration:
+    """Match the strengths of all augmentations on some photos.
+
+    Args:
+        photos: The photos set aside; those that cannot be read are left out.
+        augmentations: Augmentations by name.
+        distortion: ``ssim``, ``rmse`` or ``displacement``.
+        target: Its common mean.
+        seed: The run's seed.
+        resize: How photos become clean views.
+
+    Raises:
+        UserError: If no photo can be read.
+    """
+    items = [ViewDataset(photos, {}, seed, resize)[index] for index in range(len(photos))]
+    read = [item for item in items if not isinstance(item, Skipped)]
+    if not read:
+        raise UserError("no photo to calibrate on can be read: matched severities need at least 2")
+    ids = [photos[item.index].id for item in read]
+    clean = torch.stack([item.pixels for item in read]).split(BATCH)
+    measure = DISTORTIONS[distortion]
+    matches = {}
+    for name, augmentation in track(augmentations.items(), "Matching severities", transient=True):
+        drawn = [draw(augmentation, seed, photo, name, VIEW_SIZE) for photo in ids]
+        draws = [default_collate(drawn[i : i + BATCH]) for i in range(0, len(drawn), BATCH)]
+
+        def mean(strength: float, made: Augmentation = augmentation, draws: list = draws) -> float:
+            values = [measure(made, x, d, strength) for x, d in zip(clean, draws, strict=True)]
+            return float(torch.cat(values).double().mean())
+
+        matches[name] = match_strength(mean, target, augmentation.strongest)
+    return Calibration(distortion, target, seed, ids, matches)
+
+
+def calibration_for(
+    cfg: DictConfig, photos: Sequence[Photo], augmentations: Mapping[str, Augmentation]
+) -> Calibration:
+    """The calibration that a run asks for: a stored one, or one on photos that are set aside.
+
+    Args:
+        cfg: The run's configuration.
+        photos: The run's photos.
+        augmentations: Augmentations by name.
+
+    Raises:
+        UserError: If a stored one cannot be used, or there are too few photos.
+    """
+    if cfg.matching.file:
+        return load_calibration(Path(cfg.matching.file), augmentations, cfg.seed)
+    chosen = set_aside(photos, cfg.matching.photos, cfg.seed)
+    if not chosen:
+        raise UserError("severity=matched sets photos aside to calibrate on: give at least 2")
+    return calibrate(
+        chosen,
+        augmentations,
+        cfg.matching.distortion,
+        cfg.matching.target,
+        cfg.seed,
+        cfg.data.resize,
+    )
+
+
+def load_calibration(file: Path, augmentations: Mapping[str, Augmentation], seed: int) -> Calibration:
+    """Read a stored calibration.
+
+    Raises:
+        UserError: If there is none, or it lacks an augmentation.
+    """
+    try:
+        calibration = Calibration.from_json(json.loads(file.read_text(encoding="utf-8")))
+    except OSError as error:
+        raise UserError(f"no calibration {file}: {error.strerror}; set matching.file") from None
+    except (ValueError, TypeError, KeyError):
+        raise UserError(f"{file} is not a {FILE} of clipshift") from None
+    if missing := [name for name in augmentations if name not in calibration.matches]:
+        raise UserError(f"{file} lacks {', '.join(missing)}: calibrate again without matching.file")
+    return calibration
+
+
+def save_calibration(folder: Path, calibration: Calibration) -> None:
+    """Write ``calibration.json``."""
+    text = json.dumps(calibration.as_json(), indent=2, ensure_ascii=False) + "\n"
+    write_whole(folder / FILE, lambda path: path.write_text(text, encoding="utf-8"))
