@@ -1,6 +1,7 @@
 """The evaluation: photos through augmentations and encoder into measures, as a Lightning module."""
 
 import logging
+import math
 import os
 import sys
 import time
@@ -25,10 +26,20 @@ from pytorch_lightning.loggers import Logger, WandbLogger
 from torch import Tensor, nn
 from torchmetrics import Metric
 
-from clipshift.augment import MATCHED, Augmentation, Variant, augment, make_variants
+from clipshift.augment import MATCHED, PAPER, Augmentation, Variant, augment, make_variants
 from clipshift.augment.matching import Calibration
 from clipshift.calibration import calibration_for, save_calibration
-from clipshift.data import Batch, Photo, ViewData, ViewDataset, captions, folder, sample, shards
+from clipshift.data import (
+    Batch,
+    Photo,
+    ViewData,
+    ViewDataset,
+    captions,
+    collate,
+    folder,
+    sample,
+    shards,
+)
 from clipshift.encode import Encoder, Features, load_encoder
 from clipshift.errors import UserError
 from clipshift.measure import AugmentationDistance, CleanSpread, LayerShift, PhotoMeasure
@@ -38,11 +49,13 @@ from clipshift.report import figures, page, terminal, tracking
 from clipshift.results import (
     CLEAN,
     Measured,
+    Tables,
     correlate,
     data_fingerprint,
     extreme_photos,
     package_versions,
     rank_augmentations,
+    ranking_agreement,
     shift_table,
     skipped_table,
     summarize,
@@ -321,20 +334,6 @@ def caption_embeddings(encoder: Encoder, photos: list[Photo]) -> Tensor | None:
     return torch.stack([rows.mean(dim=0) for rows in embeddings])
 
 
-@dataclass
-class Tables:
-    """A run's tables and facts, as written to its folder."""
-
-    shift: pd.DataFrame
-    summary: pd.DataFrame
-    distances: pd.DataFrame
-    ranking: pd.DataFrame
-    correlations: pd.DataFrame
-    layers: pd.DataFrame
-    skipped: pd.DataFrame
-    facts: dict[str, Any]
-
-
 def evaluate(cfg: DictConfig, run_folder: Path) -> None:
     """Measure the shift as configured and write everything that a run writes.
 
@@ -526,6 +525,7 @@ def write_results(
         "config": plain(cfg),
     }
     cosine = "cosine_similarity" in shift
+    both = cosine and len(measured.index) > 1 and {PAPER, MATCHED} <= set(shift["severity"])
     tables = Tables(
         shift,
         summarize(shift, cfg.seed),
@@ -534,12 +534,16 @@ def write_results(
         correlate(shift) if cosine else pd.DataFrame(),
         layer_table(module),
         skipped_table(measured, photos),
+        ranking_agreement(shift, (PAPER, MATCHED), cfg.seed) if both else None,
         facts,
     )
     names = ["summary", "distances", "ranking", "correlations", "layers", "skipped"]
     made = {name: getattr(tables, name) for name in names}
     write_tables(run_folder, shift, {n: t for n, t in made.items() if len(t) or n == "skipped"})
     write_tensors(run_folder, measured, photos, cfg.save.views, cfg.save.gaze)
+    if tables.agreement:
+        names = ("tau", "ci_low", "ci_high")
+        facts["paper_and_matched"] = dict(zip(names, tables.agreement, strict=True))
     write_provenance(run_folder, facts)
     return tables
 
@@ -593,7 +597,7 @@ def show_results(
     cfg: DictConfig,
     run_folder: Path,
     module: ShiftEvaluation,
-    photos: list[Photo],
+    dataset: ViewDataset,
     tables: Tables,
     logger: Logger | None,
     notes: list[str],
@@ -607,34 +611,83 @@ def show_results(
             "This model is untrained: its weights are random, and its numbers say nothing about "
             "CLIP."
         )
+    if data["photos"] > 1 and math.isnan(module.spread.compute()):
+        notes.append(
+            "This model is collapsed: it gives all photos the same embedding, so that a shift of 0 "
+            "means nothing."
+        )
     if not model["gaze"] and "attention_similarity" in cfg.metric:
         notes.append(
-            f"Gaze is not available for {model['architecture']}: attention similarity is left out."
+            f"Gaze is not available for {model['architecture']}: measures of it are left out."
         )
     if data["skipped"]:
         notes.append(f"{data['skipped']} photos could not be read: see skipped.csv.")
-    gallery = figures.gallery_of(module.measured, [photo.id for photo in photos], SHOWN_PHOTOS)
     source = f"{title}; seed {cfg.seed}, {cfg.precision}"
-    drawn = figures.draw_figures(tables.shift, tables.summary, tables.distances, gallery, source)
+    drawn = figures.draw_figures(tables, galleries(module, dataset), source)
+    if len(tables.ranking):
+        for moved in moved_photos(tables.shift, dataset, module.variants):
+            drawn[f"moved_{moved.side}"] = figures.draw_moved(moved)
+            figures.sign(drawn[f"moved_{moved.side}"], source)
     files = figures.save_figures(drawn, run_folder / "figures")
-    rows = page.ranked_table(tables.summary, figures.SHORT)
-    paper = {name: short for name, short in figures.SHORT.items() if short in figures.PAPER}
     weights = model["checkpoint"] or model["pretrained"] or "random weights"
     facts = {
         "model": f"{model['name']}: {model['architecture']}, {weights}",
         "weights (SHA-256)": model["weights_sha256"],
         "photos": f"{data['photos']} measured, {data['skipped']} skipped",
+        "gallery of retained": f"{tables.facts['gallery']} photos",
         "data (SHA-256)": data["fingerprint"],
+        "strengths": ", ".join(f"{k} {v:.4g}" for k, v in tables.facts["strengths"].items()),
         "seed": cfg.seed,
         "precision, device": f"{cfg.precision}, {tables.facts['device']}",
         "seconds": ", ".join(f"{k} {v:.1f}" for k, v in tables.facts["seconds"].items()),
         "packages": ", ".join(f"{k} {v}" for k, v in tables.facts["versions"].items()),
     }
     clean = page.clean_accuracy(tables.summary)
-    report = page.write_report(run_folder, title, facts, notes, rows, clean, files)
+    severities = tables.summary["severity"].unique()
+    at = {severity: tables.summary[tables.summary["severity"] == severity] for severity in severities}
+    ranked = {
+        severity: page.ranked_table(summary, figures.SHORT, intervals=True)
+        for severity, summary in at.items()
+    }
+    report = page.write_report(run_folder, title, facts, notes, ranked, clean, files)
     places = [f"zero-shot on the clean views: {clean}"] if clean else []
     places.append(f"report: {report}")
     if isinstance(logger, WandbLogger):
-        tracking.track_results(logger, tables.shift, tables.summary, tables.distances, files)
+        tracking.track_results(logger, tables, files)
         places.append(tracking.run_place(logger))
-    terminal.print_summary(title, page.ranked_table(tables.summary, paper), notes, places)
+    terminal.print_summary(title, at, notes, places)
+
+
+def galleries(module: ShiftEvaluation, dataset: ViewDataset) -> dict[str, figures.Gallery]:
+    """The first photos under the variants of each severity."""
+    ids = [photo.id for photo in dataset.photos]
+    names: dict[str, dict[str, str]] = {}
+    for name, variant in module.variants.items():
+        names.setdefault(variant.severity, {})[name] = variant.name
+    return {
+        severity: figures.gallery_of(module.measured, ids, SHOWN_PHOTOS, own)
+        for severity, own in names.items()
+    }
+
+
+def moved_photos(
+    shift: pd.DataFrame, dataset: ViewDataset, variants: Mapping[str, Variant]
+) -> Iterator[figures.Moved]:
+    """The photos that moved most and least. Their views are made once more: they are keyed."""
+    index = {photo.id: place for place, photo in enumerate(dataset.photos)}
+    by_key = {(variant.name, variant.severity): variant for variant in variants.values()}
+    cosines = shift.set_index(["photo", "augmentation", "severity"])["cosine_similarity"]
+    for side, chosen in extreme_photos(shift, MOVED_PHOTOS).items():
+        moved = figures.Moved(side, [], [], [])
+        for key in chosen:
+            batch = collate([dataset[index[key[0]]]])
+            if not len(batch.index):
+                continue  # it has gone since it was measured
+            variant = by_key[key[1:]]
+            draws = batch.draws[variant.name]
+            view = augment(variant.augmentation, batch.clean, draws, variant.strength)
+            moved.titles.append(f"{key[0][-22:]}\n{' '.join(key[1:])}\ncos {cosines[key]:.3f}")
+            moved.clean.append(batch.clean[0].numpy())
+            moved.views.append(view[0].numpy())
+        if moved.titles:
+            yield moved

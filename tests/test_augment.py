@@ -8,30 +8,33 @@ import pytest
 import torch
 import torchvision.transforms.functional as TF
 from hydra import compose, initialize_config_dir
-from hydra.utils import instantiate
+from omegaconf import OmegaConf
 from scipy import ndimage, stats
 from skimage.transform import ProjectiveTransform, warp
 from torch.utils.data import default_collate
 
 from clipshift.augment import augment, draw
 from clipshift.command import CONF
+from clipshift.evaluation import make_augmentations
 
 SIZE = 224
 DRAWS = 2000
 INNER = np.s_[..., 24:-24, 24:-24]  # away from where interpolation meets the border
 
 
-def paper() -> dict:
+def configured(choice: str) -> tuple[dict, dict]:
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        cfg = compose("evaluate", overrides=["aug=paper"])
-    return {name: instantiate(node, _convert_="all") for name, node in cfg.aug.items()}
+        cfg = compose("evaluate", overrides=[f"aug={choice}"])
+    nodes: dict = OmegaConf.to_container(cfg.aug)  # type: ignore[assignment]
+    return make_augmentations(nodes)
 
 
-AUGMENTATIONS = paper()
+AUGMENTATIONS, LADDERS = configured("paper")
+EXTENDED, EXTENDED_LADDERS = configured("extended")
 
 
 def draws_of(name: str, count: int, seed: int = 0, size: int = SIZE) -> dict[str, torch.Tensor]:
-    augmentation = AUGMENTATIONS[name]
+    augmentation = EXTENDED[name]
     return default_collate([draw(augmentation, seed, f"{i}.jpg", name, size) for i in range(count)])
 
 
@@ -80,7 +83,9 @@ def test_discrete_parameters() -> None:
 
 
 def test_holes_lie_anywhere_and_are_square() -> None:
-    mask = draws_of("coarse_dropout", 300)["mask"][:, 0].numpy()
+    draws = draws_of("coarse_dropout", 300)
+    untouched = torch.full((300, 3, SIZE, SIZE), -1.0)
+    mask = (AUGMENTATIONS["coarse_dropout"].apply(untouched, draws) >= 0)[:, 0].numpy()
     covered = mask.mean(axis=(1, 2)) * SIZE**2 / 16**2
     assert covered.max() <= 8
     assert covered.min() > 3  # overlaps are rare

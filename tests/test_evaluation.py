@@ -3,6 +3,7 @@
 import json
 import random
 import struct
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -15,9 +16,10 @@ from conftest import run_evaluate
 from safetensors import safe_open
 from safetensors.numpy import load_file
 from safetensors.torch import save_file
-from test_augment import AUGMENTATIONS
+from test_augment import AUGMENTATIONS, LADDERS
 from wandb.proto import wandb_internal_pb2
 
+from clipshift.augment import make_variants
 from clipshift.data import Photo, ViewData, ViewDataset, clean_view, decode, sample
 from clipshift.encode import Encoder
 from clipshift.evaluation import Keep, ShiftEvaluation
@@ -50,16 +52,18 @@ def measure(
     batch_size: int = 64,
     num_workers: int = 0,
     seed: int = 0,
+    severities: Sequence[str] = ("paper",),
 ) -> tuple[pd.DataFrame, ShiftEvaluation, dict]:
     chosen = {name: AUGMENTATIONS[name] for name in augmentations}
-    module = ShiftEvaluation(encoder, chosen, MEASURES, Keep())
+    variants = make_variants(chosen, LADDERS, severities, {})
+    module = ShiftEvaluation(encoder, variants, MEASURES, Keep())
     data = ViewData(ViewDataset(photos, chosen, seed, "squash"), batch_size, num_workers)
     trainer = pl.Trainer(
         accelerator="cpu", devices=1, logger=False, enable_checkpointing=False,
         enable_progress_bar=False, enable_model_summary=False,
     )  # fmt: skip
     trainer.test(module, data, verbose=False)
-    return shift_table(module.measured, photos), module, trainer.callback_metrics
+    return shift_table(module.measured, photos, variants), module, trainer.callback_metrics
 
 
 @pytest.fixture(scope="module")

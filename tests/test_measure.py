@@ -6,15 +6,23 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from scipy.cluster.hierarchy import fcluster, linkage
 from scipy.ndimage import gaussian_filter, map_coordinates
-from scipy.spatial.distance import cosine, squareform
+from scipy import stats
+from scipy.cluster.hierarchy import fcluster, linkage
+from scipy.spatial.distance import cdist, cosine, jensenshannon, pdist, squareform
 from torch import Tensor
+from torchmetrics.functional.image import structural_similarity_index_measure
 
 from clipshift import measure
 from clipshift.augment import ColorJitter, Noise, ShiftScaleRotate, augment
 from clipshift.data.dataset import default_collate, draw
-from clipshift.measure import AugmentationDistance, PhotoMeasure, functional
+from clipshift.measure import (
+    AugmentationDistance,
+    CleanSpread,
+    LayerShift,
+    PhotoMeasure,
+    functional,
+)
 
 METRICS = [
     metric
@@ -233,3 +241,99 @@ def test_resizing_is_pillows() -> None:
     cropped = smaller.crop((38, 0, 262, 224))
     got = clean_view(image, "crop").permute(1, 2, 0)
     np.testing.assert_allclose(got, np.asarray(cropped) / 255, atol=1e-6)
+
+
+# --- beyond the paper ----------------------------------------------------------------------------
+
+
+def gazes(seed: int) -> Tensor:
+    return torch.rand(6, 7, 7, generator=torch.Generator().manual_seed(seed)).softmax(-1) / 8
+
+
+def test_ssim_is_torchmetrics(pair: tuple[Tensor, Tensor]) -> None:
+    expected = structural_similarity_index_measure(*pair, reduction="none", data_range=1.0)
+    np.testing.assert_allclose(functional.ssim(*pair), expected, atol=2e-5)
+
+
+def test_gaze_divergence_and_entropy() -> None:
+    view, clean = gazes(0), gazes(1)
+    flat = [(a.flatten().double().numpy(), b.flatten().double().numpy()) for a, b in zip(view, clean, strict=True)]  # fmt: skip
+    close(functional.gaze_divergence(view, clean), [jensenshannon(a, b, 2) ** 2 for a, b in flat])
+    change = [stats.entropy(a, base=2) - stats.entropy(b, base=2) for a, b in flat]
+    close(functional.gaze_entropy_change(view, clean), change)
+    assert functional.gaze_divergence(view, 3 * view).max() < 1e-12
+
+
+def test_relative_shift_and_spread() -> None:
+    draw = np.random.default_rng(0)
+    clean = draw.normal(1, 1, (60, 32))
+    view = clean + draw.normal(0, 0.5, clean.shape)
+    spread = pdist(clean, "cosine").mean()
+    expected = [cosine(a, b) / spread for a, b in zip(view, clean, strict=True)]
+    moved = functional.relative_shift(torch.tensor(view), torch.tensor(clean))
+    np.testing.assert_allclose(moved, expected, rtol=1e-6)
+    metric = CleanSpread(32)
+    for part in torch.tensor(clean).split(17):
+        metric.update(part)
+    assert metric.compute().item() == pytest.approx(spread, rel=1e-9)
+
+
+@pytest.mark.parametrize("cone", [0.0, 3.0])
+def test_relative_shift_of_independent_embeddings_is_one(cone: float) -> None:
+    """However narrow the cone in which all embeddings lie."""
+    view, clean = torch.randn(2, 3000, 64, generator=torch.Generator().manual_seed(0)) + cone
+    assert functional.relative_shift(view, clean).mean().item() == pytest.approx(1, abs=0.02)
+
+
+def test_retained_is_nearest_neighbour_recall() -> None:
+    clean = torch.randn(200, 16, generator=torch.Generator().manual_seed(0))
+    view = clean + 1.5 * torch.randn(200, 16, generator=torch.Generator().manual_seed(1))
+    cosines = 1 - cdist(view.numpy(), clean.numpy(), "cosine")
+    expected = cosines.argmax(axis=1) == np.arange(200)
+    assert 0 < expected.mean() < 1
+    np.testing.assert_array_equal(functional.retained(view, clean), expected)
+
+
+def test_a_collapsed_model_retains_by_chance() -> None:
+    same = torch.randn(1, 16, generator=torch.Generator().manual_seed(0)).expand(50, 16)
+    np.testing.assert_allclose(functional.retained(same, same), 1 / 50)
+    assert functional.relative_shift(same, same).isnan().all()
+
+
+def test_cka_is_that_of_full_gram_matrices() -> None:
+    draw = np.random.default_rng(0)
+    x = draw.normal(2, 1, (80, 12))
+    y = x @ draw.normal(0, 1, (12, 9)) + draw.normal(0, 2, (80, 9))
+    centre = np.eye(80) - 1 / 80
+    k, g = (centre @ m @ m.T @ centre for m in (x, y))
+    expected = (k * g).sum() / np.sqrt((k * k).sum() * (g * g).sum())
+    assert functional.linear_cka(torch.tensor(y), torch.tensor(x)).item() == pytest.approx(expected)
+
+
+def test_layer_shift_in_batches() -> None:
+    generator = torch.Generator().manual_seed(0)
+    clean = torch.randn(90, 2, 10, generator=generator) + 4
+    views = clean + torch.randn(3, 90, 2, 10, generator=generator)
+    metric = LayerShift(variants=3, width=10)
+    for rows in (slice(0, 40), slice(40, 41), slice(41, 90)):
+        metric.update(views[:, rows], clean[rows])
+    made = metric.compute()
+    for k in range(3):
+        cosines = [1 - cosine(a, b) for a, b in zip(views[k, :, 0], clean[:, 0], strict=True)]
+        assert made["cosine"][k].item() == pytest.approx(np.mean(cosines))
+        assert made["cosine_error"][k].item() == pytest.approx(stats.sem(cosines), rel=1e-6)
+        whole = functional.linear_cka(views[k, :, 1], clean[:, 1])
+        assert made["cka"][k].item() == pytest.approx(whole.item())
+
+
+def test_text_shift_is_the_mean_over_captions() -> None:
+    draw = np.random.default_rng(0)
+    view, clean = draw.normal(size=(2, 5, 8))
+    captions = draw.normal(size=(5, 3, 8))
+    expected = [
+        np.mean([cosine(before, text) - cosine(after, text) for text in texts])
+        for after, before, texts in zip(view, clean, captions, strict=True)
+    ]
+    units = captions / np.linalg.norm(captions, axis=2, keepdims=True)
+    text = torch.tensor(units.mean(axis=1))
+    close(functional.text_shift(torch.tensor(view), torch.tensor(clean), text), expected)

@@ -23,6 +23,8 @@ KINDS = {
     "tiny": (128, (8, 8), 4),
 }
 
+CLASS_TOKEN = {name for name in KINDS if name.startswith("vit_")} | {"untrained", "tiny"}
+
 
 def build(name: str) -> Encoder:
     with initialize_config_dir(str(CONF), version_base="1.3"):
@@ -52,8 +54,9 @@ def test_model_config(name: str, views: Tensor, monkeypatch: pytest.MonkeyPatch)
         assert 0 < features.gaze.sum() <= 1 + 1e-5
     assert len(features.layers) == blocks == len(tower_blocks(model.model.visual))
     for tokens in features.layers:
-        assert tokens.ndim == 3
-        assert tokens.isfinite().all()
+        assert tokens.shape[:2] == (1, 2)
+        assert tokens[:, 1].isfinite().all()
+        assert tokens[:, 0].isfinite().all() == (name in CLASS_TOKEN)
 
 
 def test_layers_are_those_of_open_clips_own_intermediates(views: Tensor) -> None:
@@ -68,7 +71,8 @@ def test_layers_are_those_of_open_clips_own_intermediates(views: Tensor) -> None
         expected["image_intermediates_prefix"], expected["image_intermediates"], strict=True
     )
     for tokens, (prefix, patches) in zip(layers, pairs, strict=True):
-        torch.testing.assert_close(tokens, torch.cat([prefix, patches], 1), atol=1e-4, rtol=1e-4)
+        pooled = torch.stack([prefix[:, 0], patches.mean(dim=1)], dim=1)
+        torch.testing.assert_close(tokens, pooled, atol=1e-4, rtol=1e-4)
 
 
 def test_openai_configs_have_quick_gelu() -> None:

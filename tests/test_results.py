@@ -5,9 +5,21 @@ import pandas as pd
 import pytest
 from scipy import stats
 
+from clipshift.augment import make_variants
 from clipshift.data import Photo, Skipped
-from clipshift.results import Measured, mean_interval, shift_table, skipped_table, summarize
+from clipshift.results import (
+    Measured,
+    correlate,
+    extreme_photos,
+    mean_interval,
+    rank_augmentations,
+    ranking_agreement,
+    shift_table,
+    skipped_table,
+    summarize,
+)
 from clipshift.results.files import data_fingerprint, write_whole
+from clipshift.results.ranking import spearman_interval
 
 
 def test_interval_is_that_of_plain_resampling_and_near_normal_theory() -> None:
@@ -40,7 +52,8 @@ def test_table_and_summary_are_sorted_and_leave_out_nan() -> None:
         },
         skipped=[Skipped(1, "gone")],
     )
-    table = shift_table(measured, photos)
+    variants = make_variants(dict.fromkeys(("noise", "blur")), {}, ["paper"], {})  # type: ignore[arg-type]
+    table = shift_table(measured, photos, variants)
     assert table["photo"].tolist() == ["a", "a", "b", "b", "c", "c"]
     assert table["augmentation"].tolist() == ["noise", "blur"] * 3
     np.testing.assert_array_equal(table["rmse"], [np.nan, 0.2, 0.1, 0.4, 0.3, 0.6])
@@ -70,3 +83,96 @@ def test_a_file_is_written_whole_or_not_at_all(tmp_path) -> None:  # type: ignor
     with pytest.raises(OSError, match="disk full"):
         write_whole(target, breaks)
     assert target.read_text() == "old"
+
+
+def shifts(columns: dict[tuple[str, str], np.ndarray]) -> pd.DataFrame:
+    """A table of photos' shifts, by (augmentation, severity)."""
+    parts = [
+        pd.DataFrame(
+            {
+                "photo": [f"{i:03d}" for i in range(len(values))],
+                "augmentation": name,
+                "severity": severity,
+                "cosine_similarity": 1 - values,
+            }
+        )
+        for (name, severity), values in columns.items()
+    ]
+    return pd.concat(parts, ignore_index=True)
+
+
+def test_ranking_calls_different_only_what_the_pairs_show() -> None:
+    """Paired: a small but steady difference counts, however much photos differ."""
+    rng = np.random.default_rng(0)
+    photo = rng.uniform(0.1, 0.9, 200)
+    noise = rng.normal(0, 0.01, (3, 200))
+    table = shifts(
+        {
+            ("flip", "paper"): photo + noise[0],
+            ("noise", "paper"): photo + 0.02 + noise[1],
+            ("blur", "paper"): photo + noise[2],
+        }
+    )
+    ranking = rank_augmentations(table, seed=0).set_index("augmentation")
+    assert ranking.index[0] == "noise"
+    assert ranking["rank"].tolist() == [1, 2, 3]
+    assert ranking.loc["noise", ["rank_low", "rank_high"]].tolist() == [1, 1]
+    assert ranking.iloc[1][["rank_low", "rank_high"]].tolist() == [2, 3]
+    assert ranking["different"].tolist() == [True, False, False]
+    assert ranking.loc["noise", "shift"] == pytest.approx(photo.mean() + 0.02, abs=0.005)
+    # unpaired intervals would overlap: photos differ by ten times as much
+    assert ranking["ci_low"].iloc[0] < ranking["ci_high"].iloc[1]
+
+
+def test_a_difference_of_nothing_is_called_different_one_time_in_twenty() -> None:
+    rng = np.random.default_rng(1)
+    called = [
+        rank_augmentations(
+            shifts({(name, "paper"): rng.normal(0.5, 0.1, 60) for name in "ab"}), seed=s
+        )["different"].iloc[0]
+        for s in range(200)
+    ]
+    assert 0.01 <= np.mean(called) <= 0.11
+
+
+def test_agreement_of_rankings_is_kendalls() -> None:
+    rng = np.random.default_rng(0)
+    means = dict(zip("abcdef", [0.1, 0.2, 0.3, 0.4, 0.5, 0.6], strict=True))
+    other = dict(zip("abcdef", [0.2, 0.1, 0.3, 0.6, 0.5, 0.4], strict=True))
+    table = shifts(
+        {(n, "paper"): m + rng.normal(0, 0.001, 50) for n, m in means.items()}
+        | {(n, "matched"): m + rng.normal(0, 0.001, 50) for n, m in other.items()}
+    )
+    tau, low, high = ranking_agreement(table, ("paper", "matched"), seed=0)
+    expected = stats.kendalltau(list(means.values()), list(other.values())).statistic
+    assert (tau, low, high) == pytest.approx((expected, expected, expected))
+
+
+def test_correlations_are_spearmans_of_what_is_lost() -> None:
+    rng = np.random.default_rng(0)
+    table = shifts({("noise", "paper"): rng.uniform(0, 1, 80)})
+    table["ssim"] = table["cosine_similarity"] + rng.normal(0, 0.2, 80)
+    table["brightness"] = 0.5
+    made = correlate(table).set_index("cause")
+    expected = stats.spearmanr(table["cosine_similarity"], table["ssim"]).statistic
+    assert made.loc["ssim", "rho"] == pytest.approx(expected)
+    assert made.loc["ssim", "ci_low"] < expected < made.loc["ssim", "ci_high"]
+    assert made.loc["brightness"].isna().any()
+
+
+def test_spearman_interval_covers_the_truth() -> None:
+    rng = np.random.default_rng(2)
+    truth = 6 / np.pi * np.arcsin(0.6 / 2)  # Spearman's rho of a normal pair with r = 0.6
+    pairs = rng.multivariate_normal([0, 0], [[1, 0.6], [0.6, 1]], (1000, 60))
+    intervals = [spearman_interval(stats.spearmanr(p).statistic, 60) for p in pairs]
+    assert 0.93 <= np.mean([low <= truth <= high for low, high in intervals]) <= 0.97
+
+
+def test_extreme_photos_and_the_variant_that_moved_them() -> None:
+    weak, strong = np.linspace(0.1, 0.2, 10), np.full(10, 0.9)
+    strong[3] = 3.0
+    made = extreme_photos(shifts({("blur", "paper"): weak, ("noise", "paper"): strong}), 2)
+    assert made["most"][0] == ("003", "noise", "paper")
+    assert made["most"][1] == ("009", "blur", "paper")
+    assert [photo for photo, *_ in made["least"]] == ["000", "001"]
+    assert [len(chosen) for chosen in extreme_photos(shifts({("a", "1"): weak}), 20).values()] == [5, 5]

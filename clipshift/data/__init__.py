@@ -9,6 +9,7 @@ from clipshift.data.dataset import (
     ViewData,
     ViewDataset,
     clean_view,
+    collate,
 )
 from clipshift.data.photos import Photo, UnreadablePhotoError, decode
 from clipshift.data.shards import shards
@@ -26,6 +27,7 @@ __all__ = [
     "ViewDataset",
     "captions",
     "clean_view",
+    "collate",
     "decode",
     "folder",
     "sample",

@@ -14,7 +14,7 @@ from scipy.cluster.hierarchy import dendrogram
 from scipy.stats import gaussian_kde
 
 from clipshift.measure.functional import augmentation_linkage
-from clipshift.results import CLEAN, Measured, pivot, write_whole
+from clipshift.results import CAUSES, CLEAN, Measured, Tables, pivot, write_whole
 
 matplotlib.rcParams.update(
     {
@@ -53,10 +53,23 @@ SHORT = {
     "ssim": "SSIM",
     "zero_shot_top1": "top-1",
     "zero_shot_top5": "top-5",
+    "relative_shift": "relative shift",
+    "retained": "retained",
+    "gaze_divergence": "gaze divergence",
+    "gaze_entropy_change": "gaze entropy",
+    "zero_shot_flip": "top-1 changes",
+    "text_shift": "text shift",
     "patch_similarity_uint8": "patch (uint8)",
 }
-PAPER = ("cosine", "L2", "attention", "patch", "edge", "detail", "top-1")
-LOWER_IS_BETTER = {"l2_distance", "rmse"}
+TERMINAL = ("cosine", "relative shift", "L2", "attention", "patch", "edge", "detail", "top-1")
+LOWER_IS_BETTER = {
+    "l2_distance",
+    "rmse",
+    "relative_shift",
+    "gaze_divergence",
+    "gaze_entropy_change",
+    "zero_shot_flip",
+}
 RADAR = set(LABELS) - LOWER_IS_BETTER - {"patch_similarity_uint8"}
 
 
@@ -77,66 +90,111 @@ class Gallery:
     cosines: dict[str, np.ndarray]
 
 
-def gallery_of(measured: Measured, ids: list[str], count: int) -> Gallery:
+@dataclass
+class Moved:
+    """Photos that moved far or little, each with its clean view and the view that moved it most.
+
+    Attributes:
+        side: ``most`` or ``least``.
+        titles: What to write above each view.
+        clean: Clean views, each (3, H, W) in [0, 1].
+        views: Augmented views.
+    """
+
+    side: str
+    titles: list[str]
+    clean: list[np.ndarray]
+    views: list[np.ndarray]
+
+
+def gallery_of(
+    measured: Measured, ids: list[str], count: int, names: Mapping[str, str]
+) -> Gallery:
     """The first photos of a run for `draw_gallery`.
 
     Args:
         measured: What was measured, with at least ``count`` photos' views and gazes kept.
         ids: The ids of the run's photos.
         count: How many photos.
+        names: View names of the variants to show, and what to call them.
     """
-    kept = measured.views.get(CLEAN, {})
-    indices = sorted(kept)[:count]
+    indices = sorted(measured.views.get(CLEAN, {}))[:count]
     rows = [measured.index.index(photo) for photo in indices]
+    titles = {CLEAN: CLEAN, **names}
+
+    def stacked(kept: dict[str, dict[int, np.ndarray]]) -> dict[str, np.ndarray]:
+        return {
+            title: np.stack([kept[name][photo] for photo in indices])
+            for name, title in titles.items()
+            if name in kept
+        }
+
     return Gallery(
         photos=[ids[photo] for photo in indices],
-        views={
-            name: np.stack([views[i] for i in indices]) for name, views in measured.views.items()
-        },
-        gazes={
-            name: np.stack([gazes[i] for i in indices]) for name, gazes in measured.gazes.items()
-        },
+        views=stacked(measured.views) if indices else {},
+        gazes=stacked(measured.gazes) if indices else {},
         cosines={
-            augmentation: np.array(values)[rows]
-            for (augmentation, measure), values in measured.values.items()
-            if measure == "cosine_similarity"
+            title: np.array(measured.values[name, "cosine_similarity"])[rows]
+            for name, title in names.items()
+            if (name, "cosine_similarity") in measured.values
         },
     )
 
 
-def draw_figures(
-    shift: pd.DataFrame,
-    summary: pd.DataFrame,
-    distances: pd.DataFrame,
-    gallery: Gallery,
-    source: str,
-) -> dict[str, Figure]:
-    """All figures that the run's measures allow, by name.
+def draw_figures(tables: Tables, galleries: Mapping[str, Gallery], source: str) -> dict[str, Figure]:
+    """All figures that the run's measures allow, by name; with ``@SEVERITY`` if there are several.
 
     Args:
-        shift: A row a photo and augmentation.
-        summary: Means with intervals.
-        distances: Distances between augmentations, K × K.
-        gallery: Photos for the gallery.
+        tables: The run's tables.
+        galleries: Photos for the gallery, by severity.
         source: Model, data and number of photos: stands below every figure.
     """
-    measures = set(summary["measure"])
+    measures = set(tables.summary["measure"])
+    severities = list(galleries)
     figures: dict[str, Figure] = {}
-    if "cosine_similarity" in measures:
-        figures["ranking"] = draw_ranking(summary)
-        figures["cosine_distribution"] = draw_distributions(shift, "cosine_similarity", bars=True)
-    if "l2_distance" in measures:
-        figures["l2_distribution"] = draw_distributions(shift, "l2_distance", bars=False)
-    figures["heatmap"] = draw_heatmap(summary)
-    if len(measures & RADAR) >= 3:
-        figures["radar"] = draw_radar(summary)
-    if len(distances) >= 2:
-        figures["distances"] = draw_distances(distances)
-    if gallery.photos:
-        figures["gallery"] = draw_gallery(gallery)
+    if {"paper", "matched"} <= set(severities) and "cosine_similarity" in measures:
+        figures["rankings"] = draw_rankings(tables.ranking, tables.agreement)
+    steps = [severity for severity in severities if severity.isdigit()]
+    if len(steps) > 1 and "cosine_similarity" in measures:
+        figures["severity"] = draw_severity(tables.ranking, steps)
+    for severity, gallery in galleries.items():
+        end = f"@{severity}" if len(severities) > 1 else ""
+        shift, summary, ranking, correlations, layers = (
+            table[table["severity"] == severity] if len(table) else table
+            for table in (
+                tables.shift, tables.summary, tables.ranking, tables.correlations, tables.layers,
+            )
+        )  # fmt: skip
+        if "cosine_similarity" in measures:
+            if len(ranking):
+                figures[f"ranking{end}"] = draw_ranking(ranking, severity)
+            figures[f"cosine_distribution{end}"] = draw_distributions(
+                shift, "cosine_similarity", bars=True
+            )
+        if "l2_distance" in measures:
+            figures[f"l2_distribution{end}"] = draw_distributions(shift, "l2_distance", bars=False)
+        figures[f"heatmap{end}"] = draw_heatmap(summary)
+        if len(measures & RADAR) >= 3:
+            figures[f"radar{end}"] = draw_radar(summary)
+        if len(layers):
+            figures[f"layers{end}"] = draw_layers(layers)
+        if correlations["rho"].notna().any() if len(correlations) else False:
+            figures[f"correlations{end}"] = draw_correlations(correlations)
+        own = [name for name in tables.distances.index if name.endswith(end)]
+        if len(own) >= 2:
+            distances = tables.distances.loc[own, own]
+            titles = [name.removesuffix(end) for name in own]
+            figures[f"distances{end}"] = draw_distances(distances.set_axis(titles).T.set_axis(titles))
+        if gallery.photos:
+            figures[f"gallery{end}"] = draw_gallery(gallery)
     for figure in figures.values():
-        figure.supxlabel(source, x=0.01, ha="left", fontsize=8, color="0.4")
+        sign(figure, source)
     return figures
+
+
+def sign(figure: Figure, source: str) -> None:
+    """Write below a figure what it was made from."""
+    figure.supxlabel(source, x=0.01, ha="left", fontsize=8, color="0.4")
 
 
 def save_figures(figures: Mapping[str, Figure], folder: Path) -> dict[str, Path]:
@@ -154,28 +212,184 @@ def colors(names: list[str]) -> dict[str, tuple[float, ...]]:
     return {name: palette(index % palette.N) for index, name in enumerate(names)}
 
 
-def draw_ranking(summary: pd.DataFrame) -> Figure:
-    """Bars of the mean shift, 1 − cosine, with 95 % intervals, the largest first."""
-    rows = summary[summary["measure"] == "cosine_similarity"].sort_values("mean", ascending=False)
-    shade = colors(list(summary["augmentation"].unique()))
-    figure = Figure(figsize=(8, 0.45 * len(rows) + 1.6))
-    axes = figure.subplots()
-    means = 1 - rows["mean"].to_numpy()
-    errors = np.stack([rows["ci_high"] - rows["mean"], rows["mean"] - rows["ci_low"]])
+def _shift_bars(axes: Axes, rows: pd.DataFrame, shade: dict[str, tuple[float, ...]]) -> None:
+    means = rows["shift"].to_numpy()
+    errors = np.stack([means - rows["ci_low"], rows["ci_high"] - means]).clip(min=0)
     axes.barh(
         rows["augmentation"],
         means,
-        xerr=np.nan_to_num(errors.clip(min=0)),
+        xerr=errors,
         color=[shade[name] for name in rows["augmentation"]],
         error_kw={"capsize": 3, "lw": 1},
     )
-    reach = (means + np.nan_to_num(errors[1])).max(initial=0) or 1
-    for row, (mean, error) in enumerate(zip(means, np.nan_to_num(errors[1]), strict=True)):
-        axes.text(mean + error + 0.01 * reach, row, f"{mean:.3g}", va="center", fontsize=9)
+    reach = (means + errors[1]).max(initial=0) or 1
+    for place, row in enumerate(rows.itertuples()):
+        ranks = f"{row.rank_low}" + (
+            f"–{row.rank_high}" if row.rank_high > row.rank_low else ""
+        )
+        axes.text(
+            row.shift + errors[1][place] + 0.01 * reach,
+            place,
+            f"{row.shift:.3g}  rank {ranks}",
+            va="center",
+            fontsize=8.5,
+        )
+    axes.invert_yaxis()
+    axes.set_xlim(0, 1.3 * reach)
+
+
+def draw_ranking(ranking: pd.DataFrame, severity: str) -> Figure:
+    """Bars of the mean shift, 1 − cosine, with 95 % intervals of shift and rank, largest first.
+
+    Args:
+        ranking: One severity's rows of `clipshift.results.rank_augmentations`.
+        severity: Which.
+    """
+    figure = Figure(figsize=(8, 0.45 * len(ranking) + 1.6))
+    axes = figure.subplots()
+    _shift_bars(axes, ranking, colors(sorted(ranking["augmentation"])))
     axes.set(
-        title="How far each augmentation moves the embedding",
-        xlabel="mean of 1 − cosine similarity, with 95 % bootstrap interval over photos",
-        xlim=(0, 1.12 * reach),
+        title=f"How far each augmentation moves the embedding (severity: {severity})",
+        xlabel="mean of 1 − cosine similarity and rank, with 95 % bootstrap intervals over photos",
+    )
+    return figure
+
+
+def draw_rankings(ranking: pd.DataFrame, agreement: tuple[float, float, float]) -> Figure:
+    """The rankings at the paper's and at matched severities, side by side, joined by lines.
+
+    Args:
+        ranking: From `clipshift.results.rank_augmentations`.
+        agreement: Kendall's τ between the two, and its interval.
+    """
+    sides = [ranking[ranking["severity"] == severity] for severity in ("paper", "matched")]
+    names = list(sides[0]["augmentation"])
+    shade = colors(sorted(names))
+    figure = Figure(figsize=(11, 0.42 * len(names) + 2.2))
+    axes = figure.subplots(1, 3, width_ratios=[1, 0.22, 1])
+    for place, rows, title in zip(
+        (axes[0], axes[2]), sides, ("the paper's severities", "matched severities"), strict=True
+    ):
+        _shift_bars(place, rows, shade)
+        place.set_title(title, fontsize=10)
+        place.set_xlabel("mean of 1 − cosine", fontsize=9)
+    order = list(sides[1]["augmentation"])
+    for rank, name in enumerate(names):
+        axes[1].plot([0, 1], [rank, order.index(name)], color=shade[name], lw=1.5)
+    axes[1].set_ylim(axes[0].get_ylim())
+    axes[1].axis("off")
+    tau, low, high = agreement
+    figure.suptitle(
+        "Sensitivity or strength? The ranking as the paper set it, and with equal distortion\n"
+        f"Kendall's τ {tau:.2f} [{low:.2f}, {high:.2f}]; bars and ranks: 95 % bootstrap intervals",
+        x=0.01,
+        ha="left",
+        fontsize=11,
+        fontweight="bold",
+    )
+    return figure
+
+
+def draw_severity(ranking: pd.DataFrame, severities: list[str]) -> Figure:
+    """Mean shift against severity, a line an augmentation, with 95 % intervals.
+
+    Args:
+        ranking: From `clipshift.results.rank_augmentations`.
+        severities: The steps of the ladder, in order.
+    """
+    names = sorted(ranking["augmentation"].unique())
+    shade = colors(names)
+    figure = Figure(figsize=(8, 5))
+    axes = figure.subplots()
+    for name in names:
+        rows = ranking[ranking["augmentation"] == name].set_index("severity").loc[severities]
+        steps = [int(severity) for severity in severities]
+        axes.plot(steps, rows["shift"], "o-", color=shade[name], label=name, ms=4)
+        axes.fill_between(steps, rows["ci_low"], rows["ci_high"], color=shade[name], alpha=0.2)
+    axes.set(
+        title="How far the embedding moves as augmentations grow stronger",
+        xlabel="severity",
+        ylabel="mean of 1 − cosine, with 95 % bootstrap interval",
+        xticks=[int(severity) for severity in severities],
+    )
+    axes.legend(fontsize=8, loc="upper left", bbox_to_anchor=(1, 1), frameon=False)
+    return figure
+
+
+def draw_layers(layers: pd.DataFrame) -> Figure:
+    """Where in the network the shift starts: class-token cosine and CKA, layer by layer.
+
+    Args:
+        layers: One severity's rows of ``layers.csv``.
+    """
+    names = sorted(layers["augmentation"].unique())
+    shade = colors(names)
+    figure = Figure(figsize=(11, 4.2))
+    left, right = figure.subplots(1, 2, sharex=True)
+    for name, rows in layers.groupby("augmentation"):
+        left.plot(rows["layer"], rows["cosine"], "o-", ms=3, color=shade[str(name)], label=name)
+        left.fill_between(
+            rows["layer"], rows["ci_low"], rows["ci_high"], color=shade[str(name)], alpha=0.2
+        )
+        right.plot(rows["layer"], rows["cka"], "o-", ms=3, color=shade[str(name)], label=name)
+    left.set_title("Class token: mean cosine to the clean view's (95 % interval)", fontsize=10)
+    right.set_title("Mean patch token: linear CKA with the clean views'", fontsize=10)
+    for axes in (left, right):
+        axes.set_xlabel("layer")
+        axes.set_xticks(sorted(layers["layer"].unique()))
+    if layers["cosine"].isna().all():
+        left.text(0.5, 0.5, "no class token", transform=left.transAxes, ha="center")
+    right.legend(fontsize=8, loc="upper left", bbox_to_anchor=(1, 1), frameon=False)
+    return figure
+
+
+def draw_correlations(correlations: pd.DataFrame) -> Figure:
+    """What goes with the shift over photos: Spearman's ρ with its 95 % interval.
+
+    Args:
+        correlations: One severity's rows of `clipshift.results.correlate`.
+    """
+    causes = [cause for cause in CAUSES if cause in set(correlations["cause"])]
+    names = list(correlations["augmentation"].unique())
+    rows = correlations.set_index(["augmentation", "cause"])
+    figure = Figure(figsize=(1.45 * len(causes) + 2.4, 0.5 * len(names) + 2))
+    axes = figure.subplots()
+    matrix = correlations.pivot(index="augmentation", columns="cause", values="rho")
+    axes.imshow(matrix.loc[names, causes], cmap="RdBu_r", vmin=-1, vmax=1, aspect="auto", alpha=0.8)
+    for row, name in enumerate(names):
+        for column, cause in enumerate(causes):
+            cell = rows.loc[(name, cause)]
+            if np.isfinite(cell["rho"]):
+                text = f"{cell['rho']:+.2f}\n[{cell['ci_low']:+.2f}, {cell['ci_high']:+.2f}]"
+                axes.text(column, row, text, ha="center", va="center", fontsize=7.5)
+    labels = [CAUSES[cause] for cause in causes]
+    axes.set_xticks(range(len(causes)), labels, rotation=25, ha="right")
+    axes.set_yticks(range(len(names)), names)
+    axes.set_title("What goes with a large shift? Spearman's ρ over photos, 95 % interval")
+    axes.spines[:].set_visible(False)
+    return figure
+
+
+def draw_moved(moved: Moved) -> Figure:
+    """The photos that moved most or least: clean above, and below the view that moved each most."""
+    columns = min(10, len(moved.titles))
+    bands = -(-len(moved.titles) // columns)
+    figure = Figure(figsize=(1.6 * columns, 3.5 * bands + 0.7))
+    grid = figure.subplots(2 * bands, columns, squeeze=False)
+    for place, title in enumerate(moved.titles):
+        band, column = divmod(place, columns)
+        grid[2 * band, column].imshow(moved.clean[place].transpose(1, 2, 0))
+        grid[2 * band + 1, column].imshow(moved.views[place].transpose(1, 2, 0))
+        grid[2 * band, column].set_title(title, fontsize=7.5, loc="center", fontweight="normal")
+    for axes in grid.flat:
+        axes.axis("off")
+    figure.suptitle(
+        f"The {len(moved.titles)} photos that moved {moved.side}, over all augmentations; "
+        "below: the view that moved it most",
+        x=0.01,
+        ha="left",
+        fontsize=11,
+        fontweight="bold",
     )
     return figure
 
@@ -183,7 +397,7 @@ def draw_ranking(summary: pd.DataFrame) -> Figure:
 def draw_distributions(shift: pd.DataFrame, measure: str, bars: bool) -> Figure:
     """Distribution of a measure over photos: a panel an augmentation, histogram and KDE."""
     groups = {name: g[measure].dropna() for name, g in shift.groupby("augmentation", sort=False)}
-    shade = colors(list(groups))
+    shade = colors(sorted(groups))
     columns = min(3, len(groups))
     rows = -(-len(groups) // columns)
     figure = Figure(figsize=(3.4 * columns, 2.1 * rows + 0.9))
@@ -205,13 +419,15 @@ def draw_distributions(shift: pd.DataFrame, measure: str, bars: bool) -> Figure:
             if not bars:
                 axes.fill_between(line, density, color=shade[name], alpha=0.25)
         axes.axvline(values.mean(), color="0.2", lw=1, ls="--")
-        axes.set_title(f"{name}: mean {values.mean():.3f}", fontsize=9, fontweight="normal")
+        error = 1.96 * values.sem()
+        note = f" ± {error:.2g}" if np.isfinite(error) else ""
+        axes.set_title(f"{name}: mean {values.mean():.3f}{note}", fontsize=9, fontweight="normal")
         axes.set_yticks([])
     for axes in grid.flat[len(groups) :]:
         axes.axis("off")
     figure.suptitle(
         f"{LABELS[measure][0].upper()}{LABELS[measure][1:]}\n"
-        f"over photos: {'histogram and ' if bars else ''}kernel density; dashed: mean",
+        f"over photos: {'histogram and ' if bars else ''}kernel density; dashed: mean, ± 1.96 standard errors",
         x=0.01,
         ha="left",
         fontsize=11,
@@ -226,19 +442,22 @@ def draw_heatmap(summary: pd.DataFrame) -> Figure:
     means = means[[measure for measure in means if measure in SHORT]]
     colour = means.copy()
     for measure in means:
-        values = -means[measure] if measure in LOWER_IS_BETTER else means[measure]
+        values = -means[measure].abs() if measure in LOWER_IS_BETTER else means[measure]
         span = values.max() - values.min()
         colour[measure] = (values - values.min()) / span if span > 0 else 1.0
-    figure = Figure(figsize=(1.05 * means.shape[1] + 3, 0.42 * len(means) + 1.9))
+    figure = Figure(figsize=(0.85 * means.shape[1] + 3, 0.5 * len(means) + 1.9))
     axes = figure.subplots()
     axes.imshow(colour.fillna(0.5), cmap="RdYlGn", aspect="auto", vmin=-0.25, vmax=1.25, alpha=0.85)
+    half = ((pivot(summary, "ci_high") - pivot(summary, "ci_low")) / 2)[list(means)]
     for (row, column), value in np.ndenumerate(means.to_numpy(float)):
-        axes.text(column, row, f"{value:.3f}", ha="center", va="center", fontsize=9)
+        error = half.iat[row, column]
+        note = f"\n±{error:.2g}" if np.isfinite(error) else ""
+        axes.text(column, row, f"{value:.3f}{note}", ha="center", va="center", fontsize=8)
     axes.set_xticks(
         range(means.shape[1]), [SHORT.get(m, m) for m in means], rotation=30, ha="right"
     )
     axes.set_yticks(range(len(means)), means.index)
-    axes.set_title("Means over photos; green to red: best to worst augmentation in each measure")
+    axes.set_title("Means over photos, ± half the 95 % interval; green to red: best to worst in each measure")
     axes.spines[:].set_visible(False)
     return figure
 
@@ -247,7 +466,7 @@ def draw_radar(summary: pd.DataFrame) -> Figure:
     """A radar per augmentation over the measures that are 1 where nothing changed."""
     means = pivot(summary)
     means = means[[measure for measure in means if measure in RADAR]]
-    shade = colors(list(means.index))
+    shade = colors(sorted(means.index))
     angles = np.linspace(0, 2 * np.pi, means.shape[1], endpoint=False)
     columns = min(3, len(means))
     rows = -(-len(means) // columns)

@@ -12,13 +12,20 @@ import pandas as pd
 from clipshift.results import write_whole
 
 CAPTIONS = {
-    "ranking": "Which augmentations move the embedding most. The severities are the paper's own, "
-    "and unequal, so the ranking mixes the model's sensitivity with their strength.",
+    "rankings": "What the paper's unequal strengths decide, and what is left when every "
+    "augmentation distorts equally.",
+    "severity": "The same draws, stronger: each photo's curve is paired with itself.",
+    "ranking": "Which augmentations move the embedding most. The paper's severities are unequal, "
+    "so that its ranking mixes the model's sensitivity with their strength.",
     "cosine_distribution": "How the cosine similarity to the clean view spreads over photos.",
     "l2_distribution": "How the distance of unnormalised embeddings spreads over photos.",
     "heatmap": "Every measure under every augmentation.",
     "radar": "What an augmentation preserves: embedding, gaze, and pixels.",
     "distances": "Which augmentations take the same photo to the same place.",
+    "layers": "Where in the network the shift starts.",
+    "correlations": "What goes with a large shift; it need not be its cause.",
+    "moved_most": "The photos that the encoder is least sure of, whatever is done to them.",
+    "moved_least": "The photos that stay where they are.",
     "gallery": "What the encoder saw, and where it looked.",
 }
 
@@ -28,7 +35,7 @@ def write_report(
     title: str,
     facts: Mapping[str, Any],
     warnings: list[str],
-    table: list[list[str]],
+    ranked: Mapping[str, list[list[str]]],
     clean: str,
     figures: Mapping[str, Path],
 ) -> Path:
@@ -39,7 +46,7 @@ def write_report(
         title: What was run.
         facts: Name and value of what a reader must know of the run.
         warnings: What limits the numbers, a sentence each.
-        table: The summary, header first.
+        ranked: The summary by severity, each from `ranked_table`.
         clean: Zero-shot accuracies on the clean views; empty where photos have no labels.
         figures: PNG files by figure name; they are put into the page.
 
@@ -52,12 +59,12 @@ def write_report(
         title=title,
         facts=facts,
         warnings=warnings,
-        table=table,
+        ranked=ranked,
         clean=clean,
         figures=[
             {
                 "name": name,
-                "caption": CAPTIONS[name],
+                "caption": CAPTIONS[name.partition("@")[0]],
                 "data": base64.b64encode(path.read_bytes()).decode(),
             }
             for name, path in figures.items()
@@ -78,15 +85,19 @@ def clean_accuracy(summary: pd.DataFrame) -> str:
     )
 
 
-def ranked_table(summary: pd.DataFrame, names: Mapping[str, str]) -> list[list[str]]:
+def ranked_table(
+    summary: pd.DataFrame, names: Mapping[str, str], intervals: bool
+) -> list[list[str]]:
     """The summary for people: a row an augmentation, the largest shift first.
 
     Args:
-        summary: Means with intervals.
+        summary: Means with intervals, of one severity.
         names: The measures to show, in order, and what to call them; the run may lack some.
+        intervals: Whether every mean has half the width of its 95 % interval beside it, or only the
+            cosine.
 
     Returns:
-        Rows of cells, header first. The cosine has half the width of its 95 % interval beside it.
+        Rows of cells, header first.
     """
     measures = [measure for measure in names if measure in set(summary["measure"])]
     rows = summary.set_index(["measure", "augmentation"])
@@ -97,7 +108,7 @@ def ranked_table(summary: pd.DataFrame, names: Mapping[str, str]) -> list[list[s
     def cell(measure: str, augmentation: str) -> str:
         row = rows.loc[(measure, augmentation)]
         half = (row["ci_high"] - row["ci_low"]) / 2
-        interval = f" ± {half:.3f}" if measure == "cosine_similarity" else ""
+        interval = f" ± {half:.3f}" if intervals or measure == "cosine_similarity" else ""
         return f"{row['mean']:.3f}{interval}"
 
     header = ["augmentation", *(names[measure] for measure in measures)]

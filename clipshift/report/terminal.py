@@ -1,12 +1,17 @@
 """What a run says in the terminal: progress in photos, and the last words."""
 
+from collections.abc import Mapping
 from typing import Any
 
+import pandas as pd
 from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.callbacks import RichProgressBar
 from rich import box
 from rich.console import Console
 from rich.table import Table
+
+from clipshift.report.figures import SHORT, TERMINAL
+from clipshift.report.page import ranked_table
 
 
 class PhotoProgressBar(RichProgressBar):
@@ -40,25 +45,29 @@ class PhotoProgressBar(RichProgressBar):
 
 
 def print_summary(
-    title: str, rows: list[list[str]], warnings: list[str], places: list[str]
+    title: str, summaries: Mapping[str, pd.DataFrame], warnings: list[str], places: list[str]
 ) -> None:
-    """Print the table, what limits its numbers, and where things lie.
+    """Print the tables, what limits their numbers, and where things lie.
 
     Args:
-        title: Head of the table.
-        rows: From `clipshift.report.page.ranked_table`, header first.
+        title: Head of the tables.
+        summaries: Means with intervals, by severity.
         warnings: Sentences.
         places: Lines that name files.
     """
-    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    for column, name in enumerate(rows[0]):
-        table.add_column(name, justify="right" if column else "left", no_wrap=True)
-    for row in rows[1:]:
-        table.add_row(*row)
     console = Console()
     if not console.is_terminal:
         console = Console(width=200)
-    console.print(table)
+    names = {name: short for name, short in SHORT.items() if short in TERMINAL}
+    for severity, summary in summaries.items():
+        rows = ranked_table(summary, names, intervals=console.width >= 150)
+        head = f"{title}, severity {severity}"
+        table = Table(title=head, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+        for column, name in enumerate(rows[0]):
+            table.add_column(name, justify="right" if column else "left", no_wrap=True)
+        for row in rows[1:]:
+            table.add_row(*row)
+        console.print(table)
     for warning in warnings:
         console.print(f"[yellow]warning:[/] {warning}", soft_wrap=True)
     for place in places:

@@ -6,9 +6,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
 import wandb
 from pytorch_lightning.loggers import WandbLogger
+
+from clipshift.results import Tables
 
 
 def wandb_logger(
@@ -58,33 +59,31 @@ def logged_in() -> bool:
         return False
 
 
-def track_results(
-    logger: WandbLogger,
-    shift: pd.DataFrame,
-    summary: pd.DataFrame,
-    distances: pd.DataFrame,
-    figures: Mapping[str, Path],
-) -> None:
+def track_results(logger: WandbLogger, tables: Tables, figures: Mapping[str, Path]) -> None:
     """Put a run's tables, figures and summary values into its W&B run.
 
     Args:
         logger: The run's logger.
-        shift: A row a photo and augmentation.
-        summary: Means with intervals.
-        distances: Distances between augmentations.
+        tables: The run's tables.
         figures: PNG files by figure name.
     """
     run = logger.experiment
+    named = {
+        "shift": tables.shift,
+        "summary": tables.summary,
+        "distances": tables.distances.reset_index(names="augmentation"),
+        "ranking": tables.ranking,
+        "correlations": tables.correlations,
+        "layers": tables.layers,
+    }
     run.log(
-        {
-            "shift": wandb.Table(dataframe=shift),
-            "summary": wandb.Table(dataframe=summary),
-            "distances": wandb.Table(dataframe=distances.reset_index(names="augmentation")),
-        }
+        {name: wandb.Table(dataframe=table) for name, table in named.items() if len(table)}
         | {f"figures/{name}": wandb.Image(str(path)) for name, path in figures.items()}
     )
-    for row in summary.itertuples():
-        run.summary[f"{row.augmentation}/{row.measure}"] = row.mean
+    several = tables.summary["severity"].nunique() > 1
+    for row in tables.summary.itertuples():
+        variant = f"{row.augmentation}@{row.severity}" if several else row.augmentation
+        run.summary[f"{variant}/{row.measure}"] = row.mean
 
 
 def run_place(logger: WandbLogger) -> str:

@@ -17,13 +17,14 @@ from clipshift.results.ranking import (
     rank_augmentations,
     ranking_agreement,
 )
-from clipshift.results.table import PHOTO, mean_interval, pivot, shift_table, summarize
+from clipshift.results.table import PHOTO, Tables, mean_interval, pivot, shift_table, summarize
 
 __all__ = [
     "CAUSES",
     "CLEAN",
     "PHOTO",
     "Measured",
+    "Tables",
     "correlate",
     "data_fingerprint",
     "extreme_photos",

@@ -1,6 +1,8 @@
 """The tables of a run: a row a photo, and means with bootstrap intervals."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -15,6 +17,34 @@ PHOTO = ["brightness", "contrast"]
 """Columns that tell of the clean photo and not of a shift: mean and standard deviation of luma."""
 CONFIDENCE = 0.95
 RESAMPLES = 1000
+
+
+@dataclass
+class Tables:
+    """A run's tables and facts, as written to its folder.
+
+    Attributes:
+        shift: A row per photo, augmentation and severity.
+        summary: Means with intervals.
+        distances: Distances between variants.
+        ranking: Augmentations by their shift; empty where the cosine was not measured.
+        correlations: What goes with the shift; empty likewise.
+        layers: Shift by layer; empty where not asked for.
+        skipped: Photos that could not be read.
+        agreement: Kendall's τ between the rankings at the paper's and at matched severities, with
+            its interval; None where a run has not both.
+        facts: Provenance.
+    """
+
+    shift: pd.DataFrame
+    summary: pd.DataFrame
+    distances: pd.DataFrame
+    ranking: pd.DataFrame
+    correlations: pd.DataFrame
+    layers: pd.DataFrame
+    skipped: pd.DataFrame
+    agreement: tuple[float, float, float] | None
+    facts: dict[str, Any]
 
 
 def shift_table(

@@ -1,0 +1,193 @@
+"""Severities: ladders, nested draws, the five more augmentations, and matched strengths."""
+
+import io
+import math
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from scipy import ndimage, stats
+from skimage.color import rgb2gray
+from test_augment import AUGMENTATIONS, EXTENDED, EXTENDED_LADDERS, LADDERS, draws_of
+from torch import Tensor
+
+from clipshift.augment import Flip, MotionBlur, Noise, Pixelate, augment, draw, make_variants
+from clipshift.augment.keyed import dithered
+from clipshift.augment.matching import Calibration, Match, displacement, match_strength
+from clipshift.calibration import calibrate, set_aside
+from clipshift.data import Photo, sample
+from clipshift.measure.functional import rmse, ssim
+
+PAPER_FIVE = set(EXTENDED) - set(AUGMENTATIONS)
+
+
+def test_extended_has_five_more() -> None:
+    assert PAPER_FIVE == {"jpeg", "pixelate", "motion_blur", "rotation", "grayscale"}
+    assert {name: EXTENDED_LADDERS[name] for name in LADDERS} == LADDERS
+
+
+def severities_of(name: str, views: Tensor) -> list[Tensor]:
+    draws = draws_of(name, len(views))
+    return [augment(EXTENDED[name], views, draws, step) for step in EXTENDED_LADDERS[name]]
+
+
+@pytest.mark.parametrize("name", EXTENDED)
+def test_ssim_falls_from_severity_to_severity(name: str, views: Tensor) -> None:
+    if name == "flip":  # flips a share of the photos: eight are too few to see every step
+        views = views[:1].repeat(64, 1, 1, 1)
+    means = [ssim(made, views).double().mean() for made in severities_of(name, views)]
+    assert all(weaker > stronger for weaker, stronger in zip(means, means[1:], strict=False)), means
+
+
+@pytest.mark.parametrize("name", EXTENDED)
+def test_at_no_strength_nothing_changes(name: str, views: Tensor) -> None:
+    made = augment(EXTENDED[name], views, draws_of(name, len(views)), 1e-7)
+    tolerance = 6 / 255 if name == "jpeg" else 2e-5  # quality 100 still rounds
+    assert (made - views).abs().amax((1, 2, 3)).median() < tolerance
+    assert rmse(made, views).max() < tolerance
+
+
+def test_a_severity_scales_the_same_draws(views: Tensor) -> None:
+    weak, strong = ((AUGMENTATIONS["noise"].apply(views, draws_of("noise", 8), s)) for s in (1, 3))
+    torch.testing.assert_close(strong - views, 3 * (weak - views), atol=1e-5, rtol=0)
+    flips = [draws_of("flip", 400)["turn"] < share for share in (0.2, 0.6)]
+    assert not (flips[0] & ~flips[1]).any()
+    assert flips[1].float().mean() == pytest.approx(0.6, abs=0.08)
+    holes = [made != views for made in severities_of("coarse_dropout", views)]
+    for few, many in zip(holes, holes[1:], strict=False):
+        assert not (few & ~many).any()
+
+
+def test_dithering_keeps_the_mean_and_whole_numbers() -> None:
+    offset = torch.linspace(0, 1, 1001)[:-1]
+    assert dithered(torch.tensor(2.3), offset).mean().item() == pytest.approx(2.3, abs=1e-3)
+    assert dithered(torch.tensor(7.0), offset).unique().tolist() == [7.0]
+
+
+def test_variants_are_named_by_severity_where_there_are_several() -> None:
+    one = make_variants({"noise": Noise((0, 1))}, {"noise": [1, 2, 3, 4, 5]}, ["3"], {})
+    assert {name: v.strength for name, v in one.items()} == {"noise": 3}
+    two = make_variants({"noise": Noise((0, 1))}, {}, ["paper", "matched"], {"noise": 0.2})
+    assert {n: v.strength for n, v in two.items()} == {"noise@paper": 1.0, "noise@matched": 0.2}
+
+
+# --- the five more -------------------------------------------------------------------------------
+
+
+def test_jpeg_is_libjpegs(views: Tensor) -> None:
+    pixels = (views[:2] * 255).round() / 255
+    draws = {"quality": torch.tensor([[40.0], [10.0]]), "offset": torch.zeros(2, 1)}
+    made = EXTENDED["jpeg"].apply(pixels, draws)
+    for photo, view, quality in zip(pixels, made, (40, 10), strict=True):
+        stream = io.BytesIO()
+        array = (photo.permute(1, 2, 0) * 255).round().byte().numpy()
+        Image.fromarray(array).save(stream, "jpeg", quality=quality)
+        expected = np.asarray(Image.open(stream)).transpose(2, 0, 1) / 255
+        assert np.abs(view.numpy() - expected).mean() < 1 / 255
+    harder = EXTENDED["jpeg"].apply(pixels[:1], {k: v[:1] for k, v in draws.items()}, 4.0)
+    assert rmse(harder, made[1:] * 0 + pixels[:1]).item() > rmse(made[:1], pixels[:1]).item()
+
+
+def test_pixelate_takes_means_of_blocks(views: Tensor) -> None:
+    draws = {"block": torch.full((8, 1), 8.0), "offset": torch.zeros(8, 1)}
+    made = Pixelate((8, 8)).apply(views, draws)
+    means = views.unflatten(3, (28, 8)).unflatten(2, (28, 8)).mean((3, 5))
+    torch.testing.assert_close(made, means.repeat_interleave(8, 2).repeat_interleave(8, 3))
+
+
+def test_motion_blur_is_a_mean_along_a_line(views: Tensor) -> None:
+    blur = MotionBlur((7, 7))
+    for angle, axis in ((0.0, -1), (math.pi / 2, -2)):
+        draws = {"length": torch.full((8, 1), 7.0), "angle": torch.full((8, 1), angle)}
+        # half a pixel of the line lies on each end's pixel: 7 whole ones, and nothing of two more
+        expected = ndimage.uniform_filter1d(views.numpy(), 7, axis=axis, mode="mirror")
+        np.testing.assert_allclose(blur.apply(views, draws), expected, atol=1e-5)
+
+
+def test_motion_blur_in_any_direction_keeps_the_mean() -> None:
+    flat = torch.full((50, 3, 64, 64), 0.3)
+    draws = draws_of("motion_blur", 50)
+    torch.testing.assert_close(EXTENDED["motion_blur"].apply(flat, draws), flat)
+    assert stats.kstest(
+        draws_of("motion_blur", 1000)["angle"].numpy().ravel(), stats.uniform(0, math.pi).cdf
+    ).pvalue > 1e-3  # fmt: skip
+
+
+def test_grayscale_is_luma(views: Tensor) -> None:
+    made = EXTENDED["grayscale"].apply(views, draws_of("grayscale", 8))
+    for view, photo in zip(made, views, strict=True):
+        weights = np.array([0.299, 0.587, 0.114])
+        np.testing.assert_allclose(view[1], np.tensordot(weights, photo, 1), atol=1e-6)
+        assert np.abs(view[0].numpy() - rgb2gray(photo.permute(1, 2, 0).numpy())).mean() < 0.06
+
+
+def test_rotation_reaches_a_quarter_turn() -> None:
+    assert draws_of("rotation", 2000)["rotation"].abs().max() == pytest.approx(90, abs=0.5)
+
+
+# --- matching ------------------------------------------------------------------------------------
+
+
+def test_match_is_where_the_curve_crosses_the_target() -> None:
+    match = match_strength(lambda s: math.exp(-0.37 * s), 0.7, math.inf)
+    assert match.reached
+    assert match.strength == pytest.approx(-math.log(0.7) / 0.37, rel=0.02)
+    assert match.realised == pytest.approx(0.7, rel=0.005)
+
+
+def test_a_target_out_of_reach_is_said_so() -> None:
+    match = match_strength(lambda s: 1 - 0.1 * s, 0.7, strongest=1.0)
+    assert (match.strength, match.reached) == (1.0, False)
+    assert match.realised == pytest.approx(0.9)
+
+
+@pytest.mark.parametrize("distortion", ["ssim", "rmse"])
+def test_all_reach_the_same_distortion(distortion: str) -> None:
+    chosen = {name: EXTENDED[name] for name in ("noise", "blur", "perspective", "coarse_dropout")}
+    target = {"ssim": 0.7, "rmse": 0.08}[distortion]
+    photos = sample()[:6]
+    made = calibrate(photos, chosen, distortion, target, seed=3, resize="squash")
+    assert made.photos == [photo.id for photo in photos]
+    measure = {"ssim": ssim, "rmse": rmse}[distortion]
+    from clipshift.data import clean_view, decode
+    from clipshift.data.dataset import default_collate
+
+    clean = torch.stack([clean_view(decode(photo.read()), "squash") for photo in photos])
+    for name, match in made.matches.items():
+        draws = default_collate([draw(chosen[name], 3, photo.id, name, 224) for photo in photos])
+        realised = measure(augment(chosen[name], clean, draws, match.strength), clean)
+        assert realised.mean().item() == pytest.approx(match.realised, rel=1e-4)
+        assert match.reached == (abs(match.realised / target - 1) <= 0.005)
+    assert all(match.reached for match in made.matches.values()), made.matches
+
+
+def test_displacement_in_closed_form(views: Tensor) -> None:
+    half = displacement(Flip(), views, {"turn": torch.zeros(8, 1)}, 1.0)
+    torch.testing.assert_close(half, torch.full((8,), 112.0))  # mean of |2x − 223| over 0…223
+    draws = draws_of("shift_scale_rotate", 8) | {
+        "shift": torch.tensor([[0.05, 0.0]]).expand(8, 2),
+        "scale": torch.ones(8, 2),
+        "rotation": torch.zeros(8),
+    }
+    moved = displacement(EXTENDED["shift_scale_rotate"], views, draws, 1.0)
+    torch.testing.assert_close(moved, torch.full((8,), 0.05 * 224), atol=0.01, rtol=0)
+    elastic = draws_of("elastic", 8)
+    expected = elastic["displacement"].norm(dim=1).mean((1, 2))
+    moved = displacement(EXTENDED["elastic"], views, elastic, 3.0)
+    torch.testing.assert_close(moved, 3 * expected, rtol=0.03, atol=0)
+    assert displacement(EXTENDED["noise"], views, draws_of("noise", 8), 1.0).eq(0).all()
+
+
+def test_photos_set_aside_do_not_depend_on_the_order() -> None:
+    photos = [Photo(f"{i}.jpg", None) for i in range(40)]  # type: ignore[arg-type]
+    chosen = {photo.id for photo in set_aside(photos, 10, seed=0)}
+    assert chosen == {photo.id for photo in set_aside(photos[::-1], 10, seed=0)}
+    assert len(chosen) == 10
+    assert chosen != {photo.id for photo in set_aside(photos, 10, seed=1)}
+    assert len(set_aside(photos[:7], 10, seed=0)) == 3
+
+
+def test_a_calibration_is_read_back_as_it_was_written() -> None:
+    made = Calibration("ssim", 0.7, 0, ["a", "b"], {"noise": Match(0.1, 0.7, True)})
+    assert Calibration.from_json(made.as_json()) == made
