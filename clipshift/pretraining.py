@@ -201,7 +201,9 @@ class Pretraining(pl.LightningModule):
         model_cfg: open_clip's ``model_cfg``.
         classes: Class names, in the order of the labels.
         templates: Prompts with ``{}`` where the name goes.
-        lr: Peak learning rate.
+        lr: Peak learning rate of the image tower.
+        text_lr: Peak learning rate of the text tower, which starts with nearly the same embedding
+            for all classes.
         weight_decay: Of the weight matrices; embeddings, norms and biases are not decayed.
         warmup: Share of the steps in which the learning rate rises linearly; then it falls to
             zero along a cosine.
@@ -223,6 +225,7 @@ class Pretraining(pl.LightningModule):
         templates: list[str],
         *,
         lr: float,
+        text_lr: float,
         weight_decay: float,
         warmup: float,
         views: list[tuple[float, int, float]],
@@ -286,15 +289,19 @@ class Pretraining(pl.LightningModule):
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         """AdamW, and a linear warm-up followed by a cosine, step by step."""
-        decayed: list[nn.Parameter] = []
-        kept: list[nn.Parameter] = []
+        groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
         for name, value in self.model.named_parameters():
-            (decayed if value.ndim >= 2 and name not in UNDECAYED else kept).append(value)
-        groups = [
-            {"params": decayed, "weight_decay": self.hparams["weight_decay"]},
-            {"params": kept, "weight_decay": 0.0},
+            decayed = value.ndim >= 2 and name not in UNDECAYED
+            groups.setdefault((name.startswith("visual."), decayed), []).append(value)
+        options = [
+            {
+                "params": values,
+                "lr": self.hparams["lr" if visual else "text_lr"],
+                "weight_decay": self.hparams["weight_decay"] if decayed else 0.0,
+            }
+            for (visual, decayed), values in groups.items()
         ]
-        optimizer = torch.optim.AdamW(groups, lr=self.hparams["lr"], betas=(0.9, 0.98))
+        optimizer = torch.optim.AdamW(options, betas=(0.9, 0.98), fused=True)
         total = self.trainer.estimated_stepping_batches
         warmup = max(1, round(self.hparams["warmup"] * total))
 
