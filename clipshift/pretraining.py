@@ -301,7 +301,7 @@ class Pretraining(pl.LightningModule):
             }
             for (visual, decayed), values in groups.items()
         ]
-        optimizer = torch.optim.AdamW(options, betas=(0.9, 0.98), fused=True)
+        optimizer = torch.optim.AdamW(options, betas=(0.9, 0.98))
         total = self.trainer.estimated_stepping_batches
         warmup = max(1, round(self.hparams["warmup"] * total))
 
