@@ -116,7 +116,9 @@ def calibration_for(
     )
 
 
-def load_calibration(file: Path, augmentations: Mapping[str, Augmentation], seed: int) -> Calibration:
+def load_calibration(
+    file: Path, augmentations: Mapping[str, Augmentation], seed: int
+) -> Calibration:
     """Read a stored calibration.
 
     Raises:

@@ -116,7 +116,7 @@ LADDER_CHECK: Check = (
         isinstance(v, list)
         and len(v) == 5
         and all(map(_number, v))
-        and 0 < v[0]
+        and v[0] > 0
         and all(low < high for low, high in pairwise(v))
     ),
 )

@@ -191,7 +191,9 @@ class ShiftEvaluation(pl.LightningModule):
     ) -> dict[tuple[str, str], Tensor]:
         values: dict[tuple[str, str], Tensor] = {}
         clean = features[CLEAN].embedding
-        hits = {name: self._zero_shot_hits(index, made.embedding) for name, made in features.items()}
+        hits = {
+            name: self._zero_shot_hits(index, made.embedding) for name, made in features.items()
+        }
         gray = luma(views[CLEAN])
         brightness = pixel_mean(gray)
         contrast = pixel_mean((gray - brightness[:, None, None]).square()).sqrt()
@@ -644,7 +646,9 @@ def show_results(
     }
     clean = page.clean_accuracy(tables.summary)
     severities = tables.summary["severity"].unique()
-    at = {severity: tables.summary[tables.summary["severity"] == severity] for severity in severities}
+    at = {
+        severity: tables.summary[tables.summary["severity"] == severity] for severity in severities
+    }
     ranked = {
         severity: page.ranked_table(summary, figures.SHORT, intervals=True)
         for severity, summary in at.items()

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from scipy.ndimage import gaussian_filter, map_coordinates
 from scipy import stats
 from scipy.cluster.hierarchy import fcluster, linkage
+from scipy.ndimage import gaussian_filter, map_coordinates
 from scipy.spatial.distance import cdist, cosine, jensenshannon, pdist, squareform
 from torch import Tensor
 from torchmetrics.functional.image import structural_similarity_index_measure
@@ -257,7 +257,8 @@ def test_ssim_is_torchmetrics(pair: tuple[Tensor, Tensor]) -> None:
 
 def test_gaze_divergence_and_entropy() -> None:
     view, clean = gazes(0), gazes(1)
-    flat = [(a.flatten().double().numpy(), b.flatten().double().numpy()) for a, b in zip(view, clean, strict=True)]  # fmt: skip
+    rows = (gaze.flatten(1).double().numpy() for gaze in (view, clean))
+    flat = list(zip(*rows, strict=True))
     close(functional.gaze_divergence(view, clean), [jensenshannon(a, b, 2) ** 2 for a, b in flat])
     change = [stats.entropy(a, base=2) - stats.entropy(b, base=2) for a, b in flat]
     close(functional.gaze_entropy_change(view, clean), change)

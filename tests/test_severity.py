@@ -2,6 +2,7 @@
 
 import io
 import math
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -23,7 +24,7 @@ PAPER_FIVE = set(EXTENDED) - set(AUGMENTATIONS)
 
 
 def test_extended_has_five_more() -> None:
-    assert PAPER_FIVE == {"jpeg", "pixelate", "motion_blur", "rotation", "grayscale"}
+    assert {"jpeg", "pixelate", "motion_blur", "rotation", "grayscale"} == PAPER_FIVE
     assert {name: EXTENDED_LADDERS[name] for name in LADDERS} == LADDERS
 
 
@@ -37,13 +38,14 @@ def test_ssim_falls_from_severity_to_severity(name: str, views: Tensor) -> None:
     if name == "flip":  # flips a share of the photos: eight are too few to see every step
         views = views[:1].repeat(64, 1, 1, 1)
     means = [ssim(made, views).double().mean() for made in severities_of(name, views)]
-    assert all(weaker > stronger for weaker, stronger in zip(means, means[1:], strict=False)), means
+    assert all(weaker > stronger for weaker, stronger in pairwise(means)), means
 
 
 @pytest.mark.parametrize("name", EXTENDED)
 def test_at_no_strength_nothing_changes(name: str, views: Tensor) -> None:
     made = augment(EXTENDED[name], views, draws_of(name, len(views)), 1e-7)
-    tolerance = 6 / 255 if name == "jpeg" else 2e-5  # quality 100 still rounds
+    # quality 100 still rounds, and an oblique line's soft edge touches the pixels beside it
+    tolerance = {"jpeg": 6 / 255, "motion_blur": 0.02}.get(name, 2e-5)
     assert (made - views).abs().amax((1, 2, 3)).median() < tolerance
     assert rmse(made, views).max() < tolerance
 
@@ -55,7 +57,7 @@ def test_a_severity_scales_the_same_draws(views: Tensor) -> None:
     assert not (flips[0] & ~flips[1]).any()
     assert flips[1].float().mean() == pytest.approx(0.6, abs=0.08)
     holes = [made != views for made in severities_of("coarse_dropout", views)]
-    for few, many in zip(holes, holes[1:], strict=False):
+    for few, many in pairwise(holes):
         assert not (few & ~many).any()
 
 

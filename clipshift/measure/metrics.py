@@ -66,7 +66,7 @@ class CosineSimilarity(PhotoMeasure):
     Example:
         >>> metric = CosineSimilarity()
         >>> metric(torch.tensor([[3.0, 4.0], [1.0, 0.0]]), torch.tensor([[1.0, 0.0], [1.0, 0.0]]))
-        tensor([0.6000, 1.0000])
+        tensor([0.6000, 1.0000], dtype=torch.float64)
         >>> metric.compute()
         tensor(0.8000, dtype=torch.float64)
     """

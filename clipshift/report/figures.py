@@ -107,9 +107,7 @@ class Moved:
     views: list[np.ndarray]
 
 
-def gallery_of(
-    measured: Measured, ids: list[str], count: int, names: Mapping[str, str]
-) -> Gallery:
+def gallery_of(measured: Measured, ids: list[str], count: int, names: Mapping[str, str]) -> Gallery:
     """The first photos of a run for `draw_gallery`.
 
     Args:
@@ -141,7 +139,9 @@ def gallery_of(
     )
 
 
-def draw_figures(tables: Tables, galleries: Mapping[str, Gallery], source: str) -> dict[str, Figure]:
+def draw_figures(
+    tables: Tables, galleries: Mapping[str, Gallery], source: str
+) -> dict[str, Figure]:
     """All figures that the run's measures allow, by name; with ``@SEVERITY`` if there are several.
 
     Args:
@@ -184,7 +184,9 @@ def draw_figures(tables: Tables, galleries: Mapping[str, Gallery], source: str) 
         if len(own) >= 2:
             distances = tables.distances.loc[own, own]
             titles = [name.removesuffix(end) for name in own]
-            figures[f"distances{end}"] = draw_distances(distances.set_axis(titles).T.set_axis(titles))
+            figures[f"distances{end}"] = draw_distances(
+                distances.set_axis(titles).T.set_axis(titles)
+            )
         if gallery.photos:
             figures[f"gallery{end}"] = draw_gallery(gallery)
     for figure in figures.values():
@@ -224,9 +226,7 @@ def _shift_bars(axes: Axes, rows: pd.DataFrame, shade: dict[str, tuple[float, ..
     )
     reach = (means + errors[1]).max(initial=0) or 1
     for place, row in enumerate(rows.itertuples()):
-        ranks = f"{row.rank_low}" + (
-            f"–{row.rank_high}" if row.rank_high > row.rank_low else ""
-        )
+        ranks = f"{row.rank_low}" + (f"–{row.rank_high}" if row.rank_high > row.rank_low else "")
         axes.text(
             row.shift + errors[1][place] + 0.01 * reach,
             place,
@@ -427,7 +427,8 @@ def draw_distributions(shift: pd.DataFrame, measure: str, bars: bool) -> Figure:
         axes.axis("off")
     figure.suptitle(
         f"{LABELS[measure][0].upper()}{LABELS[measure][1:]}\n"
-        f"over photos: {'histogram and ' if bars else ''}kernel density; dashed: mean, ± 1.96 standard errors",
+        f"over photos: {'histogram and ' if bars else ''}kernel density; "
+        "dashed: mean, ± 1.96 standard errors",
         x=0.01,
         ha="left",
         fontsize=11,
@@ -457,7 +458,9 @@ def draw_heatmap(summary: pd.DataFrame) -> Figure:
         range(means.shape[1]), [SHORT.get(m, m) for m in means], rotation=30, ha="right"
     )
     axes.set_yticks(range(len(means)), means.index)
-    axes.set_title("Means over photos, ± half the 95 % interval; green to red: best to worst in each measure")
+    axes.set_title(
+        "Means over photos, ± half the 95 % interval; green to red: best to worst in each measure"
+    )
     axes.spines[:].set_visible(False)
     return figure
 
