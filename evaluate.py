@@ -15,10 +15,16 @@ def main(cfg: DictConfig) -> None:
     """Check the configuration, then measure."""
     with explained_errors():
         validate(cfg)
+        folder = Path(HydraConfig.get().runtime.output_dir)
+        if cfg.compare:
+            from clipshift.comparison import compare_runs
+
+            compare_runs(cfg, folder)
+            return
         # Lightning and open_clip take seconds to import: help and mistakes do not wait for them.
         from clipshift.evaluation import evaluate
 
-        evaluate(cfg, Path(HydraConfig.get().runtime.output_dir))
+        evaluate(cfg, folder)
 
 
 if __name__ == "__main__":

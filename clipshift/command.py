@@ -2,20 +2,26 @@
 
 import os
 import sys
+import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
+from hydra.experimental.callback import Callback
 from hydra.types import RunMode
+from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from clipshift.config import composition_error, dotted_names
 from clipshift.errors import UserError
 
+ERROR = "error.txt"
+"""Where a failed job of a sweep leaves its error."""
 CONF = Path(__file__).resolve().parent.parent / "conf"
 
 
@@ -41,14 +47,38 @@ def run_command(main: Callable[[], None], config_name: str) -> None:
 
 @contextmanager
 def explained_errors() -> Iterator[None]:
-    """Within a job: print a user's mistake as one line. A single run ends; a sweep goes on."""
+    """Within a job: print a user's mistake as one line, and exit with code 1.
+
+    A failed job of a sweep does not stop the others: its error is left in its folder, in
+    ``error.txt``, for the comparison that ends the sweep.
+    """
+    job = HydraConfig.get()
+    error_file = Path(job.runtime.output_dir) / ERROR
     try:
         yield
     except UserError as error:
-        if HydraConfig.get().mode == RunMode.RUN:
+        if job.mode == RunMode.RUN:
             fail(str(error))
         print(f"error: {error}", file=sys.stderr)
-        raise
+        error_file.write_text(f"{error}\n")
+    except Exception as error:
+        if job.mode == RunMode.RUN:
+            raise
+        traceback.print_exc()
+        error_file.write_text(f"{type(error).__name__}: {error}\n")
+    else:
+        error_file.unlink(missing_ok=True)
+
+
+class SweepComparison(Callback):
+    """Ends a sweep in one comparison of its jobs; exits with code 1 if one has failed."""
+
+    def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
+        """Hydra calls this when all jobs have ended."""
+        from clipshift.comparison import compare_sweep
+
+        if not compare_sweep(Path(config.hydra.sweep.dir)):
+            sys.exit(1)
 
 
 def fail(message: str) -> None:

@@ -1,14 +1,18 @@
 """The evaluation: photos through augmentations and encoder into measures, as a Lightning module."""
 
+import hashlib
+import json
 import logging
 import math
 import os
+import shutil
 import sys
 import time
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -29,8 +33,10 @@ from torchmetrics import Metric
 from clipshift.augment import MATCHED, PAPER, Augmentation, Variant, augment, make_variants
 from clipshift.augment.matching import Calibration
 from clipshift.calibration import calibration_for, save_calibration
+from clipshift.comparison import finished_job
 from clipshift.data import (
     Batch,
+    Cache,
     Photo,
     ViewData,
     ViewDataset,
@@ -100,6 +106,41 @@ class ZeroShot:
         return (1, 5) if self.classifier.shape[1] > 5 else (1,)
 
 
+@dataclass
+class SharedFeatures:
+    """The clean views' features in the cache, by photo.
+
+    Attributes:
+        cache: The cache.
+        key: What they depend on beside the photo: weights, precision, device, resizing, layers.
+    """
+
+    cache: Cache
+    key: str
+
+    def get(self, digests: list[bytes], device: torch.device) -> Features | None:
+        """The features of some photos; None unless all of them are there."""
+        rows = []
+        for digest in digests:
+            stored = self.cache.get(f"{self.key} {digest.hex()}")
+            if stored is None:
+                return None
+            rows.append(stored)
+        stacked = {name: torch.stack([row[name] for row in rows]).to(device) for name in rows[0]}
+        layers = [stacked[name] for name in sorted(stacked) if name.startswith("layer")]
+        return Features(stacked["embedding"], stacked.get("gaze"), layers or None)
+
+    def set(self, digests: list[bytes], features: Features) -> None:
+        """Store the features of some photos."""
+        for row, digest in enumerate(digests):
+            tensors = {"embedding": features.embedding[row]}
+            if features.gaze is not None:
+                tensors["gaze"] = features.gaze[row]
+            for place, layer in enumerate(features.layers or ()):
+                tensors[f"layer{place:03d}"] = layer[row]
+            self.cache.set(f"{self.key} {digest.hex()}", tensors)
+
+
 class ShiftEvaluation(pl.LightningModule):
     """Measures the shift of every photo under every variant of the augmentations.
 
@@ -144,6 +185,7 @@ class ShiftEvaluation(pl.LightningModule):
         self.keep = keep
         self.zero_shot: ZeroShot | None = None
         self.texts: Tensor | None = None
+        self.shared: SharedFeatures | None = None
         self.measured = Measured()
 
     def on_test_epoch_start(self) -> None:
@@ -165,19 +207,13 @@ class ShiftEvaluation(pl.LightningModule):
                 for name, v in self.variants.items()
             }
         with self._stage("encode"):
-            made = self.encoder(torch.cat(list(views.values())), layers=len(self.layers) > 0)
-            gazes = made.gaze.split(count) if made.gaze is not None else [None] * len(views)
-            by_view = {
-                name: Features(embedding, gaze)
-                for name, embedding, gaze in zip(
-                    views, made.embedding.split(count), gazes, strict=True
-                )
-            }
+            by_view = self._encode(views, batch.digests)
         with self._stage("measure"):
             values = self._measure(batch.index, views, by_view)
-            for layer, tokens in zip(self.layers, made.layers or (), strict=True):
-                clean, *augmented = tokens.split(count)
-                layer.update(torch.stack(augmented), clean)
+            clean = by_view[CLEAN].layers or []
+            for place, layer in enumerate(self.layers):
+                tokens = [by_view[name].layers[place] for name in self.variants]  # type: ignore[index]
+                layer.update(torch.stack(tokens), clean[place])
         # All at once and at the end, so that an interruption leaves whole photos.
         numbers = {key: value.tolist() for key, value in values.items()}
         self._keep(batch.index.tolist(), views, by_view)
@@ -185,6 +221,18 @@ class ShiftEvaluation(pl.LightningModule):
         measured.digests += batch.digests
         for key, rows in numbers.items():
             measured.values.setdefault(key, []).extend(rows)
+
+    def _encode(self, views: dict[str, Tensor], digests: list[bytes]) -> dict[str, Features]:
+        layers = len(self.layers) > 0
+        known = self.shared.get(digests, self.device) if self.shared is not None else None
+        wanted = {name: view for name, view in views.items() if known is None or name != CLEAN}
+        made = self.encoder(torch.cat(list(wanted.values())), layers)
+        features = dict(zip(wanted, made.split(len(digests)), strict=True))
+        if known is not None:
+            return {CLEAN: known} | features
+        if self.shared is not None:
+            self.shared.set(digests, features[CLEAN])
+        return features
 
     def _measure(
         self, index: Tensor, views: dict[str, Tensor], features: dict[str, Features]
@@ -308,7 +356,7 @@ def make_zero_shot(
     place = {label: index for index, label in enumerate(classes)}
     names = [label.replace("_", " ") for label in classes]
     return ZeroShot(
-        encoder.zero_shot_classifier(names, templates),
+        shared_classifier(encoder, tuple(names), tuple(templates)),
         torch.tensor([-1 if p.label is None else place[p.label] for p in photos]),
     )
 
@@ -332,8 +380,9 @@ def caption_embeddings(encoder: Encoder, photos: list[Photo]) -> Tensor | None:
     texts = [text for photo in photos for text in photo.captions]
     if not texts:
         return None
-    embeddings = encoder.encode_texts(texts).split([len(photo.captions) for photo in photos])
-    return torch.stack([rows.mean(dim=0) for rows in embeddings])
+    embeddings = shared_texts(encoder, tuple(texts))
+    parts = embeddings.split([len(photo.captions) for photo in photos])
+    return torch.stack([rows.mean(dim=0) for rows in parts])
 
 
 def evaluate(cfg: DictConfig, run_folder: Path) -> None:
@@ -352,9 +401,14 @@ def evaluate(cfg: DictConfig, run_folder: Path) -> None:
         warnings.filterwarnings("ignore", message=noise)
     start = time.perf_counter()
     photos, classes = load_photos(cfg.data)
-    encoder = load_encoder(
+    encoder = shared_encoder(
         cfg.model.architecture, cfg.model.pretrained, cfg.model.checkpoint, cfg.precision
     )
+    key = job_key(cfg, encoder, photos) if in_sweep() else None
+    if key and not cfg.rerun and (done := finished_job(sweep_folders(cfg), key)):
+        take_over(done, run_folder)
+        return
+    cache = instantiate(cfg.cache) if cfg.cache else None
     augmentations, ladders = make_augmentations(plain(cfg.aug))
     severities = [str(severity) for severity in listed(cfg.severity)]
     calibration = None
@@ -381,11 +435,13 @@ def evaluate(cfg: DictConfig, run_folder: Path) -> None:
         module.texts = caption_embeddings(encoder, photos)
     except UserError as error:
         notes.append(f"Measures with text are left out: {error}.")
-    dataset = ViewDataset(photos, augmentations, cfg.seed, cfg.data.resize)
+    dataset = ViewDataset(photos, augmentations, cfg.seed, cfg.data.resize, cache)
     data = ViewData(dataset, cfg.data.batch_size, cfg.data.num_workers)
     loaded = time.perf_counter()
     with started_logger(cfg) as logger:
         trainer = make_trainer(cfg, run_folder, logger)
+        if cache is not None:
+            module.shared = SharedFeatures(cache, features_key(cfg, encoder, trainer))
         complete = False
         tables = None
         try:
@@ -394,7 +450,7 @@ def evaluate(cfg: DictConfig, run_folder: Path) -> None:
         finally:
             if trainer.is_global_zero and (module.measured.index or module.measured.skipped):
                 seconds = {"load": loaded - start, "photos": time.perf_counter() - loaded}
-                tables = write_results(cfg, run_folder, module, photos, seconds, complete)
+                tables = write_results(cfg, run_folder, module, photos, seconds, complete, key)
                 if not complete:
                     done = f"{len(module.measured.index)} of {len(photos)}"
                     print(f"stopped early: {done} photos are in {run_folder}", file=sys.stderr)
@@ -406,6 +462,88 @@ def evaluate(cfg: DictConfig, run_folder: Path) -> None:
                     f"all are listed in {run_folder / 'skipped.csv'}"
                 )
             show_results(cfg, run_folder, module, dataset, tables, logger, notes)
+
+
+@lru_cache(maxsize=2)
+def shared_encoder(
+    architecture: str, pretrained: str | None, checkpoint: str | None, precision: str
+) -> Encoder:
+    """`load_encoder`, once for all jobs of a process."""
+    return load_encoder(architecture, pretrained, checkpoint, precision)
+
+
+@lru_cache(maxsize=2)
+def shared_classifier(
+    encoder: Encoder, classes: tuple[str, ...], templates: tuple[str, ...]
+) -> Tensor:
+    """`Encoder.zero_shot_classifier`, once for all jobs of a process."""
+    return encoder.zero_shot_classifier(list(classes), list(templates))
+
+
+@lru_cache(maxsize=2)
+def shared_texts(encoder: Encoder, texts: tuple[str, ...]) -> Tensor:
+    """`Encoder.encode_texts`, once for all jobs of a process."""
+    return encoder.encode_texts(list(texts))
+
+
+def features_key(cfg: DictConfig, encoder: Encoder, trainer: pl.Trainer) -> str:
+    """What a clean view's features depend on beside the photo."""
+    device = device_name(trainer.strategy.root_device)
+    parts = (encoder.weights_sha256, cfg.precision, device, torch.__version__, cfg.data.resize,
+             cfg.layers)  # fmt: skip
+    return f"features {' '.join(map(str, parts))}"
+
+
+def in_sweep() -> bool:
+    """Whether this job is one of a sweep's."""
+    return HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN
+
+
+def sweep_folders(cfg: DictConfig) -> list[Path]:
+    """Where finished jobs may lie: in this sweep's own folder, and in those of all others."""
+    return [Path(HydraConfig.get().sweep.dir), Path(cfg.sweeps)]
+
+
+def job_key(cfg: DictConfig, encoder: Encoder, photos: list[Photo]) -> str:
+    """SHA-256 over all that a job's results depend on: options, weights, photos and code.
+
+    Options that change no number (logger, cache, workers) are left out.
+    """
+    options = {
+        name: value
+        for name, value in plain(cfg).items()
+        if name not in ("logger", "cache", "sweeps", "rerun", "compare")
+    }
+    options["data"] = {k: v for k, v in options["data"].items() if k != "num_workers"}
+    facts = {
+        "options": options,
+        "weights": encoder.weights_sha256,
+        "data": data_fingerprint(
+            (photo.id, hashlib.sha256(photo.read()).digest())
+            for photo in photos
+            if photo.file.is_file()
+        ),
+        "code": code_sha256(),
+        "versions": package_versions(),
+    }
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+
+
+def code_sha256() -> str:
+    """SHA-256 over clipshift's own source."""
+    digest = hashlib.sha256()
+    package = Path(__file__).parent
+    for file in sorted(package.rglob("*.py")):
+        digest.update(str(file.relative_to(package)).encode() + b"\0" + file.read_bytes())
+    return digest.hexdigest()
+
+
+def take_over(done: Path, run_folder: Path) -> None:
+    """Let a finished job's results be this job's."""
+    if done.resolve() != run_folder.resolve():
+        ignored = shutil.ignore_patterns("wandb", ".hydra", "error.txt")
+        shutil.copytree(done, run_folder, ignore=ignored, dirs_exist_ok=True)
+    print(f"already measured, so taken from {done} (rerun=true measures it again)")
 
 
 def calibration_notes(calibration: Calibration) -> list[str]:
@@ -488,6 +626,7 @@ def write_results(
     photos: list[Photo],
     seconds: dict[str, float],
     complete: bool,
+    key: str | None,
 ) -> Tables:
     """Make tables of what was measured, and write them, the kept tensors, and ``run.json``."""
     measured = module.measured
@@ -503,6 +642,7 @@ def write_results(
     encoder = module.encoder
     facts = {
         "complete": complete,
+        "job": key,
         "model": {
             "name": cfg.model.name,
             "architecture": cfg.model.architecture,
@@ -513,7 +653,10 @@ def write_results(
             "gaze": encoder.probe is not None,
         },
         "data": {
-            "fingerprint": data_fingerprint(measured, photos),
+            "fingerprint": data_fingerprint(
+                (photos[index].id, digest)
+                for index, digest in zip(measured.index, measured.digests, strict=True)
+            ),
             "photos": len(measured.index),
             "skipped": len(measured.skipped),
         },

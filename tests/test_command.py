@@ -26,6 +26,9 @@ from conftest import run_evaluate
         ("data=folder", "data.root is not set"),
         ("aug=[]", "aug is empty"),
         ("save.views=yes", "whole number"),
+        ("severity=9", "paper, 1 to 5, matched"),
+        ("severity=[paper,paper]", "each once"),
+        ("aug.noise.ladder=[3,2,1]", "five rising strengths"),
     ],
 )
 def test_composition_mistakes(override: str, expected: str) -> None:
@@ -42,6 +45,7 @@ def test_composition_mistakes(override: str, expected: str) -> None:
         (["data=folder", "data.root={tmp}/nowhere"], "no folder"),
         (["data=folder", "data.root={tmp}/texts"], "none of the 1 photos could be read"),
         (["trainer=gpu"], "gpu"),
+        (["severity=matched", "matching.file={tmp}/none.json"], "no calibration"),
     ],
 )
 def test_run_time_mistakes(overrides: list[str], expected: str, tmp_path: Path) -> None:

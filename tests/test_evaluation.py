@@ -22,7 +22,7 @@ from wandb.proto import wandb_internal_pb2
 from clipshift.augment import make_variants
 from clipshift.data import Photo, ViewData, ViewDataset, clean_view, decode, sample
 from clipshift.encode import Encoder
-from clipshift.evaluation import Keep, ShiftEvaluation
+from clipshift.evaluation import Keep, ShiftEvaluation, add_relative_shift, add_retained
 from clipshift.measure import (
     SSIM,
     AttentionSimilarity,
@@ -98,6 +98,20 @@ def test_other_augmentations_do_not_matter(
         pd.testing.assert_frame_equal(alone, within, check_exact=True)
 
 
+def test_other_severities_do_not_matter(encoder: Encoder, reference: tuple) -> None:
+    """The paper's views are the same whatever else is made of the photos."""
+    table, *_ = measure(
+        encoder, sample()[:4], ["blur", "noise"], batch_size=3, severities=["2", "paper"]
+    )
+    within = reference[0]
+    for name in ("blur", "noise"):
+        rows = table[(table["augmentation"] == name) & (table["severity"] == "paper")]
+        expected = within[within["augmentation"] == name]
+        pd.testing.assert_frame_equal(
+            rows.reset_index(drop=True), expected.reset_index(drop=True), check_exact=True
+        )
+
+
 def test_another_seed_changes_what_is_random(encoder: Encoder, reference: tuple) -> None:
     table, *_ = measure(encoder, sample()[:4], list(AUGMENTATIONS), seed=1)
     for name in AUGMENTATIONS:
@@ -123,10 +137,17 @@ def test_a_model_that_ignores_its_input_has_no_shift(encoder: Encoder) -> None:
             return super()._encode(torch.zeros_like(views))
 
     blind = Blind(encoder.model, trained=False, precision="fp32", tokenizer=lambda: None)
-    table, *_ = measure(blind, sample()[:3], ["noise", "flip"])
+    table, module, _ = measure(blind, sample()[:3], ["noise", "flip"])
     assert (table["l2_distance"] == 0).all()
     np.testing.assert_allclose(table["cosine_similarity"], 1, atol=1e-6)
     assert (table["attention_similarity"] == 1).all()
+    module.measured.gallery = {
+        name: {i: np.ones(4, np.float32) for i in range(3)} for name in ("clean", "noise", "flip")
+    }
+    add_relative_shift(module.measured, module.spread.compute().item())
+    add_retained(module.measured)
+    assert np.isnan(module.measured.values["noise", "relative_shift"]).all()
+    np.testing.assert_allclose(module.measured.values["noise", "retained"], 1 / 3)
 
 
 # --- the command, end to end ---------------------------------------------------------------------
@@ -152,7 +173,9 @@ def test_run_writes_everything(finished: tuple[Path, str]) -> None:
     assert list(summary.columns) == [
         "augmentation", "severity", "measure", "mean", "std", "ci_low", "ci_high", "n",
     ]  # fmt: skip
-    assert len(summary) == 9 * (9 + 4)  # nine measures, four zero-shot accuracies
+    beyond = {"gaze_divergence", "gaze_entropy_change", "relative_shift", "retained", "text_shift"}
+    assert len(summary) == 9 * (9 + 5 + 5)  # the paper's and the distortion, and with classes
+    assert beyond | {"zero_shot_flip", "zero_shot_top1_clean"} <= set(summary["measure"])
     distances = pd.read_csv(folder / "distances.csv", index_col=0)
     assert list(distances.index) == list(distances.columns) == list(AUGMENTATIONS)
     assert pd.read_csv(folder / "skipped.csv").empty
@@ -163,7 +186,7 @@ def test_run_writes_everything(finished: tuple[Path, str]) -> None:
     assert facts["config"]["seed"] == 0
     assert {"torch", "open_clip_torch", "clipshift"} <= set(facts["versions"])
     page = (folder / "report.html").read_text()
-    assert page.count("data:image/png;base64,") == len(list((folder / "figures").iterdir())) == 7
+    assert page.count("data:image/png;base64,") == len(list((folder / "figures").iterdir())) == 10
     assert 'src="http' not in page
     assert not list(folder.glob(".*.partial"))
     for word in ("noise", "cosine", "report.html", "wandb sync"):
@@ -251,6 +274,41 @@ def test_offline_wandb_run_holds_config_summary_and_tables(finished: tuple[Path,
     assert {"model", "data", "aug", "seed"} <= set(config)
     assert {"shift", "summary", "distances", "figures/ranking"} <= history
     assert exit_code == 0
+
+
+def test_a_matched_run_stores_its_calibration_for_use_again(
+    hub_folder: Path, tmp_path: Path
+) -> None:
+    common = (
+        f"model.checkpoint={hub_folder}", "logger=none", "trainer=cpu", "aug=[noise,flip]",
+        "data.limit=8", "layers=true",
+    )  # fmt: skip
+    done = run_evaluate(*common, "severity=[paper,matched]", f"hydra.run.dir={tmp_path}/a")
+    assert done.returncode == 0, done.stderr
+    assert "severity matched" in done.stdout
+    calibration = json.loads((tmp_path / "a/calibration.json").read_text())
+    shift = pd.read_parquet(tmp_path / "a/shift.parquet")
+    assert len(calibration["photos"]) == shift["photo"].nunique() == 4
+    assert not set(calibration["photos"]) & set(shift["photo"])
+    assert calibration["matches"]["noise"]["realised"] == pytest.approx(0.7, rel=0.02)
+    facts = json.loads((tmp_path / "a/run.json").read_text())
+    strength = calibration["matches"]["noise"]["strength"]
+    assert facts["strengths"]["noise@matched"] == strength
+    assert facts["strengths"]["noise@paper"] == 1
+    assert -1 <= facts["paper_and_matched"]["tau"] <= 1
+    assert (tmp_path / "a/figures/rankings.png").exists()
+    layers = pd.read_csv(tmp_path / "a/layers.csv")
+    assert len(layers) == 2 * 2 * 2  # augmentations, severities, layers
+    assert layers["cka"].between(0, 1 + 1e-9).all()
+
+    done = run_evaluate(
+        *common, "severity=matched", f"matching.file={tmp_path}/a/calibration.json",
+        f"hydra.run.dir={tmp_path}/b",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    again = pd.read_parquet(tmp_path / "b/shift.parquet")
+    before = shift[shift["severity"] == "matched"].reset_index(drop=True)
+    pd.testing.assert_frame_equal(before, again, check_exact=True)
 
 
 def test_sweep_runs_a_job_each_in_one_group(hub_folder: Path, tmp_path: Path) -> None:

@@ -66,10 +66,9 @@ def test_table_and_summary_are_sorted_and_leave_out_nan() -> None:
 
 
 def test_fingerprint_depends_on_content_and_not_on_order() -> None:
-    photos = [Photo(id, None) for id in ("a", "b")]  # type: ignore[arg-type]
-    one = data_fingerprint(Measured(index=[0, 1], digests=[b"x", b"y"]), photos)
-    assert one == data_fingerprint(Measured(index=[1, 0], digests=[b"y", b"x"]), photos)
-    assert one != data_fingerprint(Measured(index=[0, 1], digests=[b"x", b"z"]), photos)
+    one = data_fingerprint([("a", b"x"), ("b", b"y")])
+    assert one == data_fingerprint([("b", b"y"), ("a", b"x")])
+    assert one != data_fingerprint([("a", b"x"), ("b", b"z")])
 
 
 def test_a_file_is_written_whole_or_not_at_all(tmp_path) -> None:  # type: ignore[no-untyped-def]

@@ -1,5 +1,6 @@
 """Photos in: where they come from, how they are read, and how they are batched."""
 
+from clipshift.data.cache import Cache
 from clipshift.data.dataset import (
     VIEW_SIZE,
     Batch,
@@ -18,6 +19,7 @@ from clipshift.data.sources import captions, folder, sample
 __all__ = [
     "VIEW_SIZE",
     "Batch",
+    "Cache",
     "Photo",
     "Skipped",
     "UnreadablePhotoError",

@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import PIL
 import torch
 from PIL import Image
 from pytorch_lightning import LightningDataModule
@@ -13,6 +14,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
 
 from clipshift.augment import Augmentation, draw
 from clipshift.augment.keyed import Draws
+from clipshift.data.cache import Cache
 from clipshift.data.photos import Photo, UnreadablePhotoError, decode
 
 VIEW_SIZE = 224
@@ -72,6 +74,17 @@ class Batch:
         return Batch(self.index, clean, draws, self.digests, self.skipped)
 
 
+def pixels_of(image: Image.Image, resize: str) -> Tensor:
+    """Bring an image to the view size, 8 bits a channel: see `clean_view`."""
+    box = None
+    if resize == "crop":
+        side = min(image.size)
+        left, top = ((length - side) / 2 for length in image.size)
+        box = (left, top, left + side, top + side)
+    view = image.resize((VIEW_SIZE, VIEW_SIZE), Image.Resampling.BILINEAR, box=box)
+    return torch.from_numpy(np.array(view)).permute(2, 0, 1)
+
+
 def clean_view(image: Image.Image, resize: str) -> Tensor:
     """Bring an image to the view size (bilinear with antialiasing).
 
@@ -83,13 +96,7 @@ def clean_view(image: Image.Image, resize: str) -> Tensor:
     Returns:
         float32 in [0, 1], shape (3, 224, 224).
     """
-    box = None
-    if resize == "crop":
-        side = min(image.size)
-        left, top = ((length - side) / 2 for length in image.size)
-        box = (left, top, left + side, top + side)
-    view = image.resize((VIEW_SIZE, VIEW_SIZE), Image.Resampling.BILINEAR, box=box)
-    return torch.from_numpy(np.array(view)).permute(2, 0, 1).float() / 255
+    return pixels_of(image, resize).float() / 255
 
 
 class ViewDataset(Dataset[View | Skipped]):
@@ -100,6 +107,7 @@ class ViewDataset(Dataset[View | Skipped]):
         augmentations: Augmentations by name.
         seed: The run's seed.
         resize: ``squash`` or ``crop``, see `clean_view`.
+        cache: Where decoded and resized photos are kept.
     """
 
     def __init__(
@@ -108,11 +116,13 @@ class ViewDataset(Dataset[View | Skipped]):
         augmentations: Mapping[str, Augmentation],
         seed: int,
         resize: str,
+        cache: Cache | None = None,
     ) -> None:
         self.photos = photos
         self.augmentations = augmentations
         self.seed = seed
         self.resize = resize
+        self.cache = cache
 
     def __len__(self) -> int:
         return len(self.photos)
@@ -121,7 +131,8 @@ class ViewDataset(Dataset[View | Skipped]):
         photo = self.photos[index]
         try:
             encoded = photo.read()
-            image = decode(encoded)
+            digest = hashlib.sha256(encoded).digest()
+            pixels = self._pixels(encoded, digest)
         except OSError as error:
             return Skipped(index, error.strerror or str(error))
         except UnreadablePhotoError as error:
@@ -130,8 +141,17 @@ class ViewDataset(Dataset[View | Skipped]):
             name: draw(augmentation, self.seed, photo.id, name, VIEW_SIZE)
             for name, augmentation in self.augmentations.items()
         }
-        digest = hashlib.sha256(encoded).digest()
-        return View(index, clean_view(image, self.resize), draws, digest)
+        return View(index, pixels.float() / 255, draws, digest)
+
+    def _pixels(self, encoded: bytes, digest: bytes) -> Tensor:
+        if self.cache is None:
+            return pixels_of(decode(encoded), self.resize)
+        key = f"view {VIEW_SIZE} {self.resize} Pillow {PIL.__version__} {digest.hex()}"
+        if (stored := self.cache.get(key)) is not None:
+            return stored["pixels"]
+        pixels = pixels_of(decode(encoded), self.resize)
+        self.cache.set(key, {"pixels": pixels})
+        return pixels
 
 
 def collate(items: list[View | Skipped]) -> Batch:

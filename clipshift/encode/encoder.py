@@ -49,6 +49,17 @@ class Features:
     gaze: Tensor | None
     layers: list[Tensor] | None = None
 
+    def split(self, count: int) -> list["Features"]:
+        """Cut into parts of ``count`` views."""
+        parts = [Features(embedding, None) for embedding in self.embedding.split(count)]
+        if self.gaze is not None:
+            for part, gaze in zip(parts, self.gaze.split(count), strict=True):
+                part.gaze = gaze
+        if self.layers is not None:
+            for place, part in enumerate(parts):
+                part.layers = [layer.split(count)[place] for layer in self.layers]
+        return parts
+
 
 class Encoder(nn.Module):
     """An open_clip model seen from here: views in, features out.

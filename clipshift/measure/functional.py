@@ -40,7 +40,7 @@ def cosine_similarity(view: Tensor, clean: Tensor) -> Tensor:
         >>> cosine_similarity(torch.tensor([[3.0, 4.0]]), torch.tensor([[1.0, 0.0]]))
         tensor([0.6000], dtype=torch.float64)
     """
-    return torch.cosine_similarity(view.double(), clean.double(), dim=-1)
+    return torch.cosine_similarity(view.double(), clean.double(), dim=-1).clamp(-1, 1)
 
 
 def l2_distance(view: Tensor, clean: Tensor) -> Tensor:

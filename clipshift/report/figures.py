@@ -14,7 +14,15 @@ from scipy.cluster.hierarchy import dendrogram
 from scipy.stats import gaussian_kde
 
 from clipshift.measure.functional import augmentation_linkage
-from clipshift.results import CAUSES, CLEAN, Measured, Tables, pivot, write_whole
+from clipshift.results import (
+    CAUSES,
+    CLEAN,
+    LOWER_IS_BETTER,
+    Measured,
+    Tables,
+    pivot,
+    write_whole,
+)
 
 matplotlib.rcParams.update(
     {
@@ -44,6 +52,8 @@ LABELS = {
 }
 SHORT = {
     "cosine_similarity": "cosine",
+    "relative_shift": "relative shift",
+    "retained": "retained",
     "l2_distance": "L2",
     "attention_similarity": "attention",
     "patch_similarity": "patch",
@@ -51,25 +61,15 @@ SHORT = {
     "detail_preservation": "detail",
     "rmse": "RMSE",
     "ssim": "SSIM",
-    "zero_shot_top1": "top-1",
-    "zero_shot_top5": "top-5",
-    "relative_shift": "relative shift",
-    "retained": "retained",
     "gaze_divergence": "gaze divergence",
     "gaze_entropy_change": "gaze entropy",
+    "zero_shot_top1": "top-1",
+    "zero_shot_top5": "top-5",
     "zero_shot_flip": "top-1 changes",
     "text_shift": "text shift",
     "patch_similarity_uint8": "patch (uint8)",
 }
 TERMINAL = ("cosine", "relative shift", "L2", "attention", "patch", "edge", "detail", "top-1")
-LOWER_IS_BETTER = {
-    "l2_distance",
-    "rmse",
-    "relative_shift",
-    "gaze_divergence",
-    "gaze_entropy_change",
-    "zero_shot_flip",
-}
 RADAR = set(LABELS) - LOWER_IS_BETTER - {"patch_similarity_uint8"}
 
 
@@ -370,11 +370,84 @@ def draw_correlations(correlations: pd.DataFrame) -> Figure:
     return figure
 
 
+def draw_differences(rows: pd.DataFrame, measure: str) -> Figure:
+    """Paired differences of two runs in one measure, with 95 % intervals; right of zero is more.
+
+    Args:
+        rows: One measure's rows of `clipshift.results.compare_photos`.
+        measure: Which.
+    """
+    several = rows["severity"].nunique() > 1
+    names = [
+        f"{r.augmentation} {r.severity}" if several else r.augmentation for r in rows.itertuples()
+    ]
+    figure = Figure(figsize=(8, 0.38 * len(rows) + 1.6))
+    axes = figure.subplots()
+    errors = np.stack([rows["difference"] - rows["ci_low"], rows["ci_high"] - rows["difference"]])
+    axes.errorbar(
+        rows["difference"],
+        range(len(rows)),
+        xerr=np.nan_to_num(errors.clip(min=0)),
+        fmt="o",
+        capsize=3,
+    )
+    axes.axvline(0, color="0.5", lw=1, ls="--")
+    axes.set_yticks(range(len(rows)), names)
+    axes.invert_yaxis()
+    better = "lower" if measure in LOWER_IS_BETTER else "higher"
+    axes.set(
+        title=f"{SHORT.get(measure, measure)}: B minus A ({better} is better)",
+        xlabel="mean difference over photos, with 95 % bootstrap interval",
+    )
+    return figure
+
+
+def draw_curves(rows: pd.DataFrame) -> Figure:
+    """Mean shift against severity over the jobs of a sweep, a line a model and augmentation.
+
+    Args:
+        rows: The cosine's rows of a sweep's ``comparison.csv`` at numbered severities.
+    """
+    figure = Figure(figsize=(9, 5))
+    axes = figure.subplots()
+    several = rows["model_name"].nunique() > 1
+    shade = colors(sorted(rows["augmentation"].unique()))
+    styles = dict(
+        zip(rows["model_name"].unique(), ["-", "--", ":", "-."] * len(rows), strict=False)
+    )
+    for (model, name), line in rows.groupby(["model_name", "augmentation"], sort=False):
+        points = line.assign(step=line["severity"].astype(int)).sort_values("step")
+        axes.plot(
+            points["step"],
+            1 - points["mean"],
+            styles[model],
+            marker="o",
+            ms=4,
+            color=shade[name],
+            label=f"{name} ({model})" if several else name,
+        )
+        axes.fill_between(
+            points["step"],
+            1 - points["ci_high"],
+            1 - points["ci_low"],
+            color=shade[name],
+            alpha=0.15,
+        )
+    axes.set(
+        title="How far the embedding moves as augmentations grow stronger",
+        xlabel="severity",
+        ylabel="mean of 1 − cosine, with 95 % bootstrap interval",
+        xticks=sorted(rows["severity"].astype(int).unique()),
+    )
+    axes.legend(fontsize=8, loc="upper left", bbox_to_anchor=(1, 1), frameon=False)
+    return figure
+
+
 def draw_moved(moved: Moved) -> Figure:
     """The photos that moved most or least: clean above, and below the view that moved each most."""
     columns = min(10, len(moved.titles))
     bands = -(-len(moved.titles) // columns)
-    figure = Figure(figsize=(1.6 * columns, 3.5 * bands + 0.7))
+    figure = Figure(figsize=(max(10, 1.6 * columns), 3.5 * bands + 0.7))
     grid = figure.subplots(2 * bands, columns, squeeze=False)
     for place, title in enumerate(moved.titles):
         band, column = divmod(place, columns)
@@ -440,7 +513,7 @@ def draw_distributions(shift: pd.DataFrame, measure: str, bars: bool) -> Figure:
 def draw_heatmap(summary: pd.DataFrame) -> Figure:
     """Measure × augmentation: means as numbers, coloured from best to worst within a measure."""
     means = pivot(summary)
-    means = means[[measure for measure in means if measure in SHORT]]
+    means = means[[measure for measure in SHORT if measure in means]]
     colour = means.copy()
     for measure in means:
         values = -means[measure].abs() if measure in LOWER_IS_BETTER else means[measure]

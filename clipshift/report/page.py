@@ -2,7 +2,6 @@
 
 import base64
 from collections.abc import Mapping
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +25,8 @@ CAPTIONS = {
     "correlations": "What goes with a large shift; it need not be its cause.",
     "moved_most": "The photos that the encoder is least sure of, whatever is done to them.",
     "moved_least": "The photos that stay where they are.",
+    "difference": "The mean difference of the two runs, photo by photo.",
+    "curves": "The mean shift of every job against severity.",
     "gallery": "What the encoder saw, and where it looked.",
 }
 
@@ -35,7 +36,7 @@ def write_report(
     title: str,
     facts: Mapping[str, Any],
     warnings: list[str],
-    ranked: Mapping[str, list[list[str]]],
+    tables: Mapping[str, list[list[str]]],
     clean: str,
     figures: Mapping[str, Path],
 ) -> Path:
@@ -46,33 +47,74 @@ def write_report(
         title: What was run.
         facts: Name and value of what a reader must know of the run.
         warnings: What limits the numbers, a sentence each.
-        ranked: The summary by severity, each from `ranked_table`.
+        tables: The summary by severity, each from `ranked_table`.
         clean: Zero-shot accuracies on the clean views; empty where photos have no labels.
         figures: PNG files by figure name; they are put into the page.
 
     Returns:
         The page's path.
     """
-    template = (files("clipshift.report") / "page.html.jinja").read_text(encoding="utf-8")
-    page = jinja2.Environment(autoescape=True).from_string(template)
-    text = page.render(
+    return _write_page(
+        folder / "report.html",
+        "page.html.jinja",
+        figures,
         title=title,
+        about="This run",
         facts=facts,
         warnings=warnings,
-        ranked=ranked,
+        tables=tables,
         clean=clean,
-        figures=[
-            {
-                "name": name,
-                "caption": CAPTIONS[name.partition("@")[0]],
-                "data": base64.b64encode(path.read_bytes()).decode(),
-            }
-            for name, path in figures.items()
-        ],
     )
-    report = folder / "report.html"
-    write_whole(report, lambda path: path.write_text(text, encoding="utf-8"))
-    return report
+
+
+def write_comparison(
+    folder: Path,
+    title: str,
+    facts: Mapping[str, Any],
+    warnings: list[str],
+    tables: Mapping[str, list[list[str]]],
+    figures: Mapping[str, Path],
+) -> Path:
+    """Write ``comparison.html``.
+
+    Args:
+        folder: Where to.
+        title: What is compared.
+        facts: Name and value of what a reader must know.
+        warnings: What limits the numbers, a sentence each.
+        tables: By their heads, header row first.
+        figures: PNG files by figure name; they are put into the page.
+
+    Returns:
+        The page's path.
+    """
+    return _write_page(
+        folder / "comparison.html",
+        "comparison.html.jinja",
+        figures,
+        title=title,
+        about="What is compared",
+        facts=facts,
+        warnings=warnings,
+        tables=tables,
+    )
+
+
+def _write_page(path: Path, template: str, figures: Mapping[str, Path], **content: Any) -> Path:
+    templates = jinja2.Environment(
+        loader=jinja2.PackageLoader("clipshift.report", "."), autoescape=True
+    )
+    shown = [
+        {
+            "name": name,
+            "caption": CAPTIONS[name.partition("@")[0]],
+            "data": base64.b64encode(file.read_bytes()).decode(),
+        }
+        for name, file in figures.items()
+    ]
+    text = templates.get_template(template).render(figures=shown, **content)
+    write_whole(path, lambda partial: partial.write_text(text, encoding="utf-8"))
+    return path
 
 
 def clean_accuracy(summary: pd.DataFrame) -> str:

@@ -10,6 +10,7 @@ from clipshift.results.files import (
     write_whole,
 )
 from clipshift.results.measured import CLEAN, Measured
+from clipshift.results.paired import Run, compare_photos, differing_views, read_run
 from clipshift.results.ranking import (
     CAUSES,
     correlate,
@@ -17,22 +18,35 @@ from clipshift.results.ranking import (
     rank_augmentations,
     ranking_agreement,
 )
-from clipshift.results.table import PHOTO, Tables, mean_interval, pivot, shift_table, summarize
+from clipshift.results.table import (
+    LOWER_IS_BETTER,
+    PHOTO,
+    Tables,
+    mean_interval,
+    pivot,
+    shift_table,
+    summarize,
+)
 
 __all__ = [
     "CAUSES",
     "CLEAN",
+    "LOWER_IS_BETTER",
     "PHOTO",
     "Measured",
+    "Run",
     "Tables",
+    "compare_photos",
     "correlate",
     "data_fingerprint",
+    "differing_views",
     "extreme_photos",
     "mean_interval",
     "package_versions",
     "pivot",
     "rank_augmentations",
     "ranking_agreement",
+    "read_run",
     "shift_table",
     "skipped_table",
     "summarize",

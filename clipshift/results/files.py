@@ -3,7 +3,7 @@
 import hashlib
 import json
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -85,14 +85,10 @@ def skipped_table(measured: Measured, photos: Sequence[Photo]) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["photo", "reason"])
 
 
-def data_fingerprint(measured: Measured, photos: Sequence[Photo]) -> str:
-    """SHA-256 over the ids and the encoded bytes of all measured photos, in the order of ids."""
-    pairs = sorted(
-        (photos[index].id, digest)
-        for index, digest in zip(measured.index, measured.digests, strict=True)
-    )
+def data_fingerprint(digests: Iterable[tuple[str, bytes]]) -> str:
+    """SHA-256 over photos' ids and the SHA-256 of their encoded bytes, in the order of ids."""
     digest = hashlib.sha256()
-    for photo, content in pairs:
+    for photo, content in sorted(digests):
         digest.update(photo.encode() + b"\0" + content)
     return digest.hexdigest()
 

@@ -15,6 +15,15 @@ from clipshift.results.measured import Measured
 KEYS = ["photo", "label", "augmentation", "severity"]
 PHOTO = ["brightness", "contrast"]
 """Columns that tell of the clean photo and not of a shift: mean and standard deviation of luma."""
+LOWER_IS_BETTER = {
+    "l2_distance",
+    "rmse",
+    "relative_shift",
+    "gaze_divergence",
+    "gaze_entropy_change",
+    "zero_shot_flip",
+}
+"""Measures that are 0, and smallest, where nothing changed."""
 CONFIDENCE = 0.95
 RESAMPLES = 1000
 

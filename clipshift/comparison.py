@@ -1,0 +1,242 @@
+"""Comparisons of finished runs: two of them photo by photo, or all jobs of a sweep."""
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import yaml
+from omegaconf import DictConfig
+
+from clipshift.command import ERROR
+from clipshift.errors import UserError
+from clipshift.report import figures, page
+from clipshift.results import Run, compare_photos, differing_views, read_run, write_whole
+
+LEADING = (
+    "cosine_similarity",
+    "relative_shift",
+    "retained",
+    "zero_shot_top1",
+    "attention_similarity",
+)
+"""Measures of which a page shows the paired differences; the CSV has all."""
+
+
+def compare_runs(cfg: DictConfig, folder: Path) -> None:
+    """Compare two finished runs photo by photo: ``compare=[RUN_A,RUN_B]``.
+
+    Args:
+        cfg: The run's configuration; ``compare`` names two run folders.
+        folder: Where ``comparison.csv`` and ``comparison.html`` go.
+
+    Raises:
+        UserError: If a folder holds no finished run, or the two measured different photos or views.
+    """
+    a, b = (read_run(Path(path).expanduser()) for path in cfg.compare)
+    if differences := differing_views(a, b):
+        raise UserError(
+            f"{a.folder} and {b.folder} cannot be compared photo by photo: "
+            f"they differ in {', '.join(differences)}"
+        )
+    table = compare_photos(a.shift, b.shift, cfg.seed)
+    folder.mkdir(parents=True, exist_ok=True)
+    write_csv(folder, table)
+    report = write_pair(folder, a, b, table)
+    shown = table[table["measure"] == "cosine_similarity"]
+    print(pair_lines(a, b, shown if len(shown) else table))
+    print(f"report: {report}")
+
+
+def write_csv(folder: Path, table: pd.DataFrame) -> None:
+    """Write ``comparison.csv``, to nine digits."""
+    write_whole(
+        folder / "comparison.csv",
+        lambda path: table.to_csv(path, index=False, float_format="%.9g"),
+    )
+
+
+def pair_lines(a: Run, b: Run, table: pd.DataFrame) -> str:
+    """A paired comparison in the terminal's words."""
+    lines = [f"{b.title} against {a.title}, {table['n'].max()} photos, paired:"]
+    lines += [
+        f"  {row.augmentation:20} {row.severity:8} {row.measure} {row.mean_a:.4f} → {row.mean_b:.4f}  "
+        f"difference {row.difference:+.4f} [{row.ci_low:+.4f}, {row.ci_high:+.4f}]  "
+        f"improved {row.improved:.0%} of photos  p {row.p_holm:.2g}"
+        for row in table.itertuples()
+    ]
+    return "\n".join(lines)
+
+
+def write_pair(folder: Path, a: Run, b: Run, table: pd.DataFrame) -> Path:
+    """Write the page of a paired comparison."""
+    measures = [measure for measure in LEADING if measure in set(table["measure"])]
+    tables = {measure: pair_table(table[table["measure"] == measure]) for measure in measures}
+    drawn = {
+        f"difference@{measure}": figures.draw_differences(
+            table[table["measure"] == measure], measure
+        )
+        for measure in measures
+    }
+    for figure in drawn.values():
+        figures.sign(figure, f"{b.title} minus {a.title}, {table['n'].max()} photos")
+    facts = {"A": f"{a.title}: {a.folder}", "B": f"{b.title}: {b.folder}"}
+    notes = [
+        f"{name} differs: {a.facts[name]} and {b.facts[name]}. Part of the difference is this."
+        for name in ("precision", "device")
+        if a.facts[name] != b.facts[name]
+    ]
+    return page.write_comparison(
+        folder,
+        f"{b.title} against {a.title}, photo by photo",
+        facts,
+        notes,
+        tables,
+        figures.save_figures(drawn, folder / "figures"),
+    )
+
+
+def pair_table(rows: pd.DataFrame) -> list[list[str]]:
+    """A paired comparison's rows for people, header first."""
+    header = ["augmentation", "severity", "A", "B", "difference (95 % interval)", "improved",
+              "worsened", "p (Holm)"]  # fmt: skip
+    return [header] + [
+        [
+            row.augmentation,
+            row.severity,
+            f"{row.mean_a:.4f}",
+            f"{row.mean_b:.4f}",
+            f"{row.difference:+.4f} [{row.ci_low:+.4f}, {row.ci_high:+.4f}]",
+            f"{row.improved:.0%}",
+            f"{row.worsened:.0%}",
+            f"{row.p_holm:.2g}",
+        ]
+        for row in rows.itertuples()
+    ]
+
+
+def job_overrides(folder: Path) -> dict[str, str]:
+    """What a job's command line set, by option."""
+    lines: list[str] = yaml.safe_load((folder / ".hydra/overrides.yaml").read_text()) or []
+    return dict(line.lstrip("+~").split("=", 1) for line in lines if "=" in line)
+
+
+def compare_sweep(folder: Path) -> bool:
+    """Make ``comparison.csv`` and ``comparison.html`` of all jobs in a sweep's folder.
+
+    Args:
+        folder: The sweep's folder.
+
+    Returns:
+        Whether every job has finished.
+    """
+    jobs = sorted(
+        (path.parent.parent for path in folder.glob("*/.hydra/overrides.yaml")),
+        key=lambda job: (len(job.name), job.name),
+    )
+    overrides = {job: job_overrides(job) for job in jobs}
+    options = [
+        option
+        for option in dict.fromkeys(key for own in overrides.values() for key in own)
+        if len({own.get(option) for own in overrides.values()}) > 1
+    ]
+    runs: dict[Path, Run] = {}
+    failed: dict[Path, str] = {}
+    for job in jobs:
+        try:
+            runs[job] = read_run(job)
+        except UserError as error:
+            said = job / ERROR
+            failed[job] = said.read_text().strip() if said.exists() else str(error)
+    parts = []
+    for job, run in runs.items():
+        summary = pd.read_csv(job / "summary.csv", dtype={"severity": str})
+        settings = {option: overrides[job].get(option, "") for option in options}
+        clash = set(summary.columns)
+        named = {f"set {key}" if key in clash else key: value for key, value in settings.items()}
+        head = {"job": job.name, **named, "model_name": run.facts["model"]["name"]}
+        parts.append(pd.DataFrame(head, index=summary.index).join(summary))
+    table = pd.concat(parts, ignore_index=True) if parts else pd.DataFrame()
+    write_csv(folder, table)
+    report = write_sweep(folder, runs, failed, overrides, options, table)
+    print(f"{len(runs)} of {len(jobs)} jobs finished; comparison: {report}")
+    for job, reason in failed.items():
+        print(f"failed: {job} ({describe(overrides[job], options)}): {reason}", file=sys.stderr)
+    return not failed
+
+
+def describe(overrides: dict[str, str], options: list[str]) -> str:
+    """A job by the options in which a sweep's jobs differ."""
+    return " ".join(f"{option}={overrides[option]}" for option in options if option in overrides)
+
+
+def write_sweep(
+    folder: Path,
+    runs: dict[Path, Run],
+    failed: dict[Path, str],
+    overrides: dict[Path, dict[str, str]],
+    options: list[str],
+    table: pd.DataFrame,
+) -> Path:
+    """Write the page of a sweep: every job's shift, curves over severity, and what failed."""
+    tables: dict[str, list[list[str]]] = {}
+    drawn: dict[str, Any] = {}
+    if len(table):
+        shift = table[table["measure"] == "cosine_similarity"]
+        header = [
+            "job",
+            *options,
+            "augmentation",
+            "severity",
+            "1 − cosine (95 % interval)",
+            "photos",
+        ]
+        tables["mean shift of every job"] = [header] + [
+            [
+                str(row["job"]),
+                *(overrides[folder / str(row["job"])].get(option, "") for option in options),
+                row["augmentation"],
+                row["severity"],
+                f"{1 - row['mean']:.4f} [{1 - row['ci_high']:.4f}, {1 - row['ci_low']:.4f}]",
+                str(row["n"]),
+            ]
+            for _, row in shift.sort_values("mean", kind="stable").iterrows()
+        ]
+        if shift["severity"].str.isdigit().sum() > 1 and shift["severity"].nunique() > 1:
+            drawn["curves"] = figures.draw_curves(shift[shift["severity"].str.isdigit()])
+    if failed:
+        tables["failed jobs"] = [["job", "options", "error"]] + [
+            [job.name, describe(overrides[job], options), reason] for job, reason in failed.items()
+        ]
+    pairs = list(runs.values())
+    if len(pairs) == 2 and not differing_views(*pairs):
+        a, b = pairs
+        paired = compare_photos(a.shift, b.shift, a.facts["seed"])
+        write_whole(
+            folder / "paired.csv",
+            lambda path: paired.to_csv(path, index=False, float_format="%.9g"),
+        )
+        for measure in (m for m in LEADING if m in set(paired["measure"])):
+            tables[f"{measure}: job {b.folder.name} against job {a.folder.name}, paired"] = (
+                pair_table(paired[paired["measure"] == measure])
+            )
+    files = figures.save_figures(drawn, folder / "figures") if drawn else {}
+    notes = [f"{len(failed)} of {len(failed) + len(runs)} jobs failed."] if failed else []
+    facts = {"folder": str(folder), "jobs": f"{len(runs)} finished, {len(failed)} failed"}
+    return page.write_comparison(
+        folder, f"Sweep of {len(overrides)} jobs", facts, notes, tables, files
+    )
+
+
+def finished_job(roots: list[Path], key: str) -> Path | None:
+    """The folder of a finished job with this key below some folders, or None."""
+    for root in roots:
+        for file in sorted(root.rglob("run.json")):
+            try:
+                facts = json.loads(file.read_text(encoding="utf-8"))
+            except ValueError:
+                continue
+            if facts.get("job") == key and facts.get("complete"):
+                return file.parent
+    return None

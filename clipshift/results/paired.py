@@ -1,0 +1,146 @@
+"""Two runs on the same views, photo by photo."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from scipy.stats import wilcoxon
+
+from clipshift.errors import UserError
+from clipshift.results.table import KEYS, LOWER_IS_BETTER, PHOTO, mean_interval
+
+VIEWS = ("aug", "seed", "data.resize")
+"""Options that decide what the views are, beside the photos and the strengths."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished run, as read back from its folder.
+
+    Attributes:
+        folder: The folder.
+        facts: ``run.json``.
+        shift: ``shift.parquet``.
+    """
+
+    folder: Path
+    facts: dict[str, Any]
+    shift: pd.DataFrame
+
+    @property
+    def title(self) -> str:
+        """What tells it from others: its model, and where its weights came from."""
+        model = self.facts["model"]
+        weights = model["checkpoint"] or model["pretrained"]
+        return model["name"] + (f" ({weights})" if weights else "")
+
+
+def read_run(folder: Path) -> Run:
+    """Read a finished run.
+
+    Raises:
+        UserError: If the folder holds none, or one that was interrupted.
+    """
+    try:
+        facts = json.loads((folder / "run.json").read_text(encoding="utf-8"))
+        shift = pd.read_parquet(folder / "shift.parquet")
+    except (OSError, ValueError) as error:
+        raise UserError(f"no finished run in {folder}: {error}") from None
+    if not facts["complete"]:
+        raise UserError(f"the run in {folder} was interrupted: run it again")
+    return Run(folder, facts, shift)
+
+
+def differing_views(a: Run, b: Run) -> list[str]:
+    """Why two runs cannot be compared photo by photo: what differs, in words; empty if nothing."""
+    found = []
+    if a.facts["data"]["fingerprint"] != b.facts["data"]["fingerprint"]:
+        found.append(
+            f"their photos ({a.facts['data']['photos']} and {b.facts['data']['photos']}, or others)"
+        )
+
+    def option(run: Run, dotted: str) -> Any:
+        value = run.facts["config"]
+        for key in dotted.split("."):
+            value = value[key]
+        return value
+
+    found += [
+        f"{name} ({option(a, name)} and {option(b, name)})" if name != "aug" else "aug"
+        for name in VIEWS
+        if option(a, name) != option(b, name)
+    ]
+    keys = [
+        sorted(run.shift[["augmentation", "severity"]].drop_duplicates().itertuples(index=False))
+        for run in (a, b)
+    ]
+    if keys[0] != keys[1]:
+        found.append("their augmentations or severities")
+    elif a.facts["strengths"] != b.facts["strengths"]:
+        found.append("the strengths of their augmentations")
+    return found
+
+
+def compare_photos(a: pd.DataFrame, b: pd.DataFrame, seed: int) -> pd.DataFrame:
+    """The paired difference of two runs, b − a, in every measure under every variant.
+
+    Args:
+        a: A run's table, from `clipshift.results.shift_table`.
+        b: Another's, of the same photos, augmentations and severities.
+        seed: Seed of the bootstrap.
+
+    Returns:
+        A row per (augmentation, severity, measure): ``mean_a``, ``mean_b``; the mean ``difference``
+        with its 95 % percentile bootstrap interval over photos ``ci_low``, ``ci_high``;
+        ``improved`` and ``worsened``, the shares of photos on which b is better or worse than a;
+        ``p``, of Wilcoxon's two-sided signed-rank test (1945; 1 where no photo differs);
+        ``p_holm``, that after Holm's correction over all rows (1979); and ``n``. Photos without a
+        value in either run are left out.
+    """
+    keys = ["photo", "augmentation", "severity"]
+    joined = a.merge(b, on=keys, suffixes=("_a", "_b"), validate="one_to_one")
+    measures = [
+        name for name in a.columns.difference([*KEYS, *PHOTO], sort=False) if name in b.columns
+    ]
+    rows = []
+    for (name, severity), group in joined.groupby(["augmentation", "severity"], sort=False):
+        for measure in measures:
+            pair = group[[f"{measure}_a", f"{measure}_b"]].dropna().to_numpy(float)
+            change = pair[:, 1] - pair[:, 0]
+            size = np.abs(pair)
+            gain = size[:, 0] - size[:, 1] if measure in LOWER_IS_BETTER else change
+            low, high = mean_interval(change, seed)
+            rows.append(
+                {
+                    "augmentation": name,
+                    "severity": severity,
+                    "measure": measure,
+                    "mean_a": pair[:, 0].mean() if len(pair) else np.nan,
+                    "mean_b": pair[:, 1].mean() if len(pair) else np.nan,
+                    "difference": change.mean() if len(pair) else np.nan,
+                    "ci_low": low,
+                    "ci_high": high,
+                    "improved": (gain > 0).mean() if len(pair) else np.nan,
+                    "worsened": (gain < 0).mean() if len(pair) else np.nan,
+                    "p": wilcoxon(change).pvalue if change.any() else 1.0,
+                    "n": len(pair),
+                }
+            )
+    table = pd.DataFrame(rows)
+    table.insert(table.columns.get_loc("n"), "p_holm", holm(table["p"].to_numpy()))  # type: ignore[arg-type]
+    return table
+
+
+def holm(p: np.ndarray) -> np.ndarray:
+    """Holm's step-down correction: the i-th smallest of m p-values times m − i + 1, never falling.
+
+    Source: Holm, "A simple sequentially rejective multiple test procedure", 1979.
+    """
+    order = np.argsort(p, kind="stable")
+    raised = np.maximum.accumulate(p[order] * np.arange(len(p), 0, -1)).clip(max=1)
+    adjusted = np.empty_like(raised)
+    adjusted[order] = raised
+    return adjusted
