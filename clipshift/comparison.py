@@ -11,7 +11,7 @@ from omegaconf import DictConfig
 
 from clipshift.command import ERROR
 from clipshift.errors import UserError
-from clipshift.report import figures, page
+from clipshift.report import figures, page, tracking
 from clipshift.results import Run, compare_photos, differing_views, read_run, write_whole
 
 LEADING = (
@@ -61,8 +61,9 @@ def pair_lines(a: Run, b: Run, table: pd.DataFrame) -> str:
     """A paired comparison in the terminal's words."""
     lines = [f"{b.title} against {a.title}, {table['n'].max()} photos, paired:"]
     lines += [
-        f"  {row.augmentation:20} {row.severity:8} {row.measure} {row.mean_a:.4f} → {row.mean_b:.4f}  "
-        f"difference {row.difference:+.4f} [{row.ci_low:+.4f}, {row.ci_high:+.4f}]  "
+        f"  {row.augmentation:20} {row.severity:8} {row.measure} "
+        f"{row.mean_a:.4f} → {row.mean_b:.4f}  difference "
+        f"{row.difference:+.4f} [{row.ci_low:+.4f}, {row.ci_high:+.4f}]  "
         f"improved {row.improved:.0%} of photos  p {row.p_holm:.2g}"
         for row in table.itertuples()
     ]
@@ -159,7 +160,9 @@ def compare_sweep(folder: Path) -> bool:
         parts.append(pd.DataFrame(head, index=summary.index).join(summary))
     table = pd.concat(parts, ignore_index=True) if parts else pd.DataFrame()
     write_csv(folder, table)
-    report = write_sweep(folder, runs, failed, overrides, options, table)
+    report, files = write_sweep(folder, runs, failed, overrides, options, table)
+    if runs:
+        track_sweep(folder, list(runs.values()), table, files, failed=bool(failed))
     print(f"{len(runs)} of {len(jobs)} jobs finished; comparison: {report}")
     for job, reason in failed.items():
         print(f"failed: {job} ({describe(overrides[job], options)}): {reason}", file=sys.stderr)
@@ -178,8 +181,12 @@ def write_sweep(
     overrides: dict[Path, dict[str, str]],
     options: list[str],
     table: pd.DataFrame,
-) -> Path:
-    """Write the page of a sweep: every job's shift, curves over severity, and what failed."""
+) -> tuple[Path, dict[str, Path]]:
+    """Write the page of a sweep: every job's shift, curves over severity, and what failed.
+
+    Returns:
+        The page's path, and the figures' by name.
+    """
     tables: dict[str, list[list[str]]] = {}
     drawn: dict[str, Any] = {}
     if len(table):
@@ -224,9 +231,28 @@ def write_sweep(
     files = figures.save_figures(drawn, folder / "figures") if drawn else {}
     notes = [f"{len(failed)} of {len(failed) + len(runs)} jobs failed."] if failed else []
     facts = {"folder": str(folder), "jobs": f"{len(runs)} finished, {len(failed)} failed"}
-    return page.write_comparison(
-        folder, f"Sweep of {len(overrides)} jobs", facts, notes, tables, files
+    title = f"Sweep of {len(overrides)} jobs"
+    return page.write_comparison(folder, title, facts, notes, tables, files), files
+
+
+def track_sweep(
+    folder: Path, runs: list[Run], table: pd.DataFrame, files: dict[str, Path], failed: bool
+) -> None:
+    """Put the comparison into a W&B run of its own, in the group of the jobs that were tracked."""
+    options = runs[0].facts["config"]["logger"]
+    if "project" not in options:
+        return
+    logger = tracking.wandb_logger(
+        str(folder),
+        options["project"],
+        options["entity"],
+        name="comparison",
+        group=options["group"] or tracking.sweep_group(folder, runs[0].facts["config"]["sweeps"]),
+        tags=[*options["tags"], "comparison"],
+        job_type="comparison",
     )
+    tracking.track_comparison(logger, table, files)
+    logger.experiment.finish(exit_code=int(failed))
 
 
 def finished_job(roots: list[Path], key: str) -> Path | None:

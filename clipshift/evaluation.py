@@ -400,10 +400,16 @@ def evaluate(cfg: DictConfig, run_folder: Path) -> None:
     for noise in (".*does not have many workers", ".*LeafSpec", "The ``compute`` method of metric"):
         warnings.filterwarnings("ignore", message=noise)
     start = time.perf_counter()
-    photos, classes = load_photos(cfg.data)
-    encoder = shared_encoder(
-        cfg.model.architecture, cfg.model.pretrained, cfg.model.checkpoint, cfg.precision
-    )
+    try:
+        photos, classes = load_photos(cfg.data)
+        encoder = shared_encoder(
+            cfg.model.architecture, cfg.model.pretrained, cfg.model.checkpoint, cfg.precision
+        )
+    except UserError:
+        if in_sweep():
+            with started_logger(cfg):  # so that the failed job is tracked with the others
+                raise
+        raise
     key = job_key(cfg, encoder, photos) if in_sweep() else None
     if key and not cfg.rerun and (done := finished_job(sweep_folders(cfg), key)):
         take_over(done, run_folder)
@@ -582,9 +588,12 @@ def started_logger(cfg: DictConfig) -> Iterator[Logger | None]:
         return
     if "group" in options:
         job = HydraConfig.get()
-        options["name"] = options["name"] or "-".join((cfg.model.name, *cfg.aug))[:100]
+        otherwise = " ".join((cfg.model.name, *cfg.aug))
+        options["name"] = options["name"] or tracking.run_name(job.overrides.task, otherwise)
+        options["tags"] = [*options["tags"], cfg.model.name, cfg.data.source]
         if job.mode == RunMode.MULTIRUN:
-            options["group"] = options["group"] or job.sweep.dir
+            group = tracking.sweep_group(Path(job.sweep.dir), cfg.sweeps)
+            options["group"] = options["group"] or group
     logger = instantiate(options)
     logger.log_hyperparams(plain(cfg))
     failed = True
@@ -800,7 +809,7 @@ def show_results(
     places = [f"zero-shot on the clean views: {clean}"] if clean else []
     places.append(f"report: {report}")
     if isinstance(logger, WandbLogger):
-        tracking.track_results(logger, tables, files)
+        tracking.track_results(logger, tables, files, run_folder)
         places.append(tracking.run_place(logger))
     terminal.print_summary(title, at, notes, places)
 

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import open_clip
@@ -14,6 +15,8 @@ from torch import Tensor
 
 from clipshift.data import clean_view, decode, sample
 from clipshift.encode import Encoder, load_encoder
+
+os.environ["CLIPSHIFT_CACHE"] = tempfile.mkdtemp(prefix="clipshift-cache-")
 
 ROOT = Path(__file__).resolve().parent.parent
 TEXT = {"context_length": 16, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 1}

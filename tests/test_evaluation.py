@@ -20,9 +20,15 @@ from test_augment import AUGMENTATIONS, LADDERS
 from wandb.proto import wandb_internal_pb2
 
 from clipshift.augment import make_variants
-from clipshift.data import Photo, ViewData, ViewDataset, clean_view, decode, sample
+from clipshift.data import Cache, Photo, ViewData, ViewDataset, clean_view, decode, sample
 from clipshift.encode import Encoder
-from clipshift.evaluation import Keep, ShiftEvaluation, add_relative_shift, add_retained
+from clipshift.evaluation import (
+    Keep,
+    SharedFeatures,
+    ShiftEvaluation,
+    add_relative_shift,
+    add_retained,
+)
 from clipshift.measure import (
     SSIM,
     AttentionSimilarity,
@@ -53,11 +59,14 @@ def measure(
     num_workers: int = 0,
     seed: int = 0,
     severities: Sequence[str] = ("paper",),
+    cache: Cache | None = None,
+    shared: SharedFeatures | None = None,
 ) -> tuple[pd.DataFrame, ShiftEvaluation, dict]:
     chosen = {name: AUGMENTATIONS[name] for name in augmentations}
     variants = make_variants(chosen, LADDERS, severities, {})
     module = ShiftEvaluation(encoder, variants, MEASURES, Keep())
-    data = ViewData(ViewDataset(photos, chosen, seed, "squash"), batch_size, num_workers)
+    module.shared = shared
+    data = ViewData(ViewDataset(photos, chosen, seed, "squash", cache), batch_size, num_workers)
     trainer = pl.Trainer(
         accelerator="cpu", devices=1, logger=False, enable_checkpointing=False,
         enable_progress_bar=False, enable_model_summary=False,

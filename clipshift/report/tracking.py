@@ -1,11 +1,12 @@
 """Tracking in Weights & Biases, through Lightning's logger."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import wandb
 from pytorch_lightning.loggers import WandbLogger
 
@@ -59,15 +60,48 @@ def logged_in() -> bool:
         return False
 
 
-def track_results(logger: WandbLogger, tables: Tables, figures: Mapping[str, Path]) -> None:
-    """Put a run's tables, figures and summary values into its W&B run.
+def sweep_group(folder: Path, sweeps: str) -> str:
+    """The W&B group of a sweep: its folder, below that of all sweeps where it lies there."""
+    root = Path(sweeps)
+    return str(folder.relative_to(root) if folder.is_relative_to(root) else folder)
+
+
+def run_name(overrides: Sequence[str], otherwise: str) -> str:
+    """A W&B run's name: what its command line set, but for where things go."""
+    told = [
+        o for o in overrides if not o.startswith(("hydra", "logger", "cache", "sweeps", "rerun"))
+    ]
+    return (" ".join(told) or otherwise)[:128]
+
+
+def track_results(
+    logger: WandbLogger, tables: Tables, figures: Mapping[str, Path], folder: Path
+) -> None:
+    """Put a run's tables, figures, files and summary values into its W&B run.
+
+    Shifts at numbered severities are logged against ``severity`` as well, for curves.
 
     Args:
         logger: The run's logger.
         tables: The run's tables.
         figures: PNG files by figure name.
+        folder: The run's folder: its tables and ``run.json`` become an artifact.
     """
     run = logger.experiment
+    run.define_metric("severity", hidden=True)
+    for family in ("shift", "relative_shift"):
+        run.define_metric(f"{family}/*", step_metric="severity")
+    means = tables.summary[tables.summary["severity"].str.isdigit()]
+    for severity, rows in means.groupby("severity", sort=True):
+        cosine, relative = (
+            rows[rows["measure"] == name].set_index("augmentation")["mean"]
+            for name in ("cosine_similarity", "relative_shift")
+        )
+        run.log(
+            {"severity": int(str(severity))}
+            | {f"shift/{name}": 1 - mean for name, mean in cosine.items()}
+            | {f"relative_shift/{name}": mean for name, mean in relative.items()}
+        )
     named = {
         "shift": tables.shift,
         "summary": tables.summary,
@@ -80,10 +114,43 @@ def track_results(logger: WandbLogger, tables: Tables, figures: Mapping[str, Pat
         {name: wandb.Table(dataframe=table) for name, table in named.items() if len(table)}
         | {f"figures/{name}": wandb.Image(str(path)) for name, path in figures.items()}
     )
+    artifact = wandb.Artifact(f"shift-{run.id}", type="evaluation")
+    for file in ("shift.parquet", "summary.csv", "run.json"):
+        artifact.add_file(str(folder / file))
+    checkpoint = tables.facts["model"]["checkpoint"]
+    if checkpoint and not run.offline:
+        run.use_artifact(checkpoint_artifact(Path(checkpoint)))
+    run.log_artifact(artifact)
     several = tables.summary["severity"].nunique() > 1
     for row in tables.summary.itertuples():
         variant = f"{row.augmentation}@{row.severity}" if several else row.augmentation
         run.summary[f"{variant}/{row.measure}"] = row.mean
+
+
+def checkpoint_artifact(checkpoint: Path) -> wandb.Artifact:
+    """A checkpoint, file or folder, as an artifact that links its training and its evaluations."""
+    artifact = wandb.Artifact(f"checkpoint-{checkpoint.stem}", type="model")
+    if checkpoint.is_dir():
+        artifact.add_dir(str(checkpoint))
+    else:
+        artifact.add_file(str(checkpoint))
+    return artifact
+
+
+def track_comparison(logger: WandbLogger, table: pd.DataFrame, figures: Mapping[str, Path]) -> None:
+    """Put a sweep's comparison into a W&B run.
+
+    Args:
+        logger: The run's logger.
+        table: The summaries of all jobs.
+        figures: PNG files by figure name.
+    """
+    run = logger.experiment
+    run.log(
+        {"comparison": wandb.Table(dataframe=table)}
+        | {f"figures/{name}": wandb.Image(str(path)) for name, path in figures.items()}
+    )
+    run.summary["jobs"] = int(table["job"].nunique())
 
 
 def run_place(logger: WandbLogger) -> str:

@@ -1,0 +1,244 @@
+"""Sweeps and comparisons: paired differences, resuming, failed jobs, the cache."""
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import yaml
+from conftest import ROOT, run_evaluate
+from scipy import stats
+from test_evaluation import measure, wandb_records
+
+from clipshift.data import Cache, dataset, sample
+from clipshift.encode import Encoder
+from clipshift.evaluation import SharedFeatures
+from clipshift.results import compare_photos, mean_interval
+from clipshift.results.paired import holm
+
+
+def photos(values: np.ndarray, **more: np.ndarray) -> pd.DataFrame:
+    return pd.DataFrame(
+        {
+            "photo": [f"{i:03d}" for i in range(len(values))],
+            "label": None,
+            "augmentation": "noise",
+            "severity": "paper",
+            "cosine_similarity": values,
+        }
+        | more
+    )
+
+
+# --- paired comparison ---------------------------------------------------------------------------
+
+
+def test_paired_differences_and_what_counts_as_better() -> None:
+    rng = np.random.default_rng(0)
+    base, robust = rng.uniform(0.5, 1, (2, 80))
+    a = photos(base, l2_distance=base, brightness=base)
+    b = photos(robust, l2_distance=robust, brightness=robust).sample(frac=1, random_state=1)
+    table = compare_photos(a, b, seed=0).set_index("measure")
+    assert list(table.index) == ["cosine_similarity", "l2_distance"]
+    change = robust - base
+    row = table.loc["cosine_similarity"]
+    assert row["difference"] == pytest.approx(change.mean())
+    assert row["p"] == pytest.approx(stats.wilcoxon(base, robust).pvalue)
+    assert (row["ci_low"], row["ci_high"]) == mean_interval(change, 0)
+    assert row["improved"] == (change > 0).mean() == table.loc["l2_distance", "worsened"]
+    assert row["n"] == 80
+
+
+def test_a_run_against_itself_differs_by_exactly_nothing() -> None:
+    a = photos(np.random.default_rng(0).uniform(0, 1, 30))
+    row = compare_photos(a, a, seed=0).iloc[0]
+    assert row[["difference", "ci_low", "ci_high", "improved", "worsened"]].eq(0).all()
+    assert row["p"] == row["p_holm"] == 1
+
+
+def test_a_known_difference_is_covered_as_often_as_promised() -> None:
+    """Skewed differences, as of bounded measures, over 500 simulated pairs of runs."""
+    rng = np.random.default_rng(3)
+    covered = []
+    for seed in range(500):
+        base = rng.beta(8, 2, 150)
+        robust = base + 0.03 + (rng.exponential(0.05, 150) - 0.05)
+        row = compare_photos(photos(base), photos(robust), seed).iloc[0]
+        covered.append(row["ci_low"] <= 0.03 <= row["ci_high"])
+    assert 0.92 <= np.mean(covered) <= 0.98
+
+
+def test_holm_by_the_book() -> None:
+    p = np.array([0.01, 0.04, 0.03, 0.005])
+    np.testing.assert_allclose(holm(p), [0.03, 0.06, 0.06, 0.02])
+
+
+@pytest.fixture(scope="module")
+def sweep(hub_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("sweep")
+    done = run_evaluate(
+        "-m", "aug=noise,flip", "severity=1,3", f"model.checkpoint={hub_folder}", "trainer=cpu",
+        "data.limit=4", f"hydra.sweep.dir={folder}", f"sweeps={folder}", "logger.project=test",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "4 of 4 jobs finished" in done.stdout
+    return folder
+
+
+def test_two_runs_are_compared_on_the_command_line(sweep: Path, tmp_path: Path) -> None:
+    done = run_evaluate(f"compare=[{sweep}/0,{sweep}/0]", f"hydra.run.dir={tmp_path}")
+    assert done.returncode == 0, done.stderr
+    table = pd.read_csv(tmp_path / "comparison.csv")
+    assert (table["difference"] == 0).all()
+    assert "photo by photo" in (tmp_path / "comparison.html").read_text()
+
+
+def test_runs_of_other_views_are_refused(sweep: Path, tmp_path: Path) -> None:
+    done = run_evaluate(f"compare=[{sweep}/0,{sweep}/2]", f"hydra.run.dir={tmp_path}")
+    assert done.returncode == 1
+    assert "they differ in aug" in done.stderr
+    done = run_evaluate(f"compare=[{sweep}/0,{sweep}/nothing]", f"hydra.run.dir={tmp_path}")
+    assert done.returncode == 1
+    assert "no finished run" in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
+# --- sweeps --------------------------------------------------------------------------------------
+
+
+def test_a_sweep_ends_in_one_comparison(sweep: Path) -> None:
+    table = pd.read_csv(sweep / "comparison.csv")
+    assert set(table["job"]) == {0, 1, 2, 3}
+    assert set(zip(table["augmentation"], table["severity"], strict=True)) == {
+        ("noise", 1), ("noise", 3), ("flip", 1), ("flip", 3),
+    }  # fmt: skip
+    for job in range(4):
+        own = pd.read_csv(sweep / str(job) / "summary.csv")
+        assert table.loc[table["job"] == job, "mean"].tolist() == own["mean"].tolist()
+    page = (sweep / "comparison.html").read_text()
+    assert "Sweep of 4 jobs" in page
+    assert "data:image/png;base64," in page
+    [file] = (sweep / "wandb").glob("offline-run-*/*.wandb")
+    runs = [r.run for r in wandb_records(file.read_bytes()) if r.HasField("run")]
+    assert {run.job_type for run in runs} == {"comparison"}
+    names = set()
+    for job in range(4):
+        [file] = (sweep / str(job) / "wandb").glob("offline-run-*/*.wandb")
+        for record in wandb_records(file.read_bytes()):
+            if record.HasField("run"):
+                names.add(record.run.display_name)
+                assert record.run.run_group == runs[0].run_group
+                assert record.run.job_type == "evaluate"
+    assert len(names) == 4
+    assert any("aug=noise severity=3" in name for name in names)
+
+
+def test_a_job_that_fails_is_named_and_the_others_finish(hub_folder: Path, tmp_path: Path) -> None:
+    done = run_evaluate(
+        "-m", f"model.checkpoint={hub_folder},{tmp_path}/none.pt", "aug=flip", "data.limit=2",
+        f"hydra.sweep.dir={tmp_path}/sweep", f"sweeps={tmp_path}/sweep",
+    )  # fmt: skip
+    assert done.returncode == 1
+    assert "no checkpoint" in done.stderr
+    assert "1 of 2 jobs finished" in done.stdout
+    assert "none.pt" in (tmp_path / "sweep/comparison.html").read_text()
+    assert set(pd.read_csv(tmp_path / "sweep/comparison.csv")["job"]) == {0}
+    [file] = (tmp_path / "sweep/1/wandb").glob("offline-run-*/*.wandb")
+    exits = [r.exit.exit_code for r in wandb_records(file.read_bytes()) if r.HasField("exit")]
+    assert exits == [1]
+
+
+def test_a_killed_sweep_goes_on_where_it_was(hub_folder: Path, tmp_path: Path) -> None:
+    def command(sweep: str) -> list[str]:
+        return [
+            "-m", "aug=noise,flip,blur", f"model.checkpoint={hub_folder}", "data.limit=3",
+            "logger=none", "trainer=cpu", f"sweeps={tmp_path}/{sweep}",
+            f"hydra.sweep.dir={tmp_path}/{sweep}/now",
+        ]  # fmt: skip
+
+    whole = run_evaluate(*command("whole"))
+    assert whole.returncode == 0, whole.stderr
+    process = subprocess.Popen(
+        [sys.executable, str(ROOT / "evaluate.py"), *command("killed")], stdout=subprocess.DEVNULL
+    )
+    first = tmp_path / "killed/now/0/run.json"
+    deadline = time.monotonic() + 120
+    while not first.exists() and time.monotonic() < deadline:
+        time.sleep(0.02)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    finished = len(list((tmp_path / "killed/now").glob("*/run.json")))
+    assert 1 <= finished < 3
+    again = run_evaluate(*command("killed"))
+    assert again.returncode == 0, again.stderr
+    assert again.stdout.count("already measured") == finished
+    tables = [(tmp_path / s / "now/comparison.csv").read_text() for s in ("whole", "killed")]
+    assert tables[0] == tables[1]
+
+    rerun = run_evaluate(*command("killed"), "rerun=true", "aug=noise")
+    assert "already measured" not in rerun.stdout
+
+
+def test_a_wandb_sweep_file_runs_the_command_as_it_is(tmp_path: Path, hub_folder: Path) -> None:
+    for file in (ROOT / "conf/sweep").glob("*.yaml"):
+        sweep = yaml.safe_load(file.read_text())
+        assert sweep["method"] in ("grid", "random", "bayes")
+        assert sweep["command"][-1] == "${args_no_hyphens}"
+        arguments = [
+            f"{name}={option['values'][0]}" for name, option in sweep["parameters"].items()
+        ]
+        done = run_evaluate(
+            *arguments, f"model.checkpoint={hub_folder}", "data.limit=2", "logger=none",
+            f"hydra.run.dir={tmp_path}",
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+
+
+# --- the cache -----------------------------------------------------------------------------------
+
+
+def test_what_comes_from_the_cache_is_the_same(
+    encoder: Encoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cache = Cache(str(tmp_path), gigabytes=0.1)
+    shared = SharedFeatures(cache, "features test")
+    names = ["noise", "flip"]
+    plain, *_ = measure(encoder, sample()[:4], names)
+    first, *_ = measure(encoder, sample()[:4], names, cache=cache, shared=shared)
+
+    def refuse(*_: object) -> None:
+        raise AssertionError("decoded again")
+
+    monkeypatch.setattr(dataset, "decode", refuse)
+    counted = []
+    encode = Encoder._encode
+    monkeypatch.setattr(
+        Encoder, "_encode", lambda self, views: counted.append(len(views)) or encode(self, views)
+    )
+    second, *_ = measure(encoder, sample()[:4], names, cache=cache, shared=shared)
+    pd.testing.assert_frame_equal(plain, first, check_exact=True)
+    pd.testing.assert_frame_equal(plain, second, check_exact=True)
+    assert sum(counted) == 1 + 4 * len(names)  # one to see the widths, and no clean view
+
+
+def test_the_cache_forgets_what_was_stored_first(tmp_path: Path) -> None:
+    import torch
+
+    cache = Cache(str(tmp_path), gigabytes=0.002)
+    for key in range(40):
+        cache.set(str(key), {"pixels": torch.full((3, 224, 224), key, dtype=torch.uint8)})
+    cache.disk.cull()
+    assert cache.disk.volume() <= 2.2e6
+    assert cache.get("0") is None
+    assert cache.get("39")["pixels"].eq(39).all()
+
+
+def test_run_json_names_the_job_of_a_sweep(sweep: Path) -> None:
+    keys = {json.loads((sweep / str(job) / "run.json").read_text())["job"] for job in range(4)}
+    assert len(keys) == 4
+    assert None not in keys
