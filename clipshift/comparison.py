@@ -8,6 +8,7 @@ from typing import Any
 import pandas as pd
 import yaml
 from omegaconf import DictConfig
+from pytorch_lightning.loggers import WandbLogger
 
 from clipshift.command import ERROR
 from clipshift.errors import UserError
@@ -252,7 +253,23 @@ def track_sweep(
         job_type="comparison",
     )
     tracking.track_comparison(logger, table, files)
+    if runs[0].facts["config"]["dashboard"]:
+        print(publish_dashboard(logger, list(table["augmentation"].unique())))
     logger.experiment.finish(exit_code=int(failed))
+
+
+def publish_dashboard(logger: WandbLogger, augmentations: list[str]) -> str:
+    """Publish the sweep's W&B report; says where it is, or why it is not."""
+    run = logger.experiment
+    if run.offline:
+        return "no dashboard: W&B is offline, log in with `wandb login`"
+    try:
+        from clipshift.report.dashboard import sweep_dashboard
+    except ModuleNotFoundError:
+        return "no dashboard: it needs pip install 'clipshift[dashboard]'"
+    report = sweep_dashboard(run.project, run.entity, run.group, augmentations)
+    report.save()
+    return f"dashboard: {report.url}"
 
 
 def finished_job(roots: list[Path], key: str) -> Path | None:

@@ -68,6 +68,12 @@ CHECKS: dict[str, Check] = {
     "matching.distortion": one_of("ssim", "rmse", "displacement"),
     "matching.target": number(0),
     "matching.photos": whole(1),
+    "rerun": ("true or false", lambda v: isinstance(v, bool)),
+    "dashboard": ("true or false", lambda v: isinstance(v, bool)),
+    "compare": (
+        "two run folders, [A,B]",
+        lambda v: v is None or (isinstance(v, list) and len(v) == 2),
+    ),
     "layers": ("true or false", lambda v: isinstance(v, bool)),
     "gallery": whole(0),
     "save.embeddings": ("true or false", lambda v: isinstance(v, bool)),

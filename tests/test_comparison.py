@@ -18,6 +18,7 @@ from test_evaluation import measure, wandb_records
 from clipshift.data import Cache, dataset, sample
 from clipshift.encode import Encoder
 from clipshift.evaluation import SharedFeatures
+from clipshift.report.dashboard import sweep_dashboard
 from clipshift.results import compare_photos, mean_interval
 from clipshift.results.paired import holm
 
@@ -197,6 +198,32 @@ def test_a_wandb_sweep_file_runs_the_command_as_it_is(tmp_path: Path, hub_folder
             f"hydra.run.dir={tmp_path}",
         )  # fmt: skip
         assert done.returncode == 0, done.stderr
+
+
+def test_jobs_may_run_side_by_side(hub_folder: Path, tmp_path: Path, sweep: Path) -> None:
+    """By joblib's launcher: two processes share the cache, and the rows are the same."""
+    done = run_evaluate(
+        "-m", "hydra/launcher=joblib", "hydra.launcher.n_jobs=2", "aug=noise,flip", "severity=1",
+        f"model.checkpoint={hub_folder}", "trainer=cpu", "data.limit=4", "logger=none",
+        f"hydra.sweep.dir={tmp_path}", f"sweeps={tmp_path}",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    alone = pd.read_csv(sweep / "comparison.csv")
+    together = pd.read_csv(tmp_path / "comparison.csv")
+    alone = alone[alone["severity"] == 1].reset_index(drop=True)
+    pd.testing.assert_frame_equal(alone[together.columns[3:]], together[together.columns[3:]])
+
+
+def test_the_dashboard_shows_what_was_measured() -> None:
+    """As far as the library goes without a login: the report is built, not published."""
+    report = sweep_dashboard("clipshift", "team", "2026/now", ["noise", "blur"])
+    ranking, curves, robust = (block for block in report.blocks if hasattr(block, "panels"))
+    assert [panel.metrics for panel in ranking.panels] == [
+        ["noise/cosine_similarity"], ["blur/cosine_similarity"],
+    ]  # fmt: skip
+    assert [panel.y for panel in curves.panels] == ["shift/noise", "shift/blur"]
+    assert {name for panel in robust.panels for name in panel.metrics} >= {"blur/retained"}
+    assert "2026/now" in report.title
 
 
 # --- the cache -----------------------------------------------------------------------------------
