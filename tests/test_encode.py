@@ -153,12 +153,12 @@ def test_embedding_does_not_depend_on_its_company(encoder: Encoder, views: Tenso
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        alone = encoder(views[3:4])
+        alone = [encoder(view[None]) for view in views]
     finally:
         torch.set_num_threads(threads)
-    for row in (3, 11, 35):
-        assert torch.equal(together.embedding[row], alone.embedding[0])
-        assert torch.equal(together.gaze[row], alone.gaze[0])
+    for row in range(40):
+        assert torch.equal(together.embedding[row], alone[row % 8].embedding[0])
+        assert torch.equal(together.gaze[row], alone[row % 8].gaze[0])
 
 
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])

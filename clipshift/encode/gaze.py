@@ -50,8 +50,9 @@ class GazeProbe:
         """
         query, keys = self.project(self.layer, *self._inputs)
         self._inputs = ()
-        logits = query.float() @ keys.float().transpose(-2, -1) * query.shape[-1] ** -0.5
-        weights = logits.softmax(dim=-1)[:, :, 0].mean(dim=1)
+        # No matrix product: with one row, its rounding depends on the view's place in the batch.
+        logits = (query.float() * keys.float()).sum(dim=-1) * query.shape[-1] ** -0.5
+        weights = logits.softmax(dim=-1).mean(dim=1)
         rows, columns = self.grid
         return weights[:, -rows * columns :].unflatten(-1, self.grid)
 
