@@ -149,7 +149,7 @@ def validate(cfg: DictConfig) -> None:
         if not test(plain):
             raise UserError(f"{option}={plain} is out of range: it must be {expected}")
     for name, node in cfg.get("aug", {}).items():
-        ladder = OmegaConf.to_container(node).get("ladder")
+        ladder = OmegaConf.to_container(node.get("ladder", OmegaConf.create([])))
         if not LADDER_CHECK[1](ladder):
             raise UserError(f"aug.{name}.ladder={ladder} must be {LADDER_CHECK[0]}")
     for group, wanted in (("aug", "noise"), ("metric", "cosine_similarity")):

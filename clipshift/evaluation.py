@@ -411,8 +411,8 @@ def evaluate(cfg: DictConfig, run_folder: Path) -> None:
                 raise
         raise
     key = job_key(cfg, encoder, photos) if in_sweep() else None
-    if key and not cfg.rerun and (done := finished_job(sweep_folders(cfg), key)):
-        take_over(done, run_folder)
+    if key and not cfg.rerun and (finished := finished_job(sweep_folders(cfg), key)):
+        take_over(finished, run_folder)
         return
     cache = instantiate(cfg.cache) if cfg.cache else None
     augmentations, ladders = make_augmentations(plain(cfg.aug))
@@ -696,8 +696,8 @@ def write_results(
     write_tables(run_folder, shift, {n: t for n, t in made.items() if len(t) or n == "skipped"})
     write_tensors(run_folder, measured, photos, cfg.save.views, cfg.save.gaze)
     if tables.agreement:
-        names = ("tau", "ci_low", "ci_high")
-        facts["paper_and_matched"] = dict(zip(names, tables.agreement, strict=True))
+        tau = dict(zip(("tau", "ci_low", "ci_high"), tables.agreement, strict=True))
+        facts["paper_and_matched"] = tau
     write_provenance(run_folder, facts)
     return tables
 

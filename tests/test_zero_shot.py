@@ -63,6 +63,7 @@ def test_hits_are_columns_of_the_table(encoder, views: Tensor) -> None:  # type:
     import pytorch_lightning as pl
     from test_augment import AUGMENTATIONS
 
+    from clipshift.augment import make_variants
     from clipshift.data import ViewData, ViewDataset
     from clipshift.evaluation import Keep, ShiftEvaluation
     from clipshift.measure import CosineSimilarity
@@ -72,11 +73,13 @@ def test_hits_are_columns_of_the_table(encoder, views: Tensor) -> None:  # type:
     classes = [str(photo.label) for photo in photos]
     zero_shot = make_zero_shot(encoder, photos, classes, ["a photo of a {}."])
     chosen = {"flip": AUGMENTATIONS["flip"]}
-    module = ShiftEvaluation(encoder, chosen, {"cosine": CosineSimilarity()}, Keep(), zero_shot)
+    variants = make_variants(chosen, {}, ["paper"], {})
+    module = ShiftEvaluation(encoder, variants, {"cosine": CosineSimilarity()}, Keep())
+    module.zero_shot = zero_shot
     trainer = pl.Trainer(accelerator="cpu", logger=False, enable_checkpointing=False,
                          enable_progress_bar=False, enable_model_summary=False)  # fmt: skip
     trainer.test(module, ViewData(ViewDataset(photos, chosen, 0, "squash"), 3, 0), verbose=False)
-    table = shift_table(module.measured, photos).set_index("photo")
+    table = shift_table(module.measured, photos, variants).set_index("photo")
     with torch.inference_mode():
         for ending, images in (("_clean", views), ("", views.flip(-1))):
             scores = encoder(images).embedding @ zero_shot.classifier
@@ -85,3 +88,8 @@ def test_hits_are_columns_of_the_table(encoder, views: Tensor) -> None:  # type:
                 expected = [row in best[row] for row in range(len(photos))]
                 got = table.loc[[photo.id for photo in photos], f"zero_shot_top{k}{ending}"]
                 assert got.tolist() == [float(e) for e in expected]
+        first = [
+            (encoder(x).embedding @ zero_shot.classifier).argmax(1) for x in (views, views.flip(-1))
+        ]
+    flipped = table.loc[[photo.id for photo in photos], "zero_shot_flip"]
+    assert flipped.tolist() == (first[0] != first[1]).float().tolist()

@@ -1,5 +1,7 @@
 """A sweep's dashboard in Weights & Biases: needs the extra ``clipshift[dashboard]``."""
 
+from typing import Any
+
 import wandb_workspaces.reports.v2 as wr
 
 
@@ -18,7 +20,7 @@ def sweep_dashboard(project: str, entity: str, group: str, augmentations: list[s
         project=project, entity=entity, name=group, filters=f"Metric('Group') == '{group}'"
     )
 
-    def each(measure: str) -> list[str]:
+    def each(measure: str) -> list[Any]:
         return [f"{name}/{measure}" for name in augmentations]
 
     return wr.Report(

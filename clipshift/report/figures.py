@@ -152,10 +152,10 @@ def draw_figures(
     measures = set(tables.summary["measure"])
     severities = list(galleries)
     figures: dict[str, Figure] = {}
-    if {"paper", "matched"} <= set(severities) and "cosine_similarity" in measures:
+    if tables.agreement:
         figures["rankings"] = draw_rankings(tables.ranking, tables.agreement)
     steps = [severity for severity in severities if severity.isdigit()]
-    if len(steps) > 1 and "cosine_similarity" in measures:
+    if len(steps) > 1 and len(tables.ranking):
         figures["severity"] = draw_severity(tables.ranking, steps)
     for severity, gallery in galleries.items():
         end = f"@{severity}" if len(severities) > 1 else ""
