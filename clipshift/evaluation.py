@@ -645,9 +645,16 @@ def write_results(
     add_retained(measured)
     shift = shift_table(measured, photos, module.variants)
     names = module.distance.names
+    mean = module.distance.compute()
     # torchmetrics squeezes the matrix of a single augmentation.
-    matrix = module.distance.compute().reshape(len(names), -1).cpu().numpy()
-    distances = pd.DataFrame(matrix, index=pd.Index(names, name="augmentation"), columns=names)
+    distances, distances_half = (
+        pd.DataFrame(
+            matrix.reshape(len(names), -1).cpu().numpy(),
+            index=pd.Index(names, name="augmentation"),
+            columns=names,
+        )
+        for matrix in (mean, module.distance.half_width)
+    )
     encoder = module.encoder
     facts = {
         "complete": complete,
@@ -684,6 +691,7 @@ def write_results(
         shift,
         summarize(shift, cfg.seed),
         distances,
+        distances_half,
         rank_augmentations(shift, cfg.seed) if cosine else pd.DataFrame(),
         correlate(shift) if cosine else pd.DataFrame(),
         layer_table(module),
@@ -691,7 +699,15 @@ def write_results(
         ranking_agreement(shift, (PAPER, MATCHED), cfg.seed) if both else None,
         facts,
     )
-    names = ["summary", "distances", "ranking", "correlations", "layers", "skipped"]
+    names = [
+        "summary",
+        "distances",
+        "distances_half",
+        "ranking",
+        "correlations",
+        "layers",
+        "skipped",
+    ]
     made = {name: getattr(tables, name) for name in names}
     write_tables(run_folder, shift, {n: t for n, t in made.items() if len(t) or n == "skipped"})
     write_tensors(run_folder, measured, photos, cfg.save.views, cfg.save.gaze)

@@ -158,6 +158,8 @@ def test_augmentation_distance_and_its_tree() -> None:
     for part in embeddings.split(6, dim=1):
         metric.update(part)
     np.testing.assert_allclose(metric.compute(), expected, atol=1e-6)
+    pair = [cosine(a, b) for a, b in zip(embeddings[1], embeddings[3], strict=True)]
+    assert metric.half_width[1, 3].item() == pytest.approx(1.96 * stats.sem(pair), rel=1e-5)
     _, axes = metric.plot()
     assert [label.get_text() for label in axes.get_yticklabels()] == list("abcde")
     tree = functional.augmentation_linkage(got)

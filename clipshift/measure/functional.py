@@ -260,14 +260,16 @@ def augmentation_distance(embeddings: Tensor) -> Tensor:
                [1.   , 0.   , 0.293],
                [0.293, 0.293, 0.   ]])
     """
-    return summed_augmentation_distance(embeddings) / embeddings.shape[1]
+    return pairwise_distances(embeddings).mean(dim=0)
 
 
-def summed_augmentation_distance(embeddings: Tensor) -> Tensor:
-    """`augmentation_distance` before the division by the number of photos."""
-    unit = normalize(embeddings.double(), dim=-1)
-    distance = embeddings.shape[1] - torch.einsum("ind,jnd->ij", unit, unit)
-    return ((distance + distance.T) / 2).clamp(min=0).fill_diagonal_(0)
+def pairwise_distances(embeddings: Tensor) -> Tensor:
+    """`augmentation_distance` of every photo, float64: (K, N, D) → (N, K, K)."""
+    unit = normalize(embeddings.double(), dim=-1).transpose(0, 1)
+    distance = 1 - unit @ unit.mT
+    distance = ((distance + distance.mT) / 2).clamp(min=0)
+    distance.diagonal(dim1=-2, dim2=-1).zero_()
+    return distance
 
 
 def augmentation_linkage(distance: np.ndarray) -> np.ndarray:

@@ -371,7 +371,8 @@ class AugmentationDistance(Metric):
 
     - ``embeddings`` (`Tensor`): of B photos under K augmentations, shape (K, B, D).
 
-    As output, ``compute`` gives the mean distance over all photos, float64, shape (K, K).
+    As output, ``compute`` gives the mean distance over all photos, float64, shape (K, K). It leaves
+    half the width of the mean's normal 95 % interval in ``half_width``, same shape.
 
     Args:
         names: The K augmentations.
@@ -388,6 +389,7 @@ class AugmentationDistance(Metric):
     full_state_update = False
     higher_is_better = False
     total: Tensor
+    squares: Tensor
     count: Tensor
 
     def __init__(self, names: Sequence[str], **kwargs: Any) -> None:
@@ -396,16 +398,23 @@ class AugmentationDistance(Metric):
         size = len(self.names)
         total = torch.zeros(size, size, dtype=torch.float64)
         self.add_state("total", total, dist_reduce_fx="sum")
+        self.add_state("squares", total.clone(), dist_reduce_fx="sum")
         self.add_state("count", torch.zeros((), dtype=torch.long), dist_reduce_fx="sum")
+        self.half_width = torch.full_like(total, torch.nan)
 
     def update(self, embeddings: Tensor) -> None:
         """Add B photos."""
-        self.total += functional.summed_augmentation_distance(embeddings)
+        distances = functional.pairwise_distances(embeddings)
+        self.total += distances.sum(dim=0)
+        self.squares += distances.square().sum(dim=0)
         self.count += embeddings.shape[1]
 
     def compute(self) -> Tensor:
         """The mean distance over all photos."""
-        return self.total / self.count
+        mean = self.total / self.count
+        variance = (self.squares - self.count * mean.square()).clamp(min=0) / (self.count - 1)
+        self.half_width = 1.96 * (variance / self.count).sqrt()
+        return mean
 
     def plot(self, val: Tensor | None = None, ax: Any = None) -> Any:
         """Plot the matrix as a heatmap; see `torchmetrics.Metric.plot`."""

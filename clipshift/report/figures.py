@@ -182,11 +182,12 @@ def draw_figures(
             figures[f"correlations{end}"] = draw_correlations(correlations)
         own = [name for name in tables.distances.index if name.endswith(end)]
         if len(own) >= 2:
-            distances = tables.distances.loc[own, own]
             titles = [name.removesuffix(end) for name in own]
-            figures[f"distances{end}"] = draw_distances(
-                distances.set_axis(titles).T.set_axis(titles)
+            means, halves = (
+                table.loc[own, own].set_axis(titles).set_axis(titles, axis=1)
+                for table in (tables.distances, tables.distances_half)
             )
+            figures[f"distances{end}"] = draw_distances(means, halves)
         if gallery.photos:
             figures[f"gallery{end}"] = draw_gallery(gallery)
     for figure in figures.values():
@@ -542,6 +543,7 @@ def draw_radar(summary: pd.DataFrame) -> Figure:
     """A radar per augmentation over the measures that are 1 where nothing changed."""
     means = pivot(summary)
     means = means[[measure for measure in means if measure in RADAR]]
+    bounds = [pivot(summary, end)[means.columns].fillna(means) for end in ("ci_low", "ci_high")]
     shade = colors(sorted(means.index))
     angles = np.linspace(0, 2 * np.pi, means.shape[1], endpoint=False)
     columns = min(3, len(means))
@@ -552,6 +554,8 @@ def draw_radar(summary: pd.DataFrame) -> Figure:
         shown = values.clip(lower=0).to_numpy(float)
         ring = np.append(angles, angles[0])
         axes.plot(ring, np.append(shown, shown[0]), color=shade[str(name)], lw=1.5)
+        low, high = (ends.loc[name].clip(lower=0).to_numpy(float) for ends in bounds)
+        axes.errorbar(angles, shown, [shown - low, high - shown], fmt="none", ecolor="0.2", lw=1)
         axes.fill(ring, np.append(shown, shown[0]), color=shade[str(name)], alpha=0.25)
         axes.set_xticks(angles, [SHORT.get(m, m) for m in means], fontsize=8)
         axes.set_ylim(0, 1)
@@ -560,7 +564,7 @@ def draw_radar(summary: pd.DataFrame) -> Figure:
     for axes in grid.flat[len(means) :]:
         axes.axis("off")
     figure.suptitle(
-        "What each augmentation preserves (mean over photos; the rim, 1: unchanged)",
+        "What each augmentation preserves (mean over photos, 95 % interval; the rim, 1: unchanged)",
         x=0.01,
         ha="left",
         fontsize=11,
@@ -569,8 +573,13 @@ def draw_radar(summary: pd.DataFrame) -> Figure:
     return figure
 
 
-def draw_distances(distances: pd.DataFrame) -> Figure:
-    """Distance matrix of augmentations, and the dendrogram of its Ward linkage."""
+def draw_distances(distances: pd.DataFrame, half: pd.DataFrame) -> Figure:
+    """Distance matrix of augmentations, and the dendrogram of its Ward linkage.
+
+    Args:
+        distances: Mean distances, K × K.
+        half: Half the widths of their 95 % intervals, K × K.
+    """
     names = list(distances.index)
     matrix = distances.to_numpy(float)
     tree = augmentation_linkage(matrix)
@@ -586,15 +595,19 @@ def draw_distances(distances: pd.DataFrame) -> Figure:
     )
     order = branches["leaves"][::-1]
     shown = matrix[np.ix_(order, order)]
+    errors = half.to_numpy(float)[np.ix_(order, order)]
     left.imshow(shown, cmap="viridis_r", vmin=0)
     middle = shown.max() / 2
     for (row, column), value in np.ndenumerate(shown):
         colour = "white" if value > middle else "black"
-        left.text(column, row, f"{value:.2f}", ha="center", va="center", fontsize=7.5, color=colour)
+        error = errors[row, column]
+        note = f"\n±{error:.1g}" if error > 0 else ""
+        text = f"{value:.2f}{note}"
+        left.text(column, row, text, ha="center", va="center", fontsize=7, color=colour)
     left.set_xticks(range(len(names)), [names[i] for i in order], rotation=40, ha="right")
     left.set_yticks(range(len(names)), [names[i] for i in order])
     left.spines[:].set_visible(False)
-    left.set_title("Mean 1 − cosine between views of one photo", fontsize=10)
+    left.set_title("Mean 1 − cosine between views of one photo, ± 95 % interval", fontsize=10)
     right.axvline(CLUSTER_CUT * tree[-1, 2], color="0.6", lw=1, ls="--")
     right.set_title("Ward linkage (dashed: where clusters are cut)", fontsize=10)
     right.set_xlabel("height of the merge", fontsize=9)

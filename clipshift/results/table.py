@@ -36,6 +36,7 @@ class Tables:
         shift: A row per photo, augmentation and severity.
         summary: Means with intervals.
         distances: Distances between variants.
+        distances_half: Half the widths of their 95 % intervals.
         ranking: Augmentations by their shift; empty where the cosine was not measured.
         correlations: What goes with the shift; empty likewise.
         layers: Shift by layer; empty where not asked for.
@@ -48,6 +49,7 @@ class Tables:
     shift: pd.DataFrame
     summary: pd.DataFrame
     distances: pd.DataFrame
+    distances_half: pd.DataFrame
     ranking: pd.DataFrame
     correlations: pd.DataFrame
     layers: pd.DataFrame
