@@ -1,15 +1,18 @@
 """The report: one self-contained HTML page."""
 
 import base64
+import io
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import jinja2
 import pandas as pd
+from PIL import Image
 
 from clipshift.results import write_whole
 
+PHOTOGRAPHS = ("gallery", "moved")
 CAPTIONS = {
     "rankings": "What the paper's unequal strengths decide, and what is left when every "
     "augmentation distorts equally.",
@@ -100,6 +103,15 @@ def write_comparison(
     )
 
 
+def _embedded(file: Path, photographs: bool) -> str:
+    """A PNG file as a data URL; of photographs as JPEG, a tenth of the size."""
+    if not photographs:
+        return f"data:image/png;base64,{base64.b64encode(file.read_bytes()).decode()}"
+    stream = io.BytesIO()
+    Image.open(file).convert("RGB").save(stream, "jpeg", quality=85)
+    return f"data:image/jpeg;base64,{base64.b64encode(stream.getvalue()).decode()}"
+
+
 def _write_page(path: Path, template: str, figures: Mapping[str, Path], **content: Any) -> Path:
     templates = jinja2.Environment(
         loader=jinja2.PackageLoader("clipshift.report", "."), autoescape=True
@@ -108,7 +120,7 @@ def _write_page(path: Path, template: str, figures: Mapping[str, Path], **conten
         {
             "name": name,
             "caption": CAPTIONS[name.partition("@")[0]],
-            "data": base64.b64encode(file.read_bytes()).decode(),
+            "source": _embedded(file, photographs=name.startswith(PHOTOGRAPHS)),
         }
         for name, file in figures.items()
     ]
