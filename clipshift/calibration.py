@@ -139,3 +139,20 @@ def save_calibration(folder: Path, calibration: Calibration) -> None:
     """Write ``calibration.json``."""
     text = json.dumps(calibration.as_json(), indent=2, ensure_ascii=False) + "\n"
     write_whole(folder / FILE, lambda path: path.write_text(text, encoding="utf-8"))
+
+
+def calibration_notes(calibration: Calibration) -> list[str]:
+    """What a reader must know of matched severities: how they were matched, and which were not."""
+    notes = [
+        f"Matched severities: every augmentation at the strength where the mean "
+        f"{calibration.distortion} of {len(calibration.photos)} calibration photos, which are not "
+        f"measured, is {calibration.target:g}."
+    ]
+    missed = [
+        f"{name} ({match.realised:.3g})"
+        for name, match in calibration.matches.items()
+        if not match.reached
+    ]
+    if missed:
+        notes.append(f"Not reachable, so at the nearest strength: {', '.join(missed)}.")
+    return notes

@@ -1,6 +1,5 @@
 """Comparisons of finished runs: two of them photo by photo, or all jobs of a sweep."""
 
-import json
 import sys
 from pathlib import Path
 from typing import Any
@@ -270,16 +269,3 @@ def publish_dashboard(logger: WandbLogger, augmentations: list[str]) -> str:
     report = sweep_dashboard(run.project, run.entity, run.group, augmentations)
     report.save()
     return f"dashboard: {report.url}"
-
-
-def finished_job(roots: list[Path], key: str) -> Path | None:
-    """The folder of a finished job with this key below some folders, or None."""
-    for root in roots:
-        for file in sorted(root.rglob("run.json")):
-            try:
-                facts = json.loads(file.read_text(encoding="utf-8"))
-            except ValueError:
-                continue
-            if facts.get("job") == key and facts.get("complete"):
-                return file.parent
-    return None

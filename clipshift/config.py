@@ -128,6 +128,11 @@ LADDER_CHECK: Check = (
 )
 
 
+def plain(node: DictConfig) -> dict[str, Any]:
+    """A configuration as resolved dictionaries and lists."""
+    return OmegaConf.to_container(node, resolve=True)  # type: ignore[return-value]
+
+
 def validate(cfg: DictConfig) -> None:
     """Check the ranges of a composed configuration.
 

@@ -1,18 +1,13 @@
 """The evaluation: photos through augmentations and encoder into measures, as a Lightning module."""
 
-import hashlib
-import json
 import logging
 import math
-import os
-import shutil
 import sys
 import time
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -21,45 +16,46 @@ import pandas as pd
 import pytorch_lightning as pl
 import torch
 import torch.distributed as dist
-from hydra.core.hydra_config import HydraConfig
 from hydra.errors import InstantiationException
-from hydra.types import RunMode
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
-from pytorch_lightning.loggers import Logger, WandbLogger
+from pytorch_lightning.loggers import Logger
 from torch import Tensor, nn
 from torchmetrics import Metric
 
 from clipshift.augment import MATCHED, PAPER, Augmentation, Variant, augment, make_variants
-from clipshift.augment.matching import Calibration
-from clipshift.calibration import calibration_for, save_calibration
-from clipshift.comparison import finished_job
+from clipshift.calibration import calibration_for, calibration_notes, save_calibration
+from clipshift.config import plain
 from clipshift.data import (
     Batch,
-    Cache,
     Photo,
     ViewData,
     ViewDataset,
     captions,
-    collate,
     folder,
     sample,
     shards,
 )
-from clipshift.encode import Encoder, Features, load_encoder
+from clipshift.encode import Encoder, Features
+from clipshift.encode.shared import (
+    SharedFeatures,
+    shared_classifier,
+    shared_encoder,
+    shared_texts,
+)
 from clipshift.errors import UserError
+from clipshift.jobs import finished_job, in_sweep, job_key, started_logger, sweep_folders, take_over
 from clipshift.measure import AugmentationDistance, CleanSpread, LayerShift, PhotoMeasure
 from clipshift.measure.functional import luma, pixel_mean, retained, text_shift
 from clipshift.measure.zero_shot import zero_shot_flip, zero_shot_hit
-from clipshift.report import figures, page, terminal, tracking
+from clipshift.report.run import SHOWN_PHOTOS, report_run
+from clipshift.report.terminal import PhotoProgressBar
 from clipshift.results import (
     CLEAN,
     Measured,
     Tables,
     correlate,
     data_fingerprint,
-    extreme_photos,
-    package_versions,
     rank_augmentations,
     ranking_agreement,
     shift_table,
@@ -69,9 +65,7 @@ from clipshift.results import (
     write_tables,
     write_tensors,
 )
-
-SHOWN_PHOTOS = 3
-MOVED_PHOTOS = 20
+from clipshift.versions import package_versions
 
 
 @dataclass
@@ -104,41 +98,6 @@ class ZeroShot:
     def top(self) -> tuple[int, ...]:
         """The k of the accuracies: of five classes or fewer, top-5 would say nothing."""
         return (1, 5) if self.classifier.shape[1] > 5 else (1,)
-
-
-@dataclass
-class SharedFeatures:
-    """The clean views' features in the cache, by photo.
-
-    Attributes:
-        cache: The cache.
-        key: What they depend on beside the photo: weights, precision, device, resizing, layers.
-    """
-
-    cache: Cache
-    key: str
-
-    def get(self, digests: list[bytes], device: torch.device) -> Features | None:
-        """The features of some photos; None unless all of them are there."""
-        rows = []
-        for digest in digests:
-            stored = self.cache.get(f"{self.key} {digest.hex()}")
-            if stored is None:
-                return None
-            rows.append(stored)
-        stacked = {name: torch.stack([row[name] for row in rows]).to(device) for name in rows[0]}
-        layers = [stacked[name] for name in sorted(stacked) if name.startswith("layer")]
-        return Features(stacked["embedding"], stacked.get("gaze"), layers or None)
-
-    def set(self, digests: list[bytes], features: Features) -> None:
-        """Store the features of some photos."""
-        for row, digest in enumerate(digests):
-            tensors = {"embedding": features.embedding[row]}
-            if features.gaze is not None:
-                tensors["gaze"] = features.gaze[row]
-            for place, layer in enumerate(features.layers or ()):
-                tensors[f"layer{place:03d}"] = layer[row]
-            self.cache.set(f"{self.key} {digest.hex()}", tensors)
 
 
 class ShiftEvaluation(pl.LightningModule):
@@ -414,7 +373,12 @@ def evaluate(cfg: DictConfig, run_folder: Path) -> None:
     if key and not cfg.rerun and (finished := finished_job(sweep_folders(cfg), key)):
         take_over(finished, run_folder)
         return
-    cache = instantiate(cfg.cache) if cfg.cache else None
+    notes = []
+    try:
+        cache = instantiate(cfg.cache) if cfg.cache else None
+    except InstantiationException as error:
+        cache = None
+        notes.append(f"The cache is off: {error.__cause__} (cache.folder={cfg.cache.folder}).")
     augmentations, ladders = make_augmentations(plain(cfg.aug))
     severities = [str(severity) for severity in listed(cfg.severity)]
     calibration = None
@@ -422,6 +386,7 @@ def evaluate(cfg: DictConfig, run_folder: Path) -> None:
         calibration = calibration_for(cfg, photos, augmentations)
         photos = [photo for photo in photos if photo.id not in set(calibration.photos)]
         save_calibration(run_folder, calibration)
+        notes += calibration_notes(calibration)
     strengths = {n: m.strength for n, m in calibration.matches.items()} if calibration else {}
     module = ShiftEvaluation(
         encoder,
@@ -435,7 +400,6 @@ def evaluate(cfg: DictConfig, run_folder: Path) -> None:
         ),
         cfg.layers,
     )
-    notes = calibration_notes(calibration) if calibration else []
     try:
         module.zero_shot = make_zero_shot(encoder, photos, classes, list(cfg.prompts.templates))
         module.texts = caption_embeddings(encoder, photos)
@@ -447,7 +411,9 @@ def evaluate(cfg: DictConfig, run_folder: Path) -> None:
     with started_logger(cfg) as logger:
         trainer = make_trainer(cfg, run_folder, logger)
         if cache is not None:
-            module.shared = SharedFeatures(cache, features_key(cfg, encoder, trainer))
+            device = device_name(trainer.strategy.root_device)
+            parts = (encoder.weights_sha256, cfg.precision, device, cfg.data.resize, cfg.layers)
+            module.shared = SharedFeatures(cache, f"features {' '.join(map(str, parts))}")
         complete = False
         tables = None
         try:
@@ -467,144 +433,14 @@ def evaluate(cfg: DictConfig, run_folder: Path) -> None:
                     f"(the first: {tables.skipped['reason'].iloc[0]}); "
                     f"all are listed in {run_folder / 'skipped.csv'}"
                 )
-            show_results(cfg, run_folder, module, dataset, tables, logger, notes)
-
-
-@lru_cache(maxsize=2)
-def shared_encoder(
-    architecture: str, pretrained: str | None, checkpoint: str | None, precision: str
-) -> Encoder:
-    """`load_encoder`, once for all jobs of a process."""
-    return load_encoder(architecture, pretrained, checkpoint, precision)
-
-
-@lru_cache(maxsize=2)
-def shared_classifier(
-    encoder: Encoder, classes: tuple[str, ...], templates: tuple[str, ...]
-) -> Tensor:
-    """`Encoder.zero_shot_classifier`, once for all jobs of a process."""
-    return encoder.zero_shot_classifier(list(classes), list(templates))
-
-
-@lru_cache(maxsize=2)
-def shared_texts(encoder: Encoder, texts: tuple[str, ...]) -> Tensor:
-    """`Encoder.encode_texts`, once for all jobs of a process."""
-    return encoder.encode_texts(list(texts))
-
-
-def features_key(cfg: DictConfig, encoder: Encoder, trainer: pl.Trainer) -> str:
-    """What a clean view's features depend on beside the photo."""
-    device = device_name(trainer.strategy.root_device)
-    parts = (encoder.weights_sha256, cfg.precision, device, torch.__version__, cfg.data.resize,
-             cfg.layers)  # fmt: skip
-    return f"features {' '.join(map(str, parts))}"
-
-
-def in_sweep() -> bool:
-    """Whether this job is one of a sweep's."""
-    return HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN
-
-
-def sweep_folders(cfg: DictConfig) -> list[Path]:
-    """Where finished jobs may lie: in this sweep's own folder, and in those of all others."""
-    return [Path(HydraConfig.get().sweep.dir), Path(cfg.sweeps)]
-
-
-def job_key(cfg: DictConfig, encoder: Encoder, photos: list[Photo]) -> str:
-    """SHA-256 over all that a job's results depend on: options, weights, photos and code.
-
-    Options that change no number (logger, cache, workers) are left out.
-    """
-    options = {
-        name: value
-        for name, value in plain(cfg).items()
-        if name not in ("logger", "cache", "sweeps", "rerun", "compare")
-    }
-    options["data"] = {k: v for k, v in options["data"].items() if k != "num_workers"}
-    facts = {
-        "options": options,
-        "weights": encoder.weights_sha256,
-        "data": data_fingerprint(
-            (photo.id, hashlib.sha256(photo.read()).digest())
-            for photo in photos
-            if photo.file.is_file()
-        ),
-        "code": code_sha256(),
-        "versions": package_versions(),
-    }
-    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
-
-
-def code_sha256() -> str:
-    """SHA-256 over clipshift's own source."""
-    digest = hashlib.sha256()
-    package = Path(__file__).parent
-    for file in sorted(package.rglob("*.py")):
-        digest.update(str(file.relative_to(package)).encode() + b"\0" + file.read_bytes())
-    return digest.hexdigest()
-
-
-def take_over(done: Path, run_folder: Path) -> None:
-    """Let a finished job's results be this job's."""
-    if done.resolve() != run_folder.resolve():
-        ignored = shutil.ignore_patterns("wandb", ".hydra", "error.txt")
-        shutil.copytree(done, run_folder, ignore=ignored, dirs_exist_ok=True)
-    print(f"already measured, so taken from {done} (rerun=true measures it again)")
-
-
-def calibration_notes(calibration: Calibration) -> list[str]:
-    """What a reader must know of matched severities: how they were matched, and which were not."""
-    notes = [
-        f"Matched severities: every augmentation at the strength where the mean "
-        f"{calibration.distortion} of {len(calibration.photos)} calibration photos, which are not "
-        f"measured, is {calibration.target:g}."
-    ]
-    missed = [
-        f"{name} ({match.realised:.3g})"
-        for name, match in calibration.matches.items()
-        if not match.reached
-    ]
-    if missed:
-        notes.append(f"Not reachable, so at the nearest strength: {', '.join(missed)}.")
-    return notes
+            report_run(
+                cfg, run_folder, module.measured, module.variants, dataset, tables, logger, notes
+            )
 
 
 def listed(value: Any) -> list[Any]:
     """A configured list as it is, and a single value as a list of one."""
     return list(value) if OmegaConf.is_list(value) else [value]
-
-
-def plain(node: DictConfig) -> dict[str, Any]:
-    """A configuration as resolved dictionaries and lists."""
-    return OmegaConf.to_container(node, resolve=True)  # type: ignore[return-value]
-
-
-@contextmanager
-def started_logger(cfg: DictConfig) -> Iterator[Logger | None]:
-    """The configured logger on the first rank, closed at the end whatever happens."""
-    options = plain(cfg.logger)
-    if not options or int(os.environ.get("LOCAL_RANK", 0)):
-        yield None
-        return
-    if "group" in options:
-        job = HydraConfig.get()
-        otherwise = " ".join((cfg.model.name, *cfg.aug))
-        options["name"] = options["name"] or tracking.run_name(job.overrides.task, otherwise)
-        options["tags"] = [*options["tags"], cfg.model.name, cfg.data.source]
-        if job.mode == RunMode.MULTIRUN:
-            group = tracking.sweep_group(Path(job.sweep.dir), cfg.sweeps)
-            options["group"] = options["group"] or group
-    logger = instantiate(options)
-    logger.log_hyperparams(plain(cfg))
-    failed = True
-    try:
-        yield logger
-        failed = False
-    finally:
-        if isinstance(logger, WandbLogger):
-            logger.experiment.finish(exit_code=int(failed))
-        else:
-            logger.finalize("failed" if failed else "success")
 
 
 def make_trainer(cfg: DictConfig, run_folder: Path, logger: Logger | None) -> pl.Trainer:
@@ -617,7 +453,7 @@ def make_trainer(cfg: DictConfig, run_folder: Path, logger: Logger | None) -> pl
         return instantiate(
             plain(cfg.trainer),
             logger=logger or False,
-            callbacks=[terminal.PhotoProgressBar()],
+            callbacks=[PhotoProgressBar()],
             default_root_dir=str(run_folder),
             enable_checkpointing=False,
             enable_model_summary=False,
@@ -641,7 +477,8 @@ def write_results(
     measured = module.measured
     for metric in (module.distance, module.spread, *module.layers):
         metric.sync_on_compute = complete
-    add_relative_shift(measured, module.spread.compute().item())
+    spread = module.spread.compute().item()
+    add_relative_shift(measured, spread)
     add_retained(measured)
     shift = shift_table(measured, photos, module.variants)
     names = module.distance.names
@@ -676,6 +513,7 @@ def write_results(
             "photos": len(measured.index),
             "skipped": len(measured.skipped),
         },
+        "collapsed": len(measured.index) > 1 and math.isnan(spread),
         "strengths": {name: variant.strength for name, variant in module.variants.items()},
         "gallery": len(measured.gallery.get(CLEAN, ())),
         "seed": cfg.seed,
@@ -718,6 +556,11 @@ def write_results(
     return tables
 
 
+def device_name(device: torch.device) -> str:
+    """What the encoder ran on, in words."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else str(device)
+
+
 def add_relative_shift(measured: Measured, spread: float) -> None:
     """Divide every shift by the distance between different clean photos."""
     for variant, measure in list(measured.values):
@@ -756,110 +599,3 @@ def layer_table(module: ShiftEvaluation) -> pd.DataFrame:
             rows.append((variant.name, variant.severity, layer, mean, low, high, cka))
     columns = ["augmentation", "severity", "layer", "cosine", "ci_low", "ci_high", "cka"]
     return pd.DataFrame(rows, columns=columns)
-
-
-def device_name(device: torch.device) -> str:
-    """What the encoder ran on, in words."""
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else str(device)
-
-
-def show_results(
-    cfg: DictConfig,
-    run_folder: Path,
-    module: ShiftEvaluation,
-    dataset: ViewDataset,
-    tables: Tables,
-    logger: Logger | None,
-    notes: list[str],
-) -> None:
-    """Draw the figures, write the report, track it, and say the last words in the terminal."""
-    model, data = tables.facts["model"], tables.facts["data"]
-    status = "" if model["trained"] else " (UNTRAINED, random weights)"
-    title = f"Embedding shift of {model['name']}{status} on {data['photos']} photos"
-    if not model["trained"]:
-        notes.append(
-            "This model is untrained: its weights are random, and its numbers say nothing about "
-            "CLIP."
-        )
-    if data["photos"] > 1 and math.isnan(module.spread.compute()):
-        notes.append(
-            "This model is collapsed: it gives all photos the same embedding, so that a shift of 0 "
-            "means nothing."
-        )
-    if not model["gaze"] and "attention_similarity" in cfg.metric:
-        notes.append(
-            f"Gaze is not available for {model['architecture']}: measures of it are left out."
-        )
-    if data["skipped"]:
-        notes.append(f"{data['skipped']} photos could not be read: see skipped.csv.")
-    source = f"{title}; seed {cfg.seed}, {cfg.precision}"
-    drawn = figures.draw_figures(tables, galleries(module, dataset), source)
-    if len(tables.ranking):
-        for moved in moved_photos(tables.shift, dataset, module.variants):
-            drawn[f"moved_{moved.side}"] = figures.draw_moved(moved)
-            figures.sign(drawn[f"moved_{moved.side}"], source)
-    files = figures.save_figures(drawn, run_folder / "figures")
-    weights = model["checkpoint"] or model["pretrained"] or "random weights"
-    facts = {
-        "model": f"{model['name']}: {model['architecture']}, {weights}",
-        "weights (SHA-256)": model["weights_sha256"],
-        "photos": f"{data['photos']} measured, {data['skipped']} skipped",
-        "gallery of retained": f"{tables.facts['gallery']} photos",
-        "data (SHA-256)": data["fingerprint"],
-        "strengths": ", ".join(f"{k} {v:.4g}" for k, v in tables.facts["strengths"].items()),
-        "seed": cfg.seed,
-        "precision, device": f"{cfg.precision}, {tables.facts['device']}",
-        "seconds": ", ".join(f"{k} {v:.1f}" for k, v in tables.facts["seconds"].items()),
-        "packages": ", ".join(f"{k} {v}" for k, v in tables.facts["versions"].items()),
-    }
-    clean = page.clean_accuracy(tables.summary)
-    severities = tables.summary["severity"].unique()
-    at = {
-        severity: tables.summary[tables.summary["severity"] == severity] for severity in severities
-    }
-    ranked = {
-        severity: page.ranked_table(summary, figures.SHORT, intervals=True)
-        for severity, summary in at.items()
-    }
-    report = page.write_report(run_folder, title, facts, notes, ranked, clean, files)
-    places = [f"zero-shot on the clean views: {clean}"] if clean else []
-    places.append(f"report: {report}")
-    if isinstance(logger, WandbLogger):
-        tracking.track_results(logger, tables, files, run_folder)
-        places.append(tracking.run_place(logger))
-    terminal.print_summary(title, at, notes, places)
-
-
-def galleries(module: ShiftEvaluation, dataset: ViewDataset) -> dict[str, figures.Gallery]:
-    """The first photos under the variants of each severity."""
-    ids = [photo.id for photo in dataset.photos]
-    names: dict[str, dict[str, str]] = {}
-    for name, variant in module.variants.items():
-        names.setdefault(variant.severity, {})[name] = variant.name
-    return {
-        severity: figures.gallery_of(module.measured, ids, SHOWN_PHOTOS, own)
-        for severity, own in names.items()
-    }
-
-
-def moved_photos(
-    shift: pd.DataFrame, dataset: ViewDataset, variants: Mapping[str, Variant]
-) -> Iterator[figures.Moved]:
-    """The photos that moved most and least. Their views are made once more: they are keyed."""
-    index = {photo.id: place for place, photo in enumerate(dataset.photos)}
-    by_key = {(variant.name, variant.severity): variant for variant in variants.values()}
-    cosines = shift.set_index(["photo", "augmentation", "severity"])["cosine_similarity"]
-    for side, chosen in extreme_photos(shift, MOVED_PHOTOS).items():
-        moved = figures.Moved(side, [], [], [])
-        for key in chosen:
-            batch = collate([dataset[index[key[0]]]])
-            if not len(batch.index):
-                continue  # it has gone since it was measured
-            variant = by_key[key[1:]]
-            draws = batch.draws[variant.name]
-            view = augment(variant.augmentation, batch.clean, draws, variant.strength)
-            moved.titles.append(f"{key[0][-22:]}\n{' '.join(key[1:])}\ncos {cosines[key]:.3f}")
-            moved.clean.append(batch.clean[0].numpy())
-            moved.views.append(view[0].numpy())
-        if moved.titles:
-            yield moved

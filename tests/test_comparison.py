@@ -17,7 +17,7 @@ from test_evaluation import measure, wandb_records
 
 from clipshift.data import Cache, dataset, sample
 from clipshift.encode import Encoder
-from clipshift.evaluation import SharedFeatures
+from clipshift.encode.shared import SharedFeatures
 from clipshift.report.dashboard import sweep_dashboard
 from clipshift.results import compare_photos, mean_interval
 from clipshift.results.paired import holm

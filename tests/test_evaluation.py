@@ -22,9 +22,9 @@ from wandb.proto import wandb_internal_pb2
 from clipshift.augment import make_variants
 from clipshift.data import Cache, Photo, ViewData, ViewDataset, clean_view, decode, sample
 from clipshift.encode import Encoder
+from clipshift.encode.shared import SharedFeatures
 from clipshift.evaluation import (
     Keep,
-    SharedFeatures,
     ShiftEvaluation,
     add_relative_shift,
     add_retained,

@@ -5,7 +5,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import PIL
 import torch
 from PIL import Image
 from pytorch_lightning import LightningDataModule
@@ -146,7 +145,7 @@ class ViewDataset(Dataset[View | Skipped]):
     def _pixels(self, encoded: bytes, digest: bytes) -> Tensor:
         if self.cache is None:
             return pixels_of(decode(encoded), self.resize)
-        key = f"view {VIEW_SIZE} {self.resize} Pillow {PIL.__version__} {digest.hex()}"
+        key = f"view {self.resize} {digest.hex()}"
         if (stored := self.cache.get(key)) is not None:
             return stored["pixels"]
         pixels = pixels_of(decode(encoded), self.resize)

@@ -2,7 +2,6 @@
 
 from clipshift.results.files import (
     data_fingerprint,
-    package_versions,
     skipped_table,
     write_provenance,
     write_tables,
@@ -42,7 +41,6 @@ __all__ = [
     "differing_views",
     "extreme_photos",
     "mean_interval",
-    "package_versions",
     "pivot",
     "rank_augmentations",
     "ranking_agreement",

@@ -4,7 +4,6 @@ import hashlib
 import json
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -14,19 +13,6 @@ from safetensors.numpy import save_file
 
 from clipshift.data import Photo
 from clipshift.results.measured import CLEAN, Measured
-
-PACKAGES = (
-    "torch",
-    "torchvision",
-    "open_clip_torch",
-    "timm",
-    "kornia",
-    "torchmetrics",
-    "pytorch-lightning",
-    "numpy",
-    "pillow",
-    "scipy",
-)
 
 
 def write_whole(path: Path, write: Callable[[Path], Any]) -> None:
@@ -91,11 +77,6 @@ def data_fingerprint(digests: Iterable[tuple[str, bytes]]) -> str:
     for photo, content in sorted(digests):
         digest.update(photo.encode() + b"\0" + content)
     return digest.hexdigest()
-
-
-def package_versions() -> dict[str, str]:
-    """Versions of clipshift and of the packages that its numbers depend on."""
-    return {name: version(name) for name in ("clipshift", *PACKAGES)}
 
 
 def write_provenance(folder: Path, facts: Mapping[str, Any]) -> None:
