@@ -167,13 +167,13 @@ def test_a_killed_sweep_goes_on_where_it_was(hub_folder: Path, tmp_path: Path) -
     process = subprocess.Popen(
         [sys.executable, str(ROOT / "evaluate.py"), *command("killed")], stdout=subprocess.DEVNULL
     )
-    first = tmp_path / "killed/now/0/run.json"
+    first = tmp_path / "killed/now/0/report.html"
     deadline = time.monotonic() + 120
     while not first.exists() and time.monotonic() < deadline:
         time.sleep(0.02)
     process.send_signal(signal.SIGKILL)
     process.wait()
-    finished = len(list((tmp_path / "killed/now").glob("*/run.json")))
+    finished = len(list((tmp_path / "killed/now").glob("*/report.html")))
     assert 1 <= finished < 3
     again = run_evaluate(*command("killed"))
     assert again.returncode == 0, again.stderr
