@@ -384,8 +384,10 @@ def evaluate(cfg: DictConfig, run_folder: Path) -> None:
     calibration = None
     if MATCHED in severities:
         calibration = calibration_for(cfg, photos, augmentations)
-        photos = [photo for photo in photos if photo.id not in set(calibration.photos)]
-        save_calibration(run_folder, calibration)
+        used = set(calibration.photos)
+        photos = [photo for photo in photos if photo.id not in used]
+        if not photos:
+            raise UserError(f"all photos are calibration photos of {cfg.matching.file}")
         notes += calibration_notes(calibration)
     strengths = {n: m.strength for n, m in calibration.matches.items()} if calibration else {}
     module = ShiftEvaluation(
@@ -421,6 +423,8 @@ def evaluate(cfg: DictConfig, run_folder: Path) -> None:
             complete = True
         finally:
             if trainer.is_global_zero and (module.measured.index or module.measured.skipped):
+                if calibration:
+                    save_calibration(run_folder, calibration)
                 seconds = {"load": loaded - start, "photos": time.perf_counter() - loaded}
                 tables = write_results(cfg, run_folder, module, photos, seconds, complete, key)
                 if not complete:
