@@ -16,11 +16,22 @@ from conftest import run_evaluate
 from safetensors import safe_open
 from safetensors.numpy import load_file
 from safetensors.torch import save_file
+from scipy import stats
+from scipy.spatial.distance import jensenshannon, pdist
 from test_augment import AUGMENTATIONS, LADDERS
 from wandb.proto import wandb_internal_pb2
 
-from clipshift.augment import make_variants
-from clipshift.data import Cache, Photo, ViewData, ViewDataset, clean_view, decode, sample
+from clipshift.augment import augment, make_variants
+from clipshift.data import (
+    Cache,
+    Photo,
+    ViewData,
+    ViewDataset,
+    clean_view,
+    collate,
+    decode,
+    sample,
+)
 from clipshift.encode import Encoder
 from clipshift.encode.shared import SharedFeatures
 from clipshift.evaluation import (
@@ -28,6 +39,7 @@ from clipshift.evaluation import (
     ShiftEvaluation,
     add_relative_shift,
     add_retained,
+    layer_table,
 )
 from clipshift.measure import (
     SSIM,
@@ -140,6 +152,37 @@ def test_metrics_and_distances_agree_with_the_table(reference: tuple) -> None:
     assert torch.equal(distances, distances.T)
 
 
+def test_layers_are_those_of_whole_gram_matrices(encoder: Encoder) -> None:
+    """On real photographs: running sums in batches against features of all photos at once."""
+    photos = sample()
+    chosen = {"noise": AUGMENTATIONS["noise"], "flip": AUGMENTATIONS["flip"]}
+    variants = make_variants(chosen, LADDERS, ["2"], {})
+    module = ShiftEvaluation(encoder, variants, {}, Keep(), layers=True)
+    dataset = ViewDataset(photos, chosen, 0, "squash")
+    trainer = pl.Trainer(
+        accelerator="cpu", devices=1, logger=False, enable_checkpointing=False,
+        enable_progress_bar=False, enable_model_summary=False,
+    )  # fmt: skip
+    trainer.test(module, ViewData(dataset, 5, 0), verbose=False)
+    table = layer_table(module).set_index(["augmentation", "layer"])
+    batch = collate([dataset[index] for index in range(len(photos))])
+    with torch.inference_mode():
+        clean = encoder(batch.clean, layers=True).layers
+        for name, variant in variants.items():
+            view = augment(chosen[name], batch.clean, batch.draws[name], variant.strength)
+            moved = encoder(view, layers=True).layers
+            for layer, (x, y) in enumerate(zip(clean, moved, strict=True), start=1):
+                centre = np.eye(len(photos)) - 1 / len(photos)
+                k, g = (
+                    centre @ m[:, 1].double().numpy() @ m[:, 1].double().numpy().T @ centre
+                    for m in (x, y)
+                )
+                expected = (k * g).sum() / np.sqrt((k * k).sum() * (g * g).sum())
+                assert table.loc[(name, layer), "cka"] == pytest.approx(expected, abs=1e-6)
+                cosines = torch.cosine_similarity(x[:, 0], y[:, 0]).mean().item()
+                assert table.loc[(name, layer), "cosine"] == pytest.approx(cosines, abs=1e-6)
+
+
 def test_a_model_that_ignores_its_input_has_no_shift(encoder: Encoder) -> None:
     class Blind(Encoder):
         def _encode(self, views: torch.Tensor):  # type: ignore[no-untyped-def]
@@ -225,12 +268,27 @@ def test_saved_tensors_reproduce_the_numbers(finished: tuple[Path, str]) -> None
     expected = [[np.mean(1 - (a * b).sum(1)) for b in unit.values()] for a in unit.values()]
     distances = pd.read_csv(folder / "distances.csv", index_col=0)
     np.testing.assert_allclose(distances, expected, atol=1e-5)
+    norms = np.linalg.norm(clean, axis=1)
+    spread = pdist(clean, "cosine").mean()
+    for name, moved in unit.items():
+        rows = shift.loc[name].loc[ids]
+        cosines = moved @ (clean / norms[:, None]).T
+        np.testing.assert_allclose(
+            rows["relative_shift"], (1 - cosines.diagonal()) / spread, atol=1e-4
+        )
+        assert rows["retained"].tolist() == (cosines.argmax(1) == np.arange(len(ids))).tolist()
     views = load_file(folder / "views.safetensors")
     gazes = load_file(folder / "gaze.safetensors")
     assert views["clean"].shape == (2, 3, 224, 224)
     assert gazes["noise"].shape == (4, 4, 4)
     assert (gazes["noise"].sum((1, 2)) <= 1).all()
     for name in AUGMENTATIONS:
+        rows = shift.loc[name].loc[ids[:4]]
+        pairs = [(a.ravel(), b.ravel()) for a, b in zip(gazes[name], gazes["clean"], strict=True)]
+        divergence = [jensenshannon(a, b, base=2) ** 2 for a, b in pairs]
+        np.testing.assert_allclose(rows["gaze_divergence"], divergence, atol=1e-6)
+        change = [stats.entropy(a, base=2) - stats.entropy(b, base=2) for a, b in pairs]
+        np.testing.assert_allclose(rows["gaze_entropy_change"], change, atol=1e-5)
         error = np.sqrt(((views[name] - views["clean"]).astype(float) ** 2).mean((1, 2, 3)))
         np.testing.assert_allclose(shift.loc[name].loc[ids[:2]]["rmse"], error, atol=1e-5)
 
