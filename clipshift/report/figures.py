@@ -448,15 +448,12 @@ def draw_moved(moved: Moved) -> Figure:
     """The photos that moved most or least: clean above, and below the view that moved each most."""
     columns = min(10, len(moved.titles))
     bands = -(-len(moved.titles) // columns)
-    figure = Figure(figsize=(max(10, 1.6 * columns), 3.5 * bands + 0.7))
-    grid = figure.subplots(2 * bands, columns, squeeze=False)
+    figure, grid = _photo_grid(2 * bands, columns, lines=3)
     for place, title in enumerate(moved.titles):
         band, column = divmod(place, columns)
         grid[2 * band, column].imshow(moved.clean[place].transpose(1, 2, 0))
         grid[2 * band + 1, column].imshow(moved.views[place].transpose(1, 2, 0))
         grid[2 * band, column].set_title(title, fontsize=7.5, loc="center", fontweight="normal")
-    for axes in grid.flat:
-        axes.axis("off")
     figure.suptitle(
         f"The {len(moved.titles)} photos that moved {moved.side}, over all augmentations; "
         "below: the view that moved it most",
@@ -620,8 +617,7 @@ def draw_gallery(gallery: Gallery) -> Figure:
     names = list(gallery.views)
     gaze = bool(gallery.gazes)
     bands = len(gallery.photos) * (2 if gaze else 1)
-    figure = Figure(figsize=(1.5 * len(names), 1.62 * bands + 0.9))
-    grid = figure.subplots(bands, len(names), squeeze=False)
+    figure, grid = _photo_grid(bands, len(names), lines=2)
     for photo in range(len(gallery.photos)):
         for column, name in enumerate(names):
             pixels = gallery.views[name][photo].transpose(1, 2, 0)
@@ -633,8 +629,6 @@ def draw_gallery(gallery: Gallery) -> Figure:
             axes.set_title(head, fontsize=8, loc="center", fontweight="normal")
             if gaze:
                 _show_gaze(grid[2 * photo + 1, column], pixels, gallery.gazes[name][photo])
-    for axes in grid.flat:
-        axes.axis("off")
     below = ", and the gaze on each (its own range, yellow: most)" if gaze else ""
     figure.suptitle(
         f"Clean and augmented views of {len(gallery.photos)} photos{below}",
@@ -644,6 +638,32 @@ def draw_gallery(gallery: Gallery) -> Figure:
         fontweight="bold",
     )
     return figure
+
+
+def _photo_grid(rows: int, columns: int, lines: int) -> tuple[Figure, np.ndarray]:
+    """Axes without frames, each with room for a few lines above it.
+
+    Placed by hand: matplotlib's constrained layout takes seconds for so many.
+    """
+    side, above, head, foot = 1.5, 0.15 * lines, 0.55, 0.3  # inches
+    width, height = max(9.0, side * columns), head + foot + rows * (side + above)
+    figure = Figure(figsize=(width, height), layout="none")
+    grid = figure.subplots(
+        rows,
+        columns,
+        squeeze=False,
+        gridspec_kw={
+            "left": 0.01,
+            "right": 0.99,
+            "bottom": foot / height,
+            "top": 1 - (head + above) / height,
+            "wspace": 0.05,
+            "hspace": above / side,
+        },
+    )
+    for axes in grid.flat:
+        axes.axis("off")
+    return figure, grid
 
 
 def _show_gaze(axes: Axes, pixels: np.ndarray, gaze: np.ndarray) -> None:
