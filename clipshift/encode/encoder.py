@@ -169,13 +169,24 @@ class Encoder(nn.Module):
             use_tqdm=len(classes) > 100 and sys.stderr.isatty(),
         ).float()
 
+    def embed(self, views: Tensor) -> Tensor:
+        """Embeddings of views in one pass of their own number, differentiable: for training.
+
+        Args:
+            views: In [0, 1], float32, shape (B, 3, H, W).
+
+        Returns:
+            Before normalisation, float32, shape (B, D).
+        """
+        if views.shape[-2:] != self.input_size:
+            views = interpolate(views, self.input_size, mode="bilinear", antialias=True)
+        inputs = ((views - self.mean) / self.std).to(self.input_dtype)
+        return self.model.encode_image(inputs).float()
+
     def _encode(self, views: Tensor) -> Features:
         count = len(views)
         filled = torch.cat([views, views[:1].expand(ENCODE_BATCH - count, -1, -1, -1)])
-        if filled.shape[-2:] != self.input_size:
-            filled = interpolate(filled, self.input_size, mode="bilinear", antialias=True)
-        inputs = ((filled - self.mean) / self.std).to(self.input_dtype)
-        embedding = self.model.encode_image(inputs)[:count].float()
+        embedding = self.embed(filled)[:count]
         return Features(
             embedding,
             gaze=self.probe.read()[:count] if self.probe else None,
@@ -273,6 +284,15 @@ def load_tokenizer(architecture: str) -> Callable[[list[str]], Tensor]:
             raise UserError(f"the tokenizer {repo} needs the package transformers")
         hub_file(repo, ["tokenizer_config.json"])
     return open_clip.get_tokenizer(architecture)
+
+
+def model_config(architecture: str, checkpoint: str | None = None) -> dict[str, Any]:
+    """open_clip's configuration of a model that `load_encoder` loads."""
+    if checkpoint and Path(checkpoint).is_dir():
+        architecture = f"local-dir:{checkpoint}"
+    if architecture.startswith(BUILTIN):
+        architecture = f"local-dir:{builtin_folder(architecture.removeprefix(BUILTIN))}"
+    return open_clip.get_model_config(architecture)
 
 
 def builtin_folder(name: str) -> Path:

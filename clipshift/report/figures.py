@@ -403,6 +403,30 @@ def draw_differences(rows: pd.DataFrame, measure: str) -> Figure:
     return figure
 
 
+def draw_interpolation(curve: pd.DataFrame, alpha: float) -> Figure:
+    """Shift against clean accuracy along the way from the base to the fine-tuned weights.
+
+    Args:
+        curve: A row an ``alpha``, with ``shift`` and, where there are classes, ``clean_top1``.
+        alpha: The chosen one.
+    """
+    figure = Figure(figsize=(6.5, 4.5))
+    axes = figure.subplots()
+    across = "clean_top1" if "clean_top1" in curve else "alpha"
+    axes.plot(curve[across], curve["shift"], "o-", color="0.5", ms=5)
+    for row in curve.itertuples():
+        axes.annotate(f"α {row.alpha:g}", (getattr(row, across), row.shift), fontsize=8)
+    chosen = curve[curve["alpha"] == alpha]
+    axes.plot(chosen[across], chosen["shift"], "o", color="tab:red", ms=10, label="chosen")
+    axes.set(
+        title="From the base (α 0) to the fine-tuned weights (α 1)",
+        xlabel="zero-shot top-1 on clean views" if across == "clean_top1" else "α",
+        ylabel="mean of 1 − cosine under the trained augmentations",
+    )
+    axes.legend(frameon=False)
+    return figure
+
+
 def draw_curves(rows: pd.DataFrame) -> Figure:
     """Mean shift against severity over the jobs of a sweep, a line a model and augmentation.
 
@@ -647,7 +671,8 @@ def _photo_grid(rows: int, columns: int, lines: int) -> tuple[Figure, np.ndarray
     """
     side, above, head, foot = 1.5, 0.15 * lines, 0.55, 0.3  # inches
     width, height = max(9.0, side * columns), head + foot + rows * (side + above)
-    figure = Figure(figsize=(width, height), layout="none")
+    figure = Figure(figsize=(width, height))
+    figure.set_layout_engine("none")
     grid = figure.subplots(
         rows,
         columns,

@@ -29,6 +29,7 @@ CAPTIONS = {
     "moved_most": "The photos that the encoder is least sure of, whatever is done to them.",
     "moved_least": "The photos that stay where they are.",
     "difference": "The mean difference of the two runs, photo by photo.",
+    "interpolation": "Between the base and the fine-tuned weights.",
     "curves": "The mean shift of every job against severity.",
     "gallery": "What the encoder saw, and where it looked.",
 }
