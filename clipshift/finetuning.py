@@ -28,6 +28,7 @@ from clipshift.measure.functional import cosine_similarity
 from clipshift.measure.zero_shot import zero_shot_hit
 from clipshift.objectives import Objective, embedding_distance
 from clipshift.report.figures import draw_interpolation, save_figures
+from clipshift.report.tracking import track_checkpoint
 from clipshift.results import write_whole
 
 TrainBatch = tuple[Tensor, Tensor, Tensor]
@@ -348,6 +349,7 @@ def finetune(cfg: DictConfig, folder: Path) -> None:
         "config": plain(cfg),
     }  # fmt: skip
     export_finetuned(judged, cfg.model, folder / "model", facts)
+    track_checkpoint(trainer.logger, folder / "model")
     print(curve.round(4).to_string(index=False))
     print(f"alpha {alpha:g}: {folder / 'model'}")
 

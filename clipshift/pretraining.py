@@ -30,6 +30,7 @@ from clipshift.data.photos import Photo, decode
 from clipshift.data.shards import class_names, class_wnids, shards
 from clipshift.encode import tiny  # noqa: F401  (registers the image tower with timm)
 from clipshift.errors import UserError
+from clipshift.report.tracking import track_checkpoint
 
 log = logging.getLogger(__name__)
 
@@ -445,3 +446,4 @@ def pretrain(cfg: DictConfig, folder: Path) -> None:
     with torch.autocast("cpu", torch.bfloat16):
         update_bn(tqdm(map(whole_views, batches), "norms", len(batches)), module.model.visual)
     export(module.model, settings["model_cfg"], folder / "model")
+    track_checkpoint(trainer.logger, folder / "model")

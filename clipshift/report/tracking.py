@@ -8,7 +8,7 @@ from typing import Any
 
 import pandas as pd
 import wandb
-from pytorch_lightning.loggers import WandbLogger
+from pytorch_lightning.loggers import Logger, WandbLogger
 
 from clipshift.results import Tables
 
@@ -135,6 +135,12 @@ def checkpoint_artifact(checkpoint: Path) -> wandb.Artifact:
     else:
         artifact.add_file(str(checkpoint))
     return artifact
+
+
+def track_checkpoint(logger: Logger | None, checkpoint: Path) -> None:
+    """Make an exported checkpoint an artifact of its training's W&B run, where there is one."""
+    if isinstance(logger, WandbLogger):
+        logger.experiment.log_artifact(checkpoint_artifact(checkpoint))
 
 
 def track_comparison(logger: WandbLogger, table: pd.DataFrame, figures: Mapping[str, Path]) -> None:
