@@ -191,9 +191,10 @@ def write_sweep(
     drawn: dict[str, Any] = {}
     if len(table):
         shift = table[table["measure"] == "cosine_similarity"]
+        told = [option for option in options if option not in ("aug", "severity")]
         header = [
             "job",
-            *options,
+            *told,
             "augmentation",
             "severity",
             "1 − cosine (95 % interval)",
@@ -202,7 +203,7 @@ def write_sweep(
         tables["mean shift of every job"] = [header] + [
             [
                 str(row["job"]),
-                *(overrides[folder / str(row["job"])].get(option, "") for option in options),
+                *(overrides[folder / str(row["job"])].get(option, "") for option in told),
                 row["augmentation"],
                 row["severity"],
                 f"{1 - row['mean']:.4f} [{1 - row['ci_high']:.4f}, {1 - row['ci_low']:.4f}]",

@@ -98,6 +98,7 @@ def write_comparison(
         figures,
         title=title,
         about="What is compared",
+        paired=any("p (Holm)" in table[0] for table in tables.values()),
         facts=facts,
         warnings=warnings,
         tables=tables,
