@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import matplotlib
@@ -205,7 +206,8 @@ def save_figures(figures: Mapping[str, Figure], folder: Path) -> dict[str, Path]
     folder.mkdir(exist_ok=True)
     paths = {name: folder / f"{name}.png" for name in figures}
     for name, figure in figures.items():
-        write_whole(paths[name], lambda p, f=figure: f.savefig(p, dpi=130, format="png"))  # type: ignore[misc]
+        save = partial(figure.savefig, dpi=130, format="png", pil_kwargs={"compress_level": 1})
+        write_whole(paths[name], save)
     return paths
 
 
@@ -471,22 +473,17 @@ def draw_curves(rows: pd.DataFrame) -> Figure:
 def draw_moved(moved: Moved) -> Figure:
     """The photos that moved most or least: clean above, and below the view that moved each most."""
     columns = min(10, len(moved.titles))
-    bands = -(-len(moved.titles) // columns)
-    figure, grid = _photo_grid(2 * bands, columns, lines=3)
-    for place, title in enumerate(moved.titles):
-        band, column = divmod(place, columns)
-        grid[2 * band, column].imshow(moved.clean[place].transpose(1, 2, 0))
-        grid[2 * band + 1, column].imshow(moved.views[place].transpose(1, 2, 0))
-        grid[2 * band, column].set_title(title, fontsize=7.5, loc="center", fontweight="normal")
-    figure.suptitle(
+    rows: list[list[np.ndarray]] = []
+    titles: list[list[str]] = []
+    for start in range(0, len(moved.titles), columns):
+        part = slice(start, start + columns)
+        rows += [[_tile(view) for view in views[part]] for views in (moved.clean, moved.views)]
+        titles += [moved.titles[part], []]
+    head = (
         f"The {len(moved.titles)} photos that moved {moved.side}, over all augmentations; "
-        "below: the view that moved it most",
-        x=0.01,
-        ha="left",
-        fontsize=11,
-        fontweight="bold",
+        "below: the view that moved it most"
     )
-    return figure
+    return _mosaic(rows, titles, head)
 
 
 def draw_distributions(shift: pd.DataFrame, measure: str, bars: bool) -> Figure:
@@ -638,63 +635,61 @@ def draw_distances(distances: pd.DataFrame, half: pd.DataFrame) -> Figure:
 
 def draw_gallery(gallery: Gallery) -> Figure:
     """Photos clean and under each augmentation: the view, and below it the gaze on it."""
-    names = list(gallery.views)
-    gaze = bool(gallery.gazes)
-    bands = len(gallery.photos) * (2 if gaze else 1)
-    figure, grid = _photo_grid(bands, len(names), lines=2)
-    for photo in range(len(gallery.photos)):
-        for column, name in enumerate(names):
-            pixels = gallery.views[name][photo].transpose(1, 2, 0)
-            axes = grid[photo * bands // len(gallery.photos), column]
-            axes.imshow(pixels)
-            cosine = gallery.cosines.get(name)
-            note = f"\ncos {cosine[photo]:.3f}" if cosine is not None else ""
-            head = f"{gallery.photos[photo][-24:]}\n{name}" if name == CLEAN else f"{name}{note}"
-            axes.set_title(head, fontsize=8, loc="center", fontweight="normal")
-            if gaze:
-                _show_gaze(grid[2 * photo + 1, column], pixels, gallery.gazes[name][photo])
-    below = ", and the gaze on each (its own range, yellow: most)" if gaze else ""
-    figure.suptitle(
-        f"Clean and augmented views of {len(gallery.photos)} photos{below}",
-        x=0.01,
-        ha="left",
-        fontsize=11,
-        fontweight="bold",
+    rows: list[list[np.ndarray]] = []
+    titles: list[list[str]] = []
+    for photo, name in enumerate(gallery.photos):
+        tiles = {view: _tile(pixels[photo]) for view, pixels in gallery.views.items()}
+        rows.append(list(tiles.values()))
+        notes = {
+            view: f"{view}\ncos {cosine[photo]:.3f}" for view, cosine in gallery.cosines.items()
+        }
+        titles.append([f"{name[-24:]}\n{CLEAN}"] + [notes.get(v, v) for v in tiles if v != CLEAN])
+        if gallery.gazes:
+            rows.append([_gazed(tiles[view], gallery.gazes[view][photo]) for view in tiles])
+            titles.append([])
+    below = ", and the gaze on each (its own range, yellow: most)" if gallery.gazes else ""
+    return _mosaic(
+        rows, titles, f"Clean and augmented views of {len(gallery.photos)} photos{below}"
     )
-    return figure
 
 
-def _photo_grid(rows: int, columns: int, lines: int) -> tuple[Figure, np.ndarray]:
-    """Axes without frames, each with room for a few lines above it.
+def _tile(pixels: np.ndarray) -> np.ndarray:
+    return np.round(255 * pixels.transpose(1, 2, 0)).astype(np.uint8)
 
-    Placed by hand: matplotlib's constrained layout takes seconds for so many.
+
+def _gazed(tile: np.ndarray, gaze: np.ndarray) -> np.ndarray:
+    scaled = (gaze - gaze.min()) / (np.ptp(gaze) or 1)
+    smooth = Image.fromarray(scaled.astype(np.float32)).resize(
+        tile.shape[1::-1], Image.Resampling.BILINEAR
+    )
+    heat = matplotlib.colormaps["inferno"](np.asarray(smooth))[..., :3]
+    return np.round(0.4 * tile.mean(axis=-1, keepdims=True) + 0.6 * 255 * heat).astype(np.uint8)
+
+
+def _mosaic(rows: list[list[np.ndarray]], titles: list[list[str]], head: str) -> Figure:
+    """Tiles in one image, with titles above those rows that have some.
+
+    One image and not axes for each: matplotlib takes seconds to lay out and draw so many.
     """
-    side, above, head, foot = 1.5, 0.15 * lines, 0.55, 0.3  # inches
-    width, height = max(9.0, side * columns), head + foot + rows * (side + above)
-    figure = Figure(figsize=(width, height))
-    figure.set_layout_engine("none")
-    grid = figure.subplots(
-        rows,
-        columns,
-        squeeze=False,
-        gridspec_kw={
-            "left": 0.01,
-            "right": 0.99,
-            "bottom": foot / height,
-            "top": 1 - (head + above) / height,
-            "wspace": 0.05,
-            "hspace": above / side,
-        },
-    )
-    for axes in grid.flat:
-        axes.axis("off")
-    return figure, grid
-
-
-def _show_gaze(axes: Axes, pixels: np.ndarray, gaze: np.ndarray) -> None:
-    height, width = pixels.shape[:2]
-    smooth = Image.fromarray(gaze.astype(np.float32)).resize(
-        (width, height), Image.Resampling.BILINEAR
-    )
-    axes.imshow(pixels.mean(axis=-1), cmap="gray", vmin=0, vmax=1)
-    axes.imshow(np.asarray(smooth), cmap="inferno", alpha=0.6)
+    side, gap, line = rows[0][0].shape[0], 8, 16
+    lines = [max((title.count("\n") + 1 for title in row), default=0) for row in titles]
+    tops = np.cumsum([0] + [side + gap + line * n for n in lines]) + line * np.array([*lines, 0])
+    columns = max(len(row) for row in rows)
+    canvas = np.full((tops[-1], columns * (side + gap), 3), 255, np.uint8)
+    for top, row in zip(tops, rows, strict=False):
+        for column, tile in enumerate(row):
+            left = column * (side + gap)
+            canvas[top : top + side, left : left + side] = tile
+    scale, above, below = 1 / 150, 0.45, 0.3  # inches a pixel, and for head and foot
+    width = max(9.0, canvas.shape[1] * scale)
+    height = above + below + canvas.shape[0] * scale
+    figure = Figure(figsize=(width, height), layout="none")  # type: ignore[arg-type]
+    axes = figure.add_axes((0.005, below / height, 0.99, 1 - (above + below) / height))
+    axes.imshow(canvas)
+    axes.set_anchor("W")
+    axes.axis("off")
+    for top, told in zip(tops, titles, strict=False):
+        for column, title in enumerate(told):
+            axes.text(column * (side + gap) + side / 2, top - 4, title, ha="center", fontsize=7.5)
+    figure.suptitle(head, x=0.01, ha="left", fontsize=11, fontweight="bold")
+    return figure
