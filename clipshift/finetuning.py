@@ -26,7 +26,7 @@ from clipshift.errors import UserError
 from clipshift.evaluation import ZeroShot, load_photos, make_augmentations, make_zero_shot
 from clipshift.measure.functional import cosine_similarity
 from clipshift.measure.zero_shot import zero_shot_hit
-from clipshift.objectives import Objective, embedding_distance
+from clipshift.objectives import Objective
 from clipshift.report.figures import draw_interpolation, save_figures
 from clipshift.report.tracking import track_checkpoint
 from clipshift.results import write_whole
@@ -144,8 +144,7 @@ class Finetuning(pl.LightningModule):
         objective: The loss on augmented views.
         tune: What is trained, see `choose_tuned`.
         zero_shot: The base's classifier, and the classes of the training photos.
-        anchor: Weight of the clean views' squared distance to the base's embedding of them,
-            relative to that embedding's squared length.
+        anchor: Weight of the same objective on the clean views.
         lr: Peak learning rate: a linear warm-up over a tenth of the steps, then a cosine to zero.
         weight_decay: Of all that is trained.
     """
@@ -179,12 +178,10 @@ class Finetuning(pl.LightningModule):
         clean, views, index = batch
         with torch.no_grad():
             target = self.base.embed(clean)
-        moved = self.student.embed(views)
-        loss = self.objective(moved, target, *self._classes(index))
+        classes = self._classes(index)
+        loss = self.objective(self.student.embed(views), target, *classes)
         if self.anchor:
-            stayed = self.student.embed(clean)
-            length = target.square().sum(dim=1).mean()
-            loss = loss + self.anchor * embedding_distance(stayed, target, "l2") / length
+            loss = loss + self.anchor * self.objective(self.student.embed(clean), target, *classes)
         self.log("train/loss", loss, prog_bar=True)
         return loss
 

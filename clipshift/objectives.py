@@ -42,7 +42,9 @@ class Consistency:
         self.distance = distance
 
     def __call__(self, view: Tensor, clean: Tensor, classifier: Tensor, target: Tensor) -> Tensor:
-        return embedding_distance(view, clean, self.distance)
+        if self.distance == "l2":
+            return (view - clean).square().sum(dim=1).mean()
+        return (1 - torch.cosine_similarity(view, clean, dim=1)).mean()
 
 
 class TeCoA:
@@ -55,10 +57,3 @@ class TeCoA:
     def __call__(self, view: Tensor, clean: Tensor, classifier: Tensor, target: Tensor) -> Tensor:
         logits = torch.nn.functional.normalize(view, dim=1) @ classifier
         return cross_entropy(logits, target, ignore_index=-1)
-
-
-def embedding_distance(a: Tensor, b: Tensor, distance: str) -> Tensor:
-    """Mean distance of embeddings: ``l2``, squared and unnormalised, or ``cosine``, 1 − cos."""
-    if distance == "l2":
-        return (a - b).square().sum(dim=1).mean()
-    return (1 - torch.cosine_similarity(a, b, dim=1)).mean()
