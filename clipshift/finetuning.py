@@ -16,7 +16,7 @@ from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.utilities.types import OptimizerLRSchedulerConfig
 from safetensors.torch import save_file
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
+from torch.utils.data import DataLoader, Dataset, default_collate
 
 from clipshift.augment import Augmentation, augment, draw, make_variants
 from clipshift.config import plain
@@ -27,6 +27,7 @@ from clipshift.evaluation import ZeroShot, load_photos, make_augmentations, make
 from clipshift.measure.functional import cosine_similarity
 from clipshift.measure.zero_shot import zero_shot_hit
 from clipshift.objectives import Objective
+from clipshift.pretraining import Shuffled
 from clipshift.report.figures import draw_interpolation, save_figures
 from clipshift.report.tracking import track_checkpoint
 from clipshift.results import write_whole
@@ -91,22 +92,11 @@ class _Choice:
         return images
 
 
-class EpochSampler(Sampler[tuple[int, int]]):
+class EpochSampler(Shuffled):
     """Every photo once an epoch, as (epoch, index), in an order of seed and epoch alone."""
 
-    def __init__(self, count: int, seed: int) -> None:
-        self.count, self.seed, self.epoch = count, seed, 0
-
-    def set_epoch(self, epoch: int) -> None:
-        """Choose the order; Lightning calls this before every epoch."""
-        self.epoch = epoch
-
-    def __len__(self) -> int:
-        return self.count
-
-    def __iter__(self) -> Iterator[tuple[int, int]]:
-        rng = np.random.Generator(np.random.Philox(key=[self.seed, self.epoch]))
-        return iter([(self.epoch, int(index)) for index in rng.permutation(self.count)])
+    def __iter__(self) -> Iterator[tuple[int, int]]:  # type: ignore[override]
+        return ((self.epoch, index) for index in super().__iter__())
 
 
 def choose_tuned(visual: nn.Module, tune: Mapping[str, Any]) -> list[str]:
