@@ -70,6 +70,15 @@ def explained_errors() -> Iterator[None]:
         error_file.unlink(missing_ok=True)
 
 
+class SweepFailures(Callback):
+    """Ends a sweep with code 1 if a job has failed."""
+
+    def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
+        """Hydra calls this when all jobs have ended."""
+        if any(Path(config.hydra.sweep.dir).glob(f"*/{ERROR}")):
+            sys.exit(1)
+
+
 class SweepComparison(Callback):
     """Ends a sweep in one comparison of its jobs; exits with code 1 if one has failed."""
 

@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import run_evaluate
+from conftest import ROOT, run_evaluate
 
 
 @pytest.mark.parametrize(
@@ -69,6 +69,17 @@ def test_a_failed_job_does_not_stop_the_sweep(tmp_path: Path) -> None:
     assert done.returncode == 1
     assert f"no folder {tmp_path}/nowhere" in done.stderr
     assert f"no folder {tmp_path}/neither" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_failed_training_of_a_sweep_ends_with_code_1(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "train.py"), "-m", "seed=0,1", f"hydra.sweep.dir={tmp_path}",
+         "hydra.run.dir=."],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 1
+    assert done.stderr.count("nothing to train") == 2
     assert "Traceback" not in done.stderr
 
 
