@@ -68,7 +68,8 @@ def calibrate(
     Raises:
         UserError: If no photo can be read.
     """
-    items = [ViewDataset(photos, {}, seed, resize)[index] for index in range(len(photos))]
+    dataset = ViewDataset(photos, {}, seed, resize)
+    items = [dataset[index] for index in range(len(photos))]
     read = [item for item in items if not isinstance(item, Skipped)]
     if not read:
         raise UserError("no photo to calibrate on can be read: matched severities need at least 2")
@@ -102,7 +103,7 @@ def calibration_for(
         UserError: If a stored one cannot be used, or there are too few photos.
     """
     if cfg.matching.file:
-        return load_calibration(Path(cfg.matching.file), augmentations, cfg.seed)
+        return load_calibration(Path(cfg.matching.file), augmentations)
     chosen = set_aside(photos, cfg.matching.photos, cfg.seed)
     if not chosen:
         raise UserError("severity=matched sets photos aside to calibrate on: give at least 2")
@@ -116,9 +117,7 @@ def calibration_for(
     )
 
 
-def load_calibration(
-    file: Path, augmentations: Mapping[str, Augmentation], seed: int
-) -> Calibration:
+def load_calibration(file: Path, augmentations: Mapping[str, Augmentation]) -> Calibration:
     """Read a stored calibration.
 
     Raises:

@@ -12,7 +12,7 @@ from pytorch_lightning.loggers import WandbLogger
 from clipshift.command import ERROR
 from clipshift.errors import UserError
 from clipshift.report import figures, page, tracking
-from clipshift.results import Run, compare_photos, differing_views, read_run, write_whole
+from clipshift.results import Run, compare_photos, differing_views, read_run, write_csv
 
 LEADING = (
     "cosine_similarity",
@@ -42,19 +42,11 @@ def compare_runs(cfg: DictConfig, folder: Path) -> None:
         )
     table = compare_photos(a.shift, b.shift, cfg.seed)
     folder.mkdir(parents=True, exist_ok=True)
-    write_csv(folder, table)
+    write_csv(folder / "comparison.csv", table)
     report = write_pair(folder, a, b, table)
     shown = table[table["measure"] == "cosine_similarity"]
     print(pair_lines(a, b, shown if len(shown) else table))
     print(f"report: {report}")
-
-
-def write_csv(folder: Path, table: pd.DataFrame) -> None:
-    """Write ``comparison.csv``, to nine digits."""
-    write_whole(
-        folder / "comparison.csv",
-        lambda path: table.to_csv(path, index=False, float_format="%.9g"),
-    )
 
 
 def pair_lines(a: Run, b: Run, table: pd.DataFrame) -> str:
@@ -159,7 +151,7 @@ def compare_sweep(folder: Path) -> bool:
         head = {"job": job.name, **named, "model_name": run.facts["model"]["name"]}
         parts.append(pd.DataFrame(head, index=summary.index).join(summary))
     table = pd.concat(parts, ignore_index=True) if parts else pd.DataFrame()
-    write_csv(folder, table)
+    write_csv(folder / "comparison.csv", table)
     report, files = write_sweep(folder, runs, failed, overrides, options, table)
     if runs:
         track_sweep(folder, list(runs.values()), table, files, failed=bool(failed))
@@ -221,10 +213,7 @@ def write_sweep(
     if len(pairs) == 2 and not differing_views(*pairs):
         a, b = pairs
         paired = compare_photos(a.shift, b.shift, a.facts["seed"])
-        write_whole(
-            folder / "paired.csv",
-            lambda path: paired.to_csv(path, index=False, float_format="%.9g"),
-        )
+        write_csv(folder / "paired.csv", paired)
         for measure in (m for m in LEADING if m in set(paired["measure"])):
             tables[f"{measure}: job {b.folder.name} against job {a.folder.name}, paired"] = (
                 pair_table(paired[paired["measure"] == measure])

@@ -52,6 +52,7 @@ def optional(check: Check) -> Check:
     return f"{words}, or null", lambda v: v is None or test(v)
 
 
+BOOLEAN: Check = ("true or false", lambda v: isinstance(v, bool))
 INFINITY = float("inf")
 SEVERITIES = ("paper", 1, 2, 3, 4, 5, "matched")
 CHECKS: dict[str, Check] = {
@@ -68,15 +69,15 @@ CHECKS: dict[str, Check] = {
     "matching.distortion": one_of("ssim", "rmse", "displacement"),
     "matching.target": number(0),
     "matching.photos": whole(1),
-    "rerun": ("true or false", lambda v: isinstance(v, bool)),
-    "dashboard": ("true or false", lambda v: isinstance(v, bool)),
+    "rerun": BOOLEAN,
+    "dashboard": BOOLEAN,
     "compare": (
         "two run folders, [A,B]",
         lambda v: v is None or (isinstance(v, list) and len(v) == 2),
     ),
-    "layers": ("true or false", lambda v: isinstance(v, bool)),
+    "layers": BOOLEAN,
     "gallery": whole(0),
-    "save.embeddings": ("true or false", lambda v: isinstance(v, bool)),
+    "save.embeddings": BOOLEAN,
     "save.views": whole(0),
     "save.gaze": whole(0),
     "data.limit": optional(whole(1)),
@@ -150,9 +151,9 @@ def validate(cfg: DictConfig) -> None:
         value = OmegaConf.select(cfg, option, default=cfg)
         if value is cfg:
             continue
-        plain = OmegaConf.to_container(value) if OmegaConf.is_config(value) else value
-        if not test(plain):
-            raise UserError(f"{option}={plain} is out of range: it must be {expected}")
+        given = OmegaConf.to_container(value) if OmegaConf.is_config(value) else value
+        if not test(given):
+            raise UserError(f"{option}={given} is out of range: it must be {expected}")
     for name, node in cfg.get("aug", {}).items():
         ladder = OmegaConf.to_container(node.get("ladder", OmegaConf.create([])))
         if not LADDER_CHECK[1](ladder):

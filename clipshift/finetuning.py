@@ -4,9 +4,8 @@ import copy
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
-import numpy as np
 import pandas as pd
 import pytorch_lightning as pl
 import torch
@@ -19,6 +18,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, default_collate
 
 from clipshift.augment import Augmentation, augment, draw, make_variants
+from clipshift.augment.keyed import keyed_generator
 from clipshift.config import plain
 from clipshift.data import VIEW_SIZE, Photo, Skipped, ViewDataset, collate
 from clipshift.encode import Encoder, load_encoder, model_config
@@ -68,28 +68,12 @@ class RobustViews(Dataset[tuple[Tensor, Tensor, int]]):
         if isinstance(item, Skipped):
             raise UserError(f"{self.photos.photos[index].id} cannot be trained on: {item.reason}")
         key = f"epoch {epoch} of {self.photos.photos[index].id}"
-        chosen = draw(_Choice(len(self.variants)), self.seed, key, "choice", VIEW_SIZE)
-        variant = self.variants[int(chosen["place"])]
+        choice = keyed_generator(self.seed, key, "choice").integers(len(self.variants))
+        variant = self.variants[int(choice)]
         draws = draw(variant.augmentation, self.seed, key, variant.name, VIEW_SIZE)
         clean = item.pixels[None]
         view = augment(variant.augmentation, clean, default_collate([draws]), variant.strength)
         return clean[0], view[0], index
-
-
-class _Choice:
-    """Draws which variant a photo gets, under the same keyed randomness as its views."""
-
-    strongest: ClassVar[float] = 1.0
-    moves_pixels: ClassVar[bool] = False
-
-    def __init__(self, count: int) -> None:
-        self.count = count
-
-    def sample(self, rng: np.random.Generator, size: int) -> dict[str, Tensor]:
-        return {"place": torch.tensor(rng.integers(self.count))}
-
-    def apply(self, images: Tensor, draws: dict[str, Tensor], strength: float = 1.0) -> Tensor:
-        return images
 
 
 class EpochSampler(Shuffled):

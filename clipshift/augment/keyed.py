@@ -57,10 +57,6 @@ class Augmentation(Protocol):
 def draw(augmentation: Augmentation, seed: int, photo: str, name: str, size: int) -> Draws:
     """Draw the parameters of the view that the augmentation called ``name`` makes of a photo.
 
-    The random stream is Philox (Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", 2011)
-    under a 128-bit BLAKE2b key of the three arguments: two photos share a stream with a
-    probability of 2⁻¹²⁸, where a 32-bit seed would repeat after some tens of thousands.
-
     Args:
         augmentation: The augmentation.
         seed: The run's seed.
@@ -71,9 +67,24 @@ def draw(augmentation: Augmentation, seed: int, photo: str, name: str, size: int
     Returns:
         The parameters by name, without a batch dimension.
     """
+    return augmentation.sample(keyed_generator(seed, photo, name), size)
+
+
+def keyed_generator(seed: int, photo: str, name: str) -> np.random.Generator:
+    """The random numbers of a photo under a name.
+
+    The random stream is Philox (Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", 2011)
+    under a 128-bit BLAKE2b key of the three arguments: two photos share a stream with a
+    probability of 2⁻¹²⁸, where a 32-bit seed would repeat after some tens of thousands.
+
+    Args:
+        seed: The run's seed.
+        photo: The photo's id.
+        name: The augmentation's name.
+    """
     text = "\0".join((str(seed), photo, name))
     key = int.from_bytes(hashlib.blake2b(text.encode(), digest_size=16).digest(), "little")
-    return augmentation.sample(np.random.Generator(np.random.Philox(key=key)), size)
+    return np.random.Generator(np.random.Philox(key=key))
 
 
 def augment(

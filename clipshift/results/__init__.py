@@ -3,6 +3,7 @@
 from clipshift.results.files import (
     data_fingerprint,
     skipped_table,
+    write_csv,
     write_provenance,
     write_tables,
     write_tensors,
@@ -48,6 +49,7 @@ __all__ = [
     "shift_table",
     "skipped_table",
     "summarize",
+    "write_csv",
     "write_provenance",
     "write_tables",
     "write_tensors",

@@ -26,11 +26,13 @@ def write_tables(folder: Path, shift: pd.DataFrame, tables: Mapping[str, pd.Data
     """Write ``shift.parquet`` and each of the tables as ``NAME.csv``, to nine digits."""
     write_whole(folder / "shift.parquet", lambda path: shift.to_parquet(path, index=False))
     for name, table in tables.items():
-        index = table.index.name is not None
-        write_whole(
-            folder / f"{name}.csv",
-            lambda path, t=table, i=index: t.to_csv(path, index=i, float_format="%.9g"),  # type: ignore[misc]
-        )
+        write_csv(folder / f"{name}.csv", table)
+
+
+def write_csv(path: Path, table: pd.DataFrame) -> None:
+    """Write a table to nine digits, with its index where that has a name."""
+    index = table.index.name is not None
+    write_whole(path, lambda partial: table.to_csv(partial, index=index, float_format="%.9g"))
 
 
 def write_tensors(
