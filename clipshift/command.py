@@ -3,7 +3,7 @@
 import os
 import sys
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -98,6 +98,20 @@ def fail(message: str) -> None:
 
 def option_names(config_name: str) -> list[str]:
     """Dotted names of all options and groups of a configuration."""
+    return list(dotted_names(compose_config(config_name)))
+
+
+def compose_config(name: str, overrides: Sequence[str] = ()) -> DictConfig:
+    """Compose a configuration of ``conf/``, within a running job as well.
+
+    Args:
+        name: ``evaluate`` or ``train``.
+        overrides: As on the command line.
+    """
+    running = GlobalHydra.instance().hydra
     GlobalHydra.instance().clear()
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        return list(dotted_names(compose(config_name)))
+    try:
+        with initialize_config_dir(str(CONF), version_base="1.3"):
+            return compose(name, list(overrides))
+    finally:
+        GlobalHydra.instance().hydra = running

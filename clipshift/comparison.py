@@ -12,7 +12,15 @@ from pytorch_lightning.loggers import WandbLogger
 from clipshift.command import ERROR
 from clipshift.errors import UserError
 from clipshift.report import figures, page, tracking
-from clipshift.results import Run, compare_photos, differing_views, read_run, write_csv
+from clipshift.report.page import marked
+from clipshift.results import (
+    Run,
+    compare_photos,
+    differing_views,
+    read_run,
+    with_group_means,
+    write_csv,
+)
 
 LEADING = (
     "cosine_similarity",
@@ -24,12 +32,15 @@ LEADING = (
 """Measures of which a page shows the paired differences; the CSV has all."""
 
 
-def compare_runs(cfg: DictConfig, folder: Path) -> None:
+def compare_runs(cfg: DictConfig, folder: Path) -> Path:
     """Compare two finished runs photo by photo: ``compare=[RUN_A,RUN_B]``.
 
     Args:
         cfg: The run's configuration; ``compare`` names two run folders.
         folder: Where ``comparison.csv`` and ``comparison.html`` go.
+
+    Returns:
+        The page's path.
 
     Raises:
         UserError: If a folder holds no finished run, or the two measured different photos or views.
@@ -40,13 +51,22 @@ def compare_runs(cfg: DictConfig, folder: Path) -> None:
             f"{a.folder} and {b.folder} cannot be compared photo by photo: "
             f"they differ in {', '.join(differences)}"
         )
-    table = compare_photos(a.shift, b.shift, cfg.seed)
+    table = compare_pair(a, b, cfg.seed)
     folder.mkdir(parents=True, exist_ok=True)
     write_csv(folder / "comparison.csv", table)
     report = write_pair(folder, a, b, table)
     shown = table[table["measure"] == "cosine_similarity"]
     print(pair_lines(a, b, shown if len(shown) else table))
     print(f"report: {report}")
+    return report
+
+
+def compare_pair(a: Run, b: Run, seed: int) -> pd.DataFrame:
+    """`compare_photos` of two runs; of a fine-tuned model, with what it was trained on together."""
+    trained_on = b.trained_on or a.trained_on
+    return compare_photos(
+        with_group_means(a.shift, trained_on), with_group_means(b.shift, trained_on), seed
+    )
 
 
 def pair_lines(a: Run, b: Run, table: pd.DataFrame) -> str:
@@ -54,7 +74,7 @@ def pair_lines(a: Run, b: Run, table: pd.DataFrame) -> str:
     lines = [f"{b.title} against {a.title}, {table['n'].max()} photos, paired:"]
     lines += [
         f"  {row.augmentation:20} {row.severity:8} {row.measure} "
-        f"{row.mean_a:.4f} → {row.mean_b:.4f}  difference "
+        f"{row.mean_a:.4f} → {row.mean_b:.4f}{shift_change(row)}  difference "
         f"{row.difference:+.4f} [{row.ci_low:+.4f}, {row.ci_high:+.4f}]  "
         f"improved {row.improved:.0%} of photos  p {row.p_holm:.2g}"
         for row in table.itertuples()
@@ -62,10 +82,20 @@ def pair_lines(a: Run, b: Run, table: pd.DataFrame) -> str:
     return "\n".join(lines)
 
 
+def shift_change(row: Any) -> str:
+    """By how much the shift (1 − cosine) of a comparison's row changes, in per cent of A's."""
+    if row.measure != "cosine_similarity" or row.mean_a == 1:
+        return ""
+    return f" (shift {(1 - row.mean_b) / (1 - row.mean_a) - 1:+.0%})"
+
+
 def write_pair(folder: Path, a: Run, b: Run, table: pd.DataFrame) -> Path:
     """Write the page of a paired comparison."""
     measures = [measure for measure in LEADING if measure in set(table["measure"])]
-    tables = {measure: pair_table(table[table["measure"] == measure]) for measure in measures}
+    trained_on = b.trained_on or a.trained_on
+    tables = {
+        measure: pair_table(table[table["measure"] == measure], trained_on) for measure in measures
+    }
     drawn = {
         f"difference@{measure}": figures.draw_differences(
             table[table["measure"] == measure], measure
@@ -90,16 +120,16 @@ def write_pair(folder: Path, a: Run, b: Run, table: pd.DataFrame) -> Path:
     )
 
 
-def pair_table(rows: pd.DataFrame) -> list[list[str]]:
-    """A paired comparison's rows for people, header first."""
+def pair_table(rows: pd.DataFrame, trained_on: list[str]) -> list[list[str]]:
+    """A paired comparison's rows for people, header first; what was trained on is marked."""
     header = ["augmentation", "severity", "A", "B", "difference (95 % interval)", "improved",
               "worsened", "p (Holm)"]  # fmt: skip
     return [header] + [
         [
-            row.augmentation,
+            marked(row.augmentation, trained_on),
             row.severity,
             f"{row.mean_a:.4f}",
-            f"{row.mean_b:.4f}",
+            f"{row.mean_b:.4f}{shift_change(row)}",
             f"{row.difference:+.4f} [{row.ci_low:+.4f}, {row.ci_high:+.4f}]",
             f"{row.improved:.0%}",
             f"{row.worsened:.0%}",
@@ -212,11 +242,11 @@ def write_sweep(
     pairs = list(runs.values())
     if len(pairs) == 2 and not differing_views(*pairs):
         a, b = pairs
-        paired = compare_photos(a.shift, b.shift, a.facts["seed"])
+        paired = compare_pair(a, b, a.facts["seed"])
         write_csv(folder / "paired.csv", paired)
         for measure in (m for m in LEADING if m in set(paired["measure"])):
             tables[f"{measure}: job {b.folder.name} against job {a.folder.name}, paired"] = (
-                pair_table(paired[paired["measure"] == measure])
+                pair_table(paired[paired["measure"] == measure], b.trained_on or a.trained_on)
             )
     files = figures.save_figures(drawn, folder / "figures") if drawn else {}
     notes = [f"{len(failed)} of {len(failed) + len(runs)} jobs failed."] if failed else []

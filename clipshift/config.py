@@ -80,6 +80,7 @@ CHECKS: dict[str, Check] = {
     "save.embeddings": BOOLEAN,
     "save.views": whole(0),
     "save.gaze": whole(0),
+    "data.skip": whole(0),
     "data.limit": optional(whole(1)),
     "data.batch_size": whole(1),
     "data.num_workers": whole(0),

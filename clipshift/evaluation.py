@@ -1,10 +1,8 @@
 """The evaluation: photos through augmentations and encoder into measures, as a Lightning module."""
 
-import logging
 import math
 import sys
 import time
-import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -19,7 +17,6 @@ import torch.distributed as dist
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
-from pytorch_lightning.loggers import Logger
 from torch import Tensor, nn
 from torchmetrics import Metric
 
@@ -61,10 +58,12 @@ from clipshift.results import (
     shift_table,
     skipped_table,
     summarize,
-    write_provenance,
+    write_json,
     write_tables,
     write_tensors,
 )
+from clipshift.train.export import trained_augmentations
+from clipshift.trainer import make_trainer
 from clipshift.versions import package_versions
 
 
@@ -299,7 +298,7 @@ def load_photos(data: DictConfig) -> tuple[list[Photo], list[str]]:
     else:
         photos = captions(data.csv_file, data.root)
     classes = sorted({photo.label for photo in photos if photo.label is not None})
-    return photos[: data.limit], classes
+    return photos[data.skip :][: data.limit], classes
 
 
 def make_zero_shot(
@@ -355,10 +354,9 @@ def evaluate(cfg: DictConfig, run_folder: Path) -> None:
         UserError: If the photos or the model cannot be had, or no photo can be read. What was
             measured before an interruption is written all the same.
     """
-    logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
-    for noise in (".*does not have many workers", ".*LeafSpec", "The ``compute`` method of metric"):
-        warnings.filterwarnings("ignore", message=noise)
     start = time.perf_counter()
+    run_folder.mkdir(parents=True, exist_ok=True)
+    tags = [cfg.model.name, cfg.data.source]
     try:
         photos, classes = load_photos(cfg.data)
         encoder = shared_encoder(
@@ -366,7 +364,9 @@ def evaluate(cfg: DictConfig, run_folder: Path) -> None:
         )
     except UserError:
         if in_sweep():
-            with started_logger(cfg):  # so that the failed job is tracked with the others
+            with started_logger(
+                cfg, "evaluate", tags
+            ):  # so that the failed job is tracked with the others
                 raise
         raise
     key = job_key(cfg, encoder, photos) if in_sweep() else None
@@ -410,8 +410,14 @@ def evaluate(cfg: DictConfig, run_folder: Path) -> None:
     dataset = ViewDataset(photos, augmentations, cfg.seed, cfg.data.resize, cache)
     data = ViewData(dataset, cfg.data.batch_size, cfg.data.num_workers)
     loaded = time.perf_counter()
-    with started_logger(cfg) as logger:
-        trainer = make_trainer(cfg, run_folder, logger)
+    with started_logger(cfg, "evaluate", tags) as logger:
+        trainer = make_trainer(
+            plain(cfg.trainer),
+            logger=logger or False,
+            callbacks=[PhotoProgressBar()],
+            default_root_dir=str(run_folder),
+            enable_checkpointing=False,
+        )
         if cache is not None:
             device = device_name(trainer.strategy.root_device)
             parts = (encoder.weights_sha256, cfg.precision, device, cfg.data.resize, cfg.layers)
@@ -445,27 +451,6 @@ def evaluate(cfg: DictConfig, run_folder: Path) -> None:
 def listed(value: Any) -> list[Any]:
     """A configured list as it is, and a single value as a list of one."""
     return list(value) if OmegaConf.is_list(value) else [value]
-
-
-def make_trainer(cfg: DictConfig, run_folder: Path, logger: Logger | None) -> pl.Trainer:
-    """The configured trainer.
-
-    Raises:
-        UserError: If Lightning refuses it, as where there is no GPU.
-    """
-    try:
-        return instantiate(
-            plain(cfg.trainer),
-            logger=logger or False,
-            callbacks=[PhotoProgressBar()],
-            default_root_dir=str(run_folder),
-            enable_checkpointing=False,
-            enable_model_summary=False,
-            use_distributed_sampler=False,
-        )
-    except InstantiationException as error:
-        cause = error.__cause__ or error
-        raise UserError(f"trainer: {str(cause).strip().splitlines()[0]}") from error
 
 
 def write_results(
@@ -506,6 +491,7 @@ def write_results(
             "pretrained": cfg.model.pretrained,
             "checkpoint": cfg.model.checkpoint,
             "trained": encoder.trained,
+            "trained_on": trained_augmentations(cfg.model.checkpoint),
             "weights_sha256": encoder.weights_sha256,
             "gaze": encoder.probe is not None,
         },
@@ -556,7 +542,7 @@ def write_results(
     if tables.agreement:
         tau = dict(zip(("tau", "ci_low", "ci_high"), tables.agreement, strict=True))
         facts["paper_and_matched"] = tau
-    write_provenance(run_folder, facts)
+    write_json(run_folder / "run.json", facts)
     return tables
 
 

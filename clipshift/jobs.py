@@ -80,17 +80,23 @@ def finished_job(roots: list[Path], key: str) -> Path | None:
 
 
 @contextmanager
-def started_logger(cfg: DictConfig) -> Iterator[Logger | None]:
-    """The configured logger on the first rank, closed at the end whatever happens."""
+def started_logger(cfg: DictConfig, job_type: str, tags: list[str]) -> Iterator[Logger | None]:
+    """The configured logger on the first rank, closed at the end whatever happens.
+
+    Args:
+        cfg: The job's configuration, which is logged as well.
+        job_type: What kind of job this is, for W&B.
+        tags: Its tags there, beside the configured ones; its name where no override tells more.
+    """
     options = plain(cfg.logger)
     if not options or int(os.environ.get("LOCAL_RANK", 0)):
         yield None
         return
     if "group" in options:
         job = HydraConfig.get()
-        otherwise = " ".join((cfg.model.name, *cfg.aug))
-        options["name"] = options["name"] or tracking.run_name(job.overrides.task, otherwise)
-        options["tags"] = [*options["tags"], cfg.model.name, cfg.data.source]
+        options["job_type"] = job_type
+        options["name"] = options["name"] or tracking.run_name(job.overrides.task, " ".join(tags))
+        options["tags"] = [*options["tags"], *tags]
         if job.mode == RunMode.MULTIRUN:
             group = tracking.sweep_group(Path(job.sweep.dir), cfg.sweeps)
             options["group"] = options["group"] or group

@@ -22,7 +22,7 @@ from safetensors.torch import load_file
 
 from clipshift.data.shards import class_names, shards
 from clipshift.errors import UserError
-from clipshift.pretraining import (
+from clipshift.train.pretraining import (
     Shuffled,
     contrastive_loss,
     export,

@@ -39,7 +39,7 @@ class GazeProbe:
         layer.register_forward_pre_hook(self._keep)
 
     def _keep(self, layer: nn.Module, inputs: tuple[Any, ...]) -> None:
-        self._inputs = inputs
+        self._inputs = tuple(x.detach() if isinstance(x, Tensor) else x for x in inputs)
 
     def read(self) -> Tensor:
         """The gaze of the last forward pass.

@@ -2,7 +2,7 @@
 
 import base64
 import io
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -141,8 +141,13 @@ def clean_accuracy(summary: pd.DataFrame) -> str:
     )
 
 
+def marked(augmentation: str, trained_on: Sequence[str]) -> str:
+    """An augmentation's name, with a mark where the model was trained on it."""
+    return f"{augmentation} (trained on)" if augmentation in trained_on else augmentation
+
+
 def ranked_table(
-    summary: pd.DataFrame, names: Mapping[str, str], intervals: bool
+    summary: pd.DataFrame, names: Mapping[str, str], intervals: bool, trained_on: Sequence[str]
 ) -> list[list[str]]:
     """The summary for people: a row an augmentation, the largest shift first.
 
@@ -151,6 +156,7 @@ def ranked_table(
         names: The measures to show, in order, and what to call them; the run may lack some.
         intervals: Whether every mean has half the width of its 95 % interval beside it, or only the
             cosine.
+        trained_on: Augmentations that the model was fine-tuned on, to be marked.
 
     Returns:
         Rows of cells, header first.
@@ -168,4 +174,6 @@ def ranked_table(
         return f"{row['mean']:.3f}{interval}"
 
     header = ["augmentation", *(names[measure] for measure in measures)]
-    return [header] + [[name, *(cell(m, name) for m in measures)] for name in augmentations]
+    return [header] + [
+        [marked(name, trained_on), *(cell(m, name) for m in measures)] for name in augmentations
+    ]

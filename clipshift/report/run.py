@@ -83,7 +83,7 @@ def report_run(
         severity: tables.summary[tables.summary["severity"] == severity] for severity in severities
     }
     ranked = {
-        severity: page.ranked_table(summary, figures.SHORT, intervals=True)
+        severity: page.ranked_table(summary, figures.SHORT, True, model["trained_on"] or [])
         for severity, summary in at.items()
     }
     report = page.write_report(run_folder, title, facts, notes, ranked, clean, files)
@@ -92,7 +92,7 @@ def report_run(
     if isinstance(logger, WandbLogger):
         tracking.track_results(logger, tables, files, run_folder)
         places.append(tracking.run_place(logger))
-    terminal.print_summary(title, at, notes, places)
+    terminal.print_summary(title, at, model["trained_on"] or [], notes, places)
 
 
 def galleries(

@@ -45,13 +45,18 @@ class PhotoProgressBar(RichProgressBar):
 
 
 def print_summary(
-    title: str, summaries: Mapping[str, pd.DataFrame], warnings: list[str], places: list[str]
+    title: str,
+    summaries: Mapping[str, pd.DataFrame],
+    trained_on: list[str],
+    warnings: list[str],
+    places: list[str],
 ) -> None:
     """Print the tables, what limits their numbers, and where things lie.
 
     Args:
         title: Head of the tables.
         summaries: Means with intervals, by severity.
+        trained_on: Augmentations that the model was fine-tuned on.
         warnings: Sentences.
         places: Lines that name files.
     """
@@ -60,7 +65,7 @@ def print_summary(
         console = Console(width=200)
     names = {name: short for name, short in SHORT.items() if short in TERMINAL}
     for severity, summary in summaries.items():
-        rows = ranked_table(summary, names, intervals=console.width >= 150)
+        rows = ranked_table(summary, names, console.width >= 150, trained_on)
         head = f"{title}, severity {severity}"
         table = Table(title=head, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
         for column, name in enumerate(rows[0]):

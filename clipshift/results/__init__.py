@@ -4,13 +4,19 @@ from clipshift.results.files import (
     data_fingerprint,
     skipped_table,
     write_csv,
-    write_provenance,
+    write_json,
     write_tables,
     write_tensors,
     write_whole,
 )
 from clipshift.results.measured import CLEAN, Measured
-from clipshift.results.paired import Run, compare_photos, differing_views, read_run
+from clipshift.results.paired import (
+    Run,
+    compare_photos,
+    differing_views,
+    read_run,
+    with_group_means,
+)
 from clipshift.results.ranking import (
     CAUSES,
     correlate,
@@ -49,8 +55,9 @@ __all__ = [
     "shift_table",
     "skipped_table",
     "summarize",
+    "with_group_means",
     "write_csv",
-    "write_provenance",
+    "write_json",
     "write_tables",
     "write_tensors",
     "write_whole",

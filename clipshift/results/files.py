@@ -81,7 +81,7 @@ def data_fingerprint(digests: Iterable[tuple[str, bytes]]) -> str:
     return digest.hexdigest()
 
 
-def write_provenance(folder: Path, facts: Mapping[str, Any]) -> None:
-    """Write ``run.json``."""
-    text = json.dumps(facts, indent=2, ensure_ascii=False) + "\n"
-    write_whole(folder / "run.json", lambda path: path.write_text(text, encoding="utf-8"))
+def write_json(path: Path, content: Mapping[str, Any]) -> None:
+    """Write a JSON file."""
+    text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
+    write_whole(path, lambda partial: partial.write_text(text, encoding="utf-8"))

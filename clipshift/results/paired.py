@@ -1,6 +1,7 @@
 """Two runs on the same views, photo by photo."""
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from scipy.stats import wilcoxon
 from clipshift.errors import UserError
 from clipshift.results.table import KEYS, LOWER_IS_BETTER, PHOTO, mean_interval
 
+GROUPS = ("mean of trained on", "mean of held out")
 VIEWS = ("aug", "seed", "data.resize")
 """Options that decide what the views are, beside the photos and the strengths."""
 
@@ -36,6 +38,11 @@ class Run:
         model = self.facts["model"]
         weights = model["checkpoint"] or model["pretrained"]
         return model["name"] + (f" ({weights})" if weights else "")
+
+    @property
+    def trained_on(self) -> list[str]:
+        """The augmentations that its model was fine-tuned on; empty for any other model."""
+        return self.facts["model"]["trained_on"] or []
 
 
 def read_run(folder: Path) -> Run:
@@ -82,6 +89,27 @@ def differing_views(a: Run, b: Run) -> list[str]:
     elif a.facts["strengths"] != b.facts["strengths"]:
         found.append("the strengths of their augmentations")
     return found
+
+
+def with_group_means(shift: pd.DataFrame, trained_on: Sequence[str]) -> pd.DataFrame:
+    """A run's table with a photo's mean over augmentations that were trained on, and over others.
+
+    Args:
+        shift: From `clipshift.results.shift_table`.
+        trained_on: Names of augmentations.
+
+    Returns:
+        The table and, behind it, its rows of "mean of trained on" and "mean of held out"; only the
+        table where one of the two would be empty.
+    """
+    group = (
+        shift["augmentation"].isin(trained_on).map(dict(zip((True, False), GROUPS, strict=True)))
+    )
+    if group.nunique() < 2:
+        return shift
+    measures = shift.columns.difference(KEYS, sort=False)
+    means = shift.groupby(["photo", group, "severity"], sort=False)[list(measures)].mean()
+    return pd.concat([shift, means.reset_index()], ignore_index=True)
 
 
 def compare_photos(a: pd.DataFrame, b: pd.DataFrame, seed: int) -> pd.DataFrame:

@@ -1,11 +1,9 @@
 """Train a small open_clip dual encoder from scratch on labelled photos in shards."""
 
-import hashlib
 import json
 import logging
 import math
 import os
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +16,11 @@ from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.callbacks import EMAWeightAveraging, LearningRateMonitor, ModelCheckpoint
 from pytorch_lightning.utilities.types import OptimizerLRSchedulerConfig
 from safetensors import safe_open
-from safetensors.torch import save, save_file
+from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim.swa_utils import update_bn
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader, Dataset
 from torchmetrics.classification import MulticlassAccuracy
 from tqdm import tqdm
 
@@ -31,6 +29,9 @@ from clipshift.data.shards import class_names, class_wnids, shards
 from clipshift.encode import tiny  # noqa: F401  (registers the image tower with timm)
 from clipshift.errors import UserError
 from clipshift.report.tracking import track_checkpoint
+from clipshift.train.export import export_model
+from clipshift.train.resuming import LAST, last_checkpoint
+from clipshift.train.views import Shuffled
 
 log = logging.getLogger(__name__)
 
@@ -169,24 +170,6 @@ class Pixels(Dataset[Batch]):
         return {name: column[rows] for name, column in self.columns.items()}
 
 
-class Shuffled(Sampler[int]):
-    """Every row once, in an order that depends on the seed and the epoch alone."""
-
-    def __init__(self, length: int, seed: int) -> None:
-        self.length, self.seed, self.epoch = length, seed, 0
-
-    def set_epoch(self, epoch: int) -> None:
-        """Choose the order; Lightning calls this before every epoch."""
-        self.epoch = epoch
-
-    def __len__(self) -> int:
-        return self.length
-
-    def __iter__(self) -> Iterator[int]:
-        order = np.random.Generator(np.random.Philox(key=[self.seed, self.epoch]))
-        return iter(order.permutation(self.length).tolist())
-
-
 def _whole(batch: Any) -> Batch:
     return batch  # made whole by Pixels.__getitems__
 
@@ -318,30 +301,18 @@ class Pretraining(pl.LightningModule):
 def export(model: nn.Module, model_cfg: dict[str, Any], folder: Path) -> None:
     """Write a model as open_clip's hub folder, in half precision.
 
-    ``open_clip_config.json`` (architecture and preprocessing), ``open_clip_model.safetensors``
-    (float16) and ``open_clip_model.safetensors.sha256`` (as ``sha256sum`` writes it). open_clip
-    loads it as ``local-dir:FOLDER``.
-
     Args:
         model: An open_clip model that takes pixels scaled to [-1, 1].
         model_cfg: The architecture it was built from.
         folder: Where to; made if missing.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    weights = save(
-        {
-            name: value.detach().half().contiguous() if value.is_floating_point() else value
-            for name, value in model.state_dict().items()
-        }
-    )
-    name = "open_clip_model.safetensors"
-    (folder / name).write_bytes(weights)
-    digest = hashlib.sha256(weights).hexdigest()
-    (folder / f"{name}.sha256").write_text(f"{digest}  {name}\n")
-    preprocess = {"mean": [0.5] * 3, "std": [0.5] * 3, "interpolation": "bilinear",
-                  "resize_mode": "squash"}  # fmt: skip
-    config = {"model_cfg": model_cfg, "preprocess_cfg": preprocess}
-    (folder / "open_clip_config.json").write_text(json.dumps(config, indent=2) + "\n")
+    weights = {
+        name: value.half() if value.is_floating_point() else value
+        for name, value in model.state_dict().items()
+    }
+    preprocess_cfg = {"mean": [0.5] * 3, "std": [0.5] * 3, "interpolation": "bilinear",
+                      "resize_mode": "squash"}  # fmt: skip
+    export_model(weights, model_cfg, preprocess_cfg, folder)
 
 
 def _teacher(cfg: dict[str, Any], data: Pixels, root: Path, file: Path, seed: int) -> Tensor:
@@ -352,7 +323,7 @@ def _teacher(cfg: dict[str, Any], data: Pixels, root: Path, file: Path, seed: in
             if stored.metadata() == {"setting": setting}:
                 return stored.get_tensor("logits")
     try:
-        from clipshift import distillation
+        from clipshift.train import distillation
     except ModuleNotFoundError as error:
         raise UserError(
             f"the teacher needs {error.name}: pip install 'clipshift[train]', or train without it "
@@ -425,7 +396,6 @@ def pretrain(cfg: DictConfig, folder: Path) -> None:
         ],
         default_root_dir=folder,
     )
-    last = folder / "last.ckpt"
     trainer.fit(
         module,
         DataLoader(
@@ -436,9 +406,9 @@ def pretrain(cfg: DictConfig, folder: Path) -> None:
             collate_fn=_whole,
         ),
         DataLoader(val, 250, collate_fn=_whole),
-        ckpt_path=last if last.exists() else None,
+        ckpt_path=last_checkpoint(folder, settings),
     )
-    averaged = torch.load(last, map_location="cpu", weights_only=True)["state_dict"]
+    averaged = torch.load(folder / LAST, map_location="cpu", weights_only=True)["state_dict"]
     module.load_state_dict(averaged)
     # Batch norm's running statistics belong to the weights on the way, not to their average
     # (Izmailov et al., "Averaging Weights Leads to Wider Optima", 2018, arXiv:1803.05407, 3.3).

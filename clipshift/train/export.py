@@ -1,0 +1,48 @@
+"""Trained models as folders in open_clip's hub format."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import save
+from torch import Tensor
+
+from clipshift.results import write_json, write_whole
+
+PROVENANCE = "provenance.json"
+"""What a fine-tuned model came from, beside its weights."""
+WEIGHTS = "open_clip_model.safetensors"
+
+
+def export_model(
+    weights: Mapping[str, Tensor],
+    model_cfg: Mapping[str, Any],
+    preprocess_cfg: Mapping[str, Any],
+    folder: Path,
+) -> None:
+    """Write a model so that open_clip loads it as ``local-dir:FOLDER``.
+
+    ``open_clip_config.json`` (architecture and preprocessing), ``open_clip_model.safetensors``,
+    and ``open_clip_model.safetensors.sha256`` (as ``sha256sum`` writes it).
+
+    Args:
+        weights: The model's ``state_dict``, in the precision that is to be kept.
+        model_cfg: open_clip's configuration of the architecture.
+        preprocess_cfg: What open_clip does to photos before this model.
+        folder: Where to; made if missing.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    content = save({name: value.detach().cpu().contiguous() for name, value in weights.items()})
+    write_whole(folder / WEIGHTS, lambda path: path.write_bytes(content))
+    digest = f"{hashlib.sha256(content).hexdigest()}  {WEIGHTS}\n"
+    write_whole(folder / f"{WEIGHTS}.sha256", lambda path: path.write_text(digest))
+    config = {"model_cfg": model_cfg, "preprocess_cfg": preprocess_cfg}
+    write_json(folder / "open_clip_config.json", config)
+
+
+def trained_augmentations(checkpoint: str | None) -> list[str] | None:
+    """What a fine-tuned model's folder says it was trained on; None for any other checkpoint."""
+    file = Path(checkpoint or "") / PROVENANCE
+    return json.loads(file.read_text(encoding="utf-8"))["trained_on"] if file.is_file() else None

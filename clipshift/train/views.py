@@ -1,0 +1,111 @@
+"""What is trained on: photos with one augmented view each, in an order of the seed's."""
+
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+
+import numpy as np
+import torch.distributed as dist
+from torch import Tensor
+from torch.utils.data import Dataset, Sampler, default_collate
+
+from clipshift.augment import Augmentation, augment, draw, make_variants
+from clipshift.augment.keyed import keyed_generator
+from clipshift.data import VIEW_SIZE, Photo, Skipped, ViewDataset
+from clipshift.errors import UserError
+
+log = logging.getLogger(__name__)
+
+
+class RobustViews(Dataset[tuple[Tensor, Tensor, int]]):
+    """Photos with one augmented view each: another augmentation and severity every epoch.
+
+    An item is a clean view and an augmented one, float32 in [0, 1], (3, H, W), and the photo's
+    index. The next photo takes the place of one that cannot be read.
+
+    Args:
+        photos: The photos.
+        augmentations: Augmentations by name.
+        ladders: Strengths of severity 1 to 5, by augmentation.
+        severities: Severities to draw from.
+        seed: Decides, with epoch and photo id, what is drawn.
+        resize: How photos become views, see `ViewDataset`.
+    """
+
+    def __init__(
+        self,
+        photos: Sequence[Photo],
+        augmentations: Mapping[str, Augmentation],
+        ladders: Mapping[str, Sequence[float]],
+        severities: Sequence[str],
+        seed: int,
+        resize: str,
+    ) -> None:
+        self.photos = ViewDataset(photos, {}, seed, resize)
+        self.variants = list(make_variants(augmentations, ladders, severities, {}).values())
+        self.seed = seed
+
+    def __len__(self) -> int:
+        return len(self.photos)
+
+    def __getitem__(self, place: tuple[int, int]) -> tuple[Tensor, Tensor, int]:
+        epoch, start = place
+        for index in (*range(start, len(self)), *range(start)):
+            item = self.photos[index]
+            if not isinstance(item, Skipped):
+                break
+            log.warning("%s cannot be read: %s", self.photos.photos[index].id, item.reason)
+        else:
+            raise UserError("none of the photos can be read")
+        key = f"epoch {epoch} of {self.photos.photos[index].id}"
+        choice = keyed_generator(self.seed, key, "choice").integers(len(self.variants))
+        variant = self.variants[int(choice)]
+        draws = draw(variant.augmentation, self.seed, key, variant.name, VIEW_SIZE)
+        clean = item.pixels[None]
+        view = augment(variant.augmentation, clean, default_collate([draws]), variant.strength)
+        return clean[0], view[0], index
+
+
+class Shuffled(Sampler[int]):
+    """Every row once, in an order that depends on the seed and the epoch alone."""
+
+    def __init__(self, length: int, seed: int) -> None:
+        self.length, self.seed, self.epoch = length, seed, 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the order; Lightning calls this before every epoch."""
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return self.length
+
+    def __iter__(self) -> Iterator[int]:
+        order = np.random.Generator(np.random.Philox(key=[self.seed, self.epoch]))
+        return iter(order.permutation(self.length).tolist())
+
+
+class EpochSampler(Sampler[tuple[int, int]]):
+    """This device's share of every epoch's photos, as (epoch, index).
+
+    Devices take photos in turn, so that their batches together are those of a single device.
+    """
+
+    def __init__(self, length: int, seed: int) -> None:
+        self.order = Shuffled(length, seed)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the order; Lightning calls this before every epoch."""
+        self.order.set_epoch(epoch)
+
+    def __len__(self) -> int:
+        return len(self.order) // _devices()[1]
+
+    def __iter__(self) -> Iterator[tuple[int, int]]:
+        rank, devices = _devices()
+        own = list(self.order)[rank::devices][: len(self)]
+        return ((self.order.epoch, index) for index in own)
+
+
+def _devices() -> tuple[int, int]:
+    if dist.is_available() and dist.is_initialized():
+        return dist.get_rank(), dist.get_world_size()
+    return 0, 1
