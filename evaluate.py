@@ -19,7 +19,7 @@ def main(cfg: DictConfig) -> None:
         if cfg.compare:
             from clipshift.comparison import compare_runs
 
-            compare_runs(cfg, folder)
+            compare_runs(list(cfg.compare), cfg.seed, folder)
             return
         # Lightning and open_clip take seconds to import: help and mistakes do not wait for them.
         from clipshift.evaluation import evaluate

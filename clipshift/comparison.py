@@ -1,12 +1,12 @@
 """Comparisons of finished runs: two of them photo by photo, or all jobs of a sweep."""
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import yaml
-from omegaconf import DictConfig
 from pytorch_lightning.loggers import WandbLogger
 
 from clipshift.command import ERROR
@@ -32,11 +32,12 @@ LEADING = (
 """Measures of which a page shows the paired differences; the CSV has all."""
 
 
-def compare_runs(cfg: DictConfig, folder: Path) -> Path:
+def compare_runs(runs: Sequence[str], seed: int, folder: Path) -> Path:
     """Compare two finished runs photo by photo: ``compare=[RUN_A,RUN_B]``.
 
     Args:
-        cfg: The run's configuration; ``compare`` names two run folders.
+        runs: Two run folders.
+        seed: Seed of the bootstrap.
         folder: Where ``comparison.csv`` and ``comparison.html`` go.
 
     Returns:
@@ -45,13 +46,13 @@ def compare_runs(cfg: DictConfig, folder: Path) -> Path:
     Raises:
         UserError: If a folder holds no finished run, or the two measured different photos or views.
     """
-    a, b = (read_run(Path(path).expanduser()) for path in cfg.compare)
+    a, b = (read_run(Path(path).expanduser()) for path in runs)
     if differences := differing_views(a, b):
         raise UserError(
             f"{a.folder} and {b.folder} cannot be compared photo by photo: "
             f"they differ in {', '.join(differences)}"
         )
-    table = compare_pair(a, b, cfg.seed)
+    table = compare_pair(a, b, seed)
     folder.mkdir(parents=True, exist_ok=True)
     write_csv(folder / "comparison.csv", table)
     report = write_pair(folder, a, b, table)

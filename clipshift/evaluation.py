@@ -135,7 +135,7 @@ class ShiftEvaluation(pl.LightningModule):
             }
         )
         self.distance = AugmentationDistance(list(variants))
-        width, layer_widths = encoder.widths()
+        width, layer_widths = encoder.widths
         self.spread = CleanSpread(width)
         self.layers: Any = nn.ModuleList(
             LayerShift(len(self.variants), width) for width in layer_widths if layers
@@ -298,7 +298,10 @@ def load_photos(data: DictConfig) -> tuple[list[Photo], list[str]]:
     else:
         photos = captions(data.csv_file, data.root)
     classes = sorted({photo.label for photo in photos if photo.label is not None})
-    return photos[data.skip :][: data.limit], classes
+    chosen = photos[data.skip :][: data.limit]
+    if not chosen:
+        raise UserError(f"data.skip={data.skip} leaves none of the {len(photos)} photos")
+    return chosen, classes
 
 
 def make_zero_shot(

@@ -299,7 +299,7 @@ def test_texts_are_asked_for_in_one_line(hub_folder: Path, tmp_path: Path) -> No
         (tmp_path / "photos" / photo.id).write_bytes(photo.read())
     cfg = configured(
         hub_folder, "objective=tecoa", "data@data.train=folder",
-        f"data.train.root={tmp_path}/photos",
+        f"data.train.root={tmp_path}/photos", "data.train.skip=0",
     )  # fmt: skip
     with pytest.raises(UserError, match="needs photos with labels or captions"):
         finetune(cfg, tmp_path / "run")

@@ -5,7 +5,7 @@ import logging
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from importlib.util import find_spec
 from pathlib import Path
 from pickle import UnpicklingError
@@ -114,6 +114,7 @@ class Encoder(nn.Module):
             layers=[torch.cat(layer) for layer in zip(*tokens, strict=True)] if layers else None,
         )
 
+    @cached_property
     @torch.inference_mode()
     def widths(self) -> tuple[int, list[int]]:
         """The width of the embedding, and that of the tokens after each block."""

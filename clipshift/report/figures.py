@@ -145,6 +145,8 @@ def draw_figures(
 ) -> dict[str, Figure]:
     """All figures that the run's measures allow, by name; with ``@SEVERITY`` if there are several.
 
+    Those that compare augmentations are left out where there is one.
+
     Args:
         tables: The run's tables.
         galleries: Photos for the gallery, by severity.
@@ -167,14 +169,15 @@ def draw_figures(
             )
         )  # fmt: skip
         if "cosine_similarity" in measures:
-            if len(ranking):
+            if len(ranking) > 1:
                 figures[f"ranking{end}"] = draw_ranking(ranking, severity)
             figures[f"cosine_distribution{end}"] = draw_distributions(
                 shift, "cosine_similarity", bars=True
             )
         if "l2_distance" in measures:
             figures[f"l2_distribution{end}"] = draw_distributions(shift, "l2_distance", bars=False)
-        figures[f"heatmap{end}"] = draw_heatmap(summary)
+        if summary["augmentation"].nunique() > 1:
+            figures[f"heatmap{end}"] = draw_heatmap(summary)
         if len(measures & RADAR) >= 3:
             figures[f"radar{end}"] = draw_radar(summary)
         if len(layers):

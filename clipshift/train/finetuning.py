@@ -12,7 +12,7 @@ import pytorch_lightning as pl
 import torch
 import torch.distributed as dist
 from hydra.utils import instantiate
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from pytorch_lightning.callbacks import Callback, EarlyStopping, EMAWeightAveraging, ModelCheckpoint
 from pytorch_lightning.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor, nn
@@ -24,7 +24,7 @@ from clipshift.augment import Augmentation, augment
 from clipshift.command import compose_config
 from clipshift.comparison import compare_runs
 from clipshift.config import plain, validate
-from clipshift.data import Batch, Photo, ViewDataset, collate
+from clipshift.data import Batch, Photo, Skipped, View, ViewDataset, collate
 from clipshift.encode import Encoder, load_encoder, model_config
 from clipshift.errors import UserError
 from clipshift.evaluation import (
@@ -250,35 +250,7 @@ def finetune(cfg: DictConfig, folder: Path) -> None:
     evaluations = compose_evaluations(cfg, folder)
     pl.seed_everything(cfg.seed, verbose=False)
     base = load_encoder(cfg.model.architecture, cfg.model.pretrained, cfg.model.checkpoint)
-    augmentations, ladders = make_augmentations(plain(cfg.train_aug))
-    photos, classes = load_photos(cfg.data.train)
-    held, held_classes = load_photos(cfg.data.val)
-    templates = list(cfg.prompts.templates)
-    objective: Objective = instantiate(cfg.objective.loss)
-    texts = text_targets(base, photos, classes, templates) if objective.needs_texts else None
-    if objective.needs_texts and texts is None:
-        raise UserError(
-            "this objective needs photos with labels or captions: see data.train, or choose "
-            "objective=consistency"
-        )
-    zero_shot = make_zero_shot(base, held, held_classes, templates)
-    module = Finetuning(
-        base,
-        instantiate(cfg.tune),
-        objective,
-        instantiate(cfg.objective.anchor) if cfg.objective.anchor else None,
-        texts,
-        augmentations,
-        zero_shot,
-        anchor_weight=cfg.objective.anchor_weight,
-        **plain(cfg.optimization),
-    )
-    judged = DataLoader(
-        ViewDataset(held, augmentations, cfg.seed, cfg.data.val.resize),
-        cfg.data.batch_size,
-        num_workers=cfg.data.num_workers,
-        collate_fn=collate,
-    )
+    module, views, held = make_training(cfg, base)
     with started_logger(cfg, "finetune", [cfg.model.name]) as logger:
         trainer = make_trainer(
             plain(cfg.trainer),
@@ -286,36 +258,24 @@ def finetune(cfg: DictConfig, folder: Path) -> None:
             callbacks=make_callbacks(cfg, folder),
             default_root_dir=str(folder),
         )
-        own_batch, rest = divmod(cfg.data.batch_size, trainer.world_size)
+        batch_size, rest = divmod(cfg.data.batch_size, trainer.world_size)
         if rest:
             raise UserError(
                 f"data.batch_size={cfg.data.batch_size} cannot be shared by "
                 f"{trainer.world_size} devices"
             )
-        severities = [str(severity) for severity in cfg.severities]
-        trainer.fit(
-            module,
-            DataLoader(
-                RobustViews(
-                    photos, augmentations, ladders, severities, cfg.seed, cfg.data.train.resize
-                ),
-                own_batch,
-                sampler=EpochSampler(len(photos), cfg.seed),
-                num_workers=cfg.data.num_workers,
-                drop_last=True,
-            ),
-            judged,
-            ckpt_path=last,
+        batches = DataLoader(
+            views,
+            batch_size,
+            sampler=EpochSampler(len(views), cfg.seed),
+            num_workers=cfg.data.num_workers,
+            drop_last=True,
         )
-        best = folder / BEST
-        taken = torch.load(best if best.exists() else folder / LAST, weights_only=True)
-        module.load_state_dict(taken["state_dict"], strict=False)
-        restore_frozen(module.student.model.visual, base.model.visual)
+        trainer.fit(module, batches, held, ckpt_path=last)
         start = plain_weights(base.model.visual)
-        end = plain_weights(module.student.model.visual.cpu())
-        curve = interpolation_curve(
-            ShiftValidation(base, augmentations, zero_shot), start, end, cfg, judged
-        )
+        end = best_weights(module, folder)
+        validation = ShiftValidation(base, module.augmentations, module.zero_shot)
+        curve = interpolation_curve(validation, start, end, cfg, held)
         alpha = choose_alpha(curve, cfg.tolerance)
         if trainer.is_global_zero:
             write_csv(folder / "interpolation.csv", curve)
@@ -328,14 +288,48 @@ def finetune(cfg: DictConfig, folder: Path) -> None:
     if dist.is_available() and dist.is_initialized():
         dist.destroy_process_group()
     if trainer.is_global_zero and evaluations:
-        for run_folder, evaluation in evaluations.items():
-            evaluate(evaluation, run_folder)
-        comparison = OmegaConf.create(
-            {"compare": [str(run) for run in evaluations], "seed": cfg.seed}
+        compare_with_base(evaluations, cfg.seed, folder)
+
+
+def make_training(
+    cfg: DictConfig, base: Encoder
+) -> tuple[Finetuning, RobustViews, DataLoader[View | Skipped]]:
+    """The module in training, the views that it is trained on, and the batches that judge it.
+
+    Raises:
+        UserError: If photos cannot be had, or lack the texts that the objective needs.
+    """
+    augmentations, ladders = make_augmentations(plain(cfg.train_aug))
+    photos, classes = load_photos(cfg.data.train)
+    held, held_classes = load_photos(cfg.data.val)
+    templates = list(cfg.prompts.templates)
+    objective: Objective = instantiate(cfg.objective.loss)
+    texts = text_targets(base, photos, classes, templates) if objective.needs_texts else None
+    if objective.needs_texts and texts is None:
+        raise UserError(
+            "this objective needs photos with labels or captions: see data.train, or choose "
+            "objective=consistency"
         )
-        report = compare_runs(comparison, folder)
-        if sys.stdout.isatty():
-            webbrowser.open(report.resolve().as_uri())
+    module = Finetuning(
+        base,
+        instantiate(cfg.tune),
+        objective,
+        instantiate(cfg.objective.anchor) if cfg.objective.anchor else None,
+        texts,
+        augmentations,
+        make_zero_shot(base, held, held_classes, templates),
+        anchor_weight=cfg.objective.anchor_weight,
+        **plain(cfg.optimization),
+    )
+    severities = [str(severity) for severity in cfg.severities]
+    views = RobustViews(photos, augmentations, ladders, severities, cfg.seed, cfg.data.train.resize)
+    judged = DataLoader(
+        ViewDataset(held, augmentations, cfg.seed, cfg.data.val.resize),
+        cfg.data.batch_size,
+        num_workers=cfg.data.num_workers,
+        collate_fn=collate,
+    )
+    return module, views, judged
 
 
 def make_callbacks(cfg: DictConfig, folder: Path) -> list[Callback]:
@@ -350,6 +344,19 @@ def make_callbacks(cfg: DictConfig, folder: Path) -> list[Callback]:
     if cfg.patience is not None:
         callbacks.append(EarlyStopping("val/shift", patience=cfg.patience))
     return callbacks
+
+
+def best_weights(module: Finetuning, folder: Path) -> dict[str, Tensor]:
+    """The image tower's weights of the epoch with the smallest shift of the validation photos.
+
+    Of the last one where training ended before it was ever judged.
+    """
+    file = folder / (BEST if (folder / BEST).exists() else LAST)
+    weights = torch.load(file, map_location="cpu", weights_only=True)["state_dict"]
+    module.load_state_dict(weights, strict=False)
+    tower = module.student.model.visual
+    restore_frozen(tower, module.base.model.visual)
+    return plain_weights(tower)
 
 
 def interpolation_curve(
@@ -402,5 +409,15 @@ def compose_evaluations(cfg: DictConfig, folder: Path) -> dict[Path, DictConfig]
             run.model.name = f"{cfg.model.name}_robust"
             run.model.checkpoint = str(folder / "model")
         validate(run)
+        load_photos(run.data)  # says now, and not after the training, what is wrong with them
         made[folder / name] = run
     return made
+
+
+def compare_with_base(evaluations: Mapping[Path, DictConfig], seed: int, folder: Path) -> None:
+    """Evaluate base and robust model, compare them, and show the page where someone is looking."""
+    for run_folder, evaluation in evaluations.items():
+        evaluate(evaluation, run_folder)
+    report = compare_runs([str(run) for run in evaluations], seed, folder)
+    if sys.stdout.isatty():
+        webbrowser.open(report.resolve().as_uri())

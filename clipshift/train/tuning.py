@@ -110,8 +110,8 @@ def restore_frozen(tower: nn.Module, base: nn.Module) -> None:
 
 @torch.no_grad()
 def plain_weights(tower: nn.Module) -> dict[str, Tensor]:
-    """A copy of a trained tower's weights, under the names that they had before training."""
+    """A copy of a tower's weights on the CPU, under the names that they had before training."""
     merged: Any = copy.deepcopy(tower)
     if hasattr(merged, "merge_and_unload"):
         merged = merged.merge_and_unload()
-    return {name: value.clone() for name, value in merged.state_dict().items()}
+    return {name: value.cpu().clone() for name, value in merged.state_dict().items()}
