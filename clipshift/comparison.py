@@ -1,7 +1,7 @@
 """Comparisons of finished runs: two of them photo by photo, or all jobs of a sweep."""
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,8 @@ from pytorch_lightning.loggers import WandbLogger
 
 from clipshift.command import ERROR
 from clipshift.errors import UserError
-from clipshift.report import figures, page, tracking
+from clipshift.report import page, tracking
+from clipshift.report.figures import draw_curves, draw_differences, save_figures, sign
 from clipshift.report.page import marked
 from clipshift.results import (
     Run,
@@ -32,13 +33,16 @@ LEADING = (
 """Measures of which a page shows the paired differences; the CSV has all."""
 
 
-def compare_runs(runs: Sequence[str], seed: int, folder: Path) -> Path:
+def compare_runs(
+    runs: Sequence[str], seed: int, folder: Path, figures: Mapping[str, Path] | None = None
+) -> Path:
     """Compare two finished runs photo by photo: ``compare=[RUN_A,RUN_B]``.
 
     Args:
         runs: Two run folders.
         seed: Seed of the bootstrap.
         folder: Where ``comparison.csv`` and ``comparison.html`` go.
+        figures: More figures for the page, by name.
 
     Returns:
         The page's path.
@@ -55,7 +59,7 @@ def compare_runs(runs: Sequence[str], seed: int, folder: Path) -> Path:
     table = compare_pair(a, b, seed)
     folder.mkdir(parents=True, exist_ok=True)
     write_csv(folder / "comparison.csv", table)
-    report = write_pair(folder, a, b, table)
+    report = write_pair(folder, a, b, table, figures or {})
     shown = table[table["measure"] == "cosine_similarity"]
     print(pair_lines(a, b, shown if len(shown) else table))
     print(f"report: {report}")
@@ -90,7 +94,7 @@ def shift_change(row: Any) -> str:
     return f" (shift {(1 - row.mean_b) / (1 - row.mean_a) - 1:+.0%})"
 
 
-def write_pair(folder: Path, a: Run, b: Run, table: pd.DataFrame) -> Path:
+def write_pair(folder: Path, a: Run, b: Run, table: pd.DataFrame, more: Mapping[str, Path]) -> Path:
     """Write the page of a paired comparison."""
     measures = [measure for measure in LEADING if measure in set(table["measure"])]
     trained_on = b.trained_on or a.trained_on
@@ -98,13 +102,11 @@ def write_pair(folder: Path, a: Run, b: Run, table: pd.DataFrame) -> Path:
         measure: pair_table(table[table["measure"] == measure], trained_on) for measure in measures
     }
     drawn = {
-        f"difference@{measure}": figures.draw_differences(
-            table[table["measure"] == measure], measure
-        )
+        f"difference@{measure}": draw_differences(table[table["measure"] == measure], measure)
         for measure in measures
     }
     for figure in drawn.values():
-        figures.sign(figure, f"{b.title} minus {a.title}, {table['n'].max()} photos")
+        sign(figure, f"{b.title} minus {a.title}, {table['n'].max()} photos")
     facts = {"A": f"{a.title}: {a.folder}", "B": f"{b.title}: {b.folder}"}
     notes = [
         f"{name} differs: {a.facts[name]} and {b.facts[name]}. Part of the difference is this."
@@ -117,7 +119,7 @@ def write_pair(folder: Path, a: Run, b: Run, table: pd.DataFrame) -> Path:
         facts,
         notes,
         tables,
-        figures.save_figures(drawn, folder / "figures"),
+        {**more, **save_figures(drawn, folder / "figures")},
     )
 
 
@@ -235,7 +237,7 @@ def write_sweep(
             for _, row in shift.sort_values("mean", kind="stable").iterrows()
         ]
         if shift["severity"].str.isdigit().sum() > 1 and shift["severity"].nunique() > 1:
-            drawn["curves"] = figures.draw_curves(shift[shift["severity"].str.isdigit()])
+            drawn["curves"] = draw_curves(shift[shift["severity"].str.isdigit()])
     if failed:
         tables["failed jobs"] = [["job", "options", "error"]] + [
             [job.name, describe(overrides[job], options), reason] for job, reason in failed.items()
@@ -249,7 +251,7 @@ def write_sweep(
             tables[f"{measure}: job {b.folder.name} against job {a.folder.name}, paired"] = (
                 pair_table(paired[paired["measure"] == measure], b.trained_on or a.trained_on)
             )
-    files = figures.save_figures(drawn, folder / "figures") if drawn else {}
+    files = save_figures(drawn, folder / "figures") if drawn else {}
     notes = [f"{len(failed)} of {len(failed) + len(runs)} jobs failed."] if failed else []
     facts = {"folder": str(folder), "jobs": f"{len(runs)} finished, {len(failed)} failed"}
     title = f"Sweep of {len(overrides)} jobs"

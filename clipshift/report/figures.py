@@ -37,6 +37,9 @@ matplotlib.rcParams.update(
     }
 )
 
+DPI = 130
+PHOTOGRAPHS = ("gallery", "moved")
+"""Figures that are made of photographs, by the start of their names."""
 CLUSTER_CUT = 0.7
 """Clusters are cut at this share of the dendrogram's highest merge."""
 
@@ -205,11 +208,15 @@ def sign(figure: Figure, source: str) -> None:
 
 
 def save_figures(figures: Mapping[str, Figure], folder: Path) -> dict[str, Path]:
-    """Write figures as PNG, by name."""
+    """Write figures by name: of photographs as JPEG, a tenth of the size, the others as PNG."""
     folder.mkdir(exist_ok=True)
-    paths = {name: folder / f"{name}.png" for name in figures}
+    paths = {}
     for name, figure in figures.items():
-        save = partial(figure.savefig, dpi=130, format="png", pil_kwargs={"compress_level": 1})
+        photographs = name.startswith(PHOTOGRAPHS)
+        paths[name] = folder / f"{name}.{'jpg' if photographs else 'png'}"
+        options = {"quality": 88} if photographs else {"compress_level": 1}
+        kind = "jpeg" if photographs else "png"
+        save = partial(figure.savefig, dpi=DPI, format=kind, pil_kwargs=options)
         write_whole(paths[name], save)
     return paths
 
@@ -683,16 +690,15 @@ def _mosaic(rows: list[list[np.ndarray]], titles: list[list[str]], head: str) ->
         for column, tile in enumerate(row):
             left = column * (side + gap)
             canvas[top : top + side, left : left + side] = tile
-    scale, above, below = 1 / 150, 0.45, 0.3  # inches a pixel, and for head and foot
-    width = max(9.0, canvas.shape[1] * scale)
-    height = above + below + canvas.shape[0] * scale
-    figure = Figure(figsize=(width, height), layout="none")  # type: ignore[arg-type]
-    axes = figure.add_axes((0.005, below / height, 0.99, 1 - (above + below) / height))
-    axes.imshow(canvas)
-    axes.set_anchor("W")
-    axes.axis("off")
+    margin, head_height, foot_height = 8, 58, 39
+    height = head_height + canvas.shape[0] + foot_height
+    width = max(1170, canvas.shape[1] + 2 * margin)
+    figure = Figure(figsize=(width / DPI, height / DPI), dpi=DPI, layout="none")  # type: ignore[arg-type]
+    figure.figimage(canvas, margin, foot_height, origin="upper")
     for top, told in zip(tops, titles, strict=False):
         for column, title in enumerate(told):
-            axes.text(column * (side + gap) + side / 2, top - 4, title, ha="center", fontsize=7.5)
+            middle = margin + column * (side + gap) + side / 2
+            bottom = foot_height + canvas.shape[0] - top + 4
+            figure.text(middle / width, bottom / height, title, ha="center", fontsize=7.5)
     figure.suptitle(head, x=0.01, ha="left", fontsize=11, fontweight="bold")
     return figure

@@ -1,18 +1,16 @@
 """The report: one self-contained HTML page."""
 
 import base64
-import io
+import mimetypes
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import jinja2
 import pandas as pd
-from PIL import Image
 
 from clipshift.results import write_whole
 
-PHOTOGRAPHS = ("gallery", "moved")
 CAPTIONS = {
     "rankings": "What the paper's unequal strengths decide, and what is left when every "
     "augmentation distorts equally.",
@@ -53,7 +51,7 @@ def write_report(
         warnings: What limits the numbers, a sentence each.
         tables: The summary by severity, each from `ranked_table`.
         clean: Zero-shot accuracies on the clean views; empty where photos have no labels.
-        figures: PNG files by figure name; they are put into the page.
+        figures: Image files by figure name; they are put into the page.
 
     Returns:
         The page's path.
@@ -87,7 +85,7 @@ def write_comparison(
         facts: Name and value of what a reader must know.
         warnings: What limits the numbers, a sentence each.
         tables: By their heads, header row first.
-        figures: PNG files by figure name; they are put into the page.
+        figures: Image files by figure name; they are put into the page.
 
     Returns:
         The page's path.
@@ -105,13 +103,10 @@ def write_comparison(
     )
 
 
-def _embedded(file: Path, photographs: bool) -> str:
-    """A PNG file as a data URL; of photographs as JPEG, a tenth of the size."""
-    if not photographs:
-        return f"data:image/png;base64,{base64.b64encode(file.read_bytes()).decode()}"
-    stream = io.BytesIO()
-    Image.open(file).convert("RGB").save(stream, "jpeg", quality=85)
-    return f"data:image/jpeg;base64,{base64.b64encode(stream.getvalue()).decode()}"
+def _embedded(file: Path) -> str:
+    """An image file as a data URL."""
+    kind = mimetypes.guess_type(file)[0]
+    return f"data:{kind};base64,{base64.b64encode(file.read_bytes()).decode()}"
 
 
 def _write_page(path: Path, template: str, figures: Mapping[str, Path], **content: Any) -> Path:
@@ -122,7 +117,7 @@ def _write_page(path: Path, template: str, figures: Mapping[str, Path], **conten
         {
             "name": name,
             "caption": CAPTIONS[name.partition("@")[0]],
-            "source": _embedded(file, photographs=name.startswith(PHOTOGRAPHS)),
+            "source": _embedded(file),
         }
         for name, file in figures.items()
     ]

@@ -84,7 +84,7 @@ def track_results(
     Args:
         logger: The run's logger.
         tables: The run's tables.
-        figures: PNG files by figure name.
+        figures: Image files by figure name.
         folder: The run's folder: its tables and ``run.json`` become an artifact.
     """
     run = logger.experiment
@@ -149,7 +149,7 @@ def track_comparison(logger: WandbLogger, table: pd.DataFrame, figures: Mapping[
     Args:
         logger: The run's logger.
         table: The summaries of all jobs.
-        figures: PNG files by figure name.
+        figures: Image files by figure name.
     """
     run = logger.experiment
     run.log(

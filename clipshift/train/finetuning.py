@@ -418,6 +418,7 @@ def compare_with_base(evaluations: Mapping[Path, DictConfig], seed: int, folder:
     """Evaluate base and robust model, compare them, and show the page where someone is looking."""
     for run_folder, evaluation in evaluations.items():
         evaluate(evaluation, run_folder)
-    report = compare_runs([str(run) for run in evaluations], seed, folder)
+    curve = {"interpolation": folder / "figures" / "interpolation.png"}
+    report = compare_runs([str(run) for run in evaluations], seed, folder, curve)
     if sys.stdout.isatty():
         webbrowser.open(report.resolve().as_uri())
