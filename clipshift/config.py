@@ -1,7 +1,7 @@
 """Checks of a composed configuration, before anything heavy is imported."""
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,11 @@ def whole(low: int, high: float = float("inf")) -> Check:
 def number(low: float) -> Check:
     """A number greater than ``low``."""
     return f"a number > {low:g}", lambda v: _number(v) and v > low
+
+
+def share(low: float = 0, high: float = 1) -> Check:
+    """A number between two, both included."""
+    return f"a number from {low:g} to {high:g}", lambda v: _number(v) and low <= v <= high
 
 
 def interval(low: float, high: float) -> Check:
@@ -54,6 +59,8 @@ def optional(check: Check) -> Check:
 
 BOOLEAN: Check = ("true or false", lambda v: isinstance(v, bool))
 INFINITY = float("inf")
+MEASURED = {"aug": "aug=noise", "metric": "metric=cosine_similarity"}
+"""The groups that an evaluation cannot be without, see `validate`."""
 SEVERITIES = ("paper", 1, 2, 3, 4, 5, "matched")
 CHECKS: dict[str, Check] = {
     "seed": whole(0),
@@ -85,6 +92,24 @@ CHECKS: dict[str, Check] = {
     "data.batch_size": whole(1),
     "data.num_workers": whole(0),
     "data.resize": one_of("squash", "crop"),
+    "optimization.lr": number(0),
+    "optimization.weight_decay": share(0, 1),
+    "objective.anchor_weight": share(0, INFINITY),
+    "objective.loss.distance": one_of("l2", "cosine"),
+    "tune.blocks": whole(1),
+    "tune.rank": whole(1),
+    "tune.alpha": number(0),
+    "ema": optional(share()),
+    "patience": optional(whole(1)),
+    "tolerance": share(),
+    "alphas": (
+        "numbers from 0 to 1, and 0 first",
+        lambda v: isinstance(v, list) and all(map(share()[1], v)) and bool(v) and float(v[0]) == 0,
+    ),
+    "severities": (
+        "a list of paper and 1 to 5",
+        lambda v: isinstance(v, list) and bool(v) and all(one in SEVERITIES[:-1] for one in v),
+    ),
     "aug.noise.std": interval(0, INFINITY),
     "aug.blur.kernel": (
         "a list of odd whole numbers ≥ 1",
@@ -116,8 +141,8 @@ CHECKS: dict[str, Check] = {
     "aug.rotation.rotation": interval(-360, 360),
     "aug.grayscale.amount": interval(0, 1),
 }
-
-
+PLACES = {"aug": ("aug", "train_aug"), "data": ("data", "data.train", "data.val")}
+"""Where a group's options stand: in ``evaluate.yaml``, and in ``train.yaml``."""
 LADDER_CHECK: Check = (
     "five rising strengths > 0, those of severity 1 to 5",
     lambda v: (
@@ -135,8 +160,12 @@ def plain(node: DictConfig) -> dict[str, Any]:
     return OmegaConf.to_container(node, resolve=True)  # type: ignore[return-value]
 
 
-def validate(cfg: DictConfig) -> None:
+def validate(cfg: DictConfig, groups: Mapping[str, str]) -> None:
     """Check the ranges of a composed configuration.
+
+    Args:
+        cfg: The configuration.
+        groups: Groups of which at least one must be chosen, with an example each.
 
     Raises:
         UserError: If a value is missing or outside its range, naming the option and the range.
@@ -149,19 +178,25 @@ def validate(cfg: DictConfig) -> None:
     except (InterpolationKeyError, MissingMandatoryValue) as error:
         raise UserError(str(error).splitlines()[0]) from None
     for option, (expected, test) in CHECKS.items():
-        value = OmegaConf.select(cfg, option, default=cfg)
-        if value is cfg:
-            continue
-        given = OmegaConf.to_container(value) if OmegaConf.is_config(value) else value
-        if not test(given):
-            raise UserError(f"{option}={given} is out of range: it must be {expected}")
-    for name, node in cfg.get("aug", {}).items():
-        ladder = OmegaConf.to_container(node.get("ladder", OmegaConf.create([])))
-        if not LADDER_CHECK[1](ladder):
-            raise UserError(f"aug.{name}.ladder={ladder} must be {LADDER_CHECK[0]}")
-    for group, wanted in (("aug", "noise"), ("metric", "cosine_similarity")):
-        if group not in cfg or not cfg[group]:
-            raise UserError(f"{group} is empty: choose at least one, as in {group}={wanted}")
+        group, dot, rest = option.partition(".")
+        for place in PLACES.get(group, (group,)):
+            name = place + dot + rest
+            value = OmegaConf.select(cfg, name, default=cfg)
+            if value is cfg:
+                continue
+            given = OmegaConf.to_container(value) if OmegaConf.is_config(value) else value
+            if not test(given):
+                raise UserError(
+                    f"{place}{dot}{rest}={given} is out of range: it must be {expected}"
+                )
+    for place in PLACES["aug"]:
+        for name, node in cfg.get(place, {}).items():
+            ladder = OmegaConf.to_container(node.get("ladder", OmegaConf.create([])))
+            if not LADDER_CHECK[1](ladder):
+                raise UserError(f"{place}.{name}.ladder={ladder} must be {LADDER_CHECK[0]}")
+    for group, example in groups.items():
+        if not cfg.get(group):
+            raise UserError(f"{group} is empty: choose at least one, as in {example}")
 
 
 def dotted_names(node: Any) -> Iterator[str]:

@@ -293,6 +293,26 @@ def test_objectives_with_texts(hub_folder: Path, tmp_path: Path, objective: str)
     assert (tmp_path / "model/open_clip_model.safetensors").exists()
 
 
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("alphas=[0.5,1]", r"alphas=\[0.5, 1\] is out of range: it must be .* 0 first"),
+        ("ema=2", "ema=2 is out of range"),
+        ("severities=[matched]", "a list of paper and 1 to 5"),
+        ("train_aug.noise.std=[2,1]", r"train_aug.noise.std=\[2, 1\] is out of range"),
+        ("data.train.limit=0", "data.train.limit=0 is out of range"),
+        ("~train_aug", "train_aug is empty: choose at least one, as in aug@train_aug="),
+        ("data.batch_size=0", "data.batch_size=0 is out of range"),
+    ],
+)
+def test_mistakes_in_options_are_told_before_anything_is_done(
+    tmp_path: Path, override: str, said: str
+) -> None:
+    with pytest.raises(UserError, match=said):
+        finetune(configured(tmp_path / "no_model", override), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
 def test_texts_are_asked_for_in_one_line(hub_folder: Path, tmp_path: Path) -> None:
     (tmp_path / "photos").mkdir()
     for photo in sample()[:4]:

@@ -23,7 +23,7 @@ from torchmetrics import MeanMetric
 from clipshift.augment import Augmentation, augment
 from clipshift.command import compose_config
 from clipshift.comparison import compare_runs
-from clipshift.config import plain, validate
+from clipshift.config import MEASURED, plain, validate
 from clipshift.data import Batch, Photo, Skipped, View, ViewDataset, collate
 from clipshift.encode import Encoder, load_encoder, model_config
 from clipshift.errors import UserError
@@ -243,9 +243,10 @@ def finetune(cfg: DictConfig, folder: Path) -> None:
         folder: Where all that goes.
 
     Raises:
-        UserError: If photos or model cannot be had, the objective needs texts that the photos lack,
-            or the folder holds a training with other options.
+        UserError: If an option is out of range, photos or model cannot be had, the objective needs
+            texts that the photos lack, or the folder holds a training with other options.
     """
+    validate(cfg, {"train_aug": "aug@train_aug=[noise,blur]"})
     last = last_checkpoint(folder, plain(cfg))
     evaluations = compose_evaluations(cfg, folder)
     pl.seed_everything(cfg.seed, verbose=False)
@@ -408,7 +409,7 @@ def compose_evaluations(cfg: DictConfig, folder: Path) -> dict[Path, DictConfig]
         if name == "robust":
             run.model.name = f"{cfg.model.name}_robust"
             run.model.checkpoint = str(folder / "model")
-        validate(run)
+        validate(run, MEASURED)
         load_photos(run.data)  # says now, and not after the training, what is wrong with them
         made[folder / name] = run
     return made
