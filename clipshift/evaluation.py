@@ -506,6 +506,7 @@ def write_results(
             "photos": len(measured.index),
             "skipped": len(measured.skipped),
         },
+        "spread": None if math.isnan(spread) else spread,
         "collapsed": len(measured.index) > 1 and math.isnan(spread),
         "strengths": {name: variant.strength for name, variant in module.variants.items()},
         "gallery": len(measured.gallery.get(CLEAN, ())),

@@ -212,6 +212,9 @@ def test_it_lowers_the_shift_and_is_compared_with_its_base(
     facts = json.loads((tmp_path / "robust/run.json").read_text())
     assert facts["model"]["weights_sha256"] == tuned.weights_sha256
     assert facts["model"]["trained_on"] == ["noise", "blur"]
+    cosines = pd.read_parquet(tmp_path / "robust/shift.parquet")
+    relative = (1 - cosines["cosine_similarity"]) / facts["spread"]
+    np.testing.assert_allclose(relative, cosines["relative_shift"])
     assert "noise (trained on)" in (tmp_path / "robust/report.html").read_text()
     page = (tmp_path / "comparison.html").read_text()
     assert "blur (trained on)" in page

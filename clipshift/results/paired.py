@@ -42,7 +42,7 @@ class Run:
     @property
     def trained_on(self) -> list[str]:
         """The augmentations that its model was fine-tuned on; empty for any other model."""
-        return self.facts["model"]["trained_on"] or []
+        return self.facts["model"].get("trained_on") or []
 
 
 def read_run(folder: Path) -> Run:
