@@ -108,7 +108,7 @@ def write_pair(folder: Path, a: Run, b: Run, table: pd.DataFrame, more: Mapping[
     for figure in drawn.values():
         sign(figure, f"{b.title} minus {a.title}, {table['n'].max()} photos")
     facts = {"A": f"{a.title}: {a.folder}", "B": f"{b.title}: {b.folder}"}
-    spreads = [run.facts.get("spread") for run in (a, b)]
+    spreads: list[Any] = [run.facts.get("spread") for run in (a, b)]
     if all(spreads):
         facts["mean distance between different photos"] = "{:.4f} → {:.4f}".format(*spreads)
     notes = [
