@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 
 import matplotlib
@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFont
 from scipy.cluster.hierarchy import dendrogram
 from scipy.stats import gaussian_kde
 
@@ -37,9 +37,8 @@ matplotlib.rcParams.update(
     }
 )
 
-DPI = 130
-PHOTOGRAPHS = ("gallery", "moved")
-"""Figures that are made of photographs, by the start of their names."""
+Drawn = Figure | Image.Image
+"""A diagram, or photographs side by side."""
 CLUSTER_CUT = 0.7
 """Clusters are cut at this share of the dendrogram's highest merge."""
 
@@ -143,9 +142,7 @@ def gallery_of(measured: Measured, ids: list[str], count: int, names: Mapping[st
     )
 
 
-def draw_figures(
-    tables: Tables, galleries: Mapping[str, Gallery], source: str
-) -> dict[str, Figure]:
+def draw_figures(tables: Tables, galleries: Mapping[str, Gallery], source: str) -> dict[str, Drawn]:
     """All figures that the run's measures allow, by name; with ``@SEVERITY`` if there are several.
 
     Those that compare augmentations are left out where there is one.
@@ -157,7 +154,7 @@ def draw_figures(
     """
     measures = set(tables.summary["measure"])
     severities = list(galleries)
-    figures: dict[str, Figure] = {}
+    figures: dict[str, Drawn] = {}
     if tables.agreement:
         figures["rankings"] = draw_rankings(tables.ranking, tables.agreement)
     steps = [severity for severity in severities if severity.isdigit()]
@@ -202,21 +199,27 @@ def draw_figures(
     return figures
 
 
-def sign(figure: Figure, source: str) -> None:
+def sign(figure: Drawn, source: str) -> None:
     """Write below a figure what it was made from."""
-    figure.supxlabel(source, x=0.01, ha="left", fontsize=8, color="0.4")
+    if isinstance(figure, Image.Image):
+        place = (8, figure.height - 10)
+        ImageDraw.Draw(figure).text(place, source, (102,) * 3, _font("DejaVuSans", 14), "ls")
+    else:
+        figure.supxlabel(source, x=0.01, ha="left", fontsize=8, color="0.4")
 
 
-def save_figures(figures: Mapping[str, Figure], folder: Path) -> dict[str, Path]:
-    """Write figures by name: of photographs as JPEG, a tenth of the size, the others as PNG."""
+def save_figures(figures: Mapping[str, Drawn], folder: Path) -> dict[str, Path]:
+    """Write figures by name: those of photographs as JPEG, all others as PNG."""
     folder.mkdir(exist_ok=True)
     paths = {}
     for name, figure in figures.items():
-        photographs = name.startswith(PHOTOGRAPHS)
-        paths[name] = folder / f"{name}.{'jpg' if photographs else 'png'}"
-        options = {"quality": 88} if photographs else {"compress_level": 1}
-        kind = "jpeg" if photographs else "png"
-        save = partial(figure.savefig, dpi=DPI, format=kind, pil_kwargs=options)
+        if isinstance(figure, Image.Image):
+            paths[name] = folder / f"{name}.jpg"
+            save = partial(figure.save, format="jpeg", quality=88)
+        else:
+            paths[name] = folder / f"{name}.png"
+            options = {"compress_level": 1}
+            save = partial(figure.savefig, dpi=130, format="png", pil_kwargs=options)
         write_whole(paths[name], save)
     return paths
 
@@ -480,7 +483,7 @@ def draw_curves(rows: pd.DataFrame) -> Figure:
     return figure
 
 
-def draw_moved(moved: Moved) -> Figure:
+def draw_moved(moved: Moved) -> Image.Image:
     """The photos that moved most or least: clean above, and below the view that moved each most."""
     columns = min(10, len(moved.titles))
     rows: list[list[np.ndarray]] = []
@@ -643,7 +646,7 @@ def draw_distances(distances: pd.DataFrame, half: pd.DataFrame) -> Figure:
     return figure
 
 
-def draw_gallery(gallery: Gallery) -> Figure:
+def draw_gallery(gallery: Gallery) -> Image.Image:
     """Photos clean and under each augmentation: the view, and below it the gaze on it."""
     rows: list[list[np.ndarray]] = []
     titles: list[list[str]] = []
@@ -676,29 +679,30 @@ def _gazed(tile: np.ndarray, gaze: np.ndarray) -> np.ndarray:
     return np.round(0.4 * tile.mean(axis=-1, keepdims=True) + 0.6 * 255 * heat).astype(np.uint8)
 
 
-def _mosaic(rows: list[list[np.ndarray]], titles: list[list[str]], head: str) -> Figure:
-    """Tiles in one image, with titles above those rows that have some.
+def _mosaic(rows: list[list[np.ndarray]], titles: list[list[str]], head: str) -> Image.Image:
+    """Tiles pixel for pixel, with titles above those rows that have some.
 
-    One image and not axes for each: matplotlib takes seconds to lay out and draw so many.
+    An image, because matplotlib takes seconds to lay out and draw so many.
     """
-    side, gap, line = rows[0][0].shape[0], 8, 16
-    lines = [max((title.count("\n") + 1 for title in row), default=0) for row in titles]
-    tops = np.cumsum([0] + [side + gap + line * n for n in lines]) + line * np.array([*lines, 0])
+    side, gap, line, margin, foot_height = rows[0][0].shape[0], 8, 16, 8, 39
+    above = [line * max((title.count("\n") + 1 for title in row), default=0) for row in titles]
+    tops = 42 + np.cumsum([0] + [side + gap + lines for lines in above]) + np.array([*above, 0])
     columns = max(len(row) for row in rows)
-    canvas = np.full((tops[-1], columns * (side + gap), 3), 255, np.uint8)
-    for top, row in zip(tops, rows, strict=False):
+    width = max(1170, columns * (side + gap) + 2 * margin)
+    mosaic = Image.new("RGB", (width, int(tops[-1]) + foot_height), "white")
+    writing = ImageDraw.Draw(mosaic)
+    writing.text((margin, 10), head, "black", _font("DejaVuSans-Bold", 19))
+    for top, row, told in zip(tops.tolist(), rows, titles, strict=False):
         for column, tile in enumerate(row):
-            left = column * (side + gap)
-            canvas[top : top + side, left : left + side] = tile
-    margin, head_height, foot_height = 8, 58, 39
-    height = head_height + canvas.shape[0] + foot_height
-    width = max(1170, canvas.shape[1] + 2 * margin)
-    figure = Figure(figsize=(width / DPI, height / DPI), dpi=DPI, layout="none")  # type: ignore[arg-type]
-    figure.figimage(canvas, margin, foot_height, origin="upper")
-    for top, told in zip(tops, titles, strict=False):
-        for column, title in enumerate(told):
-            middle = margin + column * (side + gap) + side / 2
-            bottom = foot_height + canvas.shape[0] - top + 4
-            figure.text(middle / width, bottom / height, title, ha="center", fontsize=7.5)
-    figure.suptitle(head, x=0.01, ha="left", fontsize=11, fontweight="bold")
-    return figure
+            left = margin + column * (side + gap)
+            mosaic.paste(Image.fromarray(tile), (left, top))
+            if told:
+                place = (left + side / 2, top - 3)
+                writing.text(place, told[column], "black", _font("DejaVuSans", 13), "md",
+                             align="center")  # fmt: skip
+    return mosaic
+
+
+@lru_cache
+def _font(name: str, size: int) -> ImageFont.FreeTypeFont:
+    return ImageFont.truetype(Path(matplotlib.get_data_path()) / f"fonts/ttf/{name}.ttf", size)
