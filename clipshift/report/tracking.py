@@ -111,7 +111,7 @@ def track_results(
         "layers": tables.layers,
     }
     run.log(
-        {name: wandb.Table(dataframe=table) for name, table in named.items() if len(table)}
+        {name: wandb_table(table) for name, table in named.items() if len(table)}
         | {f"figures/{name}": wandb.Image(str(path)) for name, path in figures.items()}
     )
     artifact = wandb.Artifact(f"shift-{run.id}", type="evaluation")
@@ -125,6 +125,11 @@ def track_results(
     for row in tables.summary.itertuples():
         variant = f"{row.augmentation}@{row.severity}" if several else row.augmentation
         run.summary[f"{variant}/{row.measure}"] = row.mean
+
+
+def wandb_table(table: pd.DataFrame) -> wandb.Table:
+    """A table for W&B: by lists, since it takes three times as long over a DataFrame."""
+    return wandb.Table(columns=list(table.columns), data=table.astype(object).to_numpy().tolist())
 
 
 def checkpoint_artifact(checkpoint: Path) -> wandb.Artifact:
@@ -153,7 +158,7 @@ def track_comparison(logger: WandbLogger, table: pd.DataFrame, figures: Mapping[
     """
     run = logger.experiment
     run.log(
-        {"comparison": wandb.Table(dataframe=table)}
+        {"comparison": wandb_table(table)}
         | {f"figures/{name}": wandb.Image(str(path)) for name, path in figures.items()}
     )
     run.summary["jobs"] = int(table["job"].nunique())
