@@ -418,27 +418,36 @@ def draw_differences(rows: pd.DataFrame, measure: str) -> Figure:
     return figure
 
 
-def draw_interpolation(curve: pd.DataFrame, alpha: float) -> Figure:
+def draw_interpolation(curve: pd.DataFrame, alpha: float, tolerance: float) -> Figure:
     """Shift against clean accuracy along the way from the base to the fine-tuned weights.
 
     Args:
-        curve: A row an ``alpha``, with ``shift`` and, where there are classes, ``clean_top1``.
+        curve: A row an ``alpha``, 0 first, with ``shift`` and, where there are classes,
+            ``clean_top1``.
         alpha: The chosen one.
+        tolerance: How much accuracy may be lost, as a fraction.
     """
     figure = Figure(figsize=(6.5, 4.5))
     axes = figure.subplots()
     across = "clean_top1" if "clean_top1" in curve else "alpha"
     axes.plot(curve[across], curve["shift"], "o-", color="0.5", ms=5)
     for row in curve.itertuples():
-        axes.annotate(f"α {row.alpha:g}", (getattr(row, across), row.shift), fontsize=8)
+        place = (getattr(row, across), row.shift)
+        axes.annotate(f"α {row.alpha:g}", place, (8, -3), textcoords="offset points", fontsize=8)
     chosen = curve[curve["alpha"] == alpha]
     axes.plot(chosen[across], chosen["shift"], "o", color="tab:red", ms=10, label="chosen")
+    if across == "clean_top1":
+        least = curve["clean_top1"].iloc[0] - tolerance
+        axes.axvline(least, color="0.6", lw=1, ls="--", label="least accuracy accepted")
+        # Wide enough that a photo more or less does not look like a difference.
+        ends = np.array([min(least, curve[across].min()), curve[across].max()])
+        axes.set_xlim(ends + np.array([-1, 1]) * max(0.02, 0.15 * np.ptp(ends)))
     axes.set(
         title="From the base (α 0) to the fine-tuned weights (α 1)",
         xlabel="zero-shot top-1 on clean views" if across == "clean_top1" else "α",
         ylabel="mean of 1 − cosine under the trained augmentations",
     )
-    axes.legend(frameon=False)
+    axes.legend(frameon=False, fontsize=9)
     return figure
 
 

@@ -280,7 +280,8 @@ def finetune(cfg: DictConfig, folder: Path) -> None:
         alpha = choose_alpha(curve, cfg.tolerance)
         if trainer.is_global_zero:
             write_csv(folder / "interpolation.csv", curve)
-            save_figures({"interpolation": draw_interpolation(curve, alpha)}, folder / "figures")
+            drawn = draw_interpolation(curve, alpha, cfg.tolerance)
+            save_figures({"interpolation": drawn}, folder / "figures")
             base.model.visual.load_state_dict(interpolated(start, end, alpha))
             export_finetuned(base, cfg, alpha, folder / "model")
             track_checkpoint(logger, folder / "model")
