@@ -98,7 +98,7 @@ def started_logger(cfg: DictConfig, job_type: str, tags: list[str]) -> Iterator[
         options["name"] = options["name"] or tracking.run_name(job.overrides.task, " ".join(tags))
         options["tags"] = [*options["tags"], *tags]
         if job.mode == RunMode.MULTIRUN:
-            group = tracking.sweep_group(Path(job.sweep.dir), cfg.sweeps)
+            group = tracking.sweep_group(Path(job.sweep.dir), cfg.get("sweeps", "multirun"))
             options["group"] = options["group"] or group
     logger = instantiate(options)
     logger.log_hyperparams(plain(cfg))

@@ -212,7 +212,7 @@ KILLED = """
 import os, signal, sys
 from pathlib import Path
 from omegaconf import OmegaConf
-from clipshift import pretraining
+from clipshift.train import pretraining
 
 step = pretraining.Pretraining.training_step
 

@@ -410,6 +410,8 @@ def compose_evaluations(cfg: DictConfig, folder: Path) -> dict[Path, DictConfig]
         if name == "robust":
             run.model.name = f"{cfg.model.name}_robust"
             run.model.checkpoint = str(folder / "model")
+        if "project" in run.logger:  # W&B, where both would be named by the training's options
+            run.logger.name = run.model.name
         validate(run, MEASURED)
         load_photos(run.data)  # says now, and not after the training, what is wrong with them
         made[folder / name] = run
