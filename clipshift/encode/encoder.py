@@ -106,6 +106,7 @@ class Encoder(nn.Module):
         """
         self.layer_probe.wanted = layers
         parts = [self._encode(part) for part in views.split(ENCODE_BATCH)]
+        self.layer_probe.wanted = False  # or `embed` would leave tokens behind that nobody reads
         gazes = [part.gaze for part in parts if part.gaze is not None]
         tokens = [part.layers for part in parts if part.layers is not None]
         return Features(
