@@ -31,6 +31,8 @@ LEADING = (
     "attention_similarity",
 )
 """Measures of which a page shows the paired differences; the CSV has all."""
+SPREAD_FALL = 0.1
+"""How much closer together photos may lie before a comparison warns of it, as a fraction."""
 
 
 def compare_runs(
@@ -62,6 +64,8 @@ def compare_runs(
     report = write_pair(folder, a, b, table, figures or {})
     shown = table[table["measure"] == "cosine_similarity"]
     print(pair_lines(a, b, shown if len(shown) else table))
+    if warning := spread_change(a, b)[1]:
+        print(f"warning: {warning}")
     print(f"report: {report}")
     return report
 
@@ -94,6 +98,20 @@ def shift_change(row: Any) -> str:
     return f" (shift {(1 - row.mean_b) / (1 - row.mean_a) - 1:+.0%})"
 
 
+def spread_change(a: Run, b: Run) -> tuple[str, str]:
+    """The mean distance between different photos in A and B, and a warning where it falls."""
+    before, after = (run.facts.get("spread") for run in (a, b))
+    if not before or not after:
+        return "", ""
+    spread = f"{before:.3f} → {after:.3f}"
+    if after >= (1 - SPREAD_FALL) * before:
+        return spread, ""
+    return spread, (
+        f"In B all photos lie closer together (mean distance {spread}): a part of the smaller "
+        "shift is this. Look at relative_shift and retained."
+    )
+
+
 def write_pair(folder: Path, a: Run, b: Run, table: pd.DataFrame, more: Mapping[str, Path]) -> Path:
     """Write the page of a paired comparison."""
     measures = [measure for measure in LEADING if measure in set(table["measure"])]
@@ -108,14 +126,16 @@ def write_pair(folder: Path, a: Run, b: Run, table: pd.DataFrame, more: Mapping[
     for figure in drawn.values():
         sign(figure, f"{b.title} minus {a.title}, {table['n'].max()} photos")
     facts = {"A": f"{a.title}: {a.folder}", "B": f"{b.title}: {b.folder}"}
-    spreads: list[Any] = [run.facts.get("spread") for run in (a, b)]
-    if all(spreads):
-        facts["mean distance between different photos"] = "{:.4f} → {:.4f}".format(*spreads)
     notes = [
         f"{name} differs: {a.facts[name]} and {b.facts[name]}. Part of the difference is this."
         for name in ("precision", "device")
         if a.facts[name] != b.facts[name]
     ]
+    spread, fall = spread_change(a, b)
+    if spread:
+        facts["mean distance between different photos"] = spread
+    if fall:
+        notes.append(fall)
     return page.write_comparison(
         folder,
         f"{b.title} against {a.title}, photo by photo",

@@ -15,11 +15,12 @@ from conftest import ROOT, run_evaluate
 from scipy import stats
 from test_evaluation import measure, wandb_records
 
+from clipshift.comparison import spread_change
 from clipshift.data import Cache, dataset, sample
 from clipshift.encode import Encoder
 from clipshift.encode.shared import SharedFeatures
 from clipshift.report.dashboard import sweep_dashboard
-from clipshift.results import compare_photos, mean_interval
+from clipshift.results import Run, compare_photos, mean_interval
 from clipshift.results.paired import holm
 
 
@@ -72,6 +73,14 @@ def test_a_known_difference_is_covered_as_often_as_promised() -> None:
         row = compare_photos(photos(base), photos(robust), seed).iloc[0]
         covered.append(row["ci_low"] <= 0.03 <= row["ci_high"])
     assert 0.92 <= np.mean(covered) <= 0.98
+
+
+@pytest.mark.parametrize(("after", "warned"), [(0.55, False), (0.3, True)])
+def test_photos_that_close_up_are_told(after: float, warned: bool) -> None:
+    runs = [Run(Path(), {"spread": spread}, pd.DataFrame()) for spread in (0.6, after)]
+    spread, warning = spread_change(*runs)
+    assert spread == f"0.600 → {after:.3f}"
+    assert ("relative_shift" in warning) == warned
 
 
 def test_holm_by_the_book() -> None:
