@@ -13,7 +13,6 @@ from clipshift.command import ERROR
 from clipshift.errors import UserError
 from clipshift.report import page, tracking
 from clipshift.report.figures import draw_curves, draw_differences, save_figures, sign
-from clipshift.report.page import marked
 from clipshift.results import (
     Run,
     compare_photos,
@@ -70,9 +69,14 @@ def compare_runs(
     return report
 
 
+def trained_on_of(a: Run, b: Run) -> list[str]:
+    """What the fine-tuned one of two models was trained on; B's where both were."""
+    return b.trained_on or a.trained_on
+
+
 def compare_pair(a: Run, b: Run, seed: int) -> pd.DataFrame:
     """`compare_photos` of two runs; of a fine-tuned model, with what it was trained on together."""
-    trained_on = b.trained_on or a.trained_on
+    trained_on = trained_on_of(a, b)
     return compare_photos(
         with_group_means(a.shift, trained_on), with_group_means(b.shift, trained_on), seed
     )
@@ -115,7 +119,7 @@ def spread_change(a: Run, b: Run) -> tuple[str, str]:
 def write_pair(folder: Path, a: Run, b: Run, table: pd.DataFrame, more: Mapping[str, Path]) -> Path:
     """Write the page of a paired comparison."""
     measures = [measure for measure in LEADING if measure in set(table["measure"])]
-    trained_on = b.trained_on or a.trained_on
+    trained_on = trained_on_of(a, b)
     tables = {
         measure: pair_table(table[table["measure"] == measure], trained_on) for measure in measures
     }
@@ -152,7 +156,7 @@ def pair_table(rows: pd.DataFrame, trained_on: list[str]) -> list[list[str]]:
               "worsened", "p (Holm)"]  # fmt: skip
     return [header] + [
         [
-            marked(row.augmentation, trained_on),
+            page.marked(row.augmentation, trained_on),
             row.severity,
             f"{row.mean_a:.4f}",
             f"{row.mean_b:.4f}{shift_change(row)}",
@@ -272,7 +276,7 @@ def write_sweep(
         write_csv(folder / "paired.csv", paired)
         for measure in (m for m in LEADING if m in set(paired["measure"])):
             tables[f"{measure}: job {b.folder.name} against job {a.folder.name}, paired"] = (
-                pair_table(paired[paired["measure"] == measure], b.trained_on or a.trained_on)
+                pair_table(paired[paired["measure"] == measure], trained_on_of(a, b))
             )
     files = save_figures(drawn, folder / "figures") if drawn else {}
     notes = [f"{len(failed)} of {len(failed) + len(runs)} jobs failed."] if failed else []

@@ -152,6 +152,11 @@ class Finetuning(ShiftValidation):
         self.objective, self.anchor, self.texts = objective, anchor, texts
         self.anchor_weight, self.lr, self.weight_decay = anchor_weight, lr, weight_decay
 
+    def on_train_start(self) -> None:
+        if self.texts is not None:
+            scaled = self.base.model.logit_scale.exp() * self.texts.classifier.to(self.device)
+            self.texts = ZeroShot(scaled, self.texts.targets.to(self.device))
+
     def on_train_epoch_start(self) -> None:
         self.eval()  # no dropout, and batch norms as the base has them
         restore_frozen(self.student.model.visual, self.base.model.visual)
@@ -163,12 +168,11 @@ class Finetuning(ShiftValidation):
             target = self._gathered(self.base.embed(clean))
         texts = self._texts(self._gathered(index))
         made = self._gathered(self.student.embed(views))
+        held = None if self.anchor is None else self._gathered(self.student.embed(clean))
         # Where training is in half precision: embeddings are float32, and losses of them as well.
         with torch.autocast(self.device.type, enabled=False):
             loss = self.objective(made, target, *texts)
-        if self.anchor is not None:
-            held = self._gathered(self.student.embed(clean))
-            with torch.autocast(self.device.type, enabled=False):
+            if self.anchor is not None and held is not None:
                 loss = loss + self.anchor_weight * self.anchor(held, target, *texts)
         self.log("train/loss", loss, prog_bar=True)
         return loss
@@ -194,9 +198,7 @@ class Finetuning(ShiftValidation):
     def _texts(self, index: Tensor) -> tuple[Tensor, Tensor]:
         if self.texts is None:
             return torch.empty(0), torch.full_like(index, -1)
-        scale = self.base.model.logit_scale.exp()
-        texts = scale * self.texts.classifier.to(self.device)
-        return texts, self.texts.targets.to(self.device)[index]
+        return self.texts.classifier, self.texts.targets[index]
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         """AdamW on what is tuned, and its schedule, step by step."""
