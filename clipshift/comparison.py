@@ -63,8 +63,8 @@ def compare_runs(
     report = write_pair(folder, a, b, table, figures or {})
     shown = table[table["measure"] == "cosine_similarity"]
     print(pair_lines(a, b, shown if len(shown) else table))
-    if warning := spread_change(a, b)[1]:
-        print(f"warning: {warning}")
+    for note in pair_notes(a, b):
+        print(f"note: {note}")
     print(f"report: {report}")
     return report
 
@@ -102,18 +102,25 @@ def shift_change(row: Any) -> str:
     return f" (shift {(1 - row.mean_b) / (1 - row.mean_a) - 1:+.0%})"
 
 
-def spread_change(a: Run, b: Run) -> tuple[str, str]:
-    """The mean distance between different photos in A and B, and a warning where it falls."""
+def spreads(a: Run, b: Run) -> str:
+    """The mean distances between different photos in A and in B; empty where one has none."""
     before, after = (run.facts.get("spread") for run in (a, b))
-    if not before or not after:
-        return "", ""
-    spread = f"{before:.3f} → {after:.3f}"
-    if after >= (1 - SPREAD_FALL) * before:
-        return spread, ""
-    return spread, (
-        f"In B all photos lie closer together (mean distance {spread}): a part of the smaller "
-        "shift is this. Look at relative_shift and retained."
-    )
+    return f"{before:.3f} → {after:.3f}" if before and after else ""
+
+
+def pair_notes(a: Run, b: Run) -> list[str]:
+    """What one must know before reading a paired comparison's numbers."""
+    notes = [
+        f"{name} differs: {a.facts[name]} and {b.facts[name]}. Part of the difference is this."
+        for name in ("precision", "device")
+        if a.facts[name] != b.facts[name]
+    ]
+    if spreads(a, b) and b.facts["spread"] < (1 - SPREAD_FALL) * a.facts["spread"]:
+        notes.append(
+            f"With {b.title} all photos lie closer together (mean distance {spreads(a, b)}): a "
+            "part of the smaller shift is this. Look at relative_shift and retained."
+        )
+    return notes
 
 
 def write_pair(folder: Path, a: Run, b: Run, table: pd.DataFrame, more: Mapping[str, Path]) -> Path:
@@ -130,21 +137,13 @@ def write_pair(folder: Path, a: Run, b: Run, table: pd.DataFrame, more: Mapping[
     for figure in drawn.values():
         sign(figure, f"{b.title} minus {a.title}, {table['n'].max()} photos")
     facts = {"A": f"{a.title}: {a.folder}", "B": f"{b.title}: {b.folder}"}
-    notes = [
-        f"{name} differs: {a.facts[name]} and {b.facts[name]}. Part of the difference is this."
-        for name in ("precision", "device")
-        if a.facts[name] != b.facts[name]
-    ]
-    spread, fall = spread_change(a, b)
-    if spread:
+    if spread := spreads(a, b):
         facts["mean distance between different photos"] = spread
-    if fall:
-        notes.append(fall)
     return page.write_comparison(
         folder,
         f"{b.title} against {a.title}, photo by photo",
         facts,
-        notes,
+        pair_notes(a, b),
         tables,
         {**more, **save_figures(drawn, folder / "figures")},
     )
@@ -269,17 +268,18 @@ def write_sweep(
         tables["failed jobs"] = [["job", "options", "error"]] + [
             [job.name, describe(overrides[job], options), reason] for job, reason in failed.items()
         ]
+    notes = [f"{len(failed)} of {len(failed) + len(runs)} jobs failed."] if failed else []
     pairs = list(runs.values())
     if len(pairs) == 2 and not differing_views(*pairs):
         a, b = pairs
         paired = compare_pair(a, b, a.facts["seed"])
         write_csv(folder / "paired.csv", paired)
+        notes += pair_notes(a, b)
         for measure in (m for m in LEADING if m in set(paired["measure"])):
             tables[f"{measure}: job {b.folder.name} against job {a.folder.name}, paired"] = (
                 pair_table(paired[paired["measure"] == measure], trained_on_of(a, b))
             )
     files = save_figures(drawn, folder / "figures") if drawn else {}
-    notes = [f"{len(failed)} of {len(failed) + len(runs)} jobs failed."] if failed else []
     facts = {"folder": str(folder), "jobs": f"{len(runs)} finished, {len(failed)} failed"}
     title = f"Sweep of {len(overrides)} jobs"
     return page.write_comparison(folder, title, facts, notes, tables, files), files

@@ -15,7 +15,7 @@ from conftest import ROOT, run_evaluate
 from scipy import stats
 from test_evaluation import measure, wandb_records
 
-from clipshift.comparison import spread_change
+from clipshift.comparison import pair_notes, spreads
 from clipshift.data import Cache, dataset, sample
 from clipshift.encode import Encoder
 from clipshift.encode.shared import SharedFeatures
@@ -77,10 +77,11 @@ def test_a_known_difference_is_covered_as_often_as_promised() -> None:
 
 @pytest.mark.parametrize(("after", "warned"), [(0.55, False), (0.3, True)])
 def test_photos_that_close_up_are_told(after: float, warned: bool) -> None:
-    runs = [Run(Path(), {"spread": spread}, pd.DataFrame()) for spread in (0.6, after)]
-    spread, warning = spread_change(*runs)
-    assert spread == f"0.600 → {after:.3f}"
-    assert ("relative_shift" in warning) == warned
+    model = {"name": "robust", "checkpoint": None, "pretrained": None}
+    facts = {"model": model, "precision": "fp32", "device": "cpu"}
+    runs = [Run(Path(), facts | {"spread": spread}, pd.DataFrame()) for spread in (0.6, after)]
+    assert spreads(*runs) == f"0.600 → {after:.3f}"
+    assert ("relative_shift" in "".join(pair_notes(*runs))) == warned
 
 
 def test_holm_by_the_book() -> None:

@@ -5,6 +5,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from pytorch_lightning.utilities import rank_zero_only
+
 from clipshift.errors import UserError
 from clipshift.results import write_json
 
@@ -30,7 +32,7 @@ def last_checkpoint(folder: Path, options: Mapping[str, Any]) -> Path | None:
     file = folder / SETTINGS
     if not (folder / LAST).exists():
         folder.mkdir(parents=True, exist_ok=True)
-        write_json(file, wanted)
+        rank_zero_only(write_json)(file, wanted)
         return None
     begun = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
     if differing := [name for name in wanted if begun.get(name) != wanted[name]]:
