@@ -96,6 +96,7 @@ CHECKS: dict[str, Check] = {
     "optimization.weight_decay": share(0, 1),
     "objective.anchor_weight": share(0, INFINITY),
     "objective.loss.distance": one_of("l2", "cosine"),
+    "objective.loss.weight": share(0, INFINITY),
     "tune.blocks": whole(1),
     "tune.rank": whole(1),
     "tune.alpha": number(0),

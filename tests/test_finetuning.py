@@ -28,7 +28,7 @@ from clipshift.results import compare_photos, with_group_means
 from clipshift.train import tuning
 from clipshift.train.finetuning import Finetuning, finetune, text_targets
 from clipshift.train.interpolation import choose_alpha, interpolated
-from clipshift.train.objectives import Consistency, Contrastive, TeCoA
+from clipshift.train.objectives import Consistency, ConsistencyTeCoA, Contrastive, TeCoA
 from clipshift.train.views import EpochSampler, RobustViews
 
 
@@ -57,6 +57,8 @@ def test_objectives_by_their_formulas() -> None:
     logits = (view / view.norm(dim=1, keepdim=True)) @ texts
     expected = cross_entropy(logits[target >= 0], target[target >= 0])
     torch.testing.assert_close(TeCoA()(view, clean, texts, target), expected)
+    both = ConsistencyTeCoA("l2", weight=3)(view, clean, texts, target)
+    assert both.item() == pytest.approx(squared + 3 * expected.item())
 
 
 def test_contrastive_is_open_clips_loss_where_all_texts_differ() -> None:
@@ -287,7 +289,7 @@ def test_early_stopping_keeps_the_best(hub_folder: Path, tmp_path: Path) -> None
     assert epochs["best"] == epochs["last"] - 2
 
 
-@pytest.mark.parametrize("objective", ["tecoa", "contrastive"])
+@pytest.mark.parametrize("objective", ["tecoa", "contrastive", "consistency_tecoa"])
 def test_objectives_with_texts(hub_folder: Path, tmp_path: Path, objective: str) -> None:
     more = (f"objective={objective}", "tune=layernorm", "+trainer.accumulate_grad_batches=2")
     finetune(configured(hub_folder, *more), tmp_path)

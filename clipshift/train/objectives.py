@@ -100,3 +100,24 @@ class TeCoA:
         if not (target >= 0).any():
             return view.sum() * 0
         return cross_entropy(normalize(view, dim=1) @ texts, target, ignore_index=-1)
+
+
+class ConsistencyTeCoA:
+    r"""Both at once: consistency plus :math:`w` times TeCoA's cross-entropy.
+
+    The first keeps embeddings where the base had them, the second keeps classes apart; a photo
+    without a class only counts in the first.
+
+    Args:
+        distance: That of `Consistency`.
+        weight: :math:`w`.
+    """
+
+    needs_texts = True
+
+    def __init__(self, distance: Literal["l2", "cosine"], weight: float) -> None:
+        self.consistency, self.tecoa, self.weight = Consistency(distance), TeCoA(), weight
+
+    def __call__(self, view: Tensor, clean: Tensor, texts: Tensor, target: Tensor) -> Tensor:
+        of_class = self.tecoa(view, clean, texts, target)
+        return self.consistency(view, clean, texts, target) + self.weight * of_class
