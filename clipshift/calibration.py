@@ -4,6 +4,7 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from omegaconf import DictConfig
@@ -18,6 +19,7 @@ from clipshift.augment.matching import (
     match_strength,
     pixel_distortion,
 )
+from clipshift.config import plain
 from clipshift.data import VIEW_SIZE, Photo, Skipped, ViewDataset
 from clipshift.errors import UserError
 from clipshift.measure.functional import rmse, ssim
@@ -54,6 +56,7 @@ def calibrate(
     target: float,
     seed: int,
     resize: str,
+    parameters: Mapping[str, Mapping[str, Any]],
 ) -> Calibration:
     """Match the strengths of all augmentations on some photos.
 
@@ -64,6 +67,7 @@ def calibrate(
         target: Its common mean.
         seed: The run's seed.
         resize: How photos become clean views.
+        parameters: What the augmentations draw from, to be kept with the strengths.
 
     Raises:
         UserError: If no photo can be read.
@@ -86,7 +90,8 @@ def calibrate(
             return float(torch.cat(values).double().mean())
 
         matches[name] = match_strength(mean, target, augmentation.strongest)
-    return Calibration(distortion, target, seed, ids, matches)
+    kept = {name: dict(drawn_from) for name, drawn_from in parameters.items()}
+    return Calibration(distortion, target, seed, resize, kept, ids, matches)
 
 
 def calibration_for(
@@ -102,8 +107,12 @@ def calibration_for(
     Raises:
         UserError: If a stored one cannot be used, or there are too few photos.
     """
+    parameters = {
+        name: {key: value for key, value in node.items() if key not in ("_target_", "ladder")}
+        for name, node in plain(cfg.aug).items()
+    }
     if cfg.matching.file:
-        return load_calibration(Path(cfg.matching.file), augmentations)
+        return load_calibration(Path(cfg.matching.file), parameters, cfg.data.resize)
     chosen = set_aside(photos, cfg.matching.photos, cfg.seed)
     if not chosen:
         raise UserError("severity=matched sets photos aside to calibrate on: give at least 2")
@@ -114,14 +123,22 @@ def calibration_for(
         cfg.matching.target,
         cfg.seed,
         cfg.data.resize,
+        parameters,
     )
 
 
-def load_calibration(file: Path, augmentations: Mapping[str, Augmentation]) -> Calibration:
+def load_calibration(
+    file: Path, parameters: Mapping[str, Mapping[str, Any]], resize: str
+) -> Calibration:
     """Read a stored calibration.
 
+    Args:
+        file: Its file.
+        parameters: What the run's augmentations draw from, by name.
+        resize: How the run's photos become clean views.
+
     Raises:
-        UserError: If there is none, or it lacks an augmentation.
+        UserError: If there is none, it lacks an augmentation, or it was made with others' views.
     """
     try:
         calibration = Calibration.from_json(json.loads(file.read_text(encoding="utf-8")))
@@ -129,8 +146,15 @@ def load_calibration(file: Path, augmentations: Mapping[str, Augmentation]) -> C
         raise UserError(f"no calibration {file}: {error.strerror}; set matching.file") from None
     except (ValueError, TypeError, KeyError):
         raise UserError(f"{file} is not a {FILE} of clipshift") from None
-    if missing := [name for name in augmentations if name not in calibration.matches]:
-        raise UserError(f"{file} lacks {', '.join(missing)}: calibrate again without matching.file")
+    again = "calibrate again without matching.file"
+    if missing := [name for name in parameters if name not in calibration.matches]:
+        raise UserError(f"{file} lacks {', '.join(missing)}: {again}")
+    if other := [
+        n for n, drawn_from in parameters.items() if calibration.parameters[n] != drawn_from
+    ]:
+        raise UserError(f"{file} was made with other parameters of {', '.join(other)}: {again}")
+    if calibration.resize != resize:
+        raise UserError(f"{file} was made with data.resize={calibration.resize}: {again}")
     return calibration
 
 

@@ -17,6 +17,7 @@ from clipshift.results import (
     Run,
     compare_photos,
     differing_views,
+    incomparable,
     read_run,
     with_group_means,
     write_csv,
@@ -35,7 +36,11 @@ SPREAD_FALL = 0.1
 
 
 def compare_runs(
-    runs: Sequence[str], seed: int, folder: Path, figures: Mapping[str, Path] | None = None
+    runs: Sequence[str],
+    seed: int,
+    folder: Path,
+    figures: Mapping[str, Path] | None = None,
+    notes: Sequence[str] = (),
 ) -> Path:
     """Compare two finished runs photo by photo: ``compare=[RUN_A,RUN_B]``.
 
@@ -44,6 +49,7 @@ def compare_runs(
         seed: Seed of the bootstrap.
         folder: Where ``comparison.csv`` and ``comparison.html`` go.
         figures: More figures for the page, by name.
+        notes: What else a reader must know.
 
     Returns:
         The page's path.
@@ -60,10 +66,11 @@ def compare_runs(
     table = compare_pair(a, b, seed)
     folder.mkdir(parents=True, exist_ok=True)
     write_csv(folder / "comparison.csv", table)
-    report = write_pair(folder, a, b, table, figures or {})
+    notes = [*notes, *pair_notes(a, b)]
+    report = write_pair(folder, a, b, table, figures or {}, notes)
     shown = table[table["measure"] == "cosine_similarity"]
     print(pair_lines(a, b, shown if len(shown) else table))
-    for note in pair_notes(a, b):
+    for note in notes:
         print(f"note: {note}")
     print(f"report: {report}")
     return report
@@ -75,10 +82,16 @@ def trained_on_of(a: Run, b: Run) -> list[str]:
 
 
 def compare_pair(a: Run, b: Run, seed: int) -> pd.DataFrame:
-    """`compare_photos` of two runs; of a fine-tuned model, with what it was trained on together."""
+    """`compare_photos` of two runs, without the measures that cannot be compared.
+
+    Of a fine-tuned model, with what it was trained on together.
+    """
     trained_on = trained_on_of(a, b)
+    lost = [name for name in a.shift if name.startswith(tuple(incomparable(a, b)))]
     return compare_photos(
-        with_group_means(a.shift, trained_on), with_group_means(b.shift, trained_on), seed
+        with_group_means(a.shift.drop(columns=lost), trained_on),
+        with_group_means(b.shift, trained_on),
+        seed,
     )
 
 
@@ -115,6 +128,7 @@ def pair_notes(a: Run, b: Run) -> list[str]:
         for name in ("precision", "device")
         if a.facts[name] != b.facts[name]
     ]
+    notes += [f"{measure} is left out: {cause}." for measure, cause in incomparable(a, b).items()]
     if spreads(a, b) and b.facts["spread"] < (1 - SPREAD_FALL) * a.facts["spread"]:
         notes.append(
             f"With {b.title} all photos lie closer together (mean distance {spreads(a, b)}): a "
@@ -123,7 +137,14 @@ def pair_notes(a: Run, b: Run) -> list[str]:
     return notes
 
 
-def write_pair(folder: Path, a: Run, b: Run, table: pd.DataFrame, more: Mapping[str, Path]) -> Path:
+def write_pair(
+    folder: Path,
+    a: Run,
+    b: Run,
+    table: pd.DataFrame,
+    more: Mapping[str, Path],
+    notes: Sequence[str],
+) -> Path:
     """Write the page of a paired comparison."""
     measures = [measure for measure in LEADING if measure in set(table["measure"])]
     trained_on = trained_on_of(a, b)
@@ -143,7 +164,7 @@ def write_pair(folder: Path, a: Run, b: Run, table: pd.DataFrame, more: Mapping[
         folder,
         f"{b.title} against {a.title}, photo by photo",
         facts,
-        pair_notes(a, b),
+        notes,
         tables,
         {**more, **save_figures(drawn, folder / "figures")},
     )
@@ -262,8 +283,10 @@ def write_sweep(
             ]
             for _, row in shift.sort_values("mean", kind="stable").iterrows()
         ]
-        if shift["severity"].str.isdigit().sum() > 1 and shift["severity"].nunique() > 1:
-            drawn["curves"] = draw_curves(shift[shift["severity"].str.isdigit()])
+        numbered = shift[shift["severity"].str.isdigit()]
+        if numbered["severity"].nunique() > 1:
+            of_jobs = {job.name: describe(own, told) for job, own in overrides.items()}
+            drawn["curves"] = draw_curves(numbered.assign(options=numbered["job"].map(of_jobs)))
     if failed:
         tables["failed jobs"] = [["job", "options", "error"]] + [
             [job.name, describe(overrides[job], options), reason] for job, reason in failed.items()

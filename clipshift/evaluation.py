@@ -64,7 +64,7 @@ from clipshift.results import (
 )
 from clipshift.train.export import trained_augmentations
 from clipshift.trainer import make_trainer
-from clipshift.versions import package_versions
+from clipshift.versions import CODE_SHA256, package_versions
 
 
 @dataclass
@@ -358,6 +358,8 @@ def evaluate(cfg: DictConfig, run_folder: Path) -> None:
             measured before an interruption is written all the same.
     """
     start = time.perf_counter()
+    if "precision" in cfg.trainer:
+        raise UserError("trainer.precision is for training: choose the encoder's by precision=bf16")
     run_folder.mkdir(parents=True, exist_ok=True)
     tags = [cfg.model.name, cfg.data.source]
     try:
@@ -372,7 +374,7 @@ def evaluate(cfg: DictConfig, run_folder: Path) -> None:
             ):  # so that the failed job is tracked with the others
                 raise
         raise
-    key = job_key(cfg, encoder, photos) if in_sweep() else None
+    key = job_key(cfg, encoder, photos, classes) if in_sweep() else None
     if key and not cfg.rerun and (finished := finished_job(sweep_folders(cfg), key)):
         take_over(finished, run_folder)
         return
@@ -423,7 +425,7 @@ def evaluate(cfg: DictConfig, run_folder: Path) -> None:
         )
         if cache is not None:
             device = device_name(trainer.strategy.root_device)
-            parts = (encoder.weights_sha256, cfg.precision, device, cfg.data.resize, cfg.layers)
+            parts = (encoder.fingerprint, device, cfg.data.resize, cfg.layers)
             module.shared = SharedFeatures(cache, f"features {' '.join(map(str, parts))}")
         complete = False
         tables = None
@@ -435,7 +437,9 @@ def evaluate(cfg: DictConfig, run_folder: Path) -> None:
                 if calibration:
                     save_calibration(run_folder, calibration)
                 seconds = {"load": loaded - start, "photos": time.perf_counter() - loaded}
-                tables = write_results(cfg, run_folder, module, photos, seconds, complete, key)
+                tables = write_results(
+                    cfg, run_folder, module, photos, classes, seconds, complete, key
+                )
                 if not complete:
                     done = f"{len(module.measured.index)} of {len(photos)}"
                     print(f"stopped early: {done} photos are in {run_folder}", file=sys.stderr)
@@ -461,6 +465,7 @@ def write_results(
     run_folder: Path,
     module: ShiftEvaluation,
     photos: list[Photo],
+    classes: list[str],
     seconds: dict[str, float],
     complete: bool,
     key: str | None,
@@ -496,6 +501,8 @@ def write_results(
             "trained": encoder.trained,
             "trained_on": trained_augmentations(cfg.model.checkpoint),
             "weights_sha256": encoder.weights_sha256,
+            "fingerprint": encoder.fingerprint,
+            "preprocessing": encoder.preprocessing,
             "gaze": encoder.probe is not None,
         },
         "data": {
@@ -505,6 +512,7 @@ def write_results(
             ),
             "photos": len(measured.index),
             "skipped": len(measured.skipped),
+            "classes": classes,
         },
         "spread": None if math.isnan(spread) else spread,
         "collapsed": len(measured.index) > 1 and math.isnan(spread),
@@ -515,10 +523,12 @@ def write_results(
         "device": device_name(module.device),
         "seconds": {name: round(value, 3) for name, value in (seconds | measured.seconds).items()},
         "versions": package_versions(),
+        "code_sha256": CODE_SHA256,
         "config": plain(cfg),
     }
     cosine = "cosine_similarity" in shift
-    both = cosine and len(measured.index) > 1 and {PAPER, MATCHED} <= set(shift["severity"])
+    several = len(measured.index) > 1 and shift["augmentation"].nunique() > 1
+    both = cosine and several and {PAPER, MATCHED} <= set(shift["severity"])
     tables = Tables(
         shift,
         summarize(shift, cfg.seed),
@@ -544,8 +554,8 @@ def write_results(
     write_tables(run_folder, shift, {n: t for n, t in made.items() if len(t) or n == "skipped"})
     write_tensors(run_folder, measured, photos, cfg.save.views, cfg.save.gaze)
     if tables.agreement:
-        tau = dict(zip(("tau", "ci_low", "ci_high"), tables.agreement, strict=True))
-        facts["paper_and_matched"] = tau
+        found = [None if math.isnan(value) else value for value in tables.agreement]
+        facts["paper_and_matched"] = dict(zip(("tau", "ci_low", "ci_high"), found, strict=True))
     write_json(run_folder / "run.json", facts)
     return tables
 

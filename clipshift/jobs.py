@@ -19,7 +19,7 @@ from clipshift.data import Photo
 from clipshift.encode import Encoder
 from clipshift.report import tracking
 from clipshift.results import data_fingerprint
-from clipshift.versions import code_sha256, package_versions
+from clipshift.versions import CODE_SHA256, package_versions
 
 
 def in_sweep() -> bool:
@@ -32,11 +32,12 @@ def sweep_folders(cfg: DictConfig) -> list[Path]:
     return [Path(HydraConfig.get().sweep.dir), Path(cfg.sweeps)]
 
 
-def job_key(cfg: DictConfig, encoder: Encoder, photos: list[Photo]) -> str:
-    """SHA-256 over all that a job's results depend on: options, weights, photos and code.
+def job_key(cfg: DictConfig, encoder: Encoder, photos: list[Photo], classes: list[str]) -> str:
+    """SHA-256 over all that a job's results depend on: options, model, photos, texts and code.
 
     Options that change no number (logger, cache, workers) are left out.
     """
+    calibration = Path(cfg.matching.file or "")
     options = {
         name: value
         for name, value in plain(cfg).items()
@@ -45,13 +46,15 @@ def job_key(cfg: DictConfig, encoder: Encoder, photos: list[Photo]) -> str:
     options["data"] = {k: v for k, v in options["data"].items() if k != "num_workers"}
     facts = {
         "options": options,
-        "weights": encoder.weights_sha256,
+        "model": encoder.fingerprint,
         "data": data_fingerprint(
             (photo.id, hashlib.sha256(photo.read()).digest())
             for photo in photos
             if photo.file.is_file()
         ),
-        "code": code_sha256(),
+        "texts": [classes, [(photo.id, photo.label, photo.captions) for photo in photos]],
+        "calibration": calibration.read_text() if calibration.is_file() else None,
+        "code": CODE_SHA256,
         "versions": package_versions(),
     }
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()

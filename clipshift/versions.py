@@ -1,7 +1,6 @@
 """What the numbers were made with: versions of packages, and clipshift's own source."""
 
 import hashlib
-from functools import lru_cache
 from importlib.metadata import version
 from pathlib import Path
 
@@ -24,11 +23,13 @@ def package_versions() -> dict[str, str]:
     return {name: version(name) for name in ("clipshift", *PACKAGES)}
 
 
-@lru_cache
-def code_sha256() -> str:
-    """SHA-256 over clipshift's own source."""
+def _code_sha256() -> str:
     digest = hashlib.sha256()
     package = Path(__file__).parent
     for file in sorted(package.rglob("*.py")):
         digest.update(str(file.relative_to(package)).encode() + b"\0" + file.read_bytes())
     return digest.hexdigest()
+
+
+CODE_SHA256 = _code_sha256()
+"""SHA-256 over clipshift's own source, as it was when it was loaded."""

@@ -46,6 +46,7 @@ def test_composition_mistakes(override: str, expected: str) -> None:
         (["data=folder", "data.root={tmp}/texts"], "none of the 1 photos could be read"),
         (["trainer=gpu"], "gpu"),
         (["severity=matched", "matching.file={tmp}/none.json"], "no calibration"),
+        (["+trainer.precision=bf16-mixed"], "choose the encoder's by precision=bf16"),
     ],
 )
 def test_run_time_mistakes(overrides: list[str], expected: str, tmp_path: Path) -> None:

@@ -5,7 +5,9 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -15,12 +17,15 @@ from conftest import ROOT, run_evaluate
 from scipy import stats
 from test_evaluation import measure, wandb_records
 
-from clipshift.comparison import pair_notes, spreads
+from clipshift.command import compose_config
+from clipshift.comparison import compare_pair, pair_notes, spreads
 from clipshift.data import Cache, dataset, sample
 from clipshift.encode import Encoder
 from clipshift.encode.shared import SharedFeatures
+from clipshift.jobs import job_key
 from clipshift.report.dashboard import sweep_dashboard
-from clipshift.results import Run, compare_photos, mean_interval
+from clipshift.report.figures import draw_curves
+from clipshift.results import Run, compare_photos, incomparable, mean_interval
 from clipshift.results.paired import holm
 
 
@@ -78,10 +83,56 @@ def test_a_known_difference_is_covered_as_often_as_promised() -> None:
 @pytest.mark.parametrize(("after", "warned"), [(0.55, False), (0.3, True)])
 def test_photos_that_close_up_are_told(after: float, warned: bool) -> None:
     model = {"name": "robust", "checkpoint": None, "pretrained": None}
-    facts = {"model": model, "precision": "fp32", "device": "cpu"}
+    facts = {"model": model, "precision": "fp32", "device": "cpu", "gallery": 9, "data": {},
+             "config": {"prompts": {}}}  # fmt: skip
     runs = [Run(Path(), facts | {"spread": spread}, pd.DataFrame()) for spread in (0.6, after)]
     assert spreads(*runs) == f"0.600 → {after:.3f}"
     assert ("relative_shift" in "".join(pair_notes(*runs))) == warned
+
+
+def test_measures_taken_in_other_ways_are_left_out() -> None:
+    """Another gallery, or other classes, would look like another model."""
+
+    def run(gallery: int, classes: list[str]) -> Run:
+        shift = photos(np.linspace(0.5, 1, 9), retained=np.ones(9), zero_shot_top1=np.ones(9))
+        facts = {"gallery": gallery, "data": {"classes": classes}, "config": {"prompts": {}},
+                 "model": {}}  # fmt: skip
+        return Run(Path(), facts, shift)
+
+    base = run(9, ["cat", "dog"])
+    assert {"retained", "zero_shot_top1"} <= set(compare_pair(base, base, seed=0)["measure"])
+    table = compare_pair(base, run(5, ["cat", "cow"]), seed=0)
+    assert list(table["measure"]) == ["cosine_similarity"]
+    assert set(incomparable(base, run(5, ["cat", "dog"]))) == {"retained"}
+
+
+def test_a_jobs_key_is_another_when_what_it_is_made_of_is(encoder: Encoder, tmp_path: Path) -> None:
+    calibration = tmp_path / "calibration.json"
+    calibration.write_text("1")
+    cfg = compose_config("evaluate", ["logger=none", f"matching.file={calibration}"])
+    chosen = sample()[:2]
+
+    def key(**change: Any) -> str:
+        return job_key(cfg, encoder, [chosen[0], replace(chosen[1], **change)], ["cat", "dog"])
+
+    keys = [key(), key(label="cat"), key(captions=("a cat",))]
+    calibration.write_text("2")
+    keys.append(key())
+    assert len(set(keys)) == 4
+    calibration.write_text("1")
+    assert key() == keys[0]
+
+
+def test_curves_of_jobs_with_other_options_are_lines_of_their_own() -> None:
+    jobs = [("seed=0", 0.9), ("seed=1", 0.8)]
+    rows = pd.DataFrame(
+        {"options": options, "augmentation": "noise", "severity": severity, "mean": mean,
+         "ci_low": mean, "ci_high": mean}
+        for options, mean in jobs for severity in ("1", "2", "3")
+    )  # fmt: skip
+    lines = draw_curves(rows).axes[0].lines
+    assert [line.get_label() for line in lines] == ["noise (seed=0)", "noise (seed=1)"]
+    assert [list(line.get_xdata()) for line in lines] == [[1, 2, 3]] * 2
 
 
 def test_holm_by_the_book() -> None:

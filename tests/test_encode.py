@@ -202,6 +202,24 @@ def test_every_kind_of_checkpoint_gives_the_same_weights(
     assert torch.equal(encoder(views).embedding, reference(views).embedding)
 
 
+@pytest.mark.parametrize(
+    ("part", "change"),
+    [("preprocess_cfg", {"mean": [0.5, 0.5, 0.5]}), ("model_cfg", {"quick_gelu": True})],
+)
+def test_models_of_the_same_weights_are_told_apart(
+    hub_folder: Path, tmp_path: Path, part: str, change: dict
+) -> None:
+    reference = load_encoder(f"local-dir:{hub_folder}")
+    assert load_encoder(f"local-dir:{hub_folder}").fingerprint == reference.fingerprint
+    shutil.copy(hub_folder / "open_clip_model.safetensors", tmp_path)
+    described = json.loads((hub_folder / "open_clip_config.json").read_text())
+    described[part] |= change
+    (tmp_path / "open_clip_config.json").write_text(json.dumps(described))
+    other = load_encoder(f"local-dir:{tmp_path}")
+    assert other.weights_sha256 == reference.weights_sha256
+    assert other.fingerprint != reference.fingerprint
+
+
 def test_weights_match_open_clips_own_loading(hub_folder: Path, views: Tensor) -> None:
     model, _, _ = open_clip.create_model_and_transforms(f"local-dir:{hub_folder}")
     encoder = load_encoder(f"local-dir:{hub_folder}")

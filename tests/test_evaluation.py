@@ -377,6 +377,12 @@ def test_a_matched_run_stores_its_calibration_for_use_again(
     before = shift[shift["severity"] == "matched"].reset_index(drop=True)
     pd.testing.assert_frame_equal(before, again, check_exact=True)
 
+    done = run_evaluate(
+        *common, "severity=matched", f"matching.file={tmp_path}/a/calibration.json",
+        "aug.noise.std=[0.1,0.2]",
+    )  # fmt: skip
+    assert "calibration.json was made with other parameters of noise" in done.stderr
+
 
 def test_sweep_runs_a_job_each_in_one_group(hub_folder: Path, tmp_path: Path) -> None:
     done = run_evaluate(

@@ -17,6 +17,7 @@ from omegaconf import DictConfig
 from safetensors.torch import load_file
 from torch import nn
 from torch.nn.functional import cross_entropy
+from torchmetrics import MeanMetric
 
 from clipshift.command import compose_config
 from clipshift.config import plain
@@ -26,7 +27,13 @@ from clipshift.errors import UserError
 from clipshift.evaluation import make_augmentations
 from clipshift.results import compare_photos, with_group_means
 from clipshift.train import tuning
-from clipshift.train.finetuning import Finetuning, finetune, text_targets
+from clipshift.train.finetuning import (
+    Finetuning,
+    compose_evaluations,
+    finetune,
+    overlap_notes,
+    text_targets,
+)
 from clipshift.train.interpolation import choose_alpha, interpolated
 from clipshift.train.objectives import Consistency, ConsistencyTeCoA, Contrastive, TeCoA
 from clipshift.train.views import EpochSampler, RobustViews
@@ -164,6 +171,26 @@ def test_alpha_is_the_smallest_shift_that_keeps_the_accuracy() -> None:
     assert choose_alpha(curve, tolerance=0.01) == 0.5
     assert choose_alpha(curve, tolerance=0.2) == 1.0
     assert choose_alpha(curve.drop(columns="clean_top1"), tolerance=0.0) == 1.0
+    for hits in range(
+        100, 1000
+    ):  # a loss of ten in a thousand is within 1 %, however it is rounded
+        accuracy = MeanMetric()
+        accuracy.update((torch.arange(1000) < hits).float())
+        base = accuracy.compute().item()
+        accuracy.reset()
+        accuracy.update((torch.arange(1000) < hits - 10).float())
+        curve["clean_top1"] = [base, base, accuracy.compute().item()]
+        assert choose_alpha(curve, tolerance=0.01) == 1.0
+
+
+def test_photos_that_are_not_new_to_the_model_are_told(hub_folder: Path, tmp_path: Path) -> None:
+    cfg = configured(hub_folder, "evaluation=['data=sample','data.limit=6']")
+    evaluations = compose_evaluations(cfg, tmp_path)
+    photos = sample()
+    notes = overlap_notes(evaluations, photos[4:], photos[:4])
+    assert [note[:22] for note in notes] == ["2 of these 6 photos we", "4 of these 6 photos ch"]
+    assert overlap_notes(evaluations, photos[6:], photos[6:]) == []
+    assert overlap_notes({}, photos, photos) == []
 
 
 def test_devices_take_the_photos_of_one_in_turn(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -207,6 +234,7 @@ def test_it_lowers_the_shift_and_is_compared_with_its_base(
     base = load_encoder(f"local-dir:{hub_folder}")
     assert provenance["base"]["weights_sha256"] == base.weights_sha256
     assert provenance["trained_on"] == ["noise", "blur"]
+    assert provenance["photos"]["count"] == 8
     tuned = load_encoder(f"local-dir:{tmp_path}/model")
     assert torch.equal(tuned.mean, base.mean)
     text = [name for name, _ in base.model.named_parameters() if not name.startswith("visual")]
@@ -222,6 +250,7 @@ def test_it_lowers_the_shift_and_is_compared_with_its_base(
     page = (tmp_path / "comparison.html").read_text()
     assert "blur (trained on)" in page
     assert "flip (trained on)" not in page
+    assert "6 of these 6 photos chose the weights" in page
     assert "mean of held out" in capsys.readouterr().out
     # The curve's start is what the evaluation finds on the same photos.
     compared = pd.read_csv(tmp_path / "comparison.csv")

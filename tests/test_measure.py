@@ -275,10 +275,15 @@ def test_relative_shift_and_spread() -> None:
     expected = [cosine(a, b) / spread for a, b in zip(view, clean, strict=True)]
     moved = functional.relative_shift(torch.tensor(view), torch.tensor(clean))
     np.testing.assert_allclose(moved, expected, rtol=1e-6)
-    metric = CleanSpread(32)
-    for part in torch.tensor(clean).split(17):
-        metric.update(part)
-    assert metric.compute().item() == pytest.approx(spread, rel=1e-9)
+    made = []
+    for size in (17, 1, 60):
+        metric = CleanSpread(32)
+        for part in torch.tensor(clean).split(size):
+            metric.update(part)
+        metric.update(torch.tensor([[0.0] * 32, [np.nan] * 32]))  # without a direction
+        made.append(metric.compute().item())
+    assert made[0] == pytest.approx(spread, rel=1e-9)
+    assert len(set(made)) == 1
 
 
 @pytest.mark.parametrize("cone", [0.0, 3.0])
@@ -286,6 +291,24 @@ def test_relative_shift_of_independent_embeddings_is_one(cone: float) -> None:
     """However narrow the cone in which all embeddings lie."""
     view, clean = torch.randn(2, 3000, 64, generator=torch.Generator().manual_seed(0)) + cone
     assert functional.relative_shift(view, clean).mean().item() == pytest.approx(1, abs=0.02)
+
+
+def test_what_did_not_move_has_a_cosine_of_exactly_one() -> None:
+    """Rounding would count as a change for the better or the worse in a paired comparison."""
+    clean = torch.randn(500, 128, generator=torch.Generator().manual_seed(0))
+    assert functional.cosine_similarity(clean, clean.clone()).eq(1).all()
+    nothing = torch.zeros(1, 128)
+    assert functional.cosine_similarity(nothing, nothing).item() == 0
+
+
+def test_embeddings_that_are_no_numbers_are_not_retained_nor_in_the_way() -> None:
+    clean = torch.eye(3)
+    view = clean.clone()
+    view[0] = torch.nan
+    clean[1] = torch.nan
+    torch.testing.assert_close(
+        functional.retained(view, clean), torch.tensor([torch.nan, torch.nan, 1]), equal_nan=True
+    )
 
 
 def test_retained_is_nearest_neighbour_recall() -> None:

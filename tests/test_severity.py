@@ -149,7 +149,7 @@ def test_all_reach_the_same_distortion(distortion: str) -> None:
     chosen = {name: EXTENDED[name] for name in ("noise", "blur", "perspective", "coarse_dropout")}
     target = {"ssim": 0.7, "rmse": 0.08}[distortion]
     photos = sample()[:6]
-    made = calibrate(photos, chosen, distortion, target, seed=3, resize="squash")
+    made = calibrate(photos, chosen, distortion, target, seed=3, resize="squash", parameters={})
     assert made.photos == [photo.id for photo in photos]
     measure = {"ssim": ssim, "rmse": rmse}[distortion]
     from clipshift.data import clean_view, decode
@@ -191,5 +191,7 @@ def test_photos_set_aside_do_not_depend_on_the_order() -> None:
 
 
 def test_a_calibration_is_read_back_as_it_was_written() -> None:
-    made = Calibration("ssim", 0.7, 0, ["a", "b"], {"noise": Match(0.1, 0.7, True)})
+    parameters = {"noise": {"std": [0.44, 0.88]}}
+    matches = {"noise": Match(0.1, 0.7, True)}
+    made = Calibration("ssim", 0.7, 0, "squash", parameters, ["a", "b"], matches)
     assert Calibration.from_json(made.as_json()) == made

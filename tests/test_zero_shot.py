@@ -24,6 +24,12 @@ def test_hit_is_being_among_the_first_of_a_sorted_list(k: int) -> None:
     assert 0 < expected.mean() < 1
 
 
+def test_an_embedding_without_direction_hits_nothing() -> None:
+    embedding = torch.tensor([[0.0, 0.0], [torch.nan, 1.0], [2.0, 1.0]])
+    hits = zero_shot_hit(embedding, torch.eye(2), torch.tensor([0, 0, 0]), k=1)
+    torch.testing.assert_close(hits, torch.tensor([torch.nan, torch.nan, 1]), equal_nan=True)
+
+
 @pytest.fixture(scope="module")
 def encoder():  # type: ignore[no-untyped-def]
     return load_encoder("ViT-S-32-alt")

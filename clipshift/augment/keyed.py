@@ -45,8 +45,8 @@ class Augmentation(Protocol):
         Args:
             images: Clean views in [0, 1], float32, shape (B, 3, H, W).
             draws: What `sample` drew for each of them, stacked along a first dimension B.
-            strength: Scales the disturbance and leaves its draws as they are: 0 changes nothing,
-                1 is what was drawn.
+            strength: Scales the disturbance and leaves its draws as they are: 0 changes nothing
+                (JPEG's best quality apart), 1 is what was drawn.
 
         Returns:
             The views, shape (B, 3, H, W), not yet clamped.

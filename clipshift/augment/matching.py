@@ -7,6 +7,7 @@ augmentation's strength is chosen such that its views' mean distortion is a comm
 
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -47,6 +48,8 @@ class Calibration:
         distortion: ``ssim``, ``rmse`` or ``displacement``.
         target: Its common mean.
         seed: Seed of the draws.
+        resize: How photos became clean views.
+        parameters: What each augmentation draws from, by name: strengths hold for these alone.
         photos: Ids of the calibration photos, which must not be measured.
         matches: By augmentation.
     """
@@ -54,6 +57,8 @@ class Calibration:
     distortion: str
     target: float
     seed: int
+    resize: str
+    parameters: dict[str, dict[str, Any]]
     photos: list[str]
     matches: dict[str, Match]
 

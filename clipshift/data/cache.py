@@ -8,7 +8,7 @@ import diskcache
 from safetensors.torch import load, save
 from torch import Tensor
 
-from clipshift.versions import code_sha256, package_versions
+from clipshift.versions import CODE_SHA256, package_versions
 
 
 class Cache:
@@ -25,7 +25,7 @@ class Cache:
 
     def __init__(self, folder: str, gigabytes: float) -> None:
         limit = int(gigabytes * 1e9)
-        made_with = json.dumps(package_versions(), sort_keys=True) + code_sha256()
+        made_with = json.dumps(package_versions(), sort_keys=True) + CODE_SHA256
         self.made_with = hashlib.sha256(made_with.encode()).hexdigest()
         self.disk = diskcache.Cache(str(Path(folder).expanduser()), size_limit=limit)
 

@@ -1,6 +1,7 @@
 """The encoder: an open_clip model that turns views into features, in one forward pass."""
 
 import hashlib
+import json
 import logging
 import sys
 from collections.abc import Callable
@@ -66,9 +67,15 @@ class Encoder(nn.Module):
 
     Args:
         model: The open_clip model, with the preprocessing that belongs to it.
+        config: Its architecture, as open_clip describes it.
         trained: Whether its weights were learnt, and not drawn at random.
         precision: open_clip's name of the precision it was made in.
         tokenizer: Makes the text tower's tokenizer.
+
+    Attributes:
+        weights_sha256: SHA-256 of the weights.
+        fingerprint: SHA-256 over all that decides its features: weights, architecture, precision,
+            and what is done to pixels. Models with the same weights may differ in the others.
     """
 
     model: Any
@@ -78,6 +85,7 @@ class Encoder(nn.Module):
     def __init__(
         self,
         model: nn.Module,
+        config: dict[str, Any],
         trained: bool,
         precision: str,
         tokenizer: Callable[[], Callable[[list[str]], Tensor]],
@@ -85,16 +93,19 @@ class Encoder(nn.Module):
         super().__init__()
         self.model = model.eval().requires_grad_(False)
         self.trained = trained
+        self.preprocessing: dict[str, Any] = self.model.visual.preprocess_cfg
         self.weights_sha256 = weights_sha256(model)
+        facts = [self.weights_sha256, config, precision, self.preprocessing]
+        described = json.dumps(facts, sort_keys=True, default=str)
+        self.fingerprint = hashlib.sha256(described.encode()).hexdigest()
         self.input_dtype = get_input_dtype(precision) or torch.float32
         self.probe = gaze_probe(self.model.visual)
         self.layer_probe = LayerProbe(self.model.visual)
         self._tokenizer = tokenizer
-        preprocessing = self.model.visual.preprocess_cfg
-        size = preprocessing["size"]
+        size = self.preprocessing["size"]
         self.input_size = (size, size) if isinstance(size, int) else tuple(size)
         for name in ("mean", "std"):
-            values = torch.tensor(preprocessing[name]).view(3, 1, 1)
+            values = torch.tensor(self.preprocessing[name]).view(3, 1, 1)
             self.register_buffer(name, values, persistent=False)
 
     def forward(self, views: Tensor, layers: bool = False) -> Features:
@@ -271,7 +282,13 @@ def load_encoder(
             UnpicklingError, SafetensorError,
         ) as error:  # fmt: skip
             raise UserError(unfit(weights or name, architecture, error)) from error
-    return Encoder(model, bool(schema or weights), precision, partial(load_tokenizer, architecture))
+    return Encoder(
+        model,
+        open_clip.get_model_config(architecture),
+        bool(schema or weights),
+        precision,
+        partial(load_tokenizer, architecture),
+    )
 
 
 def load_tokenizer(architecture: str) -> Callable[[list[str]], Tensor]:

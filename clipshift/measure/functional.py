@@ -49,13 +49,16 @@ def cosine_similarity(view: Tensor, clean: Tensor) -> Tensor:
         clean: Embeddings of their clean views, shape (B, D).
 
     Returns:
-        float64, shape (B,), in [−1, 1]. In float32 a shift of 1e-4 would have three digits.
+        float64, shape (B,), in [−1, 1]; exactly 1 where the two are equal. In float32 a shift of
+        1e-4 would have three digits.
 
     Example:
         >>> cosine_similarity(torch.tensor([[3.0, 4.0]]), torch.tensor([[1.0, 0.0]]))
         tensor([0.6000], dtype=torch.float64)
     """
-    return torch.cosine_similarity(view.double(), clean.double(), dim=-1).clamp(-1, 1)
+    cosine = torch.cosine_similarity(view.double(), clean.double(), dim=-1).clamp(-1, 1)
+    same = (view == clean).all(dim=-1) & view.any(dim=-1)
+    return cosine.masked_fill(same, 1)
 
 
 def l2_distance(view: Tensor, clean: Tensor) -> Tensor:
@@ -338,8 +341,8 @@ def retained(view: Tensor, clean: Tensor) -> Tensor:
         clean: Embeddings of their clean views, the gallery, shape (N, D).
 
     Returns:
-        1 where the own photo has the highest cosine, 0 where another has, 1/m where m share it;
-        float32, shape (N,).
+        1 where the own photo has the highest cosine, 0 where another has, 1/m where m share it, NaN
+        where an embedding of its own is not finite; float32, shape (N,).
 
     Example:
         >>> clean = torch.tensor([[1.0, 0.0], [0.0, 1.0]])
@@ -349,7 +352,8 @@ def retained(view: Tensor, clean: Tensor) -> Tensor:
     cosines = normalize(view.double(), dim=-1) @ normalize(clean.double(), dim=-1).T
     own = cosines.diagonal()[:, None]
     share = 1 / ((cosines - own).abs() < TIE).sum(dim=1)
-    return share.where((cosines < own + TIE).all(dim=1), 0).float()
+    beaten = (cosines >= own + TIE).any(dim=1)
+    return share.masked_fill(beaten, 0).masked_fill(own[:, 0].isnan(), torch.nan).float()
 
 
 def gaze_divergence(view: Tensor, clean: Tensor) -> Tensor:

@@ -247,7 +247,9 @@ class CleanSpread(Metric):
     - ``clean`` (`Tensor`): embeddings of B clean views, shape (B, D).
 
     As output, ``compute`` gives the mean over all pairs of photos seen, a float64 scalar in [0, 2],
-    NaN where the encoder makes no difference between them. It keeps one running sum of directions.
+    NaN where the encoder makes no difference between them. Embeddings without a direction (zero, or
+    not finite) do not count. It keeps one running sum of directions, in steps of 2⁻⁴⁰: sums of
+    integers are the same in any order, for up to 8 million photos.
 
     Args:
         width: D.
@@ -261,23 +263,26 @@ class CleanSpread(Metric):
 
     is_differentiable = False
     full_state_update = False
+    steps = 2**40
     direction: Tensor
     count: Tensor
 
     def __init__(self, width: int, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        zeros = torch.zeros(width, dtype=torch.float64)
+        zeros = torch.zeros(width, dtype=torch.long)
         self.add_state("direction", zeros, dist_reduce_fx="sum")
         self.add_state("count", torch.zeros((), dtype=torch.long), dist_reduce_fx="sum")
 
     def update(self, clean: Tensor) -> None:
         """Add B photos."""
-        self.direction += normalize(clean.double(), dim=-1).sum(dim=0)
-        self.count += len(clean)
+        known = clean[clean.isfinite().all(dim=-1) & clean.any(dim=-1)]
+        units = normalize(known.double(), dim=-1)
+        self.direction += (units * self.steps).round().long().sum(dim=0)
+        self.count += len(known)
 
     def compute(self) -> Tensor:
         """The mean over all pairs of different photos."""
-        return functional.spread_of(self.direction, self.count)
+        return functional.spread_of(self.direction.double() / self.steps, self.count)
 
     def plot(self, val: Tensor | Sequence[Tensor] | None = None, ax: Any = None) -> Any:
         """Plot one value or several; see `torchmetrics.Metric.plot`."""

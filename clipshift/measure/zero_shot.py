@@ -17,7 +17,8 @@ def zero_shot_hit(embedding: Tensor, classifier: Tensor, target: Tensor, k: int)
         k: How many classes count.
 
     Returns:
-        1 for a hit and 0 for a miss, NaN where there is no label; float32, shape (B,).
+        1 for a hit and 0 for a miss, NaN where there is no label or the embedding has no direction
+        (zero, or not finite); float32, shape (B,).
 
     Example:
         >>> classifier = torch.eye(3)
@@ -28,7 +29,8 @@ def zero_shot_hit(embedding: Tensor, classifier: Tensor, target: Tensor, k: int)
     scores = embedding.double() @ classifier.double()
     own = scores.gather(1, target.clamp(min=0)[:, None])
     hit = (scores > own).sum(dim=1) < k
-    return torch.where(target >= 0, hit.float(), torch.nan)
+    known = (target >= 0) & own[:, 0].isfinite() & embedding.any(dim=1)
+    return torch.where(known, hit.float(), torch.nan)
 
 
 def zero_shot_flip(view: Tensor, clean: Tensor, classifier: Tensor) -> Tensor:

@@ -452,28 +452,26 @@ def draw_interpolation(curve: pd.DataFrame, alpha: float, tolerance: float) -> F
 
 
 def draw_curves(rows: pd.DataFrame) -> Figure:
-    """Mean shift against severity over the jobs of a sweep, a line a model and augmentation.
+    """Mean shift against severity over a sweep's jobs: a line for other options, or augmentations.
 
     Args:
-        rows: The cosine's rows of a sweep's ``comparison.csv`` at numbered severities.
+        rows: The cosine's rows of a sweep's ``comparison.csv`` at numbered severities, with a
+            job's other ``options`` in words.
     """
     figure = Figure(figsize=(9, 5))
     axes = figure.subplots()
-    several = rows["model_name"].nunique() > 1
     shade = colors(sorted(rows["augmentation"].unique()))
-    styles = dict(
-        zip(rows["model_name"].unique(), ["-", "--", ":", "-."] * len(rows), strict=False)
-    )
-    for (model, name), line in rows.groupby(["model_name", "augmentation"], sort=False):
+    styles = dict(zip(rows["options"].unique(), ["-", "--", ":", "-."] * len(rows), strict=False))
+    for (options, name), line in rows.groupby(["options", "augmentation"], sort=False):
         points = line.assign(step=line["severity"].astype(int)).sort_values("step")
         axes.plot(
             points["step"],
             1 - points["mean"],
-            styles[model],
+            styles[options],
             marker="o",
             ms=4,
             color=shade[name],
-            label=f"{name} ({model})" if several else name,
+            label=f"{name} ({options})" if options else name,
         )
         axes.fill_between(
             points["step"],

@@ -73,7 +73,7 @@ def write_comparison(
     folder: Path,
     title: str,
     facts: Mapping[str, Any],
-    warnings: list[str],
+    warnings: Sequence[str],
     tables: Mapping[str, list[list[str]]],
     figures: Mapping[str, Path],
 ) -> Path:

@@ -14,6 +14,7 @@ from clipshift.results.paired import (
     Run,
     compare_photos,
     differing_views,
+    incomparable,
     read_run,
     with_group_means,
 )
@@ -47,6 +48,7 @@ __all__ = [
     "data_fingerprint",
     "differing_views",
     "extreme_photos",
+    "incomparable",
     "mean_interval",
     "pivot",
     "rank_augmentations",

@@ -91,6 +91,22 @@ def differing_views(a: Run, b: Run) -> list[str]:
     return found
 
 
+def incomparable(a: Run, b: Run) -> dict[str, str]:
+    """The measures that depend on options in which two runs differ, by how their names begin.
+
+    Returns:
+        The cause of each, in words.
+    """
+    gallery = [run.facts["gallery"] for run in (a, b)]
+    texts = [(run.facts["data"].get("classes"), run.facts["config"]["prompts"]) for run in (a, b)]
+    found = {}
+    if gallery[0] != gallery[1]:
+        found["retained"] = f"the galleries hold {gallery[0]} and {gallery[1]} photos"
+    if texts[0] != texts[1]:
+        found["zero_shot"] = "classes or prompts differ"
+    return found
+
+
 def with_group_means(shift: pd.DataFrame, trained_on: Sequence[str]) -> pd.DataFrame:
     """A run's table with a photo's mean over augmentations that were trained on, and over others.
 

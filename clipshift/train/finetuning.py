@@ -3,7 +3,7 @@
 import copy
 import sys
 import webbrowser
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +40,7 @@ from clipshift.measure.functional import cosine_similarity
 from clipshift.measure.zero_shot import zero_shot_hit
 from clipshift.report.figures import draw_interpolation, save_figures
 from clipshift.report.tracking import track_checkpoint
-from clipshift.results import write_csv, write_json
+from clipshift.results import data_fingerprint, write_csv, write_json
 from clipshift.train.export import PROVENANCE, export_model
 from clipshift.train.interpolation import choose_alpha, interpolated
 from clipshift.train.objectives import Objective
@@ -48,6 +48,7 @@ from clipshift.train.resuming import LAST, last_checkpoint
 from clipshift.train.tuning import plain_weights, restore_frozen
 from clipshift.train.views import EpochSampler, RobustViews
 from clipshift.trainer import make_trainer
+from clipshift.versions import CODE_SHA256, package_versions
 
 BEST = "best.ckpt"
 
@@ -80,8 +81,10 @@ class ShiftValidation(pl.LightningModule):
         self.student = student
         self.augmentations = dict(augmentations)
         self.zero_shot = zero_shot
-        names = ["shift", *(["clean_top1", "top1"] if zero_shot else [])]
-        self.means: Any = nn.ModuleDict({n: MeanMetric(nan_strategy="ignore") for n in names})
+        means = {"shift": MeanMetric(nan_strategy="disable")}  # NaN where training has diverged
+        if zero_shot:
+            means |= {name: MeanMetric(nan_strategy="ignore") for name in ("clean_top1", "top1")}
+        self.means: Any = nn.ModuleDict(means)
 
     def validation_step(self, batch: Batch, _: int) -> None:
         """Judge one batch, in float32 whatever the training's precision."""
@@ -124,7 +127,8 @@ class Finetuning(ShiftValidation):
         augmentations: Those of the validation.
         zero_shot: The base's classifier and the validation photos' classes.
         anchor_weight: Of ``anchor``.
-        lr: Peak learning rate: a linear warm-up over a tenth of the steps, then a cosine to zero.
+        lr: Peak learning rate, reached after a tenth of the steps, from a 25th of it and then to
+            zero along cosines.
         weight_decay: Of all that is trained.
     """
 
@@ -254,6 +258,8 @@ def finetune(cfg: DictConfig, folder: Path) -> None:
     pl.seed_everything(cfg.seed, verbose=False)
     base = load_encoder(cfg.model.architecture, cfg.model.pretrained, cfg.model.checkpoint)
     module, views, held = make_training(cfg, base)
+    trained, judged = views.photos.photos, held.dataset.photos  # type: ignore[attr-defined]
+    notes = overlap_notes(evaluations, trained, judged)
     with started_logger(cfg, "finetune", [cfg.model.name]) as logger:
         trainer = make_trainer(
             plain(cfg.trainer),
@@ -285,14 +291,14 @@ def finetune(cfg: DictConfig, folder: Path) -> None:
             drawn = draw_interpolation(curve, alpha, cfg.tolerance)
             save_figures({"interpolation": drawn}, folder / "figures")
             base.model.visual.load_state_dict(interpolated(start, end, alpha))
-            export_finetuned(base, cfg, alpha, folder / "model")
+            export_finetuned(base, cfg, alpha, trained, folder / "model")
             track_checkpoint(logger, folder / "model")
             print(curve.round(4).to_string(index=False))
             print(f"alpha {alpha:g}: {folder / 'model'}")
     if dist.is_available() and dist.is_initialized():
         dist.destroy_process_group()
     if trainer.is_global_zero and evaluations:
-        compare_with_base(evaluations, cfg.seed, folder)
+        compare_with_base(evaluations, cfg.seed, folder, notes)
 
 
 def make_training(
@@ -384,18 +390,22 @@ def interpolation_curve(
     return pd.DataFrame(rows)
 
 
-def export_finetuned(encoder: Encoder, cfg: DictConfig, alpha: float, folder: Path) -> None:
-    """Write a fine-tuned model as open_clip's hub folder, with its provenance."""
-    preprocess = encoder.model.visual.preprocess_cfg
+def export_finetuned(
+    encoder: Encoder, cfg: DictConfig, alpha: float, photos: Sequence[Photo], folder: Path
+) -> None:
+    """Write a model fine-tuned on photos as open_clip's hub folder, with its provenance."""
     kept = ("mean", "std", "interpolation", "resize_mode")
     model_cfg = model_config(cfg.model.architecture, cfg.model.checkpoint)
     weights = encoder.model.state_dict()
-    export_model(weights, model_cfg, {name: preprocess[name] for name in kept}, folder)
+    export_model(weights, model_cfg, {name: encoder.preprocessing[name] for name in kept}, folder)
     facts = {
         "base": {"architecture": cfg.model.architecture, "pretrained": cfg.model.pretrained,
                  "checkpoint": cfg.model.checkpoint, "weights_sha256": encoder.weights_sha256},
         "alpha": alpha,
         "trained_on": list(cfg.train_aug),
+        "photos": {"count": len(photos), "ids": data_fingerprint((p.id, b"") for p in photos)},
+        "versions": package_versions(),
+        "code_sha256": CODE_SHA256,
         "config": plain(cfg),
     }  # fmt: skip
     write_json(folder / PROVENANCE, facts)
@@ -420,11 +430,35 @@ def compose_evaluations(cfg: DictConfig, folder: Path) -> dict[Path, DictConfig]
     return made
 
 
-def compare_with_base(evaluations: Mapping[Path, DictConfig], seed: int, folder: Path) -> None:
+def overlap_notes(
+    evaluations: Mapping[Path, DictConfig], trained: Sequence[Photo], judged: Sequence[Photo]
+) -> list[str]:
+    """Which photos of the comparison are not new to the model, in words.
+
+    Args:
+        evaluations: From `compose_evaluations`.
+        trained: The training photos.
+        judged: The validation photos.
+    """
+    notes = []
+    for evaluation in list(evaluations.values())[:1]:
+        measured = {(photo.file, photo.id) for photo in load_photos(evaluation.data)[0]}
+        for photos, fate in ((trained, "were trained on"), (judged, "chose the weights")):
+            if known := measured & {(photo.file, photo.id) for photo in photos}:
+                notes.append(
+                    f"{len(known)} of these {len(measured)} photos {fate}: "
+                    "on others the model may gain less."
+                )
+    return notes
+
+
+def compare_with_base(
+    evaluations: Mapping[Path, DictConfig], seed: int, folder: Path, notes: Sequence[str]
+) -> None:
     """Evaluate base and robust model, compare them, and show the page where someone is looking."""
     for run_folder, evaluation in evaluations.items():
         evaluate(evaluation, run_folder)
     curve = {"interpolation": folder / "figures" / "interpolation.png"}
-    report = compare_runs([str(run) for run in evaluations], seed, folder, curve)
+    report = compare_runs([str(run) for run in evaluations], seed, folder, curve, notes)
     if sys.stdout.isatty():
         webbrowser.open(report.resolve().as_uri())

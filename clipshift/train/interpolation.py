@@ -6,6 +6,9 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+ROUNDING = 1e-6
+"""Of accuracies, which are means in float32."""
+
 
 def interpolated(base: Mapping[str, Tensor], tuned: Mapping[str, Tensor], alpha: float) -> dict:
     r"""Weights between two models, :math:`(1 - \alpha)\,\theta_0 + \alpha\,\theta_1`.
@@ -29,5 +32,5 @@ def choose_alpha(curve: pd.DataFrame, tolerance: float) -> float:
     """
     if "clean_top1" in curve:
         base = curve.loc[curve["alpha"] == 0, "clean_top1"].iloc[0]
-        curve = curve[curve["clean_top1"] >= base - tolerance - 1e-9]
+        curve = curve[curve["clean_top1"] >= base - tolerance - ROUNDING]
     return float(curve.loc[curve["shift"].idxmin(), "alpha"])

@@ -1,5 +1,6 @@
 """Train a small open_clip dual encoder from scratch on labelled photos in shards."""
 
+import hashlib
 import json
 import logging
 import math
@@ -317,7 +318,9 @@ def export(model: nn.Module, model_cfg: dict[str, Any], folder: Path) -> None:
 
 def _teacher(cfg: dict[str, Any], data: Pixels, root: Path, file: Path, seed: int) -> Tensor:
     """The teacher's logits, (N, 2, C): from ``file`` where it holds those of this very setting."""
-    setting = json.dumps({"teacher": cfg, "photos": len(data), "seed": seed}, sort_keys=True)
+    pixels, labels = data.columns["pixels"], data.columns["labels"]
+    photos = hashlib.sha256(pixels.numpy().data).hexdigest()
+    setting = json.dumps({"teacher": cfg, "photos": photos, "seed": seed}, sort_keys=True)
     if file.exists():
         with safe_open(file, "pt") as stored:
             if stored.metadata() == {"setting": setting}:
@@ -330,7 +333,6 @@ def _teacher(cfg: dict[str, Any], data: Pixels, root: Path, file: Path, seed: in
             f"by teacher=null"
         ) from None
 
-    pixels, labels = data.columns["pixels"], data.columns["labels"]
     model = distillation.Teacher(class_wnids(root))
     distillation.finetune(model, pixels, labels, seed=seed, **cfg)
     both = [distillation.logits(model, x, size=cfg["size"]) for x in (pixels, pixels.flip(3))]
