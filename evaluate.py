@@ -7,7 +7,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from clipshift.command import explained_errors, run_command
-from clipshift.config import MEASURED, validate
+from clipshift.config import MEASURED, name_model, validate
 
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="evaluate")
@@ -15,6 +15,7 @@ def main(cfg: DictConfig) -> None:
     """Check the configuration, then measure."""
     with explained_errors():
         validate(cfg, MEASURED)
+        name_model(cfg, HydraConfig.get().overrides.task)
         folder = Path(HydraConfig.get().runtime.output_dir)
         if cfg.compare:
             from clipshift.comparison import compare_runs

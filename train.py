@@ -7,6 +7,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
 from clipshift.command import explained_errors, run_command
+from clipshift.config import name_model
 from clipshift.errors import UserError
 
 
@@ -16,6 +17,8 @@ def main(cfg: DictConfig) -> None:
     with explained_errors():
         if OmegaConf.is_missing(cfg, "stage"):
             raise UserError("nothing to train: add experiment=pretrain_tiny, or another one")
+        if "model" in cfg:
+            name_model(cfg, HydraConfig.get().overrides.task)
         # Found by name, so that Lightning is imported after mistakes in the command line are told.
         stage = hydra.utils.get_method(cfg.stage)
         stage(cfg, Path(HydraConfig.get().runtime.output_dir))

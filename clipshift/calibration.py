@@ -144,7 +144,7 @@ def load_calibration(
         calibration = Calibration.from_json(json.loads(file.read_text(encoding="utf-8")))
     except OSError as error:
         raise UserError(f"no calibration {file}: {error.strerror}; set matching.file") from None
-    except (ValueError, TypeError, KeyError):
+    except (ValueError, TypeError, KeyError, AttributeError):
         raise UserError(f"{file} is not a {FILE} of clipshift") from None
     again = "calibrate again without matching.file"
     if missing := [name for name in parameters if name not in calibration.matches]:

@@ -42,7 +42,12 @@ def run_command(main: Callable[[], None], config_name: str) -> None:
         print("interrupted", file=sys.stderr)
         sys.exit(130)
     except (HydraException, OmegaConfBaseException) as error:
-        fail(composition_error(str(error), option_names(config_name), CONF))
+        chosen = [override for override in sys.argv[1:] if override.startswith("experiment=")]
+        fail(composition_error(str(error), option_names(config_name, chosen), CONF))
+    except OSError as error:
+        if error.filename is None:
+            raise
+        fail(f"{error.filename}: {error.strerror} (results go to hydra.run.dir=FOLDER)")
 
 
 @contextmanager
@@ -56,11 +61,12 @@ def explained_errors() -> Iterator[None]:
     error_file = Path(job.runtime.output_dir) / ERROR
     try:
         yield
-    except UserError as error:
+    except (UserError, HydraException, OmegaConfBaseException) as error:
+        said = " ".join(line.strip() for line in str(error).splitlines() if line.strip())
         if job.mode == RunMode.RUN:
-            fail(str(error))
-        print(f"error: {error}", file=sys.stderr)
-        error_file.write_text(f"{error}\n")
+            fail(said)
+        print(f"error: {said}", file=sys.stderr)
+        error_file.write_text(f"{said}\n")
     except Exception as error:
         if job.mode == RunMode.RUN:
             raise
@@ -96,9 +102,12 @@ def fail(message: str) -> None:
     sys.exit(1)
 
 
-def option_names(config_name: str) -> list[str]:
+def option_names(config_name: str, overrides: Sequence[str] = ()) -> list[str]:
     """Dotted names of all options and groups of a configuration."""
-    return list(dotted_names(compose_config(config_name)))
+    try:
+        return list(dotted_names(compose_config(config_name, overrides)))
+    except HydraException:  # what was chosen is the mistake
+        return list(dotted_names(compose_config(config_name)))
 
 
 def compose_config(name: str, overrides: Sequence[str] = ()) -> DictConfig:

@@ -1,7 +1,8 @@
 """Checks of a composed configuration, before anything heavy is imported."""
 
+import math
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ Check = tuple[str, Callable[[Any], bool]]
 
 
 def _number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
+    return type(value) in (int, float) and math.isfinite(value)
 
 
 def whole(low: int, high: float = float("inf")) -> Check:
@@ -23,9 +24,10 @@ def whole(low: int, high: float = float("inf")) -> Check:
     return f"a whole number ≥ {low}", lambda v: type(v) is int and low <= v <= high
 
 
-def number(low: float) -> Check:
-    """A number greater than ``low``."""
-    return f"a number > {low:g}", lambda v: _number(v) and v > low
+def number(low: float, high: float = float("inf")) -> Check:
+    """A number greater than ``low``, and at most ``high``."""
+    bound = f" and ≤ {high:g}" if high < float("inf") else ""
+    return f"a number > {low:g}{bound}", lambda v: _number(v) and low < v <= high
 
 
 def share(low: float = 0, high: float = 1) -> Check:
@@ -57,6 +59,18 @@ def optional(check: Check) -> Check:
     return f"{words}, or null", lambda v: v is None or test(v)
 
 
+def _is_severity(value: Any) -> bool:
+    return type(value) in (int, str) and value in SEVERITIES
+
+
+def _is_template(value: Any) -> bool:
+    try:
+        return "{}" in value and bool(value.format(""))
+    except (AttributeError, IndexError, KeyError, TypeError, ValueError):
+        return False
+
+
+TEXT: Check = ("text", lambda v: isinstance(v, str) and bool(v))
 BOOLEAN: Check = ("true or false", lambda v: isinstance(v, bool))
 INFINITY = float("inf")
 MEASURED = {"aug": "aug=noise", "metric": "metric=cosine_similarity"}
@@ -68,10 +82,22 @@ CHECKS: dict[str, Check] = {
     "severity": (
         "paper, 1 to 5, matched, or a list of them, each once",
         lambda v: (
-            bool(v) and len(set(v)) == len(v) and all(one in SEVERITIES for one in v)
+            bool(v) and all(map(_is_severity, v)) and len(set(v)) == len(v)
             if isinstance(v, list)
-            else v in SEVERITIES
+            else _is_severity(v)
         ),
+    ),
+    "model.architecture": TEXT,
+    "model.pretrained": optional(TEXT),
+    "model.checkpoint": optional(TEXT),
+    "prompts.templates": (
+        "a list of texts with {} in the place of the class",
+        lambda v: isinstance(v, list) and all(map(_is_template, v)),
+    ),
+    "cache.gigabytes": number(0),
+    "logger.tags": (
+        "a list of words",
+        lambda v: isinstance(v, list) and all(isinstance(tag, str) for tag in v),
     ),
     "matching.distortion": one_of("ssim", "rmse", "displacement"),
     "matching.target": number(0),
@@ -80,7 +106,7 @@ CHECKS: dict[str, Check] = {
     "dashboard": BOOLEAN,
     "compare": (
         "two run folders, [A,B]",
-        lambda v: v is None or (isinstance(v, list) and len(v) == 2),
+        lambda v: v is None or (isinstance(v, list) and [type(path) for path in v] == [str] * 2),
     ),
     "layers": BOOLEAN,
     "gallery": whole(0),
@@ -89,6 +115,7 @@ CHECKS: dict[str, Check] = {
     "save.gaze": whole(0),
     "data.skip": whole(0),
     "data.limit": optional(whole(1)),
+    "data.pattern": optional(TEXT),
     "data.batch_size": whole(1),
     "data.num_workers": whole(0),
     "data.resize": one_of("squash", "crop"),
@@ -97,6 +124,7 @@ CHECKS: dict[str, Check] = {
     "objective.anchor_weight": share(0, INFINITY),
     "objective.loss.distance": one_of("l2", "cosine"),
     "objective.loss.weight": share(0, INFINITY),
+    "trainer.max_epochs": whole(1),
     "tune.blocks": whole(1),
     "tune.rank": whole(1),
     "tune.alpha": number(0),
@@ -109,7 +137,11 @@ CHECKS: dict[str, Check] = {
     ),
     "severities": (
         "a list of paper and 1 to 5",
-        lambda v: isinstance(v, list) and bool(v) and all(one in SEVERITIES[:-1] for one in v),
+        lambda v: (
+            isinstance(v, list)
+            and bool(v)
+            and all(_is_severity(one) and one != SEVERITIES[-1] for one in v)
+        ),
     ),
     "aug.noise.std": interval(0, INFINITY),
     "aug.blur.kernel": (
@@ -127,7 +159,7 @@ CHECKS: dict[str, Check] = {
     "aug.shift_scale_rotate.scale": interval(0.01, 100),
     "aug.shift_scale_rotate.rotation": interval(-360, 360),
     "aug.elastic.alpha": number(0),
-    "aug.elastic.sigma": number(0),
+    "aug.elastic.sigma": number(0, 224),
     "aug.perspective.scale": interval(0, 0.45),
     "aug.brightness_contrast.brightness": interval(-1, 1),
     "aug.brightness_contrast.contrast": interval(-1, INFINITY),
@@ -190,14 +222,30 @@ def validate(cfg: DictConfig, groups: Mapping[str, str]) -> None:
                 raise UserError(
                     f"{place}{dot}{rest}={given} is out of range: it must be {expected}"
                 )
+    for place in ("metric", *PLACES["aug"]):
+        nodes = cfg.get(place) or {}
+        if not isinstance(nodes, Mapping) or not all(map(OmegaConf.is_dict, nodes.values())):
+            raise UserError(f"{place} holds something without options: choose it by name")
     for place in PLACES["aug"]:
-        for name, node in cfg.get(place, {}).items():
+        for name, node in (cfg.get(place) or {}).items():
             ladder = OmegaConf.to_container(node.get("ladder", OmegaConf.create([])))
             if not LADDER_CHECK[1](ladder):
                 raise UserError(f"{place}.{name}.ladder={ladder} must be {LADDER_CHECK[0]}")
     for group, example in groups.items():
         if not cfg.get(group):
             raise UserError(f"{group} is empty: choose at least one, as in {example}")
+
+
+def name_model(cfg: DictConfig, overrides: Sequence[str]) -> None:
+    """Call a model by its architecture where the command line gives that, and no name.
+
+    Args:
+        cfg: The composed configuration, changed in place.
+        overrides: The command line.
+    """
+    given = {override.lstrip("+").partition("=")[0] for override in overrides}
+    if "model.architecture" in given and "model.name" not in given:
+        cfg.model.name = Path(cfg.model.architecture.rpartition(":")[2]).name
 
 
 def dotted_names(node: Any) -> Iterator[str]:
@@ -227,8 +275,14 @@ def composition_error(message: str, options: list[str], conf: Path) -> str:
     if found := re.search(r"Could not override '([^']+)'", message):
         option = found[1]
         group, _, key = option.partition(".")
-        for file in sorted((conf / group).glob("*.yaml")):
-            if key in dotted_names(OmegaConf.load(file)):
-                return f"option {option!r} comes with {group}={file.stem}: choose that as well"
+        choices = [
+            file.stem
+            for file in sorted((conf / group).glob("*.yaml"))
+            if key in dotted_names(OmegaConf.load(file))
+        ]
+        if choices:
+            return (
+                f"option {option!r} comes with {group}={' or '.join(choices)}: choose that as well"
+            )
         return f"no option {option!r}{did_you_mean(option, options)}; --help lists them"
     return " ".join(line.strip() for line in message.splitlines() if line.strip())

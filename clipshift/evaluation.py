@@ -299,6 +299,8 @@ def load_photos(data: DictConfig) -> tuple[list[Photo], list[str]]:
         photos = captions(data.csv_file, data.root)
     classes = sorted({photo.label for photo in photos if photo.label is not None})
     chosen = photos[data.skip :][: data.limit]
+    if not photos:
+        raise UserError(f"no photos in {data.root}")
     if not chosen:
         raise UserError(f"data.skip={data.skip} leaves none of the {len(photos)} photos")
     return chosen, classes
@@ -367,6 +369,7 @@ def evaluate(cfg: DictConfig, run_folder: Path) -> None:
         encoder = shared_encoder(
             cfg.model.architecture, cfg.model.pretrained, cfg.model.checkpoint, cfg.precision
         )
+        trained_on = trained_augmentations(cfg.model.checkpoint)
     except UserError:
         if in_sweep():
             with started_logger(
@@ -438,21 +441,24 @@ def evaluate(cfg: DictConfig, run_folder: Path) -> None:
                     save_calibration(run_folder, calibration)
                 seconds = {"load": loaded - start, "photos": time.perf_counter() - loaded}
                 tables = write_results(
-                    cfg, run_folder, module, photos, classes, seconds, complete, key
+                    cfg, run_folder, module, photos, classes, trained_on, seconds, complete, key
                 )
                 if not complete:
                     done = f"{len(module.measured.index)} of {len(photos)}"
                     print(f"stopped early: {done} photos are in {run_folder}", file=sys.stderr)
-        if tables is not None:
-            if tables.shift.empty:
-                raise UserError(
-                    f"none of the {len(photos)} photos could be read "
-                    f"(the first: {tables.skipped['reason'].iloc[0]}); "
-                    f"all are listed in {run_folder / 'skipped.csv'}"
-                )
-            report_run(
-                cfg, run_folder, module.measured, module.variants, dataset, tables, logger, notes
+        if not trainer.is_global_zero:
+            return
+        if tables is None:
+            raise UserError(f"none of the {len(photos)} photos was measured: see trainer.OPTION")
+        if tables.shift.empty:
+            raise UserError(
+                f"none of the {len(photos)} photos could be read "
+                f"(the first: {tables.skipped['reason'].iloc[0]}); "
+                f"all are listed in {run_folder / 'skipped.csv'}"
             )
+        report_run(
+            cfg, run_folder, module.measured, module.variants, dataset, tables, logger, notes
+        )
 
 
 def listed(value: Any) -> list[Any]:
@@ -466,6 +472,7 @@ def write_results(
     module: ShiftEvaluation,
     photos: list[Photo],
     classes: list[str],
+    trained_on: list[str] | None,
     seconds: dict[str, float],
     complete: bool,
     key: str | None,
@@ -499,7 +506,7 @@ def write_results(
             "pretrained": cfg.model.pretrained,
             "checkpoint": cfg.model.checkpoint,
             "trained": encoder.trained,
-            "trained_on": trained_augmentations(cfg.model.checkpoint),
+            "trained_on": trained_on,
             "weights_sha256": encoder.weights_sha256,
             "fingerprint": encoder.fingerprint,
             "preprocessing": encoder.preprocessing,
@@ -591,7 +598,8 @@ def layer_table(module: ShiftEvaluation) -> pd.DataFrame:
     """A row per variant and layer: class-token cosine with its 95 % interval, and linear CKA."""
     rows = []
     for layer, metric in enumerate(module.layers, start=1):
-        shifts = {name: values.tolist() for name, values in metric.compute().items()}
+        # torchmetrics squeezes the values of a single variant.
+        shifts = {name: values.reshape(-1).tolist() for name, values in metric.compute().items()}
         for variant, mean, error, cka in zip(
             module.variants.values(),
             shifts["cosine"],

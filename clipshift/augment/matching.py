@@ -71,11 +71,14 @@ class Calibration:
         """What was stored.
 
         Raises:
-            KeyError, TypeError: If it is not a calibration.
+            AttributeError, KeyError, TypeError: If it is not a calibration.
         """
         fields = dict(stored)
         matches: Mapping[str, Mapping[str, object]] = fields.pop("matches")  # type: ignore[assignment]
         made = {name: Match(**match) for name, match in matches.items()}  # type: ignore[arg-type]
+        numbers = [n for match in made.values() for n in (match.strength, match.realised)]
+        if not all(isinstance(number, (int, float)) for number in [*numbers, fields["target"]]):
+            raise TypeError("strengths, realised distortions and their target must be numbers")
         return cls(**fields, matches=made)  # type: ignore[arg-type]
 
 

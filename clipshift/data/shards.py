@@ -13,7 +13,7 @@ def class_names(root: str | Path) -> list[str]:
     """The English names of the classes, in class order: ``names`` in ``root/classes.json``.
 
     Raises:
-        UserError: If there is no such folder or file.
+        UserError: If there is no such folder or file, or it is damaged.
     """
     return _classes(root, "names")
 
@@ -43,7 +43,7 @@ def shards(root: str | Path, pattern: str = "*.tar") -> list[Photo]:
             shard is no tar file, or a ``.cls`` names no class.
     """
     top = existing(str(root), "folder", "data.root")
-    files = sorted(top.glob(pattern))
+    files = [] if Path(pattern).is_absolute() else sorted(top.glob(pattern))
     if not files:
         raise UserError(
             f"no shards {pattern} in folder {root}: set data.root to a folder with some"
@@ -56,7 +56,10 @@ def _classes(root: str | Path, column: str) -> list[str]:
     file = existing(str(root), "folder", "data.root") / "classes.json"
     if not file.is_file():
         raise UserError(f"no {file}: the folder of the shards must have one that names the classes")
-    return json.loads(file.read_text())[column]
+    try:
+        return json.loads(file.read_text(encoding="utf-8"))[column]
+    except (ValueError, KeyError, TypeError):
+        raise UserError(f"{file} is damaged: it must hold {column}, a list, as JSON") from None
 
 
 def _index(file: Path, names: list[str]) -> list[Photo]:
@@ -79,7 +82,7 @@ def _index(file: Path, names: list[str]) -> list[Photo]:
                         )
                     labels[key] = names[int(text)]
     except tarfile.TarError as error:
-        raise UserError(f"{file} is not a tar file: {error}") from None
+        raise UserError(f"{file} is not a tar file: {str(error).splitlines()[0]}") from None
     return [
         Photo(f"{file.stem}/{key}", file, member.offset_data, member.size, labels.get(key))
         for key, member in images.items()

@@ -1,7 +1,9 @@
 """Where photos come from: an image folder, a CSV of captions, the sample."""
 
 import csv
+import os
 from pathlib import Path
+from typing import Any
 
 from PIL import Image
 
@@ -58,7 +60,7 @@ def folder(root: str) -> list[Photo]:
     ids = [file.relative_to(top) for file in files]
     return [
         Photo(
-            id=path.as_posix(),
+            id=os.fsencode(path.as_posix()).decode(errors="replace"),  # tables are UTF-8
             file=file,
             label=path.parent.name if path.parent.name else None,
         )
@@ -79,17 +81,28 @@ def captions(csv_file: str, root: str | None = None) -> list[Photo]:
         The photos, each once.
 
     Raises:
-        UserError: If there is no such file, or it lacks a column or rows.
+        UserError: If there is no such file, it is no CSV in UTF-8, or it lacks a column or rows.
     """
     table = existing(csv_file, "file", "data.csv_file")
-    with table.open(newline="", encoding="utf-8-sig") as stream:
-        reader = csv.DictReader(stream)
-        missing = {"image", "caption"} - set(reader.fieldnames or ())
-        if missing:
-            raise UserError(f"{csv_file} has no column {sorted(missing)}: it needs image,caption")
-        texts: dict[str, list[str]] = {}
-        for row in reader:
-            texts.setdefault(row["image"], []).append(row["caption"])
+    texts: dict[str, list[str]] = {}
+    try:
+        with table.open(newline="", encoding="utf-8-sig") as stream:
+            reader = csv.DictReader(stream)
+            missing = {"image", "caption"} - set(reader.fieldnames or ())
+            if missing:
+                raise UserError(
+                    f"{csv_file} has no column {sorted(missing)}: it needs image,caption"
+                )
+            for row in reader:
+                if not row["image"] or row["caption"] is None or "\0" in row["image"]:
+                    raise UserError(
+                        f"{csv_file}, line {reader.line_num}: a row needs an image and a caption"
+                    )
+                texts.setdefault(row["image"], []).append(row["caption"])
+    except UnicodeDecodeError:
+        raise UserError(f"{csv_file} is not UTF-8 text: save it as UTF-8") from None
+    except csv.Error as error:
+        raise UserError(f"{csv_file} cannot be read as CSV: {error}") from None
     if not texts:
         raise UserError(f"{csv_file} has no rows: it needs one a caption, image,caption")
     top = existing(root, "folder", "data.root") if root else table.parent
@@ -100,9 +113,12 @@ def captions(csv_file: str, root: str | None = None) -> list[Photo]:
     ]
 
 
-def existing(path: str, kind: str, option: str) -> Path:
-    """The path, if there is a file or a folder there; otherwise a `UserError` naming the option."""
-    found = Path(path).expanduser()
+def existing(path: Any, kind: str, option: str) -> Path:
+    """The path, if there is a file or a folder there; otherwise a `UserError` naming the option.
+
+    A name that is a number, as of the folder 2024, comes from the command line as one.
+    """
+    found = Path(str(path)).expanduser()
     if not (found.is_dir() if kind == "folder" else found.is_file()):
         raise UserError(f"no {kind} {path}: set {option} to an existing {kind}")
     return found

@@ -16,7 +16,6 @@ import open_clip
 import torch
 from open_clip.factory import parse_model_name
 from open_clip.model import get_input_dtype
-from open_clip.pretrained import get_pretrained_cfg
 from safetensors import SafetensorError
 from torch import Tensor, nn
 from torch.nn.functional import interpolate
@@ -24,7 +23,7 @@ from torch.nn.functional import interpolate
 from clipshift.encode import tiny  # noqa: F401  (registers its image tower with timm)
 from clipshift.encode.gaze import gaze_probe
 from clipshift.encode.layers import LayerProbe
-from clipshift.encode.weights import CONFIG, find_checkpoint, find_hub_folder, hub_file
+from clipshift.encode.weights import CONFIG, find_checkpoint, find_hub_folder, hub_file, tag_facts
 from clipshift.errors import UserError, did_you_mean
 
 BUILTIN = "builtin:"
@@ -238,7 +237,7 @@ def load_encoder(
     # open_clip logs every step of loading, and warns of random weights through the root logger.
     logging.getLogger().setLevel(logging.ERROR)
     if checkpoint and Path(checkpoint).is_dir():
-        architecture, checkpoint = f"local-dir:{checkpoint}", None
+        architecture, pretrained, checkpoint = f"local-dir:{checkpoint}", None, None
     schema, name = parse_model_name(architecture)
     if architecture.startswith(BUILTIN):
         schema, name = "local-dir", str(builtin_folder(architecture.removeprefix(BUILTIN)))
@@ -254,12 +253,17 @@ def load_encoder(
         )
     preprocessing = {}
     weights = checkpoint
+    if pretrained and schema:
+        raise UserError(
+            f"model.pretrained={pretrained} does not go with {architecture}, which brings its own "
+            "weights: set model.architecture as well, or choose model="
+        )
     if checkpoint and not Path(checkpoint).is_file():
         raise UserError(f"no checkpoint {checkpoint}: set model.checkpoint to a file or folder")
     if pretrained and not schema:
         # A checkpoint of one's own keeps the pixels' mean and std of the tag that it came from.
         if checkpoint:
-            facts = get_pretrained_cfg(name, pretrained)
+            facts = tag_facts(name, pretrained)
         else:
             file, facts = find_checkpoint(name, pretrained)
             weights = str(file)
@@ -278,8 +282,8 @@ def load_encoder(
             if schema and weights:
                 open_clip.load_checkpoint(model, weights)
         except (
-            RuntimeError, ValueError, KeyError, AttributeError, OSError, EOFError,
-            UnpicklingError, SafetensorError,
+            RuntimeError, ValueError, KeyError, AttributeError, AssertionError, TypeError, OSError,
+            EOFError, UnpicklingError, SafetensorError,
         ) as error:  # fmt: skip
             raise UserError(unfit(weights or name, architecture, error)) from error
     return Encoder(
@@ -335,7 +339,7 @@ def unfit(source: str, architecture: str, error: Exception) -> str:
     """One line on why weights could not be loaded into an architecture."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     detail = next((line for line in lines if "size mismatch" in line), lines[-1] if lines else "")
-    if "Missing key" in str(error) or "size mismatch" in str(error):
+    if any(sign in str(error) for sign in ("Missing key", "size mismatch", "width changed")):
         problem = f"is not a checkpoint of {architecture}"
     else:
         problem = "cannot be loaded"

@@ -31,13 +31,7 @@ def find_checkpoint(architecture: str, pretrained: str) -> tuple[Path, dict[str,
         UserError: If there is no such tag, it was trained with another activation than the
             architecture has, or the file is not here and the hub cannot be reached.
     """
-    facts = get_pretrained_cfg(architecture, pretrained)
-    if not facts:
-        tags = list_pretrained_tags_by_model(architecture)
-        raise UserError(
-            f"open_clip has no weights {pretrained!r} for {architecture}"
-            f"{did_you_mean(pretrained, tags)} (it has: {', '.join(tags) or 'none'})"
-        )
+    facts = tag_facts(architecture, pretrained)
     has_quick_gelu = bool(open_clip.get_model_config(architecture).get("quick_gelu"))
     if bool(facts.get("quick_gelu")) != has_quick_gelu:
         raise UserError(
@@ -52,6 +46,22 @@ def find_checkpoint(architecture: str, pretrained: str) -> tuple[Path, dict[str,
     if not cached.is_file():
         require_network(facts["url"])
     return Path(open_clip.download_pretrained(facts)), facts
+
+
+def tag_facts(architecture: str, pretrained: str) -> dict[str, Any]:
+    """What open_clip knows of a pretrained tag.
+
+    Raises:
+        UserError: If there is no such tag.
+    """
+    facts = get_pretrained_cfg(architecture, pretrained)
+    if not facts:
+        tags = list_pretrained_tags_by_model(architecture)
+        raise UserError(
+            f"open_clip has no weights {pretrained!r} for {architecture}"
+            f"{did_you_mean(pretrained, tags)} (it has: {', '.join(tags) or 'none'})"
+        )
+    return facts
 
 
 def find_hub_folder(repo: str) -> Path:

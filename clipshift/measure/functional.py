@@ -327,7 +327,7 @@ def spread_of(direction: Tensor, count: Tensor | int) -> Tensor:
     """
     pairs = torch.as_tensor(count * (count - 1), dtype=torch.float64, device=direction.device)
     spread = 1 - (direction.square().sum() - count) / pairs
-    return spread.where(spread > 1e-9, torch.nan)
+    return spread.where((spread > 1e-9) & (pairs > 0), torch.nan)
 
 
 def retained(view: Tensor, clean: Tensor) -> Tensor:

@@ -49,15 +49,19 @@ def read_run(folder: Path) -> Run:
     """Read a finished run.
 
     Raises:
-        UserError: If the folder holds none, or one that was interrupted.
+        UserError: If the folder holds none, or one that was interrupted or measured no photo.
     """
     try:
         facts = json.loads((folder / "run.json").read_text(encoding="utf-8"))
         shift = pd.read_parquet(folder / "shift.parquet")
     except (OSError, ValueError) as error:
         raise UserError(f"no finished run in {folder}: {error}") from None
+    if not isinstance(facts, dict) or "complete" not in facts:
+        raise UserError(f"no finished run in {folder}: its run.json is not clipshift's")
     if not facts["complete"]:
         raise UserError(f"the run in {folder} was interrupted: run it again")
+    if shift.empty:
+        raise UserError(f"the run in {folder} measured no photo: see its skipped.csv")
     return Run(folder, facts, shift)
 
 

@@ -9,6 +9,7 @@ from typing import Any
 from safetensors.torch import save
 from torch import Tensor
 
+from clipshift.errors import UserError
 from clipshift.results import write_json, write_whole
 
 PROVENANCE = "provenance.json"
@@ -43,6 +44,15 @@ def export_model(
 
 
 def trained_augmentations(checkpoint: str | None) -> list[str] | None:
-    """What a fine-tuned model's folder says it was trained on; None for any other checkpoint."""
+    """What a fine-tuned model's folder says it was trained on; None for any other checkpoint.
+
+    Raises:
+        UserError: If it has a record of that which cannot be read.
+    """
     file = Path(checkpoint or "") / PROVENANCE
-    return json.loads(file.read_text(encoding="utf-8"))["trained_on"] if file.is_file() else None
+    if not file.is_file():
+        return None
+    try:
+        return list(json.loads(file.read_text(encoding="utf-8"))["trained_on"])
+    except (ValueError, KeyError, TypeError):
+        raise UserError(f"{file} is damaged: delete it, or export the model again") from None

@@ -280,6 +280,10 @@ def finetune(cfg: DictConfig, folder: Path) -> None:
             num_workers=cfg.data.num_workers,
             drop_last=True,
         )
+        if not len(batches):
+            raise UserError(
+                f"{len(views)} training photos are fewer than data.batch_size={cfg.data.batch_size}"
+            )
         trainer.fit(module, batches, held, ckpt_path=last)
         start = plain_weights(base.model.visual)
         end = best_weights(module, folder)
@@ -310,8 +314,8 @@ def make_training(
         UserError: If photos cannot be had, or lack the texts that the objective needs.
     """
     augmentations, ladders = make_augmentations(plain(cfg.train_aug))
-    photos, classes = load_photos(cfg.data.train)
-    held, held_classes = load_photos(cfg.data.val)
+    photos, classes = _photos_of(cfg, "train")
+    held, held_classes = _photos_of(cfg, "val")
     templates = list(cfg.prompts.templates)
     objective: Objective = instantiate(cfg.objective.loss)
     texts = text_targets(base, photos, classes, templates) if objective.needs_texts else None
@@ -333,13 +337,23 @@ def make_training(
     )
     severities = [str(severity) for severity in cfg.severities]
     views = RobustViews(photos, augmentations, ladders, severities, cfg.seed, cfg.data.train.resize)
+    judging = ViewDataset(held, augmentations, cfg.seed, cfg.data.val.resize)
+    if all(isinstance(judging[index], Skipped) for index in range(len(held))):
+        raise UserError(f"data.val: none of the {len(held)} photos can be read")
     judged = DataLoader(
-        ViewDataset(held, augmentations, cfg.seed, cfg.data.val.resize),
+        judging,
         cfg.data.batch_size,
         num_workers=cfg.data.num_workers,
         collate_fn=collate,
     )
     return module, views, judged
+
+
+def _photos_of(cfg: DictConfig, part: str) -> tuple[list[Photo], list[str]]:
+    try:
+        return load_photos(cfg.data[part])
+    except UserError as error:
+        raise UserError(str(error).replace("data.", f"data.{part}.")) from None
 
 
 def make_callbacks(cfg: DictConfig, folder: Path) -> list[Callback]:

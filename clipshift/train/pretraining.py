@@ -25,6 +25,7 @@ from torch.utils.data import DataLoader, Dataset
 from torchmetrics.classification import MulticlassAccuracy
 from tqdm import tqdm
 
+from clipshift.config import validate
 from clipshift.data.photos import Photo, decode
 from clipshift.data.shards import class_names, class_wnids, shards
 from clipshift.encode import tiny  # noqa: F401  (registers the image tower with timm)
@@ -33,6 +34,7 @@ from clipshift.report.tracking import track_checkpoint
 from clipshift.train.export import export_model
 from clipshift.train.resuming import LAST, last_checkpoint
 from clipshift.train.views import Shuffled
+from clipshift.trainer import make_trainer
 
 log = logging.getLogger(__name__)
 
@@ -355,8 +357,10 @@ def pretrain(cfg: DictConfig, folder: Path) -> None:
         folder: Where the checkpoint, the teacher's logits and the exported ``model/`` go.
 
     Raises:
-        UserError: If the shards are missing or malformed, or, with a teacher, its package is.
+        UserError: If an option is out of range, the shards are missing or malformed or hold less
+            than a batch, or, with a teacher, its package is missing.
     """
+    validate(cfg, {})
     pl.seed_everything(cfg.seed, verbose=False)
     torch.set_float32_matmul_precision("high")
     root = Path(cfg.data.root)
@@ -371,6 +375,10 @@ def pretrain(cfg: DictConfig, folder: Path) -> None:
         return Pixels(load_pixels(photos, size), torch.tensor(labels))
 
     train, val = load(cfg.data.train), load(cfg.data.val)
+    if len(train) < cfg.data.batch_size:
+        raise UserError(
+            f"{len(train)} training photos are fewer than data.batch_size={cfg.data.batch_size}"
+        )
     settings: dict[str, Any] = OmegaConf.to_container(cfg, resolve=True)  # type: ignore[assignment]
     folder.mkdir(parents=True, exist_ok=True)
     if cfg.teacher is not None:
@@ -386,8 +394,8 @@ def pretrain(cfg: DictConfig, folder: Path) -> None:
         seed=cfg.seed,
         **settings["optimization"],
     )
-    trainer: pl.Trainer = instantiate(
-        cfg.trainer,
+    trainer = make_trainer(
+        settings["trainer"],
         logger=instantiate(cfg.logger) if cfg.logger else False,
         callbacks=[
             EMAWeightAveraging(decay=cfg.ema),  # used in validation and export
@@ -396,7 +404,7 @@ def pretrain(cfg: DictConfig, folder: Path) -> None:
             ),
             *([LearningRateMonitor()] if cfg.logger else []),
         ],
-        default_root_dir=folder,
+        default_root_dir=str(folder),
     )
     trainer.fit(
         module,
