@@ -41,7 +41,9 @@ def run_command(main: Callable[[], None], config_name: str) -> None:
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         sys.exit(130)
-    except (HydraException, OmegaConfBaseException) as error:
+    except (HydraException, OmegaConfBaseException, ValueError) as error:
+        if HydraConfig.initialized():  # composed: this comes from within, and is a defect
+            raise
         chosen = [override for override in sys.argv[1:] if override.startswith("experiment=")]
         fail(composition_error(str(error), option_names(config_name, chosen), CONF))
     except OSError as error:
@@ -106,7 +108,7 @@ def option_names(config_name: str, overrides: Sequence[str] = ()) -> list[str]:
     """Dotted names of all options and groups of a configuration."""
     try:
         return list(dotted_names(compose_config(config_name, overrides)))
-    except HydraException:  # what was chosen is the mistake
+    except UserError:  # what was chosen is the mistake
         return list(dotted_names(compose_config(config_name)))
 
 
@@ -116,11 +118,17 @@ def compose_config(name: str, overrides: Sequence[str] = ()) -> DictConfig:
     Args:
         name: ``evaluate`` or ``train``.
         overrides: As on the command line.
+
+    Raises:
+        UserError: If they do not fit the configuration.
     """
     running = GlobalHydra.instance().hydra
     GlobalHydra.instance().clear()
     try:
         with initialize_config_dir(str(CONF), version_base="1.3"):
             return compose(name, list(overrides))
+    except (HydraException, OmegaConfBaseException, ValueError) as error:
+        options = option_names(name) if overrides else []
+        raise UserError(composition_error(str(error), options, CONF)) from None
     finally:
         GlobalHydra.instance().hydra = running

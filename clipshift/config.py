@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import InterpolationKeyError, MissingMandatoryValue
+from omegaconf.errors import InterpolationKeyError
 
 from clipshift.errors import UserError, did_you_mean
 
@@ -203,12 +203,11 @@ def validate(cfg: DictConfig, groups: Mapping[str, str]) -> None:
     Raises:
         UserError: If a value is missing or outside its range, naming the option and the range.
     """
-    missing = sorted(map(str, OmegaConf.missing_keys(cfg)))
-    if missing:
+    if missing := list(_missing(OmegaConf.to_container(cfg))):
         raise UserError(f"{missing[0]} is not set: add {missing[0]}=VALUE")
     try:
         OmegaConf.to_container(cfg, resolve=True)
-    except (InterpolationKeyError, MissingMandatoryValue) as error:
+    except InterpolationKeyError as error:
         raise UserError(str(error).splitlines()[0]) from None
     for option, (expected, test) in CHECKS.items():
         group, dot, rest = option.partition(".")
@@ -234,6 +233,14 @@ def validate(cfg: DictConfig, groups: Mapping[str, str]) -> None:
     for group, example in groups.items():
         if not cfg.get(group):
             raise UserError(f"{group} is empty: choose at least one, as in {example}")
+
+
+def _missing(content: Any, place: str = "") -> Iterator[str]:
+    if content == "???":
+        yield place
+    elif isinstance(content, dict):
+        for key, value in content.items():
+            yield from _missing(value, f"{place}.{key}".lstrip("."))
 
 
 def name_model(cfg: DictConfig, overrides: Sequence[str]) -> None:
@@ -285,4 +292,9 @@ def composition_error(message: str, options: list[str], conf: Path) -> str:
                 f"option {option!r} comes with {group}={' or '.join(choices)}: choose that as well"
             )
         return f"no option {option!r}{did_you_mean(option, options)}; --help lists them"
+    if found := re.search(r"Error merging override ([\w.]+)=(.*)", message):
+        place, choice = found.groups()
+        for group, places in PLACES.items():
+            if place in places:
+                return f"{place} is chosen from a group: {group}@{place}={choice}"
     return " ".join(line.strip() for line in message.splitlines() if line.strip())

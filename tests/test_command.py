@@ -7,6 +7,10 @@ from pathlib import Path
 import pytest
 from conftest import ROOT, run_evaluate
 
+from clipshift.command import compose_config
+from clipshift.config import MEASURED, name_model, validate
+from clipshift.errors import UserError
+
 
 @pytest.mark.parametrize(
     ("override", "expected"),
@@ -25,6 +29,7 @@ from conftest import ROOT, run_evaluate
         ("seed=-1", "whole number ≥ 0"),
         ("data=folder", "data.root is not set"),
         ("aug=[]", "aug is empty"),
+        ("aug=null", "must be a string or a list"),
         ("save.views=yes", "whole number"),
         ("severity=9", "paper, 1 to 5, matched"),
         ("severity=[paper,paper]", "each once"),
@@ -40,8 +45,72 @@ def test_composition_mistakes(override: str, expected: str) -> None:
 
 
 @pytest.mark.parametrize(
+    ("override", "expected"),
+    [
+        ("severity=true", "paper, 1 to 5, matched"),
+        ("severity=[[1]]", "paper, 1 to 5, matched"),
+        ("matching.target=.inf", "a number > 0"),
+        ("prompts.templates=[a photo]", "with {} in the place of the class"),
+        ("prompts.templates=['{} and {x}']", "with {} in the place of the class"),
+        ("model.architecture=null", "must be text"),
+        ("model.pretrained=[openai]", "must be text, or null"),
+        ("cache.gigabytes=0", "a number > 0"),
+        ("data.limit=0", "a whole number ≥ 1, or null"),
+        ("aug.elastic.sigma=300", "a number > 0 and ≤ 224"),
+        ("compare=[a]", "two run folders"),
+        ("compare=[1,2]", "two run folders"),
+        ("+aug.mine=3", "choose it by name"),
+        ("metric=[]", "metric is empty"),
+    ],
+)
+def test_options_out_of_range(override: str, expected: str) -> None:
+    with pytest.raises(UserError) as error:
+        validate(compose_config("evaluate", ["logger=none", override]), MEASURED)
+    assert expected in str(error.value)
+    assert override.lstrip("+").partition(".")[0].partition("=")[0] in str(error.value)
+
+
+@pytest.mark.parametrize(
     ("overrides", "expected"),
     [
+        (["experiment=robustify_vit_b32"], "data.train.root is not set"),
+        (["experiment=robustify_demo", "evaluation=['data=foldr']"], "did you mean 'folder'"),
+        (["experiment=robustify_demo", "train_aug=[noise]"], "aug@train_aug=[noise]"),
+        (["experiment=robustify_demo", "trainer.max_epochs=0"], "whole number ≥ 1"),
+        (["experiment=robustify_demo", "data.batch_size=9"], "8 training photos are fewer"),
+        (["experiment=robustify_demo", "data.val.skip=14"], "data.val.skip=14 leaves none"),
+    ],
+)
+def test_training_mistakes(overrides: list[str], expected: str, tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "train.py"), *overrides, f"hydra.run.dir={tmp_path}"],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 1
+    assert expected in done.stderr
+    assert done.stderr.splitlines()[-1].startswith("error: ")
+    assert "Traceback" not in done.stderr
+
+
+def test_a_model_is_called_by_its_architecture_unless_it_is_named() -> None:
+    def name(*overrides: str) -> str:
+        cfg = compose_config("evaluate", overrides)
+        name_model(cfg, overrides)
+        return cfg.model.name
+
+    assert name("model=vit_b32_openai") == "vit_b32_openai"
+    assert name("model.architecture=RN50") == "RN50"
+    assert name("model.architecture=local-dir:/models/mine") == "mine"
+    assert name("model.architecture=RN50", "model.name=small") == "small"
+
+
+@pytest.mark.parametrize(
+    ("overrides", "expected"),
+    [
+        (["data=captions", "data.csv_file={tmp}/latin1.csv"], "save it as UTF-8"),
+        (["data=shards", "data.root={tmp}", "data.pattern='*.csv'"], "is not a tar file"),
+        (["model.pretrained=openai"], "pretrained"),
+        (["hydra.run.dir={tmp}/latin1.csv/run"], "hydra.run.dir=FOLDER"),
         (["data=folder", "data.root={tmp}/nowhere"], "no folder"),
         (["data=folder", "data.root={tmp}/texts"], "none of the 1 photos could be read"),
         (["trainer=gpu"], "gpu"),
@@ -52,13 +121,15 @@ def test_composition_mistakes(override: str, expected: str) -> None:
 def test_run_time_mistakes(overrides: list[str], expected: str, tmp_path: Path) -> None:
     (tmp_path / "texts").mkdir()
     (tmp_path / "texts" / "a.jpg").write_text("not a photo")
+    (tmp_path / "latin1.csv").write_bytes("image,caption\na.jpg,crème\n".encode("latin-1"))
+    (tmp_path / "classes.json").write_text('{"names": ["cat"], "wnids": ["n1"]}')
     if "gpu" in expected:
         import torch
 
         if torch.cuda.is_available():
             pytest.skip("there is a GPU here")
-    done = run_evaluate(*(o.format(tmp=tmp_path) for o in overrides), "logger=none",
-               f"hydra.run.dir={tmp_path}/run")  # fmt: skip
+    given = [override.format(tmp=tmp_path) for override in overrides]
+    done = run_evaluate(f"hydra.run.dir={tmp_path}/run", "logger=none", *given)
     assert done.returncode == 1
     assert expected in done.stderr
     assert done.stderr.count("\n") == 1

@@ -7,6 +7,7 @@ import sys
 import time
 from dataclasses import replace
 from pathlib import Path
+from shutil import copytree
 from typing import Any
 
 import numpy as np
@@ -22,6 +23,7 @@ from clipshift.comparison import compare_pair, pair_notes, spreads
 from clipshift.data import Cache, dataset, sample
 from clipshift.encode import Encoder
 from clipshift.encode.shared import SharedFeatures
+from clipshift.errors import UserError
 from clipshift.jobs import job_key
 from clipshift.report.dashboard import sweep_dashboard
 from clipshift.report.figures import draw_curves
@@ -168,6 +170,22 @@ def test_runs_of_other_views_are_refused(sweep: Path, tmp_path: Path) -> None:
     assert done.returncode == 1
     assert "no finished run" in done.stderr
     assert done.stderr.count("\n") == 1
+
+
+def test_folders_that_hold_no_run_are_refused(sweep: Path, tmp_path: Path) -> None:
+    copytree(sweep / "0", tmp_path, dirs_exist_ok=True)
+    facts = json.loads((tmp_path / "run.json").read_text())
+    for content, said in [
+        (facts | {"complete": False}, "interrupted"),
+        ([], "not clipshift's"),
+        ({}, "not clipshift's"),
+    ]:
+        (tmp_path / "run.json").write_text(json.dumps(content))
+        with pytest.raises(UserError, match=said):
+            read_run(tmp_path)
+    (tmp_path / "run.json").write_text("{")
+    with pytest.raises(UserError, match="no finished run"):
+        read_run(tmp_path)
 
 
 # --- sweeps --------------------------------------------------------------------------------------

@@ -19,6 +19,7 @@ from clipshift.data import (
     folder,
     sample,
 )
+from clipshift.data.shards import class_names
 from clipshift.errors import UserError
 
 CAT = Image.fromarray(photographs.chelsea()).resize((120, 80))
@@ -122,6 +123,9 @@ def test_captions_gather_by_image(tmp_path: Path) -> None:
     table.write_text("image,caption\n")
     with pytest.raises(UserError, match="no rows"):
         captions(str(table))
+    table.write_text("image,caption\na.png,one\nb.png\n")
+    with pytest.raises(UserError, match=r"line 3: a row needs an image and a caption"):
+        captions(str(table))
 
 
 def test_missing_and_empty_folders(tmp_path: Path) -> None:
@@ -131,6 +135,13 @@ def test_missing_and_empty_folders(tmp_path: Path) -> None:
         folder(str(tmp_path))
     with pytest.raises(UserError, match=r"no file .*data\.csv_file"):
         captions(str(tmp_path / "nowhere.csv"))
+
+
+def test_damaged_class_lists_of_shards(tmp_path: Path) -> None:
+    for content in ("{", "[]", '{"wnids": []}'):
+        (tmp_path / "classes.json").write_text(content)
+        with pytest.raises(UserError, match=r"classes\.json is damaged"):
+            class_names(tmp_path)
 
 
 def test_sample_is_there_labelled_and_captioned() -> None:

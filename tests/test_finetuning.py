@@ -27,6 +27,7 @@ from clipshift.errors import UserError
 from clipshift.evaluation import make_augmentations
 from clipshift.results import compare_photos, with_group_means
 from clipshift.train import tuning
+from clipshift.train.export import trained_augmentations
 from clipshift.train.finetuning import (
     Finetuning,
     compose_evaluations,
@@ -304,6 +305,16 @@ def test_started_again_it_ends_as_if_uninterrupted(
     )
     for name, value in whole.items():
         assert torch.equal(stopped[name], value), name
+    (tmp_path / "stopped/last.ckpt").write_bytes(b"half of it")
+    with pytest.raises(UserError, match="is damaged"):
+        finetune(configured(hub_folder, *more), tmp_path / "stopped")
+    record = tmp_path / "stopped/model/provenance.json"
+    assert trained_augmentations(str(record.parent)) == list(
+        configured(hub_folder, *more).train_aug
+    )
+    record.write_text("{}")
+    with pytest.raises(UserError, match="is damaged"):
+        trained_augmentations(str(record.parent))
 
 
 def test_early_stopping_keeps_the_best(hub_folder: Path, tmp_path: Path) -> None:

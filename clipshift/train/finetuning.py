@@ -438,8 +438,11 @@ def compose_evaluations(cfg: DictConfig, folder: Path) -> dict[Path, DictConfig]
             run.model.checkpoint = str(folder / "model")
         if "project" in run.logger:  # W&B, where both would be named by the training's options
             run.logger.name = run.model.name
-        validate(run, MEASURED)
-        load_photos(run.data)  # says now, and not after the training, what is wrong with them
+        try:  # says now, and not after the training, what is wrong
+            validate(run, MEASURED)
+            load_photos(run.data)
+        except UserError as error:
+            raise UserError(f"evaluation: {error}") from None
         made[folder / name] = run
     return made
 
