@@ -151,8 +151,10 @@ def write_pair(
     tables = {
         measure: pair_table(table[table["measure"] == measure], trained_on) for measure in measures
     }
+    names = table["augmentation"].map(lambda name: page.marked(name, trained_on))
+    rows = table.assign(augmentation=names)
     drawn = {
-        f"difference@{measure}": draw_differences(table[table["measure"] == measure], measure)
+        f"difference@{measure}": draw_differences(rows[rows["measure"] == measure], measure)
         for measure in measures
     }
     for figure in drawn.values():

@@ -27,7 +27,7 @@ from clipshift.errors import UserError
 from clipshift.jobs import job_key
 from clipshift.report.dashboard import sweep_dashboard
 from clipshift.report.figures import draw_curves
-from clipshift.results import Run, compare_photos, incomparable, mean_interval
+from clipshift.results import Run, compare_photos, incomparable, mean_interval, read_run
 from clipshift.results.paired import holm
 
 

@@ -17,7 +17,7 @@ from clipshift.data.cache import Cache
 from clipshift.data.photos import Photo, UnreadablePhotoError, decode
 
 VIEW_SIZE = 224
-"""Side of every view in pixels, whatever the model's own input (protocol, design §2)."""
+"""Side of every view in pixels, whatever the model's own input (protocol)."""
 
 
 @dataclass

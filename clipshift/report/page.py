@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import jinja2
+import numpy as np
 import pandas as pd
 
 from clipshift.results import write_whole
@@ -165,7 +166,8 @@ def ranked_table(
     def cell(measure: str, augmentation: str) -> str:
         row = rows.loc[(measure, augmentation)]
         half = (row["ci_high"] - row["ci_low"]) / 2
-        interval = f" ± {half:.3f}" if intervals or measure == "cosine_similarity" else ""
+        known = np.isfinite(half) and (intervals or measure == "cosine_similarity")
+        interval = f" ± {half:.3f}" if known else ""
         return f"{row['mean']:.3f}{interval}"
 
     header = ["augmentation", *(names[measure] for measure in measures)]

@@ -169,4 +169,4 @@ def run_place(logger: WandbLogger) -> str:
     run = logger.experiment
     if run.offline:
         return f"W&B run (offline): wandb sync {Path(run.dir).parent}"
-    return f"W&B run: {run.url}"
+    return f"W&B run: {run.url or 'none (disabled)'}"
