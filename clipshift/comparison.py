@@ -102,7 +102,7 @@ def pair_lines(a: Run, b: Run, table: pd.DataFrame) -> str:
         f"  {row.augmentation:20} {row.severity:8} {row.measure} "
         f"{row.mean_a:.4f} → {row.mean_b:.4f}{shift_change(row)}  difference "
         f"{row.difference:+.4f} [{row.ci_low:+.4f}, {row.ci_high:+.4f}]  "
-        f"improved {row.improved:.0%} of photos  p {row.p_holm:.2g}"
+        f"improved {row.improved:.1%} of photos  p {p_value(row.p_holm)}"
         for row in table.itertuples()
     ]
     return "\n".join(lines)
@@ -113,6 +113,11 @@ def shift_change(row: Any) -> str:
     if row.measure != "cosine_similarity" or row.mean_a == 1:
         return ""
     return f" (shift {(1 - row.mean_b) / (1 - row.mean_a) - 1:+.0%})"
+
+
+def p_value(p: float) -> str:
+    """A p-value for people: never 0, which is only what floats make of one that is very small."""
+    return f"{p:.2g}" if p else "< 1e-300"
 
 
 def spreads(a: Run, b: Run) -> str:
@@ -183,9 +188,9 @@ def pair_table(rows: pd.DataFrame, trained_on: list[str]) -> list[list[str]]:
             f"{row.mean_a:.4f}",
             f"{row.mean_b:.4f}{shift_change(row)}",
             f"{row.difference:+.4f} [{row.ci_low:+.4f}, {row.ci_high:+.4f}]",
-            f"{row.improved:.0%}",
-            f"{row.worsened:.0%}",
-            f"{row.p_holm:.2g}",
+            f"{row.improved:.1%}",
+            f"{row.worsened:.1%}",
+            p_value(row.p_holm),
         ]
         for row in rows.itertuples()
     ]
