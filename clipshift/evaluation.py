@@ -49,8 +49,10 @@ from clipshift.report.run import SHOWN_PHOTOS, report_run
 from clipshift.report.terminal import PhotoProgressBar
 from clipshift.results import (
     CLEAN,
+    TABLES,
     Measured,
     Tables,
+    clear_results,
     correlate,
     data_fingerprint,
     rank_augmentations,
@@ -437,6 +439,7 @@ def evaluate(cfg: DictConfig, run_folder: Path) -> None:
             complete = True
         finally:
             if trainer.is_global_zero and (module.measured.index or module.measured.skipped):
+                clear_results(run_folder)
                 if calibration:
                     save_calibration(run_folder, calibration)
                 seconds = {"load": loaded - start, "photos": time.perf_counter() - loaded}
@@ -548,16 +551,7 @@ def write_results(
         ranking_agreement(shift, (PAPER, MATCHED), cfg.seed) if both else None,
         facts,
     )
-    names = [
-        "summary",
-        "distances",
-        "distances_half",
-        "ranking",
-        "correlations",
-        "layers",
-        "skipped",
-    ]
-    made = {name: getattr(tables, name) for name in names}
+    made = {name: getattr(tables, name) for name in TABLES}
     write_tables(run_folder, shift, {n: t for n, t in made.items() if len(t) or n == "skipped"})
     write_tensors(run_folder, measured, photos, cfg.save.views, cfg.save.gaze)
     if tables.agreement:

@@ -18,7 +18,7 @@ from clipshift.config import plain
 from clipshift.data import Photo
 from clipshift.encode import Encoder
 from clipshift.report import tracking
-from clipshift.results import data_fingerprint
+from clipshift.results import clear_results, data_fingerprint
 from clipshift.versions import CODE_SHA256, package_versions
 
 
@@ -63,6 +63,7 @@ def job_key(cfg: DictConfig, encoder: Encoder, photos: list[Photo], classes: lis
 def take_over(done: Path, run_folder: Path) -> None:
     """Let a finished job's results be this job's."""
     if done.resolve() != run_folder.resolve():
+        clear_results(run_folder)
         ignored = shutil.ignore_patterns("wandb", ".hydra", "error.txt")
         shutil.copytree(done, run_folder, ignore=ignored, dirs_exist_ok=True)
     print(f"already measured, so taken from {done} (rerun=true measures it again)")

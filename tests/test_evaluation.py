@@ -385,6 +385,20 @@ def test_a_matched_run_stores_its_calibration_for_use_again(
     assert "calibration.json was made with other parameters of noise" in done.stderr
 
 
+def test_nothing_of_an_earlier_run_in_the_folder_is_left(hub_folder: Path, tmp_path: Path) -> None:
+    optional = {"layers.csv", "calibration.json", "embeddings.safetensors", "gaze.safetensors"}
+    for name in {*optional, "run.json", "summary.csv", "report.html", "notes.csv"}:
+        (tmp_path / name).write_text("old")
+    done = run_evaluate(
+        f"model.checkpoint={hub_folder}", "logger=none", "trainer=cpu", "aug=noise",
+        "data.limit=2", f"hydra.run.dir={tmp_path}",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert not optional & {file.name for file in tmp_path.iterdir()}
+    kept = [f.name for f in tmp_path.iterdir() if f.is_file() and f.read_bytes() == b"old"]
+    assert kept == ["notes.csv"]  # it is the user's
+
+
 def test_sweep_runs_a_job_each_in_one_group(hub_folder: Path, tmp_path: Path) -> None:
     done = run_evaluate(
         "-m", "aug=noise,flip", f"model.checkpoint={hub_folder}", "data.limit=2",

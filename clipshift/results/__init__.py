@@ -1,6 +1,8 @@
 """Results: per-photo tables, summaries with intervals, and the files of a run."""
 
 from clipshift.results.files import (
+    TABLES,
+    clear_results,
     data_fingerprint,
     skipped_table,
     write_csv,
@@ -40,9 +42,11 @@ __all__ = [
     "CLEAN",
     "LOWER_IS_BETTER",
     "PHOTO",
+    "TABLES",
     "Measured",
     "Run",
     "Tables",
+    "clear_results",
     "compare_photos",
     "correlate",
     "data_fingerprint",

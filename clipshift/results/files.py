@@ -14,12 +14,40 @@ from safetensors.numpy import save_file
 from clipshift.data import Photo
 from clipshift.results.measured import CLEAN, Measured
 
+TABLES = (
+    "summary",
+    "distances",
+    "distances_half",
+    "ranking",
+    "correlations",
+    "layers",
+    "skipped",
+)
+"""The tables of a run beside ``shift.parquet``, by their names in `clipshift.results.Tables`."""
+
 
 def write_whole(path: Path, write: Callable[[Path], Any]) -> None:
     """Write a file beside its place and move it there, so that no half of it is ever seen."""
     partial = path.with_name(f".{path.name}.partial")
     write(partial)
     os.replace(partial, path)
+
+
+RESULTS = (
+    "run.json",
+    "shift.parquet",
+    *(f"{table}.csv" for table in TABLES),
+    *(f"{tensors}.safetensors" for tensors in ("embeddings", "views", "gaze")),
+    "calibration.json",
+    "report.html",
+)
+"""What an evaluation writes, the figures apart."""
+
+
+def clear_results(folder: Path) -> None:
+    """Remove an earlier run's results, so that none of them is taken for one of the next run."""
+    for name in RESULTS:
+        (folder / name).unlink(missing_ok=True)
 
 
 def write_tables(folder: Path, shift: pd.DataFrame, tables: Mapping[str, pd.DataFrame]) -> None:
