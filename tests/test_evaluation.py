@@ -189,7 +189,7 @@ def test_a_model_that_ignores_its_input_has_no_shift(encoder: Encoder) -> None:
         def _encode(self, views: torch.Tensor):  # type: ignore[no-untyped-def]
             return super()._encode(torch.zeros_like(views))
 
-    blind = Blind(encoder.model, trained=False, precision="fp32", tokenizer=lambda: None)
+    blind = Blind(encoder.model, trained=False, precision="fp32", config={}, tokenizer=lambda: None)
     table, module, _ = measure(blind, sample()[:3], ["noise", "flip"])
     assert (table["l2_distance"] == 0).all()
     np.testing.assert_allclose(table["cosine_similarity"], 1, atol=1e-6)
