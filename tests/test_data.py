@@ -67,7 +67,7 @@ def test_exif_rotation_is_undone() -> None:
         (b"this is a text file", "not an image"),
         (b"", "not an image"),
         (encoded(CAT, "jpeg")[:1000], "truncated"),
-        (encoded(CAT, "png")[:1000], ""),
+        (encoded(CAT, "png")[:1000], "."),
         (encoded(Image.fromarray(np.zeros((4, 4), np.float32)), "tiff"), "floating-point"),
     ],
 )
