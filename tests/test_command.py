@@ -79,6 +79,10 @@ def test_options_out_of_range(override: str, expected: str) -> None:
         (["experiment=robustify_demo", "trainer.max_epochs=0"], "whole number ≥ 1"),
         (["experiment=robustify_demo", "data.batch_size=9"], "8 training photos are fewer"),
         (["experiment=robustify_demo", "data.val.skip=14"], "data.val.skip=14 leaves none"),
+        (
+            ["experiment=robustify_demo", "data@data.train=folder", "data.train.root=/no/data.1"],
+            "no folder /no/data.1: set data.train.root to",
+        ),
     ],
 )
 def test_training_mistakes(overrides: list[str], expected: str, tmp_path: Path) -> None:

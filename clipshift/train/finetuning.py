@@ -1,6 +1,7 @@
 """Fine-tune an open_clip model so that augmentations move its embeddings less."""
 
 import copy
+import re
 import sys
 import webbrowser
 from collections.abc import Callable, Mapping, Sequence
@@ -353,7 +354,9 @@ def _photos_of(cfg: DictConfig, part: str) -> tuple[list[Photo], list[str]]:
     try:
         return load_photos(cfg.data[part])
     except UserError as error:
-        raise UserError(str(error).replace("data.", f"data.{part}.")) from None
+        options = "|".join(cfg.data[part])  # and nothing of a path that has "data." in it
+        named = re.sub(rf"(?<![\w./-])data\.(?=({options})\b)", f"data.{part}.", str(error))
+        raise UserError(named) from None
 
 
 def make_callbacks(cfg: DictConfig, folder: Path) -> list[Callback]:
