@@ -23,9 +23,8 @@ from clipshift.config import plain
 from clipshift.data import VIEW_SIZE, Photo, Skipped, ViewDataset
 from clipshift.errors import UserError
 from clipshift.measure.functional import rmse, ssim
-from clipshift.results import write_whole
+from clipshift.results import CALIBRATION, write_whole
 
-FILE = "calibration.json"
 DISTORTIONS: dict[str, Distortion] = {
     "ssim": pixel_distortion(ssim),
     "rmse": pixel_distortion(rmse),
@@ -145,7 +144,7 @@ def load_calibration(
     except OSError as error:
         raise UserError(f"no calibration {file}: {error.strerror}; set matching.file") from None
     except (ValueError, TypeError, KeyError, AttributeError):
-        raise UserError(f"{file} is not a {FILE} of clipshift") from None
+        raise UserError(f"{file} is not a {CALIBRATION} of clipshift") from None
     again = "calibrate again without matching.file"
     if missing := [name for name in parameters if name not in calibration.matches]:
         raise UserError(f"{file} lacks {', '.join(missing)}: {again}")
@@ -161,7 +160,7 @@ def load_calibration(
 def save_calibration(folder: Path, calibration: Calibration) -> None:
     """Write ``calibration.json``."""
     text = json.dumps(calibration.as_json(), indent=2, ensure_ascii=False) + "\n"
-    write_whole(folder / FILE, lambda path: path.write_text(text, encoding="utf-8"))
+    write_whole(folder / CALIBRATION, lambda path: path.write_text(text, encoding="utf-8"))
 
 
 def calibration_notes(calibration: Calibration) -> list[str]:

@@ -18,7 +18,7 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from clipshift.config import composition_error, dotted_names
-from clipshift.errors import UserError
+from clipshift.errors import UserError, one_line
 
 ERROR = "error.txt"
 """Where a failed job of a sweep leaves its error."""
@@ -64,7 +64,7 @@ def explained_errors() -> Iterator[None]:
     try:
         yield
     except (UserError, HydraException, OmegaConfBaseException) as error:
-        said = " ".join(line.strip() for line in str(error).splitlines() if line.strip())
+        said = one_line(str(error))
         if job.mode == RunMode.RUN:
             fail(said)
         print(f"error: {said}", file=sys.stderr)

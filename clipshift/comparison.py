@@ -152,15 +152,11 @@ def write_pair(
 ) -> Path:
     """Write the page of a paired comparison."""
     measures = [measure for measure in LEADING if measure in set(table["measure"])]
-    trained_on = trained_on_of(a, b)
-    tables = {
-        measure: pair_table(table[table["measure"] == measure], trained_on) for measure in measures
-    }
-    names = table["augmentation"].map(lambda name: page.marked(name, trained_on))
-    rows = table.assign(augmentation=names)
+    marked = mark_trained(table, trained_on_of(a, b))
+    rows = {measure: marked[marked["measure"] == measure] for measure in measures}
+    tables = {measure: pair_table(rows[measure]) for measure in measures}
     drawn = {
-        f"difference@{measure}": draw_differences(rows[rows["measure"] == measure], measure)
-        for measure in measures
+        f"difference@{measure}": draw_differences(rows[measure], measure) for measure in measures
     }
     for figure in drawn.values():
         sign(figure, f"{b.title} minus {a.title}, {table['n'].max()} photos")
@@ -177,13 +173,20 @@ def write_pair(
     )
 
 
-def pair_table(rows: pd.DataFrame, trained_on: list[str]) -> list[list[str]]:
-    """A paired comparison's rows for people, header first; what was trained on is marked."""
+def mark_trained(table: pd.DataFrame, trained_on: list[str]) -> pd.DataFrame:
+    """A table with a mark at the augmentations that a model was trained on."""
+    return table.assign(
+        augmentation=[page.marked(name, trained_on) for name in table["augmentation"]]
+    )
+
+
+def pair_table(rows: pd.DataFrame) -> list[list[str]]:
+    """A paired comparison's rows for people, header first."""
     header = ["augmentation", "severity", "A", "B", "difference (95 % interval)", "improved",
               "worsened", "p (Holm)"]  # fmt: skip
     return [header] + [
         [
-            page.marked(row.augmentation, trained_on),
+            row.augmentation,
             row.severity,
             f"{row.mean_a:.4f}",
             f"{row.mean_b:.4f}{shift_change(row)}",
@@ -305,9 +308,10 @@ def write_sweep(
         paired = compare_pair(a, b, a.facts["seed"])
         write_csv(folder / "paired.csv", paired)
         notes += pair_notes(a, b)
+        marked = mark_trained(paired, trained_on_of(a, b))
         for measure in (m for m in LEADING if m in set(paired["measure"])):
             tables[f"{measure}: job {b.folder.name} against job {a.folder.name}, paired"] = (
-                pair_table(paired[paired["measure"] == measure], trained_on_of(a, b))
+                pair_table(marked[marked["measure"] == measure])
             )
     files = save_figures(drawn, folder / "figures") if drawn else {}
     facts = {"folder": str(folder), "jobs": f"{len(runs)} finished, {len(failed)} failed"}

@@ -10,7 +10,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import InterpolationKeyError
 
-from clipshift.errors import UserError, did_you_mean
+from clipshift.errors import UserError, did_you_mean, one_line
 
 Check = tuple[str, Callable[[Any], bool]]
 
@@ -236,6 +236,7 @@ def validate(cfg: DictConfig, groups: Mapping[str, str]) -> None:
 
 
 def _missing(content: Any, place: str = "") -> Iterator[str]:
+    # OmegaConf.missing_keys fails where an interpolation leads to what is missing.
     if content == "???":
         yield place
     elif isinstance(content, dict):
@@ -297,4 +298,4 @@ def composition_error(message: str, options: list[str], conf: Path) -> str:
         for group, places in PLACES.items():
             if place in places:
                 return f"{place} is chosen from a group: {group}@{place}={choice}"
-    return " ".join(line.strip() for line in message.splitlines() if line.strip())
+    return one_line(message)

@@ -8,6 +8,11 @@ class UserError(Exception):
     """A mistake in what was asked for. Shown as one line, without a traceback, exit code 1."""
 
 
+def one_line(message: str) -> str:
+    """A message's lines, joined by spaces."""
+    return " ".join(line.strip() for line in message.splitlines() if line.strip())
+
+
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """``"; did you mean 'NEAREST'?"``, or nothing when no known name is near."""
     nearest = get_close_matches(name, list(known), n=1, cutoff=0.5)

@@ -42,7 +42,7 @@ def shards(root: str | Path, pattern: str = "*.tar") -> list[Photo]:
         UserError: If there is no such folder, no shard matches, ``classes.json`` is missing, a
             shard is no tar file, or a ``.cls`` names no class.
     """
-    top = existing(str(root), "folder", "data.root")
+    top = existing(root, "folder", "data.root")
     files = [] if Path(pattern).is_absolute() else sorted(top.glob(pattern))
     if not files:
         raise UserError(
@@ -53,7 +53,7 @@ def shards(root: str | Path, pattern: str = "*.tar") -> list[Photo]:
 
 
 def _classes(root: str | Path, column: str) -> list[str]:
-    file = existing(str(root), "folder", "data.root") / "classes.json"
+    file = existing(root, "folder", "data.root") / "classes.json"
     if not file.is_file():
         raise UserError(f"no {file}: the folder of the shards must have one that names the classes")
     try:

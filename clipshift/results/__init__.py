@@ -1,6 +1,7 @@
 """Results: per-photo tables, summaries with intervals, and the files of a run."""
 
 from clipshift.results.files import (
+    CALIBRATION,
     TABLES,
     clear_results,
     data_fingerprint,
@@ -38,6 +39,7 @@ from clipshift.results.table import (
 )
 
 __all__ = [
+    "CALIBRATION",
     "CAUSES",
     "CLEAN",
     "LOWER_IS_BETTER",

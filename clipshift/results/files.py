@@ -14,6 +14,8 @@ from safetensors.numpy import save_file
 from clipshift.data import Photo
 from clipshift.results.measured import CLEAN, Measured
 
+CALIBRATION = "calibration.json"
+
 TABLES = (
     "summary",
     "distances",
@@ -25,23 +27,22 @@ TABLES = (
 )
 """The tables of a run beside ``shift.parquet``, by their names in `clipshift.results.Tables`."""
 
+RESULTS = (
+    "run.json",
+    "shift.parquet",
+    *(f"{table}.csv" for table in TABLES),
+    *(f"{tensors}.safetensors" for tensors in ("embeddings", "views", "gaze")),
+    CALIBRATION,
+    "report.html",
+)
+"""What an evaluation writes, the figures apart."""
+
 
 def write_whole(path: Path, write: Callable[[Path], Any]) -> None:
     """Write a file beside its place and move it there, so that no half of it is ever seen."""
     partial = path.with_name(f".{path.name}.partial")
     write(partial)
     os.replace(partial, path)
-
-
-RESULTS = (
-    "run.json",
-    "shift.parquet",
-    *(f"{table}.csv" for table in TABLES),
-    *(f"{tensors}.safetensors" for tensors in ("embeddings", "views", "gaze")),
-    "calibration.json",
-    "report.html",
-)
-"""What an evaluation writes, the figures apart."""
 
 
 def clear_results(folder: Path) -> None:
