@@ -126,7 +126,7 @@ class ShiftEvaluation(pl.LightningModule):
         self.measure_names = [
             name
             for name, measure in measures.items()
-            if encoder.probe is not None or measure.space != "gaze"
+            if encoder.probe is not None or measure.facts.space != "gaze"
         ]
         self.metrics: Any = nn.ModuleDict(
             {
@@ -209,8 +209,8 @@ class ShiftEvaluation(pl.LightningModule):
             for name in self.measure_names:
                 metric = self.metrics[variant][name]
                 values[variant, name] = metric(
-                    _space(metric.space, views[variant], features[variant]),
-                    _space(metric.space, views[CLEAN], features[CLEAN]),
+                    _space(metric.facts.space, views[variant], features[variant]),
+                    _space(metric.facts.space, views[CLEAN], features[CLEAN]),
                 )
             embedding = features[variant].embedding
             for name, hit in hits[variant].items():
