@@ -1,7 +1,6 @@
 """What every measured column means: one record each, read by tables, figures and pages."""
 
 import math
-from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
@@ -72,7 +71,9 @@ class Facts:
             TypeError: If it is something else.
         """
         bounds = {"low": -math.inf, "high": math.inf}
-        filled = {n: bounds[n] if v is None and n in bounds else v for n, v in stored.items()}
+        filled: dict[str, Any] = {
+            n: bounds[n] if v is None and n in bounds else v for n, v in stored.items()
+        }
         return cls(**filled)
 
 
@@ -172,8 +173,3 @@ COLUMNS = {
     ),
 }
 """The columns that the evaluation makes itself; those of a metric are its ``facts``."""
-
-
-def of_shift(columns: Iterable[str], facts: dict[str, Facts]) -> list[str]:
-    """The columns that measure a shift, and do not tell of the clean photo alone."""
-    return [name for name in columns if name in facts and facts[name].space != "photo"]

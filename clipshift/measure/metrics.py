@@ -15,10 +15,10 @@ from clipshift.measure.facts import Facts
 
 
 class PhotoMeasure(Metric):
-    """A measure with one number a photo, averaged over photos.
+    """A measure with one number per photo, averaged over photos.
 
-    As input to ``forward`` and ``update`` the metric accepts what its ``facts.space`` says (embeddings,
-    gazes or pixels):
+    As input to ``forward`` and ``update`` the metric accepts embeddings, gazes or pixels, as its
+    ``facts.space`` says:
 
     - ``view`` (`Tensor`): of B augmented views.
     - ``clean`` (`Tensor`): of their clean views, same shape.
