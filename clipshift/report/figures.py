@@ -484,9 +484,10 @@ def draw_moved(moved: Moved) -> Image.Image:
         part = slice(start, start + columns)
         rows += [[_tile(view) for view in views[part]] for views in (moved.clean, moved.views)]
         titles += [moved.titles[part], []]
+    size = "largest" if moved.side == "most" else "smallest"
     head = (
-        f"{counted(len(moved.titles), 'photo')} with the {moved.side} mean 1 − cosine over all "
-        "views; below each: its view of the lowest cosine"
+        f"{counted(len(moved.titles), 'photo')} of the {size} mean 1 − cosine over all views; "
+        "below each: its view of the lowest cosine"
     )
     return _mosaic(rows, titles, head)
 
@@ -546,8 +547,8 @@ def draw_distributions(
 def draw_heatmap(summary: pd.DataFrame, columns: Mapping[str, Facts]) -> Figure:
     """Measure × augmentation: means as numbers, darker the farther from no change.
 
-    A column's darkest colour is its farthest mean, or `FAINT` where all lie nearer. What cannot be told from no change stays white, and so does a measure that has no value
-    for it.
+    A column's darkest colour is its farthest mean, or `FAINT` where all lie nearer. What cannot be
+    told from no change stays white, and so does a measure that has no value for it.
 
     Args:
         summary: One severity's means with intervals.

@@ -58,8 +58,8 @@ def compare_photos(
     joined = a.merge(b, on=keys, suffixes=("_a", "_b"), validate="one_to_one")
     measures = [
         name
-        for name, facts in columns.items()
-        if name in a and name in b and facts.better and facts.space != "pixels"
+        for name in a.columns.intersection(b.columns, sort=False).intersection(list(columns))
+        if columns[name].better and columns[name].space != "pixels"
     ]
     of_clean = [name for name in measures if columns[name].space == "photo"]
     groups = list(joined.groupby(["augmentation", "severity"], sort=False))
