@@ -37,6 +37,7 @@ LEADING = (
     "cosine_similarity",
     "relative_shift",
     "retained",
+    "zero_shot_top1_clean",
     "zero_shot_top1",
     "attention_similarity",
 )

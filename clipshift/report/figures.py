@@ -701,7 +701,7 @@ def draw_gallery(gallery: Gallery) -> Image.Image:
             titles.append([])
     below = ", and the gaze on each (its own range, yellow: most)" if gallery.gazes else ""
     return _mosaic(
-        rows, titles, f"Clean and augmented views of {len(gallery.photos)} photos{below}"
+        rows, titles, f"Clean and augmented views of {counted(len(gallery.photos), 'photo')}{below}"
     )
 
 
