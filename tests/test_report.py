@@ -19,6 +19,7 @@ from clipshift.measure import COLUMNS, CosineSimilarity, GazeEntropyChange, L2Di
 from clipshift.measure.facts import Facts
 from clipshift.report import figures, page, words
 from clipshift.report.tracking import run_name
+from clipshift.results import write_csv
 from clipshift.results.columns import read_shift, write_shift
 
 MEASURED = COLUMNS | {
@@ -134,6 +135,14 @@ def test_every_column_of_every_table_is_explained(finished: tuple[Path, str]) ->
         assert all(column["definition"] for column in found.values())
     cosine = explained["shift.parquet"]["cosine_similarity"]
     assert (cosine["low"], cosine["high"], cosine["better"]) == (-1, 1, "higher")
+
+
+def test_a_spreadsheet_takes_no_cell_for_a_formula(tmp_path: Path) -> None:
+    names = ["=1+1.jpg", "+1.jpg", "-1.jpg", "@SUM(A1).jpg", "\t=1.jpg", "a=1.jpg"]
+    write_csv(tmp_path / "t.csv", pd.DataFrame({"photo": names, "value": [-1.5] * 6}))
+    table = pd.read_csv(tmp_path / "t.csv")
+    assert list(table["photo"]) == [f"'{name}" for name in names[:-1]] + names[-1:]
+    assert list(table["value"]) == [-1.5] * 6
 
 
 # --- pages ---------------------------------------------------------------------------------------

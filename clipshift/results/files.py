@@ -18,6 +18,9 @@ from clipshift.results.table import Tables
 
 CALIBRATION = "calibration.json"
 
+FORMULA = ("=", "+", "-", "@", "\t", "\r")
+"""How text begins that a spreadsheet runs as a formula."""
+
 TABLES = (
     "summary",
     "distances",
@@ -67,9 +70,16 @@ def write_tables(folder: Path, tables: Tables) -> None:
 
 
 def write_csv(path: Path, table: pd.DataFrame) -> None:
-    """Write a table to nine digits, with its index where that has a name."""
+    """Write a table to nine digits, with its index where that has a name.
+
+    Text that a spreadsheet would take for a formula gets an apostrophe in front, as OWASP advises
+    against CSV injection: a photo may be called ``=1+1.jpg``.
+    """
     index = table.index.name is not None
-    write_whole(path, lambda partial: table.to_csv(partial, index=index, float_format="%.9g"))
+    texts = table.select_dtypes(["object", "string"])
+    safe = texts.map(lambda cell: f"'{cell}" if str(cell).startswith(FORMULA) else cell)
+    made = table.assign(**{str(name): safe[name] for name in safe})
+    write_whole(path, lambda partial: made.to_csv(partial, index=index, float_format="%.9g"))
 
 
 def write_tensors(
