@@ -12,6 +12,7 @@ from clipshift.results.files import (
     write_tensors,
     write_whole,
 )
+from clipshift.results.intervals import holm, intraclass_correlation, mean_interval
 from clipshift.results.measured import CLEAN, Measured
 from clipshift.results.paired import (
     Run,
@@ -22,7 +23,7 @@ from clipshift.results.paired import (
     with_group_means,
 )
 from clipshift.results.ranking import (
-    CAUSES,
+    CORRELATES,
     correlate,
     extreme_photos,
     rank_augmentations,
@@ -31,8 +32,10 @@ from clipshift.results.ranking import (
 from clipshift.results.table import (
     LOWER_IS_BETTER,
     PHOTO,
+    SHARES,
     Tables,
-    mean_interval,
+    distance_tables,
+    order_of_photos,
     pivot,
     shift_table,
     summarize,
@@ -40,10 +43,11 @@ from clipshift.results.table import (
 
 __all__ = [
     "CALIBRATION",
-    "CAUSES",
     "CLEAN",
+    "CORRELATES",
     "LOWER_IS_BETTER",
     "PHOTO",
+    "SHARES",
     "TABLES",
     "Measured",
     "Run",
@@ -53,9 +57,13 @@ __all__ = [
     "correlate",
     "data_fingerprint",
     "differing_views",
+    "distance_tables",
     "extreme_photos",
+    "holm",
     "incomparable",
+    "intraclass_correlation",
     "mean_interval",
+    "order_of_photos",
     "pivot",
     "rank_augmentations",
     "ranking_agreement",

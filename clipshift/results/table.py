@@ -1,4 +1,4 @@
-"""The tables of a run: a row a photo, and means with bootstrap intervals."""
+"""The tables of a run: one row per photo and variant, and means over photos with intervals."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -6,15 +6,40 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from scipy.stats import bootstrap
 
 from clipshift.augment import Variant
 from clipshift.data import Photo
+from clipshift.results.intervals import mean_interval, relative_shift_values, share_interval
 from clipshift.results.measured import Measured
 
 KEYS = ["photo", "label", "augmentation", "severity"]
-PHOTO = ["brightness", "contrast"]
-"""Columns that tell of the clean photo and not of a shift: mean and standard deviation of luma."""
+PHOTO = ["brightness", "contrast", "distance_to_others"]
+"""Columns that tell of the clean photo and not of a shift: mean and standard deviation of its luma,
+and its mean distance to the other clean photos."""
+SHARES = {
+    "retained",
+    "zero_shot_flip",
+    "zero_shot_top1",
+    "zero_shot_top1_clean",
+    "zero_shot_top5",
+    "zero_shot_top5_clean",
+}
+"""Measures that are 0 or 1 for a photo, or a fraction where several share the 1."""
+RANGES = {
+    "cosine_similarity": (-1, 1),
+    "l2_distance": (0, np.inf),
+    "attention_similarity": (0, 1),
+    "patch_similarity": (0, 1),
+    "patch_similarity_uint8": (0, 1),
+    "edge_preservation": (0, 1),
+    "detail_preservation": (0, 1),
+    "rmse": (0, 1),
+    "ssim": (-1, 1),
+    "relative_shift": (0, np.inf),
+    "gaze_divergence": (0, 1),
+    "text_shift": (-2, 2),
+}
+"""Least and greatest value of a measure, where it has one: no interval of a mean reaches beyond."""
 LOWER_IS_BETTER = {
     "l2_distance",
     "rmse",
@@ -24,8 +49,6 @@ LOWER_IS_BETTER = {
     "zero_shot_flip",
 }
 """Measures that are 0, and smallest, where nothing changed."""
-CONFIDENCE = 0.95
-RESAMPLES = 1000
 
 
 @dataclass
@@ -36,7 +59,8 @@ class Tables:
         shift: A row per photo, augmentation and severity.
         summary: Means with intervals.
         distances: Distances between variants.
-        distances_half: Half the widths of their 95 % intervals.
+        distances_low: The lower ends of their 95 % intervals.
+        distances_high: The upper ends.
         ranking: Augmentations by their shift; empty where the cosine was not measured.
         correlations: What goes with the shift; empty likewise.
         layers: Shift by layer; empty where not asked for.
@@ -49,7 +73,8 @@ class Tables:
     shift: pd.DataFrame
     summary: pd.DataFrame
     distances: pd.DataFrame
-    distances_half: pd.DataFrame
+    distances_low: pd.DataFrame
+    distances_high: pd.DataFrame
     ranking: pd.DataFrame
     correlations: pd.DataFrame
     layers: pd.DataFrame
@@ -94,9 +119,11 @@ def shift_table(
 
 
 def summarize(shift: pd.DataFrame, seed: int) -> pd.DataFrame:
-    """Means over photos, with 95 % percentile bootstrap intervals (Efron, 1979; 1000 resamples).
+    """Means over photos with 95 % intervals of the measure's kind.
 
-    All measures and augmentations are resampled with the same photos.
+    Shares have `share_interval`, all others `mean_interval`, cut off at the measure's range; that
+    of ``relative_shift`` lets the spread vary (`relative_shift_values`), and is NaN in a table
+    without ``distance_to_others``.
 
     Args:
         shift: From `shift_table`.
@@ -104,44 +131,81 @@ def summarize(shift: pd.DataFrame, seed: int) -> pd.DataFrame:
 
     Returns:
         A row per (augmentation, severity, measure): ``mean``, ``std`` (of a photo, N − 1),
-        ``ci_low``, ``ci_high`` and ``n``, the number of photos with a value. The interval is NaN
-        for fewer than two.
+        ``ci_low``, ``ci_high`` and ``n``, the number of photos with a value.
     """
-    rows = []
+    measures = list(shift.columns.difference(KEYS + PHOTO, sort=False))
+    parts = []
     for (augmentation, severity), group in shift.groupby(["augmentation", "severity"], sort=False):
-        for measure in group.columns.difference(KEYS + PHOTO, sort=False):
-            values = group[measure].dropna().to_numpy(float)
-            low, high = mean_interval(values, seed)
-            rows.append(
+        values = group[measures].astype(float)
+        influence = values.copy()
+        if "relative_shift" in measures:
+            influence["relative_shift"] = relative_shift_values(
+                values["relative_shift"].to_numpy(), distance_to_others(group)
+            )
+        ranges = [RANGES.get(measure, (-np.inf, np.inf)) for measure in measures]
+        low, high = np.clip(mean_interval(influence.to_numpy(), seed), *np.transpose(ranges))
+        for column, measure in enumerate(measures):
+            if measure in SHARES:
+                low[column], high[column] = share_interval(values[measure].dropna().to_numpy())
+        parts.append(
+            pd.DataFrame(
                 {
                     "augmentation": augmentation,
                     "severity": severity,
-                    "measure": measure,
-                    "mean": values.mean() if len(values) else np.nan,
-                    "std": values.std(ddof=1) if len(values) > 1 else np.nan,
+                    "measure": measures,
+                    "mean": values.mean().to_numpy(),
+                    "std": values.std(ddof=1).to_numpy(),
                     "ci_low": low,
                     "ci_high": high,
-                    "n": len(values),
+                    "n": values.count().to_numpy(),
                 }
             )
+        )
     columns = ["augmentation", "severity", "measure", "mean", "std", "ci_low", "ci_high", "n"]
-    return pd.DataFrame(rows, columns=columns)
+    return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=columns)
 
 
-def mean_interval(values: np.ndarray, seed: int) -> tuple[float, float]:
-    """The 95 % percentile bootstrap interval of a mean; NaN for fewer than two values."""
-    if len(values) < 2:
-        return np.nan, np.nan
-    interval = bootstrap(
-        (values,),
-        np.mean,
-        n_resamples=RESAMPLES,
-        batch=max(1, 10_000_000 // len(values)),
-        confidence_level=CONFIDENCE,
-        method="percentile",
-        rng=np.random.default_rng(seed),
-    ).confidence_interval
-    return float(interval.low), float(interval.high)
+def distance_to_others(shift: pd.DataFrame, suffix: str = "") -> np.ndarray:
+    """The column of that name; NaN in tables of runs that were made before it was kept."""
+    name = f"distance_to_others{suffix}"
+    return shift[name].to_numpy(float) if name in shift else np.full(len(shift), np.nan)
+
+
+def distance_tables(
+    measured: Measured, photos: Sequence[Photo], names: Sequence[str], seed: int
+) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
+    """Mean distances between the views of one photo under every two variants, and their intervals.
+
+    Args:
+        measured: What was measured.
+        photos: The run's photos.
+        names: View names of the K variants.
+        seed: Seed of the resampling.
+
+    Returns:
+        The means and the ends of their 95 % intervals (`mean_interval`), low and high, each K × K
+        with names; zero on the diagonal.
+    """
+    pairs = len(names) * (len(names) - 1) // 2
+    rows = [measured.distances[row] for row in order_of_photos(measured, photos)]
+    values = np.stack(rows) if rows else np.empty((0, pairs), np.float32)
+    upper = np.triu_indices(len(names), 1)
+
+    def table(ends: np.ndarray) -> pd.DataFrame:
+        matrix = np.zeros((len(names), len(names)))
+        matrix[upper] = ends
+        return pd.DataFrame(
+            matrix + matrix.T, index=pd.Index(names, name="augmentation"), columns=list(names)
+        )
+
+    means = values.mean(axis=0, dtype=float) if rows else np.full(pairs, np.nan)
+    low, high = np.clip(mean_interval(values, seed), 0, 2)
+    return table(means), table(low), table(high)
+
+
+def order_of_photos(measured: Measured, photos: Sequence[Photo]) -> list[int]:
+    """The rows of what was measured in the order of photo ids, in which tables have them."""
+    return sorted(range(len(measured.index)), key=lambda row: photos[measured.index[row]].id)
 
 
 def pivot(summary: pd.DataFrame, column: str = "mean") -> pd.DataFrame:
