@@ -55,6 +55,9 @@ from clipshift.results import (
     clear_results,
     correlate,
     data_fingerprint,
+    distance_tables,
+    mean_interval,
+    order_of_photos,
     rank_augmentations,
     ranking_agreement,
     shift_table,
@@ -144,8 +147,7 @@ class ShiftEvaluation(pl.LightningModule):
             }
         )
         self.distance = AugmentationDistance(list(variants))
-        width, layer_widths = encoder.widths
-        self.spread = CleanSpread(width)
+        layer_widths = encoder.widths[1]
         self.layers: Any = nn.ModuleList(
             LayerShift(len(self.variants), width) for width in layer_widths if layers
         )
@@ -177,15 +179,22 @@ class ShiftEvaluation(pl.LightningModule):
             by_view = self._encode(views, batch.digests)
         with self._stage("measure"):
             values = self._measure(batch.index, views, by_view)
+            embeddings = torch.stack([by_view[name].embedding for name in self.variants])
+            first, second = np.triu_indices(len(embeddings), 1)
+            distances = self.distance(embeddings)[:, first, second]
             clean = by_view[CLEAN].layers or []
+            cosines = []
             for place, layer in enumerate(self.layers):
                 tokens = [by_view[name].layers[place] for name in self.variants]  # type: ignore[index]
-                layer.update(torch.stack(tokens), clean[place])
+                cosines.append(layer(torch.stack(tokens), clean[place]))
         # All at once and at the end, so that an interruption leaves whole photos.
         numbers = {key: value.tolist() for key, value in values.items()}
         self._keep(batch.index.tolist(), views, by_view)
         measured.index += batch.index.tolist()
         measured.digests += batch.digests
+        measured.distances += list(distances.float().cpu().numpy())
+        if cosines:
+            measured.layers += list(torch.stack(cosines).movedim(-1, 0).cpu().numpy())
         for key, rows in numbers.items():
             measured.values.setdefault(key, []).extend(rows)
 
@@ -232,8 +241,6 @@ class ShiftEvaluation(pl.LightningModule):
                 values[variant, "text_shift"] = text_shift(embedding, clean, text)
             values[variant, "brightness"] = brightness
             values[variant, "contrast"] = contrast
-        self.distance.update(torch.stack([features[name].embedding for name in self.variants]))
-        self.spread.update(clean)
         return values
 
     def _zero_shot_hits(self, index: Tensor, embedding: Tensor) -> dict[str, Tensor]:
@@ -251,8 +258,9 @@ class ShiftEvaluation(pl.LightningModule):
     ) -> None:
         for name in views:
             made = features[name]
-            if self.keep.embeddings:
-                rows = list(made.embedding.cpu().numpy())
+            if self.keep.embeddings or name == CLEAN:
+                # A copy: a row's view would hold the whole batch in memory.
+                rows = list(made.embedding.float().cpu().numpy().copy())
                 self.measured.embeddings.setdefault(name, []).extend(rows)
             for row, photo in enumerate(index):
                 if photo < self.keep.gallery:
@@ -269,7 +277,7 @@ class ShiftEvaluation(pl.LightningModule):
         for variant, metrics in self.metrics.items():
             for name, metric in metrics.items():
                 self.log(f"{variant}/{name}", metric)
-        for metric in (self.distance, self.spread, *self.layers):
+        for metric in self.layers:
             metric.compute()
         if dist.is_available() and dist.is_initialized():
             parts: list[Measured] = [Measured()] * dist.get_world_size()
@@ -492,23 +500,12 @@ def write_results(
 ) -> Tables:
     """Make tables of what was measured, and write them, the kept tensors, and ``run.json``."""
     measured = module.measured
-    for metric in (module.distance, module.spread, *module.layers):
+    for metric in module.layers:
         metric.sync_on_compute = complete
-    spread = module.spread.compute().item()
-    add_relative_shift(measured, spread)
+    spread = add_relative_shift(measured)
     add_retained(measured)
     shift = shift_table(measured, photos, module.variants)
-    names = module.distance.names
-    mean = module.distance.compute()
-    # torchmetrics squeezes the matrix of a single augmentation.
-    distances, distances_half = (
-        pd.DataFrame(
-            matrix.reshape(len(names), -1).cpu().numpy(),
-            index=pd.Index(names, name="augmentation"),
-            columns=names,
-        )
-        for matrix in (mean, module.distance.half_width)
-    )
+    distances = distance_tables(measured, photos, list(module.variants), cfg.seed)
     encoder = module.encoder
     facts = {
         "complete": complete,
@@ -555,12 +552,11 @@ def write_results(
     both = cosine and several and {PAPER, MATCHED} <= set(shift["severity"])
     tables = Tables(
         shift,
-        summarize(shift, cfg.seed),
-        distances,
-        distances_half,
+        summarize(shift, module.columns, cfg.seed),
+        *distances,
         rank_augmentations(shift, cfg.seed) if cosine else pd.DataFrame(),
         correlate(shift) if cosine else pd.DataFrame(),
-        layer_table(module),
+        layer_table(module, photos, cfg.seed),
         skipped_table(measured, photos),
         ranking_agreement(shift, (PAPER, MATCHED), cfg.seed) if both else None,
         facts,
@@ -590,12 +586,29 @@ def device_name(device: torch.device) -> str:
     return torch.cuda.get_device_name(device) if device.type == "cuda" else str(device)
 
 
-def add_relative_shift(measured: Measured, spread: float) -> None:
-    """Divide every shift by the distance between different clean photos."""
+def add_relative_shift(measured: Measured) -> float:
+    """Divide every shift by the mean distance between different clean photos.
+
+    Leaves ``distance_to_others`` beside it, each photo's share in that mean.
+
+    Returns:
+        The mean distance; NaN where the encoder makes no difference between photos.
+    """
+    rows = measured.embeddings.get(CLEAN)
+    if not rows:
+        return math.nan
+    clean = torch.from_numpy(np.stack(rows))
+    metric = CleanSpread(clean.shape[1], sync_on_compute=False)
+    metric.update(clean)
+    spread = metric.compute().item()
+    others = metric.distance_to_others(clean).numpy()
     for variant, measure in list(measured.values):
         if measure == "cosine_similarity":
-            cosines = np.array(measured.values[variant, measure])
-            measured.values[variant, "relative_shift"] = ((1 - cosines) / spread).tolist()
+            shift = 1 - np.array(measured.values[variant, measure])
+            relative = np.where(np.isnan(others), np.nan, shift / spread)
+            measured.values[variant, "relative_shift"] = relative.tolist()
+            measured.values[variant, "distance_to_others"] = others.tolist()
+    return spread
 
 
 def add_retained(measured: Measured) -> None:
@@ -612,20 +625,24 @@ def add_retained(measured: Measured) -> None:
         measured.values[name, "retained"] = [found.get(i, float("nan")) for i in measured.index]
 
 
-def layer_table(module: ShiftEvaluation) -> pd.DataFrame:
-    """A row per variant and layer: class-token cosine with its 95 % interval, and linear CKA."""
-    rows = []
-    for layer, metric in enumerate(module.layers, start=1):
-        # torchmetrics squeezes the values of a single variant.
-        shifts = {name: values.reshape(-1).tolist() for name, values in metric.compute().items()}
-        for variant, mean, error, cka in zip(
-            module.variants.values(),
-            shifts["cosine"],
-            shifts["cosine_error"],
-            shifts["cka"],
-            strict=True,
-        ):
-            low, high = mean - 1.96 * error, mean + 1.96 * error
-            rows.append((variant.name, variant.severity, layer, mean, low, high, cka))
+def layer_table(module: ShiftEvaluation, photos: list[Photo], seed: int) -> pd.DataFrame:
+    """A row per variant and layer: mean class-token cosine with its 95 % interval, and linear CKA.
+
+    The interval is `clipshift.results.mean_interval`.
+    """
     columns = ["augmentation", "severity", "layer", "cosine", "ci_low", "ci_high", "cka"]
+    measured = module.measured
+    if not measured.layers:
+        return pd.DataFrame(columns=columns)
+    cosines = np.stack([measured.layers[row] for row in order_of_photos(measured, photos)])
+    means = cosines.mean(axis=0)
+    low, high = np.clip(mean_interval(cosines, seed), -1, 1)
+    rows = []
+    for layer, metric in enumerate(module.layers):
+        # torchmetrics squeezes the values of a single variant.
+        cka = metric.compute()["cka"].reshape(-1).tolist()
+        rows += [
+            (v.name, v.severity, layer + 1, means[layer, k], low[layer, k], high[layer, k], cka[k])
+            for k, v in enumerate(module.variants.values())
+        ]
     return pd.DataFrame(rows, columns=columns)

@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import yaml
-from conftest import ROOT, run_evaluate
+from conftest import MEASURED, ROOT, run_evaluate
 from scipy import stats
 from test_evaluation import measure, wandb_records
 
@@ -25,19 +25,11 @@ from clipshift.encode import Encoder
 from clipshift.encode.shared import SharedFeatures
 from clipshift.errors import UserError
 from clipshift.jobs import job_key
-from clipshift.measure import COLUMNS, RMSE, CosineSimilarity, GazeEntropyChange, L2Distance
 from clipshift.report.dashboard import sweep_dashboard
 from clipshift.report.figures import draw_curves
 from clipshift.report.words import run_title
 from clipshift.results import Run, compare_photos, incomparable, mean_interval, read_run
 from clipshift.results.paired import holm
-
-MEASURED = COLUMNS | {
-    "cosine_similarity": CosineSimilarity.facts,
-    "l2_distance": L2Distance.facts,
-    "rmse": RMSE.facts,
-    "gaze_entropy_change": GazeEntropyChange.facts,
-}
 
 
 def compared(a: pd.DataFrame, b: pd.DataFrame, seed: int = 0) -> pd.DataFrame:

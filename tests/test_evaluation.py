@@ -50,7 +50,7 @@ from clipshift.measure import (
     L2Distance,
     PatchSimilarity,
 )
-from clipshift.results import shift_table
+from clipshift.results import distance_tables, mean_interval, shift_table
 
 MEASURES = {
     "cosine_similarity": CosineSimilarity(),
@@ -147,9 +147,12 @@ def test_metrics_and_distances_agree_with_the_table(reference: tuple) -> None:
         (item, measure) for item in table.groupby("augmentation") for measure in MEASURES
     ):
         assert logged[f"{name}/{column}"].item() == pytest.approx(group[column].mean(), rel=1e-6)
-    distances = module.distance.compute()
-    assert distances.shape == (9, 9)
-    assert torch.equal(distances, distances.T)
+    distances, low, high = distance_tables(module.measured, sample()[:4], list(AUGMENTATIONS), 0)
+    assert list(distances.index) == list(distances.columns) == list(AUGMENTATIONS)
+    np.testing.assert_allclose(distances, module.distance.compute(), rtol=1e-6)
+    apart = ~np.eye(9, dtype=bool)
+    assert (low.to_numpy() < distances.to_numpy())[apart].all()
+    assert (distances.to_numpy() < high.to_numpy())[apart].all()
 
 
 @pytest.mark.parametrize("names", [("noise", "flip"), ("noise",)])
@@ -165,7 +168,7 @@ def test_layers_are_those_of_whole_gram_matrices(encoder: Encoder, names: tuple[
         enable_progress_bar=False, enable_model_summary=False,
     )  # fmt: skip
     trainer.test(module, ViewData(dataset, 5, 0), verbose=False)
-    table = layer_table(module).set_index(["augmentation", "layer"])
+    table = layer_table(module, photos, 0).set_index(["augmentation", "layer"])
     batch = collate([dataset[index] for index in range(len(photos))])
     with torch.inference_mode():
         clean = encoder(batch.clean, layers=True).layers
@@ -180,8 +183,11 @@ def test_layers_are_those_of_whole_gram_matrices(encoder: Encoder, names: tuple[
                 )
                 expected = (k * g).sum() / np.sqrt((k * k).sum() * (g * g).sum())
                 assert table.loc[(name, layer), "cka"] == pytest.approx(expected, abs=1e-6)
-                cosines = torch.cosine_similarity(x[:, 0], y[:, 0]).mean().item()
-                assert table.loc[(name, layer), "cosine"] == pytest.approx(cosines, abs=1e-6)
+                cosines = torch.cosine_similarity(x[:, 0], y[:, 0]).numpy()
+                row = table.loc[(name, layer)]
+                assert row["cosine"] == pytest.approx(cosines.mean(), abs=1e-6)
+                ends = mean_interval(cosines, seed=0)
+                assert (row["ci_low"], row["ci_high"]) == pytest.approx(ends, abs=1e-5)
 
 
 def test_a_model_that_ignores_its_input_has_no_shift(encoder: Encoder) -> None:
@@ -197,7 +203,7 @@ def test_a_model_that_ignores_its_input_has_no_shift(encoder: Encoder) -> None:
     module.measured.gallery = {
         name: {i: np.ones(4, np.float32) for i in range(3)} for name in ("clean", "noise", "flip")
     }
-    add_relative_shift(module.measured, module.spread.compute().item())
+    assert np.isnan(add_relative_shift(module.measured))
     add_retained(module.measured)
     assert np.isnan(module.measured.values["noise", "relative_shift"]).all()
     np.testing.assert_allclose(module.measured.values["noise", "retained"], 1 / 3)

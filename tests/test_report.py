@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 import pyarrow.parquet as pq
 import pytest
-from conftest import ROOT
+from conftest import MEASURED, ROOT
 
 from clipshift.measure import COLUMNS, CosineSimilarity, GazeEntropyChange, L2Distance
 from clipshift.measure.facts import Facts
@@ -21,12 +21,6 @@ from clipshift.report import figures, page, words
 from clipshift.report.tracking import run_name
 from clipshift.results import write_csv
 from clipshift.results.columns import read_shift, write_shift
-
-MEASURED = COLUMNS | {
-    "cosine_similarity": CosineSimilarity.facts,
-    "l2_distance": L2Distance.facts,
-    "gaze_entropy_change": GazeEntropyChange.facts,
-}
 
 
 class Tables(HTMLParser):
@@ -164,7 +158,7 @@ def test_the_page_says_what_the_summary_says(finished: tuple[Path, str]) -> None
         for head, cell in zip(table[0][1:], row[1:], strict=True):
             expected = summary.loc[(row[0], columns[head])]
             numbers = [float(n) for n in re.findall(r"-?[\d.]+", cell)]
-            known = expected[["mean", "ci_low", "ci_high"]].dropna()
+            known = expected[["mean", "ci_low", "ci_high"]].astype(float).dropna()
             np.testing.assert_allclose(numbers, known, atol=5.1e-4, err_msg=f"{row[0]} {head}")
     assert "±" not in text
     assert "random weights" not in text

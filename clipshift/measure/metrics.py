@@ -359,6 +359,8 @@ class CleanSpread(Metric):
         >>> metric.update(torch.tensor([[1.0, 0.0], [0.0, 3.0]]))
         >>> metric.compute()
         tensor(1., dtype=torch.float64)
+        >>> metric.distance_to_others(torch.tensor([[1.0, 0.0], [0.0, 3.0]]))
+        tensor([1., 1.], dtype=torch.float64)
     """
 
     is_differentiable = False
@@ -384,6 +386,20 @@ class CleanSpread(Metric):
         """The mean over all pairs of different photos."""
         return functional.spread_of(self.direction.double() / self.steps, self.count)
 
+    def distance_to_others(self, clean: Tensor) -> Tensor:
+        r"""Mean :math:`1 - \cos` of photos to all others: their mean is what ``compute`` gives.
+
+        Args:
+            clean: Embeddings of B of the photos seen, shape (B, D).
+
+        Returns:
+            float64, shape (B,), in [0, 2]; NaN for embeddings without a direction.
+        """
+        unit = normalize(clean.double(), dim=-1)
+        unit = unit.where(clean.any(dim=-1, keepdim=True), torch.nan)
+        others = self.direction.double() / self.steps - unit
+        return 1 - (unit * others).sum(dim=-1) / (self.count - 1)
+
     def plot(self, val: Tensor | Sequence[Tensor] | None = None, ax: Any = None) -> Any:
         """Plot one value or several; see `torchmetrics.Metric.plot`."""
         return self._plot(val, ax)
@@ -398,9 +414,10 @@ class LayerShift(Metric):
       where the tower has none) and mean patch token.
     - ``clean`` (`Tensor`): of their clean views, shape (B, 2, width).
 
-    As output, ``compute`` gives a dictionary of float64 tensors of shape (K,):
+    As output, ``forward`` gives the photos' own class-token cosines, float64, shape (K, B), and
+    ``compute`` a dictionary of float64 tensors of shape (K,):
 
-    - ``cosine``: mean cosine of the class tokens, and ``cosine_error``, its standard error;
+    - ``cosine``: mean cosine of the class tokens;
     - ``cka``: `clipshift.measure.functional.linear_cka` of the mean patch tokens over the photos.
 
     It keeps running sums: 2K + 1 matrices of width × width.
@@ -414,14 +431,13 @@ class LayerShift(Metric):
         >>> metric = LayerShift(variants=1, width=2)
         >>> metric.update(2 * clean[None], clean)
         >>> {name: round(float(value), 6) for name, value in metric.compute().items()}
-        {'cosine': 1.0, 'cosine_error': 0.0, 'cka': 1.0}
+        {'cosine': 1.0, 'cka': 1.0}
     """
 
     is_differentiable = False
     full_state_update = False
     count: Tensor
     cosine: Tensor
-    cosine_square: Tensor
     sum_x: Tensor
     sum_y: Tensor
     xx: Tensor
@@ -432,7 +448,6 @@ class LayerShift(Metric):
         super().__init__(**kwargs)
         shapes = {
             "cosine": (variants,),
-            "cosine_square": (variants,),
             "sum_x": (width,),
             "sum_y": (variants, width),
             "xx": (width, width),
@@ -442,12 +457,13 @@ class LayerShift(Metric):
         for name, shape in shapes.items():
             self.add_state(name, torch.zeros(shape, dtype=torch.float64), dist_reduce_fx="sum")
         self.add_state("count", torch.zeros((), dtype=torch.long), dist_reduce_fx="sum")
+        self.photo_values = torch.empty(0)
 
     def update(self, views: Tensor, clean: Tensor) -> None:
         """Add B photos."""
-        cosine = torch.cosine_similarity(views[:, :, 0].double(), clean[:, 0].double(), dim=-1)
-        self.cosine += cosine.sum(dim=1)
-        self.cosine_square += cosine.square().sum(dim=1)
+        tokens = views[:, :, 0].double(), clean[:, 0].double()
+        self.photo_values = torch.cosine_similarity(*tokens, dim=-1)
+        self.cosine += self.photo_values.sum(dim=1)
         x, y = clean[:, 1].double(), views[:, :, 1].double()  # (B, width), (K, B, width)
         self.sum_x += x.sum(dim=0)
         self.sum_y += y.sum(dim=1)
@@ -456,17 +472,20 @@ class LayerShift(Metric):
         self.yx += y.mT @ x
         self.count += len(clean)
 
+    def forward(self, views: Tensor, clean: Tensor) -> Tensor:
+        """Add B photos and return their own class-token cosines, shape (K, B)."""
+        self.update(views, clean)
+        return self.photo_values
+
     def compute(self) -> dict[str, Tensor]:
-        """Cosine, its standard error, and CKA, over all photos."""
+        """Mean cosine and CKA, over all photos."""
         n = self.count
-        mean = self.cosine / n
-        variance = (self.cosine_square / n - mean.square()).clamp(min=0) * n / (n - 1)
         cka = functional.cka_of(
             self.xx - self.sum_x.outer(self.sum_x) / n,
             self.yy - self.sum_y[:, :, None] * self.sum_y[:, None] / n,
             self.yx - self.sum_y[:, :, None] * self.sum_x / n,
         )
-        return {"cosine": mean, "cosine_error": (variance / n).sqrt(), "cka": cka}
+        return {"cosine": self.cosine / n, "cka": cka}
 
 
 class AugmentationDistance(Metric):
@@ -476,8 +495,8 @@ class AugmentationDistance(Metric):
 
     - ``embeddings`` (`Tensor`): of B photos under K augmentations, shape (K, B, D).
 
-    As output, ``compute`` gives the mean distance over all photos, float64, shape (K, K). It leaves
-    half the width of the mean's normal 95 % interval in ``half_width``, same shape.
+    As output, ``compute`` gives the mean distance over all photos, float64, shape (K, K), and
+    ``forward`` the B photos' own distances, shape (B, K, K).
 
     Args:
         names: The K augmentations.
@@ -494,7 +513,6 @@ class AugmentationDistance(Metric):
     full_state_update = False
     higher_is_better = False
     total: Tensor
-    squares: Tensor
     count: Tensor
 
     def __init__(self, names: Sequence[str], **kwargs: Any) -> None:
@@ -503,23 +521,23 @@ class AugmentationDistance(Metric):
         size = len(self.names)
         total = torch.zeros(size, size, dtype=torch.float64)
         self.add_state("total", total, dist_reduce_fx="sum")
-        self.add_state("squares", total.clone(), dist_reduce_fx="sum")
         self.add_state("count", torch.zeros((), dtype=torch.long), dist_reduce_fx="sum")
-        self.half_width = torch.full_like(total, torch.nan)
+        self.photo_values = torch.empty(0)
 
     def update(self, embeddings: Tensor) -> None:
         """Add B photos."""
-        distances = functional.pairwise_distances(embeddings)
-        self.total += distances.sum(dim=0)
-        self.squares += distances.square().sum(dim=0)
+        self.photo_values = functional.pairwise_distances(embeddings)
+        self.total += self.photo_values.sum(dim=0)
         self.count += embeddings.shape[1]
+
+    def forward(self, embeddings: Tensor) -> Tensor:
+        """Add B photos and return their own distances, shape (B, K, K)."""
+        self.update(embeddings)
+        return self.photo_values
 
     def compute(self) -> Tensor:
         """The mean distance over all photos."""
-        mean = self.total / self.count
-        variance = (self.squares - self.count * mean.square()).clamp(min=0) / (self.count - 1)
-        self.half_width = 1.96 * (variance / self.count).sqrt()
-        return mean
+        return self.total / self.count
 
     def plot(self, val: Tensor | None = None, ax: Any = None) -> Any:
         """Plot the matrix as a heatmap; see `torchmetrics.Metric.plot`."""

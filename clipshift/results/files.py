@@ -24,7 +24,8 @@ FORMULA = ("=", "+", "-", "@", "\t", "\r")
 TABLES = (
     "summary",
     "distances",
-    "distances_half",
+    "distances_low",
+    "distances_high",
     "ranking",
     "correlations",
     "layers",
@@ -85,7 +86,7 @@ def write_csv(path: Path, table: pd.DataFrame) -> None:
 def write_tensors(
     folder: Path, measured: Measured, photos: Sequence[Photo], views: int, gaze: int
 ) -> None:
-    """Write the ``embeddings`` that were kept, and ``views`` and ``gaze``, as safetensors.
+    """Write the ``embeddings`` of all views where kept, ``views`` and ``gaze``, as safetensors.
 
     Each holds a tensor a view (``clean`` or an augmentation), photos in the order of the run's
     list, and the photos' ids as a JSON list under ``photos`` in the metadata.
@@ -98,7 +99,7 @@ def write_tensors(
         gaze: Write the gazes of the first so many photos.
     """
     order = np.argsort(measured.index, kind="stable")
-    if measured.embeddings:
+    if len(measured.embeddings) > 1:
         ids = [photos[measured.index[row]].id for row in order]
         stacked = {name: np.stack(rows)[order] for name, rows in measured.embeddings.items()}
         _write_views(folder / "embeddings.safetensors", stacked, ids)
