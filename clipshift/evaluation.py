@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -42,14 +43,13 @@ from clipshift.encode.shared import (
 )
 from clipshift.errors import UserError
 from clipshift.jobs import finished_job, in_sweep, job_key, started_logger, sweep_folders, take_over
-from clipshift.measure import AugmentationDistance, CleanSpread, LayerShift, PhotoMeasure
+from clipshift.measure import COLUMNS, AugmentationDistance, CleanSpread, LayerShift, PhotoMeasure
 from clipshift.measure.functional import luma, pixel_mean, retained, text_shift
 from clipshift.measure.zero_shot import zero_shot_flip, zero_shot_hit
 from clipshift.report.run import SHOWN_PHOTOS, report_run
 from clipshift.report.terminal import PhotoProgressBar
 from clipshift.results import (
     CLEAN,
-    TABLES,
     Measured,
     Tables,
     clear_results,
@@ -66,7 +66,13 @@ from clipshift.results import (
 )
 from clipshift.train.export import trained_augmentations
 from clipshift.trainer import make_trainer
-from clipshift.versions import CODE_SHA256, package_versions
+from clipshift.versions import (
+    CODE_SHA256,
+    command_line,
+    environment,
+    git_commit,
+    package_versions,
+)
 
 
 @dataclass
@@ -126,8 +132,9 @@ class ShiftEvaluation(pl.LightningModule):
         self.measure_names = [
             name
             for name, measure in measures.items()
-            if encoder.probe is not None or measure.space != "gaze"
+            if encoder.probe is not None or measure.facts.space != "gaze"
         ]
+        self.columns = {n: measures[n].facts for n in self.measure_names} | COLUMNS
         self.metrics: Any = nn.ModuleDict(
             {
                 variant: nn.ModuleDict(
@@ -209,8 +216,8 @@ class ShiftEvaluation(pl.LightningModule):
             for name in self.measure_names:
                 metric = self.metrics[variant][name]
                 values[variant, name] = metric(
-                    _space(metric.space, views[variant], features[variant]),
-                    _space(metric.space, views[CLEAN], features[CLEAN]),
+                    _space(metric.facts.space, views[variant], features[variant]),
+                    _space(metric.facts.space, views[CLEAN], features[CLEAN]),
                 )
             embedding = features[variant].embedding
             for name, hit in hits[variant].items():
@@ -362,6 +369,7 @@ def evaluate(cfg: DictConfig, run_folder: Path) -> None:
             measured before an interruption is written all the same.
     """
     start = time.perf_counter()
+    started = datetime.now().astimezone()
     if "precision" in cfg.trainer:
         raise UserError("trainer.precision is for training: choose the encoder's by precision=bf16")
     run_folder.mkdir(parents=True, exist_ok=True)
@@ -444,8 +452,9 @@ def evaluate(cfg: DictConfig, run_folder: Path) -> None:
                     save_calibration(run_folder, calibration)
                 seconds = {"load": loaded - start, "photos": time.perf_counter() - loaded}
                 tables = write_results(
-                    cfg, run_folder, module, photos, classes, trained_on, seconds, complete, key
-                )
+                    cfg, run_folder, module, photos, classes, trained_on, started, seconds,
+                    complete, key,
+                )  # fmt: skip
                 if not complete:
                     done = f"{len(module.measured.index)} of {len(photos)}"
                     print(f"stopped early: {done} photos are in {run_folder}", file=sys.stderr)
@@ -476,6 +485,7 @@ def write_results(
     photos: list[Photo],
     classes: list[str],
     trained_on: list[str] | None,
+    started: datetime,
     seconds: dict[str, float],
     complete: bool,
     key: str | None,
@@ -532,6 +542,10 @@ def write_results(
         "precision": cfg.precision,
         "device": device_name(module.device),
         "seconds": {name: round(value, 3) for name, value in (seconds | measured.seconds).items()},
+        "command": command_line(),
+        "started": started.isoformat(timespec="seconds"),
+        "commit": git_commit(),
+        **environment(),
         "versions": package_versions(),
         "code_sha256": CODE_SHA256,
         "config": plain(cfg),
@@ -550,15 +564,25 @@ def write_results(
         skipped_table(measured, photos),
         ranking_agreement(shift, (PAPER, MATCHED), cfg.seed) if both else None,
         facts,
+        module.columns,
     )
-    made = {name: getattr(tables, name) for name in TABLES}
-    write_tables(run_folder, shift, {n: t for n, t in made.items() if len(t) or n == "skipped"})
+    facts["distortion"] = realised_distortion(tables.summary)
+    write_tables(run_folder, tables)
     write_tensors(run_folder, measured, photos, cfg.save.views, cfg.save.gaze)
     if tables.agreement:
         found = [None if math.isnan(value) else value for value in tables.agreement]
         facts["paper_and_matched"] = dict(zip(("tau", "ci_low", "ci_high"), found, strict=True))
     write_json(run_folder / "run.json", facts)
     return tables
+
+
+def realised_distortion(summary: pd.DataFrame) -> dict[str, dict[str, dict[str, float]]]:
+    """What the augmentations came to: mean RMSE and SSIM, by augmentation and severity."""
+    found: dict[str, dict[str, dict[str, float]]] = {}
+    for row in summary[summary["measure"].isin(["rmse", "ssim"])].itertuples():
+        by_severity = found.setdefault(row.augmentation, {})
+        by_severity.setdefault(row.severity, {})[row.measure] = row.mean
+    return found
 
 
 def device_name(device: torch.device) -> str:

@@ -75,6 +75,18 @@ def views() -> Tensor:
 
 
 @pytest.fixture(scope="session")
+def finished(hub_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """A run's folder, and what it said: five photographs, all that can be saved."""
+    folder = tmp_path_factory.mktemp("run")
+    done = run_evaluate(
+        f"model.checkpoint={hub_folder}", f"hydra.run.dir={folder}", "trainer=cpu", "data.limit=5",
+        "save.embeddings=true", "save.views=2", "save.gaze=4",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return folder, done.stdout
+
+
+@pytest.fixture(scope="session")
 def photos_root() -> Path:
     root = Path(os.environ.get("CLIPSHIFT_PHOTOS", ROOT.parent / "shared" / "photos"))
     if not root.is_dir():

@@ -206,17 +206,6 @@ def test_a_model_that_ignores_its_input_has_no_shift(encoder: Encoder) -> None:
 # --- the command, end to end ---------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module")
-def finished(hub_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
-    folder = tmp_path_factory.mktemp("run")
-    done = run_evaluate(
-        f"model.checkpoint={hub_folder}", f"hydra.run.dir={folder}", "trainer=cpu", "data.limit=5",
-        "save.embeddings=true", "save.views=2", "save.gaze=4",
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    return folder, done.stdout
-
-
 def test_run_writes_everything(finished: tuple[Path, str]) -> None:
     folder, said = finished
     shift = pd.read_parquet(folder / "shift.parquet")

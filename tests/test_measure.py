@@ -198,7 +198,8 @@ def test_pixel_measures_do_not_depend_on_batch_or_threads(function, views: Tenso
 
 
 def inputs(metric: type[PhotoMeasure]) -> tuple[Tensor, Tensor]:
-    shape = {"embedding": (11, 16), "gaze": (11, 4, 4), "pixels": (11, 3, 32, 32)}[metric.space]
+    shapes = {"embedding": (11, 16), "gaze": (11, 4, 4), "pixels": (11, 3, 32, 32)}
+    shape = shapes[metric.facts.space]
     generator = torch.Generator().manual_seed(1)
     return torch.rand(shape, generator=generator), torch.rand(shape, generator=generator)
 

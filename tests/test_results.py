@@ -168,11 +168,14 @@ def test_spearman_interval_covers_the_truth() -> None:
 
 
 def test_extreme_photos_and_the_variant_that_moved_them() -> None:
+    """As the page says it: by the mean shift, each with its view of the lowest cosine."""
     weak, strong = np.linspace(0.1, 0.2, 10), np.full(10, 0.9)
-    strong[3] = 3.0
-    made = extreme_photos(shifts({("blur", "paper"): weak, ("noise", "paper"): strong}), 2)
-    assert made["most"][0] == ("003", "noise", "paper")
-    assert made["most"][1] == ("009", "blur", "paper")
-    assert [photo for photo, *_ in made["least"]] == ["000", "001"]
+    weak[5], strong[5] = 1.2, 0.3  # mean 0.75: farther than any other but the next
+    strong[3] = 1.7
+    made = extreme_photos(shifts({("blur", "paper"): weak, ("noise", "paper"): strong}), 3)
+    assert made["most"] == [
+        ("003", "noise", "paper"), ("005", "blur", "paper"), ("009", "noise", "paper"),
+    ]  # fmt: skip
+    assert [photo for photo, *_ in made["least"]] == ["000", "001", "002"]
     few = extreme_photos(shifts({("a", "1"): weak}), 20)
     assert len(few["most"]) == len(few["least"]) == 5

@@ -299,13 +299,23 @@ def load_tokenizer(architecture: str) -> Callable[[list[str]], Tensor]:
     """The tokenizer of an architecture's text tower.
 
     Raises:
-        UserError: If it comes from the hub and cannot be had here.
+        UserError: If it comes from the hub and cannot be had here, or wants to run code of its own.
     """
     text = open_clip.get_model_config(architecture)["text_cfg"]
+    if (text.get("tokenizer_kwargs") or {}).get("trust_remote_code"):
+        raise UserError(
+            f"the tokenizer of {architecture} wants to run code of its own, which clipshift never "
+            f"does: take trust_remote_code out of its {CONFIG} if the tokenizer works without"
+        )
     if repo := text.get("hf_tokenizer_name"):
         if find_spec("transformers") is None:
             raise UserError(f"the tokenizer {repo} needs the package transformers")
         hub_file(repo, ["tokenizer_config.json"])
+        try:
+            return open_clip.get_tokenizer(architecture, trust_remote_code=False)
+        except (OSError, ValueError, ImportError) as error:
+            reason = str(error).strip().partition("\n")[0]
+            raise UserError(f"the tokenizer of {architecture} cannot be had: {reason}") from error
     return open_clip.get_tokenizer(architecture)
 
 

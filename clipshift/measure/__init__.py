@@ -1,5 +1,6 @@
 """Measures of the shift: torchmetrics metrics, and the same as functions in `functional`."""
 
+from clipshift.measure.facts import COLUMNS, Facts
 from clipshift.measure.metrics import (
     RMSE,
     SSIM,
@@ -19,6 +20,7 @@ from clipshift.measure.metrics import (
 )
 
 __all__ = [
+    "COLUMNS",
     "RMSE",
     "SSIM",
     "AttentionSimilarity",
@@ -27,6 +29,7 @@ __all__ = [
     "CosineSimilarity",
     "DetailPreservation",
     "EdgePreservation",
+    "Facts",
     "GazeDivergence",
     "GazeEntropyChange",
     "L2Distance",

@@ -1,7 +1,8 @@
 """The measures as torchmetrics metrics: running means over photos, in constant memory."""
 
+import math
 from collections.abc import Callable, Sequence
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -10,15 +11,14 @@ from torchmetrics import Metric
 from torchmetrics.utilities.plot import plot_confusion_matrix
 
 from clipshift.measure import functional
-
-Space = Literal["embedding", "gaze", "pixels"]
+from clipshift.measure.facts import Facts
 
 
 class PhotoMeasure(Metric):
-    """A measure with one number a photo, averaged over photos.
+    """A measure with one number per photo, averaged over photos.
 
-    As input to ``forward`` and ``update`` the metric accepts what its ``space`` says (embeddings,
-    gazes or pixels):
+    As input to ``forward`` and ``update`` the metric accepts embeddings, gazes or pixels, as its
+    ``facts.space`` says:
 
     - ``view`` (`Tensor`): of B augmented views.
     - ``clean`` (`Tensor`): of their clean views, same shape.
@@ -29,10 +29,17 @@ class PhotoMeasure(Metric):
 
     is_differentiable = False
     full_state_update = False
-    space: ClassVar[Space]
+    facts: ClassVar[Facts]
     measure: ClassVar[Callable[..., Tensor]]
     total: Tensor
     count: Tensor
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        cls.higher_is_better = {"higher": True, "lower": False}.get(cls.facts.better or "")
+        cls.plot_lower_bound, cls.plot_upper_bound = (
+            bound if math.isfinite(bound) else None for bound in (cls.facts.low, cls.facts.high)
+        )
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -71,8 +78,16 @@ class CosineSimilarity(PhotoMeasure):
         tensor(0.8000, dtype=torch.float64)
     """
 
-    space = "embedding"
-    higher_is_better = True
+    facts = Facts(
+        label="cosine similarity of embeddings",
+        short="cosine",
+        definition="cosine of the angle between the embeddings of view and clean view",
+        space="embedding",
+        better="higher",
+        low=-1,
+        high=1,
+        unchanged=1,
+    )
     measure = staticmethod(functional.cosine_similarity)
 
 
@@ -87,8 +102,16 @@ class L2Distance(PhotoMeasure):
         tensor(5., dtype=torch.float64)
     """
 
-    space = "embedding"
-    higher_is_better = False
+    facts = Facts(
+        label="L2 distance of embeddings",
+        short="L2",
+        definition="Euclidean distance of the embeddings before normalisation",
+        space="embedding",
+        better="lower",
+        low=0,
+        high=math.inf,
+        unchanged=0,
+    )
     measure = staticmethod(functional.l2_distance)
 
 
@@ -104,8 +127,16 @@ class AttentionSimilarity(PhotoMeasure):
         tensor(1., dtype=torch.float64)
     """
 
-    space = "gaze"
-    higher_is_better = True
+    facts = Facts(
+        label="attention similarity",
+        short="attention",
+        definition="1 / (1 + mean square difference) of the two gazes, each scaled to [0, 1]",
+        space="gaze",
+        better="higher",
+        low=0,
+        high=1,
+        unchanged=1,
+    )
     measure = staticmethod(functional.attention_similarity)
 
 
@@ -120,8 +151,16 @@ class PatchSimilarity(PhotoMeasure):
         tensor(0.5000, dtype=torch.float64)
     """
 
-    space = "pixels"
-    higher_is_better = True
+    facts = Facts(
+        label="patch similarity",
+        short="patch",
+        definition="mean over a 4 × 4 grid of 1 / (1 + mean square difference of pixels)",
+        space="pixels",
+        better="higher",
+        low=0,
+        high=1,
+        unchanged=1,
+    )
     measure = staticmethod(functional.patch_similarity)
 
 
@@ -136,8 +175,17 @@ class PatchSimilarityUint8(PhotoMeasure):
         tensor(1., dtype=torch.float64)
     """
 
-    space = "pixels"
-    higher_is_better = True
+    facts = Facts(
+        label="patch similarity, the paper's wrapped variant",
+        short="patch (uint8)",
+        definition="patch similarity of 8-bit pixels whose difference and square wrap, as in the "
+        "authors' script",
+        space="pixels",
+        better="higher",
+        low=0.996,
+        high=1,
+        unchanged=1,
+    )
     measure = staticmethod(functional.patch_similarity_uint8)
 
 
@@ -153,8 +201,16 @@ class EdgePreservation(PhotoMeasure):
         tensor(0., dtype=torch.float64)
     """
 
-    space = "pixels"
-    higher_is_better = True
+    facts = Facts(
+        label="edge preservation",
+        short="edge",
+        definition="1 − mean absolute difference of the edge maps of luma",
+        space="pixels",
+        better="higher",
+        low=0,
+        high=1,
+        unchanged=1,
+    )
     measure = staticmethod(functional.edge_preservation)
 
 
@@ -170,8 +226,16 @@ class DetailPreservation(PhotoMeasure):
         tensor(0.2500, dtype=torch.float64)
     """
 
-    space = "pixels"
-    higher_is_better = True
+    facts = Facts(
+        label="detail preservation",
+        short="detail",
+        definition="mean over an 8 × 8 grid of exp(−|ln(σ′/σ)|), the standard deviations of luma",
+        space="pixels",
+        better="higher",
+        low=0,
+        high=1,
+        unchanged=1,
+    )
     measure = staticmethod(functional.detail_preservation)
 
 
@@ -186,8 +250,16 @@ class RMSE(PhotoMeasure):
         tensor(0.5000, dtype=torch.float64)
     """
 
-    space = "pixels"
-    higher_is_better = False
+    facts = Facts(
+        label="RMSE of pixels",
+        short="RMSE",
+        definition="root mean square difference of pixels",
+        space="pixels",
+        better="lower",
+        low=0,
+        high=1,
+        unchanged=0,
+    )
     measure = staticmethod(functional.rmse)
 
 
@@ -203,8 +275,16 @@ class SSIM(PhotoMeasure):
         tensor(1., dtype=torch.float64)
     """
 
-    space = "pixels"
-    higher_is_better = True
+    facts = Facts(
+        label="SSIM of pixels",
+        short="SSIM",
+        definition="structural similarity of view and clean view",
+        space="pixels",
+        better="higher",
+        low=-1,
+        high=1,
+        unchanged=1,
+    )
     measure = staticmethod(functional.ssim)
 
 
@@ -219,8 +299,17 @@ class GazeDivergence(PhotoMeasure):
         tensor(1., dtype=torch.float64)
     """
 
-    space = "gaze"
-    higher_is_better = False
+    facts = Facts(
+        label="gaze divergence",
+        short="gaze divergence",
+        definition="Jensen–Shannon divergence of the two gazes as distributions over patches",
+        space="gaze",
+        better="lower",
+        low=0,
+        high=1,
+        unchanged=0,
+        unit="bits",
+    )
     measure = staticmethod(functional.gaze_divergence)
 
 
@@ -235,7 +324,18 @@ class GazeEntropyChange(PhotoMeasure):
         tensor(1., dtype=torch.float64)
     """
 
-    space = "gaze"
+    facts = Facts(
+        label="change of gaze entropy",
+        short="gaze entropy",
+        definition="entropy of the gaze on the view minus that on the clean view: above 0 "
+        "scattered, below 0 focused",
+        space="gaze",
+        better="nearer 0",
+        low=-math.inf,
+        high=math.inf,
+        unchanged=0,
+        unit="bits",
+    )
     measure = staticmethod(functional.gaze_entropy_change)
 
 

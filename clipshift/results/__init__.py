@@ -13,14 +13,7 @@ from clipshift.results.files import (
     write_whole,
 )
 from clipshift.results.measured import CLEAN, Measured
-from clipshift.results.paired import (
-    Run,
-    compare_photos,
-    differing_views,
-    incomparable,
-    read_run,
-    with_group_means,
-)
+from clipshift.results.paired import compare_photos, with_group_means
 from clipshift.results.ranking import (
     CAUSES,
     correlate,
@@ -28,8 +21,8 @@ from clipshift.results.ranking import (
     rank_augmentations,
     ranking_agreement,
 )
+from clipshift.results.runs import Run, differing_views, incomparable, read_run
 from clipshift.results.table import (
-    LOWER_IS_BETTER,
     PHOTO,
     Tables,
     mean_interval,
@@ -42,7 +35,6 @@ __all__ = [
     "CALIBRATION",
     "CAUSES",
     "CLEAN",
-    "LOWER_IS_BETTER",
     "PHOTO",
     "TABLES",
     "Measured",

@@ -12,7 +12,9 @@ import pandas as pd
 from safetensors.numpy import save_file
 
 from clipshift.data import Photo
+from clipshift.results.columns import column_dictionary, write_shift
 from clipshift.results.measured import CLEAN, Measured
+from clipshift.results.table import Tables
 
 CALIBRATION = "calibration.json"
 
@@ -30,6 +32,7 @@ TABLES = (
 RESULTS = (
     "run.json",
     "shift.parquet",
+    "columns.json",
     *(f"{table}.csv" for table in TABLES),
     *(f"{tensors}.safetensors" for tensors in ("embeddings", "views", "gaze")),
     CALIBRATION,
@@ -51,11 +54,16 @@ def clear_results(folder: Path) -> None:
         (folder / name).unlink(missing_ok=True)
 
 
-def write_tables(folder: Path, shift: pd.DataFrame, tables: Mapping[str, pd.DataFrame]) -> None:
-    """Write ``shift.parquet`` and each of the tables as ``NAME.csv``, to nine digits."""
-    write_whole(folder / "shift.parquet", lambda path: shift.to_parquet(path, index=False))
-    for name, table in tables.items():
+def write_tables(folder: Path, tables: Tables) -> None:
+    """Write ``shift.parquet``, the other tables that have rows as CSV, and ``columns.json``."""
+    write_whole(
+        folder / "shift.parquet", lambda path: write_shift(path, tables.shift, tables.columns)
+    )
+    made = {name: getattr(tables, name) for name in TABLES}
+    written = {n: table for n, table in made.items() if len(table) or n == "skipped"}
+    for name, table in written.items():
         write_csv(folder / f"{name}.csv", table)
+    write_json(folder / "columns.json", column_dictionary(tables.shift, tables.columns, written))
 
 
 def write_csv(path: Path, table: pd.DataFrame) -> None:

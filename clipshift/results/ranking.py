@@ -163,27 +163,25 @@ def spearman_interval(rho: float, n: int) -> tuple[float, float]:
 
 
 def extreme_photos(shift: pd.DataFrame, count: int) -> dict[str, list[tuple[str, str, str]]]:
-    """The photos that moved most and least over all variants, and the variant that moved them most.
-
-    A variant's shifts are divided by their mean, so that a strong augmentation does not decide.
+    """The photos that moved most and least over all variants, and the variant that moved each most.
 
     Args:
         shift: From `clipshift.results.shift_table`.
         count: How many of each; fewer where there are not twice as many photos.
 
     Returns:
-        Under ``most`` and ``least``: (photo, augmentation, severity), the most or least first.
+        Under ``most`` and ``least``: (photo, augmentation, severity), the photo of the largest or
+        smallest mean of 1 − cosine over its views first, each with its view of the lowest cosine.
     """
-    moved = shift.assign(shift=1 - shift["cosine_similarity"])
-    by_variant = moved.groupby(["augmentation", "severity"], sort=False)["shift"]
-    moved["relative"] = moved["shift"] / by_variant.transform("mean").replace(0, np.nan)
-    means = moved.groupby("photo")["relative"].mean().dropna().sort_values(kind="stable")
+    moved = shift.dropna(subset="cosine_similarity")
+    means = moved.groupby("photo")["cosine_similarity"].mean().sort_values(kind="stable")
     count = min(count, len(means) // 2)
     chosen: Mapping[str, list[str]] = {
-        "most": list(means.index[::-1][:count]),
-        "least": list(means.index[:count]),
+        "most": list(means.index[:count]),
+        "least": list(means.index[::-1][:count]),
     }
-    top = moved.sort_values("relative", kind="stable").groupby("photo").tail(1).set_index("photo")
+    top = moved.sort_values("cosine_similarity", kind="stable").groupby("photo").head(1)
+    top = top.set_index("photo")
     return {
         side: [(p, str(top.augmentation[p]), str(top.severity[p])) for p in photos]
         for side, photos in chosen.items()

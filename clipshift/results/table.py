@@ -10,20 +10,12 @@ from scipy.stats import bootstrap
 
 from clipshift.augment import Variant
 from clipshift.data import Photo
+from clipshift.measure import Facts
 from clipshift.results.measured import Measured
 
 KEYS = ["photo", "label", "augmentation", "severity"]
 PHOTO = ["brightness", "contrast"]
 """Columns that tell of the clean photo and not of a shift: mean and standard deviation of luma."""
-LOWER_IS_BETTER = {
-    "l2_distance",
-    "rmse",
-    "relative_shift",
-    "gaze_divergence",
-    "gaze_entropy_change",
-    "zero_shot_flip",
-}
-"""Measures that are 0, and smallest, where nothing changed."""
 CONFIDENCE = 0.95
 RESAMPLES = 1000
 
@@ -44,6 +36,7 @@ class Tables:
         agreement: Kendall's τ between the rankings at the paper's and at matched severities, with
             its interval; None where a run has not both.
         facts: Provenance.
+        columns: What the measured columns mean.
     """
 
     shift: pd.DataFrame
@@ -56,6 +49,7 @@ class Tables:
     skipped: pd.DataFrame
     agreement: tuple[float, float, float] | None
     facts: dict[str, Any]
+    columns: dict[str, Facts]
 
 
 def shift_table(
