@@ -107,7 +107,7 @@ def calibration_for(
         UserError: If a stored one cannot be used, or there are too few photos.
     """
     parameters = {
-        name: {key: value for key, value in node.items() if key not in ("_target_", "ladder")}
+        name: {key: value for key, value in node.items() if key != "ladder"}
         for name, node in plain(cfg.aug).items()
     }
     if cfg.matching.file:

@@ -15,8 +15,12 @@ from hydra.utils import get_class
 from safetensors.torch import save_file
 from torch import Tensor
 
+from clipshift.augment import Augmentation
+from clipshift.command import compose_config
+from clipshift.config import plain
 from clipshift.data import clean_view, decode, sample
 from clipshift.encode import Encoder, load_encoder
+from clipshift.evaluation import make_augmentations
 from clipshift.measure import COLUMNS
 
 os.environ["CLIPSHIFT_CACHE"] = tempfile.mkdtemp(prefix="clipshift-cache-")
@@ -41,6 +45,11 @@ def run_evaluate(
         [sys.executable, str(ROOT / "evaluate.py"), *overrides],
         capture_output=True, text=True, timeout=300, check=False, env=os.environ | (env or {}),
     )  # fmt: skip
+
+
+def configured(choice: str) -> tuple[dict[str, Augmentation], dict[str, list[float]]]:
+    """The augmentations of a choice of ``aug``, and their ladders."""
+    return make_augmentations(plain(compose_config("evaluate", [f"aug={choice}"]).aug))
 
 
 def write_hub_folder(folder: Path, vision: dict, seed: int = 0) -> Path:

@@ -1,7 +1,7 @@
 """Views: disturbances of a photo, drawn under keyed randomness, at any severity."""
 
 from clipshift.augment.geometric import Elastic, Flip, Perspective, ShiftScaleRotate
-from clipshift.augment.keyed import Augmentation, augment, draw
+from clipshift.augment.keyed import Augmentation, MovingAugmentation, augment, draw
 from clipshift.augment.pixel import (
     JPEG,
     Blur,
@@ -29,6 +29,7 @@ __all__ = [
     "Flip",
     "Grayscale",
     "MotionBlur",
+    "MovingAugmentation",
     "Noise",
     "Perspective",
     "Pixelate",

@@ -15,8 +15,14 @@ from kornia.geometry.transform import (
     warp_perspective,
 )
 from torch import Tensor
+from torch.nn.functional import grid_sample
 
 from clipshift.augment.keyed import Draws, uniform
+
+INVERSION_STEPS = 10
+"""Steps of the iteration that inverts an elastic displacement."""
+FOUND = 0.1
+"""A pixel is found when the last step has moved it by less, in pixels."""
 
 
 class Flip:
@@ -30,6 +36,9 @@ class Flip:
 
     def apply(self, images: Tensor, draws: Draws, strength: float = 1.0) -> Tensor:
         return torch.where(draws["turn"][..., None, None] < strength, hflip(images), images)
+
+    def move_back(self, images: Tensor, draws: Draws, strength: float = 1.0) -> Tensor:
+        return self.apply(images, draws, strength)
 
 
 class ShiftScaleRotate:
@@ -64,15 +73,23 @@ class ShiftScaleRotate:
         }
 
     def apply(self, images: Tensor, draws: Draws, strength: float = 1.0) -> Tensor:
+        matrix = self._matrix(images, draws, strength)
+        return warp_affine(images, matrix[:, :2], images.shape[-2:], padding_mode="zeros")
+
+    def move_back(self, images: Tensor, draws: Draws, strength: float = 1.0) -> Tensor:
+        return sample_at(
+            images, transformed_positions(images, self._matrix(images, draws, strength))
+        )
+
+    def _matrix(self, images: Tensor, draws: Draws, strength: float) -> Tensor:
         height, width = images.shape[-2:]
         sides = images.new_tensor([width, height])
-        matrix = get_affine_matrix2d(
+        return get_affine_matrix2d(
             strength * draws["shift"] * sides,
             ((sides - 1) / 2).expand_as(draws["shift"]),
             draws["scale"] ** strength,
             strength * draws["rotation"],
         )
-        return warp_affine(images, matrix[:, :2], (height, width), padding_mode="zeros")
 
 
 class Elastic:
@@ -105,6 +122,18 @@ class Elastic:
         x = columns + strength * draws["displacement"][:, 0]
         y = rows[:, None] + strength * draws["displacement"][:, 1]
         return remap(images, x, y, mode="bilinear", padding_mode="zeros", align_corners=True)
+
+    def move_back(self, images: Tensor, draws: Draws, strength: float = 1.0) -> Tensor:
+        # The view shows pixel q where q = p + d(p). Where d does not fold the photo, p ← q − d(p)
+        # converges to that p; pixels that it does not find count as not shown.
+        displacement = strength * draws["displacement"]
+        start = pixel_positions(images)
+        found, step = start.expand(len(images), -1, -1, -1), start
+        for _ in range(INVERSION_STEPS):
+            moved = start - sample_at(displacement, found, "border").movedim(1, -1)
+            found, step = moved, moved - found
+        lost = torch.linalg.vector_norm(step, dim=-1, keepdim=True) >= FOUND
+        return sample_at(images, found.masked_fill(lost, -2.0))
 
 
 @lru_cache
@@ -147,11 +176,72 @@ class Perspective:
         return {"scale": scale, "inward": scale * inward}
 
     def apply(self, images: Tensor, draws: Draws, strength: float = 1.0) -> Tensor:
+        matrix = self._matrix(images, draws, strength)
+        return warp_perspective(images, matrix, images.shape[-2:], padding_mode="zeros")
+
+    def move_back(self, images: Tensor, draws: Draws, strength: float = 1.0) -> Tensor:
+        return sample_at(
+            images, transformed_positions(images, self._matrix(images, draws, strength))
+        )
+
+    def _matrix(self, images: Tensor, draws: Draws, strength: float) -> Tensor:
         height, width = images.shape[-2:]
         far = images.new_tensor([width - 1, height - 1])
-        corners = images.new_tensor([[0, 0], [1, 0], [1, 1], [0, 1]])
-        inward = (strength * draws["inward"]).clamp(max=0.45)
-        inner = (corners + inward * (1 - 2 * corners)) * far
-        outer = (corners * far).expand_as(inner)
-        matrix = get_perspective_transform(inner, outer)
-        return warp_perspective(images, matrix, (height, width), padding_mode="zeros")
+        return stretch(strength * draws["inward"], far)
+
+
+def corners_moved(inward: Tensor) -> Tensor:
+    """Corners (x, y) of the unit square after moves inward along both axes, by 0.45 at the most.
+
+    Args:
+        inward: Moves of the corners, clockwise from the top left, shape (..., 4, 2).
+
+    Returns:
+        Shape (..., 4, 2).
+    """
+    corners = inward.new_tensor([[0, 0], [1, 0], [1, 1], [0, 1]])
+    return corners + inward.clamp(max=0.45) * (1 - 2 * corners)
+
+
+def stretch(inward: Tensor, far: Tensor) -> Tensor:
+    """Homographies that stretch the quadrilateral of moved corners over the whole view.
+
+    Args:
+        inward: Moves of the corners, as shares of the sides, shape (B, 4, 2).
+        far: Position (x, y) of the view's bottom right corner, in pixels.
+
+    Returns:
+        Shape (B, 3, 3).
+    """
+    whole = corners_moved(torch.zeros_like(inward))
+    return get_perspective_transform(corners_moved(inward) * far, whole * far)
+
+
+def pixel_positions(images: Tensor) -> Tensor:
+    """The position (x, y) of every pixel of images, in pixels, shape (H, W, 2)."""
+    rows, columns = (torch.arange(n, device=images.device).float() for n in images.shape[-2:])
+    return torch.stack(torch.meshgrid(columns, rows, indexing="xy"), dim=-1)
+
+
+def transformed_positions(images: Tensor, matrix: Tensor) -> Tensor:
+    """Where homographies take the pixels of images: (B, 3, 3) → (B, H, W, 2).
+
+    Not as a matrix product, whose rounding might depend on the batch.
+    """
+    x, y = pixel_positions(images).unbind(dim=-1)
+    rows = matrix[..., None, None].unbind(dim=1)
+    x, y, scale = (row[:, 0] * x + row[:, 1] * y + row[:, 2] for row in rows)
+    return torch.stack([x / scale, y / scale], dim=-1)
+
+
+def sample_at(images: Tensor, positions: Tensor, beyond: str = "zeros") -> Tensor:
+    """Images read bilinearly at positions (x, y) in pixels, shape (B, H, W, 2).
+
+    Args:
+        images: Shape (B, C, H, W).
+        positions: Where each pixel of the result is read.
+        beyond: What lies outside the images: ``zeros``, or the nearest pixel of the ``border``.
+    """
+    height, width = images.shape[-2:]
+    last = images.new_tensor([width - 1, height - 1])
+    return grid_sample(images, 2 * positions / last - 1, padding_mode=beyond, align_corners=True)

@@ -7,7 +7,7 @@ run can change a view.
 """
 
 import hashlib
-from typing import ClassVar, Protocol
+from typing import ClassVar, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -21,7 +21,8 @@ class Augmentation(Protocol):
 
     Attributes:
         strongest: The strength beyond which nothing changes any more.
-        moves_pixels: Whether it moves pixels to other places, and only that.
+        moves_pixels: Whether it moves pixels to other places, and only that: then it should be a
+            `MovingAugmentation`.
     """
 
     strongest: ClassVar[float]
@@ -50,6 +51,25 @@ class Augmentation(Protocol):
 
         Returns:
             The views, shape (B, 3, H, W), not yet clamped.
+        """
+        ...
+
+
+@runtime_checkable
+class MovingAugmentation(Augmentation, Protocol):
+    """An augmentation that moves pixels, and can move them back."""
+
+    def move_back(self, images: Tensor, draws: Draws, strength: float = 1.0) -> Tensor:
+        """Move the pixels of views back to where `apply` took them from.
+
+        Args:
+            images: Maps of the views (pixels, or any other channels), float32, shape (B, C, H, W).
+            draws: What `sample` drew for each view, stacked along a first dimension B.
+            strength: The strength at which the views were made.
+
+        Returns:
+            Shape (B, C, H, W), read bilinearly; 0 at pixels of the photo that the view does not
+            show.
         """
         ...
 
