@@ -20,7 +20,7 @@ class Measured:
         digests: SHA-256 of each encoded photo.
         skipped: Photos that could not be read.
         embeddings: By view (``clean`` or a variant's name), where kept.
-        gallery: Embeddings by view, of the first photos, whatever else is kept.
+        gallery: Embeddings by view, of the gallery's photos, whatever else is kept.
         views: Pixels by view, of the first photos.
         gazes: Gaze by view, of the first photos.
         seconds: Wall time by stage; of several processes, the longest.
