@@ -437,8 +437,8 @@ def evaluate(cfg: DictConfig, run_folder: Path) -> None:
     if module.zero_shot and unnamed:
         prompt = cfg.prompts.templates[0].format(unnamed[0])
         notes.append(
-            f"{len(unnamed)} of the {len(classes)} classes look like WordNet ids that no name is "
-            f"known for: the model was asked for “{prompt}”."
+            f"Classes that look like WordNet ids and have no known name: {len(unnamed)} of "
+            f"{len(classes)}. The model was asked for “{prompt}”."
         )
     dataset = ViewDataset(photos, augmentations, cfg.seed, cfg.data.resize, cache)
     data = ViewData(dataset, cfg.data.batch_size, cfg.data.num_workers)
