@@ -133,9 +133,10 @@ def _file_of(name: str, spellings: set[str], top: Path) -> Path:
     for other in written[1:]:
         if not other.samefile(written[0]):
             raise UserError(f"{written[0]} and {other} would have one id, {name}: rename one")
+    if written:
+        return written[0]
     # the file system may spell the name in another way than the CSV file does
-    kept = [file for spelling in (name, decomposed) if (file := top / spelling).exists()]
-    return [*written, *kept, top / name][0]
+    return top / decomposed if (top / decomposed).exists() else top / name
 
 
 def existing(path: Any, kind: str, option: str) -> Path:
