@@ -3,7 +3,7 @@
 import math
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
@@ -22,7 +22,12 @@ from torch import Tensor, nn
 from torchmetrics import Metric
 
 from clipshift.augment import MATCHED, PAPER, Augmentation, Variant, augment, make_variants
-from clipshift.calibration import calibration_for, calibration_notes, save_calibration
+from clipshift.calibration import (
+    calibration_for,
+    calibration_notes,
+    left_to_measure,
+    save_calibration,
+)
 from clipshift.config import plain
 from clipshift.data import (
     Batch,
@@ -31,6 +36,8 @@ from clipshift.data import (
     ViewDataset,
     captions,
     folder,
+    is_wordnet_id,
+    keyed_order,
     sample,
     shards,
 )
@@ -80,14 +87,18 @@ from clipshift.versions import (
 
 @dataclass
 class Keep:
-    """What to keep beside the measures: all embeddings, and the first photos' views and gazes.
+    """What to keep beside the measures.
 
-    The embeddings of the first ``gallery`` photos are kept until the end, to see which views still
-    find their own photo among them.
+    Attributes:
+        embeddings: Whether to keep all embeddings.
+        gallery: Indices of the photos whose embeddings are kept until the end in any case, to see
+            which views still find their own photo among them.
+        views: The views of so many first photos.
+        gaze: The gazes of so many first photos.
     """
 
     embeddings: bool = False
-    gallery: int = 0
+    gallery: Collection[int] = frozenset()
     views: int = 0
     gaze: int = 0
 
@@ -263,7 +274,7 @@ class ShiftEvaluation(pl.LightningModule):
                 rows = list(made.embedding.float().cpu().numpy().copy())
                 self.measured.embeddings.setdefault(name, []).extend(rows)
             for row, photo in enumerate(index):
-                if photo < self.keep.gallery:
+                if photo in self.keep.gallery:
                     kept = self.measured.gallery.setdefault(name, {})
                     kept[photo] = made.embedding[row].cpu().numpy().copy()
                 if photo < self.keep.views:
@@ -301,7 +312,10 @@ def _space(space: str, views: Tensor, features: Features) -> Tensor:
 
 
 def load_photos(data: DictConfig) -> tuple[list[Photo], list[str]]:
-    """The photos of a ``data`` configuration, and the classes of all photos that it names.
+    """The photos of a ``data`` configuration, and the classes of all photos in its source.
+
+    ``skip`` and ``limit`` cut the source's list; of what they leave, ``skip_sample`` and ``sample``
+    cut a random order that depends on the photos' ids alone. The photos come in the list's order.
 
     Raises:
         UserError: If there are none.
@@ -315,12 +329,17 @@ def load_photos(data: DictConfig) -> tuple[list[Photo], list[str]]:
     else:
         photos = captions(data.csv_file, data.root)
     classes = sorted({photo.label for photo in photos if photo.label is not None})
-    chosen = photos[data.skip :][: data.limit]
     if not photos:
         raise UserError(f"no photos in {data.root}")
-    if not chosen:
+    listed = photos[data.skip :][: data.limit]
+    if not listed:
         raise UserError(f"data.skip={data.skip} leaves none of the {len(photos)} photos")
-    return chosen, classes
+    drawn = keyed_order(listed, "sample")[data.skip_sample :][: data.sample]
+    if not drawn:
+        raise UserError(
+            f"data.skip_sample={data.skip_sample} leaves none of the {len(listed)} photos"
+        )
+    return [listed[index] for index in sorted(drawn)], classes
 
 
 def make_zero_shot(
@@ -410,11 +429,8 @@ def evaluate(cfg: DictConfig, run_folder: Path) -> None:
     calibration = None
     if MATCHED in severities:
         calibration = calibration_for(cfg, photos, augmentations)
-        used = set(calibration.photos)
-        photos = [photo for photo in photos if photo.id not in used]
-        if not photos:
-            raise UserError(f"all photos are calibration photos of {cfg.matching.file}")
-        notes += calibration_notes(calibration)
+        given, photos = len(photos), left_to_measure(photos, calibration)
+        notes += calibration_notes(calibration, given - len(photos))
     strengths = {n: m.strength for n, m in calibration.matches.items()} if calibration else {}
     module = ShiftEvaluation(
         encoder,
@@ -422,7 +438,7 @@ def evaluate(cfg: DictConfig, run_folder: Path) -> None:
         {name: instantiate(node) for name, node in plain(cfg.metric).items()},
         Keep(
             embeddings=cfg.save.embeddings,
-            gallery=cfg.gallery,
+            gallery=frozenset(keyed_order(photos, "sample")[: cfg.gallery]),
             views=max(cfg.save.views, SHOWN_PHOTOS),
             gaze=max(cfg.save.gaze, SHOWN_PHOTOS),
         ),
@@ -433,6 +449,13 @@ def evaluate(cfg: DictConfig, run_folder: Path) -> None:
         module.texts = caption_embeddings(encoder, photos)
     except UserError as error:
         notes.append(f"Measures with text are left out: {error}.")
+    unnamed = [label for label in classes if is_wordnet_id(label)]
+    if module.zero_shot and unnamed:
+        prompt = cfg.prompts.templates[0].format(unnamed[0])
+        notes.append(
+            f"Classes that look like WordNet ids and have no known name: {len(unnamed)} of "
+            f"{len(classes)}. The model was asked for “{prompt}”."
+        )
     dataset = ViewDataset(photos, augmentations, cfg.seed, cfg.data.resize, cache)
     data = ViewData(dataset, cfg.data.batch_size, cfg.data.num_workers)
     loaded = time.perf_counter()
@@ -612,7 +635,7 @@ def add_relative_shift(measured: Measured) -> float:
 
 
 def add_retained(measured: Measured) -> None:
-    """See which views find their own photo in the gallery; NaN for photos beyond it."""
+    """See which views find their own photo in the gallery; NaN for photos outside it."""
     photos = sorted(measured.gallery.get(CLEAN, ()))
     if len(photos) < 2:
         return

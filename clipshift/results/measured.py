@@ -24,7 +24,7 @@ class Measured:
         distances: For each photo the distances 1 − cos between every two variants' views, in the
             order of numpy's ``triu_indices``, float32.
         layers: For each photo the class tokens' cosines, (layers, variants); where measured.
-        gallery: Embeddings by view, of the first photos, whatever else is kept.
+        gallery: Embeddings by view, of the gallery's photos, whatever else is kept.
         views: Pixels by view, of the first photos.
         gazes: Gaze by view, of the first photos.
         seconds: Wall time by stage; of several processes, the longest.
