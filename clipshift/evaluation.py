@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,16 @@ from omegaconf import DictConfig, OmegaConf
 from torch import Tensor, nn
 from torchmetrics import Metric
 
-from clipshift.augment import MATCHED, PAPER, Augmentation, Variant, augment, make_variants
+from clipshift.augment import (
+    MATCHED,
+    PAPER,
+    Augmentation,
+    MovingAugmentation,
+    Variant,
+    augment,
+    make_variants,
+)
+from clipshift.augment.keyed import Draws
 from clipshift.calibration import calibration_for, calibration_notes, save_calibration
 from clipshift.config import plain
 from clipshift.data import (
@@ -43,7 +53,7 @@ from clipshift.encode.shared import (
 from clipshift.errors import UserError
 from clipshift.jobs import finished_job, in_sweep, job_key, started_logger, sweep_folders, take_over
 from clipshift.measure import AugmentationDistance, CleanSpread, LayerShift, PhotoMeasure
-from clipshift.measure.functional import luma, pixel_mean, retained, text_shift
+from clipshift.measure.functional import MoveBack, luma, pixel_mean, retained, text_shift
 from clipshift.measure.zero_shot import zero_shot_flip, zero_shot_hit
 from clipshift.report.run import SHOWN_PHOTOS, report_run
 from clipshift.report.terminal import PhotoProgressBar
@@ -126,7 +136,7 @@ class ShiftEvaluation(pl.LightningModule):
         self.measure_names = [
             name
             for name, measure in measures.items()
-            if encoder.probe is not None or measure.space != "gaze"
+            if encoder.probe is not None or measure.space not in ("gaze", "aligned gaze")
         ]
         self.metrics: Any = nn.ModuleDict(
             {
@@ -169,7 +179,7 @@ class ShiftEvaluation(pl.LightningModule):
         with self._stage("encode"):
             by_view = self._encode(views, batch.digests)
         with self._stage("measure"):
-            values = self._measure(batch.index, views, by_view)
+            values = self._measure(batch, views, by_view)
             clean = by_view[CLEAN].layers or []
             for place, layer in enumerate(self.layers):
                 tokens = [by_view[name].layers[place] for name in self.variants]  # type: ignore[index]
@@ -195,8 +205,9 @@ class ShiftEvaluation(pl.LightningModule):
         return features
 
     def _measure(
-        self, index: Tensor, views: dict[str, Tensor], features: dict[str, Features]
+        self, batch: Batch, views: dict[str, Tensor], features: dict[str, Features]
     ) -> dict[tuple[str, str], Tensor]:
+        index = batch.index
         values: dict[tuple[str, str], Tensor] = {}
         clean = features[CLEAN].embedding
         hits = {
@@ -208,10 +219,12 @@ class ShiftEvaluation(pl.LightningModule):
         for variant in self.variants:
             for name in self.measure_names:
                 metric = self.metrics[variant][name]
-                values[variant, name] = metric(
-                    _space(metric.space, views[variant], features[variant]),
-                    _space(metric.space, views[CLEAN], features[CLEAN]),
-                )
+                inputs: list[Any] = [
+                    _space(metric.space, views[view], features[view]) for view in (variant, CLEAN)
+                ]
+                if metric.space == "aligned gaze":
+                    inputs.append(_move_back(self.variants[variant], batch.draws))
+                values[variant, name] = metric(*inputs)
             embedding = features[variant].embedding
             for name, hit in hits[variant].items():
                 values[variant, f"{name}_clean"] = hits[CLEAN][name]
@@ -280,9 +293,26 @@ class ShiftEvaluation(pl.LightningModule):
 
 
 def _space(space: str, views: Tensor, features: Features) -> Tensor:
-    chosen = {"pixels": views, "embedding": features.embedding, "gaze": features.gaze}[space]
+    chosen = {
+        "pixels": views,
+        "embedding": features.embedding,
+        "gaze": features.gaze,
+        "aligned gaze": features.gaze,
+    }[space]
     assert chosen is not None
     return chosen
+
+
+def _move_back(variant: Variant, draws: dict[str, Draws]) -> MoveBack | None:
+    augmentation = variant.augmentation
+    if not augmentation.moves_pixels:
+        return None
+    if not isinstance(augmentation, MovingAugmentation):
+        raise UserError(
+            f"aug.{variant.name} moves pixels but has no move_back, which the aligned measures of "
+            "gaze need: write it, or choose metric=paper"
+        )
+    return partial(augmentation.move_back, draws=draws[variant.name], strength=variant.strength)
 
 
 def load_photos(data: DictConfig) -> tuple[list[Photo], list[str]]:
@@ -313,17 +343,26 @@ def make_zero_shot(
 ) -> ZeroShot | None:
     """The zero-shot classifier of labelled photos; None where there is nothing to tell apart.
 
+    Labels that read alike, but for case, underscores and spaces, are one class: the model is asked
+    the same.
+
     Raises:
         UserError: If the encoder's tokenizer cannot be had.
     """
-    if len(classes) < 2 or not templates:
+    names: dict[str, str] = {}
+    for label in classes:
+        names.setdefault(_reading(label), label.replace("_", " "))
+    if len(names) < 2 or not templates:
         return None
-    place = {label: index for index, label in enumerate(classes)}
-    names = [label.replace("_", " ") for label in classes]
+    position = {reading: index for index, reading in enumerate(names)}
     return ZeroShot(
-        shared_classifier(encoder, tuple(names), tuple(templates)),
-        torch.tensor([-1 if p.label is None else place[p.label] for p in photos]),
+        shared_classifier(encoder, tuple(names.values()), tuple(templates)),
+        torch.tensor([-1 if p.label is None else position[_reading(p.label)] for p in photos]),
     )
+
+
+def _reading(label: str) -> str:
+    return " ".join(label.replace("_", " ").split()).casefold()
 
 
 def make_augmentations(
@@ -589,19 +628,22 @@ def add_retained(measured: Measured) -> None:
 
 
 def layer_table(module: ShiftEvaluation) -> pd.DataFrame:
-    """A row per variant and layer: class-token cosine with its 95 % interval, and linear CKA."""
+    """A row per variant and layer: class-token cosine with its 95 % interval, and both CKA."""
     rows = []
     for layer, metric in enumerate(module.layers, start=1):
         # torchmetrics squeezes the values of a single variant.
         shifts = {name: values.reshape(-1).tolist() for name, values in metric.compute().items()}
-        for variant, mean, error, cka in zip(
+        for variant, mean, error, cka, biased in zip(
             module.variants.values(),
             shifts["cosine"],
             shifts["cosine_error"],
             shifts["cka"],
+            shifts["cka_biased"],
             strict=True,
         ):
             low, high = mean - 1.96 * error, mean + 1.96 * error
-            rows.append((variant.name, variant.severity, layer, mean, low, high, cka))
-    columns = ["augmentation", "severity", "layer", "cosine", "ci_low", "ci_high", "cka"]
+            rows.append((variant.name, variant.severity, layer, mean, low, high, cka, biased))
+    columns = [
+        "augmentation", "severity", "layer", "cosine", "ci_low", "ci_high", "cka", "cka_biased",
+    ]  # fmt: skip
     return pd.DataFrame(rows, columns=columns)

@@ -20,6 +20,7 @@ LOWER_IS_BETTER = {
     "rmse",
     "relative_shift",
     "gaze_divergence",
+    "gaze_divergence_aligned",
     "gaze_entropy_change",
     "zero_shot_flip",
 }
