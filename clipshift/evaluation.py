@@ -7,6 +7,7 @@ from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,16 @@ from omegaconf import DictConfig, OmegaConf
 from torch import Tensor, nn
 from torchmetrics import Metric
 
-from clipshift.augment import MATCHED, PAPER, Augmentation, Variant, augment, make_variants
+from clipshift.augment import (
+    MATCHED,
+    PAPER,
+    Augmentation,
+    MovingAugmentation,
+    Variant,
+    augment,
+    make_variants,
+)
+from clipshift.augment.keyed import Draws
 from clipshift.calibration import (
     calibration_for,
     calibration_notes,
@@ -51,7 +61,7 @@ from clipshift.encode.shared import (
 from clipshift.errors import UserError
 from clipshift.jobs import finished_job, in_sweep, job_key, started_logger, sweep_folders, take_over
 from clipshift.measure import COLUMNS, AugmentationDistance, CleanSpread, LayerShift, PhotoMeasure
-from clipshift.measure.functional import luma, pixel_mean, retained, text_shift
+from clipshift.measure.functional import MoveBack, luma, pixel_mean, retained, text_shift
 from clipshift.measure.zero_shot import zero_shot_flip, zero_shot_hit
 from clipshift.report.run import SHOWN_PHOTOS, report_run
 from clipshift.report.terminal import PhotoProgressBar
@@ -146,7 +156,7 @@ class ShiftEvaluation(pl.LightningModule):
         self.measure_names = [
             name
             for name, measure in measures.items()
-            if encoder.probe is not None or measure.facts.space != "gaze"
+            if encoder.probe is not None or measure.facts.space not in ("gaze", "aligned gaze")
         ]
         self.columns = {n: measures[n].facts for n in self.measure_names} | COLUMNS
         self.metrics: Any = nn.ModuleDict(
@@ -189,7 +199,7 @@ class ShiftEvaluation(pl.LightningModule):
         with self._stage("encode"):
             by_view = self._encode(views, batch.digests)
         with self._stage("measure"):
-            values = self._measure(batch.index, views, by_view)
+            values = self._measure(batch, views, by_view)
             embeddings = torch.stack([by_view[name].embedding for name in self.variants])
             first, second = np.triu_indices(len(embeddings), 1)
             distances = self.distance(embeddings)[:, first, second]
@@ -222,8 +232,9 @@ class ShiftEvaluation(pl.LightningModule):
         return features
 
     def _measure(
-        self, index: Tensor, views: dict[str, Tensor], features: dict[str, Features]
+        self, batch: Batch, views: dict[str, Tensor], features: dict[str, Features]
     ) -> dict[tuple[str, str], Tensor]:
+        index = batch.index
         values: dict[tuple[str, str], Tensor] = {}
         clean = features[CLEAN].embedding
         hits = {
@@ -235,10 +246,13 @@ class ShiftEvaluation(pl.LightningModule):
         for variant in self.variants:
             for name in self.measure_names:
                 metric = self.metrics[variant][name]
-                values[variant, name] = metric(
-                    _space(metric.facts.space, views[variant], features[variant]),
-                    _space(metric.facts.space, views[CLEAN], features[CLEAN]),
-                )
+                space = metric.facts.space
+                inputs: list[Any] = [
+                    _space(space, views[view], features[view]) for view in (variant, CLEAN)
+                ]
+                if space == "aligned gaze":
+                    inputs.append(_move_back(self.variants[variant], batch.draws))
+                values[variant, name] = metric(*inputs)
             embedding = features[variant].embedding
             for name, hit in hits[variant].items():
                 values[variant, f"{name}_clean"] = hits[CLEAN][name]
@@ -306,9 +320,26 @@ class ShiftEvaluation(pl.LightningModule):
 
 
 def _space(space: str, views: Tensor, features: Features) -> Tensor:
-    chosen = {"pixels": views, "embedding": features.embedding, "gaze": features.gaze}[space]
+    chosen = {
+        "pixels": views,
+        "embedding": features.embedding,
+        "gaze": features.gaze,
+        "aligned gaze": features.gaze,
+    }[space]
     assert chosen is not None
     return chosen
+
+
+def _move_back(variant: Variant, draws: dict[str, Draws]) -> MoveBack | None:
+    augmentation = variant.augmentation
+    if not augmentation.moves_pixels:
+        return None
+    if not isinstance(augmentation, MovingAugmentation):
+        raise UserError(
+            f"aug.{variant.name} moves pixels but has no move_back, which the aligned measures of "
+            "gaze need: write it, or choose metric=paper"
+        )
+    return partial(augmentation.move_back, draws=draws[variant.name], strength=variant.strength)
 
 
 def load_photos(data: DictConfig) -> tuple[list[Photo], list[str]]:
@@ -347,17 +378,26 @@ def make_zero_shot(
 ) -> ZeroShot | None:
     """The zero-shot classifier of labelled photos; None where there is nothing to tell apart.
 
+    Labels that read alike, but for case, underscores and spaces, are one class: the model is asked
+    the same.
+
     Raises:
         UserError: If the encoder's tokenizer cannot be had.
     """
-    if len(classes) < 2 or not templates:
+    names: dict[str, str] = {}
+    for label in classes:
+        names.setdefault(_reading(label), label.replace("_", " "))
+    if len(names) < 2 or not templates:
         return None
-    place = {label: index for index, label in enumerate(classes)}
-    names = [label.replace("_", " ") for label in classes]
+    position = {reading: index for index, reading in enumerate(names)}
     return ZeroShot(
-        shared_classifier(encoder, tuple(names), tuple(templates)),
-        torch.tensor([-1 if p.label is None else place[p.label] for p in photos]),
+        shared_classifier(encoder, tuple(names.values()), tuple(templates)),
+        torch.tensor([-1 if p.label is None else position[_reading(p.label)] for p in photos]),
     )
+
+
+def _reading(label: str) -> str:
+    return " ".join(label.replace("_", " ").split()).casefold()
 
 
 def make_augmentations(
@@ -649,23 +689,27 @@ def add_retained(measured: Measured) -> None:
 
 
 def layer_table(module: ShiftEvaluation, photos: list[Photo], seed: int) -> pd.DataFrame:
-    """A row per variant and layer: mean class-token cosine with its 95 % interval, and linear CKA.
+    """One row per variant and layer: mean class-token cosine with its 95 % interval, and both CKA.
 
     The interval is `clipshift.results.mean_interval`.
     """
-    columns = ["augmentation", "severity", "layer", "cosine", "ci_low", "ci_high", "cka"]
+    columns = [
+        "augmentation", "severity", "layer", "cosine", "ci_low", "ci_high", "cka", "cka_biased",
+    ]  # fmt: skip
     measured = module.measured
     if not measured.layers:
         return pd.DataFrame(columns=columns)
     cosines = np.stack([measured.layers[row] for row in order_of_photos(measured, photos)])
-    means = cosines.mean(axis=0)
     low, high = np.clip(mean_interval(cosines, seed), -1, 1)
     rows = []
     for layer, metric in enumerate(module.layers):
         # torchmetrics squeezes the values of a single variant.
-        cka = metric.compute()["cka"].reshape(-1).tolist()
+        made = {name: values.reshape(-1).tolist() for name, values in metric.compute().items()}
         rows += [
-            (v.name, v.severity, layer + 1, means[layer, k], low[layer, k], high[layer, k], cka[k])
+            (
+                v.name, v.severity, layer + 1, made["cosine"][k], low[layer, k], high[layer, k],
+                made["cka"][k], made["cka_biased"][k],
+            )
             for k, v in enumerate(module.variants.values())
-        ]
+        ]  # fmt: skip
     return pd.DataFrame(rows, columns=columns)

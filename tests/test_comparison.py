@@ -80,6 +80,33 @@ def test_paired_differences_and_what_counts_as_better() -> None:
     assert row["n"] == 80
 
 
+@pytest.mark.parametrize("measure", [
+    "l2_distance", "rmse", "relative_shift", "gaze_divergence", "gaze_divergence_aligned",
+    "zero_shot_flip",
+])  # fmt: skip
+def test_less_is_better(measure: str) -> None:
+    a, b = (photos(np.ones(3)).assign(**{measure: v}) for v in ([0.3, 0.2, 0.9], [0.1, 0.4, 0.7]))
+    row = compare_photos(a, b, seed=0).set_index("measure").loc[measure]
+    assert (row["improved"], row["worsened"]) == (pytest.approx(2 / 3), pytest.approx(1 / 3))
+
+
+@pytest.mark.parametrize("measure", [
+    "cosine_similarity", "attention_similarity", "attention_similarity_aligned", "retained",
+    "edge_preservation", "zero_shot_top1", "text_shift",
+])  # fmt: skip
+def test_more_is_better(measure: str) -> None:
+    a, b = (photos(np.ones(3)).assign(**{measure: v}) for v in ([0.3, 0.2, 0.9], [0.1, 0.4, 0.7]))
+    row = compare_photos(a, b, seed=0).set_index("measure").loc[measure]
+    assert (row["improved"], row["worsened"]) == (pytest.approx(1 / 3), pytest.approx(2 / 3))
+
+
+def test_a_gazes_entropy_that_changes_less_is_better_whatever_its_sign() -> None:
+    before, after = [-1.0, 0.5, 0.2, 0.3], [0.5, -0.2, 0.9, -0.3]
+    a, b = (photos(np.ones(4)).assign(gaze_entropy_change=v) for v in (before, after))
+    row = compare_photos(a, b, seed=0).set_index("measure").loc["gaze_entropy_change"]
+    assert (row["improved"], row["worsened"]) == (0.5, 0.25)
+
+
 def test_a_run_against_itself_differs_by_exactly_nothing() -> None:
     a = photos(np.random.default_rng(0).uniform(0, 1, 30))
     row = compared(a, a).iloc[0]

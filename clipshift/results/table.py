@@ -167,7 +167,7 @@ def distance_tables(
             matrix + matrix.T, index=pd.Index(names, name="augmentation"), columns=list(names)
         )
 
-    means = values.mean(axis=0, dtype=float) if rows else np.full(pairs, np.nan)
+    means = np.nanmean(values, axis=0, dtype=float) if rows else np.full(pairs, np.nan)
     low, high = np.clip(mean_interval(values, seed), 0, 2)
     return table(means), table(low), table(high)
 
