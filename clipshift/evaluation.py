@@ -73,6 +73,7 @@ from clipshift.results import (
     correlate,
     data_fingerprint,
     distance_tables,
+    intraclass_correlation,
     mean_interval,
     order_of_photos,
     rank_augmentations,
@@ -626,6 +627,7 @@ def write_results(
         module.columns,
     )
     facts["distortion"] = realised_distortion(tables.summary)
+    facts["intraclass_correlation"] = label_correlation(shift) if cosine else None
     write_tables(run_folder, tables)
     write_tensors(run_folder, measured, photos, cfg.save.views, cfg.save.gaze)
     if tables.agreement:
@@ -642,6 +644,13 @@ def realised_distortion(summary: pd.DataFrame) -> dict[str, dict[str, dict[str, 
         by_severity = found.setdefault(row.augmentation, {})
         by_severity.setdefault(row.severity, {})[row.measure] = row.mean
     return found
+
+
+def label_correlation(shift: pd.DataFrame) -> float | None:
+    """How alike the mean shifts of photos of one label are; None where that cannot be said."""
+    photos = shift.groupby("photo").agg({"cosine_similarity": "mean", "label": "first"})
+    found = intraclass_correlation(photos["cosine_similarity"].to_numpy(), list(photos["label"]))
+    return None if math.isnan(found) else found
 
 
 def device_name(device: torch.device) -> str:

@@ -335,7 +335,8 @@ class GazeDivergence(PhotoMeasure):
     facts = Facts(
         label="gaze divergence",
         short="gaze divergence",
-        definition="Jensen–Shannon divergence of the two gazes as distributions over patches",
+        definition="Jensen–Shannon divergence of the two gazes as distributions over patches; it "
+        "counts pixels that moved as a change",
         space="gaze",
         better="lower",
         low=0,
@@ -361,8 +362,8 @@ class GazeDivergenceAligned(PhotoMeasure):
     facts = Facts(
         label="gaze divergence, aligned",
         short="gaze divergence, aligned",
-        definition="gaze divergence with the view's gaze moved back to where the pixels came from; "
-        "what left the view is left out",
+        definition="gaze divergence with the view's gaze moved back to where the pixels came from, "
+        "so that it tells whether the model looks elsewhere; what left the view is left out",
         space="aligned gaze",
         better="lower",
         low=0,

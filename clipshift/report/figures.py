@@ -49,6 +49,7 @@ SHADES = (
     "grayscale",
 )  # fmt: skip
 """Augmentations that have a colour of their own, the same in every run."""
+SIGNIFICANT = 0.05
 FAINT = 0.05
 """A heatmap's strongest colour stands for at least this share of a measure's range, or of 1."""
 
@@ -363,11 +364,15 @@ def draw_correlations(correlations: pd.DataFrame) -> Figure:
             cell = rows.loc[(name, other)]
             if np.isfinite(cell["rho"]):
                 text = f"{cell['rho']:+.2f}\n[{cell['ci_low']:+.2f}, {cell['ci_high']:+.2f}]"
-                axes.text(column, row, text, ha="center", va="center", fontsize=7.5)
+                weight = "bold" if cell["p_holm"] < SIGNIFICANT else "normal"
+                axes.text(column, row, text, ha="center", va="center", fontsize=7.5, weight=weight)
     labels = [CORRELATES[other] for other in others]
     axes.set_xticks(range(len(others)), labels, rotation=25, ha="right")
     axes.set_yticks(range(len(names)), names)
-    axes.set_title("What goes with a large shift? Spearman's ρ over photos, 95 % interval")
+    axes.set_title(
+        "What goes with a large shift? Spearman's ρ over photos, 95 % interval\n"
+        f"(bold: p < {SIGNIFICANT} after Holm's correction over all of these)"
+    )
     axes.spines[:].set_visible(False)
     return figure
 
