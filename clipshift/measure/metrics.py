@@ -160,8 +160,8 @@ class AttentionSimilarityAligned(PhotoMeasure):
     """
 
     facts = Facts(
-        label="attention similarity, aligned",
-        short="attention, aligned",
+        label="aligned attention similarity",
+        short="aligned attention",
         definition="attention similarity with the view's gaze moved back to where the pixels came "
         "from; what left the view is left out",
         space="aligned gaze",
@@ -360,8 +360,8 @@ class GazeDivergenceAligned(PhotoMeasure):
     """
 
     facts = Facts(
-        label="gaze divergence, aligned",
-        short="gaze divergence, aligned",
+        label="aligned gaze divergence",
+        short="aligned divergence",
         definition="gaze divergence with the view's gaze moved back to where the pixels came from, "
         "so that it tells whether the model looks elsewhere; what left the view is left out",
         space="aligned gaze",

@@ -20,7 +20,7 @@ CORRELATES = {
     "rmse": "RMSE",
     "ssim_loss": "1 − SSIM",
     "gaze_divergence": "gaze divergence",
-    "gaze_divergence_aligned": "gaze divergence, aligned",
+    "gaze_divergence_aligned": "aligned gaze divergence",
     "edge_loss": "edge loss",
     "detail_loss": "detail loss",
     "brightness": "brightness of the photo",
