@@ -12,7 +12,7 @@ from clipshift.data.dataset import (
     clean_view,
     collate,
 )
-from clipshift.data.photos import Photo, UnreadablePhotoError, decode
+from clipshift.data.photos import Photo, UnreadablePhotoError, as_rgb, decode
 from clipshift.data.shards import shards
 from clipshift.data.sources import captions, folder, sample
 
@@ -27,6 +27,7 @@ __all__ = [
     "View",
     "ViewData",
     "ViewDataset",
+    "as_rgb",
     "captions",
     "clean_view",
     "collate",
