@@ -468,7 +468,7 @@ def test_a_matched_run_stores_its_calibration_for_use_again(
     calibration = json.loads((tmp_path / "a/calibration.json").read_text())
     shift = pd.read_parquet(tmp_path / "a/shift.parquet")
     assert len(calibration["photos"]) == shift["photo"].nunique() == 4
-    assert not set(calibration["photos"]) & set(shift["photo"])
+    assert not {photo["id"] for photo in calibration["photos"]} & set(shift["photo"])
     assert calibration["matches"]["noise"]["realised"] == pytest.approx(0.7, rel=0.02)
     facts = json.loads((tmp_path / "a/run.json").read_text())
     strength = calibration["matches"]["noise"]["strength"]
