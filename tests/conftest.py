@@ -10,6 +10,8 @@ from pathlib import Path
 import open_clip
 import pytest
 import torch
+import yaml
+from hydra.utils import get_class
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -19,10 +21,18 @@ from clipshift.config import plain
 from clipshift.data import clean_view, decode, sample
 from clipshift.encode import Encoder, load_encoder
 from clipshift.evaluation import make_augmentations
+from clipshift.measure import COLUMNS
 
 os.environ["CLIPSHIFT_CACHE"] = tempfile.mkdtemp(prefix="clipshift-cache-")
 
 ROOT = Path(__file__).resolve().parent.parent
+MEASURED = COLUMNS | {
+    name: get_class(node["_target_"]).facts
+    for file in (ROOT / "conf/metric").glob("*.yaml")
+    for name, node in yaml.safe_load(file.read_text()).items()
+    if name != "defaults"
+}
+"""What every column means that clipshift can measure."""
 TEXT = {"context_length": 16, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 1}
 VIT = {"image_size": 64, "patch_size": 16, "layers": 2, "width": 64, "head_width": 32}
 

@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import yaml
-from conftest import ROOT, run_evaluate
+from conftest import MEASURED, ROOT, run_evaluate
 from scipy import stats
 from test_evaluation import measure, wandb_records
 
@@ -25,19 +25,11 @@ from clipshift.encode import Encoder
 from clipshift.encode.shared import SharedFeatures
 from clipshift.errors import UserError
 from clipshift.jobs import job_key
-from clipshift.measure import COLUMNS, RMSE, CosineSimilarity, GazeEntropyChange, L2Distance
 from clipshift.report.dashboard import sweep_dashboard
 from clipshift.report.figures import draw_curves
 from clipshift.report.words import run_title
 from clipshift.results import Run, compare_photos, incomparable, mean_interval, read_run
 from clipshift.results.paired import holm
-
-MEASURED = COLUMNS | {
-    "cosine_similarity": CosineSimilarity.facts,
-    "l2_distance": L2Distance.facts,
-    "rmse": RMSE.facts,
-    "gaze_entropy_change": GazeEntropyChange.facts,
-}
 
 
 def compared(a: pd.DataFrame, b: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
@@ -86,6 +78,33 @@ def test_paired_differences_and_what_counts_as_better() -> None:
     assert (row["ci_low"], row["ci_high"]) == mean_interval(change, 0)
     assert row["improved"] == (change > 0).mean() == table.loc["l2_distance", "worsened"]
     assert row["n"] == 80
+
+
+@pytest.mark.parametrize("measure", [
+    "l2_distance", "rmse", "relative_shift", "gaze_divergence", "gaze_divergence_aligned",
+    "zero_shot_flip",
+])  # fmt: skip
+def test_less_is_better(measure: str) -> None:
+    a, b = (photos(np.ones(3)).assign(**{measure: v}) for v in ([0.3, 0.2, 0.9], [0.1, 0.4, 0.7]))
+    row = compare_photos(a, b, seed=0).set_index("measure").loc[measure]
+    assert (row["improved"], row["worsened"]) == (pytest.approx(2 / 3), pytest.approx(1 / 3))
+
+
+@pytest.mark.parametrize("measure", [
+    "cosine_similarity", "attention_similarity", "attention_similarity_aligned", "retained",
+    "edge_preservation", "zero_shot_top1", "text_shift",
+])  # fmt: skip
+def test_more_is_better(measure: str) -> None:
+    a, b = (photos(np.ones(3)).assign(**{measure: v}) for v in ([0.3, 0.2, 0.9], [0.1, 0.4, 0.7]))
+    row = compare_photos(a, b, seed=0).set_index("measure").loc[measure]
+    assert (row["improved"], row["worsened"]) == (pytest.approx(1 / 3), pytest.approx(2 / 3))
+
+
+def test_a_gazes_entropy_that_changes_less_is_better_whatever_its_sign() -> None:
+    before, after = [-1.0, 0.5, 0.2, 0.3], [0.5, -0.2, 0.9, -0.3]
+    a, b = (photos(np.ones(4)).assign(gaze_entropy_change=v) for v in (before, after))
+    row = compare_photos(a, b, seed=0).set_index("measure").loc["gaze_entropy_change"]
+    assert (row["improved"], row["worsened"]) == (0.5, 0.25)
 
 
 def test_a_run_against_itself_differs_by_exactly_nothing() -> None:

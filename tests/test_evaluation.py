@@ -4,6 +4,7 @@ import json
 import random
 import struct
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +22,7 @@ from scipy.spatial.distance import jensenshannon, pdist
 from test_augment import AUGMENTATIONS, LADDERS
 from wandb.proto import wandb_internal_pb2
 
-from clipshift.augment import augment, make_variants
+from clipshift.augment import augment, draw, make_variants
 from clipshift.data import (
     Cache,
     Photo,
@@ -34,28 +35,35 @@ from clipshift.data import (
 )
 from clipshift.encode import Encoder
 from clipshift.encode.shared import SharedFeatures
+from clipshift.errors import UserError
 from clipshift.evaluation import (
     Keep,
     ShiftEvaluation,
     add_relative_shift,
     add_retained,
+    caption_embeddings,
     layer_table,
 )
 from clipshift.measure import (
     SSIM,
     AttentionSimilarity,
+    AttentionSimilarityAligned,
     CosineSimilarity,
     DetailPreservation,
     EdgePreservation,
+    GazeDivergenceAligned,
     L2Distance,
     PatchSimilarity,
 )
-from clipshift.results import shift_table
+from clipshift.measure.functional import attention_similarity_aligned, gaze_divergence_aligned
+from clipshift.results import distance_tables, mean_interval, shift_table
 
 MEASURES = {
     "cosine_similarity": CosineSimilarity(),
     "l2_distance": L2Distance(),
     "attention_similarity": AttentionSimilarity(),
+    "attention_similarity_aligned": AttentionSimilarityAligned(),
+    "gaze_divergence_aligned": GazeDivergenceAligned(),
     "patch_similarity": PatchSimilarity(),
     "edge_preservation": EdgePreservation(),
     "detail_preservation": DetailPreservation(),
@@ -73,17 +81,21 @@ def measure(
     severities: Sequence[str] = ("paper",),
     cache: Cache | None = None,
     shared: SharedFeatures | None = None,
+    gallery: int = 0,
+    captions: bool = False,
 ) -> tuple[pd.DataFrame, ShiftEvaluation, dict]:
     chosen = {name: AUGMENTATIONS[name] for name in augmentations}
     variants = make_variants(chosen, LADDERS, severities, {})
-    module = ShiftEvaluation(encoder, variants, MEASURES, Keep())
+    module = ShiftEvaluation(encoder, variants, MEASURES, Keep(gallery=gallery))
     module.shared = shared
+    module.texts = caption_embeddings(encoder, photos) if captions else None
     data = ViewData(ViewDataset(photos, chosen, seed, "squash", cache), batch_size, num_workers)
     trainer = pl.Trainer(
         accelerator="cpu", devices=1, logger=False, enable_checkpointing=False,
         enable_progress_bar=False, enable_model_summary=False,
     )  # fmt: skip
     trainer.test(module, data, verbose=False)
+    add_retained(module.measured)
     return shift_table(module.measured, photos, variants), module, trainer.callback_metrics
 
 
@@ -147,9 +159,111 @@ def test_metrics_and_distances_agree_with_the_table(reference: tuple) -> None:
         (item, measure) for item in table.groupby("augmentation") for measure in MEASURES
     ):
         assert logged[f"{name}/{column}"].item() == pytest.approx(group[column].mean(), rel=1e-6)
-    distances = module.distance.compute()
-    assert distances.shape == (9, 9)
-    assert torch.equal(distances, distances.T)
+    distances, low, high = distance_tables(module.measured, sample()[:4], list(AUGMENTATIONS), 0)
+    assert list(distances.index) == list(distances.columns) == list(AUGMENTATIONS)
+    np.testing.assert_allclose(distances, module.distance.compute(), rtol=1e-6)
+    apart = ~np.eye(9, dtype=bool)
+    assert (low.to_numpy() < distances.to_numpy())[apart].all()
+    assert (distances.to_numpy() < high.to_numpy())[apart].all()
+
+
+def test_brightness_and_contrast_are_of_luma(reference: tuple, views: torch.Tensor) -> None:
+    table = reference[0].set_index("photo")
+    for photo, view in zip(sample()[:4], views.double().numpy(), strict=False):
+        luma = 0.299 * view[0] + 0.587 * view[1] + 0.114 * view[2]
+        np.testing.assert_allclose(table.loc[photo.id, "brightness"], luma.mean(), atol=1e-6)
+        np.testing.assert_allclose(table.loc[photo.id, "contrast"], luma.std(), atol=1e-6)
+
+
+@pytest.mark.parametrize("severity", ["2", "paper"])
+def test_gazes_are_moved_back_by_the_views_own_draws(encoder: Encoder, severity: str) -> None:
+    photos, names = sample()[:4], ["noise", "flip", "perspective"]
+    table, module, _ = measure(encoder, photos, names, batch_size=3, severities=[severity])
+    table = table.set_index(["augmentation", "photo"])
+    for name in names:
+        augmentation, strength = AUGMENTATIONS[name], module.variants[name].strength
+        for photo in photos:
+            draws = {k: v[None] for k, v in draw(augmentation, 0, photo.id, name, 224).items()}
+            clean = clean_view(decode(photo.read()), "squash")[None]
+            with torch.inference_mode():
+                view = encoder(augment(augmentation, clean, draws, strength)).gaze
+                gazes = view, encoder(clean).gaze
+
+            def move_back(maps: torch.Tensor) -> torch.Tensor:
+                return augmentation.move_back(maps, draws, strength)  # noqa: B023
+
+            back = None if name == "noise" else move_back
+            row = table.loc[(name, photo.id)]
+            for measured, function in (
+                ("gaze_divergence_aligned", gaze_divergence_aligned),
+                ("attention_similarity_aligned", attention_similarity_aligned),
+            ):
+                assert row[measured] == pytest.approx(function(*gazes, back).item(), abs=1e-6)
+    turned = table.loc["flip"]
+    apart = turned["attention_similarity_aligned"] - turned["attention_similarity"]
+    assert (apart != 0).any()
+
+
+def test_an_augmentation_that_cannot_move_gazes_back_is_named(
+    encoder: Encoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Mirror:
+        strongest, moves_pixels = 1.0, True
+        sample, apply = AUGMENTATIONS["flip"].sample, AUGMENTATIONS["flip"].apply
+
+    monkeypatch.setitem(AUGMENTATIONS, "mirror", Mirror())
+    with pytest.raises(UserError, match=r"aug\.mirror moves pixels but has no move_back.*metric="):
+        measure(encoder, sample()[:1], ["mirror"])
+
+
+def test_text_shift_is_the_mean_change_over_a_photos_captions(encoder: Encoder) -> None:
+    texts = [("a cat", "a red rocket in space", "the number seven"), (), ("coffee",)]
+    photos = [replace(p, captions=t) for p, t in zip(sample()[:3], texts, strict=True)]
+    table, *_ = measure(encoder, photos, ["noise"], captions=True, batch_size=2)
+    got = table.set_index("photo")["text_shift"]
+    for photo in photos:
+        batch = collate([ViewDataset([photo], {"noise": AUGMENTATIONS["noise"]}, 0, "squash")[0]])
+        view = augment(AUGMENTATIONS["noise"], batch.clean, batch.draws["noise"])
+        after, before = (
+            encoder.model.encode_image((x - encoder.mean) / encoder.std, normalize=True)[0]
+            for x in torch.nn.functional.interpolate(
+                torch.cat([view, batch.clean]), (64, 64), mode="bilinear", antialias=True
+            ).split(1)
+        )
+        changes = []
+        for text in photo.captions:
+            tokens = open_clip.get_tokenizer("ViT-B-32", context_length=16)([text])
+            unit = encoder.model.encode_text(tokens, normalize=True)[0]
+            changes.append(float((after - before) @ unit))
+        if changes:
+            assert got[photo.id] == pytest.approx(np.mean(changes), abs=1e-5)
+            assert abs(np.mean(changes)) > 1e-4
+            assert len(changes) == 1 or abs(changes[0] - np.mean(changes)) > 1e-4
+        else:
+            assert np.isnan(got[photo.id])
+
+
+def test_the_gallery_is_the_first_photos_and_no_more(encoder: Encoder) -> None:
+    table, module, _ = measure(encoder, sample()[:4], ["noise", "flip"], batch_size=3, gallery=2)
+    assert {name: set(kept) for name, kept in module.measured.gallery.items()} == {
+        name: {0, 1} for name in ("clean", "noise", "flip")
+    }
+    known = table[table["retained"].notna()]
+    assert set(known["photo"]) == {photo.id for photo in sample()[:2]}
+    assert len(known) == 4
+
+
+def centred_twice(gram: np.ndarray) -> np.ndarray:
+    centre = np.eye(len(gram)) - 1 / len(gram)
+    return centre @ gram @ centre
+
+
+def u_centred(gram: np.ndarray) -> np.ndarray:
+    """Székely and Rizzo (2014), eq. 2.2: products of such matrices estimate without bias."""
+    n, off = len(gram), gram - np.diag(np.diag(gram))
+    rows = off.sum(axis=1) / (n - 2)
+    centred = off - rows - rows[:, None] + off.sum() / ((n - 1) * (n - 2))
+    return centred - np.diag(np.diag(centred))
 
 
 @pytest.mark.parametrize("names", [("noise", "flip"), ("noise",)])
@@ -165,7 +279,7 @@ def test_layers_are_those_of_whole_gram_matrices(encoder: Encoder, names: tuple[
         enable_progress_bar=False, enable_model_summary=False,
     )  # fmt: skip
     trainer.test(module, ViewData(dataset, 5, 0), verbose=False)
-    table = layer_table(module).set_index(["augmentation", "layer"])
+    table = layer_table(module, photos, 0).set_index(["augmentation", "layer"])
     batch = collate([dataset[index] for index in range(len(photos))])
     with torch.inference_mode():
         clean = encoder(batch.clean, layers=True).layers
@@ -173,15 +287,16 @@ def test_layers_are_those_of_whole_gram_matrices(encoder: Encoder, names: tuple[
             view = augment(chosen[name], batch.clean, batch.draws[name], variant.strength)
             moved = encoder(view, layers=True).layers
             for layer, (x, y) in enumerate(zip(clean, moved, strict=True), start=1):
-                centre = np.eye(len(photos)) - 1 / len(photos)
-                k, g = (
-                    centre @ m[:, 1].double().numpy() @ m[:, 1].double().numpy().T @ centre
-                    for m in (x, y)
-                )
-                expected = (k * g).sum() / np.sqrt((k * k).sum() * (g * g).sum())
-                assert table.loc[(name, layer), "cka"] == pytest.approx(expected, abs=1e-6)
-                cosines = torch.cosine_similarity(x[:, 0], y[:, 0]).mean().item()
-                assert table.loc[(name, layer), "cosine"] == pytest.approx(cosines, abs=1e-6)
+                grams = [m[:, 1].double().numpy() @ m[:, 1].double().numpy().T for m in (x, y)]
+                row = table.loc[(name, layer)]
+                for column, centred in (("cka", u_centred), ("cka_biased", centred_twice)):
+                    k, g = (centred(gram) for gram in grams)
+                    expected = (k * g).sum() / np.sqrt((k * k).sum() * (g * g).sum())
+                    assert row[column] == pytest.approx(expected, abs=1e-6)
+                cosines = torch.cosine_similarity(x[:, 0], y[:, 0]).numpy()
+                assert row["cosine"] == pytest.approx(cosines.mean(), abs=1e-6)
+                ends = mean_interval(cosines, seed=0)
+                assert (row["ci_low"], row["ci_high"]) == pytest.approx(ends, abs=1e-5)
 
 
 def test_a_model_that_ignores_its_input_has_no_shift(encoder: Encoder) -> None:
@@ -197,7 +312,7 @@ def test_a_model_that_ignores_its_input_has_no_shift(encoder: Encoder) -> None:
     module.measured.gallery = {
         name: {i: np.ones(4, np.float32) for i in range(3)} for name in ("clean", "noise", "flip")
     }
-    add_relative_shift(module.measured, module.spread.compute().item())
+    assert np.isnan(add_relative_shift(module.measured))
     add_retained(module.measured)
     assert np.isnan(module.measured.values["noise", "relative_shift"]).all()
     np.testing.assert_allclose(module.measured.values["noise", "retained"], 1 / 3)
@@ -215,8 +330,9 @@ def test_run_writes_everything(finished: tuple[Path, str]) -> None:
     assert list(summary.columns) == [
         "augmentation", "severity", "measure", "mean", "std", "ci_low", "ci_high", "n",
     ]  # fmt: skip
-    beyond = {"gaze_divergence", "gaze_entropy_change", "relative_shift", "retained", "text_shift"}
-    assert len(summary) == 9 * (9 + 5 + 5)  # the paper's and the distortion, and with classes
+    beyond = {"gaze_divergence", "gaze_entropy_change", "relative_shift", "retained", "text_shift",
+              "gaze_divergence_aligned", "attention_similarity_aligned"}  # fmt: skip
+    assert len(summary) == 9 * (9 + 7 + 5)  # the paper's and the distortion, and with classes
     assert beyond | {"zero_shot_flip", "zero_shot_top1_clean"} <= set(summary["measure"])
     distances = pd.read_csv(folder / "distances.csv", index_col=0)
     assert list(distances.index) == list(distances.columns) == list(AUGMENTATIONS)
@@ -277,6 +393,11 @@ def test_saved_tensors_reproduce_the_numbers(finished: tuple[Path, str]) -> None
         pairs = [(a.ravel(), b.ravel()) for a, b in zip(gazes[name], gazes["clean"], strict=True)]
         divergence = [jensenshannon(a, b, base=2) ** 2 for a, b in pairs]
         np.testing.assert_allclose(rows["gaze_divergence"], divergence, atol=1e-6)
+        turned = gazes[name][..., ::-1] if name == "flip" else gazes[name]
+        if name in ("flip", "noise"):
+            pairs_back = zip(turned, gazes["clean"], strict=True)
+            back = [jensenshannon(a.ravel(), b.ravel(), base=2) ** 2 for a, b in pairs_back]
+            np.testing.assert_allclose(rows["gaze_divergence_aligned"], back, atol=1e-6)
         change = [stats.entropy(a, base=2) - stats.entropy(b, base=2) for a, b in pairs]
         np.testing.assert_allclose(rows["gaze_entropy_change"], change, atol=1e-5)
         error = np.sqrt(((views[name] - views["clean"]).astype(float) ** 2).mean((1, 2, 3)))
@@ -356,7 +477,8 @@ def test_a_matched_run_stores_its_calibration_for_use_again(
     assert (tmp_path / "a/figures/rankings.png").exists()
     layers = pd.read_csv(tmp_path / "a/layers.csv")
     assert len(layers) == 2 * 2 * 2  # augmentations, severities, layers
-    assert layers["cka"].between(0, 1 + 1e-9).all()
+    assert layers["cka"].between(-1 - 1e-9, 1 + 1e-9).all()  # debiased: below 0 by chance
+    assert layers["cka_biased"].between(0, 1 + 1e-9).all()
 
     done = run_evaluate(
         *common, "severity=matched", f"matching.file={tmp_path}/a/calibration.json",

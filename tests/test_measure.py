@@ -10,11 +10,23 @@ from scipy import stats
 from scipy.cluster.hierarchy import fcluster, linkage
 from scipy.ndimage import gaussian_filter, map_coordinates
 from scipy.spatial.distance import cdist, cosine, jensenshannon, pdist, squareform
+from skimage.transform import ProjectiveTransform
 from torch import Tensor
+from torch.nn.functional import avg_pool2d, interpolate
 from torchmetrics.functional.image import structural_similarity_index_measure
 
 from clipshift import measure
-from clipshift.augment import ColorJitter, Noise, ShiftScaleRotate, augment
+from clipshift.augment import (
+    ColorJitter,
+    Elastic,
+    Flip,
+    MovingAugmentation,
+    Noise,
+    Perspective,
+    ShiftScaleRotate,
+    augment,
+)
+from clipshift.augment.keyed import Draws
 from clipshift.data.dataset import default_collate, draw
 from clipshift.measure import (
     AugmentationDistance,
@@ -155,11 +167,10 @@ def test_augmentation_distance_and_its_tree() -> None:
     np.testing.assert_allclose(got, expected, atol=1e-6)
     assert (np.diag(got) == 0).all()
     metric = AugmentationDistance(list("abcde"))
-    for part in embeddings.split(6, dim=1):
-        metric.update(part)
+    own = torch.cat([metric(part) for part in embeddings.split(6, dim=1)])
     np.testing.assert_allclose(metric.compute(), expected, atol=1e-6)
     pair = [cosine(a, b) for a, b in zip(embeddings[1], embeddings[3], strict=True)]
-    assert metric.half_width[1, 3].item() == pytest.approx(1.96 * stats.sem(pair), rel=1e-5)
+    np.testing.assert_allclose(own[:, 1, 3], pair, atol=1e-6)
     _, axes = metric.plot()
     assert [label.get_text() for label in axes.get_yticklabels()] == list("abcde")
     tree = functional.augmentation_linkage(got)
@@ -197,26 +208,28 @@ def test_pixel_measures_do_not_depend_on_batch_or_threads(function, views: Tenso
     torch.set_num_threads(threads)
 
 
-def inputs(metric: type[PhotoMeasure]) -> tuple[Tensor, Tensor]:
-    shapes = {"embedding": (11, 16), "gaze": (11, 4, 4), "pixels": (11, 3, 32, 32)}
-    shape = shapes[metric.facts.space]
+def inputs(metric: type[PhotoMeasure]) -> tuple[Tensor, Tensor, tuple]:
+    """Of view and clean view, and what else the metric takes."""
+    space = metric.facts.space
+    shape = {"embedding": (11, 16), "pixels": (11, 3, 32, 32)}.get(space, (11, 4, 4))
     generator = torch.Generator().manual_seed(1)
-    return torch.rand(shape, generator=generator), torch.rand(shape, generator=generator)
+    more = (lambda maps: maps.flip(-1),) if space == "aligned gaze" else ()
+    return torch.rand(shape, generator=generator), torch.rand(shape, generator=generator), more
 
 
 @pytest.mark.parametrize("metric", METRICS)
 def test_metrics_are_running_means_of_their_functions(metric: type[PhotoMeasure]) -> None:
-    view, clean = inputs(metric)
-    expected = metric.measure(view, clean)
+    view, clean, more = inputs(metric)
+    expected = metric.measure(view, clean, *more)
     running = metric()
-    parts = [running(a, b) for a, b in zip(view.split(4), clean.split(4), strict=True)]
+    parts = [running(a, b, *more) for a, b in zip(view.split(4), clean.split(4), strict=True)]
     torch.testing.assert_close(torch.cat(parts), expected)
     assert running.compute() == pytest.approx(expected.double().mean().item(), rel=1e-6)
     states = sum(getattr(running, name).numel() for name in running._defaults)
     assert states == 2  # constant memory
     two = [metric(), metric()]  # as two ranks would
-    two[0].update(view[:3], clean[:3])
-    two[1].update(view[3:], clean[3:])
+    two[0].update(view[:3], clean[:3], *more)
+    two[1].update(view[3:], clean[3:], *more)
     both = two[0].total + two[1].total, two[0].count + two[1].count
     assert (both[0] / both[1]).item() == pytest.approx(running.compute().item())
     figure, _ = running.plot()
@@ -285,6 +298,11 @@ def test_relative_shift_and_spread() -> None:
         made.append(metric.compute().item())
     assert made[0] == pytest.approx(spread, rel=1e-9)
     assert len(set(made)) == 1
+    own = metric.distance_to_others(torch.tensor(clean))
+    others = cdist(clean, clean, "cosine").sum(axis=1) / (len(clean) - 1)
+    np.testing.assert_allclose(own, others, rtol=1e-9)
+    assert own.mean().item() == pytest.approx(spread, rel=1e-9)
+    assert metric.distance_to_others(torch.tensor([[0.0] * 32, [np.nan] * 32])).isnan().all()
 
 
 @pytest.mark.parametrize("cone", [0.0, 3.0])
@@ -298,17 +316,30 @@ def test_what_did_not_move_has_a_cosine_of_exactly_one() -> None:
     """Rounding would count as a change for the better or the worse in a paired comparison."""
     clean = torch.randn(500, 128, generator=torch.Generator().manual_seed(0))
     assert functional.cosine_similarity(clean, clean.clone()).eq(1).all()
-    nothing = torch.zeros(1, 128)
-    assert functional.cosine_similarity(nothing, nothing).item() == 0
 
 
-def test_embeddings_that_are_no_numbers_are_not_retained_nor_in_the_way() -> None:
-    clean = torch.eye(3)
-    view = clean.clone()
-    view[0] = torch.nan
-    clean[1] = torch.nan
+@pytest.mark.parametrize("nothing", [0.0, torch.nan, torch.inf])
+def test_embeddings_without_a_direction_have_no_values_and_disturb_no_others(
+    nothing: float,
+) -> None:
+    """Of five photos, the view of the first and the clean view of the second have none."""
+    clean, view, text = torch.randn(3, 5, 8, generator=torch.Generator().manual_seed(0))
+    view[0], clean[1] = nothing, nothing
+    others = torch.arange(2, 5)
+    for function in (functional.cosine_similarity, functional.relative_shift, functional.retained):
+        values = function(view, clean)
+        assert values[:2].isnan().all()
+        gallery = clean[[0, 2, 3, 4]]
+        expected = function(view[[0, 2, 3, 4]], gallery)[1:]
+        torch.testing.assert_close(values[others], expected)
+    shift = functional.text_shift(view, clean, text)
+    assert shift.isnan().tolist() == [True, True, False, False, False]
+    metric = AugmentationDistance(["a", "b"])
+    metric.update(torch.stack([view, clean]))
+    expected = functional.augmentation_distance(torch.stack([view, clean])[:, others])
+    torch.testing.assert_close(metric.compute(), expected)
     torch.testing.assert_close(
-        functional.retained(view, clean), torch.tensor([torch.nan, torch.nan, 1]), equal_nan=True
+        functional.augmentation_distance(torch.stack([view, clean])), expected
     )
 
 
@@ -327,30 +358,87 @@ def test_a_collapsed_model_retains_by_chance() -> None:
     assert functional.relative_shift(same, same).isnan().all()
 
 
-def test_cka_is_that_of_full_gram_matrices() -> None:
+def unbiased_hsic(k: np.ndarray, g: np.ndarray) -> float:
+    """Song et al. (2012), from whole Gram matrices without their diagonals."""
+    n = len(k)
+    k, g = (m - np.diag(np.diag(m)) for m in (k, g))
+    ones = np.ones(n)
+    both = (ones @ k @ ones) * (ones @ g @ ones) / ((n - 1) * (n - 2))
+    return (np.trace(k @ g) + both - 2 / (n - 2) * (ones @ k @ g @ ones)) / (n * (n - 3))
+
+
+def biased_hsic(k: np.ndarray, g: np.ndarray) -> float:
+    centre = np.eye(len(k)) - 1 / len(k)
+    return np.trace(centre @ k @ centre @ g)
+
+
+def cka(hsic, x: np.ndarray, y: np.ndarray) -> float:  # type: ignore[no-untyped-def]
+    k, g = (m.astype(float) @ m.T.astype(float) for m in (x, y))
+    return hsic(k, g) / np.sqrt(hsic(k, k) * hsic(g, g))
+
+
+@pytest.mark.parametrize("n", [4, 80])
+def test_cka_is_that_of_whole_gram_matrices(n: int) -> None:
     draw = np.random.default_rng(0)
-    x = draw.normal(2, 1, (80, 12))
-    y = x @ draw.normal(0, 1, (12, 9)) + draw.normal(0, 2, (80, 9))
-    centre = np.eye(80) - 1 / 80
-    k, g = (centre @ m @ m.T @ centre for m in (x, y))
-    expected = (k * g).sum() / np.sqrt((k * k).sum() * (g * g).sum())
-    assert functional.linear_cka(torch.tensor(y), torch.tensor(x)).item() == pytest.approx(expected)
+    x = draw.normal(2, 1, (n, 12))
+    y = x @ draw.normal(0, 1, (12, 9)) + draw.normal(0, 2, (n, 9))
+    pair = torch.tensor(y), torch.tensor(x)
+    assert functional.linear_cka(*pair).item() == pytest.approx(cka(unbiased_hsic, x, y))
+    assert functional.linear_cka_biased(*pair).item() == pytest.approx(cka(biased_hsic, x, y))
 
 
-def test_layer_shift_in_batches() -> None:
+@pytest.mark.parametrize("width", [192, 768])
+def test_independent_features_of_few_photos_are_not_alike(width: int) -> None:
+    """The biased CKA says width / (width + photos), as follows from the moments of a normal."""
     generator = torch.Generator().manual_seed(0)
-    clean = torch.randn(90, 2, 10, generator=generator) + 4
+    pairs = [torch.randn(2, 100, width, generator=generator) for _ in range(20)]
+    values = [functional.linear_cka(*pair).item() for pair in pairs]
+    assert np.mean(values) == pytest.approx(0, abs=0.01)
+    assert np.abs(values).max() < 0.05  # a pair's standard deviation is √(2 / (100 · 99))
+    for pair in pairs[:3]:
+        biased = functional.linear_cka_biased(*pair).item()
+        assert biased == pytest.approx(width / (width + 100), abs=0.01)
+
+
+def test_cka_is_undefined_without_variation_or_with_few_photos() -> None:
+    x = torch.randn(5, 7, generator=torch.Generator().manual_seed(0))
+    same = x[:1].expand(5, 7)
+    assert functional.linear_cka(x, same).isnan()
+    assert functional.linear_cka_biased(same, x).isnan()
+    assert functional.linear_cka(x[:3], x[:3]).isnan()
+    assert not functional.linear_cka(x[:4], x[:4]).isnan()
+    metric = LayerShift(variants=2, width=7)
+    rounding = same * (1 + 1e-7 * torch.arange(5)[:, None])  # as of a collapsed model
+    for rows in (slice(0, 2), slice(2, 5)):
+        layers = torch.stack([rounding, x])[:, rows, None].expand(-1, -1, 2, -1)
+        metric.update(layers, x[rows, None].expand(-1, 2, -1))
+    made = metric.compute()
+    for name in ("cka", "cka_biased"):
+        assert made[name].isnan().tolist() == [True, False]
+
+
+@pytest.mark.parametrize("offset", [4.0, 300.0])
+def test_layer_shift_in_batches(offset: float) -> None:
+    """Running sums against whole Gram matrices of what they were before a common offset."""
+    generator = torch.Generator().manual_seed(0)
+    clean = torch.randn(90, 2, 10, generator=generator)
     views = clean + torch.randn(3, 90, 2, 10, generator=generator)
+    views[0, 5, 0] = torch.nan  # a photo without a class token
     metric = LayerShift(variants=3, width=10)
-    for rows in (slice(0, 40), slice(40, 41), slice(41, 90)):
-        metric.update(views[:, rows], clean[rows])
+    batches = (slice(0, 40), slice(40, 41), slice(41, 90))
+    shifted = views + offset, clean + offset
+    own = torch.cat([metric(shifted[0][:, rows], shifted[1][rows]) for rows in batches], dim=1)
     made = metric.compute()
     for k in range(3):
-        cosines = [1 - cosine(a, b) for a, b in zip(views[k, :, 0], clean[:, 0], strict=True)]
+        pairs = zip(views[k, :, 0] + offset, clean[:, 0] + offset, strict=True)
+        cosines = [1 - cosine(a.double(), b.double()) for a, b in pairs if a.isfinite().all()]
         assert made["cosine"][k].item() == pytest.approx(np.mean(cosines))
-        assert made["cosine_error"][k].item() == pytest.approx(stats.sem(cosines), rel=1e-6)
-        whole = functional.linear_cka(views[k, :, 1], clean[:, 1])
-        assert made["cka"][k].item() == pytest.approx(whole.item())
+        np.testing.assert_allclose(own[k][own[k].isfinite()], cosines, atol=1e-6)
+        tokens = clean[:, 1].numpy(), views[k, :, 1].numpy()
+        tolerance = {"abs": 1e-5 if offset > 100 else 1e-6}
+        assert made["cka"][k].item() == pytest.approx(cka(unbiased_hsic, *tokens), **tolerance)
+        biased = cka(biased_hsic, *tokens)
+        assert made["cka_biased"][k].item() == pytest.approx(biased, **tolerance)
 
 
 def test_text_shift_is_the_mean_over_captions() -> None:
@@ -364,3 +452,181 @@ def test_text_shift_is_the_mean_over_captions() -> None:
     units = captions / np.linalg.norm(captions, axis=2, keepdims=True)
     text = torch.tensor(units.mean(axis=1))
     close(functional.text_shift(torch.tensor(view), torch.tensor(clean), text), expected)
+
+
+# --- gaze that follows what it looks at ----------------------------------------------------------
+
+MOVING: dict[str, MovingAugmentation] = {
+    "flip": Flip(),
+    "rotation": ShiftScaleRotate((0, 0), (1, 1), (-90, 90)),
+    "shift_scale_rotate": ShiftScaleRotate((-0.0625, 0.0625), (0.9, 1.1), (-15, 15)),
+    "perspective": Perspective((0.05, 0.1)),
+    "elastic": Elastic(3000, 60),
+}
+
+
+def moves(name: str, count: int) -> Draws:
+    return default_collate([draw(MOVING[name], 0, str(i), name, 224) for i in range(count)])
+
+
+def smooth_maps(count: int) -> Tensor:
+    """Some smooth blobs a map, positive, (count, 1, 224, 224)."""
+    rng = np.random.default_rng(0)
+    noise = rng.normal(size=(count, 224, 224))
+    smooth = gaussian_filter(noise, (0, 20, 20), mode="mirror")
+    return torch.tensor(np.exp(smooth / smooth.std(axis=(1, 2), keepdims=True))).float()[:, None]
+
+
+@pytest.mark.parametrize("name", MOVING)
+def test_moving_back_undoes_the_move(name: str) -> None:
+    image, draws = smooth_maps(6), moves(name, 6)
+    image = image / image.amax((-2, -1), keepdim=True)
+    for strength in (1.0, 0.4):
+        view = MOVING[name].apply(torch.cat([image, torch.ones_like(image)], 1), draws, strength)
+        back = MOVING[name].move_back(view, draws, strength)
+        whole = back[:, 1:] > 0.999  # neither left the view, nor lies beside what did
+        assert whole.float().mean() > 0.6
+        assert ((back[:, :1] - image) * whole).abs().max() < 4e-3  # interpolated twice
+
+
+def test_what_the_view_shows_is_what_numpy_says() -> None:
+    """Zeros at pixels that left the view, for matrices made in other ways."""
+    rows, columns = np.mgrid[:224, :224]
+    points = np.stack([columns.ravel(), rows.ravel()], axis=1).astype(float)
+    ones = torch.ones(4, 1, 224, 224)
+    for name in ("shift_scale_rotate", "perspective"):
+        draws = moves(name, 4)
+        shown = MOVING[name].move_back(ones, draws)[:, 0].numpy() > 0.999
+        for row in range(4):
+            one = {key: value[row].double().numpy() for key, value in draws.items()}
+            if name == "perspective":
+                corners = np.array([[0, 0], [1, 0], [1, 1], [0, 1]], float)
+                stretch = ProjectiveTransform()
+                inner = corners + one["inward"] * (1 - 2 * corners)
+                assert stretch.estimate(inner * 223, corners * 223)
+                moved = stretch(points)
+            else:
+                angle = np.deg2rad(one["rotation"])
+                turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
+                scaled = (points - 111.5) * one["scale"]
+                moved = scaled @ turn.T + 111.5 + one["shift"] * 224
+            inside = ((moved >= 0) & (moved <= 223)).all(axis=1).reshape(224, 224)
+            assert 0.5 < inside.mean() < 1
+            assert (shown[row] != inside).mean() < 1e-4
+
+
+@pytest.mark.parametrize("name", MOVING)
+def test_a_gaze_that_follows_the_photo_has_not_changed(name: str) -> None:
+    """Gazes on 56 × 56 patches of maps that the augmentation itself has carried along."""
+    augmentation, draws = MOVING[name], moves(name, 6)
+    maps = smooth_maps(6)
+    clean, view = (avg_pool2d(m, 4)[:, 0] for m in (maps, augmentation.apply(maps, draws)))
+
+    def move_back(images: Tensor) -> Tensor:
+        return augmentation.move_back(images, draws)
+
+    aligned = functional.gaze_divergence_aligned(view, clean, move_back)
+    assert aligned.max() < 1e-3
+    apart = functional.gaze_divergence(view, clean)
+    assert apart.min() > 0.01
+    assert (apart > 100 * aligned).all()
+    aligned = 1 - functional.attention_similarity_aligned(view, clean, move_back)
+    assert aligned.max() < 1e-3
+    apart = 1 - functional.attention_similarity(view, clean)
+    assert (apart > 20 * aligned).all()
+
+
+@pytest.mark.parametrize("grid", [7, 8, 14, 24])
+def test_an_aligned_gaze_that_nothing_moved_is_the_gaze(grid: int) -> None:
+    view, clean = torch.rand(2, 5, grid, grid, generator=torch.Generator().manual_seed(0))
+    for move_back in (None, lambda maps: maps):
+        got = functional.gaze_divergence_aligned(view, clean, move_back)
+        assert torch.equal(got, functional.gaze_divergence(view, clean))
+        got = functional.attention_similarity_aligned(view, clean, move_back)
+        assert torch.equal(got, functional.attention_similarity(view, clean))
+
+
+@pytest.mark.parametrize("grid", [7, 8, 14, 24])
+def test_a_mirrored_gaze_is_mirrored_back(grid: int) -> None:
+    view, clean = torch.rand(2, 5, grid, grid, generator=torch.Generator().manual_seed(0))
+    draws = {"turn": torch.tensor([[0.1], [0.9], [0.3], [0.5], [0.7]])}
+
+    def move_back(images: Tensor) -> Tensor:
+        return Flip().move_back(images, draws, 0.6)
+
+    turned = torch.stack([view[0].flip(-1), view[1], view[2].flip(-1), view[3].flip(-1), view[4]])
+    got = functional.gaze_divergence_aligned(view, clean, move_back)
+    assert torch.equal(got, functional.gaze_divergence(turned, clean))
+    got = functional.attention_similarity_aligned(view, clean, move_back)
+    torch.testing.assert_close(got, functional.attention_similarity(turned, clean))
+
+
+def shifted_by(patches: float) -> tuple[Draws, ShiftScaleRotate]:
+    """Three views, shifted to the right on a grid of 7 × 7 patches."""
+    shift = torch.tensor([[patches / 7, 0.0]]).expand(3, 2)
+    draws = {"shift": shift, "scale": torch.ones(3, 2), "rotation": torch.zeros(3)}
+    return draws, ShiftScaleRotate((0, 1), (1, 1), (0, 0))
+
+
+def test_what_left_the_view_is_left_out() -> None:
+    """A view shifted by two patches: the clean gaze's last two columns against nothing."""
+    view, clean = torch.rand(2, 3, 7, 7, generator=torch.Generator().manual_seed(0))
+    view[0, :, 2:] = clean[0, :, :5]
+    draws, augmentation = shifted_by(2)
+
+    def move_back(images: Tensor) -> Tensor:
+        return augmentation.move_back(images, draws)
+
+    shown = [
+        (a[:, 2:].flatten().double(), b[:, :5].flatten().double())
+        for a, b in zip(view, clean, strict=True)
+    ]
+    expected = [jensenshannon(a, b, 2) ** 2 for a, b in shown]
+    assert expected[0] == 0
+    close(functional.gaze_divergence_aligned(view, clean, move_back), expected)
+    likeness = []
+    for gazes in zip(view, clean, strict=True):
+        a, b = (
+            interpolate(g[None, None], (224, 224), mode="bilinear")[0, 0].numpy() for g in gazes
+        )
+        a, b = a[:, 64:], b[:, :160]
+        a, b = ((x - x.min()) / (x.max() - x.min()) for x in (a, b))
+        likeness.append(1 / (1 + ((a - b) ** 2).mean()))
+    close(functional.attention_similarity_aligned(view, clean, move_back), likeness)
+
+
+def test_a_view_that_shows_nothing_of_the_photo_has_no_aligned_gaze() -> None:
+    view, clean = torch.rand(2, 3, 7, 7)
+    draws, augmentation = shifted_by(8)
+
+    def move_back(images: Tensor) -> Tensor:
+        return augmentation.move_back(images, draws)
+
+    assert functional.gaze_divergence_aligned(view, clean, move_back).isnan().all()
+    assert functional.attention_similarity_aligned(view, clean, move_back).isnan().all()
+
+
+@pytest.mark.parametrize("name", MOVING)
+def test_aligned_gazes_do_not_depend_on_batch_or_threads(name: str) -> None:
+    view, clean = torch.rand(2, 5, 7, 7, generator=torch.Generator().manual_seed(0))
+    draws = moves(name, 5)
+
+    def measured(rows: slice) -> Tensor:
+        def move_back(images: Tensor) -> Tensor:
+            return MOVING[name].move_back(images, {key: d[rows] for key, d in draws.items()})
+
+        pair = view[rows], clean[rows]
+        return torch.stack(
+            [
+                functional.gaze_divergence_aligned(*pair, move_back),
+                functional.attention_similarity_aligned(*pair, move_back),
+            ]
+        )
+
+    together = measured(slice(None))
+    threads = torch.get_num_threads()
+    for count in (1, 2):
+        torch.set_num_threads(count)
+        alone = [measured(slice(row, row + 1)) for row in range(5)]
+        assert torch.equal(torch.cat(alone, dim=1), together)
+    torch.set_num_threads(threads)

@@ -13,19 +13,14 @@ import numpy as np
 import pandas as pd
 import pyarrow.parquet as pq
 import pytest
-from conftest import ROOT
+from conftest import MEASURED, ROOT
 
 from clipshift.measure import COLUMNS, CosineSimilarity, GazeEntropyChange, L2Distance
 from clipshift.measure.facts import Facts
 from clipshift.report import figures, page, words
 from clipshift.report.tracking import run_name
+from clipshift.results import write_csv
 from clipshift.results.columns import read_shift, write_shift
-
-MEASURED = COLUMNS | {
-    "cosine_similarity": CosineSimilarity.facts,
-    "l2_distance": L2Distance.facts,
-    "gaze_entropy_change": GazeEntropyChange.facts,
-}
 
 
 class Tables(HTMLParser):
@@ -34,6 +29,7 @@ class Tables(HTMLParser):
     def __init__(self, text: str) -> None:
         super().__init__()
         self.tables: list[list[list[str]]] = []
+        self.in_cell = False
         self.feed(text)
 
     def handle_starttag(self, tag: str, attrs: object) -> None:
@@ -44,9 +40,14 @@ class Tables(HTMLParser):
         elif tag in ("td", "th"):
             self.tables[-1][-1].append("")
 
+        self.in_cell = tag in ("td", "th")
+
+    def handle_endtag(self, tag: str) -> None:
+        self.in_cell = False
+
     def handle_data(self, data: str) -> None:
-        if self.tables and self.tables[-1] and self.tables[-1][-1]:
-            self.tables[-1][-1][-1] += data.strip()
+        if self.in_cell:
+            self.tables[-1][-1][-1] += data
 
 
 def summary_of(values: dict[str, dict[str, tuple[float, float, float]]]) -> pd.DataFrame:
@@ -136,6 +137,14 @@ def test_every_column_of_every_table_is_explained(finished: tuple[Path, str]) ->
     assert (cosine["low"], cosine["high"], cosine["better"]) == (-1, 1, "higher")
 
 
+def test_a_spreadsheet_takes_no_cell_for_a_formula(tmp_path: Path) -> None:
+    names = ["=1+1.jpg", "+1.jpg", "-1.jpg", "@SUM(A1).jpg", "\t=1.jpg", "a=1.jpg"]
+    write_csv(tmp_path / "t.csv", pd.DataFrame({"photo": names, "value": [-1.5] * 6}))
+    table = pd.read_csv(tmp_path / "t.csv")
+    assert list(table["photo"]) == [f"'{name}" for name in names[:-1]] + names[-1:]
+    assert list(table["value"]) == [-1.5] * 6
+
+
 # --- pages ---------------------------------------------------------------------------------------
 
 
@@ -155,7 +164,7 @@ def test_the_page_says_what_the_summary_says(finished: tuple[Path, str]) -> None
         for head, cell in zip(table[0][1:], row[1:], strict=True):
             expected = summary.loc[(row[0], columns[head])]
             numbers = [float(n) for n in re.findall(r"-?[\d.]+", cell)]
-            known = expected[["mean", "ci_low", "ci_high"]].dropna()
+            known = expected[["mean", "ci_low", "ci_high"]].astype(float).dropna()
             np.testing.assert_allclose(numbers, known, atol=5.1e-4, err_msg=f"{row[0]} {head}")
     assert "±" not in text
     assert "random weights" not in text

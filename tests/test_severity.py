@@ -1,10 +1,16 @@
 """Severities: ladders, nested draws, the five more augmentations, and matched strengths."""
 
+import hashlib
 import io
+import json
 import math
+import shutil
 from itertools import pairwise
+from pathlib import Path
+from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from PIL import Image
@@ -16,9 +22,25 @@ from torchvision.transforms.functional import adjust_hue
 
 from clipshift.augment import Flip, MotionBlur, Noise, Pixelate, augment, draw, make_variants, pixel
 from clipshift.augment.keyed import dithered
-from clipshift.augment.matching import Calibration, Match, displacement, match_strength
-from clipshift.calibration import calibrate, set_aside
-from clipshift.data import Photo, sample
+from clipshift.augment.matching import (
+    Calibration,
+    CalibrationPhoto,
+    Match,
+    displacement,
+    match_strength,
+)
+from clipshift.calibration import (
+    calibrate,
+    calibration_for,
+    calibration_notes,
+    left_to_measure,
+    set_aside,
+)
+from clipshift.command import compose_config
+from clipshift.config import plain
+from clipshift.data import Photo, folder, sample
+from clipshift.errors import UserError
+from clipshift.evaluation import evaluate, make_augmentations
 from clipshift.measure.functional import rmse, ssim
 
 PAPER_FIVE = set(EXTENDED) - set(AUGMENTATIONS)
@@ -238,7 +260,11 @@ def test_all_reach_the_same_distortion(distortion: str) -> None:
     target = {"ssim": 0.7, "rmse": 0.08}[distortion]
     photos = sample()[:6]
     made = calibrate(photos, chosen, distortion, target, seed=3, resize="squash", parameters={})
-    assert made.photos == [photo.id for photo in photos]
+    content = [photo.file.read_bytes() for photo in photos]
+    assert made.photos == [
+        CalibrationPhoto(photo.id, hashlib.sha256(encoded).hexdigest(), len(encoded))
+        for photo, encoded in zip(photos, content, strict=True)
+    ]
     measure = {"ssim": ssim, "rmse": rmse}[distortion]
     from clipshift.data import clean_view, decode
     from clipshift.data.dataset import default_collate
@@ -278,8 +304,102 @@ def test_photos_set_aside_do_not_depend_on_the_order() -> None:
     assert len(set_aside(photos[:7], 10, seed=0)) == 3
 
 
+NOISE = {"noise": {"std": [0.44, 0.88]}}
+
+
+def calibration(*photos: CalibrationPhoto, strength: float = 0.1) -> Calibration:
+    matches = {"noise": Match(strength, 0.7, True)}
+    return Calibration("ssim", 0.7, 0, "squash", NOISE, list(photos), matches)
+
+
 def test_a_calibration_is_read_back_as_it_was_written() -> None:
-    parameters = {"noise": {"std": [0.44, 0.88]}}
-    matches = {"noise": Match(0.1, 0.7, True)}
-    made = Calibration("ssim", 0.7, 0, "squash", parameters, ["a", "b"], matches)
-    assert Calibration.from_json(made.as_json()) == made
+    made = calibration(CalibrationPhoto("a", "00" * 32, 7), CalibrationPhoto("b", "11" * 32, 8))
+    assert Calibration.from_json(json.loads(json.dumps(made.as_json()))) == made
+
+
+def with_file(file: Path, stored: dict[str, Any], *overrides: str) -> Calibration:
+    file.write_text(json.dumps(stored))
+    given = ["logger=none", "aug=noise", f"matching.file={file}", *overrides]
+    return calibration_for(compose_config("evaluate", given), sample(), {})
+
+
+@pytest.mark.parametrize("strength", [0, -1, math.nan, math.inf])
+def test_strengths_that_no_calibration_can_find_are_refused(
+    tmp_path: Path, strength: float
+) -> None:
+    file = tmp_path / "calibration.json"
+    stored = calibration(CalibrationPhoto("a"), strength=strength).as_json()
+    with pytest.raises(UserError, match=r"calibration\.json is damaged: the strength of noise is"):
+        with_file(file, stored)
+
+
+def test_options_that_contradict_a_stored_calibration_are_refused(tmp_path: Path) -> None:
+    file = tmp_path / "calibration.json"
+    made = calibration(CalibrationPhoto("a", "00" * 32, 7), CalibrationPhoto("b", "11" * 32, 8))
+    stored = made.as_json()
+    for same in ([], ["matching.target=0.7", "matching.distortion=ssim", "matching.photos=2"]):
+        assert with_file(file, stored, *same) == made
+    for other in ("target=0.5", "distortion=rmse", "photos=100"):
+        with pytest.raises(UserError, match=rf"matching\.{other}, but .* was made with") as error:
+            with_file(file, stored, f"matching.{other}")
+        assert "\n" not in str(error.value)
+
+
+def test_without_options_the_match_is_at_ssim_07(tmp_path: Path) -> None:
+    cfg = compose_config("evaluate", ["logger=none", "aug=noise", "severity=matched"])
+    augmentations, _ = make_augmentations(plain(cfg.aug))
+    made = calibration_for(cfg, sample()[:4], augmentations)
+    assert (made.distortion, made.target, len(made.photos)) == ("ssim", 0.7, 2)
+    cfg.matching.update({"distortion": "rmse", "target": 0.1, "photos": 1})
+    made = calibration_for(cfg, sample()[:4], augmentations)
+    assert (made.distortion, made.target, len(made.photos)) == ("rmse", 0.1, 1)
+
+
+def test_copies_of_calibration_photos_are_left_out_and_nothing_else(tmp_path: Path) -> None:
+    (tmp_path / "copies").mkdir()
+    for name in ("a.jpg", "copies/b.jpg"):
+        (tmp_path / name).write_bytes(b"calibrated on")
+    (tmp_path / "c.jpg").write_bytes(b"as long as it")
+    (tmp_path / "d.jpg").write_bytes(b"another")
+    used = CalibrationPhoto("a.jpg", hashlib.sha256(b"calibrated on").hexdigest(), 13)
+    photos = [*folder(str(tmp_path)), Photo("gone.jpg", tmp_path / "gone.jpg")]
+    left = left_to_measure(photos, calibration(used))
+    assert [photo.id for photo in left] == ["c.jpg", "d.jpg", "gone.jpg"]
+    with pytest.raises(UserError, match="all 2 photos are calibration photos or copies"):
+        left_to_measure([photos[0], *folder(str(tmp_path / "copies"))], calibration(used))
+
+
+def test_calibrations_of_earlier_versions_know_ids_alone(tmp_path: Path) -> None:
+    stored = calibration().as_json() | {"photos": ["chelsea.png", "coffee.png"]}
+    made = with_file(tmp_path / "calibration.json", stored)
+    left = left_to_measure(sample(), made)
+    assert {photo.id for photo in sample()} - {photo.id for photo in left} == set(stored["photos"])
+    assert any("earlier version" in note for note in calibration_notes(made, 2))
+    new = calibration(CalibrationPhoto("a", "00" * 32, 7))
+    assert not any("earlier version" in note for note in calibration_notes(new, 2))
+
+
+def test_a_calibration_used_again_from_another_root_leaks_no_photo(
+    hub_folder: Path, tmp_path: Path
+) -> None:
+    """With ``data.root`` one level lower, all ids are others."""
+    for photo in sample()[:8]:
+        (tmp_path / "photos" / "below").mkdir(parents=True, exist_ok=True)
+        shutil.copy(photo.file, tmp_path / "photos" / "below")
+    options = [
+        "logger=none", "trainer=cpu", "cache=off", f"model.checkpoint={hub_folder}", "aug=noise",
+        "metric=cosine_similarity", "severity=matched", "data=folder", "data.num_workers=0",
+    ]  # fmt: skip
+    file = tmp_path / "first" / "calibration.json"
+    for run, more in (
+        ("first", [f"data.root={tmp_path}/photos"]),
+        ("second", [f"data.root={tmp_path}/photos/below", f"matching.file={file}"]),
+    ):
+        evaluate(compose_config("evaluate", [*options, *more]), tmp_path / run)
+    stored = json.loads(file.read_text())
+    assert len(stored["photos"]) == 4
+    used = {Path(photo["id"]).name for photo in stored["photos"]}
+    for run in ("first", "second"):
+        shift = pd.read_parquet(tmp_path / run / "shift.parquet")
+        assert {Path(photo).name for photo in shift["photo"]} == {p.id for p in sample()[:8]} - used
+        assert "are not measured: 4 here." in (tmp_path / run / "report.html").read_text()

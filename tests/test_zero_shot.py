@@ -1,5 +1,7 @@
 """Zero-shot classification against sorting in numpy, and in the tables of a run."""
 
+from itertools import permutations
+
 import numpy as np
 import pytest
 import torch
@@ -9,7 +11,7 @@ from clipshift.data import Photo, sample
 from clipshift.encode import load_encoder
 from clipshift.errors import UserError
 from clipshift.evaluation import make_zero_shot
-from clipshift.measure.zero_shot import zero_shot_hit
+from clipshift.measure.zero_shot import zero_shot_flip, zero_shot_hit
 
 
 @pytest.mark.parametrize("k", [1, 5])
@@ -28,6 +30,57 @@ def test_an_embedding_without_direction_hits_nothing() -> None:
     embedding = torch.tensor([[0.0, 0.0], [torch.nan, 1.0], [2.0, 1.0]])
     hits = zero_shot_hit(embedding, torch.eye(2), torch.tensor([0, 0, 0]), k=1)
     torch.testing.assert_close(hits, torch.tensor([torch.nan, torch.nan, 1]), equal_nan=True)
+
+
+@pytest.mark.parametrize("k", [1, 2, 4])
+def test_ties_count_as_they_would_by_chance(k: int) -> None:
+    """Against the mean over all orders in which equal classes may be named."""
+    rng = np.random.default_rng(0)
+    view, clean = rng.integers(1, 3, size=(2, 20, 4)).astype(float)
+    classifier = np.eye(4)[:, [0, 0, 1, 2, 3]]
+    target = rng.integers(5, size=20)
+    hits, flips = [], []
+    for order in map(np.array, permutations(range(5))):
+        ranked, before = (
+            order[np.argsort(-(e @ classifier[:, order]), axis=1, kind="stable")]
+            for e in (view, clean)
+        )
+        hits.append((ranked[:, :k] == target[:, None]).any(axis=1))
+        flips.append(ranked[:, 0] != before[:, 0])
+    made = [torch.tensor(array) for array in (view, clean, classifier)]
+    got = zero_shot_hit(made[0], made[2], torch.tensor(target), k)
+    np.testing.assert_allclose(got, np.mean(hits, axis=0), atol=1e-6)
+    assert len(set(np.mean(hits, axis=0))) > 2
+    np.testing.assert_allclose(zero_shot_flip(*made), np.mean(flips, axis=0), atol=1e-6)
+
+
+def test_a_model_that_knows_no_class_hits_by_chance_and_never_flips() -> None:
+    view, clean = torch.randn(2, 6, 8, generator=torch.Generator().manual_seed(0))
+    classifier = torch.full((8, 5), 8**-0.5)
+    target = torch.arange(6) % 5
+    for k in (1, 3, 5):
+        torch.testing.assert_close(
+            zero_shot_hit(view, classifier, target, k), torch.full((6,), k / 5)
+        )
+    assert zero_shot_flip(view, clean, classifier).eq(0).all()
+
+
+@pytest.mark.parametrize("length", [1e-6, 1.0, 1e6])
+def test_a_tie_does_not_depend_on_the_embeddings_length(length: float) -> None:
+    """Cosines 1e-7 apart are not equal, 1e-11 apart they are."""
+    angle = torch.tensor([0.5, 0.5 + 2e-7, 0.5 + 2e-11], dtype=torch.float64)
+    classifier = torch.stack([angle.cos(), angle.sin()])
+    embedding = length * torch.tensor([[1.0, 0.0]]).double()
+    for target, hit in enumerate((0.5, 0.0, 0.5)):
+        assert zero_shot_hit(embedding, classifier, torch.tensor([target]), 1).item() == hit
+
+
+@pytest.mark.parametrize("nothing", [0.0, torch.nan, torch.inf])
+def test_no_first_choice_no_change_of_it(nothing: float) -> None:
+    view, clean = torch.rand(2, 3, 4, generator=torch.Generator().manual_seed(0))
+    view[0], clean[1] = nothing, nothing
+    flips = zero_shot_flip(view, clean, torch.eye(4))
+    assert flips.isnan().tolist() == [True, True, False]
 
 
 @pytest.fixture(scope="module")
@@ -55,6 +108,24 @@ def test_labels_become_targets(encoder) -> None:  # type: ignore[no-untyped-def]
     assert zero_shot.top == (1,)
     assert make_zero_shot(encoder, photos, ["a"], ["{}"]) is None
     assert make_zero_shot(encoder, photos, ["a", "b"], []) is None
+
+
+def test_classes_are_named_without_underscores(encoder) -> None:  # type: ignore[no-untyped-def]
+    names = [["house_finch", "space_rocket"], ["house finch", "space rocket"]]
+    as_they_are, spoken = (encoder.zero_shot_classifier(n, ["a photo of a {}."]) for n in names)
+    assert not torch.allclose(as_they_are, spoken, atol=1e-3)
+    zero_shot = make_zero_shot(encoder, [], names[0], ["a photo of a {}."])
+    torch.testing.assert_close(zero_shot.classifier, spoken)
+
+
+def test_labels_that_read_alike_are_one_class(encoder) -> None:  # type: ignore[no-untyped-def]
+    labels = ["Crane", "a b", "a_b", "crane", "heron"]
+    photos = [Photo(str(i), None, label=label) for i, label in enumerate(labels)]  # type: ignore[arg-type]
+    zero_shot = make_zero_shot(encoder, photos, labels, ["{}"])
+    assert zero_shot.targets.tolist() == [0, 1, 1, 0, 2]
+    expected = encoder.zero_shot_classifier(["crane", "a b", "heron"], ["{}"])
+    torch.testing.assert_close(zero_shot.classifier, expected)
+    assert make_zero_shot(encoder, photos[:1], ["Crane", "crane"], ["{}"]) is None
 
 
 def test_a_tokenizer_that_is_not_here_is_said(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -73,13 +73,13 @@ class ShiftScaleRotate:
         }
 
     def apply(self, images: Tensor, draws: Draws, strength: float = 1.0) -> Tensor:
+        height, width = images.shape[-2:]
         matrix = self._matrix(images, draws, strength)
-        return warp_affine(images, matrix[:, :2], images.shape[-2:], padding_mode="zeros")
+        return warp_affine(images, matrix[:, :2], (height, width), padding_mode="zeros")
 
     def move_back(self, images: Tensor, draws: Draws, strength: float = 1.0) -> Tensor:
-        return sample_at(
-            images, transformed_positions(images, self._matrix(images, draws, strength))
-        )
+        matrix = self._matrix(images, draws, strength)
+        return sample_at(images, transformed_positions(images, matrix))
 
     def _matrix(self, images: Tensor, draws: Draws, strength: float) -> Tensor:
         height, width = images.shape[-2:]
@@ -176,13 +176,13 @@ class Perspective:
         return {"scale": scale, "inward": scale * inward}
 
     def apply(self, images: Tensor, draws: Draws, strength: float = 1.0) -> Tensor:
+        height, width = images.shape[-2:]
         matrix = self._matrix(images, draws, strength)
-        return warp_perspective(images, matrix, images.shape[-2:], padding_mode="zeros")
+        return warp_perspective(images, matrix, (height, width), padding_mode="zeros")
 
     def move_back(self, images: Tensor, draws: Draws, strength: float = 1.0) -> Tensor:
-        return sample_at(
-            images, transformed_positions(images, self._matrix(images, draws, strength))
-        )
+        matrix = self._matrix(images, draws, strength)
+        return sample_at(images, transformed_positions(images, matrix))
 
     def _matrix(self, images: Tensor, draws: Draws, strength: float) -> Tensor:
         height, width = images.shape[-2:]

@@ -3,6 +3,8 @@
 The formulas are those of the protocol (docs/protocol.md), after "Embedding Shift Dissection on
 CLIP" (arXiv 2503.23495). Each mean over pixels is taken along rows first: torch splits a reduction
 to a single number among threads, and its rounding would then depend on the batch.
+
+An embedding without a direction (zero, or not finite) has no cosine: what is made of it is NaN.
 """
 
 import math
@@ -25,6 +27,12 @@ FLAT = 1e-6
 """A cell whose standard deviation is below this, on the 0–255 scale, has no detail to preserve."""
 TIE = 1e-9
 """Cosines that differ by less are equal."""
+SHOWN = 0.999
+"""A pixel counts as shown by a view where a map of ones, moved back, is above this."""
+
+MoveBack = Callable[[Tensor], Tensor]
+"""Moves maps of views, (B, C, 224, 224), back to where their pixels came from, with zeros where a
+view does not show the photo: `clipshift.augment.MovingAugmentation.move_back` with its draws."""
 
 
 def photo_by_photo(measure: Callable[[Tensor, Tensor], Tensor]) -> Callable[..., Tensor]:
@@ -49,16 +57,16 @@ def cosine_similarity(view: Tensor, clean: Tensor) -> Tensor:
         clean: Embeddings of their clean views, shape (B, D).
 
     Returns:
-        float64, shape (B,), in [−1, 1]; exactly 1 where the two are equal. In float32 a shift of
-        1e-4 would have three digits.
+        float64, shape (B,), in [−1, 1]; exactly 1 where the two are equal, NaN where one of them
+        has no direction. In float32 a shift of 1e-4 would have three digits.
 
     Example:
         >>> cosine_similarity(torch.tensor([[3.0, 4.0]]), torch.tensor([[1.0, 0.0]]))
         tensor([0.6000], dtype=torch.float64)
     """
     cosine = torch.cosine_similarity(view.double(), clean.double(), dim=-1).clamp(-1, 1)
-    same = (view == clean).all(dim=-1) & view.any(dim=-1)
-    return cosine.masked_fill(same, 1)
+    same = (view == clean).all(dim=-1)
+    return cosine.masked_fill(same, 1).where(directed(view) & directed(clean), torch.nan)
 
 
 def l2_distance(view: Tensor, clean: Tensor) -> Tensor:
@@ -96,7 +104,35 @@ def attention_similarity(view: Tensor, clean: Tensor) -> Tensor:
         >>> attention_similarity(gaze, 2 * gaze)
         tensor([1.])
     """
-    return 1 / (1 + pixel_mean((_scaled_map(view) - _scaled_map(clean)) ** 2))
+    everywhere = torch.ones(VIEW_SIZE, VIEW_SIZE, dtype=torch.bool, device=view.device)
+    return _likeness(_smooth_map(view), _smooth_map(clean), everywhere)
+
+
+def attention_similarity_aligned(view: Tensor, clean: Tensor, move_back: MoveBack | None) -> Tensor:
+    r"""`attention_similarity` of the same content: the view's gaze is moved back first.
+
+    Both gazes are resized bilinearly to the view size. The view's is then moved back as its pixels
+    are, and pixels of the photo that the view does not show are left out: of the min–max scaling of
+    both, and of the mean.
+
+    Args:
+        view: Gazes on the views, shape (B, h, w).
+        clean: Gazes on their clean views, shape (B, h, w).
+        move_back: Moves the views' pixels back; None where they did not move, and the result is
+            that of `attention_similarity`.
+
+    Returns:
+        Shape (B,), in (0, 1]; NaN where a view does not show the photo at all.
+
+    Example:
+        >>> gaze = torch.tensor([[[0.1, 0.2], [0.3, 0.4]]])
+        >>> attention_similarity_aligned(gaze.flip(-1), gaze, move_back=lambda maps: maps.flip(-1))
+        tensor([1.])
+    """
+    if move_back is None:
+        return attention_similarity(view, clean)
+    moved, shown = _moved_back(_smooth_map(view), move_back)
+    return _likeness(moved, _smooth_map(clean), shown)
 
 
 def patch_similarity(view: Tensor, clean: Tensor) -> Tensor:
@@ -263,13 +299,13 @@ def augmentation_distance(embeddings: Tensor) -> Tensor:
                [1.   , 0.   , 0.293],
                [0.293, 0.293, 0.   ]])
     """
-    return pairwise_distances(embeddings).mean(dim=0)
+    return pairwise_distances(embeddings).nanmean(dim=0)
 
 
 def pairwise_distances(embeddings: Tensor) -> Tensor:
     """`augmentation_distance` of every photo, float64: (K, N, D) → (N, K, K)."""
-    unit = normalize(embeddings.double(), dim=-1).transpose(0, 1)
-    distance = 1 - unit @ unit.mT
+    directions = unit(embeddings).transpose(0, 1)
+    distance = 1 - directions @ directions.mT
     distance = ((distance + distance.mT) / 2).clamp(min=0)
     distance.diagonal(dim1=-2, dim2=-1).zero_()
     return distance
@@ -301,15 +337,16 @@ def relative_shift(view: Tensor, clean: Tensor) -> Tensor:
         clean: Embeddings of their clean views, shape (N, D), N ≥ 2.
 
     Returns:
-        float64, shape (N,), in [0, ∞); NaN where all clean embeddings point the same way.
+        float64, shape (N,), in [0, ∞); NaN where all clean embeddings point the same way. Those
+        without a direction are left out of the mean.
 
     Example:
         >>> clean = torch.tensor([[1.0, 0.0], [0.0, 1.0]])
         >>> relative_shift(torch.tensor([[0.0, 1.0], [0.0, 2.0]]), clean)
         tensor([1., 0.], dtype=torch.float64)
     """
-    unit = normalize(clean.double(), dim=-1)
-    spread = spread_of(unit.sum(dim=0), len(unit))
+    directions = unit(clean[directed(clean)])
+    spread = spread_of(directions.sum(dim=0), len(directions))
     return (1 - cosine_similarity(view, clean)) / spread
 
 
@@ -342,14 +379,14 @@ def retained(view: Tensor, clean: Tensor) -> Tensor:
 
     Returns:
         1 where the own photo has the highest cosine, 0 where another has, 1/m where m share it, NaN
-        where an embedding of its own is not finite; float32, shape (N,).
+        where an embedding of its own has no direction; float32, shape (N,).
 
     Example:
         >>> clean = torch.tensor([[1.0, 0.0], [0.0, 1.0]])
         >>> retained(torch.tensor([[0.9, 0.1], [0.7, 0.1]]), clean)
         tensor([1., 0.])
     """
-    cosines = normalize(view.double(), dim=-1) @ normalize(clean.double(), dim=-1).T
+    cosines = unit(view) @ unit(clean).T
     own = cosines.diagonal()[:, None]
     share = 1 / ((cosines - own).abs() < TIE).sum(dim=1)
     beaten = (cosines >= own + TIE).any(dim=1)
@@ -380,6 +417,39 @@ def gaze_divergence(view: Tensor, clean: Tensor) -> Tensor:
     return divergence.clamp(0, 1).float()
 
 
+def gaze_divergence_aligned(view: Tensor, clean: Tensor, move_back: MoveBack | None) -> Tensor:
+    r"""`gaze_divergence` of the same content: the view's gaze is moved back first.
+
+    Both gazes are brought to the view size, constant over each patch (a pixel belongs to the patch
+    that its centre lies in). The view's is moved back as its pixels are. Pixels of the photo that
+    the view does not show are set to 0 in both, and both are averaged over each patch again.
+
+    Attention weighs patches by what they show, however far a view stretches it. So the values are
+    moved, as those of pixels are, and not the mass, and what is left is divided by its sum.
+
+    Args:
+        view: Gazes on the views, shape (B, h, w), not resized.
+        clean: Gazes on their clean views, shape (B, h, w).
+        move_back: Moves the views' pixels back; None where they did not move, and the result is
+            that of `gaze_divergence`.
+
+    Returns:
+        Shape (B,), in [0, 1]; NaN where a view does not show the photo at all.
+
+    Example:
+        >>> gaze = torch.tensor([[[0.1, 0.2], [0.3, 0.4]]])
+        >>> gaze_divergence_aligned(gaze.flip(-1), gaze, move_back=lambda maps: maps.flip(-1))
+        tensor([0.])
+    """
+    if move_back is None:
+        return gaze_divergence(view, clean)
+    rows, columns = (_patch_of_pixels(count) for count in view.shape[-2:])
+    after, before = (gaze[:, rows[:, None], columns] for gaze in (view, clean))
+    moved, shown = _moved_back(after, move_back)
+    q, p = (_patch_means((maps * shown).double(), rows, columns) for maps in (moved, before))
+    return gaze_divergence(q, p)
+
+
 def gaze_entropy_change(view: Tensor, clean: Tensor) -> Tensor:
     """Whether the gaze scatters (> 0) or focuses (< 0): entropy after minus before, in bits.
 
@@ -398,13 +468,51 @@ def gaze_entropy_change(view: Tensor, clean: Tensor) -> Tensor:
 
 
 def linear_cka(x: Tensor, y: Tensor) -> Tensor:
-    r"""Linear centred kernel alignment of two representations of the same N photos.
+    r"""Linear centred kernel alignment of two representations of the same N photos, debiased.
+
+    .. math::
+        \mathrm{HSIC}_1(x, y) \Big/ \sqrt{\mathrm{HSIC}_1(x, x) \, \mathrm{HSIC}_1(y, y)}
+
+    of the unbiased estimator of HSIC (Song et al., "Feature selection via dependence
+    maximization", 2012). For linear kernels and with column means taken off it is, but for a
+    factor that cancels,
+
+    .. math::
+        \|Y^T X\|_F^2
+        + \frac{\sum_i \|x_i\|^2 \sum_i \|y_i\|^2}{(N - 1)(N - 2)}
+        - \frac{N}{N - 2} \sum_i \|x_i\|^2 \|y_i\|^2
+
+    Of independent representations it is 0 on average, where `linear_cka_biased` nears 1 as they
+    grow wider than N (Murphy et al., 2024, arXiv:2405.01012). Source of CKA: Kornblith et al.,
+    "Similarity of neural network representations revisited", 2019 (arXiv:1905.00414); with this
+    estimator: Nguyen et al., 2021 (arXiv:2010.15327), eq. 3.
+
+    Args:
+        x: Shape (N, p).
+        y: Shape (N, q).
+
+    Returns:
+        float64 scalar in [−1, 1]; NaN where a representation is the same for all photos, or N < 4.
+
+    Example:
+        >>> x = torch.tensor([[1.0, 0.0], [0.0, 1.0], [1.0, 1.0], [0.0, 3.0]])
+        >>> round(float(linear_cka(3 * x + 1, x)), 6)
+        1.0
+    """
+    x, y = _centred(x), _centred(y)
+    a, b = x.square().sum(dim=1), y.square().sum(dim=1)
+    return debiased_cka_of(x.T @ x, y.T @ y, y.T @ x, a @ a, b @ b, a @ b, len(x))
+
+
+def linear_cka_biased(x: Tensor, y: Tensor) -> Tensor:
+    r"""Linear centred kernel alignment, as it was first defined.
 
     .. math::
         \|Y_c^T X_c\|_F^2 \Big/ \big(\|X_c^T X_c\|_F \, \|Y_c^T Y_c\|_F\big)
 
-    with the column means taken off. Source: Kornblith et al., "Similarity of neural network
-    representations revisited", 2019 (arXiv:1905.00414), eq. 4 and 5.
+    with the column means taken off. It grows with the width of the representations and falls with
+    N: compare it only at the same width and N. Source: Kornblith et al., "Similarity of neural
+    network representations revisited", 2019 (arXiv:1905.00414), eq. 4 and 5.
 
     Args:
         x: Shape (N, p).
@@ -415,17 +523,42 @@ def linear_cka(x: Tensor, y: Tensor) -> Tensor:
 
     Example:
         >>> x = torch.tensor([[1.0, 0.0], [0.0, 1.0], [1.0, 1.0]])
-        >>> round(float(linear_cka(3 * x + 1, x)), 6)
+        >>> round(float(linear_cka_biased(3 * x + 1, x)), 6)
         1.0
     """
-    x, y = (m.double() - m.double().mean(dim=0) for m in (x, y))
-    return cka_of(x.T @ x, y.T @ y, y.T @ x)
+    x, y = _centred(x), _centred(y)
+    return biased_cka_of(x.T @ x, y.T @ y, y.T @ x)
 
 
-def cka_of(xx: Tensor, yy: Tensor, yx: Tensor) -> Tensor:
-    """`linear_cka` from centred sums of products, shapes (…, p, p), (…, q, q) and (…, q, p)."""
+def biased_cka_of(xx: Tensor, yy: Tensor, yx: Tensor) -> Tensor:
+    """`linear_cka_biased` from centred sums of products, (…, p, p), (…, q, q) and (…, q, p)."""
     norms = torch.linalg.matrix_norm(xx) * torch.linalg.matrix_norm(yy)
     return torch.linalg.matrix_norm(yx).square() / norms
+
+
+def debiased_cka_of(
+    xx: Tensor, yy: Tensor, yx: Tensor, aa: Tensor, bb: Tensor, ab: Tensor, count: Tensor | int
+) -> Tensor:
+    r"""`linear_cka` from centred sums of products, and of products of squared lengths.
+
+    Args:
+        xx: Shape (…, p, p).
+        yy: Shape (…, q, q).
+        yx: Shape (…, q, p).
+        aa: :math:`\sum_i \|x_i\|^4`, shape (…).
+        bb: :math:`\sum_i \|y_i\|^4`, shape (…).
+        ab: :math:`\sum_i \|x_i\|^2 \|y_i\|^2`, shape (…).
+        count: N.
+    """
+    n = torch.as_tensor(count, dtype=torch.float64, device=xx.device)
+
+    def hsic(products: Tensor, trace: Tensor, other: Tensor, lengths: Tensor) -> Tensor:
+        unbiased = torch.linalg.matrix_norm(products).square() - n / (n - 2) * lengths
+        return unbiased + trace * other / ((n - 1) * (n - 2))
+
+    x, y = (m.diagonal(dim1=-2, dim2=-1).sum(dim=-1) for m in (xx, yy))
+    norms = (hsic(xx, x, x, aa) * hsic(yy, y, y, bb)).sqrt()
+    return (hsic(yx, x, y, ab) / norms).where(n >= 4, torch.nan)
 
 
 def text_shift(view: Tensor, clean: Tensor, text: Tensor) -> Tensor:
@@ -438,15 +571,26 @@ def text_shift(view: Tensor, clean: Tensor, text: Tensor) -> Tensor:
             is the mean over its captions. NaN where a photo has none.
 
     Returns:
-        Shape (B,), in [−2, 2]; negative where the view fits its captions less.
+        float32, shape (B,), in [−2, 2]; negative where the view fits its captions less. NaN where
+        an embedding has no direction.
 
     Example:
         >>> text = torch.tensor([[1.0, 0.0]])
         >>> text_shift(torch.tensor([[0.0, 2.0]]), torch.tensor([[3.0, 4.0]]), text)
         tensor([-0.6000])
     """
-    after, before = (normalize(e.double(), dim=-1) for e in (view, clean))
-    return ((after - before) * text.double()).sum(dim=-1).float()
+    return ((unit(view) - unit(clean)) * text.double()).sum(dim=-1).float()
+
+
+def directed(embeddings: Tensor) -> Tensor:
+    """Whether embeddings have a direction, being finite and not zero: (…, D) → (…), boolean."""
+    return embeddings.isfinite().all(dim=-1) & embeddings.any(dim=-1)
+
+
+def unit(embeddings: Tensor) -> Tensor:
+    """Embeddings divided by their length, float64, (…, D); NaN where they have no direction."""
+    normalized = normalize(embeddings.double(), dim=-1)
+    return normalized.where(directed(embeddings)[..., None], torch.nan)
 
 
 def luma(images: Tensor) -> Tensor:
@@ -481,10 +625,45 @@ def _entropy(p: Tensor) -> Tensor:
     return -torch.xlogy(p, p).sum(dim=-1) / math.log(2)
 
 
-def _scaled_map(gaze: Tensor) -> Tensor:
-    resized = interpolate(gaze[:, None], (VIEW_SIZE, VIEW_SIZE), mode="bilinear")[:, 0]
-    low, high = resized.amin((-2, -1), keepdim=True), resized.amax((-2, -1), keepdim=True)
-    return (resized - low) / (high - low).where(high > low, 1)
+def _smooth_map(gaze: Tensor) -> Tensor:
+    return interpolate(gaze[:, None], (VIEW_SIZE, VIEW_SIZE), mode="bilinear")[:, 0]
+
+
+def _moved_back(maps: Tensor, move_back: MoveBack) -> tuple[Tensor, Tensor]:
+    """Maps moved back, (B, 224, 224), and which of the photo's pixels the views show, boolean."""
+    moved, ones = move_back(torch.stack([maps, torch.ones_like(maps)], dim=1)).unbind(dim=1)
+    return moved, ones > SHOWN
+
+
+def _patch_of_pixels(count: int) -> Tensor:
+    """The patch that each pixel's centre lies in, along a side of the view, int64, (224,)."""
+    return (2 * torch.arange(VIEW_SIZE) + 1) * count // (2 * VIEW_SIZE)
+
+
+def _patch_means(maps: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
+    """Means over patches: (B, 224, 224) → (B, h, w)."""
+    for dim, patches in ((-1, columns), (-2, rows)):
+        parts = maps.split(patches.bincount().tolist(), dim=dim)
+        maps = torch.stack([part.mean(dim=dim) for part in parts], dim=dim)
+    return maps
+
+
+def _likeness(view: Tensor, clean: Tensor, shown: Tensor) -> Tensor:
+    """1 / (1 + MSE) of maps, each min–max scaled, over the pixels that are shown."""
+    error = (_scaled(view, shown) - _scaled(clean, shown)) ** 2
+    return 1 / (1 + pixel_mean(error * shown) / pixel_mean(shown.float()))
+
+
+def _scaled(maps: Tensor, shown: Tensor) -> Tensor:
+    low = maps.where(shown, torch.inf).amin((-2, -1), keepdim=True)
+    high = maps.where(shown, -torch.inf).amax((-2, -1), keepdim=True)
+    return (maps - low) / (high - low).where(high > low, 1)
+
+
+def _centred(x: Tensor) -> Tensor:
+    # Without the first row: columns that do not vary become exactly 0, whatever they hold.
+    x = x.double() - x[0].double()
+    return x - x.mean(dim=0)
 
 
 def _edge_map(images: Tensor) -> Tensor:

@@ -6,12 +6,15 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
-from torch.nn.functional import normalize
 from torchmetrics import Metric
 from torchmetrics.utilities.plot import plot_confusion_matrix
 
 from clipshift.measure import functional
 from clipshift.measure.facts import Facts
+
+COLLAPSED = 1e-6
+"""A layer whose tokens' mean squared distance from their mean is below this share of that mean's
+squared length is the same for all photos: what is left is lost in the rounding of running sums."""
 
 
 class PhotoMeasure(Metric):
@@ -22,6 +25,8 @@ class PhotoMeasure(Metric):
 
     - ``view`` (`Tensor`): of B augmented views.
     - ``clean`` (`Tensor`): of their clean views, same shape.
+    - ``move_back`` (callable or None): in the space ``aligned gaze`` alone; see
+      `clipshift.measure.functional.MoveBack`.
 
     As output, ``compute`` gives the mean over all photos seen (float64 scalar; photos whose value
     is NaN are left out), and ``forward`` the B photos' own values, shape (B,).
@@ -47,15 +52,17 @@ class PhotoMeasure(Metric):
         self.add_state("count", torch.zeros((), dtype=torch.long), dist_reduce_fx="sum")
         self.photo_values = torch.empty(0)
 
-    def update(self, view: Tensor, clean: Tensor) -> None:
+    def update(self, view: Tensor, clean: Tensor, *move_back: functional.MoveBack | None) -> None:
         """Add B photos."""
-        self.photo_values = type(self).measure(view, clean)
+        self.photo_values = type(self).measure(view, clean, *move_back)
         self.total += self.photo_values.double().nansum()
         self.count += self.photo_values.isfinite().sum()
 
-    def forward(self, view: Tensor, clean: Tensor) -> Tensor:
+    def forward(
+        self, view: Tensor, clean: Tensor, *move_back: functional.MoveBack | None
+    ) -> Tensor:
         """Add B photos and return their own values, shape (B,)."""
-        self.update(view, clean)
+        self.update(view, clean, *move_back)
         return self.photo_values
 
     def compute(self) -> Tensor:
@@ -138,6 +145,32 @@ class AttentionSimilarity(PhotoMeasure):
         unchanged=1,
     )
     measure = staticmethod(functional.attention_similarity)
+
+
+class AttentionSimilarityAligned(PhotoMeasure):
+    """Mean `clipshift.measure.functional.attention_similarity_aligned` of gazes.
+
+    Example:
+        >>> gaze = torch.tensor([[[0.1, 0.2], [0.3, 0.4]]])
+        >>> metric = AttentionSimilarityAligned()
+        >>> metric(gaze.flip(-1), gaze, lambda maps: maps.flip(-1))
+        tensor([1.])
+        >>> metric.compute()
+        tensor(1., dtype=torch.float64)
+    """
+
+    facts = Facts(
+        label="aligned attention similarity",
+        short="aligned attention",
+        definition="attention similarity with the view's gaze moved back to where the pixels came "
+        "from; what left the view is left out",
+        space="aligned gaze",
+        better="higher",
+        low=0,
+        high=1,
+        unchanged=1,
+    )
+    measure = staticmethod(functional.attention_similarity_aligned)
 
 
 class PatchSimilarity(PhotoMeasure):
@@ -302,7 +335,8 @@ class GazeDivergence(PhotoMeasure):
     facts = Facts(
         label="gaze divergence",
         short="gaze divergence",
-        definition="Jensen–Shannon divergence of the two gazes as distributions over patches",
+        definition="Jensen–Shannon divergence of the two gazes as distributions over patches; it "
+        "counts pixels that moved as a change",
         space="gaze",
         better="lower",
         low=0,
@@ -311,6 +345,33 @@ class GazeDivergence(PhotoMeasure):
         unit="bits",
     )
     measure = staticmethod(functional.gaze_divergence)
+
+
+class GazeDivergenceAligned(PhotoMeasure):
+    """Mean `clipshift.measure.functional.gaze_divergence_aligned` of gazes.
+
+    Example:
+        >>> gaze = torch.tensor([[[0.1, 0.2], [0.3, 0.4]]])
+        >>> metric = GazeDivergenceAligned()
+        >>> metric(gaze.flip(-1), gaze, lambda maps: maps.flip(-1))
+        tensor([0.])
+        >>> metric.compute()
+        tensor(0., dtype=torch.float64)
+    """
+
+    facts = Facts(
+        label="aligned gaze divergence",
+        short="aligned divergence",
+        definition="gaze divergence with the view's gaze moved back to where the pixels came from, "
+        "so that it tells whether the model looks elsewhere; what left the view is left out",
+        space="aligned gaze",
+        better="lower",
+        low=0,
+        high=1,
+        unchanged=0,
+        unit="bits",
+    )
+    measure = staticmethod(functional.gaze_divergence_aligned)
 
 
 class GazeEntropyChange(PhotoMeasure):
@@ -359,6 +420,8 @@ class CleanSpread(Metric):
         >>> metric.update(torch.tensor([[1.0, 0.0], [0.0, 3.0]]))
         >>> metric.compute()
         tensor(1., dtype=torch.float64)
+        >>> metric.distance_to_others(torch.tensor([[1.0, 0.0], [0.0, 3.0]]))
+        tensor([1., 1.], dtype=torch.float64)
     """
 
     is_differentiable = False
@@ -375,14 +438,26 @@ class CleanSpread(Metric):
 
     def update(self, clean: Tensor) -> None:
         """Add B photos."""
-        known = clean[clean.isfinite().all(dim=-1) & clean.any(dim=-1)]
-        units = normalize(known.double(), dim=-1)
+        units = functional.unit(clean[functional.directed(clean)])
         self.direction += (units * self.steps).round().long().sum(dim=0)
-        self.count += len(known)
+        self.count += len(units)
 
     def compute(self) -> Tensor:
         """The mean over all pairs of different photos."""
         return functional.spread_of(self.direction.double() / self.steps, self.count)
+
+    def distance_to_others(self, clean: Tensor) -> Tensor:
+        r"""Mean :math:`1 - \cos` of photos to all others: their mean is what ``compute`` gives.
+
+        Args:
+            clean: Embeddings of B of the photos seen, shape (B, D).
+
+        Returns:
+            float64, shape (B,), in [0, 2]; NaN for embeddings without a direction.
+        """
+        units = functional.unit(clean)
+        others = self.direction.double() / self.steps - units
+        return 1 - (units * others).sum(dim=-1) / (self.count - 1)
 
     def plot(self, val: Tensor | Sequence[Tensor] | None = None, ax: Any = None) -> Any:
         """Plot one value or several; see `torchmetrics.Metric.plot`."""
@@ -398,32 +473,33 @@ class LayerShift(Metric):
       where the tower has none) and mean patch token.
     - ``clean`` (`Tensor`): of their clean views, shape (B, 2, width).
 
-    As output, ``compute`` gives a dictionary of float64 tensors of shape (K,):
+    As output, ``forward`` gives the photos' own class-token cosines, float64, shape (K, B), and
+    ``compute`` a dictionary of float64 tensors of shape (K,):
 
-    - ``cosine``: mean cosine of the class tokens, and ``cosine_error``, its standard error;
-    - ``cka``: `clipshift.measure.functional.linear_cka` of the mean patch tokens over the photos.
+    - ``cosine``: mean cosine of the class tokens; photos without one are left out;
+    - ``cka``: `clipshift.measure.functional.linear_cka` of the mean patch tokens over the photos,
+      and ``cka_biased``: `clipshift.measure.functional.linear_cka_biased`. NaN if a token is not
+      finite.
 
-    It keeps running sums: 2K + 1 matrices of width × width.
+    It keeps running sums: 2K + 1 matrices of (width + 2) × (width + 2).
 
     Args:
         variants: K.
         width: Of the layer's tokens.
 
     Example:
-        >>> clean = torch.tensor([[[1.0, 0.0], [1.0, 0.0]], [[1.0, 0.0], [0.0, 1.0]]])
+        >>> patches = torch.tensor([[1.0, 0.0], [0.0, 1.0], [2.0, 2.0], [3.0, 1.0]])
+        >>> clean = torch.stack([patches, patches], dim=1)
         >>> metric = LayerShift(variants=1, width=2)
         >>> metric.update(2 * clean[None], clean)
         >>> {name: round(float(value), 6) for name, value in metric.compute().items()}
-        {'cosine': 1.0, 'cosine_error': 0.0, 'cka': 1.0}
+        {'cosine': 1.0, 'cka': 1.0, 'cka_biased': 1.0}
     """
 
     is_differentiable = False
     full_state_update = False
-    count: Tensor
     cosine: Tensor
-    cosine_square: Tensor
-    sum_x: Tensor
-    sum_y: Tensor
+    cosine_count: Tensor
     xx: Tensor
     yy: Tensor
     yx: Tensor
@@ -432,41 +508,72 @@ class LayerShift(Metric):
         super().__init__(**kwargs)
         shapes = {
             "cosine": (variants,),
-            "cosine_square": (variants,),
-            "sum_x": (width,),
-            "sum_y": (variants, width),
-            "xx": (width, width),
-            "yy": (variants, width, width),
-            "yx": (variants, width, width),
+            "cosine_count": (variants,),
+            "xx": (width + 2, width + 2),
+            "yy": (variants, width + 2, width + 2),
+            "yx": (variants, width + 2, width + 2),
         }
         for name, shape in shapes.items():
             self.add_state(name, torch.zeros(shape, dtype=torch.float64), dist_reduce_fx="sum")
-        self.add_state("count", torch.zeros((), dtype=torch.long), dist_reduce_fx="sum")
+        self.photo_values = torch.empty(0)
 
     def update(self, views: Tensor, clean: Tensor) -> None:
         """Add B photos."""
-        cosine = torch.cosine_similarity(views[:, :, 0].double(), clean[:, 0].double(), dim=-1)
-        self.cosine += cosine.sum(dim=1)
-        self.cosine_square += cosine.square().sum(dim=1)
-        x, y = clean[:, 1].double(), views[:, :, 1].double()  # (B, width), (K, B, width)
-        self.sum_x += x.sum(dim=0)
-        self.sum_y += y.sum(dim=1)
+        self.photo_values = functional.cosine_similarity(views[:, :, 0], clean[:, 0])
+        self.cosine += self.photo_values.nansum(dim=1)
+        self.cosine_count += self.photo_values.isfinite().sum(dim=1)
+        x, y = self._extended(clean[:, 1]), self._extended(views[:, :, 1])
         self.xx += x.T @ x
         self.yy += y.mT @ y
         self.yx += y.mT @ x
-        self.count += len(clean)
+
+    def forward(self, views: Tensor, clean: Tensor) -> Tensor:
+        """Add B photos and return their own class-token cosines, shape (K, B)."""
+        self.update(views, clean)
+        return self.photo_values
 
     def compute(self) -> dict[str, Tensor]:
-        """Cosine, its standard error, and CKA, over all photos."""
-        n = self.count
-        mean = self.cosine / n
-        variance = (self.cosine_square / n - mean.square()).clamp(min=0) * n / (n - 1)
-        cka = functional.cka_of(
-            self.xx - self.sum_x.outer(self.sum_x) / n,
-            self.yy - self.sum_y[:, :, None] * self.sum_y[:, None] / n,
-            self.yx - self.sum_y[:, :, None] * self.sum_x / n,
+        """Mean cosine and both CKA, over all photos."""
+        count = self.xx[-1, -1]
+        mean_x, mean_y = self.xx[-1, :-2] / count, self.yy[:, -1, :-2] / count
+        xx, aa = self._centred(self.xx, mean_x, mean_x)
+        yy, bb = self._centred(self.yy, mean_y, mean_y)
+        yx, ab = self._centred(self.yx, mean_y, mean_x)
+        varies_x, varies_y = (
+            torch.einsum("...ii->...", products) > COLLAPSED * count * mean.square().sum(dim=-1)
+            for products, mean in ((xx, mean_x), (yy, mean_y))
         )
-        return {"cosine": mean, "cosine_error": (variance / n).sqrt(), "cka": cka}
+        known = varies_x & varies_y
+        cka = functional.debiased_cka_of(xx, yy, yx, aa, bb, ab, count)
+        biased = functional.biased_cka_of(xx, yy, yx)
+        return {
+            "cosine": self.cosine / self.cosine_count,
+            "cka": cka.where(known, torch.nan),
+            "cka_biased": biased.where(known, torch.nan),
+        }
+
+    @staticmethod
+    def _extended(tokens: Tensor) -> Tensor:
+        """Tokens with their squared length and 1 behind, so that products hold all other sums."""
+        tokens = tokens.double()
+        square = tokens.square().sum(dim=-1, keepdim=True)
+        return torch.cat([tokens, square, torch.ones_like(square)], dim=-1)
+
+    @staticmethod
+    def _centred(sums: Tensor, left: Tensor, right: Tensor) -> tuple[Tensor, Tensor]:
+        """From sums of products of extended tokens and their means: the same of centred tokens.
+
+        Returns:
+            The sums of their products, and the sum of the products of their squared lengths.
+        """
+        count = sums[..., -1:, -1:]
+        products = sums[..., :-2, :-2] - count * left[..., :, None] * right[..., None, :]
+        # |x − m|² = |x|² − 2 m·x + |m|², which is linear in an extended token
+        left, right = (
+            torch.cat([-2 * m, torch.ones_like(m[..., :1]), m.square().sum(-1, True)], dim=-1)
+            for m in (left, right)
+        )
+        return products, torch.einsum("...i,...ij,...j->...", left, sums, right)
 
 
 class AugmentationDistance(Metric):
@@ -476,8 +583,9 @@ class AugmentationDistance(Metric):
 
     - ``embeddings`` (`Tensor`): of B photos under K augmentations, shape (K, B, D).
 
-    As output, ``compute`` gives the mean distance over all photos, float64, shape (K, K). It leaves
-    half the width of the mean's normal 95 % interval in ``half_width``, same shape.
+    As output, ``compute`` gives the mean distance over all photos, float64, shape (K, K), and
+    ``forward`` the B photos' own distances, shape (B, K, K); photos whose distance is NaN are left
+    out of the mean.
 
     Args:
         names: The K augmentations.
@@ -494,7 +602,6 @@ class AugmentationDistance(Metric):
     full_state_update = False
     higher_is_better = False
     total: Tensor
-    squares: Tensor
     count: Tensor
 
     def __init__(self, names: Sequence[str], **kwargs: Any) -> None:
@@ -503,23 +610,23 @@ class AugmentationDistance(Metric):
         size = len(self.names)
         total = torch.zeros(size, size, dtype=torch.float64)
         self.add_state("total", total, dist_reduce_fx="sum")
-        self.add_state("squares", total.clone(), dist_reduce_fx="sum")
-        self.add_state("count", torch.zeros((), dtype=torch.long), dist_reduce_fx="sum")
-        self.half_width = torch.full_like(total, torch.nan)
+        self.add_state("count", torch.zeros_like(total), dist_reduce_fx="sum")
+        self.photo_values = torch.empty(0)
 
     def update(self, embeddings: Tensor) -> None:
         """Add B photos."""
-        distances = functional.pairwise_distances(embeddings)
-        self.total += distances.sum(dim=0)
-        self.squares += distances.square().sum(dim=0)
-        self.count += embeddings.shape[1]
+        self.photo_values = functional.pairwise_distances(embeddings)
+        self.total += self.photo_values.nansum(dim=0)
+        self.count += self.photo_values.isfinite().sum(dim=0)
+
+    def forward(self, embeddings: Tensor) -> Tensor:
+        """Add B photos and return their own distances, shape (B, K, K)."""
+        self.update(embeddings)
+        return self.photo_values
 
     def compute(self) -> Tensor:
         """The mean distance over all photos."""
-        mean = self.total / self.count
-        variance = (self.squares - self.count * mean.square()).clamp(min=0) / (self.count - 1)
-        self.half_width = 1.96 * (variance / self.count).sqrt()
-        return mean
+        return self.total / self.count
 
     def plot(self, val: Tensor | None = None, ax: Any = None) -> Any:
         """Plot the matrix as a heatmap; see `torchmetrics.Metric.plot`."""

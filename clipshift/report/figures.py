@@ -18,8 +18,8 @@ from clipshift.measure import Facts
 from clipshift.measure.functional import augmentation_linkage
 from clipshift.report.words import counted, with_interval
 from clipshift.results import (
-    CAUSES,
     CLEAN,
+    CORRELATES,
     Measured,
     Tables,
     pivot,
@@ -49,6 +49,7 @@ SHADES = (
     "grayscale",
 )  # fmt: skip
 """Augmentations that have a colour of their own, the same in every run."""
+SIGNIFICANT = 0.05
 FAINT = 0.05
 """A heatmap's strongest colour stands for at least this share of a measure's range, or of 1."""
 
@@ -169,11 +170,12 @@ def draw_figures(tables: Tables, galleries: Mapping[str, Gallery], source: str) 
         own = [name for name in tables.distances.index if name.endswith(end)]
         if len(own) >= 2:
             titles = [name.removesuffix(end) for name in own]
-            means, halves = (
-                table.loc[own, own].set_axis(titles).set_axis(titles, axis=1)
-                for table in (tables.distances, tables.distances_half)
+            figures[f"distances{end}"] = draw_distances(
+                *(
+                    table.loc[own, own].set_axis(titles).set_axis(titles, axis=1)
+                    for table in (tables.distances, tables.distances_low, tables.distances_high)
+                )
             )
-            figures[f"distances{end}"] = draw_distances(means, halves)
         if gallery.photos:
             figures[f"gallery{end}"] = draw_gallery(gallery)
     for figure in figures.values():
@@ -350,23 +352,27 @@ def draw_correlations(correlations: pd.DataFrame) -> Figure:
     Args:
         correlations: One severity's rows of `clipshift.results.correlate`.
     """
-    causes = [cause for cause in CAUSES if cause in set(correlations["cause"])]
+    others = [other for other in CORRELATES if other in set(correlations["with"])]
     names = list(correlations["augmentation"].unique())
-    rows = correlations.set_index(["augmentation", "cause"])
-    figure = Figure(figsize=(1.45 * len(causes) + 2.4, 0.5 * len(names) + 2))
+    rows = correlations.set_index(["augmentation", "with"])
+    figure = Figure(figsize=(1.45 * len(others) + 2.4, 0.5 * len(names) + 2))
     axes = figure.subplots()
-    matrix = correlations.pivot(index="augmentation", columns="cause", values="rho")
-    axes.imshow(matrix.loc[names, causes], cmap="RdBu_r", vmin=-1, vmax=1, aspect="auto", alpha=0.8)
+    matrix = correlations.pivot(index="augmentation", columns="with", values="rho")
+    axes.imshow(matrix.loc[names, others], cmap="RdBu_r", vmin=-1, vmax=1, aspect="auto", alpha=0.8)
     for row, name in enumerate(names):
-        for column, cause in enumerate(causes):
-            cell = rows.loc[(name, cause)]
+        for column, other in enumerate(others):
+            cell = rows.loc[(name, other)]
             if np.isfinite(cell["rho"]):
                 text = f"{cell['rho']:+.2f}\n[{cell['ci_low']:+.2f}, {cell['ci_high']:+.2f}]"
-                axes.text(column, row, text, ha="center", va="center", fontsize=7.5)
-    labels = [CAUSES[cause] for cause in causes]
-    axes.set_xticks(range(len(causes)), labels, rotation=25, ha="right")
+                weight = "bold" if cell["p_holm"] < SIGNIFICANT else "normal"
+                axes.text(column, row, text, ha="center", va="center", fontsize=7.5, weight=weight)
+    labels = [CORRELATES[other] for other in others]
+    axes.set_xticks(range(len(others)), labels, rotation=25, ha="right")
     axes.set_yticks(range(len(names)), names)
-    axes.set_title("What goes with a large shift? Spearman's ρ over photos, 95 % interval")
+    axes.set_title(
+        "What goes with a large shift? Spearman's ρ over photos, 95 % interval\n"
+        f"(bold: p < {SIGNIFICANT} after Holm's correction over all of these)"
+    )
     axes.spines[:].set_visible(False)
     return figure
 
@@ -643,12 +649,13 @@ def draw_radar(
     return figure
 
 
-def draw_distances(distances: pd.DataFrame, half: pd.DataFrame) -> Figure:
+def draw_distances(distances: pd.DataFrame, low: pd.DataFrame, high: pd.DataFrame) -> Figure:
     """Distance matrix of augmentations, and the dendrogram of its Ward linkage.
 
     Args:
         distances: Mean distances, K × K.
-        half: Half the widths of their 95 % intervals, K × K.
+        low: Lower ends of their 95 % intervals, K × K.
+        high: Upper ends.
     """
     names = list(distances.index)
     matrix = distances.to_numpy(float)
@@ -665,19 +672,19 @@ def draw_distances(distances: pd.DataFrame, half: pd.DataFrame) -> Figure:
     )
     order = branches["leaves"][::-1]
     shown = matrix[np.ix_(order, order)]
-    errors = half.to_numpy(float)[np.ix_(order, order)]
+    lows, highs = (ends.to_numpy(float)[np.ix_(order, order)] for ends in (low, high))
     left.imshow(shown, cmap="viridis_r", vmin=0)
     middle = shown.max() / 2
     for (row, column), value in np.ndenumerate(shown):
         colour = "white" if value > middle else "black"
-        error = errors[row, column]
-        note = f"\n±{error:.1g}" if error > 0 else ""
-        text = f"{value:.2f}{note}"
+        text = f"{value:.2f}"
+        if row != column and np.isfinite(lows[row, column]):
+            text += f"\n[{lows[row, column]:.2f}, {highs[row, column]:.2f}]"
         left.text(column, row, text, ha="center", va="center", fontsize=7, color=colour)
     left.set_xticks(range(len(names)), [names[i] for i in order], rotation=40, ha="right")
     left.set_yticks(range(len(names)), [names[i] for i in order])
     left.spines[:].set_visible(False)
-    left.set_title("Mean 1 − cosine between views of one photo, ± 95 % interval", fontsize=10)
+    left.set_title("Mean 1 − cosine between views of one photo, 95 % interval", fontsize=10)
     right.axvline(CLUSTER_CUT * tree[-1, 2], color="0.6", lw=1, ls="--")
     right.set_title("Ward linkage (dashed: where clusters are cut)", fontsize=10)
     right.set_xlabel("height of the merge", fontsize=9)

@@ -14,6 +14,8 @@ from clipshift.results import Measured, Tables, extreme_photos
 
 SHOWN_PHOTOS = 3
 MOVED_PHOTOS = 20
+ALIKE = 0.1
+"""Above this intraclass correlation a report says that photos of one label shift alike."""
 
 
 def report_run(
@@ -44,6 +46,12 @@ def report_run(
     notes += words.model_notes(model)
     if data["photos"] < words.FEW_PHOTOS:
         notes.append(f"These are {photos}: intervals over so few are wide, and only roughly 95 %.")
+    alike = tables.facts["intraclass_correlation"] or 0
+    if alike > ALIKE:
+        notes.append(
+            f"Photos of one label shift alike (intraclass correlation {alike:.2f}): they say less "
+            "than as many of different labels, and the intervals are too narrow."
+        )
     if tables.facts["collapsed"]:
         notes.append(
             "This model is collapsed: it gives all photos the same embedding, so that a shift of 0 "

@@ -4,10 +4,17 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pandas as pd
-from scipy.stats import wilcoxon
 
 from clipshift.measure import Facts
-from clipshift.results.table import KEYS, mean_interval
+from clipshift.results.intervals import (
+    holm,
+    mean_interval,
+    relative_shift_values,
+    share_difference_interval,
+    sign_test,
+    signed_rank_test,
+)
+from clipshift.results.table import KEYS, distance_to_others
 
 GROUPS = ("mean of trained on", "mean of held out")
 
@@ -38,6 +45,11 @@ def compare_photos(
 ) -> pd.DataFrame:
     """The paired difference of two runs, b − a, in every measure under every variant.
 
+    Of measures that are 0 or 1, the interval is `share_difference_interval` and p that of
+    `sign_test`; of all others `mean_interval` and `signed_rank_test`. The interval of
+    ``relative_shift`` lets both runs' spreads vary (`relative_shift_values`); its p takes them as
+    they are.
+
     Args:
         a: A run's table, from `clipshift.results.shift_table`.
         b: Another's, of the same photos, augmentations and severities.
@@ -47,12 +59,10 @@ def compare_photos(
 
     Returns:
         One row per (augmentation, severity, measure), and one for each measure of the clean views,
-        under the augmentation ``clean``: ``mean_a``, ``mean_b``; the mean ``difference``
-        with its 95 % percentile bootstrap interval over photos ``ci_low``, ``ci_high``;
-        ``improved`` and ``worsened``, the shares of photos on which b is better or worse than a;
-        ``p``, of Wilcoxon's two-sided signed-rank test (1945; 1 where no photo differs);
-        ``p_holm``, that after Holm's correction over all rows (1979); and ``n``. Photos without a
-        value in either run are left out.
+        under the augmentation ``clean``: ``mean_a``, ``mean_b``; the mean ``difference`` with its
+        95 % interval ``ci_low``, ``ci_high``; ``improved`` and ``worsened``, the shares of photos
+        on which b is better or worse than a; ``p``; ``p_holm``, that after Holm's correction over
+        all rows; and ``n``. Photos without a value in either run are left out.
     """
     keys = ["photo", "augmentation", "severity"]
     joined = a.merge(b, on=keys, suffixes=("_a", "_b"), validate="one_to_one")
@@ -68,11 +78,16 @@ def compare_photos(
         (("clean", ""), groups[0][1], of_clean),
         *((key, group, [m for m in measures if m not in of_clean]) for key, group in groups),
     ]:
-        for measure in chosen:
+        changes = _changes(group, chosen)
+        ends = zip(*mean_interval(_influence(group, changes).to_numpy(), seed), strict=True)
+        for measure, (low, high) in zip(chosen, ends, strict=True):
             pair = group[[f"{measure}_a", f"{measure}_b"]].dropna().to_numpy(float)
-            change = pair[:, 1] - pair[:, 0]
+            change = changes[measure].dropna().to_numpy()
             gain = columns[measure].gain(pair[:, 0], pair[:, 1])
-            low, high = mean_interval(change, seed)
+            test = signed_rank_test
+            if columns[measure].is_share and np.isin(change, (-1, 0, 1)).all():
+                low, high = share_difference_interval(change)
+                test = sign_test
             rows.append(
                 {
                     "augmentation": name,
@@ -85,7 +100,7 @@ def compare_photos(
                     "ci_high": high,
                     "improved": (gain > 0).mean() if len(pair) else np.nan,
                     "worsened": (gain < 0).mean() if len(pair) else np.nan,
-                    "p": wilcoxon(change).pvalue if change.any() else 1.0,
+                    "p": test(change),
                     "n": len(pair),
                 }
             )
@@ -94,13 +109,23 @@ def compare_photos(
     return table
 
 
-def holm(p: np.ndarray) -> np.ndarray:
-    """Holm's step-down correction: the i-th smallest of m p-values times m − i + 1, never falling.
+def _changes(group: pd.DataFrame, measures: list[str]) -> pd.DataFrame:
+    """Differences b − a in every measure, one row per photo; NaN where either has no value."""
+    return pd.DataFrame(
+        {name: (group[f"{name}_b"] - group[f"{name}_a"]).astype(float) for name in measures}
+    )
 
-    Source: Holm, "A simple sequentially rejective multiple test procedure", 1979.
-    """
-    order = np.argsort(p, kind="stable")
-    raised = np.maximum.accumulate(p[order] * np.arange(len(p), 0, -1)).clip(max=1)
-    adjusted = np.empty_like(raised)
-    adjusted[order] = raised
-    return adjusted
+
+def _influence(group: pd.DataFrame, changes: pd.DataFrame) -> pd.DataFrame:
+    """The differences, of ``relative_shift`` with what each photo does to the spreads."""
+    if "relative_shift" not in changes:
+        return changes
+    known = changes["relative_shift"].notna()
+    before, after = (
+        relative_shift_values(
+            group[f"relative_shift_{run}"].where(known).to_numpy(float),
+            distance_to_others(group, f"_{run}"),
+        )
+        for run in ("a", "b")
+    )
+    return changes.assign(relative_shift=after - before)
