@@ -224,7 +224,7 @@ class ShiftEvaluation(pl.LightningModule):
         layers = len(self.layers) > 0
         known = self.shared.get(digests, self.device) if self.shared is not None else None
         wanted = {name: view for name, view in views.items() if known is None or name != CLEAN}
-        made = self.encoder(torch.cat(list(wanted.values())), layers)
+        made = self.encoder.encode_views(torch.cat(list(wanted.values())), layers)
         features = dict(zip(wanted, made.split(len(digests)), strict=True))
         if known is not None:
             return {CLEAN: known} | features

@@ -3,7 +3,7 @@
 import json
 import random
 import struct
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -81,7 +81,7 @@ def measure(
     severities: Sequence[str] = ("paper",),
     cache: Cache | None = None,
     shared: SharedFeatures | None = None,
-    gallery: int = 0,
+    gallery: Collection[int] = (),
     captions: bool = False,
 ) -> tuple[pd.DataFrame, ShiftEvaluation, dict]:
     chosen = {name: AUGMENTATIONS[name] for name in augmentations}
@@ -243,13 +243,12 @@ def test_text_shift_is_the_mean_change_over_a_photos_captions(encoder: Encoder) 
             assert np.isnan(got[photo.id])
 
 
-def test_the_gallery_is_the_first_photos_and_no_more(encoder: Encoder) -> None:
-    table, module, _ = measure(encoder, sample()[:4], ["noise", "flip"], batch_size=3, gallery=2)
-    assert {name: set(kept) for name, kept in module.measured.gallery.items()} == {
-        name: {0, 1} for name in ("clean", "noise", "flip")
-    }
+def test_the_gallery_is_the_photos_chosen_for_it_and_no_more(encoder: Encoder) -> None:
+    photos, chosen = sample()[:4], {1, 3}
+    table, module, _ = measure(encoder, photos, ["noise", "flip"], batch_size=3, gallery=chosen)
+    assert {name: set(kept) for name, kept in module.measured.gallery.items()} == dict.fromkeys(("clean", "noise", "flip"), chosen)
     known = table[table["retained"].notna()]
-    assert set(known["photo"]) == {photo.id for photo in sample()[:2]}
+    assert set(known["photo"]) == {photos[index].id for index in chosen}
     assert len(known) == 4
 
 

@@ -161,7 +161,7 @@ def test_less_shift_is_better_and_less_change_of_the_gazes_entropy_in_either_dir
         relative_shift=np.repeat([0.4, 0.6], [7, 3]),
         gaze_entropy_change=np.repeat([0.1, -0.6, 0.7], [7, 2, 1]),
     )
-    table = compare_photos(before, after, seed=0)
+    table = compare_photos(before, after, MEASURED, seed=0)
     assert table["improved"].tolist() == [0.7] * 3
     assert table["worsened"].tolist() == [0.3] * 3
 
