@@ -41,7 +41,7 @@ def a_run(facts: dict[str, Any], shift: pd.DataFrame | None = None, **model: Any
     known = {
         "model": {"name": "small", "checkpoint": None, "pretrained": None, "trained": True,
                   "architecture": "ViT-S-32-alt", "trained_on": None} | model,
-        "precision": "fp32", "device": "cpu", "gallery": 9, "data": {}, "spread": 0.5,
+        "precision": "fp32", "device": "cpu", "data": {}, "spread": 0.5,
         "config": {"prompts": {}}, "versions": {"torch": "2.9"}, "python": "3.11",
         "code_sha256": "a",
     }  # fmt: skip
@@ -176,15 +176,18 @@ def test_other_versions_and_other_code_are_told() -> None:
 def test_measures_taken_in_other_ways_are_left_out() -> None:
     """Another gallery, or other classes, would look like another model."""
 
-    def run(gallery: int, classes: list[str]) -> Run:
-        shift = photos(np.linspace(0.5, 1, 9), retained=np.ones(9), zero_shot_top1=np.ones(9))
-        return a_run({"gallery": gallery, "data": {"classes": classes}}, shift)
+    def run(gallery: list[int], classes: list[str]) -> Run:
+        retained = np.full(9, np.nan)
+        retained[gallery] = 1
+        shift = photos(np.linspace(0.5, 1, 9), retained=retained, zero_shot_top1=np.ones(9))
+        return a_run({"data": {"classes": classes}}, shift)
 
-    base = run(9, ["cat", "dog"])
+    base = run([0, 1, 2], ["cat", "dog"])
     assert {"retained", "zero_shot_top1"} <= set(compare_pair(base, base, seed=0)["measure"])
-    table = compare_pair(base, run(5, ["cat", "cow"]), seed=0)
-    assert list(table["measure"]) == ["cosine_similarity"]
-    assert set(incomparable(base, run(5, ["cat", "dog"]))) == {"retained"}
+    for gallery in ([0, 1, 3], [0, 1]):
+        table = compare_pair(base, run(gallery, ["cat", "cow"]), seed=0)
+        assert list(table["measure"]) == ["cosine_similarity"]
+        assert set(incomparable(base, run(gallery, ["cat", "dog"]))) == {"retained"}
 
 
 def test_a_jobs_key_is_another_when_what_it_is_made_of_is(encoder: Encoder, tmp_path: Path) -> None:

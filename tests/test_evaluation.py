@@ -294,7 +294,7 @@ def test_layers_are_those_of_whole_gram_matrices(encoder: Encoder, names: tuple[
                     k, g = (centred(gram) for gram in grams)
                     expected = (k * g).sum() / np.sqrt((k * k).sum() * (g * g).sum())
                     assert row[column] == pytest.approx(expected, abs=1e-6)
-                cosines = torch.cosine_similarity(x[:, 0], y[:, 0]).numpy()
+                cosines = torch.cosine_similarity(x[:, 0].double(), y[:, 0].double()).numpy()
                 assert row["cosine"] == pytest.approx(cosines.mean(), abs=1e-6)
                 ends = mean_interval(cosines, seed=0)
                 assert (row["ci_low"], row["ci_high"]) == pytest.approx(ends, abs=1e-5)
