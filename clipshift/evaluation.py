@@ -169,9 +169,9 @@ class ShiftEvaluation(pl.LightningModule):
             }
         )
         self.distance = AugmentationDistance(list(variants))
-        layer_widths = encoder.widths[1]
         self.layers: Any = nn.ModuleList(
-            LayerShift(len(self.variants), width) for width in layer_widths if layers
+            LayerShift(len(self.variants), width)
+            for width in (encoder.layer_widths if layers else ())
         )
         self.keep = keep
         self.zero_shot: ZeroShot | None = None

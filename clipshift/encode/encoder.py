@@ -149,11 +149,11 @@ class Encoder(nn.Module):
 
     @cached_property
     @torch.inference_mode()
-    def widths(self) -> tuple[int, list[int]]:
-        """The width of the embedding, and that of the tokens after each block."""
+    def layer_widths(self) -> list[int]:
+        """The width of the tokens after each block."""
         size = (1, 3, *self.input_size)
         made = self.encode_views(torch.zeros(size, device=self.mean.device), layers=True)
-        return made.embedding.shape[1], [layer.shape[2] for layer in made.layers or ()]
+        return [layer.shape[2] for layer in made.layers or ()]
 
     @torch.inference_mode()
     def encode_texts(self, texts: list[str]) -> Tensor:
