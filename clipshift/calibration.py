@@ -14,13 +14,14 @@ from torch.utils.data import default_collate
 from clipshift.augment import Augmentation, draw
 from clipshift.augment.matching import (
     Calibration,
+    CalibrationPhoto,
     Distortion,
     displacement,
     match_strength,
     pixel_distortion,
 )
 from clipshift.config import plain
-from clipshift.data import VIEW_SIZE, Photo, Skipped, ViewDataset
+from clipshift.data import VIEW_SIZE, Photo, Skipped, ViewDataset, keyed_order
 from clipshift.errors import UserError
 from clipshift.measure.functional import rmse, ssim
 from clipshift.results import CALIBRATION, write_whole
@@ -31,21 +32,20 @@ DISTORTIONS: dict[str, Distortion] = {
     "displacement": displacement,
 }
 BATCH = 25
+DEFAULTS = {"distortion": "ssim", "target": 0.7, "photos": 100}
+"""Of the options ``matching``, where neither the user nor a stored calibration says otherwise."""
 
 
 def set_aside(photos: Sequence[Photo], count: int, seed: int) -> list[Photo]:
-    """The photos to calibrate on: chosen by a hash of their ids, so whatever the order.
+    """The photos to calibrate on: a random sample, the same whatever the order of the photos.
 
     Args:
         photos: The run's photos.
         count: How many; half of the photos at the most.
         seed: The run's seed.
     """
-
-    def place(photo: Photo) -> bytes:
-        return hashlib.blake2b(f"{seed}\0calibration\0{photo.id}".encode()).digest()
-
-    return sorted(photos, key=place)[: min(count, len(photos) // 2)]
+    order = keyed_order(photos, f"{seed}\0calibration")
+    return [photos[index] for index in order[: min(count, len(photos) // 2)]]
 
 
 def calibrate(
@@ -76,12 +76,14 @@ def calibrate(
     read = [item for item in items if not isinstance(item, Skipped)]
     if not read:
         raise UserError("no photo to calibrate on can be read: matched severities need at least 2")
-    ids = [photos[item.index].id for item in read]
+    used = [
+        CalibrationPhoto(photos[i.index].id, i.digest.hex(), photos[i.index].length()) for i in read
+    ]
     clean = torch.stack([item.pixels for item in read]).split(BATCH)
     measure = DISTORTIONS[distortion]
     matches = {}
     for name, augmentation in track(augmentations.items(), "Matching severities", transient=True):
-        drawn = [draw(augmentation, seed, photo, name, VIEW_SIZE) for photo in ids]
+        drawn = [draw(augmentation, seed, photo.id, name, VIEW_SIZE) for photo in used]
         draws = [default_collate(drawn[i : i + BATCH]) for i in range(0, len(drawn), BATCH)]
 
         def mean(strength: float, made: Augmentation = augmentation, draws: list = draws) -> float:
@@ -90,7 +92,7 @@ def calibrate(
 
         matches[name] = match_strength(mean, target, augmentation.strongest)
     kept = {name: dict(drawn_from) for name, drawn_from in parameters.items()}
-    return Calibration(distortion, target, seed, resize, kept, ids, matches)
+    return Calibration(distortion, target, seed, resize, kept, used, matches)
 
 
 def calibration_for(
@@ -104,22 +106,25 @@ def calibration_for(
         augmentations: Augmentations by name.
 
     Raises:
-        UserError: If a stored one cannot be used, or there are too few photos.
+        UserError: If a stored one cannot be used or was made with other options ``matching`` than
+            those set, or there are too few photos.
     """
     parameters = {
-        name: {key: value for key, value in node.items() if key not in ("_target_", "ladder")}
+        name: {key: value for key, value in node.items() if key != "ladder"}
         for name, node in plain(cfg.aug).items()
     }
+    asked = {name: value for name in DEFAULTS if (value := cfg.matching[name]) is not None}
     if cfg.matching.file:
-        return load_calibration(Path(cfg.matching.file), parameters, cfg.data.resize)
-    chosen = set_aside(photos, cfg.matching.photos, cfg.seed)
+        return load_calibration(Path(cfg.matching.file), parameters, cfg.data.resize, asked)
+    matching: dict[str, Any] = DEFAULTS | asked
+    chosen = set_aside(photos, matching["photos"], cfg.seed)
     if not chosen:
         raise UserError("severity=matched sets photos aside to calibrate on: give at least 2")
     return calibrate(
         chosen,
         augmentations,
-        cfg.matching.distortion,
-        cfg.matching.target,
+        matching["distortion"],
+        matching["target"],
         cfg.seed,
         cfg.data.resize,
         parameters,
@@ -127,34 +132,88 @@ def calibration_for(
 
 
 def load_calibration(
-    file: Path, parameters: Mapping[str, Mapping[str, Any]], resize: str
+    file: Path,
+    parameters: Mapping[str, Mapping[str, Any]],
+    resize: str,
+    asked: Mapping[str, Any],
 ) -> Calibration:
     """Read a stored calibration.
 
     Args:
         file: Its file.
-        parameters: What the run's augmentations draw from, by name.
+        parameters: The run's augmentations' classes and what they draw from, by name.
         resize: How the run's photos become clean views.
+        asked: What the user has set of ``distortion``, ``target`` and ``photos``.
 
     Raises:
-        UserError: If there is none, it lacks an augmentation, or it was made with others' views.
+        UserError: If there is none, it is damaged or lacks an augmentation, or it was made with
+            other views or otherwise than asked.
     """
     try:
         calibration = Calibration.from_json(json.loads(file.read_text(encoding="utf-8")))
     except OSError as error:
         raise UserError(f"no calibration {file}: {error.strerror}; set matching.file") from None
-    except (ValueError, TypeError, KeyError, AttributeError):
+    except (json.JSONDecodeError, UnicodeDecodeError, TypeError, KeyError, AttributeError):
         raise UserError(f"{file} is not a {CALIBRATION} of clipshift") from None
+    except ValueError as error:
+        raise UserError(f"{file} is damaged: {error}; calibrate again") from None
     again = "calibrate again without matching.file"
     if missing := [name for name in parameters if name not in calibration.matches]:
         raise UserError(f"{file} lacks {', '.join(missing)}: {again}")
+    # Earlier versions kept no classes: each augmentation had one, that of clipshift.augment.
+    classes = {n: drawn_from["_target_"].split(".")[-1] for n, drawn_from in parameters.items()}
     if other := [
-        n for n, drawn_from in parameters.items() if calibration.parameters[n] != drawn_from
+        n
+        for n, drawn_from in parameters.items()
+        if {"_target_": f"clipshift.augment.{classes[n]}"} | calibration.parameters[n] != drawn_from
     ]:
         raise UserError(f"{file} was made with other parameters of {', '.join(other)}: {again}")
     if calibration.resize != resize:
         raise UserError(f"{file} was made with data.resize={calibration.resize}: {again}")
+    made = {
+        "distortion": calibration.distortion,
+        "target": calibration.target,
+        "photos": len(calibration.photos),
+    }
+    for name, value in asked.items():
+        if value != made[name]:
+            raise UserError(
+                f"matching.{name}={value}, but {file} was made with {made[name]}: leave one out"
+            )
     return calibration
+
+
+def left_to_measure(photos: Sequence[Photo], calibration: Calibration) -> list[Photo]:
+    """The photos that are no calibration photos: neither by their ids nor by their content.
+
+    Args:
+        photos: The run's photos.
+        calibration: The calibration.
+
+    Raises:
+        UserError: If there are none.
+    """
+    ids = {photo.id for photo in calibration.photos}
+    digests = {photo.sha256 for photo in calibration.photos if photo.sha256}
+    lengths = {photo.length for photo in calibration.photos if photo.sha256}
+
+    def is_one(photo: Photo) -> bool:
+        if photo.id in ids:
+            return True
+        try:
+            if photo.length() not in lengths:  # most: their bytes need not be read
+                return False
+            return hashlib.sha256(photo.read()).hexdigest() in digests
+        except OSError:
+            return False  # it cannot be measured either, and is listed as such
+
+    left = [photo for photo in photos if not is_one(photo)]
+    if not left:
+        raise UserError(
+            f"all {len(photos)} photos are calibration photos or copies of them, which must not be "
+            "measured: give more photos"
+        )
+    return left
 
 
 def save_calibration(folder: Path, calibration: Calibration) -> None:
@@ -163,13 +222,24 @@ def save_calibration(folder: Path, calibration: Calibration) -> None:
     write_whole(folder / CALIBRATION, lambda path: path.write_text(text, encoding="utf-8"))
 
 
-def calibration_notes(calibration: Calibration) -> list[str]:
-    """What a reader must know of matched severities: how they were matched, and which were not."""
+def calibration_notes(calibration: Calibration, left_out: int) -> list[str]:
+    """What a reader must know of matched severities: how they were matched, and which were not.
+
+    Args:
+        calibration: The calibration.
+        left_out: How many of the run's photos are not measured because of it.
+    """
     notes = [
         f"Matched severities: every augmentation at the strength where the mean "
-        f"{calibration.distortion} of {len(calibration.photos)} calibration photos, which are not "
-        f"measured, is {calibration.target:g}."
+        f"{calibration.distortion} of {len(calibration.photos)} calibration photos is "
+        f"{calibration.target:g}. Photos with their ids or their content are not measured: "
+        f"{left_out} here."
     ]
+    if any(photo.sha256 is None for photo in calibration.photos):
+        notes.append(
+            f"This {CALIBRATION} is of an earlier version and knows its photos by their ids alone: "
+            "the same photographs under other ids would be measured. Calibrate again to be sure."
+        )
     missed = [
         f"{name} ({match.realised:.3g})"
         for name, match in calibration.matches.items()

@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Mapping, Sequence
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,15 @@ from clipshift.command import ERROR
 from clipshift.errors import UserError
 from clipshift.report import page, tracking
 from clipshift.report.figures import draw_curves, draw_differences, save_figures, sign
+from clipshift.report.words import (
+    counted,
+    model_in_words,
+    model_notes,
+    p_value,
+    run_title,
+    weights_in_words,
+    with_interval,
+)
 from clipshift.results import (
     Run,
     compare_photos,
@@ -27,6 +37,7 @@ LEADING = (
     "cosine_similarity",
     "relative_shift",
     "retained",
+    "zero_shot_top1_clean",
     "zero_shot_top1",
     "attention_similarity",
 )
@@ -91,17 +102,19 @@ def compare_pair(a: Run, b: Run, seed: int) -> pd.DataFrame:
     return compare_photos(
         with_group_means(a.shift.drop(columns=lost), trained_on),
         with_group_means(b.shift, trained_on),
+        a.columns,
         seed,
     )
 
 
 def pair_lines(a: Run, b: Run, table: pd.DataFrame) -> str:
     """A paired comparison in the terminal's words."""
-    lines = [f"{b.title} against {a.title}, {table['n'].max()} photos, paired:"]
+    photos = counted(int(table["n"].max()), "photo")
+    lines = [f"{run_title(b)} against {run_title(a)}, {photos}, paired:"]
     lines += [
         f"  {row.augmentation:20} {row.severity:8} {row.measure} "
         f"{row.mean_a:.4f} → {row.mean_b:.4f}{shift_change(row)}  difference "
-        f"{row.difference:+.4f} [{row.ci_low:+.4f}, {row.ci_high:+.4f}]  "
+        f"{with_interval(row.difference, row.ci_low, row.ci_high, '+.4f')}  "
         f"improved {row.improved:.1%} of photos  p {p_value(row.p_holm)}"
         for row in table.itertuples()
     ]
@@ -115,12 +128,7 @@ def shift_change(row: Any) -> str:
     return f" (shift {(1 - row.mean_b) / (1 - row.mean_a) - 1:+.0%})"
 
 
-def p_value(p: float) -> str:
-    """A p-value for people: never 0, which is only what floats make of one that is very small."""
-    return f"{p:.2g}" if p else "< 1e-300"
-
-
-def spreads(a: Run, b: Run) -> str:
+def spread_change(a: Run, b: Run) -> str:
     """The mean distances between different photos in A and in B; empty where one has none."""
     before, after = (run.facts.get("spread") for run in (a, b))
     return f"{before:.3f} → {after:.3f}" if before and after else ""
@@ -133,13 +141,37 @@ def pair_notes(a: Run, b: Run) -> list[str]:
         for name in ("precision", "device")
         if a.facts[name] != b.facts[name]
     ]
+    notes += software_notes([a, b])
     notes += [f"{measure} is left out: {cause}." for measure, cause in incomparable(a, b).items()]
-    if spreads(a, b) and b.facts["spread"] < (1 - SPREAD_FALL) * a.facts["spread"]:
-        notes.append(
-            f"With {b.title} all photos lie closer together (mean distance {spreads(a, b)}): a "
-            "part of the smaller shift is this. Look at relative_shift and retained."
-        )
-    return notes
+    return notes + notes_on_models([a, b])
+
+
+def software_notes(runs: Sequence[Run]) -> list[str]:
+    """Whether runs were made by other versions of packages, or other code of clipshift's."""
+    made_by = [run.facts["versions"] | {"python": run.facts["python"]} for run in runs]
+    names = dict.fromkeys(name for versions in made_by for name in versions)
+    found = {name: dict.fromkeys(v.get(name, "none") for v in made_by) for name in names}
+    other = [f"{name} ({', '.join(seen)})" for name, seen in found.items() if len(seen) > 1]
+    if len({run.facts["code_sha256"] for run in runs}) > 1:
+        other.append("clipshift's own code")
+    if not other:
+        return []
+    return [f"The runs were made by other versions: {'; '.join(other)}. Measure them again by one."]
+
+
+def notes_on_models(runs: Sequence[Run]) -> list[str]:
+    """What a reader must know of the models of runs: random weights, photos closer together."""
+    notes = [note for run in runs for note in model_notes(run.facts["model"])]
+    first = runs[0]
+    for run in runs[1:]:
+        change = spread_change(first, run)
+        if change and run.facts["spread"] < (1 - SPREAD_FALL) * first.facts["spread"]:
+            notes.append(
+                f"With {run_title(run)} all photos lie closer together than with "
+                f"{run_title(first)} (mean distance {change}): a part of the smaller shift is "
+                "this. Look at relative_shift and retained."
+            )
+    return list(dict.fromkeys(notes))
 
 
 def write_pair(
@@ -156,16 +188,21 @@ def write_pair(
     rows = {measure: marked[marked["measure"] == measure] for measure in measures}
     tables = {measure: pair_table(rows[measure]) for measure in measures}
     drawn = {
-        f"difference@{measure}": draw_differences(rows[measure], measure) for measure in measures
+        f"difference@{measure}": draw_differences(rows[measure], a.columns[measure])
+        for measure in measures
     }
+    photos = counted(int(table["n"].max()), "photo")
     for figure in drawn.values():
-        sign(figure, f"{b.title} minus {a.title}, {table['n'].max()} photos")
-    facts = {"A": f"{a.title}: {a.folder}", "B": f"{b.title}: {b.folder}"}
-    if spread := spreads(a, b):
+        sign(figure, f"{run_title(b)} minus {run_title(a)}, {photos}")
+    facts = {
+        name: f"{run_title(run)}: {run.folder}; {weights_in_words(run.facts['model'])}"
+        for name, run in (("A", a), ("B", b))
+    }
+    if spread := spread_change(a, b):
         facts["mean distance between different photos"] = spread
     return page.write_comparison(
         folder,
-        f"{b.title} against {a.title}, photo by photo",
+        f"{run_title(b)} against {run_title(a)}, photo by photo",
         facts,
         notes,
         tables,
@@ -190,7 +227,7 @@ def pair_table(rows: pd.DataFrame) -> list[list[str]]:
             row.severity,
             f"{row.mean_a:.4f}",
             f"{row.mean_b:.4f}{shift_change(row)}",
-            f"{row.difference:+.4f} [{row.ci_low:+.4f}, {row.ci_high:+.4f}]",
+            with_interval(row.difference, row.ci_low, row.ci_high, "+.4f"),
             f"{row.improved:.1%}",
             f"{row.worsened:.1%}",
             p_value(row.p_holm),
@@ -235,10 +272,8 @@ def compare_sweep(folder: Path) -> bool:
     parts = []
     for job, run in runs.items():
         summary = pd.read_csv(job / "summary.csv", dtype={"severity": str})
-        settings = {option: overrides[job].get(option, "") for option in options}
-        clash = set(summary.columns)
-        named = {f"set {key}" if key in clash else key: value for key, value in settings.items()}
-        head = {"job": job.name, **named, "model_name": run.facts["model"]["name"]}
+        settings = {name: overrides[job].get(name, "") for name in untold(options)}
+        head = {"job": job.name, "model": run.facts["model"]["name"], **settings}
         parts.append(pd.DataFrame(head, index=summary.index).join(summary))
     table = pd.concat(parts, ignore_index=True) if parts else pd.DataFrame()
     write_csv(folder / "comparison.csv", table)
@@ -251,9 +286,14 @@ def compare_sweep(folder: Path) -> bool:
     return not failed
 
 
-def describe(overrides: dict[str, str], options: list[str]) -> str:
+def describe(overrides: Mapping[str, str], options: Sequence[str]) -> str:
     """A job by the options in which a sweep's jobs differ."""
     return " ".join(f"{option}={overrides[option]}" for option in options if option in overrides)
+
+
+def untold(options: Sequence[str]) -> list[str]:
+    """The options that a sweep's table does not tell of by its own columns."""
+    return [option for option in options if option not in ("model", "aug", "severity")]
 
 
 def write_sweep(
@@ -272,30 +312,15 @@ def write_sweep(
     tables: dict[str, list[list[str]]] = {}
     drawn: dict[str, Any] = {}
     if len(table):
-        shift = table[table["measure"] == "cosine_similarity"]
-        told = [option for option in options if option not in ("aug", "severity")]
-        header = [
-            "job",
-            *told,
-            "augmentation",
-            "severity",
-            "1 − cosine (95 % interval)",
-            "photos",
+        models = {job.name: model_in_words(run.facts["model"]) for job, run in runs.items()}
+        tables["mean shift of every job"] = job_table(table, models, untold(options))
+        numbered = table[
+            (table["measure"] == "cosine_similarity") & table["severity"].str.isdigit()
         ]
-        tables["mean shift of every job"] = [header] + [
-            [
-                str(row["job"]),
-                *(overrides[folder / str(row["job"])].get(option, "") for option in told),
-                row["augmentation"],
-                row["severity"],
-                f"{1 - row['mean']:.4f} [{1 - row['ci_high']:.4f}, {1 - row['ci_low']:.4f}]",
-                str(row["n"]),
-            ]
-            for _, row in shift.sort_values("mean", kind="stable").iterrows()
-        ]
-        numbered = shift[shift["severity"].str.isdigit()]
         if numbered["severity"].nunique() > 1:
-            of_jobs = {job.name: describe(own, told) for job, own in overrides.items()}
+            of_jobs = {job.name: describe(overrides[job], untold(options)) for job in runs}
+            if len(set(models.values())) > 1:
+                of_jobs = {job: f"{models[job]} {told}".strip() for job, told in of_jobs.items()}
             drawn["curves"] = draw_curves(numbered.assign(options=numbered["job"].map(of_jobs)))
     if failed:
         tables["failed jobs"] = [["job", "options", "error"]] + [
@@ -303,11 +328,13 @@ def write_sweep(
         ]
     notes = [f"{len(failed)} of {len(failed) + len(runs)} jobs failed."] if failed else []
     pairs = list(runs.values())
+    if pairs:
+        notes += software_notes(pairs) + notes_on_models(pairs)
     if len(pairs) == 2 and not differing_views(*pairs):
         a, b = pairs
         paired = compare_pair(a, b, a.facts["seed"])
         write_csv(folder / "paired.csv", paired)
-        notes += pair_notes(a, b)
+        notes += [note for note in pair_notes(a, b) if note not in notes]
         marked = mark_trained(paired, trained_on_of(a, b))
         for measure in (m for m in LEADING if m in set(paired["measure"])):
             tables[f"{measure}: job {b.folder.name} against job {a.folder.name}, paired"] = (
@@ -317,6 +344,34 @@ def write_sweep(
     facts = {"folder": str(folder), "jobs": f"{len(runs)} finished, {len(failed)} failed"}
     title = f"Sweep of {len(overrides)} jobs"
     return page.write_comparison(folder, title, facts, notes, tables, files), files
+
+
+def job_table(
+    table: pd.DataFrame, models: Mapping[str, str], options: Sequence[str]
+) -> list[list[str]]:
+    """The shift of every job under every augmentation for people, the largest first.
+
+    Args:
+        table: The summaries of all jobs.
+        models: What to call each job's model.
+        options: The options in which jobs differ, beside those that are columns.
+    """
+    header = ["job", "model", *options, "augmentation", "severity", "1 − cosine", "relative shift",
+              "photos"]  # fmt: skip
+    rows = []
+    for (job, augmentation, severity), group in table.groupby(["job", "augmentation", "severity"]):
+        measures = group.set_index("measure")
+        if "cosine_similarity" not in measures.index:
+            continue
+        cosine = measures.loc["cosine_similarity"]
+        mean, low, high = 1 - cosine[["mean", "ci_high", "ci_low"]]
+        shift = with_interval(mean, low, high, ".4f")
+        relative = measures.reindex(["relative_shift"]).iloc[0][["mean", "ci_low", "ci_high"]]
+        told = [str(group.iloc[0][option]) for option in options]
+        numbers = [shift, with_interval(*relative), str(cosine["n"])]
+        cells = [job, models[job], *told, augmentation, severity, *numbers]
+        rows.append((cosine["mean"], cells))
+    return [header] + [cells for _, cells in sorted(rows, key=itemgetter(0))]
 
 
 def track_sweep(

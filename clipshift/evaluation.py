@@ -3,9 +3,10 @@
 import math
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import datetime
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -31,7 +32,12 @@ from clipshift.augment import (
     make_variants,
 )
 from clipshift.augment.keyed import Draws
-from clipshift.calibration import calibration_for, calibration_notes, save_calibration
+from clipshift.calibration import (
+    calibration_for,
+    calibration_notes,
+    left_to_measure,
+    save_calibration,
+)
 from clipshift.config import plain
 from clipshift.data import (
     Batch,
@@ -40,6 +46,8 @@ from clipshift.data import (
     ViewDataset,
     captions,
     folder,
+    is_wordnet_id,
+    keyed_order,
     sample,
     shards,
 )
@@ -52,19 +60,22 @@ from clipshift.encode.shared import (
 )
 from clipshift.errors import UserError
 from clipshift.jobs import finished_job, in_sweep, job_key, started_logger, sweep_folders, take_over
-from clipshift.measure import AugmentationDistance, CleanSpread, LayerShift, PhotoMeasure
+from clipshift.measure import COLUMNS, AugmentationDistance, CleanSpread, LayerShift, PhotoMeasure
 from clipshift.measure.functional import MoveBack, luma, pixel_mean, retained, text_shift
 from clipshift.measure.zero_shot import zero_shot_flip, zero_shot_hit
 from clipshift.report.run import SHOWN_PHOTOS, report_run
 from clipshift.report.terminal import PhotoProgressBar
 from clipshift.results import (
     CLEAN,
-    TABLES,
     Measured,
     Tables,
     clear_results,
     correlate,
     data_fingerprint,
+    distance_tables,
+    intraclass_correlation,
+    mean_interval,
+    order_of_photos,
     rank_augmentations,
     ranking_agreement,
     shift_table,
@@ -76,19 +87,29 @@ from clipshift.results import (
 )
 from clipshift.train.export import trained_augmentations
 from clipshift.trainer import make_trainer
-from clipshift.versions import CODE_SHA256, package_versions
+from clipshift.versions import (
+    CODE_SHA256,
+    command_line,
+    environment,
+    git_commit,
+    package_versions,
+)
 
 
 @dataclass
 class Keep:
-    """What to keep beside the measures: all embeddings, and the first photos' views and gazes.
+    """What to keep beside the measures.
 
-    The embeddings of the first ``gallery`` photos are kept until the end, to see which views still
-    find their own photo among them.
+    Attributes:
+        embeddings: Whether to keep all embeddings.
+        gallery: Indices of the photos whose embeddings are kept until the end in any case, to see
+            which views still find their own photo among them.
+        views: The views of so many first photos.
+        gaze: The gazes of so many first photos.
     """
 
     embeddings: bool = False
-    gallery: int = 0
+    gallery: Collection[int] = frozenset()
     views: int = 0
     gaze: int = 0
 
@@ -136,8 +157,9 @@ class ShiftEvaluation(pl.LightningModule):
         self.measure_names = [
             name
             for name, measure in measures.items()
-            if encoder.probe is not None or measure.space not in ("gaze", "aligned gaze")
+            if encoder.probe is not None or measure.facts.space not in ("gaze", "aligned gaze")
         ]
+        self.columns = {n: measures[n].facts for n in self.measure_names} | COLUMNS
         self.metrics: Any = nn.ModuleDict(
             {
                 variant: nn.ModuleDict(
@@ -147,10 +169,9 @@ class ShiftEvaluation(pl.LightningModule):
             }
         )
         self.distance = AugmentationDistance(list(variants))
-        width, layer_widths = encoder.widths
-        self.spread = CleanSpread(width)
         self.layers: Any = nn.ModuleList(
-            LayerShift(len(self.variants), width) for width in layer_widths if layers
+            LayerShift(len(self.variants), width)
+            for width in (encoder.layer_widths if layers else ())
         )
         self.keep = keep
         self.zero_shot: ZeroShot | None = None
@@ -180,15 +201,22 @@ class ShiftEvaluation(pl.LightningModule):
             by_view = self._encode(views, batch.digests)
         with self._stage("measure"):
             values = self._measure(batch, views, by_view)
+            embeddings = torch.stack([by_view[name].embedding for name in self.variants])
+            first, second = np.triu_indices(len(embeddings), 1)
+            distances = self.distance(embeddings)[:, first, second]
             clean = by_view[CLEAN].layers or []
+            cosines = []
             for place, layer in enumerate(self.layers):
                 tokens = [by_view[name].layers[place] for name in self.variants]  # type: ignore[index]
-                layer.update(torch.stack(tokens), clean[place])
+                cosines.append(layer(torch.stack(tokens), clean[place]))
         # All at once and at the end, so that an interruption leaves whole photos.
         numbers = {key: value.tolist() for key, value in values.items()}
         self._keep(batch.index.tolist(), views, by_view)
         measured.index += batch.index.tolist()
         measured.digests += batch.digests
+        measured.distances += list(distances.float().cpu().numpy())
+        if cosines:
+            measured.layers += list(torch.stack(cosines).movedim(-1, 0).cpu().numpy())
         for key, rows in numbers.items():
             measured.values.setdefault(key, []).extend(rows)
 
@@ -219,10 +247,11 @@ class ShiftEvaluation(pl.LightningModule):
         for variant in self.variants:
             for name in self.measure_names:
                 metric = self.metrics[variant][name]
+                space = metric.facts.space
                 inputs: list[Any] = [
-                    _space(metric.space, views[view], features[view]) for view in (variant, CLEAN)
+                    _space(space, views[view], features[view]) for view in (variant, CLEAN)
                 ]
-                if metric.space == "aligned gaze":
+                if space == "aligned gaze":
                     inputs.append(_move_back(self.variants[variant], batch.draws))
                 values[variant, name] = metric(*inputs)
             embedding = features[variant].embedding
@@ -238,8 +267,6 @@ class ShiftEvaluation(pl.LightningModule):
                 values[variant, "text_shift"] = text_shift(embedding, clean, text)
             values[variant, "brightness"] = brightness
             values[variant, "contrast"] = contrast
-        self.distance.update(torch.stack([features[name].embedding for name in self.variants]))
-        self.spread.update(clean)
         return values
 
     def _zero_shot_hits(self, index: Tensor, embedding: Tensor) -> dict[str, Tensor]:
@@ -257,11 +284,12 @@ class ShiftEvaluation(pl.LightningModule):
     ) -> None:
         for name in views:
             made = features[name]
-            if self.keep.embeddings:
-                rows = list(made.embedding.cpu().numpy())
+            if self.keep.embeddings or name == CLEAN:
+                # A copy: a row's view would hold the whole batch in memory.
+                rows = list(made.embedding.float().cpu().numpy().copy())
                 self.measured.embeddings.setdefault(name, []).extend(rows)
             for row, photo in enumerate(index):
-                if photo < self.keep.gallery:
+                if photo in self.keep.gallery:
                     kept = self.measured.gallery.setdefault(name, {})
                     kept[photo] = made.embedding[row].cpu().numpy().copy()
                 if photo < self.keep.views:
@@ -275,7 +303,7 @@ class ShiftEvaluation(pl.LightningModule):
         for variant, metrics in self.metrics.items():
             for name, metric in metrics.items():
                 self.log(f"{variant}/{name}", metric)
-        for metric in (self.distance, self.spread, *self.layers):
+        for metric in self.layers:
             metric.compute()
         if dist.is_available() and dist.is_initialized():
             parts: list[Measured] = [Measured()] * dist.get_world_size()
@@ -316,7 +344,10 @@ def _move_back(variant: Variant, draws: dict[str, Draws]) -> MoveBack | None:
 
 
 def load_photos(data: DictConfig) -> tuple[list[Photo], list[str]]:
-    """The photos of a ``data`` configuration, and the classes of all photos that it names.
+    """The photos of a ``data`` configuration, and the classes of all photos in its source.
+
+    ``skip`` and ``limit`` cut the source's list; of what they leave, ``skip_sample`` and ``sample``
+    cut a random order that depends on the photos' ids alone. The photos come in the list's order.
 
     Raises:
         UserError: If there are none.
@@ -330,12 +361,17 @@ def load_photos(data: DictConfig) -> tuple[list[Photo], list[str]]:
     else:
         photos = captions(data.csv_file, data.root)
     classes = sorted({photo.label for photo in photos if photo.label is not None})
-    chosen = photos[data.skip :][: data.limit]
     if not photos:
         raise UserError(f"no photos in {data.root}")
-    if not chosen:
+    listed = photos[data.skip :][: data.limit]
+    if not listed:
         raise UserError(f"data.skip={data.skip} leaves none of the {len(photos)} photos")
-    return chosen, classes
+    drawn = keyed_order(listed, "sample")[data.skip_sample :][: data.sample]
+    if not drawn:
+        raise UserError(
+            f"data.skip_sample={data.skip_sample} leaves none of the {len(listed)} photos"
+        )
+    return [listed[index] for index in sorted(drawn)], classes
 
 
 def make_zero_shot(
@@ -401,6 +437,7 @@ def evaluate(cfg: DictConfig, run_folder: Path) -> None:
             measured before an interruption is written all the same.
     """
     start = time.perf_counter()
+    started = datetime.now().astimezone()
     if "precision" in cfg.trainer:
         raise UserError("trainer.precision is for training: choose the encoder's by precision=bf16")
     run_folder.mkdir(parents=True, exist_ok=True)
@@ -433,11 +470,8 @@ def evaluate(cfg: DictConfig, run_folder: Path) -> None:
     calibration = None
     if MATCHED in severities:
         calibration = calibration_for(cfg, photos, augmentations)
-        used = set(calibration.photos)
-        photos = [photo for photo in photos if photo.id not in used]
-        if not photos:
-            raise UserError(f"all photos are calibration photos of {cfg.matching.file}")
-        notes += calibration_notes(calibration)
+        given, photos = len(photos), left_to_measure(photos, calibration)
+        notes += calibration_notes(calibration, given - len(photos))
     strengths = {n: m.strength for n, m in calibration.matches.items()} if calibration else {}
     module = ShiftEvaluation(
         encoder,
@@ -445,7 +479,7 @@ def evaluate(cfg: DictConfig, run_folder: Path) -> None:
         {name: instantiate(node) for name, node in plain(cfg.metric).items()},
         Keep(
             embeddings=cfg.save.embeddings,
-            gallery=cfg.gallery,
+            gallery=frozenset(keyed_order(photos, "sample")[: cfg.gallery]),
             views=max(cfg.save.views, SHOWN_PHOTOS),
             gaze=max(cfg.save.gaze, SHOWN_PHOTOS),
         ),
@@ -456,6 +490,13 @@ def evaluate(cfg: DictConfig, run_folder: Path) -> None:
         module.texts = caption_embeddings(encoder, photos)
     except UserError as error:
         notes.append(f"Measures with text are left out: {error}.")
+    unnamed = [label for label in classes if is_wordnet_id(label)]
+    if module.zero_shot and unnamed:
+        prompt = cfg.prompts.templates[0].format(unnamed[0])
+        notes.append(
+            f"Classes that look like WordNet ids and have no known name: {len(unnamed)} of "
+            f"{len(classes)}. The model was asked for “{prompt}”."
+        )
     dataset = ViewDataset(photos, augmentations, cfg.seed, cfg.data.resize, cache)
     data = ViewData(dataset, cfg.data.batch_size, cfg.data.num_workers)
     loaded = time.perf_counter()
@@ -483,8 +524,9 @@ def evaluate(cfg: DictConfig, run_folder: Path) -> None:
                     save_calibration(run_folder, calibration)
                 seconds = {"load": loaded - start, "photos": time.perf_counter() - loaded}
                 tables = write_results(
-                    cfg, run_folder, module, photos, classes, trained_on, seconds, complete, key
-                )
+                    cfg, run_folder, module, photos, classes, trained_on, started, seconds,
+                    complete, key,
+                )  # fmt: skip
                 if not complete:
                     done = f"{len(module.measured.index)} of {len(photos)}"
                     print(f"stopped early: {done} photos are in {run_folder}", file=sys.stderr)
@@ -515,29 +557,19 @@ def write_results(
     photos: list[Photo],
     classes: list[str],
     trained_on: list[str] | None,
+    started: datetime,
     seconds: dict[str, float],
     complete: bool,
     key: str | None,
 ) -> Tables:
     """Make tables of what was measured, and write them, the kept tensors, and ``run.json``."""
     measured = module.measured
-    for metric in (module.distance, module.spread, *module.layers):
+    for metric in module.layers:
         metric.sync_on_compute = complete
-    spread = module.spread.compute().item()
-    add_relative_shift(measured, spread)
+    spread = add_relative_shift(measured)
     add_retained(measured)
     shift = shift_table(measured, photos, module.variants)
-    names = module.distance.names
-    mean = module.distance.compute()
-    # torchmetrics squeezes the matrix of a single augmentation.
-    distances, distances_half = (
-        pd.DataFrame(
-            matrix.reshape(len(names), -1).cpu().numpy(),
-            index=pd.Index(names, name="augmentation"),
-            columns=names,
-        )
-        for matrix in (mean, module.distance.half_width)
-    )
+    distances = distance_tables(measured, photos, list(module.variants), cfg.seed)
     encoder = module.encoder
     facts = {
         "complete": complete,
@@ -571,6 +603,10 @@ def write_results(
         "precision": cfg.precision,
         "device": device_name(module.device),
         "seconds": {name: round(value, 3) for name, value in (seconds | measured.seconds).items()},
+        "command": command_line(),
+        "started": started.isoformat(timespec="seconds"),
+        "commit": git_commit(),
+        **environment(),
         "versions": package_versions(),
         "code_sha256": CODE_SHA256,
         "config": plain(cfg),
@@ -580,18 +616,19 @@ def write_results(
     both = cosine and several and {PAPER, MATCHED} <= set(shift["severity"])
     tables = Tables(
         shift,
-        summarize(shift, cfg.seed),
-        distances,
-        distances_half,
+        summarize(shift, module.columns, cfg.seed),
+        *distances,
         rank_augmentations(shift, cfg.seed) if cosine else pd.DataFrame(),
         correlate(shift) if cosine else pd.DataFrame(),
-        layer_table(module),
+        layer_table(module, photos, cfg.seed),
         skipped_table(measured, photos),
         ranking_agreement(shift, (PAPER, MATCHED), cfg.seed) if both else None,
         facts,
+        module.columns,
     )
-    made = {name: getattr(tables, name) for name in TABLES}
-    write_tables(run_folder, shift, {n: t for n, t in made.items() if len(t) or n == "skipped"})
+    facts["distortion"] = realised_distortion(tables.summary)
+    facts["intraclass_correlation"] = label_correlation(shift) if cosine else None
+    write_tables(run_folder, tables)
     write_tensors(run_folder, measured, photos, cfg.save.views, cfg.save.gaze)
     if tables.agreement:
         found = [None if math.isnan(value) else value for value in tables.agreement]
@@ -600,21 +637,54 @@ def write_results(
     return tables
 
 
+def realised_distortion(summary: pd.DataFrame) -> dict[str, dict[str, dict[str, float]]]:
+    """What the augmentations came to: mean RMSE and SSIM, by augmentation and severity."""
+    found: dict[str, dict[str, dict[str, float]]] = {}
+    for row in summary[summary["measure"].isin(["rmse", "ssim"])].itertuples():
+        by_severity = found.setdefault(row.augmentation, {})
+        by_severity.setdefault(row.severity, {})[row.measure] = row.mean
+    return found
+
+
+def label_correlation(shift: pd.DataFrame) -> float | None:
+    """How alike the mean shifts of photos of one label are; None where that cannot be said."""
+    photos = shift.groupby("photo").agg({"cosine_similarity": "mean", "label": "first"})
+    found = intraclass_correlation(photos["cosine_similarity"].to_numpy(), list(photos["label"]))
+    return None if math.isnan(found) else found
+
+
 def device_name(device: torch.device) -> str:
     """What the encoder ran on, in words."""
     return torch.cuda.get_device_name(device) if device.type == "cuda" else str(device)
 
 
-def add_relative_shift(measured: Measured, spread: float) -> None:
-    """Divide every shift by the distance between different clean photos."""
+def add_relative_shift(measured: Measured) -> float:
+    """Divide every shift by the mean distance between different clean photos.
+
+    Leaves ``distance_to_others`` beside it, each photo's share in that mean.
+
+    Returns:
+        The mean distance; NaN where the encoder makes no difference between photos.
+    """
+    rows = measured.embeddings.get(CLEAN)
+    if not rows:
+        return math.nan
+    clean = torch.from_numpy(np.stack(rows))
+    metric = CleanSpread(clean.shape[1], sync_on_compute=False)
+    metric.update(clean)
+    spread = metric.compute().item()
+    others = metric.distance_to_others(clean).numpy()
     for variant, measure in list(measured.values):
         if measure == "cosine_similarity":
-            cosines = np.array(measured.values[variant, measure])
-            measured.values[variant, "relative_shift"] = ((1 - cosines) / spread).tolist()
+            shift = 1 - np.array(measured.values[variant, measure])
+            relative = np.where(np.isnan(others), np.nan, shift / spread)
+            measured.values[variant, "relative_shift"] = relative.tolist()
+            measured.values[variant, "distance_to_others"] = others.tolist()
+    return spread
 
 
 def add_retained(measured: Measured) -> None:
-    """See which views find their own photo in the gallery; NaN for photos beyond it."""
+    """See which views find their own photo in the gallery; NaN for photos outside it."""
     photos = sorted(measured.gallery.get(CLEAN, ()))
     if len(photos) < 2:
         return
@@ -627,23 +697,28 @@ def add_retained(measured: Measured) -> None:
         measured.values[name, "retained"] = [found.get(i, float("nan")) for i in measured.index]
 
 
-def layer_table(module: ShiftEvaluation) -> pd.DataFrame:
-    """A row per variant and layer: class-token cosine with its 95 % interval, and both CKA."""
-    rows = []
-    for layer, metric in enumerate(module.layers, start=1):
-        # torchmetrics squeezes the values of a single variant.
-        shifts = {name: values.reshape(-1).tolist() for name, values in metric.compute().items()}
-        for variant, mean, error, cka, biased in zip(
-            module.variants.values(),
-            shifts["cosine"],
-            shifts["cosine_error"],
-            shifts["cka"],
-            shifts["cka_biased"],
-            strict=True,
-        ):
-            low, high = mean - 1.96 * error, mean + 1.96 * error
-            rows.append((variant.name, variant.severity, layer, mean, low, high, cka, biased))
+def layer_table(module: ShiftEvaluation, photos: list[Photo], seed: int) -> pd.DataFrame:
+    """One row per variant and layer: mean class-token cosine with its 95 % interval, and both CKA.
+
+    The interval is `clipshift.results.mean_interval`.
+    """
     columns = [
         "augmentation", "severity", "layer", "cosine", "ci_low", "ci_high", "cka", "cka_biased",
     ]  # fmt: skip
+    measured = module.measured
+    if not measured.layers:
+        return pd.DataFrame(columns=columns)
+    cosines = np.stack([measured.layers[row] for row in order_of_photos(measured, photos)])
+    low, high = np.clip(mean_interval(cosines, seed), -1, 1)
+    rows = []
+    for layer, metric in enumerate(module.layers):
+        # torchmetrics squeezes the values of a single variant.
+        made = {name: values.reshape(-1).tolist() for name, values in metric.compute().items()}
+        rows += [
+            (
+                v.name, v.severity, layer + 1, made["cosine"][k], low[layer, k], high[layer, k],
+                made["cka"][k], made["cka_biased"][k],
+            )
+            for k, v in enumerate(module.variants.values())
+        ]  # fmt: skip
     return pd.DataFrame(rows, columns=columns)

@@ -1,6 +1,9 @@
-"""What the numbers were made with: versions of packages, and clipshift's own source."""
+"""What the numbers were made with: versions of packages, clipshift's own source, the machine."""
 
 import hashlib
+import platform
+import subprocess
+import sys
 from importlib.metadata import version
 from pathlib import Path
 
@@ -21,6 +24,50 @@ PACKAGES = (
 def package_versions() -> dict[str, str]:
     """Versions of clipshift and of the packages that its numbers depend on."""
     return {name: version(name) for name in ("clipshift", *PACKAGES)}
+
+
+def environment() -> dict[str, str]:
+    """Python, operating system and processor."""
+    return {
+        "python": platform.python_version(),
+        "system": platform.platform(),
+        "processor": _processor(),
+    }
+
+
+def command_line() -> list[str]:
+    """The program and its arguments, as they were given."""
+    return [Path(sys.argv[0]).name, *sys.argv[1:]]
+
+
+def git_commit() -> str | None:
+    """The commit of the checkout that clipshift runs from, with ``+changes`` where files differ.
+
+    None where it does not run from a checkout of its own, or git is missing.
+    """
+    root = Path(__file__).parent.parent
+    if not (root / ".git").exists():
+        return None
+
+    def git(*arguments: str) -> str:
+        done = subprocess.run(
+            ["git", "-C", str(root), *arguments], capture_output=True, text=True, check=True
+        )
+        return done.stdout.strip()
+
+    try:
+        changed = git("status", "--porcelain", "--untracked-files=no")
+        return git("rev-parse", "HEAD") + ("+changes" if changed else "")
+    except (OSError, subprocess.CalledProcessError):
+        return None
+
+
+def _processor() -> str:
+    try:  # platform.processor() is empty on most Linux systems
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        return next(line.partition(":")[2].strip() for line in lines if "model name" in line)
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()
 
 
 def _code_sha256() -> str:

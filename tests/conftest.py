@@ -10,15 +10,29 @@ from pathlib import Path
 import open_clip
 import pytest
 import torch
+import yaml
+from hydra.utils import get_class
 from safetensors.torch import save_file
 from torch import Tensor
 
+from clipshift.augment import Augmentation
+from clipshift.command import compose_config
+from clipshift.config import plain
 from clipshift.data import clean_view, decode, sample
 from clipshift.encode import Encoder, load_encoder
+from clipshift.evaluation import make_augmentations
+from clipshift.measure import COLUMNS
 
 os.environ["CLIPSHIFT_CACHE"] = tempfile.mkdtemp(prefix="clipshift-cache-")
 
 ROOT = Path(__file__).resolve().parent.parent
+MEASURED = COLUMNS | {
+    name: get_class(node["_target_"]).facts
+    for file in (ROOT / "conf/metric").glob("*.yaml")
+    for name, node in yaml.safe_load(file.read_text()).items()
+    if name != "defaults"
+}
+"""What every column means that clipshift can measure."""
 TEXT = {"context_length": 16, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 1}
 VIT = {"image_size": 64, "patch_size": 16, "layers": 2, "width": 64, "head_width": 32}
 
@@ -31,6 +45,11 @@ def run_evaluate(
         [sys.executable, str(ROOT / "evaluate.py"), *overrides],
         capture_output=True, text=True, timeout=300, check=False, env=os.environ | (env or {}),
     )  # fmt: skip
+
+
+def configured(choice: str) -> tuple[dict[str, Augmentation], dict[str, list[float]]]:
+    """The augmentations of a choice of ``aug``, and their ladders."""
+    return make_augmentations(plain(compose_config("evaluate", [f"aug={choice}"]).aug))
 
 
 def write_hub_folder(folder: Path, vision: dict, seed: int = 0) -> Path:
@@ -63,6 +82,18 @@ def encoder(hub_folder: Path) -> Encoder:
 def views() -> Tensor:
     """Clean views of eight photographs, (8, 3, 224, 224)."""
     return torch.stack([clean_view(decode(photo.read()), "squash") for photo in sample()[:8]])
+
+
+@pytest.fixture(scope="session")
+def finished(hub_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """A run's folder, and what it said: five photographs, all that can be saved."""
+    folder = tmp_path_factory.mktemp("run")
+    done = run_evaluate(
+        f"model.checkpoint={hub_folder}", f"hydra.run.dir={folder}", "trainer=cpu", "data.limit=5",
+        "save.embeddings=true", "save.views=2", "save.gaze=4",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return folder, done.stdout
 
 
 @pytest.fixture(scope="session")

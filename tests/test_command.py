@@ -56,6 +56,8 @@ def test_composition_mistakes(override: str, expected: str) -> None:
         ("model.pretrained=[openai]", "must be text, or null"),
         ("cache.gigabytes=0", "a number > 0"),
         ("data.limit=0", "a whole number ≥ 1, or null"),
+        ("data.sample=0", "a whole number ≥ 1, or null"),
+        ("data.skip_sample=-1", "a whole number ≥ 0, or null"),
         ("aug.elastic.sigma=300", "a number > 0 and ≤ 224"),
         ("compare=[a]", "two run folders"),
         ("compare=[1,2]", "two run folders"),

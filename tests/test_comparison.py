@@ -14,12 +14,12 @@ import numpy as np
 import pandas as pd
 import pytest
 import yaml
-from conftest import ROOT, run_evaluate
+from conftest import MEASURED, ROOT, run_evaluate
 from scipy import stats
 from test_evaluation import measure, wandb_records
 
 from clipshift.command import compose_config
-from clipshift.comparison import compare_pair, pair_notes, spreads
+from clipshift.comparison import compare_pair, notes_on_models, software_notes, spread_change
 from clipshift.data import Cache, dataset, sample
 from clipshift.encode import Encoder
 from clipshift.encode.shared import SharedFeatures
@@ -27,8 +27,25 @@ from clipshift.errors import UserError
 from clipshift.jobs import job_key
 from clipshift.report.dashboard import sweep_dashboard
 from clipshift.report.figures import draw_curves
+from clipshift.report.words import run_title
 from clipshift.results import Run, compare_photos, incomparable, mean_interval, read_run
 from clipshift.results.paired import holm
+
+
+def compared(a: pd.DataFrame, b: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
+    return compare_photos(a, b, MEASURED, seed)
+
+
+def a_run(facts: dict[str, Any], shift: pd.DataFrame | None = None, **model: Any) -> Run:
+    """A finished run as it is read back, with the facts that a comparison reads."""
+    known = {
+        "model": {"name": "small", "checkpoint": None, "pretrained": None, "trained": True,
+                  "architecture": "ViT-S-32-alt", "trained_on": None} | model,
+        "precision": "fp32", "device": "cpu", "data": {}, "spread": 0.5,
+        "config": {"prompts": {}}, "versions": {"torch": "2.9"}, "python": "3.11",
+        "code_sha256": "a",
+    }  # fmt: skip
+    return Run(Path(), known | facts, pd.DataFrame() if shift is None else shift, MEASURED)
 
 
 def photos(values: np.ndarray, **more: np.ndarray) -> pd.DataFrame:
@@ -52,7 +69,7 @@ def test_paired_differences_and_what_counts_as_better() -> None:
     base, robust = rng.uniform(0.5, 1, (2, 80))
     a = photos(base, l2_distance=base, brightness=base)
     b = photos(robust, l2_distance=robust, brightness=robust).sample(frac=1, random_state=1)
-    table = compare_photos(a, b, seed=0).set_index("measure")
+    table = compared(a, b).set_index("measure")
     assert list(table.index) == ["cosine_similarity", "l2_distance"]
     change = robust - base
     row = table.loc["cosine_similarity"]
@@ -92,7 +109,7 @@ def test_a_gazes_entropy_that_changes_less_is_better_whatever_its_sign() -> None
 
 def test_a_run_against_itself_differs_by_exactly_nothing() -> None:
     a = photos(np.random.default_rng(0).uniform(0, 1, 30))
-    row = compare_photos(a, a, seed=0).iloc[0]
+    row = compared(a, a).iloc[0]
     assert row[["difference", "ci_low", "ci_high", "improved", "worsened"]].eq(0).all()
     assert row["p"] == row["p_holm"] == 1
 
@@ -104,35 +121,73 @@ def test_a_known_difference_is_covered_as_often_as_promised() -> None:
     for seed in range(500):
         base = rng.beta(8, 2, 150)
         robust = base + 0.03 + (rng.exponential(0.05, 150) - 0.05)
-        row = compare_photos(photos(base), photos(robust), seed).iloc[0]
+        row = compared(photos(base), photos(robust), seed).iloc[0]
         covered.append(row["ci_low"] <= 0.03 <= row["ci_high"])
     assert 0.92 <= np.mean(covered) <= 0.98
 
 
+def test_what_the_models_cannot_differ_in_is_no_test() -> None:
+    """Pixels do not depend on the model, and the clean views are the same under every variant."""
+    rng = np.random.default_rng(0)
+
+    def run() -> pd.DataFrame:
+        hits = rng.integers(0, 2, 40).astype(float)
+        parts = [
+            photos(rng.uniform(0.5, 1, 40), rmse=np.full(40, 0.1), brightness=np.full(40, 0.4),
+                   zero_shot_top1=hits, zero_shot_top1_clean=hits).assign(augmentation=name)
+            for name in ("noise", "blur", "flip")
+        ]  # fmt: skip
+        return pd.concat(parts)
+
+    table = compared(run(), run())
+    assert [tuple(key) for key in table[["augmentation", "measure"]].to_numpy()] == [
+        ("clean", "zero_shot_top1_clean"),
+        *((name, measure) for name in ("noise", "blur", "flip")
+          for measure in ("cosine_similarity", "zero_shot_top1")),
+    ]  # fmt: skip
+    smallest = table["p"].to_numpy().argmin()
+    assert table["p_holm"][smallest] == pytest.approx(min(1, 7 * table["p"][smallest]))
+
+
 @pytest.mark.parametrize(("after", "warned"), [(0.55, False), (0.3, True)])
 def test_photos_that_close_up_are_told(after: float, warned: bool) -> None:
-    model = {"name": "robust", "checkpoint": None, "pretrained": None}
-    facts = {"model": model, "precision": "fp32", "device": "cpu", "gallery": 9, "data": {},
-             "config": {"prompts": {}}}  # fmt: skip
-    runs = [Run(Path(), facts | {"spread": spread}, pd.DataFrame()) for spread in (0.6, after)]
-    assert spreads(*runs) == f"0.600 → {after:.3f}"
-    assert ("relative_shift" in "".join(pair_notes(*runs))) == warned
+    runs = [a_run({"spread": spread}) for spread in (0.6, after)]
+    assert spread_change(*runs) == f"0.600 → {after:.3f}"
+    assert ("relative_shift" in "".join(notes_on_models(runs))) == warned
+
+
+def test_random_weights_are_marked_wherever_models_are_compared() -> None:
+    trained, untrained = a_run({}), a_run({}, name="blank", trained=False)
+    assert notes_on_models([trained]) == []
+    [note] = notes_on_models([trained, untrained])
+    assert "blank is untrained" in note
+    assert "UNTRAINED" in run_title(untrained)
+    assert "UNTRAINED" not in run_title(trained)
+
+
+def test_other_versions_and_other_code_are_told() -> None:
+    run = a_run({})
+    assert software_notes([run, run]) == []
+    [note] = software_notes([run, a_run({"versions": {"torch": "2.8"}, "code_sha256": "b"})])
+    assert "torch (2.9, 2.8)" in note
+    assert "clipshift's own code" in note
 
 
 def test_measures_taken_in_other_ways_are_left_out() -> None:
     """Another gallery, or other classes, would look like another model."""
 
-    def run(gallery: int, classes: list[str]) -> Run:
-        shift = photos(np.linspace(0.5, 1, 9), retained=np.ones(9), zero_shot_top1=np.ones(9))
-        facts = {"gallery": gallery, "data": {"classes": classes}, "config": {"prompts": {}},
-                 "model": {}}  # fmt: skip
-        return Run(Path(), facts, shift)
+    def run(gallery: list[int], classes: list[str]) -> Run:
+        retained = np.full(9, np.nan)
+        retained[gallery] = 1
+        shift = photos(np.linspace(0.5, 1, 9), retained=retained, zero_shot_top1=np.ones(9))
+        return a_run({"data": {"classes": classes}}, shift)
 
-    base = run(9, ["cat", "dog"])
+    base = run([0, 1, 2], ["cat", "dog"])
     assert {"retained", "zero_shot_top1"} <= set(compare_pair(base, base, seed=0)["measure"])
-    table = compare_pair(base, run(5, ["cat", "cow"]), seed=0)
-    assert list(table["measure"]) == ["cosine_similarity"]
-    assert set(incomparable(base, run(5, ["cat", "dog"]))) == {"retained"}
+    for gallery in ([0, 1, 3], [0, 1]):
+        table = compare_pair(base, run(gallery, ["cat", "cow"]), seed=0)
+        assert list(table["measure"]) == ["cosine_similarity"]
+        assert set(incomparable(base, run(gallery, ["cat", "dog"]))) == {"retained"}
 
 
 def test_a_jobs_key_is_another_when_what_it_is_made_of_is(encoder: Encoder, tmp_path: Path) -> None:
@@ -357,18 +412,6 @@ def test_what_comes_from_the_cache_is_the_same(
     pd.testing.assert_frame_equal(plain, first, check_exact=True)
     pd.testing.assert_frame_equal(plain, second, check_exact=True)
     assert sum(counted) == 4 * len(names)  # and no clean view
-
-
-def test_the_cache_forgets_what_was_stored_first(tmp_path: Path) -> None:
-    import torch
-
-    cache = Cache(str(tmp_path), gigabytes=0.002)
-    for key in range(40):
-        cache.set(str(key), {"pixels": torch.full((3, 224, 224), key, dtype=torch.uint8)})
-    cache.disk.cull()
-    assert cache.disk.volume() <= 2.2e6
-    assert cache.get("0") is None
-    assert cache.get("39")["pixels"].eq(39).all()
 
 
 def test_run_json_names_the_job_of_a_sweep(sweep: Path) -> None:

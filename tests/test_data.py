@@ -1,14 +1,26 @@
 """Photos in: sources, and every kind of image that a user's folder may hold."""
 
+import hashlib
 import io
+import json
+import re
+import shutil
+import tarfile
+import unicodedata
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
+from conftest import ROOT
+from omegaconf import OmegaConf
 from PIL import Image
+from scipy import stats
 from skimage import data as photographs
 
+from clipshift.command import compose_config
 from clipshift.data import (
+    Photo,
     Skipped,
     UnreadablePhotoError,
     UnrepeatedSampler,
@@ -17,10 +29,15 @@ from clipshift.data import (
     captions,
     decode,
     folder,
+    keyed_order,
     sample,
+    shards,
 )
 from clipshift.data.shards import class_names
+from clipshift.data.wordnet import class_name
 from clipshift.errors import UserError
+from clipshift.evaluation import evaluate, load_photos
+from clipshift.train.finetuning import compose_evaluations, overlap_notes
 
 CAT = Image.fromarray(photographs.chelsea()).resize((120, 80))
 
@@ -75,6 +92,64 @@ def test_what_is_no_photo_says_why(content: bytes, reason: str) -> None:
     with pytest.raises(UnreadablePhotoError, match=reason) as caught:
         decode(content)
     assert str(caught.value)
+
+
+FORMATS = ("jpeg", "png", "webp", "gif", "bmp", "tiff", "dds", "avif", "jpeg2000", "ico", "ppm",
+           "sgi", "tga", "blp")  # fmt: skip
+
+
+def unreadable(content: bytes) -> str:
+    """Why bytes are no photo; empty if they are one."""
+    try:
+        assert decode(content).mode == "RGB"
+    except UnreadablePhotoError as error:
+        return str(error) or "no reason"
+    return ""
+
+
+@pytest.mark.parametrize("kind", FORMATS)
+def test_whatever_a_damaged_file_does_to_its_decoder_it_is_unreadable_or_a_photo(kind: str) -> None:
+    """Forty files of each format with bytes changed, cut or repeated: never another exception."""
+    rng = np.random.default_rng(0)
+    image = Image.fromarray(rng.integers(0, 256, (40, 40, 3), dtype=np.uint8))
+    exif = Image.Exif()
+    exif[274], exif[296] = 6, 2  # orientation, so that it is transposed, and resolution unit
+    file = io.BytesIO()
+    image = image.quantize(16) if kind == "blp" else image
+    if kind.upper() not in Image.registered_extensions().values():
+        pytest.skip(f"Pillow was built without {kind}")
+    image.save(file, kind, **({"exif": exif} if kind in ("jpeg", "png", "webp", "tiff") else {}))
+    whole = file.getvalue()
+    reasons = []
+    for _ in range(40):
+        damaged = bytearray(whole)
+        for position in rng.integers(len(damaged), size=rng.integers(1, 12)):
+            damaged[position] = rng.integers(256)
+        for position in rng.integers(min(200, len(damaged)), size=rng.integers(0, 4)):
+            damaged[position] = rng.integers(256)  # headers matter most
+        if rng.random() < 0.2:
+            del damaged[int(rng.integers(len(damaged))) :]
+        reasons.append(unreadable(bytes(damaged)))
+    assert any(reasons)
+    assert "no reason" not in reasons
+    assert not any("\n" in reason for reason in reasons)
+
+
+def test_a_decoder_may_raise_anything() -> None:
+    """A whole JPEG whose EXIF has text for its resolution unit: Pillow raises ``struct.error``."""
+    exif = Image.Exif()
+    exif[274] = 6
+    file = io.BytesIO()
+    Image.new("RGB", (32, 32)).save(file, "jpeg", exif=exif)
+    content = file.getvalue()
+    start = content.index(b"Exif\0\0") + 6
+    text = b"II*\0\x08\0\0\0\x02\0" + b"\x12\x01\x03\0\x01\0\0\0\x06\0\0\0"
+    text += b"\x28\x01\x02\0\x02\0\0\0ab\0\0" + b"\0\0\0\0"
+    length = 2 + 6 + len(text)
+    app1 = b"\xff\xe1" + length.to_bytes(2, "big") + b"Exif\0\0" + text
+    old = 2 + int.from_bytes(content[start - 8 : start - 6], "big")
+    damaged = content[: start - 10] + app1 + content[start - 10 + old :]
+    assert unreadable(damaged)
 
 
 def test_a_bad_photo_is_skipped_and_the_others_are_not(tmp_path: Path) -> None:
@@ -138,7 +213,7 @@ def test_missing_and_empty_folders(tmp_path: Path) -> None:
 
 
 def test_damaged_class_lists_of_shards(tmp_path: Path) -> None:
-    for content in ("{", "[]", '{"wnids": []}'):
+    for content in ("{", "[]", '{"wnids": []}', '{"names": [1]}'):
         (tmp_path / "classes.json").write_text(content)
         with pytest.raises(UserError, match=r"classes\.json is damaged"):
             class_names(tmp_path)
@@ -151,6 +226,254 @@ def test_sample_is_there_labelled_and_captioned() -> None:
         assert photo.label
         assert photo.captions
         assert min(decode(photo.read()).size) >= 224
+
+
+# --- ids -----------------------------------------------------------------------------------------
+
+COMPOSED, DECOMPOSED = (unicodedata.normalize(form, "café") for form in ("NFC", "NFD"))
+
+
+def test_spellings_of_one_path_are_one_photo_with_all_captions(tmp_path: Path) -> None:
+    for name in ("a.png", "b.png", "sub/a.png"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(encoded(CAT, "png"))
+    rows = ["./a.png,1", "sub//a.png,2", "gone/../b.png,3", "a.png,4", "sub/./a.png,5", "b.png,6"]
+    (tmp_path / "captions.csv").write_text("\n".join(["image,caption", *rows]))
+    photos = captions(str(tmp_path / "captions.csv"))
+    assert [(p.id, p.captions) for p in photos] == [
+        ("a.png", ("1", "4")),
+        ("sub/a.png", ("2", "5")),
+        ("b.png", ("3", "6")),
+    ]
+    assert all(photo.read() == encoded(CAT, "png") for photo in photos)
+
+
+@pytest.mark.parametrize("on_disk", [COMPOSED, DECOMPOSED])
+@pytest.mark.parametrize("in_csv", [COMPOSED, DECOMPOSED])
+def test_an_id_does_not_depend_on_how_unicode_is_spelled(
+    tmp_path: Path, on_disk: str, in_csv: str
+) -> None:
+    images = tmp_path / "images"
+    (images / on_disk).mkdir(parents=True)
+    (images / on_disk / f"{on_disk}.png").write_bytes(encoded(CAT, "png"))
+    table = tmp_path / "captions.csv"
+    table.write_text(f"image,caption\n{in_csv}/{in_csv}.png,a cat\n", encoding="utf-8")
+    for photo in (captions(str(table))[0], folder(str(images))[0]):
+        assert photo.id == f"{COMPOSED}/{COMPOSED}.png"
+        assert photo.read() == encoded(CAT, "png")
+    assert folder(str(images))[0].label == COMPOSED
+
+
+def test_two_files_with_one_id_are_told_of(tmp_path: Path) -> None:
+    for name in (COMPOSED, DECOMPOSED):
+        (tmp_path / f"{name}.png").write_bytes(b"")
+    if len(list(tmp_path.iterdir())) == 1:
+        pytest.skip("this file system knows both names as one")
+    with pytest.raises(UserError, match=r"two photos have the id café\.png") as error:
+        folder(str(tmp_path))
+    assert "\n" not in str(error.value)
+    table = tmp_path / "captions.csv"
+    table.write_text(f"image,caption\n{COMPOSED}.png,a\n{DECOMPOSED}.png,b\n", encoding="utf-8")
+    with pytest.raises(UserError, match=r"would have one id, café\.png"):
+        captions(str(table))
+    table.write_text(f"image,caption\n{DECOMPOSED}.png,b\n", encoding="utf-8")
+    assert captions(str(table))[0].file.name == f"{DECOMPOSED}.png"
+
+
+def test_two_shards_with_one_name_are_told_of(tmp_path: Path) -> None:
+    (tmp_path / "classes.json").write_text(json.dumps({"names": ["cat"]}))
+    (tmp_path / "0.jpg").write_bytes(encoded(CAT, "jpeg"))
+    for part in ("a", "b"):
+        (tmp_path / part).mkdir()
+        with tarfile.open(tmp_path / part / "x.tar", "w") as tar:
+            tar.add(tmp_path / "0.jpg", "./0.jpg")
+    assert [photo.id for photo in shards(tmp_path, "a/*.tar")] == ["x/0"]
+    with pytest.raises(UserError, match="two photos have the id x/0"):
+        shards(tmp_path, "*/*.tar")
+
+
+# --- classes called by WordNet ids ---------------------------------------------------------------
+
+
+def test_wordnet_ids_get_their_names() -> None:
+    known = {
+        "n01440764": "tench",
+        "n02123045": "tabby cat",
+        "n02504458": "African bush elephant",
+        "n02012849": "crane bird",
+        "n03126707": "construction crane",
+        "n03773504": "missile",
+        "n04008634": "projectile, missile",
+        "n15075141": "toilet paper",
+        "n00007846": "person, individual, someone, somebody, mortal, soul",  # of ImageNet-21k
+    }
+    assert {label: class_name(label) for label in known} == known
+    for other in ("n99999999", "n0144076", "tench", "n01440764x"):
+        assert class_name(other) == other
+
+
+def test_no_two_wordnet_ids_have_one_name() -> None:
+    from timm.data import ImageNetInfo
+
+    ids = {i for kind in ("1k", "21k-goog") for i in ImageNetInfo(f"imagenet-{kind}").label_names()}
+    assert len({class_name(label).lower() for label in ids}) == len(ids) > 21_800
+
+
+def test_folders_called_by_wordnet_ids_have_named_labels(tmp_path: Path) -> None:
+    for name in ("n01440764/a.jpg", "n99999999/b.jpg"):
+        (tmp_path / name).parent.mkdir()
+        (tmp_path / name).write_bytes(b"")
+    assert [(p.id, p.label) for p in folder(str(tmp_path))] == [
+        ("n01440764/a.jpg", "tench"),
+        ("n99999999/b.jpg", "n99999999"),
+    ]
+
+
+def test_the_report_says_that_the_model_was_asked_for_an_id(
+    hub_folder: Path, tmp_path: Path
+) -> None:
+    for label, photo in zip(("n01440764", "n99999999"), sample(), strict=False):
+        (tmp_path / "photos" / label).mkdir(parents=True)
+        shutil.copy(photo.file, tmp_path / "photos" / label)
+    cfg = compose_config(
+        "evaluate",
+        [
+            "logger=none", "trainer=cpu", "cache=off", f"model.checkpoint={hub_folder}",
+            "data=folder", f"data.root={tmp_path}/photos", "data.num_workers=0", "aug=noise",
+            "metric=cosine_similarity", "prompts.templates=['a photo of a {}']",
+        ],
+    )  # fmt: skip
+    evaluate(cfg, tmp_path / "run")
+    page = (tmp_path / "run" / "report.html").read_text()
+    assert "have no known name: 1 of 2. The model was asked for “a photo of a n99999999”." in page
+
+
+@pytest.mark.photos
+def test_names_are_those_that_the_shared_photographs_have(photos_root: Path) -> None:
+    """Two other lists of names; a list off by one would share a word in a few of a hundred."""
+    pairs = [
+        (photo.file.stem, photo.label) for photo in folder(str(photos_root / "imagenet-sample"))
+    ]
+    content = json.loads((photos_root / "tiny-imagenet" / "classes.json").read_text())
+    pairs += zip(content["wnids"], content["names"], strict=True)
+
+    def words(name: str) -> set[str]:
+        return set(re.findall("[a-z]+", name.lower()))
+
+    alike = [bool(words(class_name(label)) & words(name)) for label, name in pairs]
+    assert len(pairs) == 700
+    assert np.mean(alike) > 0.9
+
+
+# --- sampling ------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def classes_in_turn(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of 20 classes of 50 files; nothing opens them."""
+    root = tmp_path_factory.mktemp("classes")
+    for label in range(20):
+        (root / f"{label:02}").mkdir()
+        for number in range(50):
+            (root / f"{label:02}" / f"{number:02}.jpg").touch()
+    return root
+
+
+def chosen(root: Path, **options: int) -> list[str]:
+    data = OmegaConf.load(ROOT / "conf" / "data" / "folder.yaml")
+    photos, _ = load_photos(OmegaConf.merge(data, {"root": str(root)}, options))
+    return [photo.id for photo in photos]
+
+
+def test_samples_are_nested_and_in_the_lists_order(classes_in_turn: Path) -> None:
+    everything = chosen(classes_in_turn)
+    few, many = (chosen(classes_in_turn, sample=count) for count in (50, 200))
+    assert (len(few), len(many)) == (50, 200)
+    assert set(few) < set(many)
+    assert many == sorted(many)
+    others = chosen(classes_in_turn, skip_sample=50, sample=150)
+    assert set(others) == set(many) - set(few)
+    assert chosen(classes_in_turn, skip_sample=50) == [i for i in everything if i not in set(few)]
+    assert chosen(classes_in_turn, sample=5000) == everything
+    within = chosen(classes_in_turn, skip=100, limit=300, sample=50)
+    assert set(within) == set(sorted(everything[100:400], key=by_hash)[:50])
+    with pytest.raises(UserError, match=r"data\.skip_sample=300 leaves none of the 300 photos"):
+        chosen(classes_in_turn, limit=300, skip_sample=300)
+
+
+def by_hash(name: str) -> str:
+    return hashlib.blake2b(b"sample\x00" + name.encode()).hexdigest()
+
+
+def test_a_sample_does_not_depend_on_the_lists_order() -> None:
+    photos = [Photo(f"{number}.jpg", Path()) for number in range(100)]
+    expected = sorted((photo.id for photo in photos), key=by_hash)
+    for order in (photos, photos[::-1], photos[50:] + photos[:50]):
+        assert [order[index].id for index in keyed_order(order, "sample")] == expected
+    assert [photos[index].id for index in keyed_order(photos, "other")] != expected
+
+
+def test_a_sample_has_its_share_of_every_class(classes_in_turn: Path) -> None:
+    """Counts of classes are multivariate hypergeometric; the first 200 photos are 4 classes."""
+    labels = [name[:2] for name in chosen(classes_in_turn, sample=200)]
+    counts = np.array([labels.count(f"{label:02}") for label in range(20)])
+    variance = 200 / 20 * (1000 - 200) / (1000 - 1)  # of a count, times 20/19
+    chi2 = ((counts - 10) ** 2 / variance).sum()
+    assert 0.001 < stats.chi2(19).sf(chi2) < 0.999
+
+
+@pytest.mark.parametrize(
+    ("options", "validated"),
+    [(["data.val.sample=100"], 100), (["data.val.limit=200", "data.val.sample=null"], 200)],
+)
+def test_a_training_is_judged_and_compared_on_different_photos(
+    classes_in_turn: Path, options: list[str], validated: int
+) -> None:
+    root = f"data.train.root={classes_in_turn}"
+    cfg = compose_config("train", ["experiment=robustify", root, f"data.val.root={classes_in_turn}",
+                                   *options])  # fmt: skip
+    judged, _ = load_photos(cfg.data.val)
+    evaluations = compose_evaluations(cfg, Path("run"))
+    measured, _ = load_photos(evaluations[Path("run/base")].data)
+    assert (len(judged), len(measured)) == (validated, 1000 - validated)
+    assert not {photo.id for photo in judged} & {photo.id for photo in measured}
+    assert overlap_notes(evaluations, [], judged) == []
+
+
+def test_photos_are_known_again_below_another_root(classes_in_turn: Path) -> None:
+    root = classes_in_turn
+    cfg = compose_config(
+        "train", ["experiment=robustify", f"data.train.root={root}", f"data.val.root={root}"]
+    )
+    cfg.evaluation = ["data=folder", f"data.root={root}/03"]
+    trained, _ = load_photos(cfg.data.train)
+    notes = overlap_notes(compose_evaluations(cfg, Path("run")), trained, [])
+    assert [note[:38] for note in notes] == ["50 of these 50 photos were trained on:"]
+
+
+def test_the_gallery_is_a_random_sample_whatever_order_and_batches(
+    hub_folder: Path, tmp_path: Path
+) -> None:
+    for photo in sample():
+        shutil.copy(photo.file, tmp_path)
+    ids = [photo.id for photo in sample()]
+    found = []
+    for run, order, batch in (("a", ids, 14), ("b", ids[7:] + ids[6::-1], 3)):
+        table = tmp_path / f"{run}.csv"
+        table.write_text("\n".join(["image,caption", *(f"{name},a photo" for name in order)]))
+        cfg = compose_config(
+            "evaluate",
+            [
+                "logger=none", "trainer=cpu", "cache=off", f"model.checkpoint={hub_folder}",
+                "data=captions", f"data.csv_file={table}", f"data.batch_size={batch}",
+                "data.num_workers=0", "gallery=6", "aug=noise", "metric=cosine_similarity",
+            ],
+        )  # fmt: skip
+        evaluate(cfg, tmp_path / run)
+        shift = pd.read_parquet(tmp_path / run / "shift.parquet").set_index("photo")["retained"]
+        found.append(shift.dropna())
+    assert set(found[0].index) == set(sorted(ids, key=by_hash)[:6])
+    pd.testing.assert_series_equal(found[1], found[0])
 
 
 @pytest.mark.parametrize(("count", "ranks"), [(7, 2), (5, 3), (2, 4)])

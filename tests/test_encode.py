@@ -409,3 +409,29 @@ def test_mistakes_are_one_clear_line(
     monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", "http://127.0.0.1:9")
     offline = message("ViT-B-32-quickgelu", "openai")
     assert "model=tiny" in offline
+
+
+@pytest.mark.parametrize("asks", [True, False])
+def test_no_code_of_a_models_folder_is_run(
+    hub_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, asks: bool
+) -> None:
+    """A tokenizer's own Python, by ``trust_remote_code`` in the folder's configuration."""
+    pytest.importorskip("transformers")
+    folder = tmp_path / "model"
+    shutil.copytree(hub_folder, folder)
+    config = json.loads((folder / "open_clip_config.json").read_text())
+    config["model_cfg"]["text_cfg"] |= {
+        "hf_tokenizer_name": "someone/else",
+        "tokenizer_kwargs": {"trust_remote_code": True} if asks else {},
+    }
+    (folder / "open_clip_config.json").write_text(json.dumps(config))
+    (folder / "evil.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\nclass Evil: ...\n")
+    (folder / "tokenizer_config.json").write_text(
+        json.dumps({"tokenizer_class": "Evil", "auto_map": {"AutoTokenizer": ["evil.Evil", None]}})
+    )
+    (folder / "config.json").write_text("{}")
+    monkeypatch.setattr(encoder_module, "hub_file", lambda *_: None)  # as if it were cached
+    loaded = load_encoder(f"local-dir:{folder}")
+    with pytest.raises(UserError, match="code of its own" if asks else "cannot be had"):
+        loaded.encode_texts(["a cat"])
+    assert not (tmp_path / "ran").exists()

@@ -3,7 +3,7 @@
 import json
 import random
 import struct
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -56,7 +56,7 @@ from clipshift.measure import (
     PatchSimilarity,
 )
 from clipshift.measure.functional import attention_similarity_aligned, gaze_divergence_aligned
-from clipshift.results import shift_table
+from clipshift.results import distance_tables, mean_interval, shift_table
 
 MEASURES = {
     "cosine_similarity": CosineSimilarity(),
@@ -81,7 +81,7 @@ def measure(
     severities: Sequence[str] = ("paper",),
     cache: Cache | None = None,
     shared: SharedFeatures | None = None,
-    gallery: int = 0,
+    gallery: Collection[int] = (),
     captions: bool = False,
 ) -> tuple[pd.DataFrame, ShiftEvaluation, dict]:
     chosen = {name: AUGMENTATIONS[name] for name in augmentations}
@@ -159,9 +159,12 @@ def test_metrics_and_distances_agree_with_the_table(reference: tuple) -> None:
         (item, measure) for item in table.groupby("augmentation") for measure in MEASURES
     ):
         assert logged[f"{name}/{column}"].item() == pytest.approx(group[column].mean(), rel=1e-6)
-    distances = module.distance.compute()
-    assert distances.shape == (9, 9)
-    assert torch.equal(distances, distances.T)
+    distances, low, high = distance_tables(module.measured, sample()[:4], list(AUGMENTATIONS), 0)
+    assert list(distances.index) == list(distances.columns) == list(AUGMENTATIONS)
+    np.testing.assert_allclose(distances, module.distance.compute(), rtol=1e-6)
+    apart = ~np.eye(9, dtype=bool)
+    assert (low.to_numpy() < distances.to_numpy())[apart].all()
+    assert (distances.to_numpy() < high.to_numpy())[apart].all()
 
 
 def test_brightness_and_contrast_are_of_luma(reference: tuple, views: torch.Tensor) -> None:
@@ -240,13 +243,14 @@ def test_text_shift_is_the_mean_change_over_a_photos_captions(encoder: Encoder) 
             assert np.isnan(got[photo.id])
 
 
-def test_the_gallery_is_the_first_photos_and_no_more(encoder: Encoder) -> None:
-    table, module, _ = measure(encoder, sample()[:4], ["noise", "flip"], batch_size=3, gallery=2)
-    assert {name: set(kept) for name, kept in module.measured.gallery.items()} == {
-        name: {0, 1} for name in ("clean", "noise", "flip")
-    }
+def test_the_gallery_is_the_photos_chosen_for_it_and_no_more(encoder: Encoder) -> None:
+    photos, chosen = sample()[:4], {1, 3}
+    table, module, _ = measure(encoder, photos, ["noise", "flip"], batch_size=3, gallery=chosen)
+    kept = module.measured.gallery
+    assert set(kept) == {"clean", "noise", "flip"}
+    assert all(set(of_view) == chosen for of_view in kept.values())
     known = table[table["retained"].notna()]
-    assert set(known["photo"]) == {photo.id for photo in sample()[:2]}
+    assert set(known["photo"]) == {photos[index].id for index in chosen}
     assert len(known) == 4
 
 
@@ -276,7 +280,7 @@ def test_layers_are_those_of_whole_gram_matrices(encoder: Encoder, names: tuple[
         enable_progress_bar=False, enable_model_summary=False,
     )  # fmt: skip
     trainer.test(module, ViewData(dataset, 5, 0), verbose=False)
-    table = layer_table(module).set_index(["augmentation", "layer"])
+    table = layer_table(module, photos, 0).set_index(["augmentation", "layer"])
     batch = collate([dataset[index] for index in range(len(photos))])
     with torch.inference_mode():
         clean = encoder(batch.clean, layers=True).layers
@@ -285,12 +289,15 @@ def test_layers_are_those_of_whole_gram_matrices(encoder: Encoder, names: tuple[
             moved = encoder(view, layers=True).layers
             for layer, (x, y) in enumerate(zip(clean, moved, strict=True), start=1):
                 grams = [m[:, 1].double().numpy() @ m[:, 1].double().numpy().T for m in (x, y)]
+                row = table.loc[(name, layer)]
                 for column, centred in (("cka", u_centred), ("cka_biased", centred_twice)):
                     k, g = (centred(gram) for gram in grams)
                     expected = (k * g).sum() / np.sqrt((k * k).sum() * (g * g).sum())
-                    assert table.loc[(name, layer), column] == pytest.approx(expected, abs=1e-6)
-                cosines = torch.cosine_similarity(x[:, 0], y[:, 0]).mean().item()
-                assert table.loc[(name, layer), "cosine"] == pytest.approx(cosines, abs=1e-6)
+                    assert row[column] == pytest.approx(expected, abs=1e-6)
+                cosines = torch.cosine_similarity(x[:, 0].double(), y[:, 0].double()).numpy()
+                assert row["cosine"] == pytest.approx(cosines.mean(), abs=1e-6)
+                ends = mean_interval(cosines, seed=0)
+                assert (row["ci_low"], row["ci_high"]) == pytest.approx(ends, abs=1e-5)
 
 
 def test_a_model_that_ignores_its_input_has_no_shift(encoder: Encoder) -> None:
@@ -306,24 +313,13 @@ def test_a_model_that_ignores_its_input_has_no_shift(encoder: Encoder) -> None:
     module.measured.gallery = {
         name: {i: np.ones(4, np.float32) for i in range(3)} for name in ("clean", "noise", "flip")
     }
-    add_relative_shift(module.measured, module.spread.compute().item())
+    assert np.isnan(add_relative_shift(module.measured))
     add_retained(module.measured)
     assert np.isnan(module.measured.values["noise", "relative_shift"]).all()
     np.testing.assert_allclose(module.measured.values["noise", "retained"], 1 / 3)
 
 
 # --- the command, end to end ---------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def finished(hub_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
-    folder = tmp_path_factory.mktemp("run")
-    done = run_evaluate(
-        f"model.checkpoint={hub_folder}", f"hydra.run.dir={folder}", "trainer=cpu", "data.limit=5",
-        "save.embeddings=true", "save.views=2", "save.gaze=4",
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    return folder, done.stdout
 
 
 def test_run_writes_everything(finished: tuple[Path, str]) -> None:
@@ -472,7 +468,7 @@ def test_a_matched_run_stores_its_calibration_for_use_again(
     calibration = json.loads((tmp_path / "a/calibration.json").read_text())
     shift = pd.read_parquet(tmp_path / "a/shift.parquet")
     assert len(calibration["photos"]) == shift["photo"].nunique() == 4
-    assert not set(calibration["photos"]) & set(shift["photo"])
+    assert not {photo["id"] for photo in calibration["photos"]} & set(shift["photo"])
     assert calibration["matches"]["noise"]["realised"] == pytest.approx(0.7, rel=0.02)
     facts = json.loads((tmp_path / "a/run.json").read_text())
     strength = calibration["matches"]["noise"]["strength"]

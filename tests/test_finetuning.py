@@ -12,7 +12,7 @@ import open_clip
 import pandas as pd
 import pytest
 import torch
-from conftest import ROOT
+from conftest import MEASURED, ROOT
 from omegaconf import DictConfig
 from safetensors.torch import load_file
 from torch import nn
@@ -269,7 +269,9 @@ def test_group_means_are_of_photos() -> None:
         columns=["photo", "label", "augmentation", "severity"],
     )
     a, b = (keys.assign(cosine_similarity=rng.uniform(size=60)) for _ in range(2))
-    made = compare_photos(*(with_group_means(t, ["noise", "blur"]) for t in (a, b)), seed=0)
+    made = compare_photos(
+        *(with_group_means(t, ["noise", "blur"]) for t in (a, b)), MEASURED, seed=0
+    )
     row = made.set_index("augmentation").loc["mean of trained on"]
     change = (b["cosine_similarity"] - a["cosine_similarity"]).to_numpy().reshape(20, 3)
     assert row["difference"] == pytest.approx(change[:, :2].mean())

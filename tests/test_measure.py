@@ -167,11 +167,10 @@ def test_augmentation_distance_and_its_tree() -> None:
     np.testing.assert_allclose(got, expected, atol=1e-6)
     assert (np.diag(got) == 0).all()
     metric = AugmentationDistance(list("abcde"))
-    for part in embeddings.split(6, dim=1):
-        metric.update(part)
+    own = torch.cat([metric(part) for part in embeddings.split(6, dim=1)])
     np.testing.assert_allclose(metric.compute(), expected, atol=1e-6)
     pair = [cosine(a, b) for a, b in zip(embeddings[1], embeddings[3], strict=True)]
-    assert metric.half_width[1, 3].item() == pytest.approx(1.96 * stats.sem(pair), rel=1e-5)
+    np.testing.assert_allclose(own[:, 1, 3], pair, atol=1e-6)
     _, axes = metric.plot()
     assert [label.get_text() for label in axes.get_yticklabels()] == list("abcde")
     tree = functional.augmentation_linkage(got)
@@ -211,9 +210,10 @@ def test_pixel_measures_do_not_depend_on_batch_or_threads(function, views: Tenso
 
 def inputs(metric: type[PhotoMeasure]) -> tuple[Tensor, Tensor, tuple]:
     """Of view and clean view, and what else the metric takes."""
-    shape = {"embedding": (11, 16), "pixels": (11, 3, 32, 32)}.get(metric.space, (11, 4, 4))
+    space = metric.facts.space
+    shape = {"embedding": (11, 16), "pixels": (11, 3, 32, 32)}.get(space, (11, 4, 4))
     generator = torch.Generator().manual_seed(1)
-    more = (lambda maps: maps.flip(-1),) if metric.space == "aligned gaze" else ()
+    more = (lambda maps: maps.flip(-1),) if space == "aligned gaze" else ()
     return torch.rand(shape, generator=generator), torch.rand(shape, generator=generator), more
 
 
@@ -298,6 +298,11 @@ def test_relative_shift_and_spread() -> None:
         made.append(metric.compute().item())
     assert made[0] == pytest.approx(spread, rel=1e-9)
     assert len(set(made)) == 1
+    own = metric.distance_to_others(torch.tensor(clean))
+    others = cdist(clean, clean, "cosine").sum(axis=1) / (len(clean) - 1)
+    np.testing.assert_allclose(own, others, rtol=1e-9)
+    assert own.mean().item() == pytest.approx(spread, rel=1e-9)
+    assert metric.distance_to_others(torch.tensor([[0.0] * 32, [np.nan] * 32])).isnan().all()
 
 
 @pytest.mark.parametrize("cone", [0.0, 3.0])
@@ -420,14 +425,15 @@ def test_layer_shift_in_batches(offset: float) -> None:
     views = clean + torch.randn(3, 90, 2, 10, generator=generator)
     views[0, 5, 0] = torch.nan  # a photo without a class token
     metric = LayerShift(variants=3, width=10)
-    for rows in (slice(0, 40), slice(40, 41), slice(41, 90)):
-        metric.update(views[:, rows] + offset, clean[rows] + offset)
+    batches = (slice(0, 40), slice(40, 41), slice(41, 90))
+    shifted = views + offset, clean + offset
+    own = torch.cat([metric(shifted[0][:, rows], shifted[1][rows]) for rows in batches], dim=1)
     made = metric.compute()
     for k in range(3):
         pairs = zip(views[k, :, 0] + offset, clean[:, 0] + offset, strict=True)
         cosines = [1 - cosine(a.double(), b.double()) for a, b in pairs if a.isfinite().all()]
         assert made["cosine"][k].item() == pytest.approx(np.mean(cosines))
-        assert made["cosine_error"][k].item() == pytest.approx(stats.sem(cosines), rel=1e-3)
+        np.testing.assert_allclose(own[k][own[k].isfinite()], cosines, atol=1e-6)
         tokens = clean[:, 1].numpy(), views[k, :, 1].numpy()
         tolerance = {"abs": 1e-5 if offset > 100 else 1e-6}
         assert made["cka"][k].item() == pytest.approx(cka(unbiased_hsic, *tokens), **tolerance)

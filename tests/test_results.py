@@ -1,16 +1,22 @@
-"""Summaries and intervals against numpy and the normal theory."""
+"""Tables against numpy and scipy: what they hold, and what their intervals are made of."""
+
+from itertools import pairwise
 
 import numpy as np
 import pandas as pd
 import pytest
+from conftest import MEASURED
 from scipy import stats
 
 from clipshift.augment import make_variants
 from clipshift.data import Photo, Skipped
 from clipshift.results import (
     Measured,
+    compare_photos,
     correlate,
+    distance_tables,
     extreme_photos,
+    holm,
     mean_interval,
     rank_augmentations,
     ranking_agreement,
@@ -19,27 +25,7 @@ from clipshift.results import (
     summarize,
 )
 from clipshift.results.files import data_fingerprint, write_whole
-from clipshift.results.ranking import spearman_interval
-
-
-def test_interval_is_that_of_plain_resampling_and_near_normal_theory() -> None:
-    values = np.random.default_rng(0).normal(3, 2, 400)
-    low, high = mean_interval(values, seed=5)
-    rng = np.random.default_rng(9)
-    means = [rng.choice(values, 400).mean() for _ in range(4000)]
-    assert (low, high) == pytest.approx(np.percentile(means, [2.5, 97.5]), abs=0.04)
-    half = 1.96 * stats.sem(values)
-    assert (low, high) == pytest.approx((values.mean() - half, values.mean() + half), abs=0.04)
-    assert mean_interval(values, seed=5) == (low, high)
-    assert np.isnan(mean_interval(values[:1], seed=5)).all()
-
-
-def test_intervals_cover_the_truth() -> None:
-    rng = np.random.default_rng(1)
-    covered = [low <= 1 <= high for low, high in (
-        mean_interval(rng.exponential(1, 200), seed=s) for s in range(200)
-    )]  # fmt: skip
-    assert 0.90 <= np.mean(covered) <= 0.99
+from clipshift.results.intervals import relative_shift_values
 
 
 def test_table_and_summary_are_sorted_and_leave_out_nan() -> None:
@@ -57,12 +43,141 @@ def test_table_and_summary_are_sorted_and_leave_out_nan() -> None:
     assert table["photo"].tolist() == ["a", "a", "b", "b", "c", "c"]
     assert table["augmentation"].tolist() == ["noise", "blur"] * 3
     np.testing.assert_array_equal(table["rmse"], [np.nan, 0.2, 0.1, 0.4, 0.3, 0.6])
-    summary = summarize(table, seed=0).set_index("augmentation")
+    summary = summarize(table, MEASURED, seed=0).set_index("augmentation")
     assert summary.index.tolist() == ["noise", "blur"]
     assert summary.loc["noise", "n"] == 2
     assert summary.loc["noise", "mean"] == pytest.approx(0.2)
     assert summary.loc["blur", "std"] == pytest.approx(pd.Series([0.6, 0.4, 0.2]).std())
     assert skipped_table(measured, photos).to_numpy().tolist() == [["a", "gone"]]
+
+
+def of_measures(**measures: np.ndarray) -> pd.DataFrame:
+    """A table of photos under one augmentation."""
+    count = len(next(iter(measures.values())))
+    keys = {"photo": [f"{i:03d}" for i in range(count)], "label": None, "augmentation": "noise"}
+    return pd.DataFrame(keys | {"severity": "paper"} | measures)
+
+
+def test_each_measure_has_the_interval_of_its_kind() -> None:
+    rng = np.random.default_rng(0)
+    shift, others = rng.lognormal(-3, 1, 40), rng.uniform(0.4, 0.6, 40)
+    hit = np.where(np.arange(40) < 3, 1.0, 0.0)
+    hit[39] = np.nan
+    table = of_measures(
+        cosine_similarity=1 - shift,
+        relative_shift=shift / others.mean(),
+        zero_shot_top1=hit,
+        distance_to_others=others,
+    )
+    summary = summarize(table, MEASURED, seed=3).set_index("measure")
+    assert list(summary.index) == ["cosine_similarity", "relative_shift", "zero_shot_top1"]
+    ends = summary[["ci_low", "ci_high"]]
+    wilson = stats.binomtest(3, 39).proportion_ci(0.95, method="wilson")
+    assert ends.loc["zero_shot_top1"].tolist() == pytest.approx([wilson.low, wilson.high])
+    np.testing.assert_allclose(ends.loc["cosine_similarity"], mean_interval(1 - shift, 3))
+    values = relative_shift_values(shift / others.mean(), others)
+    np.testing.assert_allclose(ends.loc["relative_shift"], mean_interval(values, 3))
+    assert summary["n"].tolist() == [40, 40, 39]
+
+
+def test_no_interval_reaches_beyond_what_a_measure_can_be() -> None:
+    cosines = np.append(np.ones(9), 0.2)
+    assert mean_interval(cosines, seed=0)[1] > 1
+    assert (
+        summarize(of_measures(cosine_similarity=cosines), MEASURED, seed=0)["ci_high"].item() == 1
+    )
+    ranking = rank_augmentations(of_measures(cosine_similarity=cosines), seed=0)
+    assert ranking["ci_low"].item() == 0
+
+
+def test_distances_are_means_over_photos_in_whatever_order_they_came() -> None:
+    rng = np.random.default_rng(0)
+    photos = [Photo(f"{i}", None) for i in range(8)]  # type: ignore[arg-type]
+    own = rng.uniform(0, 1, (8, 3)).astype(np.float32)  # of the pairs ab, ac, bc
+
+    def tables(order: list[int]) -> tuple[pd.DataFrame, ...]:
+        measured = Measured(index=order, distances=[own[i] for i in order])
+        return distance_tables(measured, photos, ["a", "b", "c"], seed=0)
+
+    made = tables(list(range(8)))
+    for first, again in zip(made, tables([5, 0, 7, 1, 2, 6, 3, 4]), strict=True):
+        pd.testing.assert_frame_equal(first, again, check_exact=True)
+    mean, low, high = made
+    assert mean.loc["c", "a"] == mean.loc["a", "c"] == pytest.approx(own[:, 1].mean())
+    assert (np.diag(mean) == 0).all()
+    ends = mean_interval(own[:, 2], seed=0)
+    np.testing.assert_allclose([low.loc["b", "c"], high.loc["c", "b"]], ends)
+
+
+def test_a_photo_without_a_value_in_one_run_is_left_out_of_both() -> None:
+    values = np.array([0.5, 0.6, 0.7, 0.8])
+    gap = np.array([0.9, 0.9, np.nan, 0.9])
+    row = compare_photos(
+        of_measures(cosine_similarity=values), of_measures(cosine_similarity=gap), MEASURED, seed=0
+    ).iloc[0]
+    assert row["n"] == 3
+    assert row["mean_a"] == pytest.approx((0.5 + 0.6 + 0.8) / 3)
+    assert row["difference"] == pytest.approx(row["mean_b"] - row["mean_a"])
+    assert np.isfinite([row["ci_low"], row["ci_high"]]).all()
+
+
+def test_paired_shares_are_tested_by_the_photos_that_changed() -> None:
+    """Five against none among 500 photos: 0.0625, where a normal approximation has 0.025."""
+    before, after = np.zeros(500), np.zeros(500)
+    after[:5] = 1
+    table = compare_photos(
+        of_measures(zero_shot_top1=before, cosine_similarity=before),
+        of_measures(zero_shot_top1=after, cosine_similarity=after * 0.1),
+        MEASURED,
+        seed=0,
+    ).set_index("measure")
+    share = table.loc["zero_shot_top1"]
+    assert share["p"] == 0.0625
+    assert share["ci_low"] < 0 < share["difference"] == 0.01 < share["ci_high"]
+    np.testing.assert_allclose(
+        table.loc["cosine_similarity", ["ci_low", "ci_high"]].astype(float),
+        mean_interval(after * 0.1, 0),
+    )
+    np.testing.assert_allclose(table["p_holm"], holm(table["p"].to_numpy()))
+    half = of_measures(retained=np.append(after[:20], 0.5))
+    fractions = compare_photos(of_measures(retained=np.zeros(21)), half, MEASURED, seed=0).iloc[0]
+    np.testing.assert_allclose(
+        fractions[["ci_low", "ci_high"]].astype(float), mean_interval(half["retained"], 0)
+    )
+
+
+def test_less_shift_is_better_and_less_change_of_the_gazes_entropy_in_either_direction() -> None:
+    before = of_measures(
+        cosine_similarity=np.full(10, 0.5),
+        relative_shift=np.full(10, 0.5),
+        gaze_entropy_change=np.full(10, -0.5),
+    )
+    after = of_measures(
+        cosine_similarity=np.repeat([0.6, 0.4], [7, 3]),
+        relative_shift=np.repeat([0.4, 0.6], [7, 3]),
+        gaze_entropy_change=np.repeat([0.1, -0.6, 0.7], [7, 2, 1]),
+    )
+    table = compare_photos(before, after, MEASURED, seed=0)
+    assert table["improved"].tolist() == [0.7] * 3
+    assert table["worsened"].tolist() == [0.3] * 3
+
+
+def test_paired_relative_shifts_let_both_spreads_vary() -> None:
+    rng = np.random.default_rng(0)
+    others = rng.uniform(0.3, 0.7, (2, 50))
+    relative = 0.6 * (others - 0.25) + rng.normal(0, 0.005, (2, 50))
+    relative[1, 7] = np.nan
+    runs = [
+        of_measures(relative_shift=r, distance_to_others=s)
+        for r, s in zip(relative, others, strict=True)
+    ]
+    row = compare_photos(*runs, MEASURED, seed=0).iloc[0]
+    both = np.arange(50) != 7
+    a, b = (relative_shift_values(r[both], s[both]) for r, s in zip(relative, others, strict=True))
+    assert row["difference"] == pytest.approx((b - a).mean())
+    width, fixed = (np.ptp(mean_interval(v, 0)) for v in (b - a, (relative[1] - relative[0])[both]))
+    assert row["ci_high"] - row["ci_low"] == pytest.approx(width, rel=0.1)
+    assert width < fixed / 2
 
 
 def test_fingerprint_depends_on_content_and_not_on_order() -> None:
@@ -129,9 +244,52 @@ def test_a_difference_of_nothing_is_called_different_one_time_in_twenty() -> Non
         rank_augmentations(
             shifts({(name, "paper"): rng.normal(0.5, 0.1, 60) for name in "ab"}), seed=s
         )["different"].iloc[0]
-        for s in range(200)
+        for s in range(120)
     ]
     assert 0.01 <= np.mean(called) <= 0.11
+
+
+def test_differences_in_a_ranking_are_to_the_next_below() -> None:
+    rng = np.random.default_rng(0)
+    means = {"flip": 0.1, "noise": 0.5, "blur": 0.3}
+    values = {name: mean + rng.normal(0, 0.05, 40) for name, mean in means.items()}
+    ranking = rank_augmentations(shifts({(n, "paper"): v for n, v in values.items()}), seed=0)
+    assert ranking["augmentation"].tolist() == ["noise", "blur", "flip"]
+    for row, (above, below) in enumerate((("noise", "blur"), ("blur", "flip"))):
+        gap = values[above] - values[below]
+        assert ranking.loc[row, "difference"] == pytest.approx(gap.mean())
+        ends = ranking.loc[row, ["difference_low", "difference_high"]].astype(float)
+        np.testing.assert_allclose(ends, mean_interval(gap, 0))
+        assert (ends > 0).all()
+    assert ranking.iloc[-1][["difference", "difference_low", "difference_high"]].isna().all()
+    assert ranking[["rank_low", "rank_high"]].to_numpy().tolist() == [[1, 1], [2, 2], [3, 3]]
+
+
+def test_a_photo_without_a_value_under_one_augmentation_counts_under_the_others() -> None:
+    rng = np.random.default_rng(0)
+    a, b, c = rng.uniform(0.1, 0.9, (3, 30))
+    b[4] = np.nan
+    table = shifts({("a", "paper"): a, ("b", "paper"): b, ("c", "paper"): c})
+    ranking = rank_augmentations(table, seed=0).set_index("augmentation")
+    assert ranking["n"].to_dict() == {"a": 30, "b": 29, "c": 30}
+    for name, values in (("a", a), ("b", b), ("c", c)):
+        assert ranking.loc[name, "shift"] == pytest.approx(np.nanmean(values))
+    order = ranking.index.tolist()
+    pairs = {"a": a, "b": b, "c": c}
+    for above, below in pairwise(order):
+        gap = np.nanmean(pairs[above] - pairs[below])
+        assert ranking.loc[above, "difference"] == pytest.approx(gap)
+
+
+def test_ranks_of_equal_means_stay_open() -> None:
+    """Of six equal means any may have any rank: at most one interval in twenty says otherwise."""
+    rng = np.random.default_rng(1)
+    said = []
+    for seed in range(100):
+        table = shifts({(name, "paper"): rng.lognormal(0, 0.5, 40) for name in "abcdef"})
+        made = rank_augmentations(table, seed)
+        said.append((made["rank_low"] > 1) | (made["rank_high"] < 6))
+    assert 0.01 <= np.mean(said) <= 0.08
 
 
 def test_agreement_of_rankings_is_kendalls() -> None:
@@ -147,32 +305,75 @@ def test_agreement_of_rankings_is_kendalls() -> None:
     assert (tau, low, high) == pytest.approx((expected, expected, expected))
 
 
+def test_agreement_of_close_means_is_open() -> None:
+    """Of three pairs one is told apart, by the same order at both severities."""
+    rng = np.random.default_rng(0)
+    table = shifts(
+        {
+            (name, severity): mean + rng.normal(0, 0.1, 60)
+            for severity in ("paper", "matched")
+            for name, mean in (("a", 0.2), ("b", 0.21), ("c", 0.8))
+        }
+    )
+    _, low, high = ranking_agreement(table, ("paper", "matched"), seed=0)
+    assert (low, high) == pytest.approx((1 / 3, 1))
+    one = ranking_agreement(shifts({("a", "1"): rng.uniform(0, 1, 9)}), ("1", "1"), seed=0)
+    assert np.isnan(one).all()
+
+
+def test_agreement_takes_the_same_photos_at_both_severities() -> None:
+    """Two severities with the same shifts tell no less apart than one of them alone."""
+    noise = stats.zscore(np.random.default_rng(0).normal(0, 1, 60), ddof=1)
+    gap = noise + 2.1 / np.sqrt(60)  # 2.1 standard errors: 2.0 are enough for one, 2.3 for two
+    table = shifts(
+        {(n, s): v for s in ("paper", "matched") for n, v in (("a", gap), ("b", 0 * gap))}
+    )
+    assert ranking_agreement(table, ("paper", "matched"), seed=0) == (1, 1, 1)
+
+
 def test_correlations_are_spearmans_of_what_is_lost() -> None:
     rng = np.random.default_rng(0)
     table = shifts({("noise", "paper"): rng.uniform(0, 1, 80)})
-    table["ssim"] = table["cosine_similarity"] + rng.normal(0, 0.2, 80)
+    similar = {"ssim": 0.2, "edge_preservation": 0.5, "detail_preservation": 2}
+    for name, spread in similar.items():
+        table[name] = table["cosine_similarity"] + rng.normal(0, spread, 80)
+    table["rmse"] = 1 - table["cosine_similarity"] + rng.normal(0, 0.3, 80)
     table["brightness"] = 0.5
-    made = correlate(table).set_index("cause")
-    expected = stats.spearmanr(table["cosine_similarity"], table["ssim"]).statistic
-    assert made.loc["ssim", "rho"] == pytest.approx(expected)
-    assert made.loc["ssim", "ci_low"] < expected < made.loc["ssim", "ci_high"]
-    assert made.loc["brightness"].isna().any()
+    made = correlate(table).set_index("with")
+    assert list(made.index) == ["rmse", "ssim_loss", "edge_loss", "detail_loss", "brightness"]
+    for row, column, sign in (
+        ("rmse", "rmse", -1), ("ssim_loss", "ssim", 1), ("edge_loss", "edge_preservation", 1),
+        ("detail_loss", "detail_preservation", 1),
+    ):  # fmt: skip
+        expected = stats.spearmanr(table["cosine_similarity"], table[column])
+        assert made.loc[row, "rho"] == pytest.approx(sign * expected.statistic)
+        assert made.loc[row, "p"] == pytest.approx(expected.pvalue)
+        assert made.loc[row, "ci_low"] < sign * expected.statistic < made.loc[row, "ci_high"]
+    assert made.loc["brightness"].drop(["augmentation", "severity", "n"]).isna().all()
 
 
-def test_spearman_interval_covers_the_truth() -> None:
-    rng = np.random.default_rng(2)
-    truth = 6 / np.pi * np.arcsin(0.6 / 2)  # Spearman's rho of a normal pair with r = 0.6
-    pairs = rng.multivariate_normal([0, 0], [[1, 0.6], [0.6, 1]], (1000, 60))
-    intervals = [spearman_interval(stats.spearmanr(p).statistic, 60) for p in pairs]
-    assert 0.93 <= np.mean([low <= truth <= high for low, high in intervals]) <= 0.97
+def test_correlations_are_corrected_for_all_of_their_severity() -> None:
+    rng = np.random.default_rng(0)
+    table = shifts(
+        {(n, s): rng.uniform(0, 1, 30) for s in ("1", "2") for n in ("noise", "blur")}
+    ).assign(rmse=rng.uniform(0, 1, 120), contrast=rng.uniform(0, 1, 120), brightness=0.5)
+    made = correlate(table)
+    for _, rows in made.groupby("severity"):
+        known = rows.dropna()
+        assert len(known) == 4
+        np.testing.assert_allclose(known["p_holm"], holm(known["p"].to_numpy()))
+    assert (made["p_holm"].dropna() >= made["p"].dropna()).all()
 
 
 def test_extreme_photos_and_the_variant_that_moved_them() -> None:
+    """As the page says it: by the mean shift, each with its view of the lowest cosine."""
     weak, strong = np.linspace(0.1, 0.2, 10), np.full(10, 0.9)
-    strong[3] = 3.0
-    made = extreme_photos(shifts({("blur", "paper"): weak, ("noise", "paper"): strong}), 2)
-    assert made["most"][0] == ("003", "noise", "paper")
-    assert made["most"][1] == ("009", "blur", "paper")
-    assert [photo for photo, *_ in made["least"]] == ["000", "001"]
+    weak[5], strong[5] = 1.2, 0.3  # mean 0.75: farther than any other but the next
+    strong[3] = 1.7
+    made = extreme_photos(shifts({("blur", "paper"): weak, ("noise", "paper"): strong}), 3)
+    assert made["most"] == [
+        ("003", "noise", "paper"), ("005", "blur", "paper"), ("009", "noise", "paper"),
+    ]  # fmt: skip
+    assert [photo for photo, *_ in made["least"]] == ["000", "001", "002"]
     few = extreme_photos(shifts({("a", "1"): weak}), 20)
     assert len(few["most"]) == len(few["least"]) == 5

@@ -1,10 +1,16 @@
 """Severities: ladders, nested draws, the five more augmentations, and matched strengths."""
 
+import hashlib
 import io
+import json
 import math
+import shutil
 from itertools import pairwise
+from pathlib import Path
+from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from PIL import Image
@@ -12,12 +18,29 @@ from scipy import ndimage, stats
 from skimage.color import rgb2gray
 from test_augment import AUGMENTATIONS, EXTENDED, EXTENDED_LADDERS, LADDERS, draws_of
 from torch import Tensor
+from torchvision.transforms.functional import adjust_hue
 
-from clipshift.augment import Flip, MotionBlur, Noise, Pixelate, augment, draw, make_variants
+from clipshift.augment import Flip, MotionBlur, Noise, Pixelate, augment, draw, make_variants, pixel
 from clipshift.augment.keyed import dithered
-from clipshift.augment.matching import Calibration, Match, displacement, match_strength
-from clipshift.calibration import calibrate, set_aside
-from clipshift.data import Photo, sample
+from clipshift.augment.matching import (
+    Calibration,
+    CalibrationPhoto,
+    Match,
+    displacement,
+    match_strength,
+)
+from clipshift.calibration import (
+    calibrate,
+    calibration_for,
+    calibration_notes,
+    left_to_measure,
+    set_aside,
+)
+from clipshift.command import compose_config
+from clipshift.config import plain
+from clipshift.data import Photo, folder, sample
+from clipshift.errors import UserError
+from clipshift.evaluation import evaluate, make_augmentations
 from clipshift.measure.functional import rmse, ssim
 
 PAPER_FIVE = set(EXTENDED) - set(AUGMENTATIONS)
@@ -61,6 +84,60 @@ def test_a_severity_scales_the_same_draws(views: Tensor) -> None:
         assert not (few & ~many).any()
 
 
+def chart(size: int = 224) -> Tensor:
+    """Every pixel's x and y, shape (1, 2, H, W)."""
+    return torch.stack(torch.meshgrid(*2 * [torch.arange(float(size))], indexing="xy"))[None]
+
+
+@pytest.mark.parametrize("strength", [0.5, 1.0, 3.0])
+def test_scale_is_to_the_power_of_the_strength(strength: float) -> None:
+    """A chart of x and y tells where pixels came from: the scale is the inverse of its slope."""
+    draws = {
+        "shift": torch.zeros(1, 2),
+        "scale": torch.tensor([[0.8, 1.25]]),
+        "rotation": torch.zeros(1),
+    }
+    moved = EXTENDED["shift_scale_rotate"].apply(chart(), draws, strength)[0]
+    centre = slice(100, 124)  # which no scale here leaves without a source
+    x, y = moved[0, 112, centre].diff(), moved[1, centre, 112].diff()
+    torch.testing.assert_close(x, torch.full_like(x, 0.8**-strength), atol=1e-3, rtol=0)
+    torch.testing.assert_close(y, torch.full_like(y, 1.25**-strength), atol=1e-3, rtol=0)
+
+
+def test_corners_stay_apart_at_any_strength() -> None:
+    """They move inward by 0.45 of the side at the most, so that a tenth of each side is left."""
+    draws = {"inward": torch.full((1, 4, 2), 0.1)}
+    moved = EXTENDED["perspective"].apply(chart(), draws, 100.0)[0]
+    for corner, expected in (
+        ((0, 0), (0.45, 0.45)),
+        ((-1, 0), (0.45, 0.55)),
+        ((0, -1), (0.55, 0.45)),
+    ):
+        x, y = (moved[axis][corner].item() / 223 for axis in (0, 1))
+        assert (x, y) == pytest.approx(expected, abs=1e-3)
+
+
+def test_no_colour_factor_turns_negative(views: Tensor) -> None:
+    """A factor of 0 at the least: black, then the mean luma, then luma; and half a turn of hue.
+
+    A negative one would show the photo's negative, and become stronger without end.
+    """
+    jitter, neutral = EXTENDED["color_jitter"], {
+        "brightness": torch.ones(8), "contrast": torch.ones(8), "saturation": torch.ones(8),
+        "hue": torch.zeros(8), "order": torch.arange(4).expand(8, 4),
+    }  # fmt: skip
+    luma = (views * torch.tensor([0.299, 0.587, 0.114]).view(3, 1, 1)).sum(1, keepdim=True)
+    mean = luma.mean((2, 3), keepdim=True)
+    for factor, expected in (("brightness", 0 * luma), ("contrast", mean), ("saturation", luma)):
+        made = augment(jitter, views, neutral | {factor: torch.full((8,), 0.8)}, 20.0)
+        torch.testing.assert_close(made, expected.expand_as(views), atol=1e-4, rtol=0)
+    turned = augment(jitter, views, neutral | {"hue": torch.full((8,), 0.2)}, 20.0)
+    torch.testing.assert_close(turned, adjust_hue(views, 0.5), atol=1e-3, rtol=0)
+    flat = {"contrast": torch.full((8, 1), -0.2), "brightness": torch.full((8, 1), 0.01)}
+    made = augment(EXTENDED["brightness_contrast"], views, flat, 20.0)
+    torch.testing.assert_close(made, torch.full_like(views, 0.2))
+
+
 def test_dithering_keeps_the_mean_and_whole_numbers() -> None:
     offset = torch.linspace(0, 1, 1001)[:-1]
     assert dithered(torch.tensor(2.3), offset).mean().item() == pytest.approx(2.3, abs=1e-3)
@@ -89,6 +166,39 @@ def test_jpeg_is_libjpegs(views: Tensor) -> None:
         assert np.abs(view.numpy() - expected).mean() < 1 / 255
     harder = EXTENDED["jpeg"].apply(pixels[:1], {k: v[:1] for k, v in draws.items()}, 4.0)
     assert rmse(harder, made[1:] * 0 + pixels[:1]).item() > rmse(made[:1], pixels[:1]).item()
+
+
+@pytest.mark.parametrize(
+    ("quality", "strength"), [(80, 1.0), (80, 2.0), (95, 4.0), (60, 2.0), (40, 0.4), (40, 2.0)]
+)
+def test_strength_multiplies_jpegs_quantisation(
+    quality: int, strength: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By the quantisation tables that Pillow's libjpeg writes at every quality."""
+
+    def quantisation(quality: int) -> int:
+        stream = io.BytesIO()
+        Image.new("RGB", (8, 8)).save(stream, "jpeg", quality=quality)
+        return sum(sum(table) for table in Image.open(stream).quantization.values())  # type: ignore[attr-defined]
+
+    wanted = strength * quantisation(quality)
+    expected = min(range(1, 101), key=lambda q: abs(quantisation(q) - wanted))
+    used = []
+    encode = pixel.encode_jpeg
+    monkeypatch.setattr(pixel, "encode_jpeg", lambda p, q: used.append(q) or encode(p, q))
+    draws = {"quality": torch.tensor([[float(quality)]]), "offset": torch.full((1, 1), 0.5)}
+    EXTENDED["jpeg"].apply(torch.zeros(1, 3, 8, 8), draws, strength)
+    assert abs(used[0] - expected) <= 1
+
+
+def test_numbers_of_blocks_are_dithered() -> None:
+    """Blocks of 5 px: 44.8 of them along a side of 224 on average, and not 45 for all."""
+    noise = torch.rand(50, 3, 224, 224, generator=torch.Generator().manual_seed(0))
+    offsets = torch.arange(50.0)[:, None] / 50
+    made = Pixelate((5, 5)).apply(noise, {"block": torch.full((50, 1), 5.0), "offset": offsets})
+    blocks = 1 + (made[:, 0, 0].diff() != 0).sum(dim=1)
+    assert blocks.unique().tolist() == [44, 45]
+    assert blocks.float().mean().item() == pytest.approx(44.8, abs=0.02)
 
 
 def test_pixelate_takes_means_of_blocks(views: Tensor) -> None:
@@ -150,7 +260,11 @@ def test_all_reach_the_same_distortion(distortion: str) -> None:
     target = {"ssim": 0.7, "rmse": 0.08}[distortion]
     photos = sample()[:6]
     made = calibrate(photos, chosen, distortion, target, seed=3, resize="squash", parameters={})
-    assert made.photos == [photo.id for photo in photos]
+    content = [photo.file.read_bytes() for photo in photos]
+    assert made.photos == [
+        CalibrationPhoto(photo.id, hashlib.sha256(encoded).hexdigest(), len(encoded))
+        for photo, encoded in zip(photos, content, strict=True)
+    ]
     measure = {"ssim": ssim, "rmse": rmse}[distortion]
     from clipshift.data import clean_view, decode
     from clipshift.data.dataset import default_collate
@@ -190,8 +304,102 @@ def test_photos_set_aside_do_not_depend_on_the_order() -> None:
     assert len(set_aside(photos[:7], 10, seed=0)) == 3
 
 
+NOISE = {"noise": {"std": [0.44, 0.88]}}
+
+
+def calibration(*photos: CalibrationPhoto, strength: float = 0.1) -> Calibration:
+    matches = {"noise": Match(strength, 0.7, True)}
+    return Calibration("ssim", 0.7, 0, "squash", NOISE, list(photos), matches)
+
+
 def test_a_calibration_is_read_back_as_it_was_written() -> None:
-    parameters = {"noise": {"std": [0.44, 0.88]}}
-    matches = {"noise": Match(0.1, 0.7, True)}
-    made = Calibration("ssim", 0.7, 0, "squash", parameters, ["a", "b"], matches)
-    assert Calibration.from_json(made.as_json()) == made
+    made = calibration(CalibrationPhoto("a", "00" * 32, 7), CalibrationPhoto("b", "11" * 32, 8))
+    assert Calibration.from_json(json.loads(json.dumps(made.as_json()))) == made
+
+
+def with_file(file: Path, stored: dict[str, Any], *overrides: str) -> Calibration:
+    file.write_text(json.dumps(stored))
+    given = ["logger=none", "aug=noise", f"matching.file={file}", *overrides]
+    return calibration_for(compose_config("evaluate", given), sample(), {})
+
+
+@pytest.mark.parametrize("strength", [0, -1, math.nan, math.inf])
+def test_strengths_that_no_calibration_can_find_are_refused(
+    tmp_path: Path, strength: float
+) -> None:
+    file = tmp_path / "calibration.json"
+    stored = calibration(CalibrationPhoto("a"), strength=strength).as_json()
+    with pytest.raises(UserError, match=r"calibration\.json is damaged: the strength of noise is"):
+        with_file(file, stored)
+
+
+def test_options_that_contradict_a_stored_calibration_are_refused(tmp_path: Path) -> None:
+    file = tmp_path / "calibration.json"
+    made = calibration(CalibrationPhoto("a", "00" * 32, 7), CalibrationPhoto("b", "11" * 32, 8))
+    stored = made.as_json()
+    for same in ([], ["matching.target=0.7", "matching.distortion=ssim", "matching.photos=2"]):
+        assert with_file(file, stored, *same) == made
+    for other in ("target=0.5", "distortion=rmse", "photos=100"):
+        with pytest.raises(UserError, match=rf"matching\.{other}, but .* was made with") as error:
+            with_file(file, stored, f"matching.{other}")
+        assert "\n" not in str(error.value)
+
+
+def test_without_options_the_match_is_at_ssim_07(tmp_path: Path) -> None:
+    cfg = compose_config("evaluate", ["logger=none", "aug=noise", "severity=matched"])
+    augmentations, _ = make_augmentations(plain(cfg.aug))
+    made = calibration_for(cfg, sample()[:4], augmentations)
+    assert (made.distortion, made.target, len(made.photos)) == ("ssim", 0.7, 2)
+    cfg.matching.update({"distortion": "rmse", "target": 0.1, "photos": 1})
+    made = calibration_for(cfg, sample()[:4], augmentations)
+    assert (made.distortion, made.target, len(made.photos)) == ("rmse", 0.1, 1)
+
+
+def test_copies_of_calibration_photos_are_left_out_and_nothing_else(tmp_path: Path) -> None:
+    (tmp_path / "copies").mkdir()
+    for name in ("a.jpg", "copies/b.jpg"):
+        (tmp_path / name).write_bytes(b"calibrated on")
+    (tmp_path / "c.jpg").write_bytes(b"as long as it")
+    (tmp_path / "d.jpg").write_bytes(b"another")
+    used = CalibrationPhoto("a.jpg", hashlib.sha256(b"calibrated on").hexdigest(), 13)
+    photos = [*folder(str(tmp_path)), Photo("gone.jpg", tmp_path / "gone.jpg")]
+    left = left_to_measure(photos, calibration(used))
+    assert [photo.id for photo in left] == ["c.jpg", "d.jpg", "gone.jpg"]
+    with pytest.raises(UserError, match="all 2 photos are calibration photos or copies"):
+        left_to_measure([photos[0], *folder(str(tmp_path / "copies"))], calibration(used))
+
+
+def test_calibrations_of_earlier_versions_know_ids_alone(tmp_path: Path) -> None:
+    stored = calibration().as_json() | {"photos": ["chelsea.png", "coffee.png"]}
+    made = with_file(tmp_path / "calibration.json", stored)
+    left = left_to_measure(sample(), made)
+    assert {photo.id for photo in sample()} - {photo.id for photo in left} == set(stored["photos"])
+    assert any("earlier version" in note for note in calibration_notes(made, 2))
+    new = calibration(CalibrationPhoto("a", "00" * 32, 7))
+    assert not any("earlier version" in note for note in calibration_notes(new, 2))
+
+
+def test_a_calibration_used_again_from_another_root_leaks_no_photo(
+    hub_folder: Path, tmp_path: Path
+) -> None:
+    """With ``data.root`` one level lower, all ids are others."""
+    for photo in sample()[:8]:
+        (tmp_path / "photos" / "below").mkdir(parents=True, exist_ok=True)
+        shutil.copy(photo.file, tmp_path / "photos" / "below")
+    options = [
+        "logger=none", "trainer=cpu", "cache=off", f"model.checkpoint={hub_folder}", "aug=noise",
+        "metric=cosine_similarity", "severity=matched", "data=folder", "data.num_workers=0",
+    ]  # fmt: skip
+    file = tmp_path / "first" / "calibration.json"
+    for run, more in (
+        ("first", [f"data.root={tmp_path}/photos"]),
+        ("second", [f"data.root={tmp_path}/photos/below", f"matching.file={file}"]),
+    ):
+        evaluate(compose_config("evaluate", [*options, *more]), tmp_path / run)
+    stored = json.loads(file.read_text())
+    assert len(stored["photos"]) == 4
+    used = {Path(photo["id"]).name for photo in stored["photos"]}
+    for run in ("first", "second"):
+        shift = pd.read_parquet(tmp_path / run / "shift.parquet")
+        assert {Path(photo).name for photo in shift["photo"]} == {p.id for p in sample()[:8]} - used
+        assert "are not measured: 4 here." in (tmp_path / run / "report.html").read_text()

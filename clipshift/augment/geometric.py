@@ -193,11 +193,34 @@ class Perspective:
     def _matrix(self, images: Tensor, draws: Draws, strength: float) -> Tensor:
         height, width = images.shape[-2:]
         far = images.new_tensor([width - 1, height - 1])
-        corners = images.new_tensor([[0, 0], [1, 0], [1, 1], [0, 1]])
-        inward = (strength * draws["inward"]).clamp(max=0.45)
-        inner = (corners + inward * (1 - 2 * corners)) * far
-        outer = (corners * far).expand_as(inner)
-        return get_perspective_transform(inner, outer)
+        return stretch(strength * draws["inward"], far)
+
+
+def corners_moved(inward: Tensor) -> Tensor:
+    """Corners (x, y) of the unit square after moves inward along both axes, by 0.45 at the most.
+
+    Args:
+        inward: Moves of the corners, clockwise from the top left, shape (..., 4, 2).
+
+    Returns:
+        Shape (..., 4, 2).
+    """
+    corners = inward.new_tensor([[0, 0], [1, 0], [1, 1], [0, 1]])
+    return corners + inward.clamp(max=0.45) * (1 - 2 * corners)
+
+
+def stretch(inward: Tensor, far: Tensor) -> Tensor:
+    """Homographies that stretch the quadrilateral of moved corners over the whole view.
+
+    Args:
+        inward: Moves of the corners, as shares of the sides, shape (B, 4, 2).
+        far: Position (x, y) of the view's bottom right corner, in pixels.
+
+    Returns:
+        Shape (B, 3, 3).
+    """
+    whole = corners_moved(torch.zeros_like(inward))
+    return get_perspective_transform(corners_moved(inward) * far, whole * far)
 
 
 def pixel_positions(images: Tensor) -> Tensor:

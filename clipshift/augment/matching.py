@@ -5,6 +5,7 @@ pixel: their ranking mixes what a model is sensitive to with what was made stron
 augmentation's strength is chosen such that its views' mean distortion is a common target.
 """
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -41,6 +42,21 @@ class Match:
 
 
 @dataclass(frozen=True)
+class CalibrationPhoto:
+    """A photo that strengths were matched on, told from others by its id and by its content.
+
+    Attributes:
+        id: Its id.
+        sha256: SHA-256 of the encoded photo, in hexadecimal; None in files of earlier versions.
+        length: Its number of bytes; None likewise.
+    """
+
+    id: str
+    sha256: str | None = None
+    length: int | None = None
+
+
+@dataclass(frozen=True)
 class Calibration:
     """Strengths at which all augmentations distort alike.
 
@@ -50,7 +66,7 @@ class Calibration:
         seed: Seed of the draws.
         resize: How photos became clean views.
         parameters: What each augmentation draws from, by name: strengths hold for these alone.
-        photos: Ids of the calibration photos, which must not be measured.
+        photos: The calibration photos, which must not be measured.
         matches: By augmentation.
     """
 
@@ -59,7 +75,7 @@ class Calibration:
     seed: int
     resize: str
     parameters: dict[str, dict[str, Any]]
-    photos: list[str]
+    photos: list[CalibrationPhoto]
     matches: dict[str, Match]
 
     def as_json(self) -> dict[str, object]:
@@ -72,14 +88,24 @@ class Calibration:
 
         Raises:
             AttributeError, KeyError, TypeError: If it is not a calibration.
+            ValueError: If a number in it is out of range.
         """
-        fields = dict(stored)
-        matches: Mapping[str, Mapping[str, object]] = fields.pop("matches")  # type: ignore[assignment]
-        made = {name: Match(**match) for name, match in matches.items()}  # type: ignore[arg-type]
-        numbers = [n for match in made.values() for n in (match.strength, match.realised)]
-        if not all(isinstance(number, (int, float)) for number in [*numbers, fields["target"]]):
-            raise TypeError("strengths, realised distortions and their target must be numbers")
-        return cls(**fields, matches=made)  # type: ignore[arg-type]
+        fields: dict[str, Any] = dict(stored)
+        matches = {name: Match(**match) for name, match in fields.pop("matches").items()}
+        photos = [
+            CalibrationPhoto(photo)
+            if isinstance(photo, str)
+            else CalibrationPhoto(photo["id"], photo["sha256"], photo["length"])
+            for photo in fields.pop("photos")
+        ]
+        for name, match in matches.items():
+            if not (math.isfinite(match.strength) and match.strength > 0):
+                raise ValueError(f"the strength of {name} is {match.strength}")
+            if not math.isfinite(match.realised):
+                raise ValueError(f"the realised distortion of {name} is {match.realised}")
+        if not (math.isfinite(fields["target"]) and fields["target"] > 0):
+            raise ValueError(f"the target is {fields['target']}")
+        return cls(**fields, matches=matches, photos=photos)
 
 
 def match_strength(

@@ -12,9 +12,10 @@ from clipshift.data.dataset import (
     clean_view,
     collate,
 )
-from clipshift.data.photos import Photo, UnreadablePhotoError, as_rgb, decode
+from clipshift.data.photos import Photo, UnreadablePhotoError, as_rgb, decode, keyed_order
 from clipshift.data.shards import shards
 from clipshift.data.sources import captions, folder, sample
+from clipshift.data.wordnet import is_wordnet_id
 
 __all__ = [
     "VIEW_SIZE",
@@ -33,6 +34,8 @@ __all__ = [
     "collate",
     "decode",
     "folder",
+    "is_wordnet_id",
+    "keyed_order",
     "sample",
     "shards",
 ]

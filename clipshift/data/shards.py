@@ -4,8 +4,9 @@ import json
 import tarfile
 from pathlib import Path
 
-from clipshift.data.photos import Photo
+from clipshift.data.photos import Photo, check_ids, photo_id
 from clipshift.data.sources import existing
+from clipshift.data.wordnet import class_name
 from clipshift.errors import UserError
 
 
@@ -15,7 +16,7 @@ def class_names(root: str | Path) -> list[str]:
     Raises:
         UserError: If there is no such folder or file, or it is damaged.
     """
-    return _classes(root, "names")
+    return [class_name(name) for name in _classes(root, "names")]
 
 
 def class_wnids(root: str | Path) -> list[str]:
@@ -40,7 +41,7 @@ def shards(root: str | Path, pattern: str = "*.tar") -> list[Photo]:
 
     Raises:
         UserError: If there is no such folder, no shard matches, ``classes.json`` is missing, a
-            shard is no tar file, or a ``.cls`` names no class.
+            shard is no tar file, a ``.cls`` names no class, or two photos have one id.
     """
     top = existing(root, "folder", "data.root")
     files = [] if Path(pattern).is_absolute() else sorted(top.glob(pattern))
@@ -49,7 +50,9 @@ def shards(root: str | Path, pattern: str = "*.tar") -> list[Photo]:
             f"no shards {pattern} in folder {root}: set data.root to a folder with some"
         )
     names = class_names(top)
-    return [photo for file in files for photo in _index(file, names)]
+    photos = [photo for file in files for photo in _index(file, names)]
+    check_ids(photos)
+    return photos
 
 
 def _classes(root: str | Path, column: str) -> list[str]:
@@ -57,9 +60,14 @@ def _classes(root: str | Path, column: str) -> list[str]:
     if not file.is_file():
         raise UserError(f"no {file}: the folder of the shards must have one that names the classes")
     try:
-        return json.loads(file.read_text(encoding="utf-8"))[column]
+        listed = json.loads(file.read_text(encoding="utf-8"))[column]
+        if not all(isinstance(one, str) for one in listed):
+            raise TypeError
     except (ValueError, KeyError, TypeError):
-        raise UserError(f"{file} is damaged: it must hold {column}, a list, as JSON") from None
+        raise UserError(
+            f"{file} is damaged: it must hold {column}, a list of texts, as JSON"
+        ) from None
+    return listed
 
 
 def _index(file: Path, names: list[str]) -> list[Photo]:
@@ -84,6 +92,8 @@ def _index(file: Path, names: list[str]) -> list[Photo]:
     except tarfile.TarError as error:
         raise UserError(f"{file} is not a tar file: {str(error).splitlines()[0]}") from None
     return [
-        Photo(f"{file.stem}/{key}", file, member.offset_data, member.size, labels.get(key))
+        Photo(
+            photo_id(f"{file.stem}/{key}"), file, member.offset_data, member.size, labels.get(key)
+        )
         for key, member in images.items()
     ]

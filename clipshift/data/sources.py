@@ -2,12 +2,14 @@
 
 import csv
 import os
-from pathlib import Path
+import unicodedata
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from PIL import Image
 
-from clipshift.data.photos import Photo
+from clipshift.data.photos import Photo, check_ids, photo_id
+from clipshift.data.wordnet import class_name
 from clipshift.errors import UserError
 
 # Photographs that come inside the scikit-image wheel (public domain or CC0).
@@ -47,25 +49,27 @@ def folder(root: str) -> list[Photo]:
         root: The folder. A file counts as an image by its name's ending.
 
     Returns:
-        The photos. One directly below ``root`` has no label.
+        The photos. One directly below ``root`` has no label; a WordNet id becomes a name, see
+        `clipshift.data.wordnet.class_name`.
 
     Raises:
-        UserError: If there is no such folder, or no image in it.
+        UserError: If there is no such folder, no image in it, or two images with one id.
     """
     top = existing(root, "folder", "data.root")
     endings = set(Image.registered_extensions())
-    files = sorted(f for f in top.rglob("*") if f.suffix.lower() in endings and f.is_file())
+    files = [f for f in top.rglob("*") if f.suffix.lower() in endings and f.is_file()]
     if not files:
         raise UserError(f"no images in folder {root}: set data.root to a folder that has some")
-    ids = [file.relative_to(top) for file in files]
-    return [
-        Photo(
-            id=os.fsencode(path.as_posix()).decode(errors="replace"),  # tables are UTF-8
-            file=file,
-            label=path.parent.name if path.parent.name else None,
-        )
-        for path, file in zip(ids, files, strict=True)
-    ]
+    photos = [_in_folder(file, top) for file in files]
+    check_ids(photos)
+    return sorted(photos, key=lambda photo: photo.id.split("/"))
+
+
+def _in_folder(file: Path, top: Path) -> Photo:
+    path = os.fsencode(file.relative_to(top).as_posix())
+    name = photo_id(path.decode(errors="replace"))  # tables are UTF-8
+    label = PurePosixPath(name).parent.name
+    return Photo(name, file, label=class_name(label) if label else None)
 
 
 def captions(csv_file: str, root: str | None = None) -> list[Photo]:
@@ -73,7 +77,8 @@ def captions(csv_file: str, root: str | None = None) -> list[Photo]:
 
     Args:
         csv_file: A file with the columns ``image`` (a path relative to ``root``) and ``caption``,
-            a row a caption.
+            a row a caption. A photo may be spelled in several ways, see
+            `clipshift.data.photos.photo_id`.
         root: The folder of the images; by default the CSV file's own, or ``images`` beside it if
             the first image lies there.
 
@@ -81,10 +86,12 @@ def captions(csv_file: str, root: str | None = None) -> list[Photo]:
         The photos, each once.
 
     Raises:
-        UserError: If there is no such file, it is no CSV in UTF-8, or it lacks a column or rows.
+        UserError: If there is no such file, it is no CSV in UTF-8, it lacks a column or rows, or
+            it names different files that would have one id.
     """
     table = existing(csv_file, "file", "data.csv_file")
     texts: dict[str, list[str]] = {}
+    spellings: dict[str, set[str]] = {}
     try:
         with table.open(newline="", encoding="utf-8-sig") as stream:
             reader = csv.DictReader(stream)
@@ -98,7 +105,9 @@ def captions(csv_file: str, root: str | None = None) -> list[Photo]:
                     raise UserError(
                         f"{csv_file}, line {reader.line_num}: a row needs an image and a caption"
                     )
-                texts.setdefault(row["image"], []).append(row["caption"])
+                name = photo_id(row["image"])
+                texts.setdefault(name, []).append(row["caption"])
+                spellings.setdefault(name, set()).add(row["image"])
     except UnicodeDecodeError:
         raise UserError(f"{csv_file} is not UTF-8 text: save it as UTF-8") from None
     except csv.Error as error:
@@ -106,11 +115,28 @@ def captions(csv_file: str, root: str | None = None) -> list[Photo]:
     if not texts:
         raise UserError(f"{csv_file} has no rows: it needs one a caption, image,caption")
     top = existing(root, "folder", "data.root") if root else table.parent
-    if not root and not (top / next(iter(texts))).exists() and (top / "images").is_dir():
-        top = top / "images"
+    if not root and (top / "images").is_dir():
+        first = next(iter(texts))
+        if not _file_of(first, spellings[first], top).exists():
+            top = top / "images"
     return [
-        Photo(id=image, file=top / image, captions=tuple(lines)) for image, lines in texts.items()
+        Photo(name, _file_of(name, spellings[name], top), captions=tuple(lines))
+        for name, lines in texts.items()
     ]
+
+
+def _file_of(name: str, spellings: set[str], top: Path) -> Path:
+    decomposed = unicodedata.normalize("NFD", name)
+    if spellings == {name} == {decomposed}:
+        return top / name
+    written = [file for spelling in sorted(spellings) if (file := top / spelling).exists()]
+    for other in written[1:]:
+        if not other.samefile(written[0]):
+            raise UserError(f"{written[0]} and {other} would have one id, {name}: rename one")
+    if written:
+        return written[0]
+    # the file system may spell the name in another way than the CSV file does
+    return top / decomposed if (top / decomposed).exists() else top / name
 
 
 def existing(path: Any, kind: str, option: str) -> Path:

@@ -149,11 +149,11 @@ class Encoder(nn.Module):
 
     @cached_property
     @torch.inference_mode()
-    def widths(self) -> tuple[int, list[int]]:
-        """The width of the embedding, and that of the tokens after each block."""
+    def layer_widths(self) -> list[int]:
+        """The width of the tokens after each block."""
         size = (1, 3, *self.input_size)
         made = self.encode_views(torch.zeros(size, device=self.mean.device), layers=True)
-        return made.embedding.shape[1], [layer.shape[2] for layer in made.layers or ()]
+        return [layer.shape[2] for layer in made.layers or ()]
 
     @torch.inference_mode()
     def encode_texts(self, texts: list[str]) -> Tensor:
@@ -370,13 +370,23 @@ def load_tokenizer(architecture: str) -> Callable[[list[str]], Tensor]:
     """The tokenizer of an architecture's text tower.
 
     Raises:
-        UserError: If it comes from the hub and cannot be had here.
+        UserError: If it comes from the hub and cannot be had here, or wants to run code of its own.
     """
     text = open_clip.get_model_config(architecture)["text_cfg"]
+    if (text.get("tokenizer_kwargs") or {}).get("trust_remote_code"):
+        raise UserError(
+            f"the tokenizer of {architecture} wants to run code of its own, which clipshift never "
+            f"does: take trust_remote_code out of its {CONFIG} if the tokenizer works without"
+        )
     if repo := text.get("hf_tokenizer_name"):
         if find_spec("transformers") is None:
             raise UserError(f"the tokenizer {repo} needs the package transformers")
         hub_file(repo, ["tokenizer_config.json"])
+        try:
+            return open_clip.get_tokenizer(architecture, trust_remote_code=False)
+        except (OSError, ValueError, ImportError) as error:
+            reason = str(error).strip().partition("\n")[0]
+            raise UserError(f"the tokenizer of {architecture} cannot be had: {reason}") from error
     return open_clip.get_tokenizer(architecture)
 
 

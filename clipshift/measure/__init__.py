@@ -1,5 +1,6 @@
 """Measures of the shift: torchmetrics metrics, and the same as functions in `functional`."""
 
+from clipshift.measure.facts import COLUMNS, Facts
 from clipshift.measure.metrics import (
     RMSE,
     SSIM,
@@ -21,6 +22,7 @@ from clipshift.measure.metrics import (
 )
 
 __all__ = [
+    "COLUMNS",
     "RMSE",
     "SSIM",
     "AttentionSimilarity",
@@ -30,6 +32,7 @@ __all__ = [
     "CosineSimilarity",
     "DetailPreservation",
     "EdgePreservation",
+    "Facts",
     "GazeDivergence",
     "GazeDivergenceAligned",
     "GazeEntropyChange",

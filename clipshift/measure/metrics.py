@@ -1,7 +1,8 @@
 """The measures as torchmetrics metrics: running means over photos, in constant memory."""
 
+import math
 from collections.abc import Callable, Sequence
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -9,18 +10,18 @@ from torchmetrics import Metric
 from torchmetrics.utilities.plot import plot_confusion_matrix
 
 from clipshift.measure import functional
+from clipshift.measure.facts import Facts
 
-Space = Literal["embedding", "gaze", "aligned gaze", "pixels"]
 COLLAPSED = 1e-6
 """A layer whose tokens' mean squared distance from their mean is below this share of that mean's
 squared length is the same for all photos: what is left is lost in the rounding of running sums."""
 
 
 class PhotoMeasure(Metric):
-    """A measure with one number a photo, averaged over photos.
+    """A measure with one number per photo, averaged over photos.
 
-    As input to ``forward`` and ``update`` the metric accepts what its ``space`` says (embeddings,
-    gazes or pixels):
+    As input to ``forward`` and ``update`` the metric accepts embeddings, gazes or pixels, as its
+    ``facts.space`` says:
 
     - ``view`` (`Tensor`): of B augmented views.
     - ``clean`` (`Tensor`): of their clean views, same shape.
@@ -33,10 +34,17 @@ class PhotoMeasure(Metric):
 
     is_differentiable = False
     full_state_update = False
-    space: ClassVar[Space]
+    facts: ClassVar[Facts]
     measure: ClassVar[Callable[..., Tensor]]
     total: Tensor
     count: Tensor
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        cls.higher_is_better = {"higher": True, "lower": False}.get(cls.facts.better or "")
+        cls.plot_lower_bound, cls.plot_upper_bound = (
+            bound if math.isfinite(bound) else None for bound in (cls.facts.low, cls.facts.high)
+        )
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -77,8 +85,16 @@ class CosineSimilarity(PhotoMeasure):
         tensor(0.8000, dtype=torch.float64)
     """
 
-    space = "embedding"
-    higher_is_better = True
+    facts = Facts(
+        label="cosine similarity of embeddings",
+        short="cosine",
+        definition="cosine of the angle between the embeddings of view and clean view",
+        space="embedding",
+        better="higher",
+        low=-1,
+        high=1,
+        unchanged=1,
+    )
     measure = staticmethod(functional.cosine_similarity)
 
 
@@ -93,8 +109,16 @@ class L2Distance(PhotoMeasure):
         tensor(5., dtype=torch.float64)
     """
 
-    space = "embedding"
-    higher_is_better = False
+    facts = Facts(
+        label="L2 distance of embeddings",
+        short="L2",
+        definition="Euclidean distance of the embeddings before normalisation",
+        space="embedding",
+        better="lower",
+        low=0,
+        high=math.inf,
+        unchanged=0,
+    )
     measure = staticmethod(functional.l2_distance)
 
 
@@ -110,8 +134,16 @@ class AttentionSimilarity(PhotoMeasure):
         tensor(1., dtype=torch.float64)
     """
 
-    space = "gaze"
-    higher_is_better = True
+    facts = Facts(
+        label="attention similarity",
+        short="attention",
+        definition="1 / (1 + mean square difference) of the two gazes, each scaled to [0, 1]",
+        space="gaze",
+        better="higher",
+        low=0,
+        high=1,
+        unchanged=1,
+    )
     measure = staticmethod(functional.attention_similarity)
 
 
@@ -127,8 +159,17 @@ class AttentionSimilarityAligned(PhotoMeasure):
         tensor(1., dtype=torch.float64)
     """
 
-    space = "aligned gaze"
-    higher_is_better = True
+    facts = Facts(
+        label="aligned attention similarity",
+        short="aligned attention",
+        definition="attention similarity with the view's gaze moved back to where the pixels came "
+        "from; what left the view is left out",
+        space="aligned gaze",
+        better="higher",
+        low=0,
+        high=1,
+        unchanged=1,
+    )
     measure = staticmethod(functional.attention_similarity_aligned)
 
 
@@ -143,8 +184,16 @@ class PatchSimilarity(PhotoMeasure):
         tensor(0.5000, dtype=torch.float64)
     """
 
-    space = "pixels"
-    higher_is_better = True
+    facts = Facts(
+        label="patch similarity",
+        short="patch",
+        definition="mean over a 4 × 4 grid of 1 / (1 + mean square difference of pixels)",
+        space="pixels",
+        better="higher",
+        low=0,
+        high=1,
+        unchanged=1,
+    )
     measure = staticmethod(functional.patch_similarity)
 
 
@@ -159,8 +208,17 @@ class PatchSimilarityUint8(PhotoMeasure):
         tensor(1., dtype=torch.float64)
     """
 
-    space = "pixels"
-    higher_is_better = True
+    facts = Facts(
+        label="patch similarity, the paper's wrapped variant",
+        short="patch (uint8)",
+        definition="patch similarity of 8-bit pixels whose difference and square wrap, as in the "
+        "authors' script",
+        space="pixels",
+        better="higher",
+        low=0.996,
+        high=1,
+        unchanged=1,
+    )
     measure = staticmethod(functional.patch_similarity_uint8)
 
 
@@ -176,8 +234,16 @@ class EdgePreservation(PhotoMeasure):
         tensor(0., dtype=torch.float64)
     """
 
-    space = "pixels"
-    higher_is_better = True
+    facts = Facts(
+        label="edge preservation",
+        short="edge",
+        definition="1 − mean absolute difference of the edge maps of luma",
+        space="pixels",
+        better="higher",
+        low=0,
+        high=1,
+        unchanged=1,
+    )
     measure = staticmethod(functional.edge_preservation)
 
 
@@ -193,8 +259,16 @@ class DetailPreservation(PhotoMeasure):
         tensor(0.2500, dtype=torch.float64)
     """
 
-    space = "pixels"
-    higher_is_better = True
+    facts = Facts(
+        label="detail preservation",
+        short="detail",
+        definition="mean over an 8 × 8 grid of exp(−|ln(σ′/σ)|), the standard deviations of luma",
+        space="pixels",
+        better="higher",
+        low=0,
+        high=1,
+        unchanged=1,
+    )
     measure = staticmethod(functional.detail_preservation)
 
 
@@ -209,8 +283,16 @@ class RMSE(PhotoMeasure):
         tensor(0.5000, dtype=torch.float64)
     """
 
-    space = "pixels"
-    higher_is_better = False
+    facts = Facts(
+        label="RMSE of pixels",
+        short="RMSE",
+        definition="root mean square difference of pixels",
+        space="pixels",
+        better="lower",
+        low=0,
+        high=1,
+        unchanged=0,
+    )
     measure = staticmethod(functional.rmse)
 
 
@@ -226,8 +308,16 @@ class SSIM(PhotoMeasure):
         tensor(1., dtype=torch.float64)
     """
 
-    space = "pixels"
-    higher_is_better = True
+    facts = Facts(
+        label="SSIM of pixels",
+        short="SSIM",
+        definition="structural similarity of view and clean view",
+        space="pixels",
+        better="higher",
+        low=-1,
+        high=1,
+        unchanged=1,
+    )
     measure = staticmethod(functional.ssim)
 
 
@@ -242,8 +332,18 @@ class GazeDivergence(PhotoMeasure):
         tensor(1., dtype=torch.float64)
     """
 
-    space = "gaze"
-    higher_is_better = False
+    facts = Facts(
+        label="gaze divergence",
+        short="gaze divergence",
+        definition="Jensen–Shannon divergence of the two gazes as distributions over patches; it "
+        "counts pixels that moved as a change",
+        space="gaze",
+        better="lower",
+        low=0,
+        high=1,
+        unchanged=0,
+        unit="bits",
+    )
     measure = staticmethod(functional.gaze_divergence)
 
 
@@ -259,8 +359,18 @@ class GazeDivergenceAligned(PhotoMeasure):
         tensor(0., dtype=torch.float64)
     """
 
-    space = "aligned gaze"
-    higher_is_better = False
+    facts = Facts(
+        label="aligned gaze divergence",
+        short="aligned divergence",
+        definition="gaze divergence with the view's gaze moved back to where the pixels came from, "
+        "so that it tells whether the model looks elsewhere; what left the view is left out",
+        space="aligned gaze",
+        better="lower",
+        low=0,
+        high=1,
+        unchanged=0,
+        unit="bits",
+    )
     measure = staticmethod(functional.gaze_divergence_aligned)
 
 
@@ -275,7 +385,18 @@ class GazeEntropyChange(PhotoMeasure):
         tensor(1., dtype=torch.float64)
     """
 
-    space = "gaze"
+    facts = Facts(
+        label="change of gaze entropy",
+        short="gaze entropy",
+        definition="entropy of the gaze on the view minus that on the clean view: above 0 "
+        "scattered, below 0 focused",
+        space="gaze",
+        better="nearer 0",
+        low=-math.inf,
+        high=math.inf,
+        unchanged=0,
+        unit="bits",
+    )
     measure = staticmethod(functional.gaze_entropy_change)
 
 
@@ -299,6 +420,8 @@ class CleanSpread(Metric):
         >>> metric.update(torch.tensor([[1.0, 0.0], [0.0, 3.0]]))
         >>> metric.compute()
         tensor(1., dtype=torch.float64)
+        >>> metric.distance_to_others(torch.tensor([[1.0, 0.0], [0.0, 3.0]]))
+        tensor([1., 1.], dtype=torch.float64)
     """
 
     is_differentiable = False
@@ -323,6 +446,19 @@ class CleanSpread(Metric):
         """The mean over all pairs of different photos."""
         return functional.spread_of(self.direction.double() / self.steps, self.count)
 
+    def distance_to_others(self, clean: Tensor) -> Tensor:
+        r"""Mean :math:`1 - \cos` of photos to all others: their mean is what ``compute`` gives.
+
+        Args:
+            clean: Embeddings of B of the photos seen, shape (B, D).
+
+        Returns:
+            float64, shape (B,), in [0, 2]; NaN for embeddings without a direction.
+        """
+        units = functional.unit(clean)
+        others = self.direction.double() / self.steps - units
+        return 1 - (units * others).sum(dim=-1) / (self.count - 1)
+
     def plot(self, val: Tensor | Sequence[Tensor] | None = None, ax: Any = None) -> Any:
         """Plot one value or several; see `torchmetrics.Metric.plot`."""
         return self._plot(val, ax)
@@ -337,10 +473,10 @@ class LayerShift(Metric):
       where the tower has none) and mean patch token.
     - ``clean`` (`Tensor`): of their clean views, shape (B, 2, width).
 
-    As output, ``compute`` gives a dictionary of float64 tensors of shape (K,):
+    As output, ``forward`` gives the photos' own class-token cosines, float64, shape (K, B), and
+    ``compute`` a dictionary of float64 tensors of shape (K,):
 
-    - ``cosine``: mean cosine of the class tokens, and ``cosine_error``, its standard error; photos
-      without one are left out;
+    - ``cosine``: mean cosine of the class tokens; photos without one are left out;
     - ``cka``: `clipshift.measure.functional.linear_cka` of the mean patch tokens over the photos,
       and ``cka_biased``: `clipshift.measure.functional.linear_cka_biased`. NaN if a token is not
       finite.
@@ -357,13 +493,12 @@ class LayerShift(Metric):
         >>> metric = LayerShift(variants=1, width=2)
         >>> metric.update(2 * clean[None], clean)
         >>> {name: round(float(value), 6) for name, value in metric.compute().items()}
-        {'cosine': 1.0, 'cosine_error': 0.0, 'cka': 1.0, 'cka_biased': 1.0}
+        {'cosine': 1.0, 'cka': 1.0, 'cka_biased': 1.0}
     """
 
     is_differentiable = False
     full_state_update = False
     cosine: Tensor
-    cosine_square: Tensor
     cosine_count: Tensor
     xx: Tensor
     yy: Tensor
@@ -373,7 +508,6 @@ class LayerShift(Metric):
         super().__init__(**kwargs)
         shapes = {
             "cosine": (variants,),
-            "cosine_square": (variants,),
             "cosine_count": (variants,),
             "xx": (width + 2, width + 2),
             "yy": (variants, width + 2, width + 2),
@@ -381,23 +515,25 @@ class LayerShift(Metric):
         }
         for name, shape in shapes.items():
             self.add_state(name, torch.zeros(shape, dtype=torch.float64), dist_reduce_fx="sum")
+        self.photo_values = torch.empty(0)
 
     def update(self, views: Tensor, clean: Tensor) -> None:
         """Add B photos."""
-        cosine = functional.cosine_similarity(views[:, :, 0], clean[:, 0])
-        self.cosine += cosine.nansum(dim=1)
-        self.cosine_square += cosine.square().nansum(dim=1)
-        self.cosine_count += cosine.isfinite().sum(dim=1)
+        self.photo_values = functional.cosine_similarity(views[:, :, 0], clean[:, 0])
+        self.cosine += self.photo_values.nansum(dim=1)
+        self.cosine_count += self.photo_values.isfinite().sum(dim=1)
         x, y = self._extended(clean[:, 1]), self._extended(views[:, :, 1])
         self.xx += x.T @ x
         self.yy += y.mT @ y
         self.yx += y.mT @ x
 
+    def forward(self, views: Tensor, clean: Tensor) -> Tensor:
+        """Add B photos and return their own class-token cosines, shape (K, B)."""
+        self.update(views, clean)
+        return self.photo_values
+
     def compute(self) -> dict[str, Tensor]:
-        """Cosine, its standard error, and both CKA, over all photos."""
-        n = self.cosine_count
-        cosine = self.cosine / n
-        variance = (self.cosine_square / n - cosine.square()).clamp(min=0) * n / (n - 1)
+        """Mean cosine and both CKA, over all photos."""
         count = self.xx[-1, -1]
         mean_x, mean_y = self.xx[-1, :-2] / count, self.yy[:, -1, :-2] / count
         xx, aa = self._centred(self.xx, mean_x, mean_x)
@@ -411,8 +547,7 @@ class LayerShift(Metric):
         cka = functional.debiased_cka_of(xx, yy, yx, aa, bb, ab, count)
         biased = functional.biased_cka_of(xx, yy, yx)
         return {
-            "cosine": cosine,
-            "cosine_error": (variance / n).sqrt(),
+            "cosine": self.cosine / self.cosine_count,
             "cka": cka.where(known, torch.nan),
             "cka_biased": biased.where(known, torch.nan),
         }
@@ -448,9 +583,9 @@ class AugmentationDistance(Metric):
 
     - ``embeddings`` (`Tensor`): of B photos under K augmentations, shape (K, B, D).
 
-    As output, ``compute`` gives the mean distance over all photos, float64, shape (K, K); photos
-    whose distance is NaN are left out. It leaves half the width of the mean's normal 95 % interval
-    in ``half_width``, same shape.
+    As output, ``compute`` gives the mean distance over all photos, float64, shape (K, K), and
+    ``forward`` the B photos' own distances, shape (B, K, K); photos whose distance is NaN are left
+    out of the mean.
 
     Args:
         names: The K augmentations.
@@ -467,7 +602,6 @@ class AugmentationDistance(Metric):
     full_state_update = False
     higher_is_better = False
     total: Tensor
-    squares: Tensor
     count: Tensor
 
     def __init__(self, names: Sequence[str], **kwargs: Any) -> None:
@@ -476,23 +610,23 @@ class AugmentationDistance(Metric):
         size = len(self.names)
         total = torch.zeros(size, size, dtype=torch.float64)
         self.add_state("total", total, dist_reduce_fx="sum")
-        self.add_state("squares", total.clone(), dist_reduce_fx="sum")
         self.add_state("count", torch.zeros_like(total), dist_reduce_fx="sum")
-        self.half_width = torch.full_like(total, torch.nan)
+        self.photo_values = torch.empty(0)
 
     def update(self, embeddings: Tensor) -> None:
         """Add B photos."""
-        distances = functional.pairwise_distances(embeddings)
-        self.total += distances.nansum(dim=0)
-        self.squares += distances.square().nansum(dim=0)
-        self.count += distances.isfinite().sum(dim=0)
+        self.photo_values = functional.pairwise_distances(embeddings)
+        self.total += self.photo_values.nansum(dim=0)
+        self.count += self.photo_values.isfinite().sum(dim=0)
+
+    def forward(self, embeddings: Tensor) -> Tensor:
+        """Add B photos and return their own distances, shape (B, K, K)."""
+        self.update(embeddings)
+        return self.photo_values
 
     def compute(self) -> Tensor:
         """The mean distance over all photos."""
-        mean = self.total / self.count
-        variance = (self.squares - self.count * mean.square()).clamp(min=0) / (self.count - 1)
-        self.half_width = 1.96 * (variance / self.count).sqrt()
-        return mean
+        return self.total / self.count
 
     def plot(self, val: Tensor | None = None, ax: Any = None) -> Any:
         """Plot the matrix as a heatmap; see `torchmetrics.Metric.plot`."""

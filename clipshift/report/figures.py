@@ -1,6 +1,6 @@
 """The figures of a report, each readable alone."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from pathlib import Path
@@ -14,11 +14,12 @@ from PIL import Image, ImageDraw, ImageFont
 from scipy.cluster.hierarchy import dendrogram
 from scipy.stats import gaussian_kde
 
+from clipshift.measure import Facts
 from clipshift.measure.functional import augmentation_linkage
+from clipshift.report.words import counted, with_interval
 from clipshift.results import (
-    CAUSES,
     CLEAN,
-    LOWER_IS_BETTER,
+    CORRELATES,
     Measured,
     Tables,
     pivot,
@@ -42,38 +43,15 @@ Drawn = Figure | Image.Image
 CLUSTER_CUT = 0.7
 """Clusters are cut at this share of the dendrogram's highest merge."""
 
-LABELS = {
-    "cosine_similarity": "cosine similarity of embeddings (1: no shift)",
-    "l2_distance": "L2 distance of embeddings (0: no shift)",
-    "attention_similarity": "attention similarity (1: same gaze)",
-    "patch_similarity": "patch similarity (1: same pixels)",
-    "patch_similarity_uint8": "patch similarity, the paper's wrapped variant",
-    "edge_preservation": "edge preservation (1: same edges)",
-    "detail_preservation": "detail preservation (1: same detail)",
-    "rmse": "RMSE of pixels (0: same pixels)",
-    "ssim": "SSIM of pixels (1: same pixels)",
-}
-SHORT = {
-    "cosine_similarity": "cosine",
-    "relative_shift": "relative shift",
-    "retained": "retained",
-    "l2_distance": "L2",
-    "attention_similarity": "attention",
-    "patch_similarity": "patch",
-    "edge_preservation": "edge",
-    "detail_preservation": "detail",
-    "rmse": "RMSE",
-    "ssim": "SSIM",
-    "gaze_divergence": "gaze divergence",
-    "gaze_entropy_change": "gaze entropy",
-    "zero_shot_top1": "top-1",
-    "zero_shot_top5": "top-5",
-    "zero_shot_flip": "top-1 changes",
-    "text_shift": "text shift",
-    "patch_similarity_uint8": "patch (uint8)",
-}
-TERMINAL = ("cosine", "relative shift", "L2", "attention", "patch", "edge", "detail", "top-1")
-RADAR = set(LABELS) - LOWER_IS_BETTER - {"patch_similarity_uint8"}
+SHADES = (
+    "noise", "blur", "color_jitter", "shift_scale_rotate", "flip", "elastic", "perspective",
+    "brightness_contrast", "coarse_dropout", "jpeg", "pixelate", "motion_blur", "rotation",
+    "grayscale",
+)  # fmt: skip
+"""Augmentations that have a colour of their own, the same in every run."""
+SIGNIFICANT = 0.05
+FAINT = 0.05
+"""A heatmap's strongest colour stands for at least this share of a measure's range, or of 1."""
 
 
 @dataclass
@@ -168,18 +146,23 @@ def draw_figures(tables: Tables, galleries: Mapping[str, Gallery], source: str) 
                 tables.shift, tables.summary, tables.ranking, tables.correlations, tables.layers,
             )
         )  # fmt: skip
-        if "cosine_similarity" in measures:
-            if len(ranking) > 1:
-                figures[f"ranking{end}"] = draw_ranking(ranking, severity)
-            figures[f"cosine_distribution{end}"] = draw_distributions(
-                shift, "cosine_similarity", bars=True
-            )
-        if "l2_distance" in measures:
-            figures[f"l2_distribution{end}"] = draw_distributions(shift, "l2_distance", bars=False)
+        if len(ranking) > 1:
+            figures[f"ranking{end}"] = draw_ranking(ranking, severity)
+        for measure, name, bars in (
+            ("cosine_similarity", "cosine_distribution", True),
+            ("l2_distance", "l2_distribution", False),
+        ):
+            if measure in measures:
+                figures[f"{name}{end}"] = draw_distributions(
+                    shift, summary, measure, tables.columns[measure], bars
+                )
         if summary["augmentation"].nunique() > 1:
-            figures[f"heatmap{end}"] = draw_heatmap(summary)
-        if len(measures & RADAR) >= 3:
-            figures[f"radar{end}"] = draw_radar(summary)
+            figures[f"heatmap{end}"] = draw_heatmap(summary, tables.columns)
+        preserved = [
+            m for m in shown_measures(summary, tables.columns) if is_preserved(tables.columns[m])
+        ]
+        if len(preserved) >= 3:
+            figures[f"radar{end}"] = draw_radar(summary, preserved, tables.columns)
         if len(layers):
             figures[f"layers{end}"] = draw_layers(layers)
         if correlations["rho"].notna().any() if len(correlations) else False:
@@ -187,11 +170,12 @@ def draw_figures(tables: Tables, galleries: Mapping[str, Gallery], source: str) 
         own = [name for name in tables.distances.index if name.endswith(end)]
         if len(own) >= 2:
             titles = [name.removesuffix(end) for name in own]
-            means, halves = (
-                table.loc[own, own].set_axis(titles).set_axis(titles, axis=1)
-                for table in (tables.distances, tables.distances_half)
+            figures[f"distances{end}"] = draw_distances(
+                *(
+                    table.loc[own, own].set_axis(titles).set_axis(titles, axis=1)
+                    for table in (tables.distances, tables.distances_low, tables.distances_high)
+                )
             )
-            figures[f"distances{end}"] = draw_distances(means, halves)
         if gallery.photos:
             figures[f"gallery{end}"] = draw_gallery(gallery)
     for figure in figures.values():
@@ -224,10 +208,13 @@ def save_figures(figures: Mapping[str, Drawn], folder: Path) -> dict[str, Path]:
     return paths
 
 
-def colors(names: list[str]) -> dict[str, tuple[float, ...]]:
-    """A colour for each augmentation, the same in every figure of a run."""
-    palette = matplotlib.colormaps["tab10" if len(names) <= 10 else "tab20"]
-    return {name: palette(index % palette.N) for index, name in enumerate(names)}
+def colors(names: Sequence[str]) -> dict[str, tuple[float, ...]]:
+    """A colour for each augmentation, the same in every run; others follow by name."""
+    palette = matplotlib.colormaps["tab20"].colors  # type: ignore[attr-defined]
+    order = [*palette[::2], *palette[1::2]]
+    others = sorted(set(names) - set(SHADES))
+    index = {name: place for place, name in enumerate([*SHADES, *others])}
+    return {name: order[index[name] % len(order)] for name in names}
 
 
 def _shift_bars(axes: Axes, rows: pd.DataFrame, shade: dict[str, tuple[float, ...]]) -> None:
@@ -241,11 +228,11 @@ def _shift_bars(axes: Axes, rows: pd.DataFrame, shade: dict[str, tuple[float, ..
         error_kw={"capsize": 3, "lw": 1},
     )
     reach = (means + errors[1]).max(initial=0) or 1
-    for place, row in enumerate(rows.itertuples()):
+    for position, row in enumerate(rows.itertuples()):
         ranks = f"{row.rank_low}" + (f"–{row.rank_high}" if row.rank_high > row.rank_low else "")
         axes.text(
-            row.shift + errors[1][place] + 0.01 * reach,
-            place,
+            row.shift + errors[1][position] + 0.01 * reach,
+            position,
             f"{row.shift:.3g}  rank {ranks}",
             va="center",
             fontsize=8.5,
@@ -266,7 +253,7 @@ def draw_ranking(ranking: pd.DataFrame, severity: str) -> Figure:
     _shift_bars(axes, ranking, colors(sorted(ranking["augmentation"])))
     axes.set(
         title=f"How far each augmentation moves the embedding (severity: {severity})",
-        xlabel="mean of 1 − cosine similarity and rank, with 95 % bootstrap intervals over photos",
+        xlabel="mean of 1 − cosine similarity and rank, with 95 % intervals over photos",
     )
     return figure
 
@@ -297,7 +284,7 @@ def draw_rankings(ranking: pd.DataFrame, agreement: tuple[float, float, float]) 
     tau, low, high = agreement
     figure.suptitle(
         "Sensitivity or strength? The ranking as the paper set it, and with equal distortion\n"
-        f"Kendall's τ {tau:.2f} [{low:.2f}, {high:.2f}]; bars and ranks: 95 % bootstrap intervals",
+        f"Kendall's τ {tau:.2f} [{low:.2f}, {high:.2f}]; bars and ranks: 95 % intervals",
         x=0.01,
         ha="left",
         fontsize=11,
@@ -325,7 +312,7 @@ def draw_severity(ranking: pd.DataFrame, severities: list[str]) -> Figure:
     axes.set(
         title="How far the embedding moves as augmentations grow stronger",
         xlabel="severity",
-        ylabel="mean of 1 − cosine, with 95 % bootstrap interval",
+        ylabel="mean of 1 − cosine, with 95 % interval",
         xticks=[int(severity) for severity in severities],
     )
     axes.legend(fontsize=8, loc="upper left", bbox_to_anchor=(1, 1), frameon=False)
@@ -365,33 +352,37 @@ def draw_correlations(correlations: pd.DataFrame) -> Figure:
     Args:
         correlations: One severity's rows of `clipshift.results.correlate`.
     """
-    causes = [cause for cause in CAUSES if cause in set(correlations["cause"])]
+    others = [other for other in CORRELATES if other in set(correlations["with"])]
     names = list(correlations["augmentation"].unique())
-    rows = correlations.set_index(["augmentation", "cause"])
-    figure = Figure(figsize=(1.45 * len(causes) + 2.4, 0.5 * len(names) + 2))
+    rows = correlations.set_index(["augmentation", "with"])
+    figure = Figure(figsize=(1.45 * len(others) + 2.4, 0.5 * len(names) + 2))
     axes = figure.subplots()
-    matrix = correlations.pivot(index="augmentation", columns="cause", values="rho")
-    axes.imshow(matrix.loc[names, causes], cmap="RdBu_r", vmin=-1, vmax=1, aspect="auto", alpha=0.8)
+    matrix = correlations.pivot(index="augmentation", columns="with", values="rho")
+    axes.imshow(matrix.loc[names, others], cmap="RdBu_r", vmin=-1, vmax=1, aspect="auto", alpha=0.8)
     for row, name in enumerate(names):
-        for column, cause in enumerate(causes):
-            cell = rows.loc[(name, cause)]
+        for column, other in enumerate(others):
+            cell = rows.loc[(name, other)]
             if np.isfinite(cell["rho"]):
                 text = f"{cell['rho']:+.2f}\n[{cell['ci_low']:+.2f}, {cell['ci_high']:+.2f}]"
-                axes.text(column, row, text, ha="center", va="center", fontsize=7.5)
-    labels = [CAUSES[cause] for cause in causes]
-    axes.set_xticks(range(len(causes)), labels, rotation=25, ha="right")
+                weight = "bold" if cell["p_holm"] < SIGNIFICANT else "normal"
+                axes.text(column, row, text, ha="center", va="center", fontsize=7.5, weight=weight)
+    labels = [CORRELATES[other] for other in others]
+    axes.set_xticks(range(len(others)), labels, rotation=25, ha="right")
     axes.set_yticks(range(len(names)), names)
-    axes.set_title("What goes with a large shift? Spearman's ρ over photos, 95 % interval")
+    axes.set_title(
+        "What goes with a large shift? Spearman's ρ over photos, 95 % interval\n"
+        f"(bold: p < {SIGNIFICANT} after Holm's correction over all of these)"
+    )
     axes.spines[:].set_visible(False)
     return figure
 
 
-def draw_differences(rows: pd.DataFrame, measure: str) -> Figure:
+def draw_differences(rows: pd.DataFrame, facts: Facts) -> Figure:
     """Paired differences of two runs in one measure, with 95 % intervals; right of zero is more.
 
     Args:
         rows: One measure's rows of `clipshift.results.compare_photos`.
-        measure: Which.
+        facts: The measure's.
     """
     several = rows["severity"].nunique() > 1
     names = [
@@ -410,10 +401,10 @@ def draw_differences(rows: pd.DataFrame, measure: str) -> Figure:
     axes.axvline(0, color="0.5", lw=1, ls="--")
     axes.set_yticks(range(len(rows)), names)
     axes.invert_yaxis()
-    better = "lower" if measure in LOWER_IS_BETTER else "higher"
     axes.set(
-        title=f"{SHORT.get(measure, measure)}: B minus A ({better} is better)",
-        xlabel="mean difference over photos, with 95 % bootstrap interval",
+        title=f"{capitalised(facts.label)}: B minus A"
+        + (f" ({facts.better} is better)" if facts.better else ""),
+        xlabel="mean difference over photos, with 95 % interval",
     )
     return figure
 
@@ -483,7 +474,7 @@ def draw_curves(rows: pd.DataFrame) -> Figure:
     axes.set(
         title="How far the embedding moves as augmentations grow stronger",
         xlabel="severity",
-        ylabel="mean of 1 − cosine, with 95 % bootstrap interval",
+        ylabel="mean of 1 − cosine, with 95 % interval",
         xticks=sorted(rows["severity"].astype(int).unique()),
     )
     axes.legend(fontsize=8, loc="upper left", bbox_to_anchor=(1, 1), frameon=False)
@@ -499,16 +490,28 @@ def draw_moved(moved: Moved) -> Image.Image:
         part = slice(start, start + columns)
         rows += [[_tile(view) for view in views[part]] for views in (moved.clean, moved.views)]
         titles += [moved.titles[part], []]
+    size = "largest" if moved.side == "most" else "smallest"
     head = (
-        f"The {len(moved.titles)} photos that moved {moved.side}, over all augmentations; "
-        "below: the view that moved it most"
+        f"{counted(len(moved.titles), 'photo')} of the {size} mean 1 − cosine over all views; "
+        "below each: its view of the lowest cosine"
     )
     return _mosaic(rows, titles, head)
 
 
-def draw_distributions(shift: pd.DataFrame, measure: str, bars: bool) -> Figure:
-    """Distribution of a measure over photos: a panel an augmentation, histogram and KDE."""
+def draw_distributions(
+    shift: pd.DataFrame, summary: pd.DataFrame, measure: str, facts: Facts, bars: bool
+) -> Figure:
+    """Distribution of a measure over photos, one panel per augmentation: histogram and KDE.
+
+    Args:
+        shift: One severity's rows of `clipshift.results.shift_table`.
+        summary: Its means with intervals.
+        measure: Which.
+        facts: The measure's.
+        bars: Whether to draw a histogram beside the density.
+    """
     groups = {name: g[measure].dropna() for name, g in shift.groupby("augmentation", sort=False)}
+    means = summary[summary["measure"] == measure].set_index("augmentation")
     shade = colors(sorted(groups))
     columns = min(3, len(groups))
     rows = -(-len(groups) // columns)
@@ -519,8 +522,7 @@ def draw_distributions(shift: pd.DataFrame, measure: str, bars: bool) -> Figure:
         max(g.max() for g in groups.values()),
     )
     margin = 0.03 * (high - low) or 0.01
-    bound = 1.0 if measure == "cosine_similarity" else np.inf
-    line = np.linspace(low - margin, min(high + margin, bound), 400)
+    line = np.linspace(max(low - margin, facts.low), min(high + margin, facts.high), 400)
     edges = np.linspace(low, high + (0 if high > low else margin), 31)
     for axes, (name, values) in zip(grid.flat, groups.items(), strict=False):
         if bars:
@@ -531,16 +533,15 @@ def draw_distributions(shift: pd.DataFrame, measure: str, bars: bool) -> Figure:
             if not bars:
                 axes.fill_between(line, density, color=shade[name], alpha=0.25)
         axes.axvline(values.mean(), color="0.2", lw=1, ls="--")
-        error = 1.96 * values.sem()
-        note = f" ± {error:.2g}" if np.isfinite(error) else ""
-        axes.set_title(f"{name}: mean {values.mean():.3f}{note}", fontsize=9, fontweight="normal")
+        row = means.loc[name]
+        mean = with_interval(row["mean"], row["ci_low"], row["ci_high"])
+        axes.set_title(f"{name}: {mean}", fontsize=9, fontweight="normal")
         axes.set_yticks([])
     for axes in grid.flat[len(groups) :]:
         axes.axis("off")
     figure.suptitle(
-        f"{LABELS[measure][0].upper()}{LABELS[measure][1:]}\n"
-        f"over photos: {'histogram and ' if bars else ''}kernel density; "
-        "dashed: mean, ± 1.96 standard errors",
+        f"{capitalised(facts.label)} over photos ({facts.unchanged:g}: no change)\n"
+        f"{'histogram and ' if bars else ''}kernel density; dashed: mean, [95 % interval]",
         x=0.01,
         ha="left",
         fontsize=11,
@@ -549,53 +550,90 @@ def draw_distributions(shift: pd.DataFrame, measure: str, bars: bool) -> Figure:
     return figure
 
 
-def draw_heatmap(summary: pd.DataFrame) -> Figure:
-    """Measure × augmentation: means as numbers, coloured from best to worst within a measure."""
-    means = pivot(summary)
-    means = means[[measure for measure in SHORT if measure in means]]
-    colour = means.copy()
-    for measure in means:
-        values = -means[measure].abs() if measure in LOWER_IS_BETTER else means[measure]
-        span = values.max() - values.min()
-        colour[measure] = (values - values.min()) / span if span > 0 else 1.0
-    figure = Figure(figsize=(0.85 * means.shape[1] + 3, 0.5 * len(means) + 1.9))
+def draw_heatmap(summary: pd.DataFrame, columns: Mapping[str, Facts]) -> Figure:
+    """Measure × augmentation: means as numbers, darker the farther from no change.
+
+    A column's darkest colour is its farthest mean, or `FAINT` where all lie nearer. What cannot be
+    told from no change stays white, and so does a measure that has no value for it.
+
+    Args:
+        summary: One severity's means with intervals.
+        columns: What the measures are.
+    """
+    names = shown_measures(summary, columns)
+    means, low, high = (pivot(summary, column)[names] for column in ("mean", "ci_low", "ci_high"))
+    figure = Figure(figsize=(1.05 * len(names) + 3, 0.55 * len(means) + 1.9))
     axes = figure.subplots()
-    axes.imshow(colour.fillna(0.5), cmap="RdYlGn", aspect="auto", vmin=-0.25, vmax=1.25, alpha=0.85)
-    half = ((pivot(summary, "ci_high") - pivot(summary, "ci_low")) / 2)[list(means)]
+    colour = pd.DataFrame({m: _harm(means[m], low[m], high[m], columns[m]) for m in names})
+    axes.imshow(colour, cmap="Blues", aspect="auto", vmin=0, vmax=1.6)
     for (row, column), value in np.ndenumerate(means.to_numpy(float)):
-        error = half.iat[row, column]
-        note = f"\n±{error:.2g}" if np.isfinite(error) else ""
-        axes.text(column, row, f"{value:.3f}{note}", ha="center", va="center", fontsize=8)
-    axes.set_xticks(
-        range(means.shape[1]), [SHORT.get(m, m) for m in means], rotation=30, ha="right"
-    )
+        ends = low.iat[row, column], high.iat[row, column]
+        text = with_interval(value, *ends).replace(" [", "\n[")
+        axes.text(column, row, text, ha="center", va="center", fontsize=7.5)
+    axes.set_xticks(range(len(names)), [columns[m].short for m in names], rotation=30, ha="right")
     axes.set_yticks(range(len(means)), means.index)
-    axes.set_title(
-        "Means over photos, ± half the 95 % interval; green to red: best to worst in each measure"
-    )
+    axes.set_title("Means over photos with 95 % intervals; darker: farther from no change")
     axes.spines[:].set_visible(False)
     return figure
 
 
-def draw_radar(summary: pd.DataFrame) -> Figure:
-    """A radar per augmentation over the measures that are 1 where nothing changed."""
-    means = pivot(summary)
-    means = means[[measure for measure in means if measure in RADAR]]
+def _harm(mean: pd.Series, low: pd.Series, high: pd.Series, facts: Facts) -> pd.Series:
+    """How far from no change, in shares of the farthest; 0 where it may be none."""
+    if facts.unchanged is None:
+        return pd.Series(0.0, mean.index)
+    distance = (
+        (mean - facts.unchanged)
+        .abs()
+        .where((low > facts.unchanged) | (high < facts.unchanged), 0.0)
+    )
+    span = facts.high - facts.low
+    least = FAINT * (max(span, 1.0) if np.isfinite(span) else 1.0)
+    return distance / max(distance.max(), least)
+
+
+def shown_measures(summary: pd.DataFrame, columns: Mapping[str, Facts]) -> list[str]:
+    """The measures of a summary that tell of a shift: of embeddings first, of pixels last."""
+    spaces = ["embedding", "text", "gaze", "aligned gaze", "pixels"]
+    measures = [m for m in summary["measure"].unique() if columns[m].space in spaces]
+    return sorted(measures, key=lambda m: spaces.index(columns[m].space))
+
+
+def is_preserved(facts: Facts) -> bool:
+    """Whether a measure is 1 where nothing changed and well below where all did."""
+    return facts.unchanged == 1 and facts.high == 1 and facts.low <= 0
+
+
+def capitalised(words: str) -> str:
+    """Words with the first letter as at the start of a sentence."""
+    return words[:1].upper() + words[1:]
+
+
+def draw_radar(
+    summary: pd.DataFrame, measures: Sequence[str], columns: Mapping[str, Facts]
+) -> Figure:
+    """A radar per augmentation over the measures that are 1 where nothing changed.
+
+    Args:
+        summary: One severity's means with intervals.
+        measures: Which measures, see `is_preserved`.
+        columns: What they are.
+    """
+    means = pivot(summary)[list(measures)]
     bounds = [pivot(summary, end)[means.columns].fillna(means) for end in ("ci_low", "ci_high")]
     shade = colors(sorted(means.index))
     angles = np.linspace(0, 2 * np.pi, means.shape[1], endpoint=False)
-    columns = min(3, len(means))
-    rows = -(-len(means) // columns)
-    figure = Figure(figsize=(3.6 * columns, 3.3 * rows + 0.8))
-    grid = figure.subplots(rows, columns, subplot_kw={"projection": "polar"}, squeeze=False)
+    wide = min(3, len(means))
+    high = -(-len(means) // wide)
+    figure = Figure(figsize=(3.6 * wide, 3.3 * high + 0.8))
+    grid = figure.subplots(high, wide, subplot_kw={"projection": "polar"}, squeeze=False)
     for axes, (name, values) in zip(grid.flat, means.iterrows(), strict=False):
         shown = values.clip(lower=0).to_numpy(float)
         ring = np.append(angles, angles[0])
         axes.plot(ring, np.append(shown, shown[0]), color=shade[str(name)], lw=1.5)
-        low, high = (ends.loc[name].clip(lower=0).to_numpy(float) for ends in bounds)
-        axes.errorbar(angles, shown, [shown - low, high - shown], fmt="none", ecolor="0.2", lw=1)
+        least, most = (ends.loc[name].clip(lower=0).to_numpy(float) for ends in bounds)
+        axes.errorbar(angles, shown, [shown - least, most - shown], fmt="none", ecolor="0.2", lw=1)
         axes.fill(ring, np.append(shown, shown[0]), color=shade[str(name)], alpha=0.25)
-        axes.set_xticks(angles, [SHORT.get(m, m) for m in means], fontsize=8)
+        axes.set_xticks(angles, [columns[m].short for m in means], fontsize=8)
         axes.set_ylim(0, 1)
         axes.set_yticks([0.25, 0.5, 0.75, 1.0], ["", "0.5", "", "1"], fontsize=7, color="0.5")
         axes.set_title(str(name), fontsize=10, loc="center")
@@ -611,17 +649,18 @@ def draw_radar(summary: pd.DataFrame) -> Figure:
     return figure
 
 
-def draw_distances(distances: pd.DataFrame, half: pd.DataFrame) -> Figure:
+def draw_distances(distances: pd.DataFrame, low: pd.DataFrame, high: pd.DataFrame) -> Figure:
     """Distance matrix of augmentations, and the dendrogram of its Ward linkage.
 
     Args:
         distances: Mean distances, K × K.
-        half: Half the widths of their 95 % intervals, K × K.
+        low: Lower ends of their 95 % intervals, K × K.
+        high: Upper ends.
     """
     names = list(distances.index)
     matrix = distances.to_numpy(float)
     tree = augmentation_linkage(matrix)
-    figure = Figure(figsize=(0.62 * len(names) + 7.5, 0.45 * len(names) + 2.3))
+    figure = Figure(figsize=(0.95 * len(names) + 7.5, 0.45 * len(names) + 2.3))
     left, right = figure.subplots(1, 2, width_ratios=[1, 0.85])
     branches = dendrogram(
         tree,
@@ -633,19 +672,19 @@ def draw_distances(distances: pd.DataFrame, half: pd.DataFrame) -> Figure:
     )
     order = branches["leaves"][::-1]
     shown = matrix[np.ix_(order, order)]
-    errors = half.to_numpy(float)[np.ix_(order, order)]
-    left.imshow(shown, cmap="viridis_r", vmin=0)
+    lows, highs = (ends.to_numpy(float)[np.ix_(order, order)] for ends in (low, high))
+    left.imshow(shown, cmap="viridis_r", vmin=0, aspect="auto")
     middle = shown.max() / 2
     for (row, column), value in np.ndenumerate(shown):
         colour = "white" if value > middle else "black"
-        error = errors[row, column]
-        note = f"\n±{error:.1g}" if error > 0 else ""
-        text = f"{value:.2f}{note}"
-        left.text(column, row, text, ha="center", va="center", fontsize=7, color=colour)
+        text = f"{value:.2f}"
+        if row != column and np.isfinite(lows[row, column]):
+            text += f"\n[{lows[row, column]:.2f}, {highs[row, column]:.2f}]"
+        left.text(column, row, text, ha="center", va="center", fontsize=6.5, color=colour)
     left.set_xticks(range(len(names)), [names[i] for i in order], rotation=40, ha="right")
     left.set_yticks(range(len(names)), [names[i] for i in order])
     left.spines[:].set_visible(False)
-    left.set_title("Mean 1 − cosine between views of one photo, ± 95 % interval", fontsize=10)
+    left.set_title("Mean 1 − cosine between views of one photo, 95 % interval", fontsize=10)
     right.axvline(CLUSTER_CUT * tree[-1, 2], color="0.6", lw=1, ls="--")
     right.set_title("Ward linkage (dashed: where clusters are cut)", fontsize=10)
     right.set_xlabel("height of the merge", fontsize=9)
@@ -669,7 +708,7 @@ def draw_gallery(gallery: Gallery) -> Image.Image:
             titles.append([])
     below = ", and the gaze on each (its own range, yellow: most)" if gallery.gazes else ""
     return _mosaic(
-        rows, titles, f"Clean and augmented views of {len(gallery.photos)} photos{below}"
+        rows, titles, f"Clean and augmented views of {counted(len(gallery.photos), 'photo')}{below}"
     )
 
 

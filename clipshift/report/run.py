@@ -9,11 +9,13 @@ from pytorch_lightning.loggers import Logger, WandbLogger
 
 from clipshift.augment import Variant, augment
 from clipshift.data import ViewDataset, collate
-from clipshift.report import figures, page, terminal, tracking
+from clipshift.report import figures, page, terminal, tracking, words
 from clipshift.results import Measured, Tables, extreme_photos
 
 SHOWN_PHOTOS = 3
 MOVED_PHOTOS = 20
+ALIKE = 0.1
+"""Above this intraclass correlation a report says that photos of one label shift alike."""
 
 
 def report_run(
@@ -39,12 +41,16 @@ def report_run(
         notes: What limits the numbers, a sentence each.
     """
     model, data = tables.facts["model"], tables.facts["data"]
-    status = "" if model["trained"] else " (UNTRAINED, random weights)"
-    title = f"Embedding shift of {model['name']}{status} on {data['photos']} photos"
-    if not model["trained"]:
+    photos = words.counted(data["photos"], "photo")
+    title = f"Embedding shift of {words.model_in_words(model)} on {photos}"
+    notes += words.model_notes(model)
+    if data["photos"] < words.FEW_PHOTOS:
+        notes.append(f"These are {photos}: intervals over so few are wide, and only roughly 95 %.")
+    alike = tables.facts["intraclass_correlation"] or 0
+    if alike > ALIKE:
         notes.append(
-            "This model is untrained: its weights are random, and its numbers say nothing about "
-            "CLIP."
+            f"Photos of one label shift alike (intraclass correlation {alike:.2f}): they say less "
+            "than as many of different labels, and the intervals are too narrow."
         )
     if tables.facts["collapsed"]:
         notes.append(
@@ -56,7 +62,9 @@ def report_run(
             f"Gaze is not available for {model['architecture']}: measures of it are left out."
         )
     if data["skipped"]:
-        notes.append(f"{data['skipped']} photos could not be read: see skipped.csv.")
+        notes.append(
+            f"{words.counted(data['skipped'], 'photo')} could not be read: see skipped.csv."
+        )
     source = f"{title}; seed {cfg.seed}, {cfg.precision}"
     drawn = figures.draw_figures(tables, galleries(measured, variants, dataset), source)
     if len(tables.ranking):
@@ -64,12 +72,11 @@ def report_run(
             drawn[f"moved_{moved.side}"] = figures.draw_moved(moved)
             figures.sign(drawn[f"moved_{moved.side}"], source)
     files = figures.save_figures(drawn, run_folder / "figures")
-    weights = model["checkpoint"] or model["pretrained"] or "random weights"
     facts = {
-        "model": f"{model['name']}: {model['architecture']}, {weights}",
+        "model": f"{model['name']}: {model['architecture']}, {words.weights_in_words(model)}",
         "weights (SHA-256)": model["weights_sha256"],
         "photos": f"{data['photos']} measured, {data['skipped']} skipped",
-        "gallery of retained": f"{tables.facts['gallery']} photos",
+        "gallery of retained": words.counted(tables.facts["gallery"], "photo"),
         "data (SHA-256)": data["fingerprint"],
         "strengths": ", ".join(f"{k} {v:.4g}" for k, v in tables.facts["strengths"].items()),
         "seed": cfg.seed,
@@ -82,17 +89,19 @@ def report_run(
     at = {
         severity: tables.summary[tables.summary["severity"] == severity] for severity in severities
     }
+    trained_on = model["trained_on"] or []
     ranked = {
-        severity: page.ranked_table(summary, figures.SHORT, True, model["trained_on"] or [])
+        severity: page.ranked_table(summary, tables.columns, trained_on)
         for severity, summary in at.items()
     }
-    report = page.write_report(run_folder, title, facts, notes, ranked, clean, files)
+    shown = [tables.columns[m] for m in figures.shown_measures(tables.summary, tables.columns)]
+    report = page.write_report(run_folder, title, facts, notes, ranked, shown, clean, files)
     places = [f"zero-shot on the clean views: {clean}"] if clean else []
     places.append(f"report: {report}")
     if isinstance(logger, WandbLogger):
         tracking.track_results(logger, tables, files, run_folder)
         places.append(tracking.run_place(logger))
-    terminal.print_summary(title, at, model["trained_on"] or [], notes, places)
+    terminal.print_summary(title, at, tables.columns, trained_on, notes, places)
 
 
 def galleries(

@@ -1,6 +1,8 @@
 """What a run says in the terminal: progress in photos, and the last words."""
 
+from bisect import bisect_right
 from collections.abc import Mapping
+from itertools import accumulate
 from typing import Any
 
 import pandas as pd
@@ -10,7 +12,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from clipshift.report.figures import SHORT, TERMINAL
+from clipshift.measure import Facts
 from clipshift.report.page import ranked_table
 
 
@@ -47,15 +49,17 @@ class PhotoProgressBar(RichProgressBar):
 def print_summary(
     title: str,
     summaries: Mapping[str, pd.DataFrame],
+    columns: Mapping[str, Facts],
     trained_on: list[str],
     warnings: list[str],
     places: list[str],
 ) -> None:
-    """Print the tables, what limits their numbers, and where things lie.
+    """Print the tables, as many columns as fit, what limits their numbers, and where things lie.
 
     Args:
         title: Head of the tables.
         summaries: Means with intervals, by severity.
+        columns: What the measures are.
         trained_on: Augmentations that the model was fine-tuned on.
         warnings: Sentences.
         places: Lines that name files.
@@ -63,16 +67,19 @@ def print_summary(
     console = Console()
     if not console.is_terminal:
         console = Console(width=200)
-    names = {name: short for name, short in SHORT.items() if short in TERMINAL}
     for severity, summary in summaries.items():
-        rows = ranked_table(summary, names, console.width >= 150, trained_on)
-        head = f"{title}, severity {severity}"
+        rows = ranked_table(summary, columns, trained_on)
+        widths = [max(map(len, column)) + 2 for column in zip(*rows, strict=True)]
+        fitting = max(2, bisect_right(list(accumulate(widths)), console.width - 2))
+        head = f"{title}, severity {severity}: means with 95 % intervals"
         table = Table(title=head, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
-        for column, name in enumerate(rows[0]):
+        for column, name in enumerate(rows[0][:fitting]):
             table.add_column(name, justify="right" if column else "left", no_wrap=True)
         for row in rows[1:]:
-            table.add_row(*row)
+            table.add_row(*row[:fitting])
         console.print(table)
+        if more := rows[0][fitting:]:
+            console.print(f"in the report as well: {', '.join(more)}", soft_wrap=True)
     for warning in warnings:
         console.print(f"[yellow]warning:[/] {warning}", soft_wrap=True)
     for place in places:

@@ -10,6 +10,7 @@ import pandas as pd
 import wandb
 from pytorch_lightning.loggers import Logger, WandbLogger
 
+from clipshift.report.words import model_in_words, weights_in_words, without_paths
 from clipshift.results import Tables
 
 
@@ -67,11 +68,13 @@ def sweep_group(folder: Path, sweeps: str) -> str:
 
 
 def run_name(overrides: Sequence[str], otherwise: str) -> str:
-    """A W&B run's name: what its command line set, but for where things go."""
-    told = [
-        o for o in overrides if not o.startswith(("hydra", "logger", "cache", "sweeps", "rerun"))
+    """A W&B run's name: what its command line set, without paths, but for where things go."""
+    chosen = [
+        without_paths(override)
+        for override in overrides
+        if not override.startswith(("hydra", "logger", "cache", "sweeps", "rerun"))
     ]
-    return (" ".join(told) or otherwise)[:128]
+    return (" ".join(chosen) or otherwise)[:128]
 
 
 def track_results(
@@ -121,6 +124,8 @@ def track_results(
     if checkpoint and not run.offline:
         run.use_artifact(checkpoint_artifact(Path(checkpoint)))
     run.log_artifact(artifact)
+    run.summary["model"] = model_in_words(tables.facts["model"])
+    run.summary["weights"] = weights_in_words(tables.facts["model"])
     several = tables.summary["severity"].nunique() > 1
     for row in tables.summary.itertuples():
         variant = f"{row.augmentation}@{row.severity}" if several else row.augmentation

@@ -12,27 +12,21 @@ from clipshift.results.files import (
     write_tensors,
     write_whole,
 )
+from clipshift.results.intervals import holm, intraclass_correlation, mean_interval
 from clipshift.results.measured import CLEAN, Measured
-from clipshift.results.paired import (
-    Run,
-    compare_photos,
-    differing_views,
-    incomparable,
-    read_run,
-    with_group_means,
-)
+from clipshift.results.paired import compare_photos, with_group_means
 from clipshift.results.ranking import (
-    CAUSES,
+    CORRELATES,
     correlate,
     extreme_photos,
     rank_augmentations,
     ranking_agreement,
 )
+from clipshift.results.runs import Run, differing_views, incomparable, read_run
 from clipshift.results.table import (
-    LOWER_IS_BETTER,
-    PHOTO,
     Tables,
-    mean_interval,
+    distance_tables,
+    order_of_photos,
     pivot,
     shift_table,
     summarize,
@@ -40,10 +34,8 @@ from clipshift.results.table import (
 
 __all__ = [
     "CALIBRATION",
-    "CAUSES",
     "CLEAN",
-    "LOWER_IS_BETTER",
-    "PHOTO",
+    "CORRELATES",
     "TABLES",
     "Measured",
     "Run",
@@ -53,9 +45,13 @@ __all__ = [
     "correlate",
     "data_fingerprint",
     "differing_views",
+    "distance_tables",
     "extreme_photos",
+    "holm",
     "incomparable",
+    "intraclass_correlation",
     "mean_interval",
+    "order_of_photos",
     "pivot",
     "rank_augmentations",
     "ranking_agreement",

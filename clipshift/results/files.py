@@ -12,14 +12,20 @@ import pandas as pd
 from safetensors.numpy import save_file
 
 from clipshift.data import Photo
+from clipshift.results.columns import column_dictionary, write_shift
 from clipshift.results.measured import CLEAN, Measured
+from clipshift.results.table import Tables
 
 CALIBRATION = "calibration.json"
+
+FORMULA = ("=", "+", "-", "@", "\t", "\r")
+"""How text begins that a spreadsheet runs as a formula."""
 
 TABLES = (
     "summary",
     "distances",
-    "distances_half",
+    "distances_low",
+    "distances_high",
     "ranking",
     "correlations",
     "layers",
@@ -30,6 +36,7 @@ TABLES = (
 RESULTS = (
     "run.json",
     "shift.parquet",
+    "columns.json",
     *(f"{table}.csv" for table in TABLES),
     *(f"{tensors}.safetensors" for tensors in ("embeddings", "views", "gaze")),
     CALIBRATION,
@@ -51,23 +58,35 @@ def clear_results(folder: Path) -> None:
         (folder / name).unlink(missing_ok=True)
 
 
-def write_tables(folder: Path, shift: pd.DataFrame, tables: Mapping[str, pd.DataFrame]) -> None:
-    """Write ``shift.parquet`` and each of the tables as ``NAME.csv``, to nine digits."""
-    write_whole(folder / "shift.parquet", lambda path: shift.to_parquet(path, index=False))
-    for name, table in tables.items():
+def write_tables(folder: Path, tables: Tables) -> None:
+    """Write ``shift.parquet``, the other tables that have rows as CSV, and ``columns.json``."""
+    write_whole(
+        folder / "shift.parquet", lambda path: write_shift(path, tables.shift, tables.columns)
+    )
+    made = {name: getattr(tables, name) for name in TABLES}
+    written = {n: table for n, table in made.items() if len(table) or n == "skipped"}
+    for name, table in written.items():
         write_csv(folder / f"{name}.csv", table)
+    write_json(folder / "columns.json", column_dictionary(tables.shift, tables.columns, written))
 
 
 def write_csv(path: Path, table: pd.DataFrame) -> None:
-    """Write a table to nine digits, with its index where that has a name."""
+    """Write a table to nine digits, with its index where that has a name.
+
+    Text that a spreadsheet would take for a formula gets an apostrophe in front, as OWASP advises
+    against CSV injection: a photo may be called ``=1+1.jpg``.
+    """
     index = table.index.name is not None
-    write_whole(path, lambda partial: table.to_csv(partial, index=index, float_format="%.9g"))
+    texts = table.select_dtypes(["object", "string"])
+    safe = texts.map(lambda cell: f"'{cell}" if str(cell).startswith(FORMULA) else cell)
+    made = table.assign(**{str(name): safe[name] for name in safe})
+    write_whole(path, lambda partial: made.to_csv(partial, index=index, float_format="%.9g"))
 
 
 def write_tensors(
     folder: Path, measured: Measured, photos: Sequence[Photo], views: int, gaze: int
 ) -> None:
-    """Write the ``embeddings`` that were kept, and ``views`` and ``gaze``, as safetensors.
+    """Write the ``embeddings`` of all views where kept, ``views`` and ``gaze``, as safetensors.
 
     Each holds a tensor a view (``clean`` or an augmentation), photos in the order of the run's
     list, and the photos' ids as a JSON list under ``photos`` in the metadata.
@@ -80,7 +99,7 @@ def write_tensors(
         gaze: Write the gazes of the first so many photos.
     """
     order = np.argsort(measured.index, kind="stable")
-    if measured.embeddings:
+    if len(measured.embeddings) > 1:
         ids = [photos[measured.index[row]].id for row in order]
         stacked = {name: np.stack(rows)[order] for name, rows in measured.embeddings.items()}
         _write_views(folder / "embeddings.safetensors", stacked, ids)

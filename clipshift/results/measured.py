@@ -19,8 +19,12 @@ class Measured:
         values: By (variant, measure), a number a photo.
         digests: SHA-256 of each encoded photo.
         skipped: Photos that could not be read.
-        embeddings: By view (``clean`` or a variant's name), where kept.
-        gallery: Embeddings by view, of the first photos, whatever else is kept.
+        embeddings: By view, one float32 row per photo: of the clean views always, of the
+            variants' where asked for.
+        distances: For each photo the distances 1 − cos between every two variants' views, in the
+            order of numpy's ``triu_indices``, float32.
+        layers: For each photo the class tokens' cosines, (layers, variants); where measured.
+        gallery: Embeddings by view, of the gallery's photos, whatever else is kept.
         views: Pixels by view, of the first photos.
         gazes: Gaze by view, of the first photos.
         seconds: Wall time by stage; of several processes, the longest.
@@ -31,6 +35,8 @@ class Measured:
     digests: list[bytes] = field(default_factory=list)
     skipped: list[Skipped] = field(default_factory=list)
     embeddings: dict[str, list[np.ndarray]] = field(default_factory=dict)
+    distances: list[np.ndarray] = field(default_factory=list)
+    layers: list[np.ndarray] = field(default_factory=list)
     gallery: dict[str, dict[int, np.ndarray]] = field(default_factory=dict)
     views: dict[str, dict[int, np.ndarray]] = field(default_factory=dict)
     gazes: dict[str, dict[int, np.ndarray]] = field(default_factory=dict)
@@ -41,6 +47,8 @@ class Measured:
         self.index += other.index
         self.digests += other.digests
         self.skipped += other.skipped
+        self.distances += other.distances
+        self.layers += other.layers
         for key, numbers in other.values.items():
             self.values.setdefault(key, []).extend(numbers)
         for name, rows in other.embeddings.items():

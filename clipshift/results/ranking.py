@@ -1,60 +1,88 @@
 """Rankings of augmentations by their shift, with what the choice of photos leaves open."""
 
 from collections.abc import Mapping
+from itertools import combinations
 
 import numpy as np
 import pandas as pd
-from scipy.stats import kendalltau, rankdata, spearmanr
+from scipy.stats import kendalltau, spearmanr
 
-from clipshift.results.table import CONFIDENCE, RESAMPLES
+from clipshift.results.intervals import (
+    CONFIDENCE,
+    Studentized,
+    holm,
+    mean_interval,
+    spearman_interval,
+    studentize,
+)
 
-CAUSES = {
+CORRELATES = {
     "rmse": "RMSE",
-    "ssim": "1 − SSIM",
+    "ssim_loss": "1 − SSIM",
     "gaze_divergence": "gaze divergence",
-    "edge_preservation": "edge loss",
-    "detail_preservation": "detail loss",
+    "gaze_divergence_aligned": "aligned gaze divergence",
+    "edge_loss": "edge loss",
+    "detail_loss": "detail loss",
     "brightness": "brightness of the photo",
     "contrast": "contrast of the photo",
 }
-"""What a shift is compared with; similarities are turned round, so that more is more lost."""
-LOSSES = {"ssim", "edge_preservation", "detail_preservation"}
+"""What a shift is compared with."""
+LOSSES = {
+    "ssim_loss": "ssim",
+    "edge_loss": "edge_preservation",
+    "detail_loss": "detail_preservation",
+}
+"""Those that are 1 − a similarity, so that more is more lost."""
 
 
 def shift_matrix(shift: pd.DataFrame, severity: str) -> pd.DataFrame:
-    """The shift 1 − cosine at one severity: a row a photo, a column an augmentation, in order."""
+    """The shift 1 − cosine at one severity: one row per photo, one column per augmentation.
+
+    Augmentations under which fewer than two photos have a value are left out.
+    """
     rows = shift[shift["severity"] == severity]
     matrix = rows.pivot(index="photo", columns="augmentation", values="cosine_similarity")
-    return 1 - matrix[rows["augmentation"].unique()]
+    return 1 - matrix[rows["augmentation"].unique()].dropna(axis="columns", thresh=2)
 
 
-def resampled_means(values: np.ndarray, seed: int) -> np.ndarray:
-    """Means of 1000 bootstrap samples of photos, the same photos for all columns.
-
-    Args:
-        values: (photos, columns).
-        seed: Seed of the resampling.
+def paired_differences(matrix: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
+    """The differences of every two columns, the first minus the second.
 
     Returns:
-        (1000, columns).
+        The columns' positions, (pairs, 2), and each photo's differences, (photos, pairs): NaN where
+        it has no value in either column.
     """
-    rng = np.random.default_rng(seed)
-    count = len(values)
-    return np.stack([values[rng.integers(count, size=count)].mean(0) for _ in range(RESAMPLES)])
+    positions = np.array(list(combinations(range(matrix.shape[1]), 2)), int).reshape(-1, 2)
+    values = matrix.to_numpy(float)
+    return positions, values[:, positions[:, 0]] - values[:, positions[:, 1]]
 
 
-def interval(samples: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The 95 % percentile interval of bootstrap samples, along the first axis."""
-    tail = 100 * (1 - CONFIDENCE) / 2
-    low, high = np.percentile(samples, [tail, 100 - tail], axis=0)
-    return low, high
+def told_apart(differences: Studentized, pairs: np.ndarray | slice) -> np.ndarray:
+    """The signs of the mean differences of pairs that are told apart, all of them with 95 %.
+
+    By the 0.95 quantile of the largest absolute t in a resample. Source: Romano and Wolf, "Exact
+    and approximate stepdown methods for multiple hypothesis testing", 2005, in a single step.
+
+    Returns:
+        1, −1, or 0 where a pair is not told apart, shape (pairs,).
+    """
+    mean, error, t = differences.mean[pairs], differences.error[pairs], differences.t[:, pairs]
+    critical = np.quantile(np.nanmax(np.abs(t), axis=1, initial=0), CONFIDENCE)
+    return np.where(np.abs(mean) > critical * error, np.sign(mean), 0).astype(int)
 
 
 def rank_augmentations(shift: pd.DataFrame, seed: int) -> pd.DataFrame:
     """Augmentations from the largest mean shift to the smallest, at each severity.
 
-    All intervals are 95 % percentile bootstrap intervals over photos (Efron, 1979), and paired:
-    every resample takes the same photos for all augmentations.
+    An augmentation's rank is at least 1 + the number of those that are significantly above it, and
+    at most that of all minus those that are significantly below: by the differences of the same
+    photos, at a level that holds for all of its comparisons at once (`told_apart`). Each rank's
+    interval covers at least 95 % on its own, not all of them together. Source: Mogstad, Romano,
+    Shaikh and Wilhelm, "Inference for ranks with applications to mobility across neighbourhoods
+    and academic achievement across countries", 2024.
+
+    A mean is over all photos with a value under its augmentation, a difference over all with a
+    value under both.
 
     Args:
         shift: From `clipshift.results.shift_table`, with ``cosine_similarity``.
@@ -64,46 +92,70 @@ def rank_augmentations(shift: pd.DataFrame, seed: int) -> pd.DataFrame:
         A row per (severity, augmentation): ``shift`` (mean 1 − cosine) with ``ci_low`` and
         ``ci_high``; ``rank`` (1: largest) with ``rank_low`` and ``rank_high``; ``difference`` to
         the next in the ranking with ``difference_low`` and ``difference_high`` (NaN for the last);
-        and ``different``, whether that interval excludes zero.
+        ``different``, whether that interval excludes zero; and ``n``, the number of photos with a
+        value. Intervals of shifts and differences are `mean_interval`.
     """
     tables = []
     for severity in shift["severity"].unique():
-        matrix = shift_matrix(shift, severity).dropna()
-        if len(matrix) < 2:
+        matrix = shift_matrix(shift, severity)
+        means = matrix.mean().sort_values(ascending=False, kind="stable")
+        matrix = matrix[means.index]
+        size = len(means)
+        if not size:
             continue
-        means = matrix.mean()
-        order = means.sort_values(ascending=False, kind="stable").index
-        samples = resampled_means(matrix[order].to_numpy(), seed)
-        low, high = interval(samples)
-        rank_low, rank_high = interval(rankdata(-samples, axis=1, method="min"))
-        gap_low, gap_high = interval(samples[:, :-1] - samples[:, 1:])
+        low, high = np.clip(mean_interval(matrix.to_numpy(), seed), 0, 2)
+        positions, values = paired_differences(matrix)
+        differences = studentize(values, seed)
+        ranks = np.array([rank_interval(own, positions, differences) for own in range(size)])
+        following = positions[:, 1] == positions[:, 0] + 1
+        gap = np.append(differences.mean[following], np.nan)
+        gap_low, gap_high = (np.append(ends[following], np.nan) for ends in differences.interval())
         tables.append(
             pd.DataFrame(
                 {
                     "severity": severity,
-                    "augmentation": order,
-                    "shift": means[order].to_numpy(),
+                    "augmentation": means.index,
+                    "shift": means.to_numpy(),
                     "ci_low": low,
                     "ci_high": high,
-                    "rank": np.arange(1, len(order) + 1),
-                    "rank_low": rank_low.round().astype(int),
-                    "rank_high": rank_high.round().astype(int),
-                    "difference": np.append(-np.diff(means[order]), np.nan),
-                    "difference_low": np.append(gap_low, np.nan),
-                    "difference_high": np.append(gap_high, np.nan),
-                    "different": np.append((gap_low > 0) | (gap_high < 0), False),
+                    "rank": np.arange(1, size + 1),
+                    "rank_low": ranks[:, 0],
+                    "rank_high": ranks[:, 1],
+                    "difference": gap,
+                    "difference_low": gap_low,
+                    "difference_high": gap_high,
+                    "different": (gap_low > 0) | (gap_high < 0),
+                    "n": matrix.count().to_numpy(),
                 }
             )
         )
     return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame()
 
 
+def rank_interval(own: int, positions: np.ndarray, differences: Studentized) -> tuple[int, int]:
+    """The 95 % interval of one column's rank, 1 for the largest mean; see `rank_augmentations`.
+
+    Args:
+        own: The column's position.
+        positions: From `paired_differences`.
+        differences: Studentised differences of all pairs.
+    """
+    mine = (positions == own).any(axis=1)
+    signs = told_apart(differences, mine)
+    above = np.where(positions[mine, 0] == own, signs, -signs)
+    return 1 + int((above < 0).sum()), len(above) + 1 - int((above > 0).sum())
+
+
 def ranking_agreement(
     shift: pd.DataFrame, severities: tuple[str, str], seed: int
 ) -> tuple[float, float, float]:
-    """Kendall's τ between the rankings at two severities, with its 95 % bootstrap interval.
+    """Kendall's τ between the rankings at two severities, with an interval.
 
-    Source: Kendall, "A new measure of rank correlation", 1938; scipy's τ-b.
+    The interval holds every τ that the photos leave possible: two augmentations whose order is
+    told at both severities (`told_apart`, all pairs at both severities at once) are concordant or
+    discordant, all others can be either. It covers at least 95 %, mostly more: resampled rankings,
+    which copy the order that chance gave to close means, cover less. Source of τ: Kendall, "A new
+    measure of rank correlation", 1938; scipy's τ-b.
 
     Args:
         shift: From `clipshift.results.shift_table`.
@@ -111,79 +163,76 @@ def ranking_agreement(
         seed: Seed of the resampling.
 
     Returns:
-        τ in [−1, 1], and the interval's ends. Both rankings are resampled with the same photos.
+        τ in [−1, 1], and the interval's ends; NaN for fewer than two augmentations.
     """
     first, second = (shift_matrix(shift, severity) for severity in severities)
     names = [name for name in first if name in second]
-    both = pd.concat([first[names], second[names]], axis=1).dropna().to_numpy()
-    k = len(names)
-    samples = resampled_means(both, seed)
-    taus = np.array([kendalltau(row[:k], row[k:]).statistic for row in samples])
-    low, high = interval(taus)
-    means = both.mean(axis=0)
-    return float(kendalltau(means[:k], means[k:]).statistic), float(low), float(high)
+    both = [paired_differences(matrix[names])[1] for matrix in (first, second)]
+    pairs = both[0].shape[1]
+    if not pairs:
+        return np.nan, np.nan, np.nan
+    tau = kendalltau(first[names].mean(), second[names].mean()).statistic
+    signs = told_apart(studentize(np.concatenate(both, axis=1), seed), slice(None))
+    order = signs[:pairs] * signs[pairs:]
+    told, open_pairs = order.sum(), (order == 0).sum()
+    low, high = (told - open_pairs) / pairs, (told + open_pairs) / pairs
+    return float(tau), float(np.fmin(low, tau)), float(np.fmax(high, tau))
 
 
 def correlate(shift: pd.DataFrame) -> pd.DataFrame:
     """What goes with the shift over photos: Spearman's ρ with distortion, gaze and the photo.
 
-    The 95 % interval is Fisher's, with the variance of Bonett and Wright ("Sample size requirements
-    for estimating Pearson, Kendall and Spearman correlations", 2000): tanh(artanh ρ ± 1.96 ·
-    √((1 + ρ²/2) / (n − 3))).
-
     Args:
         shift: From `clipshift.results.shift_table`, with ``cosine_similarity``.
 
     Returns:
-        A row per (augmentation, severity, cause): ``cause`` (a column of the table; of
-        similarities, what is lost), ``rho``, ``ci_low``, ``ci_high`` and ``n``. NaN for fewer than
-        four photos or where one of both does not vary.
+        A row per (augmentation, severity, ``with``), where ``with`` names one of `CORRELATES`:
+        ``rho`` with `spearman_interval`'s ``ci_low`` and ``ci_high``; ``p``, two-sided, of no
+        correlation (scipy's, from Student's t); ``p_holm``, that after Holm's correction over all
+        rows of the severity; and ``n``. NaN for fewer than four photos or where one of both does
+        not vary.
     """
     rows = []
     for (name, severity), group in shift.groupby(["augmentation", "severity"], sort=False):
-        for cause in (cause for cause in CAUSES if cause in group):
-            pair = group[["cosine_similarity", cause]].dropna()
+        for other in CORRELATES:
+            column = LOSSES.get(other, other)
+            if column not in group:
+                continue
+            pair = group[["cosine_similarity", column]].dropna()
             moved = 1 - pair["cosine_similarity"]
-            other = 1 - pair[cause] if cause in LOSSES else pair[cause]
-            varied = len(pair) > 3 and moved.nunique() > 1 and other.nunique() > 1
-            rho = float(spearmanr(moved, other).statistic) if varied else np.nan
-            low, high = spearman_interval(rho, len(pair)) if varied else (np.nan, np.nan)
-            rows.append((name, severity, cause, rho, low, high, len(pair)))
-    columns = ["augmentation", "severity", "cause", "rho", "ci_low", "ci_high", "n"]
-    return pd.DataFrame(rows, columns=columns)
-
-
-def spearman_interval(rho: float, n: int) -> tuple[float, float]:
-    """The 95 % interval of Spearman's ρ over n pairs (Bonett and Wright, 2000)."""
-    if abs(rho) >= 1:
-        return rho, rho
-    half = 1.959964 * np.sqrt((1 + rho**2 / 2) / (n - 3))
-    centre = np.arctanh(rho)
-    return float(np.tanh(centre - half)), float(np.tanh(centre + half))
+            beside = 1 - pair[column] if other in LOSSES else pair[column]
+            rho = p = low = high = np.nan
+            if len(pair) > 3 and moved.nunique() > 1 and beside.nunique() > 1:
+                rho, p = (float(value) for value in spearmanr(moved, beside))
+                low, high = spearman_interval(rho, len(pair))
+            rows.append((name, severity, other, rho, low, high, p, len(pair)))
+    columns = ["augmentation", "severity", "with", "rho", "ci_low", "ci_high", "p", "n"]
+    table = pd.DataFrame(rows, columns=columns)
+    corrected = table.groupby("severity")["p"].transform(lambda p: holm(p.to_numpy()))
+    table.insert(columns.index("n"), "p_holm", corrected)
+    return table
 
 
 def extreme_photos(shift: pd.DataFrame, count: int) -> dict[str, list[tuple[str, str, str]]]:
-    """The photos that moved most and least over all variants, and the variant that moved them most.
-
-    A variant's shifts are divided by their mean, so that a strong augmentation does not decide.
+    """The photos that moved most and least over all variants, and the variant that moved each most.
 
     Args:
         shift: From `clipshift.results.shift_table`.
         count: How many of each; fewer where there are not twice as many photos.
 
     Returns:
-        Under ``most`` and ``least``: (photo, augmentation, severity), the most or least first.
+        Under ``most`` and ``least``: (photo, augmentation, severity), the photo of the largest or
+        smallest mean of 1 − cosine over its views first, each with its view of the lowest cosine.
     """
-    moved = shift.assign(shift=1 - shift["cosine_similarity"])
-    by_variant = moved.groupby(["augmentation", "severity"], sort=False)["shift"]
-    moved["relative"] = moved["shift"] / by_variant.transform("mean").replace(0, np.nan)
-    means = moved.groupby("photo")["relative"].mean().dropna().sort_values(kind="stable")
+    moved = shift.dropna(subset="cosine_similarity")
+    means = moved.groupby("photo")["cosine_similarity"].mean().sort_values(kind="stable")
     count = min(count, len(means) // 2)
     chosen: Mapping[str, list[str]] = {
-        "most": list(means.index[::-1][:count]),
-        "least": list(means.index[:count]),
+        "most": list(means.index[:count]),
+        "least": list(means.index[::-1][:count]),
     }
-    top = moved.sort_values("relative", kind="stable").groupby("photo").tail(1).set_index("photo")
+    top = moved.sort_values("cosine_similarity", kind="stable").groupby("photo").head(1)
+    top = top.set_index("photo")
     return {
         side: [(p, str(top.augmentation[p]), str(top.severity[p])) for p in photos]
         for side, photos in chosen.items()

@@ -1,4 +1,4 @@
-"""The tables of a run: a row a photo, and means with bootstrap intervals."""
+"""The tables of a run: one row per photo and variant, and means over photos with intervals."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -6,27 +6,14 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from scipy.stats import bootstrap
 
 from clipshift.augment import Variant
 from clipshift.data import Photo
+from clipshift.measure import Facts
+from clipshift.results.intervals import mean_interval, relative_shift_values, share_interval
 from clipshift.results.measured import Measured
 
 KEYS = ["photo", "label", "augmentation", "severity"]
-PHOTO = ["brightness", "contrast"]
-"""Columns that tell of the clean photo and not of a shift: mean and standard deviation of luma."""
-LOWER_IS_BETTER = {
-    "l2_distance",
-    "rmse",
-    "relative_shift",
-    "gaze_divergence",
-    "gaze_divergence_aligned",
-    "gaze_entropy_change",
-    "zero_shot_flip",
-}
-"""Measures that are 0, and smallest, where nothing changed."""
-CONFIDENCE = 0.95
-RESAMPLES = 1000
 
 
 @dataclass
@@ -37,7 +24,8 @@ class Tables:
         shift: A row per photo, augmentation and severity.
         summary: Means with intervals.
         distances: Distances between variants.
-        distances_half: Half the widths of their 95 % intervals.
+        distances_low: The lower ends of their 95 % intervals.
+        distances_high: The upper ends.
         ranking: Augmentations by their shift; empty where the cosine was not measured.
         correlations: What goes with the shift; empty likewise.
         layers: Shift by layer; empty where not asked for.
@@ -45,18 +33,21 @@ class Tables:
         agreement: Kendall's τ between the rankings at the paper's and at matched severities, with
             its interval; None where a run has not both.
         facts: Provenance.
+        columns: What the measured columns mean.
     """
 
     shift: pd.DataFrame
     summary: pd.DataFrame
     distances: pd.DataFrame
-    distances_half: pd.DataFrame
+    distances_low: pd.DataFrame
+    distances_high: pd.DataFrame
     ranking: pd.DataFrame
     correlations: pd.DataFrame
     layers: pd.DataFrame
     skipped: pd.DataFrame
     agreement: tuple[float, float, float] | None
     facts: dict[str, Any]
+    columns: dict[str, Facts]
 
 
 def shift_table(
@@ -94,55 +85,89 @@ def shift_table(
     return table.drop(columns="rank").astype({name: "str" for name in KEYS if name != "label"})
 
 
-def summarize(shift: pd.DataFrame, seed: int) -> pd.DataFrame:
-    """Means over photos, with 95 % percentile bootstrap intervals (Efron, 1979; 1000 resamples).
+def summarize(shift: pd.DataFrame, columns: Mapping[str, Facts], seed: int) -> pd.DataFrame:
+    """Means over photos with 95 % intervals of the measure's kind.
 
-    All measures and augmentations are resampled with the same photos.
+    Shares have `share_interval`, all others `mean_interval`, cut off at the measure's range; that
+    of ``relative_shift`` lets the spread vary (`relative_shift_values`).
 
     Args:
         shift: From `shift_table`.
+        columns: What the measured columns are. Those of which more is neither better nor worse, as
+            a photo's brightness, are no measures.
         seed: Seed of the resampling.
 
     Returns:
-        A row per (augmentation, severity, measure): ``mean``, ``std`` (of a photo, N − 1),
-        ``ci_low``, ``ci_high`` and ``n``, the number of photos with a value. The interval is NaN
-        for fewer than two.
+        One row per (augmentation, severity, measure): ``mean``, ``std`` (of a photo, N − 1),
+        ``ci_low``, ``ci_high`` and ``n``, the number of photos with a value.
     """
-    rows = []
+    measures = [name for name in shift if name in columns and columns[name].better]
+    ranges = [(columns[measure].low, columns[measure].high) for measure in measures]
+    parts = []
     for (augmentation, severity), group in shift.groupby(["augmentation", "severity"], sort=False):
-        for measure in group.columns.difference(KEYS + PHOTO, sort=False):
-            values = group[measure].dropna().to_numpy(float)
-            low, high = mean_interval(values, seed)
-            rows.append(
+        values = group[measures].astype(float)
+        influence = values.copy()
+        if "relative_shift" in measures:
+            influence["relative_shift"] = relative_shift_values(
+                values["relative_shift"].to_numpy(), group["distance_to_others"].to_numpy(float)
+            )
+        low, high = np.clip(mean_interval(influence.to_numpy(), seed), *np.transpose(ranges))
+        for column, measure in enumerate(measures):
+            if columns[measure].is_share:
+                low[column], high[column] = share_interval(values[measure].dropna().to_numpy())
+        parts.append(
+            pd.DataFrame(
                 {
                     "augmentation": augmentation,
                     "severity": severity,
-                    "measure": measure,
-                    "mean": values.mean() if len(values) else np.nan,
-                    "std": values.std(ddof=1) if len(values) > 1 else np.nan,
+                    "measure": measures,
+                    "mean": values.mean().to_numpy(),
+                    "std": values.std(ddof=1).to_numpy(),
                     "ci_low": low,
                     "ci_high": high,
-                    "n": len(values),
+                    "n": values.count().to_numpy(),
                 }
             )
-    columns = ["augmentation", "severity", "measure", "mean", "std", "ci_low", "ci_high", "n"]
-    return pd.DataFrame(rows, columns=columns)
+        )
+    names = ["augmentation", "severity", "measure", "mean", "std", "ci_low", "ci_high", "n"]
+    return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=names)
 
 
-def mean_interval(values: np.ndarray, seed: int) -> tuple[float, float]:
-    """The 95 % percentile bootstrap interval of a mean; NaN for fewer than two values."""
-    if len(values) < 2:
-        return np.nan, np.nan
-    interval = bootstrap(
-        (values,),
-        np.mean,
-        n_resamples=RESAMPLES,
-        batch=max(1, 10_000_000 // len(values)),
-        confidence_level=CONFIDENCE,
-        method="percentile",
-        rng=np.random.default_rng(seed),
-    ).confidence_interval
-    return float(interval.low), float(interval.high)
+def distance_tables(
+    measured: Measured, photos: Sequence[Photo], names: Sequence[str], seed: int
+) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
+    """Mean distances between the views of one photo under every two variants, and their intervals.
+
+    Args:
+        measured: What was measured.
+        photos: The run's photos.
+        names: View names of the K variants.
+        seed: Seed of the resampling.
+
+    Returns:
+        The means and the ends of their 95 % intervals (`mean_interval`), low and high, each K × K
+        with names; zero on the diagonal.
+    """
+    pairs = len(names) * (len(names) - 1) // 2
+    rows = [measured.distances[row] for row in order_of_photos(measured, photos)]
+    values = np.stack(rows) if rows else np.empty((0, pairs), np.float32)
+    upper = np.triu_indices(len(names), 1)
+
+    def table(ends: np.ndarray) -> pd.DataFrame:
+        matrix = np.zeros((len(names), len(names)))
+        matrix[upper] = ends
+        return pd.DataFrame(
+            matrix + matrix.T, index=pd.Index(names, name="augmentation"), columns=list(names)
+        )
+
+    means = np.nanmean(values, axis=0, dtype=float) if rows else np.full(pairs, np.nan)
+    low, high = np.clip(mean_interval(values, seed), 0, 2)
+    return table(means), table(low), table(high)
+
+
+def order_of_photos(measured: Measured, photos: Sequence[Photo]) -> list[int]:
+    """The rows of what was measured in the order of photo ids, in which tables have them."""
+    return sorted(range(len(measured.index)), key=lambda row: photos[measured.index[row]].id)
 
 
 def pivot(summary: pd.DataFrame, column: str = "mean") -> pd.DataFrame:

@@ -433,8 +433,10 @@ def compose_evaluations(cfg: DictConfig, folder: Path) -> dict[Path, DictConfig]
     if not cfg.evaluation:
         return {}
     made = {}
+    # null, where an override refers to it, becomes the text None
+    overrides = [re.sub("=None$", "=null", override) for override in cfg.evaluation]
     for name in ("base", "robust"):
-        run = compose_config("evaluate", ["logger=none", *cfg.evaluation])
+        run = compose_config("evaluate", ["logger=none", *overrides])
         run.model = cfg.model
         if name == "robust":
             run.model.name = f"{cfg.model.name}_robust"
@@ -462,14 +464,19 @@ def overlap_notes(
     """
     notes = []
     for evaluation in list(evaluations.values())[:1]:
-        measured = {(photo.file, photo.id) for photo in load_photos(evaluation.data)[0]}
+        measured = _in_files(load_photos(evaluation.data)[0])
         for photos, fate in ((trained, "were trained on"), (judged, "chose the weights")):
-            if known := measured & {(photo.file, photo.id) for photo in photos}:
+            if known := measured & _in_files(photos):
                 notes.append(
                     f"{len(known)} of these {len(measured)} photos {fate}: "
                     "on others the model may gain less."
                 )
     return notes
+
+
+def _in_files(photos: Sequence[Photo]) -> set[tuple[Path, int]]:
+    # not by ids: these are others where data.root is another folder above the same files
+    return {(photo.file.resolve(), photo.offset) for photo in photos}
 
 
 def compare_with_base(

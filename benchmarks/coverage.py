@@ -1,0 +1,250 @@
+"""How often each kind of interval covers the truth, by simulation: docs/protocol.md, "Intervals".
+
+``python benchmarks/coverage.py [RUN/shift.parquet]`` prints a Markdown table. With a run's table,
+the shifts of its augmentations are populations too, drawn with replacement.
+"""
+
+import sys
+from collections.abc import Callable, Iterator
+
+import numpy as np
+import pandas as pd
+import torch
+from scipy import stats
+
+from clipshift.measure.functional import pairwise_distances
+from clipshift.results.intervals import (
+    mean_interval,
+    relative_shift_values,
+    share_difference_interval,
+    share_interval,
+    spearman_interval,
+)
+from clipshift.results.ranking import rank_augmentations, ranking_agreement
+
+SIZES = (10, 30, 100)
+SAMPLES = 2000
+"""Simulated runs of each size; `RANKINGS` of those that rank augmentations."""
+RANKINGS = 300
+WIDTH = 16
+"""Of simulated embeddings."""
+Rng = np.random.Generator
+Draw = Callable[[Rng, int], np.ndarray]
+"""So many values of a population."""
+Coverage = Callable[[Rng, int], float]
+"""Coverage of a kind of interval at n photos."""
+
+
+def covers(ends: tuple[np.ndarray, np.ndarray] | tuple[float, float], truth: float) -> float:
+    """The share of intervals that hold the truth, to rounding."""
+    low, high = ends
+    return float(np.mean((low <= truth + 1e-12) & (truth - 1e-12 <= high)))
+
+
+def of_means(draw: Draw, truth: float) -> Coverage:
+    """Of the mean of a population."""
+
+    def coverage(rng: Rng, n: int) -> float:
+        values = draw(rng, n * SAMPLES).reshape(n, SAMPLES)
+        return covers(mean_interval(values, seed=n), truth)
+
+    return coverage
+
+
+def lognormal(sigma: float) -> tuple[Draw, float]:
+    """Skewed shifts: most photos move little, a few far."""
+    return lambda rng, size: rng.lognormal(0, sigma, size), float(np.exp(sigma**2 / 2))
+
+
+def mostly_zero(rng: Rng, size: int) -> np.ndarray:
+    """Seven of ten photos do not move at all, as where a share of them is mirrored."""
+    return rng.gamma(4, 0.1, size) * (rng.random(size) < 0.3)
+
+
+def paired_lognormal(rng: Rng, size: int) -> np.ndarray:
+    """Shifts of the same photos in two models, the second a tenth smaller in the mean."""
+    photo = rng.normal(0, 0.8, size)
+    before, after = np.exp(photo + rng.normal(0, 0.6, (2, size)))
+    return 0.9 * after - before
+
+
+def embeddings(rng: Rng, size: int, cone: float) -> np.ndarray:
+    """Unit embeddings of photos: the larger ``cone``, the nearer to one another."""
+    vectors = rng.normal(size=(size, WIDTH))
+    vectors[:, 0] += cone
+    return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+
+
+def shifts_of(rng: Rng, unit: np.ndarray) -> np.ndarray:
+    """1 − cosine of each photo, skewed, larger for photos that lie apart."""
+    return 0.02 * (1.2 - unit[:, 0]) * rng.lognormal(0, 0.5, len(unit))
+
+
+def of_relative_shift(cone: float) -> Coverage:
+    """Of the relative shift, with embeddings and shifts drawn anew for every run."""
+    rng = np.random.default_rng(0)
+    many = embeddings(rng, 1_000_000, cone)
+    truth = shifts_of(rng, many).mean() / (1 - np.square(many.mean(axis=0)).sum())
+
+    def coverage(rng: Rng, n: int) -> float:
+        columns = []
+        for _ in range(SAMPLES):
+            unit = embeddings(rng, n, cone)
+            others = 1 - ((unit @ unit.T).sum(axis=1) - 1) / (n - 1)
+            columns.append(relative_shift_values(shifts_of(rng, unit) / others.mean(), others))
+        return covers(mean_interval(np.stack(columns, axis=1), seed=n), truth)
+
+    return coverage
+
+
+def of_shares(share: float) -> Coverage:
+    """Of a share: exact, over all numbers of hits."""
+
+    def coverage(rng: Rng, n: int) -> float:
+        hits = np.arange(n + 1)
+        held = [covers(share_interval(np.arange(n) < k), share) for k in hits]
+        return float(np.dot(held, stats.binom.pmf(hits, n, share)))
+
+    return coverage
+
+
+def of_share_differences(gained: float, lost: float) -> Coverage:
+    """Of a difference of paired shares, where so many photos are gained and lost."""
+
+    def coverage(rng: Rng, n: int) -> float:
+        chances = [gained, lost, 1 - gained - lost]
+        changes = rng.choice([1, -1, 0], size=(SAMPLES, n), p=chances)
+        ends = np.array([share_difference_interval(change) for change in changes])
+        return covers((ends[:, 0], ends[:, 1]), gained - lost)
+
+    return coverage
+
+
+def of_spearman(r: float) -> Coverage:
+    """Of Spearman's ρ of a normal pair with correlation r."""
+    truth = float(6 / np.pi * np.arcsin(r / 2))
+
+    def coverage(rng: Rng, n: int) -> float:
+        x = rng.normal(size=(SAMPLES, n))
+        y = r * x + np.sqrt(1 - r**2) * rng.normal(size=(SAMPLES, n))
+        ranks = [stats.rankdata(values, axis=1) - (n + 1) / 2 for values in (x, y)]
+        rho = (ranks[0] * ranks[1]).sum(axis=1) / (n * (n**2 - 1) / 12)
+        ends = np.array([spearman_interval(float(value), n) for value in rho])
+        return covers((ends[:, 0], ends[:, 1]), truth)
+
+    return coverage
+
+
+def of_views(spread: float, layer: bool) -> Coverage:
+    """Of the mean distance of two views' embeddings, or of a layer's mean cosine."""
+
+    def draw(rng: Rng, size: int) -> np.ndarray:
+        photo = embeddings(rng, size, cone=2)
+        strength = spread * rng.lognormal(0, 0.5, (2, size, 1))
+        views = photo + strength * rng.normal(size=(2, size, WIDTH)) / np.sqrt(WIDTH)
+        if layer:
+            return torch.cosine_similarity(*torch.tensor(np.stack([photo, views[0]]))).numpy()
+        return pairwise_distances(torch.tensor(views))[:, 0, 1].numpy()
+
+    truth = draw(np.random.default_rng(0), 1_000_000).mean()
+    return of_means(draw, truth)
+
+
+def shift_table(rng: Rng, n: int, means: dict[str, np.ndarray]) -> pd.DataFrame:
+    """A run's table: skewed shifts of the same photos under augmentations of given means."""
+    photo = rng.lognormal(-0.125, 0.5, (n, 1))
+    parts = []
+    for severity, centre in means.items():
+        shift = centre * photo * rng.lognormal(-0.18, 0.6, (n, len(centre)))
+        parts.append(
+            pd.DataFrame(
+                {
+                    "photo": np.repeat(np.arange(n), len(centre)),
+                    "augmentation": [f"a{k}" for _ in range(n) for k in range(len(centre))],
+                    "severity": severity,
+                    "cosine_similarity": 1 - shift.ravel(),
+                }
+            )
+        )
+    return pd.concat(parts, ignore_index=True)
+
+
+SPACED = np.array([0.1, 0.15, 0.2, 0.3, 0.4, 0.6])
+CLOSE = 0.3 + 0.003 * np.arange(6)
+
+
+def of_ranks(means: np.ndarray) -> Coverage:
+    """Of a rank's interval, over all augmentations."""
+    truth = len(means) - np.arange(len(means))
+
+    def coverage(rng: Rng, n: int) -> float:
+        held = []
+        for seed in range(RANKINGS):
+            made = rank_augmentations(shift_table(rng, n, {"paper": means}), seed)
+            rows = made.set_index("augmentation").sort_index()
+            held.append((rows["rank_low"] <= truth) & (truth <= rows["rank_high"]))
+        return float(np.mean(held))
+
+    return coverage
+
+
+def of_agreement(first: np.ndarray, second: np.ndarray) -> Coverage:
+    """Of τ between two rankings."""
+    truth = float(stats.kendalltau(first, second).statistic)
+
+    def coverage(rng: Rng, n: int) -> float:
+        ends = []
+        for seed in range(RANKINGS):
+            table = shift_table(rng, n, {"paper": first, "matched": second})
+            ends.append(ranking_agreement(table, ("paper", "matched"), seed)[1:])
+        low, high = np.transpose(ends)
+        return covers((low, high), truth)
+
+    return coverage
+
+
+def populations(run: str | None) -> Iterator[tuple[str, str, Coverage]]:
+    """Each kind of interval with what it is tried on."""
+    yield "mean", "normal", of_means(lambda rng, size: rng.normal(size=size), 0)
+    yield "mean", "beta(8, 2)", of_means(lambda rng, size: rng.beta(8, 2, size), 0.8)
+    yield "mean", "gamma, 70 % zeros", of_means(mostly_zero, 0.12)
+    for sigma in (1, 1.5):
+        yield "mean", f"lognormal, σ {sigma}", of_means(*lognormal(sigma))
+    if run:
+        for name, rows in pd.read_parquet(run).groupby("augmentation", sort=False):
+            shift = 1 - rows["cosine_similarity"].to_numpy()
+            draw = lambda rng, size, shift=shift: rng.choice(shift, size)  # noqa: E731
+            yield "mean", f"1 − cosine under `{name}`", of_means(draw, shift.mean())
+    for share in (0.02, 0.1, 0.5, 0.9, 0.98):
+        yield "share", f"{share:.0%}", of_shares(share)
+    for cone in (0, 3):
+        yield "relative shift", f"photos {'close' if cone else 'apart'}", of_relative_shift(cone)
+    skewed = of_means(paired_lognormal, -0.1 * float(np.exp(0.5)))
+    yield "paired difference of means", "lognormal, correlated", skewed
+    for gained, lost in ((0.02, 0.01), (0.1, 0.05), (0.3, 0.2)):
+        told = f"{gained:.0%} gained, {lost:.0%} lost"
+        yield "paired difference of shares", told, of_share_differences(gained, lost)
+    yield "rank", "means apart", of_ranks(SPACED)
+    yield "rank", "means close", of_ranks(CLOSE)
+    yield "Kendall's τ", "means apart", of_agreement(SPACED, SPACED[[1, 0, 2, 3, 5, 4]])
+    yield "Kendall's τ", "means close", of_agreement(CLOSE, CLOSE[[1, 0, 2, 3, 5, 4]])
+    for r in (0.0, 0.6, 0.9):
+        yield "Spearman's ρ", f"normal, r {r}", of_spearman(r)
+    yield "distance between augmentations", "small", of_views(0.2, layer=False)
+    yield "distance between augmentations", "large", of_views(1.0, layer=False)
+    yield "a layer's cosine", "small shift", of_views(0.2, layer=True)
+    yield "a layer's cosine", "large shift", of_views(1.0, layer=True)
+
+
+def main() -> None:
+    """Print the table."""
+    print("| interval | population |", " | ".join(f"n = {n}" for n in SIZES), "|")
+    print("| --- | --- |", " | ".join("---" for _ in SIZES), "|")
+    for kind, population, coverage in populations(sys.argv[1] if len(sys.argv) > 1 else None):
+        rng = np.random.default_rng(0)
+        cells = " | ".join(f"{100 * coverage(rng, n):.1f}" for n in SIZES)
+        print(f"| {kind} | {population} | {cells} |", flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,45 @@
+"""English names of classes that are called by WordNet ids, as ImageNet's folders are."""
+
+import re
+from collections import Counter
+from functools import lru_cache
+
+
+def is_wordnet_id(label: str) -> bool:
+    """Whether a label looks like the WordNet id of a noun, such as ``n01440764``."""
+    return re.fullmatch(r"n\d{8}", label) is not None
+
+
+def class_name(label: str) -> str:
+    """The English name of a label that is a WordNet id; any other label as it is.
+
+    ImageNet-1k's classes have open_clip's names. The other 20,844 classes of ImageNet-21k, and the
+    four whose name open_clip gives to two (missile, sunglasses), have timm's: WordNet's lemmas,
+    with its definition where another class has the same. So no two ids have one name.
+
+    Args:
+        label: A label. An id that is in neither list stays as it is.
+
+    >>> class_name("n01440764"), class_name("n04008634"), class_name("my_tench")
+    ('tench', 'projectile, missile', 'my_tench')
+    """
+    return _names().get(label, label) if is_wordnet_id(label) else label
+
+
+@lru_cache(maxsize=1)
+def _names() -> dict[str, str]:
+    from open_clip import IMAGENET_CLASSNAMES
+    from timm.data import ImageNetInfo
+
+    imagenet, full = ImageNetInfo("imagenet-1k"), ImageNetInfo("imagenet-21k-goog")
+    # open_clip's list is in the order of the classes, which timm's gives as ids
+    names = dict(zip(imagenet.label_names(), IMAGENET_CLASSNAMES, strict=True))
+    uses = Counter(name.lower() for name in names.values())
+    names = {label: name for label, name in names.items() if uses[name.lower()] == 1}
+    others = {*imagenet.label_names(), *full.label_names()} - names.keys()
+    lemmas = {label: full.label_name_to_description(label) for label in others}
+    uses = Counter(name.lower() for name in (*names.values(), *lemmas.values()))
+    for label, name in lemmas.items():
+        alone = uses[name.lower()] == 1
+        names[label] = name if alone else full.label_name_to_description(label, detailed=True)
+    return names

@@ -1,0 +1,119 @@
+"""What every column of a run's tables means: it travels with them."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from clipshift.measure import Facts
+
+METADATA = b"clipshift.columns"
+"""Where ``shift.parquet`` holds what its measured columns mean."""
+
+KEYS = {
+    "photo": "id of the photo: its path below the data root, or SHARD/KEY",
+    "label": "the photo's class, where it has one",
+    "augmentation": "what was done to the photo",
+    "severity": "how strongly: paper, 1 to 5, or matched",
+}
+VARIANT = {name: KEYS[name] for name in ("augmentation", "severity")}
+INTERVAL = {
+    "ci_low": "lower end of the 95 % interval over photos",
+    "ci_high": "upper end of the 95 % interval over photos",
+}
+COUNT = {"n": "photos with a value"}
+DEFINITIONS: dict[str, dict[str, str]] = {
+    "summary": VARIANT
+    | {
+        "measure": "a measured column of shift.parquet",
+        "mean": "its mean over photos",
+        "std": "its standard deviation over photos (N − 1)",
+    }
+    | INTERVAL
+    | COUNT,
+    "ranking": VARIANT
+    | {"shift": "mean over photos of 1 − cosine"}
+    | INTERVAL
+    | {
+        "rank": "1: the largest shift at this severity",
+        "rank_low": "lower end of the rank's 95 % interval",
+        "rank_high": "upper end of the rank's 95 % interval",
+        "difference": "paired difference to the shift of the next in the ranking",
+        "difference_low": "lower end of the difference's 95 % interval",
+        "difference_high": "upper end of the difference's 95 % interval",
+        "different": "whether that interval excludes 0",
+    }
+    | COUNT,
+    "correlations": VARIANT
+    | {
+        "with": "what 1 − cosine is compared with over photos; a loss is 1 − the measure",
+        "rho": "Spearman's rank correlation",
+    }
+    | INTERVAL
+    | {
+        "p": "two-sided p-value of no correlation",
+        "p_holm": "p after Holm's correction over all rows of the severity",
+    }
+    | COUNT,
+    "layers": VARIANT
+    | {
+        "layer": "block or stage of the image tower, from 1",
+        "cosine": "mean cosine of the class tokens of view and clean view",
+    }
+    | INTERVAL
+    | {
+        "cka": "debiased linear CKA of the mean patch tokens of views and clean views",
+        "cka_biased": "linear CKA of the same, biased upwards where photos are few",
+    },
+    "skipped": {"photo": KEYS["photo"], "reason": "why it was not measured"},
+}
+"""The columns of the tables beside ``shift.parquet``, by their names in `Tables`."""
+
+
+def column_dictionary(
+    shift: pd.DataFrame, columns: Mapping[str, Facts], tables: Mapping[str, pd.DataFrame]
+) -> dict[str, dict[str, Any]]:
+    """What ``columns.json`` holds: what every column of every table means, by file.
+
+    Args:
+        shift: The table of ``shift.parquet``.
+        columns: What its measured columns mean.
+        tables: The other tables that are written, by name.
+    """
+    measured = {name: columns[name].as_json() for name in shift if name in columns}
+    of_tables = {
+        f"{name}.csv": {
+            column: {"definition": DEFINITIONS[name][column]} for column in table.columns
+        }
+        for name, table in tables.items()
+        if name in DEFINITIONS
+    }
+    keys = {name: {"definition": text} for name, text in KEYS.items()}
+    return {"shift.parquet": keys | measured, **of_tables}
+
+
+def write_shift(path: Path, shift: pd.DataFrame, columns: Mapping[str, Facts]) -> None:
+    """Write ``shift.parquet`` with what its measured columns mean in its metadata."""
+    table = pa.Table.from_pandas(shift, preserve_index=False)
+    stored = {name: facts.as_json() for name, facts in columns.items() if name in shift}
+    metadata = {**(table.schema.metadata or {}), METADATA: json.dumps(stored, ensure_ascii=False)}
+    pq.write_table(table.replace_schema_metadata(metadata), path)
+
+
+def read_shift(path: Path) -> tuple[pd.DataFrame, dict[str, Facts]]:
+    """Read a ``shift.parquet``, and what its measured columns mean.
+
+    Raises:
+        OSError: If there is no such file.
+        ValueError, TypeError: If it is not one of clipshift's.
+    """
+    table = pq.read_table(path)
+    stored = (table.schema.metadata or {}).get(METADATA)
+    if stored is None:
+        raise ValueError(f"{path.name} does not say what its columns mean: measure it again")
+    columns = {name: Facts.from_json(facts) for name, facts in json.loads(stored).items()}
+    return table.to_pandas(), columns

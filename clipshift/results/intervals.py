@@ -1,0 +1,334 @@
+"""Uncertainty: every interval and every p-value of a table is made here, over photos.
+
+All intervals are meant to cover 95 %. Means, and all that is a mean over photos, have bootstrap-t
+intervals; shares have Wilson's. How often each covers in simulation: docs/protocol.md, "Intervals",
+made by benchmarks/coverage.py.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+from scipy.special import ndtri
+from scipy.stats import binomtest, wilcoxon
+from scipy.stats import t as student
+
+CONFIDENCE = 0.95
+RESAMPLES = 2000
+Z = ndtri((1 + CONFIDENCE) / 2)
+"""The normal quantile of a two-sided interval, 1.96."""
+ERROR_FLOOR = 0.2
+"""The least standard error of a resample, as a share of that of all photos.
+
+Where most photos share one value, some resamples have no other: their error of 0 would make the
+interval infinite. If they were left out, it would cover 0.81 (of ten photos seven alike in the
+mean); with this floor it covers 0.97, and other populations are hardly touched.
+"""
+BATCH = 2**21
+"""How many photos are drawn at once, over all resamples of a batch. Bounds the memory: arrays are
+of so many numbers, or twice as many."""
+ROUNDING = 1e-12
+"""Values that differ by less, relative to their mean, are equal."""
+
+
+@dataclass(frozen=True)
+class Studentized:
+    """Means over photos, and by how many standard errors resampled means miss them.
+
+    Attributes:
+        mean: Mean of each column, shape (C,).
+        error: Its standard error, (C,): 0 where all values are equal, NaN for fewer than two.
+        count: How many photos have a value, (C,).
+        t: (mean of the resample − mean) ÷ standard error of the resample, (resamples, C).
+    """
+
+    mean: np.ndarray
+    error: np.ndarray
+    count: np.ndarray
+    t: np.ndarray
+
+    def interval(self) -> tuple[np.ndarray, np.ndarray]:
+        """The ends of `mean_interval`, each (C,)."""
+        tail = (1 - CONFIDENCE) / 2
+        low, high = np.quantile(self.t, [tail, 1 - tail], axis=0)
+        normal = student.ppf(1 - tail, np.maximum(self.count - 1, 1))
+        return (
+            self.mean - np.maximum(high, normal) * self.error,
+            self.mean + np.maximum(-low, normal) * self.error,
+        )
+
+
+def studentize(values: np.ndarray, seed: int) -> Studentized:
+    """Resample photos, the same ones for all columns, and studentise the columns' means.
+
+    Args:
+        values: A row per photo and a column per quantity, shape (N, C). Of NaN values neither the
+            means nor the resamples take notice.
+        seed: Seed of the resampling.
+    """
+    values = np.asarray(values, float)
+    photos = len(values)
+    known = ~np.isnan(values)
+    count = known.sum(axis=0)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        mean = np.where(known, values, 0).sum(axis=0) / count
+        deviation = np.where(known, values - mean, 0)
+        squares = deviation**2
+        error = np.sqrt(squares.sum(axis=0) / (count - 1) / count)
+        error[error <= ROUNDING * np.abs(mean)] = 0
+    error[count < 2] = np.nan
+    known_counts = known.astype(float)
+    rng = np.random.default_rng(seed)
+    t = np.zeros((RESAMPLES, values.shape[1]))
+    batch = max(1, BATCH // max(photos, 1))
+    for start in range(0, RESAMPLES if photos else 0, batch):
+        resamples = min(batch, RESAMPLES - start)
+        drawn = rng.integers(photos, size=(resamples, photos))
+        drawn += photos * np.arange(resamples)[:, None]
+        weights = np.bincount(drawn.ravel(), minlength=resamples * photos)
+        weights = weights.reshape(resamples, photos).astype(float)
+        size = np.maximum(weights @ known_counts, 1)
+        miss = weights @ deviation / size
+        variance = np.maximum(weights @ squares / size - miss**2, 0)
+        own = np.sqrt(variance / np.maximum(size - 1, 1))
+        with np.errstate(invalid="ignore", divide="ignore"):
+            scaled = miss / np.maximum(own, ERROR_FLOOR * error)
+        t[start : start + resamples] = np.where(error == 0, 0, scaled)
+    return Studentized(mean, error, count, t)
+
+
+def mean_interval(values: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    r"""The 95 % bootstrap-t interval of means over photos, at no end shorter than Student's.
+
+    .. math::
+        \Big[\bar x - \max(t^*_{0.975}, t_{0.975}) \, \frac{s}{\sqrt N}, \;
+              \bar x + \max(-t^*_{0.025}, t_{0.975}) \, \frac{s}{\sqrt N}\Big]
+
+    with the quantiles t of Student's distribution with N − 1 degrees of freedom, and t* of the
+    resamples' (mean of the resample − mean) ÷ (its standard error). Of skewed values the mean is
+    mostly too small where its standard error is too small: t* knows that, percentiles of the
+    resampled mean do not. Of values with long tails on both sides, as differences of two models
+    have, t* alone would be too short, which Student's t mends. Source: Efron, "Nonparametric
+    standard errors and confidence intervals", 1981; Hall, "Theoretical comparison of bootstrap
+    confidence intervals", 1988; that Student's t bounds it is our choice, by simulation. A
+    resample's standard error is at least `ERROR_FLOOR` of the sample's.
+
+    Args:
+        values: Shape (N,), or (N, C) with a column per quantity; NaN values are left out. All
+            columns are resampled with the same photos.
+        seed: Seed of the resampling.
+
+    Returns:
+        The ends, each of shape () or (C,). Both are the mean where all values are equal; NaN for
+        fewer than two values.
+
+    Example:
+        >>> low, high = mean_interval(np.array([0.0, 0.1, 0.1, 0.2, 0.2, 0.2, 0.4, 1.5]), seed=0)
+        >>> bool(low < 0.34 < high), bool(0.34 - low < high - 0.34)
+        (True, True)
+    """
+    values = np.asarray(values)
+    columns = values.reshape(len(values), int(np.prod(values.shape[1:])))
+    step = 2 * BATCH // max(len(values), RESAMPLES) or 1
+    starts = range(0, max(1, columns.shape[1]), step)
+    parts = [studentize(columns[:, start : start + step], seed).interval() for start in starts]
+    low, high = (np.concatenate(ends) for ends in zip(*parts, strict=True))
+    return low.reshape(values.shape[1:])[()], high.reshape(values.shape[1:])[()]
+
+
+def share_interval(values: np.ndarray) -> tuple[float, float]:
+    r"""Wilson's 95 % interval of a share.
+
+    .. math::
+        \frac{p + z^2 / 2N \pm z \sqrt{p (1 - p) / N + z^2 / 4 N^2}}{1 + z^2 / N}
+
+    Source: Wilson, "Probable inference, the law of succession, and statistical inference", 1927.
+
+    Args:
+        values: 0 or 1 for each photo, shape (N,), without NaN. Fractions (of `retained`, where
+            several photos share the first place) vary less than the formula takes them to: the
+            interval is then too wide rather than too narrow.
+
+    Returns:
+        The ends, in [0, 1]; NaN without values.
+
+    Example:
+        >>> [round(end, 3) for end in share_interval(np.zeros(20))]
+        [0.0, 0.161]
+    """
+    n = len(values)
+    if not n:
+        return np.nan, np.nan
+    share = float(np.mean(values))
+    centre = share + Z**2 / (2 * n)
+    half = Z * np.sqrt(share * (1 - share) / n + Z**2 / (4 * n**2))
+    low, high = np.clip((centre + half * np.array([-1, 1])) / (1 + Z**2 / n), 0, 1)
+    return float(low), float(high)
+
+
+def share_difference_interval(change: np.ndarray) -> tuple[float, float]:
+    r"""The 95 % interval of the difference of two shares over the same photos.
+
+    .. math::
+        \tilde p_+ - \tilde p_- \pm
+        z \sqrt{\frac{\tilde p_+ + \tilde p_- - (\tilde p_+ - \tilde p_-)^2}{N + 2}}, \quad
+        \tilde p_\pm = \frac{N_\pm + 1}{N + 2}
+
+    Source: Bonett and Price, "Adjusted Wald confidence interval for a difference of binomial
+    proportions based on paired data", 2012.
+
+    Args:
+        change: −1, 0 or 1 for each photo, shape (N,), without NaN.
+
+    Returns:
+        The ends, in [−1, 1]; NaN without values. Never of zero width: photos that do not change
+        leave open that a few of others would.
+
+    Example:
+        >>> [round(end, 3) for end in share_difference_interval(np.array([1] * 5 + [0] * 45))]
+        [-0.0, 0.192]
+    """
+    n = len(change)
+    if not n:
+        return np.nan, np.nan
+    gained, lost = ((np.sum(sign * change > 0) + 1) / (n + 2) for sign in (1, -1))
+    half = Z * np.sqrt((gained + lost - (gained - lost) ** 2) / (n + 2))
+    low, high = np.clip(gained - lost + half * np.array([-1, 1]), -1, 1)
+    return float(low), float(high)
+
+
+def spearman_interval(rho: float, n: int) -> tuple[float, float]:
+    r"""The 95 % interval of Spearman's ρ over n pairs, n > 3.
+
+    .. math::
+        \tanh\big(\operatorname{artanh} \rho \pm z \sqrt{(1 + \rho^2 / 2) / (n - 3)}\big)
+
+    Source: Bonett and Wright, "Sample size requirements for estimating Pearson, Kendall and
+    Spearman correlations", 2000.
+    """
+    if abs(rho) >= 1:
+        return rho, rho
+    half = Z * np.sqrt((1 + rho**2 / 2) / (n - 3))
+    centre = np.arctanh(rho)
+    return float(np.tanh(centre - half)), float(np.tanh(centre + half))
+
+
+def relative_shift_values(relative: np.ndarray, others: np.ndarray) -> np.ndarray:
+    r"""A relative shift as a mean over photos, so that its interval lets the spread vary too.
+
+    .. math::
+        \psi_i = r_i - 2 R \, (S_i - S) / S
+
+    with :math:`r_i` photo i's relative shift, :math:`S_i` the mean of 1 − cosine between its clean
+    view and those of all others, and R and S their means. The mean of :math:`\psi` is R, and its
+    variation is that of the ratio R, the mean shift over the mean distance S, to first order; the
+    2 is there because S is a mean over pairs. Source: Hoeffding, "A class of statistics with
+    asymptotically normal distribution", 1948; the linearised ratio is Cochran's, "Sampling
+    techniques", 1977, section 6.
+
+    Args:
+        relative: ``relative_shift`` of N photos.
+        others: Their ``distance_to_others``.
+
+    Returns:
+        Shape (N,), NaN where one of the two is.
+
+    Example:
+        >>> relative_shift_values(np.array([0.1, 0.3]), np.array([0.5, 0.5]))
+        array([0.1, 0.3])
+    """
+    known = ~np.isnan(relative + others)
+    if not known.any():
+        return np.full(len(relative), np.nan)
+    mean, spread = relative[known].mean(), others[known].mean()
+    return relative - 2 * mean * (others - spread) / spread
+
+
+def sign_test(change: np.ndarray) -> float:
+    """Two-sided p of the exact sign test; of 0/1 measures it is McNemar's exact test.
+
+    Args:
+        change: A difference for each photo, without NaN. Those of 0 say nothing.
+
+    Returns:
+        p; 1 where no photo differs, NaN without photos.
+
+    Example:
+        >>> sign_test(np.array([1] * 5 + [0] * 495))
+        0.0625
+    """
+    gained, lost = int((change > 0).sum()), int((change < 0).sum())
+    if not len(change):
+        return np.nan
+    return float(binomtest(gained, gained + lost).pvalue) if gained + lost else 1.0
+
+
+def signed_rank_test(change: np.ndarray) -> float:
+    """Two-sided p of Wilcoxon's signed-rank test (1945), differences of 0 left out.
+
+    Exact for up to 50 differences without ties and up to 13 with some; beyond, the normal
+    approximation with the correction for ties (scipy's ``method="auto"``).
+
+    Args:
+        change: A difference for each photo, without NaN.
+
+    Returns:
+        p; 1 where no photo differs, NaN without photos.
+    """
+    if not len(change):
+        return np.nan
+    differing = change[change != 0]
+    return float(wilcoxon(differing).pvalue) if len(differing) else 1.0
+
+
+def holm(p: np.ndarray) -> np.ndarray:
+    """Holm's step-down correction: the i-th smallest of m p-values times m − i + 1, never falling.
+
+    NaN values are not tests: they do not count, and stay.
+
+    Source: Holm, "A simple sequentially rejective multiple test procedure", 1979.
+    """
+    p = np.asarray(p, float)
+    order = np.argsort(p, kind="stable")[: np.isfinite(p).sum()]
+    adjusted = np.full_like(p, np.nan)
+    raised = p[order] * np.arange(len(order), 0, -1)
+    adjusted[order] = np.maximum.accumulate(raised).clip(max=1)
+    return adjusted
+
+
+def intraclass_correlation(values: np.ndarray, labels: Sequence[str | None]) -> float:
+    r"""How alike photos of one label are: the intraclass correlation ICC(1).
+
+    .. math::
+        \frac{MS_B - MS_W}{MS_B + (k_0 - 1) MS_W}
+
+    from the mean squares between and within labels of a one-way random effects model, with
+    :math:`k_0 = (N - \sum_j n_j^2 / N) / (J - 1)` photos per label. Where it is large, photos of
+    one label say less than as many of different labels. Source: Shrout and Fleiss, "Intraclass
+    correlations: uses in assessing rater reliability", 1979; for labels of unequal size Donner,
+    "A review of inference procedures for the intraclass correlation coefficient", 1986.
+
+    Args:
+        values: A measure of N photos; NaN values are left out.
+        labels: Their labels; photos without one are left out.
+
+    Returns:
+        At most 1, negative where labels differ less than by chance; NaN for fewer than two labels,
+        or without two photos of one label, or where no photo differs.
+
+    Example:
+        >>> intraclass_correlation(np.array([1.0, 1.0, 3.0, 3.0]), ["cat", "cat", "dog", "dog"])
+        1.0
+    """
+    rows = pd.DataFrame({"value": np.asarray(values, float), "label": list(labels)}).dropna()
+    groups = rows.groupby("label")["value"]
+    size, total = groups.size(), len(rows)
+    if len(size) < 2 or total == len(size):
+        return np.nan
+    means = groups.transform("mean")
+    between = ((means - rows["value"].mean()) ** 2).sum() / (len(size) - 1)
+    within = ((rows["value"] - means) ** 2).sum() / (total - len(size))
+    typical = (total - (size**2).sum() / total) / (len(size) - 1)
+    spread = between + (typical - 1) * within
+    return float((between - within) / spread) if spread > 0 else np.nan

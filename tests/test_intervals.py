@@ -1,0 +1,254 @@
+"""Intervals and p-values against scipy, plain loops and enumerations, and their coverage."""
+
+from itertools import product
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from clipshift.results import holm, intervals, intraclass_correlation, mean_interval
+from clipshift.results.intervals import (
+    relative_shift_values,
+    share_difference_interval,
+    share_interval,
+    sign_test,
+    signed_rank_test,
+    spearman_interval,
+)
+
+# --- means ---------------------------------------------------------------------------------------
+
+
+def test_a_skewed_means_interval_is_that_of_a_plain_loop() -> None:
+    values = np.random.default_rng(0).lognormal(0, 1, 40)
+    rng = np.random.default_rng(9)
+    t = []
+    for _ in range(8000):
+        sample = rng.choice(values, 40)
+        t.append((sample.mean() - values.mean()) / (sample.std(ddof=1) / np.sqrt(40)))
+    low, high = mean_interval(values, seed=5)
+    error, reach = stats.sem(values), stats.t.ppf(0.975, 39)
+    assert -np.quantile(t, 0.025) > reach > np.quantile(t, 0.975)
+    assert high == pytest.approx(values.mean() - np.quantile(t, 0.025) * error, abs=0.15 * error)
+    assert low == pytest.approx(values.mean() - reach * error)
+    assert mean_interval(values, seed=5) == (low, high)
+
+
+def test_a_normal_means_interval_is_near_students() -> None:
+    values = np.random.default_rng(0).normal(3, 2, 400)
+    expected = stats.t.interval(0.95, 399, values.mean(), stats.sem(values))
+    np.testing.assert_allclose(mean_interval(values, seed=5), expected, atol=0.03)
+
+
+def test_an_interval_of_equal_values_has_no_width_and_one_value_has_no_interval() -> None:
+    low, high = mean_interval(np.full((7, 2), [0.1, 1.0]), seed=0)
+    np.testing.assert_allclose([low, high], [[0.1, 1.0]] * 2, rtol=1e-15)
+    np.testing.assert_array_equal(low, high)
+    for few in ([0.3], [], [np.nan, 0.3, np.nan]):
+        assert np.isnan(mean_interval(np.array(few), seed=0)).all()
+
+
+def test_an_interval_stays_finite_where_resamples_do_not_vary() -> None:
+    values = np.zeros(10)
+    values[3] = 1
+    low, high = mean_interval(values, seed=0)
+    assert low < 0.1 < 0.5 < high < 5
+
+
+def test_columns_have_the_same_photos_and_do_not_depend_on_one_another(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    values = np.random.default_rng(0).lognormal(0, 1, (50, 3))
+    values[:, 2] = -values[:, 0]
+    low, high = mean_interval(values, seed=1)
+    np.testing.assert_allclose(mean_interval(values[:, 1], seed=1), [low[1], high[1]])
+    np.testing.assert_allclose((low[2], high[2]), (-high[0], -low[0]))
+    monkeypatch.setattr(intervals, "BATCH", 160)  # three resamples, and one column, at once
+    np.testing.assert_allclose(mean_interval(np.tile(values, 9), seed=1)[1], np.tile(high, 9))
+
+
+def test_missing_values_are_left_out() -> None:
+    values = np.random.default_rng(0).lognormal(0, 0.5, 300)
+    gaps = np.full(600, np.nan)
+    gaps[::2] = values
+    error = stats.sem(values)
+    np.testing.assert_allclose(mean_interval(gaps, 0), mean_interval(values, 0), atol=0.3 * error)
+
+
+# --- shares --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("hits", "n"), [(0, 20), (1, 20), (7, 10), (50, 100), (30, 30), (1, 1)])
+def test_a_shares_interval_is_wilsons(hits: int, n: int) -> None:
+    expected = stats.binomtest(hits, n).proportion_ci(0.95, method="wilson")
+    got = share_interval((np.arange(n) < hits).astype(float))
+    assert got == pytest.approx((expected.low, expected.high), abs=1e-9)
+
+
+@pytest.mark.parametrize(("gained", "lost", "n"), [(5, 0, 50), (0, 0, 12), (3, 9, 30)])
+def test_a_difference_of_shares_has_the_normal_interval_with_one_photo_more_on_each_side(
+    gained: int, lost: int, n: int
+) -> None:
+    change = np.repeat([1, -1, 0], [gained, lost, n - gained - lost])
+    more = np.append(change, [1, -1])
+    error = more.std() / np.sqrt(n + 2)
+    expected = stats.norm.interval(0.95, more.mean(), error)
+    assert share_difference_interval(change) == pytest.approx(expected)
+
+
+def test_shares_of_no_photos_have_no_interval() -> None:
+    assert np.isnan([share_interval(np.empty(0)), share_difference_interval(np.empty(0))]).all()
+
+
+# --- relative shift ------------------------------------------------------------------------------
+
+
+def test_relative_shift_varies_as_the_weights_of_its_photos_do() -> None:
+    """Against the derivative of mean shift ÷ mean distance by each photo's weight."""
+    rng = np.random.default_rng(0)
+    shift, n = rng.lognormal(0, 1, 12), 12
+    distance = rng.uniform(0.2, 1, (n, n))
+    distance = (distance + distance.T) / 2
+    np.fill_diagonal(distance, 0)
+
+    def ratio(weights: np.ndarray) -> float:
+        pairs = np.outer(weights, weights)
+        np.fill_diagonal(pairs, 0)
+        return np.average(shift, weights=weights) / np.average(distance, weights=pairs)
+
+    step = 1e-6 * np.eye(n)
+    whole = ratio(np.ones(n))
+    slope = [(ratio(1 + more) - ratio(1 - more)) / 2e-6 for more in step]
+    others = distance.sum(axis=1) / (n - 1)
+    values = relative_shift_values(shift / others.mean(), others)
+    np.testing.assert_allclose(values, whole + n * np.array(slope), rtol=1e-6)
+    assert values.mean() == pytest.approx(whole)
+
+
+def test_relative_shift_without_a_distance_has_no_value() -> None:
+    values = relative_shift_values(np.array([0.1, 0.2, 0.3]), np.array([0.5, np.nan, 0.7]))
+    assert np.isnan(values).tolist() == [False, True, False]
+    assert np.nanmean(values) == pytest.approx(0.2)
+    assert np.isnan(relative_shift_values(np.ones(2), np.full(2, np.nan))).all()
+
+
+# --- tests ---------------------------------------------------------------------------------------
+
+
+def test_five_against_none_is_not_significant_however_many_do_not_differ() -> None:
+    assert sign_test(np.array([1] * 5 + [0] * 495)) == 0.0625 == sign_test(-np.ones(5))
+    assert sign_test(np.array([1, 1, 1, -1, 0])) == 2 * (1 + 4) / 2**4
+    assert sign_test(np.zeros(9)) == 1
+    assert np.isnan(sign_test(np.empty(0)))
+
+
+@pytest.mark.parametrize("sizes", [
+    [0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8], [0.1, 0.1, 0.1, 0.2, 0.3, 0.4, 0.4, 0.5],
+])  # fmt: skip
+def test_signed_ranks_of_few_photos_are_enumerated(sizes: list[float]) -> None:
+    change = np.array(sizes) * [1, 1, -1, 1, 1, 1, 1, -1]
+    rank = stats.rankdata(sizes)
+    chance = np.array([rank @ signs for signs in product((-1, 1), repeat=8)])
+    expected = np.mean(np.abs(chance) >= abs(rank @ np.sign(change)) - 1e-9)
+    with_zeros = np.append(change, np.zeros(100))
+    assert signed_rank_test(with_zeros) == pytest.approx(expected)
+    assert signed_rank_test(np.zeros(5)) == 1
+    assert np.isnan(signed_rank_test(np.empty(0)))
+
+
+def test_what_is_no_test_does_not_count_in_holms_correction() -> None:
+    np.testing.assert_allclose(holm(np.array([0.01, np.nan, 0.04])), [0.02, np.nan, 0.04])
+    assert holm(np.empty(0)).shape == (0,)
+
+
+# --- intraclass correlation ----------------------------------------------------------------------
+
+
+def test_intraclass_correlation_is_that_of_shrout_and_fleiss() -> None:
+    """Their table 2: six targets, four judges each; ICC(1, 1) is .17."""
+    ratings = [[9, 2, 5, 8], [6, 1, 3, 2], [8, 4, 6, 8], [7, 1, 2, 6], [10, 5, 6, 9], [6, 2, 4, 7]]
+    labels = [name for name in "abcdef" for _ in range(4)]
+    made = intraclass_correlation(np.array(ratings, float).ravel(), labels)
+    assert made == pytest.approx(0.17, abs=0.005)
+
+
+def test_intraclass_correlation_of_unequal_classes_is_that_of_the_f_ratio() -> None:
+    rng = np.random.default_rng(0)
+    groups = [rng.normal(rng.normal(0, 1), 1, size) for size in (3, 9, 5, 1, 14)]
+    values = np.concatenate([*groups, [5.0, np.nan]])
+    labels = [f"{k}" for k, group in enumerate(groups) for _ in group] + [None, "1"]
+    f = stats.f_oneway(*groups).statistic
+    n = np.array([len(group) for group in groups])
+    k = (n.sum() - (n**2).sum() / n.sum()) / (len(n) - 1)
+    assert intraclass_correlation(values, labels) == pytest.approx((f - 1) / (f - 1 + k))
+    for few in (["a"] * 4, ["a", "b", "c", "d"]):
+        assert np.isnan(intraclass_correlation(np.arange(4.0), few))
+
+
+# --- coverage: benchmarks/coverage.py tries more -------------------------------------------------
+
+
+def covered(low: np.ndarray, truth: float, high: np.ndarray) -> float:
+    return float(np.mean((low <= truth) & (truth <= high)))
+
+
+@pytest.mark.parametrize(("sigma", "least", "most"), [(0.05, 0.935, 0.965), (1.0, 0.91, 0.96)])
+def test_means_are_covered(sigma: float, least: float, most: float) -> None:
+    """2,000 runs of 40 photos; percentiles of resampled means would cover 0.87 of the skewed."""
+    values = np.random.default_rng(1).lognormal(0, sigma, (40, 2000))
+    low, high = mean_interval(values, seed=0)
+    assert least < covered(low, np.exp(sigma**2 / 2), high) < most
+
+
+def test_differences_with_long_tails_are_covered() -> None:
+    rng = np.random.default_rng(1)
+    values = rng.lognormal(0, 1.2, (40, 2000)) - rng.lognormal(0, 1.2, (40, 2000))
+    low, high = mean_interval(values, seed=0)
+    assert 0.935 < covered(low, 0, high) < 0.98
+
+
+def test_relative_shift_is_covered() -> None:
+    """Where photos that lie apart move further; with the spread as exact it would cover 0.99."""
+    rng = np.random.default_rng(2)
+
+    def draw(size: int) -> tuple[np.ndarray, np.ndarray]:
+        vectors = rng.normal(0, 1, (size, 8)) + np.eye(8)[0]
+        unit = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+        return unit, (1.2 - unit[:, 0]) * rng.normal(1, 0.1, size)
+
+    unit, shift = draw(400_000)
+    truth = shift.mean() / (1 - np.square(unit.mean(axis=0)).sum())
+    columns = []
+    for _ in range(1000):
+        unit, shift = draw(100)
+        others = 1 - ((unit @ unit.T).sum(axis=1) - 1) / 99
+        columns.append(relative_shift_values(shift / others.mean(), others))
+    low, high = mean_interval(np.stack(columns, axis=1), seed=0)
+    assert 0.93 < covered(low, truth, high) < 0.975
+
+
+@pytest.mark.parametrize("share", [0.03, 0.5])
+def test_shares_are_covered(share: float) -> None:
+    hits = np.arange(61)
+    ends = np.array([share_interval(np.arange(60) < k) for k in hits])
+    held = (ends[:, 0] <= share) & (share <= ends[:, 1])
+    assert 0.93 < held @ stats.binom.pmf(hits, 60, share) < 0.97
+
+
+def test_differences_of_shares_are_covered() -> None:
+    changes = np.random.default_rng(3).choice([1, -1, 0], size=(1000, 60), p=[0.3, 0.2, 0.5])
+    low, high = np.transpose([share_difference_interval(change) for change in changes])
+    assert 0.935 < covered(low, 0.1, high) < 0.975
+
+
+@pytest.mark.parametrize("r", [0.0, 0.9])
+def test_spearmans_rho_is_covered(r: float) -> None:
+    rng = np.random.default_rng(2)
+    truth = 6 / np.pi * np.arcsin(r / 2)  # of a normal pair with correlation r
+    x, other = rng.normal(size=(2, 60, 2000))
+    ranks = (stats.rankdata(values, axis=0) for values in (x, r * x + np.sqrt(1 - r**2) * other))
+    x, y = (values - 30.5 for values in ranks)
+    rho = (x * y).sum(axis=0) / (60 * (60**2 - 1) / 12)
+    low, high = np.transpose([spearman_interval(float(value), 60) for value in rho])
+    assert 0.935 < covered(low, truth, high) < 0.97
+    assert spearman_interval(1.0, 60) == (1, 1)
