@@ -19,7 +19,14 @@ from scipy import stats
 from test_evaluation import measure, wandb_records
 
 from clipshift.command import compose_config
-from clipshift.comparison import compare_pair, notes_on_models, software_notes, spread_change
+from clipshift.comparison import (
+    compare_pair,
+    job_table,
+    notes_on_models,
+    software_notes,
+    spread_change,
+    sweep_notes,
+)
 from clipshift.data import Cache, dataset, sample
 from clipshift.encode import Encoder
 from clipshift.encode.shared import SharedFeatures
@@ -27,7 +34,7 @@ from clipshift.errors import UserError
 from clipshift.jobs import job_key
 from clipshift.report.dashboard import sweep_dashboard
 from clipshift.report.figures import draw_curves
-from clipshift.report.words import run_title
+from clipshift.report.words import model_in_words, run_title
 from clipshift.results import Run, compare_photos, incomparable, mean_interval, read_run
 from clipshift.results.paired import holm
 
@@ -163,6 +170,35 @@ def test_random_weights_are_marked_wherever_models_are_compared() -> None:
     assert "blank are random" in note
     assert "UNTRAINED" in run_title(untrained)
     assert "UNTRAINED" not in run_title(trained)
+
+
+def test_a_sweep_warns_of_its_models_and_shows_their_relative_shift() -> None:
+    """As `compare=` does: a small shift of random weights is not taken for robustness."""
+    runs = {Path("0"): a_run({"spread": 0.6}), Path("1"): a_run({"spread": 0.6}, name="other"),
+            Path("2"): a_run({"spread": 0.1}, name="blank", trained=False)}  # fmt: skip
+    weights, spread = sweep_notes(runs, {})
+    assert "weights of blank are random" in weights
+    assert "closer together" in spread
+    assert sweep_notes(runs, {Path("3"): "no photos"})[0] == "1 of 4 jobs failed."
+    table = pd.DataFrame(
+        [
+            {"job": job, "model": run.facts["model"]["name"], "augmentation": "noise",
+             "severity": "paper", "measure": measure, "mean": mean, "ci_low": mean - 0.1,
+             "ci_high": mean + 0.1, "n": 40}
+            for (job, run), means in zip(
+                [(path.name, run) for path, run in runs.items()],
+                [(0.5, 0.8), (0.7, 0.6), (0.9, 1.0)], strict=True,
+            )
+            for measure, mean in zip(("cosine_similarity", "relative_shift"), means, strict=True)
+        ]
+    )  # fmt: skip
+    models = {path.name: model_in_words(run.facts["model"]) for path, run in runs.items()}
+    rows = job_table(table, models, [])
+    assert rows[0] == ["job", "model", "augmentation", "severity", "1 − cosine", "relative shift",
+                       "photos"]  # fmt: skip
+    assert rows[1] == ["0", "small", "noise", "paper", "0.5000 [0.4000, 0.6000]",
+                       "0.800 [0.700, 0.900]", "40"]  # fmt: skip
+    assert [row[1] for row in rows[2:]] == ["other", "blank (UNTRAINED: random weights)"]
 
 
 def test_other_versions_and_other_code_are_told() -> None:
