@@ -70,9 +70,11 @@ def explained_errors() -> Iterator[None]:
         print(f"error: {said}", file=sys.stderr)
         error_file.write_text(f"{said}\n")
     except Exception as error:
-        if job.mode == RunMode.RUN:
-            raise
+        if job.mode == RunMode.RUN and isinstance(error, OSError):
+            raise  # a full disk or a folder that cannot be written, which `run_command` explains
         traceback.print_exc()
+        if job.mode == RunMode.RUN:
+            sys.exit(1)  # a defect of ours keeps its traceback, and is no mistake of the user's
         error_file.write_text(f"{type(error).__name__}: {error}\n")
     else:
         error_file.unlink(missing_ok=True)

@@ -178,3 +178,21 @@ def test_help_and_mistakes_do_not_wait_for_heavy_imports() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_a_defect_keeps_its_traceback_and_is_no_mistake_of_the_users(tmp_path: Path) -> None:
+    code = (
+        "import runpy, sys\n"
+        "from clipshift import evaluation\n"
+        "def evaluate(*_): raise ValueError('a defect')\n"
+        "evaluation.evaluate = evaluate\n"
+        f"sys.argv = ['evaluate.py', 'logger=none', 'hydra.run.dir={tmp_path}']\n"
+        f"runpy.run_path({str(ROOT / 'evaluate.py')!r}, run_name='__main__')\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=False
+    )  # fmt: skip
+    assert done.returncode == 1
+    assert "Traceback" in done.stderr
+    assert "ValueError: a defect" in done.stderr
+    assert "error: a defect" not in done.stderr

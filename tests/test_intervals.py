@@ -252,3 +252,11 @@ def test_spearmans_rho_is_covered(r: float) -> None:
     low, high = np.transpose([spearman_interval(float(value), 60) for value in rho])
     assert 0.935 < covered(low, truth, high) < 0.97
     assert spearman_interval(1.0, 60) == (1, 1)
+
+
+@pytest.mark.parametrize("n", [1, 14, 400, 1999])
+def test_a_shares_interval_holds_the_share(n: int) -> None:
+    for count in {0, 1, n - 1, n}:
+        values = np.arange(n) < count
+        low, high = share_interval(values)
+        assert 0 <= low <= values.mean() <= high <= 1

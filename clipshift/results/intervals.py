@@ -163,8 +163,10 @@ def share_interval(values: np.ndarray) -> tuple[float, float]:
     share = float(np.mean(values))
     centre = share + Z**2 / (2 * n)
     half = Z * np.sqrt(share * (1 - share) / n + Z**2 / (4 * n**2))
-    low, high = np.clip((centre + half * np.array([-1, 1])) / (1 + Z**2 / n), 0, 1)
-    return float(low), float(high)
+    low, high = (centre + half * np.array([-1, 1])) / (1 + Z**2 / n)
+    return min(max(float(low), 0.0), share), max(
+        min(float(high), 1.0), share
+    )  # as rounding may not
 
 
 def share_difference_interval(change: np.ndarray) -> tuple[float, float]:
