@@ -141,7 +141,7 @@ def load_calibration(
 
     Args:
         file: Its file.
-        parameters: What the run's augmentations draw from, by name.
+        parameters: The run's augmentations' classes and what they draw from, by name.
         resize: How the run's photos become clean views.
         asked: What the user has set of ``distortion``, ``target`` and ``photos``.
 
@@ -160,8 +160,12 @@ def load_calibration(
     again = "calibrate again without matching.file"
     if missing := [name for name in parameters if name not in calibration.matches]:
         raise UserError(f"{file} lacks {', '.join(missing)}: {again}")
+    # Earlier versions kept no classes: each augmentation had one, that of clipshift.augment.
+    classes = {n: drawn_from["_target_"].split(".")[-1] for n, drawn_from in parameters.items()}
     if other := [
-        n for n, drawn_from in parameters.items() if calibration.parameters[n] != drawn_from
+        n
+        for n, drawn_from in parameters.items()
+        if {"_target_": f"clipshift.augment.{classes[n]}"} | calibration.parameters[n] != drawn_from
     ]:
         raise UserError(f"{file} was made with other parameters of {', '.join(other)}: {again}")
     if calibration.resize != resize:

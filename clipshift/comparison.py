@@ -147,7 +147,7 @@ def pair_notes(a: Run, b: Run) -> list[str]:
 
 
 def software_notes(runs: Sequence[Run]) -> list[str]:
-    """Whether runs were made by other versions of packages, or other code of clipshift's."""
+    """Whether runs were made by different versions of packages, or of clipshift's own code."""
     made_by = [run.facts["versions"] | {"python": run.facts["python"]} for run in runs]
     names = dict.fromkeys(name for versions in made_by for name in versions)
     found = {name: dict.fromkeys(v.get(name, "none") for v in made_by) for name in names}
@@ -156,14 +156,16 @@ def software_notes(runs: Sequence[Run]) -> list[str]:
         other.append("clipshift's own code")
     if not other:
         return []
-    return [f"The runs were made by other versions: {'; '.join(other)}. Measure them again by one."]
+    return [
+        f"The runs were made by different versions: {'; '.join(other)}. Part of the difference may "
+        "be this."
+    ]
 
 
 def notes_on_models(runs: Sequence[Run]) -> list[str]:
     """What a reader must know of the models of runs: random weights, photos closer together."""
     notes = [note for run in runs for note in model_notes(run.facts["model"])]
-    first = runs[0]
-    for run in runs[1:]:
+    for first, run in ((runs[0], run) for run in runs[1:]):
         change = spread_change(first, run)
         if change and run.facts["spread"] < (1 - SPREAD_FALL) * first.facts["spread"]:
             notes.append(
@@ -277,9 +279,12 @@ def compare_sweep(folder: Path) -> bool:
         parts.append(pd.DataFrame(head, index=summary.index).join(summary))
     table = pd.concat(parts, ignore_index=True) if parts else pd.DataFrame()
     write_csv(folder / "comparison.csv", table)
-    report, files = write_sweep(folder, runs, failed, overrides, options, table)
+    notes = sweep_notes(runs, failed)
+    report, files = write_sweep(folder, runs, failed, overrides, options, table, notes)
     if runs:
         track_sweep(folder, list(runs.values()), table, files, failed=bool(failed))
+    for note in notes:
+        print(f"note: {note}")
     print(f"{len(runs)} of {len(jobs)} jobs finished; comparison: {report}")
     for job, reason in failed.items():
         print(f"failed: {job} ({describe(overrides[job], options)}): {reason}", file=sys.stderr)
@@ -289,6 +294,25 @@ def compare_sweep(folder: Path) -> bool:
 def describe(overrides: Mapping[str, str], options: Sequence[str]) -> str:
     """A job by the options in which a sweep's jobs differ."""
     return " ".join(f"{option}={overrides[option]}" for option in options if option in overrides)
+
+
+def comparable_pair(runs: Mapping[Path, Run]) -> tuple[Run, Run] | None:
+    """The two runs of a sweep that has two, on the same views; None for any other sweep."""
+    if len(runs) != 2:
+        return None
+    a, b = runs.values()
+    return None if differing_views(a, b) else (a, b)
+
+
+def sweep_notes(runs: Mapping[Path, Run], failed: Mapping[Path, str]) -> list[str]:
+    """What one must know before reading a sweep's numbers."""
+    notes = (
+        [f"{len(failed)} of {counted(len(failed) + len(runs), 'job')} failed."] if failed else []
+    )
+    if pair := comparable_pair(runs):
+        return notes + pair_notes(*pair)
+    every = list(runs.values())
+    return notes + software_notes(every) + notes_on_models(every)
 
 
 def untold(options: Sequence[str]) -> list[str]:
@@ -303,6 +327,7 @@ def write_sweep(
     overrides: dict[Path, dict[str, str]],
     options: list[str],
     table: pd.DataFrame,
+    notes: Sequence[str],
 ) -> tuple[Path, dict[str, Path]]:
     """Write the page of a sweep: every job's shift, curves over severity, and what failed.
 
@@ -326,15 +351,10 @@ def write_sweep(
         tables["failed jobs"] = [["job", "options", "error"]] + [
             [job.name, describe(overrides[job], options), reason] for job, reason in failed.items()
         ]
-    notes = [f"{len(failed)} of {len(failed) + len(runs)} jobs failed."] if failed else []
-    pairs = list(runs.values())
-    if pairs:
-        notes += software_notes(pairs) + notes_on_models(pairs)
-    if len(pairs) == 2 and not differing_views(*pairs):
-        a, b = pairs
+    if pair := comparable_pair(runs):
+        a, b = pair
         paired = compare_pair(a, b, a.facts["seed"])
         write_csv(folder / "paired.csv", paired)
-        notes += [note for note in pair_notes(a, b) if note not in notes]
         marked = mark_trained(paired, trained_on_of(a, b))
         for measure in (m for m in LEADING if m in set(paired["measure"])):
             tables[f"{measure}: job {b.folder.name} against job {a.folder.name}, paired"] = (

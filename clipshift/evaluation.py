@@ -169,9 +169,9 @@ class ShiftEvaluation(pl.LightningModule):
             }
         )
         self.distance = AugmentationDistance(list(variants))
-        layer_widths = encoder.widths[1]
         self.layers: Any = nn.ModuleList(
-            LayerShift(len(self.variants), width) for width in layer_widths if layers
+            LayerShift(len(self.variants), width)
+            for width in (encoder.layer_widths if layers else ())
         )
         self.keep = keep
         self.zero_shot: ZeroShot | None = None
@@ -224,7 +224,7 @@ class ShiftEvaluation(pl.LightningModule):
         layers = len(self.layers) > 0
         known = self.shared.get(digests, self.device) if self.shared is not None else None
         wanted = {name: view for name, view in views.items() if known is None or name != CLEAN}
-        made = self.encoder(torch.cat(list(wanted.values())), layers)
+        made = self.encoder.encode_views(torch.cat(list(wanted.values())), layers)
         features = dict(zip(wanted, made.split(len(digests)), strict=True))
         if known is not None:
             return {CLEAN: known} | features

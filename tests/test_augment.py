@@ -1,33 +1,23 @@
-"""Augmentations against numpy, scipy, torchvision, skimage and albumentations, and their draws."""
+"""Augmentations against numpy, scipy, torchvision and skimage, and their draws."""
 
 import math
+from hashlib import blake2b
 
-import albumentations as A
 import numpy as np
 import pytest
 import torch
 import torchvision.transforms.functional as TF
-from hydra import compose, initialize_config_dir
-from omegaconf import OmegaConf
+from conftest import configured
 from scipy import ndimage, stats
 from skimage.transform import ProjectiveTransform, warp
 from torch.utils.data import default_collate
 
 from clipshift.augment import augment, draw
-from clipshift.command import CONF
-from clipshift.evaluation import make_augmentations
+from clipshift.augment.keyed import keyed_generator
 
 SIZE = 224
 DRAWS = 2000
 INNER = np.s_[..., 24:-24, 24:-24]  # away from where interpolation meets the border
-
-
-def configured(choice: str) -> tuple[dict, dict]:
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        cfg = compose("evaluate", overrides=[f"aug={choice}"])
-    nodes: dict = OmegaConf.to_container(cfg.aug)  # type: ignore[assignment]
-    return make_augmentations(nodes)
-
 
 AUGMENTATIONS, LADDERS = configured("paper")
 EXTENDED, EXTENDED_LADDERS = configured("extended")
@@ -142,6 +132,43 @@ def test_draws_depend_on_the_key_alone(name: str) -> None:
     for other in (drawn(6, "a.jpg", name), drawn(5, "b.jpg", name), drawn(5, "a.jpg", "else")):
         assert not torch.equal(first, other)
     assert not torch.equal(first, drawn(5 + 2**32, "a.jpg", name))
+
+
+@pytest.mark.parametrize("between", ["", " ", "/", "@", ","])
+def test_seed_photo_and_augmentation_do_not_run_into_each_other(between: str) -> None:
+    def drawn(seed: int, photo: str, name: str) -> list[float]:
+        return keyed_generator(seed, photo, name).random(4).tolist()
+
+    assert drawn(0, f"a{between}b", "c") != drawn(0, "a", f"b{between}c")
+    assert drawn(12, "3.jpg", "c") != drawn(1, "23.jpg", "c")
+
+
+def test_keys_have_128_random_bits() -> None:
+    """Every bit of the generator's key is set for about half of the photos, and no two go together.
+
+    With 32 of them, two of some tens of thousands of photos would share all random numbers.
+    """
+    photos = [keyed_generator(0, f"{i}.jpg", "noise").bit_generator for i in range(400)]
+    keys = np.stack([photo.state["state"]["key"] for photo in photos])  # type: ignore[call-overload]
+    bits = np.unpackbits(keys.view(np.uint8), axis=1)
+    assert bits.shape == (400, 128)
+    assert (np.abs(bits.mean(axis=0) - 0.5) < 0.125).all()  # five standard deviations
+    assert np.abs(np.corrcoef(bits.T) - np.eye(128)).max() < 0.3  # six
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "alike"), [(18045, 148026, slice(4)), (54486, 81434, slice(-4, None))]
+)
+def test_photos_that_share_32_bits_of_their_hash_share_no_draws(
+    one: int, other: int, alike: slice
+) -> None:
+    """The first two of 0.jpg, 1.jpg, … whose hashes agree in four bytes."""
+    hashes = [
+        blake2b(f"0\0{i}.jpg\0noise".encode(), digest_size=16).digest()[alike] for i in (one, other)
+    ]
+    assert hashes[0] == hashes[1]
+    drawn = [keyed_generator(0, f"{i}.jpg", "noise").random(4).tolist() for i in (one, other)]
+    assert drawn[0] != drawn[1]
 
 
 def test_a_stronger_noise_is_the_same_noise_stronger() -> None:
@@ -266,38 +293,3 @@ def test_perspective_by_a_homography(views: torch.Tensor) -> None:
         image = views[row].permute(1, 2, 0).double().numpy()
         expected = warp(image, to_inner, order=1).transpose(2, 0, 1)
         assert np.abs(got[row] - expected)[INNER].max() < 2e-3
-
-
-PEERS = {
-    "noise": A.GaussNoise(std_range=(0.44, 0.88), p=1),
-    "blur": A.GaussianBlur(blur_limit=(3, 7), sigma_limit=(0.5, 3.0), p=1),
-    "color_jitter": A.ColorJitter((0.8, 1.2), (0.8, 1.2), (0.8, 1.2), (-0.2, 0.2), p=1),
-    "shift_scale_rotate": A.Affine(
-        translate_percent=(-0.0625, 0.0625), scale=(0.9, 1.1), keep_ratio=False, rotate=(-15, 15),
-        balanced_scale=False, p=1,
-    ),
-    "flip": A.HorizontalFlip(p=1),
-    "perspective": A.Perspective(scale=(0.05, 0.1), p=1),
-    "brightness_contrast": A.RandomBrightnessContrast(
-        (-0.2, 0.2), (-0.2, 0.2), brightness_by_max=True, p=1
-    ),
-    "coarse_dropout": A.CoarseDropout((6, 8), (16, 16), (16, 16), fill="random", p=1),
-}  # fmt: skip
-
-
-@pytest.mark.parametrize("name", PEERS)
-def test_as_strong_as_albumentations(name: str, views: torch.Tensor) -> None:
-    """The size of the pixel change over 160 views is that of albumentations' own.
-
-    Not for elastic: albumentations divides the noise by its maximum and repeats the border's.
-    """
-    repeated = views.repeat(20, 1, 1, 1)
-    got = augment(AUGMENTATIONS[name], repeated, draws_of(name, len(repeated)))
-    ours = ((got - repeated) ** 2).mean(dim=(1, 2, 3)).sqrt().mean().item()
-    peer = A.Compose([PEERS[name]], seed=0)
-    theirs = []
-    for view in repeated:
-        image = view.permute(1, 2, 0).numpy()
-        change = np.clip(peer(image=image)["image"], 0, 1) - image
-        theirs.append(np.sqrt((change**2).mean()))
-    assert ours == pytest.approx(np.mean(theirs), rel=0.12)

@@ -19,7 +19,14 @@ from scipy import stats
 from test_evaluation import measure, wandb_records
 
 from clipshift.command import compose_config
-from clipshift.comparison import compare_pair, notes_on_models, software_notes, spread_change
+from clipshift.comparison import (
+    compare_pair,
+    job_table,
+    notes_on_models,
+    software_notes,
+    spread_change,
+    sweep_notes,
+)
 from clipshift.data import Cache, dataset, sample
 from clipshift.encode import Encoder
 from clipshift.encode.shared import SharedFeatures
@@ -27,7 +34,7 @@ from clipshift.errors import UserError
 from clipshift.jobs import job_key
 from clipshift.report.dashboard import sweep_dashboard
 from clipshift.report.figures import draw_curves
-from clipshift.report.words import run_title
+from clipshift.report.words import model_in_words, run_title
 from clipshift.results import Run, compare_photos, incomparable, mean_interval, read_run
 from clipshift.results.paired import holm
 
@@ -41,7 +48,7 @@ def a_run(facts: dict[str, Any], shift: pd.DataFrame | None = None, **model: Any
     known = {
         "model": {"name": "small", "checkpoint": None, "pretrained": None, "trained": True,
                   "architecture": "ViT-S-32-alt", "trained_on": None} | model,
-        "precision": "fp32", "device": "cpu", "gallery": 9, "data": {}, "spread": 0.5,
+        "precision": "fp32", "device": "cpu", "data": {}, "spread": 0.5,
         "config": {"prompts": {}}, "versions": {"torch": "2.9"}, "python": "3.11",
         "code_sha256": "a",
     }  # fmt: skip
@@ -56,6 +63,7 @@ def photos(values: np.ndarray, **more: np.ndarray) -> pd.DataFrame:
             "augmentation": "noise",
             "severity": "paper",
             "cosine_similarity": values,
+            "distance_to_others": 0.5,
         }
         | more
     )
@@ -81,29 +89,28 @@ def test_paired_differences_and_what_counts_as_better() -> None:
 
 
 @pytest.mark.parametrize("measure", [
-    "l2_distance", "rmse", "relative_shift", "gaze_divergence", "gaze_divergence_aligned",
-    "zero_shot_flip",
+    "l2_distance", "relative_shift", "gaze_divergence", "gaze_divergence_aligned", "zero_shot_flip",
 ])  # fmt: skip
 def test_less_is_better(measure: str) -> None:
     a, b = (photos(np.ones(3)).assign(**{measure: v}) for v in ([0.3, 0.2, 0.9], [0.1, 0.4, 0.7]))
-    row = compare_photos(a, b, seed=0).set_index("measure").loc[measure]
+    row = compared(a, b).set_index("measure").loc[measure]
     assert (row["improved"], row["worsened"]) == (pytest.approx(2 / 3), pytest.approx(1 / 3))
 
 
 @pytest.mark.parametrize("measure", [
     "cosine_similarity", "attention_similarity", "attention_similarity_aligned", "retained",
-    "edge_preservation", "zero_shot_top1", "text_shift",
+    "zero_shot_top1", "text_shift",
 ])  # fmt: skip
 def test_more_is_better(measure: str) -> None:
     a, b = (photos(np.ones(3)).assign(**{measure: v}) for v in ([0.3, 0.2, 0.9], [0.1, 0.4, 0.7]))
-    row = compare_photos(a, b, seed=0).set_index("measure").loc[measure]
+    row = compared(a, b).set_index("measure").loc[measure]
     assert (row["improved"], row["worsened"]) == (pytest.approx(1 / 3), pytest.approx(2 / 3))
 
 
 def test_a_gazes_entropy_that_changes_less_is_better_whatever_its_sign() -> None:
     before, after = [-1.0, 0.5, 0.2, 0.3], [0.5, -0.2, 0.9, -0.3]
     a, b = (photos(np.ones(4)).assign(gaze_entropy_change=v) for v in (before, after))
-    row = compare_photos(a, b, seed=0).set_index("measure").loc["gaze_entropy_change"]
+    row = compared(a, b).set_index("measure").loc["gaze_entropy_change"]
     assert (row["improved"], row["worsened"]) == (0.5, 0.25)
 
 
@@ -160,9 +167,38 @@ def test_random_weights_are_marked_wherever_models_are_compared() -> None:
     trained, untrained = a_run({}), a_run({}, name="blank", trained=False)
     assert notes_on_models([trained]) == []
     [note] = notes_on_models([trained, untrained])
-    assert "blank is untrained" in note
+    assert "blank are random" in note
     assert "UNTRAINED" in run_title(untrained)
     assert "UNTRAINED" not in run_title(trained)
+
+
+def test_a_sweep_warns_of_its_models_and_shows_their_relative_shift() -> None:
+    """As `compare=` does: a small shift of random weights is not taken for robustness."""
+    runs = {Path("0"): a_run({"spread": 0.6}), Path("1"): a_run({"spread": 0.6}, name="other"),
+            Path("2"): a_run({"spread": 0.1}, name="blank", trained=False)}  # fmt: skip
+    weights, spread = sweep_notes(runs, {})
+    assert "weights of blank are random" in weights
+    assert "closer together" in spread
+    assert sweep_notes(runs, {Path("3"): "no photos"})[0] == "1 of 4 jobs failed."
+    table = pd.DataFrame(
+        [
+            {"job": job, "model": run.facts["model"]["name"], "augmentation": "noise",
+             "severity": "paper", "measure": measure, "mean": mean, "ci_low": mean - 0.1,
+             "ci_high": mean + 0.1, "n": 40}
+            for (job, run), means in zip(
+                [(path.name, run) for path, run in runs.items()],
+                [(0.5, 0.8), (0.7, 0.6), (0.9, 1.0)], strict=True,
+            )
+            for measure, mean in zip(("cosine_similarity", "relative_shift"), means, strict=True)
+        ]
+    )  # fmt: skip
+    models = {path.name: model_in_words(run.facts["model"]) for path, run in runs.items()}
+    rows = job_table(table, models, [])
+    assert rows[0] == ["job", "model", "augmentation", "severity", "1 − cosine", "relative shift",
+                       "photos"]  # fmt: skip
+    assert rows[1] == ["0", "small", "noise", "paper", "0.5000 [0.4000, 0.6000]",
+                       "0.800 [0.700, 0.900]", "40"]  # fmt: skip
+    assert [row[1] for row in rows[2:]] == ["other", "blank (UNTRAINED: random weights)"]
 
 
 def test_other_versions_and_other_code_are_told() -> None:
@@ -176,15 +212,18 @@ def test_other_versions_and_other_code_are_told() -> None:
 def test_measures_taken_in_other_ways_are_left_out() -> None:
     """Another gallery, or other classes, would look like another model."""
 
-    def run(gallery: int, classes: list[str]) -> Run:
-        shift = photos(np.linspace(0.5, 1, 9), retained=np.ones(9), zero_shot_top1=np.ones(9))
-        return a_run({"gallery": gallery, "data": {"classes": classes}}, shift)
+    def run(gallery: list[int], classes: list[str]) -> Run:
+        retained = np.full(9, np.nan)
+        retained[gallery] = 1
+        shift = photos(np.linspace(0.5, 1, 9), retained=retained, zero_shot_top1=np.ones(9))
+        return a_run({"data": {"classes": classes}}, shift)
 
-    base = run(9, ["cat", "dog"])
+    base = run([0, 1, 2], ["cat", "dog"])
     assert {"retained", "zero_shot_top1"} <= set(compare_pair(base, base, seed=0)["measure"])
-    table = compare_pair(base, run(5, ["cat", "cow"]), seed=0)
-    assert list(table["measure"]) == ["cosine_similarity"]
-    assert set(incomparable(base, run(5, ["cat", "dog"]))) == {"retained"}
+    for gallery in ([0, 1, 3], [0, 1]):
+        table = compare_pair(base, run(gallery, ["cat", "cow"]), seed=0)
+        assert list(table["measure"]) == ["cosine_similarity"]
+        assert set(incomparable(base, run(gallery, ["cat", "dog"]))) == {"retained"}
 
 
 def test_a_jobs_key_is_another_when_what_it_is_made_of_is(encoder: Encoder, tmp_path: Path) -> None:

@@ -94,6 +94,64 @@ def test_what_is_no_photo_says_why(content: bytes, reason: str) -> None:
     assert str(caught.value)
 
 
+FORMATS = ("jpeg", "png", "webp", "gif", "bmp", "tiff", "dds", "avif", "jpeg2000", "ico", "ppm",
+           "sgi", "tga", "blp")  # fmt: skip
+
+
+def unreadable(content: bytes) -> str:
+    """Why bytes are no photo; empty if they are one."""
+    try:
+        assert decode(content).mode == "RGB"
+    except UnreadablePhotoError as error:
+        return str(error) or "no reason"
+    return ""
+
+
+@pytest.mark.parametrize("kind", FORMATS)
+def test_whatever_a_damaged_file_does_to_its_decoder_it_is_unreadable_or_a_photo(kind: str) -> None:
+    """Forty files of each format with bytes changed, cut or repeated: never another exception."""
+    rng = np.random.default_rng(0)
+    image = Image.fromarray(rng.integers(0, 256, (40, 40, 3), dtype=np.uint8))
+    exif = Image.Exif()
+    exif[274], exif[296] = 6, 2  # orientation, so that it is transposed, and resolution unit
+    file = io.BytesIO()
+    image = image.quantize(16) if kind == "blp" else image
+    if kind.upper() not in Image.registered_extensions().values():
+        pytest.skip(f"Pillow was built without {kind}")
+    image.save(file, kind, **({"exif": exif} if kind in ("jpeg", "png", "webp", "tiff") else {}))
+    whole = file.getvalue()
+    reasons = []
+    for _ in range(40):
+        damaged = bytearray(whole)
+        for position in rng.integers(len(damaged), size=rng.integers(1, 12)):
+            damaged[position] = rng.integers(256)
+        for position in rng.integers(min(200, len(damaged)), size=rng.integers(0, 4)):
+            damaged[position] = rng.integers(256)  # headers matter most
+        if rng.random() < 0.2:
+            del damaged[int(rng.integers(len(damaged))) :]
+        reasons.append(unreadable(bytes(damaged)))
+    assert any(reasons)
+    assert "no reason" not in reasons
+    assert not any("\n" in reason for reason in reasons)
+
+
+def test_a_decoder_may_raise_anything() -> None:
+    """A whole JPEG whose EXIF has text for its resolution unit: Pillow raises ``struct.error``."""
+    exif = Image.Exif()
+    exif[274] = 6
+    file = io.BytesIO()
+    Image.new("RGB", (32, 32)).save(file, "jpeg", exif=exif)
+    content = file.getvalue()
+    start = content.index(b"Exif\0\0") + 6
+    text = b"II*\0\x08\0\0\0\x02\0" + b"\x12\x01\x03\0\x01\0\0\0\x06\0\0\0"
+    text += b"\x28\x01\x02\0\x02\0\0\0ab\0\0" + b"\0\0\0\0"
+    length = 2 + 6 + len(text)
+    app1 = b"\xff\xe1" + length.to_bytes(2, "big") + b"Exif\0\0" + text
+    old = 2 + int.from_bytes(content[start - 8 : start - 6], "big")
+    damaged = content[: start - 10] + app1 + content[start - 10 + old :]
+    assert unreadable(damaged)
+
+
 def test_a_bad_photo_is_skipped_and_the_others_are_not(tmp_path: Path) -> None:
     (tmp_path / "a.jpg").write_bytes(encoded(CAT, "jpeg"))
     (tmp_path / "b.jpg").write_text("not a photo")

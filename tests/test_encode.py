@@ -1,23 +1,28 @@
 """Encoders: gaze against attention computed otherwise, loading, and independence of the batch."""
 
+import copy
+import io
 import json
 import shutil
 import subprocess
 from pathlib import Path
 
 import huggingface_hub
+import numpy as np
 import open_clip
 import pytest
 import torch
 from conftest import VIT, write_hub_folder
-from torch import Tensor
+from PIL import Image
+from torch import Tensor, nn
 from torch.nn.functional import interpolate, multi_head_attention_forward
 
+from clipshift.data import sample
 from clipshift.encode import Encoder, load_encoder
 from clipshift.encode import encoder as encoder_module
 from clipshift.errors import UserError
 
-TIMM = {"timm_model_name": "vit_tiny_patch16_224", "image_size": 224}
+TIMM = {"timm_model_name": "test_vit", "image_size": 160}
 TOWERS = {
     "timm_class_token": TIMM | {"timm_pool": "token", "timm_proj": "linear"},
     "timm_attention_pool": TIMM | {"timm_pool": "map", "timm_proj": "none"},
@@ -65,40 +70,54 @@ def test_vit_gaze_is_what_multihead_attention_says(encoder: Encoder, views: Tens
     assert (features.gaze > 0).all()
 
 
+def normalize_queries_and_keys(layer: nn.Module) -> None:
+    """Give an attention layer norms with weights that matter, as of timm's ``qk_norm=True``."""
+    generator = torch.Generator().manual_seed(0)
+    for name in ("q_norm", "k_norm"):
+        norm = nn.LayerNorm(layer.head_dim)
+        norm.weight.copy_(2 * torch.randn(layer.head_dim, generator=generator))
+        norm.bias.copy_(torch.randn(layer.head_dim, generator=generator))
+        setattr(layer, name, norm)
+
+
+@pytest.mark.parametrize("qk_norm", [False, True])
 @torch.no_grad()
-def test_timm_class_token_gaze(towers: dict[str, Encoder], views: Tensor) -> None:
+def test_timm_class_token_gaze(towers: dict[str, Encoder], views: Tensor, qk_norm: bool) -> None:
     """Against timm's own unfused attention, whose weights pass through its dropout layer."""
-    encoder = towers["timm_class_token"]
+    encoder = copy.deepcopy(towers["timm_class_token"])
     attention = encoder.model.visual.trunk.blocks[-1].attn
+    if qk_norm:
+        normalize_queries_and_keys(attention)
     asked = []
     attention.fused_attn = False
-    handle = attention.attn_drop.register_forward_hook(lambda _, args, out: asked.append(out))
+    attention.attn_drop.register_forward_hook(lambda _, args, out: asked.append(out))
     gaze = encoder(views[:2]).gaze
-    handle.remove()
-    attention.fused_attn = True
-    expected = asked[0][:2].mean(dim=1)[:, 0, 1:].unflatten(-1, (14, 14))
+    expected = asked[0][:2].mean(dim=1)[:, 0, 1:].unflatten(-1, (10, 10))
     torch.testing.assert_close(gaze, expected, atol=1e-5, rtol=0)
 
 
+@pytest.mark.parametrize("qk_norm", [False, True])
 @torch.no_grad()
 def test_siglip_gaze_weights_the_values_as_the_pool_does(
-    towers: dict[str, Encoder], views: Tensor
+    towers: dict[str, Encoder], views: Tensor, qk_norm: bool
 ) -> None:
-    """With the identity for values and projection, the pool returns the weighted tokens."""
-    encoder = towers["timm_attention_pool"]
+    """With the tokens' first numbers as every head's values, heads return the weighted tokens."""
+    encoder = copy.deepcopy(towers["timm_attention_pool"])
     pool = encoder.model.visual.trunk.attn_pool
-    assert pool.num_heads > 1
-    pool.latent.copy_(torch.randn_like(pool.latent))
-    tokens = {}
-    handle = pool.register_forward_pre_hook(lambda _, args: tokens.update(x=args[0]))
+    width, heads = pool.latent.shape[-1], pool.num_heads
+    assert heads > 1
+    pool.latent.copy_(torch.randn(pool.latent.shape, generator=torch.Generator().manual_seed(1)))
+    if qk_norm:
+        normalize_queries_and_keys(pool)
+    pool.kv.weight[width:] = torch.eye(width)[: pool.head_dim].repeat(heads, 1)
+    pool.kv.bias[width:] = 0
+    kept = {}
+    pool.register_forward_pre_hook(lambda _, args: kept.update(tokens=args[0]))
+    pool.proj.register_forward_pre_hook(lambda _, args: kept.update(heads=args[0]))
     gaze = encoder(views[:2]).gaze
-    handle.remove()
-    x = tokens["x"][:2]
-    q = pool.q(pool.latent).view(pool.num_heads, -1)
-    key, _ = pool.kv(x).chunk(2, dim=-1)
-    key = key.view(2, -1, pool.num_heads, q.shape[-1])
-    weights = torch.einsum("hd,bnhd->bhn", q, key).mul(q.shape[-1] ** -0.5).softmax(-1).mean(1)
-    torch.testing.assert_close(gaze.flatten(1), weights, atol=1e-5, rtol=0)
+    seen = kept["heads"][:2, 0].unflatten(-1, (heads, -1)).mean(dim=1)
+    expected = torch.einsum("bn,bnd->bd", gaze.flatten(1), kept["tokens"][:2, :, : pool.head_dim])
+    torch.testing.assert_close(seen, expected, atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(gaze.sum((1, 2)), torch.ones(2))
 
 
@@ -169,6 +188,62 @@ def test_half_precision_is_near(hub_folder: Path, views: Tensor, precision: str)
     assert half.embedding.dtype == torch.float32
     assert torch.cosine_similarity(full.embedding, half.embedding).min() > 0.999
     assert 0 < (half.gaze - full.gaze).abs().max() < 0.01
+
+
+# --- what is taken -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("given", "error", "said"), [
+    (torch.zeros(2, 3, 8, 8, dtype=torch.uint8), TypeError, "uint8: divide"),
+    (torch.full((2, 3, 8, 8), 255.0), ValueError, "from 255 to 255"),
+    (torch.full((2, 3, 8, 8), -1.8), ValueError, "mean and std"),
+    (torch.full((2, 3, 8, 8), 1.002), ValueError, "to 1.002"),
+    (torch.full((2, 3, 8, 8), torch.nan), ValueError, "nan"),
+    (torch.zeros(3, 8, 8), ValueError, r"\(3, 8, 8\)"),
+    (torch.zeros(2, 8, 8, 3), ValueError, r"\(2, 8, 8, 3\)"),
+    (torch.zeros(0, 3, 8, 8), ValueError, r"\(0, 3, 8, 8\)"),
+    (np.zeros((8, 8, 3)), ValueError, "float64"),
+    (np.zeros((8, 8), np.uint8), ValueError, r"\(8, 8\)"),
+    (np.zeros((2, 8, 8, 3), np.uint8), ValueError, r"\(2, 8, 8, 3\)"),
+    ([torch.zeros(3, 8, 8)], TypeError, "Tensor"),
+    ("photo.jpg", TypeError, "str"),
+    (None, TypeError, "NoneType"),
+    ([], ValueError, "empty"),
+])  # fmt: skip
+def test_what_is_no_view_is_refused_in_one_line(
+    encoder: Encoder, given: object, error: type[Exception], said: str
+) -> None:
+    with pytest.raises(error, match=said) as caught:
+        encoder(given)
+    assert "\n" not in str(caught.value)
+
+
+def test_views_a_little_beyond_their_range_are_views(encoder: Encoder, views: Tensor) -> None:
+    """As interpolation leaves them, in any precision."""
+    expected = encoder(views[:1]).embedding
+    assert torch.equal(encoder(views[:1].double()).embedding, expected)
+    torch.testing.assert_close(encoder(views[:1] + 5e-4).embedding, expected, atol=1e-2, rtol=0)
+
+
+def test_pictures_become_the_clean_views_of_a_run(encoder: Encoder, views: Tensor) -> None:
+    files = [io.BytesIO(photo.read()) for photo in sample()[:2]]
+    pictures = [Image.open(file) for file in files]
+    arrays = [np.asarray(picture.convert("RGB")) for picture in pictures]
+    expected = encoder(views[:2]).embedding
+    for given in (pictures, arrays, tuple(arrays), [pictures[0], arrays[1]]):
+        assert torch.equal(encoder(given).embedding, expected)
+    for given in (pictures[1], arrays[1]):
+        assert torch.equal(encoder(given).embedding, expected[1:])
+
+
+def test_pictures_are_turned_upright(encoder: Encoder) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (40, 60, 3), dtype=np.uint8)
+    exif = Image.Exif()
+    exif[0x0112] = 6  # the camera was turned: rotate by 270 degrees
+    stream = io.BytesIO()
+    Image.fromarray(pixels).save(stream, "png", exif=exif)
+    turned = encoder(Image.open(stream)).embedding
+    assert torch.equal(turned, encoder(np.rot90(pixels, 3).copy()).embedding)
 
 
 # --- loading -------------------------------------------------------------------------------------

@@ -63,7 +63,7 @@ def test_columns_have_the_same_photos_and_do_not_depend_on_one_another(
     low, high = mean_interval(values, seed=1)
     np.testing.assert_allclose(mean_interval(values[:, 1], seed=1), [low[1], high[1]])
     np.testing.assert_allclose((low[2], high[2]), (-high[0], -low[0]))
-    monkeypatch.setattr(intervals, "BATCH", 160)  # three resamples, and 25 columns, at once
+    monkeypatch.setattr(intervals, "BATCH", 160)  # three resamples, and one column, at once
     np.testing.assert_allclose(mean_interval(np.tile(values, 9), seed=1)[1], np.tile(high, 9))
 
 

@@ -18,8 +18,9 @@ from scipy import ndimage, stats
 from skimage.color import rgb2gray
 from test_augment import AUGMENTATIONS, EXTENDED, EXTENDED_LADDERS, LADDERS, draws_of
 from torch import Tensor
+from torchvision.transforms.functional import adjust_hue
 
-from clipshift.augment import Flip, MotionBlur, Noise, Pixelate, augment, draw, make_variants
+from clipshift.augment import Flip, MotionBlur, Noise, Pixelate, augment, draw, make_variants, pixel
 from clipshift.augment.keyed import dithered
 from clipshift.augment.matching import (
     Calibration,
@@ -83,6 +84,60 @@ def test_a_severity_scales_the_same_draws(views: Tensor) -> None:
         assert not (few & ~many).any()
 
 
+def chart(size: int = 224) -> Tensor:
+    """Every pixel's x and y, shape (1, 2, H, W)."""
+    return torch.stack(torch.meshgrid(*2 * [torch.arange(float(size))], indexing="xy"))[None]
+
+
+@pytest.mark.parametrize("strength", [0.5, 1.0, 3.0])
+def test_scale_is_to_the_power_of_the_strength(strength: float) -> None:
+    """A chart of x and y tells where pixels came from: the scale is the inverse of its slope."""
+    draws = {
+        "shift": torch.zeros(1, 2),
+        "scale": torch.tensor([[0.8, 1.25]]),
+        "rotation": torch.zeros(1),
+    }
+    moved = EXTENDED["shift_scale_rotate"].apply(chart(), draws, strength)[0]
+    centre = slice(100, 124)  # which no scale here leaves without a source
+    x, y = moved[0, 112, centre].diff(), moved[1, centre, 112].diff()
+    torch.testing.assert_close(x, torch.full_like(x, 0.8**-strength), atol=1e-3, rtol=0)
+    torch.testing.assert_close(y, torch.full_like(y, 1.25**-strength), atol=1e-3, rtol=0)
+
+
+def test_corners_stay_apart_at_any_strength() -> None:
+    """They move inward by 0.45 of the side at the most, so that a tenth of each side is left."""
+    draws = {"inward": torch.full((1, 4, 2), 0.1)}
+    moved = EXTENDED["perspective"].apply(chart(), draws, 100.0)[0]
+    for corner, expected in (
+        ((0, 0), (0.45, 0.45)),
+        ((-1, 0), (0.45, 0.55)),
+        ((0, -1), (0.55, 0.45)),
+    ):
+        x, y = (moved[axis][corner].item() / 223 for axis in (0, 1))
+        assert (x, y) == pytest.approx(expected, abs=1e-3)
+
+
+def test_no_colour_factor_turns_negative(views: Tensor) -> None:
+    """A factor of 0 at the least: black, then the mean luma, then luma; and half a turn of hue.
+
+    A negative one would show the photo's negative, and become stronger without end.
+    """
+    jitter, neutral = EXTENDED["color_jitter"], {
+        "brightness": torch.ones(8), "contrast": torch.ones(8), "saturation": torch.ones(8),
+        "hue": torch.zeros(8), "order": torch.arange(4).expand(8, 4),
+    }  # fmt: skip
+    luma = (views * torch.tensor([0.299, 0.587, 0.114]).view(3, 1, 1)).sum(1, keepdim=True)
+    mean = luma.mean((2, 3), keepdim=True)
+    for factor, expected in (("brightness", 0 * luma), ("contrast", mean), ("saturation", luma)):
+        made = augment(jitter, views, neutral | {factor: torch.full((8,), 0.8)}, 20.0)
+        torch.testing.assert_close(made, expected.expand_as(views), atol=1e-4, rtol=0)
+    turned = augment(jitter, views, neutral | {"hue": torch.full((8,), 0.2)}, 20.0)
+    torch.testing.assert_close(turned, adjust_hue(views, 0.5), atol=1e-3, rtol=0)
+    flat = {"contrast": torch.full((8, 1), -0.2), "brightness": torch.full((8, 1), 0.01)}
+    made = augment(EXTENDED["brightness_contrast"], views, flat, 20.0)
+    torch.testing.assert_close(made, torch.full_like(views, 0.2))
+
+
 def test_dithering_keeps_the_mean_and_whole_numbers() -> None:
     offset = torch.linspace(0, 1, 1001)[:-1]
     assert dithered(torch.tensor(2.3), offset).mean().item() == pytest.approx(2.3, abs=1e-3)
@@ -111,6 +166,39 @@ def test_jpeg_is_libjpegs(views: Tensor) -> None:
         assert np.abs(view.numpy() - expected).mean() < 1 / 255
     harder = EXTENDED["jpeg"].apply(pixels[:1], {k: v[:1] for k, v in draws.items()}, 4.0)
     assert rmse(harder, made[1:] * 0 + pixels[:1]).item() > rmse(made[:1], pixels[:1]).item()
+
+
+@pytest.mark.parametrize(
+    ("quality", "strength"), [(80, 1.0), (80, 2.0), (95, 4.0), (60, 2.0), (40, 0.4), (40, 2.0)]
+)
+def test_strength_multiplies_jpegs_quantisation(
+    quality: int, strength: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By the quantisation tables that Pillow's libjpeg writes at every quality."""
+
+    def quantisation(quality: int) -> int:
+        stream = io.BytesIO()
+        Image.new("RGB", (8, 8)).save(stream, "jpeg", quality=quality)
+        return sum(sum(table) for table in Image.open(stream).quantization.values())  # type: ignore[attr-defined]
+
+    wanted = strength * quantisation(quality)
+    expected = min(range(1, 101), key=lambda q: abs(quantisation(q) - wanted))
+    used = []
+    encode = pixel.encode_jpeg
+    monkeypatch.setattr(pixel, "encode_jpeg", lambda p, q: used.append(q) or encode(p, q))
+    draws = {"quality": torch.tensor([[float(quality)]]), "offset": torch.full((1, 1), 0.5)}
+    EXTENDED["jpeg"].apply(torch.zeros(1, 3, 8, 8), draws, strength)
+    assert abs(used[0] - expected) <= 1
+
+
+def test_numbers_of_blocks_are_dithered() -> None:
+    """Blocks of 5 px: 44.8 of them along a side of 224 on average, and not 45 for all."""
+    noise = torch.rand(50, 3, 224, 224, generator=torch.Generator().manual_seed(0))
+    offsets = torch.arange(50.0)[:, None] / 50
+    made = Pixelate((5, 5)).apply(noise, {"block": torch.full((50, 1), 5.0), "offset": offsets})
+    blocks = 1 + (made[:, 0, 0].diff() != 0).sum(dim=1)
+    assert blocks.unique().tolist() == [44, 45]
+    assert blocks.float().mean().item() == pytest.approx(44.8, abs=0.02)
 
 
 def test_pixelate_takes_means_of_blocks(views: Tensor) -> None:

@@ -19,10 +19,10 @@ from torch.nn.functional import grid_sample
 
 from clipshift.augment.keyed import Draws, uniform
 
-INVERSION_STEPS = 10
-"""Steps of the iteration that inverts an elastic displacement."""
-FOUND = 0.1
-"""A pixel is found when the last step has moved it by less, in pixels."""
+INVERSION_STEPS = 30
+"""Steps, at most, of the iteration that inverts an elastic displacement."""
+SETTLED, FOUND = 1e-3, 0.1
+"""Pixels by which a step moves every pixel of a settled photo, and one that is found, at most."""
 
 
 class Flip:
@@ -125,14 +125,20 @@ class Elastic:
 
     def move_back(self, images: Tensor, draws: Draws, strength: float = 1.0) -> Tensor:
         # The view shows pixel q where q = p + d(p). Where d does not fold the photo, p ← q − d(p)
-        # converges to that p; pixels that it does not find count as not shown.
+        # converges to that p; pixels that it does not find count as not shown. A photo that has
+        # settled stays as it is, however long the others of its batch go on.
         displacement = strength * draws["displacement"]
         start = pixel_positions(images)
-        found, step = start.expand(len(images), -1, -1, -1), start
+        found = start.expand(len(images), -1, -1, -1)
+        step = torch.full_like(found[..., :1], torch.inf)
         for _ in range(INVERSION_STEPS):
+            unsettled = step.amax((1, 2, 3), keepdim=True) > SETTLED
+            if not unsettled.any():
+                break
             moved = start - sample_at(displacement, found, "border").movedim(1, -1)
-            found, step = moved, moved - found
-        lost = torch.linalg.vector_norm(step, dim=-1, keepdim=True) >= FOUND
+            length = torch.linalg.vector_norm(moved - found, dim=-1, keepdim=True)
+            found, step = moved.where(unsettled, found), length.where(unsettled, step)
+        lost = step >= FOUND
         return sample_at(images, found.masked_fill(lost, -2.0))
 
 

@@ -88,12 +88,14 @@ class Calibration:
 
         Raises:
             AttributeError, KeyError, TypeError: If it is not a calibration.
-            ValueError: If a number in it is none that a calibration can have.
+            ValueError: If a number in it is out of range.
         """
         fields: dict[str, Any] = dict(stored)
         matches = {name: Match(**match) for name, match in fields.pop("matches").items()}
         photos = [
-            CalibrationPhoto(photo) if isinstance(photo, str) else CalibrationPhoto(**photo)
+            CalibrationPhoto(photo)
+            if isinstance(photo, str)
+            else CalibrationPhoto(photo["id"], photo["sha256"], photo["length"])
             for photo in fields.pop("photos")
         ]
         for name, match in matches.items():

@@ -12,7 +12,7 @@ from clipshift.data.dataset import (
     clean_view,
     collate,
 )
-from clipshift.data.photos import Photo, UnreadablePhotoError, decode, keyed_order
+from clipshift.data.photos import Photo, UnreadablePhotoError, as_rgb, decode, keyed_order
 from clipshift.data.shards import shards
 from clipshift.data.sources import captions, folder, sample
 from clipshift.data.wordnet import is_wordnet_id
@@ -28,6 +28,7 @@ __all__ = [
     "View",
     "ViewData",
     "ViewDataset",
+    "as_rgb",
     "captions",
     "clean_view",
     "collate",

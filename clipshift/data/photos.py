@@ -102,9 +102,6 @@ def keyed_order(photos: Sequence[Photo], key: str) -> list[int]:
 def decode(encoded: bytes) -> Image.Image:
     """Turn an encoded image into 8-bit RGB pixels, upright as its EXIF orientation says.
 
-    16-bit greyscale is scaled to 8 bits (Pillow alone would clip it), CMYK and palettes are
-    converted, and transparency is dropped, as open_clip drops it.
-
     Args:
         encoded: A file in any format that Pillow reads.
 
@@ -117,16 +114,36 @@ def decode(encoded: bytes) -> Image.Image:
     try:
         with Image.open(io.BytesIO(encoded)) as image:
             image.load()
-            upright = ImageOps.exif_transpose(image)
+            return as_rgb(ImageOps.exif_transpose(image))
+    except UnreadablePhotoError:
+        raise
     except UnidentifiedImageError:
         raise UnreadablePhotoError("not an image") from None
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise UnreadablePhotoError(str(error)) from None
-    if upright.mode.startswith("I"):
-        levels = np.asarray(upright, dtype=np.int64)
+    except Exception as error:  # Pillow's decoders raise all kinds on damaged files
+        reason = str(error).partition("\n")[0]
+        raise UnreadablePhotoError(reason or type(error).__name__) from None
+
+
+def as_rgb(image: Image.Image) -> Image.Image:
+    """Bring an image to 8-bit RGB pixels.
+
+    16-bit greyscale is scaled to 8 bits (Pillow alone would clip it), CMYK and palettes are
+    converted, and transparency is dropped, as open_clip drops it.
+
+    Args:
+        image: An image in any mode of Pillow.
+
+    Returns:
+        The image in mode ``RGB``.
+
+    Raises:
+        UnreadablePhotoError: If its pixels are floating-point numbers.
+    """
+    if image.mode.startswith("I"):
+        levels = np.asarray(image, dtype=np.int64)
         return Image.fromarray((levels.clip(0, 65535) // 257).astype(np.uint8)).convert("RGB")
-    if upright.mode == "F":
+    if image.mode == "F":
         raise UnreadablePhotoError(
             "floating-point pixels have no agreed range; save it as 8 or 16 bits"
         )
-    return upright.convert("RGB")
+    return image.convert("RGB")

@@ -4,7 +4,7 @@ import hashlib
 import json
 import logging
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from importlib.util import find_spec
@@ -12,14 +12,17 @@ from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
 
+import numpy as np
 import open_clip
 import torch
 from open_clip.factory import parse_model_name
 from open_clip.model import get_input_dtype
+from PIL import Image, ImageOps
 from safetensors import SafetensorError
 from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
+from clipshift.data import as_rgb, clean_view
 from clipshift.encode import tiny  # noqa: F401  (registers its image tower with timm)
 from clipshift.encode.gaze import gaze_probe
 from clipshift.encode.layers import LayerProbe
@@ -31,6 +34,11 @@ MODELS = Path(__file__).parent.parent / "models"
 ENCODE_BATCH = 32
 """Views a forward pass. Matrix products may round differently for another number of rows, so every
 pass has this many, filled up where fewer are left: then an embedding is the same in any company."""
+SLACK = 1e-3
+"""How far views may reach beyond [0, 1], as after interpolation."""
+
+Picture = Image.Image | np.ndarray
+"""An image of Pillow's, or its pixels, uint8, shape (H, W, 3)."""
 
 
 @dataclass
@@ -107,8 +115,22 @@ class Encoder(nn.Module):
             values = torch.tensor(self.preprocessing[name]).view(3, 1, 1)
             self.register_buffer(name, values, persistent=False)
 
-    def forward(self, views: Tensor, layers: bool = False) -> Features:
-        """Encode views.
+    def forward(
+        self, views: Tensor | Picture | Sequence[Picture], layers: bool = False
+    ) -> Features:
+        """Encode views or pictures, once they are found to be what they should be.
+
+        Args:
+            views: See `as_views`.
+            layers: Whether to hand out what `Features.layers` says as well.
+
+        Raises:
+            TypeError, ValueError: If they are no views and no pictures.
+        """
+        return self.encode_views(as_views(views).to(self.mean.device), layers)
+
+    def encode_views(self, views: Tensor, layers: bool = False) -> Features:
+        """Encode views that are known to be in [0, 1]: looking would make a GPU wait.
 
         Args:
             views: In [0, 1], float32, shape (B, 3, H, W).
@@ -127,11 +149,11 @@ class Encoder(nn.Module):
 
     @cached_property
     @torch.inference_mode()
-    def widths(self) -> tuple[int, list[int]]:
-        """The width of the embedding, and that of the tokens after each block."""
+    def layer_widths(self) -> list[int]:
+        """The width of the tokens after each block."""
         size = (1, 3, *self.input_size)
-        made = self(torch.zeros(size, device=self.mean.device), layers=True)
-        return made.embedding.shape[1], [layer.shape[2] for layer in made.layers or ()]
+        made = self.encode_views(torch.zeros(size, device=self.mean.device), layers=True)
+        return [layer.shape[2] for layer in made.layers or ()]
 
     @torch.inference_mode()
     def encode_texts(self, texts: list[str]) -> Tensor:
@@ -204,6 +226,55 @@ class Encoder(nn.Module):
             gaze=self.probe.read()[:count] if self.probe else None,
             layers=[tokens[:count] for tokens in self.layer_probe.read()],
         )
+
+
+def as_views(images: Tensor | Picture | Sequence[Picture]) -> Tensor:
+    """Views of what a caller has.
+
+    Args:
+        images: Views in [0, 1], floats, shape (B, 3, H, W), before any model's mean and std; or a
+            Pillow image, an array of 8-bit pixels of shape (H, W, 3), or a list of them, which
+            become clean views as photos of a run do: upright, RGB, and squashed to 224 × 224.
+
+    Returns:
+        float32, shape (B, 3, H, W).
+
+    Raises:
+        TypeError: If they are none of these.
+        ValueError: If they have another shape, or leave [0, 1].
+    """
+    if isinstance(images, Tensor):
+        if images.ndim != 4 or images.shape[1] != 3 or not images.numel():
+            raise ValueError(f"views have shape {tuple(images.shape)}: (B, 3, H, W) is needed")
+        if not images.is_floating_point():
+            raise TypeError(f"views are {images.dtype}: divide 8-bit pixels by 255")
+        low, high = (bound.item() for bound in images.detach().aminmax())
+        if not (low >= -SLACK and high <= 1 + SLACK):
+            raise ValueError(
+                f"views reach from {low:.4g} to {high:.4g}: they must be in [0, 1], 8-bit pixels "
+                "divided by 255, and not yet normalised by a mean and std"
+            )
+        return images.float()
+    pictures = images if isinstance(images, (list, tuple)) else [images]
+    if not pictures:
+        raise ValueError("an empty list holds no images to encode")
+    return torch.stack([_picture_view(picture) for picture in pictures])
+
+
+def _picture_view(picture: Any) -> Tensor:
+    if isinstance(picture, np.ndarray):
+        if picture.dtype != np.uint8 or picture.ndim != 3 or picture.shape[-1] != 3:
+            raise ValueError(
+                f"an array of {picture.dtype} has shape {picture.shape}: uint8 and (H, W, 3) are "
+                "needed"
+            )
+        picture = Image.fromarray(picture)
+    if not isinstance(picture, Image.Image):
+        raise TypeError(
+            "an encoder takes views as one tensor (B, 3, H, W), or Pillow images or arrays, not "
+            f"{type(picture).__name__}"
+        )
+    return clean_view(as_rgb(ImageOps.exif_transpose(picture)), "squash")
 
 
 def load_encoder(

@@ -38,7 +38,7 @@ class Facts:
 
     @property
     def is_share(self) -> bool:
-        """Whether a photo's value is 0 or 1, so that the mean is a share of photos."""
+        """Whether a photo's value is 0, 1 or, with ties, between: the mean is a share of photos."""
         return self.unit == "share"
 
     def gain(self, before: Any, after: Any) -> Any:
@@ -125,7 +125,8 @@ COLUMNS = {
     "zero_shot_flip": Facts(
         label="changed zero-shot predictions",
         short="top-1 changes",
-        definition="1 if the class of the highest cosine is another than on the clean view, else 0",
+        definition="1 if the class of the highest cosine is another than on the clean view, 0 if "
+        "not; between where classes tie",
         space="text",
         better="lower",
         low=0,

@@ -336,7 +336,7 @@ def draw_layers(layers: pd.DataFrame) -> Figure:
         )
         right.plot(rows["layer"], rows["cka"], "o-", ms=3, color=shade[str(name)], label=name)
     left.set_title("Class token: mean cosine to the clean view's (95 % interval)", fontsize=10)
-    right.set_title("Mean patch token: linear CKA with the clean views'", fontsize=10)
+    right.set_title("Mean patch token: debiased linear CKA with the clean views'", fontsize=10)
     for axes in (left, right):
         axes.set_xlabel("layer")
         axes.set_xticks(sorted(layers["layer"].unique()))
@@ -660,7 +660,7 @@ def draw_distances(distances: pd.DataFrame, low: pd.DataFrame, high: pd.DataFram
     names = list(distances.index)
     matrix = distances.to_numpy(float)
     tree = augmentation_linkage(matrix)
-    figure = Figure(figsize=(0.62 * len(names) + 7.5, 0.45 * len(names) + 2.3))
+    figure = Figure(figsize=(0.95 * len(names) + 7.5, 0.45 * len(names) + 2.3))
     left, right = figure.subplots(1, 2, width_ratios=[1, 0.85])
     branches = dendrogram(
         tree,
@@ -673,14 +673,14 @@ def draw_distances(distances: pd.DataFrame, low: pd.DataFrame, high: pd.DataFram
     order = branches["leaves"][::-1]
     shown = matrix[np.ix_(order, order)]
     lows, highs = (ends.to_numpy(float)[np.ix_(order, order)] for ends in (low, high))
-    left.imshow(shown, cmap="viridis_r", vmin=0)
+    left.imshow(shown, cmap="viridis_r", vmin=0, aspect="auto")
     middle = shown.max() / 2
     for (row, column), value in np.ndenumerate(shown):
         colour = "white" if value > middle else "black"
         text = f"{value:.2f}"
         if row != column and np.isfinite(lows[row, column]):
             text += f"\n[{lows[row, column]:.2f}, {highs[row, column]:.2f}]"
-        left.text(column, row, text, ha="center", va="center", fontsize=7, color=colour)
+        left.text(column, row, text, ha="center", va="center", fontsize=6.5, color=colour)
     left.set_xticks(range(len(names)), [names[i] for i in order], rotation=40, ha="right")
     left.set_yticks(range(len(names)), [names[i] for i in order])
     left.spines[:].set_visible(False)

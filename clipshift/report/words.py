@@ -73,7 +73,7 @@ def model_notes(model: Mapping[str, Any]) -> list[str]:
     if model["trained"]:
         return []
     return [
-        f"{model['name']} is untrained: its weights are random, and its numbers say nothing about "
+        f"The weights of {model['name']} are random (untrained): its numbers say nothing about "
         "CLIP."
     ]
 

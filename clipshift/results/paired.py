@@ -14,7 +14,7 @@ from clipshift.results.intervals import (
     sign_test,
     signed_rank_test,
 )
-from clipshift.results.table import KEYS, distance_to_others
+from clipshift.results.table import KEYS
 
 GROUPS = ("mean of trained on", "mean of held out")
 
@@ -124,7 +124,7 @@ def _influence(group: pd.DataFrame, changes: pd.DataFrame) -> pd.DataFrame:
     before, after = (
         relative_shift_values(
             group[f"relative_shift_{run}"].where(known).to_numpy(float),
-            distance_to_others(group, f"_{run}"),
+            group[f"distance_to_others_{run}"].to_numpy(float),
         )
         for run in ("a", "b")
     )

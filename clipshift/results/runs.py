@@ -93,11 +93,16 @@ def incomparable(a: Run, b: Run) -> dict[str, str]:
     Returns:
         The cause of each, in words.
     """
-    gallery = [run.facts["gallery"] for run in (a, b)]
+    galleries = [
+        set(run.shift.loc[run.shift["retained"].notna(), "photo"])
+        if "retained" in run.shift
+        else set()
+        for run in (a, b)
+    ]
     texts = [(run.facts["data"].get("classes"), run.facts["config"]["prompts"]) for run in (a, b)]
     found = {}
-    if gallery[0] != gallery[1]:
-        found["retained"] = f"the galleries hold {gallery[0]} and {gallery[1]} photos"
+    if galleries[0] != galleries[1]:
+        found["retained"] = "the galleries hold other photos"
     if texts[0] != texts[1]:
         found["zero_shot"] = "classes or prompts differ"
     return found

@@ -89,8 +89,7 @@ def summarize(shift: pd.DataFrame, columns: Mapping[str, Facts], seed: int) -> p
     """Means over photos with 95 % intervals of the measure's kind.
 
     Shares have `share_interval`, all others `mean_interval`, cut off at the measure's range; that
-    of ``relative_shift`` lets the spread vary (`relative_shift_values`), and is NaN in a table
-    without ``distance_to_others``.
+    of ``relative_shift`` lets the spread vary (`relative_shift_values`).
 
     Args:
         shift: From `shift_table`.
@@ -110,7 +109,7 @@ def summarize(shift: pd.DataFrame, columns: Mapping[str, Facts], seed: int) -> p
         influence = values.copy()
         if "relative_shift" in measures:
             influence["relative_shift"] = relative_shift_values(
-                values["relative_shift"].to_numpy(), distance_to_others(group)
+                values["relative_shift"].to_numpy(), group["distance_to_others"].to_numpy(float)
             )
         low, high = np.clip(mean_interval(influence.to_numpy(), seed), *np.transpose(ranges))
         for column, measure in enumerate(measures):
@@ -132,12 +131,6 @@ def summarize(shift: pd.DataFrame, columns: Mapping[str, Facts], seed: int) -> p
         )
     names = ["augmentation", "severity", "measure", "mean", "std", "ci_low", "ci_high", "n"]
     return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=names)
-
-
-def distance_to_others(shift: pd.DataFrame, suffix: str = "") -> np.ndarray:
-    """The column of that name; NaN in tables of runs that were made before it was kept."""
-    name = f"distance_to_others{suffix}"
-    return shift[name].to_numpy(float) if name in shift else np.full(len(shift), np.nan)
 
 
 def distance_tables(
