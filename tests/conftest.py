@@ -6,14 +6,17 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import open_clip
 import pytest
+import pytorch_lightning as pl
 import torch
 import yaml
 from hydra.utils import get_class
 from safetensors.torch import save_file
 from torch import Tensor
+from torch.utils.data import DataLoader
 
 from clipshift.augment import Augmentation
 from clipshift.command import compose_config
@@ -22,6 +25,7 @@ from clipshift.data import clean_view, decode, sample
 from clipshift.encode import Encoder, load_encoder
 from clipshift.evaluation import make_augmentations
 from clipshift.measure import COLUMNS
+from clipshift.trainer import make_trainer
 
 os.environ["CLIPSHIFT_CACHE"] = tempfile.mkdtemp(prefix="clipshift-cache-")
 
@@ -50,6 +54,16 @@ def run_evaluate(
 def configured(choice: str) -> tuple[dict[str, Augmentation], dict[str, list[float]]]:
     """The augmentations of a choice of ``aug``, and their ladders."""
     return make_augmentations(plain(compose_config("evaluate", [f"aug={choice}"]).aug))
+
+
+def first_loss(module: pl.LightningModule, batch: Any) -> float:
+    """The loss that a training logs for its first step, on one batch."""
+    trainer = make_trainer(
+        {"_target_": "pytorch_lightning.Trainer", "accelerator": "cpu", "max_steps": 1},
+        logger=False, enable_checkpointing=False, enable_progress_bar=False, limit_val_batches=0,
+    )  # fmt: skip
+    trainer.fit(module, DataLoader([batch], batch_size=None), DataLoader([]))  # type: ignore[arg-type]
+    return trainer.callback_metrics["train/loss"].item()
 
 
 def write_hub_folder(folder: Path, vision: dict, seed: int = 0) -> Path:

@@ -79,7 +79,7 @@ def test_options_out_of_range(override: str, expected: str) -> None:
         (["experiment=robustify_demo", "evaluation=['data=foldr']"], "did you mean 'folder'"),
         (["experiment=robustify_demo", "train_aug=[noise]"], "aug@train_aug=[noise]"),
         (["experiment=robustify_demo", "trainer.max_epochs=0"], "whole number ≥ 1"),
-        (["experiment=robustify_demo", "data.batch_size=9"], "8 training photos are fewer"),
+        (["experiment=robustify_demo", "data.batch_size=9"], "7 training photos are fewer"),
         (["experiment=robustify_demo", "data.val.skip=14"], "data.val.skip=14 leaves none"),
         (
             ["experiment=robustify_demo", "data@data.train=folder", "data.train.root=/no/data.1"],

@@ -4,6 +4,7 @@ import csv
 import hashlib
 import io
 import json
+import math
 import signal
 import subprocess
 import sys
@@ -15,6 +16,7 @@ import open_clip
 import pytest
 import timm
 import torch
+from conftest import first_loss
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig, OmegaConf
 from PIL import Image
@@ -23,6 +25,7 @@ from safetensors.torch import load_file
 from clipshift.data.shards import class_names, shards
 from clipshift.errors import UserError
 from clipshift.train.pretraining import (
+    Pretraining,
     Shuffled,
     contrastive_loss,
     export,
@@ -174,6 +177,52 @@ def test_photos_of_a_class_are_not_negatives_of_one_another() -> None:
     images = texts[[1, 1, 1, 1]]
     loss = contrastive_loss(images, texts, torch.tensor(100.0), torch.ones(4, dtype=torch.int64))
     assert loss.item() == pytest.approx(0, abs=1e-6)
+
+
+@pytest.mark.parametrize(("learnt", "scale"), [(20, 20), (1000, 100)])
+def test_texts_are_compared_at_the_learnt_scale_up_to_100(
+    root: Path, tmp_path: Path, learnt: float, scale: float
+) -> None:
+    """By numpy, of photos that are their own mirror images and are shown whole."""
+    cfg: dict = OmegaConf.to_container(small(root, tmp_path))  # type: ignore[assignment]
+    options = cfg["optimization"] | {"views": [[1.0, 16, 1.0]]}
+    module = Pretraining(cfg["model_cfg"], NAMES, ["a {}."], seed=0, **options)
+    module.model.logit_scale.data.fill_(math.log(learnt))
+    half = torch.randint(0, 256, (4, 3, 16, 8), generator=torch.Generator().manual_seed(0))
+    pixels = torch.cat([half, half.flip(3)], dim=3).to(torch.uint8)
+    labels = torch.tensor([2, 0, 1, 2])
+    with torch.no_grad():
+        x = module.model.encode_image(pixels / 127.5 - 1, normalize=True).double().numpy()
+        t = module.model.encode_text(module.prompts[0], normalize=True).double().numpy()
+    logits = scale * x @ t.T
+    expected = (np.log(np.exp(logits).sum(axis=1)) - logits[range(4), labels]).mean()
+    made = first_loss(module, {"pixels": pixels, "labels": labels})
+    assert made == pytest.approx(expected, rel=1e-3)
+
+
+def test_the_moving_average_is_what_is_exported(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    steps: list[dict[str, np.ndarray]] = []
+
+    def record(self: Pretraining, *_: object) -> None:
+        weights = self.model.named_parameters()
+        steps.append({name: p.detach().double().numpy().copy() for name, p in weights})
+
+    monkeypatch.setattr(Pretraining, "on_train_batch_end", record, raising=False)
+    cfg = small(root, tmp_path)
+    cfg.optimization.lr, cfg.optimization.text_lr, cfg.trainer.max_epochs = 1e-2, 1e-2, 2
+    pretrain(cfg, tmp_path)
+    assert len(steps) == 12
+    average = steps[0]
+    for step in steps[1:]:
+        average = {name: 0.9 * average[name] + 0.1 * value for name, value in step.items()}
+    exported = weights(tmp_path)
+
+    def distance(values: dict[str, np.ndarray]) -> float:
+        return max(np.abs(exported[n].double().numpy() - v).max() for n, v in values.items())
+
+    assert distance(average) < 2e-3 < 2e-2 < distance(steps[-1])  # 2e-3: half precision, up to 4
 
 
 def test_whole_views_are_the_photos_and_some_their_mirror_images() -> None:

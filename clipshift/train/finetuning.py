@@ -46,7 +46,7 @@ from clipshift.train.export import PROVENANCE, export_model
 from clipshift.train.interpolation import choose_alpha, interpolated
 from clipshift.train.objectives import Objective
 from clipshift.train.resuming import LAST, last_checkpoint
-from clipshift.train.tuning import plain_weights, restore_frozen
+from clipshift.train.tuning import plain_weights
 from clipshift.train.views import EpochSampler, RobustViews
 from clipshift.trainer import make_trainer
 from clipshift.versions import CODE_SHA256, package_versions
@@ -150,10 +150,6 @@ class Finetuning(ShiftValidation):
         super().__init__(copy.deepcopy(base), augmentations, zero_shot)
         self.base = base
         self.student.model.visual = tune(self.student.model.visual)
-        # peft registers an attention layer's weights anew in every pass, behind its others; the
-        # moving average pairs weights by their order, and so must find it as it will stay.
-        with torch.no_grad():
-            self.student.embed(torch.zeros(1, 3, *base.input_size))
         self.objective, self.anchor, self.texts = objective, anchor, texts
         self.anchor_weight, self.lr, self.weight_decay = anchor_weight, lr, weight_decay
 
@@ -164,7 +160,6 @@ class Finetuning(ShiftValidation):
 
     def on_train_epoch_start(self) -> None:
         self.eval()  # no dropout, and batch norms as the base has them
-        restore_frozen(self.student.model.visual, self.base.model.visual)
 
     def training_step(self, batch: TrainBatch, _: int) -> Tensor:
         """The loss of one batch, over all devices."""
@@ -381,9 +376,7 @@ def best_weights(module: Finetuning, folder: Path) -> dict[str, Tensor]:
     file = folder / (BEST if (folder / BEST).exists() else LAST)
     weights = torch.load(file, map_location="cpu", weights_only=True)["state_dict"]
     module.load_state_dict(weights, strict=False)
-    tower = module.student.model.visual
-    restore_frozen(tower, module.base.model.visual)
-    return plain_weights(tower)
+    return plain_weights(module.student.model.visual)
 
 
 def interpolation_curve(

@@ -3,11 +3,12 @@
 They are the choices of the group ``tune``.
 """
 
-import copy
+import math
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.parametrize import is_parametrized, register_parametrization
 
 from clipshift.encode.layers import tower_blocks
 from clipshift.errors import UserError
@@ -51,67 +52,66 @@ def layernorm(tower: nn.Module) -> nn.Module:
     return tower
 
 
-def lora(tower: nn.Module, rank: int, alpha: float) -> nn.Module:
-    r"""Low-rank changes of all linear and attention layers in the blocks, by the package peft.
+class LowRank(nn.Module):
+    r"""A weight with a low-rank change that is trained in its place.
 
     .. math:: W = W_0 + \frac{\alpha}{r} B A
 
     Source: Hu et al., "LoRA: Low-rank adaptation of large language models", 2022,
-    arXiv:2106.09685, section 4.1.
+    arXiv:2106.09685, section 4.1. A starts as in the authors' code, and B at zero.
+
+    Args:
+        weight: :math:`W_0`, shape (out, in).
+        rank: The rank r of the change.
+        alpha: Its scale α.
+    """
+
+    def __init__(self, weight: Tensor, rank: int, alpha: float) -> None:
+        super().__init__()
+        self.a = nn.Parameter(weight.new_empty(rank, weight.shape[1]))
+        self.b = nn.Parameter(weight.new_zeros(weight.shape[0], rank))
+        nn.init.kaiming_uniform_(self.a, a=math.sqrt(5))
+        self.scale = alpha / rank
+
+    def forward(self, weight: Tensor) -> Tensor:
+        """The changed weight."""
+        return weight + self.scale * self.b @ self.a
+
+
+def lora(tower: nn.Module, rank: int, alpha: float) -> nn.Module:
+    """Low-rank changes of all linear and attention layers in the blocks, see `LowRank`.
 
     Args:
         tower: The image tower.
-        rank: The rank r of each change.
-        alpha: Its scale α.
+        rank: The rank of each change.
+        alpha: Its scale.
 
     Returns:
-        The tower, wrapped by peft; `plain_weights` merges the changes.
+        The tower; `plain_weights` merges the changes.
 
     Raises:
-        UserError: If peft is missing, or the tower has no such layers.
+        UserError: If the tower has no such layers.
     """
-    try:
-        from peft import LoraConfig, get_peft_model
-    except ModuleNotFoundError:
-        raise UserError("tune=lora needs peft: pip install 'clipshift[train]'") from None
-
-    inside = {id(module) for block in tower_blocks(tower) for module in block.modules()}
-    attention = [n for n, m in tower.named_modules() if isinstance(m, nn.MultiheadAttention)]
-    layers = [
-        name
-        for name, module in tower.named_modules()
-        if id(module) in inside
-        and isinstance(module, (nn.Linear, nn.MultiheadAttention))
-        and name.rpartition(".")[0] not in attention  # adapted with the attention that owns it
+    weights = [
+        (module, name)
+        for block in tower_blocks(tower)
+        for module in block.modules()
+        for name, kind in (("weight", nn.Linear), ("in_proj_weight", nn.MultiheadAttention))
+        if isinstance(module, kind)
     ]
-    if not layers:
+    if not weights:
         raise UserError("tune=lora: this image tower has no linear layers in its blocks")
-    config = LoraConfig(r=rank, lora_alpha=alpha, target_modules=layers)  # type: ignore[arg-type]
-    return get_peft_model(tower, config)  # type: ignore[arg-type]
-
-
-@torch.no_grad()
-def restore_frozen(tower: nn.Module, base: nn.Module) -> None:
-    """Give a tower's frozen weights the values that they have in the base.
-
-    peft adds its changes to an attention layer's weights, and takes them off, in every pass, which
-    leaves rounding behind.
-
-    Args:
-        tower: The tower in training.
-        base: The tower that it started as.
-    """
-    values = base.state_dict()
-    for name, parameter in tower.named_parameters():
-        if not parameter.requires_grad:
-            plain = name.removeprefix("base_model.model.").replace(".base_layer", "")
-            parameter.copy_(values[plain])
+    for module, name in weights:
+        register_parametrization(module, name, LowRank(getattr(module, name), rank, alpha))
+    return tower
 
 
 @torch.no_grad()
 def plain_weights(tower: nn.Module) -> dict[str, Tensor]:
     """A copy of a tower's weights on the CPU, under the names that they had before training."""
-    merged: Any = copy.deepcopy(tower)
-    if hasattr(merged, "merge_and_unload"):
-        merged = merged.merge_and_unload()
-    return {name: value.cpu().clone() for name, value in merged.state_dict().items()}
+    weights = {n: v for n, v in tower.state_dict().items() if ".parametrizations." not in n}
+    for name, module in tower.named_modules():
+        if is_parametrized(module):
+            changed: Any = module.parametrizations
+            weights |= {f"{name}.{weight}": getattr(module, weight) for weight in changed}
+    return {name: value.cpu().clone() for name, value in weights.items()}
