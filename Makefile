@@ -18,8 +18,9 @@ $(READY): pyproject.toml
 evaluate: $(READY)  ## Set up, and measure the shift of the built-in photographs: ARGS="aug=noise" adds options
 	$(BIN)/python evaluate.py $(ARGS)
 
+# Two processes of one thread each: tests are small, and threads that wait for one another cost more than they save.
 test: $(READY)  ## Run all tests: ARGS="-k gaze" chooses some
-	$(BIN)/python -m pytest $(ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses=2 --dist=loadfile $(ARGS)
 
 lint: $(READY)  ## Check style and types
 	$(BIN)/ruff check .
