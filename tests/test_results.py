@@ -151,11 +151,13 @@ def test_less_shift_is_better_and_less_change_of_the_gazes_entropy_in_either_dir
         cosine_similarity=np.full(10, 0.5),
         relative_shift=np.full(10, 0.5),
         gaze_entropy_change=np.full(10, -0.5),
+        distance_to_others=np.full(10, 0.5),
     )
     after = of_measures(
         cosine_similarity=np.repeat([0.6, 0.4], [7, 3]),
         relative_shift=np.repeat([0.4, 0.6], [7, 3]),
         gaze_entropy_change=np.repeat([0.1, -0.6, 0.7], [7, 2, 1]),
+        distance_to_others=np.full(10, 0.5),
     )
     table = compare_photos(before, after, MEASURED, seed=0)
     assert table["improved"].tolist() == [0.7] * 3
