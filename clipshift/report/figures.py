@@ -335,8 +335,8 @@ def draw_layers(layers: pd.DataFrame) -> Figure:
             rows["layer"], rows["ci_low"], rows["ci_high"], color=shade[str(name)], alpha=0.2
         )
         right.plot(rows["layer"], rows["cka"], "o-", ms=3, color=shade[str(name)], label=name)
-    left.set_title("Class token: mean cosine to the clean view's (95 % interval)", fontsize=10)
-    right.set_title("Mean patch token: debiased linear CKA with the clean views'", fontsize=10)
+    left.set_title("Class token: mean cosine, 95 % interval", fontsize=10)
+    right.set_title("Mean patch token: debiased linear CKA", fontsize=10)
     for axes in (left, right):
         axes.set_xlabel("layer")
         axes.set_xticks(sorted(layers["layer"].unique()))
