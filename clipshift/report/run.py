@@ -1,5 +1,6 @@
 """A run's report: its figures and page, its W&B run, and its last words."""
 
+import shlex
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -81,8 +82,14 @@ def report_run(
         "strengths": ", ".join(f"{k} {v:.4g}" for k, v in tables.facts["strengths"].items()),
         "seed": cfg.seed,
         "precision, device": f"{cfg.precision}, {tables.facts['device']}",
+        "command": shlex.join(tables.facts["command"]),
+        "started": tables.facts["started"],
+        "machine": f"{tables.facts['processor']}, {tables.facts['system']}",
         "seconds": ", ".join(f"{k} {v:.1f}" for k, v in tables.facts["seconds"].items()),
-        "packages": ", ".join(f"{k} {v}" for k, v in tables.facts["versions"].items()),
+        "versions": ", ".join(
+            f"{k} {v}"
+            for k, v in {"python": tables.facts["python"], **tables.facts["versions"]}.items()
+        ),
     }
     clean = page.clean_accuracy(tables.summary)
     severities = tables.summary["severity"].unique()
