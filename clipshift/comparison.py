@@ -16,6 +16,7 @@ from clipshift.report import page, tracking
 from clipshift.report.figures import draw_curves, draw_differences, save_figures, sign
 from clipshift.report.words import (
     counted,
+    few_photos,
     model_in_words,
     model_notes,
     p_value,
@@ -143,7 +144,7 @@ def pair_notes(a: Run, b: Run) -> list[str]:
     ]
     notes += software_notes([a, b])
     notes += [f"{measure} is left out: {cause}." for measure, cause in incomparable(a, b).items()]
-    return notes + notes_on_models([a, b])
+    return notes + notes_on_runs([a, b])
 
 
 def software_notes(runs: Sequence[Run]) -> list[str]:
@@ -162,9 +163,10 @@ def software_notes(runs: Sequence[Run]) -> list[str]:
     ]
 
 
-def notes_on_models(runs: Sequence[Run]) -> list[str]:
-    """What a reader must know of the models of runs: random weights, photos closer together."""
+def notes_on_runs(runs: Sequence[Run]) -> list[str]:
+    """What a reader must know of runs' models and photos: random weights, photos few or close."""
     notes = [note for run in runs for note in model_notes(run.facts["model"])]
+    notes += few_photos(min(run.facts["data"]["photos"] for run in runs))
     for first, run in ((runs[0], run) for run in runs[1:]):
         change = spread_change(first, run)
         if change and run.facts["spread"] < (1 - SPREAD_FALL) * first.facts["spread"]:
@@ -312,7 +314,7 @@ def sweep_notes(runs: Mapping[Path, Run], failed: Mapping[Path, str]) -> list[st
     if pair := comparable_pair(runs):
         return notes + pair_notes(*pair)
     every = list(runs.values())
-    return notes + software_notes(every) + notes_on_models(every)
+    return notes + software_notes(every) + notes_on_runs(every)
 
 
 def untold(options: Sequence[str]) -> list[str]:

@@ -22,7 +22,7 @@ from clipshift.command import compose_config
 from clipshift.comparison import (
     compare_pair,
     job_table,
-    notes_on_models,
+    notes_on_runs,
     software_notes,
     spread_change,
     sweep_notes,
@@ -48,7 +48,7 @@ def a_run(facts: dict[str, Any], shift: pd.DataFrame | None = None, **model: Any
     known = {
         "model": {"name": "small", "checkpoint": None, "pretrained": None, "trained": True,
                   "architecture": "ViT-S-32-alt", "trained_on": None} | model,
-        "precision": "fp32", "device": "cpu", "data": {}, "spread": 0.5,
+        "precision": "fp32", "device": "cpu", "data": {"photos": 40}, "spread": 0.5,
         "config": {"prompts": {}}, "versions": {"torch": "2.9"}, "python": "3.11",
         "code_sha256": "a",
     }  # fmt: skip
@@ -160,13 +160,13 @@ def test_what_the_models_cannot_differ_in_is_no_test() -> None:
 def test_photos_that_close_up_are_told(after: float, warned: bool) -> None:
     runs = [a_run({"spread": spread}) for spread in (0.6, after)]
     assert spread_change(*runs) == f"0.600 → {after:.3f}"
-    assert ("relative_shift" in "".join(notes_on_models(runs))) == warned
+    assert ("relative_shift" in "".join(notes_on_runs(runs))) == warned
 
 
 def test_random_weights_are_marked_wherever_models_are_compared() -> None:
     trained, untrained = a_run({}), a_run({}, name="blank", trained=False)
-    assert notes_on_models([trained]) == []
-    [note] = notes_on_models([trained, untrained])
+    assert notes_on_runs([trained]) == []
+    [note] = notes_on_runs([trained, untrained])
     assert "blank are random" in note
     assert "UNTRAINED" in run_title(untrained)
     assert "UNTRAINED" not in run_title(trained)
@@ -201,6 +201,13 @@ def test_a_sweep_warns_of_its_models_and_shows_their_relative_shift() -> None:
     assert [row[1] for row in rows[2:]] == ["other", "blank (UNTRAINED: random weights)"]
 
 
+def test_a_comparison_of_few_photos_says_so() -> None:
+    few = a_run({"data": {"photos": 5}})
+    [note] = notes_on_runs([few, few])
+    assert "5 photos" in note
+    assert notes_on_runs([a_run({}), a_run({})]) == []
+
+
 def test_other_versions_and_other_code_are_told() -> None:
     run = a_run({})
     assert software_notes([run, run]) == []
@@ -216,7 +223,7 @@ def test_measures_taken_in_other_ways_are_left_out() -> None:
         retained = np.full(9, np.nan)
         retained[gallery] = 1
         shift = photos(np.linspace(0.5, 1, 9), retained=retained, zero_shot_top1=np.ones(9))
-        return a_run({"data": {"classes": classes}}, shift)
+        return a_run({"data": {"classes": classes, "photos": 9}}, shift)
 
     base = run([0, 1, 2], ["cat", "dog"])
     assert {"retained", "zero_shot_top1"} <= set(compare_pair(base, base, seed=0)["measure"])

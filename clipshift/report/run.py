@@ -45,8 +45,7 @@ def report_run(
     photos = words.counted(data["photos"], "photo")
     title = f"Embedding shift of {words.model_in_words(model)} on {photos}"
     notes += words.model_notes(model)
-    if data["photos"] < words.FEW_PHOTOS:
-        notes.append(f"These are {photos}: intervals over so few are wide, and only roughly 95 %.")
+    notes += words.few_photos(data["photos"])
     alike = tables.facts["intraclass_correlation"] or 0
     if alike > ALIKE:
         notes.append(

@@ -9,7 +9,7 @@ import numpy as np
 from clipshift.results import Run
 
 FEW_PHOTOS = 30
-"""Below this many, tables say how few photos there are: intervals are wide, and rough."""
+"""Below this many, pages and the terminal say how few photos there are."""
 
 
 def counted(count: int, noun: str) -> str:
@@ -76,6 +76,14 @@ def model_notes(model: Mapping[str, Any]) -> list[str]:
         f"The weights of {model['name']} are random (untrained): its numbers say nothing about "
         "CLIP."
     ]
+
+
+def few_photos(count: int) -> list[str]:
+    """What a reader must know of numbers over so few photos; empty where they are enough."""
+    if count >= FEW_PHOTOS:
+        return []
+    photos = counted(count, "photo")
+    return [f"These are {photos}: intervals over so few are wide, and only roughly 95 %."]
 
 
 def run_title(run: Run) -> str:
