@@ -167,8 +167,10 @@ def notes_on_runs(runs: Sequence[Run]) -> list[str]:
     """What a reader must know of runs' models and photos: random weights, photos few or close."""
     notes = [note for run in runs for note in model_notes(run.facts["model"])]
     notes += few_photos(min(run.facts["data"]["photos"] for run in runs))
-    for first, run in ((runs[0], run) for run in runs[1:]):
-        change = spread_change(first, run)
+    first = runs[0]
+    for run in runs[1:]:
+        photos = [one.facts["data"].get("fingerprint") for one in (first, run)]
+        change = spread_change(first, run) if photos[0] == photos[1] else ""
         if change and run.facts["spread"] < (1 - SPREAD_FALL) * first.facts["spread"]:
             notes.append(
                 f"With {run_title(run)} all photos lie closer together than with "

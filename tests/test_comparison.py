@@ -161,6 +161,8 @@ def test_photos_that_close_up_are_told(after: float, warned: bool) -> None:
     runs = [a_run({"spread": spread}) for spread in (0.6, after)]
     assert spread_change(*runs) == f"0.600 → {after:.3f}"
     assert ("relative_shift" in "".join(notes_on_runs(runs))) == warned
+    runs[1].facts["data"] = {"photos": 40, "fingerprint": "of other photos"}
+    assert notes_on_runs(runs) == []
 
 
 def test_random_weights_are_marked_wherever_models_are_compared() -> None:
