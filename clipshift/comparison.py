@@ -15,6 +15,7 @@ from clipshift.errors import UserError
 from clipshift.report import page, tracking
 from clipshift.report.figures import draw_curves, draw_differences, save_figures, sign
 from clipshift.report.words import (
+    alike_photos,
     counted,
     few_photos,
     model_in_words,
@@ -164,9 +165,10 @@ def software_notes(runs: Sequence[Run]) -> list[str]:
 
 
 def notes_on_runs(runs: Sequence[Run]) -> list[str]:
-    """What a reader must know of runs' models and photos: random weights, photos few or close."""
+    """What a reader must know of runs: random weights, photos that are few, alike or close."""
     notes = [note for run in runs for note in model_notes(run.facts["model"])]
     notes += few_photos(min(run.facts["data"]["photos"] for run in runs))
+    notes += alike_photos(max(run.facts["intraclass_correlation"] or 0 for run in runs))
     first = runs[0]
     for run in runs[1:]:
         photos = [one.facts["data"].get("fingerprint") for one in (first, run)]

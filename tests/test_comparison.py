@@ -50,7 +50,7 @@ def a_run(facts: dict[str, Any], shift: pd.DataFrame | None = None, **model: Any
                   "architecture": "ViT-S-32-alt", "trained_on": None} | model,
         "precision": "fp32", "device": "cpu", "data": {"photos": 40}, "spread": 0.5,
         "config": {"prompts": {}}, "versions": {"torch": "2.9"}, "python": "3.11",
-        "code_sha256": "a",
+        "code_sha256": "a", "intraclass_correlation": None,
     }  # fmt: skip
     return Run(Path(), known | facts, pd.DataFrame() if shift is None else shift, MEASURED)
 
@@ -203,11 +203,13 @@ def test_a_sweep_warns_of_its_models_and_shows_their_relative_shift() -> None:
     assert [row[1] for row in rows[2:]] == ["other", "blank (UNTRAINED: random weights)"]
 
 
-def test_a_comparison_of_few_photos_says_so() -> None:
+def test_a_comparison_of_few_photos_or_of_photos_that_are_alike_says_so() -> None:
     few = a_run({"data": {"photos": 5}})
     [note] = notes_on_runs([few, few])
     assert "5 photos" in note
     assert notes_on_runs([a_run({}), a_run({})]) == []
+    [note] = notes_on_runs([a_run({}), a_run({"intraclass_correlation": 0.3})])
+    assert "0.30" in note
 
 
 def test_other_versions_and_other_code_are_told() -> None:

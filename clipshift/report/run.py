@@ -15,8 +15,6 @@ from clipshift.results import Measured, Tables, extreme_photos
 
 SHOWN_PHOTOS = 3
 MOVED_PHOTOS = 20
-ALIKE = 0.1
-"""Above this intraclass correlation a report says that photos of one label shift alike."""
 
 
 def report_run(
@@ -46,12 +44,7 @@ def report_run(
     title = f"Embedding shift of {words.model_in_words(model)} on {photos}"
     notes += words.model_notes(model)
     notes += words.few_photos(data["photos"])
-    alike = tables.facts["intraclass_correlation"] or 0
-    if alike > ALIKE:
-        notes.append(
-            f"Photos of one label shift alike (intraclass correlation {alike:.2f}): they say less "
-            "than as many of different labels, and the intervals are too narrow."
-        )
+    notes += words.alike_photos(tables.facts["intraclass_correlation"])
     if tables.facts["collapsed"]:
         notes.append(
             "This model is collapsed: it gives all photos the same embedding, so that a shift of 0 "

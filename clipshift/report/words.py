@@ -11,6 +11,9 @@ from clipshift.results import Run
 FEW_PHOTOS = 30
 """Below this many, pages and the terminal say how few photos there are."""
 
+ALIKE = 0.1
+"""Above this intraclass correlation they say that photos of one label shift alike."""
+
 
 def counted(count: int, noun: str) -> str:
     """A number of things.
@@ -84,6 +87,20 @@ def few_photos(count: int) -> list[str]:
         return []
     photos = counted(count, "photo")
     return [f"These are {photos}: intervals over so few are wide, and only roughly 95 %."]
+
+
+def alike_photos(correlation: float | None) -> list[str]:
+    """What a reader must know where photos of one label shift alike; empty where they do not.
+
+    Args:
+        correlation: The intraclass correlation of labels; None where it is not known.
+    """
+    if correlation is None or correlation <= ALIKE:
+        return []
+    return [
+        f"Photos of one label shift alike (intraclass correlation {correlation:.2f}): they say "
+        "less than as many of different labels, and the intervals are too narrow."
+    ]
 
 
 def run_title(run: Run) -> str:
