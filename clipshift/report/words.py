@@ -10,7 +10,6 @@ from clipshift.results import Run
 
 FEW_PHOTOS = 30
 """Below this many, pages and the terminal say how few photos there are."""
-
 ALIKE = 0.1
 """Above this intraclass correlation they say that photos of one label shift alike."""
 
