@@ -318,7 +318,7 @@ def sweep_notes(runs: Mapping[Path, Run], failed: Mapping[Path, str]) -> list[st
     if pair := comparable_pair(runs):
         return notes + pair_notes(*pair)
     every = list(runs.values())
-    return notes + software_notes(every) + notes_on_runs(every)
+    return notes + (software_notes(every) + notes_on_runs(every) if every else [])
 
 
 def untold(options: Sequence[str]) -> list[str]:

@@ -182,6 +182,7 @@ def test_a_sweep_warns_of_its_models_and_shows_their_relative_shift() -> None:
     assert "weights of blank are random" in weights
     assert "closer together" in spread
     assert sweep_notes(runs, {Path("3"): "no photos"})[0] == "1 of 4 jobs failed."
+    assert sweep_notes({}, {Path("0"): "no photos"}) == ["1 of 1 job failed."]
     table = pd.DataFrame(
         [
             {"job": job, "model": run.facts["model"]["name"], "augmentation": "noise",
