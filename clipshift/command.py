@@ -96,7 +96,12 @@ class SweepComparison(Callback):
         """Hydra calls this when all jobs have ended."""
         from clipshift.comparison import compare_sweep
 
-        if not compare_sweep(Path(config.hydra.sweep.dir)):
+        try:
+            finished = compare_sweep(Path(config.hydra.sweep.dir))
+        except Exception:  # of which Hydra would make a warning, and end with code 0
+            traceback.print_exc()
+            finished = False
+        if not finished:
             sys.exit(1)
 
 

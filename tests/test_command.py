@@ -196,3 +196,18 @@ def test_a_defect_keeps_its_traceback_and_is_no_mistake_of_the_users(tmp_path: P
     assert "Traceback" in done.stderr
     assert "ValueError: a defect" in done.stderr
     assert "error: a defect" not in done.stderr
+
+
+def test_a_comparison_that_fails_fails_its_sweep(tmp_path: Path) -> None:
+    code = (
+        "import runpy, sys\n"
+        "from clipshift import comparison\n"
+        "def compare_sweep(*_): raise ValueError('a defect')\n"
+        "comparison.compare_sweep = compare_sweep\n"
+        f"sys.argv = ['evaluate.py', '-m', 'data=folder', 'data.root={tmp_path}/none',"
+        f" 'logger=none', 'hydra.sweep.dir={tmp_path}/sweep']\n"
+        f"runpy.run_path({str(ROOT / 'evaluate.py')!r}, run_name='__main__')\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert "ValueError: a defect" in done.stderr
