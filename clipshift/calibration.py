@@ -24,7 +24,7 @@ from clipshift.config import plain
 from clipshift.data import VIEW_SIZE, Photo, Skipped, ViewDataset, keyed_order
 from clipshift.errors import UserError
 from clipshift.measure.functional import rmse, ssim
-from clipshift.results import CALIBRATION, write_whole
+from clipshift.results import CALIBRATION, write_json
 
 DISTORTIONS: dict[str, Distortion] = {
     "ssim": pixel_distortion(ssim),
@@ -218,8 +218,7 @@ def left_to_measure(photos: Sequence[Photo], calibration: Calibration) -> list[P
 
 def save_calibration(folder: Path, calibration: Calibration) -> None:
     """Write ``calibration.json``."""
-    text = json.dumps(calibration.as_json(), indent=2, ensure_ascii=False) + "\n"
-    write_whole(folder / CALIBRATION, lambda path: path.write_text(text, encoding="utf-8"))
+    write_json(folder / CALIBRATION, calibration.as_json())
 
 
 def calibration_notes(calibration: Calibration, left_out: int) -> list[str]:

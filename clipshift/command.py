@@ -42,8 +42,6 @@ def run_command(main: Callable[[], None], config_name: str) -> None:
         print("interrupted", file=sys.stderr)
         sys.exit(130)
     except (HydraException, OmegaConfBaseException, ValueError) as error:
-        if HydraConfig.initialized():  # composed: this comes from within, and is a defect
-            raise
         chosen = [override for override in sys.argv[1:] if override.startswith("experiment=")]
         fail(composition_error(str(error), option_names(config_name, chosen), CONF))
     except OSError as error:
@@ -70,10 +68,11 @@ def explained_errors() -> Iterator[None]:
         print(f"error: {said}", file=sys.stderr)
         error_file.write_text(f"{said}\n")
     except Exception as error:
-        if job.mode == RunMode.RUN and isinstance(error, OSError):
+        alone = job.mode == RunMode.RUN
+        if alone and isinstance(error, OSError):
             raise  # a full disk or a folder that cannot be written, which `run_command` explains
         traceback.print_exc()
-        if job.mode == RunMode.RUN:
+        if alone:
             sys.exit(1)  # a defect of ours keeps its traceback, and is no mistake of the user's
         error_file.write_text(f"{type(error).__name__}: {error}\n")
     else:

@@ -86,7 +86,7 @@ def test_what_is_said_of_weights_is_true(facts: dict, weights: str, untrained: b
 
 
 def test_wandb_names_carry_no_paths() -> None:
-    given = ["data.root=/home/me/photos", "compare=[runs/a,runs/b]", "aug=noise", "logger=none"]
+    given = ["data.root=/data/photos", "compare=[runs/a,runs/b]", "aug=noise", "logger=none"]
     assert run_name(given, "else") == "data.root=photos compare=[a,b] aug=noise"
 
 

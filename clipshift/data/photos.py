@@ -114,7 +114,7 @@ def decode(encoded: bytes) -> Image.Image:
     try:
         with Image.open(io.BytesIO(encoded)) as image:
             image.load()
-            return as_rgb(ImageOps.exif_transpose(image))
+            return as_rgb(image)
     except UnreadablePhotoError:
         raise
     except UnidentifiedImageError:
@@ -125,7 +125,7 @@ def decode(encoded: bytes) -> Image.Image:
 
 
 def as_rgb(image: Image.Image) -> Image.Image:
-    """Bring an image to 8-bit RGB pixels.
+    """Bring an image to 8-bit RGB pixels, upright as its EXIF orientation says.
 
     16-bit greyscale is scaled to 8 bits (Pillow alone would clip it), CMYK and palettes are
     converted, and transparency is dropped, as open_clip drops it.
@@ -139,6 +139,7 @@ def as_rgb(image: Image.Image) -> Image.Image:
     Raises:
         UnreadablePhotoError: If its pixels are floating-point numbers.
     """
+    image = ImageOps.exif_transpose(image)
     if image.mode.startswith("I"):
         levels = np.asarray(image, dtype=np.int64)
         return Image.fromarray((levels.clip(0, 65535) // 257).astype(np.uint8)).convert("RGB")

@@ -17,7 +17,7 @@ import open_clip
 import torch
 from open_clip.factory import parse_model_name
 from open_clip.model import get_input_dtype
-from PIL import Image, ImageOps
+from PIL import Image
 from safetensors import SafetensorError
 from torch import Tensor, nn
 from torch.nn.functional import interpolate
@@ -274,7 +274,7 @@ def _picture_view(picture: Any) -> Tensor:
             "an encoder takes views as one tensor (B, 3, H, W), or Pillow images or arrays, not "
             f"{type(picture).__name__}"
         )
-    return clean_view(as_rgb(ImageOps.exif_transpose(picture)), "squash")
+    return clean_view(as_rgb(picture), "squash")
 
 
 def load_encoder(

@@ -84,14 +84,9 @@ def report_run(
         ),
     }
     clean = page.clean_accuracy(tables.summary)
-    severities = tables.summary["severity"].unique()
-    at = {
-        severity: tables.summary[tables.summary["severity"] == severity] for severity in severities
-    }
-    trained_on = model["trained_on"] or []
     ranked = {
-        severity: page.ranked_table(summary, tables.columns, trained_on)
-        for severity, summary in at.items()
+        str(severity): page.ranked_table(summary, tables.columns, model["trained_on"] or [])
+        for severity, summary in tables.summary.groupby("severity", sort=False)
     }
     shown = [tables.columns[m] for m in figures.shown_measures(tables.summary, tables.columns)]
     report = page.write_report(run_folder, title, facts, notes, ranked, shown, clean, files)
@@ -100,7 +95,7 @@ def report_run(
     if isinstance(logger, WandbLogger):
         tracking.track_results(logger, tables, files, run_folder)
         places.append(tracking.run_place(logger))
-    terminal.print_summary(title, at, tables.columns, trained_on, notes, places)
+    terminal.print_summary(title, ranked, notes, places)
 
 
 def galleries(

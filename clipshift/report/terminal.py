@@ -5,15 +5,11 @@ from collections.abc import Mapping
 from itertools import accumulate
 from typing import Any
 
-import pandas as pd
 from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.callbacks import RichProgressBar
 from rich import box
 from rich.console import Console
 from rich.table import Table
-
-from clipshift.measure import Facts
-from clipshift.report.page import ranked_table
 
 
 class PhotoProgressBar(RichProgressBar):
@@ -48,9 +44,7 @@ class PhotoProgressBar(RichProgressBar):
 
 def print_summary(
     title: str,
-    summaries: Mapping[str, pd.DataFrame],
-    columns: Mapping[str, Facts],
-    trained_on: list[str],
+    tables: Mapping[str, list[list[str]]],
     warnings: list[str],
     places: list[str],
 ) -> None:
@@ -58,17 +52,14 @@ def print_summary(
 
     Args:
         title: Head of the tables.
-        summaries: Means with intervals, by severity.
-        columns: What the measures are.
-        trained_on: Augmentations that the model was fine-tuned on.
+        tables: The summary by severity, each from `clipshift.report.page.ranked_table`.
         warnings: Sentences.
         places: Lines that name files.
     """
     console = Console()
     if not console.is_terminal:
         console = Console(width=200)
-    for severity, summary in summaries.items():
-        rows = ranked_table(summary, columns, trained_on)
+    for severity, rows in tables.items():
         widths = [max(map(len, column)) + 2 for column in zip(*rows, strict=True)]
         fitting = max(2, bisect_right(list(accumulate(widths)), console.width - 2))
         head = f"{title}, severity {severity}: means with 95 % intervals"

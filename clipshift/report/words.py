@@ -115,7 +115,7 @@ def without_paths(override: str) -> str:
     """An option of the command line, its paths cut to their last part.
 
     Example:
-        >>> without_paths("data.root=/home/me/photos"), without_paths("compare=[a/b,c/d]")
+        >>> without_paths("data.root=/data/photos"), without_paths("compare=[a/b,c/d]")
         ('data.root=photos', 'compare=[b,d]')
     """
     option, equals, value = override.partition("=")
