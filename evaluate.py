@@ -6,8 +6,8 @@ import hydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
-from clipshift.command import explained_errors, run_command
-from clipshift.config import MEASURED, name_model, validate
+from clipshift.cli.command import explained_errors, run_command
+from clipshift.cli.config import MEASURED, name_model, validate
 
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="evaluate")
@@ -18,12 +18,12 @@ def main(cfg: DictConfig) -> None:
         name_model(cfg, HydraConfig.get().overrides.task)
         folder = Path(HydraConfig.get().runtime.output_dir)
         if cfg.compare:
-            from clipshift.comparison import compare_runs
+            from clipshift.compare import compare_runs
 
             compare_runs(list(cfg.compare), cfg.seed, folder)
             return
         # Lightning and open_clip take seconds to import: help and mistakes do not wait for them.
-        from clipshift.evaluation import evaluate
+        from clipshift.cli.evaluate import evaluate
 
         evaluate(cfg, folder)
 

@@ -6,8 +6,8 @@ import hydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
-from clipshift.command import explained_errors, run_command
-from clipshift.config import name_model
+from clipshift.cli.command import explained_errors, run_command
+from clipshift.cli.config import name_model
 from clipshift.errors import UserError
 
 

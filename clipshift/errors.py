@@ -3,6 +3,9 @@
 from collections.abc import Iterable
 from difflib import get_close_matches
 
+ERROR_FILE = "error.txt"
+"""Where a failed job of a sweep leaves its error, in its folder."""
+
 
 class UserError(Exception):
     """A mistake in what was asked for. Shown as one line, without a traceback, exit code 1."""

@@ -2,13 +2,16 @@
 
 import json
 import os
+import struct
 import subprocess
 import sys
 import tempfile
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
 import open_clip
+import pandas as pd
 import pytest
 import pytorch_lightning as pl
 import torch
@@ -16,15 +19,32 @@ import yaml
 from hydra.utils import get_class
 from safetensors.torch import save_file
 from torch import Tensor
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, default_collate
+from wandb.proto import wandb_internal_pb2
 
-from clipshift.augment import Augmentation
-from clipshift.command import compose_config
-from clipshift.config import plain
-from clipshift.data import clean_view, decode, sample
-from clipshift.encode import Encoder, load_encoder
-from clipshift.evaluation import make_augmentations
-from clipshift.measure import COLUMNS
+from clipshift.augment import Augmentation, Variant, draw, make_variants
+from clipshift.cli.build import make_augmentations
+from clipshift.cli.command import compose_config
+from clipshift.cli.config import plain
+from clipshift.data import Cache, Photo, ViewDataset, clean_view, decode, sample
+from clipshift.encode import Encoder, caption_embeddings, load_encoder
+from clipshift.evaluate import Keep, ShiftEvaluation
+from clipshift.evaluate.loading import ViewData
+from clipshift.evaluate.tables import add_retained
+from clipshift.measure import (
+    COLUMNS,
+    SSIM,
+    AttentionSimilarity,
+    AttentionSimilarityAligned,
+    CosineSimilarity,
+    DetailPreservation,
+    EdgePreservation,
+    GazeDivergenceAligned,
+    L2Distance,
+    PatchSimilarity,
+    PhotoMeasure,
+)
+from clipshift.results import Measured, Records, shift_table
 from clipshift.trainer import make_trainer
 
 os.environ["CLIPSHIFT_CACHE"] = tempfile.mkdtemp(prefix="clipshift-cache-")
@@ -37,6 +57,17 @@ MEASURED = COLUMNS | {
     if name != "defaults"
 }
 """What every column means that clipshift can measure."""
+MEASURES = {
+    "cosine_similarity": CosineSimilarity,
+    "l2_distance": L2Distance,
+    "attention_similarity": AttentionSimilarity,
+    "attention_similarity_aligned": AttentionSimilarityAligned,
+    "gaze_divergence_aligned": GazeDivergenceAligned,
+    "patch_similarity": PatchSimilarity,
+    "edge_preservation": EdgePreservation,
+    "detail_preservation": DetailPreservation,
+    "ssim": SSIM,
+}
 TEXT = {"context_length": 16, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 1}
 VIT = {"image_size": 64, "patch_size": 16, "layers": 2, "width": 64, "head_width": 32}
 
@@ -54,6 +85,85 @@ def run_evaluate(
 def configured(choice: str) -> tuple[dict[str, Augmentation], dict[str, list[float]]]:
     """The augmentations of a choice of ``aug``, and their ladders."""
     return make_augmentations(plain(compose_config("evaluate", [f"aug={choice}"]).aug))
+
+
+AUGMENTATIONS, LADDERS = configured("paper")
+EXTENDED, EXTENDED_LADDERS = configured("extended")
+
+
+def draws_of(name: str, count: int, seed: int = 0, size: int = 224) -> dict[str, torch.Tensor]:
+    augmentation = EXTENDED[name]
+    return default_collate([draw(augmentation, seed, f"{i}.jpg", name, size) for i in range(count)])
+
+
+def run_module(
+    encoder: Encoder,
+    variants: dict[str, Variant],
+    measures: dict[str, PhotoMeasure],
+    dataset: ViewDataset,
+    batch_size: int,
+    num_workers: int = 0,
+    keep: Keep | None = None,
+    layers: bool = False,
+    **inputs: Any,
+) -> tuple[Records, ShiftEvaluation]:
+    """Measure in this process: what was measured, and the module."""
+    records = Records(Path(tempfile.mkdtemp()))
+    records.begin({}, anew=True)
+    module = ShiftEvaluation(
+        encoder, variants, measures, records, keep or Keep(), layers=layers, **inputs
+    )
+    trainer = pl.Trainer(
+        accelerator="cpu", devices=1, logger=False, enable_checkpointing=False,
+        enable_progress_bar=False, enable_model_summary=False,
+    )  # fmt: skip
+    data = ViewData(dataset, batch_size, num_workers, records, layers)
+    trainer.test(module, data, verbose=False)
+    return records, module
+
+
+def measure(
+    encoder: Encoder,
+    photos: list[Photo],
+    augmentations: list[str],
+    batch_size: int = 64,
+    num_workers: int = 0,
+    seed: int = 0,
+    severities: Sequence[str] = ("paper",),
+    cache: Cache | None = None,
+    gallery: Collection[int] = (),
+    captions: bool = False,
+    **inputs: Any,
+) -> tuple[pd.DataFrame, ShiftEvaluation, Measured]:
+    """The table of some photos under some augmentations, the module, and what was measured."""
+    chosen = {name: AUGMENTATIONS[name] for name in augmentations}
+    variants = make_variants(chosen, LADDERS, severities, {})
+    records, module = run_module(
+        encoder, variants, {name: kind() for name, kind in MEASURES.items()},
+        ViewDataset(photos, chosen, seed, "squash", cache), batch_size, num_workers,
+        Keep(gallery=gallery),
+        texts=caption_embeddings(encoder, photos) if captions else None, **inputs,
+    )  # fmt: skip
+    measured = records.read()
+    add_retained(measured)
+    return shift_table(measured, photos, variants), module, measured
+
+
+def wandb_records(content: bytes) -> list[wandb_internal_pb2.Record]:
+    """Read a ``.wandb`` file: 7 bytes of head, then a log in LevelDB's format."""
+    records, place, parts = [], 7, b""
+    while place + 7 <= len(content):
+        length, kind = struct.unpack_from("<HB", content, place + 4)
+        parts += content[place + 7 : place + 7 + length]
+        place += 7 + length
+        if kind in (1, 4):  # a whole record, or the last part of one
+            record = wandb_internal_pb2.Record()
+            record.ParseFromString(parts)
+            records.append(record)
+            parts = b""
+        left = 32768 - place % 32768
+        place += left if left < 7 else 0
+    return records
 
 
 def first_loss(module: pl.LightningModule, batch: Any) -> float:

@@ -7,10 +7,9 @@ import numpy as np
 import pytest
 import torch
 import torchvision.transforms.functional as TF
-from conftest import configured
+from conftest import AUGMENTATIONS, draws_of
 from scipy import ndimage, stats
 from skimage.transform import ProjectiveTransform, warp
-from torch.utils.data import default_collate
 
 from clipshift.augment import augment, draw
 from clipshift.augment.keyed import keyed_generator
@@ -18,14 +17,6 @@ from clipshift.augment.keyed import keyed_generator
 SIZE = 224
 DRAWS = 2000
 INNER = np.s_[..., 24:-24, 24:-24]  # away from where interpolation meets the border
-
-AUGMENTATIONS, LADDERS = configured("paper")
-EXTENDED, EXTENDED_LADDERS = configured("extended")
-
-
-def draws_of(name: str, count: int, seed: int = 0, size: int = SIZE) -> dict[str, torch.Tensor]:
-    augmentation = EXTENDED[name]
-    return default_collate([draw(augmentation, seed, f"{i}.jpg", name, size) for i in range(count)])
 
 
 def looks_uniform(values: torch.Tensor, low: float, high: float) -> bool:

@@ -22,8 +22,8 @@ from torch.utils.data import default_collate
 from clipshift import calibration
 from clipshift.augment import Augmentation, MovingAugmentation, augment, authors, draw
 from clipshift.augment.matching import Match
-from clipshift.command import compose_config
-from clipshift.config import plain
+from clipshift.cli.command import compose_config
+from clipshift.cli.config import plain
 from clipshift.data import clean_view, decode, sample
 from clipshift.errors import UserError
 from clipshift.measure.functional import ssim

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from conftest import ROOT, run_evaluate
 
-from clipshift.command import compose_config
-from clipshift.config import MEASURED, name_model, validate
+from clipshift.cli.command import compose_config
+from clipshift.cli.config import MEASURED, name_model, validate
 from clipshift.errors import UserError
 
 
@@ -173,7 +173,7 @@ def test_help_is_a_manual() -> None:
 
 def test_help_and_mistakes_do_not_wait_for_heavy_imports() -> None:
     code = (
-        "import sys, clipshift.command, clipshift.config; "
+        "import sys, clipshift.cli.command, clipshift.cli.config; "
         "print(sorted({'torch', 'open_clip', 'pytorch_lightning'} & set(sys.modules)))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

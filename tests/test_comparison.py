@@ -14,24 +14,16 @@ import numpy as np
 import pandas as pd
 import pytest
 import yaml
-from conftest import MEASURED, ROOT, run_evaluate
+from conftest import MEASURED, ROOT, measure, run_evaluate, wandb_records
 from scipy import stats
-from test_evaluation import measure, wandb_records
 
-from clipshift.command import compose_config
-from clipshift.comparison import (
-    compare_pair,
-    job_table,
-    notes_on_runs,
-    software_notes,
-    spread_change,
-    sweep_notes,
-)
+from clipshift.cli.command import compose_config
+from clipshift.cli.jobs import job_key
+from clipshift.compare.pair import compare_pair, notes_on_runs, software_notes, spread_change
+from clipshift.compare.sweep import job_table, sweep_notes
 from clipshift.data import Cache, dataset, sample
-from clipshift.encode import Encoder
-from clipshift.encode.shared import SharedFeatures
+from clipshift.encode import Encoder, FeatureCache
 from clipshift.errors import UserError
-from clipshift.jobs import job_key
 from clipshift.report.dashboard import sweep_dashboard
 from clipshift.report.figures import draw_curves
 from clipshift.report.words import model_in_words, run_title
@@ -442,10 +434,10 @@ def test_what_comes_from_the_cache_is_the_same(
     encoder: Encoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     cache = Cache(str(tmp_path), gigabytes=0.1)
-    shared = SharedFeatures(cache, "features test")
+    features = FeatureCache(cache, "features test")
     names = ["noise", "flip"]
     plain, *_ = measure(encoder, sample()[:4], names)
-    first, *_ = measure(encoder, sample()[:4], names, cache=cache, shared=shared)
+    first, *_ = measure(encoder, sample()[:4], names, cache=cache, features=features)
 
     def refuse(*_: object) -> None:
         raise AssertionError("decoded again")
@@ -456,7 +448,7 @@ def test_what_comes_from_the_cache_is_the_same(
     monkeypatch.setattr(
         Encoder, "_encode", lambda self, views: counted.append(len(views)) or encode(self, views)
     )
-    second, *_ = measure(encoder, sample()[:4], names, cache=cache, shared=shared)
+    second, *_ = measure(encoder, sample()[:4], names, cache=cache, features=features)
     pd.testing.assert_frame_equal(plain, first, check_exact=True)
     pd.testing.assert_frame_equal(plain, second, check_exact=True)
     assert sum(counted) == 4 * len(names)  # and no clean view

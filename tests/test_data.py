@@ -18,7 +18,9 @@ from PIL import Image
 from scipy import stats
 from skimage import data as photographs
 
-from clipshift.command import compose_config
+from clipshift.cli.build import load_photos
+from clipshift.cli.command import compose_config
+from clipshift.cli.evaluate import evaluate
 from clipshift.data import (
     Photo,
     Skipped,
@@ -36,7 +38,6 @@ from clipshift.data import (
 from clipshift.data.shards import class_names
 from clipshift.data.wordnet import class_name
 from clipshift.errors import UserError
-from clipshift.evaluation import evaluate, load_photos
 from clipshift.train.finetuning import compose_evaluations, overlap_notes
 
 CAT = Image.fromarray(photographs.chelsea()).resize((120, 80))

@@ -2,8 +2,6 @@
 
 import json
 import random
-import struct
-from collections.abc import Collection, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,92 +9,24 @@ import numpy as np
 import open_clip
 import pandas as pd
 import pytest
-import pytorch_lightning as pl
 import torch
-from conftest import run_evaluate
+from conftest import AUGMENTATIONS, LADDERS, measure, run_evaluate, run_module, wandb_records
 from safetensors import safe_open
 from safetensors.numpy import load_file
 from safetensors.torch import save_file
 from scipy import stats
 from scipy.spatial.distance import jensenshannon, pdist
-from test_augment import AUGMENTATIONS, LADDERS
-from wandb.proto import wandb_internal_pb2
 
 from clipshift.augment import augment, draw, make_variants
-from clipshift.data import (
-    Cache,
-    Photo,
-    ViewData,
-    ViewDataset,
-    clean_view,
-    collate,
-    decode,
-    sample,
-)
+from clipshift.cli.command import compose_config
+from clipshift.cli.evaluate import evaluate
+from clipshift.data import ViewDataset, clean_view, collate, decode, sample
 from clipshift.encode import Encoder
-from clipshift.encode.shared import SharedFeatures
 from clipshift.errors import UserError
-from clipshift.evaluation import (
-    Keep,
-    ShiftEvaluation,
-    add_relative_shift,
-    add_retained,
-    caption_embeddings,
-    layer_table,
-)
-from clipshift.measure import (
-    SSIM,
-    AttentionSimilarity,
-    AttentionSimilarityAligned,
-    CosineSimilarity,
-    DetailPreservation,
-    EdgePreservation,
-    GazeDivergenceAligned,
-    L2Distance,
-    PatchSimilarity,
-)
+from clipshift.evaluate import ShiftEvaluation
+from clipshift.evaluate.tables import add_relative_shift, add_retained, layer_table
 from clipshift.measure.functional import attention_similarity_aligned, gaze_divergence_aligned
-from clipshift.results import distance_tables, mean_interval, shift_table
-
-MEASURES = {
-    "cosine_similarity": CosineSimilarity(),
-    "l2_distance": L2Distance(),
-    "attention_similarity": AttentionSimilarity(),
-    "attention_similarity_aligned": AttentionSimilarityAligned(),
-    "gaze_divergence_aligned": GazeDivergenceAligned(),
-    "patch_similarity": PatchSimilarity(),
-    "edge_preservation": EdgePreservation(),
-    "detail_preservation": DetailPreservation(),
-    "ssim": SSIM(),
-}
-
-
-def measure(
-    encoder: Encoder,
-    photos: list[Photo],
-    augmentations: list[str],
-    batch_size: int = 64,
-    num_workers: int = 0,
-    seed: int = 0,
-    severities: Sequence[str] = ("paper",),
-    cache: Cache | None = None,
-    shared: SharedFeatures | None = None,
-    gallery: Collection[int] = (),
-    captions: bool = False,
-) -> tuple[pd.DataFrame, ShiftEvaluation, dict]:
-    chosen = {name: AUGMENTATIONS[name] for name in augmentations}
-    variants = make_variants(chosen, LADDERS, severities, {})
-    module = ShiftEvaluation(encoder, variants, MEASURES, Keep(gallery=gallery))
-    module.shared = shared
-    module.texts = caption_embeddings(encoder, photos) if captions else None
-    data = ViewData(ViewDataset(photos, chosen, seed, "squash", cache), batch_size, num_workers)
-    trainer = pl.Trainer(
-        accelerator="cpu", devices=1, logger=False, enable_checkpointing=False,
-        enable_progress_bar=False, enable_model_summary=False,
-    )  # fmt: skip
-    trainer.test(module, data, verbose=False)
-    add_retained(module.measured)
-    return shift_table(module.measured, photos, variants), module, trainer.callback_metrics
+from clipshift.results import distance_tables, mean_interval
 
 
 @pytest.fixture(scope="module")
@@ -154,12 +84,10 @@ def test_another_seed_changes_what_is_random(encoder: Encoder, reference: tuple)
 
 
 def test_metrics_and_distances_agree_with_the_table(reference: tuple) -> None:
-    table, module, logged = reference
-    for (name, group), column in (
-        (item, measure) for item in table.groupby("augmentation") for measure in MEASURES
-    ):
-        assert logged[f"{name}/{column}"].item() == pytest.approx(group[column].mean(), rel=1e-6)
-    distances, low, high = distance_tables(module.measured, sample()[:4], list(AUGMENTATIONS), 0)
+    table, module, measured = reference
+    for name, metric in module.measures.items():  # over all augmentations: one metric each
+        assert metric.compute().item() == pytest.approx(table[name].mean(), rel=1e-6)
+    distances, low, high = distance_tables(measured, sample()[:4], list(AUGMENTATIONS), 0)
     assert list(distances.index) == list(distances.columns) == list(AUGMENTATIONS)
     np.testing.assert_allclose(distances, module.distance.compute(), rtol=1e-6)
     apart = ~np.eye(9, dtype=bool)
@@ -245,8 +173,8 @@ def test_text_shift_is_the_mean_change_over_a_photos_captions(encoder: Encoder) 
 
 def test_the_gallery_is_the_photos_chosen_for_it_and_no_more(encoder: Encoder) -> None:
     photos, chosen = sample()[:4], {1, 3}
-    table, module, _ = measure(encoder, photos, ["noise", "flip"], batch_size=3, gallery=chosen)
-    kept = module.measured.gallery
+    table, _, measured = measure(encoder, photos, ["noise", "flip"], batch_size=3, gallery=chosen)
+    kept = measured.gallery
     assert set(kept) == {"clean", "noise", "flip"}
     assert all(set(of_view) == chosen for of_view in kept.values())
     known = table[table["retained"].notna()]
@@ -273,14 +201,10 @@ def test_layers_are_those_of_whole_gram_matrices(encoder: Encoder, names: tuple[
     photos = sample()
     chosen = {name: AUGMENTATIONS[name] for name in names}
     variants = make_variants(chosen, LADDERS, ["2"], {})
-    module = ShiftEvaluation(encoder, variants, {}, Keep(), layers=True)
     dataset = ViewDataset(photos, chosen, 0, "squash")
-    trainer = pl.Trainer(
-        accelerator="cpu", devices=1, logger=False, enable_checkpointing=False,
-        enable_progress_bar=False, enable_model_summary=False,
-    )  # fmt: skip
-    trainer.test(module, ViewData(dataset, 5, 0), verbose=False)
-    table = layer_table(module, photos, 0).set_index(["augmentation", "layer"])
+    records, _ = run_module(encoder, variants, {}, dataset, batch_size=5, layers=True)
+    table = layer_table(records.read(), records.sums(), photos, variants, 0)
+    table = table.set_index(["augmentation", "layer"])
     batch = collate([dataset[index] for index in range(len(photos))])
     with torch.inference_mode():
         clean = encoder(batch.clean, layers=True).layers
@@ -306,17 +230,17 @@ def test_a_model_that_ignores_its_input_has_no_shift(encoder: Encoder) -> None:
             return super()._encode(torch.zeros_like(views))
 
     blind = Blind(encoder.model, trained=False, precision="fp32", config={}, tokenizer=lambda: None)
-    table, module, _ = measure(blind, sample()[:3], ["noise", "flip"])
+    table, _, measured = measure(blind, sample()[:3], ["noise", "flip"])
     assert (table["l2_distance"] == 0).all()
     np.testing.assert_allclose(table["cosine_similarity"], 1, atol=1e-6)
     assert (table["attention_similarity"] == 1).all()
-    module.measured.gallery = {
+    measured.gallery = {
         name: {i: np.ones(4, np.float32) for i in range(3)} for name in ("clean", "noise", "flip")
     }
-    assert np.isnan(add_relative_shift(module.measured))
-    add_retained(module.measured)
-    assert np.isnan(module.measured.values["noise", "relative_shift"]).all()
-    np.testing.assert_allclose(module.measured.values["noise", "retained"], 1 / 3)
+    assert np.isnan(add_relative_shift(measured))
+    add_retained(measured)
+    assert np.isnan(measured.values["noise", "relative_shift"]).all()
+    np.testing.assert_allclose(measured.values["noise", "retained"], 1 / 3)
 
 
 # --- the command, end to end ---------------------------------------------------------------------
@@ -419,23 +343,6 @@ def test_two_processes_measure_what_one_does(
         assert (finished[0] / file).read_text() == (tmp_path / file).read_text()
 
 
-def wandb_records(content: bytes) -> list[wandb_internal_pb2.Record]:
-    """Read a ``.wandb`` file: 7 bytes of head, then a log in LevelDB's format."""
-    records, place, parts = [], 7, b""
-    while place + 7 <= len(content):
-        length, kind = struct.unpack_from("<HB", content, place + 4)
-        parts += content[place + 7 : place + 7 + length]
-        place += 7 + length
-        if kind in (1, 4):  # a whole record, or the last part of one
-            record = wandb_internal_pb2.Record()
-            record.ParseFromString(parts)
-            records.append(record)
-            parts = b""
-        left = 32768 - place % 32768
-        place += left if left < 7 else 0
-    return records
-
-
 def test_offline_wandb_run_holds_config_summary_and_tables(finished: tuple[Path, str]) -> None:
     [file] = (finished[0] / "wandb").glob("offline-run-*/*.wandb")
     summary, config, history, exit_code = {}, {}, set(), None
@@ -498,7 +405,7 @@ def test_a_matched_run_stores_its_calibration_for_use_again(
 
 
 def test_nothing_of_an_earlier_run_in_the_folder_is_left(hub_folder: Path, tmp_path: Path) -> None:
-    optional = {"layers.csv", "calibration.json", "embeddings.safetensors", "gaze.safetensors"}
+    optional = {"layers.csv", "calibration.json", "embeddings.safetensors", "views.safetensors"}
     for name in {*optional, "run.json", "summary.csv", "report.html", "notes.csv"}:
         (tmp_path / name).write_text("old")
     done = run_evaluate(
@@ -530,16 +437,10 @@ def test_what_was_measured_before_an_error_is_kept(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    from hydra import compose, initialize_config_dir
-
-    from clipshift import evaluation
-    from clipshift.command import CONF
-
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        cfg = compose("evaluate", overrides=[
-            "logger=none", "trainer=cpu", "data.limit=5", "data.batch_size=2", "aug=noise",
-            f"model.checkpoint={hub_folder}",
-        ])  # fmt: skip
+    cfg = compose_config("evaluate", [
+        "logger=none", "trainer=cpu", "data.limit=5", "data.batch_size=2", "aug=noise",
+        f"model.checkpoint={hub_folder}",
+    ])  # fmt: skip
     step, batches = ShiftEvaluation.test_step, []
 
     def fails_at_third(self: ShiftEvaluation, batch: object) -> None:
@@ -550,7 +451,7 @@ def test_what_was_measured_before_an_error_is_kept(
 
     monkeypatch.setattr(ShiftEvaluation, "test_step", fails_at_third)
     with pytest.raises(RuntimeError, match="caught fire"):
-        evaluation.evaluate(cfg, tmp_path)
+        evaluate(cfg, tmp_path)
     assert len(pd.read_parquet(tmp_path / "shift.parquet")) == 4
     assert not json.loads((tmp_path / "run.json").read_text())["complete"]
     assert f"4 of 5 photos are in {tmp_path}" in capsys.readouterr().err

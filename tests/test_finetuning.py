@@ -24,13 +24,13 @@ from torch.nn.functional import cross_entropy, normalize
 from torchmetrics import MeanMetric
 
 from clipshift.augment.keyed import Draws
-from clipshift.command import compose_config
-from clipshift.config import plain
+from clipshift.cli.build import load_photos, make_augmentations
+from clipshift.cli.command import compose_config
+from clipshift.cli.config import plain
 from clipshift.data import Photo, sample
-from clipshift.encode import Encoder, load_encoder
+from clipshift.encode import Encoder, ZeroShot, load_encoder
 from clipshift.encode import encoder as encoder_module
 from clipshift.errors import UserError
-from clipshift.evaluation import ZeroShot, load_photos, make_augmentations
 from clipshift.results import compare_photos, with_group_means
 from clipshift.train import tuning
 from clipshift.train.export import trained_augmentations

@@ -96,7 +96,7 @@ def test_distances_are_means_over_photos_in_whatever_order_they_came() -> None:
     own = rng.uniform(0, 1, (8, 3)).astype(np.float32)  # of the pairs ab, ac, bc
 
     def tables(order: list[int]) -> tuple[pd.DataFrame, ...]:
-        measured = Measured(index=order, distances=[own[i] for i in order])
+        measured = Measured(index=np.array(order), distances=own[order])
         return distance_tables(measured, photos, ["a", "b", "c"], seed=0)
 
     made = tables(list(range(8)))

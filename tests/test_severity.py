@@ -13,10 +13,10 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from conftest import AUGMENTATIONS, EXTENDED, EXTENDED_LADDERS, LADDERS, draws_of
 from PIL import Image
 from scipy import ndimage, stats
 from skimage.color import rgb2gray
-from test_augment import AUGMENTATIONS, EXTENDED, EXTENDED_LADDERS, LADDERS, draws_of
 from torch import Tensor
 from torchvision.transforms.functional import adjust_hue
 
@@ -29,18 +29,19 @@ from clipshift.augment.matching import (
     displacement,
     match_strength,
 )
-from clipshift.calibration import (
+from clipshift.cli.build import make_augmentations
+from clipshift.cli.command import compose_config
+from clipshift.cli.config import plain
+from clipshift.cli.evaluate import evaluate
+from clipshift.data import Photo, folder, sample
+from clipshift.errors import UserError
+from clipshift.evaluate.calibration import (
     calibrate,
     calibration_for,
     calibration_notes,
     left_to_measure,
     set_aside,
 )
-from clipshift.command import compose_config
-from clipshift.config import plain
-from clipshift.data import Photo, folder, sample
-from clipshift.errors import UserError
-from clipshift.evaluation import evaluate, make_augmentations
 from clipshift.measure.functional import rmse, ssim
 
 PAPER_FIVE = set(EXTENDED) - set(AUGMENTATIONS)

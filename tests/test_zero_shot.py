@@ -8,9 +8,8 @@ import torch
 from torch import Tensor
 
 from clipshift.data import Photo, sample
-from clipshift.encode import load_encoder
+from clipshift.encode import load_encoder, make_zero_shot
 from clipshift.errors import UserError
-from clipshift.evaluation import make_zero_shot
 from clipshift.measure.zero_shot import zero_shot_flip, zero_shot_hit
 
 
@@ -137,12 +136,10 @@ def test_a_tokenizer_that_is_not_here_is_said(monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_hits_are_columns_of_the_table(encoder, views: Tensor) -> None:  # type: ignore[no-untyped-def]
-    import pytorch_lightning as pl
-    from test_augment import AUGMENTATIONS
+    from conftest import AUGMENTATIONS, run_module
 
     from clipshift.augment import make_variants
-    from clipshift.data import ViewData, ViewDataset
-    from clipshift.evaluation import Keep, ShiftEvaluation
+    from clipshift.data import ViewDataset
     from clipshift.measure import CosineSimilarity
     from clipshift.results import shift_table
 
@@ -151,12 +148,11 @@ def test_hits_are_columns_of_the_table(encoder, views: Tensor) -> None:  # type:
     zero_shot = make_zero_shot(encoder, photos, classes, ["a photo of a {}."])
     chosen = {"flip": AUGMENTATIONS["flip"]}
     variants = make_variants(chosen, {}, ["paper"], {})
-    module = ShiftEvaluation(encoder, variants, {"cosine": CosineSimilarity()}, Keep())
-    module.zero_shot = zero_shot
-    trainer = pl.Trainer(accelerator="cpu", logger=False, enable_checkpointing=False,
-                         enable_progress_bar=False, enable_model_summary=False)  # fmt: skip
-    trainer.test(module, ViewData(ViewDataset(photos, chosen, 0, "squash"), 3, 0), verbose=False)
-    table = shift_table(module.measured, photos, variants).set_index("photo")
+    dataset = ViewDataset(photos, chosen, 0, "squash")
+    records, _ = run_module(
+        encoder, variants, {"cosine": CosineSimilarity()}, dataset, 3, zero_shot=zero_shot
+    )
+    table = shift_table(records.read(), photos, variants).set_index("photo")
     with torch.inference_mode():
         for ending, images in (("_clean", views), ("", views.flip(-1))):
             scores = encoder(images).embedding @ zero_shot.classifier

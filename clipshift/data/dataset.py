@@ -1,15 +1,15 @@
 """From photos to batches: clean views, and the random draws of every augmentation."""
 
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image
-from pytorch_lightning import LightningDataModule
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
+from torch.utils.data import Dataset, default_collate
 
 from clipshift.augment import Augmentation, draw
 from clipshift.augment.keyed import Draws
@@ -25,8 +25,8 @@ class View:
     """A photo's clean view and what was drawn for its augmented ones.
 
     Attributes:
-        index: The photo's place in the list of photos.
-        pixels: The clean view in [0, 1], float32, shape (3, 224, 224).
+        index: The photo's index in the list of photos.
+        pixels: The clean view, uint8, shape (3, 224, 224).
         draws: Parameters by augmentation.
         digest: SHA-256 of the encoded photo.
     """
@@ -35,6 +35,11 @@ class View:
     pixels: Tensor
     draws: dict[str, Draws]
     digest: bytes
+
+    @property
+    def clean(self) -> Tensor:
+        """The clean view in [0, 1], float32, shape (3, 224, 224)."""
+        return unit_range(self.pixels)
 
 
 @dataclass
@@ -49,19 +54,27 @@ class Skipped:
 class Batch:
     """What the loader yields: B photos that could be read, and those that could not.
 
+    It goes from a worker to the main process as bytes through a pipe: torch would put each tensor
+    into shared memory, of which containers have little, and keep a file open for it.
+
     Attributes:
-        index: Places of the photos in the list, int64, shape (B,).
-        clean: Clean views in [0, 1], float32, shape (B, 3, 224, 224).
+        index: Indices of the photos in the list, int64, shape (B,).
+        pixels: Clean views, uint8, shape (B, 3, 224, 224).
         draws: Parameters by augmentation, each tensor with a first dimension B.
         digests: SHA-256 of each encoded photo.
         skipped: The photos that could not be read.
     """
 
     index: Tensor
-    clean: Tensor
+    pixels: Tensor
     draws: dict[str, Draws]
     digests: list[bytes]
     skipped: list[Skipped]
+
+    @property
+    def clean(self) -> Tensor:
+        """The clean views in [0, 1], float32, shape (B, 3, 224, 224)."""
+        return unit_range(self.pixels)
 
     def to(self, device: torch.device) -> "Batch":
         """The batch with its tensors on a device."""
@@ -69,8 +82,30 @@ class Batch:
             name: {key: value.to(device, non_blocking=True) for key, value in drawn.items()}
             for name, drawn in self.draws.items()
         }
-        clean = self.clean.to(device, non_blocking=True)
-        return Batch(self.index, clean, draws, self.digests, self.skipped)
+        pixels = self.pixels.to(device, non_blocking=True)
+        return Batch(self.index, pixels, draws, self.digests, self.skipped)
+
+    def __getstate__(self) -> dict[str, Any]:
+        draws = {
+            name: {key: value.numpy() for key, value in drawn.items()}
+            for name, drawn in self.draws.items()
+        }
+        arrays = {"index": self.index.numpy(), "pixels": self.pixels.numpy(), "draws": draws}
+        return self.__dict__ | arrays
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self.index, self.pixels = map(torch.from_numpy, (state["index"], state["pixels"]))
+        self.draws = {
+            name: {key: torch.from_numpy(value) for key, value in drawn.items()}
+            for name, drawn in state["draws"].items()
+        }
+
+
+def unit_range(pixels: Tensor) -> Tensor:
+    """8-bit pixels as float32 in [0, 1], the same to the bit on every device."""
+    # a GPU divides by a Python number through its reciprocal, which rounds once more
+    return pixels.float() / torch.tensor(255.0, device=pixels.device)
 
 
 def pixels_of(image: Image.Image, resize: str) -> Tensor:
@@ -95,7 +130,7 @@ def clean_view(image: Image.Image, resize: str) -> Tensor:
     Returns:
         float32 in [0, 1], shape (3, 224, 224).
     """
-    return pixels_of(image, resize).float() / 255
+    return unit_range(pixels_of(image, resize))
 
 
 class ViewDataset(Dataset[View | Skipped]):
@@ -140,7 +175,7 @@ class ViewDataset(Dataset[View | Skipped]):
             name: draw(augmentation, self.seed, photo.id, name, VIEW_SIZE)
             for name, augmentation in self.augmentations.items()
         }
-        return View(index, pixels.float() / 255, draws, digest)
+        return View(index, pixels, draws, digest)
 
     def _pixels(self, encoded: bytes, digest: bytes) -> Tensor:
         if self.cache is None:
@@ -158,63 +193,12 @@ def collate(items: list[View | Skipped]) -> Batch:
     views = [item for item in items if isinstance(item, View)]
     skipped = [item for item in items if isinstance(item, Skipped)]
     if not views:
-        nothing = torch.empty(0, 3, VIEW_SIZE, VIEW_SIZE)
+        nothing = torch.empty(0, 3, VIEW_SIZE, VIEW_SIZE, dtype=torch.uint8)
         return Batch(torch.empty(0, dtype=torch.long), nothing, {}, [], skipped)
     return Batch(
         index=torch.tensor([view.index for view in views]),
-        clean=torch.stack([view.pixels for view in views]),
+        pixels=torch.stack([view.pixels for view in views]),
         draws=default_collate([view.draws for view in views]),
         digests=[view.digest for view in views],
         skipped=skipped,
     )
-
-
-class UnrepeatedSampler(Sampler[int]):
-    """Every ``world_size``-th photo, so that the ranks share the photos and none is seen twice.
-
-    torch's `DistributedSampler` repeats photos until every rank has as many, and so counts some
-    twice.
-
-    Args:
-        count: Number of photos.
-        rank: This process's number.
-        world_size: Number of processes.
-    """
-
-    def __init__(self, count: int, rank: int, world_size: int) -> None:
-        self.indices = range(rank, count, world_size)
-
-    def __len__(self) -> int:
-        return len(self.indices)
-
-    def __iter__(self) -> Iterator[int]:
-        return iter(self.indices)
-
-
-class ViewData(LightningDataModule):
-    """Batches of views, each rank its share of the photos.
-
-    Args:
-        dataset: The views.
-        batch_size: Photos a batch.
-        num_workers: Processes that read, decode and draw; 0 does it in this one.
-    """
-
-    def __init__(self, dataset: ViewDataset, batch_size: int, num_workers: int) -> None:
-        super().__init__()
-        self.dataset = dataset
-        self.batch_size = batch_size
-        self.num_workers = num_workers
-
-    def test_dataloader(self) -> DataLoader[View | Skipped]:
-        """All photos once, over all ranks."""
-        rank, world_size = (
-            (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
-        )
-        return DataLoader(
-            self.dataset,
-            batch_size=self.batch_size,
-            sampler=UnrepeatedSampler(len(self.dataset), rank, world_size),
-            num_workers=self.num_workers,
-            collate_fn=collate,
-        )

@@ -1,7 +1,20 @@
 """Encoders: open_clip models that turn views into embeddings and gaze, in one forward pass."""
 
 from clipshift.encode.encoder import ENCODE_BATCH, Encoder, Features, load_encoder, model_config
+from clipshift.encode.feature_cache import FeatureCache
 from clipshift.encode.gaze import GazeProbe, gaze_probe
+from clipshift.encode.texts import ZeroShot, caption_embeddings, make_zero_shot
 
-__all__ = ["ENCODE_BATCH", "Encoder", "Features", "GazeProbe", "gaze_probe", "load_encoder",
-           "model_config"]  # fmt: skip
+__all__ = [
+    "ENCODE_BATCH",
+    "Encoder",
+    "FeatureCache",
+    "Features",
+    "GazeProbe",
+    "ZeroShot",
+    "caption_embeddings",
+    "gaze_probe",
+    "load_encoder",
+    "make_zero_shot",
+    "model_config",
+]

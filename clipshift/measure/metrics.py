@@ -1,7 +1,7 @@
 """The measures as torchmetrics metrics: running means over photos, in constant memory."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar
 
 import torch
@@ -516,6 +516,15 @@ class LayerShift(Metric):
         for name, shape in shapes.items():
             self.add_state(name, torch.zeros(shape, dtype=torch.float64), dist_reduce_fx="sum")
         self.photo_values = torch.empty(0)
+
+    @classmethod
+    def from_sums(cls, sums: Mapping[str, Tensor]) -> "LayerShift":
+        """The metric whose running sums are given, as its ``metric_state`` names them."""
+        metric = cls(len(sums["yy"]), len(sums["xx"]) - 2, sync_on_compute=False)
+        for name, value in sums.items():
+            setattr(metric, name, value)
+        metric._update_count = 1  # torchmetrics warns of a metric that was never updated
+        return metric
 
     def update(self, views: Tensor, clean: Tensor) -> None:
         """Add B photos."""

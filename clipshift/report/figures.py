@@ -20,8 +20,7 @@ from clipshift.report.words import counted, with_interval
 from clipshift.results import (
     CLEAN,
     CORRELATES,
-    Measured,
-    Tables,
+    Run,
     pivot,
     write_whole,
 )
@@ -88,62 +87,30 @@ class Moved:
     views: list[np.ndarray]
 
 
-def gallery_of(measured: Measured, ids: list[str], count: int, names: Mapping[str, str]) -> Gallery:
-    """The first photos of a run for `draw_gallery`.
-
-    Args:
-        measured: What was measured, with at least ``count`` photos' views and gazes kept.
-        ids: The ids of the run's photos.
-        count: How many photos.
-        names: View names of the variants to show, and what to call them.
-    """
-    indices = sorted(measured.views.get(CLEAN, {}))[:count]
-    rows = [measured.index.index(photo) for photo in indices]
-    titles = {CLEAN: CLEAN, **names}
-
-    def stacked(kept: dict[str, dict[int, np.ndarray]]) -> dict[str, np.ndarray]:
-        return {
-            title: np.stack([kept[name][photo] for photo in indices])
-            for name, title in titles.items()
-            if name in kept
-        }
-
-    return Gallery(
-        photos=[ids[photo] for photo in indices],
-        views=stacked(measured.views) if indices else {},
-        gazes=stacked(measured.gazes) if indices else {},
-        cosines={
-            title: np.array(measured.values[name, "cosine_similarity"])[rows]
-            for name, title in names.items()
-            if (name, "cosine_similarity") in measured.values
-        },
-    )
-
-
-def draw_figures(tables: Tables, galleries: Mapping[str, Gallery], source: str) -> dict[str, Drawn]:
+def draw_figures(run: Run, galleries: Mapping[str, Gallery], source: str) -> dict[str, Drawn]:
     """All figures that the run's measures allow, by name; with ``@SEVERITY`` if there are several.
 
     Those that compare augmentations are left out where there is one.
 
     Args:
-        tables: The run's tables.
+        run: The run.
         galleries: Photos for the gallery, by severity.
         source: Model, data and number of photos: stands below every figure.
     """
-    measures = set(tables.summary["measure"])
+    measures = set(run.summary["measure"])
     severities = list(galleries)
     figures: dict[str, Drawn] = {}
-    if tables.agreement:
-        figures["rankings"] = draw_rankings(tables.ranking, tables.agreement)
+    if run.agreement:
+        figures["rankings"] = draw_rankings(run.ranking, run.agreement)
     steps = [severity for severity in severities if severity.isdigit()]
-    if len(steps) > 1 and len(tables.ranking):
-        figures["severity"] = draw_severity(tables.ranking, steps)
+    if len(steps) > 1 and len(run.ranking):
+        figures["severity"] = draw_severity(run.ranking, steps)
     for severity, gallery in galleries.items():
         end = f"@{severity}" if len(severities) > 1 else ""
         shift, summary, ranking, correlations, layers = (
             table[table["severity"] == severity] if len(table) else table
             for table in (
-                tables.shift, tables.summary, tables.ranking, tables.correlations, tables.layers,
+                run.shift, run.summary, run.ranking, run.correlations, run.layers,
             )
         )  # fmt: skip
         if len(ranking) > 1:
@@ -154,26 +121,26 @@ def draw_figures(tables: Tables, galleries: Mapping[str, Gallery], source: str) 
         ):
             if measure in measures:
                 figures[f"{name}{end}"] = draw_distributions(
-                    shift, summary, measure, tables.columns[measure], bars
+                    shift, summary, measure, run.columns[measure], bars
                 )
         if summary["augmentation"].nunique() > 1:
-            figures[f"heatmap{end}"] = draw_heatmap(summary, tables.columns)
+            figures[f"heatmap{end}"] = draw_heatmap(summary, run.columns)
         preserved = [
-            m for m in shown_measures(summary, tables.columns) if is_preserved(tables.columns[m])
+            m for m in shown_measures(summary, run.columns) if is_preserved(run.columns[m])
         ]
         if len(preserved) >= 3:
-            figures[f"radar{end}"] = draw_radar(summary, preserved, tables.columns)
+            figures[f"radar{end}"] = draw_radar(summary, preserved, run.columns)
         if len(layers):
             figures[f"layers{end}"] = draw_layers(layers)
         if correlations["rho"].notna().any() if len(correlations) else False:
             figures[f"correlations{end}"] = draw_correlations(correlations)
-        own = [name for name in tables.distances.index if name.endswith(end)]
+        own = [name for name in run.distances.index if name.endswith(end)]
         if len(own) >= 2:
             titles = [name.removesuffix(end) for name in own]
             figures[f"distances{end}"] = draw_distances(
                 *(
                     table.loc[own, own].set_axis(titles).set_axis(titles, axis=1)
-                    for table in (tables.distances, tables.distances_low, tables.distances_high)
+                    for table in (run.distances, run.distances_low, run.distances_high)
                 )
             )
         if gallery.photos:

@@ -11,7 +11,7 @@ import wandb
 from pytorch_lightning.loggers import Logger, WandbLogger
 
 from clipshift.report.words import model_in_words, weights_in_words, without_paths
-from clipshift.results import Tables
+from clipshift.results import Run
 
 
 def wandb_logger(
@@ -77,59 +77,76 @@ def run_name(overrides: Sequence[str], otherwise: str) -> str:
     return (" ".join(chosen) or otherwise)[:128]
 
 
-def track_results(
-    logger: WandbLogger, tables: Tables, figures: Mapping[str, Path], folder: Path
-) -> None:
+WANDB_ROWS = 10_000
+"""How many rows W&B shows of a table."""
+
+
+def means(run: Run) -> dict[str, float]:
+    """The means of a run's summary, by ``VARIANT/MEASURE``."""
+    several = run.summary["severity"].nunique() > 1
+    return {
+        (f"{row.augmentation}@{row.severity}" if several else row.augmentation)
+        + f"/{row.measure}": row.mean
+        for row in run.summary.itertuples()
+    }
+
+
+def track_results(logger: WandbLogger, run: Run, figures: Mapping[str, Path]) -> list[str]:
     """Put a run's tables, figures, files and summary values into its W&B run.
 
     Shifts at numbered severities are logged against ``severity`` as well, for curves.
 
     Args:
         logger: The run's logger.
-        tables: The run's tables.
+        run: The run: its tables and ``run.json`` become an artifact.
         figures: Image files by figure name.
-        folder: The run's folder: its tables and ``run.json`` become an artifact.
+
+    Returns:
+        What W&B does not show, in words.
     """
-    run = logger.experiment
-    run.define_metric("severity", hidden=True)
+    tracked = logger.experiment
+    tracked.define_metric("severity", hidden=True)
     for family in ("shift", "relative_shift"):
-        run.define_metric(f"{family}/*", step_metric="severity")
-    means = tables.summary[tables.summary["severity"].str.isdigit()]
-    for severity, rows in means.groupby("severity", sort=True):
+        tracked.define_metric(f"{family}/*", step_metric="severity")
+    numbered = run.summary[run.summary["severity"].str.isdigit()]
+    for severity, rows in numbered.groupby("severity", sort=True):
         cosine, relative = (
             rows[rows["measure"] == name].set_index("augmentation")["mean"]
             for name in ("cosine_similarity", "relative_shift")
         )
-        run.log(
+        tracked.log(
             {"severity": int(str(severity))}
             | {f"shift/{name}": 1 - mean for name, mean in cosine.items()}
             | {f"relative_shift/{name}": mean for name, mean in relative.items()}
         )
     named = {
-        "shift": tables.shift,
-        "summary": tables.summary,
-        "distances": tables.distances.reset_index(names="augmentation"),
-        "ranking": tables.ranking,
-        "correlations": tables.correlations,
-        "layers": tables.layers,
+        "shift": run.shift[:WANDB_ROWS],
+        "summary": run.summary,
+        "distances": run.distances.reset_index(names="augmentation"),
+        "ranking": run.ranking,
+        "correlations": run.correlations,
+        "layers": run.layers,
     }
-    run.log(
+    tracked.log(
         {name: wandb_table(table) for name, table in named.items() if len(table)}
         | {f"figures/{name}": wandb.Image(str(path)) for name, path in figures.items()}
     )
-    artifact = wandb.Artifact(f"shift-{run.id}", type="evaluation")
+    artifact = wandb.Artifact(f"shift-{tracked.id}", type="evaluation")
     for file in ("shift.parquet", "summary.csv", "run.json"):
-        artifact.add_file(str(folder / file))
-    checkpoint = tables.facts["model"]["checkpoint"]
-    if checkpoint and not run.offline:
-        run.use_artifact(checkpoint_artifact(Path(checkpoint)))
-    run.log_artifact(artifact)
-    run.summary["model"] = model_in_words(tables.facts["model"])
-    run.summary["weights"] = weights_in_words(tables.facts["model"])
-    several = tables.summary["severity"].nunique() > 1
-    for row in tables.summary.itertuples():
-        variant = f"{row.augmentation}@{row.severity}" if several else row.augmentation
-        run.summary[f"{variant}/{row.measure}"] = row.mean
+        artifact.add_file(str(run.folder / file))
+    checkpoint = run.facts["model"]["checkpoint"]
+    if checkpoint and not tracked.offline:
+        tracked.use_artifact(checkpoint_artifact(Path(checkpoint)))
+    tracked.log_artifact(artifact)
+    tracked.summary["model"] = model_in_words(run.facts["model"])
+    tracked.summary["weights"] = weights_in_words(run.facts["model"])
+    tracked.summary.update(means(run))
+    if len(run.shift) <= WANDB_ROWS:
+        return []
+    return [
+        f"W&B shows the first {WANDB_ROWS} of {len(run.shift)} rows of shift; all are in the "
+        "artifact's shift.parquet."
+    ]
 
 
 def wandb_table(table: pd.DataFrame) -> wandb.Table:

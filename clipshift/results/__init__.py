@@ -1,19 +1,14 @@
-"""Results: per-photo tables, summaries with intervals, and the files of a run."""
+"""Results: what was measured, its tables with intervals, and the files of a run."""
 
 from clipshift.results.files import (
-    CALIBRATION,
-    TABLES,
-    clear_results,
     data_fingerprint,
-    skipped_table,
+    file_sha256,
     write_csv,
     write_json,
-    write_tables,
-    write_tensors,
     write_whole,
 )
 from clipshift.results.intervals import holm, intraclass_correlation, mean_interval
-from clipshift.results.measured import CLEAN, Measured
+from clipshift.results.measured import CLEAN, Measured, join
 from clipshift.results.paired import compare_photos, with_group_means
 from clipshift.results.ranking import (
     CORRELATES,
@@ -22,13 +17,24 @@ from clipshift.results.ranking import (
     rank_augmentations,
     ranking_agreement,
 )
-from clipshift.results.runs import Run, differing_views, incomparable, read_run
+from clipshift.results.records import Records
+from clipshift.results.runs import (
+    CALIBRATION,
+    Run,
+    clear_results,
+    differing_views,
+    incomparable,
+    read_gazes,
+    read_run,
+    write_run,
+    write_tensors,
+)
 from clipshift.results.table import (
-    Tables,
     distance_tables,
     order_of_photos,
     pivot,
     shift_table,
+    skipped_table,
     summarize,
 )
 
@@ -36,10 +42,9 @@ __all__ = [
     "CALIBRATION",
     "CLEAN",
     "CORRELATES",
-    "TABLES",
     "Measured",
+    "Records",
     "Run",
-    "Tables",
     "clear_results",
     "compare_photos",
     "correlate",
@@ -47,14 +52,17 @@ __all__ = [
     "differing_views",
     "distance_tables",
     "extreme_photos",
+    "file_sha256",
     "holm",
     "incomparable",
     "intraclass_correlation",
+    "join",
     "mean_interval",
     "order_of_photos",
     "pivot",
     "rank_augmentations",
     "ranking_agreement",
+    "read_gazes",
     "read_run",
     "shift_table",
     "skipped_table",
@@ -62,7 +70,7 @@ __all__ = [
     "with_group_means",
     "write_csv",
     "write_json",
-    "write_tables",
+    "write_run",
     "write_tensors",
     "write_whole",
 ]

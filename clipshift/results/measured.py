@@ -1,5 +1,6 @@
-"""What an evaluation measured, before it is made into tables."""
+"""What an evaluation measured, photo by photo, before it is made into tables."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -9,56 +10,75 @@ from clipshift.data import Skipped
 CLEAN = "clean"
 """Name of the clean view beside those of the augmentations."""
 
+Kept = dict[str, dict[int, np.ndarray]]
+"""Arrays of chosen photos, by view and by the photo's index."""
+
 
 @dataclass
 class Measured:
-    """What one process measured, photos in the order they came.
+    """What was measured of some photos: of a batch, or of a whole run.
 
     Attributes:
-        index: Places of the photos in the list of photos.
-        values: By (variant, measure), a number a photo.
-        digests: SHA-256 of each encoded photo.
+        index: Indices of the photos in the run's list, int64, shape (N,).
+        values: By (variant, measure), float64, shape (N,).
+        digests: SHA-256 of each encoded photo, uint8, shape (N, 32).
+        distances: The distances 1 − cos between every two variants' views of each photo, in the
+            order of numpy's ``triu_indices``, float32, shape (N, pairs).
+        layers: Cosines of the class tokens, float64, shape (N, layers, variants); None where they
+            were not measured.
+        embeddings: By view, float32, shape (N, D): of the clean views always, of the variants'
+            where asked for.
+        gallery: Embeddings of the gallery's photos, whatever else is kept.
+        views: Pixels of the first photos.
+        gazes: Gazes of the first photos.
         skipped: Photos that could not be read.
-        embeddings: By view, one float32 row per photo: of the clean views always, of the
-            variants' where asked for.
-        distances: For each photo the distances 1 − cos between every two variants' views, in the
-            order of numpy's ``triu_indices``, float32.
-        layers: For each photo the class tokens' cosines, (layers, variants); where measured.
-        gallery: Embeddings by view, of the gallery's photos, whatever else is kept.
-        views: Pixels by view, of the first photos.
-        gazes: Gaze by view, of the first photos.
-        seconds: Wall time by stage; of several processes, the longest.
+        seconds: Wall time by stage.
     """
 
-    index: list[int] = field(default_factory=list)
-    values: dict[tuple[str, str], list[float]] = field(default_factory=dict)
-    digests: list[bytes] = field(default_factory=list)
+    index: np.ndarray = field(default_factory=lambda: np.empty(0, np.int64))
+    values: dict[tuple[str, str], np.ndarray] = field(default_factory=dict)
+    digests: np.ndarray = field(default_factory=lambda: np.empty((0, 32), np.uint8))
+    distances: np.ndarray = field(default_factory=lambda: np.empty((0, 0), np.float32))
+    layers: np.ndarray | None = None
+    embeddings: dict[str, np.ndarray] = field(default_factory=dict)
+    gallery: Kept = field(default_factory=dict)
+    views: Kept = field(default_factory=dict)
+    gazes: Kept = field(default_factory=dict)
     skipped: list[Skipped] = field(default_factory=list)
-    embeddings: dict[str, list[np.ndarray]] = field(default_factory=dict)
-    distances: list[np.ndarray] = field(default_factory=list)
-    layers: list[np.ndarray] = field(default_factory=list)
-    gallery: dict[str, dict[int, np.ndarray]] = field(default_factory=dict)
-    views: dict[str, dict[int, np.ndarray]] = field(default_factory=dict)
-    gazes: dict[str, dict[int, np.ndarray]] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
 
-    def merge(self, other: "Measured") -> None:
-        """Add what another process measured."""
-        self.index += other.index
-        self.digests += other.digests
-        self.skipped += other.skipped
-        self.distances += other.distances
-        self.layers += other.layers
-        for key, numbers in other.values.items():
-            self.values.setdefault(key, []).extend(numbers)
-        for name, rows in other.embeddings.items():
-            self.embeddings.setdefault(name, []).extend(rows)
-        for kept, more in (
-            (self.gallery, other.gallery),
-            (self.views, other.views),
-            (self.gazes, other.gazes),
-        ):
-            for name, by_photo in more.items():
-                kept.setdefault(name, {}).update(by_photo)
-        for stage, spent in other.seconds.items():
-            self.seconds[stage] = max(spent, self.seconds.get(stage, 0.0))
+    @property
+    def photos(self) -> set[int]:
+        """Indices of all photos that were measured or skipped."""
+        return {*self.index.tolist(), *(skipped.index for skipped in self.skipped)}
+
+
+def join(parts: Sequence[Measured]) -> Measured:
+    """What was measured in several parts, photos in the order of the run's list."""
+    parts = sorted(parts, key=lambda part: min(part.photos, default=0))
+    filled = [part for part in parts if len(part.index)]
+    whole = Measured(skipped=[skipped for part in parts for skipped in part.skipped])
+    for part in parts:
+        for stage, spent in part.seconds.items():
+            whole.seconds[stage] = whole.seconds.get(stage, 0.0) + spent
+        for kind in ("gallery", "views", "gazes"):
+            for view, by_photo in getattr(part, kind).items():
+                getattr(whole, kind).setdefault(view, {}).update(by_photo)
+    if not filled:
+        return whole
+    index = np.concatenate([part.index for part in filled])
+    order = np.argsort(index)
+
+    def rows(arrays: Sequence[np.ndarray]) -> np.ndarray:
+        return np.concatenate(arrays)[order]
+
+    whole.index = index[order]
+    whole.digests = rows([part.digests for part in filled])
+    whole.distances = rows([part.distances for part in filled])
+    if filled[0].layers is not None:
+        whole.layers = rows([part.layers for part in filled if part.layers is not None])
+    whole.values = {key: rows([part.values[key] for part in filled]) for key in filled[0].values}
+    whole.embeddings = {
+        view: rows([part.embeddings[view] for part in filled]) for view in filled[0].embeddings
+    }
+    return whole

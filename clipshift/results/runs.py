@@ -1,60 +1,201 @@
-"""Finished runs: read back from their folders, and whether two of them can be compared."""
+"""A run: its tables and facts, written to its folder and read back."""
 
 import json
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
 
+from clipshift.data import Photo
 from clipshift.errors import UserError
 from clipshift.measure import Facts
-from clipshift.results.columns import read_shift
+from clipshift.results.columns import DEFINITIONS, column_dictionary, read_shift, write_shift
+from clipshift.results.files import file_sha256, write_csv, write_json, write_whole
+from clipshift.results.measured import CLEAN, Measured
+
+CALIBRATION = "calibration.json"
+SHIFT = "shift.parquet"
+MATRICES = ("distances", "distances_low", "distances_high")
+TABLES = ("summary", *MATRICES, "ranking", "correlations", "layers", "skipped")
+"""The tables of a run beside ``shift.parquet``, by their names in `Run`."""
+
+RESULTS = (
+    "run.json",
+    SHIFT,
+    "columns.json",
+    *(f"{table}.csv" for table in TABLES),
+    *(f"{tensors}.safetensors" for tensors in ("embeddings", "views", "gaze")),
+    CALIBRATION,
+    "report.html",
+)
+"""What an evaluation writes, the figures apart."""
 
 VIEWS = ("aug", "seed", "data.resize")
 """Options that decide what the views are, beside the photos and the strengths."""
 
 
-@dataclass(frozen=True)
+@dataclass
 class Run:
-    """A finished run, as read back from its folder.
+    """A run: its tables and its facts.
 
     Attributes:
-        folder: The folder.
-        facts: ``run.json``.
-        shift: ``shift.parquet``.
-        columns: What its measured columns mean.
+        folder: Its folder.
+        facts: What ``run.json`` holds: provenance, and what is true of the run as a whole.
+        columns: What the measured columns mean.
+        shift: One row per photo, augmentation and severity.
+        summary: Means with intervals.
+        distances: Distances between variants.
+        distances_low: The lower ends of their 95 % intervals.
+        distances_high: The upper ends.
+        ranking: Augmentations by their shift; empty where the cosine was not measured.
+        correlations: What goes with the shift; empty likewise.
+        layers: Shift by layer; empty where not asked for.
+        skipped: Photos that could not be read.
     """
 
     folder: Path
     facts: dict[str, Any]
-    shift: pd.DataFrame
     columns: dict[str, Facts]
+    shift: pd.DataFrame
+    summary: pd.DataFrame = field(default_factory=pd.DataFrame)
+    distances: pd.DataFrame = field(default_factory=pd.DataFrame)
+    distances_low: pd.DataFrame = field(default_factory=pd.DataFrame)
+    distances_high: pd.DataFrame = field(default_factory=pd.DataFrame)
+    ranking: pd.DataFrame = field(default_factory=pd.DataFrame)
+    correlations: pd.DataFrame = field(default_factory=pd.DataFrame)
+    layers: pd.DataFrame = field(default_factory=pd.DataFrame)
+    skipped: pd.DataFrame = field(default_factory=pd.DataFrame)
 
     @property
     def trained_on(self) -> list[str]:
         """The augmentations that its model was fine-tuned on; empty for any other model."""
         return self.facts["model"].get("trained_on") or []
 
+    @property
+    def agreement(self) -> tuple[float, float, float] | None:
+        """Kendall's τ between the rankings at the paper's and at matched severities.
+
+        With its interval; None where the run has not both severities.
+        """
+        found = self.facts.get("paper_and_matched")
+        if found is None:
+            return None
+        tau, low, high = (
+            np.nan if found[key] is None else found[key] for key in ("tau", "ci_low", "ci_high")
+        )
+        return tau, low, high
+
+
+def clear_results(folder: Path) -> None:
+    """Remove an earlier run's results, so that none of them is taken for one of the next run."""
+    for name in RESULTS:
+        (folder / name).unlink(missing_ok=True)
+
+
+def write_run(run: Run) -> None:
+    """Write a run's tables, ``columns.json`` and, last, ``run.json`` with their SHA-256.
+
+    ``shift.parquet`` and ``skipped.csv`` always, the other tables as CSV where they have rows.
+    """
+    write_whole(run.folder / SHIFT, lambda path: write_shift(path, run.shift, run.columns))
+    made = {name: getattr(run, name) for name in TABLES}
+    written = {n: table for n, table in made.items() if len(table) or n == "skipped"}
+    for name, table in written.items():
+        write_csv(run.folder / f"{name}.csv", table)
+    write_json(run.folder / "columns.json", column_dictionary(run.shift, run.columns, written))
+    files = [SHIFT, "columns.json", *(f"{name}.csv" for name in written)]
+    run.facts["sha256"] = {name: file_sha256(run.folder / name) for name in files}
+    write_json(run.folder / "run.json", run.facts)
+
 
 def read_run(folder: Path) -> Run:
     """Read a finished run.
 
     Raises:
-        UserError: If the folder holds none, or one that was interrupted or measured no photo.
+        UserError: If the folder holds none, one that was interrupted or measured no photo, or one
+            whose files are no longer what was written.
     """
+    again = "measure it again"
     try:
         facts = json.loads((folder / "run.json").read_text(encoding="utf-8"))
-        shift, columns = read_shift(folder / "shift.parquet")
-    except (OSError, ValueError, TypeError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"no finished run in {folder}: {error}") from None
     if not isinstance(facts, dict) or "complete" not in facts:
         raise UserError(f"no finished run in {folder}: its run.json is not clipshift's")
     if not facts["complete"]:
         raise UserError(f"the run in {folder} was interrupted: run it again")
+    try:
+        for name, written in facts["sha256"].items():
+            if file_sha256(folder / name) != written:
+                raise UserError(f"{folder / name} is not what the run wrote: {again}")
+        shift, columns = read_shift(folder / SHIFT)
+        tables = {name: _read_table(folder, name) for name in TABLES}
+    except OSError as error:
+        raise UserError(f"no finished run in {folder}: {error}") from None
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise UserError(f"the run in {folder} cannot be read ({error}): {again}") from None
     if shift.empty:
         raise UserError(f"the run in {folder} measured no photo: see its skipped.csv")
-    return Run(folder, facts, shift, columns)
+    return Run(folder, facts, columns, shift, **tables)
+
+
+def _read_table(folder: Path, name: str) -> pd.DataFrame:
+    file = folder / f"{name}.csv"
+    if not file.exists():
+        return pd.DataFrame(columns=list(DEFINITIONS.get(name, ())))
+    index = "augmentation" if name in MATRICES else None
+    return pd.read_csv(file, dtype={"severity": str}, index_col=index)
+
+
+def write_tensors(
+    folder: Path, measured: Measured, photos: Sequence[Photo], views: int, gaze: int
+) -> None:
+    """Write the ``embeddings`` of all views where kept, ``views`` and ``gaze``, as safetensors.
+
+    Each holds one tensor per view (``clean`` or an augmentation), photos in the order of the run's
+    list, and the photos' ids as a JSON list under ``photos`` in the metadata.
+
+    Args:
+        folder: The run's folder.
+        measured: What was measured.
+        photos: The run's photos.
+        views: Write the views of the first so many photos.
+        gaze: Write the gazes of the first so many photos.
+    """
+    if len(measured.embeddings) > 1:
+        ids = [photos[index].id for index in measured.index]
+        _write_views(folder / "embeddings.safetensors", measured.embeddings, ids)
+    for file, kept, count in (("views", measured.views, views), ("gaze", measured.gazes, gaze)):
+        if kept and count:
+            indices = sorted(photo for photo in kept[CLEAN] if photo < count)
+            stacked = {name: np.stack([rows[i] for i in indices]) for name, rows in kept.items()}
+            _write_views(folder / f"{file}.safetensors", stacked, [photos[i].id for i in indices])
+
+
+def _write_views(path: Path, tensors: Mapping[str, np.ndarray], ids: Sequence[str]) -> None:
+    metadata = {"photos": json.dumps(list(ids))}
+    # safetensors writes memory as it lies
+    contiguous = {name: np.ascontiguousarray(rows) for name, rows in tensors.items()}
+    write_whole(path, lambda partial: save_file(contiguous, partial, metadata))
+
+
+def read_gazes(folder: Path) -> dict[str, dict[str, np.ndarray]]:
+    """The gazes that a run kept, by photo id and view; empty where it kept none."""
+    try:
+        with safe_open(folder / "gaze.safetensors", "np") as stored:
+            ids = json.loads(stored.metadata()["photos"])
+            views = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118
+    except (OSError, SafetensorError, ValueError, KeyError, TypeError):
+        return {}
+    return {
+        photo: {view: rows[index] for view, rows in views.items()}
+        for index, photo in enumerate(ids)
+    }
 
 
 def differing_views(a: Run, b: Run) -> list[str]:

@@ -1,8 +1,6 @@
 """The tables of a run: one row per photo and variant, and means over photos with intervals."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -16,44 +14,10 @@ from clipshift.results.measured import Measured
 KEYS = ["photo", "label", "augmentation", "severity"]
 
 
-@dataclass
-class Tables:
-    """A run's tables and facts, as written to its folder.
-
-    Attributes:
-        shift: A row per photo, augmentation and severity.
-        summary: Means with intervals.
-        distances: Distances between variants.
-        distances_low: The lower ends of their 95 % intervals.
-        distances_high: The upper ends.
-        ranking: Augmentations by their shift; empty where the cosine was not measured.
-        correlations: What goes with the shift; empty likewise.
-        layers: Shift by layer; empty where not asked for.
-        skipped: Photos that could not be read.
-        agreement: Kendall's τ between the rankings at the paper's and at matched severities, with
-            its interval; None where a run has not both.
-        facts: Provenance.
-        columns: What the measured columns mean.
-    """
-
-    shift: pd.DataFrame
-    summary: pd.DataFrame
-    distances: pd.DataFrame
-    distances_low: pd.DataFrame
-    distances_high: pd.DataFrame
-    ranking: pd.DataFrame
-    correlations: pd.DataFrame
-    layers: pd.DataFrame
-    skipped: pd.DataFrame
-    agreement: tuple[float, float, float] | None
-    facts: dict[str, Any]
-    columns: dict[str, Facts]
-
-
 def shift_table(
     measured: Measured, photos: Sequence[Photo], variants: Mapping[str, Variant]
 ) -> pd.DataFrame:
-    """A row per photo and variant, in an order that does not depend on how they were measured.
+    """One row per photo and variant, in an order that does not depend on how they were measured.
 
     Args:
         measured: What was measured.
@@ -61,8 +25,8 @@ def shift_table(
         variants: Augmentations at severities, by view name.
 
     Returns:
-        Columns ``photo, label, augmentation, severity`` and one a measure, sorted by photo id, and
-        within a photo in the order of the run's variants.
+        Columns ``photo, label, augmentation, severity`` and one per measure; sorted by photo id,
+        and within a photo in the order of the run's variants.
     """
     names = list(dict.fromkeys(name for name, _ in measured.values))
     measures = list(dict.fromkeys(measure for _, measure in measured.values))
@@ -149,8 +113,8 @@ def distance_tables(
         with names; zero on the diagonal.
     """
     pairs = len(names) * (len(names) - 1) // 2
-    rows = [measured.distances[row] for row in order_of_photos(measured, photos)]
-    values = np.stack(rows) if rows else np.empty((0, pairs), np.float32)
+    order = order_of_photos(measured, photos)
+    values = measured.distances[order] if order else np.empty((0, pairs), np.float32)
     upper = np.triu_indices(len(names), 1)
 
     def table(ends: np.ndarray) -> pd.DataFrame:
@@ -160,17 +124,23 @@ def distance_tables(
             matrix + matrix.T, index=pd.Index(names, name="augmentation"), columns=list(names)
         )
 
-    means = np.nanmean(values, axis=0, dtype=float) if rows else np.full(pairs, np.nan)
+    means = np.nanmean(values, axis=0, dtype=float) if order else np.full(pairs, np.nan)
     low, high = np.clip(mean_interval(values, seed), 0, 2)
     return table(means), table(low), table(high)
 
 
 def order_of_photos(measured: Measured, photos: Sequence[Photo]) -> list[int]:
     """The rows of what was measured in the order of photo ids, in which tables have them."""
-    return sorted(range(len(measured.index)), key=lambda row: photos[measured.index[row]].id)
+    return sorted(range(len(measured.index)), key=lambda row: photos[int(measured.index[row])].id)
 
 
 def pivot(summary: pd.DataFrame, column: str = "mean") -> pd.DataFrame:
-    """One column of a summary as a matrix: a row an augmentation, a column a measure, in order."""
+    """One column of a summary as a matrix: one row per augmentation, one column per measure."""
     matrix = summary.pivot(index="augmentation", columns="measure", values=column)
     return matrix.loc[summary["augmentation"].unique(), summary["measure"].unique()]
+
+
+def skipped_table(measured: Measured, photos: Sequence[Photo]) -> pd.DataFrame:
+    """One row per photo that could not be read: ``photo``, ``reason``."""
+    rows = sorted((photos[skipped.index].id, skipped.reason) for skipped in measured.skipped)
+    return pd.DataFrame(rows, columns=["photo", "reason"])

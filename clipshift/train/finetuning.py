@@ -22,21 +22,22 @@ from torch.utils.data import DataLoader
 from torchmetrics import MeanMetric
 
 from clipshift.augment import Augmentation, augment
-from clipshift.command import compose_config
-from clipshift.comparison import compare_runs
-from clipshift.config import MEASURED, plain, validate
+from clipshift.cli.build import load_photos, make_augmentations
+from clipshift.cli.command import compose_config
+from clipshift.cli.config import MEASURED, plain, validate
+from clipshift.cli.evaluate import evaluate
+from clipshift.cli.jobs import started_logger
+from clipshift.compare import compare_runs
 from clipshift.data import Batch, Photo, Skipped, View, ViewDataset, collate
-from clipshift.encode import Encoder, load_encoder, model_config
-from clipshift.errors import UserError
-from clipshift.evaluation import (
+from clipshift.encode import (
+    Encoder,
     ZeroShot,
     caption_embeddings,
-    evaluate,
-    load_photos,
-    make_augmentations,
+    load_encoder,
     make_zero_shot,
+    model_config,
 )
-from clipshift.jobs import started_logger
+from clipshift.errors import UserError
 from clipshift.measure.functional import cosine_similarity
 from clipshift.measure.zero_shot import zero_shot_hit
 from clipshift.report.figures import draw_interpolation, save_figures

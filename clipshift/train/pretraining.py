@@ -25,7 +25,7 @@ from torch.utils.data import DataLoader, Dataset
 from torchmetrics.classification import MulticlassAccuracy
 from tqdm import tqdm
 
-from clipshift.config import validate
+from clipshift.cli.config import validate
 from clipshift.data.photos import Photo, decode
 from clipshift.data.shards import class_names, class_wnids, shards
 from clipshift.encode import tiny  # noqa: F401  (registers the image tower with timm)

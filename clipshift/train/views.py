@@ -60,7 +60,7 @@ class RobustViews(Dataset[tuple[Tensor, Tensor, int]]):
         choice = keyed_generator(self.seed, key, "choice").integers(len(self.variants))
         variant = self.variants[int(choice)]
         draws = draw(variant.augmentation, self.seed, key, variant.name, VIEW_SIZE)
-        clean = item.pixels[None]
+        clean = item.clean[None]
         view = augment(variant.augmentation, clean, default_collate([draws]), variant.strength)
         return clean[0], view[0], index
 

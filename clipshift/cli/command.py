@@ -17,12 +17,10 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
-from clipshift.config import composition_error, dotted_names
-from clipshift.errors import UserError, one_line
+from clipshift.cli.config import composition_error, dotted_names
+from clipshift.errors import ERROR_FILE, UserError, one_line
 
-ERROR = "error.txt"
-"""Where a failed job of a sweep leaves its error."""
-CONF = Path(__file__).resolve().parent.parent / "conf"
+CONF = Path(__file__).resolve().parents[2] / "conf"
 
 
 def run_command(main: Callable[[], None], config_name: str) -> None:
@@ -58,7 +56,7 @@ def explained_errors() -> Iterator[None]:
     ``error.txt``, for the comparison that ends the sweep.
     """
     job = HydraConfig.get()
-    error_file = Path(job.runtime.output_dir) / ERROR
+    error_file = Path(job.runtime.output_dir) / ERROR_FILE
     try:
         yield
     except (UserError, HydraException, OmegaConfBaseException) as error:
@@ -84,7 +82,7 @@ class SweepFailures(Callback):
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
         """Hydra calls this when all jobs have ended."""
-        if any(Path(config.hydra.sweep.dir).glob(f"*/{ERROR}")):
+        if any(Path(config.hydra.sweep.dir).glob(f"*/{ERROR_FILE}")):
             sys.exit(1)
 
 
@@ -93,7 +91,7 @@ class SweepComparison(Callback):
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
         """Hydra calls this when all jobs have ended."""
-        from clipshift.comparison import compare_sweep
+        from clipshift.compare import compare_sweep
 
         try:
             finished = compare_sweep(Path(config.hydra.sweep.dir))

@@ -2,24 +2,35 @@
 
 import hashlib
 import json
-import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
+from filelock import FileLock, Timeout
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 from pytorch_lightning.loggers import Logger, WandbLogger
+from pytorch_lightning.utilities import rank_zero_only
 
-from clipshift.config import plain
+from clipshift.cli.config import plain
 from clipshift.data import Photo
 from clipshift.encode import Encoder
+from clipshift.errors import ERROR_FILE, UserError
 from clipshift.report import tracking
 from clipshift.results import clear_results, data_fingerprint
 from clipshift.versions import CODE_SHA256, package_versions
+
+LOCK = ".lock"
+"""The file by which a process keeps others out of a run's folder."""
+
+
+def is_first_process() -> bool:
+    """Whether this is the only process of a run, or the first of several."""
+    return not getattr(rank_zero_only, "rank", 0)
 
 
 def in_sweep() -> bool:
@@ -32,31 +43,40 @@ def sweep_folders(cfg: DictConfig) -> list[Path]:
     return [Path(HydraConfig.get().sweep.dir), Path(cfg.sweeps)]
 
 
-def job_key(cfg: DictConfig, encoder: Encoder, photos: list[Photo], classes: list[str]) -> str:
-    """SHA-256 over all that a job's results depend on: options, model, photos, texts and code.
+HARMLESS = ("logger", "cache", "sweeps", "rerun", "compare", "report", "dashboard")
+"""Options that change no number."""
 
-    Options that change no number (logger, cache, workers) are left out.
+
+def numbers_depend_on(
+    cfg: DictConfig, encoder: Encoder, photos: list[Photo], classes: list[str]
+) -> dict[str, Any]:
+    """All that a run's numbers depend on, but for the photos' pixels: options, model, code.
+
+    Returns:
+        By a name for people, as JSON.
     """
+    options = {name: value for name, value in plain(cfg).items() if name not in HARMLESS}
+    for name in ("num_workers", "batch_size"):
+        options["data"].pop(name)
     calibration = Path(cfg.matching.file or "")
-    options = {
-        name: value
-        for name, value in plain(cfg).items()
-        if name not in ("logger", "cache", "sweeps", "rerun", "compare")
-    }
-    options["data"] = {k: v for k, v in options["data"].items() if k != "num_workers"}
-    facts = {
-        "options": options,
-        "model": encoder.fingerprint,
-        "data": data_fingerprint(
-            (photo.id, hashlib.sha256(photo.read()).digest())
-            for photo in photos
-            if photo.file.is_file()
-        ),
-        "texts": [classes, [(photo.id, photo.label, photo.captions) for photo in photos]],
+    texts = [classes, [(photo.id, photo.label, photo.captions) for photo in photos]]
+    return options | {
+        "model": [options["model"], encoder.fingerprint],
+        "photos": hashlib.sha256(json.dumps(texts).encode()).hexdigest(),
         "calibration": calibration.read_text() if calibration.is_file() else None,
-        "code": CODE_SHA256,
+        "clipshift's code": CODE_SHA256,
         "versions": package_versions(),
     }
+
+
+def job_key(cfg: DictConfig, encoder: Encoder, photos: list[Photo], classes: list[str]) -> str:
+    """SHA-256 over all that a job's results depend on, the photos' content included."""
+    content = data_fingerprint(
+        (photo.id, hashlib.sha256(photo.read()).digest())
+        for photo in photos
+        if photo.file.is_file()
+    )
+    facts = [numbers_depend_on(cfg, encoder, photos, classes), content]
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
 
@@ -64,7 +84,7 @@ def take_over(done: Path, run_folder: Path) -> None:
     """Let a finished job's results be this job's."""
     if done.resolve() != run_folder.resolve():
         clear_results(run_folder)
-        ignored = shutil.ignore_patterns("wandb", ".hydra", "error.txt")
+        ignored = shutil.ignore_patterns("wandb", ".hydra", ERROR_FILE, LOCK)
         shutil.copytree(done, run_folder, ignore=ignored, dirs_exist_ok=True)
     print(f"already measured, so taken from {done} (rerun=true measures it again)")
 
@@ -75,12 +95,37 @@ def finished_job(roots: list[Path], key: str) -> Path | None:
         for file in sorted(root.rglob("run.json")):
             try:
                 facts = json.loads(file.read_text(encoding="utf-8"))
-            except ValueError:
+            except (OSError, ValueError, RecursionError):
                 continue
-            written = (file.parent / "report.html").exists()  # last of all
-            if facts.get("job") == key and facts.get("complete") and written:
+            ours = isinstance(facts, dict) and facts.get("job") == key and facts.get("complete")
+            if ours and (file.parent / "report.html").exists():  # written last of all
                 return file.parent
     return None
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Keep other processes out of a folder; whatever ends this process lets them in again.
+
+    Raises:
+        UserError: If another process is in it.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    if not is_first_process():
+        yield
+        return
+    lock = FileLock(folder / LOCK, blocking=False)
+    try:
+        lock.acquire()
+    except Timeout:
+        raise UserError(
+            f"{folder} is in use by another process: wait for it, or choose another folder with "
+            "hydra.run.dir=FOLDER"
+        ) from None
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 @contextmanager
@@ -93,7 +138,7 @@ def started_logger(cfg: DictConfig, job_type: str, tags: list[str]) -> Iterator[
         tags: Its tags there, beside the configured ones; its name where no override tells more.
     """
     options = plain(cfg.logger)
-    if not options or int(os.environ.get("LOCAL_RANK", 0)):
+    if not options or not is_first_process():
         yield None
         return
     if "group" in options:

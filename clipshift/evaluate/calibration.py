@@ -20,7 +20,7 @@ from clipshift.augment.matching import (
     match_strength,
     pixel_distortion,
 )
-from clipshift.config import plain
+from clipshift.cli.config import plain
 from clipshift.data import VIEW_SIZE, Photo, Skipped, ViewDataset, keyed_order
 from clipshift.errors import UserError
 from clipshift.measure.functional import rmse, ssim
@@ -79,7 +79,7 @@ def calibrate(
     used = [
         CalibrationPhoto(photos[i.index].id, i.digest.hex(), photos[i.index].length()) for i in read
     ]
-    clean = torch.stack([item.pixels for item in read]).split(BATCH)
+    clean = torch.stack([item.clean for item in read]).split(BATCH)
     measure = DISTORTIONS[distortion]
     matches = {}
     for name, augmentation in track(augmentations.items(), "Matching severities", transient=True):

@@ -1,39 +1,16 @@
-"""What the jobs of a sweep share: the model, its texts' embeddings, and clean views' features."""
+"""The features of clean views, kept on the disk for other runs of the same model."""
 
 from dataclasses import dataclass
-from functools import lru_cache
 
 import torch
 from torch import Tensor
 
 from clipshift.data import Cache
-from clipshift.encode.encoder import Encoder, Features, load_encoder
-
-
-@lru_cache(maxsize=2)
-def shared_encoder(
-    architecture: str, pretrained: str | None, checkpoint: str | None, precision: str
-) -> Encoder:
-    """`load_encoder`, once for all jobs of a process."""
-    return load_encoder(architecture, pretrained, checkpoint, precision)
-
-
-@lru_cache(maxsize=2)
-def shared_classifier(
-    encoder: Encoder, classes: tuple[str, ...], templates: tuple[str, ...]
-) -> Tensor:
-    """`Encoder.zero_shot_classifier`, once for all jobs of a process."""
-    return encoder.zero_shot_classifier(list(classes), list(templates))
-
-
-@lru_cache(maxsize=2)
-def shared_texts(encoder: Encoder, texts: tuple[str, ...]) -> Tensor:
-    """`Encoder.encode_texts`, once for all jobs of a process."""
-    return encoder.encode_texts(list(texts))
+from clipshift.encode.encoder import Features
 
 
 @dataclass
-class SharedFeatures:
+class FeatureCache:
     """The clean views' features in the cache, by photo.
 
     Attributes:
@@ -46,7 +23,7 @@ class SharedFeatures:
 
     def get(self, digests: list[bytes], device: torch.device) -> Features | None:
         """The features of some photos; None unless all of them are there."""
-        rows = []
+        rows: list[dict[str, Tensor]] = []
         for digest in digests:
             stored = self.cache.get(f"{self.key} {digest.hex()}")
             if stored is None:
@@ -62,6 +39,6 @@ class SharedFeatures:
             tensors = {"embedding": features.embedding[row]}
             if features.gaze is not None:
                 tensors["gaze"] = features.gaze[row]
-            for place, layer in enumerate(features.layers or ()):
-                tensors[f"layer{place:03d}"] = layer[row]
+            for index, layer in enumerate(features.layers or ()):
+                tensors[f"layer{index:03d}"] = layer[row]
             self.cache.set(f"{self.key} {digest.hex()}", tensors)

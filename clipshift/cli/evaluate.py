@@ -1,0 +1,125 @@
+"""What ``evaluate.py`` does with a checked configuration: build, measure, report."""
+
+from pathlib import Path
+
+import torch
+from omegaconf import DictConfig, OmegaConf
+
+from clipshift.cli.build import (
+    encoder_for,
+    load_photos,
+    make_augmentations,
+    make_cache,
+    make_evaluation,
+)
+from clipshift.cli.config import plain
+from clipshift.cli.jobs import (
+    finished_job,
+    in_sweep,
+    is_first_process,
+    job_key,
+    locked,
+    numbers_depend_on,
+    started_logger,
+    sweep_folders,
+    take_over,
+)
+from clipshift.data import ViewDataset
+from clipshift.errors import UserError, one_line
+from clipshift.evaluate import measure_shift
+from clipshift.report.run import report_run
+from clipshift.report.terminal import PhotoProgressBar
+from clipshift.results import Records, read_run
+from clipshift.train.export import trained_augmentations
+from clipshift.trainer import make_trainer
+
+
+def evaluate(cfg: DictConfig, folder: Path) -> None:
+    """Measure the shift as configured, and write everything that a run writes.
+
+    Goes on where the same run was interrupted in the same folder.
+
+    Args:
+        cfg: The composed and validated ``conf/evaluate.yaml``.
+        folder: Where results go.
+
+    Raises:
+        UserError: If the photos or the model cannot be had, no photo can be read, or the folder is
+            in use or holds an interrupted run with other options. What was measured before an
+            interruption is kept.
+    """
+    if "precision" in cfg.trainer:
+        raise UserError("trainer.precision is for training: choose the encoder's by precision=bf16")
+    tags = [cfg.model.name, cfg.data.source]
+    with locked(folder):
+        try:
+            photos, classes = load_photos(cfg.data)
+            model = plain(cfg.model)
+            trained_on = trained_augmentations(cfg.model.checkpoint)
+            encoder = encoder_for(
+                cfg.model.architecture, cfg.model.pretrained, cfg.model.checkpoint, cfg.precision
+            )
+            key = job_key(cfg, encoder, photos, classes) if in_sweep() else None
+            if key and not cfg.rerun and (finished := finished_job(sweep_folders(cfg), key)):
+                take_over(finished, folder)
+                return
+            records = Records(folder)
+            if is_first_process():
+                records.begin(numbers_depend_on(cfg, encoder, photos, classes), cfg.rerun)
+            evaluation = make_evaluation(cfg, photos, classes, encoder)
+        except UserError:
+            if in_sweep():  # so that the failed job is tracked with the others
+                with started_logger(cfg, "evaluate", tags):
+                    raise
+            raise
+        cache, notes = make_cache(cfg)
+        evaluation.notes += notes
+        with started_logger(cfg, "evaluate", tags) as logger:
+            trainer = make_trainer(
+                plain(cfg.trainer),
+                logger=logger or False,
+                callbacks=[PhotoProgressBar()],
+                default_root_dir=str(folder),
+                enable_checkpointing=False,
+            )
+            facts = {
+                "job": key,
+                "model": model | {"trained_on": trained_on},
+                "precision": cfg.precision,
+                "config": plain(cfg),
+            }
+            try:
+                run = measure_shift(
+                    evaluation, records, trainer, folder, facts,
+                    batch_size=cfg.data.batch_size, num_workers=cfg.data.num_workers, cache=cache,
+                )  # fmt: skip
+            except (MemoryError, RuntimeError) as error:
+                if advice := what_to_lower(error):
+                    raise UserError(advice) from error
+                raise
+            if run is not None:
+                report_run(run, evaluation.views(), logger)
+                records.remove()
+
+
+def remake_report(folder: Path) -> None:
+    """Make the figures and the page of a finished run anew from its files: ``report=RUN``.
+
+    Raises:
+        UserError: If the folder holds no finished run, or its photos cannot be had.
+    """
+    run = read_run(folder)
+    cfg = OmegaConf.create(run.facts["config"])
+    photos, _ = load_photos(cfg.data)
+    augmentations, _ = make_augmentations(plain(cfg.aug))
+    report_run(run, ViewDataset(photos, augmentations, cfg.seed, cfg.data.resize))
+
+
+def what_to_lower(error: Exception) -> str | None:
+    """What to do where memory or its like has run out; None for any other error."""
+    said = str(error)
+    if isinstance(error, MemoryError | torch.OutOfMemoryError) or "not enough memory" in said:
+        return "out of memory: lower data.batch_size, or the number of augmentations at once"
+    if "DataLoader worker" in said:
+        return f"{one_line(said)}: lower data.num_workers (0 reads photos in this process)"
+    return None

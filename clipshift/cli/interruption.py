@@ -1,0 +1,37 @@
+"""Ctrl-C, SIGTERM and SIGHUP: one way to stop, which keeps what was measured."""
+
+import os
+import signal
+import sys
+import threading
+from types import FrameType
+
+EXIT_CODE = 130
+"""Of a command that was interrupted, whatever the signal."""
+SIGNALS = [
+    getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)
+]
+
+_received: list[int] = []
+
+
+def interrupted() -> bool:
+    """Whether this process was told to stop."""
+    return bool(_received)
+
+
+def stop_on_signals() -> None:
+    """Let the signals stop this process: the first in good order, the second at once."""
+    if threading.current_thread() is not threading.main_thread():
+        return
+    for number in SIGNALS:
+        if signal.getsignal(number) is not signal.SIG_IGN:  # as nohup sets it
+            signal.signal(number, _stop)
+
+
+def _stop(number: int, frame: FrameType | None) -> None:
+    _received.append(number)
+    if len(_received) > 1:
+        os._exit(EXIT_CODE)
+    print(f"{signal.Signals(number).name}: stopping (again: at once)", file=sys.stderr)
+    raise KeyboardInterrupt

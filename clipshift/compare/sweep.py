@@ -1,0 +1,219 @@
+"""All jobs of a sweep in one comparison."""
+
+import sys
+from collections.abc import Mapping, Sequence
+from operator import itemgetter
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import yaml
+from pytorch_lightning.loggers import WandbLogger
+
+from clipshift.compare.pair import (
+    LEADING,
+    compare_pair,
+    mark_trained,
+    notes_on_runs,
+    pair_notes,
+    pair_table,
+    software_notes,
+    trained_on_of,
+)
+from clipshift.errors import ERROR_FILE, UserError
+from clipshift.report import page, tracking
+from clipshift.report.figures import draw_curves, save_figures
+from clipshift.report.words import counted, model_in_words, with_interval
+from clipshift.results import Run, differing_views, read_run, write_csv
+
+
+def job_overrides(folder: Path) -> dict[str, str]:
+    """What a job's command line set, by option."""
+    lines: list[str] = yaml.safe_load((folder / ".hydra/overrides.yaml").read_text()) or []
+    return dict(line.lstrip("+~").split("=", 1) for line in lines if "=" in line)
+
+
+def compare_sweep(folder: Path) -> bool:
+    """Make ``comparison.csv`` and ``comparison.html`` of all jobs in a sweep's folder.
+
+    Args:
+        folder: The sweep's folder.
+
+    Returns:
+        Whether every job has finished.
+    """
+    jobs = sorted(
+        (path.parent.parent for path in folder.glob("*/.hydra/overrides.yaml")),
+        key=lambda job: (len(job.name), job.name),
+    )
+    overrides = {job: job_overrides(job) for job in jobs}
+    options = [
+        option
+        for option in dict.fromkeys(key for own in overrides.values() for key in own)
+        if len({own.get(option) for own in overrides.values()}) > 1
+    ]
+    runs: dict[Path, Run] = {}
+    failed: dict[Path, str] = {}
+    for job in jobs:
+        try:
+            runs[job] = read_run(job)
+        except UserError as error:
+            written = job / ERROR_FILE
+            failed[job] = written.read_text().strip() if written.exists() else str(error)
+    parts = []
+    for job, run in runs.items():
+        summary = run.summary
+        settings = {name: overrides[job].get(name, "") for name in untold(options)}
+        head = {"job": job.name, "model": run.facts["model"]["name"], **settings}
+        parts.append(pd.DataFrame(head, index=summary.index).join(summary))
+    table = pd.concat(parts, ignore_index=True) if parts else pd.DataFrame()
+    write_csv(folder / "comparison.csv", table)
+    notes = sweep_notes(runs, failed)
+    report, files = write_sweep(folder, runs, failed, overrides, options, table, notes)
+    if runs:
+        track_sweep(folder, list(runs.values()), table, files, failed=bool(failed))
+    for note in notes:
+        print(f"note: {note}")
+    print(f"{len(runs)} of {len(jobs)} jobs finished; comparison: {report}")
+    for job, reason in failed.items():
+        print(f"failed: {job} ({describe(overrides[job], options)}): {reason}", file=sys.stderr)
+    return not failed
+
+
+def describe(overrides: Mapping[str, str], options: Sequence[str]) -> str:
+    """A job by the options in which a sweep's jobs differ."""
+    return " ".join(f"{option}={overrides[option]}" for option in options if option in overrides)
+
+
+def comparable_pair(runs: Mapping[Path, Run]) -> tuple[Run, Run] | None:
+    """The two runs of a sweep that has two, on the same views; None for any other sweep."""
+    if len(runs) != 2:
+        return None
+    a, b = runs.values()
+    return None if differing_views(a, b) else (a, b)
+
+
+def sweep_notes(runs: Mapping[Path, Run], failed: Mapping[Path, str]) -> list[str]:
+    """What one must know before reading a sweep's numbers."""
+    notes = (
+        [f"{len(failed)} of {counted(len(failed) + len(runs), 'job')} failed."] if failed else []
+    )
+    if pair := comparable_pair(runs):
+        return notes + pair_notes(*pair)
+    every = list(runs.values())
+    return notes + (software_notes(every) + notes_on_runs(every) if every else [])
+
+
+def untold(options: Sequence[str]) -> list[str]:
+    """The options that a sweep's table does not tell of by its own columns."""
+    return [option for option in options if option not in ("model", "aug", "severity")]
+
+
+def write_sweep(
+    folder: Path,
+    runs: dict[Path, Run],
+    failed: dict[Path, str],
+    overrides: dict[Path, dict[str, str]],
+    options: list[str],
+    table: pd.DataFrame,
+    notes: Sequence[str],
+) -> tuple[Path, dict[str, Path]]:
+    """Write the page of a sweep: every job's shift, curves over severity, and what failed.
+
+    Returns:
+        The page's path, and the figures' by name.
+    """
+    tables: dict[str, list[list[str]]] = {}
+    drawn: dict[str, Any] = {}
+    if len(table):
+        models = {job.name: model_in_words(run.facts["model"]) for job, run in runs.items()}
+        tables["mean shift of every job"] = job_table(table, models, untold(options))
+        numbered = table[
+            (table["measure"] == "cosine_similarity") & table["severity"].str.isdigit()
+        ]
+        if numbered["severity"].nunique() > 1:
+            of_jobs = {job.name: describe(overrides[job], untold(options)) for job in runs}
+            if len(set(models.values())) > 1:
+                of_jobs = {job: f"{models[job]} {told}".strip() for job, told in of_jobs.items()}
+            drawn["curves"] = draw_curves(numbered.assign(options=numbered["job"].map(of_jobs)))
+    if failed:
+        tables["failed jobs"] = [["job", "options", "error"]] + [
+            [job.name, describe(overrides[job], options), reason] for job, reason in failed.items()
+        ]
+    if pair := comparable_pair(runs):
+        a, b = pair
+        paired = compare_pair(a, b, a.facts["seed"])
+        write_csv(folder / "paired.csv", paired)
+        marked = mark_trained(paired, trained_on_of(a, b))
+        for measure in (m for m in LEADING if m in set(paired["measure"])):
+            tables[f"{measure}: job {b.folder.name} against job {a.folder.name}, paired"] = (
+                pair_table(marked[marked["measure"] == measure])
+            )
+    files = save_figures(drawn, folder / "figures") if drawn else {}
+    facts = {"folder": str(folder), "jobs": f"{len(runs)} finished, {len(failed)} failed"}
+    title = f"Sweep of {len(overrides)} jobs"
+    return page.write_comparison(folder, title, facts, notes, tables, files), files
+
+
+def job_table(
+    table: pd.DataFrame, models: Mapping[str, str], options: Sequence[str]
+) -> list[list[str]]:
+    """The shift of every job under every augmentation for people, the largest first.
+
+    Args:
+        table: The summaries of all jobs.
+        models: What to call each job's model.
+        options: The options in which jobs differ, beside those that are columns.
+    """
+    header = ["job", "model", *options, "augmentation", "severity", "1 − cosine", "relative shift",
+              "photos"]  # fmt: skip
+    rows = []
+    for (job, augmentation, severity), group in table.groupby(["job", "augmentation", "severity"]):
+        measures = group.set_index("measure")
+        if "cosine_similarity" not in measures.index:
+            continue
+        cosine = measures.loc["cosine_similarity"]
+        mean, low, high = 1 - cosine[["mean", "ci_high", "ci_low"]]
+        shift = with_interval(mean, low, high, ".4f")
+        relative = measures.reindex(["relative_shift"]).iloc[0][["mean", "ci_low", "ci_high"]]
+        told = [str(group.iloc[0][option]) for option in options]
+        numbers = [shift, with_interval(*relative), str(cosine["n"])]
+        cells = [job, models[job], *told, augmentation, severity, *numbers]
+        rows.append((cosine["mean"], cells))
+    return [header] + [cells for _, cells in sorted(rows, key=itemgetter(0))]
+
+
+def track_sweep(
+    folder: Path, runs: list[Run], table: pd.DataFrame, files: dict[str, Path], failed: bool
+) -> None:
+    """Put the comparison into a W&B run of its own, in the group of the jobs that were tracked."""
+    options = runs[0].facts["config"]["logger"]
+    if "project" not in options:
+        return
+    logger = tracking.wandb_logger(
+        str(folder),
+        options["project"],
+        options["entity"],
+        name="comparison",
+        group=options["group"] or tracking.sweep_group(folder, runs[0].facts["config"]["sweeps"]),
+        tags=[*options["tags"], "comparison"],
+        job_type="comparison",
+    )
+    tracking.track_comparison(logger, table, files)
+    if runs[0].facts["config"]["dashboard"]:
+        print(publish_dashboard(logger, list(table["augmentation"].unique())))
+    logger.experiment.finish(exit_code=int(failed))
+
+
+def publish_dashboard(logger: WandbLogger, augmentations: list[str]) -> str:
+    """Publish the sweep's W&B report; says where it is, or why it is not."""
+    run = logger.experiment
+    if run.offline:
+        return "no dashboard: W&B is offline, log in with `wandb login`"
+    try:
+        from clipshift.report.dashboard import sweep_dashboard
+    except ModuleNotFoundError:
+        return "no dashboard: it needs pip install 'clipshift[dashboard]'"
+    report = sweep_dashboard(run.project, run.entity, run.group, augmentations)
+    report.save()
+    return f"dashboard: {report.url}"

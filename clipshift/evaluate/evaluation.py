@@ -1,0 +1,228 @@
+"""An evaluation: what is measured, on which photos, with which model; and how it is carried out."""
+
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from torch import Tensor
+
+from clipshift.augment import Augmentation, make_variants
+from clipshift.augment.matching import Calibration
+from clipshift.data import Cache, Photo, ViewDataset, is_wordnet_id, keyed_order
+from clipshift.encode import (
+    Encoder,
+    FeatureCache,
+    ZeroShot,
+    caption_embeddings,
+    make_zero_shot,
+)
+from clipshift.errors import UserError
+from clipshift.evaluate.calibration import save_calibration
+from clipshift.evaluate.loading import ViewData
+from clipshift.evaluate.module import Keep, ShiftEvaluation
+from clipshift.evaluate.tables import make_run
+from clipshift.measure import PhotoMeasure
+from clipshift.results import Records, Run, clear_results, write_run, write_tensors
+from clipshift.versions import CODE_SHA256, command_line, environment, git_commit, package_versions
+
+SHOWN_PHOTOS = 3
+"""How many photos' gazes a run keeps in any case, for its page."""
+
+
+@dataclass
+class Evaluation:
+    """What is measured, on which photos, and with which model.
+
+    Attributes:
+        photos: The photos to measure.
+        classes: The classes of all photos in their source, whether they are measured or not.
+        encoder: The model.
+        augmentations: By name.
+        ladders: Strengths at severity 1 to 5, by augmentation.
+        severities: ``paper``, ``1`` to ``5``, ``matched``.
+        measures: By name.
+        templates: Prompts with ``{}`` for the class; none leave zero-shot measures out.
+        seed: Of every random draw.
+        resize: How photos become views, see `clipshift.data.clean_view`.
+        calibration: Where ``matched`` is among the severities.
+        layers: Whether to measure the shift of every layer.
+        gallery: How many photos at random a view must find its own among.
+        save_embeddings: Whether to write all embeddings.
+        save_views: Of how many first photos to write the views.
+        save_gaze: Of how many first photos to write the gazes.
+        notes: What limits the numbers, a sentence each.
+    """
+
+    photos: Sequence[Photo]
+    classes: Sequence[str]
+    encoder: Encoder
+    augmentations: Mapping[str, Augmentation]
+    ladders: Mapping[str, Sequence[float]]
+    severities: Sequence[str]
+    measures: Mapping[str, PhotoMeasure]
+    templates: Sequence[str]
+    seed: int
+    resize: str
+    calibration: Calibration | None = None
+    layers: bool = False
+    gallery: int = 1000
+    save_embeddings: bool = False
+    save_views: int = 0
+    save_gaze: int = 0
+    notes: list[str] = field(default_factory=list)
+
+    def views(self, cache: Cache | None = None) -> ViewDataset:
+        """The photos' views, and what is drawn for them."""
+        return ViewDataset(self.photos, self.augmentations, self.seed, self.resize, cache)
+
+    def texts(self) -> tuple[ZeroShot | None, Tensor | None]:
+        """The classifier of the photos' classes, and their captions' embeddings.
+
+        None where there are none, or where the encoder's tokenizer cannot be had, which is noted.
+        """
+        zero_shot = captions = None
+        try:
+            zero_shot = make_zero_shot(self.encoder, self.photos, self.classes, self.templates)
+            captions = caption_embeddings(self.encoder, self.photos)
+        except UserError as error:
+            self.notes.append(f"Measures with text are left out: {error}.")
+        unnamed = [label for label in self.classes if is_wordnet_id(label)]
+        if zero_shot and unnamed:
+            prompt = self.templates[0].format(unnamed[0])
+            self.notes.append(
+                f"Classes that look like WordNet ids and have no known name: {len(unnamed)} of "
+                f"{len(self.classes)}. The model was asked for “{prompt}”."
+            )
+        return zero_shot, captions
+
+
+def measure_shift(
+    evaluation: Evaluation,
+    records: Records,
+    trainer: pl.Trainer,
+    folder: Path,
+    facts: Mapping[str, Any],
+    *,
+    batch_size: int,
+    num_workers: int,
+    cache: Cache | None = None,
+) -> Run | None:
+    """Measure what the records do not hold yet, and write all that a run writes but its report.
+
+    Args:
+        evaluation: What to measure.
+        records: Where what is measured goes first, so that nothing of it is ever lost.
+        trainer: Carries it out.
+        folder: The run's folder.
+        facts: What else ``run.json`` should say: ``model``, with its name, and ``precision`` at
+            least.
+        batch_size: Photos at once. The numbers do not depend on it.
+        num_workers: Processes that read photos; 0 reads them in this one. Nor on this.
+        cache: Where decoded photos and clean views' features are kept for other runs.
+
+    Returns:
+        The run; None on other processes than the first.
+
+    Raises:
+        UserError: If no photo can be read. What was measured before an interruption is written
+            all the same.
+    """
+    start, started = time.perf_counter(), datetime.now().astimezone()
+    encoder, photos = evaluation.encoder, evaluation.photos
+    calibration = evaluation.calibration
+    strengths = {n: m.strength for n, m in calibration.matches.items()} if calibration else {}
+    variants = make_variants(
+        evaluation.augmentations, evaluation.ladders, evaluation.severities, strengths
+    )
+    zero_shot, texts = evaluation.texts()
+    device = device_name(trainer.strategy.root_device)
+    key = f"features {encoder.fingerprint} {device} {evaluation.resize} {evaluation.layers}"
+    module = ShiftEvaluation(
+        encoder,
+        variants,
+        evaluation.measures,
+        records,
+        Keep(
+            embeddings=evaluation.save_embeddings,
+            gallery=frozenset(keyed_order(photos, "sample")[: evaluation.gallery]),
+            views=evaluation.save_views,
+            gaze=max(evaluation.save_gaze, SHOWN_PHOTOS),
+        ),
+        zero_shot=zero_shot,
+        texts=texts,
+        features=FeatureCache(cache, key) if cache is not None else None,
+        layers=evaluation.layers,
+    )
+    data = ViewData(evaluation.views(cache), batch_size, num_workers, records, evaluation.layers)
+    run = None
+    try:
+        trainer.test(module, data, verbose=False)
+        records.gather()
+    finally:
+        if evaluation.layers and not module.in_step:
+            module.write_sums()
+        measured = records.read() if trainer.is_global_zero else None
+        if measured is not None and measured.photos:
+            clear_results(folder)
+            if calibration:
+                save_calibration(folder, calibration)
+            complete = len(measured.photos) == len(photos)
+            seconds = {"photos": time.perf_counter() - start, **measured.seconds}
+            known = {
+                **facts,
+                "complete": complete,
+                "model": facts["model"] | model_facts(encoder),
+                "data": {"classes": list(evaluation.classes)},
+                "seed": evaluation.seed,
+                "device": device,
+                "seconds": {name: round(value, 3) for name, value in seconds.items()},
+                "started": started.isoformat(timespec="seconds"),
+                "notes": evaluation.notes,
+                "command": command_line(),
+                "commit": git_commit(),
+                **environment(),
+                "versions": package_versions(),
+                "code_sha256": CODE_SHA256,
+            }
+            run = make_run(
+                folder, measured, records.sums(), photos, variants, module.columns,
+                evaluation.seed, known,
+            )  # fmt: skip
+            write_run(run)
+            write_tensors(folder, measured, photos, evaluation.save_views, module.keep.gaze)
+            if not complete:
+                done = f"{len(measured.photos)} of {len(photos)}"
+                print(
+                    f"stopped early: {done} photos are in {folder}. The same command with "
+                    f"hydra.run.dir={folder} goes on after them",
+                    file=sys.stderr,
+                )
+    if run is not None and run.shift.empty:
+        raise UserError(
+            f"none of the {len(photos)} photos could be read "
+            f"(the first: {run.skipped['reason'].iloc[0]}); "
+            f"all are listed in {folder / 'skipped.csv'}"
+        )
+    return run
+
+
+def model_facts(encoder: Encoder) -> dict[str, Any]:
+    """What ``run.json`` says of a model's weights and of what it is given."""
+    return {
+        "trained": encoder.trained,
+        "weights_sha256": encoder.weights_sha256,
+        "fingerprint": encoder.fingerprint,
+        "preprocessing": encoder.preprocessing,
+        "gaze": encoder.probe is not None,
+    }
+
+
+def device_name(device: torch.device) -> str:
+    """What the encoder ran on, in words."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else str(device)

@@ -1,0 +1,84 @@
+"""Batches of the photos that are not measured yet, each process its share."""
+
+from collections.abc import Iterator, Sequence
+
+from pytorch_lightning import LightningDataModule
+from torch.utils.data import DataLoader, Sampler
+
+from clipshift.data import Skipped, View, ViewDataset, collate
+from clipshift.results import Records
+
+
+class UnrepeatedSampler(Sampler[int]):
+    """Every ``world_size``-th photo, so that the ranks share the photos and none is seen twice.
+
+    torch's `DistributedSampler` repeats photos until every rank has as many, and so counts some
+    twice.
+
+    Args:
+        photos: Indices of the photos.
+        rank: This process's number.
+        world_size: Number of processes.
+    """
+
+    def __init__(self, photos: Sequence[int], rank: int, world_size: int) -> None:
+        self.photos = photos[rank::world_size]
+
+    def __len__(self) -> int:
+        return len(self.photos)
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(self.photos)
+
+
+class ViewData(LightningDataModule):
+    """Batches of views of the photos that have no record yet.
+
+    Args:
+        dataset: The views.
+        batch_size: Photos in a batch.
+        num_workers: Processes that read, decode and draw; 0 does it in this one.
+        records: What is measured already.
+        layers: Whether layers are measured, whose sums the records must hold as well.
+    """
+
+    def __init__(
+        self,
+        dataset: ViewDataset,
+        batch_size: int,
+        num_workers: int,
+        records: Records,
+        layers: bool = False,
+    ) -> None:
+        super().__init__()
+        self.dataset, self.batch_size, self.num_workers = dataset, batch_size, num_workers
+        self.records, self.layers = records, layers
+        self.left: list[int] = []
+
+    def prepare_data(self) -> None:
+        """Make the records whole: Lightning calls this in one process, before `setup` in all."""
+        self.records.settle(self.layers)
+
+    def setup(self, stage: str) -> None:
+        """Find out what is left to measure, in all processes before any of them starts.
+
+        The first process decides: of what is left, and of where the records go.
+        """
+        done = self.records.photos()
+        self.left = [index for index in range(len(self.dataset)) if index not in done]
+        if self.trainer:
+            strategy = self.trainer.strategy
+            self.left, self.records.folder = strategy.broadcast((self.left, self.records.folder))
+
+    def test_dataloader(self) -> DataLoader[View | Skipped]:
+        """The photos that are left, each once over all ranks."""
+        rank, world_size = (
+            (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
+        )
+        return DataLoader(
+            self.dataset,
+            batch_size=self.batch_size,
+            sampler=UnrepeatedSampler(self.left, rank, world_size),
+            num_workers=self.num_workers,
+            collate_fn=collate,
+        )

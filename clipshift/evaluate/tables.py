@@ -1,0 +1,192 @@
+"""From what was measured to the tables and facts of a run."""
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+
+from clipshift.augment import MATCHED, PAPER, Variant
+from clipshift.data import Photo
+from clipshift.measure import CleanSpread, Facts, LayerShift
+from clipshift.measure.functional import retained
+from clipshift.results import (
+    CLEAN,
+    Measured,
+    Run,
+    correlate,
+    data_fingerprint,
+    distance_tables,
+    intraclass_correlation,
+    mean_interval,
+    order_of_photos,
+    rank_augmentations,
+    ranking_agreement,
+    shift_table,
+    skipped_table,
+    summarize,
+)
+
+
+def make_run(
+    folder: Path,
+    measured: Measured,
+    sums: Mapping[str, Tensor],
+    photos: Sequence[Photo],
+    variants: Mapping[str, Variant],
+    columns: Mapping[str, Facts],
+    seed: int,
+    facts: Mapping[str, Any],
+) -> Run:
+    """Make the tables of a run, and the facts that follow from what was measured.
+
+    Args:
+        folder: The run's folder.
+        measured: What was measured.
+        sums: The layers' sums, from `Records.sums`; empty where layers were not measured.
+        photos: The run's photos.
+        variants: Augmentations at severities, by view name.
+        columns: What the measured columns mean.
+        seed: Of all resampling.
+        facts: What else is known of the run; ``data`` and others are added.
+    """
+    spread = add_relative_shift(measured)
+    add_retained(measured)
+    shift = shift_table(measured, photos, variants)
+    summary = summarize(shift, columns, seed)
+    cosine = "cosine_similarity" in shift
+    several = len(measured.index) > 1 and shift["augmentation"].nunique() > 1
+    both = cosine and several and {PAPER, MATCHED} <= set(shift["severity"])
+    made = {
+        "data": {
+            "fingerprint": data_fingerprint(
+                (photos[index].id, digest.tobytes())
+                for index, digest in zip(measured.index, measured.digests, strict=True)
+            ),
+            "photos": len(measured.index),
+            "skipped": len(measured.skipped),
+        }
+        | facts["data"],
+        "spread": None if math.isnan(spread) else spread,
+        "collapsed": len(set(map(bytes, measured.digests))) > 1 and math.isnan(spread),
+        "strengths": {name: variant.strength for name, variant in variants.items()},
+        "gallery": len(measured.gallery.get(CLEAN, ())),
+        "distortion": realised_distortion(summary),
+        "intraclass_correlation": label_correlation(shift) if cosine else None,
+    }
+    if both:
+        found = ranking_agreement(shift, (PAPER, MATCHED), seed)
+        values = [None if math.isnan(value) else value for value in found]
+        made["paper_and_matched"] = dict(zip(("tau", "ci_low", "ci_high"), values, strict=True))
+    return Run(
+        folder,
+        {**facts, **made},
+        dict(columns),
+        shift,
+        summary,
+        *distance_tables(measured, photos, list(variants), seed),
+        rank_augmentations(shift, seed) if cosine else pd.DataFrame(),
+        correlate(shift) if cosine else pd.DataFrame(),
+        layer_table(measured, sums, photos, variants, seed),
+        skipped_table(measured, photos),
+    )
+
+
+def realised_distortion(summary: pd.DataFrame) -> dict[str, dict[str, dict[str, float]]]:
+    """What the augmentations came to: mean RMSE and SSIM, by augmentation and severity."""
+    found: dict[str, dict[str, dict[str, float]]] = {}
+    for row in summary[summary["measure"].isin(["rmse", "ssim"])].itertuples():
+        by_severity = found.setdefault(row.augmentation, {})
+        by_severity.setdefault(row.severity, {})[row.measure] = row.mean
+    return found
+
+
+def label_correlation(shift: pd.DataFrame) -> float | None:
+    """How alike the mean shifts of photos of one label are; None where that cannot be said."""
+    photos = shift.groupby("photo").agg({"cosine_similarity": "mean", "label": "first"})
+    found = intraclass_correlation(photos["cosine_similarity"].to_numpy(), list(photos["label"]))
+    return None if math.isnan(found) else found
+
+
+def add_relative_shift(measured: Measured) -> float:
+    """Divide every shift by the mean distance between different clean photos.
+
+    Leaves ``distance_to_others`` beside it, each photo's share in that mean.
+
+    Returns:
+        The mean distance; NaN where the encoder makes no difference between photos.
+    """
+    if CLEAN not in measured.embeddings:
+        return math.nan
+    clean = torch.from_numpy(measured.embeddings[CLEAN])
+    metric = CleanSpread(clean.shape[1], sync_on_compute=False)
+    metric.update(clean)
+    spread = metric.compute().item()
+    others = metric.distance_to_others(clean).numpy()
+    for variant, measure in list(measured.values):
+        if measure == "cosine_similarity":
+            shift = 1 - measured.values[variant, measure]
+            relative = np.where(np.isnan(others), np.nan, shift / spread)
+            measured.values[variant, "relative_shift"] = relative
+            measured.values[variant, "distance_to_others"] = others
+    return spread
+
+
+def add_retained(measured: Measured) -> None:
+    """See which views find their own photo in the gallery; NaN for photos outside it."""
+    photos = sorted(measured.gallery.get(CLEAN, ()))
+    if len(photos) < 2:
+        return
+    stacked = {
+        name: torch.from_numpy(np.stack([kept[photo] for photo in photos]))
+        for name, kept in measured.gallery.items()
+    }
+    for name in (name for name in stacked if name != CLEAN):
+        found = dict(zip(photos, retained(stacked[name], stacked[CLEAN]).tolist(), strict=True))
+        rows = [found.get(index, math.nan) for index in measured.index.tolist()]
+        measured.values[name, "retained"] = np.array(rows)
+
+
+def layer_table(
+    measured: Measured,
+    sums: Mapping[str, Tensor],
+    photos: Sequence[Photo],
+    variants: Mapping[str, Variant],
+    seed: int,
+) -> pd.DataFrame:
+    """One row per variant and layer: mean class-token cosine with its 95 % interval, and both CKA.
+
+    The interval is `clipshift.results.mean_interval`. Empty where the sums are of other photos, as
+    after an interruption they may be.
+    """
+    columns = [
+        "augmentation", "severity", "layer", "cosine", "ci_low", "ci_high", "cka", "cka_biased",
+    ]  # fmt: skip
+    summed = set(sums["photos"].tolist()) if sums else set()
+    if measured.layers is None or summed != set(measured.index.tolist()):
+        return pd.DataFrame(columns=columns)
+    cosines = measured.layers[order_of_photos(measured, photos)]
+    low, high = np.clip(mean_interval(cosines, seed), -1, 1)
+    rows = []
+    for layer in range(cosines.shape[1]):
+        metric = LayerShift.from_sums(
+            {
+                name.partition(" ")[2]: value
+                for name, value in sums.items()
+                if name.startswith(f"{layer} ")
+            }
+        )
+        # torchmetrics squeezes the values of a single variant.
+        made = {name: values.reshape(-1).tolist() for name, values in metric.compute().items()}
+        rows += [
+            (
+                v.name, v.severity, layer + 1, made["cosine"][k], low[layer, k], high[layer, k],
+                made["cka"][k], made["cka_biased"][k],
+            )
+            for k, v in enumerate(variants.values())
+        ]  # fmt: skip
+    return pd.DataFrame(rows, columns=columns)
