@@ -4,10 +4,11 @@ from pathlib import Path
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from clipshift.cli.command import explained_errors, run_command
-from clipshift.cli.config import MEASURED, name_model, validate
+from clipshift.cli.config import MEASURED, check_paths, name_model, validate
 
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="evaluate")
@@ -16,11 +17,18 @@ def main(cfg: DictConfig) -> None:
     with explained_errors():
         validate(cfg, MEASURED)
         name_model(cfg, HydraConfig.get().overrides.task)
+        if HydraConfig.get().mode == RunMode.RUN:  # a sweep tracks its failed jobs as well
+            check_paths(cfg)
         folder = Path(HydraConfig.get().runtime.output_dir)
         if cfg.compare:
             from clipshift.compare import compare_runs
 
             compare_runs(list(cfg.compare), cfg.seed, folder)
+            return
+        if cfg.report:
+            from clipshift.cli.evaluate import remake_report
+
+            remake_report(Path(cfg.report).expanduser())
             return
         # Lightning and open_clip take seconds to import: help and mistakes do not wait for them.
         from clipshift.cli.evaluate import evaluate

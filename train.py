@@ -7,7 +7,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
 from clipshift.cli.command import explained_errors, run_command
-from clipshift.cli.config import name_model
+from clipshift.cli.config import check_paths, name_model
 from clipshift.errors import UserError
 
 
@@ -19,6 +19,7 @@ def main(cfg: DictConfig) -> None:
             raise UserError("nothing to train: add experiment=pretrain_tiny, or another one")
         if "model" in cfg:
             name_model(cfg, HydraConfig.get().overrides.task)
+        check_paths(cfg)
         # Found by name, so that Lightning is imported after mistakes in the command line are told.
         stage = hydra.utils.get_method(cfg.stage)
         stage(cfg, Path(HydraConfig.get().runtime.output_dir))

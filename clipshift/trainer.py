@@ -1,8 +1,10 @@
 """Lightning's trainer, as configured, and without its small talk."""
 
 import logging
+import signal
+import threading
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pytorch_lightning as pl
@@ -20,11 +22,30 @@ SMALL_TALK = (
 )
 
 
-def make_trainer(options: Mapping[str, Any], **fixed: Any) -> pl.Trainer:
+class KeepSigterm(pl.Callback):
+    """Keeps this process's answer to SIGTERM, which Lightning replaces.
+
+    Lightning's own waits for all processes, of which some may be dead.
+    """
+
+    def __init__(self) -> None:
+        self.answer = signal.getsignal(signal.SIGTERM)
+
+    def on_test_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, self.answer)
+
+    on_train_start = on_validation_start = on_test_start
+
+
+def make_trainer(
+    options: Mapping[str, Any], callbacks: Sequence[pl.Callback] = (), **fixed: Any
+) -> pl.Trainer:
     """The configured trainer; samplers of loaders stay as they are.
 
     Args:
         options: The ``trainer`` configuration.
+        callbacks: Lightning's callbacks.
         fixed: More arguments of Lightning's trainer.
 
     Raises:
@@ -35,7 +56,11 @@ def make_trainer(options: Mapping[str, Any], **fixed: Any) -> pl.Trainer:
         warnings.filterwarnings("ignore", message=words)
     try:
         return instantiate(
-            options, enable_model_summary=False, use_distributed_sampler=False, **fixed
+            options,
+            callbacks=[KeepSigterm(), *callbacks],
+            enable_model_summary=False,
+            use_distributed_sampler=False,
+            **fixed,
         )
     except InstantiationException as error:
         cause = error.__cause__ or error

@@ -11,13 +11,15 @@ from typing import Any
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from hydra.experimental.callback import Callback
 from hydra.types import RunMode
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
-from clipshift.cli.config import composition_error, dotted_names
+from clipshift.cli.config import PATHS, composition_error, dotted_names
+from clipshift.cli.interruption import EXIT_CODE, interrupted, stop_on_signals
 from clipshift.errors import ERROR_FILE, UserError, one_line
 
 CONF = Path(__file__).resolve().parents[2] / "conf"
@@ -32,13 +34,22 @@ def run_command(main: Callable[[], None], config_name: str) -> None:
     """
     # Without this, Hydra would print what it catches itself, in many lines.
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")
+    sys.argv[1:] = [quoted(argument) for argument in sys.argv[1:]]
+    stop_on_signals()
     try:
         main()
+    except BaseException as error:
+        if interrupted():
+            sys.exit(EXIT_CODE)
+        explain(error, config_name)
+
+
+def explain(error: BaseException, config_name: str) -> None:
+    """Exit with code 1 and one line for what the user can mend; raise anything else again."""
+    try:
+        raise error
     except UserError:
         sys.exit(1)  # explained by its job
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        sys.exit(130)
     except (HydraException, OmegaConfBaseException, ValueError) as error:
         chosen = [override for override in sys.argv[1:] if override.startswith("experiment=")]
         fail(composition_error(str(error), option_names(config_name, chosen), CONF))
@@ -60,12 +71,16 @@ def explained_errors() -> Iterator[None]:
     try:
         yield
     except (UserError, HydraException, OmegaConfBaseException) as error:
+        if interrupted():
+            raise
         said = one_line(str(error))
         if job.mode == RunMode.RUN:
             fail(said)
         print(f"error: {said}", file=sys.stderr)
         error_file.write_text(f"{said}\n")
     except Exception as error:
+        if interrupted():
+            raise  # whatever the interruption has brought about
         alone = job.mode == RunMode.RUN
         if alone and isinstance(error, OSError):
             raise  # a full disk or a folder that cannot be written, which `run_command` explains
@@ -100,6 +115,33 @@ class SweepComparison(Callback):
             finished = False
         if not finished:
             sys.exit(1)
+
+
+def quoted(argument: str) -> str:
+    """An argument of the command line as Hydra's grammar needs it: ``data.root=Müll`` in quotes.
+
+    A value that Hydra cannot read is taken as it is typed, and so is the name of a file or folder
+    that looks like a number.
+
+    Example:
+        >>> quoted("data.root=My Photos (2024)"), quoted("seed=3"), quoted("data.root=1e5")
+        ("data.root='My Photos (2024)'", 'seed=3', "data.root='1e5'")
+    """
+    option, equals, value = argument.partition("=")
+    if not equals or argument.startswith("-"):
+        return argument
+    as_typed = f"{option}='" + value.replace("\\", "\\\\").replace("'", "\\'") + "'"
+    try:
+        read = OverridesParser.create().parse_override(argument).value()
+    except HydraException:
+        try:
+            OverridesParser.create().parse_override(as_typed)
+        except HydraException:
+            return argument  # it is the option that Hydra cannot read, and it will say so
+        return as_typed
+    if option in PATHS and isinstance(read, bool | int | float):
+        return as_typed
+    return argument
 
 
 def fail(message: str) -> None:

@@ -87,6 +87,7 @@ CHECKS: dict[str, Check] = {
             else _is_severity(v)
         ),
     ),
+    "model.name": TEXT,
     "model.architecture": TEXT,
     "model.pretrained": optional(TEXT),
     "model.checkpoint": optional(TEXT),
@@ -108,6 +109,7 @@ CHECKS: dict[str, Check] = {
         "two run folders, [A,B]",
         lambda v: v is None or (isinstance(v, list) and [type(path) for path in v] == [str] * 2),
     ),
+    "report": optional(TEXT),
     "layers": BOOLEAN,
     "gallery": whole(0),
     "save.embeddings": BOOLEAN,
@@ -178,6 +180,14 @@ CHECKS: dict[str, Check] = {
 }
 PLACES = {"aug": ("aug", "train_aug"), "data": ("data", "data.train", "data.val")}
 """Where a group's options stand: in ``evaluate.yaml``, and in ``train.yaml``."""
+PATHS = {
+    "data.root": ("dir",),
+    "data.csv_file": ("file",),
+    "model.checkpoint": ("file", "dir"),
+    "matching.file": ("file",),
+    "report": ("dir",),
+}
+"""Options that name a file or a folder."""
 LADDER_CHECK: Check = (
     "five rising strengths > 0, those of severity 1 to 5",
     lambda v: (
@@ -235,6 +245,27 @@ def validate(cfg: DictConfig, groups: Mapping[str, str]) -> None:
     for group, example in groups.items():
         if not cfg.get(group):
             raise UserError(f"{group} is empty: choose at least one, as in {example}")
+
+
+def check_paths(cfg: DictConfig) -> None:
+    """Make sure that the files and folders of a configuration are there.
+
+    The rooms behind check them as well, but only after seconds of imports.
+
+    Raises:
+        UserError: If one is missing, naming its option.
+    """
+    for option, kinds in PATHS.items():
+        group, dot, rest = option.partition(".")
+        for place in PLACES.get(group, (group,)):
+            name = place + dot + rest
+            path = OmegaConf.select(cfg, name)
+            if path is None:
+                continue
+            found = Path(str(path)).expanduser()
+            if not any(getattr(found, f"is_{kind}")() for kind in kinds):
+                kind = " or ".join({"dir": "folder"}.get(kind, kind) for kind in kinds)
+                raise UserError(f"no {kind} {path}: set {name} to an existing {kind}")
 
 
 def _missing(content: Any, place: str = "") -> Iterator[str]:
