@@ -169,7 +169,7 @@ def test_the_page_says_what_the_summary_says(finished: tuple[Path, str]) -> None
     assert "±" not in text
     assert "random weights" not in text
     assert "5 photos" in text
-    assert "These are 5 photos" in said
+    assert "Only 5 photos" in said
 
 
 def test_a_page_warns_of_unequal_severities_only_where_they_are_the_papers() -> None:

@@ -157,6 +157,7 @@ def started_logger(cfg: DictConfig, job_type: str, tags: list[str]) -> Iterator[
         failed = False
     finally:
         if isinstance(logger, WandbLogger):
-            logger.experiment.finish(exit_code=int(failed))
+            with tracking.optional_tracking():
+                logger.experiment.finish(exit_code=int(failed))
         else:
             logger.finalize("failed" if failed else "success")

@@ -71,7 +71,8 @@ def compare_sweep(folder: Path) -> bool:
     notes = sweep_notes(runs, failed)
     report, files = write_sweep(folder, runs, failed, overrides, options, table, notes)
     if runs:
-        track_sweep(folder, list(runs.values()), table, files, failed=bool(failed))
+        with tracking.optional_tracking():
+            track_sweep(folder, list(runs.values()), table, files, failed=bool(failed))
     for note in notes:
         print(f"note: {note}")
     print(f"{len(runs)} of {len(jobs)} jobs finished; comparison: {report}")

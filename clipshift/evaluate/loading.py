@@ -1,5 +1,6 @@
 """Batches of the photos that are not measured yet, each process its share."""
 
+import multiprocessing
 from collections.abc import Iterator, Sequence
 
 from pytorch_lightning import LightningDataModule
@@ -71,14 +72,23 @@ class ViewData(LightningDataModule):
             self.left, self.records.folder = strategy.broadcast((self.left, self.records.folder))
 
     def test_dataloader(self) -> DataLoader[View | Skipped]:
-        """The photos that are left, each once over all ranks."""
+        """The photos that are left, each once over all ranks.
+
+        A rank without photos gets one batch of none: Lightning wants one from every rank.
+        """
         rank, world_size = (
             (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
         )
+        sampler = UnrepeatedSampler(self.left, rank, world_size)
+        if not len(sampler):
+            return DataLoader([None], collate_fn=lambda _: collate([]))  # type: ignore[arg-type]
+        methods = multiprocessing.get_all_start_methods()
+        unknown = multiprocessing.get_start_method() not in methods  # as within joblib's processes
         return DataLoader(
             self.dataset,
             batch_size=self.batch_size,
-            sampler=UnrepeatedSampler(self.left, rank, world_size),
+            sampler=sampler,
             num_workers=self.num_workers,
             collate_fn=collate,
+            multiprocessing_context=methods[0] if unknown and self.num_workers else None,
         )

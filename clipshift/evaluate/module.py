@@ -112,6 +112,8 @@ class ShiftEvaluation(pl.LightningModule):
         self.sums_written, self.sums_cost = time.monotonic(), 0.0
 
     def test_step(self, batch: Batch) -> None:
+        if not len(batch.index) and not batch.skipped:
+            return
         self.in_step = True
         measured = Measured(skipped=batch.skipped)
         if len(batch.index):

@@ -67,8 +67,9 @@ def report_run(run: Run, dataset: ViewDataset, logger: Logger | None = None) -> 
     places = [f"zero-shot on the clean views: {clean}"] if clean else []
     places.append(f"report: {report}")
     if isinstance(logger, WandbLogger):
-        notes += tracking.track_results(logger, run, files)
-        places.append(tracking.run_place(logger))
+        with tracking.optional_tracking():
+            notes += tracking.track_results(logger, run, files)
+            places.append(tracking.run_place(logger))
     elif logger is not None:
         logger.log_metrics(tracking.means(run))
     terminal.print_summary(title, ranked, notes, places)

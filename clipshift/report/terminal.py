@@ -10,6 +10,7 @@ from pytorch_lightning.callbacks import RichProgressBar
 from rich import box
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 
 class PhotoProgressBar(RichProgressBar):
@@ -63,15 +64,20 @@ def print_summary(
         widths = [max(map(len, column)) + 2 for column in zip(*rows, strict=True)]
         fitting = max(2, bisect_right(list(accumulate(widths)), console.width - 2))
         head = f"{title}, severity {severity}: means with 95 % intervals"
-        table = Table(title=head, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+        table = Table(
+            title=Text(head, "italic"),
+            title_justify="left",
+            box=box.SIMPLE_HEAD,
+            padding=(0, 1, 0, 0),
+        )
         for column, name in enumerate(rows[0][:fitting]):
-            table.add_column(name, justify="right" if column else "left", no_wrap=True)
+            table.add_column(Text(name), justify="right" if column else "left", no_wrap=True)
         for row in rows[1:]:
-            table.add_row(*row[:fitting])
+            table.add_row(*map(Text, row[:fitting]))
         console.print(table)
         if more := rows[0][fitting:]:
-            console.print(f"in the report as well: {', '.join(more)}", soft_wrap=True)
+            console.print(f"in the report as well: {', '.join(more)}", soft_wrap=True, markup=False)
     for warning in warnings:
-        console.print(f"[yellow]warning:[/] {warning}", soft_wrap=True)
+        console.print(Text.assemble(("warning:", "yellow"), f" {warning}"), soft_wrap=True)
     for place in places:
-        console.print(place, soft_wrap=True, highlight=False)
+        console.print(place, soft_wrap=True, highlight=False, markup=False)

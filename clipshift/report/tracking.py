@@ -1,7 +1,9 @@
 """Tracking in Weights & Biases, through Lightning's logger."""
 
 import os
-from collections.abc import Mapping, Sequence
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -10,6 +12,7 @@ import pandas as pd
 import wandb
 from pytorch_lightning.loggers import Logger, WandbLogger
 
+from clipshift.errors import one_line
 from clipshift.report.words import model_in_words, weights_in_words, without_paths
 from clipshift.results import Run
 
@@ -59,6 +62,16 @@ def logged_in() -> bool:
         return wandb.login(prompt=False, verify=False)
     except wandb.errors.Error:
         return False
+
+
+@contextmanager
+def optional_tracking() -> Iterator[None]:
+    """Go on where W&B fails, as when its own process has died: the results are on the disk."""
+    try:
+        yield
+    except Exception as error:
+        reason = one_line(str(error)) or type(error).__name__
+        print(f"warning: W&B has not got all of this run: {reason}", file=sys.stderr)
 
 
 def sweep_group(folder: Path, sweeps: str) -> str:

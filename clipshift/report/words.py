@@ -85,7 +85,7 @@ def few_photos(count: int) -> list[str]:
     if count >= FEW_PHOTOS:
         return []
     photos = counted(count, "photo")
-    return [f"These are {photos}: intervals over so few are wide, and only roughly 95 %."]
+    return [f"Only {photos}: intervals over so few are wide, and only roughly 95 %."]
 
 
 def alike_photos(correlation: float | None) -> list[str]:
