@@ -120,6 +120,6 @@ def what_to_lower(error: Exception) -> str | None:
     said = str(error)
     if isinstance(error, MemoryError | torch.OutOfMemoryError) or "not enough memory" in said:
         return "out of memory: lower data.batch_size, or the number of augmentations at once"
-    if "DataLoader worker" in said:
+    if said.startswith("DataLoader worker (pid"):  # which was killed, as for want of memory
         return f"{one_line(said)}: lower data.num_workers (0 reads photos in this process)"
     return None

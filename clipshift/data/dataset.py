@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
-from torch.utils.data import Dataset, default_collate
+from torch.utils.data import Dataset
 
 from clipshift.augment import Augmentation, draw
 from clipshift.augment.keyed import Draws
@@ -198,7 +198,10 @@ def collate(items: list[View | Skipped]) -> Batch:
     return Batch(
         index=torch.tensor([view.index for view in views]),
         pixels=torch.stack([view.pixels for view in views]),
-        draws=default_collate([view.draws for view in views]),
+        draws={  # not torch's default_collate, which stacks into shared memory
+            name: {key: torch.stack([view.draws[name][key] for view in views]) for key in drawn}
+            for name, drawn in views[0].draws.items()
+        },
         digests=[view.digest for view in views],
         skipped=skipped,
     )

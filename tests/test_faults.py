@@ -1,0 +1,359 @@
+"""Faults made to happen: signals, killed processes, full and small places, damaged files."""
+
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from multiprocessing.reduction import ForkingPickler
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from conftest import AUGMENTATIONS, ROOT, run_evaluate
+from PIL import Image
+
+from clipshift.cli.jobs import locked
+from clipshift.data import ViewDataset, collate, sample
+from clipshift.errors import UserError
+from clipshift.results import read_run
+
+TABLES = ("summary", "distances", "distances_low", "distances_high", "ranking", "correlations",
+          "layers", "skipped")  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Forty small photos of two classes, and one that cannot be read."""
+    folder = tmp_path_factory.mktemp("photos")
+    rng = np.random.default_rng(0)
+    for index in range(40):
+        file = folder / ("cat", "dog")[index % 2] / f"{index:02}.png"
+        file.parent.mkdir(exist_ok=True)
+        Image.fromarray(rng.integers(0, 256, (40, 48, 3), dtype=np.uint8)).save(file)
+    (folder / "cat" / "broken.png").write_bytes(b"\x89PNG")
+    return folder
+
+
+def command(photos: Path, model: Path, folder: Path, *more: str) -> list[str]:
+    flags = [option for option in more if option == "-m"]
+    more = tuple(option for option in more if option != "-m")
+    return [
+        sys.executable, str(ROOT / "evaluate.py"), *flags, f"model.checkpoint={model}", "data=folder",
+        f"data.root={photos}", "data.batch_size=2", "data.num_workers=0", "aug=[noise,flip]",
+        "trainer=cpu", "logger=none", "cache=off", f"hydra.run.dir={folder}", *more,
+    ]  # fmt: skip
+
+
+def run(arguments: list[str]) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(arguments, capture_output=True, text=True, timeout=200, check=False)
+
+
+@contextmanager
+def under_way(arguments: list[str], folder: Path, batches: int) -> Iterator[subprocess.Popen[str]]:
+    """A command that has measured some batches, and is still at it."""
+    process = subprocess.Popen(
+        arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
+    try:
+        end = time.monotonic() + 120
+        while len(list((folder / "measured").glob("[0-9]*"))) < batches:
+            assert process.poll() is None, process.communicate()
+            assert time.monotonic() < end
+            time.sleep(0.02)
+        yield process
+    finally:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    files = [f"{name}.csv" for name in TABLES]
+    files += ["shift.parquet", "columns.json", "embeddings.safetensors", "gaze.safetensors"]
+    return {name: (folder / name).read_bytes() for name in files}
+
+
+OPTIONS = "layers=true", "save.embeddings=true"
+
+
+@pytest.fixture(scope="module")
+def whole(
+    photos: Path, hub_folder: Path, tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, bytes]:
+    """What an uninterrupted run writes."""
+    folder = tmp_path_factory.mktemp("whole")
+    done = run(command(photos, hub_folder, folder, *OPTIONS))
+    assert done.returncode == 0, done.stderr
+    return contents(folder)
+
+
+def test_a_killed_run_goes_on_and_ends_as_if_uninterrupted(
+    photos: Path, hub_folder: Path, tmp_path: Path, whole: dict[str, bytes]
+) -> None:
+    killed = tmp_path / "killed"
+    with under_way(command(photos, hub_folder, killed, *OPTIONS), killed, batches=8) as process:
+        os.killpg(process.pid, signal.SIGKILL)
+    kept = {file.name: file.stat().st_mtime_ns for file in (killed / "measured").glob("[0-9]*")}
+    assert not (killed / "run.json").exists()
+    refused = run(command(photos, hub_folder, killed, *OPTIONS, "seed=1"))
+    assert refused.returncode == 1
+    assert "interrupted run with other options (seed)" in refused.stderr
+    with under_way(command(photos, hub_folder, killed, *OPTIONS), killed, 12) as process:
+        again = {f.name: f.stat().st_mtime_ns for f in (killed / "measured").glob("[0-9]*")}
+        _, error = process.communicate(timeout=120)
+        assert process.returncode == 0, error
+    measured_twice = [name for name in kept if again.get(name) != kept[name]]
+    assert len(measured_twice) <= 2
+    assert contents(killed) == whole
+    assert not (killed / "measured").exists()
+    assert (killed / "report.html").exists()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_every_signal_to_stop_keeps_what_was_measured(
+    photos: Path, hub_folder: Path, tmp_path: Path, number: signal.Signals
+) -> None:
+    with under_way(command(photos, hub_folder, tmp_path, "layers=true"), tmp_path, 3) as process:
+        process.send_signal(number)
+        _, error = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert f"{number.name}: stopping" in error
+    found = re.search(r"stopped early: (\d+) of 41 photos are in .* goes on after them", error)
+    assert found
+    assert "Traceback" not in error
+    facts = json.loads((tmp_path / "run.json").read_text())
+    assert not facts["complete"]
+    assert facts["data"]["photos"] + facts["data"]["skipped"] == int(found[1])
+    assert len(pd.read_parquet(tmp_path / "shift.parquet")) == 2 * facts["data"]["photos"]
+
+
+def test_a_second_signal_ends_at_once(photos: Path, hub_folder: Path, tmp_path: Path) -> None:
+    with under_way(command(photos, hub_folder, tmp_path), tmp_path, 2) as process:
+        process.send_signal(signal.SIGTERM)
+        time.sleep(0.05)
+        process.send_signal(signal.SIGTERM)
+        process.communicate(timeout=10)
+    assert process.returncode == 130
+    assert list((tmp_path / "measured").glob("[0-9]*"))
+
+
+def test_a_sweep_that_is_stopped_ends_with_the_code_of_interruption(
+    photos: Path, hub_folder: Path, tmp_path: Path
+) -> None:
+    job = tmp_path / "0"
+    sweep = command(photos, hub_folder, job, "-m", f"hydra.sweep.dir={tmp_path}", "seed=0,1")
+    with under_way(sweep, job, batches=2) as process:
+        process.send_signal(signal.SIGHUP)
+        process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert (job / "shift.parquet").exists()
+    assert not (tmp_path / "1").exists()
+
+
+def test_a_killed_process_of_several_loses_nothing(
+    photos: Path, hub_folder: Path, tmp_path: Path, whole: dict[str, bytes]
+) -> None:
+    two = "trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2"
+    arguments = command(photos, hub_folder, tmp_path, *OPTIONS, *two)
+    with under_way(arguments, tmp_path, batches=6) as process:
+        children = subprocess.run(
+            ["pgrep", "-P", str(process.pid), "-f", "evaluate.py"], capture_output=True, text=True,
+            check=True,
+        )  # fmt: skip
+        os.kill(int(children.stdout.split()[0]), signal.SIGKILL)
+        process.communicate(timeout=60)
+        assert process.returncode
+    assert len(list((tmp_path / "measured").glob("[0-9]*"))) >= 6
+    done = run(arguments)
+    assert done.returncode == 0, done.stderr
+    assert contents(tmp_path) == whole
+
+
+def test_more_processes_than_photos(hub_folder: Path, tmp_path: Path) -> None:
+    done = run_evaluate(
+        f"model.checkpoint={hub_folder}", "data.limit=1", "aug=noise", "logger=none",
+        "trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2", f"hydra.run.dir={tmp_path}",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert len(pd.read_parquet(tmp_path / "shift.parquet")) == 1
+
+
+def test_a_folder_in_use_is_refused_until_its_process_dies(tmp_path: Path) -> None:
+    holder = subprocess.Popen(
+        [sys.executable, "-c", "import sys, time; from pathlib import Path\n"
+         "from clipshift.cli.jobs import locked\n"
+         "with locked(Path(sys.argv[1])):\n    print('in', flush=True); time.sleep(60)",
+         str(tmp_path)], stdout=subprocess.PIPE, text=True, cwd=ROOT,
+    )  # fmt: skip
+    try:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == "in\n"
+        with pytest.raises(UserError, match="is in use by another process"), locked(tmp_path):
+            pass
+    finally:
+        holder.kill()
+        holder.wait()
+    with locked(tmp_path):
+        pass
+
+
+def test_runs_that_start_in_the_same_second_have_folders_of_their_own() -> None:
+    folders = {
+        run([sys.executable, str(ROOT / "evaluate.py"), "--cfg", "hydra", "-p", "hydra.run.dir",
+             "--resolve"]).stdout.strip()
+        for _ in range(3)
+    }  # fmt: skip
+    assert len(folders) == 3
+
+
+def test_a_batch_needs_no_shared_memory_between_processes() -> None:
+    dataset = ViewDataset(sample()[:3], {"noise": AUGMENTATIONS["noise"]}, 0, "squash")
+    batch = collate([dataset[index] for index in range(3)])
+    sent = bytes(ForkingPickler.dumps(batch))
+    assert len(sent) > batch.pixels.numel() + batch.draws["noise"]["field"].numel() * 4
+    back = ForkingPickler.loads(sent)
+    assert torch.equal(back.clean, batch.clean)
+    assert torch.equal(back.draws["noise"]["field"], batch.draws["noise"]["field"])
+    with Image.open(sample()[0].file) as image:  # of the protocol: bilinear, then 8 bits to [0, 1]
+        pixels = np.asarray(image.convert("RGB").resize((224, 224), Image.Resampling.BILINEAR))
+    np.testing.assert_array_equal(back.clean[0].numpy().transpose(1, 2, 0),
+                                  pixels.astype(np.float32) / np.float32(255))  # fmt: skip
+
+
+def test_little_shared_memory_and_few_open_files_suffice(
+    photos: Path, hub_folder: Path, tmp_path: Path
+) -> None:
+    arguments = command(photos, hub_folder, tmp_path, "data.num_workers=2", "data.batch_size=16")
+    shell = 'ulimit -n 64; exec "$@"'
+    prefix = ["sh", "-c", shell, "sh"]
+    mounted = "mount -t tmpfs -o size=64k tmpfs /dev/shm && "
+    if (
+        shutil.which("unshare")
+        and not run(["unshare", "-m", "sh", "-c", mounted + "true"]).returncode
+    ):
+        prefix = ["unshare", "-m", "sh", "-c", mounted + shell, "sh"]
+    done = run([*prefix, *arguments])
+    assert done.returncode == 0, done.stderr
+    assert len(pd.read_parquet(tmp_path / "shift.parquet")) == 80
+
+
+def test_jobs_side_by_side_may_have_workers(photos: Path, hub_folder: Path, tmp_path: Path) -> None:
+    done = run(command(
+        photos, hub_folder, tmp_path, "-m", "hydra/launcher=joblib", "seed=0,1", "data.limit=4",
+        "data.num_workers=1", f"hydra.sweep.dir={tmp_path}",
+    ))  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "2 of 2 jobs finished" in done.stdout
+
+
+def test_wandbs_process_may_die(photos: Path, hub_folder: Path, tmp_path: Path) -> None:
+    arguments = command(photos, hub_folder, tmp_path, "logger=wandb", "model.name='[/x]'")
+    with under_way(arguments, tmp_path, batches=2) as process:
+        subprocess.run(["pkill", "-KILL", "-P", str(process.pid), "wandb-core"], check=True)
+        said, error = process.communicate(timeout=120)
+    assert process.returncode == 0
+    assert "warning: W&B has not got all of this run" in error
+    assert "[/x] on 40 photos" in said
+    assert read_run(tmp_path).facts["model"]["name"] == "[/x]"
+
+
+def test_foreign_files_among_the_sweeps(photos: Path, hub_folder: Path, tmp_path: Path) -> None:
+    for name, content in (("a", b"[]"), ("b", b"\xff"), ("c", b"[" * 100_000), ("d", b"")):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "run.json").write_bytes(content)
+    (tmp_path / "e" / "run.json").mkdir(parents=True)
+    done = run(command(
+        photos, hub_folder, tmp_path, "-m", "seed=0", "data.limit=2", f"sweeps={tmp_path}",
+    ))  # fmt: skip
+    assert done.returncode == 0, done.stderr
+
+
+def test_identical_photos_and_a_home_that_cannot_be_written(
+    hub_folder: Path, tmp_path: Path
+) -> None:
+    for name in ("a", "b", "c"):
+        shutil.copy(sample()[0].file, tmp_path / f"{name}.png")
+    done = run_evaluate(
+        f"model.checkpoint={hub_folder}", "data=folder", f"data.root={tmp_path}", "aug=noise",
+        f"hydra.run.dir={tmp_path}/run",
+        env={"HOME": "/dev/null", "XDG_CACHE_HOME": "", "CLIPSHIFT_CACHE": "~/.cache/clipshift"},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "The cache is off" in done.stdout
+    assert not json.loads((tmp_path / "run/run.json").read_text())["collapsed"]
+    assert "collapsed" not in done.stdout
+
+
+def test_paths_are_taken_as_people_type_them(hub_folder: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "My Photos (2024), it's best=ü"
+    folder.mkdir()
+    shutil.copy(sample()[0].file, folder)
+    done = run_evaluate(
+        "data=folder", f"data.root={folder}", "aug=noise", f"model.checkpoint={hub_folder}",
+        "logger=none", f"hydra.run.dir={folder}/run", "trainer=cpu",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("path", ["1e7", "~/nowhere", "Müll", "a b", "x=y", "true"])
+def test_paths_that_are_not_there_are_named_as_they_were_typed(path: str, tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "evaluate.py"), "data=folder", f"data.root={path}"],
+        capture_output=True, text=True, check=False, cwd=tmp_path,
+    )  # fmt: skip
+    assert done.stderr == f"error: no folder {path}: set data.root to an existing folder\n"
+
+
+# --- files of ours ------------------------------------------------------------------------------
+
+
+def test_pages_and_figures_can_be_made_anew(finished: tuple[Path, str], tmp_path: Path) -> None:
+    folder = shutil.copytree(finished[0], tmp_path / "run")
+    shutil.rmtree(folder / "figures")
+    (folder / "report.html").unlink()
+    done = run_evaluate(f"report={folder}")
+    assert done.returncode == 0, done.stderr
+    for file in (
+        "report.html",
+        *(f"figures/{f.name}" for f in (finished[0] / "figures").iterdir()),
+    ):
+        assert (folder / file).read_bytes() == (finished[0] / file).read_bytes(), file
+
+
+@pytest.mark.parametrize("name", [*(f"{table}.csv" for table in TABLES), "shift.parquet"])
+def test_a_table_with_one_changed_byte_is_refused(
+    finished: tuple[Path, str], tmp_path: Path, name: str
+) -> None:
+    if name == "layers.csv":
+        pytest.skip("this run has no layers")
+    folder = shutil.copytree(finished[0], tmp_path / "run", ignore=shutil.ignore_patterns("wandb"))
+    content = bytearray((folder / name).read_bytes())
+    for position in np.random.default_rng(0).integers(len(content), size=5):
+        damaged = content.copy()
+        damaged[position] ^= 1
+        (folder / name).write_bytes(damaged)
+        with pytest.raises(UserError, match=rf"{name} is not what the run wrote: measure it again"):
+            read_run(folder)
+    (folder / name).write_bytes(content[: len(content) // 2])
+    with pytest.raises(UserError, match=name):
+        read_run(folder)
+    (folder / name).unlink()
+    with pytest.raises(UserError, match=name):
+        read_run(folder)
+
+
+@pytest.mark.parametrize(
+    "content", [b"[]", b"{}", b'{"complete": true}', b"", b"\xff", b"[" * 10**5]
+)
+def test_a_foreign_run_json_is_no_run(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "run.json").write_bytes(content)
+    with pytest.raises(UserError, match=str(tmp_path)):
+        read_run(tmp_path)
