@@ -52,7 +52,8 @@ def wandb_logger(
     mode: Any = os.environ.get("WANDB_MODE") or ("online" if logged_in() else "offline")
     try:
         return WandbLogger(experiment=init(mode=mode))
-    except wandb.errors.CommError:
+    except wandb.errors.CommError as error:
+        _warn_offline(error)
         return WandbLogger(experiment=init(mode="offline"))
 
 
@@ -60,8 +61,14 @@ def logged_in() -> bool:
     """Whether W&B has a key to work with, found without asking anyone."""
     try:
         return wandb.login(prompt=False, verify=False)
-    except wandb.errors.Error:
+    except (wandb.errors.Error, ValueError) as error:
+        _warn_offline(error)
         return False
+
+
+def _warn_offline(error: Exception) -> None:
+    print(f"warning: this run is tracked offline, for W&B says: {one_line(str(error))}",
+          file=sys.stderr)  # fmt: skip
 
 
 @contextmanager
