@@ -8,7 +8,25 @@ ERROR_FILE = "error.txt"
 
 
 class UserError(Exception):
-    """A mistake in what was asked for. Shown as one line, without a traceback, exit code 1."""
+    """A mistake in what was asked for. Shown as one line, without a traceback, exit code 1.
+
+    Args:
+        message: What is wrong, where, and what to do.
+        option: The parameter that it is about, where the message does not say.
+    """
+
+    def __init__(self, message: str, option: str | None = None) -> None:
+        super().__init__(message)
+        self.option = option
+
+    def within(self, place: str) -> "UserError":
+        """The error with its parameter named as the one of a place.
+
+        Example:
+            >>> str(UserError("0 is no side", option="side").within("aug.coarse_dropout"))
+            'aug.coarse_dropout.side: 0 is no side'
+        """
+        return UserError(f"{place}.{self.option}: {self}" if self.option else str(self))
 
 
 def one_line(message: str) -> str:

@@ -18,6 +18,7 @@ from torch import Tensor
 from torch.nn.functional import grid_sample
 
 from clipshift.augment.keyed import Draws, uniform
+from clipshift.checks import checked, interval, number
 
 INVERSION_STEPS = 30
 """Steps, at most, of the iteration that inverts an elastic displacement."""
@@ -61,9 +62,9 @@ class ShiftScaleRotate:
         scale: tuple[float, float],
         rotation: tuple[float, float],
     ) -> None:
-        self.shift = shift
-        self.scale = scale
-        self.rotation = rotation
+        self.shift = checked("shift", shift, interval(-1, 1))
+        self.scale = checked("scale", scale, interval(0.01, 100))
+        self.rotation = checked("rotation", rotation, interval(-360, 360))
 
     def sample(self, rng: np.random.Generator, size: int) -> Draws:
         return {
@@ -108,8 +109,8 @@ class Elastic:
     moves_pixels = True
 
     def __init__(self, alpha: float, sigma: float) -> None:
-        self.alpha = alpha
-        self.sigma = sigma
+        self.alpha = checked("alpha", alpha, number(0))
+        self.sigma = checked("sigma", sigma, number(0, 224))
 
     def sample(self, rng: np.random.Generator, size: int) -> Draws:
         noise = torch.from_numpy(rng.standard_normal((2, size, size), dtype=np.float32))
@@ -174,7 +175,7 @@ class Perspective:
     moves_pixels = True
 
     def __init__(self, scale: tuple[float, float]) -> None:
-        self.scale = scale
+        self.scale = checked("scale", scale, interval(0, 0.45))
 
     def sample(self, rng: np.random.Generator, size: int) -> Draws:
         scale = uniform(rng, self.scale)

@@ -17,6 +17,20 @@ from torch.nn.functional import interpolate
 from torchvision.io import ImageReadMode, decode_jpeg, encode_jpeg
 
 from clipshift.augment.keyed import Draws, dithered, uniform
+from clipshift.checks import INFINITY, Check, checked, interval, whole
+
+LARGEST = 224
+"""Side of a view in pixels: no length of an augmentation may be longer."""
+ODD: Check = (
+    "a list of odd whole numbers ≥ 1",
+    lambda v: (
+        isinstance(v, list) and bool(v) and all(type(k) is int and k % 2 and k > 0 for k in v)
+    ),
+)
+COUNTS: Check = (
+    "a range [a, b] of whole numbers with 0 ≤ a ≤ b",
+    lambda v: isinstance(v, list) and [type(n) for n in v] == [int] * 2 and 0 <= v[0] <= v[1],
+)
 
 
 class Noise:
@@ -30,7 +44,7 @@ class Noise:
     moves_pixels = False
 
     def __init__(self, std: tuple[float, float]) -> None:
-        self.std = std
+        self.std = checked("std", std, interval(0, INFINITY))
 
     def sample(self, rng: np.random.Generator, size: int) -> Draws:
         std = uniform(rng, self.std)
@@ -53,8 +67,8 @@ class Blur:
     moves_pixels = False
 
     def __init__(self, kernel: tuple[int, ...], sigma: tuple[float, float]) -> None:
-        self.kernel = kernel
-        self.sigma = sigma
+        self.kernel = checked("kernel", kernel, ODD)
+        self.sigma = checked("sigma", sigma, interval(1e-3, INFINITY))
 
     def sample(self, rng: np.random.Generator, size: int) -> Draws:
         side = self.kernel[int(rng.integers(len(self.kernel)))]
@@ -99,10 +113,10 @@ class ColorJitter:
         hue: tuple[float, float],
     ) -> None:
         self.intervals = {
-            "brightness": brightness,
-            "contrast": contrast,
-            "saturation": saturation,
-            "hue": hue,
+            "brightness": checked("brightness", brightness, interval(0, INFINITY)),
+            "contrast": checked("contrast", contrast, interval(0, INFINITY)),
+            "saturation": checked("saturation", saturation, interval(0, INFINITY)),
+            "hue": checked("hue", hue, interval(-0.5, 0.5)),
         }
 
     def sample(self, rng: np.random.Generator, size: int) -> Draws:
@@ -159,8 +173,8 @@ class BrightnessContrast:
     moves_pixels = False
 
     def __init__(self, brightness: tuple[float, float], contrast: tuple[float, float]) -> None:
-        self.brightness = brightness
-        self.contrast = contrast
+        self.brightness = checked("brightness", brightness, interval(-1, 1))
+        self.contrast = checked("contrast", contrast, interval(-1, INFINITY))
 
     def sample(self, rng: np.random.Generator, size: int) -> Draws:
         return {
@@ -188,8 +202,8 @@ class CoarseDropout:
     moves_pixels = False
 
     def __init__(self, holes: tuple[int, int], side: int) -> None:
-        self.holes = holes
-        self.side = side
+        self.holes = checked("holes", holes, COUNTS)
+        self.side = checked("side", side, whole(1, LARGEST))
 
     def sample(self, rng: np.random.Generator, size: int) -> Draws:
         low, high = self.holes
@@ -230,7 +244,7 @@ class JPEG:
     moves_pixels = False
 
     def __init__(self, quality: tuple[float, float]) -> None:
-        self.quality = quality
+        self.quality = checked("quality", quality, interval(1, 100))
 
     def sample(self, rng: np.random.Generator, size: int) -> Draws:
         return {"quality": uniform(rng, self.quality), "offset": uniform(rng, (0.0, 1.0))}
@@ -259,7 +273,7 @@ class Pixelate:
     moves_pixels = False
 
     def __init__(self, block: tuple[float, float]) -> None:
-        self.block = block
+        self.block = checked("block", block, interval(1, LARGEST))
 
     def sample(self, rng: np.random.Generator, size: int) -> Draws:
         return {"block": uniform(rng, self.block), "offset": uniform(rng, (0.0, 1.0))}
@@ -285,7 +299,7 @@ class MotionBlur:
     moves_pixels = False
 
     def __init__(self, length: tuple[float, float]) -> None:
-        self.length = length
+        self.length = checked("length", length, interval(0, LARGEST))
 
     def sample(self, rng: np.random.Generator, size: int) -> Draws:
         return {"length": uniform(rng, self.length), "angle": uniform(rng, (0.0, math.pi))}
@@ -314,7 +328,7 @@ class Grayscale:
     moves_pixels = False
 
     def __init__(self, amount: tuple[float, float]) -> None:
-        self.amount = amount
+        self.amount = checked("amount", amount, interval(0, 1))
 
     def sample(self, rng: np.random.Generator, size: int) -> Draws:
         return {"amount": uniform(rng, self.amount)}

@@ -1,5 +1,6 @@
 """From a configuration to the parts that it names."""
 
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -7,13 +8,29 @@ from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
-from clipshift.augment import MATCHED, Augmentation
+from clipshift.augment import LADDER, MATCHED, Augmentation
+from clipshift.checks import checked, rising
 from clipshift.cli.config import plain
 from clipshift.data import Cache, Photo, captions, folder, keyed_order, sample, shards
 from clipshift.encode import Encoder, load_encoder
-from clipshift.errors import UserError
+from clipshift.errors import UserError, one_line
 from clipshift.evaluate import Evaluation
 from clipshift.evaluate.calibration import calibration_for, calibration_notes, left_to_measure
+
+
+def make(node: Mapping[str, Any], place: str) -> Any:
+    """What a configuration's ``_target_`` makes of its other options.
+
+    Raises:
+        UserError: If an option is wrong, with its full name.
+    """
+    try:
+        return instantiate(node)
+    except InstantiationException as error:
+        if isinstance(error.__cause__, UserError):
+            raise error.__cause__.within(place) from None
+        reason = one_line(str(error.__cause__ or error))
+        raise UserError(f"{place}: {reason}") from error
 
 
 @lru_cache(maxsize=2)
@@ -56,11 +73,26 @@ def load_photos(data: DictConfig) -> tuple[list[Photo], list[str]]:
 
 
 def make_augmentations(
-    aug: dict[str, Any],
+    aug: Mapping[str, Any], place: str = "aug"
 ) -> tuple[dict[str, Augmentation], dict[str, list[float]]]:
-    """The augmentations of an ``aug`` configuration, and their strengths at severity 1 to 5."""
-    ladders = {name: node.pop("ladder") for name, node in aug.items()}
-    return {name: instantiate(node) for name, node in aug.items()}, ladders
+    """The augmentations of an ``aug`` configuration, and their strengths at severity 1 to 5.
+
+    Args:
+        aug: The configuration, by name.
+        place: Where it stands among the options.
+
+    Raises:
+        UserError: If a parameter is out of its range.
+    """
+    augmentations, ladders = {}, {}
+    for name, node in aug.items():
+        parameters = {key: value for key, value in node.items() if key != "ladder"}
+        augmentations[name] = make(parameters, f"{place}.{name}")
+        try:
+            ladders[name] = checked("ladder", node.get("ladder"), rising(len(LADDER)))
+        except UserError as error:
+            raise error.within(f"{place}.{name}") from None
+    return augmentations, ladders
 
 
 def make_cache(cfg: DictConfig) -> tuple[Cache | None, list[str]]:
@@ -72,15 +104,19 @@ def make_cache(cfg: DictConfig) -> tuple[Cache | None, list[str]]:
 
 
 def make_evaluation(
-    cfg: DictConfig, photos: list[Photo], classes: list[str], encoder: Encoder
+    cfg: DictConfig,
+    augmentations: Mapping[str, Augmentation],
+    ladders: Mapping[str, Sequence[float]],
+    photos: list[Photo],
+    classes: list[str],
+    encoder: Encoder,
 ) -> Evaluation:
-    """The evaluation of photos and a model that a configuration describes.
+    """The evaluation that a configuration describes, of parts that are made already.
 
     Raises:
         UserError: If matched severities are asked for, and the photos are too few for them or the
             stored calibration cannot be used.
     """
-    augmentations, ladders = make_augmentations(plain(cfg.aug))
     severities = [str(severity) for severity in as_list(cfg.severity)]
     calibration, notes = None, []
     if MATCHED in severities:
@@ -94,7 +130,7 @@ def make_evaluation(
         augmentations=augmentations,
         ladders=ladders,
         severities=severities,
-        measures={name: instantiate(node) for name, node in plain(cfg.metric).items()},
+        measures={name: make(node, f"metric.{name}") for name, node in plain(cfg.metric).items()},
         templates=list(cfg.prompts.templates),
         seed=cfg.seed,
         resize=cfg.data.resize,

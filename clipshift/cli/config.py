@@ -1,62 +1,15 @@
 """Checks of a composed configuration, before anything heavy is imported."""
 
-import math
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from itertools import pairwise
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import InterpolationKeyError
 
+from clipshift.checks import BOOLEAN, INFINITY, TEXT, Check, number, one_of, optional, share, whole
 from clipshift.errors import UserError, did_you_mean, one_line
-
-Check = tuple[str, Callable[[Any], bool]]
-
-
-def _number(value: Any) -> bool:
-    return type(value) in (int, float) and math.isfinite(value)
-
-
-def whole(low: int, high: float = float("inf")) -> Check:
-    """A whole number between two, both included."""
-    return f"a whole number ≥ {low}", lambda v: type(v) is int and low <= v <= high
-
-
-def number(low: float, high: float = float("inf")) -> Check:
-    """A number greater than ``low``, and at most ``high``."""
-    bound = f" and ≤ {high:g}" if high < float("inf") else ""
-    return f"a number > {low:g}{bound}", lambda v: _number(v) and low < v <= high
-
-
-def share(low: float = 0, high: float = 1) -> Check:
-    """A number between two, both included."""
-    return f"a number from {low:g} to {high:g}", lambda v: _number(v) and low <= v <= high
-
-
-def interval(low: float, high: float) -> Check:
-    """A range [a, b] with low ≤ a ≤ b ≤ high."""
-    bounds = f"{low:g} ≤ a ≤ b" + (f" ≤ {high:g}" if high < float("inf") else "")
-    return (
-        f"a range [a, b] with {bounds}",
-        lambda v: (
-            len(v) == 2 and all(map(_number, v)) and low <= v[0] <= v[1] <= high
-            if isinstance(v, list)
-            else False
-        ),
-    )
-
-
-def one_of(*choices: str) -> Check:
-    """One of some words."""
-    return f"one of {', '.join(choices)}", lambda v: v in choices
-
-
-def optional(check: Check) -> Check:
-    """What the check asks for, or null."""
-    words, test = check
-    return f"{words}, or null", lambda v: v is None or test(v)
 
 
 def _is_severity(value: Any) -> bool:
@@ -70,9 +23,6 @@ def _is_template(value: Any) -> bool:
         return False
 
 
-TEXT: Check = ("text", lambda v: isinstance(v, str) and bool(v))
-BOOLEAN: Check = ("true or false", lambda v: isinstance(v, bool))
-INFINITY = float("inf")
 MEASURED = {"aug": "aug=noise", "metric": "metric=cosine_similarity"}
 """The groups that an evaluation cannot be without, see `validate`."""
 SEVERITIES = ("paper", 1, 2, 3, 4, 5, "matched")
@@ -147,36 +97,6 @@ CHECKS: dict[str, Check] = {
             and all(_is_severity(one) and one != SEVERITIES[-1] for one in v)
         ),
     ),
-    "aug.noise.std": interval(0, INFINITY),
-    "aug.blur.kernel": (
-        "a list of odd whole numbers ≥ 1",
-        lambda v: (
-            isinstance(v, list) and bool(v) and all(type(k) is int and k % 2 and k > 0 for k in v)
-        ),
-    ),
-    "aug.blur.sigma": interval(1e-3, INFINITY),
-    "aug.color_jitter.brightness": interval(0, INFINITY),
-    "aug.color_jitter.contrast": interval(0, INFINITY),
-    "aug.color_jitter.saturation": interval(0, INFINITY),
-    "aug.color_jitter.hue": interval(-0.5, 0.5),
-    "aug.shift_scale_rotate.shift": interval(-1, 1),
-    "aug.shift_scale_rotate.scale": interval(0.01, 100),
-    "aug.shift_scale_rotate.rotation": interval(-360, 360),
-    "aug.elastic.alpha": number(0),
-    "aug.elastic.sigma": number(0, 224),
-    "aug.perspective.scale": interval(0, 0.45),
-    "aug.brightness_contrast.brightness": interval(-1, 1),
-    "aug.brightness_contrast.contrast": interval(-1, INFINITY),
-    "aug.coarse_dropout.holes": (
-        "a range [a, b] of whole numbers with 0 ≤ a ≤ b",
-        lambda v: isinstance(v, list) and [type(n) for n in v] == [int] * 2 and 0 <= v[0] <= v[1],
-    ),
-    "aug.coarse_dropout.side": whole(1, 224),
-    "aug.jpeg.quality": interval(1, 100),
-    "aug.pixelate.block": interval(1, 224),
-    "aug.motion_blur.length": interval(0, 224),
-    "aug.rotation.rotation": interval(-360, 360),
-    "aug.grayscale.amount": interval(0, 1),
 }
 PLACES = {"aug": ("aug", "train_aug"), "data": ("data", "data.train", "data.val")}
 """Where a group's options stand: in ``evaluate.yaml``, and in ``train.yaml``."""
@@ -188,16 +108,6 @@ PATHS = {
     "report": ("dir",),
 }
 """Options that name a file or a folder."""
-LADDER_CHECK: Check = (
-    "five rising strengths > 0, those of severity 1 to 5",
-    lambda v: (
-        isinstance(v, list)
-        and len(v) == 5
-        and all(map(_number, v))
-        and v[0] > 0
-        and all(low < high for low, high in pairwise(v))
-    ),
-)
 
 
 def plain(node: DictConfig) -> dict[str, Any]:
@@ -237,11 +147,6 @@ def validate(cfg: DictConfig, groups: Mapping[str, str]) -> None:
         nodes = cfg.get(place) or {}
         if not isinstance(nodes, Mapping) or not all(map(OmegaConf.is_dict, nodes.values())):
             raise UserError(f"{place} holds something without options: choose it by name")
-    for place in PLACES["aug"]:
-        for name, node in (cfg.get(place) or {}).items():
-            ladder = OmegaConf.to_container(node.get("ladder", OmegaConf.create([])))
-            if not LADDER_CHECK[1](ladder):
-                raise UserError(f"{place}.{name}.ladder={ladder} must be {LADDER_CHECK[0]}")
     for group, example in groups.items():
         if not cfg.get(group):
             raise UserError(f"{group} is empty: choose at least one, as in {example}")

@@ -53,6 +53,7 @@ def evaluate(cfg: DictConfig, folder: Path) -> None:
     tags = [cfg.model.name, cfg.data.source]
     with locked(folder):
         try:
+            augmentations, ladders = make_augmentations(plain(cfg.aug))
             photos, classes = load_photos(cfg.data)
             model = plain(cfg.model)
             trained_on = trained_augmentations(cfg.model.checkpoint)
@@ -66,7 +67,7 @@ def evaluate(cfg: DictConfig, folder: Path) -> None:
             records = Records(folder)
             if is_first_process():
                 records.begin(numbers_depend_on(cfg, encoder, photos, classes), cfg.rerun)
-            evaluation = make_evaluation(cfg, photos, classes, encoder)
+            evaluation = make_evaluation(cfg, augmentations, ladders, photos, classes, encoder)
         except UserError:
             if in_sweep():  # so that the failed job is tracked with the others
                 with started_logger(cfg, "evaluate", tags):

@@ -90,7 +90,7 @@ def make_run(
         summary,
         *distance_tables(measured, photos, list(variants), seed),
         rank_augmentations(shift, seed) if cosine else pd.DataFrame(),
-        correlate(shift) if cosine else pd.DataFrame(),
+        correlate(shift, columns) if cosine else pd.DataFrame(),
         layer_table(measured, sums, photos, variants, seed),
         skipped_table(measured, photos),
     )

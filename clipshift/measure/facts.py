@@ -24,6 +24,8 @@ class Facts:
         unchanged: Its value where the augmentation changed nothing; None where that depends on the
             photo.
         unit: Its unit; empty for a plain number. The mean of a ``share`` is a share of photos.
+        correlate: Under which name its correlation with the shift is listed; empty where it is not.
+            Of a measure of which higher is better, the loss 1 − x is correlated.
     """
 
     label: str
@@ -35,6 +37,14 @@ class Facts:
     high: float
     unchanged: float | None = None
     unit: str = ""
+    correlate: str = ""
+
+    @property
+    def correlate_label(self) -> str:
+        """What is correlated with the shift, in words."""
+        if self.space == "photo":
+            return self.label
+        return f"1 − {self.short}" if self.better == "higher" else self.short
 
     @property
     def is_share(self) -> bool:
@@ -153,6 +163,7 @@ COLUMNS = {
         better=None,
         low=0,
         high=1,
+        correlate="brightness",
     ),
     "contrast": Facts(
         label="contrast of the photo",
@@ -162,6 +173,7 @@ COLUMNS = {
         better=None,
         low=0,
         high=0.5,
+        correlate="contrast",
     ),
     "distance_to_others": Facts(
         label="distance to the other photos",

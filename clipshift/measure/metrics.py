@@ -243,6 +243,7 @@ class EdgePreservation(PhotoMeasure):
         low=0,
         high=1,
         unchanged=1,
+        correlate="edge_loss",
     )
     measure = staticmethod(functional.edge_preservation)
 
@@ -268,6 +269,7 @@ class DetailPreservation(PhotoMeasure):
         low=0,
         high=1,
         unchanged=1,
+        correlate="detail_loss",
     )
     measure = staticmethod(functional.detail_preservation)
 
@@ -292,6 +294,7 @@ class RMSE(PhotoMeasure):
         low=0,
         high=1,
         unchanged=0,
+        correlate="rmse",
     )
     measure = staticmethod(functional.rmse)
 
@@ -317,6 +320,7 @@ class SSIM(PhotoMeasure):
         low=-1,
         high=1,
         unchanged=1,
+        correlate="ssim_loss",
     )
     measure = staticmethod(functional.ssim)
 
@@ -343,6 +347,7 @@ class GazeDivergence(PhotoMeasure):
         high=1,
         unchanged=0,
         unit="bits",
+        correlate="gaze_divergence",
     )
     measure = staticmethod(functional.gaze_divergence)
 
@@ -370,6 +375,7 @@ class GazeDivergenceAligned(PhotoMeasure):
         high=1,
         unchanged=0,
         unit="bits",
+        correlate="gaze_divergence_aligned",
     )
     measure = staticmethod(functional.gaze_divergence_aligned)
 

@@ -19,7 +19,6 @@ from clipshift.measure.functional import augmentation_linkage
 from clipshift.report.words import counted, with_interval
 from clipshift.results import (
     CLEAN,
-    CORRELATES,
     Run,
     pivot,
     write_whole,
@@ -133,7 +132,7 @@ def draw_figures(run: Run, galleries: Mapping[str, Gallery], source: str) -> dic
         if len(layers):
             figures[f"layers{end}"] = draw_layers(layers)
         if correlations["rho"].notna().any() if len(correlations) else False:
-            figures[f"correlations{end}"] = draw_correlations(correlations)
+            figures[f"correlations{end}"] = draw_correlations(correlations, run.columns)
         own = [name for name in run.distances.index if name.endswith(end)]
         if len(own) >= 2:
             titles = [name.removesuffix(end) for name in own]
@@ -313,13 +312,15 @@ def draw_layers(layers: pd.DataFrame) -> Figure:
     return figure
 
 
-def draw_correlations(correlations: pd.DataFrame) -> Figure:
+def draw_correlations(correlations: pd.DataFrame, columns: Mapping[str, Facts]) -> Figure:
     """What goes with the shift over photos: Spearman's ρ with its 95 % interval.
 
     Args:
         correlations: One severity's rows of `clipshift.results.correlate`.
+        columns: What the run's measured columns are.
     """
-    others = [other for other in CORRELATES if other in set(correlations["with"])]
+    others = list(correlations["with"].unique())
+    words = {facts.correlate: facts.correlate_label for facts in columns.values()}
     names = list(correlations["augmentation"].unique())
     rows = correlations.set_index(["augmentation", "with"])
     figure = Figure(figsize=(1.45 * len(others) + 2.4, 0.5 * len(names) + 2))
@@ -333,7 +334,7 @@ def draw_correlations(correlations: pd.DataFrame) -> Figure:
                 text = f"{cell['rho']:+.2f}\n[{cell['ci_low']:+.2f}, {cell['ci_high']:+.2f}]"
                 weight = "bold" if cell["p_holm"] < SIGNIFICANT else "normal"
                 axes.text(column, row, text, ha="center", va="center", fontsize=7.5, weight=weight)
-    labels = [CORRELATES[other] for other in others]
+    labels = [words[other] for other in others]
     axes.set_xticks(range(len(others)), labels, rotation=25, ha="right")
     axes.set_yticks(range(len(names)), names)
     axes.set_title(

@@ -11,7 +11,6 @@ from clipshift.results.intervals import holm, intraclass_correlation, mean_inter
 from clipshift.results.measured import CLEAN, Measured, join
 from clipshift.results.paired import compare_photos, with_group_means
 from clipshift.results.ranking import (
-    CORRELATES,
     correlate,
     extreme_photos,
     rank_augmentations,
@@ -41,7 +40,6 @@ from clipshift.results.table import (
 __all__ = [
     "CALIBRATION",
     "CLEAN",
-    "CORRELATES",
     "Measured",
     "Records",
     "Run",

@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 from scipy.stats import kendalltau, spearmanr
 
+from clipshift.measure import Facts
 from clipshift.results.intervals import (
     CONFIDENCE,
     Studentized,
@@ -15,24 +16,6 @@ from clipshift.results.intervals import (
     spearman_interval,
     studentize,
 )
-
-CORRELATES = {
-    "rmse": "RMSE",
-    "ssim_loss": "1 − SSIM",
-    "gaze_divergence": "gaze divergence",
-    "gaze_divergence_aligned": "aligned gaze divergence",
-    "edge_loss": "edge loss",
-    "detail_loss": "detail loss",
-    "brightness": "brightness of the photo",
-    "contrast": "contrast of the photo",
-}
-"""What a shift is compared with."""
-LOSSES = {
-    "ssim_loss": "ssim",
-    "edge_loss": "edge_preservation",
-    "detail_loss": "detail_preservation",
-}
-"""Those that are 1 − a similarity, so that more is more lost."""
 
 
 def shift_matrix(shift: pd.DataFrame, severity: str) -> pd.DataFrame:
@@ -179,37 +162,36 @@ def ranking_agreement(
     return float(tau), float(np.fmin(low, tau)), float(np.fmax(high, tau))
 
 
-def correlate(shift: pd.DataFrame) -> pd.DataFrame:
+def correlate(shift: pd.DataFrame, columns: Mapping[str, Facts]) -> pd.DataFrame:
     """What goes with the shift over photos: Spearman's ρ with distortion, gaze and the photo.
 
     Args:
         shift: From `clipshift.results.shift_table`, with ``cosine_similarity``.
+        columns: What its measured columns are: those with `Facts.correlate` are compared.
 
     Returns:
-        A row per (augmentation, severity, ``with``), where ``with`` names one of `CORRELATES`:
+        One row per (augmentation, severity, ``with``), where ``with`` is a `Facts.correlate`:
         ``rho`` with `spearman_interval`'s ``ci_low`` and ``ci_high``; ``p``, two-sided, of no
         correlation (scipy's, from Student's t); ``p_holm``, that after Holm's correction over all
         rows of the severity; and ``n``. NaN for fewer than four photos or where one of both does
         not vary.
     """
+    compared = {name: facts for name, facts in columns.items() if facts.correlate and name in shift}
     rows = []
     for (name, severity), group in shift.groupby(["augmentation", "severity"], sort=False):
-        for other in CORRELATES:
-            column = LOSSES.get(other, other)
-            if column not in group:
-                continue
+        for column, facts in compared.items():
             pair = group[["cosine_similarity", column]].dropna()
             moved = 1 - pair["cosine_similarity"]
-            beside = 1 - pair[column] if other in LOSSES else pair[column]
+            beside = 1 - pair[column] if facts.better == "higher" else pair[column]
             rho = p = low = high = np.nan
             if len(pair) > 3 and moved.nunique() > 1 and beside.nunique() > 1:
                 rho, p = (float(value) for value in spearmanr(moved, beside))
                 low, high = spearman_interval(rho, len(pair))
-            rows.append((name, severity, other, rho, low, high, p, len(pair)))
-    columns = ["augmentation", "severity", "with", "rho", "ci_low", "ci_high", "p", "n"]
-    table = pd.DataFrame(rows, columns=columns)
+            rows.append((name, severity, facts.correlate, rho, low, high, p, len(pair)))
+    names = ["augmentation", "severity", "with", "rho", "ci_low", "ci_high", "p", "n"]
+    table = pd.DataFrame(rows, columns=names)
     corrected = table.groupby("severity")["p"].transform(lambda p: holm(p.to_numpy()))
-    table.insert(columns.index("n"), "p_holm", corrected)
+    table.insert(names.index("n"), "p_holm", corrected)
     return table
 
 
