@@ -26,6 +26,7 @@ from clipshift.augment import Augmentation, Variant, draw, make_variants
 from clipshift.cli.build import make_augmentations
 from clipshift.cli.command import compose_config
 from clipshift.cli.config import plain
+from clipshift.cli.trainer import make_trainer
 from clipshift.data import Cache, Photo, ViewDataset, clean_view, decode, sample
 from clipshift.encode import Encoder, caption_embeddings, load_encoder
 from clipshift.evaluate import Keep, ShiftEvaluation
@@ -45,7 +46,6 @@ from clipshift.measure import (
     PhotoMeasure,
 )
 from clipshift.results import Measured, Records, shift_table
-from clipshift.trainer import make_trainer
 
 os.environ["CLIPSHIFT_CACHE"] = tempfile.mkdtemp(prefix="clipshift-cache-")
 

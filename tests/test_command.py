@@ -143,7 +143,7 @@ def test_a_model_is_called_by_its_architecture_unless_it_is_named() -> None:
         (["data=folder", "data.root={tmp}/nowhere"], "no folder"),
         (["data=folder", "data.root={tmp}/texts"], "none of the 1 photos could be read"),
         (["trainer=gpu"], "gpu"),
-        (["severity=matched", "matching.file={tmp}/none.json"], "no calibration"),
+        (["severity=matched", "matching.file={tmp}/none.json"], "no file"),
         (["+trainer.precision=bf16-mixed"], "choose the encoder's by precision=bf16"),
     ],
 )
@@ -206,9 +206,9 @@ def test_help_and_mistakes_do_not_wait_for_heavy_imports() -> None:
 def test_a_defect_keeps_its_traceback_and_is_no_mistake_of_the_users(tmp_path: Path) -> None:
     code = (
         "import runpy, sys\n"
-        "from clipshift import evaluation\n"
+        "from clipshift.cli import evaluate as module\n"
         "def evaluate(*_): raise ValueError('a defect')\n"
-        "evaluation.evaluate = evaluate\n"
+        "module.evaluate = evaluate\n"
         f"sys.argv = ['evaluate.py', 'logger=none', 'hydra.run.dir={tmp_path}']\n"
         f"runpy.run_path({str(ROOT / 'evaluate.py')!r}, run_name='__main__')\n"
     )
@@ -224,9 +224,9 @@ def test_a_defect_keeps_its_traceback_and_is_no_mistake_of_the_users(tmp_path: P
 def test_a_comparison_that_fails_fails_its_sweep(tmp_path: Path) -> None:
     code = (
         "import runpy, sys\n"
-        "from clipshift import comparison\n"
+        "from clipshift import compare\n"
         "def compare_sweep(*_): raise ValueError('a defect')\n"
-        "comparison.compare_sweep = compare_sweep\n"
+        "compare.compare_sweep = compare_sweep\n"
         f"sys.argv = ['evaluate.py', '-m', 'data=folder', 'data.root={tmp_path}/none',"
         f" 'logger=none', 'hydra.sweep.dir={tmp_path}/sweep']\n"
         f"runpy.run_path({str(ROOT / 'evaluate.py')!r}, run_name='__main__')\n"

@@ -21,11 +21,11 @@ from skimage import data as photographs
 from clipshift.cli.build import load_photos
 from clipshift.cli.command import compose_config
 from clipshift.cli.evaluate import evaluate
+from clipshift.cli.train import compose_evaluations, overlap_notes
 from clipshift.data import (
     Photo,
     Skipped,
     UnreadablePhotoError,
-    UnrepeatedSampler,
     View,
     ViewDataset,
     captions,
@@ -38,7 +38,7 @@ from clipshift.data import (
 from clipshift.data.shards import class_names
 from clipshift.data.wordnet import class_name
 from clipshift.errors import UserError
-from clipshift.train.finetuning import compose_evaluations, overlap_notes
+from clipshift.evaluate.loading import UnrepeatedSampler
 
 CAT = Image.fromarray(photographs.chelsea()).resize((120, 80))
 
@@ -479,7 +479,7 @@ def test_the_gallery_is_a_random_sample_whatever_order_and_batches(
 
 @pytest.mark.parametrize(("count", "ranks"), [(7, 2), (5, 3), (2, 4)])
 def test_ranks_share_photos_without_repeating_any(count: int, ranks: int) -> None:
-    shares = [list(UnrepeatedSampler(count, rank, ranks)) for rank in range(ranks)]
+    shares = [list(UnrepeatedSampler(range(count), rank, ranks)) for rank in range(ranks)]
     assert sorted(index for share in shares for index in share) == list(range(count))
 
 

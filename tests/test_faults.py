@@ -46,9 +46,9 @@ def command(photos: Path, model: Path, folder: Path, *more: str) -> list[str]:
     flags = [option for option in more if option == "-m"]
     more = tuple(option for option in more if option != "-m")
     return [
-        sys.executable, str(ROOT / "evaluate.py"), *flags, f"model.checkpoint={model}", "data=folder",
-        f"data.root={photos}", "data.batch_size=2", "data.num_workers=0", "aug=[noise,flip]",
-        "trainer=cpu", "logger=none", "cache=off", f"hydra.run.dir={folder}", *more,
+        sys.executable, str(ROOT / "evaluate.py"), *flags, f"model.checkpoint={model}",
+        "data=folder", f"data.root={photos}", "data.batch_size=2", "data.num_workers=0",
+        "aug=[noise,flip]", "trainer=cpu", "logger=none", "cache=off", f"hydra.run.dir={folder}", *more,
     ]  # fmt: skip
 
 

@@ -27,6 +27,7 @@ from clipshift.augment.keyed import Draws
 from clipshift.cli.build import load_photos, make_augmentations
 from clipshift.cli.command import compose_config
 from clipshift.cli.config import plain
+from clipshift.cli.train import compose_evaluations, finetune, make_training, overlap_notes
 from clipshift.data import Photo, sample
 from clipshift.encode import Encoder, ZeroShot, load_encoder
 from clipshift.encode import encoder as encoder_module
@@ -34,14 +35,7 @@ from clipshift.errors import UserError
 from clipshift.results import compare_photos, with_group_means
 from clipshift.train import tuning
 from clipshift.train.export import trained_augmentations
-from clipshift.train.finetuning import (
-    Finetuning,
-    compose_evaluations,
-    finetune,
-    make_training,
-    overlap_notes,
-    text_targets,
-)
+from clipshift.train.finetuning import Finetuning, text_targets
 from clipshift.train.interpolation import choose_alpha, interpolated
 from clipshift.train.objectives import (
     Consistency,
@@ -342,7 +336,8 @@ def test_it_is_trained_on_the_severities_and_with_the_anchor_that_are_configured
     hub_folder: Path, encoder: Encoder
 ) -> None:
     cfg = configured(hub_folder, "severities=[2,5]", "objective.anchor_weight=0.3")
-    module, views, _ = make_training(cfg, encoder)
+    parts = make_augmentations(plain(cfg.train_aug))
+    module, views, _ = make_training(cfg, encoder, *parts)
     assert isinstance(module.anchor, Consistency)
     assert module.anchor_weight == 0.3
     expected = [
@@ -569,7 +564,7 @@ def test_objectives_with_texts(hub_folder: Path, tmp_path: Path, objective: str)
         ("alphas=[0.5,1]", r"alphas=\[0.5, 1\] is out of range: it must be .* 0 first"),
         ("ema=2", "ema=2 is out of range"),
         ("severities=[matched]", "a list of paper and 1 to 5"),
-        ("train_aug.noise.std=[2,1]", r"train_aug.noise.std=\[2, 1\] is out of range"),
+        ("train_aug.noise.std=[2,1]", r"train_aug.noise.std: \[2, 1\] is out of range"),
         ("data.train.limit=0", "data.train.limit=0 is out of range"),
         ("~train_aug", "train_aug is empty: choose at least one, as in aug@train_aug="),
         ("data.batch_size=0", "data.batch_size=0 is out of range"),

@@ -22,17 +22,17 @@ from omegaconf import DictConfig, OmegaConf
 from PIL import Image
 from safetensors.torch import load_file
 
+from clipshift.cli.train import pretrain
 from clipshift.data.shards import class_names, shards
 from clipshift.errors import UserError
 from clipshift.train.pretraining import (
     Pretraining,
-    Shuffled,
     contrastive_loss,
     export,
     load_pixels,
-    pretrain,
     random_views,
 )
+from clipshift.train.views import Shuffled
 
 ROOT = Path(__file__).resolve().parent.parent
 TINY = ROOT / "clipshift" / "models" / "tiny"
@@ -261,6 +261,7 @@ KILLED = """
 import os, signal, sys
 from pathlib import Path
 from omegaconf import OmegaConf
+from clipshift.cli.train import pretrain
 from clipshift.train import pretraining
 
 step = pretraining.Pretraining.training_step
@@ -271,7 +272,7 @@ def killed_in_the_third_epoch(self, batch, index):
     return step(self, batch, index)
 
 pretraining.Pretraining.training_step = killed_in_the_third_epoch
-pretraining.pretrain(OmegaConf.load(sys.argv[1]), Path(sys.argv[2]))
+pretrain(OmegaConf.load(sys.argv[1]), Path(sys.argv[2]))
 """
 
 

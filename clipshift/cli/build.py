@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 from hydra.errors import InstantiationException
@@ -9,13 +10,21 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from clipshift.augment import LADDER, MATCHED, Augmentation
+from clipshift.augment.matching import Calibration
 from clipshift.checks import checked, rising
 from clipshift.cli.config import plain
 from clipshift.data import Cache, Photo, captions, folder, keyed_order, sample, shards
 from clipshift.encode import Encoder, load_encoder
 from clipshift.errors import UserError, one_line
 from clipshift.evaluate import Evaluation
-from clipshift.evaluate.calibration import calibration_for, calibration_notes, left_to_measure
+from clipshift.evaluate.calibration import (
+    DEFAULTS,
+    calibrate,
+    calibration_notes,
+    left_to_measure,
+    load_calibration,
+    set_aside,
+)
 
 
 def make(node: Mapping[str, Any], place: str) -> Any:
@@ -101,6 +110,42 @@ def make_cache(cfg: DictConfig) -> tuple[Cache | None, list[str]]:
         return instantiate(cfg.cache) if cfg.cache else None, []
     except InstantiationException as error:
         return None, [f"The cache is off: {error.__cause__} (cache.folder={cfg.cache.folder})."]
+
+
+def calibration_for(
+    cfg: DictConfig, photos: Sequence[Photo], augmentations: Mapping[str, Augmentation]
+) -> Calibration:
+    """The calibration that a run asks for: a stored one, or one on photos that are set aside.
+
+    Args:
+        cfg: The run's configuration.
+        photos: The run's photos.
+        augmentations: Augmentations by name.
+
+    Raises:
+        UserError: If a stored one cannot be used or was made with other options ``matching`` than
+            those set, or there are too few photos.
+    """
+    parameters = {
+        name: {key: value for key, value in node.items() if key != "ladder"}
+        for name, node in plain(cfg.aug).items()
+    }
+    asked = {name: value for name in DEFAULTS if (value := cfg.matching[name]) is not None}
+    if cfg.matching.file:
+        return load_calibration(Path(cfg.matching.file), parameters, cfg.data.resize, asked)
+    matching: dict[str, Any] = DEFAULTS | asked
+    chosen = set_aside(photos, matching["photos"], cfg.seed)
+    if not chosen:
+        raise UserError("severity=matched sets photos aside to calibrate on: give at least 2")
+    return calibrate(
+        chosen,
+        augmentations,
+        matching["distortion"],
+        matching["target"],
+        cfg.seed,
+        cfg.data.resize,
+        parameters,
+    )
 
 
 def make_evaluation(

@@ -1,5 +1,6 @@
 """What ``evaluate.py`` does with a checked configuration: build, measure, report."""
 
+import sys
 from pathlib import Path
 
 import torch
@@ -24,6 +25,7 @@ from clipshift.cli.jobs import (
     sweep_folders,
     take_over,
 )
+from clipshift.cli.trainer import make_trainer
 from clipshift.data import ViewDataset
 from clipshift.errors import UserError, one_line
 from clipshift.evaluate import measure_shift
@@ -31,7 +33,6 @@ from clipshift.report.run import report_run
 from clipshift.report.terminal import PhotoProgressBar
 from clipshift.results import Records, read_run
 from clipshift.train.export import trained_augmentations
-from clipshift.trainer import make_trainer
 
 
 def evaluate(cfg: DictConfig, folder: Path) -> None:
@@ -66,7 +67,13 @@ def evaluate(cfg: DictConfig, folder: Path) -> None:
                 return
             records = Records(folder)
             if is_first_process():
-                records.begin(numbers_depend_on(cfg, encoder, photos, classes), cfg.rerun)
+                options = numbers_depend_on(cfg, encoder, photos, classes)
+                if differing := records.begin(options, cfg.rerun):
+                    raise UserError(
+                        f"{folder} holds an interrupted run with other options "
+                        f"({', '.join(differing)}): choose another folder with "
+                        "hydra.run.dir=FOLDER, or give that run up with rerun=true"
+                    )
             evaluation = make_evaluation(cfg, augmentations, ladders, photos, classes, encoder)
         except UserError:
             if in_sweep():  # so that the failed job is tracked with the others
@@ -98,6 +105,8 @@ def evaluate(cfg: DictConfig, folder: Path) -> None:
                 if advice := what_to_lower(error):
                     raise UserError(advice) from error
                 raise
+            finally:
+                say_what_is_kept(records, len(evaluation.photos), folder)
             if run is not None:
                 report_run(run, evaluation.views(), logger)
                 records.remove()
@@ -114,6 +123,17 @@ def remake_report(folder: Path) -> None:
     photos, _ = load_photos(cfg.data)
     augmentations, _ = make_augmentations(plain(cfg.aug))
     report_run(run, ViewDataset(photos, augmentations, cfg.seed, cfg.data.resize))
+
+
+def say_what_is_kept(records: Records, photos: int, folder: Path) -> None:
+    """After an interruption: how far it came, and how it goes on."""
+    done = len(records.photos()) if is_first_process() else 0
+    if 0 < done < photos:
+        print(
+            f"stopped early: {done} of {photos} photos are in {folder}. The same command with "
+            f"hydra.run.dir={folder} goes on after them",
+            file=sys.stderr,
+        )
 
 
 def what_to_lower(error: Exception) -> str | None:

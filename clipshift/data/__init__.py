@@ -11,7 +11,7 @@ from clipshift.data.dataset import (
     collate,
 )
 from clipshift.data.photos import Photo, UnreadablePhotoError, as_rgb, decode, keyed_order
-from clipshift.data.shards import shards
+from clipshift.data.shards import class_names, shards
 from clipshift.data.sources import captions, folder, sample
 from clipshift.data.wordnet import is_wordnet_id
 
@@ -26,6 +26,7 @@ __all__ = [
     "ViewDataset",
     "as_rgb",
     "captions",
+    "class_names",
     "clean_view",
     "collate",
     "decode",

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from omegaconf import DictConfig
 from rich.progress import track
 from torch.utils.data import default_collate
 
@@ -20,7 +19,6 @@ from clipshift.augment.matching import (
     match_strength,
     pixel_distortion,
 )
-from clipshift.cli.config import plain
 from clipshift.data import VIEW_SIZE, Photo, Skipped, ViewDataset, keyed_order
 from clipshift.errors import UserError
 from clipshift.measure.functional import rmse, ssim
@@ -33,7 +31,7 @@ DISTORTIONS: dict[str, Distortion] = {
 }
 BATCH = 25
 DEFAULTS = {"distortion": "ssim", "target": 0.7, "photos": 100}
-"""Of the options ``matching``, where neither the user nor a stored calibration says otherwise."""
+"""What strengths are matched by, where neither the user nor a stored calibration says otherwise."""
 
 
 def set_aside(photos: Sequence[Photo], count: int, seed: int) -> list[Photo]:
@@ -93,42 +91,6 @@ def calibrate(
         matches[name] = match_strength(mean, target, augmentation.strongest)
     kept = {name: dict(drawn_from) for name, drawn_from in parameters.items()}
     return Calibration(distortion, target, seed, resize, kept, used, matches)
-
-
-def calibration_for(
-    cfg: DictConfig, photos: Sequence[Photo], augmentations: Mapping[str, Augmentation]
-) -> Calibration:
-    """The calibration that a run asks for: a stored one, or one on photos that are set aside.
-
-    Args:
-        cfg: The run's configuration.
-        photos: The run's photos.
-        augmentations: Augmentations by name.
-
-    Raises:
-        UserError: If a stored one cannot be used or was made with other options ``matching`` than
-            those set, or there are too few photos.
-    """
-    parameters = {
-        name: {key: value for key, value in node.items() if key != "ladder"}
-        for name, node in plain(cfg.aug).items()
-    }
-    asked = {name: value for name in DEFAULTS if (value := cfg.matching[name]) is not None}
-    if cfg.matching.file:
-        return load_calibration(Path(cfg.matching.file), parameters, cfg.data.resize, asked)
-    matching: dict[str, Any] = DEFAULTS | asked
-    chosen = set_aside(photos, matching["photos"], cfg.seed)
-    if not chosen:
-        raise UserError("severity=matched sets photos aside to calibrate on: give at least 2")
-    return calibrate(
-        chosen,
-        augmentations,
-        matching["distortion"],
-        matching["target"],
-        cfg.seed,
-        cfg.data.resize,
-        parameters,
-    )
 
 
 def load_calibration(

@@ -1,6 +1,5 @@
 """An evaluation: what is measured, on which photos, with which model; and how it is carried out."""
 
-import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -196,13 +195,6 @@ def measure_shift(
             )  # fmt: skip
             write_run(run)
             write_tensors(folder, measured, photos, evaluation.save_views, module.keep.gaze)
-            if not complete:
-                done = f"{len(measured.photos)} of {len(photos)}"
-                print(
-                    f"stopped early: {done} photos are in {folder}. The same command with "
-                    f"hydra.run.dir={folder} goes on after them",
-                    file=sys.stderr,
-                )
     if run is not None and run.shift.empty:
         raise UserError(
             f"none of the {len(photos)} photos could be read "

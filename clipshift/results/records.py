@@ -17,7 +17,6 @@ from safetensors.torch import save_file as save_tensors
 from torch import Tensor
 
 from clipshift.data import Skipped
-from clipshift.errors import UserError
 from clipshift.results.files import write_json, write_whole
 from clipshift.results.measured import Measured, join
 
@@ -41,15 +40,16 @@ class Records:
         self.folder = run_folder / FOLDER
         self.own: list[str] = []
 
-    def begin(self, options: Mapping[str, Any], anew: bool) -> None:
+    def begin(self, options: Mapping[str, Any], anew: bool) -> list[str]:
         """Start, or go on from what an interrupted run of the same options has left.
 
         Args:
             options: All that decides the run's numbers, as JSON.
             anew: Whether to remove what is there.
 
-        Raises:
-            UserError: If a run with other options has left records here.
+        Returns:
+            The names of the options that an interrupted run had otherwise, whose records these
+            are: then nothing may be added.
         """
         wanted = json.loads(json.dumps(options))
         anew = anew or not any(self.folder.glob("[0-9]*.safetensors"))
@@ -61,12 +61,8 @@ class Records:
             self.remove()
             self.folder.mkdir(parents=True)
             write_json(self.folder / OPTIONS, wanted)
-        elif differing := [name for name in wanted if begun.get(name) != wanted[name]]:
-            raise UserError(
-                f"{self.folder.parent} holds an interrupted run with other options "
-                f"({', '.join(differing)}): choose another folder with hydra.run.dir=FOLDER, or "
-                "give that run up with rerun=true"
-            )
+            return []
+        return [name for name in wanted if begun.get(name) != wanted[name]]
 
     def add(self, measured: Measured) -> None:
         """Write what was measured of one batch."""

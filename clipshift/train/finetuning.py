@@ -1,9 +1,6 @@
 """Fine-tune an open_clip model so that augmentations move its embeddings less."""
 
 import copy
-import re
-import sys
-import webbrowser
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,9 +8,6 @@ from typing import Any
 import pandas as pd
 import pytorch_lightning as pl
 import torch
-import torch.distributed as dist
-from hydra.utils import instantiate
-from omegaconf import DictConfig
 from pytorch_lightning.callbacks import Callback, EarlyStopping, EMAWeightAveraging, ModelCheckpoint
 from pytorch_lightning.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor, nn
@@ -22,34 +16,22 @@ from torch.utils.data import DataLoader
 from torchmetrics import MeanMetric
 
 from clipshift.augment import Augmentation, augment
-from clipshift.cli.build import load_photos, make_augmentations
-from clipshift.cli.command import compose_config
-from clipshift.cli.config import MEASURED, plain, validate
-from clipshift.cli.evaluate import evaluate
-from clipshift.cli.jobs import started_logger
-from clipshift.compare import compare_runs
-from clipshift.data import Batch, Photo, Skipped, View, ViewDataset, collate
+from clipshift.data import Batch, Photo
 from clipshift.encode import (
     Encoder,
     ZeroShot,
     caption_embeddings,
-    load_encoder,
     make_zero_shot,
     model_config,
 )
-from clipshift.errors import UserError
 from clipshift.measure.functional import cosine_similarity
 from clipshift.measure.zero_shot import zero_shot_hit
-from clipshift.report.figures import draw_interpolation, save_figures
-from clipshift.report.tracking import track_checkpoint
-from clipshift.results import data_fingerprint, write_csv, write_json
+from clipshift.results import write_json
 from clipshift.train.export import PROVENANCE, export_model
-from clipshift.train.interpolation import choose_alpha, interpolated
+from clipshift.train.interpolation import interpolated
 from clipshift.train.objectives import Objective
-from clipshift.train.resuming import LAST, last_checkpoint
+from clipshift.train.resuming import LAST
 from clipshift.train.tuning import plain_weights
-from clipshift.train.views import EpochSampler, RobustViews
-from clipshift.trainer import make_trainer
 from clipshift.versions import CODE_SHA256, package_versions
 
 BEST = "best.ckpt"
@@ -233,139 +215,23 @@ def text_targets(
     return ZeroShot(normalize(captions.nan_to_num(), dim=1).T, targets)
 
 
-def finetune(cfg: DictConfig, folder: Path) -> None:
-    """Fine-tune, interpolate with the base, export, and compare with the base.
-
-    Resumes where ``folder`` has a checkpoint of the same options. Writes ``interpolation.csv`` (the
-    curve over α), its figure, and ``model/``: a folder in the hub's format that
-    ``evaluate.py model.checkpoint=`` loads, with ``provenance.json`` inside. If ``cfg.evaluation``
-    says on what, writes the runs ``base/`` and ``robust/`` and their paired comparison.
+def make_callbacks(folder: Path, ema: float | None, patience: int | None) -> list[Callback]:
+    """Checkpoints, and where asked for a moving average of the weights and early stopping.
 
     Args:
-        cfg: The composed ``conf/train.yaml``.
-        folder: Where all that goes.
-
-    Raises:
-        UserError: If an option is out of range, photos or model cannot be had, the objective needs
-            texts that the photos lack, or the folder holds a training with other options.
+        folder: Where checkpoints go.
+        ema: Decay of the moving average.
+        patience: Epochs without a smaller shift of the validation photos, after which to stop.
     """
-    validate(cfg, {"train_aug": "aug@train_aug=[noise,blur]"})
-    last = last_checkpoint(folder, plain(cfg))
-    evaluations = compose_evaluations(cfg, folder)
-    pl.seed_everything(cfg.seed, verbose=False)
-    base = load_encoder(cfg.model.architecture, cfg.model.pretrained, cfg.model.checkpoint)
-    module, views, held = make_training(cfg, base)
-    trained, judged = views.photos.photos, held.dataset.photos  # type: ignore[attr-defined]
-    notes = overlap_notes(evaluations, trained, judged)
-    with started_logger(cfg, "finetune", [cfg.model.name]) as logger:
-        trainer = make_trainer(
-            plain(cfg.trainer),
-            logger=logger or False,
-            callbacks=make_callbacks(cfg, folder),
-            default_root_dir=str(folder),
-        )
-        batch_size, rest = divmod(cfg.data.batch_size, trainer.world_size)
-        if rest:
-            raise UserError(
-                f"data.batch_size={cfg.data.batch_size} cannot be shared by "
-                f"{trainer.world_size} devices"
-            )
-        batches = DataLoader(
-            views,
-            batch_size,
-            sampler=EpochSampler(len(views), cfg.seed),
-            num_workers=cfg.data.num_workers,
-            drop_last=True,
-        )
-        if not len(batches):
-            raise UserError(
-                f"{len(views)} training photos are fewer than data.batch_size={cfg.data.batch_size}"
-            )
-        trainer.fit(module, batches, held, ckpt_path=last)
-        start = plain_weights(base.model.visual)
-        end = best_weights(module, folder)
-        validation = ShiftValidation(base, module.augmentations, module.zero_shot)
-        curve = interpolation_curve(validation, start, end, cfg, held)
-        alpha = choose_alpha(curve, cfg.tolerance)
-        if trainer.is_global_zero:
-            write_csv(folder / "interpolation.csv", curve)
-            drawn = draw_interpolation(curve, alpha, cfg.tolerance)
-            save_figures({"interpolation": drawn}, folder / "figures")
-            base.model.visual.load_state_dict(interpolated(start, end, alpha))
-            export_finetuned(base, cfg, alpha, trained, folder / "model")
-            track_checkpoint(logger, folder / "model")
-            print(curve.round(4).to_string(index=False))
-            print(f"alpha {alpha:g}: {folder / 'model'}")
-    if dist.is_available() and dist.is_initialized():
-        dist.destroy_process_group()
-    if trainer.is_global_zero and evaluations:
-        compare_with_base(evaluations, cfg.seed, folder, notes)
-
-
-def make_training(
-    cfg: DictConfig, base: Encoder
-) -> tuple[Finetuning, RobustViews, DataLoader[View | Skipped]]:
-    """The module in training, the views that it is trained on, and the batches that judge it.
-
-    Raises:
-        UserError: If photos cannot be had, or lack the texts that the objective needs.
-    """
-    augmentations, ladders = make_augmentations(plain(cfg.train_aug))
-    photos, classes = _photos_of(cfg, "train")
-    held, held_classes = _photos_of(cfg, "val")
-    templates = list(cfg.prompts.templates)
-    objective: Objective = instantiate(cfg.objective.loss)
-    texts = text_targets(base, photos, classes, templates) if objective.needs_texts else None
-    if objective.needs_texts and texts is None:
-        raise UserError(
-            "this objective needs photos with labels or captions: see data.train, or choose "
-            "objective=consistency"
-        )
-    module = Finetuning(
-        base,
-        instantiate(cfg.tune),
-        objective,
-        instantiate(cfg.objective.anchor) if cfg.objective.anchor else None,
-        texts,
-        augmentations,
-        make_zero_shot(base, held, held_classes, templates),
-        anchor_weight=cfg.objective.anchor_weight,
-        **plain(cfg.optimization),
-    )
-    severities = [str(severity) for severity in cfg.severities]
-    views = RobustViews(photos, augmentations, ladders, severities, cfg.seed, cfg.data.train.resize)
-    judging = ViewDataset(held, augmentations, cfg.seed, cfg.data.val.resize)
-    if all(isinstance(judging[index], Skipped) for index in range(len(held))):
-        raise UserError(f"data.val: none of the {len(held)} photos can be read")
-    judged = DataLoader(
-        judging,
-        cfg.data.batch_size,
-        num_workers=cfg.data.num_workers,
-        collate_fn=collate,
-    )
-    return module, views, judged
-
-
-def _photos_of(cfg: DictConfig, part: str) -> tuple[list[Photo], list[str]]:
-    try:
-        return load_photos(cfg.data[part])
-    except UserError as error:
-        options = "|".join(cfg.data[part])  # and nothing of a path that has "data." in it
-        named = re.sub(rf"(?<![\w./-])data\.(?=({options})\b)", f"data.{part}.", str(error))
-        raise UserError(named) from None
-
-
-def make_callbacks(cfg: DictConfig, folder: Path) -> list[Callback]:
-    """Checkpoints, and where configured a moving average of the weights and early stopping."""
     checkpoint: dict[str, Any] = {"dirpath": folder, "enable_version_counter": False}
     callbacks: list[Callback] = [
         ModelCheckpoint(filename=Path(BEST).stem, monitor="val/shift", **checkpoint),
         ModelCheckpoint(filename=Path(LAST).stem, save_on_train_epoch_end=True, **checkpoint),
     ]
-    if cfg.ema is not None:
-        callbacks.append(EMAWeightAveraging(decay=cfg.ema))
-    if cfg.patience is not None:
-        callbacks.append(EarlyStopping("val/shift", patience=cfg.patience))
+    if ema is not None:
+        callbacks.append(EMAWeightAveraging(decay=ema))
+    if patience is not None:
+        callbacks.append(EarlyStopping("val/shift", patience=patience))
     return callbacks
 
 
@@ -384,17 +250,13 @@ def interpolation_curve(
     validation: ShiftValidation,
     start: Mapping[str, Tensor],
     end: Mapping[str, Tensor],
-    cfg: DictConfig,
+    alphas: Sequence[float],
+    trainer: pl.Trainer,
     photos: DataLoader,
 ) -> pd.DataFrame:
-    """What the weights on the line from ``start`` to ``end`` are worth: a row an ``alpha``."""
-    trainer = make_trainer(
-        plain(cfg.trainer) | {"enable_progress_bar": False},
-        logger=False,
-        enable_checkpointing=False,
-    )
+    """What the weights on the line from ``start`` to ``end`` are worth: one row per ``alpha``."""
     rows = []
-    for alpha in cfg.alphas:
+    for alpha in alphas:
         validation.student.model.visual.load_state_dict(interpolated(start, end, alpha))
         made = trainer.validate(validation, photos, verbose=False)[0]
         rows.append({"alpha": alpha} | {k.removeprefix("val/"): v for k, v in made.items()})
@@ -402,84 +264,27 @@ def interpolation_curve(
 
 
 def export_finetuned(
-    encoder: Encoder, cfg: DictConfig, alpha: float, photos: Sequence[Photo], folder: Path
+    encoder: Encoder, model: Mapping[str, Any], facts: Mapping[str, Any], folder: Path
 ) -> None:
-    """Write a model fine-tuned on photos as open_clip's hub folder, with its provenance."""
-    kept = ("mean", "std", "interpolation", "resize_mode")
-    model_cfg = model_config(cfg.model.architecture, cfg.model.checkpoint)
-    weights = encoder.model.state_dict()
-    export_model(weights, model_cfg, {name: encoder.preprocessing[name] for name in kept}, folder)
-    facts = {
-        "base": {"architecture": cfg.model.architecture, "pretrained": cfg.model.pretrained,
-                 "checkpoint": cfg.model.checkpoint, "weights_sha256": encoder.weights_sha256},
-        "alpha": alpha,
-        "trained_on": list(cfg.train_aug),
-        "photos": {"count": len(photos), "ids": data_fingerprint((p.id, b"") for p in photos)},
-        "versions": package_versions(),
-        "code_sha256": CODE_SHA256,
-        "config": plain(cfg),
-    }  # fmt: skip
-    write_json(folder / PROVENANCE, facts)
-
-
-def compose_evaluations(cfg: DictConfig, folder: Path) -> dict[Path, DictConfig]:
-    """The evaluations of base and robust model that follow the training, by their run folder."""
-    if not cfg.evaluation:
-        return {}
-    made = {}
-    # null, where an override refers to it, becomes the text None
-    overrides = [re.sub("=None$", "=null", override) for override in cfg.evaluation]
-    for name in ("base", "robust"):
-        run = compose_config("evaluate", ["logger=none", *overrides])
-        run.model = cfg.model
-        if name == "robust":
-            run.model.name = f"{cfg.model.name}_robust"
-            run.model.checkpoint = str(folder / "model")
-        if "project" in run.logger:  # W&B, where both would be named by the training's options
-            run.logger.name = run.model.name
-        try:  # says now, and not after the training, what is wrong
-            validate(run, MEASURED)
-            load_photos(run.data)
-        except UserError as error:
-            raise UserError(f"evaluation: {error}") from None
-        made[folder / name] = run
-    return made
-
-
-def overlap_notes(
-    evaluations: Mapping[Path, DictConfig], trained: Sequence[Photo], judged: Sequence[Photo]
-) -> list[str]:
-    """Which photos of the comparison are not new to the model, in words.
+    """Write a fine-tuned model as open_clip's hub folder, with its provenance.
 
     Args:
-        evaluations: From `compose_evaluations`.
-        trained: The training photos.
-        judged: The validation photos.
+        encoder: The model.
+        model: Its base: ``architecture``, ``pretrained`` and ``checkpoint``.
+        facts: What else there is to know: ``trained_on`` at least, the augmentations.
+        folder: Where to.
     """
-    notes = []
-    for evaluation in list(evaluations.values())[:1]:
-        measured = _in_files(load_photos(evaluation.data)[0])
-        for photos, fate in ((trained, "were trained on"), (judged, "chose the weights")):
-            if known := measured & _in_files(photos):
-                notes.append(
-                    f"{len(known)} of these {len(measured)} photos {fate}: "
-                    "on others the model may gain less."
-                )
-    return notes
-
-
-def _in_files(photos: Sequence[Photo]) -> set[tuple[Path, int]]:
-    # not by ids: these are others where data.root is another folder above the same files
-    return {(photo.file.resolve(), photo.offset) for photo in photos}
-
-
-def compare_with_base(
-    evaluations: Mapping[Path, DictConfig], seed: int, folder: Path, notes: Sequence[str]
-) -> None:
-    """Evaluate base and robust model, compare them, and show the page where someone is looking."""
-    for run_folder, evaluation in evaluations.items():
-        evaluate(evaluation, run_folder)
-    curve = {"interpolation": folder / "figures" / "interpolation.png"}
-    report = compare_runs([str(run) for run in evaluations], seed, folder, curve, notes)
-    if sys.stdout.isatty():
-        webbrowser.open(report.resolve().as_uri())
+    kept = ("mean", "std", "interpolation", "resize_mode")
+    model_cfg = model_config(model["architecture"], model["checkpoint"])
+    weights = encoder.model.state_dict()
+    export_model(weights, model_cfg, {name: encoder.preprocessing[name] for name in kept}, folder)
+    base = {name: model[name] for name in ("architecture", "pretrained", "checkpoint")}
+    write_json(
+        folder / PROVENANCE,
+        {
+            "base": base | {"weights_sha256": encoder.weights_sha256},
+            **facts,
+            "versions": package_versions(),
+            "code_sha256": CODE_SHA256,
+        },
+    )

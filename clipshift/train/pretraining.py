@@ -12,29 +12,20 @@ import numpy as np
 import open_clip
 import pytorch_lightning as pl
 import torch
-from hydra.utils import instantiate
-from omegaconf import DictConfig, OmegaConf
-from pytorch_lightning.callbacks import EMAWeightAveraging, LearningRateMonitor, ModelCheckpoint
 from pytorch_lightning.utilities.types import OptimizerLRSchedulerConfig
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.optim.swa_utils import update_bn
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 from torchmetrics.classification import MulticlassAccuracy
 from tqdm import tqdm
 
-from clipshift.cli.config import validate
 from clipshift.data.photos import Photo, decode
-from clipshift.data.shards import class_names, class_wnids, shards
+from clipshift.data.shards import class_wnids
 from clipshift.encode import tiny  # noqa: F401  (registers the image tower with timm)
 from clipshift.errors import UserError
-from clipshift.report.tracking import track_checkpoint
 from clipshift.train.export import export_model
-from clipshift.train.resuming import LAST, last_checkpoint
-from clipshift.train.views import Shuffled
-from clipshift.trainer import make_trainer
 
 log = logging.getLogger(__name__)
 
@@ -173,8 +164,9 @@ class Pixels(Dataset[Batch]):
         return {name: column[rows] for name, column in self.columns.items()}
 
 
-def _whole(batch: Any) -> Batch:
-    return batch  # made whole by Pixels.__getitems__
+def whole_batch(batch: Any) -> Batch:
+    """How a loader puts a batch together: `Pixels` has done so already."""
+    return batch
 
 
 class Pretraining(pl.LightningModule):
@@ -318,7 +310,7 @@ def export(model: nn.Module, model_cfg: dict[str, Any], folder: Path) -> None:
     export_model(weights, model_cfg, preprocess_cfg, folder)
 
 
-def _teacher(cfg: dict[str, Any], data: Pixels, root: Path, file: Path, seed: int) -> Tensor:
+def teacher_logits(cfg: dict[str, Any], data: Pixels, root: Path, file: Path, seed: int) -> Tensor:
     """The teacher's logits, (N, 2, C): from ``file`` where it holds those of this very setting."""
     pixels, labels = data.columns["pixels"], data.columns["labels"]
     photos = hashlib.sha256(pixels.numpy().data).hexdigest()
@@ -345,85 +337,3 @@ def _teacher(cfg: dict[str, Any], data: Pixels, root: Path, file: Path, seed: in
     save_file({"logits": logits}, partial, {"setting": setting})
     os.replace(partial, file)
     return logits
-
-
-def pretrain(cfg: DictConfig, folder: Path) -> None:
-    """Train, resume where ``folder`` holds a checkpoint, and export the averaged model.
-
-    A run that has ended only exports again.
-
-    Args:
-        cfg: The composed ``conf/train.yaml``.
-        folder: Where the checkpoint, the teacher's logits and the exported ``model/`` go.
-
-    Raises:
-        UserError: If an option is out of range, the shards are missing or malformed or hold less
-            than a batch, or, with a teacher, its package is missing.
-    """
-    validate(cfg, {})
-    pl.seed_everything(cfg.seed, verbose=False)
-    torch.set_float32_matmul_precision("high")
-    root = Path(cfg.data.root)
-    classes = class_names(root)
-    size = cfg.model_cfg.vision_cfg.image_size
-
-    def load(pattern: str) -> Pixels:
-        photos = shards(root, pattern)[: cfg.data.limit]
-        labels = [classes.index(photo.label) for photo in photos if photo.label is not None]
-        if len(labels) < len(photos):
-            raise UserError(f"{root}/{pattern}: photos without a label cannot be trained on")
-        return Pixels(load_pixels(photos, size), torch.tensor(labels))
-
-    train, val = load(cfg.data.train), load(cfg.data.val)
-    if len(train) < cfg.data.batch_size:
-        raise UserError(
-            f"{len(train)} training photos are fewer than data.batch_size={cfg.data.batch_size}"
-        )
-    settings: dict[str, Any] = OmegaConf.to_container(cfg, resolve=True)  # type: ignore[assignment]
-    folder.mkdir(parents=True, exist_ok=True)
-    if cfg.teacher is not None:
-        train.columns["teacher"] = _teacher(
-            settings["teacher"], train, root, folder / "teacher.safetensors", cfg.seed
-        )
-
-    pl.seed_everything(cfg.seed, verbose=False)
-    module = Pretraining(
-        settings["model_cfg"],
-        classes,
-        settings["prompts"]["templates"],
-        seed=cfg.seed,
-        **settings["optimization"],
-    )
-    trainer = make_trainer(
-        settings["trainer"],
-        logger=instantiate(cfg.logger) if cfg.logger else False,
-        callbacks=[
-            EMAWeightAveraging(decay=cfg.ema),  # used in validation and export
-            ModelCheckpoint(
-                folder, "last", enable_version_counter=False, save_on_train_epoch_end=True
-            ),
-            *([LearningRateMonitor()] if cfg.logger else []),
-        ],
-        default_root_dir=str(folder),
-    )
-    trainer.fit(
-        module,
-        DataLoader(
-            train,
-            cfg.data.batch_size,
-            sampler=Shuffled(len(train), cfg.seed),
-            drop_last=True,
-            collate_fn=_whole,
-        ),
-        DataLoader(val, 250, collate_fn=_whole),
-        ckpt_path=last_checkpoint(folder, settings),
-    )
-    averaged = torch.load(folder / LAST, map_location="cpu", weights_only=True)["state_dict"]
-    module.load_state_dict(averaged)
-    # Batch norm's running statistics belong to the weights on the way, not to their average
-    # (Izmailov et al., "Averaging Weights Leads to Wider Optima", 2018, arXiv:1803.05407, 3.3).
-    batches = train.columns["pixels"].split(cfg.data.batch_size)
-    with torch.autocast("cpu", torch.bfloat16):
-        update_bn(tqdm(map(whole_views, batches), "norms", len(batches)), module.model.visual)
-    export(module.model, settings["model_cfg"], folder / "model")
-    track_checkpoint(trainer.logger, folder / "model")

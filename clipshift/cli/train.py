@@ -1,0 +1,339 @@
+"""What ``train.py`` does with a checked configuration: train, export, compare with the base."""
+
+import re
+import sys
+import webbrowser
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import pytorch_lightning as pl
+import torch
+import torch.distributed as dist
+from hydra.utils import instantiate
+from omegaconf import DictConfig
+from pytorch_lightning.callbacks import EMAWeightAveraging, LearningRateMonitor, ModelCheckpoint
+from torch.optim.swa_utils import update_bn
+from torch.utils.data import DataLoader
+from tqdm import tqdm
+
+from clipshift.augment import Augmentation
+from clipshift.cli.build import load_photos, make_augmentations
+from clipshift.cli.command import compose_config
+from clipshift.cli.config import MEASURED, plain, validate
+from clipshift.cli.evaluate import evaluate
+from clipshift.cli.jobs import started_logger
+from clipshift.cli.trainer import make_trainer
+from clipshift.compare import compare_runs
+from clipshift.data import Photo, Skipped, View, ViewDataset, class_names, collate, shards
+from clipshift.encode import Encoder, load_encoder, make_zero_shot
+from clipshift.errors import UserError
+from clipshift.report.figures import draw_interpolation, save_figures
+from clipshift.report.tracking import track_checkpoint
+from clipshift.results import data_fingerprint, write_csv
+from clipshift.train.finetuning import (
+    Finetuning,
+    ShiftValidation,
+    best_weights,
+    export_finetuned,
+    interpolation_curve,
+    make_callbacks,
+    text_targets,
+)
+from clipshift.train.interpolation import choose_alpha, interpolated
+from clipshift.train.objectives import Objective
+from clipshift.train.pretraining import (
+    Pixels,
+    Pretraining,
+    export,
+    load_pixels,
+    teacher_logits,
+    whole_batch,
+    whole_views,
+)
+from clipshift.train.resuming import LAST, last_checkpoint
+from clipshift.train.tuning import plain_weights
+from clipshift.train.views import EpochSampler, RobustViews, Shuffled
+
+
+def finetune(cfg: DictConfig, folder: Path) -> None:
+    """Fine-tune, interpolate with the base, export, and compare with the base.
+
+    Resumes where ``folder`` has a checkpoint of the same options. Writes ``interpolation.csv`` (the
+    curve over α), its figure, and ``model/``: a folder in the hub's format that
+    ``evaluate.py model.checkpoint=`` loads, with ``provenance.json`` inside. If ``cfg.evaluation``
+    says on what, writes the runs ``base/`` and ``robust/`` and their paired comparison.
+
+    Args:
+        cfg: The composed ``conf/train.yaml``.
+        folder: Where all that goes.
+
+    Raises:
+        UserError: If an option is out of range, photos or model cannot be had, the objective needs
+            texts that the photos lack, or the folder holds a training with other options.
+    """
+    validate(cfg, {"train_aug": "aug@train_aug=[noise,blur]"})
+    augmentations, ladders = make_augmentations(plain(cfg.train_aug), "train_aug")
+    last = last_checkpoint(folder, plain(cfg))
+    evaluations = compose_evaluations(cfg, folder)
+    pl.seed_everything(cfg.seed, verbose=False)
+    base = load_encoder(cfg.model.architecture, cfg.model.pretrained, cfg.model.checkpoint)
+    module, views, held = make_training(cfg, base, augmentations, ladders)
+    trained, judged = views.photos.photos, held.dataset.photos  # type: ignore[attr-defined]
+    notes = overlap_notes(evaluations, trained, judged)
+    with started_logger(cfg, "finetune", [cfg.model.name]) as logger:
+        trainer = make_trainer(
+            plain(cfg.trainer),
+            logger=logger or False,
+            callbacks=make_callbacks(folder, cfg.ema, cfg.patience),
+            default_root_dir=str(folder),
+        )
+        batch_size, rest = divmod(cfg.data.batch_size, trainer.world_size)
+        if rest:
+            raise UserError(
+                f"data.batch_size={cfg.data.batch_size} cannot be shared by "
+                f"{trainer.world_size} devices"
+            )
+        batches = DataLoader(
+            views,
+            batch_size,
+            sampler=EpochSampler(len(views), cfg.seed),
+            num_workers=cfg.data.num_workers,
+            drop_last=True,
+        )
+        if not len(batches):
+            raise UserError(
+                f"{len(views)} training photos are fewer than data.batch_size={cfg.data.batch_size}"
+            )
+        trainer.fit(module, batches, held, ckpt_path=last)
+        start = plain_weights(base.model.visual)
+        end = best_weights(module, folder)
+        validation = ShiftValidation(base, module.augmentations, module.zero_shot)
+        judge = make_trainer(
+            plain(cfg.trainer) | {"enable_progress_bar": False},
+            logger=False,
+            enable_checkpointing=False,
+        )
+        curve = interpolation_curve(validation, start, end, list(cfg.alphas), judge, held)
+        alpha = choose_alpha(curve, cfg.tolerance)
+        if trainer.is_global_zero:
+            write_csv(folder / "interpolation.csv", curve)
+            drawn = draw_interpolation(curve, alpha, cfg.tolerance)
+            save_figures({"interpolation": drawn}, folder / "figures")
+            base.model.visual.load_state_dict(interpolated(start, end, alpha))
+            facts = {
+                "alpha": alpha,
+                "trained_on": list(cfg.train_aug),
+                "photos": {
+                    "count": len(trained),
+                    "ids": data_fingerprint((photo.id, b"") for photo in trained),
+                },
+                "config": plain(cfg),
+            }
+            export_finetuned(base, plain(cfg.model), facts, folder / "model")
+            track_checkpoint(logger, folder / "model")
+            print(curve.round(4).to_string(index=False))
+            print(f"alpha {alpha:g}: {folder / 'model'}")
+    if dist.is_available() and dist.is_initialized():
+        dist.destroy_process_group()
+    if trainer.is_global_zero and evaluations:
+        compare_with_base(evaluations, cfg.seed, folder, notes)
+
+
+def make_training(
+    cfg: DictConfig,
+    base: Encoder,
+    augmentations: Mapping[str, Augmentation],
+    ladders: Mapping[str, Sequence[float]],
+) -> tuple[Finetuning, RobustViews, DataLoader[View | Skipped]]:
+    """The module in training, the views that it is trained on, and the batches that judge it.
+
+    Raises:
+        UserError: If photos cannot be had, or lack the texts that the objective needs.
+    """
+    photos, classes = _photos_of(cfg, "train")
+    held, held_classes = _photos_of(cfg, "val")
+    templates = list(cfg.prompts.templates)
+    objective: Objective = instantiate(cfg.objective.loss)
+    texts = text_targets(base, photos, classes, templates) if objective.needs_texts else None
+    if objective.needs_texts and texts is None:
+        raise UserError(
+            "this objective needs photos with labels or captions: see data.train, or choose "
+            "objective=consistency"
+        )
+    module = Finetuning(
+        base,
+        instantiate(cfg.tune),
+        objective,
+        instantiate(cfg.objective.anchor) if cfg.objective.anchor else None,
+        texts,
+        augmentations,
+        make_zero_shot(base, held, held_classes, templates),
+        anchor_weight=cfg.objective.anchor_weight,
+        **plain(cfg.optimization),
+    )
+    severities = [str(severity) for severity in cfg.severities]
+    views = RobustViews(photos, augmentations, ladders, severities, cfg.seed, cfg.data.train.resize)
+    judging = ViewDataset(held, augmentations, cfg.seed, cfg.data.val.resize)
+    if all(isinstance(judging[index], Skipped) for index in range(len(held))):
+        raise UserError(f"data.val: none of the {len(held)} photos can be read")
+    judged = DataLoader(
+        judging,
+        cfg.data.batch_size,
+        num_workers=cfg.data.num_workers,
+        collate_fn=collate,
+    )
+    return module, views, judged
+
+
+def _photos_of(cfg: DictConfig, part: str) -> tuple[list[Photo], list[str]]:
+    try:
+        return load_photos(cfg.data[part])
+    except UserError as error:
+        options = "|".join(cfg.data[part])  # and nothing of a path that has "data." in it
+        named = re.sub(rf"(?<![\w./-])data\.(?=({options})\b)", f"data.{part}.", str(error))
+        raise UserError(named) from None
+
+
+def compose_evaluations(cfg: DictConfig, folder: Path) -> dict[Path, DictConfig]:
+    """The evaluations of base and robust model that follow the training, by their run folder."""
+    if not cfg.evaluation:
+        return {}
+    made = {}
+    # null, where an override refers to it, becomes the text None
+    overrides = [re.sub("=None$", "=null", override) for override in cfg.evaluation]
+    for name in ("base", "robust"):
+        run = compose_config("evaluate", ["logger=none", *overrides])
+        run.model = cfg.model
+        if name == "robust":
+            run.model.name = f"{cfg.model.name}_robust"
+            run.model.checkpoint = str(folder / "model")
+        if "project" in run.logger:  # W&B, where both would be named by the training's options
+            run.logger.name = run.model.name
+        try:  # says now, and not after the training, what is wrong
+            validate(run, MEASURED)
+            load_photos(run.data)
+        except UserError as error:
+            raise UserError(f"evaluation: {error}") from None
+        made[folder / name] = run
+    return made
+
+
+def overlap_notes(
+    evaluations: Mapping[Path, DictConfig], trained: Sequence[Photo], judged: Sequence[Photo]
+) -> list[str]:
+    """Which photos of the comparison are not new to the model, in words.
+
+    Args:
+        evaluations: From `compose_evaluations`.
+        trained: The training photos.
+        judged: The validation photos.
+    """
+    notes = []
+    for evaluation in list(evaluations.values())[:1]:
+        measured = _in_files(load_photos(evaluation.data)[0])
+        for photos, fate in ((trained, "were trained on"), (judged, "chose the weights")):
+            if known := measured & _in_files(photos):
+                notes.append(
+                    f"{len(known)} of these {len(measured)} photos {fate}: "
+                    "on others the model may gain less."
+                )
+    return notes
+
+
+def _in_files(photos: Sequence[Photo]) -> set[tuple[Path, int]]:
+    # not by ids: these are others where data.root is another folder above the same files
+    return {(photo.file.resolve(), photo.offset) for photo in photos}
+
+
+def compare_with_base(
+    evaluations: Mapping[Path, DictConfig], seed: int, folder: Path, notes: Sequence[str]
+) -> None:
+    """Evaluate base and robust model, compare them, and show the page where someone is looking."""
+    for run_folder, evaluation in evaluations.items():
+        evaluate(evaluation, run_folder)
+    curve = {"interpolation": folder / "figures" / "interpolation.png"}
+    report = compare_runs([str(run) for run in evaluations], seed, folder, curve, notes)
+    if sys.stdout.isatty():
+        webbrowser.open(report.resolve().as_uri())
+
+
+def pretrain(cfg: DictConfig, folder: Path) -> None:
+    """Train, resume where ``folder`` holds a checkpoint, and export the averaged model.
+
+    A run that has ended only exports again.
+
+    Args:
+        cfg: The composed ``conf/train.yaml``.
+        folder: Where the checkpoint, the teacher's logits and the exported ``model/`` go.
+
+    Raises:
+        UserError: If an option is out of range, the shards are missing or malformed or hold less
+            than a batch, or, with a teacher, its package is missing.
+    """
+    validate(cfg, {})
+    pl.seed_everything(cfg.seed, verbose=False)
+    torch.set_float32_matmul_precision("high")
+    root = Path(cfg.data.root)
+    classes = class_names(root)
+    size = cfg.model_cfg.vision_cfg.image_size
+
+    def load(pattern: str) -> Pixels:
+        photos = shards(root, pattern)[: cfg.data.limit]
+        labels = [classes.index(photo.label) for photo in photos if photo.label is not None]
+        if len(labels) < len(photos):
+            raise UserError(f"{root}/{pattern}: photos without a label cannot be trained on")
+        return Pixels(load_pixels(photos, size), torch.tensor(labels))
+
+    train, val = load(cfg.data.train), load(cfg.data.val)
+    if len(train) < cfg.data.batch_size:
+        raise UserError(
+            f"{len(train)} training photos are fewer than data.batch_size={cfg.data.batch_size}"
+        )
+    settings = plain(cfg)
+    folder.mkdir(parents=True, exist_ok=True)
+    if cfg.teacher is not None:
+        train.columns["teacher"] = teacher_logits(
+            settings["teacher"], train, root, folder / "teacher.safetensors", cfg.seed
+        )
+
+    pl.seed_everything(cfg.seed, verbose=False)
+    module = Pretraining(
+        settings["model_cfg"],
+        classes,
+        settings["prompts"]["templates"],
+        seed=cfg.seed,
+        **settings["optimization"],
+    )
+    trainer = make_trainer(
+        settings["trainer"],
+        logger=instantiate(cfg.logger) if cfg.logger else False,
+        callbacks=[
+            EMAWeightAveraging(decay=cfg.ema),  # used in validation and export
+            ModelCheckpoint(
+                folder, "last", enable_version_counter=False, save_on_train_epoch_end=True
+            ),
+            *([LearningRateMonitor()] if cfg.logger else []),
+        ],
+        default_root_dir=str(folder),
+    )
+    trainer.fit(
+        module,
+        DataLoader(
+            train,
+            cfg.data.batch_size,
+            sampler=Shuffled(len(train), cfg.seed),
+            drop_last=True,
+            collate_fn=whole_batch,
+        ),
+        DataLoader(val, 250, collate_fn=whole_batch),
+        ckpt_path=last_checkpoint(folder, settings),
+    )
+    averaged = torch.load(folder / LAST, map_location="cpu", weights_only=True)["state_dict"]
+    module.load_state_dict(averaged)
+    # Batch norm's running statistics belong to the weights on the way, not to their average
+    # (Izmailov et al., "Averaging Weights Leads to Wider Optima", 2018, arXiv:1803.05407, 3.3).
+    batches = train.columns["pixels"].split(cfg.data.batch_size)
+    with torch.autocast("cpu", torch.bfloat16):
+        update_bn(tqdm(map(whole_views, batches), "norms", len(batches)), module.model.visual)
+    export(module.model, settings["model_cfg"], folder / "model")
+    track_checkpoint(trainer.logger, folder / "model")
