@@ -584,7 +584,7 @@ def write_results(
             "weights_sha256": encoder.weights_sha256,
             "fingerprint": encoder.fingerprint,
             "preprocessing": encoder.preprocessing,
-            "gaze": encoder.probe is not None,
+            "gaze": encoder.probe.kind if encoder.probe else None,
         },
         "data": {
             "fingerprint": data_fingerprint(

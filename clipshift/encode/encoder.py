@@ -47,8 +47,9 @@ class Features:
 
     Attributes:
         embedding: Before normalisation, float32, shape (B, D).
-        gaze: Attention weights over patches, float32, shape (B, h, w); None where the tower has
-            none.
+        gaze: Where the tower looks, at least 0, float32, shape (B, h, w): attention over patches or
+            contribution of locations, as `GazeProbe.kind` of the encoder's probe says; None where
+            the tower has none.
         layers: Where asked for, class token (NaN where the tower has none) and mean patch token
             after each block, float32, shape (B, 2, width).
     """

@@ -50,6 +50,7 @@ def report_run(
             "This model is collapsed: it gives all photos the same embedding, so that a shift of 0 "
             "means nothing."
         )
+    gaze = words.gaze_in_words(model["gaze"]) if model["gaze"] else "none"
     if not model["gaze"] and "attention_similarity" in cfg.metric:
         notes.append(
             f"Gaze is not available for {model['architecture']}: measures of it are left out."
@@ -68,6 +69,7 @@ def report_run(
     facts = {
         "model": f"{model['name']}: {model['architecture']}, {words.weights_in_words(model)}",
         "weights (SHA-256)": model["weights_sha256"],
+        "gaze": gaze,
         "photos": f"{data['photos']} measured, {data['skipped']} skipped",
         "gallery of retained": words.counted(tables.facts["gallery"], "photo"),
         "data (SHA-256)": data["fingerprint"],
@@ -91,7 +93,7 @@ def report_run(
     shown = [tables.columns[m] for m in figures.shown_measures(tables.summary, tables.columns)]
     report = page.write_report(run_folder, title, facts, notes, ranked, shown, clean, files)
     places = [f"zero-shot on the clean views: {clean}"] if clean else []
-    places.append(f"report: {report}")
+    places += [f"gaze: {gaze}", f"report: {report}"]
     if isinstance(logger, WandbLogger):
         tracking.track_results(logger, tables, files, run_folder)
         places.append(tracking.run_place(logger))
