@@ -57,6 +57,13 @@ def tower_blocks(tower: nn.Module) -> list[nn.Module]:
     return []
 
 
+def is_convolutional(tower: nn.Module) -> bool:
+    """Whether a tower's blocks hold convolutions, as those of a ViT do not."""
+    return any(
+        isinstance(layer, nn.Conv2d) for block in tower_blocks(tower) for layer in block.modules()
+    )
+
+
 def prefix_tokens(tower: nn.Module) -> tuple[bool, int]:
     """Whether the first token is the class token, and how many tokens stand before the patches."""
     if isinstance(tower, VisionTransformer):
