@@ -6,6 +6,7 @@ import torch
 from open_clip.modified_resnet import ModifiedResNet
 from open_clip.timm_model import TimmModel
 from open_clip.transformer import VisionTransformer
+from timm.models import ResNet
 from torch import Tensor, nn
 
 
@@ -49,10 +50,10 @@ def tower_blocks(tower: nn.Module) -> list[nn.Module]:
     """The blocks of a transformer, or the stages of a convolutional tower, from input to output."""
     if isinstance(tower, VisionTransformer):
         return list(tower.transformer.resblocks)
-    if isinstance(tower, ModifiedResNet):
-        return [tower.layer1, tower.layer2, tower.layer3, tower.layer4]
+    trunk: Any = tower.trunk if isinstance(tower, TimmModel) else tower
+    if isinstance(trunk, (ModifiedResNet, ResNet)):
+        return [getattr(trunk, f"layer{stage}") for stage in (1, 2, 3, 4)]
     if isinstance(tower, TimmModel):
-        trunk: Any = tower.trunk
         return list(trunk.blocks if hasattr(trunk, "blocks") else getattr(trunk, "stages", ()))
     return []
 
