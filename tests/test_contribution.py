@@ -71,7 +71,7 @@ def seen(name: str, encoder: Encoder, views: Tensor) -> tuple[Tensor, Tensor, Te
     handle.remove()
     features = kept[0][: len(views)]
     probe: Any = encoder.probe
-    return features, embedding, contribution_shares(features, embedding, probe.norm, probe.linears)
+    return features, embedding, contribution_shares(features, embedding, probe.norm, probe.projection)
 
 
 class FrozenNorm(nn.Module):
@@ -146,7 +146,7 @@ def test_a_location_that_pulls_against_the_embedding_has_no_gaze(
     encoder = with_features("resnet", projecting(encoders["resnet"]), features)
     made = encoder(views[:2])
     assert made.embedding[0, :3].tolist() == pytest.approx([3 / 9, 1 / 9, 0])
-    shares = contribution_shares(features, made.embedding, None, encoder.probe.linears)
+    shares = contribution_shares(features, made.embedding, None, encoder.probe.projection)
     expected = torch.zeros(2, 3, 3)
     expected[0, 0, 1], expected[0, 2, 2], expected[0, 1, 1] = 12 / 10, -3 / 10, 1 / 10
     expected[1, 2, 0] = 1

@@ -8,20 +8,14 @@ cent of the tower's work, and no second pass.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, ClassVar
 
 import torch
 from open_clip.modified_resnet import AttentionPool2d, ModifiedResNet
 from open_clip.timm_model import TimmModel
 from open_clip.transformer import ResidualAttentionBlock, VisionTransformer
-from timm.layers import (
-    Attention,
-    AttentionPoolLatent,
-    ClassifierHead,
-    NormMlpClassifierHead,
-    SelectAdaptivePool2d,
-)
+from timm.layers import Attention, AttentionPoolLatent, ClassifierHead, NormMlpClassifierHead
 from timm.models import EfficientNet, ResNet
 from torch import Tensor, nn
 from torch.nn.functional import linear
@@ -92,7 +86,7 @@ class ContributionProbe(GazeProbe):
         tower: The image tower.
         pool: Its layer that averages.
         norm: The layer norm of the averaged features; None where there is none.
-        linears: The linear layers after that, which end in the embedding.
+        projection: The linear layer after that; None where there is none.
     """
 
     kind = "contribution"
@@ -102,10 +96,10 @@ class ContributionProbe(GazeProbe):
         tower: nn.Module,
         pool: nn.Module,
         norm: nn.LayerNorm | None,
-        linears: Sequence[nn.Linear],
+        projection: nn.Linear | None,
     ) -> None:
         self.norm = norm
-        self.linears = linears
+        self.projection = projection
         self._features = self._embedding = torch.empty(0)
         pool.register_forward_pre_hook(self._keep_features)
         tower.register_forward_hook(self._keep_embedding)
@@ -123,14 +117,14 @@ class ContributionProbe(GazeProbe):
             The positive ones of `contribution_shares`, divided by their sum, with 0 for the others;
             NaN everywhere where no share is positive; float32, shape (B, h, w).
         """
-        shares = contribution_shares(self._features, self._embedding, self.norm, self.linears)
+        shares = contribution_shares(self._features, self._embedding, self.norm, self.projection)
         self._features = self._embedding = torch.empty(0)
         positive = shares.clamp(min=0)
         return positive / positive.sum(dim=-1).sum(dim=-1)[:, None, None]
 
 
 def contribution_shares(
-    features: Tensor, embedding: Tensor, norm: nn.LayerNorm | None, linears: Sequence[nn.Linear]
+    features: Tensor, embedding: Tensor, norm: nn.LayerNorm | None, projection: nn.Linear | None
 ) -> Tensor:
     r"""The exact share of each location in an embedding that is made from their average.
 
@@ -151,20 +145,20 @@ def contribution_shares(
         features: Before the average, shape (B, C, h, w).
         embedding: What the tower makes of them, before normalisation, shape (B, D).
         norm: The layer norm of the averaged features; None where there is none.
-        linears: The linear layers after that, the last of which gives the embedding.
+        projection: The linear layer after that; None where there is none.
 
     Returns:
         Float32, shape (B, h, w); below 0 where a location pulls against the embedding.
 
     Example:
         >>> features = torch.tensor([[[[3.0, 0.0]], [[0.0, -1.0]]]])  # 2 channels, 1 × 2 locations
-        >>> contribution_shares(features, torch.tensor([[1.5, -0.5]]), None, [])
+        >>> contribution_shares(features, torch.tensor([[1.5, -0.5]]), None, None)
         tensor([[[0.9000, 0.1000]]])
     """
     features, direction = features.float(), embedding.float()
     direction = direction / direction.square().sum(dim=1, keepdim=True)
-    for layer in reversed(linears):
-        direction = direction @ layer.weight.float()
+    if projection is not None:
+        direction = direction @ projection.weight.float()
     if norm is not None:
         variance = features.mean(dim=-1).mean(dim=-1).var(dim=1, correction=0, keepdim=True)
         direction = direction * norm.weight.float() / (variance + norm.eps).sqrt()
@@ -184,7 +178,7 @@ def gaze_probe(tower: nn.Module) -> GazeProbe | None:
     timm ViT with attention pool              attention of the pooling query (SigLIP)
     open_clip ResNet                          attention of the mean token of its pool
     timm CNN with average pool, then nothing  contribution of each location (EfficientNet, ResNet,
-    but a layer norm and linear layers        ConvNeXt, FastViT, RegNet, …)
+    but a layer norm and a linear layer       ConvNeXt, FastViT, RegNet, …)
     all else                                  none
     ========================================  =================================================
 
@@ -227,13 +221,10 @@ def contribution_probe(tower: TimmModel) -> ContributionProbe | None:
         return None
     after = [layer for layer in (*after, *tower.head) if not isinstance(layer, PASSING)]
     norm = after.pop(0) if after and isinstance(after[0], nn.LayerNorm) else None
-    if (
-        isinstance(pool, SelectAdaptivePool2d)
-        and isinstance(pool.pool, nn.AdaptiveAvgPool2d)
-        and all(isinstance(layer, nn.Linear) for layer in after)
-    ):
-        return ContributionProbe(tower, pool, norm, after)
-    return None
+    projection = after.pop(0) if after and isinstance(after[0], nn.Linear) else None
+    if after or not isinstance(pool.pool, nn.AdaptiveAvgPool2d):
+        return None
+    return ContributionProbe(tower, pool, norm, projection)
 
 
 def split(tokens: Tensor, heads: int) -> Tensor:
