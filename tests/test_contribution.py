@@ -226,13 +226,23 @@ def test_what_is_not_linear_in_the_average_has_no_shares(
     assert encoder(views[:1]).gaze is None
 
 
-def test_half_precision_shares_are_near(folders: dict[str, Path], views: Tensor) -> None:
+def test_half_precision_shares_are_near(
+    folders: dict[str, Path], encoders: dict[str, Encoder], views: Tensor
+) -> None:
+    """And nothing but the features and the embedding is rounded."""
     full, half = (
         load_encoder(f"local-dir:{folders['efficientnet']}", precision=p)(views[:2])
         for p in ("fp32", "pure_bf16")
     )
     assert half.gaze.dtype == torch.float32
     assert 0 < (half.gaze - full.gaze).abs().max() < 0.02
+    rounded = [made.bfloat16() for made in seen("convnext", encoders["convnext"], views[:2])[:2]]
+    probe: Any = encoders["convnext"].probe
+    given, exact = (
+        contribution_shares(*made, probe.norm, probe.projection)
+        for made in (rounded, [made.float() for made in rounded])
+    )
+    assert torch.equal(given, exact)
 
 
 def test_only_towers_of_convolutions_are_channels_last(
