@@ -19,7 +19,13 @@ from scipy import stats
 
 from clipshift.cli.command import compose_config
 from clipshift.cli.jobs import job_key
-from clipshift.compare.pair import compare_pair, notes_on_runs, software_notes, spread_change
+from clipshift.compare.pair import (
+    compare_pair,
+    notes_on_runs,
+    pair_notes,
+    software_notes,
+    spread_change,
+)
 from clipshift.compare.sweep import job_table, sweep_notes
 from clipshift.data import Cache, dataset, sample
 from clipshift.encode import Encoder, FeatureCache
@@ -228,6 +234,30 @@ def test_measures_taken_in_other_ways_are_left_out() -> None:
         table = compare_pair(base, run(gallery, ["cat", "cow"]), seed=0)
         assert list(table["measure"]) == ["cosine_similarity"]
         assert set(incomparable(base, run(gallery, ["cat", "dog"]))) == {"retained"}
+
+
+def test_gazes_of_different_kinds_are_not_compared() -> None:
+    values = np.linspace(0.5, 1, 9)
+    of_gaze = ["attention_similarity", "attention_similarity_aligned", "gaze_divergence",
+               "gaze_divergence_aligned", "gaze_entropy_change"]  # fmt: skip
+    shift = photos(values, **dict.fromkeys(of_gaze, values), l2_distance=values)
+
+    def run(gaze: str | bool | None, shift: pd.DataFrame = shift) -> Run:
+        return a_run({}, shift, gaze=gaze)
+
+    attention, contribution = run("attention"), run("contribution")
+    for same in ((attention, attention), (contribution, contribution), (run(True), attention)):
+        assert incomparable(*same) == {}
+        assert set(of_gaze) < set(compare_pair(*same, seed=0)["measure"])
+    for pair in ((attention, contribution), (contribution, run(True))):
+        assert sorted(incomparable(*pair)) == of_gaze
+        table = compare_pair(*pair, seed=0)
+        assert list(table["measure"]) == ["cosine_similarity", "l2_distance"]
+        [note] = [note for note in pair_notes(*pair) if "gaze" in note]
+        assert "attention in " in note
+        assert "contribution in " in note
+        assert all(measure in note for measure in of_gaze)
+    assert incomparable(run(None, shift.drop(columns=of_gaze)), attention) == {}
 
 
 def test_a_jobs_key_is_another_when_what_it_is_made_of_is(encoder: Encoder, tmp_path: Path) -> None:

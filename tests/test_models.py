@@ -9,7 +9,7 @@ from clipshift.cli.command import CONF
 from clipshift.encode import Encoder, encoder, load_encoder
 from clipshift.encode.layers import tower_blocks
 
-# embedding width, gaze (rows and columns of patches), and blocks or stages, from the models' papers
+# embedding width, gaze (rows and columns), and blocks or stages, from the models' papers
 KINDS = {
     "untrained": (256, (7, 7), 12),
     "vit_b32_openai": (512, (7, 7), 12),
@@ -17,12 +17,13 @@ KINDS = {
     "vit_l14_openai": (768, (16, 16), 24),
     "vit_b32_laion2b": (512, (7, 7), 12),
     "siglip2_b16": (768, (14, 14), 12),
-    "mobileclip2_s0": (512, None, 4),
-    "convnext_base_w": (640, None, 4),
+    "mobileclip2_s0": (512, (8, 8), 4),
+    "convnext_base_w": (640, (8, 8), 4),
     "rn50_openai": (1024, (7, 7), 4),
     "tiny": (128, (8, 8), 4),
 }
 
+AVERAGING = {"mobileclip2_s0", "convnext_base_w"}
 CLASS_TOKEN = {name for name in KINDS if name.startswith("vit_")} | {"untrained", "tiny"}
 
 
@@ -48,11 +49,9 @@ def test_model_config(name: str, views: Tensor, monkeypatch: pytest.MonkeyPatch)
     assert features.embedding.shape == (1, width)
     assert torch.equal(plain.embedding, features.embedding)
     assert plain.layers is None
-    if grid is None:
-        assert features.gaze is None
-    else:
-        assert features.gaze.shape == (1, *grid)
-        assert 0 < features.gaze.sum() <= 1 + 1e-5
+    assert model.probe.kind == ("contribution" if name in AVERAGING else "attention")
+    assert features.gaze.shape == (1, *grid)
+    assert 0 < features.gaze.sum() <= 1 + 1e-5
     assert len(features.layers) == blocks == len(tower_blocks(model.model.visual))
     for tokens in features.layers:
         assert tokens.shape[:2] == (1, 2)

@@ -191,6 +191,8 @@ def test_run_json_says_how_it_was_made(finished: tuple[Path, str]) -> None:
         git = ["git", "-C", str(ROOT), "rev-parse", "HEAD"]
         head = subprocess.run(git, capture_output=True, text=True, check=True).stdout.strip()
         assert facts["commit"].startswith(head)
+    assert facts["model"]["gaze"] == "attention"
+    assert "gaze: attention (of the query" in finished[1]
     shift = pd.read_parquet(finished[0] / "shift.parquet")
     means = shift.groupby("augmentation")[["rmse", "ssim"]].mean()
     for name, row in means.iterrows():

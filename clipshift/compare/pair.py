@@ -138,7 +138,10 @@ def pair_notes(a: Run, b: Run) -> list[str]:
         if a.facts[name] != b.facts[name]
     ]
     notes += software_notes([a, b])
-    notes += [f"{measure} is left out: {cause}." for measure, cause in incomparable(a, b).items()]
+    lost = incomparable(a, b)
+    for cause in dict.fromkeys(lost.values()):
+        measures = [measure for measure in lost if lost[measure] == cause]
+        notes.append(f"Left out: {', '.join(measures)} ({cause}).")
     return notes + notes_on_runs([a, b])
 
 

@@ -2,7 +2,7 @@
 
 from clipshift.encode.encoder import ENCODE_BATCH, Encoder, Features, load_encoder, model_config
 from clipshift.encode.feature_cache import FeatureCache
-from clipshift.encode.gaze import GazeProbe, gaze_probe
+from clipshift.encode.gaze import GazeProbe, contribution_shares, gaze_probe
 from clipshift.encode.texts import ZeroShot, caption_embeddings, make_zero_shot
 
 __all__ = [
@@ -13,6 +13,7 @@ __all__ = [
     "GazeProbe",
     "ZeroShot",
     "caption_embeddings",
+    "contribution_shares",
     "gaze_probe",
     "load_encoder",
     "make_zero_shot",

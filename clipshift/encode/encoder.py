@@ -25,7 +25,7 @@ from torch.nn.functional import interpolate
 from clipshift.data import as_rgb, clean_view
 from clipshift.encode import tiny  # noqa: F401  (registers its image tower with timm)
 from clipshift.encode.gaze import gaze_probe
-from clipshift.encode.layers import LayerProbe
+from clipshift.encode.layers import LayerProbe, is_convolutional
 from clipshift.encode.weights import CONFIG, find_checkpoint, find_hub_folder, hub_file, tag_facts
 from clipshift.errors import UserError, did_you_mean
 
@@ -47,8 +47,9 @@ class Features:
 
     Attributes:
         embedding: Before normalisation, float32, shape (B, D).
-        gaze: Attention weights over patches, float32, shape (B, h, w); None where the tower has
-            none.
+        gaze: Where the tower looks, at least 0, float32, shape (B, h, w): attention over patches or
+            contribution of locations, as `GazeProbe.kind` of the encoder's probe says; None where
+            the tower has none.
         layers: Where asked for, class token (NaN where the tower has none) and mean patch token
             after each block, float32, shape (B, 2, width).
     """
@@ -80,6 +81,7 @@ class Encoder(nn.Module):
         tokenizer: Makes the text tower's tokenizer.
 
     Attributes:
+        probe: Reads the gaze; None where the image tower has none.
         weights_sha256: SHA-256 of the weights.
         fingerprint: SHA-256 over all that decides its features: weights, architecture, precision,
             and what is done to pixels. Models with the same weights may differ in the others.
@@ -106,6 +108,9 @@ class Encoder(nn.Module):
         described = json.dumps(facts, sort_keys=True, default=str)
         self.fingerprint = hashlib.sha256(described.encode()).hexdigest()
         self.input_dtype = get_input_dtype(precision) or torch.float32
+        if is_convolutional(self.model.visual):
+            # Up to 1.6 times faster on a CPU. The outputs of a layer follow its weights' format.
+            self.model.visual.to(memory_format=torch.channels_last)
         self.probe = gaze_probe(self.model.visual)
         self.layer_probe = LayerProbe(self.model.visual)
         self._tokenizer = tokenizer

@@ -1,33 +1,55 @@
 """Gaze: where the image tower looks, read from the forward pass that makes the embedding.
 
-A tower computes its attention without handing the weights out. But they follow from what goes into
-its last attention layer, so a hook keeps that input, and the one query that makes the embedding is
-compared with all keys once more: a per cent of the tower's work, and no second pass.
+Of towers that pool by attention it is the attention. They do not hand its weights out, but these
+follow from what goes into the last attention layer: a hook keeps that input, and the one query that
+makes the embedding is compared with all keys once more. Of towers that pool by averaging it is what
+each location contributes to the embedding, from the features before the average. Either way a per
+cent of the tower's work, and no second pass.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from open_clip.modified_resnet import AttentionPool2d, ModifiedResNet
 from open_clip.timm_model import TimmModel
 from open_clip.transformer import ResidualAttentionBlock, VisionTransformer
-from timm.layers import Attention, AttentionPoolLatent
+from timm.layers import Attention, AttentionPoolLatent, ClassifierHead, NormMlpClassifierHead
+from timm.models import EfficientNet, ResNet
 from torch import Tensor, nn
 from torch.nn.functional import linear
 
 Heads = tuple[Tensor, Tensor]
 """A query (B, heads, 1, d) and all keys (B, heads, tokens, d) of an attention layer."""
+PASSING = (nn.Identity, nn.Flatten, nn.Dropout)
+"""Layers that change no number once a model is trained."""
 
 
-class GazeProbe:
+class GazeProbe(ABC):
     """Reads an image tower's gaze after each of its forward passes.
+
+    Attributes:
+        kind: ``attention`` or ``contribution``. Gazes of different kinds cannot be compared.
+    """
+
+    kind: ClassVar[str]
+
+    @abstractmethod
+    def read(self) -> Tensor:
+        """The gaze of the last forward pass, at least 0, float32, shape (B, h, w)."""
+
+
+class AttentionProbe(GazeProbe):
+    """The attention of the query that makes the embedding.
 
     Args:
         layer: The attention layer whose single query makes the embedding.
         project: Turns the layer and its inputs into the query and the keys.
         grid: Rows and columns of patches; they are the last keys.
     """
+
+    kind = "attention"
 
     def __init__(
         self, layer: nn.Module, project: Callable[..., Heads], grid: tuple[int, int]
@@ -57,43 +79,152 @@ class GazeProbe:
         return weights[:, -rows * columns :].unflatten(-1, self.grid)
 
 
+class ContributionProbe(GazeProbe):
+    """Each location's share of the embedding, of a tower that averages over locations.
+
+    Args:
+        tower: The image tower.
+        pool: Its layer that averages.
+        norm: The layer norm of the averaged features; None where there is none.
+        projection: The linear layer after that; None where there is none.
+    """
+
+    kind = "contribution"
+
+    def __init__(
+        self,
+        tower: nn.Module,
+        pool: nn.Module,
+        norm: nn.LayerNorm | None,
+        projection: nn.Linear | None,
+    ) -> None:
+        self.norm = norm
+        self.projection = projection
+        self._features = self._embedding = torch.empty(0)
+        pool.register_forward_pre_hook(self._keep_features)
+        tower.register_forward_hook(self._keep_embedding)
+
+    def _keep_features(self, pool: nn.Module, inputs: tuple[Tensor]) -> None:
+        self._features = inputs[0].detach()
+
+    def _keep_embedding(self, tower: nn.Module, inputs: tuple[Tensor], output: Tensor) -> None:
+        self._embedding = output.detach()
+
+    def read(self) -> Tensor:
+        """The gaze of the last forward pass.
+
+        Returns:
+            The positive ones of `contribution_shares`, divided by their sum, with 0 for the others;
+            NaN everywhere where no share is positive; float32, shape (B, h, w).
+        """
+        shares = contribution_shares(self._features, self._embedding, self.norm, self.projection)
+        self._features = self._embedding = torch.empty(0)
+        positive = shares.clamp(min=0)
+        return positive / positive.sum(dim=-1).sum(dim=-1)[:, None, None]
+
+
+def contribution_shares(
+    features: Tensor, embedding: Tensor, norm: nn.LayerNorm | None, projection: nn.Linear | None
+) -> Tensor:
+    r"""The exact share of each location in an embedding that is made from their average.
+
+    What follows the average of the features :math:`f_i` of N locations is linear but for a
+    constant, :math:`e = A \frac{1}{N} \sum_i f_i + c`, so that
+
+    .. math::
+        s_i = \frac{\langle A f_i, e \rangle}{N \|e\|^2},
+        \qquad \sum_i s_i = 1 - \frac{\langle c, e \rangle}{\|e\|^2}
+
+    A layer norm divides by the standard deviation of the averaged features. That is taken as the
+    number that it is for this view: A and c are then the view's own, and the sum is exact as well.
+
+    Source: class activation maps, Zhou et al., "Learning deep features for discriminative
+    localization", 2016 (arXiv:1512.04150), eq. 2, with the embedding in place of a class.
+
+    Args:
+        features: Before the average, shape (B, C, h, w).
+        embedding: What the tower makes of them, before normalisation, shape (B, D).
+        norm: The layer norm of the averaged features; None where there is none.
+        projection: The linear layer after that; None where there is none.
+
+    Returns:
+        Float32, shape (B, h, w); below 0 where a location pulls against the embedding.
+
+    Example:
+        >>> features = torch.tensor([[[[3.0, 0.0]], [[0.0, -1.0]]]])  # 2 channels, 1 × 2 locations
+        >>> contribution_shares(features, torch.tensor([[1.5, -0.5]]), None, None)
+        tensor([[[0.9000, 0.1000]]])
+    """
+    features, direction = features.float(), embedding.float()
+    direction = direction / direction.square().sum(dim=1, keepdim=True)
+    if projection is not None:
+        direction = direction @ projection.weight.float()
+    if norm is not None:
+        variance = features.mean(dim=-1).mean(dim=-1).var(dim=1, correction=0, keepdim=True)
+        direction = direction * norm.weight.float() / (variance + norm.eps).sqrt()
+        direction = direction - direction.mean(dim=1, keepdim=True)
+    return (features * direction[:, :, None, None]).sum(dim=1) / features[0, 0].numel()
+
+
 def gaze_probe(tower: nn.Module) -> GazeProbe | None:
     """The probe that fits an open_clip image tower, or None where there is no gaze to read.
 
-    ====================================  =====================================================
-    tower                                 query
-    ====================================  =====================================================
-    open_clip ViT, ``pool_type='tok'``    class token, last block
-    open_clip ViT with attentional pool   first pooling query (CoCa)
-    timm ViT, ``global_pool='token'``     class token, last block
-    timm ViT with attention pool          pooling query (SigLIP)
-    open_clip ResNet                      mean token of the attention pool
-    all else (ConvNeXt, FastViT, …)       none
-    ====================================  =====================================================
+    ========================================  =================================================
+    tower                                     gaze
+    ========================================  =================================================
+    open_clip ViT, ``pool_type='tok'``        attention of the class token, last block
+    open_clip ViT with attentional pool       attention of the first pooling query (CoCa)
+    timm ViT, ``global_pool='token'``         attention of the class token, last block
+    timm ViT with attention pool              attention of the pooling query (SigLIP)
+    open_clip ResNet                          attention of the mean token of its pool
+    timm CNN with average pool, then nothing  contribution of each location (EfficientNet, ResNet,
+    but a layer norm and a linear layer       ConvNeXt, FastViT, RegNet, …)
+    all else                                  none
+    ========================================  =================================================
 
     Args:
         tower: ``model.visual`` of an open_clip model.
     """
     if isinstance(tower, VisionTransformer) and tower.pool_type == "tok":
         if tower.attn_pool is not None:
-            return GazeProbe(tower.attn_pool.attn, multihead_heads, tower.grid_size)
+            return AttentionProbe(tower.attn_pool.attn, multihead_heads, tower.grid_size)
         block = tower.transformer.resblocks[-1]
         if isinstance(block, ResidualAttentionBlock):
-            return GazeProbe(block.attn, multihead_heads, tower.grid_size)
+            return AttentionProbe(block.attn, multihead_heads, tower.grid_size)
     if isinstance(tower, TimmModel):
         trunk = tower.trunk
         pool = getattr(trunk, "attn_pool", None)
         if isinstance(pool, AttentionPoolLatent) and pool.latent_len == 1:
-            return GazeProbe(pool, latent_heads, trunk.patch_embed.grid_size)
+            return AttentionProbe(pool, latent_heads, trunk.patch_embed.grid_size)
         blocks = getattr(trunk, "blocks", None)
         layer = getattr(blocks[-1], "attn", None) if blocks is not None else None
         if isinstance(layer, Attention) and getattr(trunk, "global_pool", "") == "token":
-            return GazeProbe(layer, timm_heads, trunk.patch_embed.grid_size)
+            return AttentionProbe(layer, timm_heads, trunk.patch_embed.grid_size)
+        return contribution_probe(tower)
     if isinstance(tower, ModifiedResNet):
         # spatial grid + 1 for the mean token
         side = round((tower.attnpool.positional_embedding.shape[0] - 1) ** 0.5)
-        return GazeProbe(tower.attnpool, resnet_heads, (side, side))
+        return AttentionProbe(tower.attnpool, resnet_heads, (side, side))
     return None
+
+
+def contribution_probe(tower: TimmModel) -> ContributionProbe | None:
+    """The probe of a timm CNN whose embedding is linear in its average features, but for a norm."""
+    trunk: Any = tower.trunk
+    if isinstance(trunk, (EfficientNet, ResNet)):
+        pool, after = trunk.global_pool, [trunk.get_classifier()]
+    elif isinstance(head := getattr(trunk, "head", None), ClassifierHead):
+        pool, after = head.global_pool, [head.fc]
+    elif isinstance(head, NormMlpClassifierHead):
+        pool, after = head.global_pool, [head.norm, head.pre_logits, head.fc]
+    else:
+        return None
+    after = [layer for layer in (*after, *tower.head) if not isinstance(layer, PASSING)]
+    norm = after.pop(0) if after and isinstance(after[0], nn.LayerNorm) else None
+    projection = after.pop(0) if after and isinstance(after[0], nn.Linear) else None
+    if after or not isinstance(pool.pool, nn.AdaptiveAvgPool2d):
+        return None
+    return ContributionProbe(tower, pool, norm, projection)
 
 
 def split(tokens: Tensor, heads: int) -> Tensor:

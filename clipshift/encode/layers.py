@@ -6,6 +6,7 @@ import torch
 from open_clip.modified_resnet import ModifiedResNet
 from open_clip.timm_model import TimmModel
 from open_clip.transformer import VisionTransformer
+from timm.models import ResNet
 from torch import Tensor, nn
 
 
@@ -49,12 +50,19 @@ def tower_blocks(tower: nn.Module) -> list[nn.Module]:
     """The blocks of a transformer, or the stages of a convolutional tower, from input to output."""
     if isinstance(tower, VisionTransformer):
         return list(tower.transformer.resblocks)
-    if isinstance(tower, ModifiedResNet):
-        return [tower.layer1, tower.layer2, tower.layer3, tower.layer4]
+    trunk: Any = tower.trunk if isinstance(tower, TimmModel) else tower
+    if isinstance(trunk, (ModifiedResNet, ResNet)):
+        return [getattr(trunk, f"layer{stage}") for stage in (1, 2, 3, 4)]
     if isinstance(tower, TimmModel):
-        trunk: Any = tower.trunk
         return list(trunk.blocks if hasattr(trunk, "blocks") else getattr(trunk, "stages", ()))
     return []
+
+
+def is_convolutional(tower: nn.Module) -> bool:
+    """Whether a tower's blocks hold convolutions, as those of a ViT do not."""
+    return any(
+        isinstance(layer, nn.Conv2d) for block in tower_blocks(tower) for layer in block.modules()
+    )
 
 
 def prefix_tokens(tower: nn.Module) -> tuple[bool, int]:

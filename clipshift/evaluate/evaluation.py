@@ -211,7 +211,7 @@ def model_facts(encoder: Encoder) -> dict[str, Any]:
         "weights_sha256": encoder.weights_sha256,
         "fingerprint": encoder.fingerprint,
         "preprocessing": encoder.preprocessing,
-        "gaze": encoder.probe is not None,
+        "gaze": encoder.probe.kind if encoder.probe else None,
     }
 
 

@@ -143,7 +143,7 @@ def draw_figures(run: Run, galleries: Mapping[str, Gallery], source: str) -> dic
                 )
             )
         if gallery.photos:
-            figures[f"gallery{end}"] = draw_gallery(gallery)
+            figures[f"gallery{end}"] = draw_gallery(gallery, run.facts["model"]["gaze"])
     for figure in figures.values():
         sign(figure, source)
     return figures
@@ -661,8 +661,13 @@ def draw_distances(distances: pd.DataFrame, low: pd.DataFrame, high: pd.DataFram
     return figure
 
 
-def draw_gallery(gallery: Gallery) -> Image.Image:
-    """Photos clean and under each augmentation: the view, and below it the gaze on it."""
+def draw_gallery(gallery: Gallery, gaze: str | None) -> Image.Image:
+    """Photos clean and under each augmentation: the view, and below it the gaze on it.
+
+    Args:
+        gallery: The photos.
+        gaze: The kind of gaze; None where the encoder has none.
+    """
     rows: list[list[np.ndarray]] = []
     titles: list[list[str]] = []
     for photo, name in enumerate(gallery.photos):
@@ -675,7 +680,7 @@ def draw_gallery(gallery: Gallery) -> Image.Image:
         if gallery.gazes:
             rows.append([_gazed(tiles[view], gallery.gazes[view][photo]) for view in tiles])
             titles.append([])
-    below = ", and the gaze on each (its own range, yellow: most)" if gallery.gazes else ""
+    below = f", and the gaze on each ({gaze}; its own range, yellow: most)" if gaze else ""
     return _mosaic(
         rows, titles, f"Clean and augmented views of {counted(len(gallery.photos), 'photo')}{below}"
     )

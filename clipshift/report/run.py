@@ -40,9 +40,11 @@ def report_run(run: Run, dataset: ViewDataset, logger: Logger | None = None) -> 
                 drawn[f"moved_{side}"] = figures.draw_moved(moved)
                 figures.sign(drawn[f"moved_{side}"], source)
     files = figures.save_figures(drawn, run.folder / "figures")
+    gaze = words.gaze_in_words(model["gaze"]) if model["gaze"] else "none"
     shown_facts = {
         "model": f"{model['name']}: {model['architecture']}, {words.weights_in_words(model)}",
         "weights (SHA-256)": model["weights_sha256"],
+        "gaze": gaze,
         "photos": f"{data['photos']} measured, {data['skipped']} skipped",
         "gallery of retained": words.counted(facts["gallery"], "photo"),
         "data (SHA-256)": data["fingerprint"],
@@ -65,7 +67,7 @@ def report_run(run: Run, dataset: ViewDataset, logger: Logger | None = None) -> 
     shown = [run.columns[m] for m in figures.shown_measures(run.summary, run.columns)]
     report = page.write_report(run.folder, title, shown_facts, notes, ranked, shown, clean, files)
     places = [f"zero-shot on the clean views: {clean}"] if clean else []
-    places.append(f"report: {report}")
+    places += [f"gaze: {gaze}", f"report: {report}"]
     if isinstance(logger, WandbLogger):
         with tracking.optional_tracking():
             notes += tracking.track_results(logger, run, files)

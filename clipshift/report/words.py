@@ -80,6 +80,19 @@ def model_notes(model: Mapping[str, Any]) -> list[str]:
     ]
 
 
+def gaze_in_words(kind: str) -> str:
+    """What a gaze is.
+
+    Args:
+        kind: ``gaze`` of the model in a ``run.json``, where there is one.
+    """
+    meaning = {
+        "attention": "of the query that makes the embedding",
+        "contribution": "the share of each location in the embedding, negative ones as none",
+    }
+    return f"{kind} ({meaning[kind]})"
+
+
 def few_photos(count: int) -> list[str]:
     """What a reader must know of numbers over so few photos; empty where they are enough."""
     if count >= FEW_PHOTOS:

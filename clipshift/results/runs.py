@@ -246,4 +246,18 @@ def incomparable(a: Run, b: Run) -> dict[str, str]:
         found["retained"] = "the galleries hold other photos"
     if texts[0] != texts[1]:
         found["zero_shot"] = "classes or prompts differ"
+    kinds = [gaze_kind(run) for run in (a, b)]
+    if kinds[0] != kinds[1]:
+        cause = f"the gaze is {kinds[0]} in one and {kinds[1]} in the other"
+        of_gaze = [n for n, facts in a.columns.items() if facts.space in ("gaze", "aligned gaze")]
+        found |= {n: cause for n in of_gaze if n in a.shift and n in b.shift}
     return found
+
+
+def gaze_kind(run: Run) -> str | None:
+    """The kind of a run's gaze; None where it has none.
+
+    Runs of earlier versions only say whether they have one: it was attention.
+    """
+    kind: str | bool | None = run.facts["model"].get("gaze")
+    return "attention" if kind is True else kind or None
