@@ -50,7 +50,7 @@ def a_run(facts: dict[str, Any], shift: pd.DataFrame | None = None, **model: Any
         "config": {"prompts": {}}, "versions": {"torch": "2.9"}, "python": "3.11",
         "code_sha256": "a", "intraclass_correlation": None,
     }  # fmt: skip
-    return Run(Path(), known | facts, pd.DataFrame() if shift is None else shift, MEASURED)
+    return Run(Path(), known | facts, MEASURED, pd.DataFrame() if shift is None else shift)
 
 
 def photos(values: np.ndarray, **more: np.ndarray) -> pd.DataFrame:

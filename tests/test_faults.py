@@ -48,7 +48,8 @@ def command(photos: Path, model: Path, folder: Path, *more: str) -> list[str]:
     return [
         sys.executable, str(ROOT / "evaluate.py"), *flags, f"model.checkpoint={model}",
         "data=folder", f"data.root={photos}", "data.batch_size=2", "data.num_workers=0",
-        "aug=[noise,flip]", "trainer=cpu", "logger=none", "cache=off", f"hydra.run.dir={folder}", *more,
+        "aug=[noise,flip]", "trainer=cpu", "logger=none", "cache=off",
+        f"hydra.run.dir={folder}", *more,
     ]  # fmt: skip
 
 

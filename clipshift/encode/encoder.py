@@ -4,7 +4,8 @@ import hashlib
 import json
 import logging
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property, partial
 from importlib.util import find_spec
@@ -282,6 +283,18 @@ def _picture_view(picture: Any) -> Tensor:
     return clean_view(as_rgb(picture), "squash")
 
 
+@contextmanager
+def errors_alone() -> Iterator[None]:
+    """Silence all but errors: open_clip logs every step of loading through the root logger."""
+    root = logging.getLogger()
+    level = root.level
+    root.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        root.setLevel(level)
+
+
 def load_encoder(
     architecture: str,
     pretrained: str | None = None,
@@ -310,8 +323,6 @@ def load_encoder(
         UserError: If the architecture, tag or file is unknown, the weights do not fit, or they must
             be downloaded and there is no network.
     """
-    # open_clip logs every step of loading, and warns of random weights through the root logger.
-    logging.getLogger().setLevel(logging.ERROR)
     if checkpoint and Path(checkpoint).is_dir():
         architecture, pretrained, checkpoint = f"local-dir:{checkpoint}", None, None
     schema, name = parse_model_name(architecture)
@@ -344,7 +355,7 @@ def load_encoder(
             file, facts = find_checkpoint(name, pretrained)
             weights = str(file)
         preprocessing = {key: facts[key] for key in ("mean", "std") if key in facts}
-    with torch.random.fork_rng(devices=[]):
+    with errors_alone(), torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         try:
             model = open_clip.create_model(

@@ -24,7 +24,7 @@ from clipshift.results import (
     write_whole,
 )
 
-matplotlib.rcParams.update(
+styled = matplotlib.rc_context(
     {
         "figure.constrained_layout.use": True,
         "font.size": 10,
@@ -35,6 +35,7 @@ matplotlib.rcParams.update(
         "axes.titlelocation": "left",
     }
 )
+"""Draws a figure in the report's style, and leaves matplotlib as it was."""
 
 Drawn = Figure | Image.Image
 """A diagram, or photographs side by side."""
@@ -207,6 +208,7 @@ def _shift_bars(axes: Axes, rows: pd.DataFrame, shade: dict[str, tuple[float, ..
     axes.set_xlim(0, 1.3 * reach)
 
 
+@styled
 def draw_ranking(ranking: pd.DataFrame, severity: str) -> Figure:
     """Bars of the mean shift, 1 − cosine, with 95 % intervals of shift and rank, largest first.
 
@@ -224,6 +226,7 @@ def draw_ranking(ranking: pd.DataFrame, severity: str) -> Figure:
     return figure
 
 
+@styled
 def draw_rankings(ranking: pd.DataFrame, agreement: tuple[float, float, float]) -> Figure:
     """The rankings at the paper's and at matched severities, side by side, joined by lines.
 
@@ -259,6 +262,7 @@ def draw_rankings(ranking: pd.DataFrame, agreement: tuple[float, float, float]) 
     return figure
 
 
+@styled
 def draw_severity(ranking: pd.DataFrame, severities: list[str]) -> Figure:
     """Mean shift against severity, a line an augmentation, with 95 % intervals.
 
@@ -285,6 +289,7 @@ def draw_severity(ranking: pd.DataFrame, severities: list[str]) -> Figure:
     return figure
 
 
+@styled
 def draw_layers(layers: pd.DataFrame) -> Figure:
     """Where in the network the shift starts: class-token cosine and CKA, layer by layer.
 
@@ -312,6 +317,7 @@ def draw_layers(layers: pd.DataFrame) -> Figure:
     return figure
 
 
+@styled
 def draw_correlations(correlations: pd.DataFrame, columns: Mapping[str, Facts]) -> Figure:
     """What goes with the shift over photos: Spearman's ρ with its 95 % interval.
 
@@ -345,6 +351,7 @@ def draw_correlations(correlations: pd.DataFrame, columns: Mapping[str, Facts]) 
     return figure
 
 
+@styled
 def draw_differences(rows: pd.DataFrame, facts: Facts) -> Figure:
     """Paired differences of two runs in one measure, with 95 % intervals; right of zero is more.
 
@@ -377,6 +384,7 @@ def draw_differences(rows: pd.DataFrame, facts: Facts) -> Figure:
     return figure
 
 
+@styled
 def draw_interpolation(curve: pd.DataFrame, alpha: float, tolerance: float) -> Figure:
     """Shift against clean accuracy along the way from the base to the fine-tuned weights.
 
@@ -410,6 +418,7 @@ def draw_interpolation(curve: pd.DataFrame, alpha: float, tolerance: float) -> F
     return figure
 
 
+@styled
 def draw_curves(rows: pd.DataFrame) -> Figure:
     """Mean shift against severity over a sweep's jobs: a line for other options, or augmentations.
 
@@ -466,6 +475,7 @@ def draw_moved(moved: Moved) -> Image.Image:
     return _mosaic(rows, titles, head)
 
 
+@styled
 def draw_distributions(
     shift: pd.DataFrame, summary: pd.DataFrame, measure: str, facts: Facts, bars: bool
 ) -> Figure:
@@ -518,6 +528,7 @@ def draw_distributions(
     return figure
 
 
+@styled
 def draw_heatmap(summary: pd.DataFrame, columns: Mapping[str, Facts]) -> Figure:
     """Measure × augmentation: means as numbers, darker the farther from no change.
 
@@ -576,6 +587,7 @@ def capitalised(words: str) -> str:
     return words[:1].upper() + words[1:]
 
 
+@styled
 def draw_radar(
     summary: pd.DataFrame, measures: Sequence[str], columns: Mapping[str, Facts]
 ) -> Figure:
@@ -618,6 +630,7 @@ def draw_radar(
     return figure
 
 
+@styled
 def draw_distances(distances: pd.DataFrame, low: pd.DataFrame, high: pd.DataFrame) -> Figure:
     """Distance matrix of augmentations, and the dendrogram of its Ward linkage.
 
