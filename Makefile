@@ -22,10 +22,11 @@ evaluate: $(READY)  ## Set up, and measure the shift of the built-in photographs
 test: $(READY)  ## Run all tests: ARGS="-k gaze" chooses some
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses=2 --dist=loadfile $(ARGS)
 
-lint: $(READY)  ## Check style and types
+lint: $(READY)  ## Check style, types and who imports whom
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports --no-cache
 
 format: $(READY)  ## Mend the style
 	$(BIN)/ruff check --fix .

@@ -1,5 +1,6 @@
 """Mistakes on the command line: one clear line, exit code 1, no traceback."""
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -182,6 +183,25 @@ def test_a_failed_training_of_a_sweep_ends_with_code_1(tmp_path: Path) -> None:
     assert done.returncode == 1
     assert done.stderr.count("nothing to train") == 2
     assert "Traceback" not in done.stderr
+
+
+def test_each_commands_help_names_its_own_groups_and_experiments() -> None:
+    said = {
+        name: subprocess.run(
+            [sys.executable, str(ROOT / f"{name}.py"), "--help"],
+            capture_output=True, text=True, check=True,
+        ).stdout
+        for name in ("evaluate", "train")
+    }  # fmt: skip
+    groups = {file.parent.name for file in (ROOT / "conf").glob("*/*.yaml")}
+    named = {name: set(re.findall(r"^  ([a-z]+)\b", text, re.M)) for name, text in said.items()}
+    assert groups - {"sweep"} <= named["evaluate"] | named["train"] | {"experiment"}
+    assert not named["evaluate"] & {"objective", "tune", "sweep"}
+    assert not named["train"] & {"metric", "cache", "sweep"}
+    for file in (ROOT / "conf" / "experiment").glob("*.yaml"):
+        assert sum(bool(re.search(rf"\b{file.stem}\b *\S", t)) for t in said.values()) >= 1
+    for text in said.values():
+        assert "vit_b32_openai" in text
 
 
 def test_help_is_a_manual() -> None:

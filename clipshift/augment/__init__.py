@@ -1,7 +1,7 @@
 """Views: disturbances of a photo, drawn under keyed randomness, at any severity."""
 
 from clipshift.augment.geometric import Elastic, Flip, Perspective, ShiftScaleRotate
-from clipshift.augment.keyed import Augmentation, MovingAugmentation, augment, draw
+from clipshift.augment.keyed import VIEW_SIZE, Augmentation, MovingAugmentation, augment, draw
 from clipshift.augment.pixel import (
     JPEG,
     Blur,
@@ -20,6 +20,7 @@ __all__ = [
     "LADDER",
     "MATCHED",
     "PAPER",
+    "VIEW_SIZE",
     "Augmentation",
     "Blur",
     "BrightnessContrast",

@@ -17,7 +17,7 @@ from kornia.geometry.transform import (
 from torch import Tensor
 from torch.nn.functional import grid_sample
 
-from clipshift.augment.keyed import Draws, uniform
+from clipshift.augment.keyed import VIEW_SIZE, Draws, uniform
 from clipshift.checks import checked, interval, number
 
 INVERSION_STEPS = 30
@@ -110,7 +110,7 @@ class Elastic:
 
     def __init__(self, alpha: float, sigma: float) -> None:
         self.alpha = checked("alpha", alpha, number(0))
-        self.sigma = checked("sigma", sigma, number(0, 224))
+        self.sigma = checked("sigma", sigma, number(0, VIEW_SIZE))
 
     def sample(self, rng: np.random.Generator, size: int) -> Draws:
         noise = torch.from_numpy(rng.standard_normal((2, size, size), dtype=np.float32))

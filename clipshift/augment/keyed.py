@@ -15,6 +15,9 @@ from torch import Tensor
 
 Draws = dict[str, Tensor]
 
+VIEW_SIZE = 224
+"""Side of every view in pixels, whatever the model's own input (protocol)."""
+
 
 class Augmentation(Protocol):
     """A disturbance of photos, in two halves: random draws, and what they do to images.

@@ -16,11 +16,9 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 from torchvision.io import ImageReadMode, decode_jpeg, encode_jpeg
 
-from clipshift.augment.keyed import Draws, dithered, uniform
+from clipshift.augment.keyed import VIEW_SIZE, Draws, dithered, uniform
 from clipshift.checks import INFINITY, Check, checked, interval, whole
 
-LARGEST = 224
-"""Side of a view in pixels: no length of an augmentation may be longer."""
 ODD: Check = (
     "a list of odd whole numbers ≥ 1",
     lambda v: (
@@ -203,7 +201,7 @@ class CoarseDropout:
 
     def __init__(self, holes: tuple[int, int], side: int) -> None:
         self.holes = checked("holes", holes, COUNTS)
-        self.side = checked("side", side, whole(1, LARGEST))
+        self.side = checked("side", side, whole(1, VIEW_SIZE))
 
     def sample(self, rng: np.random.Generator, size: int) -> Draws:
         low, high = self.holes
@@ -273,7 +271,7 @@ class Pixelate:
     moves_pixels = False
 
     def __init__(self, block: tuple[float, float]) -> None:
-        self.block = checked("block", block, interval(1, LARGEST))
+        self.block = checked("block", block, interval(1, VIEW_SIZE))
 
     def sample(self, rng: np.random.Generator, size: int) -> Draws:
         return {"block": uniform(rng, self.block), "offset": uniform(rng, (0.0, 1.0))}
@@ -299,7 +297,7 @@ class MotionBlur:
     moves_pixels = False
 
     def __init__(self, length: tuple[float, float]) -> None:
-        self.length = checked("length", length, interval(0, LARGEST))
+        self.length = checked("length", length, interval(0, VIEW_SIZE))
 
     def sample(self, rng: np.random.Generator, size: int) -> Draws:
         return {"length": uniform(rng, self.length), "angle": uniform(rng, (0.0, math.pi))}

@@ -15,7 +15,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from hydra.experimental.callback import Callback
 from hydra.types import RunMode
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from clipshift.cli.config import PATHS, composition_error, dotted_names
@@ -23,6 +23,14 @@ from clipshift.cli.interruption import EXIT_CODE, interrupted, stop_on_signals
 from clipshift.errors import ERROR_FILE, UserError, one_line
 
 CONF = Path(__file__).resolve().parents[2] / "conf"
+
+
+def choices(group: str) -> str:
+    """The choices of a group, for the help texts."""
+    return ", ".join(sorted(file.stem for file in (CONF / group).glob("*.yaml")))
+
+
+OmegaConf.register_new_resolver("choices", choices, replace=True)
 
 
 def run_command(main: Callable[[], None], config_name: str) -> None:

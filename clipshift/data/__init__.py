@@ -2,7 +2,6 @@
 
 from clipshift.data.cache import Cache
 from clipshift.data.dataset import (
-    VIEW_SIZE,
     Batch,
     Skipped,
     View,
@@ -16,7 +15,6 @@ from clipshift.data.sources import captions, folder, sample
 from clipshift.data.wordnet import is_wordnet_id
 
 __all__ = [
-    "VIEW_SIZE",
     "Batch",
     "Cache",
     "Photo",

@@ -11,13 +11,10 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from clipshift.augment import Augmentation, draw
+from clipshift.augment import VIEW_SIZE, Augmentation, draw
 from clipshift.augment.keyed import Draws
 from clipshift.data.cache import Cache
 from clipshift.data.photos import Photo, UnreadablePhotoError, decode
-
-VIEW_SIZE = 224
-"""Side of every view in pixels, whatever the model's own input (protocol)."""
 
 
 @dataclass

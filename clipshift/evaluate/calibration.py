@@ -10,7 +10,7 @@ import torch
 from rich.progress import track
 from torch.utils.data import default_collate
 
-from clipshift.augment import Augmentation, draw
+from clipshift.augment import VIEW_SIZE, Augmentation, draw
 from clipshift.augment.matching import (
     Calibration,
     CalibrationPhoto,
@@ -19,7 +19,7 @@ from clipshift.augment.matching import (
     match_strength,
     pixel_distortion,
 )
-from clipshift.data import VIEW_SIZE, Photo, Skipped, ViewDataset, keyed_order
+from clipshift.data import Photo, Skipped, ViewDataset, keyed_order
 from clipshift.errors import UserError
 from clipshift.measure.functional import rmse, ssim
 from clipshift.results import CALIBRATION, write_json

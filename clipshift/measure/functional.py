@@ -19,7 +19,7 @@ from scipy.spatial.distance import squareform
 from torch import Tensor
 from torch.nn.functional import interpolate, normalize
 
-from clipshift.data import VIEW_SIZE
+from clipshift.augment import VIEW_SIZE
 
 PATCH_GRID = 4
 DETAIL_GRID = 8

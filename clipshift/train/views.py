@@ -8,9 +8,9 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.utils.data import Dataset, Sampler, default_collate
 
-from clipshift.augment import Augmentation, augment, draw, make_variants
+from clipshift.augment import VIEW_SIZE, Augmentation, augment, draw, make_variants
 from clipshift.augment.keyed import keyed_generator
-from clipshift.data import VIEW_SIZE, Photo, Skipped, ViewDataset
+from clipshift.data import Photo, Skipped, ViewDataset
 from clipshift.errors import UserError
 
 log = logging.getLogger(__name__)
