@@ -19,14 +19,14 @@ class UserError(Exception):
         super().__init__(message)
         self.option = option
 
-    def within(self, place: str) -> "UserError":
-        """The error with its parameter named as the one of a place.
+    def within(self, part: str) -> "UserError":
+        """The error with its parameter named as that of a part of the configuration.
 
         Example:
             >>> str(UserError("0 is no side", option="side").within("aug.coarse_dropout"))
             'aug.coarse_dropout.side: 0 is no side'
         """
-        return UserError(f"{place}.{self.option}: {self}" if self.option else str(self))
+        return UserError(f"{part}.{self.option}: {self}" if self.option else str(self))
 
 
 def one_line(message: str) -> str:

@@ -81,8 +81,8 @@ class Blur:
         reach = min(math.ceil(strength * (max(self.kernel) // 2)), images.shape[-1] - 1)
         weights = get_gaussian_kernel1d(2 * reach + 1, (strength * draws["sigma"]).clamp(min=1e-3))
         radius = dithered(strength * (draws["side"] // 2), draws["offset"])
-        place = torch.arange(-reach, reach + 1, device=images.device)
-        weights = weights * (place.abs() <= radius)
+        offset = torch.arange(-reach, reach + 1, device=images.device)
+        weights = weights * (offset.abs() <= radius)
         weights = weights / weights.sum(dim=1, keepdim=True)
         return filter2d_separable(images, weights, weights, "reflect")
 
@@ -206,10 +206,10 @@ class CoarseDropout:
     def sample(self, rng: np.random.Generator, size: int) -> Draws:
         low, high = self.holes
         count = rng.integers(low, high + 1)
-        places = size - self.side + 1
-        corners = rng.integers(places, size=(high, 2))
+        positions = size - self.side + 1
+        corners = rng.integers(positions, size=(high, 2))
         fill = rng.random((3, size, size), dtype=np.float32)
-        more = rng.integers(places, size=(max(0, MOST_HOLES - high), 2))
+        more = rng.integers(positions, size=(max(0, MOST_HOLES - high), 2))
         return {
             "count": torch.tensor([count]),
             "corners": torch.from_numpy(np.concatenate([corners, more])),
@@ -220,8 +220,8 @@ class CoarseDropout:
     def apply(self, images: Tensor, draws: Draws, strength: float = 1.0) -> Tensor:
         corners = draws["corners"][..., None]  # (B, holes, 2, 1)
         count = dithered(strength * draws["count"], draws["offset"])
-        place = torch.arange(images.shape[-1], device=images.device)
-        inside = (place >= corners) & (place < corners + self.side)
+        position = torch.arange(images.shape[-1], device=images.device)
+        inside = (position >= corners) & (position < corners + self.side)
         wanted = torch.arange(corners.shape[1], device=images.device) < count
         rows = (inside[:, :, 0] & wanted[..., None]).float()
         mask = rows.mT @ inside[:, :, 1].float() > 0  # (B, H, W)
@@ -304,10 +304,10 @@ class MotionBlur:
 
     def apply(self, images: Tensor, draws: Draws, strength: float = 1.0) -> Tensor:
         reach = min(math.ceil(strength * self.length[1] / 2 + 0.5), images.shape[-1] - 1)
-        place = torch.arange(-reach, reach + 1.0, device=images.device)
+        offset = torch.arange(-reach, reach + 1.0, device=images.device)
         angle = draws["angle"][..., None]
-        along = place * angle.cos() + place[:, None] * angle.sin()
-        across = place[:, None] * angle.cos() - place * angle.sin()
+        along = offset * angle.cos() + offset[:, None] * angle.sin()
+        across = offset[:, None] * angle.cos() - offset * angle.sin()
         half = strength * draws["length"][..., None] / 2
         # One pixel wide with soft edges: below half a pixel, only the pixel itself is left.
         weights = (1 - across.abs()).clamp(min=0) * (half + 0.5 - along.abs()).clamp(0, 1)

@@ -27,7 +27,7 @@ from clipshift.evaluate.calibration import (
 )
 
 
-def make(node: Mapping[str, Any], place: str) -> Any:
+def make(node: Mapping[str, Any], option: str) -> Any:
     """What a configuration's ``_target_`` makes of its other options.
 
     Raises:
@@ -37,9 +37,9 @@ def make(node: Mapping[str, Any], place: str) -> Any:
         return instantiate(node)
     except InstantiationException as error:
         if isinstance(error.__cause__, UserError):
-            raise error.__cause__.within(place) from None
+            raise error.__cause__.within(option) from None
         reason = one_line(str(error.__cause__ or error))
-        raise UserError(f"{place}: {reason}") from error
+        raise UserError(f"{option}: {reason}") from error
 
 
 @lru_cache(maxsize=2)
@@ -82,13 +82,13 @@ def load_photos(data: DictConfig) -> tuple[list[Photo], list[str]]:
 
 
 def make_augmentations(
-    aug: Mapping[str, Any], place: str = "aug"
+    aug: Mapping[str, Any], option: str = "aug"
 ) -> tuple[dict[str, Augmentation], dict[str, list[float]]]:
     """The augmentations of an ``aug`` configuration, and their strengths at severity 1 to 5.
 
     Args:
         aug: The configuration, by name.
-        place: Where it stands among the options.
+        option: Where it stands among the options.
 
     Raises:
         UserError: If a parameter is out of its range.
@@ -96,11 +96,11 @@ def make_augmentations(
     augmentations, ladders = {}, {}
     for name, node in aug.items():
         parameters = {key: value for key, value in node.items() if key != "ladder"}
-        augmentations[name] = make(parameters, f"{place}.{name}")
+        augmentations[name] = make(parameters, f"{option}.{name}")
         try:
             ladders[name] = checked("ladder", node.get("ladder"), rising(len(LADDER)))
         except UserError as error:
-            raise error.within(f"{place}.{name}") from None
+            raise error.within(f"{option}.{name}") from None
     return augmentations, ladders
 
 

@@ -98,7 +98,7 @@ CHECKS: dict[str, Check] = {
         ),
     ),
 }
-PLACES = {"aug": ("aug", "train_aug"), "data": ("data", "data.train", "data.val")}
+STANDS_IN = {"aug": ("aug", "train_aug"), "data": ("data", "data.train", "data.val")}
 """Where a group's options stand: in ``evaluate.yaml``, and in ``train.yaml``."""
 PATHS = {
     "data.root": ("dir",),
@@ -133,20 +133,18 @@ def validate(cfg: DictConfig, groups: Mapping[str, str]) -> None:
         raise UserError(str(error).splitlines()[0]) from None
     for option, (expected, test) in CHECKS.items():
         group, dot, rest = option.partition(".")
-        for place in PLACES.get(group, (group,)):
-            name = place + dot + rest
+        for node in STANDS_IN.get(group, (group,)):
+            name = node + dot + rest
             value = OmegaConf.select(cfg, name, default=cfg)
             if value is cfg:
                 continue
             given = OmegaConf.to_container(value) if OmegaConf.is_config(value) else value
             if not test(given):
-                raise UserError(
-                    f"{place}{dot}{rest}={given} is out of range: it must be {expected}"
-                )
-    for place in ("metric", *PLACES["aug"]):
-        nodes = cfg.get(place) or {}
+                raise UserError(f"{name}={given} is out of range: it must be {expected}")
+    for group in ("metric", *STANDS_IN["aug"]):
+        nodes = cfg.get(group) or {}
         if not isinstance(nodes, Mapping) or not all(map(OmegaConf.is_dict, nodes.values())):
-            raise UserError(f"{place} holds something without options: choose it by name")
+            raise UserError(f"{group} holds something without options: choose it by name")
     for group, example in groups.items():
         if not cfg.get(group):
             raise UserError(f"{group} is empty: choose at least one, as in {example}")
@@ -162,8 +160,8 @@ def check_paths(cfg: DictConfig) -> None:
     """
     for option, kinds in PATHS.items():
         group, dot, rest = option.partition(".")
-        for place in PLACES.get(group, (group,)):
-            name = place + dot + rest
+        for node in STANDS_IN.get(group, (group,)):
+            name = node + dot + rest
             path = OmegaConf.select(cfg, name)
             if path is None:
                 continue
@@ -173,13 +171,13 @@ def check_paths(cfg: DictConfig) -> None:
                 raise UserError(f"no {kind} {path}: set {name} to an existing {kind}")
 
 
-def _missing(content: Any, place: str = "") -> Iterator[str]:
+def _missing(content: Any, name: str = "") -> Iterator[str]:
     # OmegaConf.missing_keys fails where an interpolation leads to what is missing.
     if content == "???":
-        yield place
+        yield name
     elif isinstance(content, dict):
         for key, value in content.items():
-            yield from _missing(value, f"{place}.{key}".lstrip("."))
+            yield from _missing(value, f"{name}.{key}".lstrip("."))
 
 
 def name_model(cfg: DictConfig, overrides: Sequence[str]) -> None:
@@ -232,8 +230,8 @@ def composition_error(message: str, options: list[str], conf: Path) -> str:
             )
         return f"no option {option!r}{did_you_mean(option, options)}; --help lists them"
     if found := re.search(r"Error merging override ([\w.]+)=(.*)", message):
-        place, choice = found.groups()
-        for group, places in PLACES.items():
-            if place in places:
-                return f"{place} is chosen from a group: {group}@{place}={choice}"
+        node, choice = found.groups()
+        for group, nodes in STANDS_IN.items():
+            if node in nodes:
+                return f"{node} is chosen from a group: {group}@{node}={choice}"
     return one_line(message)

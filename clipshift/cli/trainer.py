@@ -13,7 +13,7 @@ from hydra.utils import instantiate
 
 from clipshift.errors import UserError
 
-SMALL_TALK = (
+HARMLESS_WARNINGS = (
     ".*does not have many workers",
     ".*LeafSpec",
     "The ``compute`` method of metric",
@@ -52,7 +52,7 @@ def make_trainer(
         UserError: If Lightning refuses it, as where there is no GPU.
     """
     logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
-    for words in SMALL_TALK:
+    for words in HARMLESS_WARNINGS:
         warnings.filterwarnings("ignore", message=words)
     try:
         return instantiate(

@@ -66,8 +66,8 @@ class Features:
             for part, gaze in zip(parts, self.gaze.split(count), strict=True):
                 part.gaze = gaze
         if self.layers is not None:
-            for place, part in enumerate(parts):
-                part.layers = [layer.split(count)[place] for layer in self.layers]
+            for index, part in enumerate(parts):
+                part.layers = [layer.split(count)[index] for layer in self.layers]
         return parts
 
 

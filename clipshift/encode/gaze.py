@@ -72,7 +72,7 @@ class AttentionProbe(GazeProbe):
         """
         query, keys = self.project(self.layer, *self._inputs)
         self._inputs = ()
-        # No matrix product: with one row, its rounding depends on the view's place in the batch.
+        # No matrix product: with one row, its rounding depends on the view's position in the batch.
         logits = (query.float() * keys.float()).sum(dim=-1) * query.shape[-1] ** -0.5
         weights = logits.softmax(dim=-1).mean(dim=1)
         rows, columns = self.grid

@@ -153,8 +153,8 @@ def draw_figures(run: Run, galleries: Mapping[str, Gallery], source: str) -> dic
 def sign(figure: Drawn, source: str) -> None:
     """Write below a figure what it was made from."""
     if isinstance(figure, Image.Image):
-        place = (8, figure.height - 10)
-        ImageDraw.Draw(figure).text(place, source, (102,) * 3, _font("DejaVuSans", 14), "ls")
+        corner = (8, figure.height - 10)
+        ImageDraw.Draw(figure).text(corner, source, (102,) * 3, _font("DejaVuSans", 14), "ls")
     else:
         figure.supxlabel(source, x=0.01, ha="left", fontsize=8, color="0.4")
 
@@ -180,7 +180,7 @@ def colors(names: Sequence[str]) -> dict[str, tuple[float, ...]]:
     palette = matplotlib.colormaps["tab20"].colors  # type: ignore[attr-defined]
     order = [*palette[::2], *palette[1::2]]
     others = sorted(set(names) - set(SHADES))
-    index = {name: place for place, name in enumerate([*SHADES, *others])}
+    index = {name: position for position, name in enumerate([*SHADES, *others])}
     return {name: order[index[name] % len(order)] for name in names}
 
 
@@ -239,12 +239,12 @@ def draw_rankings(ranking: pd.DataFrame, agreement: tuple[float, float, float]) 
     shade = colors(sorted(names))
     figure = Figure(figsize=(11, 0.42 * len(names) + 2.2))
     axes = figure.subplots(1, 3, width_ratios=[1, 0.22, 1])
-    for place, rows, title in zip(
+    for half, rows, title in zip(
         (axes[0], axes[2]), sides, ("the paper's severities", "matched severities"), strict=True
     ):
-        _shift_bars(place, rows, shade)
-        place.set_title(title, fontsize=10)
-        place.set_xlabel("mean of 1 − cosine", fontsize=9)
+        _shift_bars(half, rows, shade)
+        half.set_title(title, fontsize=10)
+        half.set_xlabel("mean of 1 − cosine", fontsize=9)
     order = list(sides[1]["augmentation"])
     for rank, name in enumerate(names):
         axes[1].plot([0, 1], [rank, order.index(name)], color=shade[name], lw=1.5)
@@ -399,8 +399,8 @@ def draw_interpolation(curve: pd.DataFrame, alpha: float, tolerance: float) -> F
     across = "clean_top1" if "clean_top1" in curve else "alpha"
     axes.plot(curve[across], curve["shift"], "o-", color="0.5", ms=5)
     for row in curve.itertuples():
-        place = (getattr(row, across), row.shift)
-        axes.annotate(f"α {row.alpha:g}", place, (8, -3), textcoords="offset points", fontsize=8)
+        point = (getattr(row, across), row.shift)
+        axes.annotate(f"α {row.alpha:g}", point, (8, -3), textcoords="offset points", fontsize=8)
     chosen = curve[curve["alpha"] == alpha]
     axes.plot(chosen[across], chosen["shift"], "o", color="tab:red", ms=10, label="chosen")
     if across == "clean_top1":
@@ -730,8 +730,8 @@ def _mosaic(rows: list[list[np.ndarray]], titles: list[list[str]], head: str) ->
             left = margin + column * (side + gap)
             mosaic.paste(Image.fromarray(tile), (left, top))
             if told:
-                place = (left + side / 2, top - 3)
-                writing.text(place, told[column], "black", _font("DejaVuSans", 13), "md",
+                middle = (left + side / 2, top - 3)
+                writing.text(middle, told[column], "black", _font("DejaVuSans", 13), "md",
                              align="center")  # fmt: skip
     return mosaic
 

@@ -66,15 +66,15 @@ def report_run(run: Run, dataset: ViewDataset, logger: Logger | None = None) -> 
     }
     shown = [run.columns[m] for m in figures.shown_measures(run.summary, run.columns)]
     report = page.write_report(run.folder, title, shown_facts, notes, ranked, shown, clean, files)
-    places = [f"zero-shot on the clean views: {clean}"] if clean else []
-    places += [f"gaze: {gaze}", f"report: {report}"]
+    lines = [f"zero-shot on the clean views: {clean}"] if clean else []
+    lines += [f"gaze: {gaze}", f"report: {report}"]
     if isinstance(logger, WandbLogger):
         with tracking.optional_tracking():
             notes += tracking.track_results(logger, run, files)
-            places.append(tracking.run_place(logger))
+            lines.append(tracking.run_place(logger))
     elif logger is not None:
         logger.log_metrics(tracking.means(run))
-    terminal.print_summary(title, ranked, notes, places)
+    terminal.print_summary(title, ranked, notes, lines)
 
 
 def run_notes(run: Run) -> list[str]:

@@ -47,7 +47,7 @@ def print_summary(
     title: str,
     tables: Mapping[str, list[list[str]]],
     warnings: list[str],
-    places: list[str],
+    lines: list[str],
 ) -> None:
     """Print the tables, as many columns as fit, what limits their numbers, and where things lie.
 
@@ -55,7 +55,7 @@ def print_summary(
         title: Head of the tables.
         tables: The summary by severity, each from `clipshift.report.page.ranked_table`.
         warnings: Sentences.
-        places: Lines that name files.
+        lines: What else to say, as where files lie.
     """
     console = Console()
     if not console.is_terminal:
@@ -79,5 +79,5 @@ def print_summary(
             console.print(f"in the report as well: {', '.join(more)}", soft_wrap=True, markup=False)
     for warning in warnings:
         console.print(Text.assemble(("warning:", "yellow"), f" {warning}"), soft_wrap=True)
-    for place in places:
-        console.print(place, soft_wrap=True, highlight=False, markup=False)
+    for line in lines:
+        console.print(line, soft_wrap=True, highlight=False, markup=False)

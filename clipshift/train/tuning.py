@@ -37,9 +37,9 @@ def last_blocks(tower: nn.Module, blocks: int) -> nn.Module:
     last = {id(p) for block in found[-blocks:] for p in block.parameters()}
     within = {id(p) for block in found for p in block.parameters()}
     ordered = list(tower.named_parameters())
-    final = max(place for place, (_, p) in enumerate(ordered) if id(p) in within)
-    for place, (name, parameter) in enumerate(ordered):
-        follows = place > final or name == "proj"  # open_clip's, registered before the blocks
+    final = max(index for index, (_, p) in enumerate(ordered) if id(p) in within)
+    for index, (name, parameter) in enumerate(ordered):
+        follows = index > final or name == "proj"  # open_clip's, registered before the blocks
         parameter.requires_grad_(follows or id(parameter) in last)
     return tower
 

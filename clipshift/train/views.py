@@ -47,8 +47,8 @@ class RobustViews(Dataset[tuple[Tensor, Tensor, int]]):
     def __len__(self) -> int:
         return len(self.photos)
 
-    def __getitem__(self, place: tuple[int, int]) -> tuple[Tensor, Tensor, int]:
-        epoch, start = place
+    def __getitem__(self, position: tuple[int, int]) -> tuple[Tensor, Tensor, int]:
+        epoch, start = position
         for index in (*range(start, len(self)), *range(start)):
             item = self.photos[index]
             if not isinstance(item, Skipped):
