@@ -347,7 +347,8 @@ def load_photos(data: DictConfig) -> tuple[list[Photo], list[str]]:
     """The photos of a ``data`` configuration, and the classes of all photos in its source.
 
     ``skip`` and ``limit`` cut the source's list; of what they leave, ``skip_sample`` and ``sample``
-    cut a random order that depends on the photos' ids alone. The photos come in the list's order.
+    cut a random order that depends on the photos' ids alone. The photos come in the list's order,
+    and after them what the source leaves out (`Photo.left_out`), which counts in none of these.
 
     Raises:
         UserError: If there are none.
@@ -360,6 +361,8 @@ def load_photos(data: DictConfig) -> tuple[list[Photo], list[str]]:
         photos = shards(data.root, data.pattern)
     else:
         photos = captions(data.csv_file, data.root)
+    left_out = [photo for photo in photos if photo.left_out is not None]
+    photos = [photo for photo in photos if photo.left_out is None]
     classes = sorted({photo.label for photo in photos if photo.label is not None})
     if not photos:
         raise UserError(f"no photos in {data.root}")
@@ -371,7 +374,7 @@ def load_photos(data: DictConfig) -> tuple[list[Photo], list[str]]:
         raise UserError(
             f"data.skip_sample={data.skip_sample} leaves none of the {len(listed)} photos"
         )
-    return [listed[index] for index in sorted(drawn)], classes
+    return [listed[index] for index in sorted(drawn)] + left_out, classes
 
 
 def make_zero_shot(

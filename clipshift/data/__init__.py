@@ -2,6 +2,7 @@
 
 from clipshift.data.cache import Cache
 from clipshift.data.dataset import (
+    GONE,
     VIEW_SIZE,
     Batch,
     Skipped,
@@ -12,12 +13,14 @@ from clipshift.data.dataset import (
     clean_view,
     collate,
 )
+from clipshift.data.files import printable, read_json
 from clipshift.data.photos import Photo, UnreadablePhotoError, as_rgb, decode, keyed_order
 from clipshift.data.shards import shards
 from clipshift.data.sources import captions, folder, sample
 from clipshift.data.wordnet import is_wordnet_id
 
 __all__ = [
+    "GONE",
     "VIEW_SIZE",
     "Batch",
     "Cache",
@@ -36,6 +39,8 @@ __all__ = [
     "folder",
     "is_wordnet_id",
     "keyed_order",
+    "printable",
+    "read_json",
     "sample",
     "shards",
 ]

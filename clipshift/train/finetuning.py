@@ -347,11 +347,12 @@ def make_training(
 
 def _photos_of(cfg: DictConfig, part: str) -> tuple[list[Photo], list[str]]:
     try:
-        return load_photos(cfg.data[part])
+        photos, classes = load_photos(cfg.data[part])
     except UserError as error:
         options = "|".join(cfg.data[part])  # and nothing of a path that has "data." in it
         named = re.sub(rf"(?<![\w./-])data\.(?=({options})\b)", f"data.{part}.", str(error))
         raise UserError(named) from None
+    return [photo for photo in photos if photo.left_out is None], classes
 
 
 def make_callbacks(cfg: DictConfig, folder: Path) -> list[Callback]:
@@ -469,7 +470,7 @@ def overlap_notes(
 
 def _in_files(photos: Sequence[Photo]) -> set[tuple[Path, int]]:
     # not by ids: these are others where data.root is another folder above the same files
-    return {(photo.file.resolve(), photo.offset) for photo in photos}
+    return {(photo.file.resolve(), photo.offset) for photo in photos if photo.left_out is None}
 
 
 def compare_with_base(

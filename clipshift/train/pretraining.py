@@ -368,7 +368,8 @@ def pretrain(cfg: DictConfig, folder: Path) -> None:
     size = cfg.model_cfg.vision_cfg.image_size
 
     def load(pattern: str) -> Pixels:
-        photos = shards(root, pattern)[: cfg.data.limit]
+        listed = shards(root, pattern)
+        photos = [photo for photo in listed if photo.left_out is None][: cfg.data.limit]
         labels = [classes.index(photo.label) for photo in photos if photo.label is not None]
         if len(labels) < len(photos):
             raise UserError(f"{root}/{pattern}: photos without a label cannot be trained on")

@@ -1,0 +1,90 @@
+"""Files and names that users give, looked at before they are relied on."""
+
+import json
+import os
+import re
+import stat
+from pathlib import Path
+from typing import Any
+
+from clipshift.errors import UserError
+
+JSON_BYTES = 2**26
+"""The largest JSON file that is read."""
+
+UNPRINTABLE = re.compile("[\0-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
+"""Control characters, line separators, and what is no character at all."""
+
+
+def printable(text: str) -> str:
+    r"""A text in one line that every file and terminal can hold.
+
+    Args:
+        text: Any text. A byte that is not UTF-8 stands in it as Python's file functions give it, by
+            ``surrogateescape``.
+
+    Returns:
+        The text with control characters and line separators as Python escapes them, and bytes that
+        are not UTF-8 as ``\xNN``.
+
+    >>> print(printable("two\nlines"), printable("caf\udce9"))
+    two\nlines caf\xe9
+    """
+    return UNPRINTABLE.sub(_escaped, text)
+
+
+def _escaped(found: re.Match[str]) -> str:
+    code = ord(found[0])
+    if 0xDC80 <= code <= 0xDCFF:
+        return f"\\x{code - 0xDC00:x}"
+    return repr(found[0])[1:-1] if code < 0x80 else f"\\u{code:04x}"
+
+
+def existing(path: Any, kind: str, option: str) -> Path:
+    """The path, if there is a file or a folder there; otherwise a `UserError` naming the option.
+
+    A name that is a number, as of the folder 2024, comes from the command line as one.
+    """
+    said = printable(str(path))
+    if said != str(path):
+        raise UserError(
+            f"{option}={said} has characters that no table can hold: rename it or, if they are "
+            "letters, set PYTHONUTF8=1"
+        )
+    try:
+        found = Path(str(path)).expanduser()
+        there = found.is_dir() if kind == "folder" else found.is_file()
+    except (OSError, RuntimeError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise UserError(f"{kind} {path} cannot be read ({reason}): set {option}") from None
+    if not there:
+        raise UserError(f"no {kind} {path}: set {option} to an existing {kind}")
+    return found
+
+
+def path_in(top: Path, file: Path) -> str:
+    """A file's path below a folder, with slashes; bytes that are not UTF-8 by ``surrogateescape``.
+
+    It is the same whatever the encoding of file names in this process, which is ASCII under
+    ``LC_ALL=C PYTHONUTF8=0``.
+    """
+    return os.fsencode(file.relative_to(top).as_posix()).decode("utf-8", "surrogateescape")
+
+
+def read_json(file: Path) -> Any:
+    """What a JSON file holds.
+
+    Raises:
+        OSError: If it cannot be read.
+        ValueError: If it is no regular file, larger than 64 MiB, no JSON in UTF-8, or nested too
+            deeply.
+    """
+    status = file.stat()
+    if not stat.S_ISREG(status.st_mode):
+        raise ValueError("it is not a regular file")
+    if status.st_size > JSON_BYTES:
+        raise ValueError(f"it is larger than {JSON_BYTES >> 20} MiB")
+    try:
+        return json.loads(file.read_text(encoding="utf-8"))
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
