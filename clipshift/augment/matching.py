@@ -90,6 +90,8 @@ class Calibration:
             AttributeError, KeyError, TypeError: If it is not a calibration.
             ValueError: If it is one that `match_strength` cannot have made.
         """
+        if not isinstance(stored, Mapping):
+            raise TypeError
         fields: dict[str, Any] = dict(stored)
         matches = {name: Match(**match) for name, match in fields.pop("matches").items()}
         photos = [

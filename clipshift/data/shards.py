@@ -128,7 +128,8 @@ def _members(file: Path) -> list[tarfile.TarInfo]:
             raise UserError(f"{file} is not a regular file: set data.pattern to tar files")
         with tarfile.open(file, "r:", encoding="utf-8") as tar:
             for member in tar:
-                if member.size < 0:  # tarfile would go back, and round in circles
+                # tarfile would go back, and on in circles
+                if member.size < 0 or tar.offset < member.offset_data:
                     raise tarfile.ReadError("a member has a negative size")
                 members.append(member)
             assert tar.fileobj is not None
@@ -137,9 +138,9 @@ def _members(file: Path) -> list[tarfile.TarInfo]:
     except UserError:
         raise
     except OSError as error:
-        raise UserError(f"{file} cannot be read: {error.strerror or error}") from None
+        raise UserError(f"{file} cannot be read: {error.strerror or 'it is damaged'}") from None
     except Exception as error:  # tarfile raises all kinds on damaged files
-        reason = str(error).partition("\n")[0] or type(error).__name__
+        reason = printable(str(error).partition("\n")[0]) or type(error).__name__
         raise UserError(f"{file} is not a tar file, or compressed: {reason}") from None
     if len(rest) < tarfile.BLOCKSIZE or rest.strip(b"\0"):
         raise UserError(

@@ -107,12 +107,13 @@ def _below(top: Path) -> Iterator[tuple[Path, str | None]]:
             read[identity] = current
             for entry in found:
                 file = current / entry.name
-                if entry.is_dir():
+                is_link = entry.is_symlink()  # os.path, because entries raise on a link to itself
+                if os.path.isdir(file) if is_link else entry.is_dir():
                     if is_hidden(entry.name):
                         yield file, HIDDEN
                     else:
-                        (links if entry.is_symlink() else folders).append(file)
-                elif entry.is_file():
+                        (links if is_link else folders).append(file)
+                elif os.path.isfile(file) if is_link else entry.is_file():
                     yield file, None
                 else:
                     yield file, NOT_REGULAR if os.path.exists(file) else "a link to no file"

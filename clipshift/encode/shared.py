@@ -8,14 +8,21 @@ from torch import Tensor
 
 from clipshift.data import Cache
 from clipshift.encode.encoder import Encoder, Features, load_encoder
+from clipshift.encode.weights import check_finite
 
 
 @lru_cache(maxsize=2)
 def shared_encoder(
     architecture: str, pretrained: str | None, checkpoint: str | None, precision: str
 ) -> Encoder:
-    """`load_encoder`, once for all jobs of a process."""
-    return load_encoder(architecture, pretrained, checkpoint, precision)
+    """`load_encoder`, once for all jobs of a process.
+
+    Raises:
+        UserError: If it cannot be loaded, or has weights that are no numbers.
+    """
+    encoder = load_encoder(architecture, pretrained, checkpoint, precision)
+    check_finite(encoder.model, checkpoint or pretrained or architecture)
+    return encoder
 
 
 @lru_cache(maxsize=2)

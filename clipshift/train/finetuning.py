@@ -27,6 +27,7 @@ from clipshift.comparison import compare_runs
 from clipshift.config import MEASURED, plain, validate
 from clipshift.data import Batch, Photo, Skipped, View, ViewDataset, collate
 from clipshift.encode import Encoder, load_encoder, model_config
+from clipshift.encode.weights import check_finite
 from clipshift.errors import UserError
 from clipshift.evaluation import (
     ZeroShot,
@@ -45,13 +46,11 @@ from clipshift.results import data_fingerprint, write_csv, write_json
 from clipshift.train.export import PROVENANCE, export_model
 from clipshift.train.interpolation import choose_alpha, interpolated
 from clipshift.train.objectives import Objective
-from clipshift.train.resuming import LAST, last_checkpoint
+from clipshift.train.resuming import BEST, LAST, last_checkpoint, load_training
 from clipshift.train.tuning import plain_weights
 from clipshift.train.views import EpochSampler, RobustViews
 from clipshift.trainer import make_trainer
 from clipshift.versions import CODE_SHA256, package_versions
-
-BEST = "best.ckpt"
 
 STATES = {"state_dict", "current_model_state"}
 """Where a checkpoint has weights: those to keep and, beside a moving average, those in training."""
@@ -177,9 +176,13 @@ class Finetuning(ShiftValidation):
         self.log("train/loss", loss, prog_bar=True)
         return loss
 
+    def trained_weights(self) -> dict[str, Tensor]:
+        """What is trained, by name."""
+        return {name: p for name, p in self.named_parameters() if p.requires_grad}
+
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Leave out what is frozen: the base has it."""
-        trained = {name for name, p in self.named_parameters() if p.requires_grad}
+        trained = self.trained_weights()
         for state in STATES & checkpoint.keys():
             checkpoint[state] = {n: v for n, v in checkpoint[state].items() if n in trained}
 
@@ -253,7 +256,10 @@ def finetune(cfg: DictConfig, folder: Path) -> None:
     evaluations = compose_evaluations(cfg, folder)
     pl.seed_everything(cfg.seed, verbose=False)
     base = load_encoder(cfg.model.architecture, cfg.model.pretrained, cfg.model.checkpoint)
+    check_finite(base.model, cfg.model.checkpoint or cfg.model.architecture)
     module, views, held = make_training(cfg, base)
+    if last is not None:
+        load_training(last, "meta", module.trained_weights())
     trained, judged = views.photos.photos, held.dataset.photos  # type: ignore[attr-defined]
     notes = overlap_notes(evaluations, trained, judged)
     with started_logger(cfg, "finetune", [cfg.model.name]) as logger:
@@ -373,9 +379,12 @@ def best_weights(module: Finetuning, folder: Path) -> dict[str, Tensor]:
     """The image tower's weights of the epoch with the smallest shift of the validation photos.
 
     Of the last one where training ended before it was ever judged.
+
+    Raises:
+        UserError: If the checkpoint is damaged.
     """
     file = folder / (BEST if (folder / BEST).exists() else LAST)
-    weights = torch.load(file, map_location="cpu", weights_only=True)["state_dict"]
+    weights = load_training(file, "cpu", module.trained_weights())["state_dict"]
     module.load_state_dict(weights, strict=False)
     return plain_weights(module.student.model.visual)
 

@@ -1,5 +1,6 @@
 """Train a small open_clip dual encoder from scratch on labelled photos in shards."""
 
+import contextlib
 import hashlib
 import json
 import logging
@@ -16,7 +17,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.callbacks import EMAWeightAveraging, LearningRateMonitor, ModelCheckpoint
 from pytorch_lightning.utilities.types import OptimizerLRSchedulerConfig
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -26,13 +27,13 @@ from torchmetrics.classification import MulticlassAccuracy
 from tqdm import tqdm
 
 from clipshift.config import validate
-from clipshift.data.photos import Photo, decode
+from clipshift.data.photos import Photo, UnreadablePhotoError, decode
 from clipshift.data.shards import class_names, class_wnids, shards
 from clipshift.encode import tiny  # noqa: F401  (registers the image tower with timm)
 from clipshift.errors import UserError
 from clipshift.report.tracking import track_checkpoint
 from clipshift.train.export import export_model
-from clipshift.train.resuming import LAST, last_checkpoint
+from clipshift.train.resuming import LAST, last_checkpoint, load_training
 from clipshift.train.views import Shuffled
 from clipshift.trainer import make_trainer
 
@@ -142,10 +143,17 @@ def random_views(
 
 
 def load_pixels(photos: list[Photo], size: int) -> Tensor:
-    """All photos in memory, squashed to one size: (N, 3, size, size), uint8."""
+    """All photos in memory, squashed to one size: (N, 3, size, size), uint8.
+
+    Raises:
+        UserError: If one cannot be read.
+    """
     pixels = np.empty((len(photos), size, size, 3), np.uint8)
     for row, photo in enumerate(tqdm(photos, desc="photos", mininterval=5)):
-        image = decode(photo.read())
+        try:
+            image = decode(photo.read())
+        except (OSError, UnreadablePhotoError) as error:
+            raise UserError(f"{photo.id} cannot be read: {error}") from None
         if image.size != (size, size):
             image = image.resize((size, size))
         pixels[row] = np.asarray(image)
@@ -323,8 +331,9 @@ def _teacher(cfg: dict[str, Any], data: Pixels, root: Path, file: Path, seed: in
     pixels, labels = data.columns["pixels"], data.columns["labels"]
     photos = hashlib.sha256(pixels.numpy().data).hexdigest()
     setting = json.dumps({"teacher": cfg, "photos": photos, "seed": seed}, sort_keys=True)
-    if file.exists():
-        with safe_open(file, "pt") as stored:
+    if file.is_file():
+        # what is damaged is made anew
+        with contextlib.suppress(SafetensorError), safe_open(file, "pt") as stored:
             if stored.metadata() == {"setting": setting}:
                 return stored.get_tensor("logits")
     try:
@@ -395,6 +404,9 @@ def pretrain(cfg: DictConfig, folder: Path) -> None:
         seed=cfg.seed,
         **settings["optimization"],
     )
+    last = last_checkpoint(folder, settings)
+    if last is not None:
+        load_training(last, "meta", module.state_dict())
     trainer = make_trainer(
         settings["trainer"],
         logger=instantiate(cfg.logger) if cfg.logger else False,
@@ -417,9 +429,9 @@ def pretrain(cfg: DictConfig, folder: Path) -> None:
             collate_fn=_whole,
         ),
         DataLoader(val, 250, collate_fn=_whole),
-        ckpt_path=last_checkpoint(folder, settings),
+        ckpt_path=last,
     )
-    averaged = torch.load(folder / LAST, map_location="cpu", weights_only=True)["state_dict"]
+    averaged = load_training(folder / LAST, "cpu", module.state_dict())["state_dict"]
     module.load_state_dict(averaged)
     # Batch norm's running statistics belong to the weights on the way, not to their average
     # (Izmailov et al., "Averaging Weights Leads to Wider Optima", 2018, arXiv:1803.05407, 3.3).
