@@ -98,7 +98,7 @@ def test_names_that_are_no_text_get_ids_that_tables_hold(hub_folder: Path, tmp_p
     assert set(skipped["photo"]) == set(ESCAPED[::2])
 
 
-ASCII = {"LC_ALL": "C", "PYTHONUTF8": "0"}
+ASCII = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONIOENCODING": "ascii:replace"}
 """The environment of a process whose file names and terminal are ASCII."""
 LISTING = """
 import sys
@@ -231,21 +231,26 @@ def test_a_folder_that_cannot_be_read_is_listed() -> None:
     assert "Permission denied" in alone
 
 
-def test_folders_may_be_nested_as_deep_as_the_system_reads_them(tmp_path: Path) -> None:
-    """Beyond 4,096 characters Linux opens no path; Python itself would stop at 1,000 folders."""
-    top = os.open(tmp_path, os.O_RDONLY)
-    at = top
-    for _ in range(2100):
-        os.mkdir("a", dir_fd=at)
-        deeper = os.open("a", os.O_RDONLY, dir_fd=at)
+def nest(top: Path, name: str, depth: int) -> None:
+    """A photo below as many folders of one name, which may be more than a path can have."""
+    at = os.open(top, os.O_RDONLY)
+    for _ in range(depth):
+        os.mkdir(name, dir_fd=at)
+        deeper = os.open(name, os.O_RDONLY, dir_fd=at)
         os.close(at)
         at = deeper
+    os.close(os.open("x.png", os.O_CREAT, dir_fd=at))
     os.close(at)
-    write(tmp_path, "a/" * 1200 + "x.png", "y.png")
+
+
+def test_folders_may_be_nested_as_deep_as_the_system_reads_them(tmp_path: Path) -> None:
+    """Python calls 1,000 functions deep, and Linux opens no path of more than 4,096 characters."""
+    nest(tmp_path, "a", 1100)
+    nest(tmp_path, "b" * 250, 20)
     found = folder(str(tmp_path))
-    assert len(ids(found)) == 2
+    assert ids(found) == ["a/" * 1100 + "x.png"]
     assert list(left_out(found).values()) == [os.strerror(errno.ENAMETOOLONG)]
-    subprocess.run(["rm", "-rf", str(tmp_path / "a")], check=True)
+    subprocess.run(["rm", "-rf", str(tmp_path / "a"), str(tmp_path / ("b" * 250))], check=True)
 
 
 def test_what_is_hidden_is_no_class_and_is_listed(tmp_path: Path) -> None:

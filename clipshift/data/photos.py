@@ -126,7 +126,7 @@ def decode(encoded: bytes) -> Image.Image:
     except UnidentifiedImageError:
         raise UnreadablePhotoError("not an image") from None
     except Exception as error:  # Pillow's decoders raise all kinds on damaged files
-        reason = str(error).partition("\n")[0]
+        reason = printable(str(error).partition("\n")[0])
         raise UnreadablePhotoError(reason or type(error).__name__) from None
 
 
