@@ -42,7 +42,7 @@ from clipshift.data.dataset import pixels_of
 from clipshift.data.listing import opened_endings
 from clipshift.data.photos import photo_id
 from clipshift.encode import load_encoder
-from clipshift.errors import UserError
+from clipshift.errors import UserError, one_line
 from clipshift.train.resuming import BEST, LAST, SETTINGS, last_checkpoint
 
 COUNT = int(os.environ.get("CLIPSHIFT_FUZZ", "300"))
@@ -95,7 +95,8 @@ def ends_well(call: Callable[[], Any]) -> Any:
             return call()
         except UserError as error:
             said = str(error)
-    assert said.isprintable(), ascii(said)
+    assert "\n" not in said
+    assert one_line(said).isprintable(), ascii(said)
     return None
 
 

@@ -13,7 +13,7 @@ from clipshift.data.dataset import (
     clean_view,
     collate,
 )
-from clipshift.data.files import printable, read_json
+from clipshift.data.files import read_json
 from clipshift.data.photos import Photo, UnreadablePhotoError, as_rgb, decode, keyed_order
 from clipshift.data.shards import shards
 from clipshift.data.sources import captions, folder, sample
@@ -39,7 +39,6 @@ __all__ = [
     "folder",
     "is_wordnet_id",
     "keyed_order",
-    "printable",
     "read_json",
     "sample",
     "shards",

@@ -2,42 +2,14 @@
 
 import json
 import os
-import re
 import stat
 from pathlib import Path
 from typing import Any
 
-from clipshift.errors import UserError
+from clipshift.errors import UserError, printable
 
 JSON_BYTES = 2**26
 """The largest JSON file that is read."""
-
-UNPRINTABLE = re.compile("[\0-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
-"""Control characters, line separators, and what is no character at all."""
-
-
-def printable(text: str) -> str:
-    r"""A text in one line that every file and terminal can hold.
-
-    Args:
-        text: Any text. A byte that is not UTF-8 stands in it as Python's file functions give it, by
-            ``surrogateescape``.
-
-    Returns:
-        The text with control characters and line separators as Python escapes them, and bytes that
-        are not UTF-8 as ``\xNN``.
-
-    >>> print(printable("two\nlines"), printable("caf\udce9"))
-    two\nlines caf\xe9
-    """
-    return UNPRINTABLE.sub(_escaped, text)
-
-
-def _escaped(found: re.Match[str]) -> str:
-    code = ord(found[0])
-    if 0xDC80 <= code <= 0xDCFF:
-        return f"\\x{code - 0xDC00:x}"
-    return repr(found[0])[1:-1] if code < 0x80 else f"\\u{code:04x}"
 
 
 def existing(path: Any, kind: str, option: str) -> Path:

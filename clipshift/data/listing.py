@@ -6,9 +6,8 @@ from pathlib import Path, PurePosixPath
 
 from PIL import Image
 
-from clipshift.data.files import printable
 from clipshift.data.photos import POSTSCRIPT, Photo, photo_id
-from clipshift.errors import UserError
+from clipshift.errors import UserError, printable
 
 HIDDEN = "hidden, as what programs keep for themselves: rename it if it is to be measured"
 NOT_REGULAR = "not a regular file"

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from clipshift.data.files import printable
+from clipshift.errors import printable
 
 POSTSCRIPT = "EPS"
 """The format of Pillow that is a program, and is run by Ghostscript: it is never opened."""

@@ -4,11 +4,11 @@ import tarfile
 from pathlib import Path
 from typing import BinaryIO
 
-from clipshift.data.files import existing, path_in, printable, read_json
+from clipshift.data.files import existing, path_in, read_json
 from clipshift.data.listing import Listing
 from clipshift.data.photos import Photo, photo_id
 from clipshift.data.wordnet import class_name
-from clipshift.errors import UserError
+from clipshift.errors import UserError, printable
 
 LABEL_BYTES = 32
 """The longest ``KEY.cls``."""

@@ -7,11 +7,11 @@ from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import TextIO
 
-from clipshift.data.files import existing, path_in, printable
+from clipshift.data.files import existing, path_in
 from clipshift.data.listing import HIDDEN, NO_FILE, NOT_REGULAR, Listing, is_hidden
 from clipshift.data.photos import Photo, photo_id
 from clipshift.data.wordnet import class_name
-from clipshift.errors import UserError
+from clipshift.errors import UserError, printable
 
 # Photographs that come inside the scikit-image wheel (public domain or CC0).
 SAMPLE = {
