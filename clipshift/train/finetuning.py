@@ -258,8 +258,9 @@ def finetune(cfg: DictConfig, folder: Path) -> None:
     base = load_encoder(cfg.model.architecture, cfg.model.pretrained, cfg.model.checkpoint)
     check_finite(base.model, cfg.model.checkpoint or cfg.model.architecture)
     module, views, held = make_training(cfg, base)
-    if last is not None:
-        load_training(last, "meta", module.trained_weights())
+    for checkpoint in (folder / LAST, folder / BEST):
+        if last is not None and checkpoint.exists():
+            load_training(checkpoint, "meta", module.trained_weights())
     trained, judged = views.photos.photos, held.dataset.photos  # type: ignore[attr-defined]
     notes = overlap_notes(evaluations, trained, judged)
     with started_logger(cfg, "finetune", [cfg.model.name]) as logger:

@@ -49,7 +49,7 @@ def last_checkpoint(folder: Path, options: Mapping[str, Any]) -> Path | None:
         raise UserError(_damaged(file)) from None
     for checkpoint in (folder / LAST, folder / BEST):
         if checkpoint.exists():
-            load_training(checkpoint, "meta")
+            load_training(checkpoint, "meta")  # a mistake is told before a model is loaded
     if differing := [name for name in wanted if begun.get(name) != wanted[name]]:
         raise UserError(
             f"{folder} holds a training with other options ({', '.join(differing)}): "
