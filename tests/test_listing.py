@@ -371,8 +371,8 @@ def test_photos_that_go_while_a_run_goes_on_say_so(tmp_path: Path) -> None:
 # --- shards --------------------------------------------------------------------------------------
 
 
-def write_shard(file: Path, members: dict[str, bytes], **options: str) -> None:
-    with tarfile.open(file, "w", **options) as tar:  # type: ignore[call-overload]
+def write_shard(file: Path, members: dict[str, bytes]) -> None:
+    with tarfile.open(file, "w", format=tarfile.GNU_FORMAT, encoding="utf-8") as tar:
         for name, content in members.items():
             member = tarfile.TarInfo(name)
             member.size = len(content)
