@@ -553,7 +553,8 @@ def test_a_training_goes_on_from_its_own_whole_checkpoints_alone(
             for key, value in changed["state_dict"].items()
         )
         refused(name)
-        for content in ([1, 2], stored["state_dict"], stored | {"state_dict": [1]}):
+        alone = {"state_dict": stored["state_dict"]}
+        for content in ([1, 2], stored["state_dict"], alone, stored | {"state_dict": [1]}):
             torch.save(content, tmp_path / name)
             refused(name)
         (tmp_path / name).unlink()
