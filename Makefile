@@ -5,7 +5,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: help evaluate test lint format clean
+.PHONY: help evaluate test fuzz lint format clean
 
 help:  ## List the commands
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -21,6 +21,10 @@ evaluate: $(READY)  ## Set up, and measure the shift of the built-in photographs
 # Two processes of one thread each: tests are small, and threads that wait for one another cost more than they save.
 test: $(READY)  ## Run all tests: ARGS="-k gaze" chooses some
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses=2 --dist=loadfile $(ARGS)
+
+fuzz: $(READY)  ## Damage more files than the tests do: COUNT=10000 photos, SEED=2
+	OMP_NUM_THREADS=1 CLIPSHIFT_FUZZ=$(or $(COUNT),3000) CLIPSHIFT_FUZZ_SEED=$(or $(SEED),1) \
+		$(BIN)/python -m pytest tests/test_fuzz.py $(ARGS)
 
 lint: $(READY)  ## Check style, types and who imports whom
 	$(BIN)/ruff check .

@@ -17,6 +17,7 @@ import pytorch_lightning as pl
 import torch
 import yaml
 from hydra.utils import get_class
+from hypothesis import HealthCheck, settings
 from safetensors.torch import save_file
 from torch import Tensor
 from torch.utils.data import DataLoader, default_collate
@@ -48,6 +49,16 @@ from clipshift.measure import (
 from clipshift.results import Measured, Records, shift_table
 
 os.environ["CLIPSHIFT_CACHE"] = tempfile.mkdtemp(prefix="clipshift-cache-")
+
+# The same examples every time; deadlines are for fast machines.
+settings.register_profile(
+    "clipshift",
+    derandomize=True,
+    max_examples=60,
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow],
+)
+settings.load_profile("clipshift")
 
 ROOT = Path(__file__).resolve().parent.parent
 MEASURED = COLUMNS | {

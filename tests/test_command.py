@@ -107,7 +107,7 @@ def test_parts_check_their_own_parameters(override: str, expected: str) -> None:
         (["experiment=robustify_demo", "data.val.skip=14"], "data.val.skip=14 leaves none"),
         (
             ["experiment=robustify_demo", "data@data.train=folder", "data.train.root=/no/data.1"],
-            "no folder /no/data.1: set data.train.root to",
+            "data.train.root: no folder /no/data.1",
         ),
     ],
 )

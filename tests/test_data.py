@@ -5,7 +5,6 @@ import io
 import json
 import re
 import shutil
-import tarfile
 import unicodedata
 from pathlib import Path
 
@@ -23,6 +22,7 @@ from clipshift.cli.command import compose_config
 from clipshift.cli.evaluate import evaluate
 from clipshift.cli.train import compose_evaluations, overlap_notes
 from clipshift.data import (
+    GONE,
     Photo,
     Skipped,
     UnreadablePhotoError,
@@ -33,9 +33,7 @@ from clipshift.data import (
     folder,
     keyed_order,
     sample,
-    shards,
 )
-from clipshift.data.shards import class_names
 from clipshift.data.wordnet import class_name
 from clipshift.errors import UserError
 from clipshift.evaluate.loading import UnrepeatedSampler
@@ -95,10 +93,6 @@ def test_what_is_no_photo_says_why(content: bytes, reason: str) -> None:
     assert str(caught.value)
 
 
-FORMATS = ("jpeg", "png", "webp", "gif", "bmp", "tiff", "dds", "avif", "jpeg2000", "ico", "ppm",
-           "sgi", "tga", "blp")  # fmt: skip
-
-
 def unreadable(content: bytes) -> str:
     """Why bytes are no photo; empty if they are one."""
     try:
@@ -106,34 +100,6 @@ def unreadable(content: bytes) -> str:
     except UnreadablePhotoError as error:
         return str(error) or "no reason"
     return ""
-
-
-@pytest.mark.parametrize("kind", FORMATS)
-def test_whatever_a_damaged_file_does_to_its_decoder_it_is_unreadable_or_a_photo(kind: str) -> None:
-    """Forty files of each format with bytes changed, cut or repeated: never another exception."""
-    rng = np.random.default_rng(0)
-    image = Image.fromarray(rng.integers(0, 256, (40, 40, 3), dtype=np.uint8))
-    exif = Image.Exif()
-    exif[274], exif[296] = 6, 2  # orientation, so that it is transposed, and resolution unit
-    file = io.BytesIO()
-    image = image.quantize(16) if kind == "blp" else image
-    if kind.upper() not in Image.registered_extensions().values():
-        pytest.skip(f"Pillow was built without {kind}")
-    image.save(file, kind, **({"exif": exif} if kind in ("jpeg", "png", "webp", "tiff") else {}))
-    whole = file.getvalue()
-    reasons = []
-    for _ in range(40):
-        damaged = bytearray(whole)
-        for position in rng.integers(len(damaged), size=rng.integers(1, 12)):
-            damaged[position] = rng.integers(256)
-        for position in rng.integers(min(200, len(damaged)), size=rng.integers(0, 4)):
-            damaged[position] = rng.integers(256)  # headers matter most
-        if rng.random() < 0.2:
-            del damaged[int(rng.integers(len(damaged))) :]
-        reasons.append(unreadable(bytes(damaged)))
-    assert any(reasons)
-    assert "no reason" not in reasons
-    assert not any("\n" in reason for reason in reasons)
 
 
 def test_a_decoder_may_raise_anything() -> None:
@@ -163,7 +129,7 @@ def test_a_bad_photo_is_skipped_and_the_others_are_not(tmp_path: Path) -> None:
     items = [dataset[index] for index in range(4)]
     assert [type(item) for item in items] == [View, Skipped, View, Skipped]
     assert items[1].reason == "not an image"
-    assert items[3].reason == "No such file or directory"
+    assert items[3].reason == GONE
     single = items[2].pixels
     assert single.shape == (3, 224, 224)
     assert single.std(dim=(1, 2)).max() == 0
@@ -179,12 +145,14 @@ def test_folder_names_are_labels_and_order_is_fixed(tmp_path: Path) -> None:
         ("dog/1.png", "dog"),
         ("dog/2.JPG", "dog"),
         ("top.bmp", None),
+        ("*.txt", None),
     ]
 
 
 def test_captions_gather_by_image(tmp_path: Path) -> None:
     (tmp_path / "images").mkdir()
-    (tmp_path / "images" / "b.png").write_bytes(encoded(CAT, "png"))
+    for name in ("a.png", "b.png"):
+        (tmp_path / "images" / name).write_bytes(encoded(CAT, "png"))
     table = tmp_path / "captions.csv"
     table.write_text('image,caption\nb.png,a cat\na.png,"one, two"\nb.png,the cat\n')
     photos = captions(str(table))
@@ -205,19 +173,12 @@ def test_captions_gather_by_image(tmp_path: Path) -> None:
 
 
 def test_missing_and_empty_folders(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"no folder .*data\.root"):
+    with pytest.raises(UserError, match=r"no folder "):
         folder(str(tmp_path / "nowhere"))
     with pytest.raises(UserError, match=r"no images in folder .*data\.root"):
         folder(str(tmp_path))
-    with pytest.raises(UserError, match=r"no file .*data\.csv_file"):
+    with pytest.raises(UserError, match=r"no file "):
         captions(str(tmp_path / "nowhere.csv"))
-
-
-def test_damaged_class_lists_of_shards(tmp_path: Path) -> None:
-    for content in ("{", "[]", '{"wnids": []}', '{"names": [1]}'):
-        (tmp_path / "classes.json").write_text(content)
-        with pytest.raises(UserError, match=r"classes\.json is damaged"):
-            class_names(tmp_path)
 
 
 def test_sample_is_there_labelled_and_captioned() -> None:
@@ -279,18 +240,6 @@ def test_two_files_with_one_id_are_told_of(tmp_path: Path) -> None:
         captions(str(table))
     table.write_text(f"image,caption\n{DECOMPOSED}.png,b\n", encoding="utf-8")
     assert captions(str(table))[0].file.name == f"{DECOMPOSED}.png"
-
-
-def test_two_shards_with_one_name_are_told_of(tmp_path: Path) -> None:
-    (tmp_path / "classes.json").write_text(json.dumps({"names": ["cat"]}))
-    (tmp_path / "0.jpg").write_bytes(encoded(CAT, "jpeg"))
-    for part in ("a", "b"):
-        (tmp_path / part).mkdir()
-        with tarfile.open(tmp_path / part / "x.tar", "w") as tar:
-            tar.add(tmp_path / "0.jpg", "./0.jpg")
-    assert [photo.id for photo in shards(tmp_path, "a/*.tar")] == ["x/0"]
-    with pytest.raises(UserError, match="two photos have the id x/0"):
-        shards(tmp_path, "*/*.tar")
 
 
 # --- classes called by WordNet ids ---------------------------------------------------------------

@@ -3,6 +3,8 @@
 import copy
 import json
 import math
+import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -17,7 +19,7 @@ import torch
 from conftest import MEASURED, ROOT, first_loss
 from omegaconf import DictConfig
 from PIL import Image
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from scipy.stats import chisquare
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, normalize
@@ -27,6 +29,7 @@ from clipshift.augment.keyed import Draws
 from clipshift.cli.build import load_photos, make_augmentations
 from clipshift.cli.command import compose_config
 from clipshift.cli.config import plain
+from clipshift.cli.evaluate import evaluate
 from clipshift.cli.train import compose_evaluations, finetune, make_training, overlap_notes
 from clipshift.data import Photo, sample
 from clipshift.encode import Encoder, ZeroShot, load_encoder
@@ -44,6 +47,7 @@ from clipshift.train.objectives import (
     Objective,
     TeCoA,
 )
+from clipshift.train.resuming import BEST, LAST, SETTINGS
 from clipshift.train.views import EpochSampler, RobustViews
 
 
@@ -515,6 +519,79 @@ def test_started_again_it_ends_as_if_uninterrupted(
     record.write_text("{}")
     with pytest.raises(UserError, match="is damaged"):
         trained_augmentations(str(record.parent))
+
+
+def test_a_training_goes_on_from_its_own_whole_checkpoints_alone(
+    hub_folder: Path, tmp_path: Path
+) -> None:
+    cfg = configured(hub_folder, "tune=layernorm", "trainer.max_epochs=1", "alphas=[0,1]",
+                     "data.val.limit=2")  # fmt: skip
+    finetune(cfg, tmp_path)
+    kept = {name: (tmp_path / name).read_bytes() for name in (LAST, BEST, SETTINGS)}
+
+    def refused(name: str) -> None:
+        with pytest.raises(UserError, match=f"is damaged: {name} is not whole") as error:
+            finetune(cfg, tmp_path)
+        assert "\n" not in str(error.value)
+        (tmp_path / name).write_bytes(kept[name])
+
+    for name in (LAST, BEST):
+        (tmp_path / name).write_bytes(kept[name][: len(kept[name]) // 2])
+        refused(name)
+        stored = torch.load(tmp_path / name, weights_only=True)
+        weight = stored["state_dict"]["student.model.visual.ln_pre.weight"].numpy().tobytes()
+        flipped = bytearray(kept[name])
+        flipped[kept[name].index(weight) + 1] ^= 1
+        (tmp_path / name).write_bytes(flipped)
+        changed = torch.load(tmp_path / name, weights_only=True)  # torch itself does not notice
+        assert any(
+            not torch.equal(value, stored["state_dict"][key])
+            for key, value in changed["state_dict"].items()
+        )
+        refused(name)
+        alone = {"state_dict": stored["state_dict"]}
+        for content in ([1, 2], stored["state_dict"], alone, stored | {"state_dict": [1]}):
+            torch.save(content, tmp_path / name)
+            refused(name)
+        (tmp_path / name).unlink()
+        os.mkfifo(tmp_path / name)
+        with pytest.raises(UserError, match=f"is damaged: {name} is not whole"):
+            finetune(cfg, tmp_path)
+        (tmp_path / name).unlink()
+        (tmp_path / name).mkdir()
+        with pytest.raises(UserError, match=f"is damaged: {name} is not whole"):
+            finetune(cfg, tmp_path)
+        (tmp_path / name).rmdir()
+        (tmp_path / name).write_bytes(kept[name])
+    for content in ("[]", "{", "[" * 10**5):
+        (tmp_path / SETTINGS).write_text(content)
+        refused(SETTINGS)
+    other = {key: value[:1] for key, value in stored["state_dict"].items()}
+    for name in (LAST, BEST):  # of another model
+        torch.save(stored | {"state_dict": other}, tmp_path / name)
+        refused(name)
+    finetune(cfg, tmp_path)
+
+
+@pytest.mark.parametrize("number", [math.nan, math.inf, -math.inf])
+def test_weights_that_are_no_numbers_are_refused(
+    hub_folder: Path, tmp_path: Path, number: float
+) -> None:
+    folder = tmp_path / "model"
+    shutil.copytree(hub_folder, folder)
+    file = folder / "open_clip_model.safetensors"
+    weights = load_file(file)
+    weights["visual.ln_post.bias"][3] = number
+    save_file(weights, file)
+    evaluation = compose_config("evaluate", [f"model.checkpoint={folder}", "logger=none"])
+    training = compose_config(
+        "train", ["experiment=robustify_demo", f"model.checkpoint={folder}", "logger=none"]
+    )
+    for start, cfg in ((evaluate, evaluation), (finetune, training)):
+        with pytest.raises(UserError, match=r"NaN or infinite, in 1 of .*\.ln_post\.bias") as error:
+            start(cfg, tmp_path / "run")
+        assert str(folder) in str(error.value)
+        assert not any((tmp_path / "run").glob("*.parquet"))
 
 
 def test_the_best_epoch_is_exported_and_not_the_last(

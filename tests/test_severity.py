@@ -4,6 +4,7 @@ import hashlib
 import io
 import json
 import math
+import os
 import shutil
 from itertools import pairwise
 from pathlib import Path
@@ -324,7 +325,7 @@ def with_file(file: Path, stored: dict[str, Any], *overrides: str) -> Calibratio
     return calibration_for(compose_config("evaluate", given), sample(), {})
 
 
-@pytest.mark.parametrize("strength", [0, -1, math.nan, math.inf])
+@pytest.mark.parametrize("strength", [0, -5, 1e300, 2**12 + 1, math.nan, math.inf])
 def test_strengths_that_no_calibration_can_find_are_refused(
     tmp_path: Path, strength: float
 ) -> None:
@@ -332,6 +333,47 @@ def test_strengths_that_no_calibration_can_find_are_refused(
     stored = calibration(CalibrationPhoto("a"), strength=strength).as_json()
     with pytest.raises(UserError, match=r"calibration\.json is damaged: the strength of noise is"):
         with_file(file, stored)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"matches": {"noise": {"strength": 0.1, "realised": 0.9, "reached": True}}},
+        {"matches": {"noise": {"strength": "much", "realised": 0.7, "reached": True}}},
+        {"matches": [1]},
+        {"photos": [{"id": 1, "sha256": "00", "length": 1}]},
+        {"photos": [{"id": "a", "sha256": ["00"], "length": 1}]},
+        {"photos": 3},
+        {"parameters": {"noise": 1}},
+        {"parameters": {}},
+        {"target": None},
+        {"target": -1},
+    ],
+)
+def test_a_calibration_of_any_other_shape_is_one_line(
+    tmp_path: Path, change: dict[str, object]
+) -> None:
+    stored = calibration(CalibrationPhoto("a", "00" * 32, 7)).as_json() | change
+    with pytest.raises(UserError, match=r"calibration\.json (is damaged|is not|lacks)") as error:
+        with_file(tmp_path / "calibration.json", stored)
+    assert "\n" not in str(error.value)
+
+
+def test_a_calibration_is_a_file_of_json(tmp_path: Path) -> None:
+    file = tmp_path / "calibration.json"
+    cfg = compose_config("evaluate", ["logger=none", "aug=noise", f"matching.file={file}"])
+    for content in ("", "[]", "3", "[" * 10**6, '"text"'):
+        file.write_text(content)
+        with pytest.raises(UserError, match=r"is not a calibration\.json of clipshift"):
+            calibration_for(cfg, sample(), {})
+    file.unlink()
+    for make in (os.mkfifo, Path.mkdir, lambda path: path.symlink_to("/dev/zero")):
+        make(file)
+        with pytest.raises(UserError, match=r"is not a calibration\.json .*not a regular file"):
+            calibration_for(cfg, sample(), {})
+        file.rmdir() if file.is_dir() else file.unlink()
+    with pytest.raises(UserError, match="no calibration"):
+        calibration_for(cfg, sample(), {})
 
 
 def test_options_that_contradict_a_stored_calibration_are_refused(tmp_path: Path) -> None:

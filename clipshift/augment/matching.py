@@ -88,8 +88,10 @@ class Calibration:
 
         Raises:
             AttributeError, KeyError, TypeError: If it is not a calibration.
-            ValueError: If a number in it is out of range.
+            ValueError: If it is one that `match_strength` cannot have made.
         """
+        if not isinstance(stored, Mapping):
+            raise TypeError
         fields: dict[str, Any] = dict(stored)
         matches = {name: Match(**match) for name, match in fields.pop("matches").items()}
         photos = [
@@ -99,13 +101,32 @@ class Calibration:
             for photo in fields.pop("photos")
         ]
         for name, match in matches.items():
-            if not (math.isfinite(match.strength) and match.strength > 0):
+            if not WEAKEST <= match.strength <= STRONGEST:
                 raise ValueError(f"the strength of {name} is {match.strength}")
             if not math.isfinite(match.realised):
                 raise ValueError(f"the realised distortion of {name} is {match.realised}")
-        if not (math.isfinite(fields["target"]) and fields["target"] > 0):
-            raise ValueError(f"the target is {fields['target']}")
-        return cls(**fields, matches=matches, photos=photos)
+            if match.reached != is_reached(match.realised, fields["target"]):
+                raise ValueError(f"{name} came to {match.realised}, reached is {match.reached}")
+        made = cls(**fields, matches=matches, photos=photos)
+        if not (math.isfinite(made.target) and made.target > 0):
+            raise ValueError(f"the target is {made.target}")
+        if not all(map(_is_calibration_photo, photos)):
+            raise TypeError
+        if not all(isinstance(drawn_from, dict) for drawn_from in made.parameters.values()):
+            raise TypeError
+        return made
+
+
+def is_reached(realised: float, target: float) -> bool:
+    """Whether a mean distortion is its target, to within half a per cent."""
+    return abs(realised - target) <= TOLERANCE * target
+
+
+def _is_calibration_photo(photo: CalibrationPhoto) -> bool:
+    return isinstance(photo.id, str) and (
+        (photo.sha256 is None and photo.length is None)
+        or (isinstance(photo.sha256, str) and isinstance(photo.length, int))
+    )
 
 
 def match_strength(
@@ -143,7 +164,7 @@ def match_strength(
             break
         low = high
     strength, realised = min(tried.items(), key=lambda pair: abs(pair[1] - target))
-    return Match(strength, realised, abs(realised - target) <= TOLERANCE * target)
+    return Match(strength, realised, is_reached(realised, target))
 
 
 def displacement(

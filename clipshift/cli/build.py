@@ -13,7 +13,7 @@ from clipshift.augment import LADDER, MATCHED, Augmentation
 from clipshift.augment.matching import Calibration
 from clipshift.checks import checked, rising
 from clipshift.cli.config import plain
-from clipshift.data import Cache, Photo, captions, folder, keyed_order, sample, shards
+from clipshift.data import Cache, Photo, select
 from clipshift.encode import Encoder, load_encoder
 from clipshift.errors import UserError, one_line
 from clipshift.evaluate import Evaluation
@@ -50,35 +50,31 @@ def encoder_for(
     return load_encoder(architecture, pretrained, checkpoint, precision)
 
 
-def load_photos(data: DictConfig) -> tuple[list[Photo], list[str]]:
+SELECTION = ("skip", "limit", "skip_sample", "sample")
+LOADING = ("resize", "batch_size", "num_workers")
+"""Options of ``data`` that are no parameters of its source."""
+
+
+def load_photos(data: DictConfig, option: str = "data") -> tuple[list[Photo], list[str]]:
     """The photos of a ``data`` configuration, and the classes of all photos in its source.
 
-    ``skip`` and ``limit`` cut the source's list; of what they leave, ``skip_sample`` and ``sample``
-    cut a random order that depends on the photos' ids alone. The photos come in the list's order.
+    Args:
+        data: The configuration: its ``_target_`` is the source, a function that lists photos.
+        option: Where it stands among the options.
 
     Raises:
         UserError: If there are none.
     """
-    if data.source == "sample":
-        photos = sample()
-    elif data.source == "folder":
-        photos = folder(data.root)
-    elif data.source == "shards":
-        photos = shards(data.root, data.pattern)
-    else:
-        photos = captions(data.csv_file, data.root)
-    classes = sorted({photo.label for photo in photos if photo.label is not None})
-    if not photos:
-        raise UserError(f"no photos in {data.root}")
-    listed = photos[data.skip :][: data.limit]
-    if not listed:
-        raise UserError(f"data.skip={data.skip} leaves none of the {len(photos)} photos")
-    drawn = keyed_order(listed, "sample")[data.skip_sample :][: data.sample]
-    if not drawn:
-        raise UserError(
-            f"data.skip_sample={data.skip_sample} leaves none of the {len(listed)} photos"
-        )
-    return [listed[index] for index in sorted(drawn)], classes
+    options = plain(data)
+    choice = {name: options.pop(name, None) for name in SELECTION}
+    source = {name: value for name, value in options.items() if name not in LOADING}
+    photos: list[Photo] = make(source, option)
+    try:
+        chosen = select(photos, **choice)
+    except UserError as error:
+        raise error.within(option) from None
+    classes = {p.label for p in photos if p.label is not None and p.left_out is None}
+    return chosen, sorted(classes)
 
 
 def make_augmentations(

@@ -1,5 +1,6 @@
 """What the commands share: a user's mistake ends in one line, and never in a traceback."""
 
+import io
 import os
 import sys
 import traceback
@@ -43,6 +44,9 @@ def run_command(main: Callable[[], None], config_name: str) -> None:
     # Without this, Hydra would print what it catches itself, in many lines.
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")
     sys.argv[1:] = [quoted(argument) for argument in sys.argv[1:]]
+    for stream in (sys.stdout, sys.stderr):  # a terminal that knows ASCII alone must not end a run
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
     stop_on_signals()
     try:
         main()

@@ -168,7 +168,7 @@ def check_paths(cfg: DictConfig) -> None:
             found = Path(str(path)).expanduser()
             if not any(getattr(found, f"is_{kind}")() for kind in kinds):
                 kind = " or ".join({"dir": "folder"}.get(kind, kind) for kind in kinds)
-                raise UserError(f"no {kind} {path}: set {name} to an existing {kind}")
+                raise UserError(f"{name}: no {kind} {path}")
 
 
 def _missing(content: Any, name: str = "") -> Iterator[str]:

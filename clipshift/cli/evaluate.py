@@ -51,7 +51,7 @@ def evaluate(cfg: DictConfig, folder: Path) -> None:
     """
     if "precision" in cfg.trainer:
         raise UserError("trainer.precision is for training: choose the encoder's by precision=bf16")
-    tags = [cfg.model.name, cfg.data.source]
+    tags = [cfg.model.name, cfg.data._target_.rpartition(".")[2]]
     with locked(folder):
         try:
             augmentations, ladders = make_augmentations(plain(cfg.aug))

@@ -50,7 +50,7 @@ from clipshift.train.pretraining import (
     whole_batch,
     whole_views,
 )
-from clipshift.train.resuming import LAST, last_checkpoint
+from clipshift.train.resuming import BEST, LAST, last_checkpoint, load_training
 from clipshift.train.tuning import plain_weights
 from clipshift.train.views import EpochSampler, RobustViews, Shuffled
 
@@ -78,6 +78,9 @@ def finetune(cfg: DictConfig, folder: Path) -> None:
     pl.seed_everything(cfg.seed, verbose=False)
     base = load_encoder(cfg.model.architecture, cfg.model.pretrained, cfg.model.checkpoint)
     module, views, held = make_training(cfg, base, augmentations, ladders)
+    for checkpoint in (folder / LAST, folder / BEST):
+        if last is not None and checkpoint.exists():
+            load_training(checkpoint, "meta", module.trained_weights())
     trained, judged = views.photos.photos, held.dataset.photos  # type: ignore[attr-defined]
     notes = overlap_notes(evaluations, trained, judged)
     with started_logger(cfg, "finetune", [cfg.model.name]) as logger:
@@ -186,12 +189,8 @@ def make_training(
 
 
 def _photos_of(cfg: DictConfig, part: str) -> tuple[list[Photo], list[str]]:
-    try:
-        return load_photos(cfg.data[part])
-    except UserError as error:
-        options = "|".join(cfg.data[part])  # and nothing of a path that has "data." in it
-        named = re.sub(rf"(?<![\w./-])data\.(?=({options})\b)", f"data.{part}.", str(error))
-        raise UserError(named) from None
+    photos, classes = load_photos(cfg.data[part], f"data.{part}")
+    return [photo for photo in photos if photo.left_out is None], classes
 
 
 def compose_evaluations(cfg: DictConfig, folder: Path) -> dict[Path, DictConfig]:
@@ -242,7 +241,7 @@ def overlap_notes(
 
 def _in_files(photos: Sequence[Photo]) -> set[tuple[Path, int]]:
     # not by ids: these are others where data.root is another folder above the same files
-    return {(photo.file.resolve(), photo.offset) for photo in photos}
+    return {(photo.file.resolve(), photo.offset) for photo in photos if photo.left_out is None}
 
 
 def compare_with_base(
@@ -278,7 +277,8 @@ def pretrain(cfg: DictConfig, folder: Path) -> None:
     size = cfg.model_cfg.vision_cfg.image_size
 
     def load(pattern: str) -> Pixels:
-        photos = shards(root, pattern)[: cfg.data.limit]
+        listed = shards(root, pattern)
+        photos = [photo for photo in listed if photo.left_out is None][: cfg.data.limit]
         labels = [classes.index(photo.label) for photo in photos if photo.label is not None]
         if len(labels) < len(photos):
             raise UserError(f"{root}/{pattern}: photos without a label cannot be trained on")
@@ -304,6 +304,9 @@ def pretrain(cfg: DictConfig, folder: Path) -> None:
         seed=cfg.seed,
         **settings["optimization"],
     )
+    last = last_checkpoint(folder, settings)
+    if last is not None:
+        load_training(last, "meta", module.state_dict())
     trainer = make_trainer(
         settings["trainer"],
         logger=instantiate(cfg.logger) if cfg.logger else False,
@@ -326,9 +329,9 @@ def pretrain(cfg: DictConfig, folder: Path) -> None:
             collate_fn=whole_batch,
         ),
         DataLoader(val, 250, collate_fn=whole_batch),
-        ckpt_path=last_checkpoint(folder, settings),
+        ckpt_path=last,
     )
-    averaged = torch.load(folder / LAST, map_location="cpu", weights_only=True)["state_dict"]
+    averaged = load_training(folder / LAST, "cpu", module.state_dict())["state_dict"]
     module.load_state_dict(averaged)
     # Batch norm's running statistics belong to the weights on the way, not to their average
     # (Izmailov et al., "Averaging Weights Leads to Wider Optima", 2018, arXiv:1803.05407, 3.3).

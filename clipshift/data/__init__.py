@@ -2,6 +2,7 @@
 
 from clipshift.data.cache import Cache
 from clipshift.data.dataset import (
+    GONE,
     Batch,
     Skipped,
     View,
@@ -9,12 +10,15 @@ from clipshift.data.dataset import (
     clean_view,
     collate,
 )
+from clipshift.data.files import read_json
 from clipshift.data.photos import Photo, UnreadablePhotoError, as_rgb, decode, keyed_order
+from clipshift.data.selection import select
 from clipshift.data.shards import class_names, shards
 from clipshift.data.sources import captions, folder, sample
 from clipshift.data.wordnet import is_wordnet_id
 
 __all__ = [
+    "GONE",
     "Batch",
     "Cache",
     "Photo",
@@ -31,6 +35,8 @@ __all__ = [
     "folder",
     "is_wordnet_id",
     "keyed_order",
+    "read_json",
     "sample",
+    "select",
     "shards",
 ]

@@ -16,6 +16,9 @@ from clipshift.augment.keyed import Draws
 from clipshift.data.cache import Cache
 from clipshift.data.photos import Photo, UnreadablePhotoError, decode
 
+GONE = "the file is gone since the run began"
+"""Why a photo is skipped that was there when the photos were listed."""
+
 
 @dataclass
 class View:
@@ -41,7 +44,7 @@ class View:
 
 @dataclass
 class Skipped:
-    """A photo that could not be read, and why."""
+    """A photo that could not be read, or what was left out of the source, and why."""
 
     index: int
     reason: str
@@ -160,10 +163,14 @@ class ViewDataset(Dataset[View | Skipped]):
 
     def __getitem__(self, index: int) -> View | Skipped:
         photo = self.photos[index]
+        if photo.left_out is not None:
+            return Skipped(index, photo.left_out)
         try:
             encoded = photo.read()
             digest = hashlib.sha256(encoded).digest()
             pixels = self._pixels(encoded, digest)
+        except (FileNotFoundError, NotADirectoryError):
+            return Skipped(index, GONE)
         except OSError as error:
             return Skipped(index, error.strerror or str(error))
         except UnreadablePhotoError as error:

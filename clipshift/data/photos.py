@@ -1,17 +1,23 @@
 """A photo: where its bytes lie, what it shows, and how the bytes become pixels."""
 
+import errno
 import hashlib
 import io
 import posixpath
+import stat
 import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from clipshift.errors import UserError
+from clipshift.errors import printable
+
+POSTSCRIPT = "EPS"
+"""The format of Pillow that is a program, and is run by Ghostscript: it is never opened."""
 
 
 class UnreadablePhotoError(Exception):
@@ -30,6 +36,7 @@ class Photo:
         size: How many bytes it has; ``None`` means to the end of the file.
         label: The class it shows.
         captions: Sentences that describe it.
+        left_out: Why this file of the source is not measured; ``None`` for a photo.
     """
 
     id: str
@@ -38,12 +45,23 @@ class Photo:
     size: int | None = None
     label: str | None = None
     captions: tuple[str, ...] = ()
+    left_out: str | None = None
 
     def read(self) -> bytes:
-        """The encoded image."""
+        """The encoded image.
+
+        Raises:
+            OSError: If it cannot be read, is not a regular file (a pipe would never end), or its
+                shard has become shorter.
+        """
+        if not stat.S_ISREG(self.file.stat().st_mode):
+            raise OSError(errno.EINVAL, "not a regular file", str(self.file))
         with self.file.open("rb") as stream:
             stream.seek(self.offset)
-            return stream.read() if self.size is None else stream.read(self.size)
+            encoded = stream.read() if self.size is None else stream.read(self.size)
+        if self.size is not None and len(encoded) < self.size:
+            raise OSError(errno.EIO, "its shard has become shorter", str(self.file))
+        return encoded
 
     def length(self) -> int:
         """How many bytes the encoded image has; unlike `read`, this does not open the file."""
@@ -51,50 +69,38 @@ class Photo:
 
 
 def photo_id(path: str) -> str:
-    """The id of a photo, the same for every spelling of its path.
+    r"""The id of a photo, the same for every spelling of its path.
 
     Args:
-        path: Relative, with slashes.
+        path: Relative, with slashes; bytes that are not UTF-8 by ``surrogateescape``.
 
     Returns:
         The path without ``.``, ``..`` and doubled slashes, in Unicode's composed form (NFC): some
-        file systems give names back decomposed.
+        file systems give names back decomposed. Bytes that are not UTF-8 and control characters are
+        escaped (`printable`), so that tables hold it, and different names have different ids.
 
     >>> photo_id("./cats//x/../cafe\N{COMBINING ACUTE ACCENT}.jpg")
     'cats/café.jpg'
+    >>> print(photo_id("caf\udce9\n.jpg"))
+    caf\xe9\n.jpg
     """
-    return unicodedata.normalize("NFC", posixpath.normpath(path))
-
-
-def check_ids(photos: Sequence[Photo]) -> None:
-    """Make sure that every photo has an id of its own.
-
-    Raises:
-        UserError: If two have the same.
-    """
-    first: dict[str, Photo] = {}
-    for photo in photos:
-        other = first.setdefault(photo.id, photo)
-        if other is not photo:
-            raise UserError(
-                f"two photos have the id {photo.id}, in {other.file} and in {photo.file}: rename "
-                "or remove one of them"
-            )
+    return unicodedata.normalize("NFC", printable(posixpath.normpath(path)))
 
 
 def keyed_order(photos: Sequence[Photo], key: str) -> list[int]:
     """The indices of photos in a random order that depends on a key and on their ids alone.
 
     It is that of BLAKE2b hashes of key and id, so that the first N are the same random photos
-    whatever the order in which photos are listed.
+    whatever the order in which photos are listed. What is left out comes last.
 
     Args:
         photos: The photos.
         key: Another key gives an order that is independent of this one.
     """
 
-    def position(index: int) -> bytes:
-        return hashlib.blake2b(f"{key}\0{photos[index].id}".encode()).digest()
+    def position(index: int) -> tuple[bool, bytes]:
+        photo = photos[index]
+        return photo.left_out is not None, hashlib.blake2b(f"{key}\0{photo.id}".encode()).digest()
 
     return sorted(range(len(photos)), key=position)
 
@@ -103,7 +109,7 @@ def decode(encoded: bytes) -> Image.Image:
     """Turn an encoded image into 8-bit RGB pixels, upright as its EXIF orientation says.
 
     Args:
-        encoded: A file in any format that Pillow reads.
+        encoded: A file in any format that Pillow reads itself; PostScript is not among them.
 
     Returns:
         The image in mode ``RGB``.
@@ -112,7 +118,7 @@ def decode(encoded: bytes) -> Image.Image:
         UnreadablePhotoError: If the bytes are not a whole image.
     """
     try:
-        with Image.open(io.BytesIO(encoded)) as image:
+        with Image.open(io.BytesIO(encoded), formats=_formats()) as image:
             image.load()
             return as_rgb(image)
     except UnreadablePhotoError:
@@ -120,8 +126,14 @@ def decode(encoded: bytes) -> Image.Image:
     except UnidentifiedImageError:
         raise UnreadablePhotoError("not an image") from None
     except Exception as error:  # Pillow's decoders raise all kinds on damaged files
-        reason = str(error).partition("\n")[0]
+        reason = printable(str(error).partition("\n")[0])
         raise UnreadablePhotoError(reason or type(error).__name__) from None
+
+
+@cache
+def _formats() -> list[str]:
+    Image.init()
+    return [kind for kind in Image.ID if kind != POSTSCRIPT]
 
 
 def as_rgb(image: Image.Image) -> Image.Image:

@@ -3,14 +3,15 @@
 import csv
 import os
 import unicodedata
+from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import TextIO
 
-from PIL import Image
-
-from clipshift.data.photos import Photo, check_ids, photo_id
+from clipshift.data.files import existing, path_in
+from clipshift.data.listing import HIDDEN, NO_FILE, NOT_REGULAR, Listing, is_hidden
+from clipshift.data.photos import Photo, photo_id
 from clipshift.data.wordnet import class_name
-from clipshift.errors import UserError
+from clipshift.errors import UserError, printable
 
 # Photographs that come inside the scikit-image wheel (public domain or CC0).
 SAMPLE = {
@@ -31,6 +32,10 @@ SAMPLE = {
 }
 
 
+LINE = 2**20
+"""So many characters no line of a CSV file may have."""
+
+
 def sample() -> list[Photo]:
     """The photographs that come with scikit-image, with our labels and captions for them."""
     import skimage.data
@@ -45,31 +50,77 @@ def sample() -> list[Photo]:
 def folder(root: str) -> list[Photo]:
     """Every image below a folder, sorted by path; the name of its sub-folder is its label.
 
+    Links to folders are followed. A folder that can be reached in several ways is read once.
+
     Args:
         root: The folder. A file counts as an image by its name's ending.
 
     Returns:
-        The photos. One directly below ``root`` has no label; a WordNet id becomes a name, see
+        The photos, and then what is left out (`Photo.left_out`): hidden files and folders, folders
+        that cannot be read, images that Pillow cannot open here, and a count of the other files. A
+        photo directly below ``root`` has no label; a WordNet id becomes a name, see
         `clipshift.data.wordnet.class_name`.
 
     Raises:
         UserError: If there is no such folder, no image in it, or two images with one id.
     """
-    top = existing(root, "folder", "data.root")
-    endings = set(Image.registered_extensions())
-    files = [f for f in top.rglob("*") if f.suffix.lower() in endings and f.is_file()]
-    if not files:
-        raise UserError(f"no images in folder {root}: set data.root to a folder that has some")
-    photos = [_in_folder(file, top) for file in files]
-    check_ids(photos)
-    return sorted(photos, key=lambda photo: photo.id.split("/"))
+    top = existing(root, "folder", "root")
+    listing = Listing(top)
+    for file, reason in _below(top):
+        path = path_in(top, file)
+        if reason is not None:
+            listing.leave_out(path, file, reason)
+        elif listing.takes(path, file):
+            name = photo_id(path)
+            label = PurePosixPath(name).parent.name
+            listing.photos.append(Photo(name, file, label=class_name(label) if label else None))
+    listing.photos.sort(key=lambda photo: photo.id.split("/"))
+    listed = listing.listed()
+    if not listing.photos:
+        raise UserError(f"no images in folder {root}{listing.summary()}", "root")
+    return listed
 
 
-def _in_folder(file: Path, top: Path) -> Photo:
-    path = os.fsencode(file.relative_to(top).as_posix())
-    name = photo_id(path.decode(errors="replace"))  # tables are UTF-8
-    label = PurePosixPath(name).parent.name
-    return Photo(name, file, label=class_name(label) if label else None)
+def _below(top: Path) -> Iterator[tuple[Path, str | None]]:
+    """Every file below a folder; and each folder and special file that is left out, and why."""
+    folders: list[Path] = [top]
+    links: list[Path] = []
+    read: dict[tuple[int, int], Path] = {}
+    around = {_identity(parent) for parent in top.resolve().parents}
+    while folders or links:
+        # Links last, so that a folder is read where it lies and not where a link leads to it.
+        current = folders.pop() if folders else links.pop(0)
+        try:
+            identity = _identity(current)
+            if identity in around:
+                yield current, "a link to a folder around this one"
+                continue
+            if identity in read:
+                same = photo_id(path_in(top, read[identity]))
+                yield current, f"the same folder as {same}, where it is read"
+                continue
+            with os.scandir(current) as entries:
+                found = sorted(entries, key=lambda entry: entry.name)
+            read[identity] = current
+            for entry in found:
+                file = current / entry.name
+                is_link = entry.is_symlink()  # os.path, because entries raise on a link to itself
+                if os.path.isdir(file) if is_link else entry.is_dir():
+                    if is_hidden(entry.name):
+                        yield file, HIDDEN
+                    else:
+                        (links if is_link else folders).append(file)
+                elif os.path.isfile(file) if is_link else entry.is_file():
+                    yield file, None
+                else:
+                    yield file, NOT_REGULAR if os.path.exists(file) else "a link to no file"
+        except OSError as error:
+            yield current, error.strerror
+
+
+def _identity(folder: Path) -> tuple[int, int]:
+    status = folder.stat()
+    return status.st_dev, status.st_ino
 
 
 def captions(csv_file: str, root: str | None = None) -> list[Photo]:
@@ -83,18 +134,18 @@ def captions(csv_file: str, root: str | None = None) -> list[Photo]:
             the first image lies there.
 
     Returns:
-        The photos, each once.
+        The photos, each once, and then those that are not there (`Photo.left_out`).
 
     Raises:
-        UserError: If there is no such file, it is no CSV in UTF-8, it lacks a column or rows, or
-            it names different files that would have one id.
+        UserError: If there is no such file, it is no CSV in UTF-8, it lacks a column or rows, it
+            names different files that would have one id, or none of its photos is there.
     """
-    table = existing(csv_file, "file", "data.csv_file")
+    table = existing(csv_file, "file", "csv_file")
     texts: dict[str, list[str]] = {}
     spellings: dict[str, set[str]] = {}
     try:
         with table.open(newline="", encoding="utf-8-sig") as stream:
-            reader = csv.DictReader(stream)
+            reader = csv.DictReader(_lines(stream))
             missing = {"image", "caption"} - set(reader.fieldnames or ())
             if missing:
                 raise UserError(
@@ -112,39 +163,55 @@ def captions(csv_file: str, root: str | None = None) -> list[Photo]:
         raise UserError(f"{csv_file} is not UTF-8 text: save it as UTF-8") from None
     except csv.Error as error:
         raise UserError(f"{csv_file} cannot be read as CSV: {error}") from None
+    except OSError as error:
+        raise UserError(f"{csv_file} cannot be read: {error.strerror}") from None
     if not texts:
         raise UserError(f"{csv_file} has no rows: it needs one a caption, image,caption")
-    top = existing(root, "folder", "data.root") if root else table.parent
+    top = existing(root, "folder", "root") if root else table.parent
     if not root and (top / "images").is_dir():
         first = next(iter(texts))
-        if not _file_of(first, spellings[first], top).exists():
+        if not os.path.exists(_file_of(first, spellings[first], top)):
             top = top / "images"
-    return [
-        Photo(name, _file_of(name, spellings[name], top), captions=tuple(lines))
-        for name, lines in texts.items()
-    ]
+    listing = Listing(top)
+    for name, lines in texts.items():
+        file = _file_of(name, spellings[name], top)
+        if os.path.isfile(file):
+            listing.photos.append(Photo(name, file, captions=tuple(lines)))
+        else:
+            listing.leave_out(name, file, NOT_REGULAR if os.path.exists(file) else NO_FILE)
+    if not listing.photos:
+        raise UserError(
+            f"none of the {len(texts)} photos of {csv_file} is in {top}: give their folder"
+            f"{listing.summary()}",
+            "root",
+        )
+    return listing.listed()
+
+
+def _lines(stream: TextIO) -> Iterator[str]:
+    """The lines of a text, none of which may fill the memory."""
+    while line := stream.readline(LINE):
+        if len(line) == LINE:
+            raise csv.Error(f"a line has more than {LINE - 1} characters")
+        yield line
 
 
 def _file_of(name: str, spellings: set[str], top: Path) -> Path:
     decomposed = unicodedata.normalize("NFD", name)
     if spellings == {name} == {decomposed}:
-        return top / name
-    written = [file for spelling in sorted(spellings) if (file := top / spelling).exists()]
+        return _path(top, name)
+    written = [f for spelling in sorted(spellings) if os.path.exists(f := _path(top, spelling))]
     for other in written[1:]:
         if not other.samefile(written[0]):
-            raise UserError(f"{written[0]} and {other} would have one id, {name}: rename one")
+            both = " and ".join(printable(str(file)) for file in (written[0], other))
+            raise UserError(f"{both} would have one id, {name}: rename one")
     if written:
         return written[0]
     # the file system may spell the name in another way than the CSV file does
-    return top / decomposed if (top / decomposed).exists() else top / name
+    file = _path(top, decomposed)
+    return file if os.path.exists(file) else _path(top, name)
 
 
-def existing(path: Any, kind: str, option: str) -> Path:
-    """The path, if there is a file or a folder there; otherwise a `UserError` naming the option.
-
-    A name that is a number, as of the folder 2024, comes from the command line as one.
-    """
-    found = Path(str(path)).expanduser()
-    if not (found.is_dir() if kind == "folder" else found.is_file()):
-        raise UserError(f"no {kind} {path}: set {option} to an existing {kind}")
-    return found
+def _path(top: Path, name: str) -> Path:
+    """A file by its name in UTF-8, whatever the encoding of file names in this process."""
+    return top / os.fsdecode(name.encode())

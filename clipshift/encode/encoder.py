@@ -27,7 +27,14 @@ from clipshift.data import as_rgb, clean_view
 from clipshift.encode import tiny  # noqa: F401  (registers its image tower with timm)
 from clipshift.encode.gaze import gaze_probe
 from clipshift.encode.layers import LayerProbe, is_convolutional
-from clipshift.encode.weights import CONFIG, find_checkpoint, find_hub_folder, hub_file, tag_facts
+from clipshift.encode.weights import (
+    CONFIG,
+    check_finite,
+    find_checkpoint,
+    find_hub_folder,
+    hub_file,
+    tag_facts,
+)
 from clipshift.errors import UserError, did_you_mean
 
 BUILTIN = "builtin:"
@@ -373,6 +380,7 @@ def load_encoder(
             EOFError, UnpicklingError, SafetensorError,
         ) as error:  # fmt: skip
             raise UserError(unfit(weights or name, architecture, error)) from error
+    check_finite(model, weights or name)
     return Encoder(
         model,
         open_clip.get_model_config(architecture),

@@ -10,6 +10,7 @@ import open_clip
 from huggingface_hub import constants, hf_hub_download, try_to_load_from_cache
 from open_clip.constants import HF_SAFE_WEIGHTS_NAME, HF_WEIGHTS_NAME
 from open_clip.pretrained import get_pretrained_cfg, list_pretrained_tags_by_model
+from torch import nn
 
 from clipshift.errors import UserError, did_you_mean
 
@@ -46,6 +47,25 @@ def find_checkpoint(architecture: str, pretrained: str) -> tuple[Path, dict[str,
     if not cached.is_file():
         require_network(facts["url"])
     return Path(open_clip.download_pretrained(facts)), facts
+
+
+def check_finite(model: nn.Module, source: str) -> None:
+    """Make sure that a model's weights are numbers.
+
+    Args:
+        model: The model, with its weights.
+        source: Where they come from, for the message.
+
+    Raises:
+        UserError: If any is NaN or infinite.
+    """
+    floats = {name: w for name, w in model.state_dict().items() if w.is_floating_point()}
+    if bad := [name for name, weight in floats.items() if not weight.isfinite().all()]:
+        raise UserError(
+            f"{source} has weights that are NaN or infinite, in {len(bad)} of {len(floats)} "
+            f"tensors ({bad[0]} first): its training has diverged or its file is damaged (or "
+            "precision is too low for it); choose another"
+        )
 
 
 def tag_facts(architecture: str, pretrained: str) -> dict[str, Any]:

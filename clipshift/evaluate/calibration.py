@@ -1,7 +1,6 @@
 """Calibration: which photos are set aside for it, and the matched strengths found on them."""
 
 import hashlib
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,7 @@ from clipshift.augment.matching import (
     match_strength,
     pixel_distortion,
 )
-from clipshift.data import Photo, Skipped, ViewDataset, keyed_order
+from clipshift.data import Photo, Skipped, ViewDataset, keyed_order, read_json
 from clipshift.errors import UserError
 from clipshift.measure.functional import rmse, ssim
 from clipshift.results import CALIBRATION, write_json
@@ -42,8 +41,9 @@ def set_aside(photos: Sequence[Photo], count: int, seed: int) -> list[Photo]:
         count: How many; half of the photos at the most.
         seed: The run's seed.
     """
-    order = keyed_order(photos, f"{seed}\0calibration")
-    return [photos[index] for index in order[: min(count, len(photos) // 2)]]
+    listed = [photo for photo in photos if photo.left_out is None]
+    order = keyed_order(listed, f"{seed}\0calibration")
+    return [listed[index] for index in order[: min(count, len(listed) // 2)]]
 
 
 def calibrate(
@@ -112,15 +112,20 @@ def load_calibration(
             other views or otherwise than asked.
     """
     try:
-        calibration = Calibration.from_json(json.loads(file.read_text(encoding="utf-8")))
+        stored = read_json(file)
     except OSError as error:
         raise UserError(f"no calibration {file}: {error.strerror}; set matching.file") from None
-    except (json.JSONDecodeError, UnicodeDecodeError, TypeError, KeyError, AttributeError):
+    except ValueError as error:
+        raise UserError(f"{file} is not a {CALIBRATION} of clipshift: {error}") from None
+    try:
+        calibration = Calibration.from_json(stored)
+    except (TypeError, KeyError, AttributeError):
         raise UserError(f"{file} is not a {CALIBRATION} of clipshift") from None
     except ValueError as error:
         raise UserError(f"{file} is damaged: {error}; calibrate again") from None
     again = "calibrate again without matching.file"
-    if missing := [name for name in parameters if name not in calibration.matches]:
+    known = calibration.matches.keys() & calibration.parameters.keys()
+    if missing := [name for name in parameters if name not in known]:
         raise UserError(f"{file} lacks {', '.join(missing)}: {again}")
     # Earlier versions kept no classes: each augmentation had one, that of clipshift.augment.
     classes = {n: drawn_from["_target_"].split(".")[-1] for n, drawn_from in parameters.items()}
@@ -169,8 +174,8 @@ def left_to_measure(photos: Sequence[Photo], calibration: Calibration) -> list[P
         except OSError:
             return False  # it cannot be measured either, and is listed as such
 
-    left = [photo for photo in photos if not is_one(photo)]
-    if not left:
+    left = [photo for photo in photos if photo.left_out is not None or not is_one(photo)]
+    if all(photo.left_out is not None for photo in left):
         raise UserError(
             f"all {len(photos)} photos are calibration photos or copies of them, which must not be "
             "measured: give more photos"

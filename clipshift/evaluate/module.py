@@ -15,7 +15,7 @@ from torchmetrics import Metric
 
 from clipshift.augment import MovingAugmentation, Variant, augment
 from clipshift.augment.keyed import Draws
-from clipshift.data import Batch
+from clipshift.data import GONE, Batch
 from clipshift.encode import Encoder, FeatureCache, Features, ZeroShot
 from clipshift.errors import UserError
 from clipshift.measure import COLUMNS, AugmentationDistance, LayerShift, PhotoMeasure
@@ -28,6 +28,8 @@ from clipshift.measure.functional import (
 from clipshift.measure.zero_shot import zero_shot_flip, zero_shot_hit
 from clipshift.results import CLEAN, Measured, Records
 
+MANY_GONE = 32
+"""After so many photos in a row that are gone, a run ends."""
 SUMS_SHARE = 0.05
 """How much of the time may go into writing the layers' sums."""
 
@@ -99,6 +101,7 @@ class ShiftEvaluation(pl.LightningModule):
         self.records, self.keep = records, keep
         self.zero_shot, self.texts, self.features = zero_shot, texts, features
         self.in_step = False
+        self.gone = 0
         self.summed: list[int] = []
         self.sums_written, self.sums_cost = 0.0, 0.0
         self.seconds: dict[str, float] = {}
@@ -114,6 +117,7 @@ class ShiftEvaluation(pl.LightningModule):
     def test_step(self, batch: Batch) -> None:
         if not len(batch.index) and not batch.skipped:
             return
+        self._look_for_vanished(batch)
         self.in_step = True
         measured = Measured(skipped=batch.skipped)
         if len(batch.index):
@@ -125,6 +129,12 @@ class ShiftEvaluation(pl.LightningModule):
         since = time.monotonic() - self.sums_written
         if self.layers and self.sums_cost < SUMS_SHARE * since:
             self.write_sums()
+
+    def _look_for_vanished(self, batch: Batch) -> None:
+        gone = [skipped for skipped in batch.skipped if skipped.reason == GONE]
+        self.gone = 0 if len(batch.index) else self.gone + len(gone)
+        if self.gone >= MANY_GONE:
+            raise UserError(f"the last {self.gone} photos are gone: was their folder moved?")
 
     def _measure_batch(self, batch: Batch, measured: Measured) -> None:
         with self._stage("augment"):

@@ -93,7 +93,7 @@ def run_notes(run: Run) -> list[str]:
         )
     if data["skipped"]:
         notes.append(
-            f"{words.counted(data['skipped'], 'photo')} could not be read: see skipped.csv."
+            f"{words.counted(data['skipped'], 'file')} of the source not measured: see skipped.csv."
         )
     return notes
 

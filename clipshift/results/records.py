@@ -16,7 +16,7 @@ from safetensors.torch import load_file as load_tensors
 from safetensors.torch import save_file as save_tensors
 from torch import Tensor
 
-from clipshift.data import Skipped
+from clipshift.data import GONE, Skipped
 from clipshift.results.files import write_json, write_whole
 from clipshift.results.measured import Measured, join
 
@@ -101,11 +101,16 @@ class Records:
             self.own.append(name)
 
     def settle(self, layers: bool) -> None:
-        """Remove the files that are damaged and, with layers, photos that are in no sum.
+        """Remove files that are damaged, photos that were gone and, with layers, those in no sum.
 
         Call it once, before anything is added: later sums go beside those that are there.
         """
-        batches = list(self._batches())
+        batches = []
+        for file, part in self._batches():
+            if any(skipped.reason == GONE for skipped in part.skipped):
+                file.unlink()  # they may be there again
+            else:
+                batches.append((file, part))
         if not layers:
             return
         sums = self.sums()

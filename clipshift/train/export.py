@@ -1,7 +1,6 @@
 """Trained models as folders in open_clip's hub format."""
 
 import hashlib
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -9,6 +8,7 @@ from typing import Any
 from safetensors.torch import save
 from torch import Tensor
 
+from clipshift.data import read_json
 from clipshift.errors import UserError
 from clipshift.results import write_json, write_whole
 
@@ -53,6 +53,9 @@ def trained_augmentations(checkpoint: str | None) -> list[str] | None:
     if not file.is_file():
         return None
     try:
-        return list(json.loads(file.read_text(encoding="utf-8"))["trained_on"])
-    except (ValueError, KeyError, TypeError):
+        names = read_json(file)["trained_on"]
+        if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+            raise TypeError
+        return names
+    except (OSError, ValueError, LookupError, TypeError):
         raise UserError(f"{file} is damaged: delete it, or export the model again") from None

@@ -30,11 +30,9 @@ from clipshift.results import write_json
 from clipshift.train.export import PROVENANCE, export_model
 from clipshift.train.interpolation import interpolated
 from clipshift.train.objectives import Objective
-from clipshift.train.resuming import LAST
+from clipshift.train.resuming import BEST, LAST, load_training
 from clipshift.train.tuning import plain_weights
 from clipshift.versions import CODE_SHA256, package_versions
-
-BEST = "best.ckpt"
 
 STATES = {"state_dict", "current_model_state"}
 """Where a checkpoint has weights: those to keep and, beside a moving average, those in training."""
@@ -160,9 +158,13 @@ class Finetuning(ShiftValidation):
         self.log("train/loss", loss, prog_bar=True)
         return loss
 
+    def trained_weights(self) -> dict[str, Tensor]:
+        """What is trained, by name."""
+        return {name: p for name, p in self.named_parameters() if p.requires_grad}
+
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Leave out what is frozen: the base has it."""
-        trained = {name for name, p in self.named_parameters() if p.requires_grad}
+        trained = self.trained_weights()
         for state in STATES & checkpoint.keys():
             checkpoint[state] = {n: v for n, v in checkpoint[state].items() if n in trained}
 
@@ -239,9 +241,12 @@ def best_weights(module: Finetuning, folder: Path) -> dict[str, Tensor]:
     """The image tower's weights of the epoch with the smallest shift of the validation photos.
 
     Of the last one where training ended before it was ever judged.
+
+    Raises:
+        UserError: If the checkpoint is damaged.
     """
     file = folder / (BEST if (folder / BEST).exists() else LAST)
-    weights = torch.load(file, map_location="cpu", weights_only=True)["state_dict"]
+    weights = load_training(file, "cpu", module.trained_weights())["state_dict"]
     module.load_state_dict(weights, strict=False)
     return plain_weights(module.student.model.visual)
 

@@ -1,5 +1,6 @@
 """Train a small open_clip dual encoder from scratch on labelled photos in shards."""
 
+import contextlib
 import hashlib
 import json
 import logging
@@ -13,7 +14,7 @@ import open_clip
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.utilities.types import OptimizerLRSchedulerConfig
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -21,7 +22,7 @@ from torch.utils.data import Dataset
 from torchmetrics.classification import MulticlassAccuracy
 from tqdm import tqdm
 
-from clipshift.data.photos import Photo, decode
+from clipshift.data.photos import Photo, UnreadablePhotoError, decode
 from clipshift.data.shards import class_wnids
 from clipshift.encode import tiny  # noqa: F401  (registers the image tower with timm)
 from clipshift.errors import UserError
@@ -133,10 +134,17 @@ def random_views(
 
 
 def load_pixels(photos: list[Photo], size: int) -> Tensor:
-    """All photos in memory, squashed to one size: (N, 3, size, size), uint8."""
+    """All photos in memory, squashed to one size: (N, 3, size, size), uint8.
+
+    Raises:
+        UserError: If one cannot be read.
+    """
     pixels = np.empty((len(photos), size, size, 3), np.uint8)
     for row, photo in enumerate(tqdm(photos, desc="photos", mininterval=5)):
-        image = decode(photo.read())
+        try:
+            image = decode(photo.read())
+        except (OSError, UnreadablePhotoError) as error:
+            raise UserError(f"{photo.id} cannot be read: {error}") from None
         if image.size != (size, size):
             image = image.resize((size, size))
         pixels[row] = np.asarray(image)
@@ -315,8 +323,9 @@ def teacher_logits(cfg: dict[str, Any], data: Pixels, root: Path, file: Path, se
     pixels, labels = data.columns["pixels"], data.columns["labels"]
     photos = hashlib.sha256(pixels.numpy().data).hexdigest()
     setting = json.dumps({"teacher": cfg, "photos": photos, "seed": seed}, sort_keys=True)
-    if file.exists():
-        with safe_open(file, "pt") as stored:
+    if file.is_file():
+        # what is damaged is made anew
+        with contextlib.suppress(SafetensorError), safe_open(file, "pt") as stored:
             if stored.metadata() == {"setting": setting}:
                 return stored.get_tensor("logits")
     try:

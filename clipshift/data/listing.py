@@ -1,0 +1,114 @@
+"""What a source holds: its photos, and with its reason whatever else lies among them."""
+
+from collections import Counter
+from functools import cache
+from pathlib import Path, PurePosixPath
+
+from PIL import Image
+
+from clipshift.data.photos import POSTSCRIPT, Photo, photo_id
+from clipshift.errors import UserError, printable
+
+HIDDEN = "hidden, as what programs keep for themselves: rename it if it is to be measured"
+NOT_REGULAR = "not a regular file"
+NO_FILE = "no such file"
+SYSTEM_FOLDERS = {"@eaDir", "__MACOSX"}
+"""Where Synology's disks and macOS's archives keep thumbnails and attributes of photos."""
+
+IMAGE_ENDINGS = frozenset({
+    ".ai", ".arw", ".avif", ".avifs", ".cr2", ".cr3", ".dng", ".emf", ".eps", ".exr", ".hdr",
+    ".heic", ".heics", ".heif", ".heifs", ".hif", ".j2k", ".jp2", ".jpf", ".jpm", ".jpx", ".jxl",
+    ".jxr", ".nef", ".orf", ".pef", ".ps", ".psb", ".raf", ".raw", ".rw2", ".srw", ".svg",
+    ".svgz", ".tif", ".tiff", ".wdp", ".webp", ".wmf", ".xcf",
+})  # fmt: skip
+"""How the names of images end that Pillow cannot open, or not wherever it runs."""
+
+
+class Listing:
+    """Gathers a source's photos, and what is left out of them.
+
+    Args:
+        top: The source's folder.
+    """
+
+    def __init__(self, top: Path) -> None:
+        self.top = top
+        self.photos: list[Photo] = []
+        self.left_out: list[Photo] = []
+        self.others: Counter[str] = Counter()
+
+    def leave_out(self, path: str, file: Path, reason: str) -> None:
+        """List what is not measured.
+
+        Args:
+            path: Its path in the source, with slashes.
+            file: The file that it is or lies in.
+            reason: Why it is not measured.
+        """
+        self.left_out.append(Photo(photo_id(path), file, left_out=reason))
+
+    def takes(self, path: str, file: Path) -> bool:
+        """Whether a file may be a photo by its name; if not, it is left out or counted."""
+        ending = PurePosixPath(path).suffix.lower()
+        if ending not in opened_endings() | IMAGE_ENDINGS:
+            self.others[ending] += 1
+        elif any(map(is_hidden, path.split("/"))):
+            self.leave_out(path, file, HIDDEN)
+        elif ending not in opened_endings():
+            self.leave_out(
+                path, file, f"{ending} files cannot be opened here: save it as JPEG or PNG"
+            )
+        else:
+            return True
+        return False
+
+    def listed(self) -> list[Photo]:
+        """The photos in their order and then what is left out, by id.
+
+        Files that are no images by their names are counted, in one entry for each ending.
+
+        Raises:
+            UserError: If two photos have the same id.
+        """
+        check_ids(self.photos)
+        for ending, count in self.others.items():
+            self.leave_out(f"*{ending}", self.top, f"no images by their names: {count} files")
+        self.left_out.sort(key=lambda photo: photo.id)
+        return self.photos + self.left_out
+
+    def summary(self) -> str:
+        """What is left out, in a few words for an error; nothing if nothing is."""
+        if not self.left_out:
+            return ""
+        first = self.left_out[0]
+        more = f" and {len(self.left_out) - 1} more" if len(self.left_out) > 1 else ""
+        return f" (left out: {first.id}, {first.left_out}{more})"
+
+
+def check_ids(photos: list[Photo]) -> None:
+    """Make sure that every photo has an id of its own.
+
+    Raises:
+        UserError: If two have the same.
+    """
+    first: dict[str, Photo] = {}
+    for photo in photos:
+        other = first.setdefault(photo.id, photo)
+        if other is not photo:
+            files = (printable(str(one.file)) for one in (other, photo))
+            raise UserError(
+                f"two photos have the id {photo.id}, in {' and in '.join(files)}: rename or remove "
+                "one of them"
+            )
+
+
+def is_hidden(name: str) -> bool:
+    """Whether a file's or folder's name says that a program keeps it for itself."""
+    return name.startswith(".") or name in SYSTEM_FOLDERS
+
+
+@cache
+def opened_endings() -> frozenset[str]:
+    """How the names of files end that Pillow opens here, in lower case and with the dot."""
+    formats = {*Image.registered_extensions().values()} & {*Image.OPEN, "MPO"} - {POSTSCRIPT}
+    return frozenset(e for e, kind in Image.registered_extensions().items() if kind in formats)
