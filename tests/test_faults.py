@@ -20,6 +20,7 @@ import torch
 from conftest import AUGMENTATIONS, ROOT, run_evaluate
 from PIL import Image
 
+from clipshift.cli.evaluate import remake_report
 from clipshift.cli.jobs import locked
 from clipshift.data import ViewDataset, collate, sample
 from clipshift.errors import UserError
@@ -327,6 +328,18 @@ def test_pages_and_figures_can_be_made_anew(finished: tuple[Path, str], tmp_path
         *(f"figures/{f.name}" for f in (finished[0] / "figures").iterdir()),
     ):
         assert (folder / file).read_bytes() == (finished[0] / file).read_bytes(), file
+
+
+@pytest.mark.parametrize("code", ["os.mkdir", "clipshift.data.files.os.mkdir"])
+def test_a_runs_file_names_no_code(finished: tuple[Path, str], tmp_path: Path, code: str) -> None:
+    ignored = shutil.ignore_patterns("wandb")
+    folder = shutil.copytree(finished[0], tmp_path / "run", ignore=ignored)
+    facts = json.loads((folder / "run.json").read_text())
+    facts["config"]["data"]["root"] = [{"_target_": code, "path": f"{tmp_path}/made"}]
+    (folder / "run.json").write_text(json.dumps(facts))
+    with pytest.raises(UserError, match="which is not clipshift's"):
+        remake_report(folder)
+    assert not (tmp_path / "made").exists()
 
 
 @pytest.mark.parametrize("name", [*(f"{table}.csv" for table in TABLES), "shift.parquet"])

@@ -15,6 +15,8 @@ from torch import Tensor
 from clipshift.augment import geometric
 from clipshift.augment.keyed import Draws
 
+__all__ = ["Elastic", "Perspective", "ShiftScaleRotate"]
+
 
 class ShiftScaleRotate(geometric.ShiftScaleRotate):
     """albumentations' ``ShiftScaleRotate``: the shift is cut to whole pixels, towards 0."""

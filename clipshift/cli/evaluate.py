@@ -1,11 +1,15 @@
 """What ``evaluate.py`` does with a checked configuration: build, measure, report."""
 
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import torch
 from omegaconf import DictConfig, OmegaConf
 
+from clipshift import augment
+from clipshift.augment import authors
 from clipshift.cli.build import (
     encoder_for,
     load_photos,
@@ -33,6 +37,13 @@ from clipshift.report.run import report_run
 from clipshift.report.terminal import PhotoProgressBar
 from clipshift.results import Records, read_run
 from clipshift.train.export import trained_augmentations
+
+OURS = {
+    *(f"clipshift.data.{name}" for name in ("captions", "folder", "sample", "shards")),
+    *(f"clipshift.augment.{name}" for name in augment.__all__),
+    *(f"clipshift.augment.authors.{name}" for name in authors.__all__),
+}
+"""The parts that a run's own file may name: no more, for Hydra would follow any dotted name."""
 
 
 def evaluate(cfg: DictConfig, folder: Path) -> None:
@@ -116,13 +127,29 @@ def remake_report(folder: Path) -> None:
     """Make the figures and the page of a finished run anew from its files: ``report=RUN``.
 
     Raises:
-        UserError: If the folder holds no finished run, or its photos cannot be had.
+        UserError: If the folder holds no finished run, its photos cannot be had, or it names parts
+            that are not clipshift's.
     """
     run = read_run(folder)
+    parts = {name: run.facts["config"][name] for name in ("data", "aug")}
+    if foreign := [name for name in targets(parts) if name not in OURS]:
+        raise UserError(
+            f"{folder} was made with {foreign[0]}, which is not clipshift's: a run's file is not "
+            "trusted to name code, so its report cannot be made anew"
+        )
     cfg = OmegaConf.create(run.facts["config"])
     photos, _ = load_photos(cfg.data)
     augmentations, _ = make_augmentations(plain(cfg.aug))
     report_run(run, ViewDataset(photos, augmentations, cfg.seed, cfg.data.resize))
+
+
+def targets(node: Any) -> Iterator[str]:
+    """All code that a configuration names."""
+    if isinstance(node, dict):
+        yield from (str(value) for key, value in node.items() if key == "_target_")
+    for value in node.values() if isinstance(node, dict) else node:
+        if isinstance(value, dict | list):
+            yield from targets(value)
 
 
 def say_what_is_kept(records: Records, photos: int, folder: Path) -> None:
