@@ -19,9 +19,9 @@ from scipy.ndimage import gaussian_filter1d
 from torch import Tensor
 from torch.utils.data import default_collate
 
-from clipshift import calibration
 from clipshift.augment import Augmentation, MovingAugmentation, augment, authors, draw
 from clipshift.augment.matching import Match
+from clipshift.cli import build
 from clipshift.cli.command import compose_config
 from clipshift.cli.config import plain
 from clipshift.data import clean_view, decode, sample
@@ -316,9 +316,9 @@ def test_a_calibration_of_the_papers_does_not_serve_the_authors(
 
     Nor does a calibration of an earlier version, which does not name the classes.
     """
-    calibrate = calibration.calibrate
-    monkeypatch.setattr(calibration, "calibrate", lambda *a: calibrate(a[0], {}, *a[2:]))
-    made = calibration.calibration_for(compose_config("evaluate"), sample()[:2], PAPER)
+    calibrate = build.calibrate
+    monkeypatch.setattr(build, "calibrate", lambda *a: calibrate(a[0], {}, *a[2:]))
+    made = build.calibration_for(compose_config("evaluate"), sample()[:2], PAPER)
     stored = made.as_json() | {"matches": dict.fromkeys(PAPER, asdict(Match(0.1, 0.7, True)))}
     earlier = {
         name: {key: value for key, value in drawn_from.items() if key != "_target_"}
@@ -330,6 +330,6 @@ def test_a_calibration_of_the_papers_does_not_serve_the_authors(
             compose_config("evaluate", [f"aug={choice}", f"matching.file={tmp_path}/made.json"])
             for choice in ("paper", "authors")
         )
-        assert set(calibration.calibration_for(again, [], PAPER).matches) == set(PAPER)
+        assert set(build.calibration_for(again, [], PAPER).matches) == set(PAPER)
         with pytest.raises(UserError, match=f"other parameters of {', '.join(DIFFERING)}: "):
-            calibration.calibration_for(other, [], AUTHORS)
+            build.calibration_for(other, [], AUTHORS)

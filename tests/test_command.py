@@ -104,7 +104,7 @@ def test_parts_check_their_own_parameters(override: str, expected: str) -> None:
         (["experiment=robustify_demo", "train_aug=[noise]"], "aug@train_aug=[noise]"),
         (["experiment=robustify_demo", "trainer.max_epochs=0"], "whole number ≥ 1"),
         (["experiment=robustify_demo", "data.batch_size=9"], "7 training photos are fewer"),
-        (["experiment=robustify_demo", "data.val.skip=14"], "data.val.skip=14 leaves none"),
+        (["experiment=robustify_demo", "data.val.skip=14"], "data.val.skip: 14 leaves none"),
         (
             ["experiment=robustify_demo", "data@data.train=folder", "data.train.root=/no/data.1"],
             "data.train.root: no folder /no/data.1",

@@ -130,7 +130,7 @@ def test_a_bad_photo_is_skipped_and_the_others_are_not(tmp_path: Path) -> None:
     assert [type(item) for item in items] == [View, Skipped, View, Skipped]
     assert items[1].reason == "not an image"
     assert items[3].reason == GONE
-    single = items[2].pixels
+    single = items[2].clean
     assert single.shape == (3, 224, 224)
     assert single.std(dim=(1, 2)).max() == 0
 
@@ -175,7 +175,7 @@ def test_captions_gather_by_image(tmp_path: Path) -> None:
 def test_missing_and_empty_folders(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"no folder "):
         folder(str(tmp_path / "nowhere"))
-    with pytest.raises(UserError, match=r"no images in folder .*data\.root"):
+    with pytest.raises(UserError, match=r"no images in folder "):
         folder(str(tmp_path))
     with pytest.raises(UserError, match=r"no file "):
         captions(str(tmp_path / "nowhere.csv"))
@@ -347,7 +347,7 @@ def test_samples_are_nested_and_in_the_lists_order(classes_in_turn: Path) -> Non
     assert chosen(classes_in_turn, sample=5000) == everything
     within = chosen(classes_in_turn, skip=100, limit=300, sample=50)
     assert set(within) == set(sorted(everything[100:400], key=by_hash)[:50])
-    with pytest.raises(UserError, match=r"data\.skip_sample=300 leaves none of the 300 photos"):
+    with pytest.raises(UserError, match=r"data\.skip_sample: 300 leaves none of the 300 photos"):
         chosen(classes_in_turn, limit=300, skip_sample=300)
 
 

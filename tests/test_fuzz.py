@@ -19,7 +19,6 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from clipshift.calibration import load_calibration
 from conftest import VIT, write_hub_folder
 from hypothesis import assume, example, given
 from hypothesis import strategies as st
@@ -43,6 +42,7 @@ from clipshift.data.listing import opened_endings
 from clipshift.data.photos import photo_id
 from clipshift.encode import load_encoder
 from clipshift.errors import UserError, one_line
+from clipshift.evaluate.calibration import load_calibration
 from clipshift.train.resuming import BEST, LAST, SETTINGS, last_checkpoint
 
 COUNT = int(os.environ.get("CLIPSHIFT_FUZZ", "300"))

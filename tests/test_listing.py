@@ -14,7 +14,6 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from clipshift.calibration import set_aside
 from conftest import ROOT, run_evaluate
 from omegaconf import OmegaConf
 from PIL import Image
@@ -36,6 +35,7 @@ from clipshift.data import (
 )
 from clipshift.data.shards import class_names
 from clipshift.errors import UserError
+from clipshift.evaluate.calibration import set_aside
 
 
 def encoded(kind: str = "png", shade: int = 0) -> bytes:

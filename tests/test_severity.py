@@ -30,7 +30,7 @@ from clipshift.augment.matching import (
     displacement,
     match_strength,
 )
-from clipshift.cli.build import make_augmentations
+from clipshift.cli.build import calibration_for, make_augmentations
 from clipshift.cli.command import compose_config
 from clipshift.cli.config import plain
 from clipshift.cli.evaluate import evaluate
@@ -38,7 +38,6 @@ from clipshift.data import Photo, folder, sample
 from clipshift.errors import UserError
 from clipshift.evaluate.calibration import (
     calibrate,
-    calibration_for,
     calibration_notes,
     left_to_measure,
     set_aside,
