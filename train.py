@@ -20,9 +20,12 @@ def main(cfg: DictConfig) -> None:
         if "model" in cfg:
             name_model(cfg, HydraConfig.get().overrides.task)
         check_paths(cfg)
-        # Found by name, so that Lightning is imported after mistakes in the command line are told.
-        stage = hydra.utils.get_method(cfg.stage)
-        stage(cfg, Path(HydraConfig.get().runtime.output_dir))
+        # Lightning takes seconds to import: mistakes in the command line do not wait for it.
+        from clipshift.cli.jobs import locked
+
+        folder = Path(HydraConfig.get().runtime.output_dir)
+        with locked(folder):
+            hydra.utils.get_method(cfg.stage)(cfg, folder)
 
 
 if __name__ == "__main__":

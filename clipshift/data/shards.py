@@ -42,7 +42,7 @@ def shards(root: str | Path, pattern: str = "*.tar") -> list[Photo]:
         pattern: Which tar files, as a glob.
 
     Returns:
-        The photos in the order of the shards' names, then of their place in the shard, and then
+        The photos in the order of the shards' names, then of their position in the shard, and then
         what is left out (`Photo.left_out`). The id is ``SHARD/KEY``, SHARD being the shard's path
         below ``root`` without its ending; the label is the class name that ``KEY.cls`` points to
         (``None`` without it). Of several photos with one key, the first is taken.

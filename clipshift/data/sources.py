@@ -128,7 +128,7 @@ def captions(csv_file: str, root: str | None = None) -> list[Photo]:
 
     Args:
         csv_file: A file with the columns ``image`` (a path relative to ``root``) and ``caption``,
-            a row a caption. A photo may be spelled in several ways, see
+            one row per caption. A photo may be spelled in several ways, see
             `clipshift.data.photos.photo_id`.
         root: The folder of the images; by default the CSV file's own, or ``images`` beside it if
             the first image lies there.
@@ -166,7 +166,7 @@ def captions(csv_file: str, root: str | None = None) -> list[Photo]:
     except OSError as error:
         raise UserError(f"{csv_file} cannot be read: {error.strerror}") from None
     if not texts:
-        raise UserError(f"{csv_file} has no rows: it needs one a caption, image,caption")
+        raise UserError(f"{csv_file} has no rows: it needs one per caption, image,caption")
     top = existing(root, "folder", "root") if root else table.parent
     if not root and (top / "images").is_dir():
         first = next(iter(texts))

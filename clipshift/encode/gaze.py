@@ -232,7 +232,7 @@ def split(tokens: Tensor, heads: int) -> Tensor:
     return tokens.unflatten(-1, (heads, -1)).transpose(1, 2)
 
 
-def first_two_thirds(bias: Tensor | None) -> tuple[Tensor | None, Tensor | None]:
+def query_and_key_bias(bias: Tensor | None) -> tuple[Tensor | None, Tensor | None]:
     """The query's and the key's part of a bias that the query, key and value share."""
     return (None, None) if bias is None else bias.chunk(3)[:2]  # type: ignore[return-value]
 
@@ -245,7 +245,7 @@ def multihead_heads(layer: nn.MultiheadAttention, query: Tensor, key: Tensor, *_
         query_weight, key_weight = layer.in_proj_weight.chunk(3)[:2]
     else:
         query_weight, key_weight = layer.q_proj_weight, layer.k_proj_weight
-    query_bias, key_bias = first_two_thirds(layer.in_proj_bias)
+    query_bias, key_bias = query_and_key_bias(layer.in_proj_bias)
     return (
         split(linear(query[:, :1], query_weight, query_bias), layer.num_heads),
         split(linear(key, key_weight, key_bias), layer.num_heads),
@@ -255,7 +255,7 @@ def multihead_heads(layer: nn.MultiheadAttention, query: Tensor, key: Tensor, *_
 def timm_heads(layer: Attention, tokens: Tensor, *_: Any) -> Heads:
     """The first query and all keys of timm's self-attention."""
     query_weight, key_weight = layer.qkv.weight.chunk(3)[:2]
-    query_bias, key_bias = first_two_thirds(layer.qkv.bias)
+    query_bias, key_bias = query_and_key_bias(layer.qkv.bias)
     return (
         layer.q_norm(split(linear(tokens[:, :1], query_weight, query_bias), layer.num_heads)),
         layer.k_norm(split(linear(tokens, key_weight, key_bias), layer.num_heads)),

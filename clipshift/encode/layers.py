@@ -32,7 +32,7 @@ class LayerProbe:
         """The tokens of the last forward pass, if it was made while ``wanted`` was set.
 
         Returns:
-            A tensor a block, float32, shape (B, 2, width): the class token (NaN where the tower has
+            One tensor per block, float32, shape (B, 2, width): the class token (NaN where the tower has
             none), and the mean of the patch tokens; of convolutional towers, the pixels of a
             stage's feature map are the patches.
         """

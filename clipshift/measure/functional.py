@@ -1,4 +1,4 @@
-"""The measures as functions: B views and their clean ones in, one number a photo out.
+"""The measures as functions: B views and their clean ones in, one number per photo out.
 
 The formulas are those of the protocol (docs/protocol.md), after "Embedding Shift Dissection on
 CLIP" (arXiv 2503.23495). Each mean over pixels is taken along rows first: torch splits a reduction

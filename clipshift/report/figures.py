@@ -264,7 +264,7 @@ def draw_rankings(ranking: pd.DataFrame, agreement: tuple[float, float, float]) 
 
 @styled
 def draw_severity(ranking: pd.DataFrame, severities: list[str]) -> Figure:
-    """Mean shift against severity, a line an augmentation, with 95 % intervals.
+    """Mean shift against severity, one line per augmentation, with 95 % intervals.
 
     Args:
         ranking: From `clipshift.results.rank_augmentations`.
@@ -389,7 +389,7 @@ def draw_interpolation(curve: pd.DataFrame, alpha: float, tolerance: float) -> F
     """Shift against clean accuracy along the way from the base to the fine-tuned weights.
 
     Args:
-        curve: A row an ``alpha``, 0 first, with ``shift`` and, where there are classes,
+        curve: One row per ``alpha``, 0 first, with ``shift`` and, where there are classes,
             ``clean_top1``.
         alpha: The chosen one.
         tolerance: How much accuracy may be lost, as a fraction.

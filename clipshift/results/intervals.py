@@ -63,7 +63,7 @@ def studentize(values: np.ndarray, seed: int) -> Studentized:
     """Resample photos, the same ones for all columns, and studentise the columns' means.
 
     Args:
-        values: A row per photo and a column per quantity, shape (N, C). Of NaN values neither the
+        values: One row per photo and one column per quantity, shape (N, C). Of NaN values neither the
             means nor the resamples take notice.
         seed: Seed of the resampling.
     """

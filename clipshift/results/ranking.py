@@ -72,7 +72,7 @@ def rank_augmentations(shift: pd.DataFrame, seed: int) -> pd.DataFrame:
         seed: Seed of the resampling.
 
     Returns:
-        A row per (severity, augmentation): ``shift`` (mean 1 − cosine) with ``ci_low`` and
+        One row per (severity, augmentation): ``shift`` (mean 1 − cosine) with ``ci_low`` and
         ``ci_high``; ``rank`` (1: largest) with ``rank_low`` and ``rank_high``; ``difference`` to
         the next in the ranking with ``difference_low`` and ``difference_high`` (NaN for the last);
         ``different``, whether that interval excludes zero; and ``n``, the number of photos with a

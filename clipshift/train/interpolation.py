@@ -26,7 +26,7 @@ def choose_alpha(curve: pd.DataFrame, tolerance: float) -> float:
     """The α of the smallest shift whose clean accuracy is within ``tolerance`` of the base's.
 
     Args:
-        curve: A row an ``alpha``, 0 first, with ``shift`` and, where there are classes,
+        curve: One row per ``alpha``, 0 first, with ``shift`` and, where there are classes,
             ``clean_top1``.
         tolerance: How much accuracy may be lost, as a fraction.
     """
