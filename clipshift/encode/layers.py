@@ -32,8 +32,8 @@ class LayerProbe:
         """The tokens of the last forward pass, if it was made while ``wanted`` was set.
 
         Returns:
-            One tensor per block, float32, shape (B, 2, width): the class token (NaN where the tower has
-            none), and the mean of the patch tokens; of convolutional towers, the pixels of a
+            One tensor per block, float32, shape (B, 2, width): the class token (NaN where the tower
+            has none), and the mean of the patch tokens; of convolutional towers, the pixels of a
             stage's feature map are the patches.
         """
         outputs, self._outputs = self._outputs, []

@@ -594,7 +594,10 @@ def unit(embeddings: Tensor) -> Tensor:
 
 
 def luma(images: Tensor) -> Tensor:
-    """Luma of RGB images, weights 0.299, 0.587, 0.114 (ITU-R BT.601): (B, 3, H, W) → (B, H, W)."""
+    """Luma of RGB images, weights 0.299, 0.587, 0.114 (ITU-R BT.601): (B, 3, H, W) → (B, H, W).
+
+    kornia's differs in the last bit, which would change published numbers.
+    """
     red, green, blue = images.unbind(dim=1)
     return 0.299 * red + 0.587 * green + 0.114 * blue
 
@@ -622,7 +625,7 @@ def _distribution(gaze: Tensor) -> Tensor:
 
 
 def _entropy(p: Tensor) -> Tensor:
-    return -torch.xlogy(p, p).sum(dim=-1) / math.log(2)
+    return torch.special.entr(p).sum(dim=-1) / math.log(2)
 
 
 def _smooth_map(gaze: Tensor) -> Tensor:

@@ -63,8 +63,8 @@ def studentize(values: np.ndarray, seed: int) -> Studentized:
     """Resample photos, the same ones for all columns, and studentise the columns' means.
 
     Args:
-        values: One row per photo and one column per quantity, shape (N, C). Of NaN values neither the
-            means nor the resamples take notice.
+        values: One row per photo and one column per quantity, shape (N, C). Of NaN values neither
+            the means nor the resamples take notice.
         seed: Seed of the resampling.
     """
     values = np.asarray(values, float)
