@@ -267,8 +267,9 @@ def test_all_reach_the_same_distortion(distortion: str) -> None:
         for photo, encoded in zip(photos, content, strict=True)
     ]
     measure = {"ssim": ssim, "rmse": rmse}[distortion]
+    from torch.utils.data import default_collate
+
     from clipshift.data import clean_view, decode
-    from clipshift.data.dataset import default_collate
 
     clean = torch.stack([clean_view(decode(photo.read()), "squash") for photo in photos])
     for name, match in made.matches.items():
