@@ -114,7 +114,7 @@ class Elastic:
 
     def sample(self, rng: np.random.Generator, size: int) -> Draws:
         noise = torch.from_numpy(rng.standard_normal((2, size, size), dtype=np.float32))
-        smooth = gaussian_smoothing(size, self.sigma)
+        smooth = gaussian_smoothing(size, float(self.sigma))
         return {"displacement": self.alpha * (smooth @ noise @ smooth.T)}
 
     def apply(self, images: Tensor, draws: Draws, strength: float = 1.0) -> Tensor:

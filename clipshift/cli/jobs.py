@@ -114,9 +114,9 @@ def locked(folder: Path) -> Iterator[None]:
     if not is_first_process():
         yield
         return
-    lock = FileLock(folder / LOCK, blocking=False)
+    lock = FileLock(folder / LOCK)
     try:
-        lock.acquire()
+        lock.acquire(timeout=0)
     except Timeout:
         raise UserError(
             f"{folder} is in use by another process: wait for it, or choose another folder with "
