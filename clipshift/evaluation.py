@@ -44,8 +44,10 @@ from clipshift.data import (
     Photo,
     ViewData,
     ViewDataset,
+    candidate_classes,
     captions,
     folder,
+    imagenet_name,
     is_wordnet_id,
     keyed_order,
     sample,
@@ -380,7 +382,8 @@ def make_zero_shot(
     """The zero-shot classifier of labelled photos; None where there is nothing to tell apart.
 
     Labels that read alike, but for case, underscores and spaces, are one class: the model is asked
-    the same.
+    the same. A photo whose label is not among the classes is of the class of ImageNet that WordNet
+    calls by its label, or else of none.
 
     Raises:
         UserError: If the encoder's tokenizer cannot be had.
@@ -393,8 +396,15 @@ def make_zero_shot(
     position = {reading: index for index, reading in enumerate(names)}
     return ZeroShot(
         shared_classifier(encoder, tuple(names.values()), tuple(templates)),
-        torch.tensor([-1 if p.label is None else position[_reading(p.label)] for p in photos]),
+        torch.tensor([_target(photo.label, position) for photo in photos]),
     )
+
+
+def _target(label: str | None, position: dict[str, int]) -> int:
+    if label is None:
+        return -1
+    reading = _reading(label)
+    return position.get(reading, position.get(_reading(imagenet_name(reading) or ""), -1))
 
 
 def _reading(label: str) -> str:
@@ -444,6 +454,8 @@ def evaluate(cfg: DictConfig, run_folder: Path) -> None:
     tags = [cfg.model.name, cfg.data.source]
     try:
         photos, classes = load_photos(cfg.data)
+        if cfg.zero_shot.classes:
+            classes = candidate_classes(cfg.zero_shot.classes)
         encoder = shared_encoder(
             cfg.model.architecture, cfg.model.pretrained, cfg.model.checkpoint, cfg.precision
         )
@@ -490,6 +502,13 @@ def evaluate(cfg: DictConfig, run_folder: Path) -> None:
         module.texts = caption_embeddings(encoder, photos)
     except UserError as error:
         notes.append(f"Measures with text are left out: {error}.")
+    targets = module.zero_shot.targets.tolist() if module.zero_shot else []
+    unknown = sum(t < 0 for t, photo in zip(targets, photos, strict=False) if photo.label)
+    if unknown:
+        notes.append(
+            f"Photos whose label is not among the classes of zero_shot.classes: {unknown} of "
+            f"{len(photos)}. They have no zero-shot accuracy."
+        )
     unnamed = [label for label in classes if is_wordnet_id(label)]
     if module.zero_shot and unnamed:
         prompt = cfg.prompts.templates[0].format(unnamed[0])

@@ -14,8 +14,8 @@ from clipshift.data.dataset import (
 )
 from clipshift.data.photos import Photo, UnreadablePhotoError, as_rgb, decode, keyed_order
 from clipshift.data.shards import shards
-from clipshift.data.sources import captions, folder, sample
-from clipshift.data.wordnet import is_wordnet_id
+from clipshift.data.sources import candidate_classes, captions, folder, sample
+from clipshift.data.wordnet import imagenet_name, is_wordnet_id
 
 __all__ = [
     "VIEW_SIZE",
@@ -29,11 +29,13 @@ __all__ = [
     "ViewData",
     "ViewDataset",
     "as_rgb",
+    "candidate_classes",
     "captions",
     "clean_view",
     "collate",
     "decode",
     "folder",
+    "imagenet_name",
     "is_wordnet_id",
     "keyed_order",
     "sample",

@@ -1,7 +1,6 @@
 """Make the built-in model ``lite``: the image tower of a classifier, and a text tower for it."""
 
 import math
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +12,12 @@ import torch
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.utilities.types import OptimizerLRSchedulerConfig
-from timm.data import ImageNetInfo
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader
 
 from clipshift.config import validate
+from clipshift.data.wordnet import imagenet_names
 from clipshift.errors import UserError
 from clipshift.report.tracking import track_checkpoint
 from clipshift.train.export import export_model
@@ -56,16 +55,6 @@ def load_net() -> tuple[nn.Module, nn.Linear]:
     # Both name the same layers in the same order, each in its own way.
     tower.load_state_dict(dict(zip(tower.state_dict(), weights.values(), strict=True)))
     return tower.eval(), classifier.eval().requires_grad_(False)
-
-
-def class_names() -> list[list[str]]:
-    """The names of each of ImageNet's 1,000 classes: open_clip's, then WordNet's others."""
-    info = ImageNetInfo("imagenet-1k")
-    lemmas = [info.label_name_to_description(wnid).split(", ") for wnid in info.label_names()]
-    return [
-        list({text.casefold(): text for text in (*others, name)}.values())[::-1]
-        for name, others in zip(open_clip.IMAGENET_CLASSNAMES, lemmas, strict=True)
-    ]
 
 
 def text_targets(clip: Tensor, net: nn.Linear, dimensions: int, clip_weight: float) -> Tensor:
@@ -211,7 +200,9 @@ def class_embeddings(model: open_clip.CLIP, names: list[str]) -> Tensor:
     total = torch.zeros(len(names), model.text_projection.shape[1])
     with torch.inference_mode():
         for template in TEMPLATES:
-            total += model.encode_text(tokenize([template.format(n) for n in names]), normalize=True)
+            total += model.encode_text(
+                tokenize([template.format(n) for n in names]), normalize=True
+            )
     return F.normalize(total, dim=1)
 
 
@@ -228,7 +219,9 @@ def load_classifier(file: Path, shape: tuple[int, int]) -> Tensor:
     try:
         content = np.load(file, allow_pickle=False)
     except OSError:
-        raise UserError(f"no classifier {file}: set classifier=FILE, see docs/models/lite.md") from None
+        raise UserError(
+            f"no classifier {file}: set classifier=FILE, see docs/models/lite.md"
+        ) from None
     except ValueError as error:
         raise UserError(f"{file} is no array of numpy's: {error}") from None
     if content.shape != shape:
@@ -252,7 +245,7 @@ def make_lite(cfg: DictConfig, folder: Path) -> None:
     model_cfg = settings["model_cfg"]
     tower, net = load_net()
     clip = load_classifier(Path(cfg.classifier), (model_cfg["embed_dim"], net.out_features))
-    names = class_names()
+    names = imagenet_names()
     targets = text_targets(clip, net, model_cfg["text_cfg"]["width"], cfg.clip_weight)
 
     pl.seed_everything(cfg.seed, verbose=False)
@@ -282,7 +275,7 @@ def make_lite(cfg: DictConfig, folder: Path) -> None:
     model.load_state_dict(weights)
     # To the text tower as it is kept, so that its rounding is made good.
     projection = fit_projection(
-        class_embeddings(model.eval(), list(open_clip.IMAGENET_CLASSNAMES)), net, cfg.ridge
+        class_embeddings(model.eval(), [own[0] for own in names]), net, cfg.ridge
     )
     # The length of embeddings says nothing: here it is near that of CLIP's, and 8 bits suit it.
     length = 16 * projection.weight.square().mean().sqrt()
