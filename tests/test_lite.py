@@ -136,24 +136,71 @@ def test_classifiers_that_are_none_are_told(
         lite.load_classifier(file, (16, 1000))
 
 
-def test_same_seed_same_weights_and_other_seed_others(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    classifier = write_classifier(tmp_path / "classifier.npy", 16)
+@pytest.fixture
+def twelve(monkeypatch: pytest.MonkeyPatch) -> nn.Module:
+    """Twelve classes, two templates, and a small image tower with random weights."""
+    torch.manual_seed(0)
     tower = timm.create_model(TOWER, num_classes=0).eval()
-    generator = torch.Generator().manual_seed(0)
-    net = linear(torch.randn(12, tower.num_features, generator=generator), torch.zeros(12))
+    net = linear(torch.randn(12, tower.num_features), torch.zeros(12))
     monkeypatch.setattr(lite, "load_net", lambda: (tower, net))
     monkeypatch.setattr(lite, "imagenet_names", lambda: imagenet_names()[:12])
     monkeypatch.setattr(lite, "TEMPLATES", ["{}", "a photo of a {}."])
+    return tower
+
+
+def test_same_seed_same_weights_and_other_seed_others(tmp_path: Path, twelve: nn.Module) -> None:
+    classifier = write_classifier(tmp_path / "classifier.npy", 16)
     runs = []
     for name, seed in (("a", 0), ("b", 0), ("c", 1)):
         lite.make_lite(small(classifier, seed), tmp_path / name)
         runs.append((tmp_path / name / "model/open_clip_model.safetensors").read_bytes())
     assert runs[0] == runs[1]
     assert runs[0] != runs[2]
-    made = load_file(tmp_path / "a/model/open_clip_model.safetensors")
-    for name, value in tower.state_dict().items():
+
+
+def test_prompts_depend_on_seed_and_step() -> None:
+    names = imagenet_names()[:12]
+    tokens = torch.arange(49408)
+    model = open_clip.CLIP(
+        8, {"image_size": 8, "patch_size": 8, "width": 8, "layers": 1, "head_width": 8},
+        {"context_length": 24, "width": 8, "heads": 1, "layers": 1},
+    )  # fmt: skip
+    seen: list[torch.Tensor] = []
+
+    def record(prompts: torch.Tensor, normalize: bool) -> torch.Tensor:
+        seen.append(prompts)
+        return torch.zeros(12, 8)
+
+    model.encode_text = record
+    for seed, step in ((0, 0), (0, 0), (0, 1), (1, 0)):
+        module = lite.TextTraining(
+            model, tokens, names, torch.zeros(12, 8), lr=1e-3, steps=2, seed=seed
+        )
+        module.log = lambda *_, **__: None  # type: ignore[method-assign]
+        module.training_step(torch.tensor(step), 0)
+    assert torch.equal(seen[0], seen[1])
+    assert not torch.equal(seen[0], seen[2])
+    assert not torch.equal(seen[0], seen[3])
+
+
+def test_exported_model_has_the_net_and_knows_what_its_text_tower_learnt(
+    tmp_path: Path, twelve: nn.Module
+) -> None:
+    cfg = small(write_classifier(tmp_path / "classifier.npy", 16))
+    cfg.model_cfg.text_cfg.width = 16
+    cfg.optimization.steps, cfg.optimization.lr = 200, 1e-2
+    lite.make_lite(cfg, tmp_path)
+    model = open_clip.create_model(f"local-dir:{tmp_path / 'model'}").eval()
+    names = imagenet_names()[:12]
+    clip = torch.from_numpy(np.load(tmp_path / "classifier.npy").T)
+    targets = lite.text_targets(clip, lite.load_net()[1], 16, cfg.clip_weight)
+    tokenize = open_clip.get_tokenizer(f"local-dir:{tmp_path / 'model'}")
+    with torch.inference_mode():
+        for index in (0, -1):
+            texts = model.encode_text(tokenize([own[index] for own in names]), normalize=True)
+            assert (texts * targets).sum(dim=1).min() > 0.9
+    made = load_file(tmp_path / "model/open_clip_model.safetensors")
+    for name, value in twelve.state_dict().items():
         expected = value.half() if value.is_floating_point() else value
         assert torch.equal(made[f"visual.trunk.{name}"], expected), name
 

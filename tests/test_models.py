@@ -21,6 +21,7 @@ KINDS = {
     "convnext_base_w": (640, None, 4),
     "rn50_openai": (1024, (7, 7), 4),
     "tiny": (128, (8, 8), 4),
+    "lite": (512, None, 7),
 }
 
 CLASS_TOKEN = {name for name in KINDS if name.startswith("vit_")} | {"untrained", "tiny"}
