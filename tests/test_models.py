@@ -21,6 +21,7 @@ KINDS = {
     "convnext_base_w": (640, (8, 8), 4),
     "rn50_openai": (1024, (7, 7), 4),
     "tiny": (128, (8, 8), 4),
+    "lite": (512, (7, 7), 7),
 }
 
 AVERAGING = {"mobileclip2_s0", "convnext_base_w"}

@@ -22,7 +22,7 @@ from omegaconf import DictConfig, OmegaConf
 from PIL import Image
 from safetensors.torch import load_file
 
-from clipshift.cli.train import pretrain
+from clipshift.cli.make_models import pretrain
 from clipshift.data.shards import class_names, shards
 from clipshift.errors import UserError
 from clipshift.train.pretraining import (
@@ -261,7 +261,7 @@ KILLED = """
 import os, signal, sys
 from pathlib import Path
 from omegaconf import OmegaConf
-from clipshift.cli.train import pretrain
+from clipshift.cli.make_models import pretrain
 from clipshift.train import pretraining
 
 step = pretraining.Pretraining.training_step

@@ -1,13 +1,17 @@
 """Zero-shot classification against sorting in numpy, and in the tables of a run."""
 
+import json
 from itertools import permutations
+from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
+from conftest import run_evaluate
 from torch import Tensor
 
-from clipshift.data import Photo, sample
+from clipshift.data import Photo, candidate_classes, sample
 from clipshift.encode import load_encoder, make_zero_shot
 from clipshift.errors import UserError
 from clipshift.measure.zero_shot import zero_shot_flip, zero_shot_hit
@@ -166,3 +170,57 @@ def test_hits_are_columns_of_the_table(encoder, views: Tensor) -> None:  # type:
         ]
     flipped = table.loc[[photo.id for photo in photos], "zero_shot_flip"]
     assert flipped.tolist() == (first[0] != first[1]).float().tolist()
+
+
+def test_labels_outside_the_candidates_are_found_by_their_wordnet_lemmas_or_have_no_class(
+    encoder,
+) -> None:  # type: ignore[no-untyped-def]
+    import open_clip
+
+    labels = ["American_chameleon", "tench", "crane", "my dog", None]
+    photos = [Photo(str(i), None, label=label) for i, label in enumerate(labels)]  # type: ignore[arg-type]
+    names = candidate_classes("imagenet")
+    assert names == list(open_clip.IMAGENET_CLASSNAMES)
+    # Some of them, which is quicker to encode, and both birds and machines that are cranes.
+    zero_shot = make_zero_shot(encoder, photos, [*names[:50], names[134], names[517]], ["{}"])
+    assert zero_shot.targets.tolist() == [40, 0, -1, -1, -1]
+
+
+def test_candidates_come_from_a_file(tmp_path: Path) -> None:
+    file = tmp_path / "names.txt"
+    file.write_text("red fox\n\n  déjà vu \n", encoding="utf-8")
+    assert candidate_classes(str(file)) == ["red fox", "déjà vu"]
+
+
+@pytest.mark.parametrize(
+    ("content", "words"), [(None, "cannot be read"), (b"\xff", "cannot be read"), (b"a\n", "two")]
+)
+def test_candidates_that_cannot_be_read_are_told(
+    tmp_path: Path, content: bytes | None, words: str
+) -> None:
+    file = tmp_path / "names.txt"
+    if content is not None:
+        file.write_bytes(content)
+    with pytest.raises(UserError, match=words):
+        candidate_classes(str(file))
+
+
+def test_a_run_says_among_which_classes_and_how_many_labels_are_not_among_them(
+    hub_folder: Path, tmp_path: Path
+) -> None:
+    names = tmp_path / "names.txt"
+    names.write_text("astronaut\nphotographer\nghost\n")
+    done = run_evaluate(
+        f"model.checkpoint={hub_folder}", f"hydra.run.dir={tmp_path / 'run'}", "trainer=cpu",
+        "data.limit=3", "metric=cosine_similarity", "aug=flip", "cache=off", "logger=none",
+        f"zero_shot.classes={names}",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    facts = json.loads((tmp_path / "run" / "run.json").read_text())
+    assert facts["data"]["classes"] == ["astronaut", "photographer", "ghost"]
+    hits = pd.read_parquet(tmp_path / "run" / "shift.parquet")["zero_shot_top1_clean"]
+    assert hits.isna().tolist() == [False, True, False]  # the second is of a brick wall
+    assert (
+        "not among the classes of zero_shot.classes: 1 of 3"
+        in (tmp_path / "run" / "report.html").read_text()
+    )

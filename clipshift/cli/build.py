@@ -13,7 +13,7 @@ from clipshift.augment import LADDER, MATCHED, Augmentation
 from clipshift.augment.matching import Calibration
 from clipshift.checks import checked, rising
 from clipshift.cli.config import plain
-from clipshift.data import Cache, Photo, select
+from clipshift.data import Cache, Photo, candidate_classes, select
 from clipshift.encode import Encoder, load_encoder
 from clipshift.errors import UserError, one_line
 from clipshift.evaluate import Evaluation
@@ -75,6 +75,18 @@ def load_photos(data: DictConfig, option: str = "data") -> tuple[list[Photo], li
         raise error.within(option) from None
     classes = {p.label for p in photos if p.label is not None and p.left_out is None}
     return chosen, sorted(classes)
+
+
+def load_classes(cfg: DictConfig) -> list[str]:
+    """The classes that ``zero_shot.classes`` names.
+
+    Raises:
+        UserError: If they cannot be read.
+    """
+    try:
+        return candidate_classes(cfg.zero_shot.classes)
+    except UserError as error:
+        raise error.within("zero_shot") from None
 
 
 def make_augmentations(

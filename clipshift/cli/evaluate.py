@@ -12,6 +12,7 @@ from clipshift import augment
 from clipshift.augment import authors
 from clipshift.cli.build import (
     encoder_for,
+    load_classes,
     load_photos,
     make_augmentations,
     make_cache,
@@ -67,6 +68,8 @@ def evaluate(cfg: DictConfig, folder: Path) -> None:
         try:
             augmentations, ladders = make_augmentations(plain(cfg.aug))
             photos, classes = load_photos(cfg.data)
+            if cfg.zero_shot.classes:
+                classes = load_classes(cfg)
             model = plain(cfg.model)
             trained_on = trained_augmentations(cfg.model.checkpoint)
             encoder = encoder_for(

@@ -7,14 +7,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pytorch_lightning as pl
-import torch
 import torch.distributed as dist
 from hydra.utils import instantiate
 from omegaconf import DictConfig
-from pytorch_lightning.callbacks import EMAWeightAveraging, LearningRateMonitor, ModelCheckpoint
-from torch.optim.swa_utils import update_bn
 from torch.utils.data import DataLoader
-from tqdm import tqdm
 
 from clipshift.augment import Augmentation
 from clipshift.cli.build import load_photos, make_augmentations
@@ -24,7 +20,7 @@ from clipshift.cli.evaluate import evaluate
 from clipshift.cli.jobs import started_logger
 from clipshift.cli.trainer import make_trainer
 from clipshift.compare import compare_runs
-from clipshift.data import Photo, Skipped, View, ViewDataset, class_names, collate, shards
+from clipshift.data import Photo, Skipped, View, ViewDataset, collate
 from clipshift.encode import Encoder, load_encoder, make_zero_shot
 from clipshift.errors import UserError
 from clipshift.report.figures import draw_interpolation, save_figures
@@ -41,18 +37,9 @@ from clipshift.train.finetuning import (
 )
 from clipshift.train.interpolation import choose_alpha, interpolated
 from clipshift.train.objectives import Objective
-from clipshift.train.pretraining import (
-    Pixels,
-    Pretraining,
-    export,
-    load_pixels,
-    teacher_logits,
-    whole_batch,
-    whole_views,
-)
 from clipshift.train.resuming import BEST, LAST, last_checkpoint, load_training
 from clipshift.train.tuning import plain_weights
-from clipshift.train.views import EpochSampler, RobustViews, Shuffled
+from clipshift.train.views import EpochSampler, RobustViews
 
 
 def finetune(cfg: DictConfig, folder: Path) -> None:
@@ -254,89 +241,3 @@ def compare_with_base(
     report = compare_runs([str(run) for run in evaluations], seed, folder, curve, notes)
     if sys.stdout.isatty():
         webbrowser.open(report.resolve().as_uri())
-
-
-def pretrain(cfg: DictConfig, folder: Path) -> None:
-    """Train, resume where ``folder`` holds a checkpoint, and export the averaged model.
-
-    A run that has ended only exports again.
-
-    Args:
-        cfg: The composed ``conf/train.yaml``.
-        folder: Where the checkpoint, the teacher's logits and the exported ``model/`` go.
-
-    Raises:
-        UserError: If an option is out of range, the shards are missing or malformed or hold less
-            than a batch, or, with a teacher, its package is missing.
-    """
-    validate(cfg, {})
-    pl.seed_everything(cfg.seed, verbose=False)
-    torch.set_float32_matmul_precision("high")
-    root = Path(cfg.data.root)
-    classes = class_names(root)
-    size = cfg.model_cfg.vision_cfg.image_size
-
-    def load(pattern: str) -> Pixels:
-        listed = shards(root, pattern)
-        photos = [photo for photo in listed if photo.left_out is None][: cfg.data.limit]
-        labels = [classes.index(photo.label) for photo in photos if photo.label is not None]
-        if len(labels) < len(photos):
-            raise UserError(f"{root}/{pattern}: photos without a label cannot be trained on")
-        return Pixels(load_pixels(photos, size), torch.tensor(labels))
-
-    train, val = load(cfg.data.train), load(cfg.data.val)
-    if len(train) < cfg.data.batch_size:
-        raise UserError(
-            f"{len(train)} training photos are fewer than data.batch_size={cfg.data.batch_size}"
-        )
-    settings = plain(cfg)
-    folder.mkdir(parents=True, exist_ok=True)
-    if cfg.teacher is not None:
-        train.columns["teacher"] = teacher_logits(
-            settings["teacher"], train, root, folder / "teacher.safetensors", cfg.seed
-        )
-
-    pl.seed_everything(cfg.seed, verbose=False)
-    module = Pretraining(
-        settings["model_cfg"],
-        classes,
-        settings["prompts"]["templates"],
-        seed=cfg.seed,
-        **settings["optimization"],
-    )
-    last = last_checkpoint(folder, settings)
-    if last is not None:
-        load_training(last, "meta", module.state_dict())
-    trainer = make_trainer(
-        settings["trainer"],
-        logger=instantiate(cfg.logger) if cfg.logger else False,
-        callbacks=[
-            EMAWeightAveraging(decay=cfg.ema),  # used in validation and export
-            ModelCheckpoint(
-                folder, "last", enable_version_counter=False, save_on_train_epoch_end=True
-            ),
-            *([LearningRateMonitor()] if cfg.logger else []),
-        ],
-        default_root_dir=str(folder),
-    )
-    trainer.fit(
-        module,
-        DataLoader(
-            train,
-            cfg.data.batch_size,
-            sampler=Shuffled(len(train), cfg.seed),
-            drop_last=True,
-            collate_fn=whole_batch,
-        ),
-        DataLoader(val, 250, collate_fn=whole_batch),
-        ckpt_path=last,
-    )
-    averaged = load_training(folder / LAST, "cpu", module.state_dict())["state_dict"]
-    module.load_state_dict(averaged)
-    # Batch norm's running statistics belong to the weights on the way, not to their average
-    # (Izmailov et al., "Averaging Weights Leads to Wider Optima", 2018, arXiv:1803.05407, 3.3).
-    batches = train.columns["pixels"].split(cfg.data.batch_size)
-    with torch.autocast("cpu", torch.bfloat16):
-        update_bn(tqdm(map(whole_views, batches), "norms", len(batches)), module.model.visual)
-    export(module.model, settings["model_cfg"], folder / "model")
-    track_checkpoint(trainer.logger, folder / "model")

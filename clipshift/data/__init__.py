@@ -14,8 +14,8 @@ from clipshift.data.files import read_json
 from clipshift.data.photos import Photo, UnreadablePhotoError, as_rgb, decode, keyed_order
 from clipshift.data.selection import select
 from clipshift.data.shards import class_names, shards
-from clipshift.data.sources import captions, folder, sample
-from clipshift.data.wordnet import is_wordnet_id
+from clipshift.data.sources import candidate_classes, captions, folder, sample
+from clipshift.data.wordnet import imagenet_name, is_wordnet_id
 
 __all__ = [
     "GONE",
@@ -27,12 +27,14 @@ __all__ = [
     "View",
     "ViewDataset",
     "as_rgb",
+    "candidate_classes",
     "captions",
     "class_names",
     "clean_view",
     "collate",
     "decode",
     "folder",
+    "imagenet_name",
     "is_wordnet_id",
     "keyed_order",
     "read_json",

@@ -10,7 +10,7 @@ from typing import TextIO
 from clipshift.data.files import existing, path_in
 from clipshift.data.listing import HIDDEN, NO_FILE, NOT_REGULAR, Listing, is_hidden
 from clipshift.data.photos import Photo, photo_id
-from clipshift.data.wordnet import class_name
+from clipshift.data.wordnet import class_name, imagenet_names
 from clipshift.errors import UserError, printable
 
 # Photographs that come inside the scikit-image wheel (public domain or CC0).
@@ -45,6 +45,32 @@ def sample() -> list[Photo]:
         Photo(id=name, file=root / name, label=label, captions=(caption,))
         for name, (label, caption) in SAMPLE.items()
     ]
+
+
+def candidate_classes(choice: str) -> list[str]:
+    """The names of classes to choose among, by the option ``zero_shot.classes``.
+
+    Args:
+        choice: ``imagenet`` for open_clip's names of ImageNet's 1,000 classes, or a text file with
+            a name on each line.
+
+    Raises:
+        UserError: If there is no such file, it is not UTF-8, or it has fewer than two names.
+    """
+    if choice == "imagenet":
+        return [names[0] for names in imagenet_names()]
+    try:
+        lines = Path(choice).read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(
+            f"{choice} cannot be read ({error}): it must be imagenet, or a text file with a class "
+            "name on each line",
+            "classes",
+        ) from None
+    names = [line.strip() for line in lines if line.strip()]
+    if len(names) < 2:
+        raise UserError(f"{choice} needs two class names or more, one on a line", "classes")
+    return names
 
 
 def folder(root: str) -> list[Photo]:

@@ -1,4 +1,4 @@
-"""English names of classes that are called by WordNet ids, as ImageNet's folders are."""
+"""English names of ImageNet's classes, whose folders are called by WordNet ids or lemmas."""
 
 import re
 from collections import Counter
@@ -43,3 +43,43 @@ def _names() -> dict[str, str]:
         alone = uses[name.lower()] == 1
         names[label] = name if alone else full.label_name_to_description(label, detailed=True)
     return names
+
+
+@lru_cache(maxsize=1)
+def imagenet_names() -> list[list[str]]:
+    """The names of each of ImageNet's 1,000 classes: open_clip's, then WordNet's other lemmas.
+
+    >>> imagenet_names()[40]
+    ['Carolina anole', 'American chameleon', 'anole', 'Anolis carolinensis']
+    """
+    from open_clip import IMAGENET_CLASSNAMES
+    from timm.data import ImageNetInfo
+
+    info = ImageNetInfo("imagenet-1k")
+    lemmas = [info.label_name_to_description(wnid).split(", ") for wnid in info.label_names()]
+    return [
+        [name, *(lemma for lemma in own if lemma.casefold() != name.casefold())]
+        for name, own in zip(IMAGENET_CLASSNAMES, lemmas, strict=True)
+    ]
+
+
+def imagenet_name(name: str) -> str | None:
+    """open_clip's name of the ImageNet class that has a name among its WordNet lemmas.
+
+    Args:
+        name: In words, in any case.
+
+    Returns:
+        None where no class has it, or several have.
+
+    >>> imagenet_name("american chameleon"), imagenet_name("crane"), imagenet_name("my tench")
+    ('Carolina anole', None, None)
+    """
+    return _synonyms().get(name.casefold())
+
+
+@lru_cache(maxsize=1)
+def _synonyms() -> dict[str, str]:
+    named = {(name.casefold(), own[0]) for own in imagenet_names() for name in own}
+    uses = Counter(name for name, _ in named)
+    return {name: theirs for name, theirs in named if uses[name] == 1}

@@ -7,7 +7,7 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from clipshift.data import Photo
+from clipshift.data import Photo, imagenet_name
 from clipshift.encode.encoder import Encoder
 
 
@@ -35,7 +35,8 @@ def make_zero_shot(
     """The zero-shot classifier of labelled photos; None where there is nothing to tell apart.
 
     Labels that read alike, but for case, underscores and spaces, are one class: the model is asked
-    the same.
+    the same. A photo whose label is not among the classes is of the class of ImageNet that WordNet
+    calls by its label, or else of none.
 
     Raises:
         UserError: If the encoder's tokenizer cannot be had.
@@ -48,8 +49,15 @@ def make_zero_shot(
     position = {reading: index for index, reading in enumerate(names)}
     return ZeroShot(
         _classifier(encoder, tuple(names.values()), tuple(templates)),
-        torch.tensor([-1 if p.label is None else position[_reading(p.label)] for p in photos]),
+        torch.tensor([_target(photo.label, position) for photo in photos]),
     )
+
+
+def _target(label: str | None, position: dict[str, int]) -> int:
+    if label is None:
+        return -1
+    reading = _reading(label)
+    return position.get(reading, position.get(_reading(imagenet_name(reading) or ""), -1))
 
 
 def caption_embeddings(encoder: Encoder, photos: Sequence[Photo]) -> Tensor | None:

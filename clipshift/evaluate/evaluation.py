@@ -40,7 +40,7 @@ class Evaluation:
 
     Attributes:
         photos: The photos to measure.
-        classes: The classes of all photos in their source, whether they are measured or not.
+        classes: The classes to choose among: those of all photos in their source, or others.
         encoder: The model.
         augmentations: By name.
         ladders: Strengths at severity 1 to 5, by augmentation.
@@ -91,6 +91,13 @@ class Evaluation:
             captions = caption_embeddings(self.encoder, self.photos)
         except UserError as error:
             self.notes.append(f"Measures with text are left out: {error}.")
+        targets = zero_shot.targets.tolist() if zero_shot else []
+        unknown = sum(t < 0 for t, p in zip(targets, self.photos, strict=False) if p.label)
+        if unknown:
+            self.notes.append(
+                f"Photos whose label is not among the classes of zero_shot.classes: {unknown} of "
+                f"{len(self.photos)}. They have no zero-shot accuracy."
+            )
         unnamed = [label for label in self.classes if is_wordnet_id(label)]
         if zero_shot and unnamed:
             prompt = self.templates[0].format(unnamed[0])

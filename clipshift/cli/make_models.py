@@ -1,0 +1,190 @@
+"""How ``train.py`` makes the models that come with clipshift."""
+
+import math
+from pathlib import Path
+
+import open_clip
+import pytorch_lightning as pl
+import torch
+from hydra.utils import instantiate
+from omegaconf import DictConfig
+from pytorch_lightning.callbacks import EMAWeightAveraging, LearningRateMonitor, ModelCheckpoint
+from torch import nn
+from torch.optim.swa_utils import update_bn
+from torch.utils.data import DataLoader
+from tqdm import tqdm
+
+from clipshift.cli.config import plain, validate
+from clipshift.cli.trainer import make_trainer
+from clipshift.data import class_names, shards
+from clipshift.data.wordnet import imagenet_names
+from clipshift.errors import UserError
+from clipshift.report.tracking import track_checkpoint
+from clipshift.train.export import export_model
+from clipshift.train.lite import (
+    PREPROCESSING,
+    TEMPLATES,
+    TextTraining,
+    class_embeddings,
+    fit_projection,
+    load_classifier,
+    load_net,
+    shipped_dtype,
+)
+from clipshift.train.lite import (
+    text_targets as class_targets,
+)
+from clipshift.train.pretraining import (
+    Pixels,
+    Pretraining,
+    export,
+    load_pixels,
+    teacher_logits,
+    whole_batch,
+    whole_views,
+)
+from clipshift.train.resuming import LAST, last_checkpoint, load_training
+from clipshift.train.views import Shuffled
+
+
+def pretrain(cfg: DictConfig, folder: Path) -> None:
+    """Train, resume where ``folder`` holds a checkpoint, and export the averaged model.
+
+    A run that has ended only exports again.
+
+    Args:
+        cfg: The composed ``conf/train.yaml``.
+        folder: Where the checkpoint, the teacher's logits and the exported ``model/`` go.
+
+    Raises:
+        UserError: If an option is out of range, the shards are missing or malformed or hold less
+            than a batch, or, with a teacher, its package is missing.
+    """
+    validate(cfg, {})
+    pl.seed_everything(cfg.seed, verbose=False)
+    torch.set_float32_matmul_precision("high")
+    root = Path(cfg.data.root)
+    classes = class_names(root)
+    size = cfg.model_cfg.vision_cfg.image_size
+
+    def load(pattern: str) -> Pixels:
+        listed = shards(root, pattern)
+        photos = [photo for photo in listed if photo.left_out is None][: cfg.data.limit]
+        labels = [classes.index(photo.label) for photo in photos if photo.label is not None]
+        if len(labels) < len(photos):
+            raise UserError(f"{root}/{pattern}: photos without a label cannot be trained on")
+        return Pixels(load_pixels(photos, size), torch.tensor(labels))
+
+    train, val = load(cfg.data.train), load(cfg.data.val)
+    if len(train) < cfg.data.batch_size:
+        raise UserError(
+            f"{len(train)} training photos are fewer than data.batch_size={cfg.data.batch_size}"
+        )
+    settings = plain(cfg)
+    folder.mkdir(parents=True, exist_ok=True)
+    if cfg.teacher is not None:
+        train.columns["teacher"] = teacher_logits(
+            settings["teacher"], train, root, folder / "teacher.safetensors", cfg.seed
+        )
+
+    pl.seed_everything(cfg.seed, verbose=False)
+    module = Pretraining(
+        settings["model_cfg"],
+        classes,
+        settings["prompts"]["templates"],
+        seed=cfg.seed,
+        **settings["optimization"],
+    )
+    last = last_checkpoint(folder, settings)
+    if last is not None:
+        load_training(last, "meta", module.state_dict())
+    trainer = make_trainer(
+        settings["trainer"],
+        logger=instantiate(cfg.logger) if cfg.logger else False,
+        callbacks=[
+            EMAWeightAveraging(decay=cfg.ema),  # used in validation and export
+            ModelCheckpoint(
+                folder, "last", enable_version_counter=False, save_on_train_epoch_end=True
+            ),
+            *([LearningRateMonitor()] if cfg.logger else []),
+        ],
+        default_root_dir=str(folder),
+    )
+    trainer.fit(
+        module,
+        DataLoader(
+            train,
+            cfg.data.batch_size,
+            sampler=Shuffled(len(train), cfg.seed),
+            drop_last=True,
+            collate_fn=whole_batch,
+        ),
+        DataLoader(val, 250, collate_fn=whole_batch),
+        ckpt_path=last,
+    )
+    averaged = load_training(folder / LAST, "cpu", module.state_dict())["state_dict"]
+    module.load_state_dict(averaged)
+    # Batch norm's running statistics belong to the weights on the way, not to their average
+    # (Izmailov et al., "Averaging Weights Leads to Wider Optima", 2018, arXiv:1803.05407, 3.3).
+    batches = train.columns["pixels"].split(cfg.data.batch_size)
+    with torch.autocast("cpu", torch.bfloat16):
+        update_bn(tqdm(map(whole_views, batches), "norms", len(batches)), module.model.visual)
+    export(module.model, settings["model_cfg"], folder / "model")
+    track_checkpoint(trainer.logger, folder / "model")
+
+
+def make_lite(cfg: DictConfig, folder: Path) -> None:
+    """Train the text tower, fit the picture side to it, and export both as one model.
+
+    Args:
+        cfg: The composed ``conf/train.yaml``.
+        folder: Where the log and the exported ``model/`` go.
+
+    Raises:
+        UserError: If an option is out of range, the CLIP's classifier is missing or malformed, or
+            the package with the net's weights is missing.
+    """
+    validate(cfg, {})
+    settings = plain(cfg)
+    model_cfg = settings["model_cfg"]
+    tower, net = load_net()
+    clip = load_classifier(Path(cfg.classifier), (model_cfg["embed_dim"], net.out_features))
+    names = imagenet_names()
+    targets = class_targets(clip, net, model_cfg["text_cfg"]["width"], cfg.clip_weight)
+
+    pl.seed_everything(cfg.seed, verbose=False)
+    model = open_clip.CLIP(**model_cfg)
+    tokenize = open_clip.SimpleTokenizer(context_length=model.context_length)
+    tokens = tokenize([*TEMPLATES, *(name for own in names for name in own)]).unique()
+    small = open_clip.CLIP(
+        **model_cfg | {"text_cfg": model_cfg["text_cfg"] | {"vocab_size": len(tokens)}}
+    )
+    nn.init.normal_(small.token_embedding.weight, std=0.2)
+    module = TextTraining(small, tokens, names, targets, seed=cfg.seed, **settings["optimization"])
+    trainer = make_trainer(
+        settings["trainer"],
+        logger=instantiate(cfg.logger) if cfg.logger else False,
+        enable_checkpointing=False,
+        default_root_dir=str(folder),
+    )
+    trainer.fit(module, DataLoader(range(cfg.optimization.steps), batch_size=None))  # type: ignore[arg-type]
+
+    # A token that occurs in no prompt says nothing.
+    table = torch.zeros_like(model.token_embedding.weight)
+    table[tokens] = small.token_embedding.weight.detach()
+    weights = small.state_dict() | {"token_embedding.weight": table}
+    weights |= {f"visual.trunk.{name}": value for name, value in tower.state_dict().items()}
+    weights["logit_scale"] = torch.tensor(math.log(cfg.logit_scale))
+    weights = {name: value.to(shipped_dtype(name, value)) for name, value in weights.items()}
+    model.load_state_dict(weights)
+    # To the text tower as it is kept, so that its rounding is made good.
+    projection = fit_projection(
+        class_embeddings(model.eval(), [own[0] for own in names]), net, cfg.ridge
+    )
+    # The length of embeddings says nothing: here it is near that of CLIP's, and 8 bits suit it.
+    length = 16 * projection.weight.square().mean().sqrt()
+    for name, value in projection.state_dict().items():
+        name = f"visual.head.proj.{name}"
+        weights[name] = (value / length).to(shipped_dtype(name, value))
+    export_model(weights, model_cfg, PREPROCESSING, folder / "model")
+    track_checkpoint(trainer.logger, folder / "model")
