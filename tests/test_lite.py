@@ -16,7 +16,7 @@ from PIL import Image
 from safetensors.torch import load_file
 from torch import nn
 
-from clipshift.cli.make_models import make_lite
+from clipshift.cli import make_models
 from clipshift.data import clean_view, folder
 from clipshift.data.wordnet import imagenet_names
 from clipshift.errors import UserError
@@ -25,6 +25,7 @@ from clipshift.train import lite
 ROOT = Path(__file__).resolve().parent.parent
 SHIPPED = ROOT / "clipshift" / "models" / "lite"
 TOWER = "test_efficientnet"
+TWELVE = [*imagenet_names()[:11], ["Mexican hairless dog (xoloitzcuintli)"]]
 NO_NET = "the extra clipshift[train] is not installed"
 
 
@@ -144,7 +145,7 @@ def twelve(monkeypatch: pytest.MonkeyPatch) -> nn.Module:
     tower = timm.create_model(TOWER, num_classes=0).eval()
     net = linear(torch.randn(12, tower.num_features), torch.zeros(12))
     monkeypatch.setattr(lite, "load_net", lambda: (tower, net))
-    monkeypatch.setattr(lite, "imagenet_names", lambda: imagenet_names()[:12])
+    monkeypatch.setattr(make_models, "imagenet_names", lambda: TWELVE)
     monkeypatch.setattr(lite, "TEMPLATES", ["{}", "a photo of a {}."])
     return tower
 
@@ -153,15 +154,14 @@ def test_same_seed_same_weights_and_other_seed_others(tmp_path: Path, twelve: nn
     classifier = write_classifier(tmp_path / "classifier.npy", 16)
     runs = []
     for name, seed in (("a", 0), ("b", 0), ("c", 1)):
-        make_lite(small(classifier, seed), tmp_path / name)
+        make_models.make_lite(small(classifier, seed), tmp_path / name)
         runs.append((tmp_path / name / "model/open_clip_model.safetensors").read_bytes())
     assert runs[0] == runs[1]
     assert runs[0] != runs[2]
 
 
 def test_prompts_depend_on_seed_and_step() -> None:
-    names = imagenet_names()[:12]
-    tokens = torch.arange(49408)
+    prompts = [torch.arange(100 * c, 100 * c + 48).view(4, 3, 4) for c in range(12)]
     model = open_clip.CLIP(
         8, {"image_size": 8, "patch_size": 8, "width": 8, "layers": 1, "head_width": 8},
         {"context_length": 24, "width": 8, "heads": 1, "layers": 1},
@@ -174,9 +174,7 @@ def test_prompts_depend_on_seed_and_step() -> None:
 
     model.encode_text = record
     for seed, step in ((0, 0), (0, 0), (0, 1), (1, 0)):
-        module = lite.TextTraining(
-            model, tokens, names, torch.zeros(12, 8), lr=1e-3, steps=2, seed=seed
-        )
+        module = lite.TextTraining(model, prompts, torch.zeros(12, 8), lr=1e-3, steps=2, seed=seed)
         module.log = lambda *_, **__: None  # type: ignore[method-assign]
         module.training_step(torch.tensor(step), 0)
     assert torch.equal(seen[0], seen[1])
@@ -190,17 +188,21 @@ def test_exported_model_has_the_net_and_knows_what_its_text_tower_learnt(
     cfg = small(write_classifier(tmp_path / "classifier.npy", 16))
     cfg.model_cfg.text_cfg.width = 16
     cfg.optimization.steps, cfg.optimization.lr = 200, 1e-2
-    make_lite(cfg, tmp_path)
+    make_models.make_lite(cfg, tmp_path)
     model = open_clip.create_model(f"local-dir:{tmp_path / 'model'}").eval()
-    names = imagenet_names()[:12]
     clip = torch.from_numpy(np.load(tmp_path / "classifier.npy").T)
     targets = lite.text_targets(clip, lite.load_net()[1], 16, cfg.clip_weight)
     tokenize = open_clip.get_tokenizer(f"local-dir:{tmp_path / 'model'}")
     with torch.inference_mode():
-        for index in (0, -1):
-            texts = model.encode_text(tokenize([own[index] for own in names]), normalize=True)
+        for index, template in ((0, "{}"), (-1, "{}"), (0, "a photo of a {}.")):
+            prompts = tokenize([template.format(own[index]) for own in TWELVE])
+            texts = model.encode_text(prompts, normalize=True)
             assert (texts * targets).sum(dim=1).min() > 0.9
     made = load_file(tmp_path / "model/open_clip_model.safetensors")
+    # Of all tokens those of the prompts have an embedding, “).” among them.
+    used = tokenize([t.format(name) for own in TWELVE for name in own for t in lite.TEMPLATES])
+    known = made["token_embedding.weight"].float().abs().sum(dim=1).nonzero().flatten()
+    assert torch.equal(known, used.unique())
     for name, value in twelve.state_dict().items():
         expected = value.half() if value.is_floating_point() else value
         assert torch.equal(made[f"visual.trunk.{name}"], expected), name

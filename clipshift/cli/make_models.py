@@ -20,20 +20,8 @@ from clipshift.data import class_names, shards
 from clipshift.data.wordnet import imagenet_names
 from clipshift.errors import UserError
 from clipshift.report.tracking import track_checkpoint
+from clipshift.train import lite
 from clipshift.train.export import export_model
-from clipshift.train.lite import (
-    PREPROCESSING,
-    TEMPLATES,
-    TextTraining,
-    class_embeddings,
-    fit_projection,
-    load_classifier,
-    load_net,
-    shipped_dtype,
-)
-from clipshift.train.lite import (
-    text_targets as class_targets,
-)
 from clipshift.train.pretraining import (
     Pixels,
     Pretraining,
@@ -147,20 +135,27 @@ def make_lite(cfg: DictConfig, folder: Path) -> None:
     validate(cfg, {})
     settings = plain(cfg)
     model_cfg = settings["model_cfg"]
-    tower, net = load_net()
-    clip = load_classifier(Path(cfg.classifier), (model_cfg["embed_dim"], net.out_features))
+    tower, net = lite.load_net()
+    clip = lite.load_classifier(Path(cfg.classifier), (model_cfg["embed_dim"], net.out_features))
     names = imagenet_names()
-    targets = class_targets(clip, net, model_cfg["text_cfg"]["width"], cfg.clip_weight)
+    targets = lite.text_targets(clip, net, model_cfg["text_cfg"]["width"], cfg.clip_weight)
 
     pl.seed_everything(cfg.seed, verbose=False)
     model = open_clip.CLIP(**model_cfg)
     tokenize = open_clip.SimpleTokenizer(context_length=model.context_length)
-    tokens = tokenize([*TEMPLATES, *(name for own in names for name in own)]).unique()
+    prompts = [
+        torch.stack([tokenize([t.format(name) for name in own]) for t in lite.TEMPLATES])
+        for own in names
+    ]
+    # Few of CLIP's tokens occur. Numbered anew in their order, the end of text, where the tower
+    # reads a prompt, is still the highest.
+    tokens = torch.cat([own.flatten() for own in prompts]).unique()
     small = open_clip.CLIP(
         **model_cfg | {"text_cfg": model_cfg["text_cfg"] | {"vocab_size": len(tokens)}}
     )
+    prompts = [torch.searchsorted(tokens, own) for own in prompts]
     nn.init.normal_(small.token_embedding.weight, std=0.2)
-    module = TextTraining(small, tokens, names, targets, seed=cfg.seed, **settings["optimization"])
+    module = lite.TextTraining(small, prompts, targets, seed=cfg.seed, **settings["optimization"])
     trainer = make_trainer(
         settings["trainer"],
         logger=instantiate(cfg.logger) if cfg.logger else False,
@@ -175,16 +170,16 @@ def make_lite(cfg: DictConfig, folder: Path) -> None:
     weights = small.state_dict() | {"token_embedding.weight": table}
     weights |= {f"visual.trunk.{name}": value for name, value in tower.state_dict().items()}
     weights["logit_scale"] = torch.tensor(math.log(cfg.logit_scale))
-    weights = {name: value.to(shipped_dtype(name, value)) for name, value in weights.items()}
+    weights = {name: value.to(lite.shipped_dtype(name, value)) for name, value in weights.items()}
     model.load_state_dict(weights)
     # To the text tower as it is kept, so that its rounding is made good.
-    projection = fit_projection(
-        class_embeddings(model.eval(), [own[0] for own in names]), net, cfg.ridge
+    projection = lite.fit_projection(
+        lite.class_embeddings(model.eval(), [own[0] for own in names]), net, cfg.ridge
     )
     # The length of embeddings says nothing: here it is near that of CLIP's, and 8 bits suit it.
     length = 16 * projection.weight.square().mean().sqrt()
     for name, value in projection.state_dict().items():
         name = f"visual.head.proj.{name}"
-        weights[name] = (value / length).to(shipped_dtype(name, value))
-    export_model(weights, model_cfg, PREPROCESSING, folder / "model")
+        weights[name] = (value / length).to(lite.shipped_dtype(name, value))
+    export_model(weights, model_cfg, lite.PREPROCESSING, folder / "model")
     track_checkpoint(trainer.logger, folder / "model")

@@ -118,15 +118,12 @@ def fit_projection(classes: Tensor, net: nn.Linear, ridge: float) -> nn.Linear:
 class TextTraining(pl.LightningModule):
     """A text tower learns to give the names of classes, in prompts, given embeddings.
 
-    A step takes every class once, in one of its names and one of :data:`TEMPLATES`, both drawn at
+    A step takes every class once, in one of its names and one of the templates, both drawn at
     random. The loss is 1 − the mean cosine to the class's embedding.
 
     Args:
-        model: The open_clip model whose text tower is trained, its tokens numbered by ``tokens``.
-        tokens: The numbers in CLIP's vocabulary of the tokens that occur, ascending. The text
-            tower reads a prompt where its highest token is, CLIP's end of text, and so it still
-            does.
-        names: The names of each class.
+        model: The open_clip model whose text tower is trained.
+        prompts: For each class its prompts as tokens, int64, (templates, names, context).
         targets: Unit embeddings of the classes, (C, D).
         lr: Peak learning rate.
         steps: How many steps there are.
@@ -136,8 +133,7 @@ class TextTraining(pl.LightningModule):
     def __init__(
         self,
         model: open_clip.CLIP,
-        tokens: Tensor,
-        names: list[list[str]],
+        prompts: list[Tensor],
         targets: Tensor,
         *,
         lr: float,
@@ -145,16 +141,8 @@ class TextTraining(pl.LightningModule):
         seed: int,
     ) -> None:
         super().__init__()
-        self.model, self.targets = model, targets
+        self.model, self.prompts, self.targets = model, prompts, targets
         self.lr, self.steps, self.seed = lr, steps, seed
-        tokenize = open_clip.SimpleTokenizer(context_length=model.context_length)
-        self.prompts = [
-            torch.stack(
-                [torch.searchsorted(tokens, tokenize([t.format(n) for n in own]))
-                 for t in TEMPLATES]
-            )
-            for own in names
-        ]  # for each class (templates, names, context)  # fmt: skip
 
     def training_step(self, step: Tensor, _: int) -> Tensor:
         """The loss of one step, under the draws of this step."""
