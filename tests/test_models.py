@@ -24,7 +24,7 @@ KINDS = {
     "lite": (512, (7, 7), 7),
 }
 
-AVERAGING = {"mobileclip2_s0", "convnext_base_w"}
+AVERAGING = {"lite", "mobileclip2_s0", "convnext_base_w"}
 CLASS_TOKEN = {name for name in KINDS if name.startswith("vit_")} | {"untrained", "tiny"}
 
 

@@ -390,6 +390,7 @@ def load_encoder(
     )
 
 
+@errors_alone()
 def load_tokenizer(architecture: str) -> Callable[[list[str]], Tensor]:
     """The tokenizer of an architecture's text tower.
 
@@ -414,6 +415,7 @@ def load_tokenizer(architecture: str) -> Callable[[list[str]], Tensor]:
     return open_clip.get_tokenizer(architecture)
 
 
+@errors_alone()
 def model_config(architecture: str, checkpoint: str | None = None) -> dict[str, Any]:
     """open_clip's configuration of a model that `load_encoder` loads."""
     if checkpoint and Path(checkpoint).is_dir():
