@@ -20,10 +20,12 @@ import torch
 from conftest import AUGMENTATIONS, ROOT, run_evaluate
 from PIL import Image
 
-from clipshift.cli.evaluate import remake_report
+from clipshift.cli.command import compose_config
+from clipshift.cli.evaluate import evaluate, remake_report
 from clipshift.cli.jobs import locked
 from clipshift.data import ViewDataset, collate, sample
 from clipshift.errors import UserError
+from clipshift.evaluate import ShiftEvaluation
 from clipshift.results import read_run
 
 TABLES = ("summary", "distances", "distances_low", "distances_high", "ranking", "correlations",
@@ -312,6 +314,28 @@ def test_paths_that_are_not_there_are_named_as_they_were_typed(path: str, tmp_pa
         capture_output=True, text=True, check=False, cwd=tmp_path,
     )  # fmt: skip
     assert done.stderr == f"error: data.root: no folder {path}\n"
+
+
+def test_a_stop_while_the_report_is_drawn_measures_nothing_again(
+    photos: Path, hub_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cfg = compose_config("evaluate", [
+        f"model.checkpoint={hub_folder}", "data=folder", f"data.root={photos}", "data.limit=4",
+        "data.num_workers=0", "aug=noise", "trainer=cpu", "logger=none",
+    ])  # fmt: skip
+
+    def stopped(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr("clipshift.cli.evaluate.report_run", stopped)
+        with pytest.raises(KeyboardInterrupt):
+            evaluate(cfg, tmp_path)
+    before = (tmp_path / "shift.parquet").read_bytes()
+    monkeypatch.setattr(ShiftEvaluation, "_measure_batch", stopped)
+    evaluate(cfg, tmp_path)
+    assert (tmp_path / "report.html").exists()
+    assert (tmp_path / "shift.parquet").read_bytes() == before
 
 
 # --- files of ours ------------------------------------------------------------------------------
