@@ -33,7 +33,7 @@ from clipshift.cli.jobs import (
 from clipshift.cli.trainer import make_trainer
 from clipshift.data import ViewDataset
 from clipshift.errors import UserError, one_line
-from clipshift.evaluate import measure_shift
+from clipshift.evaluate import Evaluation, measure_shift
 from clipshift.report.run import report_run
 from clipshift.report.terminal import PhotoProgressBar
 from clipshift.results import Records, read_run
@@ -61,39 +61,19 @@ def evaluate(cfg: DictConfig, folder: Path) -> None:
             in use or holds an interrupted run with other options. What was measured before an
             interruption is kept.
     """
-    if "precision" in cfg.trainer:
-        raise UserError("trainer.precision is for training: choose the encoder's by precision=bf16")
     tags = [cfg.model.name, cfg.data._target_.rpartition(".")[2]]
+    records = Records(folder)
     with locked(folder):
         try:
-            augmentations, ladders = make_augmentations(plain(cfg.aug))
-            photos, classes = load_photos(cfg.data)
-            if cfg.zero_shot.classes:
-                classes = load_classes(cfg)
-            model = plain(cfg.model)
-            trained_on = trained_augmentations(cfg.model.checkpoint)
-            encoder = encoder_for(
-                cfg.model.architecture, cfg.model.pretrained, cfg.model.checkpoint, cfg.precision
-            )
-            key = job_key(cfg, encoder, photos, classes) if in_sweep() else None
-            if key and not cfg.rerun and (finished := finished_job(sweep_folders(cfg), key)):
-                take_over(finished, folder)
-                return
-            records = Records(folder)
-            if is_first_process():
-                options = numbers_depend_on(cfg, encoder, photos, classes)
-                if differing := records.begin(options, cfg.rerun):
-                    raise UserError(
-                        f"{folder} holds an interrupted run with other options "
-                        f"({', '.join(differing)}): choose another folder with "
-                        "hydra.run.dir=FOLDER, or give that run up with rerun=true"
-                    )
-            evaluation = make_evaluation(cfg, augmentations, ladders, photos, classes, encoder)
+            prepared = prepare(cfg, folder, records)
         except UserError:
             if in_sweep():  # so that the failed job is tracked with the others
                 with started_logger(cfg, "evaluate", tags):
                     raise
             raise
+        if prepared is None:
+            return
+        evaluation, facts = prepared
         cache, notes = make_cache(cfg)
         evaluation.notes += notes
         with started_logger(cfg, "evaluate", tags) as logger:
@@ -104,12 +84,6 @@ def evaluate(cfg: DictConfig, folder: Path) -> None:
                 default_root_dir=str(folder),
                 enable_checkpointing=False,
             )
-            facts = {
-                "job": key,
-                "model": model | {"trained_on": trained_on},
-                "precision": cfg.precision,
-                "config": plain(cfg),
-            }
             try:
                 run = measure_shift(
                     evaluation, records, trainer, folder, facts,
@@ -124,6 +98,47 @@ def evaluate(cfg: DictConfig, folder: Path) -> None:
             if run is not None:
                 report_run(run, evaluation.views(), logger)
                 records.remove()
+
+
+def prepare(
+    cfg: DictConfig, folder: Path, records: Records
+) -> tuple[Evaluation, dict[str, Any]] | None:
+    """The evaluation, and what its ``run.json`` says of it beside.
+
+    Begins its records. None where another job has measured the same: then its results are taken.
+
+    Raises:
+        UserError: See `evaluate`.
+    """
+    if "precision" in cfg.trainer:
+        raise UserError("trainer.precision is for training: choose the encoder's by precision=bf16")
+    augmentations, ladders = make_augmentations(plain(cfg.aug))
+    photos, classes = load_photos(cfg.data)
+    if cfg.zero_shot.classes:
+        classes = load_classes(cfg)
+    trained_on = trained_augmentations(cfg.model.checkpoint)
+    encoder = encoder_for(
+        cfg.model.architecture, cfg.model.pretrained, cfg.model.checkpoint, cfg.precision
+    )
+    key = job_key(cfg, encoder, photos, classes) if in_sweep() else None
+    if key and not cfg.rerun and (finished := finished_job(sweep_folders(cfg), key)):
+        take_over(finished, folder)
+        return None
+    if is_first_process():
+        options = numbers_depend_on(cfg, encoder, photos, classes)
+        if differing := records.begin(options, cfg.rerun):
+            raise UserError(
+                f"{folder} holds an interrupted run with other options ({', '.join(differing)}): "
+                "choose another folder with hydra.run.dir=FOLDER, or give that run up with "
+                "rerun=true"
+            )
+    facts = {
+        "job": key,
+        "model": plain(cfg.model) | {"trained_on": trained_on},
+        "precision": cfg.precision,
+        "config": plain(cfg),
+    }
+    return make_evaluation(cfg, augmentations, ladders, photos, classes, encoder), facts
 
 
 def remake_report(folder: Path) -> None:

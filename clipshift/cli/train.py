@@ -6,6 +6,7 @@ import webbrowser
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import pandas as pd
 import pytorch_lightning as pl
 import torch.distributed as dist
 from hydra.utils import instantiate
@@ -77,23 +78,7 @@ def finetune(cfg: DictConfig, folder: Path) -> None:
             callbacks=make_callbacks(folder, cfg.ema, cfg.patience),
             default_root_dir=str(folder),
         )
-        batch_size, rest = divmod(cfg.data.batch_size, trainer.world_size)
-        if rest:
-            raise UserError(
-                f"data.batch_size={cfg.data.batch_size} cannot be shared by "
-                f"{trainer.world_size} devices"
-            )
-        batches = DataLoader(
-            views,
-            batch_size,
-            sampler=EpochSampler(len(views), cfg.seed),
-            num_workers=cfg.data.num_workers,
-            drop_last=True,
-        )
-        if not len(batches):
-            raise UserError(
-                f"{len(views)} training photos are fewer than data.batch_size={cfg.data.batch_size}"
-            )
+        batches = training_batches(cfg, views, trainer.world_size)
         trainer.fit(module, batches, held, ckpt_path=last)
         start = plain_weights(base.model.visual)
         end = best_weights(module, folder)
@@ -106,27 +91,62 @@ def finetune(cfg: DictConfig, folder: Path) -> None:
         curve = interpolation_curve(validation, start, end, list(cfg.alphas), judge, held)
         alpha = choose_alpha(curve, cfg.tolerance)
         if trainer.is_global_zero:
-            write_csv(folder / "interpolation.csv", curve)
-            drawn = draw_interpolation(curve, alpha, cfg.tolerance)
-            save_figures({"interpolation": drawn}, folder / "figures")
             base.model.visual.load_state_dict(interpolated(start, end, alpha))
-            facts = {
-                "alpha": alpha,
-                "trained_on": list(cfg.train_aug),
-                "photos": {
-                    "count": len(trained),
-                    "ids": data_fingerprint((photo.id, b"") for photo in trained),
-                },
-                "config": plain(cfg),
-            }
-            export_finetuned(base, plain(cfg.model), facts, folder / "model")
+            export(cfg, base, curve, alpha, trained, folder)
             track_checkpoint(logger, folder / "model")
-            print(curve.round(4).to_string(index=False))
-            print(f"alpha {alpha:g}: {folder / 'model'}")
     if dist.is_available() and dist.is_initialized():
         dist.destroy_process_group()
     if trainer.is_global_zero and evaluations:
         compare_with_base(evaluations, cfg.seed, folder, notes)
+
+
+def training_batches(cfg: DictConfig, views: RobustViews, devices: int) -> DataLoader:
+    """One device's batches of an epoch.
+
+    Raises:
+        UserError: If the photos are fewer than a batch, or a batch cannot be shared by the devices.
+    """
+    batch_size, rest = divmod(cfg.data.batch_size, devices)
+    if rest:
+        raise UserError(
+            f"data.batch_size={cfg.data.batch_size} cannot be shared by {devices} devices"
+        )
+    batches = DataLoader(
+        views,
+        batch_size,
+        sampler=EpochSampler(len(views), cfg.seed),
+        num_workers=cfg.data.num_workers,
+        drop_last=True,
+    )
+    if not len(batches):
+        raise UserError(
+            f"{len(views)} training photos are fewer than data.batch_size={cfg.data.batch_size}"
+        )
+    return batches
+
+
+def export(
+    cfg: DictConfig,
+    model: Encoder,
+    curve: pd.DataFrame,
+    alpha: float,
+    trained: Sequence[Photo],
+    folder: Path,
+) -> None:
+    """Write the chosen model with its provenance, and the curve that it was chosen from."""
+    write_csv(folder / "interpolation.csv", curve)
+    drawn = draw_interpolation(curve, alpha, cfg.tolerance)
+    save_figures({"interpolation": drawn}, folder / "figures")
+    ids = data_fingerprint((photo.id, b"") for photo in trained)
+    facts = {
+        "alpha": alpha,
+        "trained_on": list(cfg.train_aug),
+        "photos": {"count": len(trained), "ids": ids},
+        "config": plain(cfg),
+    }
+    export_finetuned(model, plain(cfg.model), facts, folder / "model")
+    print(curve.round(4).to_string(index=False))
+    print(f"alpha {alpha:g}: {folder / 'model'}")
 
 
 def make_training(
