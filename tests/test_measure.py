@@ -13,6 +13,7 @@ from scipy.spatial.distance import cdist, cosine, jensenshannon, pdist, squarefo
 from skimage.transform import ProjectiveTransform
 from torch import Tensor
 from torch.nn.functional import avg_pool2d, interpolate
+from torch.utils.data import default_collate
 from torchmetrics.functional.image import structural_similarity_index_measure
 
 from clipshift import measure
@@ -25,9 +26,9 @@ from clipshift.augment import (
     Perspective,
     ShiftScaleRotate,
     augment,
+    draw,
 )
 from clipshift.augment.keyed import Draws
-from clipshift.data.dataset import default_collate, draw
 from clipshift.measure import (
     AugmentationDistance,
     CleanSpread,

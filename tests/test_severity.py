@@ -19,6 +19,7 @@ from PIL import Image
 from scipy import ndimage, stats
 from skimage.color import rgb2gray
 from torch import Tensor
+from torch.utils.data import default_collate
 from torchvision.transforms.functional import adjust_hue
 
 from clipshift.augment import Flip, MotionBlur, Noise, Pixelate, augment, draw, make_variants, pixel
@@ -34,7 +35,7 @@ from clipshift.cli.build import calibration_for, make_augmentations
 from clipshift.cli.command import compose_config
 from clipshift.cli.config import plain
 from clipshift.cli.evaluate import evaluate
-from clipshift.data import Photo, folder, sample
+from clipshift.data import Photo, clean_view, decode, folder, sample
 from clipshift.errors import UserError
 from clipshift.evaluate.calibration import (
     calibrate,
@@ -267,9 +268,6 @@ def test_all_reach_the_same_distortion(distortion: str) -> None:
         for photo, encoded in zip(photos, content, strict=True)
     ]
     measure = {"ssim": ssim, "rmse": rmse}[distortion]
-    from clipshift.data import clean_view, decode
-    from clipshift.data.dataset import default_collate
-
     clean = torch.stack([clean_view(decode(photo.read()), "squash") for photo in photos])
     for name, match in made.matches.items():
         draws = default_collate([draw(chosen[name], 3, photo.id, name, 224) for photo in photos])
