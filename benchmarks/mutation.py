@@ -50,7 +50,7 @@ TIMEOUT = 120
 """Seconds after which a mutant counts as noticed."""
 
 Mutant = tuple[Path, str, int]
-"""A file below the root, an operator of cosmic-ray, and where in the file: the index of its match."""
+"""A file below the root, an operator of cosmic-ray, and which of its matches there, from 0."""
 
 
 def words(source: str) -> list[tuple[tuple[int, int], tuple[int, int]]]:
