@@ -1,17 +1,20 @@
 """Tables against numpy and scipy: what they hold, and what their intervals are made of."""
 
 from itertools import pairwise
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from conftest import MEASURED
 from scipy import stats
 
 from clipshift.augment import make_variants
-from clipshift.data import Photo, Skipped
+from clipshift.data import GONE, Photo, Skipped
 from clipshift.results import (
     Measured,
+    Records,
     compare_photos,
     correlate,
     distance_tables,
@@ -379,3 +382,88 @@ def test_extreme_photos_and_the_variant_that_moved_them() -> None:
     assert [photo for photo, *_ in made["least"]] == ["000", "001", "002"]
     few = extreme_photos(shifts({("a", "1"): weak}), 20)
     assert len(few["most"]) == len(few["least"]) == 5
+
+
+# --- records on the disk -------------------------------------------------------------------------
+
+
+def batch(*photos: int, skipped: list[Skipped] | None = None) -> Measured:
+    """What was measured of some photos: all of it tells which photo it is of."""
+    rows = np.array(photos, float)
+    kept = {"clean": {photo: np.full((2, 2), photo) for photo in photos if photo < 2}}
+    return Measured(
+        index=np.array(photos, np.int64),
+        values={("noise", "rmse"): rows / 8, ("blur", "ssim"): -rows},
+        digests=np.repeat(rows[:, None], 32, axis=1).astype(np.uint8),
+        distances=np.stack([rows, rows + 1], axis=1).astype(np.float32),
+        layers=rows[:, None, None] * np.ones((1, 3, 2)),
+        embeddings={"clean": rows[:, None] * np.ones(4, np.float32)},
+        gallery=kept if kept["clean"] else {},
+        skipped=skipped or [],
+        seconds={"encode": 0.25},
+    )
+
+
+def test_records_are_read_in_the_order_of_photos_in_whatever_order_they_were_written(
+    tmp_path: Path,
+) -> None:
+    records = Records(tmp_path)
+    assert records.begin({"seed": 1}, anew=False) == []
+    for part in (batch(5, 3), batch(0, 6, skipped=[Skipped(4, "broken")]), batch(2, 1)):
+        records.add(part)
+    (records.folder / "000000007.safetensors").write_bytes(b"cut by a power failure")
+    read, photos = records.read(), [0, 1, 2, 3, 5, 6]
+    whole = batch(*photos)
+    for name in ("index", "digests", "distances", "layers"):
+        np.testing.assert_array_equal(getattr(read, name), getattr(whole, name))
+    for kind in ("values", "embeddings"):
+        np.testing.assert_equal(getattr(read, kind), getattr(whole, kind))
+    np.testing.assert_equal(read.gallery, whole.gallery)
+    assert read.skipped == [Skipped(4, "broken")]
+    assert read.seconds == {"encode": 0.75}
+    assert records.photos() == read.photos == {*photos, 4}
+
+
+def test_records_are_gone_on_with_by_the_same_options_alone(tmp_path: Path) -> None:
+    options = {"seed": 1, "aug": ["noise"]}
+    Records(tmp_path).begin(options, anew=False)
+    Records(tmp_path).add(batch(0))
+    assert Records(tmp_path).begin(options, anew=False) == []
+    assert Records(tmp_path).begin(options | {"seed": 2}, anew=False) == ["seed"]
+    assert Records(tmp_path).photos() == {0}
+    assert Records(tmp_path).begin(options | {"seed": 2}, anew=True) == []
+    assert Records(tmp_path).photos() == set()
+    assert (
+        Records(tmp_path).begin(options, anew=False) == []
+    )  # without records, any options will do
+    Records(tmp_path).add(batch(0))
+    (tmp_path / "measured/options.json").unlink()
+    assert Records(tmp_path).begin(options, anew=False) == []
+    assert Records(tmp_path).photos() == set()
+
+
+@pytest.mark.parametrize("layers", [False, True])
+def test_a_run_goes_on_from_photos_whose_layers_are_in_a_sum(layers: bool, tmp_path: Path) -> None:
+    records = Records(tmp_path)
+    records.begin({}, anew=True)
+    gone = batch(8, skipped=[Skipped(9, GONE)])
+    for part in (batch(0, 2), batch(1), batch(3, 5), gone):
+        records.add(part)
+    for rank, photos in enumerate(([0, 2], [1])):
+        records.add_sums({"xx": torch.tensor(2.0 + 3 * rank)}, photos, rank)
+    records.settle(layers)
+    assert records.photos() == ({0, 1, 2} if layers else {0, 1, 2, 3, 5})
+    records.add_sums({"xx": torch.tensor(10.0)}, [3], 0 if layers else 2)
+    assert records.sums()["xx"] == 17
+    assert sorted(records.sums()["photos"].tolist()) == [0, 1, 2, 3]
+    records.settle(layers=True)  # where a sum holds a photo of no batch, it says nothing
+    assert records.photos() == (set() if layers else {0, 1, 2})
+
+
+def test_the_latest_sum_of_a_process_counts_alone(tmp_path: Path) -> None:
+    records = Records(tmp_path)
+    records.begin({}, anew=True)
+    for photos in ([0], [0, 1]):
+        records.add_sums({"xx": torch.tensor(float(len(photos)))}, photos, rank=1)
+    assert records.sums()["xx"] == 2
+    assert records.own == ["sums-1.safetensors"]
