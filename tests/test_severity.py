@@ -345,6 +345,7 @@ def test_strengths_that_no_calibration_can_find_are_refused(
         {"parameters": {}},
         {"target": None},
         {"target": -1},
+        {"target": 0, "matches": {"noise": {"strength": 1, "realised": 0, "reached": True}}},
     ],
 )
 def test_a_calibration_of_any_other_shape_is_one_line(
