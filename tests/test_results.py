@@ -1,31 +1,44 @@
 """Tables against numpy and scipy: what they hold, and what their intervals are made of."""
 
+import json
+from functools import reduce
 from itertools import pairwise
+from operator import getitem
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
 from conftest import MEASURED
+from safetensors import safe_open
 from scipy import stats
 
 from clipshift.augment import make_variants
 from clipshift.data import GONE, Photo, Skipped
+from clipshift.errors import UserError
 from clipshift.results import (
     Measured,
     Records,
+    Run,
+    clear_results,
     compare_photos,
     correlate,
+    differing_views,
     distance_tables,
     extreme_photos,
     holm,
     mean_interval,
     rank_augmentations,
     ranking_agreement,
+    read_gazes,
+    read_run,
     shift_table,
     skipped_table,
     summarize,
+    write_run,
+    write_tensors,
 )
 from clipshift.results.files import data_fingerprint, write_whole
 from clipshift.results.intervals import relative_shift_values
@@ -467,3 +480,109 @@ def test_the_latest_sum_of_a_process_counts_alone(tmp_path: Path) -> None:
         records.add_sums({"xx": torch.tensor(float(len(photos)))}, photos, rank=1)
     assert records.sums()["xx"] == 2
     assert records.own == ["sums-1.safetensors"]
+
+
+# --- a run's files -------------------------------------------------------------------------------
+
+
+def small_run(folder: Path, **changes: Any) -> Run:
+    """Ten photos under noise; ``changes`` of its facts by dotted name, as in ``data__photos``."""
+    shift = of_measures(cosine_similarity=np.linspace(0, 0.9, 10)).assign(severity="1")
+    facts: dict[str, Any] = {
+        "complete": True,
+        "model": {},
+        "data": {"fingerprint": "f", "photos": 10},
+        "config": {"aug": {"noise": 1}, "seed": 0, "data": {"resize": "squash"}},
+        "strengths": {"noise": 1},
+    }
+    for dotted, value in changes.items():
+        *outer, last = dotted.split("__")
+        reduce(getitem, outer, facts)[last] = value
+    distances = pd.DataFrame([[0.0, 0.5], [0.5, 0.0]], pd.Index(["a", "b"], name="augmentation"))
+    return Run(
+        folder, facts, {"cosine_similarity": MEASURED["cosine_similarity"]}, shift,
+        skipped=skipped_table(Measured(), []),
+        summary=summarize(shift, MEASURED, seed=0), ranking=rank_augmentations(shift, seed=0),
+        distances=distances.set_axis(["a", "b"], axis=1),
+    )  # fmt: skip
+
+
+def test_a_run_is_read_as_it_was_written_or_not_at_all(tmp_path: Path) -> None:
+    written = small_run(tmp_path)
+    write_run(written)
+    read = read_run(tmp_path)
+    for name in ("shift", "summary", "ranking", "distances"):
+        pd.testing.assert_frame_equal(
+            getattr(read, name), getattr(written, name), check_dtype=False, rtol=1e-8
+        )
+    assert read.columns == written.columns
+    assert list(read.skipped) == ["photo", "reason"]
+    assert read.correlations.empty
+    assert not (tmp_path / "correlations.csv").exists()
+    files = {file.name for file in tmp_path.iterdir()} - {"run.json"}
+    assert set(read.facts["sha256"]) == files
+    for name in files:
+        content = (tmp_path / name).read_bytes()
+        (tmp_path / name).write_bytes(content[:-1] + b"?")
+        with pytest.raises(UserError, match=f"{name} is not what the run wrote"):
+            read_run(tmp_path)
+        (tmp_path / name).write_bytes(content)
+    clear_results(tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_run_that_was_interrupted_or_measured_nothing_is_none(tmp_path: Path) -> None:
+    write_run(small_run(tmp_path, complete=False))
+    with pytest.raises(UserError, match="was interrupted: run it again"):
+        read_run(tmp_path)
+    empty = small_run(tmp_path)
+    empty.shift = empty.shift[:0]
+    write_run(empty)
+    with pytest.raises(UserError, match="measured no photo"):
+        read_run(tmp_path)
+
+
+def test_a_run_says_how_its_rankings_agree_and_what_its_model_was_trained_on() -> None:
+    agreement = {"tau": 0.5, "ci_low": None, "ci_high": 1}
+    run = small_run(Path(), paper_and_matched=agreement, model__trained_on=["blur"])
+    assert run.agreement == pytest.approx((0.5, np.nan, 1), nan_ok=True)
+    assert run.trained_on == ["blur"]
+    assert small_run(Path()).agreement is None
+    assert small_run(Path()).trained_on == []
+
+
+@pytest.mark.parametrize(("change", "told"), [
+    ({"data__fingerprint": "g"}, "their photos (10 and 10, or others)"),
+    ({"config__seed": 1}, "seed (0 and 1)"),
+    ({"config__aug": {}}, "aug"),
+    ({"config__data": {"resize": "crop"}}, "data.resize (squash and crop)"),
+    ({"strengths": {"noise": 2}}, "the strengths of their augmentations"),
+])  # fmt: skip
+def test_runs_of_other_views_say_in_what_they_differ(change: dict[str, Any], told: str) -> None:
+    one = small_run(Path())
+    assert differing_views(one, small_run(Path())) == []
+    assert differing_views(one, small_run(Path(), **change)) == [told]
+    other = small_run(Path())
+    other.shift = other.shift.assign(severity="2")
+    assert differing_views(one, other) == ["their augmentations or severities"]
+
+
+def test_tensors_hold_the_first_photos_under_their_ids(tmp_path: Path) -> None:
+    photos = [Photo(f"{i}.jpg", None) for i in range(4)]  # type: ignore[arg-type]
+    maps = {view: {i: np.full((2, 2), 10 * k + i) for i in (3, 1, 0)} for k, view in
+            enumerate(("clean", "noise"))}  # fmt: skip
+    embeddings = {"clean": np.eye(3)}
+    measured = Measured(np.array([0, 1, 3]), embeddings=embeddings, views=maps, gazes=maps)
+    write_tensors(tmp_path, measured, photos, views=0, gaze=0)
+    assert list(tmp_path.iterdir()) == []
+    assert read_gazes(tmp_path) == {}
+    measured.embeddings = embeddings | {"noise": -np.eye(3)}
+    write_tensors(tmp_path, measured, photos, views=1, gaze=2)
+    gazes = read_gazes(tmp_path)
+    assert {photo: {v: m[0, 0] for v, m in by.items()} for photo, by in gazes.items()} == {
+        "0.jpg": {"clean": 0, "noise": 10}, "1.jpg": {"clean": 1, "noise": 11},
+    }  # fmt: skip
+    for name, ids in (("embeddings", ["0.jpg", "1.jpg", "3.jpg"]), ("views", ["0.jpg"])):
+        with safe_open(tmp_path / f"{name}.safetensors", "np") as stored:
+            assert json.loads(stored.metadata()["photos"]) == ids
+            assert len(stored.get_tensor("noise")) == len(ids)

@@ -22,7 +22,17 @@ from torch import Tensor
 from torch.utils.data import default_collate
 from torchvision.transforms.functional import adjust_hue
 
-from clipshift.augment import Flip, MotionBlur, Noise, Pixelate, augment, draw, make_variants, pixel
+from clipshift.augment import (
+    Flip,
+    MotionBlur,
+    MovingAugmentation,
+    Noise,
+    Pixelate,
+    augment,
+    draw,
+    make_variants,
+    pixel,
+)
 from clipshift.augment.keyed import dithered
 from clipshift.augment.matching import (
     Calibration,
@@ -73,6 +83,14 @@ def test_at_no_strength_nothing_changes(name: str, views: Tensor) -> None:
     tolerance = {"jpeg": 6 / 255, "motion_blur": 0.02}.get(name, 2e-5)
     assert (made - views).abs().amax((1, 2, 3)).median() < tolerance
     assert rmse(made, views).max() < tolerance
+
+
+@pytest.mark.parametrize("name", EXTENDED)
+def test_what_moves_pixels_says_so_and_can_move_them_back(name: str) -> None:
+    augmentation = EXTENDED[name]
+    moved = displacement(augmentation, torch.zeros(4, 3, 224, 224), draws_of(name, 4), 1.0)
+    assert augmentation.moves_pixels == isinstance(augmentation, MovingAugmentation)
+    assert augmentation.moves_pixels == moved.any()
 
 
 def test_a_severity_scales_the_same_draws(views: Tensor) -> None:
