@@ -1,6 +1,7 @@
 """Measures against second implementations in plain numpy, scipy and skimage."""
 
 import inspect
+import json
 import re
 
 import numpy as np
@@ -34,6 +35,7 @@ from clipshift.augment.keyed import Draws
 from clipshift.measure import (
     AugmentationDistance,
     CleanSpread,
+    Facts,
     LayerShift,
     PhotoMeasure,
     functional,
@@ -258,6 +260,12 @@ def test_columns_of_an_unchanged_photo_have_the_value_that_their_facts_promise()
         ("text_shift", functional.text_shift(*same, torch.eye(8)[:6])),
     ):
         assert values.eq(MEASURED[name].unchanged).all(), name
+
+
+def test_facts_are_the_same_after_json() -> None:
+    for facts in MEASURED.values():
+        stored = json.dumps(facts.as_json(), allow_nan=False)
+        assert Facts.from_json(json.loads(stored)) == facts
 
 
 def test_ranges_are_those_that_the_protocol_states() -> None:

@@ -211,6 +211,17 @@ def test_strength_multiplies_jpegs_quantisation(
     assert abs(used[0] - expected) <= 1
 
 
+def test_jpeg_at_strength_one_has_the_quality_that_was_drawn(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    used: list[int] = []
+    encode = pixel.encode_jpeg
+    monkeypatch.setattr(pixel, "encode_jpeg", lambda p, q: used.append(q) or encode(p, q))
+    draws = {"quality": torch.arange(1.0, 101)[:, None], "offset": torch.full((100, 1), 0.5)}
+    EXTENDED["jpeg"].apply(torch.zeros(100, 3, 8, 8), draws)
+    assert used == list(range(1, 101))
+
+
 def test_numbers_of_blocks_are_dithered() -> None:
     """Blocks of 5 px: 44.8 of them along a side of 224 on average, and not 45 for all."""
     noise = torch.rand(50, 3, 224, 224, generator=torch.Generator().manual_seed(0))
