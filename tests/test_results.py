@@ -125,6 +125,11 @@ def test_distances_are_means_over_photos_in_whatever_order_they_came() -> None:
     np.testing.assert_allclose([low.loc["b", "c"], high.loc["c", "b"]], ends)
 
 
+def test_without_photos_no_distance_is_known() -> None:
+    for table in distance_tables(Measured(), [], list("abcd"), seed=0):
+        assert np.isnan(table.to_numpy()[~np.eye(4, dtype=bool)]).all()
+
+
 def test_a_photo_without_a_value_in_one_run_is_left_out_of_both() -> None:
     values = np.array([0.5, 0.6, 0.7, 0.8])
     gap = np.array([0.9, 0.9, np.nan, 0.9])
@@ -383,6 +388,14 @@ def test_correlations_are_corrected_for_all_of_their_severity() -> None:
     assert (made["p_holm"].dropna() >= made["p"].dropna()).all()
 
 
+@pytest.mark.parametrize(("photos", "known"), [(3, False), (4, True)])
+def test_correlations_take_four_photos(photos: int, known: bool) -> None:
+    table = of_measures(cosine_similarity=np.arange(photos) / 8, rmse=np.arange(photos) ** 2 / 16)
+    row = correlate(table, MEASURED).iloc[0]
+    assert row["n"] == photos
+    assert np.isfinite(row[["rho", "ci_low", "p"]].astype(float)).all() == known
+
+
 def test_extreme_photos_and_the_variant_that_moved_them() -> None:
     """As the page says it: by the mean shift, each with its view of the lowest cosine."""
     weak, strong = np.linspace(0.1, 0.2, 10), np.full(10, 0.9)
@@ -476,6 +489,7 @@ def test_a_run_goes_on_from_photos_whose_layers_are_in_a_sum(layers: bool, tmp_p
 def test_the_latest_sum_of_a_process_counts_alone(tmp_path: Path) -> None:
     records = Records(tmp_path)
     records.begin({}, anew=True)
+    records.gather()  # of a single process there is nothing to bring
     for photos in ([0], [0, 1]):
         records.add_sums({"xx": torch.tensor(float(len(photos)))}, photos, rank=1)
     assert records.sums()["xx"] == 2
@@ -525,6 +539,9 @@ def test_a_run_is_read_as_it_was_written_or_not_at_all(tmp_path: Path) -> None:
         content = (tmp_path / name).read_bytes()
         (tmp_path / name).write_bytes(content[:-1] + b"?")
         with pytest.raises(UserError, match=f"{name} is not what the run wrote"):
+            read_run(tmp_path)
+        (tmp_path / name).unlink()
+        with pytest.raises(UserError, match="no finished run"):
             read_run(tmp_path)
         (tmp_path / name).write_bytes(content)
     clear_results(tmp_path)
@@ -586,3 +603,5 @@ def test_tensors_hold_the_first_photos_under_their_ids(tmp_path: Path) -> None:
         with safe_open(tmp_path / f"{name}.safetensors", "np") as stored:
             assert json.loads(stored.metadata()["photos"]) == ids
             assert len(stored.get_tensor("noise")) == len(ids)
+    (tmp_path / "gaze.safetensors").write_bytes(b"cut by a power failure")
+    assert read_gazes(tmp_path) == {}
