@@ -5,7 +5,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: help evaluate test fuzz lint format clean
+.PHONY: help evaluate test fuzz mutate lint format clean
 
 help:  ## List the commands
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -25,6 +25,9 @@ test: $(READY)  ## Run all tests: ARGS="-k gaze" chooses some
 fuzz: $(READY)  ## Damage more files than the tests do: COUNT=10000 photos, SEED=2
 	OMP_NUM_THREADS=1 CLIPSHIFT_FUZZ=$(or $(COUNT),3000) CLIPSHIFT_FUZZ_SEED=$(or $(SEED),1) \
 		$(BIN)/python -m pytest tests/test_fuzz.py $(ARGS)
+
+mutate: $(READY)  ## Change lines and see whether a test fails: COUNT=150 of them, SEED=0
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/mutation.py $(or $(COUNT),150) $(or $(SEED),0) $(FOLDER)
 
 lint: $(READY)  ## Check style, types and who imports whom
 	$(BIN)/ruff check .

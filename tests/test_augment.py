@@ -1,18 +1,38 @@
 """Augmentations against numpy, scipy, torchvision and skimage, and their draws."""
 
 import math
+from collections.abc import Callable
 from hashlib import blake2b
 
 import numpy as np
 import pytest
 import torch
 import torchvision.transforms.functional as TF
-from conftest import AUGMENTATIONS, draws_of
+from conftest import AUGMENTATIONS, EXTENDED, draws_of
 from scipy import ndimage, stats
 from skimage.transform import ProjectiveTransform, warp
 
-from clipshift.augment import augment, draw
+from clipshift.augment import (
+    JPEG,
+    Augmentation,
+    Blur,
+    BrightnessContrast,
+    CoarseDropout,
+    ColorJitter,
+    Elastic,
+    Grayscale,
+    MotionBlur,
+    MovingAugmentation,
+    Noise,
+    Perspective,
+    Pixelate,
+    ShiftScaleRotate,
+    augment,
+    draw,
+)
 from clipshift.augment.keyed import keyed_generator
+from clipshift.augment.pixel import adjust_contrast
+from clipshift.errors import UserError
 
 SIZE = 224
 DRAWS = 2000
@@ -52,6 +72,51 @@ def equally_often(values: np.ndarray, choices: list[int]) -> bool:
 def test_uniform_parameters(name: str, parameter: str, low: float, high: float) -> None:
     size = 8 if name == "noise" else SIZE
     assert looks_uniform(draws_of(name, DRAWS, size=size)[parameter], low, high)
+
+
+@pytest.mark.parametrize("name", ["blur", "coarse_dropout", "jpeg", "pixelate", "flip"])
+def test_what_is_counted_is_dithered_uniformly(name: str) -> None:
+    made = [draw(EXTENDED[name], 0, f"{i}.jpg", name, 32) for i in range(400)]
+    offsets = torch.cat([draws["turn" if name == "flip" else "offset"] for draws in made])
+    assert looks_uniform(offsets, 0, 1)
+
+
+@pytest.mark.parametrize(("kind", "parameters", "least", "most"), [
+    (Noise, [[0, 1]], {0: [-0.01, 1]}, {0: [0, math.inf]}),
+    (Blur, [[1, 3], [0.001, 1]], {0: [0], 1: [0, 1]}, {0: [1, 2]}),
+    (Blur, [[3], [1, 1]], {0: [-1]}, {0: [3.0]}),
+    (Blur, [[3], [1, 1]], {0: []}, {0: 3}),
+    (ColorJitter, [[0, 1], [0, 1], [0, 1], [-0.5, 0.5]],
+     {0: [-0.1, 1], 1: [-0.1, 1], 2: [-0.1, 1], 3: [-0.51, 0]}, {3: [0, 0.51]}),
+    (BrightnessContrast, [[-1, 1], [-1, 9]], {0: [-1.1, 0], 1: [-1.1, 0]}, {0: [0, 1.1]}),
+    (CoarseDropout, [[0, 0], 1], {0: [-1, 2], 1: 0}, {0: [2, 1], 1: 225}),
+    (CoarseDropout, [[2, 3], 224], {0: [2]}, {0: [2, 3.0]}),
+    (JPEG, [[1, 100]], {0: [0.9, 50]}, {0: [50, 100.1]}),
+    (Pixelate, [[1, 224]], {0: [0.9, 4]}, {0: [4, 225]}),
+    (MotionBlur, [[0, 224]], {0: [-0.1, 4]}, {0: [4, 225]}),
+    (Grayscale, [[0, 1]], {0: [-0.1, 1]}, {0: [0, 1.1]}),
+    (ShiftScaleRotate, [[-1, 1], [0.01, 100], [-360, 360]],
+     {0: [-1.1, 0], 1: [0, 1], 2: [-361, 0]}, {0: [0, 1.1], 1: [1, 101], 2: [0, 361]}),
+    (Elastic, [0.1, 224], {0: 0, 1: 0}, {1: 225}),
+    (Perspective, [[0, 0.45]], {0: [-0.01, 0.1]}, {0: [0, 0.46]}),
+])  # fmt: skip
+def test_parameters_end_where_they_have_no_meaning(
+    kind: Callable[..., Augmentation], parameters: list, least: dict, most: dict
+) -> None:
+    kind(*parameters)
+    for position, value in (*least.items(), *most.items()):
+        with pytest.raises(UserError):
+            kind(*(value if position == i else given for i, given in enumerate(parameters)))
+
+
+@pytest.mark.parametrize("name", EXTENDED)
+def test_without_a_strength_it_is_what_was_drawn(name: str, views: torch.Tensor) -> None:
+    augmentation, draws = EXTENDED[name], draws_of(name, 2)
+    for change in ("apply", *["move_back"] * isinstance(augmentation, MovingAugmentation)):
+        function = getattr(augmentation, change)
+        assert torch.equal(function(views[:2], draws), function(views[:2], draws, 1.0))
+    whole = augmentation.apply(views[:2], draws, 1.0).clamp(0, 1)
+    assert torch.equal(augment(augmentation, views[:2], draws), whole)
 
 
 def test_discrete_parameters() -> None:
@@ -236,6 +301,11 @@ def test_color_jitter_is_torchvisions(views: torch.Tensor) -> None:
             expected = steps[step](expected, float(d[names[step]][row]))
         # torchvision's luma weights end at four digits, and hue amplifies the difference
         assert np.abs(got[row] - expected.numpy()).mean() < 1e-3
+
+
+def test_a_contrast_far_above_one_is_cut_off_before_the_next_step(views: torch.Tensor) -> None:
+    made = adjust_contrast(views, torch.full((8,), 3.0))
+    torch.testing.assert_close(made, TF.adjust_contrast(views, 3.0), atol=1e-3, rtol=0)
 
 
 def test_shift_scale_rotate_by_an_affine_map(views: torch.Tensor) -> None:

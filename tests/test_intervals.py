@@ -100,6 +100,14 @@ def test_shares_of_no_photos_have_no_interval() -> None:
     assert np.isnan([share_interval(np.empty(0)), share_difference_interval(np.empty(0))]).all()
 
 
+def test_spearmans_interval_is_bonett_and_wrights() -> None:
+    """In artanh ρ it is as wide as theirs: their variance is (1 + ρ² / 2) / (n − 3)."""
+    for rho, n, variance in ((0.0, 103, 1 / 100), (0.5, 12, 1.125 / 9), (-0.8, 4, 1.32)):
+        ends = stats.norm.interval(0.95, np.arctanh(rho), np.sqrt(variance))
+        assert spearman_interval(rho, n) == pytest.approx(np.tanh(ends))
+    assert spearman_interval(1, 9) == (1, 1)
+
+
 # --- relative shift ------------------------------------------------------------------------------
 
 

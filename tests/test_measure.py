@@ -1,10 +1,13 @@
 """Measures against second implementations in plain numpy, scipy and skimage."""
 
 import inspect
+import json
+import re
 
 import numpy as np
 import pytest
 import torch
+from conftest import MEASURED, ROOT
 from PIL import Image
 from scipy import stats
 from scipy.cluster.hierarchy import fcluster, linkage
@@ -32,10 +35,12 @@ from clipshift.augment.keyed import Draws
 from clipshift.measure import (
     AugmentationDistance,
     CleanSpread,
+    Facts,
     LayerShift,
     PhotoMeasure,
     functional,
 )
+from clipshift.measure.zero_shot import zero_shot_flip
 
 METRICS = [
     metric
@@ -237,6 +242,46 @@ def test_metrics_are_running_means_of_their_functions(metric: type[PhotoMeasure]
     assert figure is not None
 
 
+@pytest.mark.parametrize("metric", METRICS)
+def test_an_unchanged_photo_has_the_value_that_the_facts_promise(
+    metric: type[PhotoMeasure],
+) -> None:
+    _, clean, more = inputs(metric)
+    values = metric.measure(clean.flip(-1) if more else clean, clean, *more)
+    np.testing.assert_allclose(values, metric.facts.unchanged, atol=1e-6)
+
+
+def test_columns_of_an_unchanged_photo_have_the_value_that_their_facts_promise() -> None:
+    same = torch.randn(2, 6, 8, generator=torch.Generator().manual_seed(0))[[0, 0]]
+    for name, values in (
+        ("relative_shift", functional.relative_shift(*same)),
+        ("retained", functional.retained(*same)),
+        ("zero_shot_flip", zero_shot_flip(*same, torch.eye(8))),
+        ("text_shift", functional.text_shift(*same, torch.eye(8)[:6])),
+    ):
+        assert values.eq(MEASURED[name].unchanged).all(), name
+
+
+def test_facts_are_the_same_after_json() -> None:
+    for facts in MEASURED.values():
+        stored = json.dumps(facts.as_json(), allow_nan=False)
+        assert Facts.from_json(json.loads(stored)) == facts
+
+
+def test_ranges_are_those_that_the_protocol_states() -> None:
+    """Intervals are cut off at a measure's range, and axes end there."""
+    stated = {"contrast": (0, 0.5)}  # half of the pixels black and half white: the most there is
+    for line in (ROOT / "docs/protocol.md").read_text(encoding="utf-8").splitlines():
+        names = [name for name in re.findall(r"`(\w+)`", line.split(" | ")[0]) if name in MEASURED]
+        if bounds := re.search(r"[(\[](\S+), ([^ \])]+)[)\]](?:, high|, low)? \|$", line):
+            low, high = (float(b.replace("−", "-").replace("∞", "inf")) for b in bounds.groups())
+            stated = dict.fromkeys(names, (low, high)) | stated
+    entropy = {"gaze_entropy_change": (-np.inf, np.inf)}  # ± log₂ of however many patches
+    clean = {f"zero_shot_top{k}_clean": (0, 1) for k in (1, 5)}
+    made = {name: (facts.low, facts.high) for name, facts in MEASURED.items()}
+    assert made == stated | entropy | clean
+
+
 def test_undefined_photos_are_left_out_of_the_mean() -> None:
     metric = measure.DetailPreservation()
     clean = torch.rand(3, 3, 16, 16)
@@ -317,6 +362,8 @@ def test_what_did_not_move_has_a_cosine_of_exactly_one() -> None:
     """Rounding would count as a change for the better or the worse in a paired comparison."""
     clean = torch.randn(500, 128, generator=torch.Generator().manual_seed(0))
     assert functional.cosine_similarity(clean, clean.clone()).eq(1).all()
+    for factor in (-1, 2):  # at 180° and at 0° rounding would leave [−1, 1]
+        assert functional.cosine_similarity(factor * clean, clean).abs().le(1).all()
 
 
 @pytest.mark.parametrize("nothing", [0.0, torch.nan, torch.inf])
@@ -488,6 +535,19 @@ def test_moving_back_undoes_the_move(name: str) -> None:
         whole = back[:, 1:] > 0.999  # neither left the view, nor lies beside what did
         assert whole.float().mean() > 0.6
         assert ((back[:, :1] - image) * whole).abs().max() < 4e-3  # interpolated twice
+
+
+def test_pixels_beside_a_fold_are_found() -> None:
+    """Only rows 96 to 127 of the right half are folded; each pixel is found or lost on its own."""
+    displacement = torch.zeros(1, 2, 224, 224)
+    displacement[0, 0, 96:128, 112:] = 40 * torch.sin(torch.arange(112.0))
+    draws = {"displacement": displacement}
+    image = smooth_maps(1)
+    elastic = Elastic(1, 1)
+    back = elastic.move_back(elastic.apply(image, draws), draws)
+    still = (displacement == 0).all(dim=1, keepdim=True)
+    torch.testing.assert_close(back[still], image[still])
+    assert (back[..., 96:128, 112:] == 0).float().mean() > 0.5
 
 
 def test_what_the_view_shows_is_what_numpy_says() -> None:

@@ -1,28 +1,44 @@
 """Tables against numpy and scipy: what they hold, and what their intervals are made of."""
 
+import json
+from functools import reduce
 from itertools import pairwise
+from operator import getitem
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from conftest import MEASURED
+from safetensors import safe_open
 from scipy import stats
 
 from clipshift.augment import make_variants
-from clipshift.data import Photo, Skipped
+from clipshift.data import GONE, Photo, Skipped
+from clipshift.errors import UserError
 from clipshift.results import (
     Measured,
+    Records,
+    Run,
+    clear_results,
     compare_photos,
     correlate,
+    differing_views,
     distance_tables,
     extreme_photos,
     holm,
     mean_interval,
     rank_augmentations,
     ranking_agreement,
+    read_gazes,
+    read_run,
     shift_table,
     skipped_table,
     summarize,
+    write_run,
+    write_tensors,
 )
 from clipshift.results.files import data_fingerprint, write_whole
 from clipshift.results.intervals import relative_shift_values
@@ -107,6 +123,11 @@ def test_distances_are_means_over_photos_in_whatever_order_they_came() -> None:
     assert (np.diag(mean) == 0).all()
     ends = mean_interval(own[:, 2], seed=0)
     np.testing.assert_allclose([low.loc["b", "c"], high.loc["c", "b"]], ends)
+
+
+def test_without_photos_no_distance_is_known() -> None:
+    for table in distance_tables(Measured(), [], list("abcd"), seed=0):
+        assert np.isnan(table.to_numpy()[~np.eye(4, dtype=bool)]).all()
 
 
 def test_a_photo_without_a_value_in_one_run_is_left_out_of_both() -> None:
@@ -367,6 +388,14 @@ def test_correlations_are_corrected_for_all_of_their_severity() -> None:
     assert (made["p_holm"].dropna() >= made["p"].dropna()).all()
 
 
+@pytest.mark.parametrize(("photos", "known"), [(3, False), (4, True)])
+def test_correlations_take_four_photos(photos: int, known: bool) -> None:
+    table = of_measures(cosine_similarity=np.arange(photos) / 8, rmse=np.arange(photos) ** 2 / 16)
+    row = correlate(table, MEASURED).iloc[0]
+    assert row["n"] == photos
+    assert np.isfinite(row[["rho", "ci_low", "p"]].astype(float)).all() == known
+
+
 def test_extreme_photos_and_the_variant_that_moved_them() -> None:
     """As the page says it: by the mean shift, each with its view of the lowest cosine."""
     weak, strong = np.linspace(0.1, 0.2, 10), np.full(10, 0.9)
@@ -379,3 +408,200 @@ def test_extreme_photos_and_the_variant_that_moved_them() -> None:
     assert [photo for photo, *_ in made["least"]] == ["000", "001", "002"]
     few = extreme_photos(shifts({("a", "1"): weak}), 20)
     assert len(few["most"]) == len(few["least"]) == 5
+
+
+# --- records on the disk -------------------------------------------------------------------------
+
+
+def batch(*photos: int, skipped: list[Skipped] | None = None) -> Measured:
+    """What was measured of some photos: all of it tells which photo it is of."""
+    rows = np.array(photos, float)
+    kept = {"clean": {photo: np.full((2, 2), photo) for photo in photos if photo < 2}}
+    return Measured(
+        index=np.array(photos, np.int64),
+        values={("noise", "rmse"): rows / 8, ("blur", "ssim"): -rows},
+        digests=np.repeat(rows[:, None], 32, axis=1).astype(np.uint8),
+        distances=np.stack([rows, rows + 1], axis=1).astype(np.float32),
+        layers=rows[:, None, None] * np.ones((1, 3, 2)),
+        embeddings={"clean": rows[:, None] * np.ones(4, np.float32)},
+        gallery=kept if kept["clean"] else {},
+        skipped=skipped or [],
+        seconds={"encode": 0.25},
+    )
+
+
+def test_records_are_read_in_the_order_of_photos_in_whatever_order_they_were_written(
+    tmp_path: Path,
+) -> None:
+    records = Records(tmp_path)
+    assert records.begin({"seed": 1}, anew=False) == []
+    for part in (batch(5, 3), batch(0, 6, skipped=[Skipped(4, "broken")]), batch(2, 1)):
+        records.add(part)
+    (records.folder / "000000007.safetensors").write_bytes(b"cut by a power failure")
+    read, photos = records.read(), [0, 1, 2, 3, 5, 6]
+    whole = batch(*photos)
+    for name in ("index", "digests", "distances", "layers"):
+        np.testing.assert_array_equal(getattr(read, name), getattr(whole, name))
+    for kind in ("values", "embeddings"):
+        np.testing.assert_equal(getattr(read, kind), getattr(whole, kind))
+    np.testing.assert_equal(read.gallery, whole.gallery)
+    assert read.skipped == [Skipped(4, "broken")]
+    assert read.seconds == {"encode": 0.75}
+    assert records.photos() == read.photos == {*photos, 4}
+
+
+def test_records_are_gone_on_with_by_the_same_options_alone(tmp_path: Path) -> None:
+    options = {"seed": 1, "aug": ["noise"]}
+    Records(tmp_path).begin(options, anew=False)
+    Records(tmp_path).add(batch(0))
+    assert Records(tmp_path).begin(options, anew=False) == []
+    assert Records(tmp_path).begin(options | {"seed": 2}, anew=False) == ["seed"]
+    assert Records(tmp_path).photos() == {0}
+    assert Records(tmp_path).begin(options | {"seed": 2}, anew=True) == []
+    assert Records(tmp_path).photos() == set()
+    assert (
+        Records(tmp_path).begin(options, anew=False) == []
+    )  # without records, any options will do
+    Records(tmp_path).add(batch(0))
+    (tmp_path / "measured/options.json").unlink()
+    assert Records(tmp_path).begin(options, anew=False) == []
+    assert Records(tmp_path).photos() == set()
+
+
+@pytest.mark.parametrize("layers", [False, True])
+def test_a_run_goes_on_from_photos_whose_layers_are_in_a_sum(layers: bool, tmp_path: Path) -> None:
+    records = Records(tmp_path)
+    records.begin({}, anew=True)
+    gone = batch(8, skipped=[Skipped(9, GONE)])
+    for part in (batch(0, 2), batch(1), batch(3, 5), gone):
+        records.add(part)
+    for rank, photos in enumerate(([0, 2], [1])):
+        records.add_sums({"xx": torch.tensor(2.0 + 3 * rank)}, photos, rank)
+    records.settle(layers)
+    assert records.photos() == ({0, 1, 2} if layers else {0, 1, 2, 3, 5})
+    records.add_sums({"xx": torch.tensor(10.0)}, [3], 0 if layers else 2)
+    assert records.sums()["xx"] == 17
+    assert sorted(records.sums()["photos"].tolist()) == [0, 1, 2, 3]
+    records.settle(layers=True)  # where a sum holds a photo of no batch, it says nothing
+    assert records.photos() == (set() if layers else {0, 1, 2})
+
+
+def test_the_latest_sum_of_a_process_counts_alone(tmp_path: Path) -> None:
+    records = Records(tmp_path)
+    records.begin({}, anew=True)
+    records.gather()  # of a single process there is nothing to bring
+    for photos in ([0], [0, 1]):
+        records.add_sums({"xx": torch.tensor(float(len(photos)))}, photos, rank=1)
+    assert records.sums()["xx"] == 2
+    assert records.own == ["sums-1.safetensors"]
+
+
+# --- a run's files -------------------------------------------------------------------------------
+
+
+def small_run(folder: Path, **changes: Any) -> Run:
+    """Ten photos under noise; ``changes`` of its facts by dotted name, as in ``data__photos``."""
+    shift = of_measures(cosine_similarity=np.linspace(0, 0.9, 10)).assign(severity="1")
+    facts: dict[str, Any] = {
+        "complete": True,
+        "model": {},
+        "data": {"fingerprint": "f", "photos": 10},
+        "config": {"aug": {"noise": 1}, "seed": 0, "data": {"resize": "squash"}},
+        "strengths": {"noise": 1},
+    }
+    for dotted, value in changes.items():
+        *outer, last = dotted.split("__")
+        reduce(getitem, outer, facts)[last] = value
+    distances = pd.DataFrame([[0.0, 0.5], [0.5, 0.0]], pd.Index(["a", "b"], name="augmentation"))
+    return Run(
+        folder, facts, {"cosine_similarity": MEASURED["cosine_similarity"]}, shift,
+        skipped=skipped_table(Measured(), []),
+        summary=summarize(shift, MEASURED, seed=0), ranking=rank_augmentations(shift, seed=0),
+        distances=distances.set_axis(["a", "b"], axis=1),
+    )  # fmt: skip
+
+
+def test_a_run_is_read_as_it_was_written_or_not_at_all(tmp_path: Path) -> None:
+    written = small_run(tmp_path)
+    write_run(written)
+    read = read_run(tmp_path)
+    for name in ("shift", "summary", "ranking", "distances"):
+        pd.testing.assert_frame_equal(
+            getattr(read, name), getattr(written, name), check_dtype=False, rtol=1e-8
+        )
+    assert read.columns == written.columns
+    assert list(read.skipped) == ["photo", "reason"]
+    assert read.correlations.empty
+    assert not (tmp_path / "correlations.csv").exists()
+    files = {file.name for file in tmp_path.iterdir()} - {"run.json"}
+    assert set(read.facts["sha256"]) == files
+    for name in files:
+        content = (tmp_path / name).read_bytes()
+        (tmp_path / name).write_bytes(content[:-1] + b"?")
+        with pytest.raises(UserError, match=f"{name} is not what the run wrote"):
+            read_run(tmp_path)
+        (tmp_path / name).unlink()
+        with pytest.raises(UserError, match="no finished run"):
+            read_run(tmp_path)
+        (tmp_path / name).write_bytes(content)
+    clear_results(tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_run_that_was_interrupted_or_measured_nothing_is_none(tmp_path: Path) -> None:
+    write_run(small_run(tmp_path, complete=False))
+    with pytest.raises(UserError, match="was interrupted: run it again"):
+        read_run(tmp_path)
+    empty = small_run(tmp_path)
+    empty.shift = empty.shift[:0]
+    write_run(empty)
+    with pytest.raises(UserError, match="measured no photo"):
+        read_run(tmp_path)
+
+
+def test_a_run_says_how_its_rankings_agree_and_what_its_model_was_trained_on() -> None:
+    agreement = {"tau": 0.5, "ci_low": None, "ci_high": 1}
+    run = small_run(Path(), paper_and_matched=agreement, model__trained_on=["blur"])
+    assert run.agreement == pytest.approx((0.5, np.nan, 1), nan_ok=True)
+    assert run.trained_on == ["blur"]
+    assert small_run(Path()).agreement is None
+    assert small_run(Path()).trained_on == []
+
+
+@pytest.mark.parametrize(("change", "told"), [
+    ({"data__fingerprint": "g"}, "their photos (10 and 10, or others)"),
+    ({"config__seed": 1}, "seed (0 and 1)"),
+    ({"config__aug": {}}, "aug"),
+    ({"config__data": {"resize": "crop"}}, "data.resize (squash and crop)"),
+    ({"strengths": {"noise": 2}}, "the strengths of their augmentations"),
+])  # fmt: skip
+def test_runs_of_other_views_say_in_what_they_differ(change: dict[str, Any], told: str) -> None:
+    one = small_run(Path())
+    assert differing_views(one, small_run(Path())) == []
+    assert differing_views(one, small_run(Path(), **change)) == [told]
+    other = small_run(Path())
+    other.shift = other.shift.assign(severity="2")
+    assert differing_views(one, other) == ["their augmentations or severities"]
+
+
+def test_tensors_hold_the_first_photos_under_their_ids(tmp_path: Path) -> None:
+    photos = [Photo(f"{i}.jpg", None) for i in range(4)]  # type: ignore[arg-type]
+    maps = {view: {i: np.full((2, 2), 10 * k + i) for i in (3, 1, 0)} for k, view in
+            enumerate(("clean", "noise"))}  # fmt: skip
+    embeddings = {"clean": np.eye(3)}
+    measured = Measured(np.array([0, 1, 3]), embeddings=embeddings, views=maps, gazes=maps)
+    write_tensors(tmp_path, measured, photos, views=0, gaze=0)
+    assert list(tmp_path.iterdir()) == []
+    assert read_gazes(tmp_path) == {}
+    measured.embeddings = embeddings | {"noise": -np.eye(3)}
+    write_tensors(tmp_path, measured, photos, views=1, gaze=2)
+    gazes = read_gazes(tmp_path)
+    assert {photo: {v: m[0, 0] for v, m in by.items()} for photo, by in gazes.items()} == {
+        "0.jpg": {"clean": 0, "noise": 10}, "1.jpg": {"clean": 1, "noise": 11},
+    }  # fmt: skip
+    for name, ids in (("embeddings", ["0.jpg", "1.jpg", "3.jpg"]), ("views", ["0.jpg"])):
+        with safe_open(tmp_path / f"{name}.safetensors", "np") as stored:
+            assert json.loads(stored.metadata()["photos"]) == ids
+            assert len(stored.get_tensor("noise")) == len(ids)
+    (tmp_path / "gaze.safetensors").write_bytes(b"cut by a power failure")
+    assert read_gazes(tmp_path) == {}

@@ -19,9 +19,20 @@ from PIL import Image
 from scipy import ndimage, stats
 from skimage.color import rgb2gray
 from torch import Tensor
+from torch.utils.data import default_collate
 from torchvision.transforms.functional import adjust_hue
 
-from clipshift.augment import Flip, MotionBlur, Noise, Pixelate, augment, draw, make_variants, pixel
+from clipshift.augment import (
+    Flip,
+    MotionBlur,
+    MovingAugmentation,
+    Noise,
+    Pixelate,
+    augment,
+    draw,
+    make_variants,
+    pixel,
+)
 from clipshift.augment.keyed import dithered
 from clipshift.augment.matching import (
     Calibration,
@@ -34,7 +45,7 @@ from clipshift.cli.build import calibration_for, make_augmentations
 from clipshift.cli.command import compose_config
 from clipshift.cli.config import plain
 from clipshift.cli.evaluate import evaluate
-from clipshift.data import Photo, folder, sample
+from clipshift.data import Photo, clean_view, decode, folder, sample
 from clipshift.errors import UserError
 from clipshift.evaluate.calibration import (
     calibrate,
@@ -72,6 +83,14 @@ def test_at_no_strength_nothing_changes(name: str, views: Tensor) -> None:
     tolerance = {"jpeg": 6 / 255, "motion_blur": 0.02}.get(name, 2e-5)
     assert (made - views).abs().amax((1, 2, 3)).median() < tolerance
     assert rmse(made, views).max() < tolerance
+
+
+@pytest.mark.parametrize("name", EXTENDED)
+def test_what_moves_pixels_says_so_and_can_move_them_back(name: str) -> None:
+    augmentation = EXTENDED[name]
+    moved = displacement(augmentation, torch.zeros(4, 3, 224, 224), draws_of(name, 4), 1.0)
+    assert augmentation.moves_pixels == isinstance(augmentation, MovingAugmentation)
+    assert augmentation.moves_pixels == moved.any()
 
 
 def test_a_severity_scales_the_same_draws(views: Tensor) -> None:
@@ -192,6 +211,17 @@ def test_strength_multiplies_jpegs_quantisation(
     assert abs(used[0] - expected) <= 1
 
 
+def test_jpeg_at_strength_one_has_the_quality_that_was_drawn(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    used: list[int] = []
+    encode = pixel.encode_jpeg
+    monkeypatch.setattr(pixel, "encode_jpeg", lambda p, q: used.append(q) or encode(p, q))
+    draws = {"quality": torch.arange(1.0, 101)[:, None], "offset": torch.full((100, 1), 0.5)}
+    EXTENDED["jpeg"].apply(torch.zeros(100, 3, 8, 8), draws)
+    assert used == list(range(1, 101))
+
+
 def test_numbers_of_blocks_are_dithered() -> None:
     """Blocks of 5 px: 44.8 of them along a side of 224 on average, and not 45 for all."""
     noise = torch.rand(50, 3, 224, 224, generator=torch.Generator().manual_seed(0))
@@ -267,10 +297,6 @@ def test_all_reach_the_same_distortion(distortion: str) -> None:
         for photo, encoded in zip(photos, content, strict=True)
     ]
     measure = {"ssim": ssim, "rmse": rmse}[distortion]
-    from torch.utils.data import default_collate
-
-    from clipshift.data import clean_view, decode
-
     clean = torch.stack([clean_view(decode(photo.read()), "squash") for photo in photos])
     for name, match in made.matches.items():
         draws = default_collate([draw(chosen[name], 3, photo.id, name, 224) for photo in photos])
@@ -348,6 +374,7 @@ def test_strengths_that_no_calibration_can_find_are_refused(
         {"parameters": {}},
         {"target": None},
         {"target": -1},
+        {"target": 0, "matches": {"noise": {"strength": 1, "realised": 0, "reached": True}}},
     ],
 )
 def test_a_calibration_of_any_other_shape_is_one_line(

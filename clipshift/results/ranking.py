@@ -181,8 +181,9 @@ def correlate(shift: pd.DataFrame, columns: Mapping[str, Facts]) -> pd.DataFrame
     for (name, severity), group in shift.groupby(["augmentation", "severity"], sort=False):
         for column, facts in compared.items():
             pair = group[["cosine_similarity", column]].dropna()
-            moved = 1 - pair["cosine_similarity"]
-            beside = 1 - pair[column] if facts.better == "higher" else pair[column]
+            # Only ranks count: −x ranks as 1 − x does, without its rounding.
+            moved = -pair["cosine_similarity"]
+            beside = -pair[column] if facts.better == "higher" else pair[column]
             rho = p = low = high = np.nan
             if len(pair) > 3 and moved.nunique() > 1 and beside.nunique() > 1:
                 rho, p = (float(value) for value in spearmanr(moved, beside))
