@@ -273,6 +273,7 @@ def test_the_demo_compares_on_photos_that_are_new_to_the_model(tmp_path: Path) -
 
 def test_devices_take_the_photos_of_one_in_turn(monkeypatch: pytest.MonkeyPatch) -> None:
     whole = EpochSampler(10, seed=3)
+    assert {epoch for epoch, _ in whole} == {0}
     whole.set_epoch(2)
     in_order = list(whole)
     shares = []

@@ -197,6 +197,12 @@ def test_flat_views_do_not_divide_by_zero() -> None:
         functional.patch_similarity(torch.rand(1, 3, 30, 30), torch.rand(1, 3, 30, 30))
 
 
+def test_a_cell_is_flat_below_a_millionth_of_a_grey_level() -> None:
+    stripes = (torch.arange(16) % 2).expand(1, 3, 16, 16) * 2e-6 / 255  # their deviation is 1e-6
+    assert functional.detail_preservation(0.999 * stripes, 0.999 * stripes).isnan().all()
+    assert functional.detail_preservation(1.001 * stripes, 1.001 * stripes).eq(1).all()
+
+
 @pytest.mark.parametrize("function", [
     functional.patch_similarity, functional.patch_similarity_uint8, functional.edge_preservation,
     functional.detail_preservation, functional.rmse, functional.ssim,

@@ -1,10 +1,12 @@
 """Tables against numpy and scipy: what they hold, and what their intervals are made of."""
 
 import json
+from concurrent.futures import ThreadPoolExecutor
 from functools import reduce
 from itertools import pairwise
 from operator import getitem
 from pathlib import Path
+from threading import Barrier, local
 from typing import Any
 
 import numpy as np
@@ -494,6 +496,55 @@ def test_the_latest_sum_of_a_process_counts_alone(tmp_path: Path) -> None:
         records.add_sums({"xx": torch.tensor(float(len(photos)))}, photos, rank=1)
     assert records.sums()["xx"] == 2
     assert records.own == ["sums-1.safetensors"]
+
+
+class TwoProcesses:
+    """What records need of ``torch.distributed``, between two threads."""
+
+    def __init__(self) -> None:
+        self.barrier, self.own, self.given = Barrier(2), local(), [None, None]
+
+    def is_available(self) -> bool:
+        return True
+
+    is_initialized = is_available
+
+    def get_world_size(self) -> int:
+        return 2
+
+    def get_rank(self) -> int:
+        return self.own.rank
+
+    def all_gather_object(self, gathered: list, given: Any) -> None:
+        self.given[self.own.rank] = given
+        self.barrier.wait()
+        gathered[:] = self.given
+        self.barrier.wait()
+
+    def broadcast_object_list(self, objects: list) -> None:
+        both = [None, None]
+        self.all_gather_object(both, list(objects))
+        objects[:] = both[0]
+
+
+def test_records_on_another_disk_are_brought_to_the_first_processes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    processes = TwoProcesses()
+    monkeypatch.setattr("clipshift.results.records.dist", processes)
+
+    def measure(rank: int) -> Records:
+        processes.own.rank = rank
+        records = Records(tmp_path / f"disk {rank}")
+        records.begin({}, anew=True)
+        records.add(batch(rank, rank + 2))
+        records.gather()
+        return records
+
+    with ThreadPoolExecutor(2) as pool:
+        first, second = pool.map(measure, range(2))
+    assert first.read().index.tolist() == [0, 1, 2, 3]
+    assert second.read().index.tolist() == [1, 3]
 
 
 # --- a run's files -------------------------------------------------------------------------------
