@@ -543,10 +543,11 @@ def test_moving_back_undoes_the_move(name: str) -> None:
         assert ((back[:, :1] - image) * whole).abs().max() < 4e-3  # interpolated twice
 
 
-def test_pixels_beside_a_fold_are_found() -> None:
+@pytest.mark.parametrize("pixels", [0.55, 41])
+def test_pixels_beside_a_fold_are_found_and_those_in_it_are_not(pixels: float) -> None:
     """Only rows 96 to 127 of the right half are folded; each pixel is found or lost on its own."""
     displacement = torch.zeros(1, 2, 224, 224)
-    displacement[0, 0, 96:128, 112:] = 40 * torch.sin(torch.arange(112.0))
+    displacement[0, 0, 96:128, 112:] = pixels * (-1) ** torch.arange(112.0)  # back and forth
     draws = {"displacement": displacement}
     image = smooth_maps(1)
     elastic = Elastic(1, 1)
