@@ -225,7 +225,7 @@ def finished(hub_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> tupl
     folder = tmp_path_factory.mktemp("run")
     done = run_evaluate(
         f"model.checkpoint={hub_folder}", f"hydra.run.dir={folder}", "trainer=cpu", "data.limit=5",
-        "save.embeddings=true", "save.views=2", "save.gaze=4",
+        "save.embeddings=true", "save.views=2", "save.gaze=4", "layers=true",
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     return folder, done.stdout

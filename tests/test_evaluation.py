@@ -269,7 +269,7 @@ def test_run_writes_everything(finished: tuple[Path, str]) -> None:
     assert facts["config"]["seed"] == 0
     assert {"torch", "open_clip_torch", "clipshift"} <= set(facts["versions"])
     page = (folder / "report.html").read_text()
-    assert page.count("data:image/") == len(list((folder / "figures").iterdir())) == 10
+    assert page.count("data:image/") == len(list((folder / "figures").iterdir())) == 11
     assert 'src="http' not in page
     assert not list(folder.glob(".*.partial"))
     for word in ("noise", "cosine", "report.html", "wandb sync"):

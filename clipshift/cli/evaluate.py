@@ -89,12 +89,11 @@ def evaluate(cfg: DictConfig, folder: Path) -> None:
                     evaluation, records, trainer, folder, facts,
                     batch_size=cfg.data.batch_size, num_workers=cfg.data.num_workers, cache=cache,
                 )  # fmt: skip
-            except (MemoryError, RuntimeError) as error:
+            except BaseException as error:
+                say_what_is_kept(records, len(evaluation.photos), folder)
                 if advice := what_to_lower(error):
                     raise UserError(advice) from error
                 raise
-            finally:
-                say_what_is_kept(records, len(evaluation.photos), folder)
             if run is not None:
                 report_run(run, evaluation.views(), logger)
                 records.remove()
@@ -181,8 +180,10 @@ def say_what_is_kept(records: Records, photos: int, folder: Path) -> None:
         )
 
 
-def what_to_lower(error: Exception) -> str | None:
+def what_to_lower(error: BaseException) -> str | None:
     """What to do where memory or its like has run out; None for any other error."""
+    if not isinstance(error, MemoryError | RuntimeError):
+        return None
     said = str(error)
     if isinstance(error, MemoryError | torch.OutOfMemoryError) or "not enough memory" in said:
         return "out of memory: lower data.batch_size, or the number of augmentations at once"

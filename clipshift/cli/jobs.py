@@ -17,7 +17,7 @@ from pytorch_lightning.loggers import Logger, WandbLogger
 from pytorch_lightning.utilities import rank_zero_only
 
 from clipshift.cli.config import plain
-from clipshift.data import Photo
+from clipshift.data import Photo, read_json
 from clipshift.encode import Encoder
 from clipshift.errors import ERROR_FILE, UserError
 from clipshift.report import tracking
@@ -94,8 +94,8 @@ def finished_job(roots: list[Path], key: str) -> Path | None:
     for root in roots:
         for file in sorted(root.rglob("run.json")):
             try:
-                facts = json.loads(file.read_text(encoding="utf-8"))
-            except (OSError, ValueError, RecursionError):
+                facts = read_json(file)
+            except (OSError, ValueError):
                 continue
             ours = isinstance(facts, dict) and facts.get("job") == key and facts.get("complete")
             if ours and (file.parent / "report.html").exists():  # written last of all

@@ -27,11 +27,8 @@ from clipshift.evaluate.loading import ViewData
 from clipshift.evaluate.module import Keep, ShiftEvaluation
 from clipshift.evaluate.tables import make_run
 from clipshift.measure import PhotoMeasure
-from clipshift.results import Records, Run, clear_results, write_run, write_tensors
+from clipshift.results import SHOWN_PHOTOS, Records, Run, clear_results, write_run, write_tensors
 from clipshift.versions import CODE_SHA256, command_line, environment, git_commit, package_versions
-
-SHOWN_PHOTOS = 3
-"""How many photos' gazes a run keeps in any case, for its page."""
 
 
 @dataclass

@@ -138,8 +138,9 @@ class ShiftEvaluation(pl.LightningModule):
 
     def _measure_batch(self, batch: Batch, measured: Measured) -> None:
         with self._stage("augment"):
-            views = {CLEAN: batch.clean} | {
-                name: augment(v.augmentation, batch.clean, batch.draws[v.name], v.strength)
+            clean = batch.clean
+            views = {CLEAN: clean} | {
+                name: augment(v.augmentation, clean, batch.draws[v.name], v.strength)
                 for name, v in self.variants.items()
             }
         with self._stage("encode"):
@@ -149,11 +150,11 @@ class ShiftEvaluation(pl.LightningModule):
             embeddings = torch.stack([by_view[name].embedding for name in self.variants])
             first, second = np.triu_indices(len(embeddings), 1)
             distances = self.distance(embeddings)[:, first, second]
-            clean = by_view[CLEAN].layers or []
+            clean_tokens = by_view[CLEAN].layers or []
             cosines = []
             for index, layer in enumerate(self.layers):
                 tokens = [by_view[name].layers[index] for name in self.variants]  # type: ignore[index]
-                cosines.append(layer(torch.stack(tokens), clean[index]))
+                cosines.append(layer(torch.stack(tokens), clean_tokens[index]))
             measured.values = {key: value.double().cpu().numpy() for key, value in values.items()}
             measured.distances = distances.float().cpu().numpy()
         measured.index = batch.index.cpu().numpy()

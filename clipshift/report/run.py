@@ -9,9 +9,8 @@ from pytorch_lightning.loggers import Logger, WandbLogger
 from clipshift.augment import Variant, augment
 from clipshift.data import View, ViewDataset, collate
 from clipshift.report import figures, page, terminal, tracking, words
-from clipshift.results import CLEAN, Run, extreme_photos, read_gazes
+from clipshift.results import CLEAN, SHOWN_PHOTOS, Run, extreme_photos, read_gazes
 
-SHOWN_PHOTOS = 3
 MOVED_PHOTOS = 20
 
 

@@ -19,6 +19,7 @@ from clipshift.results.ranking import (
 from clipshift.results.records import Records
 from clipshift.results.runs import (
     CALIBRATION,
+    SHOWN_PHOTOS,
     Run,
     clear_results,
     differing_views,
@@ -40,6 +41,7 @@ from clipshift.results.table import (
 __all__ = [
     "CALIBRATION",
     "CLEAN",
+    "SHOWN_PHOTOS",
     "Measured",
     "Records",
     "Run",

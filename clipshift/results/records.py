@@ -16,7 +16,7 @@ from safetensors.torch import load_file as load_tensors
 from safetensors.torch import save_file as save_tensors
 from torch import Tensor
 
-from clipshift.data import GONE, Skipped
+from clipshift.data import GONE, Skipped, read_json
 from clipshift.results.files import write_json, write_whole
 from clipshift.results.measured import Measured, join
 
@@ -54,7 +54,7 @@ class Records:
         wanted = json.loads(json.dumps(options))
         anew = anew or not any(self.folder.glob("[0-9]*.safetensors"))
         try:
-            begun = json.loads((self.folder / OPTIONS).read_text(encoding="utf-8"))
+            begun = read_json(self.folder / OPTIONS)
         except (OSError, ValueError):
             anew = True  # records without their options belong to no run
         if anew:

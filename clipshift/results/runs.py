@@ -11,7 +11,7 @@ import pandas as pd
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
-from clipshift.data import Photo
+from clipshift.data import Photo, read_json
 from clipshift.errors import UserError
 from clipshift.measure import Facts
 from clipshift.results.columns import DEFINITIONS, column_dictionary, read_shift, write_shift
@@ -34,6 +34,9 @@ RESULTS = (
     "report.html",
 )
 """What an evaluation writes, the figures apart."""
+
+SHOWN_PHOTOS = 3
+"""How many first photos a run's page shows, and so keeps the gazes of in any case."""
 
 VIEWS = ("aug", "seed", "data.resize")
 """Options that decide what the views are, beside the photos and the strengths."""
@@ -122,8 +125,8 @@ def read_run(folder: Path) -> Run:
     """
     again = "measure it again"
     try:
-        facts = json.loads((folder / "run.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
+        facts = read_json(folder / "run.json")
+    except (OSError, ValueError) as error:
         raise UserError(f"no finished run in {folder}: {error}") from None
     if not isinstance(facts, dict) or "complete" not in facts:
         raise UserError(f"no finished run in {folder}: its run.json is not clipshift's")

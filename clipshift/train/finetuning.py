@@ -75,9 +75,10 @@ class ShiftValidation(pl.LightningModule):
                 self._judge(batch)
 
     def _judge(self, batch: Batch) -> None:
-        clean = self.student(batch.clean).embedding
+        pixels = batch.clean
+        clean = self.student(pixels).embedding
         views = [
-            self.student(augment(augmentation, batch.clean, batch.draws[name])).embedding
+            self.student(augment(augmentation, pixels, batch.draws[name])).embedding
             for name, augmentation in self.augmentations.items()
         ]
         for view in views:
