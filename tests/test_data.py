@@ -9,6 +9,7 @@ import unicodedata
 from pathlib import Path
 
 import numpy as np
+import open_clip
 import pandas as pd
 import pytest
 from conftest import ROOT
@@ -181,11 +182,11 @@ def test_missing_and_empty_folders(tmp_path: Path) -> None:
         captions(str(tmp_path / "nowhere.csv"))
 
 
-def test_sample_is_there_labelled_and_captioned() -> None:
+def test_sample_is_there_with_captions_and_classes_of_imagenet() -> None:
     photos = sample()
     assert len(photos) == 14
+    assert sum(photo.label in open_clip.IMAGENET_CLASSNAMES for photo in photos) == 5
     for photo in photos:
-        assert photo.label
         assert photo.captions
         assert min(decode(photo.read()).size) >= 224
 

@@ -13,22 +13,23 @@ from clipshift.data.photos import Photo, photo_id
 from clipshift.data.wordnet import class_name, imagenet_names
 from clipshift.errors import UserError, printable
 
-# Photographs that come inside the scikit-image wheel (public domain or CC0).
-SAMPLE = {
-    "astronaut.png": ("astronaut", "an astronaut in an orange space suit in front of a flag"),
-    "brick.png": ("brick wall", "a wall of red bricks seen from the front"),
-    "camera.png": ("photographer", "a man with a camera on a tripod, in black and white"),
-    "chelsea.png": ("cat", "the face of a ginger tabby cat"),
-    "coffee.png": ("coffee", "a cup of coffee on a red saucer on a wooden table"),
-    "coins.png": ("coins", "ancient coins laid out in rows, in black and white"),
-    "grass.png": ("grass", "a lawn of grass seen from above, in black and white"),
-    "gravel.png": ("gravel", "gravel seen from above, in black and white"),
-    "hubble_deep_field.jpg": ("galaxies", "galaxies in deep space, seen by a telescope"),
-    "ihc.png": ("tissue", "stained tissue under a microscope"),
-    "moon.png": ("moon", "craters on the surface of the moon, in black and white"),
-    "motorcycle_left.png": ("motorcycle", "a motorcycle parked in a garage"),
-    "retina.jpg": ("retina", "a photograph of the retina of an eye"),
-    "rocket.jpg": ("rocket", "a rocket on its launch pad at night"),
+# Photographs that come inside the scikit-image wheel (public domain or CC0): the class of ImageNet
+# that it shows, if any, by open_clip's name, and a caption.
+SAMPLE: dict[str, tuple[str | None, str]] = {
+    "astronaut.png": (None, "an astronaut in an orange space suit in front of a flag"),
+    "brick.png": (None, "a wall of red bricks seen from the front"),
+    "camera.png": ("tripod", "a man with a camera on a tripod, in black and white"),
+    "chelsea.png": ("tabby cat", "the face of a ginger tabby cat"),
+    "coffee.png": ("espresso", "a cup of coffee on a red saucer on a wooden table"),
+    "coins.png": (None, "ancient coins laid out in rows, in black and white"),
+    "grass.png": (None, "a lawn of grass seen from above, in black and white"),
+    "gravel.png": (None, "gravel seen from above, in black and white"),
+    "hubble_deep_field.jpg": (None, "galaxies in deep space, seen by a telescope"),
+    "ihc.png": (None, "stained tissue under a microscope"),
+    "moon.png": (None, "craters on the surface of the moon, in black and white"),
+    "motorcycle_left.png": ("moped", "a motorcycle parked in a garage"),
+    "retina.jpg": (None, "a photograph of the retina of an eye"),
+    "rocket.jpg": ("missile", "a rocket on its launch pad at night"),
 }
 
 
@@ -37,7 +38,7 @@ LINE = 2**20
 
 
 def sample() -> list[Photo]:
-    """The photographs that come with scikit-image, with our labels and captions for them."""
+    """The photographs that come with scikit-image, with captions; five show a class of ImageNet."""
     import skimage.data
 
     root = Path(skimage.data.__file__).parent

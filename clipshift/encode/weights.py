@@ -140,5 +140,5 @@ def require_network(address: str) -> None:
     if trouble:
         raise UserError(
             f"cannot download {address}: {trouble}, and it is not in the cache; without a network "
-            f"use model=tiny, model.checkpoint=PATH, or a model cached before"
+            f"use model=lite, model.checkpoint=PATH, or a model cached before"
         )
