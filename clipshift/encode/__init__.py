@@ -1,9 +1,17 @@
 """Encoders: open_clip models that turn views into embeddings and gaze, in one forward pass."""
 
-from clipshift.encode.encoder import ENCODE_BATCH, Encoder, Features, load_encoder, model_config
+from clipshift.encode.encoder import (
+    ENCODE_BATCH,
+    Encoder,
+    Features,
+    load_encoder,
+    model_config,
+    model_outline,
+)
 from clipshift.encode.feature_cache import FeatureCache
 from clipshift.encode.gaze import GazeProbe, contribution_shares, gaze_probe
 from clipshift.encode.texts import ZeroShot, caption_embeddings, make_zero_shot
+from clipshift.encode.weights import weights_are_here
 
 __all__ = [
     "ENCODE_BATCH",
@@ -18,4 +26,6 @@ __all__ = [
     "load_encoder",
     "make_zero_shot",
     "model_config",
+    "model_outline",
+    "weights_are_here",
 ]

@@ -420,9 +420,30 @@ def model_config(architecture: str, checkpoint: str | None = None) -> dict[str, 
     """open_clip's configuration of a model that `load_encoder` loads."""
     if checkpoint and Path(checkpoint).is_dir():
         architecture = f"local-dir:{checkpoint}"
+    return open_clip.get_model_config(_known_to_open_clip(architecture))
+
+
+@errors_alone()
+def model_outline(architecture: str) -> Any:
+    """A model without weights, which takes no memory: its modules on torch's device ``meta``.
+
+    Args:
+        architecture: A name in ``open_clip.list_models()``, or ``builtin:NAME``.
+    """
+    with torch.device("meta"):
+        return open_clip.create_model(
+            _known_to_open_clip(architecture),
+            device="meta",
+            load_weights=False,
+            pretrained_text=False,
+        )
+
+
+def _known_to_open_clip(architecture: str) -> str:
+    """An architecture in open_clip's own words."""
     if architecture.startswith(BUILTIN):
-        architecture = f"local-dir:{builtin_folder(architecture.removeprefix(BUILTIN))}"
-    return open_clip.get_model_config(architecture)
+        return f"local-dir:{builtin_folder(architecture.removeprefix(BUILTIN))}"
+    return architecture
 
 
 def builtin_folder(name: str) -> Path:
