@@ -19,14 +19,14 @@ from scipy import stats
 
 from clipshift.cli.command import compose_config
 from clipshift.cli.jobs import job_key
-from clipshift.compare.pair import (
+from clipshift.comparison.pair import (
     compare_pair,
     notes_on_runs,
     pair_notes,
     software_notes,
     spread_change,
 )
-from clipshift.compare.sweep import job_table, sweep_notes
+from clipshift.comparison.sweep import job_table, sweep_notes
 from clipshift.data import Cache, dataset, sample
 from clipshift.encode import Encoder, FeatureCache
 from clipshift.errors import UserError

@@ -127,7 +127,7 @@ class SweepComparison(Callback):
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
         """Hydra calls this when all jobs have ended."""
-        from clipshift.compare import compare_sweep
+        from clipshift.comparison import compare_sweep
 
         try:
             finished = compare_sweep(Path(config.hydra.sweep.dir))

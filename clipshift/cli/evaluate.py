@@ -1,12 +1,13 @@
-"""What ``evaluate.py`` does with a checked configuration: build, measure, report."""
+"""What ``clipshift evaluate`` does with a checked configuration: build, measure, report."""
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from omegaconf import DictConfig, OmegaConf
+from pytorch_lightning.loggers import Logger
 
 from clipshift import augment
 from clipshift.augment import authors
@@ -31,12 +32,12 @@ from clipshift.cli.jobs import (
     take_over,
 )
 from clipshift.cli.trainer import make_trainer
-from clipshift.data import ViewDataset
+from clipshift.data import Cache, ViewDataset
 from clipshift.errors import UserError, one_line
-from clipshift.evaluate import Evaluation, measure_shift
+from clipshift.evaluate import Evaluation, run_evaluation
 from clipshift.report.run import report_run
 from clipshift.report.terminal import PhotoProgressBar
-from clipshift.results import Records, read_run
+from clipshift.results import Records, Run, read_run
 from clipshift.train.export import trained_augmentations
 
 OURS = {
@@ -77,26 +78,48 @@ def evaluate(cfg: DictConfig, folder: Path) -> None:
         cache, notes = make_cache(cfg)
         evaluation.notes += notes
         with started_logger(cfg, "evaluate", tags) as logger:
-            trainer = make_trainer(
-                plain(cfg.trainer),
-                logger=logger or False,
-                callbacks=[PhotoProgressBar()],
-                default_root_dir=str(folder),
-                enable_checkpointing=False,
-            )
             try:
-                run = measure_shift(
-                    evaluation, records, trainer, folder, facts,
-                    batch_size=cfg.data.batch_size, num_workers=cfg.data.num_workers, cache=cache,
-                )  # fmt: skip
-            except BaseException as error:
+                run = carry_out(cfg, evaluation, records, folder, facts, cache, logger)
+            except BaseException:
                 say_what_is_kept(records, len(evaluation.photos), folder)
-                if advice := what_to_lower(error):
-                    raise UserError(advice) from error
                 raise
             if run is not None:
                 report_run(run, evaluation.views(), logger)
                 records.remove()
+
+
+def carry_out(
+    cfg: DictConfig,
+    evaluation: Evaluation,
+    records: Records,
+    folder: Path,
+    facts: Mapping[str, Any],
+    cache: Cache | None = None,
+    logger: Logger | None = None,
+    progress: bool = True,
+) -> Run | None:
+    """Carry an evaluation out on the configured trainer; None on other processes than the first.
+
+    Raises:
+        UserError: See `evaluate`.
+    """
+    trainer = make_trainer(
+        plain(cfg.trainer),
+        logger=logger or False,
+        callbacks=[PhotoProgressBar()] if progress else [],
+        enable_progress_bar=progress,
+        default_root_dir=str(folder),
+        enable_checkpointing=False,
+    )
+    try:
+        return run_evaluation(
+            evaluation, records, trainer, folder, facts,
+            batch_size=cfg.data.batch_size, num_workers=cfg.data.num_workers, cache=cache,
+        )  # fmt: skip
+    except Exception as error:
+        if advice := what_to_lower(error):
+            raise UserError(advice) from error
+        raise
 
 
 def prepare(
@@ -148,16 +171,25 @@ def remake_report(folder: Path) -> None:
             that are not clipshift's.
     """
     run = read_run(folder)
+    report_run(run, views_again(run))
+
+
+def views_again(run: Run) -> ViewDataset:
+    """The photos of a finished run and what was drawn for them, from its ``run.json``.
+
+    Raises:
+        UserError: If its photos cannot be had, or it names parts that are not clipshift's.
+    """
     parts = {name: run.facts["config"][name] for name in ("data", "aug")}
     if foreign := [name for name in targets(parts) if name not in OURS]:
         raise UserError(
-            f"{folder} was made with {foreign[0]}, which is not clipshift's: a run's file is not "
-            "trusted to name code, so its report cannot be made anew"
+            f"{run.folder} was made with {foreign[0]}, which is not clipshift's: a run's file is "
+            "not trusted to name code, so its report cannot be made anew"
         )
     cfg = OmegaConf.create(run.facts["config"])
     photos, _ = load_photos(cfg.data)
     augmentations, _ = make_augmentations(plain(cfg.aug))
-    report_run(run, ViewDataset(photos, augmentations, cfg.seed, cfg.data.resize))
+    return ViewDataset(photos, augmentations, cfg.seed, cfg.data.resize)
 
 
 def targets(node: Any) -> Iterator[str]:

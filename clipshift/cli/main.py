@@ -28,7 +28,7 @@ def evaluate_job(cfg: DictConfig) -> None:
             check_paths(cfg)
         folder = Path(HydraConfig.get().runtime.output_dir)
         if cfg.compare:
-            from clipshift.compare import compare_runs
+            from clipshift.comparison import compare_runs
 
             compare_runs(list(cfg.compare), cfg.seed, folder)
             return
@@ -110,7 +110,7 @@ clipshift: what happens inside CLIP when the picture is messed with.
 {commands}
 
 clipshift COMMAND --help says more of evaluate and train.
-eval "$(clipshift -sc install=bash)" completes commands and options (zsh as well; or install=fish)."""
+eval "$(clipshift -sc install=bash)" completes commands and options in bash and zsh."""
 
 
 def main() -> None:

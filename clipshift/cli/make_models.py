@@ -1,4 +1,4 @@
-"""How ``train.py`` makes the models that come with clipshift."""
+"""How ``clipshift train`` makes the models that come with clipshift."""
 
 import math
 from pathlib import Path

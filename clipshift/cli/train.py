@@ -1,4 +1,4 @@
-"""What ``train.py`` does with a checked configuration: train, export, compare with the base."""
+"""What ``clipshift train`` does with a checked configuration: train, export, compare with the base."""
 
 import re
 import sys
@@ -20,7 +20,7 @@ from clipshift.cli.config import MEASURED, plain, validate
 from clipshift.cli.evaluate import evaluate
 from clipshift.cli.jobs import started_logger
 from clipshift.cli.trainer import make_trainer
-from clipshift.compare import compare_runs
+from clipshift.comparison import compare_runs
 from clipshift.data import Photo, Skipped, View, ViewDataset, collate
 from clipshift.encode import Encoder, load_encoder, make_zero_shot
 from clipshift.errors import UserError
@@ -48,7 +48,7 @@ def finetune(cfg: DictConfig, folder: Path) -> None:
 
     Resumes where ``folder`` has a checkpoint of the same options. Writes ``interpolation.csv`` (the
     curve over α), its figure, and ``model/``: a folder in the hub's format that
-    ``evaluate.py model.checkpoint=`` loads, with ``provenance.json`` inside. If ``cfg.evaluation``
+    ``model.checkpoint=`` loads, with ``provenance.json`` inside. If ``cfg.evaluation``
     says on what, writes the runs ``base/`` and ``robust/`` and their paired comparison.
 
     Args:

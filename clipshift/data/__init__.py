@@ -11,6 +11,7 @@ from clipshift.data.dataset import (
     collate,
 )
 from clipshift.data.files import read_json
+from clipshift.data.memory import photos_of
 from clipshift.data.photos import Photo, UnreadablePhotoError, as_rgb, decode, keyed_order
 from clipshift.data.selection import select
 from clipshift.data.shards import class_names, shards
@@ -37,6 +38,7 @@ __all__ = [
     "imagenet_name",
     "is_wordnet_id",
     "keyed_order",
+    "photos_of",
     "read_json",
     "sample",
     "select",

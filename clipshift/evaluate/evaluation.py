@@ -105,7 +105,7 @@ class Evaluation:
         return zero_shot, captions
 
 
-def measure_shift(
+def run_evaluation(
     evaluation: Evaluation,
     records: Records,
     trainer: pl.Trainer,

@@ -10,7 +10,7 @@ import pandas as pd
 import yaml
 from pytorch_lightning.loggers import WandbLogger
 
-from clipshift.compare.pair import (
+from clipshift.comparison.pair import (
     LEADING,
     compare_pair,
     mark_trained,
