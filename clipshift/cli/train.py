@@ -1,4 +1,4 @@
-"""What ``clipshift train`` does with a checked configuration: train, export, compare with the base."""
+"""What ``clipshift train`` does with a checked configuration: train, export, compare."""
 
 import re
 import sys
