@@ -274,6 +274,28 @@ def test_facts_are_the_same_after_json() -> None:
         assert Facts.from_json(json.loads(stored)) == facts
 
 
+def test_gain_is_positive_where_less_harm_is_done() -> None:
+    for name, better, worse in [
+        ("cosine_similarity", 0.9, 0.5), ("relative_shift", 0.1, 0.5), ("l2_distance", 1, 2),
+        ("gaze_entropy_change", 0.1, -0.5), ("gaze_entropy_change", -0.1, 0.5),
+        ("zero_shot_flip", 0, 1), ("text_shift", 0.1, -0.1), ("retained", 1, 0),
+    ]:  # fmt: skip
+        assert MEASURED[name].gain(np.array(worse), np.array(better)) > 0, name
+        assert MEASURED[name].gain(np.array(better), np.array(worse)) < 0, name
+    assert np.isnan(MEASURED["brightness"].gain(0.2, 0.4))
+
+
+def test_metrics_carry_their_direction_and_range_as_torchmetrics_has_them() -> None:
+    assert measure.CosineSimilarity.higher_is_better is True
+    assert measure.L2Distance.higher_is_better is False
+    assert measure.GazeEntropyChange.higher_is_better is None
+    assert (
+        measure.CosineSimilarity.plot_lower_bound,
+        measure.CosineSimilarity.plot_upper_bound,
+    ) == (-1, 1)
+    assert (measure.L2Distance.plot_lower_bound, measure.L2Distance.plot_upper_bound) == (0, None)
+
+
 def test_ranges_are_those_that_the_protocol_states() -> None:
     """Intervals are cut off at a measure's range, and axes end there."""
     stated = {"contrast": (0, 0.5)}  # half of the pixels black and half white: the most there is

@@ -43,7 +43,8 @@ from clipshift.results import (
     write_run,
     write_tensors,
 )
-from clipshift.results.files import data_fingerprint, write_whole
+from clipshift.results.columns import read_shift, write_shift
+from clipshift.results.files import data_fingerprint, write_csv, write_whole
 from clipshift.results.intervals import relative_shift_values
 
 
@@ -592,6 +593,22 @@ def small_run(folder: Path, **changes: Any) -> Run:
         summary=summarize(shift, MEASURED, seed=0), ranking=rank_augmentations(shift, seed=0),
         distances=distances.set_axis(["a", "b"], axis=1),
     )  # fmt: skip
+
+
+def test_facts_travel_with_the_table(tmp_path: Path) -> None:
+    shift = pd.DataFrame({"photo": ["a"], "l2_distance": [1.0], "gaze_entropy_change": [0.0]})
+    write_shift(tmp_path / "shift.parquet", shift, MEASURED)
+    table, columns = read_shift(tmp_path / "shift.parquet")
+    pd.testing.assert_frame_equal(table, shift)
+    assert columns == {name: MEASURED[name] for name in ("l2_distance", "gaze_entropy_change")}
+
+
+def test_a_spreadsheet_takes_no_cell_for_a_formula(tmp_path: Path) -> None:
+    names = ["=1+1.jpg", "+1.jpg", "-1.jpg", "@SUM(A1).jpg", "\t=1.jpg", "a=1.jpg"]
+    write_csv(tmp_path / "t.csv", pd.DataFrame({"photo": names, "value": [-1.5] * 6}))
+    table = pd.read_csv(tmp_path / "t.csv")
+    assert list(table["photo"]) == [f"'{name}" for name in names[:-1]] + names[-1:]
+    assert list(table["value"]) == [-1.5] * 6
 
 
 def test_a_run_is_read_as_it_was_written_or_not_at_all(tmp_path: Path) -> None:
