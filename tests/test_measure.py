@@ -379,6 +379,16 @@ def test_relative_shift_and_spread() -> None:
     assert metric.distance_to_others(torch.tensor([[0.0] * 32, [np.nan] * 32])).isnan().all()
 
 
+def test_the_spread_is_exact_up_to_eight_million_photos() -> None:
+    """All but one of N are the same: 2 (N − 1) of the N (N − 1) pairs are at a right angle."""
+    metric = CleanSpread(2)
+    same = torch.tensor([[3.0, 0.0]]).expand(1_000_000, 2)
+    for _ in range(8):
+        metric.update(same)
+    metric.update(torch.tensor([[0.0, 2.0]]))
+    assert metric.compute().item() == pytest.approx(2 / 8_000_001, rel=1e-6)
+
+
 @pytest.mark.parametrize("cone", [0.0, 3.0])
 def test_relative_shift_of_independent_embeddings_is_one(cone: float) -> None:
     """However narrow the cone in which all embeddings lie."""
