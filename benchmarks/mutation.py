@@ -35,7 +35,7 @@ SLOW = (
     "60_photos or follow_one or falls_from or leaks or contradict or papers_does_not or batch_or "
     "or covered or columns_of_the_table or sweep or job or command or views_are_refused or no_run "
     "or is_exported or two_devices or vit_b32 or lowers or started_again or training_goes_on or "
-    "no_numbers"
+    "no_numbers or among_which"
 )
 """Tests that take too long for one mutant, as pytest's ``-k`` chooses them."""
 TESTS = {
