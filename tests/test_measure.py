@@ -503,6 +503,19 @@ def test_cka_is_undefined_without_variation_or_with_few_photos() -> None:
         assert made[name].isnan().tolist() == [True, False]
 
 
+@pytest.mark.parametrize(("share", "known"), [(0.9e-6, False), (1.1e-6, True)])
+def test_tokens_vary_from_a_millionth_of_their_means_squared_length_on(
+    share: float, known: bool
+) -> None:
+    """Forty tokens at the same distance from their mean, half of them on each side."""
+    signs = torch.tensor([-1.0, 1.0], dtype=torch.float64).repeat(20)
+    tokens = torch.stack([torch.full_like(signs, 3.0), 3 * np.sqrt(share) * signs], dim=1)
+    metric = LayerShift(variants=1, width=2)
+    metric.update(tokens[None, :, None].expand(-1, -1, 2, -1), tokens[:, None].expand(-1, 2, -1))
+    for name in ("cka", "cka_biased"):
+        assert metric.compute()[name].isfinite().item() == known
+
+
 @pytest.mark.parametrize("offset", [4.0, 300.0])
 def test_layer_shift_in_batches(offset: float) -> None:
     """Running sums against whole Gram matrices of what they were before a common offset."""
