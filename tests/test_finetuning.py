@@ -20,7 +20,7 @@ from conftest import MEASURED, ROOT, first_loss
 from omegaconf import DictConfig
 from PIL import Image
 from safetensors.torch import load_file, save_file
-from scipy.stats import chisquare
+from scipy.stats import chisquare, kstest, uniform
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, normalize
 from torchmetrics import MeanMetric
@@ -173,8 +173,19 @@ def test_what_is_tuned(encoder: Encoder) -> None:
     last = trainable(encoder, lambda tower: tuning.last_blocks(tower, 1))
     assert {"transformer.resblocks.1.mlp.c_fc.weight", "ln_post.weight", "proj"} <= last
     assert not any(name.startswith(("transformer.resblocks.0", "conv1")) for name in last)
+    both = trainable(encoder, lambda tower: tuning.last_blocks(tower, 2))
+    first = {name for name in trainable(encoder, tuning.full) if ".resblocks.0." in name}
+    assert both == last | first
     with pytest.raises(UserError, match=r"tune\.blocks=9: this image tower has 2"):
         tuning.last_blocks(visual, 9)
+
+
+def test_low_rank_changes_start_as_in_the_authors_code() -> None:
+    """A is uniform up to 1 / √in, as the weights of ``nn.Linear`` are, and B is zero."""
+    torch.manual_seed(0)
+    change = tuning.LowRank(torch.ones(3, 400), rank=50, alpha=8)
+    assert kstest(change.a.detach().numpy().ravel(), uniform(-1 / 20, 1 / 10).cdf).pvalue > 1e-3
+    assert change.b.eq(0).all()
 
 
 @pytest.mark.parametrize("architecture", ["ViT", "builtin:tiny"])
@@ -287,18 +298,26 @@ def test_devices_take_the_photos_of_one_in_turn(monkeypatch: pytest.MonkeyPatch)
 
 
 def test_a_broken_photo_is_replaced_by_the_next(tmp_path: Path) -> None:
-    photos = sample()[:3]
-    broken = tmp_path / "broken.jpg"
-    broken.write_bytes(b"no photo")
-    photos[1] = Photo("broken", broken)
-    augmentations, ladders = make_augmentations(
-        plain(compose_config("evaluate", ["aug=noise"]).aug)
-    )
-    views = RobustViews(photos, augmentations, ladders, ["paper"], 0, "squash")
-    clean, view, index = views[4, 1]
-    assert index == 2
-    assert torch.equal(clean, views[0, 2][0])
-    assert torch.equal(view, views[4, 2][1])
+    """The one after the last is the first."""
+    whole = sample()[:3]
+    broken = Photo("broken", tmp_path / "broken.jpg")
+    broken.file.write_bytes(b"no photo")
+    parts = make_augmentations(plain(compose_config("evaluate", ["aug=noise"]).aug))
+
+    def views(*photos: Photo) -> RobustViews:
+        return RobustViews(photos, *parts, ["paper"], 0, "squash")
+
+    for photos, start, taken in (
+        ((whole[0], broken, whole[2]), 1, 2),
+        ((whole[0], whole[1], broken), 2, 0),
+        ((broken, whole[1], broken), 2, 1),
+    ):
+        made = views(*photos)[4, start]
+        assert made[2] == taken
+        for got, expected in zip(made[:2], views(*whole)[4, taken][:2], strict=True):
+            assert torch.equal(got, expected)
+    with pytest.raises(UserError, match="none of the photos can be read"):
+        views(broken, broken)[0, 1]
 
 
 class Shown:

@@ -23,6 +23,7 @@ from torch.utils.data import default_collate
 from torchvision.transforms.functional import adjust_hue
 
 from clipshift.augment import (
+    CoarseDropout,
     Flip,
     MotionBlur,
     MovingAugmentation,
@@ -102,6 +103,15 @@ def test_a_severity_scales_the_same_draws(views: Tensor) -> None:
     holes = [made != views for made in severities_of("coarse_dropout", views)]
     for few, many in pairwise(holes):
         assert not (few & ~many).any()
+
+
+def test_holes_are_128_at_the_most() -> None:
+    """Single pixels of a large view, of which no two happen to be the same."""
+    dropout = CoarseDropout((6, 8), 1)
+    draws = default_collate([draw(dropout, 0, "photo", "coarse_dropout", 2000)])
+    for strength, count in ((10.0, 10 * draws["count"].item()), (1e6, 128)):
+        view = dropout.apply(torch.full((1, 3, 2000, 2000), -1.0), draws, strength)
+        assert (view[:, 0] >= 0).sum() == count
 
 
 def chart(size: int = 224) -> Tensor:
@@ -277,6 +287,19 @@ def test_match_is_where_the_curve_crosses_the_target() -> None:
     assert match.reached
     assert match.strength == pytest.approx(-math.log(0.7) / 0.37, rel=0.02)
     assert match.realised == pytest.approx(0.7, rel=0.005)
+
+
+def test_a_match_ends_at_the_first_strength_within_a_quarter_of_a_per_cent() -> None:
+    """Neither short of it nor beyond, for curves of many slopes."""
+    for power in np.linspace(0.3, 3, 40):
+        misses = []
+
+        def distortion(strength: float, power: float = power, misses: list = misses) -> float:
+            misses.append(abs(strength**power / 0.7 - 1))
+            return strength**power
+
+        assert match_strength(distortion, 0.7, math.inf).reached
+        assert [miss <= 0.0025 for miss in misses].index(True) == len(misses) - 1, power
 
 
 def test_a_target_out_of_reach_is_said_so() -> None:
