@@ -18,10 +18,12 @@ class ZeroShot:
     Attributes:
         classifier: A unit vector for each class, float32, shape (D, C).
         targets: The class of each photo in the list, −1 for none, int64, shape (N,).
+        names: What the model is asked for of each class, C of them.
     """
 
     classifier: Tensor
     targets: Tensor
+    names: tuple[str, ...] = ()
 
     @property
     def top(self) -> tuple[int, ...]:
@@ -50,6 +52,7 @@ def make_zero_shot(
     return ZeroShot(
         _classifier(encoder, tuple(names.values()), tuple(templates)),
         torch.tensor([_target(photo.label, position) for photo in photos]),
+        tuple(names.values()),
     )
 
 

@@ -27,7 +27,17 @@ from clipshift.evaluate.loading import ViewData
 from clipshift.evaluate.module import Keep, ShiftEvaluation
 from clipshift.evaluate.tables import make_run
 from clipshift.measure import PhotoMeasure
-from clipshift.results import SHOWN_PHOTOS, Records, Run, clear_results, write_run, write_tensors
+from clipshift.results import (
+    GAZED_PHOTOS,
+    SHOWN_PHOTOS,
+    Records,
+    Run,
+    clear_results,
+    shown_photos,
+    write_nearest,
+    write_run,
+    write_tensors,
+)
 from clipshift.versions import CODE_SHA256, command_line, environment, git_commit, package_versions
 
 
@@ -155,7 +165,7 @@ def run_evaluation(
             embeddings=evaluation.save_embeddings,
             gallery=frozenset(keyed_order(photos, "sample")[: evaluation.gallery]),
             views=evaluation.save_views,
-            gaze=max(evaluation.save_gaze, SHOWN_PHOTOS),
+            gaze=max(evaluation.save_gaze, GAZED_PHOTOS),
         ),
         zero_shot=zero_shot,
         texts=texts,
@@ -198,7 +208,13 @@ def run_evaluation(
                 evaluation.seed, known,
             )  # fmt: skip
             write_run(run)
-            write_tensors(folder, measured, photos, evaluation.save_views, module.keep.gaze)
+            shown = shown_photos(run.shift, SHOWN_PHOTOS)
+            write_tensors(
+                folder, measured, photos, evaluation.save_views, evaluation.save_gaze,
+                shown,
+            )  # fmt: skip
+            if zero_shot:
+                write_nearest(folder, measured, photos, zero_shot.names, shown)
     if run is not None and run.shift.empty:
         raise UserError(
             f"none of the {len(photos)} photos could be read "

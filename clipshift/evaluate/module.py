@@ -25,11 +25,13 @@ from clipshift.measure.functional import (
     pixel_mean,
     text_shift,
 )
-from clipshift.measure.zero_shot import zero_shot_flip, zero_shot_hit
+from clipshift.measure.zero_shot import nearest_classes, zero_shot_flip, zero_shot_hit
 from clipshift.results import CLEAN, Measured, Records
 
 MANY_GONE = 32
 """After so many photos in a row that are gone, a run ends."""
+NEAREST_CLASSES = 3
+"""How many classes nearest to a view are kept."""
 SUMS_SHARE = 0.05
 """How much of the time may go into writing the layers' sums."""
 
@@ -43,7 +45,7 @@ class Keep:
         gallery: Indices of the photos whose embeddings are kept until the end in any case, to see
             which views still find their own photo among them.
         views: The views of so many first photos.
-        gaze: The gazes of so many first photos.
+        gaze: The gazes of so many first photos, and the classes nearest to them.
     """
 
     embeddings: bool = False
@@ -242,6 +244,10 @@ class ShiftEvaluation(pl.LightningModule):
                 measured.views[name] = chosen(view, shown)
             if gazed and made.gaze is not None:
                 measured.gazes[name] = chosen(made.gaze, gazed)
+            if gazed and self.zero_shot is not None:
+                classifier = self.zero_shot.classifier.to(self.device)
+                nearest = nearest_classes(made.embedding, classifier, NEAREST_CLASSES)
+                measured.nearest[name] = chosen(torch.stack(nearest, dim=-1), gazed)
 
     def on_test_epoch_end(self) -> None:
         if self.layers:

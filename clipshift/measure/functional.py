@@ -450,6 +450,27 @@ def gaze_divergence_aligned(view: Tensor, clean: Tensor, move_back: MoveBack | N
     return gaze_divergence(q, p)
 
 
+def gaze_moved_back(view: Tensor, move_back: MoveBack) -> Tensor:
+    """Gazes on views, moved back to where the photo's pixels were, as `gaze_divergence_aligned`.
+
+    Args:
+        view: Shape (B, h, w), not resized.
+        move_back: Moves the views' pixels back.
+
+    Returns:
+        Means over the patches of the clean view, shape (B, h, w), float64; 0 where the view does
+        not show the photo's pixels.
+
+    Example:
+        >>> gaze = torch.tensor([[[0.25, 0.75]]])
+        >>> gaze_moved_back(gaze, move_back=lambda maps: maps.flip(-1))
+        tensor([[[0.7500, 0.2500]]], dtype=torch.float64)
+    """
+    rows, columns = (_patch_of_pixels(count) for count in view.shape[-2:])
+    moved, shown = _moved_back(view[:, rows[:, None], columns], move_back)
+    return _patch_means((moved * shown).double(), rows, columns)
+
+
 def gaze_entropy_change(view: Tensor, clean: Tensor) -> Tensor:
     """Whether the gaze scatters (> 0) or focuses (< 0): entropy after minus before, in bits.
 

@@ -65,3 +65,23 @@ def zero_shot_flip(view: Tensor, clean: Tensor, classifier: Tensor) -> Tensor:
     kept = (after & before).sum(dim=1) / (after | before).sum(dim=1)
     known = cosines[0].isfinite().all(dim=1) & cosines[1].isfinite().all(dim=1)
     return (1 - kept).where(known, torch.nan).float()
+
+
+def nearest_classes(embedding: Tensor, classifier: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """The classes of the highest cosine; of classes that tie, the first in their order.
+
+    Args:
+        embedding: Embeddings of B views, shape (B, D).
+        classifier: A unit vector a class, shape (D, C).
+        k: How many, at most C.
+
+    Returns:
+        Their indices and cosines, the highest first, each float64, shape (B, min(k, C)).
+
+    Example:
+        >>> nearest_classes(torch.tensor([[3.0, 4.0, 0.0]]), torch.eye(3), k=2)
+        (tensor([[1., 0.]], dtype=torch.float64), tensor([[0.8000, 0.6000]], dtype=torch.float64))
+    """
+    cosines = (unit(embedding) @ classifier.double()).nan_to_num(-1)
+    order = cosines.sort(dim=1, descending=True, stable=True)
+    return order.indices[:, :k].double(), order.values[:, :k]

@@ -1,573 +1,634 @@
-"""The figures of a report, each readable alone."""
+"""The figures of a report as Altair charts: one specification for page, SVG, PNG and notebook.
+
+Each function takes plain tables of a run and returns a chart. Where a table has several severities,
+the chart has a parameter ``severity`` that chooses one of them.
+"""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from functools import lru_cache, partial
 from pathlib import Path
+from typing import Any, NamedTuple
 
-import matplotlib
+import altair as alt
 import numpy as np
 import pandas as pd
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from PIL import Image, ImageDraw, ImageFont
+import vl_convert
 from scipy.cluster.hierarchy import dendrogram
-from scipy.stats import gaussian_kde
 
+from clipshift.augment import MATCHED, PAPER
 from clipshift.measure import Facts
 from clipshift.measure.functional import augmentation_linkage
-from clipshift.report.words import counted, with_interval
-from clipshift.results import (
-    CLEAN,
-    Run,
-    pivot,
-    write_whole,
-)
+from clipshift.report.words import with_interval
+from clipshift.results import pivot, write_whole
 
-styled = matplotlib.rc_context(
-    {
-        "figure.constrained_layout.use": True,
-        "font.size": 10,
-        "axes.spines.top": False,
-        "axes.spines.right": False,
-        "axes.titlesize": 11,
-        "axes.titleweight": "bold",
-        "axes.titlelocation": "left",
-    }
-)
-"""Draws a figure in the report's style, and leaves matplotlib as it was."""
+Chart = alt.TopLevelMixin
+"""Any of Altair's charts."""
 
-Drawn = Figure | Image.Image
-"""A diagram, or photographs side by side."""
 CLUSTER_CUT = 0.7
 """Clusters are cut at this share of the dendrogram's highest merge."""
-
-SHADES = (
-    "noise", "blur", "color_jitter", "shift_scale_rotate", "flip", "elastic", "perspective",
-    "brightness_contrast", "coarse_dropout", "jpeg", "pixelate", "motion_blur", "rotation",
-    "grayscale",
-)  # fmt: skip
-"""Augmentations that have a colour of their own, the same in every run."""
-SIGNIFICANT = 0.05
 FAINT = 0.05
-"""A heatmap's strongest colour stands for at least this share of a measure's range, or of 1."""
+"""A heat map's strongest colour stands for at least this share of a measure's range, or of 1."""
+STRONGEST = 0.6
+"""Opacity of a heat map's strongest colour: text stays readable on it, on white and on black."""
+LABEL = 140
+"""Room for an augmentation's name beside a line's end, in pixels."""
+CELL = 58
+"""Width of a heat map's cell in pixels."""
+PNG_SCALE = 2
 
 
-@dataclass
-class Gallery:
-    """Some photos' views with what belongs to them.
-
-    Attributes:
-        photos: Ids.
-        views: Pixels by view name, each (photos, 3, H, W) in [0, 1].
-        gazes: Gaze by view name, each (photos, h, w); empty where the encoder has none.
-        cosines: Cosine similarity by augmentation, each (photos,).
-    """
-
-    photos: list[str]
-    views: dict[str, np.ndarray]
-    gazes: dict[str, np.ndarray]
-    cosines: dict[str, np.ndarray]
-
-
-@dataclass
-class Moved:
-    """Photos that moved far or little, each with its clean view and the view that moved it most.
+class Look(NamedTuple):
+    """How an augmentation is drawn, in every figure.
 
     Attributes:
-        side: ``most`` or ``least``.
-        titles: What to write above each view.
-        clean: Clean views, each (3, H, W) in [0, 1].
-        views: Augmented views.
+        color: Of at least 3 : 1 contrast to a white and to a nearly black page.
+        dash: Of its lines: apart within a kind of augmentations.
+        shape: Of its points: apart between kinds.
     """
 
-    side: str
-    titles: list[str]
-    clean: list[np.ndarray]
-    views: list[np.ndarray]
+    color: str
+    dash: tuple[int, ...]
+    shape: str
 
 
-def draw_figures(run: Run, galleries: Mapping[str, Gallery], source: str) -> dict[str, Drawn]:
-    """All figures that the run's measures allow, by name; with ``@SEVERITY`` if there are several.
+SOLID, DASHED, DOTTED, MIXED, LONG = (1, 0), (7, 4), (2, 3), (8, 3, 2, 3), (14, 4)
+LOOKS = {
+    # what moves pixels: blue
+    "shift_scale_rotate": Look("#3964c7", SOLID, "circle"),
+    "flip": Look("#2d95d3", DASHED, "circle"),
+    "elastic": Look("#1d97a3", DOTTED, "circle"),
+    "perspective": Look("#2d74ca", MIXED, "circle"),
+    "rotation": Look("#6f7dd9", LONG, "circle"),
+    # what changes light and colour: amber
+    "color_jitter": Look("#cc7200", SOLID, "square"),
+    "brightness_contrast": Look("#a77f19", DASHED, "square"),
+    "grayscale": Look("#a3591c", DOTTED, "square"),
+    # what changes texture: purple
+    "noise": Look("#b229ad", SOLID, "triangle-up"),
+    "blur": Look("#a564d1", DASHED, "triangle-up"),
+    "jpeg": Look("#824bcb", DOTTED, "triangle-up"),
+    "pixelate": Look("#d168a7", MIXED, "triangle-up"),
+    "motion_blur": Look("#9558a3", LONG, "triangle-up"),
+    # what hides a part
+    "coarse_dropout": Look("#6b727e", SOLID, "diamond"),
+}  # fmt: skip
+"""The augmentations with a look of their own: a hue for each kind, and neither red nor green."""
+OTHERS = tuple(
+    Look(color, dash, "cross")
+    for dash in (SOLID, DASHED, DOTTED)
+    for color in ("#6b727e", "#7d6b5d", "#5d7382")
+)
+"""How other augmentations are drawn, one after another by name."""
 
-    Those that compare augmentations are left out where there is one.
+INK, MUTED, GRID, PAPER_WHITE, ACCENT, OPPOSITE = (
+    "#1b1e23", "#5b626c", "#e3e6ea", "#ffffff", "#2d6cc0", "#b8660a",
+)  # fmt: skip
+FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Liberation Sans', Arial, sans-serif"
+
+
+def config(ink: str = INK, muted: str = MUTED, grid: str = GRID, back: str = "transparent") -> dict:
+    """Vega-Lite's configuration for a page of these colours.
 
     Args:
-        run: The run.
-        galleries: Photos for the gallery, by severity.
-        source: Model, data and number of photos: stands below every figure.
+        ink: Of text.
+        muted: Of axis titles and rules.
+        grid: Of grid lines.
+        back: Of the background.
     """
-    measures = set(run.summary["measure"])
-    severities = list(galleries)
-    figures: dict[str, Drawn] = {}
-    if run.agreement:
-        figures["rankings"] = draw_rankings(run.ranking, run.agreement)
-    steps = [severity for severity in severities if severity.isdigit()]
-    if len(steps) > 1 and len(run.ranking):
-        figures["severity"] = draw_severity(run.ranking, steps)
-    for severity, gallery in galleries.items():
-        end = f"@{severity}" if len(severities) > 1 else ""
-        shift, summary, ranking, correlations, layers = (
-            table[table["severity"] == severity] if len(table) else table
-            for table in (
-                run.shift, run.summary, run.ranking, run.correlations, run.layers,
-            )
-        )  # fmt: skip
-        if len(ranking) > 1:
-            figures[f"ranking{end}"] = draw_ranking(ranking, severity)
-        for measure, name, bars in (
-            ("cosine_similarity", "cosine_distribution", True),
-            ("l2_distance", "l2_distribution", False),
-        ):
-            if measure in measures:
-                figures[f"{name}{end}"] = draw_distributions(
-                    shift, summary, measure, run.columns[measure], bars
-                )
-        if summary["augmentation"].nunique() > 1:
-            figures[f"heatmap{end}"] = draw_heatmap(summary, run.columns)
-        preserved = [
-            m for m in shown_measures(summary, run.columns) if is_preserved(run.columns[m])
-        ]
-        if len(preserved) >= 3:
-            figures[f"radar{end}"] = draw_radar(summary, preserved, run.columns)
-        if len(layers):
-            figures[f"layers{end}"] = draw_layers(layers)
-        if correlations["rho"].notna().any() if len(correlations) else False:
-            figures[f"correlations{end}"] = draw_correlations(correlations, run.columns)
-        own = [name for name in run.distances.index if name.endswith(end)]
-        if len(own) >= 2:
-            titles = [name.removesuffix(end) for name in own]
-            figures[f"distances{end}"] = draw_distances(
-                *(
-                    table.loc[own, own].set_axis(titles).set_axis(titles, axis=1)
-                    for table in (run.distances, run.distances_low, run.distances_high)
-                )
-            )
-        if gallery.photos:
-            figures[f"gallery{end}"] = draw_gallery(gallery, run.facts["model"]["gaze"])
-    for figure in figures.values():
-        sign(figure, source)
-    return figures
+    axis = {
+        "labelColor": ink, "titleColor": muted, "gridColor": grid, "domain": False, "ticks": False,
+        "labelFontSize": 12, "titleFontSize": 12, "titleFontWeight": "normal", "labelLimit": 220,
+        "labelPadding": 6, "titlePadding": 10, "labelFlush": False, "labelOverlap": "greedy",
+    }  # fmt: skip
+    return {
+        "background": back,
+        "font": FONT,
+        "aria": False,
+        "view": {"stroke": None, "continuousWidth": 300},
+        "axis": axis,
+        "text": {"color": ink, "fontSize": 11},
+        "rule": {"color": muted},
+        "legend": {"labelColor": ink, "titleColor": muted, "titleFontWeight": "normal"},
+        "title": {"color": ink, "anchor": "start", "fontSize": 13, "subtitleColor": muted},
+    }
 
 
-def sign(figure: Drawn, source: str) -> None:
-    """Write below a figure what it was made from."""
-    if isinstance(figure, Image.Image):
-        corner = (8, figure.height - 10)
-        ImageDraw.Draw(figure).text(corner, source, (102,) * 3, _font("DejaVuSans", 14), "ls")
-    else:
-        figure.supxlabel(source, x=0.01, ha="left", fontsize=8, color="0.4")
+def looks(names: Sequence[str]) -> dict[str, Look]:
+    """How to draw each augmentation, the same in every run; others follow by name."""
+    others = sorted(set(names) - set(LOOKS))
+    unknown = {name: OTHERS[index % len(OTHERS)] for index, name in enumerate(others)}
+    return {name: LOOKS.get(name) or unknown[name] for name in names}
 
 
-def save_figures(figures: Mapping[str, Drawn], folder: Path) -> dict[str, Path]:
-    """Write figures by name: those of photographs as JPEG, all others as PNG."""
+def save_figures(figures: Mapping[str, Chart], folder: Path, source: str) -> dict[str, Path]:
+    """Write charts as SVG and PNG, one of each for every severity that a chart can show.
+
+    Args:
+        figures: By name.
+        folder: Where to.
+        source: What they were made from: it stands below each.
+
+    Returns:
+        The PNG files by figure name, with ``@SEVERITY`` where there are several.
+    """
     folder.mkdir(exist_ok=True)
     paths = {}
-    for name, figure in figures.items():
-        if isinstance(figure, Image.Image):
-            paths[name] = folder / f"{name}.jpg"
-            save = partial(figure.save, format="jpeg", quality=88)
-        else:
-            paths[name] = folder / f"{name}.png"
-            options = {"compress_level": 1}
-            save = partial(figure.savefig, dpi=130, format="png", pil_kwargs=options)
-        write_whole(paths[name], save)
+    for name, chart in figures.items():
+        for severity in severities_of(chart) or [""]:
+            spec = specification(chart, severity or None, source)
+            title = f"{name}@{severity}" if severity else name
+            svg = vl_convert.vegalite_to_svg(spec, vl_version=VEGALITE, config=config(back="white"))
+            png = vl_convert.svg_to_png(svg, scale=PNG_SCALE)
+            write_whole(folder / f"{title}.svg", lambda path, text=svg: path.write_text(text))
+            paths[title] = folder / f"{title}.png"
+            write_whole(paths[title], lambda path, image=png: path.write_bytes(image))
     return paths
 
 
-def colors(names: Sequence[str]) -> dict[str, tuple[float, ...]]:
-    """A colour for each augmentation, the same in every run; others follow by name."""
-    palette = matplotlib.colormaps["tab20"].colors  # type: ignore[attr-defined]
-    order = [*palette[::2], *palette[1::2]]
-    others = sorted(set(names) - set(SHADES))
-    index = {name: position for position, name in enumerate([*SHADES, *others])}
-    return {name: order[index[name] % len(order)] for name in names}
+VEGALITE = ".".join(alt.SCHEMA_VERSION.lstrip("v").split(".")[:2])
+"""The version of Vega-Lite that Altair writes, and the page and files are drawn by."""
+WIDTH = 680
+"""Width of a figure's file in pixels, where the figure fits itself to its page."""
 
 
-def _shift_bars(axes: Axes, rows: pd.DataFrame, shade: dict[str, tuple[float, ...]]) -> None:
-    means = rows["shift"].to_numpy()
-    errors = np.stack([means - rows["ci_low"], rows["ci_high"] - means]).clip(min=0)
-    axes.barh(
-        rows["augmentation"],
-        means,
-        xerr=errors,
-        color=[shade[name] for name in rows["augmentation"]],
-        error_kw={"capsize": 3, "lw": 1},
-    )
-    reach = (means + errors[1]).max(initial=0) or 1
-    for position, row in enumerate(rows.itertuples()):
-        ranks = f"{row.rank_low}" + (f"–{row.rank_high}" if row.rank_high > row.rank_low else "")
-        axes.text(
-            row.shift + errors[1][position] + 0.01 * reach,
-            position,
-            f"{row.shift:.3g}  rank {ranks}",
-            va="center",
-            fontsize=8.5,
-        )
-    axes.invert_yaxis()
-    axes.set_xlim(0, 1.3 * reach)
-
-
-@styled
-def draw_ranking(ranking: pd.DataFrame, severity: str) -> Figure:
-    """Bars of the mean shift, 1 − cosine, with 95 % intervals of shift and rank, largest first.
+def specification(chart: Chart, severity: str | None = None, source: str = "") -> dict[str, Any]:
+    """A chart as Vega-Lite has it, alone: without a dropdown, of one severity.
 
     Args:
-        ranking: One severity's rows of `clipshift.results.rank_augmentations`.
-        severity: Which.
+        chart: From any function of this module.
+        severity: Which one to show; None leaves the first.
+        source: To stand below it.
     """
-    figure = Figure(figsize=(8, 0.45 * len(ranking) + 1.6))
-    axes = figure.subplots()
-    _shift_bars(axes, ranking, colors(sorted(ranking["augmentation"])))
-    axes.set(
-        title=f"How far each augmentation moves the embedding (severity: {severity})",
-        xlabel="mean of 1 − cosine similarity and rank, with 95 % intervals over photos",
-    )
-    return figure
+    spec: dict[str, Any] = chart.to_dict()
+    spec.pop("config", None)
+    for param in spec.get("params", []):
+        if param["name"] == "severity":
+            param.pop("bind", None)
+            param["value"] = severity or param["value"]
+    if spec.get("width") == "container":
+        spec["autosize"] = {"type": "fit-x", "contains": "padding"}
+    if source:
+        spec["title"] = {"text": source, "orient": "bottom", "fontSize": 10, "fontWeight": "normal",
+                         "color": MUTED, "offset": 12}  # fmt: skip
+        if spec.get("width") == "container":
+            spec["width"] = WIDTH
+    return spec
 
 
-@styled
-def draw_rankings(ranking: pd.DataFrame, agreement: tuple[float, float, float]) -> Figure:
-    """The rankings at the paper's and at matched severities, side by side, joined by lines.
+def severities_of(chart: Chart) -> list[str]:
+    """The severities that a chart can show; empty where it has one or none."""
+    params = chart.to_dict().get("params", [])
+    binds = [param["bind"] for param in params if param["name"] == "severity"]
+    return list(binds[0]["options"]) if binds else []
+
+
+def _of_severity(chart: Any, table: pd.DataFrame) -> Any:
+    """The chart with a choice of severity, where its table has several."""
+    severities = list(table["severity"].unique())
+    if len(severities) < 2:
+        return chart
+    choice = alt.binding_select(options=severities, name="severity ")
+    chosen = alt.param(name="severity", value=severities[0], bind=choice)
+    return chart.add_params(chosen).transform_filter("datum.severity == severity")
+
+
+def _scale(names: Sequence[str], part: str) -> alt.Scale:
+    known = looks(names)
+    return alt.Scale(
+        domain=list(known), range=[list(getattr(k, part)) if part == "dash" else getattr(k, part)
+                                   for k in known.values()]
+    )  # fmt: skip
+
+
+def _color(names: Sequence[str]) -> alt.Color:
+    return alt.Color("augmentation:N", scale=_scale(names, "color"), legend=None)
+
+
+def _shape(names: Sequence[str]) -> alt.Shape:
+    return alt.Shape("augmentation:N", scale=_scale(names, "shape"), legend=None)
+
+
+def _dash(names: Sequence[str]) -> alt.StrokeDash:
+    return alt.StrokeDash("augmentation:N", scale=_scale(names, "dash"), legend=None)
+
+
+def _numbers(table: pd.DataFrame, mean: str, low: str, high: str, digits: str = ".3f") -> list[str]:
+    """Means with intervals in words, for hovering."""
+    return [
+        with_interval(*row, digits)  # type: ignore[arg-type]
+        for row in table[[mean, low, high]].itertuples(index=False)
+    ]
+
+
+def draw_ranking(ranking: pd.DataFrame, summary: pd.DataFrame) -> Chart:
+    """Augmentations by their mean shift, the largest first, with 95 % intervals and ranks.
+
+    The axis is the relative shift where it was measured, and otherwise 1 − cosine.
 
     Args:
         ranking: From `clipshift.results.rank_augmentations`.
-        agreement: Kendall's τ between the two, and its interval.
+        summary: From `clipshift.results.summarize`.
     """
-    sides = [ranking[ranking["severity"] == severity] for severity in ("paper", "matched")]
-    names = list(sides[0]["augmentation"])
-    shade = colors(sorted(names))
-    figure = Figure(figsize=(11, 0.42 * len(names) + 2.2))
-    axes = figure.subplots(1, 3, width_ratios=[1, 0.22, 1])
-    for half, rows, title in zip(
-        (axes[0], axes[2]), sides, ("the paper's severities", "matched severities"), strict=True
-    ):
-        _shift_bars(half, rows, shade)
-        half.set_title(title, fontsize=10)
-        half.set_xlabel("mean of 1 − cosine", fontsize=9)
-    order = list(sides[1]["augmentation"])
-    for rank, name in enumerate(names):
-        axes[1].plot([0, 1], [rank, order.index(name)], color=shade[name], lw=1.5)
-    axes[1].set_ylim(axes[0].get_ylim())
-    axes[1].axis("off")
-    tau, low, high = agreement
-    figure.suptitle(
-        "Sensitivity or strength? The ranking as the paper set it, and with equal distortion\n"
-        f"Kendall's τ {tau:.2f} [{low:.2f}, {high:.2f}]; bars and ranks: 95 % intervals",
-        x=0.01,
-        ha="left",
-        fontsize=11,
-        fontweight="bold",
+    table = ranking.assign(
+        cosine=_numbers(ranking, "shift", "ci_low", "ci_high"),
+        ranks=[ranks_in_words(row.rank_low, row.rank_high) for row in ranking.itertuples()],
     )
-    return figure
+    title = "mean of 1 − cosine similarity"
+    relative = summary[summary["measure"] == "relative_shift"]
+    if len(relative) and relative["mean"].notna().all():
+        title = "relative shift (1: another photo)"
+        keys = ["augmentation", "severity"]
+        own = table.drop(columns=["ci_low", "ci_high"])
+        table = own.merge(relative[[*keys, "mean", "ci_low", "ci_high"]], on=keys)
+    else:
+        table = table.rename(columns={"shift": "mean"})
+    table = table.assign(
+        told=_numbers(table, "mean", "ci_low", "ci_high"),
+        place="rank " + table["ranks"],
+    )
+    names = sorted(table["augmentation"].unique())
+    order = alt.EncodingSortField("mean", op="max", order="descending")
+    y = alt.Y("augmentation:N", sort=order, title=None)
+    scale = alt.Scale(zero=True, range=[0, alt.expr("width - 62")])
+    x = alt.X("mean:Q", title=title, axis=alt.Axis(tickCount=6), scale=scale)
+    tooltip = [
+        alt.Tooltip("augmentation:N"),
+        alt.Tooltip("told:N", title=title.split(" (")[0]),
+        alt.Tooltip("cosine:N", title="1 − cosine"),
+        alt.Tooltip("ranks:N", title="rank, 95 %"),
+        alt.Tooltip("n:Q", title="photos"),
+    ]
+    chart = alt.layer(
+        alt.Chart()
+        .mark_rule(strokeWidth=5, opacity=0.45, strokeCap="round")
+        .encode(x=alt.X("ci_low:Q", title=title), x2="ci_high:Q", y=y, color=_color(names)),
+        alt.Chart()
+        .mark_point(size=90, filled=True, opacity=1)
+        .encode(x=x, y=y, color=_color(names), shape=_shape(names), tooltip=tooltip),
+        alt.Chart()
+        .mark_text(align="left", dx=9)
+        .encode(x=alt.X("ci_high:Q", title=title), y=y, text="place:N"),
+        data=table[
+            ["severity", "augmentation", "mean", "ci_low", "ci_high", "told", "cosine", "ranks",
+             "place", "n"]
+        ],
+    )  # fmt: skip
+    return _of_severity(chart, table).properties(
+        width="container",
+        height=alt.Step(27),
+        description="Augmentations by their mean shift, with 95 % intervals and ranks.",
+    )
 
 
-@styled
-def draw_severity(ranking: pd.DataFrame, severities: list[str]) -> Figure:
-    """Mean shift against severity, one line per augmentation, with 95 % intervals.
+def ranks_in_words(low: int, high: int) -> str:
+    """A rank's interval.
+
+    Example:
+        >>> ranks_in_words(1, 1), ranks_in_words(6, 8)
+        ('1', '6–8')
+    """
+    return f"{low}" if low == high else f"{low}–{high}"
+
+
+def draw_agreement(ranking: pd.DataFrame) -> Chart:
+    """The rankings at the paper's and at matched severities, joined by lines.
 
     Args:
-        ranking: From `clipshift.results.rank_augmentations`.
-        severities: The steps of the ladder, in order.
+        ranking: From `clipshift.results.rank_augmentations`, with both severities.
     """
-    names = sorted(ranking["augmentation"].unique())
-    shade = colors(names)
-    figure = Figure(figsize=(8, 5))
-    axes = figure.subplots()
-    for name in names:
-        rows = ranking[ranking["augmentation"] == name].set_index("severity").loc[severities]
-        steps = [int(severity) for severity in severities]
-        axes.plot(steps, rows["shift"], "o-", color=shade[name], label=name, ms=4)
-        axes.fill_between(steps, rows["ci_low"], rows["ci_high"], color=shade[name], alpha=0.2)
-    axes.set(
-        title="How far the embedding moves as augmentations grow stronger",
-        xlabel="severity",
-        ylabel="mean of 1 − cosine, with 95 % interval",
-        xticks=[int(severity) for severity in severities],
+    table = ranking[ranking["severity"].isin([PAPER, MATCHED])].assign(
+        ranks=[ranks_in_words(row.rank_low, row.rank_high) for row in ranking.itertuples()]
     )
-    axes.legend(fontsize=8, loc="upper left", bbox_to_anchor=(1, 1), frameon=False)
-    return figure
+    names = sorted(table["augmentation"].unique())
+    x = alt.X(
+        "severity:N",
+        sort=[PAPER, MATCHED],
+        title=None,
+        scale=alt.Scale(padding=0.5),
+        axis=alt.Axis(orient="top", labelAngle=0, labelFontWeight="bold"),
+    )
+    y = alt.Y("rank:Q", axis=None, scale=alt.Scale(reverse=True, domain=[0.5, len(names) + 0.5]))
+    tooltip = [
+        alt.Tooltip("augmentation:N"),
+        alt.Tooltip("severity:N"),
+        alt.Tooltip("ranks:N", title="rank, 95 %"),
+        alt.Tooltip("shift:Q", title="1 − cosine", format=".3f"),
+    ]
 
-
-@styled
-def draw_layers(layers: pd.DataFrame) -> Figure:
-    """Where in the network the shift starts: class-token cosine and CKA, layer by layer.
-
-    Args:
-        layers: One severity's rows of ``layers.csv``.
-    """
-    names = sorted(layers["augmentation"].unique())
-    shade = colors(names)
-    figure = Figure(figsize=(11, 4.2))
-    left, right = figure.subplots(1, 2, sharex=True)
-    for name, rows in layers.groupby("augmentation"):
-        left.plot(rows["layer"], rows["cosine"], "o-", ms=3, color=shade[str(name)], label=name)
-        left.fill_between(
-            rows["layer"], rows["ci_low"], rows["ci_high"], color=shade[str(name)], alpha=0.2
+    def side(severity: str, align: str, dx: int) -> alt.Chart:
+        text = "datum.ranks + '  ' + datum.augmentation"
+        text = text if severity == MATCHED else "datum.augmentation + '  ' + datum.ranks"
+        return (
+            alt.Chart()
+            .mark_text(align=align, dx=dx, fontSize=12)
+            .transform_filter(f"datum.severity == '{severity}'")
+            .transform_calculate(text=text)
+            .encode(x=x, y=y, text="text:N")
         )
-        right.plot(rows["layer"], rows["cka"], "o-", ms=3, color=shade[str(name)], label=name)
-    left.set_title("Class token: mean cosine, 95 % interval", fontsize=10)
-    right.set_title("Mean patch token: debiased linear CKA", fontsize=10)
-    for axes in (left, right):
-        axes.set_xlabel("layer")
-        axes.set_xticks(sorted(layers["layer"].unique()))
-    if layers["cosine"].isna().all():
-        left.text(0.5, 0.5, "no class token", transform=left.transAxes, ha="center")
-    right.legend(fontsize=8, loc="upper left", bbox_to_anchor=(1, 1), frameon=False)
-    return figure
 
-
-@styled
-def draw_correlations(correlations: pd.DataFrame, columns: Mapping[str, Facts]) -> Figure:
-    """What goes with the shift over photos: Spearman's ρ with its 95 % interval.
-
-    Args:
-        correlations: One severity's rows of `clipshift.results.correlate`.
-        columns: What the run's measured columns are.
-    """
-    others = list(correlations["with"].unique())
-    words = {facts.correlate: facts.correlate_label for facts in columns.values()}
-    names = list(correlations["augmentation"].unique())
-    rows = correlations.set_index(["augmentation", "with"])
-    figure = Figure(figsize=(1.45 * len(others) + 2.4, 0.5 * len(names) + 2))
-    axes = figure.subplots()
-    matrix = correlations.pivot(index="augmentation", columns="with", values="rho")
-    axes.imshow(matrix.loc[names, others], cmap="RdBu_r", vmin=-1, vmax=1, aspect="auto", alpha=0.8)
-    for row, name in enumerate(names):
-        for column, other in enumerate(others):
-            cell = rows.loc[(name, other)]
-            if np.isfinite(cell["rho"]):
-                text = f"{cell['rho']:+.2f}\n[{cell['ci_low']:+.2f}, {cell['ci_high']:+.2f}]"
-                weight = "bold" if cell["p_holm"] < SIGNIFICANT else "normal"
-                axes.text(column, row, text, ha="center", va="center", fontsize=7.5, weight=weight)
-    labels = [words[other] for other in others]
-    axes.set_xticks(range(len(others)), labels, rotation=25, ha="right")
-    axes.set_yticks(range(len(names)), names)
-    axes.set_title(
-        "What goes with a large shift? Spearman's ρ over photos, 95 % interval\n"
-        f"(bold: p < {SIGNIFICANT} after Holm's correction over all of these)"
+    color, shape, dash = _color(names), _shape(names), _dash(names)
+    columns = ["severity", "augmentation", "rank", "ranks", "shift"]
+    return alt.layer(
+        alt.Chart().mark_line(strokeWidth=2).encode(x=x, y=y, color=color, strokeDash=dash),
+        alt.Chart()
+        .mark_point(filled=True, size=80, opacity=1)
+        .encode(x=x, y=y, color=color, shape=shape, tooltip=tooltip),
+        side(PAPER, "right", -10),
+        side(MATCHED, "left", 10),
+        data=table[columns],
+    ).properties(
+        width="container",
+        height=27 * len(names),
+        description="Ranks of the augmentations at the paper's strengths and at equal distortion.",
     )
-    axes.spines[:].set_visible(False)
-    return figure
 
 
-@styled
-def draw_differences(rows: pd.DataFrame, facts: Facts) -> Figure:
-    """Paired differences of two runs in one measure, with 95 % intervals; right of zero is more.
+def _spread(positions: np.ndarray, gap: float, low: float, high: float) -> np.ndarray:
+    """Positions moved apart to at least a gap, in their order, between low and high."""
+    order = np.argsort(positions, kind="stable")
+    moved = positions[order].astype(float)
+    for _ in range(100):
+        gaps = np.diff(moved)
+        tight = gaps < gap - 1e-9
+        if not tight.any():
+            break
+        push = np.where(tight, (gap - gaps) / 2, 0)
+        moved[:-1] -= push
+        moved[1:] += push
+        moved = np.clip(moved, low, high)
+    result = np.empty_like(moved)
+    result[order] = moved
+    return result
+
+
+def _lines(
+    table: pd.DataFrame, x: alt.X, y: str, title: str, bounds: tuple[str, str] | None,
+    tooltip: list[alt.Tooltip], domain: tuple[float, float], height: int = 340,
+) -> Any:  # fmt: skip
+    """One line for each augmentation with its name at its end; hovering dims the others.
 
     Args:
-        rows: One measure's rows of `clipshift.results.compare_photos`.
+        table: One row per augmentation and point on the x axis.
+        x: The x axis, of numbers.
+        y: Column of the y axis.
+        title: Of the y axis.
+        bounds: Columns of the interval's ends; None where there is none.
+        tooltip: What hovering shows.
+        domain: Of the y axis.
+        height: In pixels.
+    """
+    names = sorted(table["augmentation"].unique())
+    across = str(x.to_dict()["field"])
+    apart = "severity" if "severity" in table and across != "severity" else "augmentation"
+    ends = table[(table[across] == table[across].max()) & table[y].notna()]
+    gap = 15 / height * (domain[1] - domain[0])
+    table = table.assign(label_y=np.nan)
+    for _, part in ends.groupby(apart if apart == "severity" else lambda _: 0, sort=False):
+        table.loc[part.index, "label_y"] = _spread(part[y].to_numpy(float), gap, *domain)
+    over = alt.selection_point(
+        name="over", fields=["augmentation"], on="pointerover", clear="pointerout"
+    )
+    dim = alt.condition(over, alt.value(1), alt.value(0.15))
+    scale = alt.Scale(domain=list(domain), nice=False)
+    x = x.scale(range=[0, alt.expr(f"width - {LABEL}")], zero=False)
+    color = _color(names)
+    base = alt.Chart().encode(x=x, color=color)
+    of_y = alt.Y(f"{y}:Q", title=title, scale=scale)
+    layers = [
+        base.mark_line(strokeWidth=2).encode(y=of_y, strokeDash=_dash(names), opacity=dim),
+        base.mark_point(filled=True, size=55)
+        .encode(y=of_y, shape=_shape(names), opacity=dim, tooltip=tooltip)
+        .add_params(over),
+        alt.Chart()
+        .mark_text(align="left", dx=10)
+        .transform_filter("isValid(datum.label_y)")
+        .encode(
+            x=x,
+            y=alt.Y("label_y:Q", title=title, scale=scale),
+            text="augmentation:N",
+            opacity=dim,
+        ),
+    ]
+    if bounds:
+        interval = base.mark_rule(strokeWidth=5, strokeCap="round").encode(
+            y=alt.Y(f"{bounds[0]}:Q", title=title),
+            y2=f"{bounds[1]}:Q",
+            opacity=alt.condition(over, alt.value(0.3), alt.value(0.08)),
+        )
+        layers.insert(0, interval)
+    return alt.layer(*layers, data=table).properties(width="container", height=height)
+
+
+def draw_severity(summary: pd.DataFrame, measure: str, facts: Facts) -> Chart:
+    """A measure's mean against numbered severities, one line per augmentation, with intervals.
+
+    Args:
+        summary: From `clipshift.results.summarize`.
+        measure: Which; the shift 1 − cosine for ``cosine_similarity``.
         facts: The measure's.
     """
-    several = rows["severity"].nunique() > 1
-    names = [
-        f"{r.augmentation} {r.severity}" if several else r.augmentation for r in rows.itertuples()
+    rows = summary[(summary["measure"] == measure) & summary["severity"].str.isdigit()]
+    means, low, high = rows["mean"], rows["ci_low"], rows["ci_high"]
+    title = capitalised(facts.label)
+    if measure == "cosine_similarity":
+        means, low, high, title = 1 - means, 1 - high, 1 - low, "1 − cosine"
+    table = pd.DataFrame(
+        {"severity": rows["severity"].astype(int), "augmentation": rows["augmentation"],
+         "mean": means, "ci_low": low, "ci_high": high}
+    ).reset_index(drop=True)  # fmt: skip
+    table["told"] = _numbers(table, "mean", "ci_low", "ci_high")
+    steps = sorted(table["severity"].unique().tolist())
+    x = alt.X("severity:Q", axis=alt.Axis(values=steps, format="d", grid=False))
+    tooltip = [
+        alt.Tooltip("augmentation:N"),
+        alt.Tooltip("severity:Q"),
+        alt.Tooltip("told:N", title=title),
     ]
-    figure = Figure(figsize=(8, 0.38 * len(rows) + 1.6))
-    axes = figure.subplots()
-    errors = np.stack([rows["difference"] - rows["ci_low"], rows["ci_high"] - rows["difference"]])
-    axes.errorbar(
-        rows["difference"],
-        range(len(rows)),
-        xerr=np.nan_to_num(errors.clip(min=0)),
-        fmt="o",
-        capsize=3,
+    domain = _domain(table, ["mean", "ci_low", "ci_high"])
+    chart = _lines(table, x, "mean", title, ("ci_low", "ci_high"), tooltip, domain, 380)
+    return chart.properties(
+        description=f"{title} against severity, one line per augmentation, with 95 % intervals."
     )
-    axes.axvline(0, color="0.5", lw=1, ls="--")
-    axes.set_yticks(range(len(rows)), names)
-    axes.invert_yaxis()
-    axes.set(
-        title=f"{capitalised(facts.label)}: B minus A"
-        + (f" ({facts.better} is better)" if facts.better else ""),
-        xlabel="mean difference over photos, with 95 % interval",
-    )
-    return figure
 
 
-@styled
-def draw_interpolation(curve: pd.DataFrame, alpha: float, tolerance: float) -> Figure:
-    """Shift against clean accuracy along the way from the base to the fine-tuned weights.
+def _domain(table: pd.DataFrame, columns: Sequence[str]) -> tuple[float, float]:
+    """From 0 or the least value to the greatest, with a margin."""
+    values = table[list(columns)].to_numpy(float)
+    low, high = min(0.0, np.nanmin(values)), np.nanmax(values)
+    margin = 0.04 * ((high - low) or 1)
+    return float(low - (margin if low < 0 else 0)), float(high + margin)
+
+
+def draw_layers(layers: pd.DataFrame, column: str) -> Chart:
+    """Where in the network the shift starts, layer by layer.
 
     Args:
-        curve: One row per ``alpha``, 0 first, with ``shift`` and, where there are classes,
-            ``clean_top1``.
-        alpha: The chosen one.
-        tolerance: How much accuracy may be lost, as a fraction.
+        layers: ``layers.csv`` of a run.
+        column: ``cosine`` (of class tokens, with its interval) or ``cka`` (of mean patch tokens).
     """
-    figure = Figure(figsize=(6.5, 4.5))
-    axes = figure.subplots()
-    across = "clean_top1" if "clean_top1" in curve else "alpha"
-    axes.plot(curve[across], curve["shift"], "o-", color="0.5", ms=5)
-    for row in curve.itertuples():
-        point = (getattr(row, across), row.shift)
-        axes.annotate(f"α {row.alpha:g}", point, (8, -3), textcoords="offset points", fontsize=8)
-    chosen = curve[curve["alpha"] == alpha]
-    axes.plot(chosen[across], chosen["shift"], "o", color="tab:red", ms=10, label="chosen")
-    if across == "clean_top1":
-        least = curve["clean_top1"].iloc[0] - tolerance
-        axes.axvline(least, color="0.6", lw=1, ls="--", label="least accuracy accepted")
-        # Wide enough that a photo more or less does not look like a difference.
-        ends = np.array([min(least, curve[across].min()), curve[across].max()])
-        axes.set_xlim(ends + np.array([-1, 1]) * max(0.02, 0.15 * np.ptp(ends)))
-    axes.set(
-        title="From the base (α 0) to the fine-tuned weights (α 1)",
-        xlabel="zero-shot top-1 on clean views" if across == "clean_top1" else "α",
-        ylabel="mean of 1 − cosine under the trained augmentations",
+    table = layers.dropna(subset=[column]).reset_index(drop=True)
+    steps = sorted(table["layer"].unique().tolist())
+    axis = alt.Axis(values=steps, format="d", grid=False)
+    x = alt.X("layer:Q", title="layer", axis=axis)
+    tooltip = [alt.Tooltip("augmentation:N"), alt.Tooltip("layer:Q")]
+    bounds = None
+    columns = [column]
+    if column == "cosine":
+        bounds = ("ci_low", "ci_high")
+        columns += bounds
+        table["told"] = _numbers(table, column, *bounds)
+        tooltip.append(alt.Tooltip("told:N", title="cosine"))
+        title = "mean cosine of class tokens"
+    else:
+        tooltip.append(alt.Tooltip("cka:Q", title="CKA", format=".3f"))
+        title = "CKA of mean patch tokens"
+    low, high = np.nanmin(table[columns].to_numpy(float)), 1.0
+    margin = 0.05 * ((high - low) or 1)
+    kept = ["augmentation", "severity", "layer", *columns, *(["told"] if bounds else [])]
+    chart = _lines(
+        table[kept], x, column, title, bounds, tooltip, (float(low - margin), high + margin)
     )
-    axes.legend(frameon=False, fontsize=9)
-    return figure
+    return _of_severity(chart, table).properties(
+        description=f"{capitalised(title)} of view and clean view, after each layer."
+    )
 
 
-@styled
-def draw_curves(rows: pd.DataFrame) -> Figure:
-    """Mean shift against severity over a sweep's jobs: a line for other options, or augmentations.
+def draw_distribution(shift: pd.DataFrame, measure: str, facts: Facts) -> Chart:
+    """How a measure spreads over photos, by augmentation: 90 % and 50 % of them, and the median.
 
     Args:
-        rows: The cosine's rows of a sweep's ``comparison.csv`` at numbered severities, with a
-            job's other ``options`` in words.
-    """
-    figure = Figure(figsize=(9, 5))
-    axes = figure.subplots()
-    shade = colors(sorted(rows["augmentation"].unique()))
-    styles = dict(zip(rows["options"].unique(), ["-", "--", ":", "-."] * len(rows), strict=False))
-    for (options, name), line in rows.groupby(["options", "augmentation"], sort=False):
-        points = line.assign(step=line["severity"].astype(int)).sort_values("step")
-        axes.plot(
-            points["step"],
-            1 - points["mean"],
-            styles[options],
-            marker="o",
-            ms=4,
-            color=shade[name],
-            label=f"{name} ({options})" if options else name,
-        )
-        axes.fill_between(
-            points["step"],
-            1 - points["ci_high"],
-            1 - points["ci_low"],
-            color=shade[name],
-            alpha=0.15,
-        )
-    axes.set(
-        title="How far the embedding moves as augmentations grow stronger",
-        xlabel="severity",
-        ylabel="mean of 1 − cosine, with 95 % interval",
-        xticks=sorted(rows["severity"].astype(int).unique()),
-    )
-    axes.legend(fontsize=8, loc="upper left", bbox_to_anchor=(1, 1), frameon=False)
-    return figure
-
-
-def draw_moved(moved: Moved) -> Image.Image:
-    """The photos that moved most or least: clean above, and below the view that moved each most."""
-    columns = min(10, len(moved.titles))
-    rows: list[list[np.ndarray]] = []
-    titles: list[list[str]] = []
-    for start in range(0, len(moved.titles), columns):
-        part = slice(start, start + columns)
-        rows += [[_tile(view) for view in views[part]] for views in (moved.clean, moved.views)]
-        titles += [moved.titles[part], []]
-    size = "largest" if moved.side == "most" else "smallest"
-    head = (
-        f"{counted(len(moved.titles), 'photo')} of the {size} mean 1 − cosine over all views; "
-        "below each: its view of the lowest cosine"
-    )
-    return _mosaic(rows, titles, head)
-
-
-@styled
-def draw_distributions(
-    shift: pd.DataFrame, summary: pd.DataFrame, measure: str, facts: Facts, bars: bool
-) -> Figure:
-    """Distribution of a measure over photos, one panel per augmentation: histogram and KDE.
-
-    Args:
-        shift: One severity's rows of `clipshift.results.shift_table`.
-        summary: Its means with intervals.
+        shift: From `clipshift.results.shift_table`.
         measure: Which.
         facts: The measure's.
-        bars: Whether to draw a histogram beside the density.
     """
-    groups = {name: g[measure].dropna() for name, g in shift.groupby("augmentation", sort=False)}
-    means = summary[summary["measure"] == measure].set_index("augmentation")
-    shade = colors(sorted(groups))
-    columns = min(3, len(groups))
-    rows = -(-len(groups) // columns)
-    figure = Figure(figsize=(3.4 * columns, 2.1 * rows + 0.9))
-    grid = figure.subplots(rows, columns, sharex=True, squeeze=False)
-    low, high = (
-        min(g.min() for g in groups.values()),
-        max(g.max() for g in groups.values()),
+    groups = shift.groupby(["severity", "augmentation"], sort=False)[measure]
+    table = groups.quantile([0.05, 0.25, 0.5, 0.75, 0.95]).unstack()
+    table.columns = pd.Index(["p5", "p25", "median", "p75", "p95"])
+    table = table.reset_index()
+    names = sorted(table["augmentation"].unique())
+    order = alt.EncodingSortField("median", op="max", order="descending")
+    y = alt.Y("augmentation:N", sort=order, title=None)
+    color, title = _color(names), f"{facts.label}, photo by photo"
+    tooltip = [
+        alt.Tooltip("augmentation:N"),
+        alt.Tooltip("median:Q", format=".3f"),
+        *(alt.Tooltip(f"p{k}:Q", title=f"{k} % of photos below", format=".3f")
+          for k in (5, 25, 75, 95)),
+    ]  # fmt: skip
+    chart = alt.layer(
+        alt.Chart().mark_rule(strokeWidth=1.5).encode(
+            x=alt.X("p5:Q", title=title), x2="p95:Q", y=y, color=color
+        ),
+        alt.Chart().mark_bar(height=11, opacity=0.55, cornerRadius=2).encode(
+            x=alt.X("p25:Q", title=title), x2="p75:Q", y=y, color=color, tooltip=tooltip
+        ),
+        alt.Chart().mark_tick(thickness=2.5, height=17).encode(
+            x=alt.X("median:Q", title=title, scale=alt.Scale(zero=True),
+                    axis=alt.Axis(tickCount=6)), y=y, color=color,
+            tooltip=tooltip,
+        ),
+        data=table,
+    )  # fmt: skip
+    return _of_severity(chart, table).properties(
+        width="container",
+        height=alt.Step(25),
+        description=f"{capitalised(facts.label)} over photos: median, middle half, and middle 90 %"
+        " of them, by augmentation.",
     )
-    margin = 0.03 * (high - low) or 0.01
-    line = np.linspace(max(low - margin, facts.low), min(high + margin, facts.high), 400)
-    edges = np.linspace(low, high + (0 if high > low else margin), 31)
-    for axes, (name, values) in zip(grid.flat, groups.items(), strict=False):
-        if bars:
-            axes.hist(values, bins=edges, density=True, color=shade[name], alpha=0.35)
-        if len(values) > 2 and values.std() > 1e-9:
-            density = gaussian_kde(values)(line)
-            axes.plot(line, density, color=shade[name], lw=1.5)
-            if not bars:
-                axes.fill_between(line, density, color=shade[name], alpha=0.25)
-        axes.axvline(values.mean(), color="0.2", lw=1, ls="--")
-        row = means.loc[name]
-        mean = with_interval(row["mean"], row["ci_low"], row["ci_high"])
-        axes.set_title(f"{name}: {mean}", fontsize=9, fontweight="normal")
-        axes.set_yticks([])
-    for axes in grid.flat[len(groups) :]:
-        axes.axis("off")
-    figure.suptitle(
-        f"{capitalised(facts.label)} over photos ({facts.unchanged:g}: no change)\n"
-        f"{'histogram and ' if bars else ''}kernel density; dashed: mean, [95 % interval]",
-        x=0.01,
-        ha="left",
-        fontsize=11,
-        fontweight="bold",
-    )
-    return figure
 
 
-@styled
-def draw_heatmap(summary: pd.DataFrame, columns: Mapping[str, Facts]) -> Figure:
+def draw_heatmap(summary: pd.DataFrame, columns: Mapping[str, Facts]) -> Chart:
     """Measure × augmentation: means as numbers, darker the farther from no change.
 
     A column's darkest colour is its farthest mean, or `FAINT` where all lie nearer. What cannot be
-    told from no change stays white, and so does a measure that has no value for it.
+    told from no change stays blank, and so does a measure that has no value for it.
+
+    Args:
+        summary: Means with intervals.
+        columns: What the measures are.
+    """
+    names = shown_measures(summary, columns)
+    parts = []
+    for severity, rows in summary.groupby("severity", sort=False):
+        harms = harm(rows, columns)
+        for name in names:
+            own = rows[rows["measure"] == name].set_index("augmentation")
+            parts.append(
+                pd.DataFrame(
+                    {"severity": severity, "measure": columns[name].short,
+                     "label": columns[name].label, "harm": harms[name].round(4),
+                     "mean": own["mean"].map("{:.2f}".format),
+                     "told": _numbers(own, "mean", "ci_low", "ci_high")}
+                ).reset_index(names="augmentation")
+            )  # fmt: skip
+    table = pd.concat(parts, ignore_index=True)
+    tooltip = [
+        alt.Tooltip("augmentation:N"),
+        alt.Tooltip("label:N", title="measure"),
+        alt.Tooltip("told:N", title="mean, 95 %"),
+    ]
+    chart = _matrix(
+        table,
+        alt.X("measure:N", sort=[columns[m].short for m in names], title=None),
+        alt.Y("augmentation:N", sort=_by_shift(summary), title=None),
+        alt.FillOpacity("harm:Q", scale=alt.Scale(domain=[0, 1], range=[0, STRONGEST]), legend=None),
+        alt.value(ACCENT),
+        "mean",
+        tooltip,
+    )
+    return _of_severity(chart, table).properties(
+        description="Every measure under every augmentation; blank where it may be no change."
+    )
+
+
+def _matrix(
+    table: pd.DataFrame, x: alt.X, y: alt.Y, opacity: alt.FillOpacity, color: Any, text: str,
+    tooltip: list[alt.Tooltip],
+) -> Any:  # fmt: skip
+    """A heat map: rectangles with text on them."""
+    x = x.axis(orient="top", labelAngle=-38, labelAlign="left", grid=False)
+    y = y.axis(grid=False)
+    return alt.layer(
+        alt.Chart().mark_rect(cornerRadius=2, stroke=MUTED, strokeOpacity=0.15).encode(
+            x=x, y=y, fillOpacity=opacity, fill=color, tooltip=tooltip
+        ),
+        alt.Chart().mark_text().encode(x=x, y=y, text=f"{text}:N", tooltip=tooltip),
+        data=table,
+    ).properties(width=alt.Step(CELL), height=alt.Step(26))  # fmt: skip
+
+
+def _by_shift(summary: pd.DataFrame) -> list[str]:
+    """Augmentations by their cosine over all severities, the largest shift first."""
+    rows = summary[summary["measure"] == "cosine_similarity"]
+    if rows.empty:
+        return list(summary["augmentation"].unique())
+    return list(rows.groupby("augmentation")["mean"].mean().sort_values(kind="stable").index)
+
+
+def harm(summary: pd.DataFrame, columns: Mapping[str, Facts]) -> pd.DataFrame:
+    """How far each mean is from no change, in shares of its measure's farthest.
+
+    0 where the interval includes no change, or where a measure has no value for it.
 
     Args:
         summary: One severity's means with intervals.
         columns: What the measures are.
+
+    Returns:
+        One row per augmentation, one column per measure, in [0, 1].
     """
-    names = shown_measures(summary, columns)
-    means, low, high = (pivot(summary, column)[names] for column in ("mean", "ci_low", "ci_high"))
-    figure = Figure(figsize=(1.05 * len(names) + 3, 0.55 * len(means) + 1.9))
-    axes = figure.subplots()
-    colour = pd.DataFrame({m: _harm(means[m], low[m], high[m], columns[m]) for m in names})
-    axes.imshow(colour, cmap="Blues", aspect="auto", vmin=0, vmax=1.6)
-    for (row, column), value in np.ndenumerate(means.to_numpy(float)):
-        ends = low.iat[row, column], high.iat[row, column]
-        text = with_interval(value, *ends).replace(" [", "\n[")
-        axes.text(column, row, text, ha="center", va="center", fontsize=7.5)
-    axes.set_xticks(range(len(names)), [columns[m].short for m in names], rotation=30, ha="right")
-    axes.set_yticks(range(len(means)), means.index)
-    axes.set_title("Means over photos with 95 % intervals; darker: farther from no change")
-    axes.spines[:].set_visible(False)
-    return figure
-
-
-def _harm(mean: pd.Series, low: pd.Series, high: pd.Series, facts: Facts) -> pd.Series:
-    """How far from no change, in shares of the farthest; 0 where it may be none."""
-    if facts.unchanged is None:
-        return pd.Series(0.0, mean.index)
-    distance = (
-        (mean - facts.unchanged)
-        .abs()
-        .where((low > facts.unchanged) | (high < facts.unchanged), 0.0)
-    )
-    span = facts.high - facts.low
-    least = FAINT * (max(span, 1.0) if np.isfinite(span) else 1.0)
-    return distance / max(distance.max(), least)
+    means, low, high = (pivot(summary, column) for column in ("mean", "ci_low", "ci_high"))
+    made = {}
+    for name in means:
+        facts = columns[str(name)]
+        if facts.unchanged is None:
+            made[name] = pd.Series(0.0, means.index)
+            continue
+        changed = (low[name] > facts.unchanged) | (high[name] < facts.unchanged)
+        distance = (means[name] - facts.unchanged).abs().where(changed, 0.0)
+        span = facts.high - facts.low
+        least = FAINT * (max(span, 1.0) if np.isfinite(span) else 1.0)
+        made[name] = distance / max(distance.max(), least)
+    return pd.DataFrame(made)
 
 
 def shown_measures(summary: pd.DataFrame, columns: Mapping[str, Facts]) -> list[str]:
@@ -577,165 +638,285 @@ def shown_measures(summary: pd.DataFrame, columns: Mapping[str, Facts]) -> list[
     return sorted(measures, key=lambda m: spaces.index(columns[m].space))
 
 
-def is_preserved(facts: Facts) -> bool:
-    """Whether a measure is 1 where nothing changed and well below where all did."""
-    return facts.unchanged == 1 and facts.high == 1 and facts.low <= 0
-
-
 def capitalised(words: str) -> str:
     """Words with the first letter as at the start of a sentence."""
     return words[:1].upper() + words[1:]
 
 
-@styled
-def draw_radar(
-    summary: pd.DataFrame, measures: Sequence[str], columns: Mapping[str, Facts]
-) -> Figure:
-    """A radar per augmentation over the measures that are 1 where nothing changed.
+def draw_gaze(summary: pd.DataFrame) -> Chart:
+    """Divergence of the gaze as it is, and moved back with the pixels, with 95 % intervals.
 
     Args:
-        summary: One severity's means with intervals.
-        measures: Which measures, see `is_preserved`.
-        columns: What they are.
+        summary: From `clipshift.results.summarize`, with ``gaze_divergence`` and, where it was
+            measured, ``gaze_divergence_aligned``.
     """
-    means = pivot(summary)[list(measures)]
-    bounds = [pivot(summary, end)[means.columns].fillna(means) for end in ("ci_low", "ci_high")]
-    shade = colors(sorted(means.index))
-    angles = np.linspace(0, 2 * np.pi, means.shape[1], endpoint=False)
-    wide = min(3, len(means))
-    high = -(-len(means) // wide)
-    figure = Figure(figsize=(3.6 * wide, 3.3 * high + 0.8))
-    grid = figure.subplots(high, wide, subplot_kw={"projection": "polar"}, squeeze=False)
-    for axes, (name, values) in zip(grid.flat, means.iterrows(), strict=False):
-        shown = values.clip(lower=0).to_numpy(float)
-        ring = np.append(angles, angles[0])
-        axes.plot(ring, np.append(shown, shown[0]), color=shade[str(name)], lw=1.5)
-        least, most = (ends.loc[name].clip(lower=0).to_numpy(float) for ends in bounds)
-        errors = np.stack([shown - least, most - shown]).clip(min=0)
-        axes.errorbar(angles, shown, errors, fmt="none", ecolor="0.2", lw=1)
-        axes.fill(ring, np.append(shown, shown[0]), color=shade[str(name)], alpha=0.25)
-        axes.set_xticks(angles, [columns[m].short for m in means], fontsize=8)
-        axes.set_ylim(0, 1)
-        axes.set_yticks([0.25, 0.5, 0.75, 1.0], ["", "0.5", "", "1"], fontsize=7, color="0.5")
-        axes.set_title(str(name), fontsize=10, loc="center")
-    for axes in grid.flat[len(means) :]:
-        axes.axis("off")
-    figure.suptitle(
-        "What each augmentation preserves (mean over photos, 95 % interval; the rim, 1: unchanged)",
-        x=0.01,
-        ha="left",
-        fontsize=11,
-        fontweight="bold",
+    kinds = {
+        "gaze_divergence_aligned": "on the photo (moved back)",
+        "gaze_divergence": "in the view",
+    }
+    rows = summary[summary["measure"].isin(list(kinds))]
+    table = rows.assign(
+        told=_numbers(rows, "mean", "ci_low", "ci_high"), kind=rows["measure"].map(kinds)
     )
-    return figure
+    names = sorted(table["augmentation"].unique())
+    order = alt.EncodingSortField("mean", op="min", order="descending")
+    y = alt.Y("augmentation:N", sort=order, title=None)
+    title = "gaze divergence (bits)"
+    x = alt.X("mean:Q", title=title, scale=alt.Scale(zero=True), axis=alt.Axis(tickCount=6))
+    shape = alt.Shape(
+        "kind:N",
+        scale=alt.Scale(domain=list(kinds.values()), range=["circle", "square"]),
+        legend=alt.Legend(title=None, orient="top", symbolStrokeWidth=2, labelLimit=300),
+    )
+    filled = f"datum.kind == '{kinds['gaze_divergence_aligned']}'"
+    color = _color(names)
+    chart = alt.layer(
+        alt.Chart().mark_rule(strokeWidth=4, opacity=0.3, strokeCap="round").encode(
+            x=alt.X("ci_low:Q", title=title), x2="ci_high:Q", y=y, color=color
+        ),
+        alt.Chart().mark_point(filled=False, size=85, opacity=1, strokeWidth=2).encode(
+            x=x, y=y, color=color, fill=alt.Fill("augmentation:N", scale=_scale(names, "color"),
+            legend=None), shape=shape,
+            fillOpacity=alt.condition(filled, alt.value(1), alt.value(0)), tooltip=[
+                alt.Tooltip("augmentation:N"), alt.Tooltip("kind:N", title="compared"),
+                alt.Tooltip("told:N", title="divergence"),
+            ],
+        ),
+        data=table[["severity", "augmentation", "kind", "mean", "ci_low", "ci_high", "told"]],
+    )  # fmt: skip
+    return _of_severity(chart, table).properties(
+        width="container",
+        height=alt.Step(27),
+        description="Divergence of the gaze between view and clean view, by augmentation, as it is "
+        "in the view and moved back onto the photo, with 95 % intervals.",
+    )
 
 
-@styled
-def draw_distances(distances: pd.DataFrame, low: pd.DataFrame, high: pd.DataFrame) -> Figure:
-    """Distance matrix of augmentations, and the dendrogram of its Ward linkage.
+def draw_correlations(correlations: pd.DataFrame, columns: Mapping[str, Facts]) -> Chart:
+    """What goes with the shift over photos: Spearman's ρ, blank where its interval includes 0.
 
     Args:
-        distances: Mean distances, K × K.
+        correlations: From `clipshift.results.correlate`.
+        columns: What the run's measured columns are.
+    """
+    words = {facts.correlate: facts.correlate_label for facts in columns.values()}
+    known = correlations.dropna(subset=["rho"])
+    told = (known["ci_low"] > 0) | (known["ci_high"] < 0)
+    table = pd.DataFrame(
+        {
+            "severity": known["severity"],
+            "augmentation": known["augmentation"],
+            "with": known["with"].map(words),
+            "rho": known["rho"].where(told, 0).round(4),
+            "text": [f"{rho:+.2f}" if clear else "" for rho, clear in
+                     zip(known["rho"], told, strict=True)],
+            "told": _numbers(known, "rho", "ci_low", "ci_high", "+.2f"),
+            "p": known["p_holm"],
+        }
+    )  # fmt: skip
+    strength = alt.FillOpacity(
+        "strength:Q", scale=alt.Scale(domain=[0, 1], range=[0, STRONGEST]), legend=None
+    )
+    chart = _matrix(
+        table,
+        alt.X("with:N", sort=[words[w] for w in correlations["with"].unique()], title=None),
+        alt.Y("augmentation:N", sort=list(table["augmentation"].unique()), title=None),
+        strength,
+        alt.condition("datum.rho > 0", alt.value(ACCENT), alt.value(OPPOSITE)),
+        "text",
+        [
+            alt.Tooltip("augmentation:N"),
+            alt.Tooltip("with:N"),
+            alt.Tooltip("told:N", title="Spearman’s ρ, 95 %"),
+            alt.Tooltip("p:Q", title="p after Holm’s correction", format=".2g"),
+        ],
+    ).transform_calculate(strength="abs(datum.rho)")
+    return _of_severity(chart, table).properties(
+        description="Spearman's rank correlation of the shift with other measures over photos; "
+        "blue: both large together, amber: the opposite, blank: may be none."
+    )
+
+
+def draw_distances(distances: pd.DataFrame, low: pd.DataFrame, high: pd.DataFrame) -> Chart:
+    """Distances between augmentations' views of one photo, and the tree of their Ward linkage.
+
+    Args:
+        distances: Mean distances, K × K, with names ``AUGMENTATION`` or ``AUGMENTATION@SEVERITY``.
         low: Lower ends of their 95 % intervals, K × K.
         high: Upper ends.
     """
-    names = list(distances.index)
-    matrix = distances.to_numpy(float)
-    tree = augmentation_linkage(matrix)
-    figure = Figure(figsize=(0.95 * len(names) + 7.5, 0.45 * len(names) + 2.3))
-    left, right = figure.subplots(1, 2, width_ratios=[1, 0.85])
-    branches = dendrogram(
-        tree,
-        labels=names,
-        orientation="right",
-        ax=right,
-        color_threshold=CLUSTER_CUT * tree[-1, 2],
-        above_threshold_color="0.5",
+    views = list(distances.index)
+    severity_of = {view: view.partition("@")[2] for view in views}
+    cells, branches = [], []
+    for severity in dict.fromkeys(severity_of.values()):
+        own = [view for view in views if severity_of[view] == severity]
+        if len(own) < 2:
+            continue
+        matrix = distances.loc[own, own].to_numpy(float)
+        tree = augmentation_linkage(matrix)
+        drawn = dendrogram(tree, no_plot=True)
+        leaves = drawn["leaves"]
+        names = [view.partition("@")[0] for view in own]
+        most = matrix.max() or 1
+        for row, i in enumerate(leaves):
+            for column, j in enumerate(leaves):
+                value, ends = matrix[i, j], (low.loc[own[i], own[j]], high.loc[own[i], own[j]])
+                cells.append(
+                    (severity, names[i], names[j], row, column, round(value / most, 4),
+                     f"{value:.2f}" if i != j else "",
+                     with_interval(value, *(ends if i != j else (np.nan, np.nan))))
+                )  # fmt: skip
+        for branch, (xs, ys) in enumerate(zip(drawn["icoord"], drawn["dcoord"], strict=True)):
+            branches += [
+                (severity, branch, step, (x - 5) / 10, y)
+                for step, (x, y) in enumerate(zip(xs, ys, strict=True))
+            ]
+    table = pd.DataFrame(
+        cells,
+        columns=["severity", "augmentation", "other", "row", "column", "share", "text", "told"],
     )
-    order = branches["leaves"][::-1]
-    shown = matrix[np.ix_(order, order)]
-    lows, highs = (ends.to_numpy(float)[np.ix_(order, order)] for ends in (low, high))
-    left.imshow(shown, cmap="viridis_r", vmin=0, aspect="auto")
-    middle = shown.max() / 2
-    for (row, column), value in np.ndenumerate(shown):
-        colour = "white" if value > middle else "black"
-        text = f"{value:.2f}"
-        if row != column and np.isfinite(lows[row, column]):
-            text += f"\n[{lows[row, column]:.2f}, {highs[row, column]:.2f}]"
-        left.text(column, row, text, ha="center", va="center", fontsize=6.5, color=colour)
-    left.set_xticks(range(len(names)), [names[i] for i in order], rotation=40, ha="right")
-    left.set_yticks(range(len(names)), [names[i] for i in order])
-    left.spines[:].set_visible(False)
-    left.set_title("Mean 1 − cosine between views of one photo, 95 % interval", fontsize=10)
-    right.axvline(CLUSTER_CUT * tree[-1, 2], color="0.6", lw=1, ls="--")
-    right.set_title("Ward linkage (dashed: where clusters are cut)", fontsize=10)
-    right.set_xlabel("height of the merge", fontsize=9)
-    right.spines["left"].set_visible(False)
-    return figure
+    tree_table = pd.DataFrame(branches, columns=["severity", "branch", "step", "leaf", "height"])
+    count = table["augmentation"].nunique()
+    matrix_chart = _matrix(
+        table,
+        alt.X("other:N", sort=alt.EncodingSortField("column", op="min"), title=None),
+        alt.Y("augmentation:N", sort=alt.EncodingSortField("row", op="min"), title=None),
+        alt.FillOpacity("share:Q", scale=alt.Scale(domain=[0, 1], range=[0, STRONGEST]), legend=None),
+        alt.value(ACCENT),
+        "text",
+        [
+            alt.Tooltip("augmentation:N", title="one"),
+            alt.Tooltip("other:N"),
+            alt.Tooltip("told:N", title="1 − cosine, 95 %"),
+        ],
+    ).properties(width=alt.Step(46))
+    tree_chart = (
+        alt.Chart(tree_table)
+        .mark_line(interpolate="linear", strokeWidth=1.5, color=MUTED)
+        .encode(
+            x=alt.X("height:Q", title="height of the merge (Ward)", axis=alt.Axis(tickCount=3)),
+            y=alt.Y(
+                "leaf:Q", axis=None, scale=alt.Scale(domain=[-0.5, count - 0.5], reverse=True)
+            ),
+            detail="branch:N",
+            order="step:Q",
+        )
+        .properties(width=150, height=26 * count)
+    )
+    several = table["severity"].nunique() > 1
+    if several:
+        matrix_chart, tree_chart = (
+            chart.transform_filter("datum.severity == severity")
+            for chart in (matrix_chart, tree_chart)
+        )
+    chart = alt.hconcat(matrix_chart, tree_chart, spacing=14)
+    if several:
+        severities = list(table["severity"].unique())
+        choice = alt.binding_select(options=severities, name="severity ")
+        chart = chart.add_params(alt.param(name="severity", value=severities[0], bind=choice))
+    return chart.properties(
+        description="Mean distance between two augmentations' views of the same photo, and the "
+        "tree of their Ward linkage."
+    )
 
 
-def draw_gallery(gallery: Gallery, gaze: str | None) -> Image.Image:
-    """Photos clean and under each augmentation: the view, and below it the gaze on it.
+def draw_differences(table: pd.DataFrame, facts: Facts) -> Chart:
+    """Paired differences of two runs in one measure, with 95 % intervals; hollow: may be none.
 
     Args:
-        gallery: The photos.
-        gaze: The kind of gaze; None where the encoder has none.
+        table: One measure's rows of `clipshift.results.compare_photos`; a column ``group``, where
+            it has one, names what stands together.
+        facts: The measure's.
     """
-    rows: list[list[np.ndarray]] = []
-    titles: list[list[str]] = []
-    for photo, name in enumerate(gallery.photos):
-        tiles = {view: _tile(pixels[photo]) for view, pixels in gallery.views.items()}
-        rows.append(list(tiles.values()))
-        notes = {
-            view: f"{view}\ncos {cosine[photo]:.3f}" for view, cosine in gallery.cosines.items()
-        }
-        titles.append([f"{name[-24:]}\n{CLEAN}"] + [notes.get(v, v) for v in tiles if v != CLEAN])
-        if gallery.gazes:
-            rows.append([_gazed(tiles[view], gallery.gazes[view][photo]) for view in tiles])
-            titles.append([])
-    below = f", and the gaze on each ({gaze}; its own range, yellow: most)" if gaze else ""
-    return _mosaic(
-        rows, titles, f"Clean and augmented views of {counted(len(gallery.photos), 'photo')}{below}"
+    rows = table.assign(
+        told=_numbers(table, "difference", "ci_low", "ci_high", "+.3f"),
+        clear=np.where((table["ci_low"] > 0) | (table["ci_high"] < 0), "yes", "no"),
+        group=table.get("group", ""),
+    )
+    order = list(dict.fromkeys(rows["augmentation"]))
+    title = f"{facts.label}: B minus A" + (f" ({facts.better} is better)" if facts.better else "")
+    y = alt.Y("augmentation:N", sort=order, title=None)
+    x = alt.X("difference:Q", title=title)
+    names = sorted(rows["augmentation"].unique())
+    color = _color(names)
+    tooltip = [
+        alt.Tooltip("augmentation:N"),
+        alt.Tooltip("group:N", title="the model was"),
+        alt.Tooltip("mean_a:Q", title="A", format=".3f"),
+        alt.Tooltip("mean_b:Q", title="B", format=".3f"),
+        alt.Tooltip("told:N", title="difference, 95 %"),
+        alt.Tooltip("improved:Q", title="photos improved", format=".0%"),
+        alt.Tooltip("worsened:Q", title="photos worsened", format=".0%"),
+        alt.Tooltip("n:Q", title="photos"),
+    ]
+    kept = ["severity", "augmentation", "group", "mean_a", "mean_b", "difference", "ci_low",
+            "ci_high", "told", "improved", "worsened", "clear", "n"]  # fmt: skip
+    chart = alt.layer(
+        alt.Chart().mark_rule(strokeDash=[4, 3]).encode(x=alt.datum(0)),
+        alt.Chart().mark_rule(strokeWidth=5, opacity=0.45, strokeCap="round").encode(
+            x=alt.X("ci_low:Q", title=title), x2="ci_high:Q", y=y, color=color
+        ),
+        alt.Chart().mark_point(size=90, opacity=1, strokeWidth=2).encode(
+            x=x, y=y, color=color, shape=_shape(names),
+            fill=alt.Fill("augmentation:N", scale=_scale(names, "color"), legend=None),
+            fillOpacity=alt.condition("datum.clear == 'yes'", alt.value(1), alt.value(0)),
+            tooltip=tooltip,
+        ),
+        data=rows[kept],
+    )  # fmt: skip
+    return _of_severity(chart, rows).properties(
+        width="container",
+        height=alt.Step(27),
+        description=f"Paired differences in {facts.label} with 95 % intervals.",
     )
 
 
-def _tile(pixels: np.ndarray) -> np.ndarray:
-    return np.round(255 * pixels.transpose(1, 2, 0)).astype(np.uint8)
+def draw_interpolation(curve: pd.DataFrame, alpha: float, tolerance: float) -> Chart:
+    """Shift against clean accuracy along the way from the base to the fine-tuned weights.
 
-
-def _gazed(tile: np.ndarray, gaze: np.ndarray) -> np.ndarray:
-    scaled = (gaze - gaze.min()) / (np.ptp(gaze) or 1)
-    smooth = Image.fromarray(scaled.astype(np.float32)).resize(
-        tile.shape[1::-1], Image.Resampling.BILINEAR
-    )
-    heat = matplotlib.colormaps["inferno"](np.asarray(smooth))[..., :3]
-    return np.round(0.4 * tile.mean(axis=-1, keepdims=True) + 0.6 * 255 * heat).astype(np.uint8)
-
-
-def _mosaic(rows: list[list[np.ndarray]], titles: list[list[str]], head: str) -> Image.Image:
-    """Tiles pixel for pixel, with titles above those rows that have some.
-
-    An image, because matplotlib takes seconds to lay out and draw so many.
+    Args:
+        curve: One row per ``alpha``, 0 first, with ``shift`` and, where there are classes,
+            ``clean_top1``.
+        alpha: The chosen one.
+        tolerance: How much accuracy may be lost, as a fraction.
     """
-    side, gap, line, margin, foot_height = rows[0][0].shape[0], 8, 16, 8, 39
-    above = [line * max((title.count("\n") + 1 for title in row), default=0) for row in titles]
-    tops = 42 + np.cumsum([0] + [side + gap + lines for lines in above]) + np.array([*above, 0])
-    columns = max(len(row) for row in rows)
-    width = max(1170, columns * (side + gap) + 2 * margin)
-    mosaic = Image.new("RGB", (width, int(tops[-1]) + foot_height), "white")
-    writing = ImageDraw.Draw(mosaic)
-    writing.text((margin, 10), head, "black", _font("DejaVuSans-Bold", 19))
-    for top, row, told in zip(tops.tolist(), rows, titles, strict=False):
-        for column, tile in enumerate(row):
-            left = margin + column * (side + gap)
-            mosaic.paste(Image.fromarray(tile), (left, top))
-            if told:
-                middle = (left + side / 2, top - 3)
-                writing.text(middle, told[column], "black", _font("DejaVuSans", 13), "md",
-                             align="center")  # fmt: skip
-    return mosaic
-
-
-@lru_cache
-def _font(name: str, size: int) -> ImageFont.FreeTypeFont:
-    return ImageFont.truetype(Path(matplotlib.get_data_path()) / f"fonts/ttf/{name}.ttf", size)
+    across = "clean_top1" if "clean_top1" in curve else "alpha"
+    table = curve.assign(
+        label=[f"α {value:g}" for value in curve["alpha"]],
+        chosen=np.where(curve["alpha"] == alpha, "chosen", "not chosen"),
+    )
+    title = "zero-shot top-1 on clean views" if across == "clean_top1" else "α"
+    x = alt.X(f"{across}:Q", title=title, scale=alt.Scale(zero=False, padding=30))
+    y = alt.Y("shift:Q", title="1 − cosine under the trained augmentations",
+              scale=alt.Scale(zero=True))  # fmt: skip
+    tooltip = [
+        alt.Tooltip(f"{name}:Q", title=words, format=form)
+        for name, words, form in (
+            ("alpha", "α", "g"),
+            ("shift", "1 − cosine", ".3f"),
+            ("clean_top1", "clean top-1", ".1%"),
+            ("top1", "top-1 under them", ".1%"),
+        )
+        if name in curve
+    ]
+    base = alt.Chart().encode(x=x, y=y)
+    layers = [
+        base.mark_line(strokeWidth=1.5, color=MUTED).encode(order="alpha:Q"),
+        base.mark_point(filled=True, opacity=1).encode(
+            size=alt.condition("datum.chosen == 'chosen'", alt.value(170), alt.value(60)),
+            color=alt.condition("datum.chosen == 'chosen'", alt.value(ACCENT), alt.value(MUTED)),
+            tooltip=tooltip,
+        ),
+        base.mark_text(align="left", dx=9, dy=-9).encode(text="label:N"),
+    ]
+    if across == "clean_top1":
+        least = float(curve["clean_top1"].iloc[0] - tolerance)
+        layers.insert(
+            0, alt.Chart().mark_rule(strokeDash=[4, 3]).encode(x=alt.datum(least, title=title))
+        )
+    return alt.layer(*layers, data=table).properties(
+        width="container",
+        height=320,
+        description="Shift against clean accuracy from the base (α 0) to the fine-tuned weights "
+        f"(α 1); chosen: {alpha:g}.",
+    )

@@ -1,154 +1,215 @@
-"""The report: one self-contained HTML page."""
+"""The pages: one self-contained HTML file each, which asks nothing of the network."""
 
-import base64
-import mimetypes
+import json
+import re
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jinja2
+import numpy as np
 import pandas as pd
+import vl_convert
+from markupsafe import Markup, escape
 
-from clipshift.augment import PAPER
 from clipshift.measure import Facts
-from clipshift.report.figures import shown_measures
+from clipshift.report import figures
 from clipshift.report.words import with_interval
 from clipshift.results import write_whole
 
-CAPTIONS = {
-    "rankings": "What the paper's unequal strengths decide, and what is left when every "
-    "augmentation distorts equally.",
-    "severity": "The same draws, stronger: each photo's curve is paired with itself.",
-    "ranking": "Which augmentations move the embedding most.",
-    "cosine_distribution": "How the cosine similarity to the clean view spreads over photos.",
-    "l2_distribution": "How the distance of unnormalised embeddings spreads over photos.",
-    "heatmap": "Every measure under every augmentation.",
-    "radar": "What an augmentation preserves: embedding, gaze, and pixels.",
-    "distances": "Which augmentations take the same photo to the same place.",
-    "layers": "Where in the network the shift starts.",
-    "correlations": "What goes with a large shift; it need not be its cause.",
-    "moved_most": "The photos whose embedding moved farthest on average over all augmented views.",
-    "moved_least": "The photos whose embedding moved least on average over all augmented views.",
-    "difference": "The mean difference of the two runs, photo by photo.",
-    "interpolation": "Between the base and the fine-tuned weights.",
-    "curves": "The mean shift of every job against severity.",
-    "gallery": "What the encoder saw, and where it looked.",
-}
-UNEQUAL = (
-    " The paper's augmentations are unequally strong: this ranking mixes the model's sensitivity "
-    "with their strength."
-)
+LIGHT = {"ink": figures.INK, "muted": figures.MUTED, "grid": figures.GRID}
+DARK = {"ink": "#e8eaed", "muted": "#a3abb6", "grid": "#30353c"}
+"""The colours of charts on a light and on a dark page, as in ``page.css``."""
 
 
-def write_report(
-    folder: Path,
-    title: str,
-    facts: Mapping[str, Any],
-    warnings: list[str],
-    tables: Mapping[str, list[list[str]]],
-    columns: Sequence[Facts],
-    clean: str,
-    figures: Mapping[str, Path],
-) -> Path:
-    """Write ``report.html``.
+class Cell(NamedTuple):
+    """A table's cell.
+
+    Attributes:
+        text: What it says.
+        value: What it is sorted by; None where it is sorted by its text.
+        tint: How strongly it is painted, in [0, 1].
+    """
+
+    text: str
+    value: float | None = None
+    tint: float = 0.0
+
+
+@dataclass
+class Table:
+    """A table that people can sort.
+
+    Attributes:
+        head: Names of the columns.
+        rows: Cells by row.
+        severities: Of each row, where the page's choice of severity applies.
+        file: The CSV file that has its numbers, beside the page.
+        note: What to know of it.
+        name: Its name, for those who cannot see it.
+        figure: The chart of the same numbers, saved beside the page.
+        folded: Whether it is shown only when asked for.
+    """
+
+    head: Sequence[str]
+    rows: Sequence[Sequence[Cell]]
+    name: str
+    severities: Sequence[str] = ()
+    file: str = ""
+    note: str = ""
+    figure: "Figure | None" = None
+    folded: bool = False
+
+
+@dataclass
+class Figure:
+    """A chart with its caption.
+
+    Attributes:
+        name: Under which it is saved: ``figures/NAME.svg``, or ``figures/NAME@SEVERITY.svg``.
+        chart: From `clipshift.report.figures`.
+        caption: What it shows.
+        notes: What else to say of it, by severity.
+    """
+
+    name: str
+    chart: figures.Chart
+    caption: str
+    notes: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def severities(self) -> list[str]:
+        """The severities that it can show."""
+        return figures.severities_of(self.chart)
+
+    @property
+    def description(self) -> str:
+        """What it shows, for those who cannot see it."""
+        return str(figures.specification(self.chart).get("description", self.caption))
+
+
+@dataclass
+class Section:
+    """A part of a page, with its entry in the table of contents.
+
+    Attributes:
+        name: Its anchor.
+        title: Its head.
+        text: Paragraphs before its figures.
+        figures: Its charts.
+        tables: Its tables.
+        explorer: The photos to explore, from `clipshift.report.explorer.explored`.
+        definitions: Terms and what they mean.
+    """
+
+    name: str
+    title: str
+    text: Sequence[str] = ()
+    figures: Sequence[Figure] = ()
+    tables: Sequence[Table] = ()
+    explorer: Mapping[str, Any] | None = None
+    definitions: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass
+class Page:
+    """What a page says.
+
+    Attributes:
+        title: What was run or compared.
+        answer: What was found, in sentences.
+        measured: What was measured, in a sentence.
+        notes: What limits the numbers, a sentence each.
+        lead: The figure beside the answer.
+        sections: Its parts.
+        severities: What a reader can choose from, where there are several.
+        facts: Provenance, by name.
+        citation: A BibTeX entry; empty where there is none.
+        methods: A sentence for a methods section.
+        about: Head of the provenance.
+    """
+
+    title: str
+    answer: Sequence[str]
+    measured: str
+    notes: Sequence[str]
+    lead: Figure | None
+    sections: Sequence[Section]
+    facts: Mapping[str, Any]
+    severities: Sequence[str] = ()
+    citation: str = ""
+    methods: str = ""
+    about: str = "This run"
+
+    @property
+    def charts(self) -> dict[str, figures.Chart]:
+        """The charts that it shows, by name."""
+        drawn = [figure for section in self.sections for figure in section.figures]
+        return {figure.name: figure.chart for figure in ([self.lead] if self.lead else []) + drawn}
+
+    @property
+    def saved(self) -> dict[str, figures.Chart]:
+        """All charts that lie beside the page, by name: those that it shows, and of its tables."""
+        tables = [table for section in self.sections for table in section.tables]
+        of_tables = [table.figure for table in tables if table.figure]
+        return self.charts | {figure.name: figure.chart for figure in of_tables}
+
+
+def write_page(path: Path, page: Page) -> Path:
+    """Write a page.
 
     Args:
-        folder: The run's folder.
-        title: What was run.
-        facts: Name and value of what a reader must know of the run.
-        warnings: What limits the numbers, a sentence each.
-        tables: The summary by severity, each from `ranked_table`.
-        columns: What the tables' measures are.
-        clean: Zero-shot accuracies on the clean views; empty where photos have no labels.
-        figures: Image files by figure name; they are put into the page.
+        path: The HTML file.
+        page: What it says.
 
     Returns:
-        The page's path.
+        The file's path.
     """
-    return _write_page(
-        folder / "report.html",
-        "page.html.jinja",
-        figures,
-        severities=list(tables),
-        title=title,
-        about="This run",
-        facts=facts,
-        warnings=warnings,
-        tables=tables,
-        columns=columns,
-        clean=clean,
-    )
-
-
-def write_comparison(
-    folder: Path,
-    title: str,
-    facts: Mapping[str, Any],
-    warnings: Sequence[str],
-    tables: Mapping[str, list[list[str]]],
-    figures: Mapping[str, Path],
-) -> Path:
-    """Write ``comparison.html``.
-
-    Args:
-        folder: Where to.
-        title: What is compared.
-        facts: Name and value of what a reader must know.
-        warnings: What limits the numbers, a sentence each.
-        tables: By their heads, header row first.
-        figures: Image files by figure name; they are put into the page.
-
-    Returns:
-        The page's path.
-    """
-    return _write_page(
-        folder / "comparison.html",
-        "comparison.html.jinja",
-        figures,
-        title=title,
-        about="What is compared",
-        paired=any("p (Holm)" in table[0] for table in tables.values()),
-        facts=facts,
-        warnings=warnings,
-        tables=tables,
-    )
-
-
-def _embedded(file: Path) -> str:
-    """An image file as a data URL."""
-    kind = mimetypes.guess_type(file)[0]
-    return f"data:{kind};base64,{base64.b64encode(file.read_bytes()).decode()}"
-
-
-def caption(figure: str, severities: Sequence[str]) -> str:
-    """The words below a figure.
-
-    Args:
-        figure: Its name, with ``@SEVERITY`` where the page has several.
-        severities: The page's severities.
-    """
-    name, _, severity = figure.partition("@")
-    of_paper = [severity] == [PAPER] or (not severity and list(severities) == [PAPER])
-    return CAPTIONS[name] + (UNEQUAL if name == "ranking" and of_paper else "")
-
-
-def _write_page(
-    path: Path,
-    template: str,
-    figures: Mapping[str, Path],
-    severities: Sequence[str] = (),
-    **content: Any,
-) -> Path:
     templates = jinja2.Environment(
-        loader=jinja2.PackageLoader("clipshift.report", "."), autoescape=True
+        loader=jinja2.PackageLoader("clipshift.report", "."),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
-    shown = [
-        {"name": name, "caption": caption(name, severities), "source": _embedded(file)}
-        for name, file in figures.items()
-    ]
-    text = templates.get_template(template).render(figures=shown, **content)
+    templates.filters["rich"] = rich
+    templates.filters["json"] = embedded_json
+    text = templates.get_template("page.html.jinja").render(
+        page=page,
+        charts={name: figures.specification(chart) for name, chart in page.charts.items()},
+        configs={"light": figures.config(**LIGHT), "dark": figures.config(**DARK)},
+        library=Markup(chart_library()),
+    )
     write_whole(path, lambda partial: partial.write_text(text, encoding="utf-8"))
     return path
+
+
+@lru_cache
+def chart_library() -> str:
+    """Vega, Vega-Lite and Vega-Embed as one script, which a page holds in itself."""
+    bundle: str = vl_convert.javascript_bundle(vl_version=figures.VEGALITE)
+    return bundle.replace("</script", r"<\/script").replace("<!--", r"<\!--")
+
+
+def embedded_json(content: Any) -> Markup:
+    """JSON for a script element: no text of it can end the element, or begin another."""
+    text = json.dumps(content, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+    for character in "<>&\u2028\u2029":
+        text = text.replace(character, f"\\u{ord(character):04x}")
+    return Markup(text)
+
+
+def rich(text: str) -> Markup:
+    """Text for people: what is in backquotes as code, intervals smaller, minus signs as such.
+
+    Example:
+        >>> print(rich("`noise` <b>: 0.42 [0.38, 0.46]"))
+        <code>noise</code> &lt;b&gt;: 0.42 <span class="ci">[0.38, 0.46]</span>
+    """
+    safe = re.sub(r"`([^`]+)`", r"<code>\1</code>", str(escape(text)))
+    interval = r"(\[[-+−]?[\d.]+(?: ?%)?, [-+−]?[\d.]+(?: ?%)?\])"
+    return Markup(re.sub(interval, r'<span class="ci">\1</span>', safe))
 
 
 def clean_accuracy(summary: pd.DataFrame) -> str:
@@ -180,16 +241,85 @@ def ranked_table(
     Returns:
         Rows of cells, header first.
     """
-    measures = shown_measures(summary, columns)
-    rows = summary.set_index(["measure", "augmentation"])
-    augmentations = list(summary["augmentation"].unique())
-    if "cosine_similarity" in measures:
-        augmentations.sort(key=lambda name: rows.loc[("cosine_similarity", name), "mean"])
+    table = measure_table(summary, columns, trained_on)
+    return [list(table.head), *([cell.text for cell in row] for row in table.rows)]
 
-    def cell(measure: str, augmentation: str) -> str:
-        return with_interval(*rows.loc[(measure, augmentation), ["mean", "ci_low", "ci_high"]])
 
-    header = ["augmentation", *(columns[measure].short for measure in measures)]
-    return [header] + [
-        [marked(name, trained_on), *(cell(m, name) for m in measures)] for name in augmentations
-    ]
+def measure_table(
+    summary: pd.DataFrame, columns: Mapping[str, Facts], trained_on: Sequence[str]
+) -> Table:
+    """All means with intervals, painted as `clipshift.report.figures.draw_heatmap` does.
+
+    Args:
+        summary: Means with intervals.
+        columns: What the measures are.
+        trained_on: Augmentations that the model was fine-tuned on, to be marked.
+    """
+    measures = figures.shown_measures(summary, columns)
+    rows, severities = [], []
+    for severity, group in summary.groupby("severity", sort=False):
+        cells = group.set_index(["measure", "augmentation"])
+        names = list(group["augmentation"].unique())
+        if "cosine_similarity" in measures:
+            names.sort(key=lambda name: cells.loc[("cosine_similarity", name), "mean"])
+        tints = figures.harm(group, columns)
+        for name in names:
+            made = [cells.loc[(m, name), ["mean", "ci_low", "ci_high"]] for m in measures]
+            rows.append(
+                [Cell(marked(name, trained_on))]
+                + [
+                    Cell(with_interval(*ends), _value(ends["mean"]), float(tints.loc[name, m]))
+                    for m, ends in zip(measures, made, strict=True)
+                ]
+            )
+            severities.append(str(severity))
+    return Table(
+        ["augmentation", *(columns[m].short for m in measures)],
+        rows,
+        "Every measure under every augmentation",
+        severities,
+        "summary.csv",
+        "Means over photos against the clean view, with 95 % intervals. Painted: how far from no "
+        "change, in shares of a column’s farthest; blank where it may be no change.",
+    )
+
+
+def _value(number: float) -> float | None:
+    return float(number) if np.isfinite(number) else None
+
+
+def ranking_table(ranking: pd.DataFrame, summary: pd.DataFrame, trained_on: Sequence[str]) -> Table:
+    """The ranking with what the choice of photos leaves open.
+
+    Args:
+        ranking: From `clipshift.results.rank_augmentations`.
+        summary: From `clipshift.results.summarize`.
+        trained_on: Augmentations that the model was fine-tuned on, to be marked.
+    """
+    relative = summary[summary["measure"] == "relative_shift"]
+    relative = relative.set_index(["augmentation", "severity"])
+    rows = []
+    for row in ranking.itertuples():
+        key = (row.augmentation, row.severity)
+        ends = relative.loc[key, ["mean", "ci_low", "ci_high"]] if key in relative.index else None
+        gap = with_interval(row.difference, row.difference_low, row.difference_high)
+        rows.append(
+            [
+                Cell(marked(row.augmentation, trained_on)),
+                Cell(figures.ranks_in_words(row.rank_low, row.rank_high), row.rank),
+                Cell(with_interval(row.shift, row.ci_low, row.ci_high), row.shift),
+                Cell("" if ends is None else with_interval(*ends),
+                     None if ends is None else _value(ends["mean"])),
+                Cell(gap if np.isfinite(row.difference) else "", _value(row.difference)),
+                Cell(str(row.n), row.n),
+            ]
+        )  # fmt: skip
+    return Table(
+        ["augmentation", "rank", "1 − cosine", "relative shift", "ahead of the next by", "photos"],
+        rows,
+        "Augmentations by their shift",
+        list(ranking["severity"]),
+        "ranking.csv",
+        "Ranks are 95 % intervals from differences on the same photos: 6–8 means that all three "
+        "places are possible. “Ahead of the next by” is the paired difference in 1 − cosine.",
+    )

@@ -1,17 +1,22 @@
 """A run's report, made from its files: figures and page, its W&B run, and its last words."""
 
 import shlex
-from collections.abc import Iterable, Mapping
+from typing import Any
 
 import numpy as np
 from pytorch_lightning.loggers import Logger, WandbLogger
 
-from clipshift.augment import Variant, augment
-from clipshift.data import View, ViewDataset, collate
+from clipshift.augment import PAPER
+from clipshift.data import ViewDataset
 from clipshift.report import figures, page, terminal, tracking, words
-from clipshift.results import CLEAN, SHOWN_PHOTOS, Run, extreme_photos, read_gazes
+from clipshift.report.explorer import explored
+from clipshift.report.page import Figure, Page, Section, Table
+from clipshift.results import Run
 
-MOVED_PHOTOS = 20
+UNEQUAL = (
+    "The paper’s augmentations are unequally strong: this ranking mixes the model’s sensitivity "
+    "with their strength."
+)
 
 
 def report_run(run: Run, dataset: ViewDataset, logger: Logger | None = None) -> None:
@@ -22,28 +27,316 @@ def report_run(run: Run, dataset: ViewDataset, logger: Logger | None = None) -> 
         dataset: Its photos, of which some are shown; those that are gone are left out.
         logger: The run's logger.
     """
+    made = report_page(run, dataset)
+    files = figures.save_figures(made.saved, run.folder / "figures", source_of(run))
+    report = page.write_page(run.folder / "report.html", made)
+    notes = list(made.notes)
+    clean = page.clean_accuracy(run.summary)
+    lines = [f"zero-shot on the clean views: {clean}"] if clean else []
+    lines += [f"gaze: {made.facts['gaze']}", f"report: {report}"]
+    if isinstance(logger, WandbLogger):
+        with tracking.optional_tracking():
+            notes += tracking.track_results(logger, run, files)
+            lines.append(tracking.run_place(logger))
+    elif logger is not None:
+        logger.log_metrics(tracking.means(run))
+    tables = {
+        str(severity): page.ranked_table(summary, run.columns, run.trained_on)
+        for severity, summary in run.summary.groupby("severity", sort=False)
+    }
+    terminal.print_summary(made.title, tables, notes, lines)
+
+
+def title_of(run: Run) -> str:
+    """What was run."""
+    photos = words.counted(run.facts["data"]["photos"], "photo")
+    return f"Embedding shift of {words.model_in_words(run.facts['model'])} on {photos}"
+
+
+def source_of(run: Run) -> str:
+    """What a figure was made from, to stand below it."""
+    return f"{title_of(run)}; seed {run.facts['seed']}, {run.facts['precision']}; clipshift"
+
+
+def report_page(run: Run, dataset: ViewDataset) -> Page:
+    """What ``report.html`` says.
+
+    Args:
+        run: The run.
+        dataset: Its photos.
+    """
+    severities = list(run.summary["severity"].unique())
+    lead = None
+    if len(run.ranking) > 0:
+        unequal = {PAPER: UNEQUAL} if len(run.ranking) > 1 else {}
+        lead = Figure(
+            "ranking",
+            figures.draw_ranking(run.ranking, run.summary),
+            "Mean shift with 95 % intervals over photos, and the 95 % interval of each rank.",
+            {severity: text for severity, text in unequal.items() if severity in severities},
+        )
+    sections = [
+        *ranking_sections(run),
+        measures_section(run),
+        *layer_sections(run),
+        *gaze_sections(run),
+        *alike_sections(run),
+        *correlation_sections(run),
+        photos_section(run, dataset),
+    ]
+    return Page(
+        title=title_of(run),
+        answer=words.answer(run),
+        measured=measured_in_words(run),
+        notes=run_notes(run),
+        lead=lead,
+        sections=sections,
+        facts=facts_of(run),
+        severities=severities if len(severities) > 1 else [],
+        citation=citation(run),
+        methods=methods(run),
+    )
+
+
+def measured_in_words(run: Run) -> str:
+    """What was measured, in a sentence."""
+    facts = run.facts
+    names = words.counted(run.summary["augmentation"].nunique(), "augmentation")
+    severities = list(run.summary["severity"].unique())
+    at = f"severity {severities[0]}" if len(severities) == 1 else (
+        f"severities {', '.join(severities[:-1])} and {severities[-1]}"
+    )  # fmt: skip
+    photos = words.counted(facts["data"]["photos"], "photo")
+    spread = facts["spread"]
+    apart = (
+        f" Different photos are {spread:.2f} apart on average (1 − cosine): that is a relative "
+        "shift of 1."
+        if spread
+        else ""
+    )
+    clean = page.clean_accuracy(run.summary)
+    accuracy = f" Zero-shot accuracy on the clean views: {clean}." if clean else ""
+    return (
+        f"Each of {photos} was compared with itself under {names} at {at}, as "
+        f"{words.model_in_words(facts['model'])} sees them.{apart}{accuracy}"
+    )
+
+
+def ranking_sections(run: Run) -> list[Section]:
+    """The ranking and how sure it is; the curves where severities are steps of a ladder."""
+    drawn = []
+    if run.agreement:
+        tau = words.short(*run.agreement)
+        drawn.append(
+            Figure(
+                "agreement",
+                figures.draw_agreement(run.ranking),
+                "Sensitivity or strength? The ranks (with 95 % intervals) at the strengths that "
+                "the paper set, and where all augmentations distort equally. Kendall’s τ between "
+                f"the two: {tau}.",
+            )
+        )
+    measure = next((m for m in ("relative_shift", "cosine_similarity") if m in run.shift), None)
+    if measure:
+        drawn.append(
+            Figure(
+                "distribution",
+                figures.draw_distribution(run.shift, measure, run.columns[measure]),
+                "How the shift spreads over photos: the median, the middle half of the photos "
+                "(bar) and the middle 90 % (line).",
+            )
+        )
+    sections = []
+    if drawn or len(run.ranking):
+        tables = (
+            [page.ranking_table(run.ranking, run.summary, run.trained_on)]
+            if len(run.ranking)
+            else []
+        )
+        sections.append(Section("ranking", "Ranking", figures=drawn, tables=tables))
+    steps = [s for s in run.summary["severity"].unique() if s.isdigit()]
+    if measure and len(steps) > 1:
+        curves = figures.draw_severity(run.summary, measure, run.columns[measure])
+        caption = (
+            "The same draws, stronger: each photo’s curve is paired with itself. Bars are 95 % "
+            "intervals; point at a curve to see it alone."
+        )
+        sections.append(
+            Section("severity", "As augmentations grow stronger",
+                    figures=[Figure("severity", curves, caption)])
+        )  # fmt: skip
+    return sections
+
+
+def measures_section(run: Run) -> Section:
+    """All measures under all augmentations."""
+    table = page.measure_table(run.summary, run.columns, run.trained_on)
+    if run.summary["augmentation"].nunique() > 1:
+        drawn = figures.draw_heatmap(run.summary, run.columns)
+        table.figure = Figure("heatmap", drawn, table.note)
+    shown = [run.columns[m] for m in figures.shown_measures(run.summary, run.columns)]
+    return Section(
+        "measures",
+        "All measures",
+        tables=[table],
+        definitions={
+            facts.short: facts.definition
+            + (f", in {facts.unit}" if facts.unit and facts.unit != "share" else "")
+            + (f". No change: {facts.unchanged:g}" if facts.unchanged is not None else "")
+            for facts in shown
+        },
+    )
+
+
+def layer_sections(run: Run) -> list[Section]:
+    """Where in the network the shift starts; empty where layers were not measured."""
+    captions = {
+        "cosine": "Class tokens after each layer: mean cosine of view and clean view, 95 % "
+        "intervals.",
+        "cka": "Mean patch tokens after each layer: debiased linear CKA over photos; 1 is the same "
+        "geometry.",
+    }
+    drawn = [
+        Figure(f"layers_{column}", figures.draw_layers(run.layers, column), caption)
+        for column, caption in captions.items()
+        if len(run.layers) and run.layers[column].notna().any()
+    ]
+    if not drawn:
+        return []
+    return [
+        Section(
+            "layers",
+            "Where it starts",
+            ["How alike view and clean view still are after each layer of the image tower."],
+            drawn,
+            [layer_table(run)],
+        )
+    ]
+
+
+def layer_table(run: Run) -> Table:
+    """``layers.csv`` for people."""
+    rows = [
+        [
+            page.Cell(row.augmentation),
+            page.Cell(str(row.layer), row.layer),
+            page.Cell(
+                words.with_interval(row.cosine, row.ci_low, row.ci_high)
+                if np.isfinite(row.cosine)
+                else "",
+                row.cosine if np.isfinite(row.cosine) else None,
+            ),
+            page.Cell(
+                f"{row.cka:.3f}" if np.isfinite(row.cka) else "",
+                row.cka if np.isfinite(row.cka) else None,
+            ),
+        ]
+        for row in run.layers.itertuples()
+    ]
+    head = ["augmentation", "layer", "cosine", "CKA"]
+    return Table(head, rows, "The shift after each layer", list(run.layers["severity"]),
+                 "layers.csv", folded=True)  # fmt: skip
+
+
+def gaze_sections(run: Run) -> list[Section]:
+    """Whether the model looks elsewhere; empty where the gaze was not measured."""
+    measures = {"gaze_divergence", "gaze_divergence_aligned"} & set(run.summary["measure"])
+    if not measures:
+        return []
+    both = len(measures) == 2
+    caption = (
+        "Circles: has the model looked elsewhere on the photo? Its gaze is moved back with the "
+        "pixels first. Squares: compared in the view, where a gaze that follows its object moves "
+        "too."
+        if both
+        else "How far the gaze on the view is from the gaze on the clean view."
+    )
+    kind = words.gaze_in_words(run.facts["model"]["gaze"])
+    return [
+        Section(
+            "gaze",
+            "Gaze",
+            [f"Where the model looks: {kind}. Bars are 95 % intervals over photos."],
+            [Figure("gaze", figures.draw_gaze(run.summary), caption)],
+        )
+    ]
+
+
+def alike_sections(run: Run) -> list[Section]:
+    """Which augmentations take a photo to the same place; empty where there is one alone."""
+    if run.summary["augmentation"].nunique() < 2 or run.distances.empty:
+        return []
+    drawn = figures.draw_distances(run.distances, run.distances_low, run.distances_high)
+    caption = (
+        "Mean 1 − cosine between the views of one photo under two augmentations, and the tree of "
+        "their Ward linkage: those that join early take a photo to the same place."
+    )
+    return [
+        Section("alike", "Which augmentations act alike", (),
+                [Figure("distances", drawn, caption)])
+    ]  # fmt: skip
+
+
+def correlation_sections(run: Run) -> list[Section]:
+    """What goes with a large shift over photos; empty where that cannot be said."""
+    known = run.correlations.dropna(subset=["rho"]) if len(run.correlations) else run.correlations
+    if known.empty:
+        return []
+    drawn = figures.draw_correlations(run.correlations, run.columns)
+    caption = (
+        "Spearman’s rank correlation of 1 − cosine with other measures over photos. Blue: large "
+        "together; amber: one large where the other is small; blank: the 95 % interval includes 0."
+    )
+    labels = {facts.correlate: facts.correlate_label for facts in run.columns.values()}
+    rows = [
+        [
+            page.Cell(row.augmentation),
+            page.Cell(labels[row.other]),
+            page.Cell(words.with_interval(row.rho, row.ci_low, row.ci_high, "+.2f"), row.rho),
+            page.Cell(words.p_value(row.p_holm), row.p_holm),
+            page.Cell(str(row.n), row.n),
+        ]
+        for row in known.rename(columns={"with": "other"}).itertuples()
+    ]
+    table = Table(
+        ["augmentation", "with", "Spearman’s ρ", "p (Holm)", "photos"], rows,
+        "What goes with the shift", list(known["severity"]), "correlations.csv",
+        folded=True,
+    )  # fmt: skip
+    return [
+        Section(
+            "correlations",
+            "What goes with it",
+            ["Which photos move far? What goes with a large shift need not be its cause."],
+            [Figure("correlations", drawn, caption)],
+            [table],
+        )
+    ]
+
+
+def photos_section(run: Run, dataset: ViewDataset) -> Section:
+    """The photo explorer."""
+    found = explored(run, dataset)
+    pictured = sum(bool(shown["pictures"]) for shown in found["shown"].values())
+    text = (
+        f"All {words.counted(run.facts['data']['photos'], 'photo')}, by how far they move; "
+        f"{pictured} with pictures: those that moved most, those that moved least, and some "
+        "between. Choose one to see its views, where the model looks, and its numbers."
+    )
+    if found["unlisted"]:
+        text += f" {found['unlisted']:,} between the most and the least moved are not listed."
+    return Section("photos", "Photos", [text], explorer=found)
+
+
+def facts_of(run: Run) -> dict[str, Any]:
+    """What a reader must know to repeat the run, by name."""
     facts = run.facts
     model, data = facts["model"], facts["data"]
-    photos = words.counted(data["photos"], "photo")
-    title = f"Embedding shift of {words.model_in_words(model)} on {photos}"
-    notes = run_notes(run)
-    source = f"{title}; seed {facts['seed']}, {facts['precision']}"
-    variants = variants_of(run, dataset)
-    measured = set(run.shift["photo"])
-    first = [photo.id for photo in dataset.photos if photo.id in measured][:SHOWN_PHOTOS]
-    shown_photos = galleries(run, variants, views_of(dataset, first))
-    drawn = figures.draw_figures(run, shown_photos, source)
-    if len(run.ranking):
-        for side, keys in extreme_photos(run.shift, MOVED_PHOTOS).items():
-            if moved := moved_photos(run, variants, dataset, side, keys):
-                drawn[f"moved_{side}"] = figures.draw_moved(moved)
-                figures.sign(drawn[f"moved_{side}"], source)
-    files = figures.save_figures(drawn, run.folder / "figures")
-    gaze = words.gaze_in_words(model["gaze"]) if model["gaze"] else "none"
-    shown_facts = {
+    versions = {"python": facts["python"], **facts["versions"]}
+    return {
         "model": f"{model['name']}: {model['architecture']}, {words.weights_in_words(model)}",
         "weights (SHA-256)": model["weights_sha256"],
-        "gaze": gaze,
+        "gaze": words.gaze_in_words(model["gaze"]) if model["gaze"] else "none",
         "photos": f"{data['photos']} measured, {data['skipped']} skipped",
         "gallery of retained": words.counted(facts["gallery"], "photo"),
         "data (SHA-256)": data["fingerprint"],
@@ -52,28 +345,38 @@ def report_run(run: Run, dataset: ViewDataset, logger: Logger | None = None) -> 
         "precision, device": f"{facts['precision']}, {facts['device']}",
         "command": shlex.join(facts["command"]),
         "started": facts["started"],
+        "commit": facts["commit"] or "none",
         "machine": f"{facts['processor']}, {facts['system']}",
         "seconds": ", ".join(f"{k} {v:.1f}" for k, v in facts["seconds"].items()),
-        "versions": ", ".join(
-            f"{k} {v}" for k, v in {"python": facts["python"], **facts["versions"]}.items()
-        ),
+        "versions": ", ".join(f"{k} {v}" for k, v in versions.items()),
     }
-    clean = page.clean_accuracy(run.summary)
-    ranked = {
-        str(severity): page.ranked_table(summary, run.columns, model["trained_on"] or [])
-        for severity, summary in run.summary.groupby("severity", sort=False)
-    }
-    shown = [run.columns[m] for m in figures.shown_measures(run.summary, run.columns)]
-    report = page.write_report(run.folder, title, shown_facts, notes, ranked, shown, clean, files)
-    lines = [f"zero-shot on the clean views: {clean}"] if clean else []
-    lines += [f"gaze: {gaze}", f"report: {report}"]
-    if isinstance(logger, WandbLogger):
-        with tracking.optional_tracking():
-            notes += tracking.track_results(logger, run, files)
-            lines.append(tracking.run_place(logger))
-    elif logger is not None:
-        logger.log_metrics(tracking.means(run))
-    terminal.print_summary(title, ranked, notes, lines)
+
+
+def citation(run: Run) -> str:
+    """A BibTeX entry of the software that made the run."""
+    facts = run.facts
+    commit = f", commit {facts['commit'].removesuffix('+changes')[:12]}" if facts["commit"] else ""
+    return (
+        f"@software{{clipshift, title = {{clipshift: measure how CLIP embeddings shift when the "
+        f"picture is messed with}}, version = {{{facts['versions']['clipshift']}{commit}}}, "
+        f"year = {{{facts['started'][:4]}}}}}"
+    )
+
+
+def methods(run: Run) -> str:
+    """A sentence on the run for a paper's methods section."""
+    facts = run.facts
+    model, data = facts["model"], facts["data"]
+    severities = ", ".join(run.summary["severity"].unique())
+    return (
+        f"The shift of image embeddings was measured with clipshift "
+        f"{facts['versions']['clipshift']} for {model['architecture']} "
+        f"({words.weights_in_words(model)}, SHA-256 {model['weights_sha256'][:12]}) on "
+        f"{words.counted(data['photos'], 'photograph')} (SHA-256 {data['fingerprint'][:12]}) under "
+        f"{words.counted(run.summary['augmentation'].nunique(), 'augmentation')} (severity "
+        f"{severities}; seed {facts['seed']}, {facts['precision']}); intervals are 95 % intervals "
+        "over photographs, by bootstrap-t or, of shares, Wilson’s."
+    )
 
 
 def run_notes(run: Run) -> list[str]:
@@ -95,82 +398,3 @@ def run_notes(run: Run) -> list[str]:
             f"{words.counted(data['skipped'], 'file')} of the source not measured: see skipped.csv."
         )
     return notes
-
-
-def variants_of(run: Run, dataset: ViewDataset) -> dict[str, Variant]:
-    """The variants of a run, by view name."""
-    only = run.shift["severity"].iloc[0]
-    variants = {}
-    for view, strength in run.facts["strengths"].items():
-        name, several, severity = view.partition("@")
-        variants[view] = Variant(
-            name, severity if several else only, dataset.augmentations[name], strength
-        )
-    return variants
-
-
-def views_of(dataset: ViewDataset, photos: Iterable[str]) -> dict[str, View]:
-    """The views of photos by their ids, of those that can still be read."""
-    index = {photo.id: position for position, photo in enumerate(dataset.photos)}
-    items = {photo: dataset[index[photo]] for photo in photos if photo in index}
-    return {photo: item for photo, item in items.items() if isinstance(item, View)}
-
-
-def galleries(
-    run: Run, variants: Mapping[str, Variant], photos: Mapping[str, View]
-) -> dict[str, figures.Gallery]:
-    """Some photos under the variants of each severity."""
-    gazes = read_gazes(run.folder)
-    cosines = run.shift.set_index(["photo", "augmentation", "severity"]).get("cosine_similarity")
-    made = {}
-    for severity in run.shift["severity"].unique():
-        own = {view: v for view, v in variants.items() if v.severity == severity}
-        titles = {CLEAN: CLEAN} | {view: v.name for view, v in own.items()}
-        gallery = figures.Gallery(list(photos), {}, {}, {})
-        if photos:
-            clean = [photo.clean.numpy() for photo in photos.values()]
-            gallery.views = {CLEAN: np.stack(clean)} | {
-                v.name: np.stack([made_view(v, photo) for photo in photos.values()])
-                for v in own.values()
-            }
-        if photos and gazes.keys() >= photos.keys():
-            gallery.gazes = {
-                title: np.stack([gazes[photo][view] for photo in photos])
-                for view, title in titles.items()
-            }
-        if cosines is not None:
-            gallery.cosines = {
-                v.name: np.array([cosines[photo, v.name, severity] for photo in photos])
-                for v in own.values()
-            }
-        made[severity] = gallery
-    return made
-
-
-def moved_photos(
-    run: Run,
-    variants: Mapping[str, Variant],
-    dataset: ViewDataset,
-    side: str,
-    keys: list[tuple[str, str, str]],
-) -> figures.Moved | None:
-    """The photos that moved most or least, from `extreme_photos`; None where all are gone."""
-    by_key = {(variant.name, variant.severity): variant for variant in variants.values()}
-    cosines = run.shift.set_index(["photo", "augmentation", "severity"])["cosine_similarity"]
-    views = views_of(dataset, (photo for photo, _, _ in keys))
-    keys = [key for key in keys if key[0] in views]
-    if not keys:
-        return None
-    return figures.Moved(
-        side,
-        [f"{key[0][-22:]}\n{' '.join(key[1:])}\ncos {cosines[key]:.3f}" for key in keys],
-        [views[key[0]].clean.numpy() for key in keys],
-        [made_view(by_key[key[1:]], views[key[0]]) for key in keys],
-    )
-
-
-def made_view(variant: Variant, photo: View) -> np.ndarray:
-    """A photo's view under a variant, as it was measured: (3, H, W) in [0, 1]."""
-    batch = collate([photo])
-    draws = batch.draws[variant.name]
-    return augment(variant.augmentation, batch.clean, draws, variant.strength)[0].numpy()

@@ -1,11 +1,13 @@
 """Numbers and models in words, the same in terminal, pages, figures and W&B."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
+from clipshift.augment import MATCHED, PAPER
 from clipshift.results import Run
 
 FEW_PHOTOS = 30
@@ -135,3 +137,85 @@ def without_paths(override: str) -> str:
     opening, closing = ("[", "]") if value.startswith("[") else ("", "")
     parts = value.strip("[]").split(",")
     return f"{option}{equals}{opening}{','.join(Path(part).name for part in parts)}{closing}"
+
+
+def short(value: float, low: float = np.nan, high: float = np.nan) -> str:
+    """A number in a sentence, to a few digits, with the ends of its interval where it has one.
+
+    Example:
+        >>> short(0.4236, 0.391, 0.46), short(0.0713), short(-0.0009)
+        ('0.42 [0.39, 0.46]', '0.071', '-0.0009')
+    """
+    size = abs(value)
+    decimals = 2 if size >= 0.1 or not size else 3 if size >= 0.01 else 4
+    return with_interval(value, low, high, f".{decimals}f")
+
+
+def listed(names: Sequence[str]) -> str:
+    """Names in a sentence, each in backquotes.
+
+    Example:
+        >>> listed(["noise"]), listed(["noise", "blur", "flip"])
+        ('`noise`', '`noise`, `blur` and `flip`')
+    """
+    quoted = [f"`{name}`" for name in names]
+    return " and ".join([", ".join(quoted[:-1]), quoted[-1]] if len(quoted) > 1 else quoted)
+
+
+def answer(run: Run) -> list[str]:
+    """What a run found, in two sentences: what moves the embedding most, and how sure that is.
+
+    Augmentations are in backquotes, 95 % intervals in brackets.
+    """
+    model = model_in_words(run.facts["model"])
+    if run.ranking.empty:
+        return ["The cosine similarity was not measured, so that nothing can be said of the shift."]
+    severities = list(run.ranking["severity"].unique())
+    steps = sorted(s for s in severities if s.isdigit())
+    first = PAPER if PAPER in severities else steps[-1] if steps else severities[0]
+    ranked = run.ranking[run.ranking["severity"] == first]
+    leader, last = ranked["augmentation"].iloc[0], ranked["augmentation"].iloc[-1]
+    at = "" if first == PAPER else f" at severity {first}"
+    how_far = _how_far(run, first, leader)
+    if len(ranked) == 1:
+        return [f"`{leader}` moves {model} {how_far}{at}."]
+    rivals = _rivals(ranked)
+    tied = f" (not told apart from {listed(rivals)})" if rivals else ""
+    least = _how_far(run, first, last).removesuffix(OF_THE_WAY)
+    most = f"`{leader}` moves {model} most{at}{tied}: {how_far}; `{last}` moves it least: {least}."
+    other = MATCHED if MATCHED in severities else steps[0] if len(steps) > 1 else first
+    again = run.ranking[run.ranking["severity"] == other]
+    if other == first or len(again) < 2:
+        photos = counted(run.facts["data"]["photos"], "photo")
+        if rivals:
+            names = listed([leader, *rivals])
+            return [most, f"Which of {names} leads, {photos} do not settle at 95 %."]
+        sure = "That it leads is beyond doubt: its rank's 95 % interval is 1 alone."
+        return [most, sure]
+    second, rivals = again["augmentation"].iloc[0], _rivals(again)
+    where = "At equal distortion" if other == MATCHED else f"At severity {other}"
+    distance = _how_far(run, other, second).removesuffix(OF_THE_WAY)
+    sure = f"not told apart from {listed(rivals)}" if rivals else "beyond doubt"
+    leads = "still leads" if second == leader else "leads instead"
+    return [most, f"{where} `{second}` {leads}, {sure}: {distance}."]
+
+
+OF_THE_WAY = " of the way to another photo"
+
+
+def _how_far(run: Run, severity: str, augmentation: str) -> str:
+    rows = run.summary[
+        (run.summary["severity"] == severity) & (run.summary["augmentation"] == augmentation)
+    ].set_index("measure")
+    ends = ["mean", "ci_low", "ci_high"]
+    if "relative_shift" in rows.index and np.isfinite(rows.loc["relative_shift", "mean"]):
+        return short(*rows.loc["relative_shift", ends]) + OF_THE_WAY
+    mean, low, high = rows.loc["cosine_similarity", ends]
+    return f"by {short(1 - mean, 1 - high, 1 - low)} (1 − cosine)"
+
+
+def _rivals(ranked: pd.DataFrame) -> list[str]:
+    """Whom the first of a ranking is not told apart from: whose rank may be 1 as well."""
+    leader = ranked.iloc[0]
+    near = ranked[(ranked["rank_low"] == 1) & (ranked["augmentation"] != leader["augmentation"])]
+    return list(near["augmentation"])

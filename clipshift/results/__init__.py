@@ -12,20 +12,23 @@ from clipshift.results.measured import CLEAN, Measured, join
 from clipshift.results.paired import compare_photos, with_group_means
 from clipshift.results.ranking import (
     correlate,
-    extreme_photos,
     rank_augmentations,
     ranking_agreement,
+    shown_photos,
 )
 from clipshift.results.records import Records
 from clipshift.results.runs import (
     CALIBRATION,
+    GAZED_PHOTOS,
     SHOWN_PHOTOS,
     Run,
     clear_results,
     differing_views,
     incomparable,
     read_gazes,
+    read_nearest,
     read_run,
+    write_nearest,
     write_run,
     write_tensors,
 )
@@ -41,6 +44,7 @@ from clipshift.results.table import (
 __all__ = [
     "CALIBRATION",
     "CLEAN",
+    "GAZED_PHOTOS",
     "SHOWN_PHOTOS",
     "Measured",
     "Records",
@@ -51,7 +55,6 @@ __all__ = [
     "data_fingerprint",
     "differing_views",
     "distance_tables",
-    "extreme_photos",
     "file_sha256",
     "holm",
     "incomparable",
@@ -63,13 +66,16 @@ __all__ = [
     "rank_augmentations",
     "ranking_agreement",
     "read_gazes",
+    "read_nearest",
     "read_run",
     "shift_table",
+    "shown_photos",
     "skipped_table",
     "summarize",
     "with_group_means",
     "write_csv",
     "write_json",
+    "write_nearest",
     "write_run",
     "write_tensors",
     "write_whole",

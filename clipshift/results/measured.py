@@ -10,6 +10,8 @@ from clipshift.data import Skipped
 CLEAN = "clean"
 """Name of the clean view beside those of the augmentations."""
 
+KEPT = ("gallery", "views", "gazes", "nearest")
+"""What is kept of chosen photos: each a `Kept`."""
 Kept = dict[str, dict[int, np.ndarray]]
 """Arrays of chosen photos, by view and by the photo's index."""
 
@@ -31,6 +33,8 @@ class Measured:
         gallery: Embeddings of the gallery's photos, whatever else is kept.
         views: Pixels of the first photos.
         gazes: Gazes of the first photos.
+        nearest: Of the first photos the indices and cosines of the nearest classes, the nearest
+            first, each (K, 2); where there are classes.
         skipped: Photos that could not be read.
         seconds: Wall time by stage.
     """
@@ -44,6 +48,7 @@ class Measured:
     gallery: Kept = field(default_factory=dict)
     views: Kept = field(default_factory=dict)
     gazes: Kept = field(default_factory=dict)
+    nearest: Kept = field(default_factory=dict)
     skipped: list[Skipped] = field(default_factory=list)
     seconds: dict[str, float] = field(default_factory=dict)
 
@@ -61,7 +66,7 @@ def join(parts: Sequence[Measured]) -> Measured:
     for part in parts:
         for stage, spent in part.seconds.items():
             whole.seconds[stage] = whole.seconds.get(stage, 0.0) + spent
-        for kind in ("gallery", "views", "gazes"):
+        for kind in KEPT:
             for view, by_photo in getattr(part, kind).items():
                 getattr(whole, kind).setdefault(view, {}).update(by_photo)
     if not filled:

@@ -196,27 +196,29 @@ def correlate(shift: pd.DataFrame, columns: Mapping[str, Facts]) -> pd.DataFrame
     return table
 
 
-def extreme_photos(shift: pd.DataFrame, count: int) -> dict[str, list[tuple[str, str, str]]]:
-    """The photos that moved most and least over all variants, and the variant that moved each most.
+def shown_photos(shift: pd.DataFrame, count: int) -> dict[str, str]:
+    """The photos that a page shows: those that moved most and least, and typical ones.
 
     Args:
         shift: From `clipshift.results.shift_table`.
-        count: How many of each; fewer where there are not twice as many photos.
+        count: How many.
 
     Returns:
-        Under ``most`` and ``least``: (photo, augmentation, severity), the photo of the largest or
-        smallest mean of 1 − cosine over its views first, each with its view of the lowest cosine.
+        ``most``, ``typical`` or ``least`` by photo id, the largest mean of 1 − cosine over a
+        photo's views first: a third of each, the typical ones in the middle. All photos where they
+        are not more than ``count``; the first ones by id where the cosine was not measured.
     """
+    if "cosine_similarity" not in shift:
+        return dict.fromkeys(shift["photo"].unique()[:count], "typical")
     moved = shift.dropna(subset="cosine_similarity")
     means = moved.groupby("photo")["cosine_similarity"].mean().sort_values(kind="stable")
-    count = min(count, len(means) // 2)
-    chosen: Mapping[str, list[str]] = {
-        "most": list(means.index[:count]),
-        "least": list(means.index[::-1][:count]),
+    photos = list(means.index)
+    third = min(count, len(photos)) // 3
+    middle = min(count, len(photos)) - 2 * third
+    start = (len(photos) - middle) // 2
+    parts = {
+        "most": photos[:third],
+        "typical": photos[start : start + middle],
+        "least": photos[len(photos) - third :],
     }
-    top = moved.sort_values("cosine_similarity", kind="stable").groupby("photo").head(1)
-    top = top.set_index("photo")
-    return {
-        side: [(p, str(top.augmentation[p]), str(top.severity[p])) for p in photos]
-        for side, photos in chosen.items()
-    }
+    return {photo: part for part, chosen in parts.items() for photo in chosen}

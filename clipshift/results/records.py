@@ -18,12 +18,11 @@ from torch import Tensor
 
 from clipshift.data import GONE, Skipped, read_json
 from clipshift.results.files import write_json, write_whole
-from clipshift.results.measured import Measured, join
+from clipshift.results.measured import KEPT, Measured, join
 
 FOLDER = "measured"
 """Where a run keeps its records until its report is written, in its folder."""
 OPTIONS = "options.json"
-KEPT = ("gallery", "views", "gazes")
 
 
 class Records:

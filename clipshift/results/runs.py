@@ -1,7 +1,7 @@
 """A run: its tables and facts, written to its folder and read back."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from clipshift.results.files import file_sha256, write_csv, write_json, write_wh
 from clipshift.results.measured import CLEAN, Measured
 
 CALIBRATION = "calibration.json"
+NEAREST = "nearest.json"
 SHIFT = "shift.parquet"
 MATRICES = ("distances", "distances_low", "distances_high")
 TABLES = ("summary", *MATRICES, "ranking", "correlations", "layers", "skipped")
@@ -31,12 +32,15 @@ RESULTS = (
     *(f"{table}.csv" for table in TABLES),
     *(f"{tensors}.safetensors" for tensors in ("embeddings", "views", "gaze")),
     CALIBRATION,
+    NEAREST,
     "report.html",
 )
 """What an evaluation writes, the figures apart."""
 
-SHOWN_PHOTOS = 3
-"""How many first photos a run's page shows, and so keeps the gazes of in any case."""
+SHOWN_PHOTOS = 24
+"""How many photos a run's page shows pictures of (`shown_photos`), and so the gaze of."""
+GAZED_PHOTOS = 500
+"""Of so many first photos the gaze is kept until it is known which of them the page shows."""
 
 VIEWS = ("aug", "seed", "data.resize")
 """Options that decide what the views are, beside the photos and the strengths."""
@@ -156,7 +160,12 @@ def _read_table(folder: Path, name: str) -> pd.DataFrame:
 
 
 def write_tensors(
-    folder: Path, measured: Measured, photos: Sequence[Photo], views: int, gaze: int
+    folder: Path,
+    measured: Measured,
+    photos: Sequence[Photo],
+    views: int,
+    gaze: int,
+    shown: Collection[str],
 ) -> None:
     """Write the ``embeddings`` of all views where kept, ``views`` and ``gaze``, as safetensors.
 
@@ -169,13 +178,18 @@ def write_tensors(
         photos: The run's photos.
         views: Write the views of the first so many photos.
         gaze: Write the gazes of the first so many photos.
+        shown: Ids of photos whose gazes are written as well, where they were kept.
     """
     if len(measured.embeddings) > 1:
         ids = [photos[index].id for index in measured.index]
         _write_views(folder / "embeddings.safetensors", measured.embeddings, ids)
-    for file, kept, count in (("views", measured.views, views), ("gaze", measured.gazes, gaze)):
-        if kept and count:
-            indices = sorted(photo for photo in kept[CLEAN] if photo < count)
+    for file, kept, count, more in (
+        ("views", measured.views, views, ()),
+        ("gaze", measured.gazes, gaze, shown),
+    ):
+        known = kept.get(CLEAN, {})
+        indices = sorted(index for index in known if index < count or photos[index].id in more)
+        if indices:
             stacked = {name: np.stack([rows[i] for i in indices]) for name, rows in kept.items()}
             _write_views(folder / f"{file}.safetensors", stacked, [photos[i].id for i in indices])
 
@@ -185,6 +199,47 @@ def _write_views(path: Path, tensors: Mapping[str, np.ndarray], ids: Sequence[st
     # safetensors writes memory as it lies
     contiguous = {name: np.ascontiguousarray(rows) for name, rows in tensors.items()}
     write_whole(path, lambda partial: save_file(contiguous, partial, metadata))
+
+
+def write_nearest(
+    folder: Path,
+    measured: Measured,
+    photos: Sequence[Photo],
+    classes: Sequence[str],
+    shown: Collection[str],
+) -> None:
+    """Write ``nearest.json``: the classes nearest to each view of some photos, nearest first.
+
+    Args:
+        folder: The run's folder.
+        measured: What was measured.
+        photos: The run's photos.
+        classes: Their classes' names.
+        shown: Ids of the photos, of which those are written that were kept.
+    """
+    known = measured.nearest.get(CLEAN, {})
+    indices = sorted(index for index in known if photos[index].id in shown)
+    content = {
+        photos[index].id: {
+            view: [[classes[int(k)], round(float(cosine), 6)] for k, cosine in rows[index]]
+            for view, rows in measured.nearest.items()
+        }
+        for index in indices
+    }
+    if content:
+        write_json(folder / NEAREST, content)
+
+
+def read_nearest(folder: Path) -> dict[str, dict[str, list[tuple[str, float]]]]:
+    """The classes nearest to each view, by photo id and view; empty where a run kept none."""
+    try:
+        stored = read_json(folder / NEAREST)
+        return {
+            photo: {view: [(str(n), float(c)) for n, c in rows] for view, rows in views.items()}
+            for photo, views in stored.items()
+        }
+    except (OSError, ValueError, TypeError, AttributeError):
+        return {}
 
 
 def read_gazes(folder: Path) -> dict[str, dict[str, np.ndarray]]:

@@ -1,0 +1,232 @@
+"""The photos of a run's page: every photo's numbers, and pictures and gaze of some of them."""
+
+import base64
+import io
+from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from PIL import Image
+from torch import Tensor
+
+from clipshift.augment import MovingAugmentation, Variant, augment
+from clipshift.data import Batch, View, ViewDataset, collate
+from clipshift.measure.functional import gaze_moved_back
+from clipshift.report.figures import shown_measures
+from clipshift.results import CLEAN, SHOWN_PHOTOS, Run, read_gazes, read_nearest, shown_photos
+
+PICTURES = 480
+"""How many pictures a page holds at the most, so that it stays small with many severities."""
+FEW_PICTURES = 250
+"""Up to so many pictures are as large as the views, more are `SMALL`."""
+SMALL = 160
+"""The side of a small picture in pixels."""
+LISTED = 2000
+"""How many photos a page lists at the most: half of them moved most, half moved least."""
+
+
+def explored(run: Run, dataset: ViewDataset) -> dict[str, Any]:
+    """What the photo explorer shows, for JSON.
+
+    Args:
+        run: The run.
+        dataset: Its photos; of those that are gone there are numbers alone.
+
+    Returns:
+        ``variants`` (augmentation and severity of each); ``measures`` (name and label of each);
+        ``photos``, the one that moved most first, each with ``id``, ``label``, ``shift`` (its mean
+        over the variants) and ``shifts`` (by variant); ``unlisted``, how many more there are; and
+        ``shown`` by photo id, with ``part`` (``most``, ``typical`` or ``least``), ``pictures``
+        (data URLs, clean first), ``values`` (by measure and variant), ``nearest`` (classes by
+        view, clean first) and ``gaze``.
+    """
+    variants = variants_of(run, dataset)
+    keys = [[variant.name, variant.severity] for variant in variants.values()]
+    measure = "relative_shift" if "relative_shift" in run.shift else "cosine_similarity"
+    measures = [name for name in shown_measures(run.summary, run.columns) if name in run.shift]
+    photos, unlisted = photo_rows(run.shift, keys, measure)
+    count = min(SHOWN_PHOTOS, max(3, PICTURES // (1 + len(variants))))
+    parts = shown_photos(run.shift, count)
+    views = views_of(dataset, list(parts))
+    by_photo = {photo: rows for photo, rows in run.shift.groupby("photo") if photo in parts}
+    pictures = made_pictures(variants, views)
+    gazes = made_gazes(run, variants, views)
+    classes = read_nearest(run.folder)
+    shown = {}
+    for photo, part in parts.items():
+        rows = by_photo[photo].set_index(["augmentation", "severity"]).reindex(map(tuple, keys))
+        shown[photo] = {
+            "part": part,
+            "pictures": pictures.get(photo, []),
+            "values": {name: numbers(rows[name]) for name in measures},
+            "gaze": gazes.get(photo),
+            "nearest": [classes[photo][name] for name in (CLEAN, *variants)]
+            if photo in classes and classes[photo].keys() >= {CLEAN, *variants}
+            else None,
+        }
+    return {
+        "measure": measure,
+        "variants": keys,
+        "measures": [[name, run.columns[name].short] for name in measures],
+        "photos": photos,
+        "unlisted": unlisted,
+        "shown": shown,
+    }
+
+
+def numbers(values: Sequence[float]) -> list[float | None]:
+    """Numbers to four decimals for JSON, which has no NaN."""
+    return [None if not np.isfinite(value) else round(float(value), 4) for value in values]
+
+
+def photo_rows(
+    shift: pd.DataFrame, keys: Sequence[Sequence[str]], measure: str
+) -> tuple[list[dict[str, Any]], int]:
+    """Every photo's shift under every variant, the most moved first.
+
+    Args:
+        shift: From `clipshift.results.shift_table`.
+        keys: Augmentation and severity of each variant.
+        measure: ``relative_shift`` or, where there is none, ``cosine_similarity``.
+
+    Returns:
+        The rows, at most `LISTED`; and how many photos are left out between most and least moved.
+    """
+    if measure not in shift:
+        return [], shift["photo"].nunique()
+    values = shift[measure] if measure == "relative_shift" else 1 - shift[measure]
+    table = shift.assign(value=values.astype(float)).pivot(
+        index="photo", columns=["augmentation", "severity"], values="value"
+    )
+    table = table.reindex(columns=pd.MultiIndex.from_tuples(map(tuple, keys)))
+    means = table.mean(axis=1).sort_values(ascending=False, kind="stable")
+    order = list(means.index)
+    unlisted = max(0, len(order) - LISTED)
+    if unlisted:
+        order = [*order[: LISTED // 2], *order[-(LISTED // 2) :]]
+    labels = shift.drop_duplicates("photo").set_index("photo")["label"]
+    rows = [
+        {
+            "id": photo,
+            "label": labels[photo] if isinstance(labels[photo], str) else "",
+            "shift": numbers([means[photo]])[0],
+            "shifts": numbers(table.loc[photo].to_numpy()),
+        }
+        for photo in order
+    ]
+    return rows, unlisted
+
+
+def variants_of(run: Run, dataset: ViewDataset) -> dict[str, Variant]:
+    """The variants of a run, by view name."""
+    only = run.shift["severity"].iloc[0]
+    variants = {}
+    for view, strength in run.facts["strengths"].items():
+        name, several, severity = view.partition("@")
+        variants[view] = Variant(
+            name, severity if several else only, dataset.augmentations[name], strength
+        )
+    return variants
+
+
+def views_of(dataset: ViewDataset, photos: Sequence[str]) -> dict[str, View]:
+    """The views of photos by their ids, of those that can still be read."""
+    index = {photo.id: position for position, photo in enumerate(dataset.photos)}
+    items = {photo: dataset[index[photo]] for photo in photos if photo in index}
+    return {photo: item for photo, item in items.items() if isinstance(item, View)}
+
+
+def made_pictures(
+    variants: Mapping[str, Variant], views: Mapping[str, View]
+) -> dict[str, list[str]]:
+    """The clean view of each photo and its views under all variants, as they were measured.
+
+    Args:
+        variants: By view name.
+        views: By photo id.
+
+    Returns:
+        Data URLs by photo id.
+    """
+    if not views:
+        return {}
+    batch = collate(list(views.values()))
+    side = None if len(views) * (1 + len(variants)) <= FEW_PICTURES else SMALL
+    columns = [batch.clean, *(made_view(variant, batch) for variant in variants.values())]
+    encoded = [[data_url(pixels, side) for pixels in column] for column in columns]
+    return {photo: [column[row] for column in encoded] for row, photo in enumerate(views)}
+
+
+def made_view(variant: Variant, batch: Batch) -> Tensor:
+    """Photos' views under a variant, as they were measured: (B, 3, H, W) in [0, 1]."""
+    draws = batch.draws[variant.name]
+    return augment(variant.augmentation, batch.clean, draws, variant.strength)
+
+
+def data_url(pixels: Tensor, side: int | None) -> str:
+    """Pixels as an image that a page can hold.
+
+    Args:
+        pixels: In [0, 1], shape (3, H, W).
+        side: Of the image, in pixels; None leaves it as it is.
+    """
+    rounded = (255 * pixels).round().to(torch.uint8).permute(1, 2, 0).numpy()
+    image = Image.fromarray(rounded)
+    if side is not None:
+        image = image.resize((side, side), Image.Resampling.LANCZOS)
+    stream = io.BytesIO()
+    image.save(stream, "webp", quality=65, method=4)
+    return f"data:image/webp;base64,{base64.b64encode(stream.getvalue()).decode()}"
+
+
+def made_gazes(
+    run: Run, variants: Mapping[str, Variant], views: Mapping[str, View]
+) -> dict[str, dict[str, Any]]:
+    """The gaze on each view of some photos, and moved back onto the photo where pixels moved.
+
+    Args:
+        run: The run, of whose photos some have their gaze in ``gaze.safetensors``.
+        variants: By view name.
+        views: By photo id.
+
+    Returns:
+        By photo id: ``shape`` (rows and columns), ``maps`` (of the clean view, then by variant) and
+        ``back`` (by variant, None where pixels did not move). A map is the gaze divided by its
+        sum, as ``[greatest value, base64 of bytes]``: a byte of 255 stands for the greatest value.
+    """
+    kept = {photo: gaze for photo, gaze in read_gazes(run.folder).items() if photo in views}
+    if not kept:
+        return {}
+    batch = collate([views[photo] for photo in kept])
+    names = [CLEAN, *variants]
+    maps = {name: np.stack([gaze[name] for gaze in kept.values()]) for name in names}
+    back: dict[str, np.ndarray] = {}
+    for name, variant in variants.items():
+        augmentation = variant.augmentation
+        if augmentation.moves_pixels and isinstance(augmentation, MovingAugmentation):
+            move_back = partial(
+                augmentation.move_back, draws=batch.draws[variant.name], strength=variant.strength
+            )
+            back[name] = gaze_moved_back(torch.from_numpy(maps[name]), move_back).numpy()
+    return {
+        photo: {
+            "shape": list(maps[CLEAN].shape[1:]),
+            "maps": [encoded_gaze(maps[name][row]) for name in names],
+            "back": [encoded_gaze(back[n][row]) if n in back else None for n in variants],
+        }
+        for row, photo in enumerate(kept)
+    }
+
+
+def encoded_gaze(gaze: np.ndarray) -> list[Any] | None:
+    """A gaze as `made_gazes` gives it; None where it has no sum."""
+    total = gaze.sum(dtype=float)
+    if not np.isfinite(total) or total <= 0:
+        return None
+    shares = gaze / total
+    most = shares.max()
+    levels = np.round(255 * shares / most).astype(np.uint8)
+    return [float(f"{most:.4g}"), base64.b64encode(levels.tobytes()).decode()]
