@@ -17,6 +17,7 @@ from clipshift.cli.build import (
     make_augmentations,
     make_cache,
     make_evaluation,
+    resize_of,
 )
 from clipshift.cli.config import plain
 from clipshift.cli.jobs import (
@@ -157,7 +158,8 @@ def remake_report(folder: Path) -> None:
     cfg = OmegaConf.create(run.facts["config"])
     photos, _ = load_photos(cfg.data)
     augmentations, _ = make_augmentations(plain(cfg.aug))
-    report_run(run, ViewDataset(photos, augmentations, cfg.seed, cfg.data.resize))
+    resize = resize_of(cfg.data, run.facts["model"]["preprocessing"])
+    report_run(run, ViewDataset(photos, augmentations, cfg.seed, resize))
 
 
 def targets(node: Any) -> Iterator[str]:

@@ -3,10 +3,17 @@
 from clipshift.encode.encoder import ENCODE_BATCH, Encoder, Features, load_encoder, model_config
 from clipshift.encode.feature_cache import FeatureCache
 from clipshift.encode.gaze import GazeProbe, contribution_shares, gaze_probe
-from clipshift.encode.texts import ZeroShot, caption_embeddings, make_zero_shot
+from clipshift.encode.texts import (
+    OPENAI,
+    ZeroShot,
+    caption_embeddings,
+    make_zero_shot,
+    prompt_templates,
+)
 
 __all__ = [
     "ENCODE_BATCH",
+    "OPENAI",
     "Encoder",
     "FeatureCache",
     "Features",
@@ -18,4 +25,5 @@ __all__ = [
     "load_encoder",
     "make_zero_shot",
     "model_config",
+    "prompt_templates",
 ]
