@@ -371,7 +371,7 @@ def test_a_calibration_is_read_back_as_it_was_written() -> None:
 def with_file(file: Path, stored: dict[str, Any], *overrides: str) -> Calibration:
     file.write_text(json.dumps(stored))
     given = ["logger=none", "aug=noise", f"matching.file={file}", *overrides]
-    return calibration_for(compose_config("evaluate", given), sample(), {})
+    return calibration_for(compose_config("evaluate", given), sample(), {}, "squash")
 
 
 @pytest.mark.parametrize("strength", [0, -5, 1e300, 2**12 + 1, math.nan, math.inf])
@@ -415,15 +415,15 @@ def test_a_calibration_is_a_file_of_json(tmp_path: Path) -> None:
     for content in ("", "[]", "3", "[" * 10**6, '"text"'):
         file.write_text(content)
         with pytest.raises(UserError, match=r"is not a calibration\.json of clipshift"):
-            calibration_for(cfg, sample(), {})
+            calibration_for(cfg, sample(), {}, "squash")
     file.unlink()
     for make in (os.mkfifo, Path.mkdir, lambda path: path.symlink_to("/dev/zero")):
         make(file)
         with pytest.raises(UserError, match=r"is not a calibration\.json .*not a regular file"):
-            calibration_for(cfg, sample(), {})
+            calibration_for(cfg, sample(), {}, "squash")
         file.rmdir() if file.is_dir() else file.unlink()
     with pytest.raises(UserError, match="no calibration"):
-        calibration_for(cfg, sample(), {})
+        calibration_for(cfg, sample(), {}, "squash")
 
 
 def test_options_that_contradict_a_stored_calibration_are_refused(tmp_path: Path) -> None:
@@ -441,10 +441,10 @@ def test_options_that_contradict_a_stored_calibration_are_refused(tmp_path: Path
 def test_without_options_the_match_is_at_ssim_07(tmp_path: Path) -> None:
     cfg = compose_config("evaluate", ["logger=none", "aug=noise", "severity=matched"])
     augmentations, _ = make_augmentations(plain(cfg.aug))
-    made = calibration_for(cfg, sample()[:4], augmentations)
+    made = calibration_for(cfg, sample()[:4], augmentations, "squash")
     assert (made.distortion, made.target, len(made.photos)) == ("ssim", 0.7, 2)
     cfg.matching.update({"distortion": "rmse", "target": 0.1, "photos": 1})
-    made = calibration_for(cfg, sample()[:4], augmentations)
+    made = calibration_for(cfg, sample()[:4], augmentations, "squash")
     assert (made.distortion, made.target, len(made.photos)) == ("rmse", 0.1, 1)
 
 

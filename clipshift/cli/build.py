@@ -5,16 +5,27 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+import torch
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
-from clipshift.augment import LADDER, MATCHED, Augmentation
+from clipshift.augment import LADDER, MATCHED, VIEW_SIZE, Augmentation
 from clipshift.augment.matching import Calibration
 from clipshift.checks import checked, rising
 from clipshift.cli.config import plain
-from clipshift.data import Cache, Photo, candidate_classes, select
-from clipshift.encode import Encoder, load_encoder
+from clipshift.data import (
+    NATIVE,
+    Cache,
+    Photo,
+    Resize,
+    candidate_classes,
+    is_imagenet,
+    native_resize,
+    select,
+    view_size,
+)
+from clipshift.encode import OPENAI, Encoder, load_encoder
 from clipshift.errors import UserError, one_line
 from clipshift.evaluate import Evaluation
 from clipshift.evaluate.calibration import (
@@ -25,6 +36,7 @@ from clipshift.evaluate.calibration import (
     load_calibration,
     set_aside,
 )
+from clipshift.measure import PhotoMeasure
 
 
 def make(node: Mapping[str, Any], option: str) -> Any:
@@ -77,6 +89,29 @@ def load_photos(data: DictConfig, option: str = "data") -> tuple[list[Photo], li
     return chosen, sorted(classes)
 
 
+def resize_of(data: DictConfig, preprocessing: Mapping[str, Any]) -> Resize:
+    """How the photos of a ``data`` configuration become views of a model.
+
+    Raises:
+        UserError: If the model's own views are wanted, and are not square.
+    """
+    if data.resize != NATIVE:
+        return str(data.resize)
+    try:
+        return native_resize(preprocessing)
+    except UserError as error:
+        raise error.within("data") from None
+
+
+def templates_for(prompts: DictConfig, classes: Sequence[str]) -> list[str] | str:
+    """The prompts of a ``prompts`` configuration for some classes, see `make_zero_shot`."""
+    chosen = prompts.templates
+    if chosen == "auto":
+        ours = classes and all(map(is_imagenet, classes))
+        chosen = OPENAI if ours else prompts.elsewhere.templates
+    return chosen if chosen == OPENAI else list(chosen)
+
+
 def load_classes(cfg: DictConfig) -> list[str]:
     """The classes that ``zero_shot.classes`` names.
 
@@ -121,7 +156,10 @@ def make_cache(cfg: DictConfig) -> tuple[Cache | None, list[str]]:
 
 
 def calibration_for(
-    cfg: DictConfig, photos: Sequence[Photo], augmentations: Mapping[str, Augmentation]
+    cfg: DictConfig,
+    photos: Sequence[Photo],
+    augmentations: Mapping[str, Augmentation],
+    resize: Resize,
 ) -> Calibration:
     """The calibration that a run asks for: a stored one, or one on photos that are set aside.
 
@@ -129,6 +167,7 @@ def calibration_for(
         cfg: The run's configuration.
         photos: The run's photos.
         augmentations: Augmentations by name.
+        resize: How photos become views.
 
     Raises:
         UserError: If a stored one cannot be used or was made with other options ``matching`` than
@@ -140,7 +179,7 @@ def calibration_for(
     }
     asked = {name: value for name in DEFAULTS if (value := cfg.matching[name]) is not None}
     if cfg.matching.file:
-        return load_calibration(Path(cfg.matching.file), parameters, cfg.data.resize, asked)
+        return load_calibration(Path(cfg.matching.file), parameters, resize, asked)
     matching: dict[str, Any] = DEFAULTS | asked
     chosen = set_aside(photos, matching["photos"], cfg.seed)
     if not chosen:
@@ -151,7 +190,7 @@ def calibration_for(
         matching["distortion"],
         matching["target"],
         cfg.seed,
-        cfg.data.resize,
+        resize,
         parameters,
     )
 
@@ -172,8 +211,12 @@ def make_evaluation(
     """
     severities = [str(severity) for severity in as_list(cfg.severity)]
     calibration, notes = None, []
+    resize = resize_of(cfg.data, encoder.preprocessing)
+    measures = {name: make(node, f"metric.{name}") for name, node in plain(cfg.metric).items()}
+    if view_size(resize) != VIEW_SIZE:
+        check_size(measures, view_size(resize))
     if MATCHED in severities:
-        calibration = calibration_for(cfg, photos, augmentations)
+        calibration = calibration_for(cfg, photos, augmentations, resize)
         given, photos = len(photos), left_to_measure(photos, calibration)
         notes = calibration_notes(calibration, given - len(photos))
     return Evaluation(
@@ -183,10 +226,10 @@ def make_evaluation(
         augmentations=augmentations,
         ladders=ladders,
         severities=severities,
-        measures={name: make(node, f"metric.{name}") for name, node in plain(cfg.metric).items()},
-        templates=list(cfg.prompts.templates),
+        measures=measures,
+        templates=templates_for(cfg.prompts, classes),
         seed=cfg.seed,
-        resize=cfg.data.resize,
+        resize=resize,
         calibration=calibration,
         layers=cfg.layers,
         gallery=cfg.gallery,
@@ -195,6 +238,24 @@ def make_evaluation(
         save_gaze=cfg.save.gaze,
         notes=notes,
     )
+
+
+def check_size(measures: Mapping[str, PhotoMeasure], size: int) -> None:
+    """Make sure that measures of pixels can be taken of views of a size.
+
+    Raises:
+        UserError: If one cannot, as where the view cannot be cut into its cells.
+    """
+    view = torch.zeros(1, 3, size, size)
+    for name, measure in measures.items():
+        if measure.facts.space == "pixels":
+            try:
+                type(measure).measure(view, view)
+            except ValueError as error:
+                raise UserError(
+                    f"metric.{name}: {error}; leave it out with ~metric.{name}, or choose "
+                    "data.resize=squash"
+                ) from None
 
 
 def as_list(value: Any) -> list[Any]:

@@ -42,8 +42,8 @@ CHECKS: dict[str, Check] = {
     "model.pretrained": optional(TEXT),
     "model.checkpoint": optional(TEXT),
     "prompts.templates": (
-        "a list of texts with {} in the place of the class",
-        lambda v: isinstance(v, list) and all(map(_is_template, v)),
+        "auto, openai, or a list of texts with {} in the place of the class",
+        lambda v: v in ("auto", "openai") or (isinstance(v, list) and all(map(_is_template, v))),
     ),
     "cache.gigabytes": number(0),
     "logger.tags": (
@@ -73,7 +73,7 @@ CHECKS: dict[str, Check] = {
     "data.pattern": optional(TEXT),
     "data.batch_size": whole(1),
     "data.num_workers": whole(0),
-    "data.resize": one_of("squash", "crop"),
+    "data.resize": one_of("squash", "crop", "native"),
     "optimization.lr": number(0),
     "optimization.weight_decay": share(0, 1),
     "objective.anchor_weight": share(0, INFINITY),
@@ -106,7 +106,7 @@ CHECKS: dict[str, Check] = {
 STANDS_IN = {"aug": ("aug", "train_aug"), "data": ("data", "data.train", "data.val")}
 """Where a group's options stand: in ``evaluate.yaml``, and in ``train.yaml``."""
 PATHS = {
-    "data.root": ("dir",),
+    "data.root": ("dir", "file"),
     "data.csv_file": ("file",),
     "model.checkpoint": ("file", "dir"),
     "matching.file": ("file",),
@@ -168,7 +168,7 @@ def check_paths(cfg: DictConfig) -> None:
         for node in STANDS_IN.get(group, (group,)):
             name = node + dot + rest
             path = OmegaConf.select(cfg, name)
-            if path is None:
+            if path is None or str(path).startswith(("http://", "https://")):
                 continue
             found = Path(str(path)).expanduser()
             if not any(getattr(found, f"is_{kind}")() for kind in kinds):

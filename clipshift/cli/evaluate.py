@@ -18,6 +18,7 @@ from clipshift.cli.build import (
     make_augmentations,
     make_cache,
     make_evaluation,
+    resize_of,
 )
 from clipshift.cli.config import plain
 from clipshift.cli.jobs import (
@@ -189,7 +190,8 @@ def views_again(run: Run) -> ViewDataset:
     cfg = OmegaConf.create(run.facts["config"])
     photos, _ = load_photos(cfg.data)
     augmentations, _ = make_augmentations(plain(cfg.aug))
-    return ViewDataset(photos, augmentations, cfg.seed, cfg.data.resize)
+    resize = resize_of(cfg.data, run.facts["model"]["preprocessing"])
+    return ViewDataset(photos, augmentations, cfg.seed, resize)
 
 
 def targets(node: Any) -> Iterator[str]:

@@ -14,7 +14,7 @@ from omegaconf import DictConfig
 from torch.utils.data import DataLoader
 
 from clipshift.augment import Augmentation
-from clipshift.cli.build import load_photos, make_augmentations
+from clipshift.cli.build import load_photos, make_augmentations, resize_of, templates_for
 from clipshift.cli.command import compose_config
 from clipshift.cli.config import MEASURED, plain, validate
 from clipshift.cli.evaluate import evaluate
@@ -162,7 +162,7 @@ def make_training(
     """
     photos, classes = _photos_of(cfg, "train")
     held, held_classes = _photos_of(cfg, "val")
-    templates = list(cfg.prompts.templates)
+    templates = templates_for(cfg.prompts, classes)
     objective: Objective = instantiate(cfg.objective.loss)
     texts = text_targets(base, photos, classes, templates) if objective.needs_texts else None
     if objective.needs_texts and texts is None:
@@ -182,8 +182,11 @@ def make_training(
         **plain(cfg.optimization),
     )
     severities = [str(severity) for severity in cfg.severities]
-    views = RobustViews(photos, augmentations, ladders, severities, cfg.seed, cfg.data.train.resize)
-    judging = ViewDataset(held, augmentations, cfg.seed, cfg.data.val.resize)
+    trained, judged_at = (
+        resize_of(cfg.data[part], base.preprocessing) for part in ("train", "val")
+    )
+    views = RobustViews(photos, augmentations, ladders, severities, cfg.seed, trained)
+    judging = ViewDataset(held, augmentations, cfg.seed, judged_at)
     if all(isinstance(judging[index], Skipped) for index in range(len(held))):
         raise UserError(f"data.val: none of the {len(held)} photos can be read")
     judged = DataLoader(

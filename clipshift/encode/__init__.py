@@ -10,11 +10,18 @@ from clipshift.encode.encoder import (
 )
 from clipshift.encode.feature_cache import FeatureCache
 from clipshift.encode.gaze import GazeProbe, contribution_shares, gaze_probe
-from clipshift.encode.texts import ZeroShot, caption_embeddings, make_zero_shot
+from clipshift.encode.texts import (
+    OPENAI,
+    ZeroShot,
+    caption_embeddings,
+    make_zero_shot,
+    prompt_templates,
+)
 from clipshift.encode.weights import weights_are_here
 
 __all__ = [
     "ENCODE_BATCH",
+    "OPENAI",
     "Encoder",
     "FeatureCache",
     "Features",
@@ -27,5 +34,6 @@ __all__ = [
     "make_zero_shot",
     "model_config",
     "model_outline",
+    "prompt_templates",
     "weights_are_here",
 ]

@@ -355,13 +355,14 @@ def load_encoder(
     if checkpoint and not Path(checkpoint).is_file():
         raise UserError(f"no checkpoint {checkpoint}: set model.checkpoint to a file or folder")
     if pretrained and not schema:
-        # A checkpoint of one's own keeps the pixels' mean and std of the tag that it came from.
+        # A checkpoint of one's own keeps the preprocessing of the tag that it came from.
         if checkpoint:
             facts = tag_facts(name, pretrained)
         else:
             file, facts = find_checkpoint(name, pretrained)
             weights = str(file)
-        preprocessing = {key: facts[key] for key in ("mean", "std") if key in facts}
+        decisive = ("mean", "std", "interpolation", "resize_mode")
+        preprocessing = {key: facts[key] for key in decisive if key in facts}
     with errors_alone(), torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         try:

@@ -13,13 +13,14 @@ from torch import Tensor
 
 from clipshift.augment import Augmentation, make_variants
 from clipshift.augment.matching import Calibration
-from clipshift.data import Cache, Photo, ViewDataset, is_wordnet_id, keyed_order
+from clipshift.data import Cache, Photo, Resize, ViewDataset, is_wordnet_id, keyed_order
 from clipshift.encode import (
     Encoder,
     FeatureCache,
     ZeroShot,
     caption_embeddings,
     make_zero_shot,
+    prompt_templates,
 )
 from clipshift.errors import UserError
 from clipshift.evaluate.calibration import save_calibration
@@ -53,7 +54,8 @@ class Evaluation:
         ladders: Strengths at severity 1 to 5, by augmentation.
         severities: ``paper``, ``1`` to ``5``, ``matched``.
         measures: By name.
-        templates: Prompts with ``{}`` for the class; none leave zero-shot measures out.
+        templates: Prompts with ``{}`` for the class, or ``openai``, see
+            `clipshift.encode.make_zero_shot`; none leave zero-shot measures out.
         seed: Of every random draw.
         resize: How photos become views, see `clipshift.data.clean_view`.
         calibration: Where ``matched`` is among the severities.
@@ -72,9 +74,9 @@ class Evaluation:
     ladders: Mapping[str, Sequence[float]]
     severities: Sequence[str]
     measures: Mapping[str, PhotoMeasure]
-    templates: Sequence[str]
+    templates: Sequence[str] | str
     seed: int
-    resize: str
+    resize: Resize
     calibration: Calibration | None = None
     layers: bool = False
     gallery: int = 1000
@@ -107,7 +109,7 @@ class Evaluation:
             )
         unnamed = [label for label in self.classes if is_wordnet_id(label)]
         if zero_shot and unnamed:
-            prompt = self.templates[0].format(unnamed[0])
+            prompt = prompt_templates(self.templates)[0].format(unnamed[0])
             self.notes.append(
                 f"Classes that look like WordNet ids and have no known name: {len(unnamed)} of "
                 f"{len(self.classes)}. The model was asked for “{prompt}”."
@@ -191,7 +193,10 @@ def run_evaluation(
                 **facts,
                 "complete": complete,
                 "model": facts["model"] | model_facts(encoder),
-                "data": {"classes": list(evaluation.classes)},
+                "data": {
+                    "classes": list(evaluation.classes),
+                    "prompts": evaluation.templates,
+                },
                 "seed": evaluation.seed,
                 "device": device,
                 "seconds": {name: round(value, 3) for name, value in seconds.items()},

@@ -11,7 +11,7 @@ import pandas as pd
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
-from clipshift.data import Photo, read_json
+from clipshift.data import NATIVE, Photo, native_resize, read_json
 from clipshift.errors import UserError
 from clipshift.measure import Facts
 from clipshift.results.columns import DEFINITIONS, column_dictionary, read_shift, write_shift
@@ -268,7 +268,7 @@ def differing_views(a: Run, b: Run) -> list[str]:
         value = run.facts["config"]
         for key in dotted.split("."):
             value = value[key]
-        return value
+        return native_resize(run.facts["model"]["preprocessing"]) if value == NATIVE else value
 
     found += [
         f"{name} ({option(a, name)} and {option(b, name)})" if name != "aug" else "aug"
@@ -298,7 +298,7 @@ def incomparable(a: Run, b: Run) -> dict[str, str]:
         else set()
         for run in (a, b)
     ]
-    texts = [(run.facts["data"].get("classes"), run.facts["config"]["prompts"]) for run in (a, b)]
+    texts = [(run.facts["data"].get("classes"), prompts_of(run)) for run in (a, b)]
     found = {}
     if galleries[0] != galleries[1]:
         found["retained"] = "the galleries hold other photos"
@@ -310,6 +310,12 @@ def incomparable(a: Run, b: Run) -> dict[str, str]:
         of_gaze = [n for n, facts in a.columns.items() if facts.space in ("gaze", "aligned gaze")]
         found |= {n: cause for n in of_gaze if n in a.shift and n in b.shift}
     return found
+
+
+def prompts_of(run: Run) -> list[str] | str:
+    """A run's templates, or ``openai``. In runs of earlier versions they are options alone."""
+    prompts: list[str] | str = run.facts["config"]["prompts"]["templates"]
+    return run.facts["data"].get("prompts", prompts)
 
 
 def gaze_kind(run: Run) -> str | None:

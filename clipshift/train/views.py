@@ -8,9 +8,9 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.utils.data import Dataset, Sampler, default_collate
 
-from clipshift.augment import VIEW_SIZE, Augmentation, augment, draw, make_variants
+from clipshift.augment import Augmentation, augment, draw, make_variants
 from clipshift.augment.keyed import keyed_generator
-from clipshift.data import Photo, Skipped, ViewDataset
+from clipshift.data import Photo, Resize, Skipped, ViewDataset
 from clipshift.errors import UserError
 
 log = logging.getLogger(__name__)
@@ -38,7 +38,7 @@ class RobustViews(Dataset[tuple[Tensor, Tensor, int]]):
         ladders: Mapping[str, Sequence[float]],
         severities: Sequence[str],
         seed: int,
-        resize: str,
+        resize: Resize,
     ) -> None:
         self.photos = ViewDataset(photos, {}, seed, resize)
         self.variants = list(make_variants(augmentations, ladders, severities, {}).values())
@@ -59,7 +59,7 @@ class RobustViews(Dataset[tuple[Tensor, Tensor, int]]):
         key = f"epoch {epoch} of {self.photos.photos[index].id}"
         choice = keyed_generator(self.seed, key, "choice").integers(len(self.variants))
         variant = self.variants[int(choice)]
-        draws = draw(variant.augmentation, self.seed, key, variant.name, VIEW_SIZE)
+        draws = draw(variant.augmentation, self.seed, key, variant.name, self.photos.size)
         clean = item.clean[None]
         view = augment(variant.augmentation, clean, default_collate([draws]), variant.strength)
         return clean[0], view[0], index

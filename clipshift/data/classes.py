@@ -1,0 +1,70 @@
+"""Names of classes: those to choose among, and those of folders or of an index."""
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from clipshift.data.files import existing
+from clipshift.data.wordnet import imagenet_names
+from clipshift.errors import UserError, printable
+
+
+def candidate_classes(choice: str) -> list[str]:
+    """The names of classes to choose among, by the option ``zero_shot.classes``.
+
+    Args:
+        choice: ``imagenet`` for open_clip's names of ImageNet's 1,000 classes, or a text file with
+            a name on each line.
+
+    Raises:
+        UserError: If there is no such file, it is not UTF-8, or it has fewer than two names.
+    """
+    if choice == "imagenet":
+        return [names[0] for names in imagenet_names()]
+    try:
+        lines = Path(choice).read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(
+            f"{choice} cannot be read ({error}): it must be imagenet, or a text file with a class "
+            "name on each line",
+            "classes",
+        ) from None
+    names = [line.strip() for line in lines if line.strip()]
+    if len(names) < 2:
+        raise UserError(f"{choice} needs two class names or more, one on a line", "classes")
+    return names
+
+
+def names_of_classes(file: Any, classes: Iterable[str]) -> dict[str, str]:
+    """The names that a file gives to classes, by the option ``data.classnames``.
+
+    Args:
+        file: A text file. Its lines are either names in the order of the classes, or a class and
+            its name each, separated by a tab or a comma.
+        classes: What the source calls its classes: names of folders, or indices.
+
+    Returns:
+        The name of every class.
+
+    Raises:
+        UserError: If there is no such file, it is not UTF-8, or it names more classes or fewer.
+    """
+    known = sorted(set(classes))
+    text = existing(file, "file", "classnames")
+    try:
+        lines = text.read_text(encoding="utf-8-sig").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{text} cannot be read ({error})", "classnames") from None
+    lines = [printable(line.strip()) for line in lines if line.strip()]
+    pairs = [line.partition("\t" if "\t" in line else ",") for line in lines]
+    named = {key.strip(): name.strip() for key, _, name in pairs if name.strip()}
+    if len(named) == len(lines) and named.keys() >= set(known):
+        return {one: named[one] for one in known}
+    if len(lines) == len(known):
+        return dict(zip(known, lines, strict=True))
+    missing = [one for one in known if one not in named]
+    raise UserError(
+        f"{file} has {len(lines)} names for {len(known)} classes: it needs one on a line in the "
+        f"order of the classes, or lines CLASS,NAME ({missing[0]} has none)",
+        "classnames",
+    )
