@@ -21,7 +21,7 @@ from skimage import data as photographs
 from clipshift.cli.build import load_photos
 from clipshift.cli.command import compose_config
 from clipshift.cli.evaluate import evaluate
-from clipshift.cli.train import compose_evaluations, overlap_notes
+from clipshift.cli.train import comparison_notes, compose_evaluations
 from clipshift.data import (
     GONE,
     Photo,
@@ -388,7 +388,7 @@ def test_a_training_is_judged_and_compared_on_different_photos(
     measured, _ = load_photos(evaluations[Path("run/base")].data)
     assert (len(judged), len(measured)) == (validated, 1000 - validated)
     assert not {photo.id for photo in judged} & {photo.id for photo in measured}
-    assert overlap_notes(evaluations, [], judged) == []
+    assert comparison_notes(evaluations, [], judged) == []
 
 
 def test_photos_are_known_again_below_another_root(classes_in_turn: Path) -> None:
@@ -398,7 +398,7 @@ def test_photos_are_known_again_below_another_root(classes_in_turn: Path) -> Non
     )
     cfg.evaluation = ["data=folder", f"data.root={root}/03"]
     trained, _ = load_photos(cfg.data.train)
-    notes = overlap_notes(compose_evaluations(cfg, Path("run")), trained, [])
+    notes = comparison_notes(compose_evaluations(cfg, Path("run")), trained, [])
     assert [note[:38] for note in notes] == ["50 of these 50 photos were trained on:"]
 
 

@@ -4,6 +4,7 @@ import copy
 import json
 import math
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -30,7 +31,7 @@ from clipshift.cli.build import load_photos, make_augmentations
 from clipshift.cli.command import compose_config
 from clipshift.cli.config import plain
 from clipshift.cli.evaluate import evaluate
-from clipshift.cli.train import compose_evaluations, finetune, make_training, overlap_notes
+from clipshift.cli.train import comparison_notes, compose_evaluations, finetune, make_training
 from clipshift.data import Photo, sample
 from clipshift.encode import Encoder, ZeroShot, load_encoder
 from clipshift.encode import encoder as encoder_module
@@ -266,17 +267,17 @@ def test_photos_that_are_not_new_to_the_model_are_told(hub_folder: Path, tmp_pat
     cfg = configured(hub_folder, "evaluation=['data=sample','data.limit=6']")
     evaluations = compose_evaluations(cfg, tmp_path)
     photos = sample()
-    notes = overlap_notes(evaluations, photos[4:], photos[:4])
+    notes = comparison_notes(evaluations, photos[4:], photos[:4])
     assert [note[:22] for note in notes] == ["2 of these 6 photos we", "4 of these 6 photos ch"]
-    assert overlap_notes(evaluations, photos[6:], photos[6:]) == []
-    assert overlap_notes({}, photos, photos) == []
+    assert comparison_notes(evaluations, photos[6:], photos[6:]) == []
+    assert comparison_notes({}, photos, photos) == []
 
 
 def test_the_demo_compares_on_photos_that_are_new_to_the_model(tmp_path: Path) -> None:
     cfg = compose_config("train", ["experiment=robustify_demo"])
     train, val = (load_photos(cfg.data[part])[0] for part in ("train", "val"))
     evaluations = compose_evaluations(cfg, tmp_path)
-    assert overlap_notes(evaluations, train, val) == []
+    assert comparison_notes(evaluations, train, val) == []
     measured = load_photos(evaluations[tmp_path / "robust"].data)[0]
     assert not {photo.id for photo in train} & {photo.id for photo in val}
     assert [len(train), len(val), len(measured)] == [7, 2, 5]
@@ -478,6 +479,58 @@ def test_it_lowers_the_shift_and_is_compared_with_its_base(
     shift = 1 - cosine.loc[["noise", "blur"], "mean_a"].mean()
     assert shift == pytest.approx(curve["shift"].iloc[0], rel=1e-4)
     assert 1 - cosine.loc["mean of trained on", "mean_a"] == pytest.approx(shift)
+
+
+def test_a_control_has_the_same_training_on_clean_views_and_is_compared_as_well(
+    hub_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Asked for after the training: that is not repeated."""
+    steps: list[tuple[Path, list[Tensor]]] = []
+
+    def record(self: Finetuning, _: object, batch: list[Tensor], __: int) -> None:
+        steps.append((Path(self.trainer.default_root_dir), batch))
+
+    monkeypatch.setattr(Finetuning, "on_train_batch_end", record)
+    monkeypatch.setattr("clipshift.cli.train.choose_alpha", lambda *_: 1.0)
+    more = ("objective=tecoa", "alphas=[0,1]", "trainer.max_epochs=2", "data.val.limit=2")
+    finetune(configured(hub_folder, *more), tmp_path)
+    weights = (tmp_path / "model/open_clip_model.safetensors").read_bytes()
+    measured = "['data=sample','data.limit=6','aug=[noise,blur,flip]','metric=cosine_similarity']"
+    finetune(configured(hub_folder, *more, "control=true", f"evaluation={measured}"), tmp_path)
+
+    own, control = steps[:4], steps[4:]
+    assert {folder for folder, _ in own} == {tmp_path}
+    assert {folder for folder, _ in control} == {tmp_path / "control_training"}
+    for (_, robust), (_, other) in zip(own, control, strict=True):
+        assert torch.equal(robust[2], other[2])  # the same photos in the same order
+        assert torch.equal(robust[0], other[0])
+        assert torch.equal(other[1], other[0])
+        assert not torch.equal(robust[1], robust[0])
+
+    folders = {"control": tmp_path / "control_training/model", "robust": tmp_path / "model"}
+    base = load_encoder(f"local-dir:{hub_folder}")
+    found = {name: load_encoder(f"local-dir:{folder}") for name, folder in folders.items()}
+    assert len({e.weights_sha256 for e in (base, *found.values())}) == 3
+    assert (tmp_path / "model/open_clip_model.safetensors").read_bytes() == weights
+    for name, trained_on in (("control", []), ("robust", ["noise", "blur"])):
+        assert trained_augmentations(str(folders[name])) == trained_on
+        facts = json.loads((tmp_path / name / "run.json").read_text())
+        assert facts["model"]["weights_sha256"] == found[name].weights_sha256
+
+    table = pd.read_csv(tmp_path / "comparison.csv")
+    table = table[table["measure"] == "cosine_similarity"]
+    of_pair = table.groupby(["model_a", "model_b"], sort=False)
+    rows = {pair: group.set_index("augmentation")["difference"] for pair, group in of_pair}
+    kinds = ["tiny", "tiny_control", "tiny_robust"]
+    assert list(rows) == list(combinations(kinds, 2))
+    assert all("mean of trained on" in group.index for group in rows.values())
+    of_control, of_robust, net = rows.values()
+    pd.testing.assert_series_equal(of_control + net, of_robust)
+    page = (tmp_path / "comparison.html").read_text()
+    for a, b in combinations(kinds, 2):
+        assert re.search(rf"<h2>cosine_similarity: {b} \S+ against {a} ", page)
+    assert "noise (trained on)" in page
+    assert "tiny_control had the same training on clean views alone" in page
 
 
 def test_group_means_are_of_photos() -> None:

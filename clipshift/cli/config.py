@@ -88,6 +88,7 @@ CHECKS: dict[str, Check] = {
     "logit_scale": number(0),
     "optimization.steps": whole(1),
     "ema": optional(share()),
+    "control": BOOLEAN,
     "patience": optional(whole(1)),
     "tolerance": share(),
     "alphas": (

@@ -1,6 +1,7 @@
-"""Two finished runs, compared photo by photo."""
+"""Finished runs, compared photo by photo, every two of them."""
 
 from collections.abc import Mapping, Sequence
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -49,10 +50,10 @@ def compare_runs(
     figures: Mapping[str, Path] | None = None,
     notes: Sequence[str] = (),
 ) -> Path:
-    """Compare two finished runs photo by photo: ``compare=[RUN_A,RUN_B]``.
+    """Compare finished runs photo by photo, every two of them: ``compare=[RUN_A,RUN_B]``.
 
     Args:
-        runs: Two run folders.
+        runs: Run folders.
         seed: Seed of the bootstrap.
         folder: Where ``comparison.csv`` and ``comparison.html`` go.
         figures: More figures for the page, by name.
@@ -62,45 +63,58 @@ def compare_runs(
         The page's path.
 
     Raises:
-        UserError: If a folder holds no finished run, or the two measured different photos or views.
+        UserError: If a folder holds no finished run, or two measured different photos or views.
     """
-    a, b = (read_run(Path(path).expanduser()) for path in runs)
-    if differences := differing_views(a, b):
-        raise UserError(
-            f"{a.folder} and {b.folder} cannot be compared photo by photo: "
-            f"they differ in {', '.join(differences)}"
-        )
-    table = compare_pair(a, b, seed)
+    compared = [read_run(Path(path).expanduser()) for path in runs]
+    pairs = list(combinations(compared, 2))
+    for a, b in pairs:
+        if differences := differing_views(a, b):
+            raise UserError(
+                f"{a.folder} and {b.folder} cannot be compared photo by photo: "
+                f"they differ in {', '.join(differences)}"
+            )
+    trained_on = trained_on_of(compared)
+    tables = [compare_pair(a, b, seed, trained_on) for a, b in pairs]
     folder.mkdir(parents=True, exist_ok=True)
-    write_csv(folder / "comparison.csv", table)
-    notes = [*notes, *pair_notes(a, b)]
-    report = write_pair(folder, a, b, table, figures or {}, notes)
-    shown = table[table["measure"] == "cosine_similarity"]
-    print(pair_lines(a, b, shown if len(shown) else table))
+    write_csv(folder / "comparison.csv", pd.concat(tables, ignore_index=True))
+    notes = list(dict.fromkeys([*notes, *(note for pair in pairs for note in pair_notes(*pair))]))
+    report = write_pairs(folder, compared, tables, trained_on, figures or {}, notes)
+    for (a, b), table in zip(pairs, tables, strict=True):
+        shown = table[table["measure"] == "cosine_similarity"]
+        print(pair_lines(a, b, shown if len(shown) else table))
     for note in notes:
         print(f"note: {note}")
     print(f"report: {report}")
     return report
 
 
-def trained_on_of(a: Run, b: Run) -> list[str]:
-    """What the fine-tuned one of two models was trained on; B's where both were."""
-    return b.trained_on or a.trained_on
+def trained_on_of(runs: Sequence[Run]) -> list[str]:
+    """What the fine-tuned one of several models was trained on; the last one's where many were."""
+    return next((run.trained_on for run in reversed(runs) if run.trained_on), [])
 
 
-def compare_pair(a: Run, b: Run, seed: int) -> pd.DataFrame:
+def compare_pair(a: Run, b: Run, seed: int, trained_on: Sequence[str]) -> pd.DataFrame:
     """`compare_photos` of two runs, without the measures that cannot be compared.
 
-    Of a fine-tuned model, with what it was trained on together.
+    Args:
+        a: A run.
+        b: Another, of the same views.
+        seed: Seed of the bootstrap.
+        trained_on: Augmentations, of which and of all others the mean is compared as well.
+
+    Returns:
+        The table, with the models' names in front: ``model_a`` and ``model_b``.
     """
-    trained_on = trained_on_of(a, b)
     lost = [name for name in a.shift if name.startswith(tuple(incomparable(a, b)))]
-    return compare_photos(
+    table = compare_photos(
         with_group_means(a.shift.drop(columns=lost), trained_on),
         with_group_means(b.shift, trained_on),
         a.columns,
         seed,
     )
+    table.insert(0, "model_a", a.facts["model"]["name"])
+    table.insert(1, "model_b", b.facts["model"]["name"])
+    return table
 
 
 def pair_lines(a: Run, b: Run, table: pd.DataFrame) -> str:
@@ -179,40 +193,54 @@ def notes_on_runs(runs: Sequence[Run]) -> list[str]:
     return list(dict.fromkeys(notes))
 
 
-def write_pair(
+def write_pairs(
     folder: Path,
-    a: Run,
-    b: Run,
-    table: pd.DataFrame,
+    runs: Sequence[Run],
+    tables: Sequence[pd.DataFrame],
+    trained_on: list[str],
     more: Mapping[str, Path],
     notes: Sequence[str],
 ) -> Path:
-    """Write the page of a paired comparison."""
-    measures = [measure for measure in LEADING if measure in set(table["measure"])]
-    marked = mark_trained(table, trained_on_of(a, b))
-    rows = {measure: marked[marked["measure"] == measure] for measure in measures}
-    tables = {measure: pair_table(rows[measure]) for measure in measures}
-    drawn = {
-        f"difference@{measure}": draw_differences(rows[measure], a.columns[measure])
-        for measure in measures
-    }
-    photos = counted(int(table["n"].max()), "photo")
-    for figure in drawn.values():
-        sign(figure, f"{run_title(b)} minus {run_title(a)}, {photos}")
+    """Write the page of a paired comparison: tables of every two runs, figures of first and last.
+
+    Args:
+        folder: Where to.
+        runs: The runs.
+        tables: From `compare_pair`, of every two of them.
+        trained_on: Augmentations to be marked.
+        more: More figures, by name.
+        notes: What a reader must know.
+    """
+    first, last = runs[0], runs[-1]
+    letters = "ABCDEFGH"[: len(runs)]
+    pairs = list(zip(combinations(runs, 2), combinations(letters, 2), tables, strict=True))
+    shown: dict[str, list[list[str]]] = {}
+    for measure in LEADING:
+        for (a, b), ends, table in pairs:
+            rows = table[table["measure"] == measure]
+            if rows.empty:
+                continue
+            of_pair = f": {run_title(b)} against {run_title(a)}" if len(pairs) > 1 else ""
+            shown[measure + of_pair] = pair_table(mark_trained(rows, trained_on), *ends)
+    drawn = {}
+    outer = mark_trained(tables[len(runs) - 2], trained_on)
+    for measure in (name for name in LEADING if name in set(outer["measure"])):
+        rows = outer[outer["measure"] == measure]
+        figure = draw_differences(rows, first.columns[measure])
+        photos = counted(int(outer["n"].max()), "photo")
+        sign(figure, f"{run_title(last)} minus {run_title(first)}, {photos}")
+        drawn[f"difference@{measure}"] = figure
     facts = {
-        name: f"{run_title(run)}: {run.folder}; {weights_in_words(run.facts['model'])}"
-        for name, run in (("A", a), ("B", b))
+        letter: f"{run_title(run)}: {run.folder}; {weights_in_words(run.facts['model'])}"
+        for letter, run in zip(letters, runs, strict=True)
     }
-    if spread := spread_change(a, b):
-        facts["mean distance between different photos"] = spread
-    return page.write_comparison(
-        folder,
-        f"{run_title(b)} against {run_title(a)}, photo by photo",
-        facts,
-        notes,
-        tables,
-        {**more, **save_figures(drawn, folder / "figures")},
-    )
+    for (a, b), ends, _ in pairs:
+        if spread := spread_change(a, b):
+            of_pair = f", {' → '.join(ends)}" if len(pairs) > 1 else ""
+            facts[f"mean distance between different photos{of_pair}"] = spread
+    title = f"{run_title(last)} against {' and '.join(map(run_title, runs[:-1]))}, photo by photo"
+    figures = {**more, **save_figures(drawn, folder / "figures")}
+    return page.write_comparison(folder, title, facts, notes, shown, figures)
 
 
 def mark_trained(table: pd.DataFrame, trained_on: list[str]) -> pd.DataFrame:
@@ -222,9 +250,15 @@ def mark_trained(table: pd.DataFrame, trained_on: list[str]) -> pd.DataFrame:
     )
 
 
-def pair_table(rows: pd.DataFrame) -> list[list[str]]:
-    """A paired comparison's rows for people, header first."""
-    header = ["augmentation", "severity", "A", "B", "difference (95 % interval)", "improved",
+def pair_table(rows: pd.DataFrame, a: str = "A", b: str = "B") -> list[list[str]]:
+    """A paired comparison's rows for people, header first.
+
+    Args:
+        rows: Of one measure, from `compare_pair`.
+        a: What to call the first run.
+        b: What to call the second.
+    """
+    header = ["augmentation", "severity", a, b, "difference (95 % interval)", "improved",
               "worsened", "p (Holm)"]  # fmt: skip
     return [header] + [
         [

@@ -143,9 +143,10 @@ def write_sweep(
         ]
     if pair := comparable_pair(runs):
         a, b = pair
-        paired = compare_pair(a, b, a.facts["seed"])
+        trained_on = trained_on_of(pair)
+        paired = compare_pair(a, b, a.facts["seed"], trained_on)
         write_csv(folder / "paired.csv", paired)
-        marked = mark_trained(paired, trained_on_of(a, b))
+        marked = mark_trained(paired, trained_on)
         for measure in (m for m in LEADING if m in set(paired["measure"])):
             tables[f"{measure}: job {b.folder.name} against job {a.folder.name}, paired"] = (
                 pair_table(marked[marked["measure"] == measure])

@@ -570,7 +570,9 @@ def draw_heatmap(summary: pd.DataFrame, columns: Mapping[str, Facts]) -> Chart:
         table,
         alt.X("measure:N", sort=[columns[m].short for m in names], title=None),
         alt.Y("augmentation:N", sort=_by_shift(summary), title=None),
-        alt.FillOpacity("harm:Q", scale=alt.Scale(domain=[0, 1], range=[0, STRONGEST]), legend=None),
+        alt.FillOpacity(
+            "harm:Q", scale=alt.Scale(domain=[0, 1], range=[0, STRONGEST]), legend=None
+        ),
         alt.value(ACCENT),
         "mean",
         tooltip,
@@ -781,7 +783,9 @@ def draw_distances(distances: pd.DataFrame, low: pd.DataFrame, high: pd.DataFram
         table,
         alt.X("other:N", sort=alt.EncodingSortField("column", op="min"), title=None),
         alt.Y("augmentation:N", sort=alt.EncodingSortField("row", op="min"), title=None),
-        alt.FillOpacity("share:Q", scale=alt.Scale(domain=[0, 1], range=[0, STRONGEST]), legend=None),
+        alt.FillOpacity(
+            "share:Q", scale=alt.Scale(domain=[0, 1], range=[0, STRONGEST]), legend=None
+        ),
         alt.value(ACCENT),
         "text",
         [
@@ -795,9 +799,7 @@ def draw_distances(distances: pd.DataFrame, low: pd.DataFrame, high: pd.DataFram
         .mark_line(interpolate="linear", strokeWidth=1.5, color=MUTED)
         .encode(
             x=alt.X("height:Q", title="height of the merge (Ward)", axis=alt.Axis(tickCount=3)),
-            y=alt.Y(
-                "leaf:Q", axis=None, scale=alt.Scale(domain=[-0.5, count - 0.5], reverse=True)
-            ),
+            y=alt.Y("leaf:Q", axis=None, scale=alt.Scale(domain=[-0.5, count - 0.5], reverse=True)),
             detail="branch:N",
             order="step:Q",
         )
