@@ -19,14 +19,19 @@ from clipshift.cli.command import CONF, as_typed, compose_config
 from clipshift.cli.config import MEASURED, plain, validate
 from clipshift.cli.evaluate import carry_out, views_again
 from clipshift.cli.jobs import locked
-from clipshift.comparison.pair import compare_pair
+from clipshift.comparison.pair import compare_pair, trained_on_of
 from clipshift.data import ViewDataset, candidate_classes, photos_of, select
 from clipshift.encode import Encoder, as_encoder
 from clipshift.errors import UserError, did_you_mean
 from clipshift.report import figures, page
+from clipshift.report.explorer import gazed_pictures
 from clipshift.report.run import write_report
 from clipshift.results import Records, Run, differing_views, read_run
 from clipshift.train.export import trained_augmentations
+
+
+SHOWN_GAZES = 1000
+"""Of so many first photos a result can show the gaze."""
 
 
 class Result:
@@ -72,6 +77,20 @@ class Result:
         """Augmentations by their mean shift: an Altair chart."""
         return figures.draw_ranking(self.ranking, self.summary)
 
+    def plot_gaze(self, photo: int | str) -> figures.Chart:
+        """Where the model looks on a photo, clean and under every augmentation: an Altair chart.
+
+        Args:
+            photo: Its position among the photos, or its id.
+
+        Raises:
+            UserError: If the photo cannot be had any more, or its gaze was not kept.
+        """
+        if self._views is None:
+            raise UserError("the photos of this run cannot be had any more")
+        name = self._views.photos[photo].id if isinstance(photo, int) else photo
+        return figures.draw_pictures(gazed_pictures(self.run, self._views, name))
+
     def save(self, folder: str | Path) -> Path:
         """Write all tables, and the report as one HTML page.
 
@@ -84,7 +103,10 @@ class Result:
         target = Path(folder)
         if target.resolve() != self.run.folder.resolve():
             shutil.copytree(self.run.folder, target, dirs_exist_ok=True)
-        return write_report(read_run(target), self._views)
+        if self._views is None:
+            raise UserError("the photos of this run cannot be had any more: its page is as it was")
+        _, report, _ = write_report(read_run(target), self._views)
+        return report
 
     def __repr__(self) -> str:
         return "\n\n".join(table.to_string(index=False) for table in self._tables().values())
@@ -116,7 +138,7 @@ def measure_shift(
     labels: Sequence[str | None] | None = None,
     classes: str | Sequence[str] | None = None,
     measures: str | Sequence[str] = "full",
-    prompts: str | Sequence[str] = "imagenet",
+    prompts: str | Sequence[str] = "auto",
     layers: bool = False,
     sample: int | None = None,
     resize: str = "squash",
@@ -164,9 +186,9 @@ def measure_shift(
     Raises:
         UserError: In one line, whatever of this cannot be had or is out of range.
     """
-    named = not isinstance(augmentations, Mapping)
+    own = augmentations if isinstance(augmentations, Mapping) else None
     overrides = {
-        "aug": augmentations if named else "paper",
+        "aug": augmentations if own is None else "paper",
         "severity": severities,
         "metric": measures,
         "prompts" if isinstance(prompts, str) else "prompts.templates": prompts,
@@ -176,6 +198,7 @@ def measure_shift(
         "data.resize": resize,
         "data.batch_size": batch_size,
         "data.num_workers": num_workers,
+        "save.gaze": SHOWN_GAZES,
         "logger": "none",
         **_model_options(model),
     }
@@ -194,11 +217,11 @@ def measure_shift(
         encoder = encoder_for(
             cfg.model.architecture, cfg.model.pretrained, cfg.model.checkpoint, precision
         )
-    if named:
+    if own is None:
         made, ladders = make_augmentations(plain(cfg.aug))
     else:
-        made, ladders = {n: as_augmentation(part) for n, part in augmentations.items()}, {}
-        cfg.aug = {name: {"_target_": _name_of(part)} for name, part in augmentations.items()}
+        made, ladders = {name: as_augmentation(part) for name, part in own.items()}, {}
+        cfg.aug = {name: {"_target_": _name_of(part)} for name, part in own.items()}
     validate(cfg, MEASURED)
     names = {photo.label for photo in found if photo.label and photo.left_out is None}
     known = sorted(names) if classes is None else classes
@@ -211,13 +234,17 @@ def measure_shift(
         "precision": precision,
         "config": plain(cfg),
     }
-    temporary = None if folder else tempfile.TemporaryDirectory(prefix="clipshift-")
-    target = Path(folder or temporary.name)
+    temporary = None
+    if folder is None:
+        temporary = tempfile.TemporaryDirectory(prefix="clipshift-")
+        folder = temporary.name
+    target = Path(folder)
     with locked(target):
         records = Records(target)
         records.begin({}, anew=True)
         run = carry_out(cfg, evaluation, records, target, facts, progress=progress)
         records.remove()
+    assert run is not None  # there is one process
     return Result(run, evaluation.views(), temporary)
 
 
@@ -253,7 +280,8 @@ def compare(a: Result, b: Result, seed: int = 0) -> pd.DataFrame:
         raise UserError(
             f"the runs cannot be compared photo by photo: they differ in {', '.join(differences)}"
         )
-    return compare_pair(a.run, b.run, seed)
+    runs = [a.run, b.run]
+    return compare_pair(*runs, seed, trained_on_of(runs))
 
 
 def _typed(value: Any) -> str:

@@ -20,16 +20,14 @@ UNEQUAL = (
 
 
 def report_run(run: Run, dataset: ViewDataset, logger: Logger | None = None) -> None:
-    """Draw the figures, write the report, track it, and say the last words in the terminal.
+    """Write the report, track it, and say the last words in the terminal.
 
     Args:
         run: The run.
         dataset: Its photos, of which some are shown; those that are gone are left out.
         logger: The run's logger.
     """
-    made = report_page(run, dataset)
-    files = figures.save_figures(made.saved, run.folder / "figures", source_of(run))
-    report = page.write_page(run.folder / "report.html", made)
+    made, report, files = write_report(run, dataset)
     notes = list(made.notes)
     clean = page.clean_accuracy(run.summary)
     lines = [f"zero-shot on the clean views: {clean}"] if clean else []
@@ -45,6 +43,21 @@ def report_run(run: Run, dataset: ViewDataset, logger: Logger | None = None) -> 
         for severity, summary in run.summary.groupby("severity", sort=False)
     }
     terminal.print_summary(made.title, tables, notes, lines)
+
+
+def write_report(run: Run, dataset: ViewDataset) -> tuple[Page, Path, dict[str, Path]]:
+    """Write ``report.html`` and ``figures/``.
+
+    Args:
+        run: The run.
+        dataset: Its photos, of which some are shown; those that are gone are left out.
+
+    Returns:
+        What the page says, its path, and the figures by name.
+    """
+    made = report_page(run, dataset)
+    files = figures.save_figures(made.saved, run.folder / "figures", source_of(run))
+    return made, page.write_page(run.folder / "report.html", made), files
 
 
 def title_of(run: Run) -> str:
