@@ -29,7 +29,6 @@ from clipshift.report.run import write_report
 from clipshift.results import Records, Run, differing_views, read_run
 from clipshift.train.export import trained_augmentations
 
-
 SHOWN_GAZES = 1000
 """Of so many first photos a result can show the gaze."""
 

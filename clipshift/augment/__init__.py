@@ -14,6 +14,7 @@ from clipshift.augment.pixel import (
     Pixelate,
 )
 from clipshift.augment.severity import LADDER, MATCHED, PAPER, Variant, make_variants
+from clipshift.augment.transforms import KeyedTransform, as_augmentation
 
 __all__ = [
     "JPEG",
@@ -29,6 +30,7 @@ __all__ = [
     "Elastic",
     "Flip",
     "Grayscale",
+    "KeyedTransform",
     "MotionBlur",
     "MovingAugmentation",
     "Noise",
@@ -36,6 +38,7 @@ __all__ = [
     "Pixelate",
     "ShiftScaleRotate",
     "Variant",
+    "as_augmentation",
     "augment",
     "draw",
     "make_variants",

@@ -10,7 +10,14 @@ from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
-from clipshift.augment import LADDER, MATCHED, VIEW_SIZE, Augmentation
+from clipshift.augment import (
+    LADDER,
+    MATCHED,
+    VIEW_SIZE,
+    Augmentation,
+    KeyedTransform,
+    as_augmentation,
+)
 from clipshift.augment.matching import Calibration
 from clipshift.checks import checked, rising
 from clipshift.cli.config import plain
@@ -46,7 +53,7 @@ def make(node: Mapping[str, Any], option: str) -> Any:
         UserError: If an option is wrong, with its full name.
     """
     try:
-        return instantiate(node)
+        return instantiate(node, _convert_="all")
     except InstantiationException as error:
         if isinstance(error.__cause__, UserError):
             raise error.__cause__.within(option) from None
@@ -133,15 +140,26 @@ def make_augmentations(
         aug: The configuration, by name.
         option: Where it stands among the options.
 
+    Returns:
+        Both by name; strengths of those that have a ladder.
+
     Raises:
-        UserError: If a parameter is out of its range.
+        UserError: If a parameter is out of its range, or a part is no augmentation.
     """
     augmentations, ladders = {}, {}
     for name, node in aug.items():
         parameters = {key: value for key, value in node.items() if key != "ladder"}
-        augmentations[name] = make(parameters, f"{option}.{name}")
+        part = make(parameters, f"{option}.{name}")
         try:
-            ladders[name] = checked("ladder", node.get("ladder"), rising(len(LADDER)))
+            augmentations[name] = as_augmentation(part)
+        except UserError as error:
+            raise UserError(f"{option}.{name}: {error}") from None
+        if "ladder" not in node:
+            continue
+        if isinstance(augmentations[name], KeyedTransform):
+            raise UserError(f"{option}.{name}.ladder: a transform has no strength, so leave it out")
+        try:
+            ladders[name] = checked("ladder", node["ladder"], rising(len(LADDER)))
         except UserError as error:
             raise error.within(f"{option}.{name}") from None
     return augmentations, ladders
@@ -171,8 +189,14 @@ def calibration_for(
 
     Raises:
         UserError: If a stored one cannot be used or was made with other options ``matching`` than
-            those set, or there are too few photos.
+            those set, an augmentation has no strength, or there are too few photos.
     """
+    for name, augmentation in augmentations.items():
+        if isinstance(augmentation, KeyedTransform):
+            raise UserError(
+                f"aug.{name} is a transform, which has no strength to match: leave it out, or "
+                "choose severity=paper"
+            )
     parameters = {
         name: {key: value for key, value in node.items() if key != "ladder"}
         for name, node in plain(cfg.aug).items()
@@ -219,6 +243,12 @@ def make_evaluation(
         calibration = calibration_for(cfg, photos, augmentations, resize)
         given, photos = len(photos), left_to_measure(photos, calibration)
         notes = calibration_notes(calibration, given - len(photos))
+    transforms = [name for name, a in augmentations.items() if isinstance(a, KeyedTransform)]
+    if transforms and any(m.facts.space == "aligned gaze" for m in measures.values()):
+        notes.append(
+            "Whether a transform moves pixels is not known: the aligned measures of gaze have no "
+            f"value for {', '.join(transforms)}."
+        )
     return Evaluation(
         photos=photos,
         classes=classes,

@@ -1,6 +1,7 @@
 """A run's report, made from its files: figures and page, its W&B run, and its last words."""
 
 import shlex
+from pathlib import Path
 from typing import Any
 
 import numpy as np
