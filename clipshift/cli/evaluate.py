@@ -1,7 +1,6 @@
 """What ``evaluate.py`` does with a checked configuration: build, measure, report."""
 
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +10,13 @@ from omegaconf import DictConfig, OmegaConf
 from clipshift import augment
 from clipshift.augment import authors
 from clipshift.cli.build import (
-    encoder_for,
     load_classes,
     load_photos,
     make_augmentations,
     make_cache,
+    make_encoder,
     make_evaluation,
+    model_origin,
 )
 from clipshift.cli.config import plain
 from clipshift.cli.jobs import (
@@ -29,6 +29,7 @@ from clipshift.cli.jobs import (
     started_logger,
     sweep_folders,
     take_over,
+    targets,
 )
 from clipshift.cli.trainer import make_trainer
 from clipshift.data import ViewDataset
@@ -115,10 +116,8 @@ def prepare(
     photos, classes = load_photos(cfg.data)
     if cfg.zero_shot.classes:
         classes = load_classes(cfg)
-    trained_on = trained_augmentations(cfg.model.checkpoint)
-    encoder = encoder_for(
-        cfg.model.architecture, cfg.model.pretrained, cfg.model.checkpoint, cfg.precision
-    )
+    trained_on = trained_augmentations(cfg.model.get("checkpoint"))
+    encoder = make_encoder(cfg.model, cfg.precision)
     key = job_key(cfg, encoder, photos, classes) if in_sweep() else None
     if key and not cfg.rerun and (finished := finished_job(sweep_folders(cfg), key)):
         take_over(finished, folder)
@@ -133,7 +132,7 @@ def prepare(
             )
     facts = {
         "job": key,
-        "model": plain(cfg.model) | {"trained_on": trained_on},
+        "model": model_origin(cfg.model) | {"trained_on": trained_on},
         "precision": cfg.precision,
         "config": plain(cfg),
     }
@@ -158,15 +157,6 @@ def remake_report(folder: Path) -> None:
     photos, _ = load_photos(cfg.data)
     augmentations, _ = make_augmentations(plain(cfg.aug))
     report_run(run, ViewDataset(photos, augmentations, cfg.seed, cfg.data.resize))
-
-
-def targets(node: Any) -> Iterator[str]:
-    """All code that a configuration names."""
-    if isinstance(node, dict):
-        yield from (str(value) for key, value in node.items() if key == "_target_")
-    for value in node.values() if isinstance(node, dict) else node:
-        if isinstance(value, dict | list):
-            yield from targets(value)
 
 
 def say_what_is_kept(records: Records, photos: int, folder: Path) -> None:

@@ -1,8 +1,9 @@
-"""Encoders: open_clip models that turn views into embeddings and gaze, in one forward pass."""
+"""Encoders: models that turn views into embeddings and gaze, in one forward pass."""
 
 from clipshift.encode.encoder import ENCODE_BATCH, Encoder, Features, load_encoder, model_config
 from clipshift.encode.feature_cache import FeatureCache
 from clipshift.encode.gaze import GazeProbe, contribution_shares, gaze_probe
+from clipshift.encode.modules import as_encoder
 from clipshift.encode.texts import ZeroShot, caption_embeddings, make_zero_shot
 
 __all__ = [
@@ -12,6 +13,7 @@ __all__ = [
     "Features",
     "GazeProbe",
     "ZeroShot",
+    "as_encoder",
     "caption_embeddings",
     "contribution_shares",
     "gaze_probe",
