@@ -1,5 +1,6 @@
 """From a configuration to the parts that it names."""
 
+import json
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -21,6 +22,7 @@ from clipshift.augment import (
 from clipshift.augment.matching import Calibration
 from clipshift.checks import checked, rising
 from clipshift.cli.config import plain
+from clipshift.cli.jobs import targets
 from clipshift.data import (
     NATIVE,
     Cache,
@@ -32,7 +34,7 @@ from clipshift.data import (
     select,
     view_size,
 )
-from clipshift.encode import OPENAI, Encoder, load_encoder
+from clipshift.encode import OPENAI, Encoder, as_encoder, load_encoder
 from clipshift.errors import UserError, one_line
 from clipshift.evaluate import Evaluation
 from clipshift.evaluate.calibration import (
@@ -61,12 +63,44 @@ def make(node: Mapping[str, Any], option: str) -> Any:
         raise UserError(f"{option}: {reason}") from error
 
 
-@lru_cache(maxsize=2)
-def encoder_for(
-    architecture: str, pretrained: str | None, checkpoint: str | None, precision: str
-) -> Encoder:
-    """`load_encoder`, once for all jobs of a process."""
-    return load_encoder(architecture, pretrained, checkpoint, precision)
+def make_encoder(model: DictConfig, precision: str) -> Encoder:
+    """The encoder of a ``model`` configuration: an open_clip model, or what its ``_target_`` makes.
+
+    Raises:
+        UserError: If the model cannot be had or is none, or is in another precision.
+    """
+    options = {name: value for name, value in plain(model).items() if name != "name"}
+    return _encoder_of(json.dumps(options, sort_keys=True), precision)
+
+
+def model_origin(model: DictConfig) -> dict[str, Any]:
+    """Where a model comes from, for ``run.json``: of one's own, the code that makes it."""
+    options = plain(model)
+    if "_target_" not in options:
+        return options
+    own = [name for name in targets(options) if not name.startswith("clipshift.")]
+    code = own[0] if own else options["_target_"]
+    return {"architecture": code, "pretrained": None, "checkpoint": None} | options
+
+
+@lru_cache(maxsize=2)  # for all jobs of a process
+def _encoder_of(described: str, precision: str) -> Encoder:
+    options = json.loads(described)
+    if "_target_" not in options:
+        return load_encoder(
+            options["architecture"], options["pretrained"], options["checkpoint"], precision
+        )
+    made = make(options, "model")
+    try:
+        encoder = as_encoder(made)
+    except UserError as error:
+        raise UserError(f"model: {error}") from None
+    if encoder.precision != precision:
+        raise UserError(
+            f"the model that {options['_target_']} makes is in {encoder.precision}: set "
+            f"precision={encoder.precision}, or let it make one in {precision}"
+        )
+    return encoder
 
 
 SELECTION = ("skip", "limit", "skip_sample", "sample")
