@@ -71,6 +71,7 @@ CHECKS: dict[str, Check] = {
     "data.skip_sample": optional(whole(0)),
     "data.sample": optional(whole(1)),
     "data.pattern": optional(TEXT),
+    "data.rows": optional(whole(1)),
     "data.batch_size": whole(1),
     "data.num_workers": whole(0),
     "data.resize": one_of("squash", "crop", "native"),

@@ -16,6 +16,7 @@ from clipshift.data.dataset import (
     view_size,
 )
 from clipshift.data.files import read_json
+from clipshift.data.huggingface import huggingface
 from clipshift.data.memory import photos_of
 from clipshift.data.photos import Photo, UnreadablePhotoError, as_rgb, decode, keyed_order
 from clipshift.data.selection import select
@@ -49,6 +50,7 @@ __all__ = [
     "collate",
     "decode",
     "folder",
+    "huggingface",
     "imagenet_name",
     "is_imagenet",
     "is_wordnet_id",
