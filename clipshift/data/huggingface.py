@@ -119,6 +119,19 @@ def huggingface(
     return photos
 
 
+def rows_of(dataset: Any) -> list[Photo]:
+    """The photos of a ``datasets.Dataset`` that a Python caller has loaded: see `huggingface`.
+
+    Raises:
+        UserError: If its columns cannot be told apart.
+    """
+    import datasets
+
+    columns = _Columns(dataset, "the data set", None, None, None)
+    images = dataset.cast_column(columns.image, datasets.Image(decode=False))
+    return _index(images, columns, str(dataset.split or "all"), columns.labels(None))
+
+
 def _place(dataset: str) -> str:
     folder = Path(str(dataset)).expanduser()
     return str(folder) if folder.is_dir() else str(dataset)
