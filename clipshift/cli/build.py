@@ -27,6 +27,7 @@ from clipshift.evaluate.calibration import (
     load_calibration,
     set_aside,
 )
+from clipshift.measure import PhotoMeasure, as_measure
 
 
 def make(node: Mapping[str, Any], option: str) -> Any:
@@ -157,6 +158,22 @@ def make_augmentations(
     return augmentations, ladders
 
 
+def make_measures(metric: Mapping[str, Any]) -> dict[str, PhotoMeasure]:
+    """The measures of a ``metric`` configuration, by name.
+
+    Raises:
+        UserError: If a part is no measure.
+    """
+    measures = {}
+    for name, node in metric.items():
+        part = make(node, f"metric.{name}")
+        try:
+            measures[name] = as_measure(name, part)
+        except UserError as error:
+            raise UserError(f"metric.{name}: {error}") from None
+    return measures
+
+
 def make_cache(cfg: DictConfig) -> tuple[Cache | None, list[str]]:
     """The cache, or None where it is off; and why it is, if that was not asked for."""
     try:
@@ -227,7 +244,7 @@ def make_evaluation(
         calibration = calibration_for(cfg, photos, augmentations)
         given, photos = len(photos), left_to_measure(photos, calibration)
         notes = calibration_notes(calibration, given - len(photos))
-    measures = {name: make(node, f"metric.{name}") for name, node in plain(cfg.metric).items()}
+    measures = make_measures(plain(cfg.metric))
     transforms = [name for name, a in augmentations.items() if isinstance(a, KeyedTransform)]
     if transforms and any(m.facts.space == "aligned gaze" for m in measures.values()):
         notes.append(
