@@ -45,7 +45,7 @@ from clipshift.evaluate.calibration import (
     load_calibration,
     set_aside,
 )
-from clipshift.measure import PhotoMeasure
+from clipshift.measure import PhotoMeasure, as_measure
 
 
 def make(node: Mapping[str, Any], option: str) -> Any:
@@ -199,6 +199,22 @@ def make_augmentations(
     return augmentations, ladders
 
 
+def make_measures(metric: Mapping[str, Any]) -> dict[str, PhotoMeasure]:
+    """The measures of a ``metric`` configuration, by name.
+
+    Raises:
+        UserError: If a part is no measure.
+    """
+    measures = {}
+    for name, node in metric.items():
+        part = make(node, f"metric.{name}")
+        try:
+            measures[name] = as_measure(name, part)
+        except UserError as error:
+            raise UserError(f"metric.{name}: {error}") from None
+    return measures
+
+
 def make_cache(cfg: DictConfig) -> tuple[Cache | None, list[str]]:
     """The cache, or None where it is off; and why it is, if that was not asked for."""
     try:
@@ -270,7 +286,7 @@ def make_evaluation(
     severities = [str(severity) for severity in as_list(cfg.severity)]
     calibration, notes = None, []
     resize = resize_of(cfg.data, encoder.preprocessing)
-    measures = {name: make(node, f"metric.{name}") for name, node in plain(cfg.metric).items()}
+    measures = make_measures(plain(cfg.metric))
     if view_size(resize) != VIEW_SIZE:
         check_size(measures, view_size(resize))
     if MATCHED in severities:
