@@ -14,6 +14,7 @@ from clipshift.augment.pixel import (
     Pixelate,
 )
 from clipshift.augment.severity import LADDER, MATCHED, PAPER, Variant, make_variants
+from clipshift.augment.stored import Stored
 
 __all__ = [
     "JPEG",
@@ -35,6 +36,7 @@ __all__ = [
     "Perspective",
     "Pixelate",
     "ShiftScaleRotate",
+    "Stored",
     "Variant",
     "augment",
     "draw",

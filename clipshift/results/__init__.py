@@ -1,5 +1,10 @@
 """Results: what was measured, its tables with intervals, and the files of a run."""
 
+from clipshift.results.corruptions import (
+    corruption_errors,
+    mean_corruption_error,
+    shift_and_error,
+)
 from clipshift.results.files import (
     data_fingerprint,
     file_sha256,
@@ -48,6 +53,7 @@ __all__ = [
     "clear_results",
     "compare_photos",
     "correlate",
+    "corruption_errors",
     "data_fingerprint",
     "differing_views",
     "distance_tables",
@@ -57,6 +63,7 @@ __all__ = [
     "incomparable",
     "intraclass_correlation",
     "join",
+    "mean_corruption_error",
     "mean_interval",
     "order_of_photos",
     "pivot",
@@ -64,6 +71,7 @@ __all__ = [
     "ranking_agreement",
     "read_gazes",
     "read_run",
+    "shift_and_error",
     "shift_table",
     "skipped_table",
     "summarize",
