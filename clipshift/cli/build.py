@@ -330,7 +330,7 @@ def check_size(measures: Mapping[str, PhotoMeasure], size: int) -> None:
     for name, measure in measures.items():
         if measure.facts.space == "pixels":
             try:
-                type(measure).measure(view, view)
+                measure.measure(view, view)
             except ValueError as error:
                 raise UserError(
                     f"metric.{name}: {error}; leave it out with ~metric.{name}, or choose "

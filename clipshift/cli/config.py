@@ -110,6 +110,8 @@ STANDS_IN = {"aug": ("aug", "train_aug"), "data": ("data", "data.train", "data.v
 PATHS = {
     "data.root": ("dir", "file"),
     "data.csv_file": ("file",),
+    "data.classnames": ("file",),
+    "data.clean": ("dir",),
     "model.checkpoint": ("file", "dir"),
     "matching.file": ("file",),
     "report": ("dir",),

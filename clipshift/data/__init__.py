@@ -2,6 +2,7 @@
 
 from clipshift.data.cache import Cache
 from clipshift.data.classes import candidate_classes
+from clipshift.data.corrupted import imagenet_c
 from clipshift.data.dataset import (
     GONE,
     NATIVE,
@@ -51,6 +52,7 @@ __all__ = [
     "decode",
     "folder",
     "huggingface",
+    "imagenet_c",
     "imagenet_name",
     "is_imagenet",
     "is_wordnet_id",

@@ -1,5 +1,10 @@
 """Results: what was measured, its tables with intervals, and the files of a run."""
 
+from clipshift.results.corruptions import (
+    corruption_errors,
+    mean_corruption_error,
+    shift_and_error,
+)
 from clipshift.results.files import (
     data_fingerprint,
     file_sha256,
@@ -52,6 +57,7 @@ __all__ = [
     "clear_results",
     "compare_photos",
     "correlate",
+    "corruption_errors",
     "data_fingerprint",
     "differing_views",
     "distance_tables",
@@ -60,6 +66,7 @@ __all__ = [
     "incomparable",
     "intraclass_correlation",
     "join",
+    "mean_corruption_error",
     "mean_interval",
     "order_of_photos",
     "pivot",
@@ -68,6 +75,7 @@ __all__ = [
     "read_gazes",
     "read_nearest",
     "read_run",
+    "shift_and_error",
     "shift_table",
     "shown_photos",
     "skipped_table",

@@ -69,6 +69,15 @@ DEFINITIONS: dict[str, dict[str, str]] = {
         "cka": "debiased linear CKA of the mean patch tokens of views and clean views",
         "cka_biased": "linear CKA of the same, biased upwards where photos are few",
     },
+    "corruption_error": VARIANT
+    | {"error": "zero-shot top-1 error under the stored corruption"}
+    | INTERVAL
+    | {
+        "alexnet_error": "AlexNet's, the mean over severities, where it is published",
+        "relative_error": "error divided by AlexNet's",
+        "shift": "mean over photos of 1 − cosine",
+    }
+    | COUNT,
     "skipped": {"photo": KEYS["photo"], "reason": "why it was not measured"},
 }
 """The columns of the tables beside ``shift.parquet``, by their names in `Tables`."""

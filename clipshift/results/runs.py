@@ -22,7 +22,9 @@ CALIBRATION = "calibration.json"
 NEAREST = "nearest.json"
 SHIFT = "shift.parquet"
 MATRICES = ("distances", "distances_low", "distances_high")
-TABLES = ("summary", *MATRICES, "ranking", "correlations", "layers", "skipped")
+TABLES = (
+    "summary", *MATRICES, "ranking", "correlations", "layers", "corruption_error", "skipped",
+)  # fmt: skip
 """The tables of a run beside ``shift.parquet``, by their names in `Run`."""
 
 RESULTS = (
@@ -62,6 +64,7 @@ class Run:
         ranking: Augmentations by their shift; empty where the cosine was not measured.
         correlations: What goes with the shift; empty likewise.
         layers: Shift by layer; empty where not asked for.
+        corruption_error: Errors under stored corruptions; empty where there are none.
         skipped: Photos that could not be read.
     """
 
@@ -76,6 +79,7 @@ class Run:
     ranking: pd.DataFrame = field(default_factory=pd.DataFrame)
     correlations: pd.DataFrame = field(default_factory=pd.DataFrame)
     layers: pd.DataFrame = field(default_factory=pd.DataFrame)
+    corruption_error: pd.DataFrame = field(default_factory=pd.DataFrame)
     skipped: pd.DataFrame = field(default_factory=pd.DataFrame)
 
     @property
