@@ -21,9 +21,10 @@ def main(cfg: DictConfig) -> None:
             check_paths(cfg)
         folder = Path(HydraConfig.get().runtime.output_dir)
         if cfg.compare:
+            from clipshift.cli.evaluate import photos_of
             from clipshift.compare import compare_runs
 
-            compare_runs(list(cfg.compare), cfg.seed, folder)
+            compare_runs(list(cfg.compare), cfg.seed, folder, photos_of=photos_of)
             return
         if cfg.report:
             from clipshift.cli.evaluate import remake_report

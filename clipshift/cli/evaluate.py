@@ -36,7 +36,7 @@ from clipshift.errors import UserError, one_line
 from clipshift.evaluate import Evaluation, measure_shift
 from clipshift.report.run import report_run
 from clipshift.report.terminal import PhotoProgressBar
-from clipshift.results import Records, read_run
+from clipshift.results import Records, Run, read_run
 from clipshift.train.export import trained_augmentations
 
 OURS = {
@@ -148,16 +148,25 @@ def remake_report(folder: Path) -> None:
             that are not clipshift's.
     """
     run = read_run(folder)
+    report_run(run, photos_of(run))
+
+
+def photos_of(run: Run) -> ViewDataset:
+    """The photos of a finished run, and what is drawn for them.
+
+    Raises:
+        UserError: If they cannot be had, or the run names parts that are not clipshift's.
+    """
     parts = {name: run.facts["config"][name] for name in ("data", "aug")}
     if foreign := [name for name in targets(parts) if name not in OURS]:
         raise UserError(
-            f"{folder} was made with {foreign[0]}, which is not clipshift's: a run's file is not "
-            "trusted to name code, so its report cannot be made anew"
+            f"{run.folder} was made with {foreign[0]}, which is not clipshift's: a run's file is "
+            "not trusted to name code, so its report cannot be made anew"
         )
     cfg = OmegaConf.create(run.facts["config"])
     photos, _ = load_photos(cfg.data)
     augmentations, _ = make_augmentations(plain(cfg.aug))
-    report_run(run, ViewDataset(photos, augmentations, cfg.seed, cfg.data.resize))
+    return ViewDataset(photos, augmentations, cfg.seed, cfg.data.resize)
 
 
 def targets(node: Any) -> Iterator[str]:

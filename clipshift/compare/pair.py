@@ -1,14 +1,23 @@
 """Two finished runs, compared photo by photo."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
+from clipshift.data import ViewDataset, read_json
 from clipshift.errors import UserError
-from clipshift.report import page
-from clipshift.report.figures import draw_differences, save_figures, sign
+from clipshift.report.explorer import explored
+from clipshift.report.figures import (
+    capitalised,
+    draw_differences,
+    draw_interpolation,
+    save_figures,
+)
+from clipshift.report.page import Cell, Figure, Page, Section, Table, marked, write_page
 from clipshift.report.words import (
     alike_photos,
     counted,
@@ -16,10 +25,12 @@ from clipshift.report.words import (
     model_notes,
     p_value,
     run_title,
+    short,
     weights_in_words,
     with_interval,
 )
 from clipshift.results import (
+    GROUPS,
     Run,
     compare_photos,
     differing_views,
@@ -30,14 +41,19 @@ from clipshift.results import (
 )
 
 LEADING = (
-    "cosine_similarity",
     "relative_shift",
+    "cosine_similarity",
     "retained",
     "zero_shot_top1_clean",
     "zero_shot_top1",
     "attention_similarity",
 )
 """Measures of which a page shows the paired differences; the CSV has all."""
+INTERPOLATION = "interpolation.csv"
+PROVENANCE = "provenance.json"
+CONTROL = "control"
+"""What a fine-tune's folder has beside its two runs: the curve of α, its model's record, and the
+run of a control."""
 SPREAD_FALL = 0.1
 """How much closer together photos may lie before a comparison warns of it, as a fraction."""
 
@@ -46,17 +62,20 @@ def compare_runs(
     runs: Sequence[str],
     seed: int,
     folder: Path,
-    figures: Mapping[str, Path] | None = None,
     notes: Sequence[str] = (),
+    photos_of: Callable[[Run], ViewDataset] | None = None,
 ) -> Path:
     """Compare two finished runs photo by photo: ``compare=[RUN_A,RUN_B]``.
+
+    The page shows the curve of ``interpolation.csv`` and compares B with the run in ``control`` as
+    well, where the folder has them.
 
     Args:
         runs: Two run folders.
         seed: Seed of the bootstrap.
         folder: Where ``comparison.csv`` and ``comparison.html`` go.
-        figures: More figures for the page, by name.
         notes: What else a reader must know.
+        photos_of: Finds a run's photos, for their pictures; `UserError` where they are gone.
 
     Returns:
         The page's path.
@@ -74,7 +93,7 @@ def compare_runs(
     folder.mkdir(parents=True, exist_ok=True)
     write_csv(folder / "comparison.csv", table)
     notes = [*notes, *pair_notes(a, b)]
-    report = write_pair(folder, a, b, table, figures or {}, notes)
+    report = write_pair(folder, a, b, table, seed, notes, photos_of)
     shown = table[table["measure"] == "cosine_similarity"]
     print(pair_lines(a, b, shown if len(shown) else table))
     for note in notes:
@@ -184,58 +203,243 @@ def write_pair(
     a: Run,
     b: Run,
     table: pd.DataFrame,
-    more: Mapping[str, Path],
+    seed: int,
     notes: Sequence[str],
+    photos_of: Callable[[Run], ViewDataset] | None,
 ) -> Path:
     """Write the page of a paired comparison."""
+    trained_on = trained_on_of(a, b)
     measures = [measure for measure in LEADING if measure in set(table["measure"])]
-    marked = mark_trained(table, trained_on_of(a, b))
-    rows = {measure: marked[marked["measure"] == measure] for measure in measures}
-    tables = {measure: pair_table(rows[measure]) for measure in measures}
-    drawn = {
-        f"difference@{measure}": draw_differences(rows[measure], a.columns[measure])
-        for measure in measures
-    }
-    photos = counted(int(table["n"].max()), "photo")
-    for figure in drawn.values():
-        sign(figure, f"{run_title(b)} minus {run_title(a)}, {photos}")
+    of_views = [measure for measure in measures if a.columns[measure].space != "photo"]
+    drawn = [forest(table, measure, a, trained_on) for measure in of_views]
+    severities = [s for s in table["severity"].unique() if s]
+    sections = [Section(
+        "differences",
+        "What changed",
+        [f"Mean differences over the same photos, B minus A, with 95 % intervals. A is "
+         f"{run_title(a)}, B is {run_title(b)}. Hollow: may be no difference."],
+        drawn[1:],
+        [pair_table(table[table["measure"].isin(measures)], a, trained_on)],
+    )]  # fmt: skip
+    sections += curve_sections(folder) + control_sections(folder, b, seed)
+    sections.append(pair_photos(a, b, photos_of))
     facts = {
         name: f"{run_title(run)}: {run.folder}; {weights_in_words(run.facts['model'])}"
         for name, run in (("A", a), ("B", b))
     }
     if spread := spread_change(a, b):
         facts["mean distance between different photos"] = spread
-    return page.write_comparison(
-        folder,
-        f"{run_title(b)} against {run_title(a)}, photo by photo",
-        facts,
-        notes,
-        tables,
-        {**more, **save_figures(drawn, folder / "figures")},
+    photos = counted(int(table["n"].max()), "photo")
+    made = Page(
+        title=f"{run_title(b)} against {run_title(a)}, photo by photo",
+        answer=pair_answer(a, b, table),
+        measured=f"The same views of {photos} with both models: A is {run_title(a)}, B is "
+        f"{run_title(b)}.",
+        notes=notes,
+        lead=drawn[0] if drawn else None,
+        sections=sections,
+        facts=facts,
+        severities=severities if len(severities) > 1 else [],
+        about="What is compared",
     )
+    source = f"{run_title(b)} minus {run_title(a)}, {photos}; clipshift"
+    save_figures(made.saved, folder / "figures", source)
+    return write_page(folder / "comparison.html", made)
 
 
-def mark_trained(table: pd.DataFrame, trained_on: list[str]) -> pd.DataFrame:
+def forest(table: pd.DataFrame, measure: str, a: Run, trained_on: Sequence[str]) -> Figure:
+    """The paired differences in one measure as a figure: trained on first, held out below.
+
+    Args:
+        table: From `compare_pair`.
+        measure: Which.
+        a: One of the runs.
+        trained_on: What the fine-tuned model was trained on.
+    """
+    rows = table[table["measure"] == measure]
+    facts = a.columns[measure]
+    kinds = {True: "trained on", False: "held out"}
+    trained = rows["augmentation"].isin([*trained_on, GROUPS[0]])
+    if trained_on:
+        rows = rows.assign(group=trained.map(kinds))
+        rows = pd.concat([rows[trained], rows[~trained]])
+    caption = f"{capitalised(facts.label)}: B minus A."
+    if facts.better:
+        caption += f" {capitalised(facts.better)} is better."
+    marked_rows = mark_trained(rows, trained_on)
+    return Figure(f"difference_{measure}", draw_differences(marked_rows, facts), caption)
+
+
+def pair_answer(a: Run, b: Run, table: pd.DataFrame) -> list[str]:
+    """What the second model changes, in two sentences."""
+    measure = "relative_shift" if "relative_shift" in set(table["measure"]) else "cosine_similarity"
+    rows = table[(table["measure"] == measure)].drop_duplicates("augmentation")
+    rows = rows.set_index("augmentation")
+    if rows.empty:
+        return [f"{run_title(b)} and {run_title(a)} have no measure of the shift in common."]
+    name = "relative shift" if measure == "relative_shift" else "cosine similarity"
+    groups = [group for group in GROUPS if group in rows.index]
+    if groups:
+        told = [
+            f"{_changed(rows.loc[group], name if not index else '')} under what "
+            f"{'it was trained on' if group == GROUPS[0] else 'was held out'}"
+            for index, group in enumerate(groups)
+        ]
+        first = f"The fine-tune {' and '.join(told)}."
+    else:
+        own = rows.drop(index="clean", errors="ignore")
+        clear = own[(own["ci_low"] > 0) | (own["ci_high"] < 0)]
+        less = clear[(clear["difference"] < 0) == (measure == "relative_shift")]
+        total = counted(len(own), "augmentation")
+        first = (
+            f"{run_title(b)} is moved less than {run_title(a)} by {len(less)} of {total}, more by "
+            f"{len(clear) - len(less)}, and no differently (95 %) by {len(own) - len(clear)}."
+        )
+    return [first, *_kept(a, b, table)]
+
+
+def _changed(row: pd.Series, name: str) -> str:
+    """How a mean changed, in words."""
+    if not (row["ci_low"] > 0 or row["ci_high"] < 0):
+        return f"leaves the {name or 'same'} as it was [within noise] ({short(row['mean_a'])})"
+    verb = "raises" if row["difference"] > 0 else "lowers"
+    size = row["difference"] / row["mean_a"]
+    by = short(row["difference"], row["ci_low"], row["ci_high"])
+    what = f"the {name}" if name else "it"
+    return f"{verb} {what} by {abs(size):.0%} ({by})"
+
+
+def _kept(a: Run, b: Run, table: pd.DataFrame) -> list[str]:
+    """What it costs or gains on clean photos; empty where that was not measured."""
+    clean = table[(table["measure"] == "zero_shot_top1_clean")]
+    if clean.empty:
+        return []
+    row = clean.iloc[0]
+    change = with_interval(
+        100 * row["difference"], 100 * row["ci_low"], 100 * row["ci_high"], "+.1f"
+    )
+    return [
+        f"Clean zero-shot top-1 goes from {row['mean_a']:.1%} to {row['mean_b']:.1%}: {change} "
+        "points."
+    ]
+
+
+def curve_sections(folder: Path) -> list[Section]:
+    """The curve between base and tuned weights; empty where the folder has none."""
+    try:
+        curve = pd.read_csv(folder / INTERPOLATION)
+        chosen = read_json(folder / "model" / PROVENANCE)
+        drawn = draw_interpolation(curve, chosen["alpha"], chosen["config"]["tolerance"])
+    except (OSError, ValueError, LookupError, TypeError):
+        return []
+    rows = [
+        [Cell(f"{value:.3g}" if name == "alpha" else f"{value:.4f}", value)
+         for name, value in row.items()]
+        for row in curve.to_dict("records")
+    ]  # fmt: skip
+    head = [{"alpha": "α", "clean_top1": "clean top-1", "top1": "top-1 under them"}.get(n, n)
+            for n in curve]  # fmt: skip
+    return [
+        Section(
+            "interpolation",
+            "Between base and fine-tuned weights",
+            ["Shift and accuracy of the validation photos along the line from the base’s weights "
+             "(α 0) to the fine-tuned ones (α 1)."],
+            [Figure("interpolation", drawn, f"Chosen: α {chosen['alpha']:g}. Dashed: the least "
+                    "accuracy accepted.")],
+            [Table(head, rows, "The curve of α", file=INTERPOLATION, folded=True)],
+        )
+    ]  # fmt: skip
+
+
+def control_sections(folder: Path, b: Run, seed: int) -> list[Section]:
+    """The robust model against its control; empty where there is none on the same views."""
+    try:
+        control = read_run(folder / CONTROL)
+    except UserError:
+        return []
+    if differing_views(control, b):
+        return []
+    table = compare_pair(control, b, seed)
+    measure = next((m for m in LEADING[:2] if m in set(table["measure"])), None)
+    if measure is None:
+        return []
+    trained_on = trained_on_of(control, b)
+    write_csv(folder / "comparison_control.csv", table)
+    drawn = forest(table, measure, control, trained_on)
+    drawn.name = "difference_control"
+    return [
+        Section(
+            "control",
+            "Against a control",
+            ["The control was trained as the robust model was, but without augmentations: what "
+             "is left of the difference is theirs. Here A is the control."],
+            [drawn],
+            [pair_table(table[table["measure"].isin(LEADING)], control, trained_on,
+                        "comparison_control.csv")],
+        )
+    ]  # fmt: skip
+
+
+def pair_photos(a: Run, b: Run, photos_of: Callable[[Run], ViewDataset] | None) -> Section:
+    """The photo explorer with both models."""
+    photos = None
+    if photos_of is not None:
+        with suppress(UserError):
+            photos = photos_of(a)
+    names = [run_title(run) for run in (a, b)]
+    if names[0] == names[1]:
+        names = [f"A: {names[0]}", f"B: {names[1]}"]
+    found = explored(dict(zip(names, (a, b), strict=True)), photos)
+    text = "Every photo with both models, sorted by the change from A to B."
+    return Section("photos", "Photos", [text], explorer=found)
+
+
+def mark_trained(table: pd.DataFrame, trained_on: Sequence[str]) -> pd.DataFrame:
     """A table with a mark at the augmentations that a model was trained on."""
-    return table.assign(
-        augmentation=[page.marked(name, trained_on) for name in table["augmentation"]]
-    )
+    return table.assign(augmentation=[marked(name, trained_on) for name in table["augmentation"]])
 
 
-def pair_table(rows: pd.DataFrame) -> list[list[str]]:
-    """A paired comparison's rows for people, header first."""
-    header = ["augmentation", "severity", "A", "B", "difference (95 % interval)", "improved",
-              "worsened", "p (Holm)"]  # fmt: skip
-    return [header] + [
+def pair_table(
+    rows: pd.DataFrame, a: Run, trained_on: Sequence[str], file: str = "comparison.csv"
+) -> Table:
+    """A paired comparison's rows for people.
+
+    Args:
+        rows: Of `compare_pair`.
+        a: One of the runs.
+        trained_on: What the fine-tuned model was trained on.
+        file: Where all rows are.
+    """
+    order = {measure: index for index, measure in enumerate(LEADING)}
+    rows = rows.sort_values("measure", key=lambda names: names.map(order), kind="stable")
+    head = ["augmentation", "measure", "A", "B", "difference", "improved", "worsened", "p (Holm)"]
+    several = rows["severity"].replace("", np.nan).nunique() > 1
+    cells = [
         [
-            row.augmentation,
-            row.severity,
-            f"{row.mean_a:.4f}",
-            f"{row.mean_b:.4f}{shift_change(row)}",
-            with_interval(row.difference, row.ci_low, row.ci_high, "+.4f"),
-            f"{row.improved:.1%}",
-            f"{row.worsened:.1%}",
-            p_value(row.p_holm),
+            Cell(marked(row.augmentation, trained_on)),
+            Cell(a.columns[row.measure].short),
+            Cell(f"{row.mean_a:.4f}", row.mean_a),
+            Cell(f"{row.mean_b:.4f}{shift_change(row)}", row.mean_b),
+            Cell(
+                with_interval(row.difference, row.ci_low, row.ci_high, "+.4f"),
+                row.difference,
+                0.35 if row.ci_low > 0 or row.ci_high < 0 else 0,
+            ),
+            Cell(f"{row.improved:.1%}", row.improved),
+            Cell(f"{row.worsened:.1%}", row.worsened),
+            Cell(p_value(row.p_holm), row.p_holm if np.isfinite(row.p_holm) else None),
         ]
         for row in rows.itertuples()
     ]
+    return Table(
+        head,
+        cells,
+        "Paired differences",
+        list(rows["severity"]) if several else [],
+        file,
+        "Differences are B minus A, of the same views of the same photos, with 95 % intervals over "
+        "photos; painted where the interval excludes 0. Improved and worsened: shares of photos. "
+        "p: Wilcoxon’s signed-rank test, or the exact sign test where a photo has 0 or 1, after "
+        f"Holm’s correction over all rows of {file}.",
+    )
