@@ -17,14 +17,13 @@ from clipshift.augment import Augmentation
 from clipshift.cli.build import load_photos, make_augmentations, resize_of, templates_for
 from clipshift.cli.command import compose_config
 from clipshift.cli.config import MEASURED, plain, validate
-from clipshift.cli.evaluate import evaluate
+from clipshift.cli.evaluate import evaluate, views_again
 from clipshift.cli.jobs import started_logger
 from clipshift.cli.trainer import make_trainer
 from clipshift.comparison import compare_runs
 from clipshift.data import Photo, Skipped, View, ViewDataset, collate
 from clipshift.encode import Encoder, load_encoder, make_zero_shot
 from clipshift.errors import UserError
-from clipshift.report.figures import draw_interpolation, save_figures
 from clipshift.report.tracking import track_checkpoint
 from clipshift.results import data_fingerprint, write_csv
 from clipshift.train.finetuning import (
@@ -167,8 +166,6 @@ def export(
 ) -> None:
     """Write the chosen model with its provenance, and the curve that it was chosen from."""
     write_csv(folder / "interpolation.csv", curve)
-    drawn = draw_interpolation(curve, alpha, cfg.tolerance)
-    save_figures({"interpolation": drawn}, folder / "figures")
     ids = data_fingerprint((photo.id, b"") for photo in trained)
     facts = {
         "alpha": alpha,
@@ -309,7 +306,6 @@ def compare_with_base(
     """Evaluate the models, compare every two, and show the page where someone is looking."""
     for run_folder, evaluation in evaluations.items():
         evaluate(evaluation, run_folder)
-    curve = {"interpolation": folder / "figures" / "interpolation.png"}
-    report = compare_runs([str(run) for run in evaluations], seed, folder, curve, notes)
+    report = compare_runs([str(run) for run in evaluations], seed, folder, notes, views_again)
     if sys.stdout.isatty():
         webbrowser.open(report.resolve().as_uri())

@@ -72,12 +72,14 @@ class Figure:
         chart: From `clipshift.report.figures`.
         caption: What it shows.
         notes: What else to say of it, by severity.
+        least: Its least width in pixels: on a narrower page it scrolls.
     """
 
     name: str
     chart: figures.Chart
     caption: str
     notes: Mapping[str, str] = field(default_factory=dict)
+    least: int = 0
 
     @property
     def severities(self) -> list[str]:
@@ -188,7 +190,7 @@ def write_page(path: Path, page: Page) -> Path:
 @lru_cache
 def chart_library() -> str:
     """Vega, Vega-Lite and Vega-Embed as one script, which a page holds in itself."""
-    bundle: str = vl_convert.javascript_bundle(vl_version=figures.VEGALITE)
+    bundle = vl_convert.javascript_bundle(vl_version=figures.VEGALITE)  # type: ignore[call-arg]
     return bundle.replace("</script", r"<\/script").replace("<!--", r"<\!--")
 
 

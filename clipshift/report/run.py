@@ -14,6 +14,8 @@ from clipshift.report.explorer import explored
 from clipshift.report.page import Figure, Page, Section, Table
 from clipshift.results import Run
 
+WIDE = 560
+"""The least width in pixels of figures with names at their sides."""
 UNEQUAL = (
     "The paper’s augmentations are unequally strong: this ranking mixes the model’s sensitivity "
     "with their strength."
@@ -148,6 +150,7 @@ def ranking_sections(run: Run) -> list[Section]:
                 "Sensitivity or strength? The ranks (with 95 % intervals) at the strengths that "
                 "the paper set, and where all augmentations distort equally. Kendall’s τ between "
                 f"the two: {tau}.",
+                least=WIDE,
             )
         )
     measure = next((m for m in ("relative_shift", "cosine_similarity") if m in run.shift), None)
@@ -177,7 +180,7 @@ def ranking_sections(run: Run) -> list[Section]:
         )
         sections.append(
             Section("severity", "As augmentations grow stronger",
-                    figures=[Figure("severity", curves, caption)])
+                    figures=[Figure("severity", curves, caption, least=WIDE)])
         )  # fmt: skip
     return sections
 
@@ -211,7 +214,7 @@ def layer_sections(run: Run) -> list[Section]:
         "geometry.",
     }
     drawn = [
-        Figure(f"layers_{column}", figures.draw_layers(run.layers, column), caption)
+        Figure(f"layers_{column}", figures.draw_layers(run.layers, column), caption, least=WIDE)
         for column, caption in captions.items()
         if len(run.layers) and run.layers[column].notna().any()
     ]
@@ -330,7 +333,7 @@ def correlation_sections(run: Run) -> list[Section]:
 
 def photos_section(run: Run, dataset: ViewDataset) -> Section:
     """The photo explorer."""
-    found = explored(run, dataset)
+    found = explored({words.model_in_words(run.facts["model"]): run}, dataset)
     pictured = sum(bool(shown["pictures"]) for shown in found["shown"].values())
     text = (
         f"All {words.counted(run.facts['data']['photos'], 'photo')}, by how far they move; "

@@ -14,7 +14,7 @@ from clipshift.results.files import (
 )
 from clipshift.results.intervals import holm, intraclass_correlation, mean_interval
 from clipshift.results.measured import CLEAN, Measured, join
-from clipshift.results.paired import compare_photos, with_group_means
+from clipshift.results.paired import GROUPS, compare_photos, with_group_means
 from clipshift.results.ranking import (
     correlate,
     rank_augmentations,
@@ -50,6 +50,7 @@ __all__ = [
     "CALIBRATION",
     "CLEAN",
     "GAZED_PHOTOS",
+    "GROUPS",
     "SHOWN_PHOTOS",
     "Measured",
     "Records",
