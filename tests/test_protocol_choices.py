@@ -172,6 +172,21 @@ def test_auto_chooses_by_the_classes(labels: list[str], prompts: str | int) -> N
     assert len(templates_for(compose_config("evaluate", ["prompts=imagenet"]).prompts, labels)) == 8
 
 
+def test_templates_may_come_from_a_file_as_clip_benchmark_has_one(tmp_path: Path) -> None:
+    from clipshift.cli.build import templates_for
+
+    file = tmp_path / "zeroshot_classification_templates.txt"
+    prompts = compose_config("evaluate", [f"prompts.templates={file}"]).prompts
+    file.write_text("a photo of a {c}.\n\nart of the {}.\n")
+    assert templates_for(prompts, []) == ["a photo of a {}.", "art of the {}."]
+    file.write_text("a photo of a cat.\n")
+    with pytest.raises(UserError, match=r"prompts.templates: a photo of a cat. has no \{\}"):
+        templates_for(prompts, [])
+    file.unlink()
+    with pytest.raises(UserError, match=r"prompts.templates: no file"):
+        templates_for(prompts, [])
+
+
 def test_lists_of_imagenets_classes_are_told_apart_by_the_index() -> None:
     from timm.data import ImageNetInfo
 
