@@ -21,7 +21,7 @@ from clipshift.augment import (
 )
 from clipshift.augment.matching import Calibration
 from clipshift.checks import checked, rising
-from clipshift.cli.config import plain
+from clipshift.cli.config import is_template, plain
 from clipshift.cli.jobs import targets
 from clipshift.data import (
     NATIVE,
@@ -31,6 +31,7 @@ from clipshift.data import (
     candidate_classes,
     is_imagenet,
     native_resize,
+    read_lines,
     select,
     view_size,
 )
@@ -145,11 +146,22 @@ def resize_of(data: DictConfig, preprocessing: Mapping[str, Any]) -> Resize:
 
 
 def templates_for(prompts: DictConfig, classes: Sequence[str]) -> list[str] | str:
-    """The prompts of a ``prompts`` configuration for some classes, see `make_zero_shot`."""
+    """The prompts of a ``prompts`` configuration for some classes, see `make_zero_shot`.
+
+    Raises:
+        UserError: If they are to be read from a file that holds none.
+    """
     chosen = prompts.templates
     if chosen == "auto":
         ours = classes and all(map(is_imagenet, classes))
         chosen = OPENAI if ours else prompts.elsewhere.templates
+    if isinstance(chosen, str) and chosen != OPENAI:
+        try:
+            chosen = [line.replace("{c}", "{}") for line in read_lines(chosen, "templates")]
+            if wrong := [line for line in chosen if not is_template(line)]:
+                raise UserError(f"{wrong[0]} has no {{}} or {{c}} for the class", "templates")
+        except UserError as error:
+            raise error.within("prompts") from None
     return chosen if chosen == OPENAI else list(chosen)
 
 

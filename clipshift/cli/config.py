@@ -16,7 +16,8 @@ def _is_severity(value: Any) -> bool:
     return type(value) in (int, str) and value in SEVERITIES
 
 
-def _is_template(value: Any) -> bool:
+def is_template(value: Any) -> bool:
+    """Whether a value is a text with ``{}`` in the place of the class, and nothing else to fill."""
     try:
         return "{}" in value and bool(value.format(""))
     except (AttributeError, IndexError, KeyError, TypeError, ValueError):
@@ -42,8 +43,8 @@ CHECKS: dict[str, Check] = {
     "model.pretrained": optional(TEXT),
     "model.checkpoint": optional(TEXT),
     "prompts.templates": (
-        "auto, openai, or a list of texts with {} in the place of the class",
-        lambda v: v in ("auto", "openai") or (isinstance(v, list) and all(map(_is_template, v))),
+        "auto, openai, a file, or a list of texts with {} in the place of the class",
+        lambda v: isinstance(v, str) or (isinstance(v, list) and all(map(is_template, v))),
     ),
     "cache.gigabytes": number(0),
     "logger.tags": (

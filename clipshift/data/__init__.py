@@ -1,7 +1,7 @@
 """Photos in: where they come from, how they are read, and how they are batched."""
 
 from clipshift.data.cache import Cache
-from clipshift.data.classes import candidate_classes
+from clipshift.data.classes import candidate_classes, read_lines
 from clipshift.data.corrupted import imagenet_c
 from clipshift.data.dataset import (
     GONE,
@@ -60,6 +60,7 @@ __all__ = [
     "native_resize",
     "photos_of",
     "read_json",
+    "read_lines",
     "sample",
     "select",
     "shards",
