@@ -41,6 +41,7 @@ def make_run(
     columns: Mapping[str, Facts],
     seed: int,
     facts: Mapping[str, Any],
+    inside: Mapping[str, pd.DataFrame] | None = None,
 ) -> Run:
     """Make the tables of a run, and the facts that follow from what was measured.
 
@@ -53,6 +54,7 @@ def make_run(
         columns: What the measured columns mean.
         seed: Of all resampling.
         facts: What else is known of the run; ``data`` and others are added.
+        inside: From `clipshift.evaluate.inside.inside_tables`, where asked for.
     """
     spread = add_relative_shift(measured)
     add_retained(measured)
@@ -92,7 +94,8 @@ def make_run(
         rank_augmentations(shift, seed) if cosine else pd.DataFrame(),
         correlate(shift, columns) if cosine else pd.DataFrame(),
         layer_table(measured, sums, photos, variants, seed),
-        skipped_table(measured, photos),
+        skipped=skipped_table(measured, photos),
+        **(inside or {}),
     )
 
 

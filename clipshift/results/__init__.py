@@ -7,7 +7,14 @@ from clipshift.results.files import (
     write_json,
     write_whole,
 )
-from clipshift.results.intervals import holm, intraclass_correlation, mean_interval
+from clipshift.results.intervals import (
+    cosine_values,
+    holm,
+    intraclass_correlation,
+    mean_interval,
+    pair_values,
+    ratio_values,
+)
 from clipshift.results.measured import CLEAN, Measured, join
 from clipshift.results.paired import compare_photos, with_group_means
 from clipshift.results.ranking import (
@@ -52,6 +59,7 @@ __all__ = [
     "clear_results",
     "compare_photos",
     "correlate",
+    "cosine_values",
     "data_fingerprint",
     "differing_views",
     "distance_tables",
@@ -62,9 +70,11 @@ __all__ = [
     "join",
     "mean_interval",
     "order_of_photos",
+    "pair_values",
     "pivot",
     "rank_augmentations",
     "ranking_agreement",
+    "ratio_values",
     "read_gazes",
     "read_nearest",
     "read_run",

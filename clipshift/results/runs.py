@@ -22,7 +22,9 @@ CALIBRATION = "calibration.json"
 NEAREST = "nearest.json"
 SHIFT = "shift.parquet"
 MATRICES = ("distances", "distances_low", "distances_high")
-TABLES = ("summary", *MATRICES, "ranking", "correlations", "layers", "skipped")
+INSIDE = ("directions", "direction_cosines", "undone", "neighbourhoods", "named")
+"""The tables of what happens inside the space of embeddings, by their names in `Run`."""
+TABLES = ("summary", *MATRICES, "ranking", "correlations", "layers", *INSIDE, "skipped")
 """The tables of a run beside ``shift.parquet``, by their names in `Run`."""
 
 RESULTS = (
@@ -62,6 +64,12 @@ class Run:
         ranking: Augmentations by their shift; empty where the cosine was not measured.
         correlations: What goes with the shift; empty likewise.
         layers: Shift by layer; empty where not asked for.
+        directions: Whether every photo is moved the same way; this and the next four are empty
+            where ``inside`` was not asked for.
+        direction_cosines: Which augmentations push the same way.
+        undone: Whether the shift can be undone, by method.
+        neighbourhoods: What becomes of photos' nearest neighbours, and of the embeddings' spread.
+        named: The texts that views move towards, and away from; empty without classes as well.
         skipped: Photos that could not be read.
     """
 
@@ -76,6 +84,11 @@ class Run:
     ranking: pd.DataFrame = field(default_factory=pd.DataFrame)
     correlations: pd.DataFrame = field(default_factory=pd.DataFrame)
     layers: pd.DataFrame = field(default_factory=pd.DataFrame)
+    directions: pd.DataFrame = field(default_factory=pd.DataFrame)
+    direction_cosines: pd.DataFrame = field(default_factory=pd.DataFrame)
+    undone: pd.DataFrame = field(default_factory=pd.DataFrame)
+    neighbourhoods: pd.DataFrame = field(default_factory=pd.DataFrame)
+    named: pd.DataFrame = field(default_factory=pd.DataFrame)
     skipped: pd.DataFrame = field(default_factory=pd.DataFrame)
 
     @property
