@@ -285,6 +285,11 @@ def test_gain_is_positive_where_less_harm_is_done() -> None:
     assert np.isnan(MEASURED["brightness"].gain(0.2, 0.4))
 
 
+def test_losses_are_correlated_where_more_is_better() -> None:
+    labels = {name: MEASURED[name].correlate_label for name in ("ssim", "rmse", "brightness")}
+    assert labels == {"ssim": "1 − SSIM", "rmse": "RMSE", "brightness": "brightness of the photo"}
+
+
 def test_metrics_carry_their_direction_and_range_as_torchmetrics_has_them() -> None:
     assert measure.CosineSimilarity.higher_is_better is True
     assert measure.L2Distance.higher_is_better is False

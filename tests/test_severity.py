@@ -86,6 +86,13 @@ def test_at_no_strength_nothing_changes(name: str, views: Tensor) -> None:
     assert rmse(made, views).max() < tolerance
 
 
+def test_at_strength_zero_no_photo_is_mirrored(views: Tensor) -> None:
+    """Not even the one whose number in [0, 1) is 0."""
+    draws = {"turn": torch.zeros(8, 1)}
+    assert torch.equal(Flip().apply(views, draws, 0.0), views)
+    assert torch.equal(Flip().move_back(views, draws, 0.0), views)
+
+
 @pytest.mark.parametrize("name", EXTENDED)
 def test_what_moves_pixels_says_so_and_can_move_them_back(name: str) -> None:
     augmentation = EXTENDED[name]

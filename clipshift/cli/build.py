@@ -1,5 +1,6 @@
 """From a configuration to the parts that it names."""
 
+import json
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -21,6 +22,7 @@ from clipshift.augment import (
 from clipshift.augment.matching import Calibration
 from clipshift.checks import checked, rising
 from clipshift.cli.config import plain
+from clipshift.cli.jobs import targets
 from clipshift.data import (
     NATIVE,
     Cache,
@@ -32,7 +34,7 @@ from clipshift.data import (
     select,
     view_size,
 )
-from clipshift.encode import OPENAI, Encoder, load_encoder
+from clipshift.encode import OPENAI, Encoder, as_encoder, load_encoder
 from clipshift.errors import UserError, one_line
 from clipshift.evaluate import Evaluation
 from clipshift.evaluate.calibration import (
@@ -43,7 +45,7 @@ from clipshift.evaluate.calibration import (
     load_calibration,
     set_aside,
 )
-from clipshift.measure import PhotoMeasure
+from clipshift.measure import PhotoMeasure, as_measure
 
 
 def make(node: Mapping[str, Any], option: str) -> Any:
@@ -61,12 +63,44 @@ def make(node: Mapping[str, Any], option: str) -> Any:
         raise UserError(f"{option}: {reason}") from error
 
 
-@lru_cache(maxsize=2)
-def encoder_for(
-    architecture: str, pretrained: str | None, checkpoint: str | None, precision: str
-) -> Encoder:
-    """`load_encoder`, once for all jobs of a process."""
-    return load_encoder(architecture, pretrained, checkpoint, precision)
+def make_encoder(model: DictConfig, precision: str) -> Encoder:
+    """The encoder of a ``model`` configuration: an open_clip model, or what its ``_target_`` makes.
+
+    Raises:
+        UserError: If the model cannot be had or is none, or is in another precision.
+    """
+    options = {name: value for name, value in plain(model).items() if name != "name"}
+    return _encoder_of(json.dumps(options, sort_keys=True), precision)
+
+
+def model_origin(model: DictConfig) -> dict[str, Any]:
+    """Where a model comes from, for ``run.json``: of one's own, the code that makes it."""
+    options = plain(model)
+    if "_target_" not in options:
+        return options
+    own = [name for name in targets(options) if not name.startswith("clipshift.")]
+    code = own[0] if own else options["_target_"]
+    return {"architecture": code, "pretrained": None, "checkpoint": None} | options
+
+
+@lru_cache(maxsize=2)  # for all jobs of a process
+def _encoder_of(described: str, precision: str) -> Encoder:
+    options = json.loads(described)
+    if "_target_" not in options:
+        return load_encoder(
+            options["architecture"], options["pretrained"], options["checkpoint"], precision
+        )
+    made = make(options, "model")
+    try:
+        encoder = as_encoder(made)
+    except UserError as error:
+        raise UserError(f"model: {error}") from None
+    if encoder.precision != precision:
+        raise UserError(
+            f"the model that {options['_target_']} makes is in {encoder.precision}: set "
+            f"precision={encoder.precision}, or let it make one in {precision}"
+        )
+    return encoder
 
 
 SELECTION = ("skip", "limit", "skip_sample", "sample")
@@ -165,6 +199,22 @@ def make_augmentations(
     return augmentations, ladders
 
 
+def make_measures(metric: Mapping[str, Any]) -> dict[str, PhotoMeasure]:
+    """The measures of a ``metric`` configuration, by name.
+
+    Raises:
+        UserError: If a part is no measure.
+    """
+    measures = {}
+    for name, node in metric.items():
+        part = make(node, f"metric.{name}")
+        try:
+            measures[name] = as_measure(name, part)
+        except UserError as error:
+            raise UserError(f"metric.{name}: {error}") from None
+    return measures
+
+
 def make_cache(cfg: DictConfig) -> tuple[Cache | None, list[str]]:
     """The cache, or None where it is off; and why it is, if that was not asked for."""
     try:
@@ -236,7 +286,7 @@ def make_evaluation(
     severities = [str(severity) for severity in as_list(cfg.severity)]
     calibration, notes = None, []
     resize = resize_of(cfg.data, encoder.preprocessing)
-    measures = {name: make(node, f"metric.{name}") for name, node in plain(cfg.metric).items()}
+    measures = make_measures(plain(cfg.metric))
     if view_size(resize) != VIEW_SIZE:
         check_size(measures, view_size(resize))
     if MATCHED in severities:
@@ -281,7 +331,7 @@ def check_size(measures: Mapping[str, PhotoMeasure], size: int) -> None:
     for name, measure in measures.items():
         if measure.facts.space == "pixels":
             try:
-                type(measure).measure(view, view)
+                measure.measure(view, view)
             except ValueError as error:
                 raise UserError(
                     f"metric.{name}: {error}; leave it out with ~metric.{name}, or choose "

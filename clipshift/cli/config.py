@@ -72,6 +72,7 @@ CHECKS: dict[str, Check] = {
     "data.skip_sample": optional(whole(0)),
     "data.sample": optional(whole(1)),
     "data.pattern": optional(TEXT),
+    "data.rows": optional(whole(1)),
     "data.batch_size": whole(1),
     "data.num_workers": whole(0),
     "data.resize": one_of("squash", "crop", "native"),
@@ -110,6 +111,8 @@ STANDS_IN = {"aug": ("aug", "train_aug"), "data": ("data", "data.train", "data.v
 PATHS = {
     "data.root": ("dir", "file"),
     "data.csv_file": ("file",),
+    "data.classnames": ("file",),
+    "data.clean": ("dir",),
     "model.checkpoint": ("file", "dir"),
     "matching.file": ("file",),
     "report": ("dir",),

@@ -1,7 +1,7 @@
 """What ``clipshift evaluate`` does with a checked configuration: build, measure, report."""
 
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +12,13 @@ from pytorch_lightning.loggers import Logger
 from clipshift import augment
 from clipshift.augment import authors
 from clipshift.cli.build import (
-    encoder_for,
     load_classes,
     load_photos,
     make_augmentations,
     make_cache,
+    make_encoder,
     make_evaluation,
+    model_origin,
     resize_of,
 )
 from clipshift.cli.config import plain
@@ -31,6 +32,7 @@ from clipshift.cli.jobs import (
     started_logger,
     sweep_folders,
     take_over,
+    targets,
 )
 from clipshift.cli.trainer import make_trainer
 from clipshift.data import Cache, ViewDataset
@@ -42,7 +44,8 @@ from clipshift.results import Records, Run, read_run
 from clipshift.train.export import trained_augmentations
 
 OURS = {
-    *(f"clipshift.data.{name}" for name in ("captions", "folder", "sample", "shards")),
+    *(f"clipshift.data.{name}" for name in ("captions", "folder", "huggingface", "imagenet_c")),
+    *(f"clipshift.data.{name}" for name in ("sample", "shards")),
     *(f"clipshift.augment.{name}" for name in augment.__all__),
     *(f"clipshift.augment.authors.{name}" for name in authors.__all__),
 }
@@ -139,10 +142,8 @@ def prepare(
     photos, classes = load_photos(cfg.data)
     if cfg.zero_shot.classes:
         classes = load_classes(cfg)
-    trained_on = trained_augmentations(cfg.model.checkpoint)
-    encoder = encoder_for(
-        cfg.model.architecture, cfg.model.pretrained, cfg.model.checkpoint, cfg.precision
-    )
+    trained_on = trained_augmentations(cfg.model.get("checkpoint"))
+    encoder = make_encoder(cfg.model, cfg.precision)
     key = job_key(cfg, encoder, photos, classes) if in_sweep() else None
     if key and not cfg.rerun and (finished := finished_job(sweep_folders(cfg), key)):
         take_over(finished, folder)
@@ -157,7 +158,7 @@ def prepare(
             )
     facts = {
         "job": key,
-        "model": plain(cfg.model) | {"trained_on": trained_on},
+        "model": model_origin(cfg.model) | {"trained_on": trained_on},
         "precision": cfg.precision,
         "config": plain(cfg),
     }
@@ -192,15 +193,6 @@ def views_again(run: Run) -> ViewDataset:
     augmentations, _ = make_augmentations(plain(cfg.aug))
     resize = resize_of(cfg.data, run.facts["model"]["preprocessing"])
     return ViewDataset(photos, augmentations, cfg.seed, resize)
-
-
-def targets(node: Any) -> Iterator[str]:
-    """All code that a configuration names."""
-    if isinstance(node, dict):
-        yield from (str(value) for key, value in node.items() if key == "_target_")
-    for value in node.values() if isinstance(node, dict) else node:
-        if isinstance(value, dict | list):
-            yield from targets(value)
 
 
 def say_what_is_kept(records: Records, photos: int, folder: Path) -> None:

@@ -65,6 +65,8 @@ def finetune(cfg: DictConfig, folder: Path) -> None:
             texts that the photos lack, or the folder holds a training with other options.
     """
     validate(cfg, {"train_aug": "aug@train_aug=[noise,blur]"})
+    if "_target_" in cfg.model:
+        raise UserError(f"model={cfg.model.name}: only open_clip models can be fine-tuned")
     evaluations = compose_evaluations(cfg, folder)
     trained, judged = train(cfg, folder)
     if cfg.control:

@@ -2,6 +2,7 @@
 
 from clipshift.data.cache import Cache
 from clipshift.data.classes import candidate_classes
+from clipshift.data.corrupted import imagenet_c
 from clipshift.data.dataset import (
     GONE,
     NATIVE,
@@ -16,6 +17,7 @@ from clipshift.data.dataset import (
     view_size,
 )
 from clipshift.data.files import read_json
+from clipshift.data.huggingface import huggingface
 from clipshift.data.memory import photos_of
 from clipshift.data.photos import Photo, UnreadablePhotoError, as_rgb, decode, keyed_order
 from clipshift.data.selection import select
@@ -49,6 +51,8 @@ __all__ = [
     "collate",
     "decode",
     "folder",
+    "huggingface",
+    "imagenet_c",
     "imagenet_name",
     "is_imagenet",
     "is_wordnet_id",

@@ -35,13 +35,27 @@ def candidate_classes(choice: str) -> list[str]:
     return names
 
 
+def read_names(file: Any) -> list[str]:
+    """The lines of the option ``data.classnames``, but for empty ones.
+
+    Raises:
+        UserError: If there is no such file, or it is not UTF-8.
+    """
+    text = existing(file, "file", "classnames")
+    try:
+        lines = text.read_text(encoding="utf-8-sig").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{text} cannot be read ({error})", "classnames") from None
+    return [line.strip() for line in lines if line.strip()]
+
+
 def names_of_classes(file: Any, classes: Iterable[str]) -> dict[str, str]:
-    """The names that a file gives to classes, by the option ``data.classnames``.
+    """The names that a file gives to classes.
 
     Args:
         file: A text file. Its lines are either names in the order of the classes, or a class and
             its name each, separated by a tab or a comma.
-        classes: What the source calls its classes: names of folders, or indices.
+        classes: What the source calls its classes, as by the names of folders.
 
     Returns:
         The name of every class.
@@ -49,19 +63,13 @@ def names_of_classes(file: Any, classes: Iterable[str]) -> dict[str, str]:
     Raises:
         UserError: If there is no such file, it is not UTF-8, or it names more classes or fewer.
     """
-    known = sorted(set(classes))
-    text = existing(file, "file", "classnames")
-    try:
-        lines = text.read_text(encoding="utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{text} cannot be read ({error})", "classnames") from None
-    lines = [printable(line.strip()) for line in lines if line.strip()]
+    known, lines = sorted(set(classes)), read_names(file)
     pairs = [line.partition("\t" if "\t" in line else ",") for line in lines]
     named = {key.strip(): name.strip() for key, _, name in pairs if name.strip()}
     if len(named) == len(lines) and named.keys() >= set(known):
-        return {one: named[one] for one in known}
+        return {one: printable(named[one]) for one in known}
     if len(lines) == len(known):
-        return dict(zip(known, lines, strict=True))
+        return dict(zip(known, map(printable, lines), strict=True))
     missing = [one for one in known if one not in named]
     raise UserError(
         f"{file} has {len(lines)} names for {len(known)} classes: it needs one on a line in the "

@@ -1,4 +1,4 @@
-"""Encoders: open_clip models that turn views into embeddings and gaze, in one forward pass."""
+"""Encoders: models that turn views into embeddings and gaze, in one forward pass."""
 
 from clipshift.encode.encoder import (
     ENCODE_BATCH,
@@ -10,6 +10,7 @@ from clipshift.encode.encoder import (
 )
 from clipshift.encode.feature_cache import FeatureCache
 from clipshift.encode.gaze import GazeProbe, contribution_shares, gaze_probe
+from clipshift.encode.modules import as_encoder
 from clipshift.encode.texts import (
     OPENAI,
     ZeroShot,
@@ -27,6 +28,7 @@ __all__ = [
     "Features",
     "GazeProbe",
     "ZeroShot",
+    "as_encoder",
     "caption_embeddings",
     "contribution_shares",
     "gaze_probe",

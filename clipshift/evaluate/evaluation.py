@@ -175,7 +175,7 @@ def run_evaluation(
         ),
         zero_shot=zero_shot,
         texts=texts,
-        features=FeatureCache(cache, key) if cache is not None else None,
+        features=FeatureCache(cache, key) if cache is not None and encoder.cacheable else None,
         layers=evaluation.layers,
     )
     data = ViewData(evaluation.views(cache), batch_size, num_workers, records, evaluation.layers)

@@ -10,7 +10,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from clipshift.augment import MATCHED, PAPER, Variant
+from clipshift.augment import MATCHED, PAPER, Stored, Variant
 from clipshift.data import Photo
 from clipshift.measure import CleanSpread, Facts, LayerShift
 from clipshift.measure.functional import retained
@@ -19,6 +19,7 @@ from clipshift.results import (
     Measured,
     Run,
     correlate,
+    corruption_errors,
     data_fingerprint,
     distance_tables,
     intraclass_correlation,
@@ -26,6 +27,7 @@ from clipshift.results import (
     order_of_photos,
     rank_augmentations,
     ranking_agreement,
+    shift_and_error,
     shift_table,
     skipped_table,
     summarize,
@@ -60,6 +62,8 @@ def make_run(
     add_retained(measured)
     shift = shift_table(measured, photos, variants)
     summary = summarize(shift, columns, seed)
+    stored = {v.name for v in variants.values() if isinstance(v.augmentation, Stored)}
+    errors = corruption_errors(summary, sorted(stored))
     cosine = "cosine_similarity" in shift
     several = len(measured.index) > 1 and shift["augmentation"].nunique() > 1
     both = cosine and several and {PAPER, MATCHED} <= set(shift["severity"])
@@ -84,6 +88,8 @@ def make_run(
         found = ranking_agreement(shift, (PAPER, MATCHED), seed)
         values = [None if math.isnan(value) else value for value in found]
         made["paper_and_matched"] = dict(zip(("tau", "ci_low", "ci_high"), values, strict=True))
+    if len(errors):
+        made["corruption_error"] = shift_and_error(errors)
     return Run(
         folder,
         {**facts, **made},
@@ -94,6 +100,7 @@ def make_run(
         rank_augmentations(shift, seed) if cosine else pd.DataFrame(),
         correlate(shift, columns) if cosine else pd.DataFrame(),
         layer_table(measured, sums, photos, variants, seed),
+        errors,
         skipped=skipped_table(measured, photos),
         **(inside or {}),
     )

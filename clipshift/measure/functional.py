@@ -456,12 +456,13 @@ def gaze_divergence_aligned(
     return gaze_divergence(q, p)
 
 
-def gaze_moved_back(view: Tensor, move_back: MoveBack) -> Tensor:
+def gaze_moved_back(view: Tensor, move_back: MoveBack, size: int = VIEW_SIZE) -> Tensor:
     """Gazes on views, moved back to where the photo's pixels were, as `gaze_divergence_aligned`.
 
     Args:
         view: Shape (B, h, w), not resized.
         move_back: Moves the views' pixels back.
+        size: Side of the views, in pixels.
 
     Returns:
         Means over the patches of the clean view, shape (B, h, w), float64; 0 where the view does
@@ -472,7 +473,7 @@ def gaze_moved_back(view: Tensor, move_back: MoveBack) -> Tensor:
         >>> gaze_moved_back(gaze, move_back=lambda maps: maps.flip(-1))
         tensor([[[0.7500, 0.2500]]], dtype=torch.float64)
     """
-    rows, columns = (_patch_of_pixels(count) for count in view.shape[-2:])
+    rows, columns = (_patch_of_pixels(count, size) for count in view.shape[-2:])
     moved, shown = _moved_back(view[:, rows[:, None], columns], move_back)
     return _patch_means((moved * shown).double(), rows, columns)
 

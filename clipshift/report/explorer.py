@@ -212,7 +212,8 @@ def made_gazes(
             move_back = partial(
                 augmentation.move_back, draws=batch.draws[variant.name], strength=variant.strength
             )
-            back[name] = gaze_moved_back(torch.from_numpy(maps[name]), move_back).numpy()
+            gaze = torch.from_numpy(maps[name])
+            back[name] = gaze_moved_back(gaze, move_back, batch.clean.shape[-1]).numpy()
     return {
         photo: {
             "shape": list(maps[CLEAN].shape[1:]),

@@ -162,12 +162,11 @@ def draw_pictures(pictures: Mapping[str, str], columns: int = 5) -> Chart:
     table = pd.DataFrame({"name": list(pictures), "picture": list(pictures.values())})
     return (
         alt.Chart(table, width=160, height=160)
-        .mark_image(width=160, height=160)
-        .encode(url="picture:N")
+        .mark_image(width=160, height=160, align="left", baseline="top")
+        .encode(url="picture:N", x=alt.value(0), y=alt.value(0))
         .facet(
             facet=alt.Facet("name:N", sort=list(pictures), title=None), columns=columns, spacing=8
         )
-        .resolve_scale(x="independent", y="independent")
     )
 
 

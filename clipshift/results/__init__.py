@@ -1,5 +1,10 @@
 """Results: what was measured, its tables with intervals, and the files of a run."""
 
+from clipshift.results.corruptions import (
+    corruption_errors,
+    mean_corruption_error,
+    shift_and_error,
+)
 from clipshift.results.files import (
     data_fingerprint,
     file_sha256,
@@ -59,6 +64,7 @@ __all__ = [
     "clear_results",
     "compare_photos",
     "correlate",
+    "corruption_errors",
     "cosine_values",
     "data_fingerprint",
     "differing_views",
@@ -68,6 +74,7 @@ __all__ = [
     "incomparable",
     "intraclass_correlation",
     "join",
+    "mean_corruption_error",
     "mean_interval",
     "order_of_photos",
     "pair_values",
@@ -78,6 +85,7 @@ __all__ = [
     "read_gazes",
     "read_nearest",
     "read_run",
+    "shift_and_error",
     "shift_table",
     "shown_photos",
     "skipped_table",

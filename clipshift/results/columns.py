@@ -124,6 +124,15 @@ DEFINITIONS: dict[str, dict[str, str]] = {
         "p_holm": "p after Holm's correction over all texts and augmentations of the severity",
         "n": COUNT["n"],
     },
+    "corruption_error": VARIANT
+    | {"error": "zero-shot top-1 error under the stored corruption"}
+    | INTERVAL
+    | {
+        "alexnet_error": "AlexNet's, the mean over severities, where it is published",
+        "relative_error": "error divided by AlexNet's",
+        "shift": "mean over photos of 1 − cosine",
+    }
+    | COUNT,
     "skipped": {"photo": KEYS["photo"], "reason": "why it was not measured"},
 }
 """The columns of the tables beside ``shift.parquet``, by their names in `Tables`."""

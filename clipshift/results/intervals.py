@@ -402,9 +402,9 @@ def intraclass_correlation(values: np.ndarray, labels: Sequence[str | None]) -> 
     size, total = groups.size(), len(rows)
     if len(size) < 2 or total == len(size):
         return np.nan
-    means = groups.transform("mean")
-    between = ((means - rows["value"].mean()) ** 2).sum() / (len(size) - 1)
+    means, mean = groups.transform("mean"), rows["value"].mean()
+    between = ((means - mean) ** 2).sum() / (len(size) - 1)
     within = ((rows["value"] - means) ** 2).sum() / (total - len(size))
     typical = (total - (size**2).sum() / total) / (len(size) - 1)
     spread = between + (typical - 1) * within
-    return float((between - within) / spread) if spread > 0 else np.nan
+    return float((between - within) / spread) if spread > (ROUNDING * mean) ** 2 else np.nan

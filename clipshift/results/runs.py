@@ -24,7 +24,10 @@ SHIFT = "shift.parquet"
 MATRICES = ("distances", "distances_low", "distances_high")
 INSIDE = ("directions", "direction_cosines", "undone", "neighbourhoods", "named")
 """The tables of what happens inside the space of embeddings, by their names in `Run`."""
-TABLES = ("summary", *MATRICES, "ranking", "correlations", "layers", *INSIDE, "skipped")
+TABLES = (
+    "summary", *MATRICES, "ranking", "correlations", "layers", "corruption_error", *INSIDE,
+    "skipped",
+)  # fmt: skip
 """The tables of a run beside ``shift.parquet``, by their names in `Run`."""
 
 RESULTS = (
@@ -64,6 +67,7 @@ class Run:
         ranking: Augmentations by their shift; empty where the cosine was not measured.
         correlations: What goes with the shift; empty likewise.
         layers: Shift by layer; empty where not asked for.
+        corruption_error: Errors under stored corruptions; empty where there are none.
         directions: Whether every photo is moved the same way; this and the next four are empty
             where ``inside`` was not asked for.
         direction_cosines: Which augmentations push the same way.
@@ -84,6 +88,7 @@ class Run:
     ranking: pd.DataFrame = field(default_factory=pd.DataFrame)
     correlations: pd.DataFrame = field(default_factory=pd.DataFrame)
     layers: pd.DataFrame = field(default_factory=pd.DataFrame)
+    corruption_error: pd.DataFrame = field(default_factory=pd.DataFrame)
     directions: pd.DataFrame = field(default_factory=pd.DataFrame)
     direction_cosines: pd.DataFrame = field(default_factory=pd.DataFrame)
     undone: pd.DataFrame = field(default_factory=pd.DataFrame)
