@@ -324,6 +324,7 @@ def make_evaluation(
         resize=resize,
         calibration=calibration,
         layers=cfg.layers,
+        inside=cfg.inside,
         gallery=cfg.gallery,
         save_embeddings=cfg.save.embeddings,
         save_views=cfg.save.views,

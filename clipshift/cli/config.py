@@ -62,6 +62,7 @@ CHECKS: dict[str, Check] = {
     ),
     "report": optional(TEXT),
     "layers": BOOLEAN,
+    "inside": BOOLEAN,
     "zero_shot.classes": optional(TEXT),
     "gallery": whole(0),
     "save.embeddings": BOOLEAN,

@@ -43,6 +43,7 @@ def make_run(
     columns: Mapping[str, Facts],
     seed: int,
     facts: Mapping[str, Any],
+    inside: Mapping[str, pd.DataFrame] | None = None,
 ) -> Run:
     """Make the tables of a run, and the facts that follow from what was measured.
 
@@ -55,6 +56,7 @@ def make_run(
         columns: What the measured columns mean.
         seed: Of all resampling.
         facts: What else is known of the run; ``data`` and others are added.
+        inside: From `clipshift.evaluate.inside.inside_tables`, where asked for.
     """
     spread = add_relative_shift(measured)
     add_retained(measured)
@@ -99,7 +101,8 @@ def make_run(
         correlate(shift, columns) if cosine else pd.DataFrame(),
         layer_table(measured, sums, photos, variants, seed),
         errors,
-        skipped_table(measured, photos),
+        skipped=skipped_table(measured, photos),
+        **(inside or {}),
     )
 
 

@@ -12,7 +12,14 @@ from clipshift.results.files import (
     write_json,
     write_whole,
 )
-from clipshift.results.intervals import holm, intraclass_correlation, mean_interval
+from clipshift.results.intervals import (
+    cosine_values,
+    holm,
+    intraclass_correlation,
+    mean_interval,
+    pair_values,
+    ratio_values,
+)
 from clipshift.results.measured import CLEAN, Measured, join
 from clipshift.results.paired import GROUPS, compare_photos, with_group_means
 from clipshift.results.ranking import (
@@ -59,6 +66,7 @@ __all__ = [
     "compare_photos",
     "correlate",
     "corruption_errors",
+    "cosine_values",
     "data_fingerprint",
     "differing_views",
     "distance_tables",
@@ -70,9 +78,11 @@ __all__ = [
     "mean_corruption_error",
     "mean_interval",
     "order_of_photos",
+    "pair_values",
     "pivot",
     "rank_augmentations",
     "ranking_agreement",
+    "ratio_values",
     "read_gazes",
     "read_nearest",
     "read_run",

@@ -22,8 +22,11 @@ CALIBRATION = "calibration.json"
 NEAREST = "nearest.json"
 SHIFT = "shift.parquet"
 MATRICES = ("distances", "distances_low", "distances_high")
+INSIDE = ("directions", "direction_cosines", "undone", "neighbourhoods", "named")
+"""The tables of what happens inside the space of embeddings, by their names in `Run`."""
 TABLES = (
-    "summary", *MATRICES, "ranking", "correlations", "layers", "corruption_error", "skipped",
+    "summary", *MATRICES, "ranking", "correlations", "layers", "corruption_error", *INSIDE,
+    "skipped",
 )  # fmt: skip
 """The tables of a run beside ``shift.parquet``, by their names in `Run`."""
 
@@ -65,6 +68,12 @@ class Run:
         correlations: What goes with the shift; empty likewise.
         layers: Shift by layer; empty where not asked for.
         corruption_error: Errors under stored corruptions; empty where there are none.
+        directions: Whether every photo is moved the same way; this and the next four are empty
+            where ``inside`` was not asked for.
+        direction_cosines: Which augmentations push the same way.
+        undone: Whether the shift can be undone, by method.
+        neighbourhoods: What becomes of photos' nearest neighbours, and of the embeddings' spread.
+        named: The texts that views move towards, and away from; empty without classes as well.
         skipped: Photos that could not be read.
     """
 
@@ -80,6 +89,11 @@ class Run:
     correlations: pd.DataFrame = field(default_factory=pd.DataFrame)
     layers: pd.DataFrame = field(default_factory=pd.DataFrame)
     corruption_error: pd.DataFrame = field(default_factory=pd.DataFrame)
+    directions: pd.DataFrame = field(default_factory=pd.DataFrame)
+    direction_cosines: pd.DataFrame = field(default_factory=pd.DataFrame)
+    undone: pd.DataFrame = field(default_factory=pd.DataFrame)
+    neighbourhoods: pd.DataFrame = field(default_factory=pd.DataFrame)
+    named: pd.DataFrame = field(default_factory=pd.DataFrame)
     skipped: pd.DataFrame = field(default_factory=pd.DataFrame)
 
     @property
