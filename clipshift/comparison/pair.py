@@ -23,6 +23,7 @@ from clipshift.report.words import (
     alike_photos,
     counted,
     few_photos,
+    leading_severity,
     model_notes,
     p_value,
     run_title,
@@ -270,6 +271,7 @@ def write_pairs(
         sections=sections,
         facts=facts,
         severities=severities if len(severities) > 1 else [],
+        severity=leading_severity(severities) if severities else "",
         about="What is compared",
     )
     source = f"{run_title(b)} minus {run_title(a)}, {photos}; clipshift"

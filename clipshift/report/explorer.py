@@ -39,12 +39,12 @@ def explored(runs: Mapping[str, Run], dataset: ViewDataset | None) -> dict[str, 
 
     Returns:
         ``models`` and the ``kinds`` of their gaze; ``measure``, the shift that photos are sorted
-        by; ``variants`` (augmentation and severity of each); ``measures`` (name and label of
-        each); ``photos``, each with ``id``, ``label`` and ``shifts`` (by model and variant), the
-        one that the first model moves most first; ``unlisted``, how many more there are; and ``shown`` by photo id, with ``part``
-        (``most``, ``typical`` or ``least``), ``pictures`` (data URLs, clean first) and, by model,
-        ``values`` (by measure and variant), ``nearest`` (classes by view, clean first) and
-        ``gaze`` (see `made_gazes`).
+        by; ``variants`` (augmentation and severity of each); ``measures`` (name and label of each);
+        ``photos``, each with ``id``, ``label`` and ``shifts`` (by model and variant), the one that
+        the first model moves most first; ``unlisted``, how many more there are; and ``shown`` by
+        photo id, with ``part`` (``most``, ``typical`` or ``least``), ``pictures`` (data URLs,
+        clean first) and, by model, ``values`` (by measure and variant), ``nearest`` (classes by
+        view, clean first) and ``gaze`` (see `made_gazes`).
     """
     every = list(runs.values())
     first = every[0]

@@ -24,12 +24,12 @@ from clipshift.results import pivot, write_whole
 Chart = alt.TopLevelMixin
 """Any of Altair's charts."""
 
-CLUSTER_CUT = 0.7
-"""Clusters are cut at this share of the dendrogram's highest merge."""
 FAINT = 0.05
 """A heat map's strongest colour stands for at least this share of a measure's range, or of 1."""
 STRONGEST = 0.6
 """Opacity of a heat map's strongest colour: text stays readable on it, on white and on black."""
+MANY_LINES = 6
+"""With more lines than this, their intervals are thin."""
 LABEL = 160
 """Room for an augmentation's name beside a line's end, in pixels."""
 CELL = 58
@@ -99,11 +99,11 @@ def config(ink: str = INK, muted: str = MUTED, grid: str = GRID, back: str = "tr
         "labelColor": ink, "titleColor": muted, "gridColor": grid, "domain": False, "ticks": False,
         "labelFontSize": 12, "titleFontSize": 12, "titleFontWeight": "normal", "labelLimit": 220,
         "labelPadding": 6, "titlePadding": 10, "labelFlush": False, "labelOverlap": "greedy",
+        "labelSeparation": 6,
     }  # fmt: skip
     return {
         "background": back,
         "font": FONT,
-        "aria": False,
         "view": {"stroke": None, "continuousWidth": 300},
         "axis": axis,
         "text": {"color": ink, "fontSize": 11},
@@ -448,7 +448,8 @@ def _lines(
         labels.mark_text(align="left", dx=24).encode(text="line:N", opacity=dim),
     ]
     if bounds:
-        interval = base.mark_rule(strokeWidth=5, strokeCap="round").encode(
+        thin = table["line"].nunique() > MANY_LINES
+        interval = base.mark_rule(strokeWidth=1.5 if thin else 5, strokeCap="round").encode(
             y=alt.Y(f"{bounds[0]}:Q", title=title),
             y2=f"{bounds[1]}:Q",
             opacity=alt.condition(over, alt.value(0.35), alt.value(0.08)),
@@ -706,7 +707,7 @@ def draw_gaze(summary: pd.DataFrame) -> Chart:
     shape = alt.Shape(
         "kind:N",
         scale=alt.Scale(domain=list(kinds.values()), range=["circle", "square"]),
-        legend=alt.Legend(title=None, orient="top", symbolStrokeWidth=2, labelLimit=300),
+        legend=alt.Legend(title=None, orient="top", columns=1, labelLimit=300),
     )
     filled = f"datum.kind == '{kinds['gaze_divergence_aligned']}'"
     color = _color(names)

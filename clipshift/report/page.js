@@ -20,6 +20,8 @@ async function draw(container, name) {
   for (const param of spec.params || []) if (param.name === "severity" && severity) param.value = severity;
   const config = dark.matches && !printing ? configs.dark : configs.light;
   const embedded = await vegaEmbed(container, spec, { actions: false, renderer: "svg", config, logLevel: 1 });
+  // The container says in words what the chart shows; its marks would each be read as an image.
+  container.querySelector("svg").setAttribute("aria-hidden", "true");
   drawn.set(container, embedded);
   signs();
 }
@@ -41,7 +43,9 @@ addEventListener("afterprint", () => { printing = false; drawAll(); });
 for (const button of document.querySelectorAll("[data-enlarge]")) {
   button.addEventListener("click", () => {
     byId("enlarged").showModal();
-    draw(byId("enlarged").querySelector(".vega"), button.dataset.enlarge);
+    const large = byId("enlarged").querySelector(".vega");
+    large.setAttribute("aria-label", document.querySelector(`[data-chart="${button.dataset.enlarge}"]`).getAttribute("aria-label"));
+    draw(large, button.dataset.enlarge);
   });
 }
 

@@ -127,6 +127,7 @@ class Page:
         lead: The figure beside the answer.
         sections: Its parts.
         severities: What a reader can choose from, where there are several.
+        severity: Which is chosen at first.
         facts: Provenance, by name.
         citation: A BibTeX entry; empty where there is none.
         methods: A sentence for a methods section.
@@ -141,6 +142,7 @@ class Page:
     sections: Sequence[Section]
     facts: Mapping[str, Any]
     severities: Sequence[str] = ()
+    severity: str = ""
     citation: str = ""
     methods: str = ""
     about: str = "This run"

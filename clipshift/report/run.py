@@ -109,6 +109,7 @@ def report_page(run: Run, dataset: ViewDataset) -> Page:
         sections=sections,
         facts=facts_of(run),
         severities=severities if len(severities) > 1 else [],
+        severity=words.leading_severity(severities),
         citation=citation(run),
         methods=methods(run),
     )
