@@ -162,6 +162,12 @@ def listed(names: Sequence[str]) -> str:
     return " and ".join([", ".join(quoted[:-1]), quoted[-1]] if len(quoted) > 1 else quoted)
 
 
+def leading_severity(severities: Sequence[str]) -> str:
+    """The severity of which a run's first number is: the paper's, or else the strongest step."""
+    steps = sorted(severity for severity in severities if severity.isdigit())
+    return PAPER if PAPER in severities else steps[-1] if steps else severities[0]
+
+
 def answer(run: Run) -> list[str]:
     """What a run found, in two sentences: what moves the embedding most, and how sure that is.
 
@@ -172,7 +178,7 @@ def answer(run: Run) -> list[str]:
         return ["The cosine similarity was not measured, so that nothing can be said of the shift."]
     severities = list(run.ranking["severity"].unique())
     steps = sorted(s for s in severities if s.isdigit())
-    first = PAPER if PAPER in severities else steps[-1] if steps else severities[0]
+    first = leading_severity(severities)
     ranked = run.ranking[run.ranking["severity"] == first]
     leader, last = ranked["augmentation"].iloc[0], ranked["augmentation"].iloc[-1]
     at = "" if first == PAPER else f" at severity {first}"
