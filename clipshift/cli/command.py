@@ -1,6 +1,7 @@
 """What the commands share: a user's mistake ends in one line, and never in a traceback."""
 
 import io
+import math
 import os
 import sys
 import traceback
@@ -123,7 +124,20 @@ class SweepFailures(Callback):
 
 
 class SweepComparison(Callback):
-    """Ends a sweep in one comparison of its jobs; exits with code 1 if one has failed."""
+    """Counts a sweep's jobs, and ends it in one comparison; exits with code 1 if one has failed."""
+
+    def __init__(self) -> None:
+        self.jobs = 0
+
+    def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
+        """Hydra calls this before the first job."""
+        self.jobs = jobs_of(list(config.hydra.overrides.task))
+
+    def on_job_start(self, config: DictConfig, **kwargs: Any) -> None:
+        """Hydra calls this before each job, also that of a single run."""
+        if self.jobs:
+            options = " ".join(without_paths(given) for given in config.hydra.overrides.task)
+            print(f"\njob {config.hydra.job.num + 1} of {self.jobs}: {options}", flush=True)
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
         """Hydra calls this when all jobs have ended."""
@@ -136,6 +150,18 @@ class SweepComparison(Callback):
             finished = False
         if not finished:
             sys.exit(1)
+
+
+def jobs_of(overrides: Sequence[str]) -> int:
+    """How many jobs a sweep over overrides has.
+
+    Example:
+        >>> jobs_of(["aug=noise,flip", "severity=range(1,4)", "seed=0"])
+        6
+    """
+    read = OverridesParser.create().parse_overrides(list(overrides))
+    sweeps = [list(one.sweep_iterator()) for one in read if one.is_sweep_override()]
+    return math.prod(map(len, sweeps))
 
 
 def quoted(argument: str) -> str:

@@ -30,22 +30,19 @@ def report_run(run: Run, dataset: ViewDataset, logger: Logger | None = None) -> 
         dataset: Its photos, of which some are shown; those that are gone are left out.
         logger: The run's logger.
     """
-    made, report, files = write_report(run, dataset)
+    with terminal.busy("Drawing figures and page"):
+        made, report, files = write_report(run, dataset)
     notes = list(made.notes)
     clean = page.clean_accuracy(run.summary)
     lines = [f"zero-shot on the clean views: {clean}"] if clean else []
-    lines += [f"gaze: {made.facts['gaze']}", f"report: {report}"]
+    lines += [f"gaze: {made.facts['gaze']}", f"report: {terminal.shortened(report)}"]
     if isinstance(logger, WandbLogger):
-        with tracking.optional_tracking():
+        with tracking.optional_tracking(), terminal.busy("Tracking in W&B"):
             notes += tracking.track_results(logger, run, files)
             lines.append(tracking.run_place(logger))
     elif logger is not None:
         logger.log_metrics(tracking.means(run))
-    tables = {
-        str(severity): page.ranked_table(summary, run.columns, run.trained_on)
-        for severity, summary in run.summary.groupby("severity", sort=False)
-    }
-    terminal.print_summary(made.title, tables, notes, lines)
+    terminal.print_run(run, made.title, made.answer, notes, lines)
 
 
 def write_report(run: Run, dataset: ViewDataset) -> tuple[Page, Path, dict[str, Path]]:
