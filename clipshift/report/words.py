@@ -169,12 +169,6 @@ def listed(names: Sequence[str]) -> str:
     return " and ".join([", ".join(quoted[:-1]), quoted[-1]] if len(quoted) > 1 else quoted)
 
 
-def leading_severity(severities: Sequence[str]) -> str:
-    """The severity of which a run's first number is: the paper's, or else the strongest step."""
-    steps = sorted(severity for severity in severities if severity.isdigit())
-    return PAPER if PAPER in severities else steps[-1] if steps else severities[0]
-
-
 def answer(run: Run) -> list[str]:
     """What a run found, in two sentences: what moves the embedding most, and how sure that is.
 
