@@ -212,9 +212,12 @@ def test_shards_of_captions_need_no_classes(tmp_path: Path) -> None:
     with webdataset.TarWriter(str(tmp_path / "0.tar")) as sink:
         sink.write({"__key__": "a", "jpg": encoded(0, "jpeg"), "txt": "one\n\n two \n"})
         sink.write({"__key__": "b", "png": encoded(1)})
-    assert [(p.id, p.label, p.captions) for p in shards(tmp_path)] == [
+        sink.write({"__key__": "README", "txt": "x" * 2**17})
+    *photos, other = shards(tmp_path)
+    assert [(p.id, p.label, p.captions) for p in photos] == [
         ("0/a", None, ("one", "two")), ("0/b", None, ()),
     ]  # fmt: skip
+    assert (other.id, other.left_out) == ("*.txt", "no images by their names: 1 files")
 
 
 def test_all_of_imagenets_classes_are_told_apart_in_shards(tmp_path: Path) -> None:

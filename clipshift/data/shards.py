@@ -182,12 +182,15 @@ def _index(file: Path, name: str, classes: list[str], listing: Listing) -> None:
             key, _, ending = member.name.rpartition(".")
             if ending == "cls":
                 labels.setdefault(key, _label(file, stream, member, classes))
-            elif ending == "txt":
-                captions.setdefault(key, _captions(file, stream, member))
+            elif _has_captions(member):
+                stream.seek(member.offset_data)
+                lines = stream.read(member.size).decode(errors="replace").splitlines()
+                texts = (printable(line.strip()) for line in lines if line.strip())
+                captions.setdefault(key, tuple(texts))
     taken: dict[str, str] = {}
     for member in members:
         key, _, ending = member.name.rpartition(".")
-        if member.isdir() or ending in ("cls", "txt"):
+        if member.isdir() or ending == "cls" or _has_captions(member):
             continue
         path = f"{name}/{member.name}"
         if not _is_plain(member):
@@ -260,12 +263,5 @@ def _label(file: Path, stream: BinaryIO, member: tarfile.TarInfo, classes: list[
     return classes[int(text)]
 
 
-def _captions(file: Path, stream: BinaryIO, member: tarfile.TarInfo) -> tuple[str, ...]:
-    if not _is_plain(member) or member.size > CAPTION_BYTES:
-        raise UserError(
-            f"{file}: {printable(member.name)} must be a file of captions, of at most "
-            f"{CAPTION_BYTES >> 10} KiB"
-        )
-    stream.seek(member.offset_data)
-    lines = stream.read(member.size).decode(errors="replace").splitlines()
-    return tuple(line.strip() for line in lines if line.strip())
+def _has_captions(member: tarfile.TarInfo) -> bool:
+    return member.name.endswith(".txt") and _is_plain(member) and member.size <= CAPTION_BYTES
