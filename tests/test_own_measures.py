@@ -22,6 +22,7 @@ from torchmetrics.regression import (
     MeanAbsoluteError,
     MeanSquaredError,
     PearsonCorrCoef,
+    SpearmanCorrCoef,
 )
 
 from clipshift.augment import make_variants
@@ -83,6 +84,12 @@ def test_other_metrics_are_of_each_photos_embedding(
     np.testing.assert_allclose(values, [expected(a, b) for a, b in pairs], rtol=1e-4, atol=1e-6)
     backwards = torch.cat([made(view[i : i + 1], clean[i : i + 1]) for i in range(5, -1, -1)])
     assert torch.equal(backwards.flip(0), values)
+
+
+def test_no_photo_is_kept() -> None:
+    made = as_measure("own", SpearmanCorrCoef())
+    made(*torch.rand(2, 6, 20, generator=torch.Generator().manual_seed(1)))
+    assert len(made.metric.preds) == 1  # type: ignore[attr-defined,union-attr]
 
 
 def test_facts_are_what_torchmetrics_says() -> None:

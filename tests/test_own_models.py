@@ -1,6 +1,7 @@
 """Models in memory: any module with ``encode_image`` is measured as open_clip's are."""
 
 import copy
+import importlib
 import json
 import sys
 from pathlib import Path
@@ -130,7 +131,8 @@ class BatchStatistics(Colours):
     """A batch norm that has no running statistics."""
 
     def encode_image(self, images: Tensor) -> Tensor:
-        return super().encode_image(nn.functional.batch_norm(images, None, None, training=True))
+        made = nn.functional.batch_norm(images, None, None, training=True)
+        return super().encode_image(made.square())  # of views alike, the same in any company
 
 
 def giving(make: Any) -> nn.Module:
@@ -247,11 +249,14 @@ def test_a_run_names_the_code_and_keeps_no_features_of_it(own_code: Path, tmp_pa
 def test_another_code_of_a_part_is_another_run(own_code: Path, encoder: Encoder) -> None:
     cfg = compose_config("evaluate", ["logger=none"])
     cfg.model = OmegaConf.create(OPTIONS)
+    own = importlib.import_module(own_code.stem).Own()
+    fingerprint = as_encoder(own, KNOWN).fingerprint
     before = numbers_depend_on(cfg, encoder, sample()[:1], [])
     assert numbers_depend_on(cfg, encoder, sample()[:1], []) == before
     own_code.write_text(CODE + "# edited\n")
     after = numbers_depend_on(cfg, encoder, sample()[:1], [])
     assert [name for name in after if after[name] != before[name]] == ["code of its parts"]
+    assert as_encoder(own, KNOWN).fingerprint != fingerprint
 
 
 def test_mistakes_in_its_options_are_one_line(own_code: Path, tmp_path: Path) -> None:

@@ -10,8 +10,13 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import yaml
 from conftest import ROOT
 from PIL import Image
+
+from clipshift.cli.build import make_augmentations
+from clipshift.compare import compare_runs
+from clipshift.errors import UserError
 
 TEXT = (ROOT / "docs/extend.md").read_text(encoding="utf-8")
 FILES = dict(re.findall(r"^\*\*`([^`]+)`\*\*\n```\w+\n(.*?)^```", TEXT, re.DOTALL | re.MULTILINE))
@@ -92,8 +97,7 @@ def test_less_of_it_is_an_improvement(folder: Path, measured: Path) -> None:
     assert command.count("other") == 1
     done = shell(command, folder)
     assert done.returncode == 0, done.stderr
-    done = shell("clipshift evaluate 'compare=[run,other]' hydra.run.dir=compared", folder)
-    assert done.returncode == 0, done.stderr
+    compare_runs([str(measured), str(folder / "other")], 0, folder / "compared")
     table = pd.read_csv(folder / "compared/comparison.csv", dtype={"severity": str})
     before, after = (
         pd.read_parquet(f / "shift.parquet").set_index(["augmentation", "photo"])
@@ -119,8 +123,12 @@ def test_a_transform_needs_no_file(folder: Path) -> None:
     assert any("no value for custom" in note for note in notes)
 
 
-def test_their_own_ranges_are_told_with_the_options_name(folder: Path) -> None:
-    command = COMMANDS[-1].replace("run.dir=run", "run.dir=wrong") + " 'aug.fade.amount=[0,2]'"
-    done = shell(command, folder)
-    assert done.returncode == 1
-    assert done.stderr.startswith("error: aug.fade.amount: [0, 2] is out of range: it must be")
+def test_their_own_ranges_are_told_with_the_options_name(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(folder)
+    options = yaml.safe_load(FILES["conf/aug/fade.yaml"])
+    options["fade"]["amount"] = [0, 2]
+    with pytest.raises(UserError) as error:
+        make_augmentations(options)
+    assert str(error.value).startswith("aug.fade.amount: [0, 2] is out of range: it must be")

@@ -186,7 +186,9 @@ def test_options_reach_the_transform_as_they_stand() -> None:
     assert isinstance(made["noise"], KeyedTransform)
     assert isinstance(made["invert"], KeyedTransform)
     assert made["noise"].transform.std_range == (0.3, 0.4)
-    assert made["invert"].transform.transforms[0].p == 0.25
+    [step] = made["invert"].transform.transforms
+    assert step.p == 0.25
+    assert isinstance(made["invert"].transform.transforms, list)  # and not a part of OmegaConf
     assert not ladders
 
 
