@@ -136,6 +136,8 @@ class SweepComparison(Callback):
     def on_job_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Hydra calls this before each job, also that of a single run."""
         if self.jobs:
+            from clipshift.report.words import without_paths
+
             options = " ".join(without_paths(given) for given in config.hydra.overrides.task)
             print(f"\njob {config.hydra.job.num + 1} of {self.jobs}: {options}", flush=True)
 

@@ -21,7 +21,7 @@ from clipshift.comparison.pair import (
     trained_on_of,
 )
 from clipshift.errors import ERROR_FILE, UserError
-from clipshift.report import page, tracking
+from clipshift.report import page, terminal, tracking
 from clipshift.report.figures import draw_curves, save_figures
 from clipshift.report.words import counted, model_in_words, with_interval
 from clipshift.results import Run, differing_views, read_run, write_csv
@@ -73,6 +73,10 @@ def compare_sweep(folder: Path) -> bool:
     if runs:
         with tracking.optional_tracking():
             track_sweep(folder, list(runs.values()), table, files, failed=bool(failed))
+    if runs:
+        jobs_by_name = {job.name: run for job, run in runs.items()}
+        told = {job.name: own for job, own in overrides.items()}
+        terminal.print_sweep(terminal.sweep_table(jobs_by_name, told, options))
     for note in notes:
         print(f"note: {note}")
     print(f"{len(runs)} of {len(jobs)} jobs finished; comparison: {report}")

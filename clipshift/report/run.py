@@ -36,7 +36,8 @@ def report_run(run: Run, dataset: ViewDataset, logger: Logger | None = None) -> 
     lines += [f"gaze: {made.facts['gaze']}", f"report: {terminal.shortened(report)}"]
     if isinstance(logger, WandbLogger):
         with tracking.optional_tracking(), terminal.busy("Tracking in W&B"):
-            notes += tracking.track_results(logger, run, files)
+            [photos] = [s.explorer for s in made.sections if s.explorer]
+            notes += tracking.track_results(logger, run, files, report, photos)
             lines.append(tracking.run_place(logger))
     elif logger is not None:
         logger.log_metrics(tracking.means(run))
