@@ -14,7 +14,7 @@ from omegaconf import OmegaConf
 from torch import Tensor, nn
 
 from clipshift.augment import as_augmentation
-from clipshift.cli.build import encoder_for, make_augmentations, make_evaluation
+from clipshift.cli.build import make_augmentations, make_encoder, make_evaluation
 from clipshift.cli.command import CONF, as_typed, compose_config
 from clipshift.cli.config import MEASURED, plain, validate
 from clipshift.cli.evaluate import carry_out, views_again
@@ -213,9 +213,7 @@ def measure_shift(
         encoder = model if isinstance(model, Encoder) else as_encoder(model, preprocess, tokenizer)
         cfg.model = _held_model(model)
     else:
-        encoder = encoder_for(
-            cfg.model.architecture, cfg.model.pretrained, cfg.model.checkpoint, precision
-        )
+        encoder = make_encoder(cfg.model, precision)
     if own is None:
         made, ladders = make_augmentations(plain(cfg.aug))
     else:
@@ -230,7 +228,7 @@ def measure_shift(
     facts = {
         "job": None,
         "model": plain(cfg.model) | {"trained_on": trained_augmentations(cfg.model.checkpoint)},
-        "precision": precision,
+        "precision": encoder.precision,
         "config": plain(cfg),
     }
     temporary = None
@@ -279,8 +277,7 @@ def compare(a: Result, b: Result, seed: int = 0) -> pd.DataFrame:
         raise UserError(
             f"the runs cannot be compared photo by photo: they differ in {', '.join(differences)}"
         )
-    runs = [a.run, b.run]
-    return compare_pair(*runs, seed, trained_on_of(runs))
+    return compare_pair(a.run, b.run, seed, trained_on_of([a.run, b.run]))
 
 
 def _typed(value: Any) -> str:

@@ -109,6 +109,21 @@ def test_arrays_tensors_and_data_sets_have_the_same_rows(folder: Path, hub_folde
         pd.testing.assert_frame_equal(other, first)
 
 
+def test_a_hugging_face_data_set_has_the_rows_of_its_images(folder: Path, hub_folder: Path) -> None:
+    datasets = pytest.importorskip("datasets")
+    features = datasets.Features(
+        {"image": datasets.Image(), "label": datasets.ClassLabel(names=["cat", "sky"])}
+    )
+    stored = [{"bytes": file.read_bytes(), "path": None} for file in files(folder)]
+    loaded = datasets.Dataset.from_dict({"image": stored, "label": [0, 1, 1]}, features)
+    found = photos_of(loaded)
+    assert [photo.read() for photo in found] == [file.read_bytes() for file in files(folder)]
+    rows = clipshift.measure_shift(loaded, hub_folder, "flip", **FAST).shift
+    assert list(rows["label"]) == ["cat", "sky", "sky"]
+    pixels = clipshift.measure_shift(folder, hub_folder, "flip", **FAST).shift  # no random numbers
+    np.testing.assert_array_equal(rows["cosine_similarity"], pixels["cosine_similarity"])
+
+
 def test_photos_in_memory_lose_nothing(folder: Path) -> None:
     file = folder / "cat" / "chelsea.png"
     held, other = photos_of([Image.open(file), Image.open(folder / "sky" / "moon.png")])
@@ -135,7 +150,7 @@ def test_photos_in_memory_lose_nothing(folder: Path) -> None:
         (None, {"model": "lit"}, "did you mean 'lite'"),
         (None, {"augmentations": "nois"}, "did you mean 'noise'"),
         (None, {"severities": 7}, "severity=7 is out of range"),
-        (None, {"measures": ["cosin"]}, "did you mean 'cosine_similarity'"),
+        (None, {"measures": ["cosin"]}, "no 'cosin' in group metric"),
         (None, {"seed": -1}, "seed=-1 is out of range"),
         (None, {"model": nn.Identity()}, "encode_image"),
     ],
@@ -183,7 +198,7 @@ def test_a_result_shows_itself_and_its_figures(result: clipshift.Result) -> None
     for photo in (0, "sky/moon.png"):
         pictures = next(iter(result.plot_gaze(photo).to_dict()["datasets"].values()))
         assert [row["name"] for row in pictures] == [
-            "clean", "noise@paper", "noise@2", "flip@paper", "flip@2"
+            "clean", "noise@paper", "flip@paper", "noise@2", "flip@2"
         ]  # fmt: skip
     with pytest.raises(UserError, match="nowhere cannot be shown: it cannot be read"):
         result.plot_gaze("nowhere")

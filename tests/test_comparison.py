@@ -284,9 +284,13 @@ def test_curves_of_jobs_with_other_options_are_lines_of_their_own() -> None:
          "ci_low": mean, "ci_high": mean}
         for options, mean in jobs for severity in ("1", "2", "3")
     )  # fmt: skip
-    lines = draw_curves(rows).axes[0].lines
-    assert [line.get_label() for line in lines] == ["noise (seed=0)", "noise (seed=1)"]
-    assert [list(line.get_xdata()) for line in lines] == [[1, 2, 3]] * 2
+    drawn = draw_curves(rows).to_dict()
+    [data] = drawn["datasets"].values()
+    for job, mean in jobs:
+        own = [row for row in data if row["line"] == f"noise ({job})"]
+        assert [row["severity"] for row in own] == [1, 2, 3]
+        assert [row["mean"] for row in own] == pytest.approx([1 - mean] * 3)
+    assert len(data) == 6
 
 
 def test_holm_by_the_book() -> None:
@@ -354,7 +358,7 @@ def test_a_sweep_ends_in_one_comparison(sweep: Path) -> None:
         assert table.loc[table["job"] == job, "mean"].tolist() == own["mean"].tolist()
     page = (sweep / "comparison.html").read_text()
     assert "Sweep of 4 jobs" in page
-    assert "data:image/png" in page
+    assert (sweep / "figures/parallel.svg").exists()
     [file] = (sweep / "wandb").glob("offline-run-*/*.wandb")
     runs = [r.run for r in wandb_records(file.read_bytes()) if r.HasField("run")]
     assert {run.job_type for run in runs} == {"comparison"}

@@ -269,7 +269,13 @@ def test_run_writes_everything(finished: tuple[Path, str]) -> None:
     assert facts["config"]["seed"] == 0
     assert {"torch", "open_clip_torch", "clipshift"} <= set(facts["versions"])
     page = (folder / "report.html").read_text()
-    assert page.count("data:image/") == len(list((folder / "figures").iterdir())) == 11
+    figures = {file.name for file in (folder / "figures").iterdir()}
+    drawn = ("ranking", "distribution", "heatmap", "layers_cosine", "layers_cka", "gaze",
+             "distances", "correlations")  # fmt: skip
+    assert figures == {f"{name}.{kind}" for name in drawn for kind in ("svg", "png")}
+    assert (
+        page.count("data:image/webp") == 5 * 10
+    )  # every photo, clean and under nine augmentations
     assert 'src="http' not in page
     assert not list(folder.glob(".*.partial"))
     for word in ("noise", "cosine", "report.html", "wandb sync"):
@@ -382,7 +388,8 @@ def test_a_matched_run_stores_its_calibration_for_use_again(
     assert facts["strengths"]["noise@matched"] == strength
     assert facts["strengths"]["noise@paper"] == 1
     assert -1 <= facts["paper_and_matched"]["tau"] <= 1
-    assert (tmp_path / "a/figures/rankings.png").exists()
+    assert (tmp_path / "a/figures/agreement.png").exists()
+    assert (tmp_path / "a/figures/ranking@matched.svg").exists()
     layers = pd.read_csv(tmp_path / "a/layers.csv")
     assert len(layers) == 2 * 2 * 2  # augmentations, severities, layers
     assert layers["cka"].between(-1 - 1e-9, 1 + 1e-9).all()  # debiased: below 0 by chance

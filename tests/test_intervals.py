@@ -207,6 +207,13 @@ def test_intraclass_correlation_of_unequal_classes_is_that_of_the_f_ratio() -> N
         assert np.isnan(intraclass_correlation(np.arange(4.0), few))
 
 
+@pytest.mark.parametrize("value", [0.0, 0.1, -0.7])
+def test_where_no_photo_differs_photos_of_one_label_are_no_more_alike(value: float) -> None:
+    """Nor does the rounding of their mean differ, however many they are."""
+    for count in range(4, 31):
+        assert np.isnan(intraclass_correlation(np.full(count, value), list("ab" * count)[:count]))
+
+
 # --- coverage: benchmarks/coverage.py tries more -------------------------------------------------
 
 

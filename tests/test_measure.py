@@ -177,6 +177,7 @@ def test_augmentation_distance_and_its_tree() -> None:
     np.testing.assert_allclose(metric.compute(), expected, atol=1e-6)
     pair = [cosine(a, b) for a, b in zip(embeddings[1], embeddings[3], strict=True)]
     np.testing.assert_allclose(own[:, 1, 3], pair, atol=1e-6)
+    pytest.importorskip("matplotlib", reason="torchmetrics plots with it")
     _, axes = metric.plot()
     assert [label.get_text() for label in axes.get_yticklabels()] == list("abcde")
     tree = functional.augmentation_linkage(got)
@@ -244,6 +245,7 @@ def test_metrics_are_running_means_of_their_functions(metric: type[PhotoMeasure]
     two[1].update(view[3:], clean[3:], *more)
     both = two[0].total + two[1].total, two[0].count + two[1].count
     assert (both[0] / both[1]).item() == pytest.approx(running.compute().item())
+    pytest.importorskip("matplotlib", reason="torchmetrics plots with it")
     figure, _ = running.plot()
     assert figure is not None
 
@@ -283,6 +285,11 @@ def test_gain_is_positive_where_less_harm_is_done() -> None:
         assert MEASURED[name].gain(np.array(worse), np.array(better)) > 0, name
         assert MEASURED[name].gain(np.array(better), np.array(worse)) < 0, name
     assert np.isnan(MEASURED["brightness"].gain(0.2, 0.4))
+
+
+def test_losses_are_correlated_where_more_is_better() -> None:
+    labels = {name: MEASURED[name].correlate_label for name in ("ssim", "rmse", "brightness")}
+    assert labels == {"ssim": "1 − SSIM", "rmse": "RMSE", "brightness": "brightness of the photo"}
 
 
 def test_metrics_carry_their_direction_and_range_as_torchmetrics_has_them() -> None:

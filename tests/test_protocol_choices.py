@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import open_clip
+import pandas as pd
 import pytest
 import torch
 from conftest import VIT, write_hub_folder
@@ -23,8 +24,9 @@ from clipshift.data import (
     sample,
 )
 from clipshift.data.wordnet import class_name, imagenet_names
-from clipshift.encode import make_zero_shot
+from clipshift.encode import load_encoder, make_zero_shot
 from clipshift.errors import UserError
+from clipshift.results import Run, differing_views
 
 MODELS = [
     ("ViT-B-32", "openai"),
@@ -58,6 +60,47 @@ def test_native_views_are_open_clips_to_the_bit(
         mean, std = (torch.tensor(values).view(3, 1, 1) for values in (config.mean, config.std))
         expected = image_transform_v2(config, is_train=False)(photo)
         assert torch.equal((view - mean) / std, expected)  # as `Encoder.embed` does
+
+
+@pytest.mark.parametrize("architecture", [name for name, _ in MODELS[3:]])
+def test_models_are_made_with_the_preprocessing_of_their_tags(
+    architecture: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also with a checkpoint of one's own; before, only mean and std came from the tag."""
+    tag = dict(MODELS)[architecture]
+    given: dict = {}
+
+    def create_model(*args: object, **kwargs: object) -> None:
+        given.update(kwargs)
+        raise RuntimeError("its weights are large")
+
+    monkeypatch.setattr(open_clip, "create_model", create_model)
+    (tmp_path / "x.safetensors").write_bytes(b"")
+    with pytest.raises(UserError, match="its weights are large"):
+        load_encoder(architecture, tag, str(tmp_path / "x.safetensors"))
+    expected = vars(preprocessing(architecture, tag))
+    assert given["force_preprocess_cfg"] == {
+        name: expected[name] for name in ("mean", "std", "interpolation", "resize_mode")
+    }
+
+
+def test_native_views_of_two_models_are_compared_if_they_are_the_same() -> None:
+    def run(option: str, **changes: object) -> Run:
+        made = vars(PreprocessCfg(**changes))  # type: ignore[arg-type]
+        facts = {
+            "config": {"aug": {}, "seed": 0, "data": {"resize": option}},
+            "data": {"fingerprint": "", "photos": 0},
+            "strengths": {},
+            "model": {"preprocessing": made},
+        }
+        shift = pd.DataFrame(columns=["augmentation", "severity"])
+        return Run(Path(), facts, {}, shift)
+
+    native = run("native", mean=(0.0, 0.0, 0.0))
+    assert differing_views(native, run("native")) == []
+    for other in (run("native", size=336), run("native", interpolation="bilinear"), run("squash")):
+        assert [line.split(" ")[0] for line in differing_views(native, other)] == ["data.resize"]
+    assert differing_views(run("squash"), run("squash", size=336)) == []
 
 
 def test_views_that_are_not_square_are_refused() -> None:
@@ -170,6 +213,21 @@ def test_auto_chooses_by_the_classes(labels: list[str], prompts: str | int) -> N
     own = compose_config("evaluate", ["prompts.templates=['{}']"]).prompts
     assert templates_for(own, labels) == ["{}"]
     assert len(templates_for(compose_config("evaluate", ["prompts=imagenet"]).prompts, labels)) == 8
+
+
+def test_templates_may_come_from_a_file_as_clip_benchmark_has_one(tmp_path: Path) -> None:
+    from clipshift.cli.build import templates_for
+
+    file = tmp_path / "zeroshot_classification_templates.txt"
+    prompts = compose_config("evaluate", [f"prompts.templates={file}"]).prompts
+    file.write_text("a photo of a {c}.\n\nart of the {}.\n")
+    assert templates_for(prompts, []) == ["a photo of a {}.", "art of the {}."]
+    file.write_text("a photo of a cat.\n")
+    with pytest.raises(UserError, match=r"prompts.templates: a photo of a cat. has no \{\}"):
+        templates_for(prompts, [])
+    file.unlink()
+    with pytest.raises(UserError, match=r"prompts.templates: no file"):
+        templates_for(prompts, [])
 
 
 def test_lists_of_imagenets_classes_are_told_apart_by_the_index() -> None:

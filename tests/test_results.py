@@ -30,7 +30,6 @@ from clipshift.results import (
     correlate,
     differing_views,
     distance_tables,
-    extreme_photos,
     holm,
     mean_interval,
     rank_augmentations,
@@ -407,20 +406,6 @@ def test_correlations_take_four_photos(photos: int, known: bool) -> None:
     assert np.isfinite(row[["rho", "ci_low", "p"]].astype(float)).all() == known
 
 
-def test_extreme_photos_and_the_variant_that_moved_them() -> None:
-    """As the page says it: by the mean shift, each with its view of the lowest cosine."""
-    weak, strong = np.linspace(0.1, 0.2, 10), np.full(10, 0.9)
-    weak[5], strong[5] = 1.2, 0.3  # mean 0.75: farther than any other but the next
-    strong[3] = 1.7
-    made = extreme_photos(shifts({("blur", "paper"): weak, ("noise", "paper"): strong}), 3)
-    assert made["most"] == [
-        ("003", "noise", "paper"), ("005", "blur", "paper"), ("009", "noise", "paper"),
-    ]  # fmt: skip
-    assert [photo for photo, *_ in made["least"]] == ["000", "001", "002"]
-    few = extreme_photos(shifts({("a", "1"): weak}), 20)
-    assert len(few["most"]) == len(few["least"]) == 5
-
-
 # --- records on the disk -------------------------------------------------------------------------
 
 
@@ -680,11 +665,11 @@ def test_tensors_hold_the_first_photos_under_their_ids(tmp_path: Path) -> None:
             enumerate(("clean", "noise"))}  # fmt: skip
     embeddings = {"clean": np.eye(3)}
     measured = Measured(np.array([0, 1, 3]), embeddings=embeddings, views=maps, gazes=maps)
-    write_tensors(tmp_path, measured, photos, views=0, gaze=0)
+    write_tensors(tmp_path, measured, photos, views=0, gaze=0, shown=[])
     assert list(tmp_path.iterdir()) == []
     assert read_gazes(tmp_path) == {}
     measured.embeddings = embeddings | {"noise": -np.eye(3)}
-    write_tensors(tmp_path, measured, photos, views=1, gaze=2)
+    write_tensors(tmp_path, measured, photos, views=1, gaze=2, shown=[])
     gazes = read_gazes(tmp_path)
     assert {photo: {v: m[0, 0] for v, m in by.items()} for photo, by in gazes.items()} == {
         "0.jpg": {"clean": 0, "noise": 10}, "1.jpg": {"clean": 1, "noise": 11},

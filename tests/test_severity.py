@@ -6,6 +6,7 @@ import json
 import math
 import os
 import shutil
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -84,6 +85,13 @@ def test_at_no_strength_nothing_changes(name: str, views: Tensor) -> None:
     tolerance = {"jpeg": 6 / 255, "motion_blur": 0.02}.get(name, 2e-5)
     assert (made - views).abs().amax((1, 2, 3)).median() < tolerance
     assert rmse(made, views).max() < tolerance
+
+
+def test_at_strength_zero_no_photo_is_mirrored(views: Tensor) -> None:
+    """Not even the one whose number in [0, 1) is 0."""
+    draws = {"turn": torch.zeros(8, 1)}
+    assert torch.equal(Flip().apply(views, draws, 0.0), views)
+    assert torch.equal(Flip().move_back(views, draws, 0.0), views)
 
 
 @pytest.mark.parametrize("name", EXTENDED)
@@ -363,8 +371,13 @@ def calibration(*photos: CalibrationPhoto, strength: float = 0.1) -> Calibration
     return Calibration("ssim", 0.7, 0, "squash", NOISE, list(photos), matches)
 
 
-def test_a_calibration_is_read_back_as_it_was_written() -> None:
+@pytest.mark.parametrize("target", [0.0, 0.7, 2e4])
+def test_a_calibration_is_read_back_as_it_was_written(target: float) -> None:
+    """Also where no strength reaches the target: the nearest is then the weakest or strongest."""
     made = calibration(CalibrationPhoto("a", "00" * 32, 7), CalibrationPhoto("b", "11" * 32, 8))
+    match = match_strength(lambda strength: float(0.1 + strength), target + 0.01, math.inf)
+    assert match.reached == (target == 0.7)
+    made = replace(made, target=target + 0.01, matches={"noise": match})
     assert Calibration.from_json(json.loads(json.dumps(made.as_json()))) == made
 
 

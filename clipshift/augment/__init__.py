@@ -14,6 +14,7 @@ from clipshift.augment.pixel import (
     Pixelate,
 )
 from clipshift.augment.severity import LADDER, MATCHED, PAPER, Variant, make_variants
+from clipshift.augment.stored import Stored
 from clipshift.augment.transforms import KeyedTransform, as_augmentation
 
 __all__ = [
@@ -37,6 +38,7 @@ __all__ = [
     "Perspective",
     "Pixelate",
     "ShiftScaleRotate",
+    "Stored",
     "Variant",
     "as_augmentation",
     "augment",

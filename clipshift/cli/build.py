@@ -21,7 +21,7 @@ from clipshift.augment import (
 )
 from clipshift.augment.matching import Calibration
 from clipshift.checks import checked, rising
-from clipshift.cli.config import plain
+from clipshift.cli.config import is_template, plain
 from clipshift.cli.jobs import targets
 from clipshift.data import (
     NATIVE,
@@ -31,6 +31,7 @@ from clipshift.data import (
     candidate_classes,
     is_imagenet,
     native_resize,
+    read_lines,
     select,
     view_size,
 )
@@ -45,7 +46,7 @@ from clipshift.evaluate.calibration import (
     load_calibration,
     set_aside,
 )
-from clipshift.measure import PhotoMeasure
+from clipshift.measure import PhotoMeasure, as_measure
 
 
 def make(node: Mapping[str, Any], option: str) -> Any:
@@ -145,11 +146,22 @@ def resize_of(data: DictConfig, preprocessing: Mapping[str, Any]) -> Resize:
 
 
 def templates_for(prompts: DictConfig, classes: Sequence[str]) -> list[str] | str:
-    """The prompts of a ``prompts`` configuration for some classes, see `make_zero_shot`."""
+    """The prompts of a ``prompts`` configuration for some classes, see `make_zero_shot`.
+
+    Raises:
+        UserError: If they are to be read from a file that holds none.
+    """
     chosen = prompts.templates
     if chosen == "auto":
         ours = classes and all(map(is_imagenet, classes))
         chosen = OPENAI if ours else prompts.elsewhere.templates
+    if isinstance(chosen, str) and chosen != OPENAI:
+        try:
+            chosen = [line.replace("{c}", "{}") for line in read_lines(chosen, "templates")]
+            if wrong := [line for line in chosen if not is_template(line)]:
+                raise UserError(f"{wrong[0]} has no {{}} or {{c}} for the class", "templates")
+        except UserError as error:
+            raise error.within("prompts") from None
     return chosen if chosen == OPENAI else list(chosen)
 
 
@@ -197,6 +209,22 @@ def make_augmentations(
         except UserError as error:
             raise error.within(f"{option}.{name}") from None
     return augmentations, ladders
+
+
+def make_measures(metric: Mapping[str, Any]) -> dict[str, PhotoMeasure]:
+    """The measures of a ``metric`` configuration, by name.
+
+    Raises:
+        UserError: If a part is no measure.
+    """
+    measures = {}
+    for name, node in metric.items():
+        part = make(node, f"metric.{name}")
+        try:
+            measures[name] = as_measure(name, part)
+        except UserError as error:
+            raise UserError(f"metric.{name}: {error}") from None
+    return measures
 
 
 def make_cache(cfg: DictConfig) -> tuple[Cache | None, list[str]]:
@@ -270,7 +298,7 @@ def make_evaluation(
     severities = [str(severity) for severity in as_list(cfg.severity)]
     calibration, notes = None, []
     resize = resize_of(cfg.data, encoder.preprocessing)
-    measures = {name: make(node, f"metric.{name}") for name, node in plain(cfg.metric).items()}
+    measures = make_measures(plain(cfg.metric))
     if view_size(resize) != VIEW_SIZE:
         check_size(measures, view_size(resize))
     if MATCHED in severities:
@@ -296,6 +324,7 @@ def make_evaluation(
         resize=resize,
         calibration=calibration,
         layers=cfg.layers,
+        inside=cfg.inside,
         gallery=cfg.gallery,
         save_embeddings=cfg.save.embeddings,
         save_views=cfg.save.views,
@@ -314,7 +343,7 @@ def check_size(measures: Mapping[str, PhotoMeasure], size: int) -> None:
     for name, measure in measures.items():
         if measure.facts.space == "pixels":
             try:
-                type(measure).measure(view, view)
+                measure.measure(view, view)
             except ValueError as error:
                 raise UserError(
                     f"metric.{name}: {error}; leave it out with ~metric.{name}, or choose "

@@ -16,7 +16,8 @@ def _is_severity(value: Any) -> bool:
     return type(value) in (int, str) and value in SEVERITIES
 
 
-def _is_template(value: Any) -> bool:
+def is_template(value: Any) -> bool:
+    """Whether a value is a text with ``{}`` in the place of the class, and nothing else to fill."""
     try:
         return "{}" in value and bool(value.format(""))
     except (AttributeError, IndexError, KeyError, TypeError, ValueError):
@@ -42,8 +43,8 @@ CHECKS: dict[str, Check] = {
     "model.pretrained": optional(TEXT),
     "model.checkpoint": optional(TEXT),
     "prompts.templates": (
-        "auto, openai, or a list of texts with {} in the place of the class",
-        lambda v: v in ("auto", "openai") or (isinstance(v, list) and all(map(_is_template, v))),
+        "auto, openai, a file, or a list of texts with {} in the place of the class",
+        lambda v: isinstance(v, str) or (isinstance(v, list) and all(map(is_template, v))),
     ),
     "cache.gigabytes": number(0),
     "logger.tags": (
@@ -61,6 +62,7 @@ CHECKS: dict[str, Check] = {
     ),
     "report": optional(TEXT),
     "layers": BOOLEAN,
+    "inside": BOOLEAN,
     "zero_shot.classes": optional(TEXT),
     "gallery": whole(0),
     "save.embeddings": BOOLEAN,
@@ -110,6 +112,8 @@ STANDS_IN = {"aug": ("aug", "train_aug"), "data": ("data", "data.train", "data.v
 PATHS = {
     "data.root": ("dir", "file"),
     "data.csv_file": ("file",),
+    "data.classnames": ("file",),
+    "data.clean": ("dir",),
     "model.checkpoint": ("file", "dir"),
     "matching.file": ("file",),
     "report": ("dir",),

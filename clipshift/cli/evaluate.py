@@ -44,7 +44,8 @@ from clipshift.results import Records, Run, read_run
 from clipshift.train.export import trained_augmentations
 
 OURS = {
-    *(f"clipshift.data.{n}" for n in ("captions", "folder", "huggingface", "sample", "shards")),
+    *(f"clipshift.data.{name}" for name in ("captions", "folder", "huggingface", "imagenet_c")),
+    *(f"clipshift.data.{name}" for name in ("sample", "shards")),
     *(f"clipshift.augment.{name}" for name in augment.__all__),
     *(f"clipshift.augment.authors.{name}" for name in authors.__all__),
 }

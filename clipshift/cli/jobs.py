@@ -65,10 +65,10 @@ def numbers_depend_on(
         By a name for people, as JSON.
     """
     options = {name: value for name, value in plain(cfg).items() if name not in HARMLESS}
-    for name in ("num_workers", "batch_size"):
-        options["data"].pop(name)
+    for name in ("num_workers", "batch_size", "download"):
+        options["data"].pop(name, None)
     calibration = Path(cfg.matching.file or "")
-    code = {get_object(name).__module__ for name in targets(options)}
+    code = {getattr(get_object(name), "__module__", None) or name for name in targets(options)}
     texts = [classes, [(photo.id, photo.label, photo.captions) for photo in photos]]
     return options | {
         "model": [options["model"], encoder.fingerprint],

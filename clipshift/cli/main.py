@@ -28,9 +28,10 @@ def evaluate_job(cfg: DictConfig) -> None:
             check_paths(cfg)
         folder = Path(HydraConfig.get().runtime.output_dir)
         if cfg.compare:
+            from clipshift.cli.evaluate import views_again
             from clipshift.comparison import compare_runs
 
-            compare_runs(list(cfg.compare), cfg.seed, folder)
+            compare_runs(list(cfg.compare), cfg.seed, folder, views_again=views_again)
             return
         from clipshift.cli.evaluate import evaluate, remake_report
 

@@ -17,16 +17,16 @@ from clipshift.augment import Augmentation
 from clipshift.cli.build import load_photos, make_augmentations, resize_of, templates_for
 from clipshift.cli.command import compose_config
 from clipshift.cli.config import MEASURED, plain, validate
-from clipshift.cli.evaluate import evaluate
+from clipshift.cli.evaluate import evaluate, views_again
 from clipshift.cli.jobs import started_logger
 from clipshift.cli.trainer import make_trainer
 from clipshift.comparison import compare_runs
 from clipshift.data import Photo, Skipped, View, ViewDataset, collate
 from clipshift.encode import Encoder, load_encoder, make_zero_shot
 from clipshift.errors import UserError
-from clipshift.report.figures import draw_interpolation, save_figures
 from clipshift.report.tracking import track_checkpoint
-from clipshift.results import data_fingerprint, write_csv
+from clipshift.results import data_fingerprint, read_run, write_csv
+from clipshift.train.export import write_card
 from clipshift.train.finetuning import (
     Finetuning,
     ShiftValidation,
@@ -167,8 +167,6 @@ def export(
 ) -> None:
     """Write the chosen model with its provenance, and the curve that it was chosen from."""
     write_csv(folder / "interpolation.csv", curve)
-    drawn = draw_interpolation(curve, alpha, cfg.tolerance)
-    save_figures({"interpolation": drawn}, folder / "figures")
     ids = data_fingerprint((photo.id, b"") for photo in trained)
     facts = {
         "alpha": alpha,
@@ -306,10 +304,16 @@ def _in_files(photos: Sequence[Photo]) -> set[tuple[Path, int]]:
 def compare_with_base(
     evaluations: Mapping[Path, DictConfig], seed: int, folder: Path, notes: Sequence[str]
 ) -> None:
-    """Evaluate the models, compare every two, and show the page where someone is looking."""
+    """Evaluate the models, compare every two, and show the page where someone is looking.
+
+    What was found goes into the cards of the fine-tuned models as well.
+    """
     for run_folder, evaluation in evaluations.items():
         evaluate(evaluation, run_folder)
-    curve = {"interpolation": folder / "figures" / "interpolation.png"}
-    report = compare_runs([str(run) for run in evaluations], seed, folder, curve, notes)
+    report = compare_runs([str(run) for run in evaluations], seed, folder, notes, views_again)
+    table = pd.read_csv(folder / "comparison.csv", dtype={"severity": str})
+    base, *tuned = (read_run(run) for run in evaluations)
+    for run in tuned:
+        write_card(Path(run.facts["model"]["checkpoint"]), base, run, table)
     if sys.stdout.isatty():
         webbrowser.open(report.resolve().as_uri())

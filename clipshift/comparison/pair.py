@@ -1,26 +1,38 @@
 """Finished runs, compared photo by photo, every two of them."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from itertools import combinations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
+from clipshift.data import ViewDataset, read_json
 from clipshift.errors import UserError
-from clipshift.report import page
-from clipshift.report.figures import draw_differences, save_figures, sign
+from clipshift.report.explorer import explored
+from clipshift.report.figures import (
+    capitalised,
+    draw_differences,
+    draw_interpolation,
+    save_figures,
+)
+from clipshift.report.page import Cell, Figure, Page, Section, Table, marked, write_page
 from clipshift.report.words import (
     alike_photos,
     counted,
     few_photos,
+    leading_severity,
     model_notes,
     p_value,
     run_title,
+    short,
     weights_in_words,
     with_interval,
 )
 from clipshift.results import (
+    GROUPS,
     Run,
     compare_photos,
     differing_views,
@@ -31,14 +43,17 @@ from clipshift.results import (
 )
 
 LEADING = (
-    "cosine_similarity",
     "relative_shift",
+    "cosine_similarity",
     "retained",
     "zero_shot_top1_clean",
     "zero_shot_top1",
     "attention_similarity",
 )
 """Measures of which a page shows the paired differences; the CSV has all."""
+INTERPOLATION = "interpolation.csv"
+PROVENANCE = "provenance.json"
+"""What a fine-tune's folder has beside its runs: the curve of α, and its model's record."""
 SPREAD_FALL = 0.1
 """How much closer together photos may lie before a comparison warns of it, as a fraction."""
 
@@ -47,17 +62,19 @@ def compare_runs(
     runs: Sequence[str],
     seed: int,
     folder: Path,
-    figures: Mapping[str, Path] | None = None,
     notes: Sequence[str] = (),
+    views_again: Callable[[Run], ViewDataset] | None = None,
 ) -> Path:
     """Compare finished runs photo by photo, every two of them: ``compare=[RUN_A,RUN_B]``.
+
+    The page shows the curve of ``interpolation.csv`` as well, where the folder has one.
 
     Args:
         runs: Run folders.
         seed: Seed of the bootstrap.
         folder: Where ``comparison.csv`` and ``comparison.html`` go.
-        figures: More figures for the page, by name.
         notes: What else a reader must know.
+        views_again: Finds a run's photos, for their pictures; `UserError` where they are gone.
 
     Returns:
         The page's path.
@@ -78,7 +95,7 @@ def compare_runs(
     folder.mkdir(parents=True, exist_ok=True)
     write_csv(folder / "comparison.csv", pd.concat(tables, ignore_index=True))
     notes = list(dict.fromkeys([*notes, *(note for pair in pairs for note in pair_notes(*pair))]))
-    report = write_pairs(folder, compared, tables, trained_on, figures or {}, notes)
+    report = write_pairs(folder, compared, tables, trained_on, notes, views_again)
     for (a, b), table in zip(pairs, tables, strict=True):
         shown = table[table["measure"] == "cosine_similarity"]
         print(pair_lines(a, b, shown if len(shown) else table))
@@ -197,79 +214,251 @@ def write_pairs(
     folder: Path,
     runs: Sequence[Run],
     tables: Sequence[pd.DataFrame],
-    trained_on: list[str],
-    more: Mapping[str, Path],
+    trained_on: Sequence[str],
     notes: Sequence[str],
+    views_again: Callable[[Run], ViewDataset] | None,
 ) -> Path:
-    """Write the page of a paired comparison: tables of every two runs, figures of first and last.
+    """Write the page of a comparison: the last run against the first, then every other two.
 
     Args:
         folder: Where to.
         runs: The runs.
         tables: From `compare_pair`, of every two of them.
-        trained_on: Augmentations to be marked.
-        more: More figures, by name.
+        trained_on: What the fine-tuned model was trained on.
         notes: What a reader must know.
+        views_again: Finds a run's photos, for their pictures; `UserError` where they are gone.
     """
-    first, last = runs[0], runs[-1]
-    letters = "ABCDEFGH"[: len(runs)]
-    pairs = list(zip(combinations(runs, 2), combinations(letters, 2), tables, strict=True))
-    shown: dict[str, list[list[str]]] = {}
-    for measure in LEADING:
-        for (a, b), ends, table in pairs:
-            rows = table[table["measure"] == measure]
-            if rows.empty:
-                continue
-            of_pair = f": {run_title(b)} against {run_title(a)}" if len(pairs) > 1 else ""
-            shown[measure + of_pair] = pair_table(mark_trained(rows, trained_on), *ends)
-    drawn = {}
-    outer = mark_trained(tables[len(runs) - 2], trained_on)
-    for measure in (name for name in LEADING if name in set(outer["measure"])):
-        rows = outer[outer["measure"] == measure]
-        figure = draw_differences(rows, first.columns[measure])
-        photos = counted(int(outer["n"].max()), "photo")
-        sign(figure, f"{run_title(last)} minus {run_title(first)}, {photos}")
-        drawn[f"difference@{measure}"] = figure
+    a, b = runs[0], runs[-1]
+    pairs = list(zip(combinations(runs, 2), tables, strict=True))
+    main = len(runs) - 2
+    table = tables[main]
+    measures = [measure for measure in LEADING if measure in set(table["measure"])]
+    of_views = [measure for measure in measures if a.columns[measure].space != "photo"]
+    drawn = [forest(table, measure, a, trained_on) for measure in of_views]
+    severities = [s for s in table["severity"].unique() if s]
+    sections = [Section(
+        "differences",
+        "What changed",
+        [f"Mean differences over the same photos, B minus A, with 95 % intervals. A is "
+         f"{run_title(a)}, B is {run_title(b)}. Hollow: may be no difference."],
+        drawn[1:],
+        [pair_table(table[table["measure"].isin(measures)], a, trained_on)],
+    )]  # fmt: skip
+    sections += [
+        other_pair(one, other, of_pair, trained_on)
+        for index, ((one, other), of_pair) in reversed(list(enumerate(pairs)))
+        if index != main
+    ]
+    sections += curve_sections(folder)
+    sections.append(pair_photos(a, b, views_again))
+    names = ["A", *(run.folder.name for run in runs[1:-1]), "B"]
     facts = {
-        letter: f"{run_title(run)}: {run.folder}; {weights_in_words(run.facts['model'])}"
-        for letter, run in zip(letters, runs, strict=True)
+        name: f"{run_title(run)}: {run.folder}; {weights_in_words(run.facts['model'])}"
+        for name, run in zip(names, runs, strict=True)
     }
-    for (a, b), ends, _ in pairs:
-        if spread := spread_change(a, b):
-            of_pair = f", {' → '.join(ends)}" if len(pairs) > 1 else ""
+    for index, (pair, _) in enumerate(pairs):
+        if spread := spread_change(*pair):
+            of_pair = "" if index == main else f", {' → '.join(map(run_title, pair))}"
             facts[f"mean distance between different photos{of_pair}"] = spread
-    title = f"{run_title(last)} against {' and '.join(map(run_title, runs[:-1]))}, photo by photo"
-    figures = {**more, **save_figures(drawn, folder / "figures")}
-    return page.write_comparison(folder, title, facts, notes, shown, figures)
+    photos = counted(int(table["n"].max()), "photo")
+    made = Page(
+        title=f"{run_title(b)} against {run_title(a)}, photo by photo",
+        answer=pair_answer(a, b, table),
+        measured=f"The same views of {photos} with both models: A is {run_title(a)}, B is "
+        f"{run_title(b)}.",
+        notes=notes,
+        lead=drawn[0] if drawn else None,
+        sections=sections,
+        facts=facts,
+        severities=severities if len(severities) > 1 else [],
+        severity=leading_severity(severities) if severities else "",
+        about="What is compared",
+    )
+    source = f"{run_title(b)} minus {run_title(a)}, {photos}; clipshift"
+    save_figures(made.saved, folder / "figures", source)
+    return write_page(folder / "comparison.html", made)
 
 
-def mark_trained(table: pd.DataFrame, trained_on: list[str]) -> pd.DataFrame:
-    """A table with a mark at the augmentations that a model was trained on."""
-    return table.assign(
-        augmentation=[page.marked(name, trained_on) for name in table["augmentation"]]
+def forest(table: pd.DataFrame, measure: str, a: Run, trained_on: Sequence[str]) -> Figure:
+    """The paired differences in one measure as a figure: trained on first, held out below.
+
+    Args:
+        table: From `compare_pair`.
+        measure: Which.
+        a: One of the runs.
+        trained_on: What the fine-tuned model was trained on.
+    """
+    rows = table[table["measure"] == measure]
+    facts = a.columns[measure]
+    kinds = {True: "trained on", False: "held out"}
+    trained = rows["augmentation"].isin([*trained_on, GROUPS[0]])
+    if trained_on:
+        rows = rows.assign(group=trained.map(kinds))
+        rows = pd.concat([rows[trained], rows[~trained]])
+    caption = f"{capitalised(facts.label)}: B minus A."
+    if facts.better:
+        caption += f" {capitalised(facts.better)} is better."
+    marked_rows = mark_trained(rows, trained_on)
+    return Figure(f"difference_{measure}", draw_differences(marked_rows, facts), caption)
+
+
+def pair_answer(a: Run, b: Run, table: pd.DataFrame) -> list[str]:
+    """What the second model changes, in two sentences."""
+    measure = "relative_shift" if "relative_shift" in set(table["measure"]) else "cosine_similarity"
+    rows = table[(table["measure"] == measure)].drop_duplicates("augmentation")
+    rows = rows.set_index("augmentation")
+    if rows.empty:
+        return [f"{run_title(b)} and {run_title(a)} have no measure of the shift in common."]
+    name = "relative shift" if measure == "relative_shift" else "cosine similarity"
+    groups = [group for group in GROUPS if group in rows.index]
+    if groups:
+        told = [
+            f"{_changed(rows.loc[group], name if not index else '')} under what "
+            f"{'it was trained on' if group == GROUPS[0] else 'was held out'}"
+            for index, group in enumerate(groups)
+        ]
+        first = f"The fine-tune {' and '.join(told)}."
+    else:
+        own = rows.drop(index="clean", errors="ignore")
+        clear = own[(own["ci_low"] > 0) | (own["ci_high"] < 0)]
+        less = clear[(clear["difference"] < 0) == (measure == "relative_shift")]
+        total = counted(len(own), "augmentation")
+        first = (
+            f"{run_title(b)} is moved less than {run_title(a)} by {len(less)} of {total}, more by "
+            f"{len(clear) - len(less)}, and no differently (95 %) by {len(own) - len(clear)}."
+        )
+    return [first, *_kept(a, b, table)]
+
+
+def _changed(row: pd.Series, name: str) -> str:
+    """How a mean changed, in words."""
+    if not (row["ci_low"] > 0 or row["ci_high"] < 0):
+        return f"leaves the {name or 'same'} as it was [within noise] ({short(row['mean_a'])})"
+    verb = "raises" if row["difference"] > 0 else "lowers"
+    size = row["difference"] / row["mean_a"]
+    by = short(row["difference"], row["ci_low"], row["ci_high"])
+    what = f"the {name}" if name else "it"
+    return f"{verb} {what} by {abs(size):.0%} ({by})"
+
+
+def _kept(a: Run, b: Run, table: pd.DataFrame) -> list[str]:
+    """What it costs or gains on clean photos; empty where that was not measured."""
+    clean = table[(table["measure"] == "zero_shot_top1_clean")]
+    if clean.empty:
+        return []
+    row = clean.iloc[0]
+    change = with_interval(
+        100 * row["difference"], 100 * row["ci_low"], 100 * row["ci_high"], "+.1f"
+    )
+    return [
+        f"Clean zero-shot top-1 goes from {row['mean_a']:.1%} to {row['mean_b']:.1%}: {change} "
+        "points."
+    ]
+
+
+def curve_sections(folder: Path) -> list[Section]:
+    """The curve between base and tuned weights; empty where the folder has none."""
+    try:
+        curve = pd.read_csv(folder / INTERPOLATION)
+        chosen = read_json(folder / "model" / PROVENANCE)
+        drawn = draw_interpolation(curve, chosen["alpha"], chosen["config"]["tolerance"])
+    except (OSError, ValueError, LookupError, TypeError):
+        return []
+    rows = [
+        [Cell(f"{value:.3g}" if name == "alpha" else f"{value:.4f}", value)
+         for name, value in row.items()]
+        for row in curve.to_dict("records")
+    ]  # fmt: skip
+    head = [{"alpha": "α", "clean_top1": "clean top-1", "top1": "top-1 under them"}.get(n, n)
+            for n in curve]  # fmt: skip
+    return [
+        Section(
+            "interpolation",
+            "Between base and fine-tuned weights",
+            ["Shift and accuracy of the validation photos along the line from the base’s weights "
+             "(α 0) to the fine-tuned ones (α 1)."],
+            [Figure("interpolation", drawn, f"Chosen: α {chosen['alpha']:g}. Dashed: the least "
+                    "accuracy accepted.")],
+            [Table(head, rows, "The curve of α", file=INTERPOLATION, folded=True)],
+        )
+    ]  # fmt: skip
+
+
+def other_pair(a: Run, b: Run, table: pd.DataFrame, trained_on: Sequence[str]) -> Section:
+    """Two more runs of a comparison, as a robust model and its control."""
+    shown = table[table["measure"].isin(LEADING)]
+    measure = next(m for m in (*LEADING, *table["measure"]) if m in set(table["measure"]))
+    drawn = forest(table, measure, a, trained_on)
+    names = [run_title(run) for run in (a, b)]
+    drawn.name = f"difference_{a.folder.name}_{b.folder.name}"
+    return Section(
+        f"{a.folder.name}-{b.folder.name}",
+        f"{names[1]} against {names[0]}",
+        [f"Here A is {names[0]}, and B is {names[1]}."],
+        [drawn],
+        [pair_table(shown, a, trained_on)],
     )
 
 
-def pair_table(rows: pd.DataFrame, a: str = "A", b: str = "B") -> list[list[str]]:
-    """A paired comparison's rows for people, header first.
+def pair_photos(a: Run, b: Run, views_again: Callable[[Run], ViewDataset] | None) -> Section:
+    """The photo explorer with both models."""
+    photos = None
+    if views_again is not None:
+        with suppress(UserError):
+            photos = views_again(a)
+    names = [run_title(run) for run in (a, b)]
+    if names[0] == names[1]:
+        names = [f"A: {names[0]}", f"B: {names[1]}"]
+    found = explored(dict(zip(names, (a, b), strict=True)), photos)
+    text = "Every photo with both models, sorted by the change from A to B."
+    return Section("photos", "Photos", [text], explorer=found)
+
+
+def mark_trained(table: pd.DataFrame, trained_on: Sequence[str]) -> pd.DataFrame:
+    """A table with a mark at the augmentations that a model was trained on."""
+    return table.assign(augmentation=[marked(name, trained_on) for name in table["augmentation"]])
+
+
+def pair_table(
+    rows: pd.DataFrame, a: Run, trained_on: Sequence[str], file: str = "comparison.csv"
+) -> Table:
+    """A paired comparison's rows for people.
 
     Args:
-        rows: Of one measure, from `compare_pair`.
-        a: What to call the first run.
-        b: What to call the second.
+        rows: Of `compare_pair`.
+        a: One of the runs.
+        trained_on: What the fine-tuned model was trained on.
+        file: Where all rows are.
     """
-    header = ["augmentation", "severity", a, b, "difference (95 % interval)", "improved",
-              "worsened", "p (Holm)"]  # fmt: skip
-    return [header] + [
+    order = {measure: index for index, measure in enumerate(LEADING)}
+    rows = rows.sort_values("measure", key=lambda names: names.map(order), kind="stable")
+    head = ["augmentation", "measure", "A", "B", "difference", "improved", "worsened", "p (Holm)"]
+    several = rows["severity"].replace("", np.nan).nunique() > 1
+    cells = [
         [
-            row.augmentation,
-            row.severity,
-            f"{row.mean_a:.4f}",
-            f"{row.mean_b:.4f}{shift_change(row)}",
-            with_interval(row.difference, row.ci_low, row.ci_high, "+.4f"),
-            f"{row.improved:.1%}",
-            f"{row.worsened:.1%}",
-            p_value(row.p_holm),
+            Cell(marked(row.augmentation, trained_on)),
+            Cell(a.columns[row.measure].short),
+            Cell(f"{row.mean_a:.4f}", row.mean_a),
+            Cell(f"{row.mean_b:.4f}{shift_change(row)}", row.mean_b),
+            Cell(
+                with_interval(row.difference, row.ci_low, row.ci_high, "+.4f"),
+                row.difference,
+                0.35 if row.ci_low > 0 or row.ci_high < 0 else 0,
+            ),
+            Cell(f"{row.improved:.1%}", row.improved),
+            Cell(f"{row.worsened:.1%}", row.worsened),
+            Cell(p_value(row.p_holm), row.p_holm if np.isfinite(row.p_holm) else None),
         ]
         for row in rows.itertuples()
     ]
+    return Table(
+        head,
+        cells,
+        "Paired differences",
+        list(rows["severity"]) if several else [],
+        file,
+        "Differences are B minus A, of the same views of the same photos, with 95 % intervals over "
+        "photos; painted where the interval excludes 0. Improved and worsened: shares of photos. "
+        "p: Wilcoxon’s signed-rank test, or the exact sign test where a photo has 0 or 1, after "
+        f"Holm’s correction over all rows of {file}.",
+    )

@@ -4,7 +4,6 @@ import sys
 from collections.abc import Mapping, Sequence
 from operator import itemgetter
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 import yaml
@@ -13,7 +12,7 @@ from pytorch_lightning.loggers import WandbLogger
 from clipshift.comparison.pair import (
     LEADING,
     compare_pair,
-    mark_trained,
+    forest,
     notes_on_runs,
     pair_notes,
     pair_table,
@@ -21,9 +20,11 @@ from clipshift.comparison.pair import (
     trained_on_of,
 )
 from clipshift.errors import ERROR_FILE, UserError
-from clipshift.report import page, terminal, tracking
-from clipshift.report.figures import draw_curves, save_figures
-from clipshift.report.words import counted, model_in_words, with_interval
+from clipshift.report import terminal, tracking
+from clipshift.report.figures import draw_curves, draw_parallel, save_figures
+from clipshift.report.page import Cell, Figure, Page, Section, Table, write_page
+from clipshift.report.run import WIDE
+from clipshift.report.words import counted, model_in_words, short, with_interval
 from clipshift.results import Run, differing_views, read_run, write_csv
 
 
@@ -128,11 +129,35 @@ def write_sweep(
     Returns:
         The page's path, and the figures' by name.
     """
-    tables: dict[str, list[list[str]]] = {}
-    drawn: dict[str, Any] = {}
+    sections = []
+    models = {job.name: model_in_words(run.facts["model"]) for job, run in runs.items()}
+    lead = None
+    answer = [f"None of the {counted(len(overrides), 'job')} has finished."]
     if len(table):
-        models = {job.name: model_in_words(run.facts["model"]) for job, run in runs.items()}
-        tables["mean shift of every job"] = job_table(table, models, untold(options))
+        jobs, numbers = grid(table, models, {job.name: overrides[job] for job in runs}, options)
+        if len(jobs) > 1 and numbers:
+            lead = Figure(
+                "parallel",
+                draw_parallel(jobs, numbers),
+                f"Every line is a job: its options, and the means over its augmentations. Amber: "
+                f"the largest {numbers[-1]}. Point at a line to see it alone.",
+            )
+        answer = sweep_answer(jobs, numbers, options)
+        cells = [
+            [Cell(f"{value:.3f}", value) if isinstance(value, float) else Cell(str(value))
+             for value in row]
+            for row in jobs.itertuples(index=False)
+        ]  # fmt: skip
+        note = "One row per job. Numbers are means over the job’s augmentations and severities."
+        sections.append(
+            Section("grid", "The grid", tables=[Table(list(jobs), cells, "All jobs", note=note)])
+        )
+        rows = job_table(table, models, untold(options))
+        shifts = Table(
+            rows[0], [[Cell(text, leading_number(text)) for text in row] for row in rows[1:]],
+            "The shift of every job", file="comparison.csv",
+        )  # fmt: skip
+        sections.append(Section("jobs", "The shift of every job", tables=[shifts]))
         numbered = table[
             (table["measure"] == "cosine_similarity") & table["severity"].str.isdigit()
         ]
@@ -140,25 +165,103 @@ def write_sweep(
             of_jobs = {job.name: describe(overrides[job], untold(options)) for job in runs}
             if len(set(models.values())) > 1:
                 of_jobs = {job: f"{models[job]} {told}".strip() for job, told in of_jobs.items()}
-            drawn["curves"] = draw_curves(numbered.assign(options=numbered["job"].map(of_jobs)))
-    if failed:
-        tables["failed jobs"] = [["job", "options", "error"]] + [
-            [job.name, describe(overrides[job], options), reason] for job, reason in failed.items()
-        ]
+            curves = draw_curves(numbered.assign(options=numbered["job"].map(of_jobs)))
+            caption = "Mean shift against severity, with 95 % intervals over photos."
+            sections.insert(
+                0,
+                Section("curves", "As augmentations grow stronger",
+                        figures=[Figure("curves", curves, caption, least=WIDE)]),
+            )  # fmt: skip
     if pair := comparable_pair(runs):
         a, b = pair
         trained_on = trained_on_of(pair)
         paired = compare_pair(a, b, a.facts["seed"], trained_on)
         write_csv(folder / "paired.csv", paired)
-        marked = mark_trained(paired, trained_on)
-        for measure in (m for m in LEADING if m in set(paired["measure"])):
-            tables[f"{measure}: job {b.folder.name} against job {a.folder.name}, paired"] = (
-                pair_table(marked[marked["measure"] == measure])
-            )
-    files = save_figures(drawn, folder / "figures") if drawn else {}
-    facts = {"folder": str(folder), "jobs": f"{len(runs)} finished, {len(failed)} failed"}
-    title = f"Sweep of {len(overrides)} jobs"
-    return page.write_comparison(folder, title, facts, notes, tables, files), files
+        measures = [m for m in LEADING if m in set(paired["measure"])]
+        drawn = [forest(paired, measure, a, trained_on) for measure in measures[:1]]
+        shown = pair_table(paired[paired["measure"].isin(measures)], a, trained_on, "paired.csv")
+        title = f"Job {b.folder.name} against job {a.folder.name}, photo by photo"
+        sections.append(Section("paired", title, figures=drawn, tables=[shown]))
+    if failed:
+        reasons = [
+            [Cell(job.name), Cell(describe(overrides[job], options)), Cell(reason)]
+            for job, reason in failed.items()
+        ]
+        shown = Table(["job", "options", "error"], reasons, "Failed jobs")
+        sections.append(Section("failed", "Failed jobs", tables=[shown]))
+    made = Page(
+        title=f"Sweep of {counted(len(overrides), 'job')}",
+        answer=answer,
+        measured=f"{counted(len(runs), 'job')} finished, {len(failed)} failed. They differ in "
+        f"{', '.join(options) or 'nothing'}.",
+        notes=notes,
+        lead=lead,
+        sections=sections,
+        facts={"folder": str(folder), "jobs": f"{len(runs)} finished, {len(failed)} failed"},
+        about="What is compared",
+    )
+    files = save_figures(made.saved, folder / "figures", made.title) if made.saved else {}
+    return write_page(folder / "comparison.html", made), files
+
+
+def grid(
+    table: pd.DataFrame,
+    models: Mapping[str, str],
+    overrides: Mapping[str, Mapping[str, str]],
+    options: Sequence[str],
+) -> tuple[pd.DataFrame, list[str]]:
+    """A sweep's jobs: the options in which they differ, and what came of each.
+
+    Args:
+        table: The summaries of all jobs.
+        models: What to call each job's model.
+        overrides: What each job's command line set.
+        options: The options in which jobs differ.
+
+    Returns:
+        One row per job, and which of its columns are numbers: means over the job's augmentations
+        and severities, the shift last.
+    """
+    means = table.pivot_table(index="job", columns="measure", values="mean", sort=False)
+    results = {
+        "clean top-1": "zero_shot_top1_clean",
+        "top-1": "zero_shot_top1",
+        "retained": "retained",
+        "relative shift": "relative_shift",
+    }
+    numbers = {name: means[m] for name, m in results.items() if m in means}
+    if "relative shift" not in numbers and "cosine_similarity" in means:
+        numbers["1 − cosine"] = 1 - means["cosine_similarity"]
+    settings = {o: [overrides[job].get(o, "") for job in means.index] for o in options}
+    settings |= {"model": [models[job] for job in means.index]} if "model" in options else {}
+    jobs = pd.DataFrame(settings, index=means.index).assign(**numbers)
+    return jobs.reset_index(names="job"), list(numbers)
+
+
+def sweep_answer(jobs: pd.DataFrame, numbers: Sequence[str], options: Sequence[str]) -> list[str]:
+    """Which job moves least and which most, in a sentence."""
+    if not numbers or len(jobs) < 2:
+        return [f"{counted(len(jobs), 'job')} finished."]
+    shift = numbers[-1]
+    ranked = jobs.sort_values(shift, kind="stable")
+
+    def told(row: pd.Series) -> str:
+        chosen = ", ".join(f"{option} {row[option]}" for option in options if row[option])
+        return f"job {row['job']} ({chosen})" if chosen else f"job {row['job']}"
+
+    least, most = ranked.iloc[0], ranked.iloc[-1]
+    return [
+        f"The mean {shift} is smallest in {told(least)}: {short(least[shift])}; and largest in "
+        f"{told(most)}: {short(most[shift])}."
+    ]
+
+
+def leading_number(text: str) -> float | None:
+    """The number that a cell begins with; None where it begins with something else."""
+    try:
+        return float(text.partition(" ")[0])
+    except ValueError:
+        return None
 
 
 def job_table(

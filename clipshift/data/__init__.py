@@ -1,7 +1,8 @@
 """Photos in: where they come from, how they are read, and how they are batched."""
 
 from clipshift.data.cache import Cache
-from clipshift.data.classes import candidate_classes
+from clipshift.data.classes import candidate_classes, read_lines
+from clipshift.data.corrupted import imagenet_c
 from clipshift.data.dataset import (
     GONE,
     NATIVE,
@@ -51,6 +52,7 @@ __all__ = [
     "decode",
     "folder",
     "huggingface",
+    "imagenet_c",
     "imagenet_name",
     "is_imagenet",
     "is_wordnet_id",
@@ -58,6 +60,7 @@ __all__ = [
     "native_resize",
     "photos_of",
     "read_json",
+    "read_lines",
     "sample",
     "select",
     "shards",

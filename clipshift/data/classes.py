@@ -1,7 +1,6 @@
 """Names of classes: those to choose among, and those of folders or of an index."""
 
 from collections.abc import Iterable
-from pathlib import Path
 from typing import Any
 
 from clipshift.data.files import existing
@@ -22,30 +21,25 @@ def candidate_classes(choice: str) -> list[str]:
     if choice == "imagenet":
         return [names[0] for names in imagenet_names()]
     try:
-        lines = Path(choice).read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(
-            f"{choice} cannot be read ({error}): it must be imagenet, or a text file with a class "
-            "name on each line",
-            "classes",
-        ) from None
-    names = [line.strip() for line in lines if line.strip()]
+        names = read_lines(choice, "classes")
+    except UserError as error:
+        raise UserError(f"{error}: imagenet, or a file of names is needed", "classes") from None
     if len(names) < 2:
         raise UserError(f"{choice} needs two class names or more, one on a line", "classes")
     return names
 
 
-def read_names(file: Any) -> list[str]:
-    """The lines of the option ``data.classnames``, but for empty ones.
+def read_lines(file: Any, option: str) -> list[str]:
+    """The lines of a text file that an option names, but for empty ones.
 
     Raises:
         UserError: If there is no such file, or it is not UTF-8.
     """
-    text = existing(file, "file", "classnames")
+    text = existing(file, "file", option)
     try:
         lines = text.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{text} cannot be read ({error})", "classnames") from None
+        raise UserError(f"{text} cannot be read ({error})", option) from None
     return [line.strip() for line in lines if line.strip()]
 
 
@@ -63,7 +57,7 @@ def names_of_classes(file: Any, classes: Iterable[str]) -> dict[str, str]:
     Raises:
         UserError: If there is no such file, it is not UTF-8, or it names more classes or fewer.
     """
-    known, lines = sorted(set(classes)), read_names(file)
+    known, lines = sorted(set(classes)), read_lines(file, "classnames")
     pairs = [line.partition("\t" if "\t" in line else ",") for line in lines]
     named = {key.strip(): name.strip() for key, _, name in pairs if name.strip()}
     if len(named) == len(lines) and named.keys() >= set(known):

@@ -13,8 +13,8 @@ from torch import Tensor
 from torch.utils.data import Dataset
 from torchvision.transforms import Compose, Normalize, ToTensor
 
-from clipshift.augment import VIEW_SIZE, Augmentation, draw
-from clipshift.augment.keyed import Draws
+from clipshift.augment import VIEW_SIZE, Augmentation, Stored, draw
+from clipshift.augment.keyed import Draws, unit_range
 from clipshift.data.cache import Cache
 from clipshift.data.photos import Photo, UnreadablePhotoError, decode
 from clipshift.errors import UserError
@@ -103,12 +103,6 @@ class Batch:
             name: {key: torch.from_numpy(value) for key, value in drawn.items()}
             for name, drawn in state["draws"].items()
         }
-
-
-def unit_range(pixels: Tensor) -> Tensor:
-    """8-bit pixels as float32 in [0, 1], the same to the bit on every device."""
-    # a GPU divides by a Python number through its reciprocal, which rounds once more
-    return pixels.float() / torch.tensor(255.0, device=pixels.device)
 
 
 NATIVE = "native"
@@ -221,17 +215,27 @@ class ViewDataset(Dataset[View | Skipped]):
             encoded = photo.read()
             digest = hashlib.sha256(encoded).digest()
             pixels = self._pixels(encoded, digest)
+            draws = {name: self._draw(photo, name) for name in self.augmentations}
         except (FileNotFoundError, NotADirectoryError):
             return Skipped(index, GONE)
         except OSError as error:
             return Skipped(index, error.strerror or str(error))
         except UnreadablePhotoError as error:
             return Skipped(index, str(error))
-        draws = {
-            name: draw(augmentation, self.seed, photo.id, name, self.size)
-            for name, augmentation in self.augmentations.items()
-        }
         return View(index, pixels, draws, digest)
+
+    def _draw(self, photo: Photo, name: str) -> Draws:
+        augmentation = self.augmentations[name]
+        if not isinstance(augmentation, Stored):
+            return draw(augmentation, self.seed, photo.id, name, self.size)
+        views = []
+        for level, file in zip(augmentation.levels, augmentation.files(photo.id), strict=True):
+            try:
+                views.append(pixels_of(decode(Photo(photo.id, file).read()), self.resize))
+            except (OSError, UnreadablePhotoError) as error:
+                reason = getattr(error, "strerror", None) or error
+                raise UnreadablePhotoError(f"its {name} at severity {level}: {reason}") from None
+        return {"pixels": torch.stack(views)}
 
     def _pixels(self, encoded: bytes, digest: bytes) -> Tensor:
         if self.cache is None:

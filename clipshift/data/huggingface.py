@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from clipshift.data.classes import read_names
+from clipshift.data.classes import read_lines
 from clipshift.data.photos import Photo, photo_id
 from clipshift.data.wordnet import class_labels, class_name
 from clipshift.errors import UserError, did_you_mean, one_line, printable
@@ -101,7 +101,7 @@ def huggingface(
     else:
         split = known
     columns = _Columns(loaded, dataset, image, label, caption)
-    name_of = columns.labels(read_names(classnames) if classnames else None)
+    name_of = columns.labels(read_lines(classnames, "classnames") if classnames else None)
     try:
         loaded = loaded.cast_column(columns.image, datasets.Image(decode=False))
         if rows is not None and not saved:
@@ -117,6 +117,19 @@ def huggingface(
     if not photos:
         raise UserError(f"{dataset} has no rows in split {split}", "split")
     return photos
+
+
+def rows_of(dataset: Any) -> list[Photo]:
+    """The photos of a ``datasets.Dataset`` that a Python caller has loaded: see `huggingface`.
+
+    Raises:
+        UserError: If its columns cannot be told apart.
+    """
+    import datasets
+
+    columns = _Columns(dataset, "the data set", None, None, None)
+    images = dataset.cast_column(columns.image, datasets.Image(decode=False))
+    return _index(images, columns, str(dataset.split or "all"), columns.labels(None))
 
 
 def _place(dataset: str) -> str:

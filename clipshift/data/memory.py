@@ -13,6 +13,7 @@ import numpy as np
 from PIL import Image
 from torch import Tensor
 
+from clipshift.data.huggingface import rows_of
 from clipshift.data.photos import Photo, UnreadablePhotoError, as_rgb, photo_id
 from clipshift.data.sources import folder, sample
 from clipshift.data.wordnet import class_name
@@ -101,8 +102,8 @@ def photos_of(source: Any, labels: Sequence[str | None] | None = None) -> list[P
     Args:
         source: None for the photographs that come with scikit-image; a folder; a list of paths,
             Pillow images, arrays or tensors (see `as_image`); one array (N, H, W, 3) or tensor
-            (N, 3, H, W); or a data set with a length, whose items are such images, or tuples that
-            begin with one.
+            (N, 3, H, W); a ``datasets.Dataset`` of Hugging Face; or a data set with a length, whose
+            items are such images, or tuples that begin with one.
         labels: The class of each photo of a list or data set. By default that of its sub-folder,
             or what the data set says by ``targets`` and ``classes``, as torchvision's do.
 
@@ -113,6 +114,8 @@ def photos_of(source: Any, labels: Sequence[str | None] | None = None) -> list[P
         return sample()
     if isinstance(source, str | os.PathLike):
         return folder(os.fspath(source))
+    if type(source).__module__.partition(".")[0] == "datasets":
+        return rows_of(source)
     try:
         count = len(source)
     except TypeError:

@@ -24,6 +24,7 @@ from clipshift.encode import (
 )
 from clipshift.errors import UserError
 from clipshift.evaluate.calibration import save_calibration
+from clipshift.evaluate.inside import inside_tables
 from clipshift.evaluate.loading import ViewData
 from clipshift.evaluate.module import Keep, ShiftEvaluation
 from clipshift.evaluate.tables import make_run
@@ -60,6 +61,8 @@ class Evaluation:
         resize: How photos become views, see `clipshift.data.clean_view`.
         calibration: Where ``matched`` is among the severities.
         layers: Whether to measure the shift of every layer.
+        inside: Whether to see what happens inside the space of embeddings, see
+            `clipshift.evaluate.inside.inside_tables`.
         gallery: How many photos at random a view must find its own among.
         save_embeddings: Whether to write all embeddings.
         save_views: Of how many first photos to write the views.
@@ -79,6 +82,7 @@ class Evaluation:
     resize: Resize
     calibration: Calibration | None = None
     layers: bool = False
+    inside: bool = False
     gallery: int = 1000
     save_embeddings: bool = False
     save_views: int = 0
@@ -164,7 +168,7 @@ def run_evaluation(
         evaluation.measures,
         records,
         Keep(
-            embeddings=evaluation.save_embeddings,
+            embeddings=evaluation.save_embeddings or evaluation.inside,
             gallery=frozenset(keyed_order(photos, "sample")[: evaluation.gallery]),
             views=evaluation.save_views,
             gaze=max(evaluation.save_gaze, GAZED_PHOTOS),
@@ -188,6 +192,11 @@ def run_evaluation(
             if calibration:
                 save_calibration(folder, calibration)
             complete = len(measured.photos) == len(photos)
+            inside = None
+            if evaluation.inside:
+                begun = time.perf_counter()
+                inside = inside_tables(measured, photos, variants, evaluation.seed, zero_shot)
+                measured.seconds["inside"] = time.perf_counter() - begun
             seconds = {"photos": time.perf_counter() - start, **measured.seconds}
             known = {
                 **facts,
@@ -210,9 +219,11 @@ def run_evaluation(
             }
             run = make_run(
                 folder, measured, records.sums(), photos, variants, module.columns,
-                evaluation.seed, known,
+                evaluation.seed, known, inside,
             )  # fmt: skip
             write_run(run)
+            if not evaluation.save_embeddings:
+                measured.embeddings.clear()
             shown = shown_photos(run.shift, SHOWN_PHOTOS)
             write_tensors(
                 folder, measured, photos, evaluation.save_views, evaluation.save_gaze,

@@ -34,13 +34,15 @@ class PhotoMeasure(Metric):
 
     is_differentiable = False
     full_state_update = False
-    facts: ClassVar[Facts]
+    facts: Facts
     measure: ClassVar[Callable[..., Tensor]]
     total: Tensor
     count: Tensor
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
+        if not hasattr(cls, "facts"):
+            return  # each of its metrics has its own
         cls.higher_is_better = {"higher": True, "lower": False}.get(cls.facts.better or "")
         cls.plot_lower_bound, cls.plot_upper_bound = (
             bound if math.isfinite(bound) else None for bound in (cls.facts.low, cls.facts.high)
@@ -56,7 +58,7 @@ class PhotoMeasure(Metric):
         self, view: Tensor, clean: Tensor, *geometry: functional.MoveBack | int | None
     ) -> None:
         """Add B photos."""
-        self.photo_values = type(self).measure(view, clean, *geometry)
+        self.photo_values = self.measure(view, clean, *geometry)
         self.total += self.photo_values.double().nansum()
         self.count += self.photo_values.isfinite().sum()
 

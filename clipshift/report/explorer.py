@@ -2,7 +2,7 @@
 
 import base64
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -30,92 +30,136 @@ LISTED = 2000
 """How many photos a page lists at the most: half of them moved most, half moved least."""
 
 
-def explored(run: Run, dataset: ViewDataset) -> dict[str, Any]:
+def explored(runs: Mapping[str, Run], dataset: ViewDataset | None) -> dict[str, Any]:
     """What the photo explorer shows, for JSON.
 
     Args:
-        run: The run.
-        dataset: Its photos; of those that are gone there are numbers alone.
+        runs: One run, or two on the same views, by the names of their models.
+        dataset: Their photos; of those that are gone, and without it, there are numbers alone.
 
     Returns:
-        ``variants`` (augmentation and severity of each); ``measures`` (name and label of each);
-        ``photos``, the one that moved most first, each with ``id``, ``label``, ``shift`` (its mean
-        over the variants) and ``shifts`` (by variant); ``unlisted``, how many more there are; and
-        ``shown`` by photo id, with ``part`` (``most``, ``typical`` or ``least``), ``pictures``
-        (data URLs, clean first), ``values`` (by measure and variant), ``nearest`` (classes by
-        view, clean first) and ``gaze``.
+        ``models`` and the ``kinds`` of their gaze; ``measure``, the shift that photos are sorted
+        by; ``variants`` (augmentation and severity of each); ``measures`` (name and label of each);
+        ``photos``, each with ``id``, ``label`` and ``shifts`` (by model and variant), the one that
+        the first model moves most first; ``unlisted``, how many more there are; and ``shown`` by
+        photo id, with ``part`` (``most``, ``typical`` or ``least``), ``pictures`` (data URLs,
+        clean first) and, by model, ``values`` (by measure and variant), ``nearest`` (classes by
+        view, clean first) and ``gaze`` (see `made_gazes`).
     """
-    variants = variants_of(run, dataset)
-    keys = [[variant.name, variant.severity] for variant in variants.values()]
-    measure = "relative_shift" if "relative_shift" in run.shift else "cosine_similarity"
-    measures = [name for name in shown_measures(run.summary, run.columns) if name in run.shift]
-    photos, unlisted = photo_rows(run.shift, keys, measure)
-    count = min(SHOWN_PHOTOS, max(3, PICTURES // (1 + len(variants))))
-    parts = shown_photos(run.shift, count)
-    views = views_of(dataset, list(parts))
-    by_photo = {photo: rows for photo, rows in run.shift.groupby("photo") if photo in parts}
+    every = list(runs.values())
+    first = every[0]
+    severities = list(first.shift["severity"].unique())
+    names = list(first.facts["strengths"])
+    keys = [(name.partition("@")[0], name.partition("@")[2] or severities[0]) for name in names]
+    both = [set(run.shift) for run in every]
+    measure = "relative_shift" if all("relative_shift" in known for known in both) else (
+        "cosine_similarity"
+    )  # fmt: skip
+    measures = [
+        name
+        for name in shown_measures(first.summary, first.columns)
+        if all(name in known for known in both)
+    ]
+    photos, unlisted = photo_rows([run.shift for run in every], keys, measure)
+    count = min(SHOWN_PHOTOS, max(3, PICTURES // (1 + len(keys))))
+    parts = chosen_photos(every, count)
+    variants = variants_of(first, dataset) if dataset is not None else {}
+    views = views_of(dataset, list(parts)) if dataset is not None else {}
     pictures = made_pictures(variants, views)
-    gazes = made_gazes(run, variants, views)
-    classes = read_nearest(run.folder)
-    shown = {}
-    for photo, part in parts.items():
-        rows = by_photo[photo].set_index(["augmentation", "severity"]).reindex(map(tuple, keys))
-        shown[photo] = {
+    of_models = [shown_numbers(run, list(parts), keys, measures) for run in every]
+    gazes = [made_gazes(run, variants, views) for run in every]
+    shown = {
+        photo: {
             "part": part,
             "pictures": pictures.get(photo, []),
-            "values": {name: numbers(rows[name]) for name in measures},
-            "gaze": gazes.get(photo),
-            "nearest": [classes[photo][name] for name in (CLEAN, *variants)]
-            if photo in classes and classes[photo].keys() >= {CLEAN, *variants}
-            else None,
+            "models": [
+                known[photo] | {"gaze": gaze.get(photo)}
+                for known, gaze in zip(of_models, gazes, strict=True)
+            ],
         }
+        for photo, part in parts.items()
+    }
     return {
+        "models": list(runs),
+        "kinds": [run.facts["model"]["gaze"] for run in every],
         "measure": measure,
         "variants": keys,
-        "measures": [[name, run.columns[name].short] for name in measures],
+        "measures": [[name, first.columns[name].short] for name in measures],
         "photos": photos,
         "unlisted": unlisted,
         "shown": shown,
     }
 
 
-def numbers(values: Sequence[float]) -> list[float | None]:
+def chosen_photos(runs: Sequence[Run], count: int) -> dict[str, str]:
+    """The photos to show, as `shown_photos` of the first run; of two, those both chose come first.
+
+    Args:
+        runs: The runs.
+        count: How many.
+    """
+    parts = [shown_photos(run.shift, SHOWN_PHOTOS if len(runs) > 1 else count) for run in runs]
+    order = sorted(parts[0], key=lambda photo: not all(photo in chosen for chosen in parts))
+    return {photo: parts[0][photo] for photo in order[:count]}
+
+
+def shown_numbers(
+    run: Run, photos: Sequence[str], keys: Sequence[tuple[str, str]], measures: Sequence[str]
+) -> dict[str, dict[str, Any]]:
+    """What a run knows of some photos: ``values`` and ``nearest`` by photo id, see `explored`."""
+    table = run.shift[run.shift["photo"].isin(photos)]
+    table = table.set_index(["photo", "augmentation", "severity"])
+    classes = read_nearest(run.folder)
+    views = [CLEAN, *run.facts["strengths"]]
+    made = {}
+    for photo in photos:
+        rows = table.loc[photo].reindex(keys)
+        known = classes.get(photo, {})
+        made[photo] = {
+            "values": {name: numbers(rows[name].to_numpy(float)) for name in measures},
+            "nearest": [known[view] for view in views] if known.keys() >= set(views) else None,
+        }
+    return made
+
+
+def numbers(values: Iterable[float]) -> list[float | None]:
     """Numbers to four decimals for JSON, which has no NaN."""
     return [None if not np.isfinite(value) else round(float(value), 4) for value in values]
 
 
 def photo_rows(
-    shift: pd.DataFrame, keys: Sequence[Sequence[str]], measure: str
+    shifts: Sequence[pd.DataFrame], keys: Sequence[tuple[str, str]], measure: str
 ) -> tuple[list[dict[str, Any]], int]:
     """Every photo's shift under every variant, the most moved first.
 
     Args:
-        shift: From `clipshift.results.shift_table`.
+        shifts: From `clipshift.results.shift_table`, one for each model.
         keys: Augmentation and severity of each variant.
         measure: ``relative_shift`` or, where there is none, ``cosine_similarity``.
 
     Returns:
         The rows, at most `LISTED`; and how many photos are left out between most and least moved.
     """
-    if measure not in shift:
-        return [], shift["photo"].nunique()
-    values = shift[measure] if measure == "relative_shift" else 1 - shift[measure]
-    table = shift.assign(value=values.astype(float)).pivot(
-        index="photo", columns=["augmentation", "severity"], values="value"
-    )
-    table = table.reindex(columns=pd.MultiIndex.from_tuples(map(tuple, keys)))
-    means = table.mean(axis=1).sort_values(ascending=False, kind="stable")
+    if measure not in shifts[0]:
+        return [], shifts[0]["photo"].nunique()
+    tables = []
+    for shift in shifts:
+        values = shift[measure] if measure == "relative_shift" else 1 - shift[measure]
+        table = shift.assign(value=values.astype(float)).pivot(
+            index="photo", columns=["augmentation", "severity"], values="value"
+        )
+        tables.append(table.reindex(columns=pd.MultiIndex.from_tuples(keys)))
+    means = tables[0].mean(axis=1).sort_values(ascending=False, kind="stable")
     order = list(means.index)
     unlisted = max(0, len(order) - LISTED)
     if unlisted:
         order = [*order[: LISTED // 2], *order[-(LISTED // 2) :]]
-    labels = shift.drop_duplicates("photo").set_index("photo")["label"]
+    labels = shifts[0].drop_duplicates("photo").set_index("photo")["label"]
     rows = [
         {
             "id": photo,
             "label": labels[photo] if isinstance(labels[photo], str) else "",
-            "shift": numbers([means[photo]])[0],
-            "shifts": numbers(table.loc[photo].to_numpy()),
+            "shifts": [numbers(table.loc[photo].to_numpy()) for table in tables],
         }
         for photo in order
     ]

@@ -5,8 +5,9 @@ the chart has a parameter ``severity`` that chooses one of them.
 """
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import altair as alt
 import numpy as np
@@ -23,13 +24,13 @@ from clipshift.results import pivot, write_whole
 Chart = alt.TopLevelMixin
 """Any of Altair's charts."""
 
-CLUSTER_CUT = 0.7
-"""Clusters are cut at this share of the dendrogram's highest merge."""
 FAINT = 0.05
 """A heat map's strongest colour stands for at least this share of a measure's range, or of 1."""
 STRONGEST = 0.6
 """Opacity of a heat map's strongest colour: text stays readable on it, on white and on black."""
-LABEL = 140
+MANY_LINES = 6
+"""With more lines than this, their intervals are thin."""
+LABEL = 160
 """Room for an augmentation's name beside a line's end, in pixels."""
 CELL = 58
 """Width of a heat map's cell in pixels."""
@@ -98,16 +99,23 @@ def config(ink: str = INK, muted: str = MUTED, grid: str = GRID, back: str = "tr
         "labelColor": ink, "titleColor": muted, "gridColor": grid, "domain": False, "ticks": False,
         "labelFontSize": 12, "titleFontSize": 12, "titleFontWeight": "normal", "labelLimit": 220,
         "labelPadding": 6, "titlePadding": 10, "labelFlush": False, "labelOverlap": "greedy",
+        "labelSeparation": 6,
     }  # fmt: skip
     return {
         "background": back,
         "font": FONT,
-        "aria": False,
         "view": {"stroke": None, "continuousWidth": 300},
         "axis": axis,
         "text": {"color": ink, "fontSize": 11},
         "rule": {"color": muted},
-        "legend": {"labelColor": ink, "titleColor": muted, "titleFontWeight": "normal"},
+        "legend": {
+            "labelColor": ink,
+            "titleColor": muted,
+            "titleFontWeight": "normal",
+            "symbolFillColor": muted,
+            "symbolStrokeColor": muted,
+            "labelFontSize": 12,
+        },
         "title": {"color": ink, "anchor": "start", "fontSize": 13, "subtitleColor": muted},
     }
 
@@ -138,9 +146,11 @@ def save_figures(figures: Mapping[str, Chart], folder: Path, source: str) -> dic
             title = f"{name}@{severity}" if severity else name
             svg = vl_convert.vegalite_to_svg(spec, vl_version=VEGALITE, config=config(back="white"))
             png = vl_convert.svg_to_png(svg, scale=PNG_SCALE)
-            write_whole(folder / f"{title}.svg", lambda path, text=svg: path.write_text(text))
+            write_whole(
+                folder / f"{title}.svg", partial(Path.write_text, data=svg, encoding="utf-8")
+            )
             paths[title] = folder / f"{title}.png"
-            write_whole(paths[title], lambda path, image=png: path.write_bytes(image))
+            write_whole(paths[title], partial(Path.write_bytes, data=png))
     return paths
 
 
@@ -162,12 +172,11 @@ def draw_pictures(pictures: Mapping[str, str], columns: int = 5) -> Chart:
     table = pd.DataFrame({"name": list(pictures), "picture": list(pictures.values())})
     return (
         alt.Chart(table, width=160, height=160)
-        .mark_image(width=160, height=160)
-        .encode(url="picture:N")
+        .mark_image(width=160, height=160, align="left", baseline="top")
+        .encode(url="picture:N", x=alt.value(0), y=alt.value(0))
         .facet(
             facet=alt.Facet("name:N", sort=list(pictures), title=None), columns=columns, spacing=8
         )
-        .resolve_scale(x="independent", y="independent")
     )
 
 
@@ -241,8 +250,8 @@ def _dash(names: Sequence[str]) -> alt.StrokeDash:
 def _numbers(table: pd.DataFrame, mean: str, low: str, high: str, digits: str = ".3f") -> list[str]:
     """Means with intervals in words, for hovering."""
     return [
-        with_interval(*row, digits)  # type: ignore[arg-type]
-        for row in table[[mean, low, high]].itertuples(index=False)
+        with_interval(value, least, most, digits)
+        for value, least, most in table[[mean, low, high]].to_numpy(float)
     ]
 
 
@@ -330,7 +339,7 @@ def draw_agreement(ranking: pd.DataFrame) -> Chart:
         "severity:N",
         sort=[PAPER, MATCHED],
         title=None,
-        scale=alt.Scale(padding=0.5),
+        scale=alt.Scale(padding=0, range=[alt.expr("190"), alt.expr("width - 190")]),
         axis=alt.Axis(orient="top", labelAngle=0, labelFontWeight="bold"),
     )
     y = alt.Y("rank:Q", axis=None, scale=alt.Scale(reverse=True, domain=[0.5, len(names) + 0.5]))
@@ -341,7 +350,7 @@ def draw_agreement(ranking: pd.DataFrame) -> Chart:
         alt.Tooltip("shift:Q", title="1 − cosine", format=".3f"),
     ]
 
-    def side(severity: str, align: str, dx: int) -> alt.Chart:
+    def side(severity: str, align: Literal["left", "right"], dx: int) -> alt.Chart:
         text = "datum.ranks + '  ' + datum.augmentation"
         text = text if severity == MATCHED else "datum.augmentation + '  ' + datum.ranks"
         return (
@@ -370,32 +379,36 @@ def draw_agreement(ranking: pd.DataFrame) -> Chart:
 
 
 def _spread(positions: np.ndarray, gap: float, low: float, high: float) -> np.ndarray:
-    """Positions moved apart to at least a gap, in their order, between low and high."""
+    """Positions moved apart to at least a gap, in their order, upwards from low where they can."""
     order = np.argsort(positions, kind="stable")
     moved = positions[order].astype(float)
-    for _ in range(100):
-        gaps = np.diff(moved)
-        tight = gaps < gap - 1e-9
-        if not tight.any():
-            break
-        push = np.where(tight, (gap - gaps) / 2, 0)
+    for _ in range(200):
+        short = gap - np.diff(moved)
+        push = np.where(short > 1e-9, short / 2, 0)
         moved[:-1] -= push
         moved[1:] += push
-        moved = np.clip(moved, low, high)
+    room = high - low - gap * (len(moved) - 1)
+    for index in range(len(moved)):
+        least = low + gap * index if room > 0 else low
+        moved[index] = max(moved[index], least, moved[index - 1] + gap if index else least)
+    for index in range(len(moved))[::-1]:
+        after = moved[index + 1] - gap if index + 1 < len(moved) else high
+        moved[index] = min(moved[index], after)
     result = np.empty_like(moved)
     result[order] = moved
     return result
 
 
 def _lines(
-    table: pd.DataFrame, x: alt.X, y: str, title: str, bounds: tuple[str, str] | None,
+    table: pd.DataFrame, across: str, y: str, title: str, bounds: tuple[str, str] | None,
     tooltip: list[alt.Tooltip], domain: tuple[float, float], height: int = 340,
 ) -> Any:  # fmt: skip
     """One line for each augmentation with its name at its end; hovering dims the others.
 
     Args:
-        table: One row per augmentation and point on the x axis.
-        x: The x axis, of numbers.
+        table: One row per line and point on the x axis: ``augmentation``, and, where an
+            augmentation has several lines, ``line``, what each is called.
+        across: Column of the x axis, of whole numbers.
         y: Column of the y axis.
         title: Of the y axis.
         bounds: Columns of the interval's ends; None where there is none.
@@ -404,42 +417,42 @@ def _lines(
         height: In pixels.
     """
     names = sorted(table["augmentation"].unique())
-    across = str(x.to_dict()["field"])
-    apart = "severity" if "severity" in table and across != "severity" else "augmentation"
+    table = table.assign(line=table.get("line", table["augmentation"]), label_y=np.nan)
     ends = table[(table[across] == table[across].max()) & table[y].notna()]
     gap = 15 / height * (domain[1] - domain[0])
-    table = table.assign(label_y=np.nan)
-    for _, part in ends.groupby(apart if apart == "severity" else lambda _: 0, sort=False):
+    apart = across != "severity" and "severity" in table
+    for _, part in ends.groupby("severity" if apart else lambda _: 0, sort=False):
         table.loc[part.index, "label_y"] = _spread(part[y].to_numpy(float), gap, *domain)
-    over = alt.selection_point(
-        name="over", fields=["augmentation"], on="pointerover", clear="pointerout"
-    )
+    over = alt.selection_point(name="over", fields=["line"], on="pointerover", clear="pointerout")
     dim = alt.condition(over, alt.value(1), alt.value(0.15))
     scale = alt.Scale(domain=list(domain), nice=False)
-    x = x.scale(range=[0, alt.expr(f"width - {LABEL}")], zero=False)
-    color = _color(names)
-    base = alt.Chart().encode(x=x, color=color)
-    of_y = alt.Y(f"{y}:Q", title=title, scale=scale)
+    steps = sorted(table[across].unique().tolist())
+    x = alt.X(
+        f"{across}:Q",
+        title=across,
+        axis=alt.Axis(values=steps, format="d", grid=False),
+        scale=alt.Scale(range=[0, alt.expr(f"width - {LABEL}")], zero=False),
+    )
+    color, shape = _color(names), _shape(names)
+    of_y, of_label = (alt.Y(f"{column}:Q", title=title, scale=scale) for column in (y, "label_y"))
+    base = alt.Chart().encode(x=x, color=color, detail="line:N")
+    labels = alt.Chart().transform_filter("isValid(datum.label_y)").encode(x=x, y=of_label)
     layers = [
         base.mark_line(strokeWidth=2).encode(y=of_y, strokeDash=_dash(names), opacity=dim),
-        base.mark_point(filled=True, size=55)
-        .encode(y=of_y, shape=_shape(names), opacity=dim, tooltip=tooltip)
+        base.mark_point(filled=True, size=55, opacity=1)
+        .encode(y=of_y, shape=shape, opacity=dim, tooltip=tooltip)
         .add_params(over),
-        alt.Chart()
-        .mark_text(align="left", dx=10)
-        .transform_filter("isValid(datum.label_y)")
-        .encode(
-            x=x,
-            y=alt.Y("label_y:Q", title=title, scale=scale),
-            text="augmentation:N",
-            opacity=dim,
+        labels.mark_point(filled=True, size=40, xOffset=16).encode(
+            color=color, shape=shape, opacity=dim
         ),
+        labels.mark_text(align="left", dx=24).encode(text="line:N", opacity=dim),
     ]
     if bounds:
-        interval = base.mark_rule(strokeWidth=5, strokeCap="round").encode(
+        thin = table["line"].nunique() > MANY_LINES
+        interval = base.mark_rule(strokeWidth=1.5 if thin else 5, strokeCap="round").encode(
             y=alt.Y(f"{bounds[0]}:Q", title=title),
             y2=f"{bounds[1]}:Q",
-            opacity=alt.condition(over, alt.value(0.3), alt.value(0.08)),
+            opacity=alt.condition(over, alt.value(0.35), alt.value(0.08)),
         )
         layers.insert(0, interval)
     return alt.layer(*layers, data=table).properties(width="container", height=height)
@@ -463,15 +476,13 @@ def draw_severity(summary: pd.DataFrame, measure: str, facts: Facts) -> Chart:
          "mean": means, "ci_low": low, "ci_high": high}
     ).reset_index(drop=True)  # fmt: skip
     table["told"] = _numbers(table, "mean", "ci_low", "ci_high")
-    steps = sorted(table["severity"].unique().tolist())
-    x = alt.X("severity:Q", axis=alt.Axis(values=steps, format="d", grid=False))
     tooltip = [
         alt.Tooltip("augmentation:N"),
         alt.Tooltip("severity:Q"),
         alt.Tooltip("told:N", title=title),
     ]
     domain = _domain(table, ["mean", "ci_low", "ci_high"])
-    chart = _lines(table, x, "mean", title, ("ci_low", "ci_high"), tooltip, domain, 380)
+    chart = _lines(table, "severity", "mean", title, ("ci_low", "ci_high"), tooltip, domain, 380)
     return chart.properties(
         description=f"{title} against severity, one line per augmentation, with 95 % intervals."
     )
@@ -493,9 +504,6 @@ def draw_layers(layers: pd.DataFrame, column: str) -> Chart:
         column: ``cosine`` (of class tokens, with its interval) or ``cka`` (of mean patch tokens).
     """
     table = layers.dropna(subset=[column]).reset_index(drop=True)
-    steps = sorted(table["layer"].unique().tolist())
-    axis = alt.Axis(values=steps, format="d", grid=False)
-    x = alt.X("layer:Q", title="layer", axis=axis)
     tooltip = [alt.Tooltip("augmentation:N"), alt.Tooltip("layer:Q")]
     bounds = None
     columns = [column]
@@ -512,7 +520,7 @@ def draw_layers(layers: pd.DataFrame, column: str) -> Chart:
     margin = 0.05 * ((high - low) or 1)
     kept = ["augmentation", "severity", "layer", *columns, *(["told"] if bounds else [])]
     chart = _lines(
-        table[kept], x, column, title, bounds, tooltip, (float(low - margin), high + margin)
+        table[kept], "layer", column, title, bounds, tooltip, (float(low - margin), high + margin)
     )
     return _of_severity(chart, table).properties(
         description=f"{capitalised(title)} of view and clean view, after each layer."
@@ -614,8 +622,8 @@ def _matrix(
     tooltip: list[alt.Tooltip],
 ) -> Any:  # fmt: skip
     """A heat map: rectangles with text on them."""
-    x = x.axis(orient="top", labelAngle=-38, labelAlign="left", grid=False)
-    y = y.axis(grid=False)
+    x = x.axis(orient="top", labelAngle=-38, labelAlign="left", grid=False, labelOverlap=False)
+    y = y.axis(grid=False, labelOverlap=False)
     return alt.layer(
         alt.Chart().mark_rect(cornerRadius=2, stroke=MUTED, strokeOpacity=0.15).encode(
             x=x, y=y, fillOpacity=opacity, fill=color, tooltip=tooltip
@@ -684,6 +692,10 @@ def draw_gaze(summary: pd.DataFrame) -> Chart:
         "gaze_divergence": "in the view",
     }
     rows = summary[summary["measure"].isin(list(kinds))]
+    # one point is enough where no pixel moves
+    keys = ["augmentation", "severity", "mean", "ci_low", "ci_high"]
+    aligned = rows["measure"] == "gaze_divergence_aligned"
+    rows = pd.concat([rows[aligned], rows[~aligned]]).drop_duplicates(keys)
     table = rows.assign(
         told=_numbers(rows, "mean", "ci_low", "ci_high"), kind=rows["measure"].map(kinds)
     )
@@ -695,7 +707,7 @@ def draw_gaze(summary: pd.DataFrame) -> Chart:
     shape = alt.Shape(
         "kind:N",
         scale=alt.Scale(domain=list(kinds.values()), range=["circle", "square"]),
-        legend=alt.Legend(title=None, orient="top", symbolStrokeWidth=2, labelLimit=300),
+        legend=alt.Legend(title=None, orient="top", columns=1, labelLimit=300),
     )
     filled = f"datum.kind == '{kinds['gaze_divergence_aligned']}'"
     color = _color(names)
@@ -863,9 +875,9 @@ def draw_differences(table: pd.DataFrame, facts: Facts) -> Chart:
         group=table.get("group", ""),
     )
     order = list(dict.fromkeys(rows["augmentation"]))
-    title = f"{facts.label}: B minus A" + (f" ({facts.better} is better)" if facts.better else "")
+    title = "B minus A" + (f" ({facts.better} is better)" if facts.better else "")
     y = alt.Y("augmentation:N", sort=order, title=None)
-    x = alt.X("difference:Q", title=title)
+    x = alt.X("difference:Q", title=title, axis=alt.Axis(tickCount=6))
     names = sorted(rows["augmentation"].unique())
     color = _color(names)
     tooltip = [
@@ -881,7 +893,7 @@ def draw_differences(table: pd.DataFrame, facts: Facts) -> Chart:
     kept = ["severity", "augmentation", "group", "mean_a", "mean_b", "difference", "ci_low",
             "ci_high", "told", "improved", "worsened", "clear", "n"]  # fmt: skip
     chart = alt.layer(
-        alt.Chart().mark_rule(strokeDash=[4, 3]).encode(x=alt.datum(0)),
+        alt.Chart(pd.DataFrame({"difference": [0]})).mark_rule(strokeDash=[4, 3]).encode(x=x),
         alt.Chart().mark_rule(strokeWidth=5, opacity=0.45, strokeCap="round").encode(
             x=alt.X("ci_low:Q", title=title), x2="ci_high:Q", y=y, color=color
         ),
@@ -940,12 +952,99 @@ def draw_interpolation(curve: pd.DataFrame, alpha: float, tolerance: float) -> C
     ]
     if across == "clean_top1":
         least = float(curve["clean_top1"].iloc[0] - tolerance)
-        layers.insert(
-            0, alt.Chart().mark_rule(strokeDash=[4, 3]).encode(x=alt.datum(least, title=title))
-        )
+        accepted = pd.DataFrame({across: [least]})
+        layers.insert(0, alt.Chart(accepted).mark_rule(strokeDash=[4, 3]).encode(x=x))
     return alt.layer(*layers, data=table).properties(
         width="container",
         height=320,
         description="Shift against clean accuracy from the base (α 0) to the fine-tuned weights "
         f"(α 1); chosen: {alpha:g}.",
+    )
+
+
+def draw_curves(rows: pd.DataFrame) -> Chart:
+    """Mean shift against severity over a sweep's jobs: a line for other options, or augmentations.
+
+    Args:
+        rows: The cosine's rows of a sweep's ``comparison.csv`` at numbered severities, with a
+            job's other ``options`` in words.
+    """
+    lines = [
+        f"{name} ({options})" if options else name
+        for name, options in zip(rows["augmentation"], rows["options"], strict=True)
+    ]
+    table = pd.DataFrame(
+        {"severity": rows["severity"].astype(int), "augmentation": rows["augmentation"],
+         "line": lines, "mean": 1 - rows["mean"], "ci_low": 1 - rows["ci_high"],
+         "ci_high": 1 - rows["ci_low"]}
+    ).reset_index(drop=True)  # fmt: skip
+    table["told"] = _numbers(table, "mean", "ci_low", "ci_high")
+    tooltip = [
+        alt.Tooltip("line:N", title="curve"),
+        alt.Tooltip("severity:Q"),
+        alt.Tooltip("told:N", title="1 − cosine"),
+    ]
+    domain = _domain(table, ["mean", "ci_low", "ci_high"])
+    height = max(340, 16 * len(set(lines)))
+    chart = _lines(
+        table, "severity", "mean", "1 − cosine", ("ci_low", "ci_high"), tooltip, domain, height
+    )
+    return chart.properties(
+        description="Mean shift of a sweep's jobs against severity, with 95 % intervals."
+    )
+
+
+def draw_parallel(jobs: pd.DataFrame, numbers: Sequence[str]) -> Chart:
+    """A sweep's jobs as lines over parallel axes: their options, and what came of them.
+
+    Args:
+        jobs: One row per job, with a column ``job``; every other column is an axis.
+        numbers: The columns that are numbers, each with an axis from its least to its greatest;
+            the others' values lie at equal distances. The last one colours the lines.
+    """
+    axes = [column for column in jobs if column != "job"]
+    points: list[tuple] = []
+    ticks: list[tuple] = []
+    last = jobs[numbers[-1]].astype(float)
+    strength = ((last - last.min()) / ((last.max() - last.min()) or 1)).fillna(0)
+    for axis in axes:
+        if axis in numbers:
+            values = jobs[axis].astype(float)
+            low, high = values.min(), values.max()
+            heights = (values - low) / ((high - low) or 1)
+            told = [f"{value:.3g}" for value in values]
+            marks = {f"{low:.3g}": 0.0, f"{high:.3g}": 1.0} if high > low else {f"{low:.3g}": 0.0}
+        else:
+            told = [str(value) for value in jobs[axis]]
+            known = list(dict.fromkeys(told))
+            marks = {value: index / (len(known) - 1 or 1) for index, value in enumerate(known)}
+            heights = pd.Series([marks[value] for value in told], jobs.index)
+        ticks += [(axis, height, text) for text, height in marks.items()]
+        points += zip(
+            jobs["job"], [axis] * len(jobs), heights, told, strength.round(3), strict=True
+        )
+    table = pd.DataFrame(points, columns=["job", "axis", "height", "value", "strength"])
+    marks_table = pd.DataFrame(ticks, columns=["axis", "height", "value"])
+    over = alt.selection_point(name="over", fields=["job"], on="pointerover", clear="pointerout")
+    x = alt.X(
+        "axis:N", sort=axes, title=None, scale=alt.Scale(padding=0.4),
+        axis=alt.Axis(orient="top", labelAngle=0, grid=True, domain=False, labelOverlap=False),
+    )  # fmt: skip
+    y = alt.Y("height:Q", axis=None, scale=alt.Scale(domain=[-0.06, 1.06]))
+    tooltip = [alt.Tooltip(f"{column}:N") for column in ("job", "axis", "value")]
+    color = alt.Color("strength:Q", scale=alt.Scale(range=["#7fb0ea", ACCENT, "#c05a00"]),
+                      legend=None)  # fmt: skip
+    dim = alt.condition(over, alt.value(0.9), alt.value(0.12))
+    lines = alt.Chart(table).encode(x=x, y=y, color=color, opacity=dim, detail="job:N")
+    chart = alt.layer(
+        lines.mark_line(strokeWidth=2),
+        lines.mark_point(filled=True, size=60).encode(tooltip=tooltip).add_params(over),
+        alt.Chart(marks_table)
+        .mark_text(align="left", dx=8, dy=-7)
+        .encode(x=x, y=y, text="value:N"),
+    )
+    return chart.properties(
+        width=alt.Step(120),
+        height=300,
+        description="A sweep's jobs as lines over their options and results.",
     )

@@ -19,7 +19,9 @@ async function draw(container, name) {
   const spec = structuredClone(charts[name]);
   for (const param of spec.params || []) if (param.name === "severity" && severity) param.value = severity;
   const config = dark.matches && !printing ? configs.dark : configs.light;
-  const embedded = await vegaEmbed(container, spec, { actions: false, renderer: "svg", config });
+  const embedded = await vegaEmbed(container, spec, { actions: false, renderer: "svg", config, logLevel: 1 });
+  // The container says in words what the chart shows; its marks would each be read as an image.
+  container.querySelector("svg").setAttribute("aria-hidden", "true");
   drawn.set(container, embedded);
   signs();
 }
@@ -41,7 +43,9 @@ addEventListener("afterprint", () => { printing = false; drawAll(); });
 for (const button of document.querySelectorAll("[data-enlarge]")) {
   button.addEventListener("click", () => {
     byId("enlarged").showModal();
-    draw(byId("enlarged").querySelector(".vega"), button.dataset.enlarge);
+    const large = byId("enlarged").querySelector(".vega");
+    large.setAttribute("aria-label", document.querySelector(`[data-chart="${button.dataset.enlarge}"]`).getAttribute("aria-label"));
+    draw(large, button.dataset.enlarge);
   });
 }
 
@@ -120,9 +124,15 @@ function variantName(index) {
   return severity ? `${name} (${at})` : name;
 }
 const number = (value) => (value === null || value === undefined ? "–" : Math.abs(value) < 0.0005 ? "0.000" : value.toFixed(3));
+const minus = (after, before) => (after === null || before === null ? null : after - before);
+// Of what a photo's number is: a model, by its index, or the change from the first to the second.
+const ofWhat = () => (photos.models.length > 1 ? byId("photo-of").value : "0");
+function oneShift(photo, index) {
+  return ofWhat() === "change" ? minus(photo.shifts[1][index], photo.shifts[0][index]) : photo.shifts[ofWhat()][index];
+}
 function shiftOf(photo, index) {
-  if (index !== null) return photo.shifts[index];
-  const known = variantsNow().map((variant) => photo.shifts[variant]).filter((value) => value !== null);
+  if (index !== null) return oneShift(photo, index);
+  const known = variantsNow().map((variant) => oneShift(photo, variant)).filter((value) => value !== null);
   return known.length ? known.reduce((sum, value) => sum + value, 0) / known.length : null;
 }
 function chosenVariant() {
@@ -141,8 +151,8 @@ function listPhotos() {
     (!byId("photo-pictured").checked || photos.shown[photo.id]?.pictures.length));
   const key = new Map(listed.map((photo) => [photo, shiftOf(photo, variant)]));
   if (order === "name") listed.sort((a, b) => (a.id < b.id ? -1 : 1));
-  else listed.sort((a, b) => (order === "most" ? -1 : 1) * ((key.get(a) ?? -1) - (key.get(b) ?? -1)));
-  const most = Math.max(...photos.photos.map((photo) => shiftOf(photo, variant) ?? 0), 1e-9);
+  else listed.sort((a, b) => (order === "most" ? -1 : 1) * ((key.get(a) ?? -9) - (key.get(b) ?? -9)));
+  const most = Math.max(...photos.photos.map((photo) => Math.abs(shiftOf(photo, variant) ?? 0)), 1e-9);
   const cards = listed.slice(0, shownCount).map((photo, position) => {
     const value = key.get(photo);
     const card = element("button", null, { type: "button", class: "card" });
@@ -151,7 +161,7 @@ function listPhotos() {
     if (pictures.length) picture.append(element("img", null, { src: pictures[variant === null ? 0 : variant + 1], alt: "" }));
     else picture.textContent = "no picture kept";
     const meter = element("div", null, { class: "meter" });
-    meter.append(element("i", null, { style: `width:${Math.max(0, 100 * (value ?? 0) / most)}%` }));
+    meter.append(element("i", null, { style: `width:${100 * Math.abs(value ?? 0) / most}%` }));
     card.append(picture, element("b", number(value)), meter, element("span", photo.label || photo.id), element("span", photo.label ? photo.id : ""));
     card.title = photo.id;
     card.addEventListener("click", () => showPhoto(position));
@@ -162,7 +172,7 @@ function listPhotos() {
   byId("photo-cards").replaceChildren(...cards);
   const what = photos.measure === "relative_shift" ? "relative shift" : "1 − cosine";
   byId("photo-count").textContent = `${listed.length} of ${photos.photos.length} photos. Numbers: ${what}, ` +
-    (variant === null ? "mean over the augmentations" : `under ${variantName(variant)}`) + ".";
+    (ofWhat() === "change" ? "B minus A, " : photos.models.length > 1 ? `${photos.models[ofWhat()]}, ` : "") + (variant === null ? "mean over the augmentations" : `under ${variantName(variant)}`) + ".";
   byId("photo-more").hidden = listed.length <= shownCount;
 }
 
@@ -222,43 +232,54 @@ function showPhoto(position) {
   const select = byId("photo-variant");
   const before = select.value;
   select.replaceChildren(...photos.variants.map((_, index) => element("option", variantName(index), { value: index })));
-  const worst = variantsNow().reduce((best, index) => ((photo.shifts[index] ?? -1) > (photo.shifts[best] ?? -1) ? index : best));
+  const worst = variantsNow().reduce((best, index) => (Math.abs(oneShift(photo, index) ?? 0) > Math.abs(oneShift(photo, best) ?? 0) ? index : best));
   select.value = byId("photo-dialog").open && before ? before : chosenVariant() ?? worst;
   showVariant();
   if (!byId("photo-dialog").open) byId("photo-dialog").showModal();
 }
 function showVariant() {
   const photo = listed[open], shown = photos.shown[photo.id], index = Number(byId("photo-variant").value);
-  const views = byId("photo-views");
-  views.replaceChildren();
-  const pictures = shown?.pictures || [], gaze = shown?.gaze;
-  let said = "";
+  const pictures = shown?.pictures || [], models = shown?.models || [], several = photos.models.length > 1;
+  const gazes = models.map((model) => model.gaze).filter(Boolean);
+  const greatest = (gaze) => Math.max(...[gaze.maps[0], gaze.maps[index + 1], gaze.back[index]].filter(Boolean).map((map) => map[0]), 1e-9);
+  const alike = new Set(photos.kinds).size === 1; // gazes of different kinds have no common scale
+  const scaleOf = (gaze) => (alike ? Math.max(...gazes.map(greatest)) : greatest(gaze));
+  byId("photo-views").replaceChildren();
   if (pictures.length) {
-    const clean = gaze?.maps[0], after = gaze?.maps[index + 1], back = gaze?.back[index];
-    const scale = Math.max(...[clean, after, back].filter(Boolean).map((map) => map[0]), 1e-9);
-    views.append(view("clean", pictures[0], clean, gaze?.shape, scale), view(variantName(index), pictures[index + 1], after, gaze?.shape, scale));
-    if (back) views.append(view("the view’s gaze, moved back onto the photo", pictures[0], back, gaze.shape, scale));
-    said = gaze
-      ? `Gaze on one scale: from none to ${(100 * scale).toFixed(scale < 0.01 ? 2 : 1)} % of it in one patch.` + (back ? "" : " This augmentation moves no pixels.")
-      : "No gaze is kept of this photo.";
-  } else said = "No picture of this photo is kept in this page: it holds those that moved most and least, and typical ones.";
-  byId("gaze-note").textContent = said;
-  if (gaze) {
-    const ramp = element("span", null, { class: "ramp", style: `background:linear-gradient(90deg,${INFERNO.map((c) => `rgb(${c})`)})` });
-    byId("gaze-note").prepend(ramp, " ");
+    (gazes.length ? models : models.slice(0, 1)).forEach(({ gaze }, model) => {
+      const of = several && gazes.length ? `${photos.models[model]}: ` : "", scale = gaze ? scaleOf(gaze) : 1;
+      const row = element("div", null, { class: "views" });
+      row.append(
+        view(`${of}clean`, pictures[0], gaze?.maps[0], gaze?.shape, scale),
+        view(`${of}${variantName(index)}`, pictures[index + 1], gaze?.maps[index + 1], gaze?.shape, scale));
+      if (gaze?.back[index]) row.append(view(`${of}gaze on the view, moved back onto the photo`, pictures[0], gaze.back[index], gaze.shape, scale));
+      byId("photo-views").append(row);
+    });
   }
-  byId("gaze-label").hidden = !gaze;
+  const note = byId("gaze-note");
+  const percent = (share) => `${(100 * share).toFixed(share < 0.01 ? 2 : 1)} %`;
+  note.textContent = !pictures.length ? "This page holds no picture of this photo: only of some that moved most, some that moved least, and some between."
+    : !gazes.length ? "No gaze is kept of this photo."
+    : (alike ? `Gaze on one scale, from none to ${percent(scaleOf(gazes[0]))} of it in one patch.` : `Gaze on a scale for each model, from none to ${gazes.map((gaze) => percent(scaleOf(gaze))).join(" and ")} of it in one patch.`)
+      + (gazes.some((gaze) => gaze.back[index]) ? "" : " This augmentation moves no pixels.");
+  if (gazes.length && pictures.length) {
+    note.prepend(element("span", null, { class: "ramp", style: `background:linear-gradient(90deg,${INFERNO.map((c) => `rgb(${c})`)})` }), " ");
+  }
+  byId("gaze-label").hidden = !gazes.length || !pictures.length;
+
   const what = photos.measure === "relative_shift" ? "relative shift" : "1 − cosine";
-  const numbers = shown ? photos.measures.map(([name, short]) => [short, number(shown.values[name][index])]) : [[what, number(photo.shifts[index])]];
-  byId("photo-numbers").replaceChildren(rowsOf(["measure", variantName(index)], numbers));
-  const nearest = shown?.nearest;
-  byId("photo-nearest").replaceChildren();
-  if (nearest) {
-    const [before, after] = [nearest[0], nearest[index + 1]];
-    byId("photo-nearest").append(rowsOf(["nearest class, clean", "cosine"], before.map(([name, cosine]) => [name, number(cosine)])), rowsOf([`under ${variantName(index)}`, "cosine"], after.map(([name, cosine]) => [name, number(cosine)])));
-  } else {
-    byId("photo-nearest").append(rowsOf(["augmentation", what], variantsNow().map((variant) => [photos.variants[variant][0], number(photo.shifts[variant])])));
-  }
+  const names = several ? photos.models : [variantName(index)];
+  byId("photo-numbers").replaceChildren(shown
+    ? rowsOf(["measure", ...names], photos.measures.map(([name, short]) => [short, ...models.map((model) => number(model.values[name][index]))]))
+    : rowsOf(["augmentation", ...(several ? photos.models : [what])], variantsNow().map((variant) => [photos.variants[variant][0], ...photo.shifts.map((own) => number(own[variant]))])));
+  const nearest = models.flatMap(({ nearest }, model) => {
+    if (!nearest) return [];
+    const of = several ? `${photos.models[model]}: ` : "";
+    const rows = (view) => view.map(([name, cosine]) => [name, number(cosine)]);
+    return [rowsOf([`${of}nearest classes, clean`, "cosine"], rows(nearest[0])), rowsOf([`${of}under ${variantName(index)}`, "cosine"], rows(nearest[index + 1]))];
+  });
+  byId("photo-nearest").replaceChildren(...nearest);
+  byId("photo-nearest").hidden = !nearest.length;
   fade();
 }
 
@@ -267,7 +288,10 @@ if (photos) {
   byId("photo-class").append(...labels.map((label) => element("option", label)));
   byId("photo-class").parentElement.hidden = labels.length < 2;
   byId("photo-under").append(...[...new Set(photos.variants.map(([name]) => name))].map((name) => element("option", name)));
-  for (const id of ["photo-find", "photo-class", "photo-under", "photo-order", "photo-pictured"]) {
+  if (photos.models.length > 1) byId("photo-of").append(...[...photos.models, "B minus A"].map((name, index) => element("option", name, { value: index < 2 ? index : "change" })));
+  byId("photo-of").parentElement.hidden = photos.models.length < 2;
+  if (photos.models.length > 1) byId("photo-of").value = "change";
+  for (const id of ["photo-of", "photo-find", "photo-class", "photo-under", "photo-order", "photo-pictured"]) {
     byId(id).addEventListener("input", () => { shownCount = PAGE; listPhotos(); });
   }
   byId("photo-controls").addEventListener("submit", (event) => event.preventDefault());

@@ -72,12 +72,14 @@ class Figure:
         chart: From `clipshift.report.figures`.
         caption: What it shows.
         notes: What else to say of it, by severity.
+        least: Its least width in pixels: on a narrower page it scrolls.
     """
 
     name: str
     chart: figures.Chart
     caption: str
     notes: Mapping[str, str] = field(default_factory=dict)
+    least: int = 0
 
     @property
     def severities(self) -> list[str]:
@@ -125,6 +127,7 @@ class Page:
         lead: The figure beside the answer.
         sections: Its parts.
         severities: What a reader can choose from, where there are several.
+        severity: Which is chosen at first.
         facts: Provenance, by name.
         citation: A BibTeX entry; empty where there is none.
         methods: A sentence for a methods section.
@@ -139,6 +142,7 @@ class Page:
     sections: Sequence[Section]
     facts: Mapping[str, Any]
     severities: Sequence[str] = ()
+    severity: str = ""
     citation: str = ""
     methods: str = ""
     about: str = "This run"
@@ -188,7 +192,7 @@ def write_page(path: Path, page: Page) -> Path:
 @lru_cache
 def chart_library() -> str:
     """Vega, Vega-Lite and Vega-Embed as one script, which a page holds in itself."""
-    bundle: str = vl_convert.javascript_bundle(vl_version=figures.VEGALITE)
+    bundle = vl_convert.javascript_bundle(vl_version=figures.VEGALITE)  # type: ignore[call-arg]
     return bundle.replace("</script", r"<\/script").replace("<!--", r"<\!--")
 
 

@@ -1,9 +1,8 @@
 """A run's and a model's results in the formats that leaderboards and the Hugging Face hub read."""
 
-import json
 import re
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +12,17 @@ import pandas as pd
 import yaml
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
-from clipshift.data import class_labels
-from clipshift.encode.texts import OPENAI, class_names, class_of
+from clipshift.encode.texts import class_names, class_of
 from clipshift.report.words import counted, listed, with_interval
-from clipshift.results import CLEAN, EVAL_RESULTS, LEADERBOARD, Run, prompts_of, write_json, write_whole
+from clipshift.results import (
+    CLEAN,
+    EVAL_RESULTS,
+    LEADERBOARD,
+    Run,
+    prompts_of,
+    write_json,
+    write_whole,
+)
 
 TASK = "zeroshot_classification"
 """What CLIP_benchmark calls zero-shot classification."""
@@ -58,18 +64,30 @@ def zero_shot_rows(run: Run) -> dict[str, dict[str, float]]:
     return made
 
 
-def dataset_of(run: Run) -> tuple[str, str | None]:
-    """What a run's photos are called, without paths; and their id on the hub, where they have one.
+def dataset_of(options: Mapping[str, Any]) -> tuple[str, str | None]:
+    """What a data set is called, without its path; and its id on the hub, where it is known.
 
     A data set of CLIP_benchmark's on the hub has the name that CLIP_benchmark gives it.
+
+    Args:
+        options: ``data`` of a configuration.
+
+    Example:
+        >>> dataset_of({"_target_": "clipshift.data.folder", "root": "/photos/birds"})
+        ('birds', None)
+        >>> address = "https://huggingface.co/datasets/clip-benchmark/wds_cars/tree/main"
+        >>> dataset_of({"_target_": "clipshift.data.shards", "root": address})
+        ('wds/cars', 'clip-benchmark/wds_cars')
     """
-    options = run.facts["config"]["data"]
-    source = options["_target_"].rpartition(".")[2]
-    root = options.get("root") or options.get("csv_file") or options.get("path") or ""
-    if found := HUB.match(str(root)):
-        hub = found[1]
+    named = [str(options.get(name) or "") for name in ("root", "csv_file", "dataset")]
+    given = next(filter(None, named), "")
+    found = HUB.match(given)
+    hub = found[1] if found else None
+    if given == named[2] and given.count("/") == 1 and not Path(given).exists():
+        hub = given
+    if hub:
         return re.sub("^clip-benchmark/wds_", "wds/", hub), hub
-    return (Path(str(root)).name or f"clipshift's {source}"), None
+    return (Path(given).name or f"{options['_target_'].rpartition('.')[2]} of clipshift"), None
 
 
 def clip_benchmark(run: Run) -> dict[str, dict[str, Any]]:
@@ -79,7 +97,7 @@ def clip_benchmark(run: Run) -> dict[str, dict[str, Any]]:
         Contents by ``clean`` or the name of the variant, whose data set is then called
         ``NAME (VARIANT)``. ``clip_benchmark build FILES`` makes one table of them.
     """
-    name, _ = dataset_of(run)
+    name, _ = dataset_of(run.facts["config"]["data"])
     model = run.facts["model"]
     weights = model["pretrained"] or Path(model["checkpoint"] or "").name
     return {
@@ -103,8 +121,9 @@ def eval_results(run: Run) -> list[dict[str, Any]]:
         the task, the top-1 accuracy in [0, 1], the date, and in ``notes`` what view it is of, the
         95 % interval and the number of photos.
     """
-    name, hub = dataset_of(run)
+    name, hub = dataset_of(run.facts["config"]["data"])
     several = run.summary["severity"].nunique() > 1
+    version = run.facts["versions"]["clipshift"]
     entries = []
     for view, metrics in zero_shot_rows(run).items():
         measure = "zero_shot_top1_clean" if view == CLEAN else "zero_shot_top1"
@@ -125,7 +144,7 @@ def eval_results(run: Run) -> list[dict[str, Any]]:
                 "value": round(metrics["acc1"], 6),
                 "date": run.facts["started"],
                 "notes": f"top-1 accuracy of the {what}: {accuracy} (95 % interval) over "
-                f"{counted(int(row['n']), 'photo')}; clipshift {run.facts['versions']['clipshift']}",
+                f"{counted(int(row['n']), 'photo')}; clipshift {version}",
             }
         )
     return entries
@@ -141,7 +160,7 @@ def write_published(run: Run) -> None:
     folder.mkdir()
     for view, content in contents.items():
         write_json(folder / f"{view}.json", content)
-    name, hub = dataset_of(run)
+    name, hub = dataset_of(run.facts["config"]["data"])
     text = yaml.safe_dump(eval_results(run), sort_keys=False, allow_unicode=True, width=1000)
     if hub is None:
         text = f"# The hub's id of the data set {name!r} is not known: fill it in.\n{text}"
@@ -169,8 +188,8 @@ def base_on_hub(base: Mapping[str, Any]) -> str | None:
 
 
 def license_of(base: Mapping[str, Any]) -> str:
-    """The licence of a fine-tuned model, as the hub calls it: only clipshift's own are known."""
-    own = base["architecture"].startswith("builtin:") and not base["checkpoint"]
+    """The licence of a fine-tuned model, as the hub calls it: that of ``lite`` alone is known."""
+    own = base["architecture"] == "builtin:lite" and not base["checkpoint"]
     return "apache-2.0" if own else "unknown"
 
 
@@ -197,10 +216,10 @@ def model_card(
         base_model=base_on_hub(source),
         tags=["clip", "clipshift", "robustness"],
         model_name=name,
-        eval_results=_results(tuned) if tuned else None,
+        eval_results=(_results(tuned) or None) if tuned else None,
     )
-    if not tuned:
-        data.model_name = None  # which belongs to results
+    if data.eval_results is None:
+        data.model_name = None  # which the hub knows as part of results alone
     parts = [f"# {name}", _about(provenance), LOADING, _training(provenance)]
     if base and tuned and comparison is not None:
         parts.append(_compared(base, tuned, comparison))
@@ -212,8 +231,9 @@ LOADING = """## How to load it
 ```python
 import open_clip
 
-model, preprocess = open_clip.create_model_from_pretrained("local-dir:FOLDER")  # or hf-hub:USER/NAME
-tokenizer = open_clip.get_tokenizer("local-dir:FOLDER")
+name = "local-dir:FOLDER"  # or "hf-hub:USER/NAME"
+model, preprocess = open_clip.create_model_from_pretrained(name)
+tokenizer = open_clip.get_tokenizer(name)
 ```"""
 
 
@@ -235,12 +255,11 @@ def _about(provenance: Mapping[str, Any]) -> str:
 def _training(provenance: Mapping[str, Any]) -> str:
     config = provenance["config"]
     photos = provenance["photos"]
-    train = config["data"]["train"]
-    root = Path(str(train.get("root") or train.get("csv_file") or "")).name
+    source, _ = dataset_of(config["data"]["train"])
     names = provenance["trained_on"]
     known = [
-        f"{counted(photos['count'], 'photo')}{f' of `{root}`' if root else ''} "
-        f"(SHA-256 of their ids {photos['ids'][:12]})",
+        f"{counted(photos['count'], 'photo')} of `{source}` (SHA-256 of their ids "
+        f"{photos['ids'][:12]})",
         f"augmentations: {listed(names)}" if names else "clean views alone",
         f"weights: the base's and the fine-tuned ones, interpolated with α = "
         f"{provenance['alpha']:g} (α = 1: fine-tuned)",
@@ -252,32 +271,27 @@ def _training(provenance: Mapping[str, Any]) -> str:
 
 def _results(run: Run) -> list[EvalResult]:
     """A run's leading numbers for the card's metadata."""
-    name, hub = dataset_of(run)
-    rows = run.summary.drop_duplicates(["measure", "augmentation", "severity"])
-    found = [("zero_shot_top1_clean", "accuracy", "zero-shot top-1 of clean views", None)]
+    name, hub = dataset_of(run.facts["config"]["data"])
+    clean = run.summary[run.summary["measure"] == "zero_shot_top1_clean"][:1]
+    moved = run.summary[run.summary["measure"] == "relative_shift"]
+    found = [("accuracy", "zero-shot top-1, clean views", row.mean) for row in clean.itertuples()]
     found += [
-        ("relative_shift", "relative_shift", f"mean relative shift, {row.augmentation} at severity "
-         f"{row.severity}", (row.augmentation, row.severity))
-        for row in rows[rows["measure"] == "relative_shift"].itertuples()
+        ("relative_shift", f"mean relative shift, {row.augmentation}, severity {row.severity}",
+         row.mean)
+        for row in moved.itertuples()
     ]  # fmt: skip
-    made = []
-    for measure, kind, words, variant in found:
-        chosen = rows[rows["measure"] == measure]
-        if variant:
-            chosen = chosen[(chosen["augmentation"] == variant[0])
-                            & (chosen["severity"] == variant[1])]  # fmt: skip
-        if len(chosen) and np.isfinite(chosen["mean"].iloc[0]):
-            made.append(
-                EvalResult(
-                    task_type="zero-shot-image-classification",
-                    dataset_type=hub or name,
-                    dataset_name=name,
-                    metric_type=kind,
-                    metric_name=words,
-                    metric_value=round(float(chosen["mean"].iloc[0]), 6),
-                )
-            )
-    return made
+    return [
+        EvalResult(
+            task_type="zero-shot-image-classification",
+            dataset_type=hub or name,
+            dataset_name=name,
+            metric_type=kind,
+            metric_name=words,
+            metric_value=round(float(value), 6),
+        )
+        for kind, words, value in found
+        if np.isfinite(value)
+    ]
 
 
 def _compared(base: Run, tuned: Run, comparison: pd.DataFrame) -> str:
@@ -291,7 +305,7 @@ def _compared(base: Run, tuned: Run, comparison: pd.DataFrame) -> str:
     lines = [
         "## What it changes",
         f"Against the base, on {counted(tuned.facts['data']['photos'], 'photo')} of "
-        f"`{dataset_of(tuned)[0]}`, photo by photo, with 95 % intervals. Relative shift: how far "
+        f"`{dataset_of(tuned.facts['config']['data'])[0]}`, photo by photo, with 95 % intervals. Relative shift: how far "
         "augmentation moves an embedding, 1 being as far as another photo.",
     ]
     table = ["| measure | augmentation | severity | base | this model | difference |",

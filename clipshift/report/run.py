@@ -9,11 +9,13 @@ from pytorch_lightning.loggers import Logger, WandbLogger
 
 from clipshift.augment import PAPER
 from clipshift.data import ViewDataset
-from clipshift.report import figures, page, terminal, tracking, words
+from clipshift.report import figures, page, publishing, terminal, tracking, words
 from clipshift.report.explorer import explored
 from clipshift.report.page import Figure, Page, Section, Table
 from clipshift.results import Run
 
+WIDE = 560
+"""The least width in pixels of figures with names at their sides."""
 UNEQUAL = (
     "The paper’s augmentations are unequally strong: this ranking mixes the model’s sensitivity "
     "with their strength."
@@ -30,6 +32,7 @@ def report_run(run: Run, dataset: ViewDataset, logger: Logger | None = None) -> 
     """
     with terminal.busy("Drawing figures and page"):
         made, report, files = write_report(run, dataset)
+        publishing.write_published(run)
     notes = list(made.notes)
     clean = page.clean_accuracy(run.summary)
     lines = [f"zero-shot on the clean views: {clean}"] if clean else []
@@ -105,6 +108,7 @@ def report_page(run: Run, dataset: ViewDataset) -> Page:
         sections=sections,
         facts=facts_of(run),
         severities=severities if len(severities) > 1 else [],
+        severity=words.leading_severity(severities),
         citation=citation(run),
         methods=methods(run),
     )
@@ -146,6 +150,7 @@ def ranking_sections(run: Run) -> list[Section]:
                 "Sensitivity or strength? The ranks (with 95 % intervals) at the strengths that "
                 "the paper set, and where all augmentations distort equally. Kendall’s τ between "
                 f"the two: {tau}.",
+                least=WIDE,
             )
         )
     measure = next((m for m in ("relative_shift", "cosine_similarity") if m in run.shift), None)
@@ -175,7 +180,7 @@ def ranking_sections(run: Run) -> list[Section]:
         )
         sections.append(
             Section("severity", "As augmentations grow stronger",
-                    figures=[Figure("severity", curves, caption)])
+                    figures=[Figure("severity", curves, caption, least=WIDE)])
         )  # fmt: skip
     return sections
 
@@ -209,7 +214,7 @@ def layer_sections(run: Run) -> list[Section]:
         "geometry.",
     }
     drawn = [
-        Figure(f"layers_{column}", figures.draw_layers(run.layers, column), caption)
+        Figure(f"layers_{column}", figures.draw_layers(run.layers, column), caption, least=WIDE)
         for column, caption in captions.items()
         if len(run.layers) and run.layers[column].notna().any()
     ]
@@ -328,7 +333,7 @@ def correlation_sections(run: Run) -> list[Section]:
 
 def photos_section(run: Run, dataset: ViewDataset) -> Section:
     """The photo explorer."""
-    found = explored(run, dataset)
+    found = explored({words.model_in_words(run.facts["model"]): run}, dataset)
     pictured = sum(bool(shown["pictures"]) for shown in found["shown"].values())
     text = (
         f"All {words.counted(run.facts['data']['photos'], 'photo')}, by how far they move; "

@@ -318,7 +318,8 @@ def sweep_table(
     columns: dict[str, list[str]] = {"job": list(runs)}
     for option in options:
         given = [overrides[job].get(option, "") for job in runs]
-        columns[option.rpartition(".")[2]] = [Path(value).name for value in given]
+        name = option.rpartition(".")[2]
+        columns[option if name in columns else name] = [Path(value).name for value in given]
     found = [headline(run) for run in runs.values()]
     for key in keys:
         cells = [

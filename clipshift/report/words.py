@@ -30,12 +30,17 @@ def with_interval(value: float, low: float, high: float, digits: str = ".3f") ->
     """A number with the ends of its interval, where it has one.
 
     Example:
-        >>> with_interval(0.0, 0.0, 0.161)
+        >>> with_interval(0.0, -0.0001, 0.161)
         '0.000 [0.000, 0.161]'
     """
-    if not np.isfinite([low, high]).all():
-        return f"{value:{digits}}"
-    return f"{value:{digits}} [{low:{digits}}, {high:{digits}}]"
+    told, *ends = (_number(number, digits) for number in (value, low, high))
+    return f"{told} [{', '.join(ends)}]" if np.isfinite([low, high]).all() else told
+
+
+def _number(value: float, digits: str) -> str:
+    """A number; one that rounds to 0 has no minus sign."""
+    text = f"{value:{digits}}"
+    return text.replace("-", "+" if digits.startswith("+") else "") if float(text) == 0 else text
 
 
 def p_value(p: float) -> str:
@@ -152,20 +157,16 @@ def short(value: float, low: float = np.nan, high: float = np.nan) -> str:
 
 
 def listed(names: Sequence[str]) -> str:
-    """Names in a sentence, each in backquotes.
+    """Names in a sentence, each in backquotes; more than four are only counted.
 
     Example:
-        >>> listed(["noise"]), listed(["noise", "blur", "flip"])
-        ('`noise`', '`noise`, `blur` and `flip`')
+        >>> listed(["noise"]), listed(["noise", "blur", "flip"]), listed(list("abcde"))
+        ('`noise`', '`noise`, `blur` and `flip`', '5 augmentations')
     """
+    if len(names) > 4:
+        return f"{len(names)} augmentations"
     quoted = [f"`{name}`" for name in names]
     return " and ".join([", ".join(quoted[:-1]), quoted[-1]] if len(quoted) > 1 else quoted)
-
-
-def leading_severity(severities: Sequence[str]) -> str:
-    """The severity of which a run's first number is: the paper's, or else the strongest step."""
-    steps = sorted(severity for severity in severities if severity.isdigit())
-    return PAPER if PAPER in severities else steps[-1] if steps else severities[0]
 
 
 def answer(run: Run) -> list[str]:
@@ -195,7 +196,7 @@ def answer(run: Run) -> list[str]:
         photos = counted(run.facts["data"]["photos"], "photo")
         if rivals:
             names = listed([leader, *rivals])
-            return [most, f"Which of {names} leads, {photos} do not settle at 95 %."]
+            return [most, f"Which of {names} leads, {photos} do not settle."]
         sure = "That it leads is beyond doubt: its rank's 95 % interval is 1 alone."
         return [most, sure]
     second, rivals = again["augmentation"].iloc[0], _rivals(again)
@@ -204,6 +205,12 @@ def answer(run: Run) -> list[str]:
     sure = f"not told apart from {listed(rivals)}" if rivals else "beyond doubt"
     leads = "still leads" if second == leader else "leads instead"
     return [most, f"{where} `{second}` {leads}, {sure}: {distance}."]
+
+
+def leading_severity(severities: Sequence[str]) -> str:
+    """The severity that a page tells of first: the paper's, or else the strongest step."""
+    steps = sorted(severity for severity in severities if severity.isdigit())
+    return PAPER if PAPER in severities else steps[-1] if steps else severities[0]
 
 
 OF_THE_WAY = " of the way to another photo"

@@ -20,9 +20,18 @@ from clipshift.results.measured import CLEAN, Measured
 
 CALIBRATION = "calibration.json"
 NEAREST = "nearest.json"
+LEADERBOARD = "clip_benchmark"
+"""The folder of zero-shot results as CLIP_benchmark writes them."""
+EVAL_RESULTS = "eval_results.yaml"
+"""The same as the Hugging Face hub reads them."""
 SHIFT = "shift.parquet"
 MATRICES = ("distances", "distances_low", "distances_high")
-TABLES = ("summary", *MATRICES, "ranking", "correlations", "layers", "skipped")
+INSIDE = ("directions", "direction_cosines", "undone", "neighbourhoods", "named")
+"""The tables of what happens inside the space of embeddings, by their names in `Run`."""
+TABLES = (
+    "summary", *MATRICES, "ranking", "correlations", "layers", "corruption_error", *INSIDE,
+    "skipped",
+)  # fmt: skip
 """The tables of a run beside ``shift.parquet``, by their names in `Run`."""
 
 RESULTS = (
@@ -33,9 +42,11 @@ RESULTS = (
     *(f"{tensors}.safetensors" for tensors in ("embeddings", "views", "gaze")),
     CALIBRATION,
     NEAREST,
+    f"{LEADERBOARD}/*.json",
+    EVAL_RESULTS,
     "report.html",
 )
-"""What an evaluation writes, the figures apart."""
+"""What an evaluation writes, the figures apart: names, or patterns of names."""
 
 SHOWN_PHOTOS = 24
 """How many photos a run's page shows pictures of (`shown_photos`), and so the gaze of."""
@@ -62,6 +73,13 @@ class Run:
         ranking: Augmentations by their shift; empty where the cosine was not measured.
         correlations: What goes with the shift; empty likewise.
         layers: Shift by layer; empty where not asked for.
+        corruption_error: Errors under stored corruptions; empty where there are none.
+        directions: Whether every photo is moved the same way; this and the next four are empty
+            where ``inside`` was not asked for.
+        direction_cosines: Which augmentations push the same way.
+        undone: Whether the shift can be undone, by method.
+        neighbourhoods: What becomes of photos' nearest neighbours, and of the embeddings' spread.
+        named: The texts that views move towards, and away from; empty without classes as well.
         skipped: Photos that could not be read.
     """
 
@@ -76,6 +94,12 @@ class Run:
     ranking: pd.DataFrame = field(default_factory=pd.DataFrame)
     correlations: pd.DataFrame = field(default_factory=pd.DataFrame)
     layers: pd.DataFrame = field(default_factory=pd.DataFrame)
+    corruption_error: pd.DataFrame = field(default_factory=pd.DataFrame)
+    directions: pd.DataFrame = field(default_factory=pd.DataFrame)
+    direction_cosines: pd.DataFrame = field(default_factory=pd.DataFrame)
+    undone: pd.DataFrame = field(default_factory=pd.DataFrame)
+    neighbourhoods: pd.DataFrame = field(default_factory=pd.DataFrame)
+    named: pd.DataFrame = field(default_factory=pd.DataFrame)
     skipped: pd.DataFrame = field(default_factory=pd.DataFrame)
 
     @property
@@ -101,7 +125,8 @@ class Run:
 def clear_results(folder: Path) -> None:
     """Remove an earlier run's results, so that none of them is taken for one of the next run."""
     for name in RESULTS:
-        (folder / name).unlink(missing_ok=True)
+        for file in folder.glob(name):
+            file.unlink()
 
 
 def write_run(run: Run) -> None:

@@ -1,0 +1,374 @@
+"""The report in a browser: what it asks for, and what sorting, filtering and enlarging do."""
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from clipshift.compare.pair import write_pair
+from conftest import AUGMENTATIONS, MEASURED
+from safetensors.numpy import save_file
+
+from clipshift.data import ViewDataset, sample
+from clipshift.report import explorer
+from clipshift.report.page import Page, write_page
+from clipshift.report.run import report_page
+from clipshift.results import (
+    Run,
+    compare_photos,
+    correlate,
+    rank_augmentations,
+    ranking_agreement,
+    shown_photos,
+    summarize,
+    write_json,
+)
+
+CHROMIUM = Path("/usr/bin/chromium")
+HOSTILE = "</script><script>window.hacked = 1</script>.png"
+HOSTILE_CLASS = '"><img src=x onerror="window.hacked = 1">'
+NAMES = ["noise", "blur", "flip"]
+
+
+def made_run(folder: Path, severities: tuple[str, ...], model: str = "small") -> Run:
+    """A run of six photographs with numbers from a generator, gaze and nearest classes."""
+    rng = np.random.default_rng(sum(map(ord, model)))
+    several = len(severities) > 1
+    photos = [photo.id for photo in page_photos(("noise",)).photos]
+    labels = {photo.id: photo.label for photo in page_photos(("noise",)).photos}
+    rows = []
+    for severity in severities:
+        for name in NAMES:
+            size = {"noise": 0.6, "blur": 0.3, "flip": 0.1}[name]
+            size = 0.7 - size if severity == "matched" else size
+            for photo in photos:
+                shift = size * rng.uniform(0.9, 1.1)
+                distances = dict.fromkeys(("gaze_divergence", "gaze_divergence_aligned"), 0.1)
+                rows.append(
+                    {"photo": photo, "label": labels[photo], "augmentation": name,
+                     "severity": severity, "cosine_similarity": 1 - shift,
+                     "relative_shift": shift / 0.8, "distance_to_others": rng.uniform(0.7, 0.9),
+                     "rmse": shift * rng.uniform(0.5, 1), "brightness": rng.uniform(0.2, 0.8)}
+                    | distances
+                )  # fmt: skip
+    shift = pd.DataFrame(rows).sort_values("photo", kind="stable", ignore_index=True)
+    views = [f"{name}@{s}" if several else name for s in severities for name in NAMES]
+    gaze = {view: rng.uniform(0.1, 1, (6, 2, 3)).astype(np.float32) for view in ["clean", *views]}
+    folder.mkdir(parents=True, exist_ok=True)
+    save_file(gaze, folder / "gaze.safetensors", {"photos": json.dumps(photos)})
+    nearest = {v: [[HOSTILE_CLASS, 0.5], ["cat", 0.25]] for v in ["clean", *views]}
+    write_json(folder / "nearest.json", dict.fromkeys(photos, nearest))
+    columns = {name: MEASURED[name] for name in shift if name in MEASURED}
+    distances = pd.DataFrame(
+        1 - np.eye(len(views)), index=pd.Index(views, name="augmentation"), columns=views
+    )
+    facts: dict[str, Any] = {
+        "model": {"name": model, "architecture": "ViT", "checkpoint": None, "pretrained": "x",
+                  "trained": True, "gaze": "attention", "weights_sha256": "0" * 64},
+        "data": {"photos": 6, "skipped": 0, "fingerprint": "1" * 64},
+        "config": {"metric": {}, "seed": 0}, "spread": 0.8, "collapsed": False, "gallery": 6,
+        "strengths": dict.fromkeys(views, 1.0), "intraclass_correlation": None, "notes": [],
+        "seed": 0, "precision": "fp32", "device": "cpu", "command": ["evaluate.py"],
+        "started": "2026-01-01T00:00:00+00:00", "commit": None, "processor": "p", "system": "s",
+        "seconds": {}, "python": "3", "versions": {"clipshift": "0"},
+    }  # fmt: skip
+    if {"paper", "matched"} <= set(severities):
+        found = ranking_agreement(shift, ("paper", "matched"), 0)
+        facts["paper_and_matched"] = dict(zip(("tau", "ci_low", "ci_high"), found, strict=True))
+    return Run(
+        folder, facts, columns, shift, summarize(shift, columns, 0), distances, distances,
+        distances, rank_augmentations(shift, 0), correlate(shift, columns),
+    )  # fmt: skip
+
+
+def page_photos(names: tuple[str, ...] = tuple(NAMES)) -> ViewDataset:
+    photos = [replace(photo, label=photo.label or "thing") for photo in sample()[:6]]
+    photos[0] = replace(photos[0], id=HOSTILE, label=HOSTILE_CLASS)
+    return ViewDataset(photos, {name: AUGMENTATIONS[name] for name in names}, 0, "squash")
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    return made_run(tmp_path_factory.mktemp("pages"), ("paper", "matched"))
+
+
+@pytest.fixture(scope="module")
+def page_of(run: Run) -> Page:
+    return report_page(run, page_photos())
+
+
+@pytest.fixture(scope="module")
+def report(run: Run, page_of: Page) -> Path:
+    return write_page(run.folder / "report.html", page_of)
+
+
+@pytest.fixture(scope="module")
+def comparison(run: Run, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("pair")
+    other = made_run(folder / "b", ("paper", "matched"), "other")
+    table = compare_photos(run.shift, other.shift, run.columns, 0)
+    return write_pair(folder, run, other, table, 0, ["A note."], lambda _: page_photos())
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    if not CHROMIUM.exists():
+        pytest.skip(f"no Chromium at {CHROMIUM}")
+    with api.sync_playwright() as playwright:
+        opened = playwright.chromium.launch(executable_path=str(CHROMIUM), args=["--no-sandbox"])
+        yield opened
+        opened.close()
+
+
+@contextmanager
+def opened(browser: Any, file: Path, width: int = 1280, scheme: str = "light") -> Iterator[Any]:
+    """The page, all charts drawn; afterwards it must have asked for nothing and erred nowhere."""
+    size = {"width": width, "height": 900}
+    context = browser.new_context(viewport=size, color_scheme=scheme, reduced_motion="reduce")
+    tab = context.new_page()
+    faults: list[str] = []
+    tab.on("console", lambda m: faults.append(m.text) if m.type in ("error", "warning") else None)
+    tab.on("pageerror", lambda error: faults.append(str(error)))
+    tab.on("dialog", lambda dialog: faults.append(dialog.message))
+    tab.on("request", lambda r: faults.append(r.url) if not r.url.startswith("data:") else None)
+    tab.goto(file.as_uri())
+    tab.evaluate("drawAll()")
+    yield tab
+    assert faults == [file.as_uri()]
+    assert tab.evaluate("window.hacked") is None
+    context.close()
+
+
+def first_cells(tab: Any, table: str) -> list[str]:
+    """The first cells of a table's rows that can be seen."""
+    rows = tab.locator(f"{table} tbody tr:visible th").all_inner_texts()
+    return [str(text) for text in rows]
+
+
+def ranked(run: Run, severity: str) -> list[str]:
+    means = run.shift[run.shift["severity"] == severity].groupby("augmentation")["relative_shift"]
+    return list(means.mean().sort_values(ascending=False).index)
+
+
+# --- every page ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [390, 1280])
+@pytest.mark.parametrize("page", ["report", "comparison"])
+def test_a_page_is_accessible_and_asks_for_nothing(
+    browser: Any, request: pytest.FixtureRequest, page: str, width: int, scheme: str
+) -> None:
+    axe = pytest.importorskip("axe_core_python.sync_playwright", reason="axe is not installed")
+    with opened(browser, request.getfixturevalue(page), width, scheme) as tab:
+        tab.locator(".card").first.click()
+        for _ in range(2):  # with a photo enlarged, and without
+            found = axe.Axe().run(tab)["violations"]
+            bad = [v for v in found if v["impact"] in ("serious", "critical")]
+            assert [(v["id"], v["nodes"][0]["html"]) for v in bad] == []
+            tab.keyboard.press("Escape")
+        assert tab.evaluate("document.documentElement.scrollWidth") <= width
+        charts = tab.locator(".vega[data-chart]")
+        assert charts.count() == charts.locator("svg").count() > 2
+        ink = tab.locator(".vega svg text").first.evaluate("node => node.getAttribute('fill')")
+        assert (ink > "#888888") == (scheme == "dark")
+
+
+def test_a_box_says_that_it_scrolls_and_keeps_its_first_column(browser: Any, report: Path) -> None:
+    with opened(browser, report, 390) as tab:
+        box = tab.locator("#measures .scroll")
+        assert "more-right" in box.get_attribute("class")
+        head = box.locator("tbody th").first
+        before = head.bounding_box()["x"]
+        box.evaluate("box => { box.scrollLeft = 200; }")
+        assert head.bounding_box()["x"] == before
+        tab.wait_for_function("document.querySelector('#measures .more-left')")
+
+
+def test_before_printing_all_charts_are_there_in_light_colours(browser: Any, report: Path) -> None:
+    with opened(browser, report, scheme="dark") as tab:
+        tab.evaluate("dispatchEvent(new Event('beforeprint'))")
+        tab.wait_for_timeout(300)
+        texts = tab.locator(".vega svg text").evaluate_all(
+            "nodes => nodes.map(node => node.getAttribute('fill')).filter(Boolean)"
+        )
+        assert max(texts) < "#888888"
+
+
+# --- the report ----------------------------------------------------------------------------------
+
+
+def test_tables_sort_by_any_column(browser: Any, report: Path, run: Run) -> None:
+    rows = run.summary[
+        (run.summary["severity"] == "paper") & (run.summary["measure"] == "cosine_similarity")
+    ]
+    largest = list(rows.sort_values("mean", ascending=False)["augmentation"])
+    with opened(browser, report) as tab:
+        head = tab.locator("#measures th button", has_text="cosine")
+        head.click()
+        assert first_cells(tab, "#measures") == largest
+        head.click()
+        assert first_cells(tab, "#measures") == largest[::-1]
+        assert head.locator("..").get_attribute("aria-sort") == "ascending"
+        tab.locator("#measures th button", has_text="augmentation").click()
+        assert first_cells(tab, "#measures") == sorted(NAMES, reverse=True)
+
+
+def test_one_choice_of_severity_changes_tables_charts_and_links(
+    browser: Any, report: Path, run: Run
+) -> None:
+    with opened(browser, report) as tab:
+        for severity in ("paper", "matched"):
+            tab.locator("#severity").select_option(severity)
+            tab.wait_for_timeout(200)
+            assert first_cells(tab, "#ranking .table") == ranked(run, severity)
+            texts = tab.locator("#figure-ranking svg text").all_text_contents()
+            assert [text for text in texts if text in NAMES] == ranked(run, severity)
+            link = tab.locator("#figure-ranking a").first.get_attribute("href")
+            assert link == f"figures/ranking@{severity}.svg"
+            unequal = tab.locator("#figure-ranking", has_text="unequally strong")
+            assert unequal.locator("[data-severity]").is_visible() == (severity == "paper")
+
+
+def test_photos_are_found_filtered_and_ordered(browser: Any, report: Path, run: Run) -> None:
+    own = run.shift[run.shift["severity"] == "paper"]
+    expected = own.groupby("photo")["relative_shift"].mean().sort_values(ascending=False)
+    under = own[own["augmentation"] == "flip"].set_index("photo")["relative_shift"].sort_values()
+
+    def listed(tab: Any) -> dict[str, float]:
+        cards = tab.locator(".card")
+        names = cards.evaluate_all("cards => cards.map(card => card.title)")
+        numbers = cards.locator("b").all_inner_texts()
+        return dict(zip(names, map(float, numbers), strict=True))
+
+    with opened(browser, report) as tab:
+        assert list(listed(tab)) == list(expected.index)
+        assert listed(tab) == pytest.approx(dict(expected), abs=6e-4)
+        tab.locator("#photo-under").select_option("flip")
+        tab.locator("#photo-order").select_option("least")
+        assert list(listed(tab)) == list(under.index)
+        assert listed(tab) == pytest.approx(dict(under), abs=6e-4)
+        tab.locator("#photo-class").select_option(HOSTILE_CLASS)
+        assert list(listed(tab)) == [HOSTILE]
+        tab.locator("#photo-class").select_option("")
+        some = str(under.index[2])
+        tab.locator("#photo-find").fill(some[:6].upper())
+        assert list(listed(tab)) == [photo for photo in under.index if some[:6] in photo]
+        tab.locator("#photo-find").fill("no such photo")
+        assert listed(tab) == {}
+        assert "0 of 6 photos" in tab.locator("#photo-count").inner_text()
+
+
+def test_an_enlarged_photo_shows_its_views_gaze_classes_and_numbers(
+    browser: Any, report: Path, run: Run
+) -> None:
+    with opened(browser, report) as tab:
+        tab.locator("#photo-find").fill("</script>")
+        tab.locator(".card").click()
+        dialog = tab.locator("#photo-dialog")
+        assert dialog.locator("h3").inner_text() == HOSTILE
+        dialog.locator("#photo-variant").select_option(label="flip (paper)")
+        assert dialog.locator("figcaption").all_inner_texts() == [
+            "clean", "flip (paper)", "gaze on the view, moved back onto the photo",
+        ]  # fmt: skip
+        assert HOSTILE_CLASS in dialog.locator("#photo-nearest").inner_text()
+        rows = run.shift.set_index(["photo", "augmentation", "severity"])
+        for cell in dialog.locator("#photo-numbers tr", has_text="cosine").all():
+            shown = float(cell.locator("td").inner_text())
+            assert shown == pytest.approx(
+                rows.loc[(HOSTILE, "flip", "paper"), "cosine_similarity"], abs=6e-4
+            )
+        dialog.locator("#gaze-opacity").fill("20")
+        opacities = dialog.locator("canvas").evaluate_all("all => all.map(c => c.style.opacity)")
+        assert opacities == ["0.2"] * 3
+        # the flipped view's gaze, moved back, is its mirror image
+        pixels = [
+            np.array(list(canvas.evaluate(
+                "c => Array.from(c.getContext('2d').getImageData(0, 0, 224, 224).data)"
+            ))).reshape(224, 224, 4)
+            for canvas in dialog.locator("canvas").all()
+        ]  # fmt: skip
+        assert np.abs(pixels[2] - pixels[1][:, ::-1]).max() <= 8
+        dialog.locator("#photo-close").click()
+        assert not dialog.is_visible()
+
+
+def test_a_chart_can_be_enlarged(browser: Any, report: Path) -> None:
+    with opened(browser, report) as tab:
+        tab.locator("#figure-distribution .enlarge").click()
+        tab.wait_for_selector("#enlarged svg")
+        tab.keyboard.press("Escape")
+        assert not tab.locator("#enlarged").is_visible()
+
+
+def test_photos_that_are_gone_leave_their_numbers(browser: Any, run: Run, tmp_path: Path) -> None:
+    gone = ViewDataset([], {name: AUGMENTATIONS[name] for name in NAMES}, 0, "squash")
+    file = write_page(tmp_path / "report.html", report_page(run, gone))
+    with opened(browser, file) as tab:
+        assert tab.locator(".card").count() == 6
+        tab.locator(".card").first.click()
+        assert "no picture" in tab.locator("#gaze-note").inner_text()
+        assert tab.locator("#photo-numbers td").count() > 3
+
+
+def test_two_models_are_compared_photo_by_photo(browser: Any, comparison: Path, run: Run) -> None:
+    with opened(browser, comparison) as tab:
+        assert "other is moved" in tab.locator(".answer").first.inner_text()
+        numbers = [float(text) for text in tab.locator(".card b").all_inner_texts()]
+        assert numbers == sorted(numbers, reverse=True)
+        tab.locator("#photo-of").select_option("small")
+        means = run.shift[run.shift["severity"] == "paper"].groupby("photo")["relative_shift"]
+        shown = [float(text) for text in tab.locator(".card b").all_inner_texts()]
+        np.testing.assert_allclose(shown, sorted(means.mean(), reverse=True), atol=6e-4)
+        tab.locator(".card").first.click()
+        heads = tab.locator("#photo-numbers thead th").all_inner_texts()
+        assert heads == ["measure", "small", "other"]
+        assert tab.locator("#photo-views canvas").count() == 4
+
+
+# --- what a page holds ---------------------------------------------------------------------------
+
+
+def test_a_ladder_adds_no_figure_but_its_curves(tmp_path: Path) -> None:
+    pages = [
+        report_page(made_run(tmp_path / str(len(steps)), steps), page_photos())
+        for steps in (("1",), ("1", "2", "3", "4", "5"))
+    ]
+    one, ladder = (set(page.charts) for page in pages)
+    assert ladder - one == {"severity"}
+    assert one < ladder
+
+
+def test_a_page_holds_few_pictures_however_many_views(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(explorer, "PICTURES", 28)  # of six views and the clean one
+    found = explorer.explored({"small": run}, page_photos())
+    assert sum(len(shown["pictures"]) for shown in found["shown"].values()) == 28
+    assert len(found["photos"]) == 6
+    monkeypatch.setattr(explorer, "LISTED", 4)
+    rows, unlisted = explorer.photo_rows(
+        [run.shift], [(name, "paper") for name in NAMES], "relative_shift"
+    )
+    assert (len(rows), unlisted) == (4, 2)
+
+
+def test_the_same_run_gives_the_same_page(run: Run, report: Path, tmp_path: Path) -> None:
+    again = write_page(tmp_path / "again.html", report_page(run, page_photos()))
+    assert again.read_bytes() == report.read_bytes()
+
+
+def test_shown_photos_are_the_extreme_and_the_typical() -> None:
+    shifts = np.arange(10) / 10
+    table = pd.DataFrame({"photo": [f"{i}" for i in range(10)], "cosine_similarity": 1 - shifts})
+    assert shown_photos(table, 6) == {
+        "9": "most", "8": "most", "5": "typical", "4": "typical", "1": "least", "0": "least",
+    }  # fmt: skip
+    assert list(shown_photos(table, 24)) == [f"{i}" for i in range(10)][::-1]
+    assert list(shown_photos(table.drop(columns="cosine_similarity"), 2)) == ["0", "1"]
