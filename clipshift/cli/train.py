@@ -25,7 +25,8 @@ from clipshift.data import Photo, Skipped, View, ViewDataset, collate
 from clipshift.encode import Encoder, load_encoder, make_zero_shot
 from clipshift.errors import UserError
 from clipshift.report.tracking import track_checkpoint
-from clipshift.results import data_fingerprint, write_csv
+from clipshift.results import data_fingerprint, read_run, write_csv
+from clipshift.train.export import write_card
 from clipshift.train.finetuning import (
     Finetuning,
     ShiftValidation,
@@ -303,9 +304,16 @@ def _in_files(photos: Sequence[Photo]) -> set[tuple[Path, int]]:
 def compare_with_base(
     evaluations: Mapping[Path, DictConfig], seed: int, folder: Path, notes: Sequence[str]
 ) -> None:
-    """Evaluate the models, compare every two, and show the page where someone is looking."""
+    """Evaluate the models, compare every two, and show the page where someone is looking.
+
+    What was found goes into the cards of the fine-tuned models as well.
+    """
     for run_folder, evaluation in evaluations.items():
         evaluate(evaluation, run_folder)
     report = compare_runs([str(run) for run in evaluations], seed, folder, notes, views_again)
+    table = pd.read_csv(folder / "comparison.csv", dtype={"severity": str})
+    base, *tuned = (read_run(run) for run in evaluations)
+    for run in tuned:
+        write_card(Path(run.facts["model"]["checkpoint"]), base, run, table)
     if sys.stdout.isatty():
         webbrowser.open(report.resolve().as_uri())

@@ -20,7 +20,7 @@ from clipshift.comparison.pair import (
     trained_on_of,
 )
 from clipshift.errors import ERROR_FILE, UserError
-from clipshift.report import tracking
+from clipshift.report import terminal, tracking
 from clipshift.report.figures import draw_curves, draw_parallel, save_figures
 from clipshift.report.page import Cell, Figure, Page, Section, Table, write_page
 from clipshift.report.run import WIDE
@@ -74,6 +74,10 @@ def compare_sweep(folder: Path) -> bool:
     if runs:
         with tracking.optional_tracking():
             track_sweep(folder, list(runs.values()), table, files, failed=bool(failed))
+    if runs:
+        jobs_by_name = {job.name: run for job, run in runs.items()}
+        told = {job.name: own for job, own in overrides.items()}
+        terminal.print_sweep(terminal.sweep_table(jobs_by_name, told, options))
     for note in notes:
         print(f"note: {note}")
     print(f"{len(runs)} of {len(jobs)} jobs finished; comparison: {report}")

@@ -1,6 +1,6 @@
 """Texts that belong to photos: the zero-shot classifier of their classes, and their captions."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -60,18 +60,24 @@ def make_zero_shot(
     Raises:
         UserError: If the encoder's tokenizer cannot be had.
     """
-    spoken = spoken_names() if templates == OPENAI else {}
-    names: dict[str, str] = {}
-    for label in class_labels(classes) if spoken else classes:
-        names.setdefault(_reading(label), spoken.get(label) or label.replace("_", " "))
+    names = class_names(classes, templates)
     if len(names) < 2 or not templates:
         return None
     position = {reading: index for index, reading in enumerate(names)}
     return ZeroShot(
         _classifier(encoder, tuple(names.values()), tuple(prompt_templates(templates))),
-        torch.tensor([_target(photo.label, position) for photo in photos]),
+        torch.tensor([class_of(photo.label, position) for photo in photos]),
         tuple(names.values()),
     )
+
+
+def class_names(classes: Sequence[str], templates: Sequence[str] | str) -> dict[str, str]:
+    """What the model is asked for of each class, by how its labels read; see `make_zero_shot`."""
+    spoken = spoken_names() if templates == OPENAI else {}
+    names: dict[str, str] = {}
+    for label in class_labels(classes) if spoken else classes:
+        names.setdefault(_reading(label), spoken.get(label) or label.replace("_", " "))
+    return names
 
 
 def prompt_templates(templates: Sequence[str] | str) -> list[str]:
@@ -85,7 +91,8 @@ def prompt_templates(templates: Sequence[str] | str) -> list[str]:
     return list(templates)
 
 
-def _target(label: str | None, position: dict[str, int]) -> int:
+def class_of(label: str | None, position: Mapping[str, int]) -> int:
+    """The class of a label, by the positions of `class_names`; −1 for none."""
     if label is None:
         return -1
     reading = _reading(label)

@@ -4,6 +4,10 @@ from typing import Any
 
 import wandb_workspaces.reports.v2 as wr
 
+from clipshift.measure import COLUMNS
+from clipshift.report.figures import capitalised
+from clipshift.report.tracking import HEADLINE, key_of
+
 
 def sweep_dashboard(project: str, entity: str, group: str, augmentations: list[str]) -> wr.Report:
     """The report of a sweep: ranking, curves over severity, and zero-shot accuracy side by side.
@@ -20,29 +24,35 @@ def sweep_dashboard(project: str, entity: str, group: str, augmentations: list[s
         project=project, entity=entity, name=group, filters=f"Metric('Group') == '{group}'"
     )
 
-    def each(measure: str) -> list[Any]:
-        return [f"{name}/{measure}" for name in augmentations]
+    def bars(measure: str) -> Any:
+        keys = [key_of(measure, name) for name in augmentations]
+        return wr.BarPlot(title=words[measure], metrics=keys)
 
+    words = {name: capitalised(facts.label) for name, facts in COLUMNS.items()}
+    words["shift"] = "Shift (1 − cosine)"
+    leading = ("mean_relative_shift", "mean_shift", "clean_top1", "spread")
     return wr.Report(
         project=project,
         entity=entity,
         title=f"Embedding shift: {group}",
         description="Made by clipshift. Definitions: docs/protocol.md.",
         blocks=[
-            wr.H2("Ranking"),
-            wr.P("Mean cosine to the clean view by run: the shortest bar moved furthest."),
+            wr.H2("Run by run"),
+            wr.P("Means over augmentations; the runs' table has these first."),
             wr.PanelGrid(
                 runsets=[runs],
                 panels=[
-                    wr.BarPlot(title=name, metrics=[f"{name}/cosine_similarity"])
-                    for name in augmentations
+                    wr.BarPlot(title=capitalised(HEADLINE[key]), metrics=[key]) for key in leading
                 ],
             ),
-            wr.H2("Shift against severity"),
+            wr.H2("Ranking"),
+            wr.P("Mean shift by augmentation and run: the longest bar moved furthest."),
+            wr.PanelGrid(runsets=[runs], panels=[bars("relative_shift"), bars("shift")]),
+            wr.H2("As augmentations grow stronger"),
             wr.PanelGrid(
                 runsets=[runs],
                 panels=[
-                    wr.ScatterPlot(title=name, x="severity", y=f"shift/{name}")
+                    wr.ScatterPlot(title=name, x="severity", y=key_of("shift", name))
                     for name in augmentations
                 ],
             ),
@@ -50,11 +60,7 @@ def sweep_dashboard(project: str, entity: str, group: str, augmentations: list[s
             wr.P("What the views keep: zero-shot accuracy, and finding their own photo again."),
             wr.PanelGrid(
                 runsets=[runs],
-                panels=[
-                    wr.BarPlot(title="zero-shot top-1", metrics=each("zero_shot_top1")),
-                    wr.BarPlot(title="retained", metrics=each("retained")),
-                    wr.BarPlot(title="relative shift", metrics=each("relative_shift")),
-                ],
+                panels=[bars(measure) for measure in ("zero_shot_top1", "retained")],
             ),
         ],
     )

@@ -299,6 +299,38 @@ def gazed_pictures(run: Run, dataset: ViewDataset, photo: str) -> dict[str, str]
     return made
 
 
+def from_data_url(url: str) -> Image.Image:
+    """The picture that `data_url` holds."""
+    return Image.open(io.BytesIO(base64.b64decode(url.partition(",")[2]))).convert("RGB")
+
+
+def gazed(
+    pictures: Sequence[Image.Image], gaze: Mapping[str, Any] | None
+) -> list[Image.Image | None]:
+    """Pictures of a photo's views, darker where the model does not look, on a common scale.
+
+    Args:
+        pictures: Clean first.
+        gaze: Of one photo, from `made_gazes`; None where it was not kept.
+
+    Returns:
+        One for each; None where the gaze is not known.
+    """
+    maps = gaze["maps"] if gaze else [None] * len(pictures)
+    most = max((kept[0] for kept in maps if kept), default=0)
+    made: list[Image.Image | None] = []
+    for picture, kept in zip(pictures, maps, strict=True):
+        if not gaze or not kept:
+            made.append(None)
+            continue
+        levels = np.frombuffer(base64.b64decode(kept[1]), np.uint8).reshape(gaze["shape"])
+        light = Image.fromarray(np.round(levels * (kept[0] / most)).astype(np.uint8))
+        light = light.resize(picture.size, Image.Resampling.BICUBIC)
+        dimmed = picture.point(lambda value: value * 0.15)
+        made.append(Image.composite(picture, dimmed, light))
+    return made
+
+
 def encoded_gaze(gaze: np.ndarray) -> list[Any] | None:
     """A gaze as `made_gazes` gives it; None where it has no sum."""
     total = gaze.sum(dtype=float)

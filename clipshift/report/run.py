@@ -9,7 +9,7 @@ from pytorch_lightning.loggers import Logger, WandbLogger
 
 from clipshift.augment import PAPER
 from clipshift.data import ViewDataset
-from clipshift.report import figures, page, terminal, tracking, words
+from clipshift.report import figures, page, publishing, terminal, tracking, words
 from clipshift.report.explorer import explored
 from clipshift.report.page import Figure, Page, Section, Table
 from clipshift.results import Run
@@ -32,13 +32,15 @@ def report_run(run: Run, dataset: ViewDataset, logger: Logger | None = None) -> 
     """
     with terminal.busy("Drawing figures and page"):
         made, report, files = write_report(run, dataset)
+        publishing.write_published(run)
     notes = list(made.notes)
     clean = page.clean_accuracy(run.summary)
     lines = [f"zero-shot on the clean views: {clean}"] if clean else []
     lines += [f"gaze: {made.facts['gaze']}", f"report: {terminal.shortened(report)}"]
     if isinstance(logger, WandbLogger):
         with tracking.optional_tracking(), terminal.busy("Tracking in W&B"):
-            notes += tracking.track_results(logger, run, files)
+            [photos] = [s.explorer for s in made.sections if s.explorer]
+            notes += tracking.track_results(logger, run, files, report, photos)
             lines.append(tracking.run_place(logger))
     elif logger is not None:
         logger.log_metrics(tracking.means(run))

@@ -19,6 +19,7 @@ from rich.text import Text
 
 from clipshift.measure import Facts
 from clipshift.report.figures import shown_measures
+from clipshift.report.tracking import HEADLINE, headline
 from clipshift.results import Run
 
 LEADING = ("relative_shift", "cosine_similarity", "retained", "gaze_divergence_aligned")
@@ -300,16 +301,50 @@ def compact(mean: float, low: float, high: float, digits: int) -> str:
     return f"{mean:.{digits}f} {(' to ' if low < 0 else '–').join(ends)}"
 
 
-def print_sweep(rows: Sequence[Sequence[str]], jobs: int) -> None:
-    """Print a sweep's jobs as one table.
+def sweep_table(
+    runs: Mapping[str, Run], overrides: Mapping[str, Mapping[str, str]], options: Sequence[str]
+) -> Rows:
+    """A sweep's jobs for people, one row each: the numbers that lead in W&B.
 
     Args:
-        rows: Cells by job, header first.
-        jobs: How many there were.
+        runs: The finished jobs by name.
+        overrides: What each job's command line set, by option.
+        options: The options in which jobs differ.
+
+    Returns:
+        Rows of cells, header first; a column that no job has a value for is left out.
     """
+    keys = ("worst_augmentation", "worst_relative_shift", "mean_relative_shift", "clean_top1")
+    columns: dict[str, list[str]] = {"job": list(runs)}
+    for option in options:
+        given = [overrides[job].get(option, "") for job in runs]
+        name = option.rpartition(".")[2]
+        columns[option if name in columns else name] = [Path(value).name for value in given]
+    found = [headline(run) for run in runs.values()]
+    for key in keys:
+        cells = [
+            _of_headline(run, kept, key) for run, kept in zip(runs.values(), found, strict=True)
+        ]
+        if any(cells):
+            columns[HEADLINE[key]] = aligned(cells) if key != keys[0] else cells
+    return [list(columns), *map(list, zip(*columns.values(), strict=True))]
+
+
+def _of_headline(run: Run, found: Mapping[str, Any], key: str) -> str:
+    if key not in found:
+        return ""
+    if key == "worst_relative_shift":
+        rows = run.summary.set_index(["measure", "augmentation", "severity"])
+        worst = ("relative_shift", found["worst_augmentation"], str(found["severity"]))
+        return cell(rows.loc[worst], "relative_shift", 3)
+    return found[key] if isinstance(found[key], str) else f"{found[key]:.3f}"
+
+
+def print_sweep(rows: Rows) -> None:
+    """Print a sweep's jobs as one table."""
     console = make_console()
     console.print()
-    print_table(console, f"{len(rows) - 1} of {jobs} jobs", fitted(rows, console.width))
+    print_table(console, "Job by job, with 95 % intervals", fitted(rows, console.width))
 
 
 def shortened(path: Path) -> str:

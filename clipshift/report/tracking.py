@@ -10,10 +10,17 @@ from typing import Any
 
 import pandas as pd
 import wandb
+from PIL import Image
 from pytorch_lightning.loggers import Logger, WandbLogger
 
 from clipshift.errors import one_line
-from clipshift.report.words import model_in_words, weights_in_words, without_paths
+from clipshift.report.explorer import from_data_url, gazed
+from clipshift.report.words import (
+    leading_severity,
+    model_in_words,
+    weights_in_words,
+    without_paths,
+)
 from clipshift.results import Run
 
 
@@ -99,46 +106,114 @@ def run_name(overrides: Sequence[str], otherwise: str) -> str:
 
 WANDB_ROWS = 10_000
 """How many rows W&B shows of a table."""
+PICTURED_ROWS = 216
+"""How many rows its table of photos has at the most, with four pictures each."""
+HEADLINE = {
+    "severity": "severity",
+    "mean_shift": "mean 1 − cosine",
+    "mean_relative_shift": "mean relative shift",
+    "worst_augmentation": "moved most by",
+    "worst_relative_shift": "by how much",
+    "clean_top1": "top-1 clean",
+    "spread": "spread",
+    "photos": "photos",
+    "trained": "trained",
+    "model": "model",
+    "weights": "weights",
+}
+"""The keys of W&B's summary that lead, in the order of `headline`, and what they are in words."""
+
+
+def headline(run: Run) -> dict[str, Any]:
+    """A run in a few numbers, to line up many runs by: the keys are those of `HEADLINE`.
+
+    Returns:
+        ``severity`` (of the numbers that follow: the paper's, or else the strongest step; a step as
+        a number); ``mean_shift`` and ``mean_relative_shift``, means over augmentations of the mean
+        1 − cosine and of the mean relative shift; ``worst_augmentation``, the one that moves
+        embeddings most, and its ``worst_relative_shift``; ``clean_top1``, zero-shot accuracy on
+        the clean views; ``spread``, the mean 1 − cosine between different photos; ``photos``;
+        ``trained``, whether the weights are; ``model`` and ``weights`` in words. What a run has
+        not is left out.
+    """
+    model = run.facts["model"]
+    found: dict[str, Any] = {}
+    if len(run.ranking):
+        severity = leading_severity(list(run.ranking["severity"].unique()))
+        ranked = run.ranking[run.ranking["severity"] == severity]
+        worst = ranked["augmentation"].iloc[0]
+        means = run.summary[run.summary["severity"] == severity].pivot(
+            index="augmentation", columns="measure", values="mean"
+        )
+        found["severity"] = int(severity) if severity.isdigit() else severity
+        found["mean_shift"] = float(ranked["shift"].mean())
+        if "relative_shift" in means:
+            found["mean_relative_shift"] = float(means["relative_shift"].mean())
+            found["worst_relative_shift"] = float(means.loc[worst, "relative_shift"])
+        found["worst_augmentation"] = worst
+    top = run.summary.loc[run.summary["measure"] == "zero_shot_top1_clean", "mean"]
+    if len(top):
+        found["clean_top1"] = float(top.iloc[0])
+    if run.facts["spread"] is not None:
+        found["spread"] = run.facts["spread"]
+    found |= {
+        "photos": run.facts["data"]["photos"],
+        "trained": model["trained"],
+        "model": model_in_words(model),
+        "weights": weights_in_words(model),
+    }
+    return {key: found[key] for key in HEADLINE if key in found}
+
+
+def key_of(measure: str, augmentation: str, severity: str | None = None) -> str:
+    """The key of a mean: the measure first, so that W&B keeps a measure's augmentations together.
+
+    Example:
+        >>> key_of("cosine_similarity", "noise"), key_of("shift", "noise", "3")
+        ('cosine_similarity/noise', 'shift/noise@3')
+    """
+    return f"{measure}/{augmentation}" + (f"@{severity}" if severity else "")
 
 
 def means(run: Run) -> dict[str, float]:
-    """The means of a run's summary, by ``VARIANT/MEASURE``."""
+    """All means of a run, 1 − cosine among them as ``shift``, by `key_of`.
+
+    The severity is in the key where a run has several.
+    """
     several = run.summary["severity"].nunique() > 1
-    return {
-        (f"{row.augmentation}@{row.severity}" if several else row.augmentation)
-        + f"/{row.measure}": row.mean
-        for row in run.summary.itertuples()
-    }
+    found: dict[str, float] = {}
+    for row in run.summary.itertuples():
+        at = (row.augmentation, row.severity if several else None)
+        if row.measure == "cosine_similarity":
+            found[key_of("shift", *at)] = 1 - row.mean
+        found[key_of(row.measure, *at)] = row.mean
+    return found
 
 
-def track_results(logger: WandbLogger, run: Run, figures: Mapping[str, Path]) -> list[str]:
-    """Put a run's tables, figures, files and summary values into its W&B run.
+def track_results(
+    logger: WandbLogger,
+    run: Run,
+    figures: Mapping[str, Path],
+    report: Path,
+    explorer: Mapping[str, Any],
+) -> list[str]:
+    """Put a run's tables, figures, page, files and summary values into its W&B run.
 
-    Shifts at numbered severities are logged against ``severity`` as well, for curves.
+    Where severities are steps of a ladder, the shifts are logged against ``severity`` as well, as
+    curves; all other numbers are summary values alone.
 
     Args:
         logger: The run's logger.
         run: The run: its tables and ``run.json`` become an artifact.
         figures: Image files by figure name.
+        report: The page, which becomes an artifact and a panel.
+        explorer: The page's photos, from `clipshift.report.explorer.explored`.
 
     Returns:
         What W&B does not show, in words.
     """
     tracked = logger.experiment
-    tracked.define_metric("severity", hidden=True)
-    for family in ("shift", "relative_shift"):
-        tracked.define_metric(f"{family}/*", step_metric="severity")
-    numbered = run.summary[run.summary["severity"].str.isdigit()]
-    for severity, rows in numbered.groupby("severity", sort=True):
-        cosine, relative = (
-            rows[rows["measure"] == name].set_index("augmentation")["mean"]
-            for name in ("cosine_similarity", "relative_shift")
-        )
-        tracked.log(
-            {"severity": int(str(severity))}
-            | {f"shift/{name}": 1 - mean for name, mean in cosine.items()}
-            | {f"relative_shift/{name}": mean for name, mean in relative.items()}
-        )
+    track_curves(tracked, run)
     named = {
         "shift": run.shift[:WANDB_ROWS],
         "summary": run.summary,
@@ -150,23 +225,77 @@ def track_results(logger: WandbLogger, run: Run, figures: Mapping[str, Path]) ->
     tracked.log(
         {name: wandb_table(table) for name, table in named.items() if len(table)}
         | {f"figures/{name}": wandb.Image(str(path)) for name, path in figures.items()}
+        | {"photos": photo_table(explorer), "report": wandb.Html(str(report), inject=False)}
     )
     artifact = wandb.Artifact(f"shift-{tracked.id}", type="evaluation")
-    for file in ("shift.parquet", "summary.csv", "run.json"):
+    for file in ("shift.parquet", "summary.csv", "run.json", report.name):
         artifact.add_file(str(run.folder / file))
     checkpoint = run.facts["model"]["checkpoint"]
     if checkpoint and not tracked.offline:
         tracked.use_artifact(checkpoint_artifact(Path(checkpoint)))
     tracked.log_artifact(artifact)
-    tracked.summary["model"] = model_in_words(run.facts["model"])
-    tracked.summary["weights"] = weights_in_words(run.facts["model"])
-    tracked.summary.update(means(run))
+    tracked.summary.update(headline(run) | means(run))
     if len(run.shift) <= WANDB_ROWS:
         return []
     return [
         f"W&B shows the first {WANDB_ROWS} of {len(run.shift)} rows of shift; all are in the "
         "artifact's shift.parquet."
     ]
+
+
+def track_curves(tracked: Any, run: Run) -> None:
+    """Log shift and relative shift against ``severity``, where a run has two steps or more."""
+    steps = run.summary[run.summary["severity"].str.isdigit()]
+    if steps["severity"].nunique() < 2:
+        return
+    tracked.define_metric("severity", hidden=True)
+    for family in ("shift", "relative_shift"):
+        tracked.define_metric(f"{family}/*", step_metric="severity", summary="none")
+    for severity in sorted(steps["severity"].unique()):
+        rows = steps[steps["severity"] == severity]
+        curves = {"severity": int(severity)}
+        for row in rows[rows["measure"] == "cosine_similarity"].itertuples():
+            curves[key_of("shift", row.augmentation)] = 1 - row.mean
+        for row in rows[rows["measure"] == "relative_shift"].itertuples():
+            curves[key_of("relative_shift", row.augmentation)] = row.mean
+        tracked.log(curves)
+
+
+def photo_table(explorer: Mapping[str, Any]) -> wandb.Table:
+    """The page's photos with pictures, gaze and numbers: one row per photo and variant.
+
+    At most `PICTURED_ROWS` rows, of photos that moved most, typical ones, and those that moved
+    least.
+
+    Args:
+        explorer: From `clipshift.report.explorer.explored`.
+    """
+    variants = explorer["variants"]
+    labels = {photo["id"]: photo["label"] for photo in explorer["photos"]}
+    measures = [name for name, _ in explorer["measures"]]
+    pictured = [photo for photo, shown in explorer["shown"].items() if shown["pictures"]]
+    count = min(len(pictured), max(1, PICTURED_ROWS // len(variants)))
+    chosen = [pictured[index * len(pictured) // count] for index in range(count)]
+    head = ["photo", "label", "moved", "augmentation", "severity"]
+    pictures = ["clean", "view", "gaze on clean", "gaze on view"]
+    table = wandb.Table(columns=[*head, *pictures, *measures])
+    for photo in chosen:
+        shown = explorer["shown"][photo]
+        clean, *views = [from_data_url(url) for url in shown["pictures"]]
+        seen_clean, *seen = gazed([clean, *views], shown["gaze"])
+        before = [wandb_picture(clean), wandb_picture(seen_clean)]
+        for index, (name, severity) in enumerate(variants):
+            table.add_data(
+                photo, labels.get(photo, ""), shown["part"], name, severity,
+                before[0], wandb_picture(views[index]), before[1], wandb_picture(seen[index]),
+                *(shown["values"][measure][index] for measure in measures),
+            )  # fmt: skip
+    return table
+
+
+def wandb_picture(picture: Image.Image | None) -> wandb.Image | None:
+    """A picture for W&B, small on the disk."""
+    return None if picture is None else wandb.Image(picture, file_type="jpg")
 
 
 def wandb_table(table: pd.DataFrame) -> wandb.Table:

@@ -20,6 +20,10 @@ from clipshift.results.measured import CLEAN, Measured
 
 CALIBRATION = "calibration.json"
 NEAREST = "nearest.json"
+LEADERBOARD = "clip_benchmark"
+"""The folder of zero-shot results as CLIP_benchmark writes them."""
+EVAL_RESULTS = "eval_results.yaml"
+"""The same as the Hugging Face hub reads them."""
 SHIFT = "shift.parquet"
 MATRICES = ("distances", "distances_low", "distances_high")
 INSIDE = ("directions", "direction_cosines", "undone", "neighbourhoods", "named")
@@ -38,9 +42,11 @@ RESULTS = (
     *(f"{tensors}.safetensors" for tensors in ("embeddings", "views", "gaze")),
     CALIBRATION,
     NEAREST,
+    f"{LEADERBOARD}/*.json",
+    EVAL_RESULTS,
     "report.html",
 )
-"""What an evaluation writes, the figures apart."""
+"""What an evaluation writes, the figures apart: names, or patterns of names."""
 
 SHOWN_PHOTOS = 24
 """How many photos a run's page shows pictures of (`shown_photos`), and so the gaze of."""
@@ -119,7 +125,8 @@ class Run:
 def clear_results(folder: Path) -> None:
     """Remove an earlier run's results, so that none of them is taken for one of the next run."""
     for name in RESULTS:
-        (folder / name).unlink(missing_ok=True)
+        for file in folder.glob(name):
+            file.unlink()
 
 
 def write_run(run: Run) -> None:

@@ -5,15 +5,19 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 from safetensors.torch import save
 from torch import Tensor
 
 from clipshift.data import read_json
 from clipshift.errors import UserError
-from clipshift.results import write_json, write_whole
+from clipshift.report.publishing import model_card
+from clipshift.results import Run, write_json, write_whole
 
 PROVENANCE = "provenance.json"
 """What a fine-tuned model came from, beside its weights."""
+CARD = "README.md"
+"""Where the Hugging Face hub looks for a model's card."""
 WEIGHTS = "open_clip_model.safetensors"
 
 
@@ -41,6 +45,24 @@ def export_model(
     write_whole(folder / f"{WEIGHTS}.sha256", lambda path: path.write_text(digest))
     config = {"model_cfg": model_cfg, "preprocess_cfg": preprocess_cfg}
     write_json(folder / "open_clip_config.json", config)
+
+
+def write_card(
+    folder: Path,
+    base: Run | None = None,
+    tuned: Run | None = None,
+    comparison: pd.DataFrame | None = None,
+) -> None:
+    """Write the model card of a fine-tuned model, as `clipshift.report.publishing.model_card`.
+
+    Args:
+        folder: The model's.
+        base: A run of the base model, once there is one.
+        tuned: A run of this model.
+        comparison: Their paired differences.
+    """
+    card = model_card(read_json(folder / PROVENANCE), base, tuned, comparison)
+    write_whole(folder / CARD, lambda path: path.write_text(str(card), encoding="utf-8"))
 
 
 def trained_augmentations(checkpoint: str | None) -> list[str] | None:

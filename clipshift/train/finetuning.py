@@ -27,7 +27,7 @@ from clipshift.encode import (
 from clipshift.measure.functional import cosine_similarity
 from clipshift.measure.zero_shot import zero_shot_hit
 from clipshift.results import write_json
-from clipshift.train.export import PROVENANCE, export_model
+from clipshift.train.export import PROVENANCE, export_model, write_card
 from clipshift.train.interpolation import interpolated
 from clipshift.train.objectives import Objective
 from clipshift.train.resuming import BEST, LAST, load_training
@@ -272,7 +272,7 @@ def interpolation_curve(
 def export_finetuned(
     encoder: Encoder, model: Mapping[str, Any], facts: Mapping[str, Any], folder: Path
 ) -> None:
-    """Write a fine-tuned model as open_clip's hub folder, with its provenance.
+    """Write a fine-tuned model as open_clip's hub folder, with its provenance and its card.
 
     Args:
         encoder: The model.
@@ -294,3 +294,4 @@ def export_finetuned(
             "code_sha256": CODE_SHA256,
         },
     )
+    write_card(folder)

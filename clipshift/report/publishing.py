@@ -1,0 +1,322 @@
+"""A run's and a model's results in the formats that leaderboards and the Hugging Face hub read."""
+
+import re
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import open_clip
+import pandas as pd
+import yaml
+from huggingface_hub import EvalResult, ModelCard, ModelCardData
+
+from clipshift.encode.texts import class_names, class_of
+from clipshift.report.words import counted, listed, with_interval
+from clipshift.results import (
+    CLEAN,
+    EVAL_RESULTS,
+    LEADERBOARD,
+    Run,
+    prompts_of,
+    write_json,
+    write_whole,
+)
+
+TASK = "zeroshot_classification"
+"""What CLIP_benchmark calls zero-shot classification."""
+HUB = re.compile(r"https://huggingface\.co/datasets/([^/]+/[^/]+)")
+"""The address of a data set on the hub, and its id."""
+
+
+def zero_shot_rows(run: Run) -> dict[str, dict[str, float]]:
+    """Zero-shot accuracy of a run's clean views and of its views under every variant.
+
+    As CLIP_benchmark defines them: ``acc1`` and ``acc5`` are means over photos of
+    ``zero_shot_top1`` and ``zero_shot_top5``, ``mean_per_class_recall`` is the mean over classes
+    that have photos of the class's own mean of ``zero_shot_top1``, which is scikit-learn's balanced
+    accuracy. Photos without a value are left out, and so is ``acc5`` of five classes or fewer.
+
+    Returns:
+        The metrics, in [0, 1], by ``clean`` or the name of the variant; empty where a run has no
+        zero-shot accuracy.
+    """
+    if "zero_shot_top1" not in run.shift:
+        return {}
+    classes, prompts = run.facts["data"]["classes"], prompts_of(run)
+    positions = {name: index for index, name in enumerate(class_names(classes, prompts))}
+    known = run.shift["label"].map(lambda label: class_of(label, positions), na_action="ignore")
+    shift = run.shift.assign(known=known)
+    groups = list(shift.groupby(["augmentation", "severity"], sort=False))
+    several = shift["severity"].nunique() > 1
+    views = [(CLEAN, groups[0][1], "_clean")] if groups else []
+    views += [(f"{n}@{s}" if several else str(n), rows, "") for (n, s), rows in groups]
+    made = {}
+    for name, rows, ending in views:
+        top1 = rows[f"zero_shot_top1{ending}"].astype(float)
+        metrics = {"acc1": top1.mean()}
+        if f"zero_shot_top5{ending}" in rows:
+            metrics["acc5"] = rows[f"zero_shot_top5{ending}"].astype(float).mean()
+        metrics["mean_per_class_recall"] = top1.groupby(rows["known"]).mean().mean()
+        if np.isfinite(metrics["acc1"]):
+            made[name] = {metric: float(value) for metric, value in metrics.items()}
+    return made
+
+
+def dataset_of(options: Mapping[str, Any]) -> tuple[str, str | None]:
+    """What a data set is called, without its path; and its id on the hub, where it is known.
+
+    A data set of CLIP_benchmark's on the hub has the name that CLIP_benchmark gives it.
+
+    Args:
+        options: ``data`` of a configuration.
+
+    Example:
+        >>> dataset_of({"_target_": "clipshift.data.folder", "root": "/photos/birds"})
+        ('birds', None)
+        >>> address = "https://huggingface.co/datasets/clip-benchmark/wds_cars/tree/main"
+        >>> dataset_of({"_target_": "clipshift.data.shards", "root": address})
+        ('wds/cars', 'clip-benchmark/wds_cars')
+    """
+    named = [str(options.get(name) or "") for name in ("root", "csv_file", "dataset")]
+    given = next(filter(None, named), "")
+    found = HUB.match(given)
+    hub = found[1] if found else None
+    if given == named[2] and given.count("/") == 1 and not Path(given).exists():
+        hub = given
+    if hub:
+        return re.sub("^clip-benchmark/wds_", "wds/", hub), hub
+    return (Path(given).name or f"{options['_target_'].rpartition('.')[2]} of clipshift"), None
+
+
+def clip_benchmark(run: Run) -> dict[str, dict[str, Any]]:
+    """The zero-shot rows as LAION's CLIP_benchmark writes its results, one file each.
+
+    Returns:
+        Contents by ``clean`` or the name of the variant, whose data set is then called
+        ``NAME (VARIANT)``. ``clip_benchmark build FILES`` makes one table of them.
+    """
+    name, _ = dataset_of(run.facts["config"]["data"])
+    model = run.facts["model"]
+    weights = model["pretrained"] or Path(model["checkpoint"] or "").name
+    return {
+        view: {
+            "dataset": name if view == CLEAN else f"{name} ({view})",
+            "model": model["architecture"].rpartition("/")[2],
+            "pretrained": weights if model["trained"] else "",
+            "task": TASK,
+            "metrics": metrics,
+            "language": "en",
+        }
+        for view, metrics in zero_shot_rows(run).items()
+    }
+
+
+def eval_results(run: Run) -> list[dict[str, Any]]:
+    """The zero-shot rows as the hub reads them from ``.eval_results/*.yaml`` of a model.
+
+    Returns:
+        One entry per view: the data set's id (where it is not known to be on the hub, its name),
+        the task, the top-1 accuracy in [0, 1], the date, and in ``notes`` what view it is of, the
+        95 % interval and the number of photos.
+    """
+    name, hub = dataset_of(run.facts["config"]["data"])
+    several = run.summary["severity"].nunique() > 1
+    version = run.facts["versions"]["clipshift"]
+    entries = []
+    for view, metrics in zero_shot_rows(run).items():
+        measure = "zero_shot_top1_clean" if view == CLEAN else "zero_shot_top1"
+        rows = run.summary[run.summary["measure"] == measure]
+        augmentation, _, severity = view.partition("@")
+        if view != CLEAN:
+            rows = rows[rows["augmentation"] == augmentation]
+            rows = rows[rows["severity"] == severity] if several else rows
+        row = rows.iloc[0]
+        accuracy = with_interval(row["mean"], row["ci_low"], row["ci_high"])
+        what = "clean views" if view == CLEAN else f"views under {view}"
+        entries.append(
+            {
+                "dataset": {
+                    "id": hub or name,
+                    "task_id": TASK if view == CLEAN else f"{TASK}_{view}",
+                },
+                "value": round(metrics["acc1"], 6),
+                "date": run.facts["started"],
+                "notes": f"top-1 accuracy of the {what}: {accuracy} (95 % interval) over "
+                f"{counted(int(row['n']), 'photo')}; clipshift {version}",
+            }
+        )
+    return entries
+
+
+def write_published(run: Run) -> None:
+    """Write ``clip_benchmark/`` and ``eval_results.yaml``, where photos have labels."""
+    folder = run.folder / LEADERBOARD
+    shutil.rmtree(folder, ignore_errors=True)
+    contents = clip_benchmark(run)
+    if not contents:
+        return
+    folder.mkdir()
+    for view, content in contents.items():
+        write_json(folder / f"{view}.json", content)
+    name, hub = dataset_of(run.facts["config"]["data"])
+    text = yaml.safe_dump(eval_results(run), sort_keys=False, allow_unicode=True, width=1000)
+    if hub is None:
+        text = f"# The hub's id of the data set {name!r} is not known: fill it in.\n{text}"
+    path = run.folder / EVAL_RESULTS
+    write_whole(path, lambda partial: partial.write_text(text, encoding="utf-8"))
+
+
+def base_on_hub(base: Mapping[str, Any]) -> str | None:
+    """The hub's id of a base model; None where it is not known to be there.
+
+    Args:
+        base: Its ``architecture``, ``pretrained`` and ``checkpoint``.
+
+    Example:
+        >>> base_on_hub({"architecture": "ViT-B-32", "pretrained": "openai", "checkpoint": None})
+        'timm/vit_base_patch32_clip_224.openai'
+    """
+    schema, _, name = base["architecture"].rpartition(":")
+    if base["checkpoint"]:
+        return None
+    if schema == "hf-hub":
+        return str(name)
+    known = open_clip.get_pretrained_cfg(base["architecture"], base["pretrained"] or "")
+    return str(known.get("hf_hub") or "").strip("/") or None
+
+
+def license_of(base: Mapping[str, Any]) -> str:
+    """The licence of a fine-tuned model, as the hub calls it: that of ``lite`` alone is known."""
+    own = base["architecture"] == "builtin:lite" and not base["checkpoint"]
+    return "apache-2.0" if own else "unknown"
+
+
+def model_card(
+    provenance: Mapping[str, Any],
+    base: Run | None = None,
+    tuned: Run | None = None,
+    comparison: pd.DataFrame | None = None,
+) -> ModelCard:
+    """The card of a fine-tuned model: its ``README.md`` on the hub.
+
+    Args:
+        provenance: What its ``provenance.json`` holds.
+        base: A run of the base model, once there is one.
+        tuned: A run of this model on the same views.
+        comparison: Their paired differences, from ``comparison.csv``.
+    """
+    config, source = provenance["config"], provenance["base"]
+    name = f"{config['model']['name']}_{'robust' if provenance['trained_on'] else 'control'}"
+    data = ModelCardData(
+        license=license_of(source),
+        library_name="open_clip",
+        pipeline_tag="zero-shot-image-classification",
+        base_model=base_on_hub(source),
+        tags=["clip", "clipshift", "robustness"],
+        model_name=name,
+        eval_results=(_results(tuned) or None) if tuned else None,
+    )
+    if data.eval_results is None:
+        data.model_name = None  # which the hub knows as part of results alone
+    parts = [f"# {name}", _about(provenance), LOADING, _training(provenance)]
+    if base and tuned and comparison is not None:
+        parts.append(_compared(base, tuned, comparison))
+    return ModelCard(f"---\n{data.to_yaml()}\n---\n\n" + "\n\n".join(parts) + "\n")
+
+
+LOADING = """## How to load it
+
+```python
+import open_clip
+
+name = "local-dir:FOLDER"  # or "hf-hub:USER/NAME"
+model, preprocess = open_clip.create_model_from_pretrained(name)
+tokenizer = open_clip.get_tokenizer(name)
+```"""
+
+
+def _about(provenance: Mapping[str, Any]) -> str:
+    source = provenance["base"]
+    weights = source["pretrained"] or Path(source["checkpoint"] or "").name
+    base = f"`{source['architecture']}`" + (f" (`{weights}`)" if weights else "")
+    if not provenance["trained_on"]:
+        return (
+            f"The control of a fine-tuning of {base} with clipshift: trained in the same way, but "
+            "on clean views alone, to tell what the augmentations did from what training did."
+        )
+    return (
+        f"{base}, fine-tuned with clipshift so that the embedding of a photo moves less when the "
+        f"photo is augmented. The text tower is the base's."
+    )
+
+
+def _training(provenance: Mapping[str, Any]) -> str:
+    config = provenance["config"]
+    photos = provenance["photos"]
+    source, _ = dataset_of(config["data"]["train"])
+    names = provenance["trained_on"]
+    known = [
+        f"{counted(photos['count'], 'photo')} of `{source}` (SHA-256 of their ids "
+        f"{photos['ids'][:12]})",
+        f"augmentations: {listed(names)}" if names else "clean views alone",
+        f"weights: the base's and the fine-tuned ones, interpolated with α = "
+        f"{provenance['alpha']:g} (α = 1: fine-tuned)",
+        f"made by clipshift {provenance['versions']['clipshift']}; all options are in "
+        "`provenance.json`",
+    ]
+    return "## What it was trained on\n\n" + "\n".join(f"- {line}" for line in known)
+
+
+def _results(run: Run) -> list[EvalResult]:
+    """A run's leading numbers for the card's metadata."""
+    name, hub = dataset_of(run.facts["config"]["data"])
+    clean = run.summary[run.summary["measure"] == "zero_shot_top1_clean"][:1]
+    moved = run.summary[run.summary["measure"] == "relative_shift"]
+    found = [("accuracy", "zero-shot top-1, clean views", row.mean) for row in clean.itertuples()]
+    found += [
+        ("relative_shift", f"mean relative shift, {row.augmentation}, severity {row.severity}",
+         row.mean)
+        for row in moved.itertuples()
+    ]  # fmt: skip
+    return [
+        EvalResult(
+            task_type="zero-shot-image-classification",
+            dataset_type=hub or name,
+            dataset_name=name,
+            metric_type=kind,
+            metric_name=words,
+            metric_value=round(float(value), 6),
+        )
+        for kind, words, value in found
+        if np.isfinite(value)
+    ]
+
+
+def _compared(base: Run, tuned: Run, comparison: pd.DataFrame) -> str:
+    """What the fine-tune changed, as a table for people."""
+    names = [run.facts["model"]["name"] for run in (base, tuned)]
+    rows = comparison[
+        (comparison["model_a"] == names[0])
+        & (comparison["model_b"] == names[1])
+        & comparison["measure"].isin(["relative_shift", "zero_shot_top1_clean"])
+    ]
+    lines = [
+        "## What it changes",
+        f"Against the base, on {counted(tuned.facts['data']['photos'], 'photo')} of "
+        f"`{dataset_of(tuned.facts['config']['data'])[0]}`, photo by photo, with 95 % intervals. Relative shift: how far "
+        "augmentation moves an embedding, 1 being as far as another photo.",
+    ]
+    table = ["| measure | augmentation | severity | base | this model | difference |",
+             "| --- | --- | --- | ---: | ---: | ---: |"]  # fmt: skip
+    for row in rows.itertuples():
+        words = tuned.columns[row.measure].short
+        mark = " (trained on)" if row.augmentation in tuned.trained_on else ""
+        difference = with_interval(row.difference, row.ci_low, row.ci_high, "+.3f")
+        severity = "" if pd.isna(row.severity) else row.severity
+        table.append(
+            f"| {words} | {row.augmentation}{mark} | {severity} | {row.mean_a:.3f} | "
+            f"{row.mean_b:.3f} | {difference} |"
+        )
+    return "\n\n".join([*lines, "\n".join(table)])
