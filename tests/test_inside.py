@@ -195,7 +195,7 @@ def test_directions_are_means_over_pairs(pair: tuple) -> None:
 
 
 def test_the_null_of_a_direction_is_that_of_all_signs() -> None:
-    moves = np.random.default_rng(2).normal(size=(9, 3)) + [1, 0, 0]
+    moves = np.random.default_rng(2).normal(size=(9, 3)) + np.eye(3)[0]
     every = [
         measures.direction(moves * np.array(signs)[:, None]) for signs in product((-1, 1), repeat=9)
     ]
