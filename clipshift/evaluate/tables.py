@@ -13,7 +13,7 @@ from torch import Tensor
 from clipshift.augment import MATCHED, PAPER, Stored, Variant
 from clipshift.data import Photo
 from clipshift.measure import CleanSpread, Facts, LayerShift
-from clipshift.measure.functional import retained
+from clipshift.measure.functional import cka_null, retained
 from clipshift.results import (
     CLEAN,
     Measured,
@@ -27,6 +27,7 @@ from clipshift.results import (
     order_of_photos,
     rank_augmentations,
     ranking_agreement,
+    ratio_values,
     shift_and_error,
     shift_table,
     skipped_table,
@@ -168,35 +169,82 @@ def layer_table(
     variants: Mapping[str, Variant],
     seed: int,
 ) -> pd.DataFrame:
-    """One row per variant and layer: mean class-token cosine with its 95 % interval, and both CKA.
+    """One row per variant and layer: class-token cosine, its growth from layer to layer, and CKA.
 
-    The interval is `clipshift.results.mean_interval`. Empty where the sums are of other photos, as
-    after an interruption they may be.
+    The intervals are `clipshift.results.mean_interval`, that of the amplification with the spreads
+    of the clean photos as they are. Empty where the sums are of other photos, as after an
+    interruption they may be.
     """
     columns = [
-        "augmentation", "severity", "layer", "cosine", "ci_low", "ci_high", "cka", "cka_biased",
+        "augmentation", "severity", "layer", "cosine", "ci_low", "ci_high",
+        "amplification", "amplification_low", "amplification_high",
+        "cka", "cka_null", "cka_p", "cka_biased",
     ]  # fmt: skip
     summed = set(sums["photos"].tolist()) if sums else set()
     if measured.layers is None or summed != set(measured.index.tolist()):
         return pd.DataFrame(columns=columns)
     cosines = measured.layers[order_of_photos(measured, photos)]
     low, high = np.clip(mean_interval(cosines, seed), -1, 1)
-    rows = []
-    for layer in range(cosines.shape[1]):
-        metric = LayerShift.from_sums(
+    made = [
+        LayerShift.from_sums(
             {
                 name.partition(" ")[2]: value
                 for name, value in sums.items()
                 if name.startswith(f"{layer} ")
             }
-        )
+        ).compute()
+        for layer in range(cosines.shape[1])
+    ]
+    growth = amplification_values(cosines, np.array([float(of["spread"]) for of in made]))
+    with np.errstate(invalid="ignore"):
+        amplification = np.nansum(growth, axis=0) / np.isfinite(growth).sum(axis=0)
+    growth_low, growth_high = np.maximum(mean_interval(growth, seed), 0)
+    null = cka_null(len(cosines))
+    rows = []
+    for layer, of in enumerate(made):
         # torchmetrics squeezes the values of a single variant.
-        made = {name: values.reshape(-1).tolist() for name, values in metric.compute().items()}
+        cosine, cka, biased = (
+            of[name].reshape(-1).tolist() for name in ("cosine", "cka", "cka_biased")
+        )
         rows += [
             (
-                v.name, v.severity, layer + 1, made["cosine"][k], low[layer, k], high[layer, k],
-                made["cka"][k], made["cka_biased"][k],
+                v.name, v.severity, layer + 1, cosine[k], low[layer, k], high[layer, k],
+                amplification[layer, k], growth_low[layer, k], growth_high[layer, k],
+                cka[k], null, 1 / (1 + (max(cka[k], 0) / null) ** 2), biased[k],
             )
             for k, v in enumerate(variants.values())
         ]  # fmt: skip
     return pd.DataFrame(rows, columns=columns)
+
+
+def amplification_values(cosines: np.ndarray, spread: np.ndarray) -> np.ndarray:
+    r"""Growth of the shift from layer to layer, as a mean over photos (`ratio_values`).
+
+    .. math::
+        A_l = \frac{M_l}{S_l} \Big/ \frac{M_{l - 1}}{S_{l - 1}}
+
+    with the mean shift M of the class tokens, 1 − cosine, and its spread S, the same mean between
+    different clean photos: the relative shift of a layer over that of the layer before.
+
+    Args:
+        cosines: Class tokens' cosines, shape (N, layers, variants); NaN where there are none.
+        spread: S of each layer, shape (layers,).
+
+    Returns:
+        Shape (N, layers, variants), NaN in the first layer.
+
+    Example:
+        >>> cosines = np.array([[[0.9], [0.6]], [[0.7], [0.6]]])
+        >>> amplification_values(cosines, np.array([0.5, 1.0])).mean(axis=0).round(6).tolist()
+        [[nan], [1.0]]
+    """
+    shift = 1 - cosines
+    values = np.full_like(shift, np.nan)
+    for layer in range(1, shift.shape[1]):
+        for k in range(shift.shape[2]):
+            known = np.isfinite(shift[:, layer - 1 : layer + 1, k]).all(axis=1)
+            before, after = shift[known, layer - 1, k], shift[known, layer, k]
+            if known.any():
+                ratio = ratio_values(after, before)
+                values[known, layer, k] = ratio * spread[layer - 1] / spread[layer]
+    return values

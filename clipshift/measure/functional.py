@@ -589,6 +589,30 @@ def debiased_cka_of(
     return (hsic(yx, x, y, ab) / norms).where(n >= 4, torch.nan)
 
 
+def cka_null(count: int) -> float:
+    r"""Standard deviation of `linear_cka` where the photos of one representation are shuffled.
+
+    .. math::
+        \sqrt{\frac{2}{N (N - 3)}}
+
+    over all permutations of the photos, exactly and whatever the representations; the mean is 0.
+    It follows from the rows of the estimator's U-centred matrices, which sum to 0. Source: Székely
+    and Rizzo, "The distance correlation t-test of independence in high dimension", 2013, whose
+    statistic is the same of other matrices.
+
+    Args:
+        count: N.
+
+    Returns:
+        NaN for N < 4.
+
+    Example:
+        >>> cka_null(4), round(cka_null(400), 5)
+        (0.7071067811865476, 0.00355)
+    """
+    return math.sqrt(2 / (count * (count - 3))) if count > 3 else math.nan
+
+
 def text_shift(view: Tensor, clean: Tensor, text: Tensor) -> Tensor:
     r"""Change of the image–text cosine, :math:`\cos(e', t) - \cos(e, t)`.
 

@@ -449,8 +449,13 @@ class CleanSpread(Metric):
     def update(self, clean: Tensor) -> None:
         """Add B photos."""
         units = functional.unit(clean[functional.directed(clean)])
-        self.direction += (units * self.steps).round().long().sum(dim=0)
+        self.direction += self.fixed(units).sum(dim=0)
         self.count += len(units)
+
+    @classmethod
+    def fixed(cls, units: Tensor) -> Tensor:
+        """Directions in whole steps, int64."""
+        return (units * cls.steps).round().long()
 
     def compute(self) -> Tensor:
         """The mean over all pairs of different photos."""
@@ -487,6 +492,8 @@ class LayerShift(Metric):
     ``compute`` a dictionary of float64 tensors of shape (K,):
 
     - ``cosine``: mean cosine of the class tokens; photos without one are left out;
+    - ``spread``: of shape (), mean 1 − cosine between the class tokens of different clean photos
+      (`CleanSpread`);
     - ``cka``: `clipshift.measure.functional.linear_cka` of the mean patch tokens over the photos,
       and ``cka_biased``: `clipshift.measure.functional.linear_cka_biased`. NaN if a token is not
       finite.
@@ -503,7 +510,7 @@ class LayerShift(Metric):
         >>> metric = LayerShift(variants=1, width=2)
         >>> metric.update(2 * clean[None], clean)
         >>> {name: round(float(value), 6) for name, value in metric.compute().items()}
-        {'cosine': 1.0, 'cka': 1.0, 'cka_biased': 1.0}
+        {'cosine': 1.0, 'cka': 1.0, 'cka_biased': 1.0, 'spread': 0.404408}
     """
 
     is_differentiable = False
@@ -513,6 +520,8 @@ class LayerShift(Metric):
     xx: Tensor
     yy: Tensor
     yx: Tensor
+    direction: Tensor
+    directed: Tensor
 
     def __init__(self, variants: int, width: int, **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -525,6 +534,8 @@ class LayerShift(Metric):
         }
         for name, shape in shapes.items():
             self.add_state(name, torch.zeros(shape, dtype=torch.float64), dist_reduce_fx="sum")
+        for name, size in (("direction", (width,)), ("directed", ())):
+            self.add_state(name, torch.zeros(size, dtype=torch.long), dist_reduce_fx="sum")
         self.photo_values = torch.empty(0)
 
     @classmethod
@@ -541,6 +552,9 @@ class LayerShift(Metric):
         self.photo_values = functional.cosine_similarity(views[:, :, 0], clean[:, 0])
         self.cosine += self.photo_values.nansum(dim=1)
         self.cosine_count += self.photo_values.isfinite().sum(dim=1)
+        units = functional.unit(clean[functional.directed(clean[:, 0]), 0])
+        self.direction += CleanSpread.fixed(units).sum(dim=0)
+        self.directed += len(units)
         x, y = self._extended(clean[:, 1]), self._extended(views[:, :, 1])
         self.xx += x.T @ x
         self.yy += y.mT @ y
@@ -569,6 +583,9 @@ class LayerShift(Metric):
             "cosine": self.cosine / self.cosine_count,
             "cka": cka.where(known, torch.nan),
             "cka_biased": biased.where(known, torch.nan),
+            "spread": functional.spread_of(
+                self.direction.double() / CleanSpread.steps, self.directed
+            ),
         }
 
     @staticmethod

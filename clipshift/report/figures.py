@@ -778,13 +778,20 @@ def draw_correlations(correlations: pd.DataFrame, columns: Mapping[str, Facts]) 
     )
 
 
-def draw_distances(distances: pd.DataFrame, low: pd.DataFrame, high: pd.DataFrame) -> Chart:
+def draw_distances(
+    distances: pd.DataFrame,
+    low: pd.DataFrame,
+    high: pd.DataFrame,
+    description: str = "Mean distance between two augmentations' views of the same photo, and the "
+    "tree of their Ward linkage.",
+) -> Chart:
     """Distances between augmentations' views of one photo, and the tree of their Ward linkage.
 
     Args:
         distances: Mean distances, K × K, with names ``AUGMENTATION`` or ``AUGMENTATION@SEVERITY``.
         low: Lower ends of their 95 % intervals, K × K.
         high: Upper ends.
+        description: What they are, for those who cannot see the figure.
     """
     views = list(distances.index)
     severity_of = {view: view.partition("@")[2] for view in views}
@@ -855,9 +862,92 @@ def draw_distances(distances: pd.DataFrame, low: pd.DataFrame, high: pd.DataFram
         severities = list(table["severity"].unique())
         choice = alt.binding_select(options=severities, name="severity ")
         chart = chart.add_params(alt.param(name="severity", value=severities[0], bind=choice))
-    return chart.properties(
-        description="Mean distance between two augmentations' views of the same photo, and the "
-        "tree of their Ward linkage."
+    return chart.properties(description=description)
+
+
+def draw_against(rows: pd.DataFrame, title: str) -> Chart:
+    """A number for each augmentation with its 95 % interval, and a tick to compare it with.
+
+    Args:
+        rows: ``severity``, ``augmentation``, ``value``, ``ci_low``, ``ci_high`` and ``reference``.
+        title: What the number is.
+    """
+    table = rows.dropna(subset="value").assign(
+        told=lambda known: _numbers(known, "value", "ci_low", "ci_high")
+    )
+    names = sorted(table["augmentation"].unique())
+    order = alt.EncodingSortField("value", op="max", order="descending")
+    y = alt.Y("augmentation:N", sort=order, title=None)
+    x = alt.X("value:Q", title=title, scale=alt.Scale(zero=True), axis=alt.Axis(tickCount=6))
+    color = _color(names)
+    tooltip = [
+        alt.Tooltip("augmentation:N"),
+        alt.Tooltip("told:N", title=title),
+        alt.Tooltip("reference:Q", title="tick", format=".3f"),
+    ]
+    chart = alt.layer(
+        alt.Chart().mark_rule(strokeWidth=5, opacity=0.45, strokeCap="round").encode(
+            x=alt.X("ci_low:Q", title=title), x2="ci_high:Q", y=y, color=color
+        ),
+        alt.Chart().mark_tick(thickness=2, height=17, color=MUTED).encode(
+            x=alt.X("reference:Q", title=title), y=y
+        ),
+        alt.Chart().mark_point(size=90, filled=True, opacity=1).encode(
+            x=x, y=y, color=color, shape=_shape(names), tooltip=tooltip
+        ),
+        data=table[
+            ["severity", "augmentation", "value", "ci_low", "ci_high", "reference", "told"]
+        ],
+    )  # fmt: skip
+    return _of_severity(chart, table).properties(
+        width="container",
+        height=alt.Step(25),
+        description=f"{capitalised(title)}, by augmentation, with 95 % intervals.",
+    )
+
+
+def draw_undone(undone: pd.DataFrame) -> Chart:
+    """R² of the clean embedding by augmentation and method, with 95 % intervals.
+
+    Args:
+        undone: ``undone.csv`` of a run.
+    """
+    table = undone.assign(told=_numbers(undone, "r_squared", "ci_low", "ci_high"))
+    methods = list(table["method"].unique())
+    order = alt.EncodingSortField("r_squared", op="min", order="ascending")
+    y = alt.Y("augmentation:N", sort=order, title=None)
+    offset = alt.YOffset("method:N", sort=methods)
+    title = "R² of the clean embedding"
+    color = alt.Color(
+        "method:N",
+        scale=alt.Scale(domain=methods, range=[MUTED, OPPOSITE, ACCENT, "#8a4fb3"]),
+        legend=alt.Legend(title=None, orient="top"),
+    )
+    shape = alt.Shape(
+        "method:N",
+        scale=alt.Scale(domain=methods, range=["cross", "square", "circle", "triangle-up"]),
+        legend=alt.Legend(title=None, orient="top"),
+    )
+    tooltip = [
+        alt.Tooltip("augmentation:N"), alt.Tooltip("method:N"), alt.Tooltip("told:N", title=title),
+    ]  # fmt: skip
+    chart = alt.layer(
+        alt.Chart().mark_rule(strokeWidth=3, opacity=0.45, strokeCap="round").encode(
+            x=alt.X("ci_low:Q", title=title), x2="ci_high:Q", y=y, yOffset=offset, color=color
+        ),
+        alt.Chart().mark_point(size=55, filled=True, opacity=1).encode(
+            x=alt.X("r_squared:Q", title=title), y=y, yOffset=offset, color=color, shape=shape,
+            tooltip=tooltip,
+        ),
+        data=table[
+            ["severity", "augmentation", "method", "r_squared", "ci_low", "ci_high", "told"]
+        ],
+    )  # fmt: skip
+    return _of_severity(chart, table).properties(
+        width="container",
+        height=alt.Step(11),
+        description="How much of the clean embedding each method recovers from the view's, by "
+        "augmentation, with 95 % intervals.",
     )
 
 

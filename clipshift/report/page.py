@@ -16,7 +16,7 @@ from markupsafe import Markup, escape
 
 from clipshift.measure import Facts
 from clipshift.report import figures
-from clipshift.report.words import with_interval
+from clipshift.report.words import p_value, with_interval
 from clipshift.results import write_whole
 
 LIGHT = {"ink": figures.INK, "muted": figures.MUTED, "grid": figures.GRID}
@@ -286,6 +286,16 @@ def measure_table(
         "Means over photos against the clean view, with 95 % intervals. Painted: how far from no "
         "change, in shares of a column’s farthest; blank where it may be no change.",
     )
+
+
+def number(value: float, low: float = np.nan, high: float = np.nan) -> Cell:
+    """The cell of a number with its interval; empty where it is not known."""
+    return Cell(with_interval(value, low, high) if np.isfinite(value) else "", _value(value))
+
+
+def probability(p: float) -> Cell:
+    """The cell of a p-value; empty where it is not known."""
+    return Cell(p_value(p) if np.isfinite(p) else "", _value(p))
 
 
 def _value(number: float) -> float | None:

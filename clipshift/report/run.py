@@ -4,15 +4,16 @@ import shlex
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from pytorch_lightning.loggers import Logger, WandbLogger
 
 from clipshift.augment import PAPER
 from clipshift.data import ViewDataset
 from clipshift.report import figures, page, publishing, terminal, tracking, words
 from clipshift.report.explorer import explored
+from clipshift.report.inside import inside_sections
 from clipshift.report.page import Figure, Page, Section, Table
 from clipshift.results import Run
+from clipshift.results.columns import DEFINITIONS
 
 WIDE = 560
 """The least width in pixels of figures with names at their sides."""
@@ -94,6 +95,7 @@ def report_page(run: Run, dataset: ViewDataset) -> Page:
         *ranking_sections(run),
         measures_section(run),
         *layer_sections(run),
+        *inside_sections(run),
         *gaze_sections(run),
         *alike_sections(run),
         *correlation_sections(run),
@@ -211,7 +213,7 @@ def layer_sections(run: Run) -> list[Section]:
         "cosine": "Class tokens after each layer: mean cosine of view and clean view, 95 % "
         "intervals.",
         "cka": "Mean patch tokens after each layer: debiased linear CKA over photos; 1 is the same "
-        "geometry.",
+        "geometry, and shuffled photos give 0 on average.",
     }
     drawn = [
         Figure(f"layers_{column}", figures.draw_layers(run.layers, column), caption, least=WIDE)
@@ -233,26 +235,25 @@ def layer_sections(run: Run) -> list[Section]:
 
 def layer_table(run: Run) -> Table:
     """``layers.csv`` for people."""
+    layers = run.layers.reindex(columns=list(DEFINITIONS["layers"]))  # earlier runs have fewer
     rows = [
         [
             page.Cell(row.augmentation),
             page.Cell(str(row.layer), row.layer),
-            page.Cell(
-                words.with_interval(row.cosine, row.ci_low, row.ci_high)
-                if np.isfinite(row.cosine)
-                else "",
-                row.cosine if np.isfinite(row.cosine) else None,
-            ),
-            page.Cell(
-                f"{row.cka:.3f}" if np.isfinite(row.cka) else "",
-                row.cka if np.isfinite(row.cka) else None,
-            ),
+            page.number(row.cosine, row.ci_low, row.ci_high),
+            page.number(row.amplification, row.amplification_low, row.amplification_high),
+            page.number(row.cka),
+            page.probability(row.cka_p),
         ]
-        for row in run.layers.itertuples()
+        for row in layers.itertuples()
     ]
-    head = ["augmentation", "layer", "cosine", "CKA"]
-    return Table(head, rows, "The shift after each layer", list(run.layers["severity"]),
-                 "layers.csv", folded=True)  # fmt: skip
+    head = ["augmentation", "layer", "cosine", "amplification", "CKA", "p at most"]
+    return Table(
+        head, rows, "The shift after each layer", list(layers["severity"]), "layers.csv",
+        "Amplification: the relative shift of the class tokens over that of the layer before; "
+        "above 1 the shift grows. p: of a CKA as large where the photos are shuffled.",
+        folded=True,
+    )  # fmt: skip
 
 
 def gaze_sections(run: Run) -> list[Section]:

@@ -66,7 +66,13 @@ DEFINITIONS: dict[str, dict[str, str]] = {
     }
     | INTERVAL
     | {
+        "amplification": "relative shift of the class tokens over that of the layer before; 1 − "
+        "cosine divided by its mean over different clean photos",
+        "amplification_low": "lower end of its 95 % interval over photos",
+        "amplification_high": "upper end of its 95 % interval over photos",
         "cka": "debiased linear CKA of the mean patch tokens of views and clean views",
+        "cka_null": "standard deviation of cka over all permutations of the photos; its mean is 0",
+        "cka_p": "upper bound of the p-value of cka under permutations of the photos (Cantelli)",
         "cka_biased": "linear CKA of the same, biased upwards where photos are few",
     },
     "directions": VARIANT

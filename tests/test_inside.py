@@ -1,0 +1,435 @@
+"""What happens inside the space of embeddings: known answers, and second implementations."""
+
+import json
+from itertools import permutations, product
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from conftest import AUGMENTATIONS
+from scipy import stats
+from scipy.linalg import orthogonal_procrustes
+from scipy.spatial import cKDTree
+from scipy.spatial.distance import pdist
+
+from clipshift.augment import make_variants
+from clipshift.cli.command import compose_config
+from clipshift.cli.evaluate import evaluate
+from clipshift.data import Photo, sample
+from clipshift.encode import ZeroShot
+from clipshift.evaluate.inside import inside_tables
+from clipshift.evaluate.tables import amplification_values
+from clipshift.measure import embeddings as measures
+from clipshift.measure.functional import cka_null, linear_cka
+from clipshift.results import (
+    CLEAN,
+    Measured,
+    cosine_values,
+    mean_interval,
+    pair_values,
+    ratio_values,
+    read_run,
+)
+
+TABLES = ("directions", "direction_cosines", "undone", "neighbourhoods", "named")
+
+
+def on_sphere(photos: int, width: int, seed: int = 0) -> np.ndarray:
+    rows = np.random.default_rng(seed).normal(size=(photos, width))
+    return rows / np.linalg.norm(rows, axis=1, keepdims=True)
+
+
+def tables_of(
+    views: dict[str, np.ndarray], seed: int = 0, ids: list[str] | None = None, **inputs: object
+) -> dict[str, pd.DataFrame]:
+    """The tables of constructed embeddings, under names of the paper's augmentations."""
+    count = len(views[CLEAN])
+    photos = [Photo(name, Path(name)) for name in ids or [f"{i:04d}.jpg" for i in range(count)]]
+    variants = make_variants({n: AUGMENTATIONS[n] for n in views if n != CLEAN}, {}, ["paper"], {})
+    measured = Measured(index=np.arange(count), embeddings=views)
+    return inside_tables(measured, photos, variants, seed, **inputs)
+
+
+def translated(photos: int = 200) -> tuple[np.ndarray, np.ndarray]:
+    """Unit embeddings, and the same with all moved by one vector: still of length 1."""
+    around = on_sphere(photos, 6) * 0.8
+    clean = np.column_stack([around, np.full(photos, 0.6), np.zeros(photos)])
+    return clean[:, [0, 1, 2, 3, 4, 5, 7, 6]], clean
+
+
+def turned(photos: int = 200, width: int = 8) -> tuple[np.ndarray, np.ndarray]:
+    """Unit embeddings all over the sphere, and the same after a rotation."""
+    clean = on_sphere(photos, width)
+    rotation = np.linalg.qr(np.random.default_rng(1).normal(size=(width, width)))[0]
+    return clean @ rotation, clean
+
+
+# --- known answers -------------------------------------------------------------------------------
+
+
+def test_a_translation_is_one_direction_and_undone_by_the_mean() -> None:
+    view, clean = translated()
+    made = tables_of({CLEAN: clean, "noise": view})
+    row = made["directions"].iloc[0]
+    for column in ("direction", "ci_low", "ci_high", "share", "share_low", "share_high"):
+        assert row[column] == pytest.approx(1, abs=1e-9)
+    assert row["null"] < 0.3
+    assert row["p"] == pytest.approx(1 / (1 + measures.FLIPS))
+    recovered = made["undone"].set_index("method")["r_squared"]
+    assert recovered["none"] < 0.1
+    np.testing.assert_allclose(recovered[["mean", "orthogonal", "ridge"]], 1, atol=1e-6)
+
+
+def test_a_rotation_is_no_direction_and_undone_by_procrustes() -> None:
+    view, clean = turned()
+    made = tables_of({CLEAN: clean, "noise": view})
+    row = made["directions"].iloc[0]
+    assert row["direction"] < row["null"] < 0.25
+    assert row["p"] > 0.05
+    assert row["share"] < 0.05
+    recovered = made["undone"].set_index("method")["r_squared"]
+    assert recovered["none"] < 0
+    assert recovered["mean"] < 0
+    np.testing.assert_allclose(recovered[["orthogonal", "ridge"]], 1, atol=1e-5)
+
+
+def test_the_direction_of_isotropic_noise_is_at_its_null() -> None:
+    found = []
+    for seed in range(60):
+        rng = np.random.default_rng(seed)
+        clean = on_sphere(40, 6, seed)
+        moves = rng.normal(size=clean.shape)
+        null = measures.flipped_directions(moves, seed)
+        found.append(np.mean(null >= measures.direction(moves)))
+    assert stats.kstest(np.array(found)[np.array(found) < 0.5] * 2, "uniform").pvalue > 0.01
+    assert 0.25 < np.mean(np.array(found) < 0.5) < 0.75
+
+
+def test_a_collapse_has_rank_one_no_spread_and_neighbours_by_chance() -> None:
+    clean = on_sphere(60, 8)
+    made = tables_of({CLEAN: clean, "blur": np.ones((60, 8), np.float32)})
+    rows = made["neighbourhoods"].set_index("measure")
+    assert rows.loc["effective_rank", "value"] == pytest.approx(1, abs=1e-6)
+    assert rows.loc["effective_rank", "reference"] > 7
+    assert rows.loc["uniformity", "value"] == pytest.approx(0, abs=1e-9)
+    assert rows.loc["uniformity_change", "ci_low"] > 0
+    assert rows.loc["neighbours_kept", "value"] == pytest.approx(10 / 59)
+    assert rows.loc["hubness", "value"] == 0
+    recovered = made["undone"].set_index("method")["r_squared"]
+    np.testing.assert_allclose(recovered[["mean", "orthogonal", "ridge"]], 0, atol=1e-6)
+
+
+def test_what_changes_nothing_has_no_direction_and_loses_nothing() -> None:
+    clean = on_sphere(60, 8)
+    made = tables_of({CLEAN: clean, "flip": 3 * clean})
+    row = made["directions"].iloc[0]
+    assert row["n"] == 0
+    assert row[["direction", "null", "p", "p_holm"]].isna().all()
+    np.testing.assert_allclose(made["undone"]["r_squared"], 1, atol=1e-9)
+    rows = made["neighbourhoods"].set_index("measure")
+    assert rows.loc["neighbours_kept", "value"] == 1
+    for measure in ("alignment", "uniformity_change"):
+        assert rows.loc[measure, "value"] == pytest.approx(0, abs=1e-12)
+    assert rows.loc["hubness", "value"] == rows.loc["hubness", "reference"]
+
+
+def test_two_augmentations_push_the_same_way_only_if_they_do() -> None:
+    rng = np.random.default_rng(3)
+    clean = np.column_stack([on_sphere(300, 6), np.zeros((300, 2))])
+    noise = [0.5 * np.column_stack([rng.normal(size=(300, 6)), np.zeros((300, 2))]) for _ in "abcd"]
+    push = np.eye(8)[6:]
+    views = {
+        "noise": clean + noise[0] + 0.5 * push[0],
+        "blur": clean + noise[1] + 1.5 * push[0],
+        "flip": clean + noise[2] + 0.5 * push[1],
+        "elastic": on_sphere(300, 8, 9)[rng.permutation(300)],  # no photo's own, and no direction
+    }
+    made = tables_of({CLEAN: clean} | views)["direction_cosines"]
+    cosines = made.set_index(["augmentation", "other"])
+    same, apart = cosines.loc[("noise", "blur")], cosines.loc[("noise", "flip")]
+    assert same["cosine"] > 0.95
+    assert same["ci_low"] > 0.9
+    assert abs(apart["cosine"]) < 0.15
+    assert apart["ci_low"] < 0 < apart["ci_high"]
+
+
+# --- second implementations ----------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def pair() -> tuple[np.ndarray, np.ndarray]:
+    """Embeddings of 60 photos, and of views that are turned, pushed and noisy; not of length 1."""
+    rng = np.random.default_rng(5)
+    clean = rng.normal(size=(60, 7)) * rng.uniform(0.5, 4, size=(60, 1)) + 1
+    view = clean + 0.4 * rng.normal(size=(60, 7)) + np.linspace(0, 1, 7)
+    return view.astype(np.float32), clean.astype(np.float32)
+
+
+def by_pairs(first: np.ndarray, second: np.ndarray) -> float:
+    count = len(first)
+    return float(
+        np.mean([first[i] @ second[j] for i in range(count) for j in range(count) if i != j])
+    )
+
+
+def plain_units(rows: np.ndarray) -> np.ndarray:
+    return np.array([row / np.sqrt((row**2).sum()) for row in rows.astype(float)])
+
+
+def test_directions_are_means_over_pairs(pair: tuple) -> None:
+    view, clean = pair
+    moves = plain_units(view) - plain_units(clean)
+    np.testing.assert_allclose(measures.displacements(view, clean), moves, atol=1e-12)
+    steps = np.array([move / np.linalg.norm(move) for move in moves])
+    assert measures.direction(moves) == pytest.approx(np.sqrt(by_pairs(steps, steps)))
+    resultant = np.linalg.norm(steps.mean(axis=0))
+    debiased = (60 * resultant**2 - 1) / 59
+    assert measures.direction(moves) == pytest.approx(np.sqrt(debiased))
+    energy = np.mean([(move**2).sum() for move in moves])
+    assert measures.common_share(moves) == pytest.approx(by_pairs(moves, moves) / energy)
+    other = np.random.default_rng(0).normal(size=moves.shape) + 2 * moves + [0, 0, 0, 0, 0, 0, 1]
+    expected = by_pairs(moves, other) / np.sqrt(by_pairs(moves, moves) * by_pairs(other, other))
+    assert measures.direction_cosine(moves, other) == pytest.approx(expected)
+
+
+def test_the_null_of_a_direction_is_that_of_all_signs() -> None:
+    moves = np.random.default_rng(2).normal(size=(9, 3)) + np.eye(3)[0]
+    every = [
+        measures.direction(moves * np.array(signs)[:, None]) for signs in product((-1, 1), repeat=9)
+    ]
+    drawn = measures.flipped_directions(moves, 0)
+    for level in (0.5, 0.9, 0.95):
+        assert np.quantile(drawn, level) == pytest.approx(np.quantile(every, level), abs=0.03)
+    own = measures.direction(moves)
+    assert np.mean(drawn >= own) == pytest.approx(np.mean(np.array(every) >= own - 1e-9), abs=0.02)
+
+
+def test_undoing_is_least_squares_with_the_penalty_as_more_rows(pair: tuple) -> None:
+    view, clean = (plain_units(rows) for rows in pair)
+    folds = np.arange(60) % 5
+    errors, spread = measures.undoing_errors(*pair, folds)
+    for fold in range(5):
+        train, test = folds != fold, folds == fold
+        x, y = view[train] - view[train].mean(axis=0), clean[train] - clean[train].mean(axis=0)
+        x_test, y_test = view[test] - view[train].mean(axis=0), clean[test] - clean[train].mean(0)
+        scale = (x**2).sum() / 7
+        scores = []
+        for ridge in measures.RIDGES[:-1] * scale:
+            hat = x @ np.linalg.inv(x.T @ x + ridge * np.eye(7)) @ x.T
+            residuals = (y - x) - hat @ (y - x)
+            scores.append((residuals**2).sum() / (1 - 1 / 48 - np.trace(hat) / 48) ** 2)
+        penalty = measures.RIDGES[np.argmin(scores)] * scale
+        assert min(scores) < ((y - x) ** 2).sum() / (1 - 1 / 48) ** 2
+        x_more = np.vstack([x, np.sqrt(penalty) * np.eye(7)])
+        y_more = np.vstack([y, np.sqrt(penalty) * np.eye(7)])
+        maps = {
+            "mean": np.eye(7),
+            "orthogonal": orthogonal_procrustes(x_more, y_more)[0],
+            "ridge": np.linalg.lstsq(x_more, y_more, rcond=None)[0],
+        }
+        for name, matrix in maps.items():
+            expected = ((y_test - x_test @ matrix) ** 2).sum(axis=1)
+            np.testing.assert_allclose(errors[name][test], expected, rtol=1e-7)
+        np.testing.assert_allclose(spread[test], (y_test**2).sum(axis=1))
+    np.testing.assert_allclose(errors["none"], ((clean - view) ** 2).sum(axis=1))
+
+
+@pytest.mark.parametrize("block", [2**24, 7 * 60])
+def test_neighbours_are_those_of_a_tree(
+    pair: tuple, block: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(measures, "BLOCK", block)
+    near = []
+    for rows in pair:
+        units = plain_units(rows)
+        found = cKDTree(units).query(units, k=11)[1]
+        near.append([set(row.tolist()) - {own} for own, row in enumerate(found)])
+    shares, occurrence = measures.neighbours_kept(*pair)
+    assert shares.tolist() == [len(a & b) / 10 for a, b in zip(*near, strict=True)]
+    counts = [sum(photo in row for row in near[0]) for photo in range(60)]
+    assert occurrence.tolist() == counts
+    deviation = np.array(counts) - np.mean(counts)
+    skewness = (deviation**3).mean() / (deviation**2).mean() ** 1.5
+    assert measures.hubness(occurrence) == pytest.approx(skewness)
+    units = plain_units(pair[0])
+    near_by_pairs = np.exp(-2 * pdist(units, "sqeuclidean")).mean()
+    assert measures.closeness(pair[0]).mean() == pytest.approx(near_by_pairs)
+
+
+def test_photos_that_tie_share_the_last_places() -> None:
+    clean = np.array([[1.0, 0, 0], [0.9, 0.1, 0], [0.9, -0.1, 0], [0.9, 0, 0.1], [-1, 0, 0]])
+    kept, occurrence = measures.neighbours_kept(clean, clean, k=1)
+    assert kept[0] == pytest.approx(1 / 3)  # three are equally near: each with 1/3, twice
+    assert occurrence.sum() == pytest.approx(5)
+
+
+def test_the_effective_rank_is_that_of_the_spectrum(pair: tuple) -> None:
+    units = plain_units(pair[0])
+    spectrum = np.sqrt(np.linalg.eigvalsh(units @ units.T).clip(min=0)[-7:])
+    expected = np.exp(stats.entropy(spectrum))
+    assert measures.effective_rank(pair[0]) == pytest.approx(expected)
+    assert measures.effective_rank(np.repeat(np.eye(5), 3, axis=0)) == pytest.approx(5)
+
+
+def test_changes_towards_classes_are_those_of_cosines(pair: tuple) -> None:
+    view, clean = pair
+    texts = on_sphere(30, 7, 4)
+    zero_shot = ZeroShot(
+        torch.from_numpy(texts.T), torch.zeros(60, dtype=torch.long),
+        tuple(f"class {k % 29}" for k in range(30)),  # two have one name
+    )  # fmt: skip
+    table = tables_of({CLEAN: clean, "noise": view}, zero_shot=zero_shot)["named"]
+    before, after = (plain_units(rows) @ texts.T for rows in (clean, view))
+    change = (after - before).mean(axis=0)
+    order = np.argsort(-change)
+    chosen = [*order[:10], *order[-10:]]
+    np.testing.assert_allclose(table["change"], change[chosen])
+    assert table["text"].tolist() == [zero_shot.names[k] for k in chosen]
+    p = stats.ttest_rel(after, before).pvalue
+    np.testing.assert_allclose(table["p"], p[chosen])
+    from_least = np.sort(p)
+    holm = np.maximum.accumulate(from_least * np.arange(30, 0, -1)).clip(max=1)
+    np.testing.assert_allclose(table["p_holm"], holm[np.searchsorted(from_least, p[chosen])])
+
+
+def test_the_null_of_cka_is_that_of_all_permutations() -> None:
+    generator = torch.Generator().manual_seed(0)
+    x, y = (torch.randn(6, width, generator=generator) ** 3 for width in (3, 2))
+    every = [float(linear_cka(x[list(order)], y)) for order in permutations(range(6))]
+    assert np.mean(every) == pytest.approx(0, abs=1e-12)
+    assert np.std(every) == pytest.approx(cka_null(6), rel=1e-9)
+
+
+def test_amplification_is_the_growth_of_the_relative_shift() -> None:
+    rng = np.random.default_rng(0)
+    cosines = 1 - rng.uniform(0.1, 0.5, size=(20, 3, 2))
+    cosines[4, 1, 0] = np.nan
+    spread = np.array([0.2, 0.5, 0.4])
+    values = amplification_values(cosines, spread)
+    assert np.isnan(values[:, 0]).all()
+    known = np.arange(20) != 4
+    relative = [(1 - cosines[known, layer, 0]).mean() / spread[layer] for layer in range(3)]
+    assert np.nanmean(values[:, 1, 0]) == pytest.approx(relative[1] / relative[0])
+    assert np.nanmean(values[:, 2, 0]) == pytest.approx(relative[2] / relative[1])
+
+
+# --- intervals -----------------------------------------------------------------------------------
+
+
+def jackknife(statistic: object, count: int) -> np.ndarray:
+    """Standard error of a statistic, by leaving one photo out after the other."""
+    left_out = np.array(
+        [statistic(np.arange(count) != own) for own in range(count)]  # type: ignore[operator]
+    )
+    return np.sqrt((count - 1) / count * ((left_out - left_out.mean()) ** 2).sum())
+
+
+def test_values_of_photos_vary_as_the_jackknife_says(pair: tuple) -> None:
+    moves = measures.displacements(*pair) + np.linspace(0, 0.4, 7)
+    other = (
+        np.random.default_rng(0).normal(size=moves.shape) / 3 + moves + np.repeat([0.3, 0], [3, 4])
+    )
+    energy = np.square(moves).sum(axis=1)
+
+    def pairs(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+        return pair_values(measures.with_others(x, y))
+
+    for values, statistic in (
+        (ratio_values(pairs(moves, moves), energy), lambda k: measures.common_share(moves[k])),
+        (
+            cosine_values(pairs(moves, other), pairs(moves, moves), pairs(other, other)),
+            lambda k: measures.direction_cosine(moves[k], other[k]),
+        ),
+        (ratio_values(energy, energy**2), lambda k: energy[k].mean() / (energy[k] ** 2).mean()),
+    ):
+        assert values.mean() == pytest.approx(statistic(np.ones(60, bool)))
+        error = values.std(ddof=1) / np.sqrt(60)
+        assert error == pytest.approx(jackknife(statistic, 60), rel=0.1)
+
+
+def test_the_interval_of_a_direction_covers_it() -> None:
+    """Displacements with a common part of a known length, 300 times."""
+    covered = 0
+    mean = np.array([0.8, 0, 0, 0, 0])
+    large = np.random.default_rng(1).normal(size=(200_000, 5)) + mean
+    truth = np.linalg.norm((large / np.linalg.norm(large, axis=1, keepdims=True)).mean(axis=0))
+    values = []
+    for seed in range(300):
+        moves = np.random.default_rng(seed + 2).normal(size=(60, 5)) + mean
+        steps = measures.unit_steps(moves)
+        values.append(pair_values(measures.with_others(steps, steps)))
+    low, high = mean_interval(np.transpose(values), 0)
+    covered = np.mean((low <= truth**2) & (truth**2 <= high))
+    assert 0.91 <= covered <= 0.99
+
+
+# --- nothing else matters ------------------------------------------------------------------------
+
+
+def test_order_and_company_do_not_matter(pair: tuple) -> None:
+    view, clean = pair
+    ids = [f"{i:04d}.jpg" for i in range(60)]
+    views = {CLEAN: clean, "noise": view, "blur": clean + 0.1 * view**2}
+    whole = tables_of(views, ids=ids)
+    order = np.random.default_rng(0).permutation(60)
+    shuffled = tables_of({n: v[order] for n, v in views.items()}, ids=[ids[i] for i in order])
+    for name in TABLES:
+        pd.testing.assert_frame_equal(shuffled[name], whole[name], check_exact=True)
+    alone = tables_of({CLEAN: clean, "blur": views["blur"]}, ids=ids)
+    for name in ("directions", "undone", "neighbourhoods"):
+        within = whole[name][whole[name]["augmentation"] == "blur"].reset_index(drop=True)
+        left = [column for column in within if column != "p_holm"]
+        pd.testing.assert_frame_equal(alone[name][left], within[left], check_exact=True)
+
+
+def test_photos_without_a_direction_are_left_out(pair: tuple) -> None:
+    view, clean = (rows.copy() for rows in pair)
+    view[3], view[7, 2] = 0, np.nan
+    made = tables_of({CLEAN: clean, "noise": view})
+    kept = np.delete(np.arange(60), [3, 7])
+    moves = measures.displacements(view[kept], clean[kept])
+    assert made["directions"].loc[0, "direction"] == pytest.approx(measures.direction(moves))
+    for name in ("directions", "undone", "neighbourhoods"):
+        assert set(made[name]["n"]) == {58}
+
+
+def test_too_few_photos_have_no_neighbours_and_nothing_to_undo() -> None:
+    made = tables_of({CLEAN: on_sphere(4, 3), "noise": on_sphere(4, 3, 1)})
+    assert len(made["undone"]) == len(made["neighbourhoods"]) == 0
+    assert made["directions"].loc[0, "n"] == 4
+
+
+# --- a run ---------------------------------------------------------------------------------------
+
+
+def run_inside(hub_folder: Path, folder: Path, *overrides: str) -> Path:
+    cfg = compose_config(
+        "evaluate",
+        ["experiment=inside", f"model.checkpoint={hub_folder}", "trainer=cpu", "logger=none",
+         "severity=[paper,2]", "aug=[noise,blur,flip]", *overrides],
+    )  # fmt: skip
+    evaluate(cfg, folder)
+    return folder
+
+
+def test_a_run_writes_tables_and_sections_whatever_the_batch_size(
+    hub_folder: Path, tmp_path: Path
+) -> None:
+    folder = run_inside(hub_folder, tmp_path / "a", "data.batch_size=14")
+    other = run_inside(hub_folder, tmp_path / "b", "data.batch_size=5", "save.embeddings=true")
+    run = read_run(folder)
+    stored = json.loads((folder / "columns.json").read_text())
+    for name in (*TABLES, "layers"):
+        assert (folder / f"{name}.csv").read_bytes() == (other / f"{name}.csv").read_bytes()
+        assert set(stored[f"{name}.csv"]) == set(getattr(run, name).columns)
+    assert not (folder / "embeddings.safetensors").exists()
+    assert (other / "embeddings.safetensors").exists()
+    page = (folder / "report.html").read_text()
+    for anchor in ("directions", "undone", "neighbourhoods", "named"):
+        assert f'id="{anchor}"' in page
+    shift = run.summary[run.summary["measure"] == "cosine_similarity"]["mean"]
+    aligned = run.neighbourhoods[run.neighbourhoods["measure"] == "alignment"]["value"]
+    np.testing.assert_allclose(aligned, 2 * (1 - shift), rtol=1e-6, atol=3e-9)
+    assert len(sample()) == run.facts["data"]["photos"]
