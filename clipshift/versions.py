@@ -4,6 +4,7 @@ import hashlib
 import platform
 import subprocess
 import sys
+from collections.abc import Iterable
 from importlib.metadata import version
 from pathlib import Path
 
@@ -60,6 +61,15 @@ def git_commit() -> str | None:
         return git("rev-parse", "HEAD") + ("+changes" if changed else "")
     except (OSError, subprocess.CalledProcessError):
         return None
+
+
+def source_sha256(modules: Iterable[str]) -> str:
+    """SHA-256 over the source files of imported modules; those without a file have their name."""
+    digest = hashlib.sha256()
+    for name in sorted(set(modules)):
+        file = getattr(sys.modules.get(name), "__file__", None)
+        digest.update(name.encode() + b"\0" + (Path(file).read_bytes() if file else b""))
+    return digest.hexdigest()
 
 
 def _processor() -> str:

@@ -318,7 +318,7 @@ def test_a_calibration_of_the_papers_does_not_serve_the_authors(
     """
     calibrate = build.calibrate
     monkeypatch.setattr(build, "calibrate", lambda *a: calibrate(a[0], {}, *a[2:]))
-    made = build.calibration_for(compose_config("evaluate"), sample()[:2], PAPER)
+    made = build.calibration_for(compose_config("evaluate"), sample()[:2], PAPER, "squash")
     stored = made.as_json() | {"matches": dict.fromkeys(PAPER, asdict(Match(0.1, 0.7, True)))}
     earlier = {
         name: {key: value for key, value in drawn_from.items() if key != "_target_"}
@@ -330,6 +330,6 @@ def test_a_calibration_of_the_papers_does_not_serve_the_authors(
             compose_config("evaluate", [f"aug={choice}", f"matching.file={tmp_path}/made.json"])
             for choice in ("paper", "authors")
         )
-        assert set(build.calibration_for(again, [], PAPER).matches) == set(PAPER)
+        assert set(build.calibration_for(again, [], PAPER, "squash").matches) == set(PAPER)
         with pytest.raises(UserError, match=f"other parameters of {', '.join(DIFFERING)}: "):
-            build.calibration_for(other, [], AUTHORS)
+            build.calibration_for(other, [], AUTHORS, "squash")

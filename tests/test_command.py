@@ -107,7 +107,7 @@ def test_parts_check_their_own_parameters(override: str, expected: str) -> None:
         (["experiment=robustify_demo", "data.val.skip=14"], "data.val.skip: 14 leaves none"),
         (
             ["experiment=robustify_demo", "data@data.train=folder", "data.train.root=/no/data.1"],
-            "data.train.root: no folder /no/data.1",
+            "data.train.root: no folder or file /no/data.1",
         ),
     ],
 )
@@ -169,8 +169,8 @@ def test_a_failed_job_does_not_stop_the_sweep(tmp_path: Path) -> None:
     done = run_evaluate("-m", f"data.root={tmp_path}/nowhere,{tmp_path}/neither", "data=folder",
                "logger=none", f"hydra.sweep.dir={tmp_path}/sweep")  # fmt: skip
     assert done.returncode == 1
-    assert f"no folder {tmp_path}/nowhere" in done.stderr
-    assert f"no folder {tmp_path}/neither" in done.stderr
+    assert f"no folder or file {tmp_path}/nowhere" in done.stderr
+    assert f"no folder or file {tmp_path}/neither" in done.stderr
     assert "Traceback" not in done.stderr
 
 

@@ -19,14 +19,14 @@ from scipy import stats
 
 from clipshift.cli.command import compose_config
 from clipshift.cli.jobs import job_key
-from clipshift.compare.pair import (
+from clipshift.comparison.pair import (
     compare_pair,
     notes_on_runs,
     pair_notes,
     software_notes,
     spread_change,
 )
-from clipshift.compare.sweep import job_table, sweep_notes
+from clipshift.comparison.sweep import job_table, sweep_notes
 from clipshift.data import Cache, dataset, sample
 from clipshift.encode import Encoder, FeatureCache
 from clipshift.errors import UserError
@@ -229,9 +229,9 @@ def test_measures_taken_in_other_ways_are_left_out() -> None:
         return a_run({"data": {"classes": classes, "photos": 9}}, shift)
 
     base = run([0, 1, 2], ["cat", "dog"])
-    assert {"retained", "zero_shot_top1"} <= set(compare_pair(base, base, seed=0)["measure"])
+    assert {"retained", "zero_shot_top1"} <= set(compare_pair(base, base, 0, [])["measure"])
     for gallery in ([0, 1, 3], [0, 1]):
-        table = compare_pair(base, run(gallery, ["cat", "cow"]), seed=0)
+        table = compare_pair(base, run(gallery, ["cat", "cow"]), 0, [])
         assert list(table["measure"]) == ["cosine_similarity"]
         assert set(incomparable(base, run(gallery, ["cat", "dog"]))) == {"retained"}
 
@@ -248,10 +248,10 @@ def test_gazes_of_different_kinds_are_not_compared() -> None:
     attention, contribution = run("attention"), run("contribution")
     for same in ((attention, attention), (contribution, contribution), (run(True), attention)):
         assert incomparable(*same) == {}
-        assert set(of_gaze) < set(compare_pair(*same, seed=0)["measure"])
+        assert set(of_gaze) < set(compare_pair(*same, 0, [])["measure"])
     for pair in ((attention, contribution), (contribution, run(True))):
         assert sorted(incomparable(*pair)) == of_gaze
-        table = compare_pair(*pair, seed=0)
+        table = compare_pair(*pair, 0, [])
         assert list(table["measure"]) == ["cosine_similarity", "l2_distance"]
         [note] = [note for note in pair_notes(*pair) if "gaze" in note]
         assert "attention in " in note

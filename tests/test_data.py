@@ -9,6 +9,7 @@ import unicodedata
 from pathlib import Path
 
 import numpy as np
+import open_clip
 import pandas as pd
 import pytest
 from conftest import ROOT
@@ -20,7 +21,7 @@ from skimage import data as photographs
 from clipshift.cli.build import load_photos
 from clipshift.cli.command import compose_config
 from clipshift.cli.evaluate import evaluate
-from clipshift.cli.train import compose_evaluations, overlap_notes
+from clipshift.cli.train import comparison_notes, compose_evaluations
 from clipshift.data import (
     GONE,
     Photo,
@@ -162,7 +163,7 @@ def test_captions_gather_by_image(tmp_path: Path) -> None:
     ]
     assert photos[0].file == tmp_path / "images" / "b.png"
     table.write_text("file,caption\nx,y\n")
-    with pytest.raises(UserError, match=r"no column \['image'\]"):
+    with pytest.raises(UserError, match="needs the columns image and caption"):
         captions(str(table))
     table.write_text("image,caption\n")
     with pytest.raises(UserError, match="no rows"):
@@ -181,11 +182,11 @@ def test_missing_and_empty_folders(tmp_path: Path) -> None:
         captions(str(tmp_path / "nowhere.csv"))
 
 
-def test_sample_is_there_labelled_and_captioned() -> None:
+def test_sample_is_there_with_captions_and_classes_of_imagenet() -> None:
     photos = sample()
     assert len(photos) == 14
+    assert sum(photo.label in open_clip.IMAGENET_CLASSNAMES for photo in photos) == 5
     for photo in photos:
-        assert photo.label
         assert photo.captions
         assert min(decode(photo.read()).size) >= 224
 
@@ -387,7 +388,7 @@ def test_a_training_is_judged_and_compared_on_different_photos(
     measured, _ = load_photos(evaluations[Path("run/base")].data)
     assert (len(judged), len(measured)) == (validated, 1000 - validated)
     assert not {photo.id for photo in judged} & {photo.id for photo in measured}
-    assert overlap_notes(evaluations, [], judged) == []
+    assert comparison_notes(evaluations, [], judged) == []
 
 
 def test_photos_are_known_again_below_another_root(classes_in_turn: Path) -> None:
@@ -397,7 +398,7 @@ def test_photos_are_known_again_below_another_root(classes_in_turn: Path) -> Non
     )
     cfg.evaluation = ["data=folder", f"data.root={root}/03"]
     trained, _ = load_photos(cfg.data.train)
-    notes = overlap_notes(compose_evaluations(cfg, Path("run")), trained, [])
+    notes = comparison_notes(compose_evaluations(cfg, Path("run")), trained, [])
     assert [note[:38] for note in notes] == ["50 of these 50 photos were trained on:"]
 
 

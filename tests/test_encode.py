@@ -404,7 +404,7 @@ def test_mistakes_are_one_clear_line(
     assert "unsafe.pt" in message("ViT-S-32-alt", checkpoint=str(tmp_path / "unsafe.pt"))
     monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", "http://127.0.0.1:9")
     offline = message("ViT-B-32-quickgelu", "openai")
-    assert "model=tiny" in offline
+    assert "model=lite" in offline
 
 
 @pytest.mark.parametrize("asks", [True, False])

@@ -313,7 +313,7 @@ def test_paths_that_are_not_there_are_named_as_they_were_typed(path: str, tmp_pa
         [sys.executable, str(ROOT / "evaluate.py"), "data=folder", f"data.root={path}"],
         capture_output=True, text=True, check=False, cwd=tmp_path,
     )  # fmt: skip
-    assert done.stderr == f"error: data.root: no folder {path}\n"
+    assert done.stderr == f"error: data.root: no folder or file {path}\n"
 
 
 def test_a_stop_while_the_report_is_drawn_measures_nothing_again(

@@ -4,6 +4,7 @@ import copy
 import json
 import math
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -20,7 +21,7 @@ from conftest import MEASURED, ROOT, first_loss
 from omegaconf import DictConfig
 from PIL import Image
 from safetensors.torch import load_file, save_file
-from scipy.stats import chisquare
+from scipy.stats import chisquare, kstest, uniform
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, normalize
 from torchmetrics import MeanMetric
@@ -30,7 +31,7 @@ from clipshift.cli.build import load_photos, make_augmentations
 from clipshift.cli.command import compose_config
 from clipshift.cli.config import plain
 from clipshift.cli.evaluate import evaluate
-from clipshift.cli.train import compose_evaluations, finetune, make_training, overlap_notes
+from clipshift.cli.train import comparison_notes, compose_evaluations, finetune, make_training
 from clipshift.data import Photo, sample
 from clipshift.encode import Encoder, ZeroShot, load_encoder
 from clipshift.encode import encoder as encoder_module
@@ -173,8 +174,19 @@ def test_what_is_tuned(encoder: Encoder) -> None:
     last = trainable(encoder, lambda tower: tuning.last_blocks(tower, 1))
     assert {"transformer.resblocks.1.mlp.c_fc.weight", "ln_post.weight", "proj"} <= last
     assert not any(name.startswith(("transformer.resblocks.0", "conv1")) for name in last)
+    both = trainable(encoder, lambda tower: tuning.last_blocks(tower, 2))
+    first = {name for name in trainable(encoder, tuning.full) if ".resblocks.0." in name}
+    assert both == last | first
     with pytest.raises(UserError, match=r"tune\.blocks=9: this image tower has 2"):
         tuning.last_blocks(visual, 9)
+
+
+def test_low_rank_changes_start_as_in_the_authors_code() -> None:
+    """A is uniform up to 1 / √in, as the weights of ``nn.Linear`` are, and B is zero."""
+    torch.manual_seed(0)
+    change = tuning.LowRank(torch.ones(3, 400), rank=50, alpha=8)
+    assert kstest(change.a.detach().numpy().ravel(), uniform(-1 / 20, 1 / 10).cdf).pvalue > 1e-3
+    assert change.b.eq(0).all()
 
 
 @pytest.mark.parametrize("architecture", ["ViT", "builtin:tiny"])
@@ -255,17 +267,17 @@ def test_photos_that_are_not_new_to_the_model_are_told(hub_folder: Path, tmp_pat
     cfg = configured(hub_folder, "evaluation=['data=sample','data.limit=6']")
     evaluations = compose_evaluations(cfg, tmp_path)
     photos = sample()
-    notes = overlap_notes(evaluations, photos[4:], photos[:4])
+    notes = comparison_notes(evaluations, photos[4:], photos[:4])
     assert [note[:22] for note in notes] == ["2 of these 6 photos we", "4 of these 6 photos ch"]
-    assert overlap_notes(evaluations, photos[6:], photos[6:]) == []
-    assert overlap_notes({}, photos, photos) == []
+    assert comparison_notes(evaluations, photos[6:], photos[6:]) == []
+    assert comparison_notes({}, photos, photos) == []
 
 
 def test_the_demo_compares_on_photos_that_are_new_to_the_model(tmp_path: Path) -> None:
     cfg = compose_config("train", ["experiment=robustify_demo"])
     train, val = (load_photos(cfg.data[part])[0] for part in ("train", "val"))
     evaluations = compose_evaluations(cfg, tmp_path)
-    assert overlap_notes(evaluations, train, val) == []
+    assert comparison_notes(evaluations, train, val) == []
     measured = load_photos(evaluations[tmp_path / "robust"].data)[0]
     assert not {photo.id for photo in train} & {photo.id for photo in val}
     assert [len(train), len(val), len(measured)] == [7, 2, 5]
@@ -287,18 +299,26 @@ def test_devices_take_the_photos_of_one_in_turn(monkeypatch: pytest.MonkeyPatch)
 
 
 def test_a_broken_photo_is_replaced_by_the_next(tmp_path: Path) -> None:
-    photos = sample()[:3]
-    broken = tmp_path / "broken.jpg"
-    broken.write_bytes(b"no photo")
-    photos[1] = Photo("broken", broken)
-    augmentations, ladders = make_augmentations(
-        plain(compose_config("evaluate", ["aug=noise"]).aug)
-    )
-    views = RobustViews(photos, augmentations, ladders, ["paper"], 0, "squash")
-    clean, view, index = views[4, 1]
-    assert index == 2
-    assert torch.equal(clean, views[0, 2][0])
-    assert torch.equal(view, views[4, 2][1])
+    """The one after the last is the first."""
+    whole = sample()[:3]
+    broken = Photo("broken", tmp_path / "broken.jpg")
+    broken.file.write_bytes(b"no photo")
+    parts = make_augmentations(plain(compose_config("evaluate", ["aug=noise"]).aug))
+
+    def views(*photos: Photo) -> RobustViews:
+        return RobustViews(photos, *parts, ["paper"], 0, "squash")
+
+    for photos, start, taken in (
+        ((whole[0], broken, whole[2]), 1, 2),
+        ((whole[0], whole[1], broken), 2, 0),
+        ((broken, whole[1], broken), 2, 1),
+    ):
+        made = views(*photos)[4, start]
+        assert made[2] == taken
+        for got, expected in zip(made[:2], views(*whole)[4, taken][:2], strict=True):
+            assert torch.equal(got, expected)
+    with pytest.raises(UserError, match="none of the photos can be read"):
+        views(broken, broken)[0, 1]
 
 
 class Shown:
@@ -459,6 +479,58 @@ def test_it_lowers_the_shift_and_is_compared_with_its_base(
     shift = 1 - cosine.loc[["noise", "blur"], "mean_a"].mean()
     assert shift == pytest.approx(curve["shift"].iloc[0], rel=1e-4)
     assert 1 - cosine.loc["mean of trained on", "mean_a"] == pytest.approx(shift)
+
+
+def test_a_control_has_the_same_training_on_clean_views_and_is_compared_as_well(
+    hub_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Asked for after the training: that is not repeated."""
+    steps: list[tuple[Path, list[Tensor]]] = []
+
+    def record(self: Finetuning, _: object, batch: list[Tensor], __: int) -> None:
+        steps.append((Path(self.trainer.default_root_dir), batch))
+
+    monkeypatch.setattr(Finetuning, "on_train_batch_end", record)
+    monkeypatch.setattr("clipshift.cli.train.choose_alpha", lambda *_: 1.0)
+    more = ("objective=tecoa", "alphas=[0,1]", "trainer.max_epochs=2", "data.val.limit=2")
+    finetune(configured(hub_folder, *more), tmp_path)
+    weights = (tmp_path / "model/open_clip_model.safetensors").read_bytes()
+    measured = "['data=sample','data.limit=6','aug=[noise,blur,flip]','metric=cosine_similarity']"
+    finetune(configured(hub_folder, *more, "control=true", f"evaluation={measured}"), tmp_path)
+
+    own, control = steps[:4], steps[4:]
+    assert {folder for folder, _ in own} == {tmp_path}
+    assert {folder for folder, _ in control} == {tmp_path / "control_training"}
+    for (_, robust), (_, other) in zip(own, control, strict=True):
+        assert torch.equal(robust[2], other[2])  # the same photos in the same order
+        assert torch.equal(robust[0], other[0])
+        assert torch.equal(other[1], other[0])
+        assert not torch.equal(robust[1], robust[0])
+
+    folders = {"control": tmp_path / "control_training/model", "robust": tmp_path / "model"}
+    base = load_encoder(f"local-dir:{hub_folder}")
+    found = {name: load_encoder(f"local-dir:{folder}") for name, folder in folders.items()}
+    assert len({e.weights_sha256 for e in (base, *found.values())}) == 3
+    assert (tmp_path / "model/open_clip_model.safetensors").read_bytes() == weights
+    for name, trained_on in (("control", []), ("robust", ["noise", "blur"])):
+        assert trained_augmentations(str(folders[name])) == trained_on
+        facts = json.loads((tmp_path / name / "run.json").read_text())
+        assert facts["model"]["weights_sha256"] == found[name].weights_sha256
+
+    table = pd.read_csv(tmp_path / "comparison.csv")
+    table = table[table["measure"] == "cosine_similarity"]
+    of_pair = table.groupby(["model_a", "model_b"], sort=False)
+    rows = {pair: group.set_index("augmentation")["difference"] for pair, group in of_pair}
+    kinds = ["tiny", "tiny_control", "tiny_robust"]
+    assert list(rows) == list(combinations(kinds, 2))
+    assert all("mean of trained on" in group.index for group in rows.values())
+    of_control, of_robust, net = rows.values()
+    pd.testing.assert_series_equal(of_control + net, of_robust)
+    page = (tmp_path / "comparison.html").read_text()
+    for a, b in combinations(kinds, 2):
+        assert re.search(rf"<h2>cosine_similarity: {b} \S+ against {a} ", page)
+    assert "noise (trained on)" in page
+    assert "tiny_control had the same training on clean views alone" in page
 
 
 def test_group_means_are_of_photos() -> None:

@@ -14,6 +14,7 @@ from clipshift.results.intervals import (
     sign_test,
     signed_rank_test,
     spearman_interval,
+    studentize,
 )
 
 # --- means ---------------------------------------------------------------------------------------
@@ -32,6 +33,19 @@ def test_a_skewed_means_interval_is_that_of_a_plain_loop() -> None:
     assert high == pytest.approx(values.mean() - np.quantile(t, 0.025) * error, abs=0.15 * error)
     assert low == pytest.approx(values.mean() - reach * error)
     assert mean_interval(values, seed=5) == (low, high)
+
+
+def test_resamples_are_studentised_as_samples_are() -> None:
+    """By the photos' own values, where the code counts how often each was drawn."""
+    values = np.random.default_rng(0).lognormal(0, 1, (12, 2))
+    values[4, 1] = np.nan
+    drawn = values[np.random.default_rng(5).integers(12, size=(2000, 12))]
+    own = stats.sem(drawn, axis=1, nan_policy="omit")
+    error = stats.sem(values, axis=0, nan_policy="omit")
+    expected = (np.nanmean(drawn, axis=1) - np.nanmean(values, axis=0)) / np.maximum(
+        own, 0.2 * error
+    )
+    np.testing.assert_allclose(studentize(values, seed=5).t, expected, atol=1e-9)
 
 
 def test_a_normal_means_interval_is_near_students() -> None:
@@ -191,6 +205,13 @@ def test_intraclass_correlation_of_unequal_classes_is_that_of_the_f_ratio() -> N
     assert intraclass_correlation(values, labels) == pytest.approx((f - 1) / (f - 1 + k))
     for few in (["a"] * 4, ["a", "b", "c", "d"]):
         assert np.isnan(intraclass_correlation(np.arange(4.0), few))
+
+
+@pytest.mark.parametrize("value", [0.0, 0.1, -0.7])
+def test_where_no_photo_differs_photos_of_one_label_are_no_more_alike(value: float) -> None:
+    """Nor does the rounding of their mean differ, however many they are."""
+    for count in range(4, 31):
+        assert np.isnan(intraclass_correlation(np.full(count, value), list("ab" * count)[:count]))
 
 
 # --- coverage: benchmarks/coverage.py tries more -------------------------------------------------

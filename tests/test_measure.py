@@ -276,6 +276,33 @@ def test_facts_are_the_same_after_json() -> None:
         assert Facts.from_json(json.loads(stored)) == facts
 
 
+def test_gain_is_positive_where_less_harm_is_done() -> None:
+    for name, better, worse in [
+        ("cosine_similarity", 0.9, 0.5), ("relative_shift", 0.1, 0.5), ("l2_distance", 1, 2),
+        ("gaze_entropy_change", 0.1, -0.5), ("gaze_entropy_change", -0.1, 0.5),
+        ("zero_shot_flip", 0, 1), ("text_shift", 0.1, -0.1), ("retained", 1, 0),
+    ]:  # fmt: skip
+        assert MEASURED[name].gain(np.array(worse), np.array(better)) > 0, name
+        assert MEASURED[name].gain(np.array(better), np.array(worse)) < 0, name
+    assert np.isnan(MEASURED["brightness"].gain(0.2, 0.4))
+
+
+def test_losses_are_correlated_where_more_is_better() -> None:
+    labels = {name: MEASURED[name].correlate_label for name in ("ssim", "rmse", "brightness")}
+    assert labels == {"ssim": "1 − SSIM", "rmse": "RMSE", "brightness": "brightness of the photo"}
+
+
+def test_metrics_carry_their_direction_and_range_as_torchmetrics_has_them() -> None:
+    assert measure.CosineSimilarity.higher_is_better is True
+    assert measure.L2Distance.higher_is_better is False
+    assert measure.GazeEntropyChange.higher_is_better is None
+    assert (
+        measure.CosineSimilarity.plot_lower_bound,
+        measure.CosineSimilarity.plot_upper_bound,
+    ) == (-1, 1)
+    assert (measure.L2Distance.plot_lower_bound, measure.L2Distance.plot_upper_bound) == (0, None)
+
+
 def test_ranges_are_those_that_the_protocol_states() -> None:
     """Intervals are cut off at a measure's range, and axes end there."""
     stated = {"contrast": (0, 0.5)}  # half of the pixels black and half white: the most there is
@@ -357,6 +384,16 @@ def test_relative_shift_and_spread() -> None:
     np.testing.assert_allclose(own, others, rtol=1e-9)
     assert own.mean().item() == pytest.approx(spread, rel=1e-9)
     assert metric.distance_to_others(torch.tensor([[0.0] * 32, [np.nan] * 32])).isnan().all()
+
+
+def test_the_spread_is_exact_up_to_eight_million_photos() -> None:
+    """All but one of N are the same: 2 (N − 1) of the N (N − 1) pairs are at a right angle."""
+    metric = CleanSpread(2)
+    same = torch.tensor([[3.0, 0.0]]).expand(1_000_000, 2)
+    for _ in range(8):
+        metric.update(same)
+    metric.update(torch.tensor([[0.0, 2.0]]))
+    assert metric.compute().item() == pytest.approx(2 / 8_000_001, rel=1e-6)
 
 
 @pytest.mark.parametrize("cone", [0.0, 3.0])
@@ -471,6 +508,19 @@ def test_cka_is_undefined_without_variation_or_with_few_photos() -> None:
     made = metric.compute()
     for name in ("cka", "cka_biased"):
         assert made[name].isnan().tolist() == [True, False]
+
+
+@pytest.mark.parametrize(("share", "known"), [(0.9e-6, False), (1.1e-6, True)])
+def test_tokens_vary_from_a_millionth_of_their_means_squared_length_on(
+    share: float, known: bool
+) -> None:
+    """Forty tokens at the same distance from their mean, half of them on each side."""
+    signs = torch.tensor([-1.0, 1.0], dtype=torch.float64).repeat(20)
+    tokens = torch.stack([torch.full_like(signs, 3.0), 3 * np.sqrt(share) * signs], dim=1)
+    metric = LayerShift(variants=1, width=2)
+    metric.update(tokens[None, :, None].expand(-1, -1, 2, -1), tokens[:, None].expand(-1, 2, -1))
+    for name in ("cka", "cka_biased"):
+        assert metric.compute()[name].isfinite().item() == known
 
 
 @pytest.mark.parametrize("offset", [4.0, 300.0])

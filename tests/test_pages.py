@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from clipshift.compare.pair import write_pair
 from conftest import AUGMENTATIONS, MEASURED
 from safetensors.numpy import save_file
 
-from clipshift.compare.pair import write_pair
 from clipshift.data import ViewDataset, sample
 from clipshift.report import explorer
 from clipshift.report.page import Page, write_page

@@ -24,6 +24,7 @@ from safetensors.torch import load_file
 
 from clipshift.cli.make_models import pretrain
 from clipshift.data.shards import class_names, shards
+from clipshift.encode import load_encoder
 from clipshift.errors import UserError
 from clipshift.train.pretraining import (
     Pretraining,
@@ -31,6 +32,8 @@ from clipshift.train.pretraining import (
     export,
     load_pixels,
     random_views,
+    seen_in_evaluation,
+    whole_views,
 )
 from clipshift.train.views import Shuffled
 
@@ -70,7 +73,8 @@ def root(tmp_path: Path) -> Path:
 
 def small(root: Path, folder: Path) -> DictConfig:
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-        cfg = compose("train", ["experiment=pretrain_tiny", "logger=csv", "teacher=null"])
+        options = ["logger=csv", "teacher=null", "adaptation=null"]
+        cfg = compose("train", ["experiment=pretrain_tiny", *options])
     OmegaConf.set_struct(cfg, False)
     del cfg.model_cfg.vision_cfg
     changes = {
@@ -296,6 +300,54 @@ def test_killed_and_started_again_it_ends_as_if_uninterrupted(root: Path, tmp_pa
     assert whole.keys() == resumed.keys()
     for name in whole:
         assert torch.equal(whole[name], resumed[name]), name
+
+
+def test_adaptation_goes_on_from_the_first_stage_with_photos_as_an_evaluation_shows_them(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun: list[dict[str, torch.Tensor]] = []
+    shown: list[torch.Tensor] = []
+
+    def record_start(self: Pretraining) -> None:
+        begun.append({name: value.clone() for name, value in self.model.state_dict().items()})
+
+    def record(self: Pretraining, _: object, batch: dict[str, torch.Tensor], __: int) -> None:
+        shown.append(batch["pixels"])
+
+    monkeypatch.setattr(Pretraining, "on_train_start", record_start)
+    monkeypatch.setattr(Pretraining, "on_train_batch_end", record, raising=False)
+    cfg = small(root, tmp_path)
+    cfg.trainer.max_epochs = 2
+    cfg.adaptation = {"max_epochs": 1, "optimization": {"lr": 1e-3, "views": [[1.0, 16, 0.9]]}}
+    pretrain(cfg, tmp_path)
+
+    pixels = load_pixels(shards(root, "train-*.tar"), 16)
+    for batches, photos in ((shown[:12], pixels), (shown[12:], seen_in_evaluation(pixels))):
+        known = {photo.numpy().tobytes() for photo in photos}
+        assert {photo.numpy().tobytes() for batch in batches for photo in batch} == known
+    assert len(shown) == 12 + 6
+    first, adapted = weights(tmp_path / "photos"), weights(tmp_path)
+    assert all(torch.equal(begun[1][name], value.float()) for name, value in first.items())
+    assert any(not torch.equal(adapted[name], value) for name, value in first.items())
+
+    (tmp_path / "last.ckpt").unlink()
+    pretrain(cfg, tmp_path)
+    assert len(begun) == 3  # the second stage alone
+    again = weights(tmp_path)
+    assert all(torch.equal(again[name], value) for name, value in adapted.items())
+
+
+def test_photos_are_seen_as_an_evaluation_shows_them_to_the_model(root: Path) -> None:
+    pixels = load_pixels(shards(root, "val-000.tar"), 64)
+    encoder = load_encoder("builtin:tiny")
+    given: list[torch.Tensor] = []
+    encoder.model.visual.register_forward_pre_hook(lambda _, inputs: given.append(inputs[0]))
+    for photo in pixels:
+        encoder([photo.permute(1, 2, 0).numpy()])
+    inputs = torch.stack([batch[0] for batch in given])
+    made = whole_views(seen_in_evaluation(pixels))
+    torch.testing.assert_close(made, inputs, atol=1.01 / 255, rtol=0)  # half of a level of 8 bits
+    assert not torch.allclose(whole_views(pixels), inputs, atol=0.05)
 
 
 def test_training_learns_three_colours(root: Path, tmp_path: Path) -> None:

@@ -17,12 +17,10 @@ import pytest
 from conftest import MEASURED, ROOT
 from PIL import Image
 
-from clipshift.measure import COLUMNS, CosineSimilarity, GazeEntropyChange, L2Distance
 from clipshift.measure.facts import Facts
 from clipshift.report import figures, page, words
 from clipshift.report.tracking import run_name
-from clipshift.results import Run, read_gazes, read_nearest, write_csv
-from clipshift.results.columns import read_shift, write_shift
+from clipshift.results import Run, read_gazes, read_nearest
 
 
 class Tables(HTMLParser):
@@ -92,37 +90,7 @@ def test_wandb_names_carry_no_paths() -> None:
     assert run_name(given, "else") == "data.root=photos compare=[a,b] aug=noise"
 
 
-# --- directions ----------------------------------------------------------------------------------
-
-
-def test_gain_is_positive_where_less_harm_is_done() -> None:
-    for name, better, worse in [
-        ("cosine_similarity", 0.9, 0.5), ("relative_shift", 0.1, 0.5), ("l2_distance", 1, 2),
-        ("gaze_entropy_change", 0.1, -0.5), ("gaze_entropy_change", -0.1, 0.5),
-        ("zero_shot_flip", 0, 1), ("text_shift", 0.1, -0.1), ("retained", 1, 0),
-    ]:  # fmt: skip
-        assert MEASURED[name].gain(np.array(worse), np.array(better)) > 0, name
-        assert MEASURED[name].gain(np.array(better), np.array(worse)) < 0, name
-    assert np.isnan(COLUMNS["brightness"].gain(0.2, 0.4))
-
-
-def test_metrics_carry_their_direction_and_range_as_torchmetrics_has_them() -> None:
-    assert CosineSimilarity.higher_is_better is True
-    assert L2Distance.higher_is_better is False
-    assert GazeEntropyChange.higher_is_better is None
-    assert (CosineSimilarity.plot_lower_bound, CosineSimilarity.plot_upper_bound) == (-1, 1)
-    assert (L2Distance.plot_lower_bound, L2Distance.plot_upper_bound) == (0, None)
-
-
 # --- the column dictionary -----------------------------------------------------------------------
-
-
-def test_facts_travel_with_the_table(tmp_path: Path) -> None:
-    shift = pd.DataFrame({"photo": ["a"], "l2_distance": [1.0], "gaze_entropy_change": [0.0]})
-    write_shift(tmp_path / "shift.parquet", shift, MEASURED)
-    table, columns = read_shift(tmp_path / "shift.parquet")
-    pd.testing.assert_frame_equal(table, shift)
-    assert columns == {name: MEASURED[name] for name in ("l2_distance", "gaze_entropy_change")}
 
 
 def test_every_column_of_every_table_is_explained(finished: tuple[Path, str]) -> None:
@@ -137,14 +105,6 @@ def test_every_column_of_every_table_is_explained(finished: tuple[Path, str]) ->
         assert all(column["definition"] for column in found.values())
     cosine = explained["shift.parquet"]["cosine_similarity"]
     assert (cosine["low"], cosine["high"], cosine["better"]) == (-1, 1, "higher")
-
-
-def test_a_spreadsheet_takes_no_cell_for_a_formula(tmp_path: Path) -> None:
-    names = ["=1+1.jpg", "+1.jpg", "-1.jpg", "@SUM(A1).jpg", "\t=1.jpg", "a=1.jpg"]
-    write_csv(tmp_path / "t.csv", pd.DataFrame({"photo": names, "value": [-1.5] * 6}))
-    table = pd.read_csv(tmp_path / "t.csv")
-    assert list(table["photo"]) == [f"'{name}" for name in names[:-1]] + names[-1:]
-    assert list(table["value"]) == [-1.5] * 6
 
 
 # --- pages ---------------------------------------------------------------------------------------

@@ -15,6 +15,7 @@ import pytest
 import torch
 from conftest import MEASURED
 from safetensors import safe_open
+from safetensors.numpy import save_file
 from scipy import stats
 
 from clipshift.augment import make_variants
@@ -41,7 +42,8 @@ from clipshift.results import (
     write_run,
     write_tensors,
 )
-from clipshift.results.files import data_fingerprint, write_whole
+from clipshift.results.columns import read_shift, write_shift
+from clipshift.results.files import data_fingerprint, write_csv, write_whole
 from clipshift.results.intervals import relative_shift_values
 
 
@@ -330,17 +332,16 @@ def test_agreement_of_rankings_is_kendalls() -> None:
 
 
 def test_agreement_of_close_means_is_open() -> None:
-    """Of three pairs one is told apart, by the same order at both severities."""
+    """Two of three pairs are told apart, and the third may have either order at each severity."""
+    noise = np.random.default_rng(0).normal(0, 0.1, (60, 6))
+    noise -= noise.mean(axis=0)
+    for b, expected in ((0.21, 1), (0.19, 1 / 3)):
+        means = [("a", 0.2), ("b", 0.21), ("c", 0.8)], [("a", 0.2), ("b", b), ("c", 0.8)]
+        keys = [(n, s, m) for s, of in zip(("1", "2"), means, strict=True) for n, m in of]
+        table = shifts({(n, s): m + noise[:, i] for i, (n, s, m) in enumerate(keys)})
+        agreement = ranking_agreement(table, ("1", "2"), seed=0)
+        assert agreement == pytest.approx((expected, 1 / 3, 1))
     rng = np.random.default_rng(0)
-    table = shifts(
-        {
-            (name, severity): mean + rng.normal(0, 0.1, 60)
-            for severity in ("paper", "matched")
-            for name, mean in (("a", 0.2), ("b", 0.21), ("c", 0.8))
-        }
-    )
-    _, low, high = ranking_agreement(table, ("paper", "matched"), seed=0)
-    assert (low, high) == pytest.approx((1 / 3, 1))
     one = ranking_agreement(shifts({("a", "1"): rng.uniform(0, 1, 9)}), ("1", "1"), seed=0)
     assert np.isnan(one).all()
 
@@ -389,6 +390,14 @@ def test_correlations_are_corrected_for_all_of_their_severity() -> None:
     assert (made["p_holm"].dropna() >= made["p"].dropna()).all()
 
 
+def test_two_values_are_enough_for_a_correlation() -> None:
+    """Of a table of two by two, where Spearman's ρ is Pearson's φ."""
+    moved, distorted = np.repeat([[1, 1, 0, 0], [1, 0, 1, 0]], [5, 2, 1, 4], axis=1)
+    table = of_measures(cosine_similarity=1 - moved / 4, rmse=distorted / 8)
+    row = correlate(table, MEASURED).iloc[0]
+    assert row["rho"] == pytest.approx((5 * 4 - 2 * 1) / np.sqrt(7 * 5 * 6 * 6))
+
+
 @pytest.mark.parametrize(("photos", "known"), [(3, False), (4, True)])
 def test_correlations_take_four_photos(photos: int, known: bool) -> None:
     table = of_measures(cosine_similarity=np.arange(photos) / 8, rmse=np.arange(photos) ** 2 / 16)
@@ -435,6 +444,20 @@ def test_records_are_read_in_the_order_of_photos_in_whatever_order_they_were_wri
     assert read.skipped == [Skipped(4, "broken")]
     assert read.seconds == {"encode": 0.75}
     assert records.photos() == read.photos == {*photos, 4}
+
+
+@pytest.mark.parametrize("tensor", ["values", "gallery"])
+def test_a_record_that_lacks_what_its_names_promise_is_removed(tensor: str, tmp_path: Path) -> None:
+    records = Records(tmp_path)
+    records.begin({}, anew=True)
+    records.add(batch(0, 1))
+    [file] = records.folder.glob("[0-9]*")
+    with safe_open(file, "np") as stored:
+        metadata = stored.metadata()
+        tensors = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118
+    save_file(tensors | {tensor: tensors[tensor][:1]}, file, metadata)
+    assert records.photos() == set()
+    assert not file.exists()
 
 
 def test_records_are_gone_on_with_by_the_same_options_alone(tmp_path: Path) -> None:
@@ -555,6 +578,22 @@ def small_run(folder: Path, **changes: Any) -> Run:
         summary=summarize(shift, MEASURED, seed=0), ranking=rank_augmentations(shift, seed=0),
         distances=distances.set_axis(["a", "b"], axis=1),
     )  # fmt: skip
+
+
+def test_facts_travel_with_the_table(tmp_path: Path) -> None:
+    shift = pd.DataFrame({"photo": ["a"], "l2_distance": [1.0], "gaze_entropy_change": [0.0]})
+    write_shift(tmp_path / "shift.parquet", shift, MEASURED)
+    table, columns = read_shift(tmp_path / "shift.parquet")
+    pd.testing.assert_frame_equal(table, shift)
+    assert columns == {name: MEASURED[name] for name in ("l2_distance", "gaze_entropy_change")}
+
+
+def test_a_spreadsheet_takes_no_cell_for_a_formula(tmp_path: Path) -> None:
+    names = ["=1+1.jpg", "+1.jpg", "-1.jpg", "@SUM(A1).jpg", "\t=1.jpg", "a=1.jpg"]
+    write_csv(tmp_path / "t.csv", pd.DataFrame({"photo": names, "value": [-1.5] * 6}))
+    table = pd.read_csv(tmp_path / "t.csv")
+    assert list(table["photo"]) == [f"'{name}" for name in names[:-1]] + names[-1:]
+    assert list(table["value"]) == [-1.5] * 6
 
 
 def test_a_run_is_read_as_it_was_written_or_not_at_all(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import json
 import math
 import os
 import shutil
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from torch.utils.data import default_collate
 from torchvision.transforms.functional import adjust_hue
 
 from clipshift.augment import (
+    CoarseDropout,
     Flip,
     MotionBlur,
     MovingAugmentation,
@@ -85,6 +87,13 @@ def test_at_no_strength_nothing_changes(name: str, views: Tensor) -> None:
     assert rmse(made, views).max() < tolerance
 
 
+def test_at_strength_zero_no_photo_is_mirrored(views: Tensor) -> None:
+    """Not even the one whose number in [0, 1) is 0."""
+    draws = {"turn": torch.zeros(8, 1)}
+    assert torch.equal(Flip().apply(views, draws, 0.0), views)
+    assert torch.equal(Flip().move_back(views, draws, 0.0), views)
+
+
 @pytest.mark.parametrize("name", EXTENDED)
 def test_what_moves_pixels_says_so_and_can_move_them_back(name: str) -> None:
     augmentation = EXTENDED[name]
@@ -102,6 +111,15 @@ def test_a_severity_scales_the_same_draws(views: Tensor) -> None:
     holes = [made != views for made in severities_of("coarse_dropout", views)]
     for few, many in pairwise(holes):
         assert not (few & ~many).any()
+
+
+def test_holes_are_128_at_the_most() -> None:
+    """Single pixels of a large view, of which no two happen to be the same."""
+    dropout = CoarseDropout((6, 8), 1)
+    draws = default_collate([draw(dropout, 0, "photo", "coarse_dropout", 2000)])
+    for strength, count in ((10.0, 10 * draws["count"].item()), (1e6, 128)):
+        view = dropout.apply(torch.full((1, 3, 2000, 2000), -1.0), draws, strength)
+        assert (view[:, 0] >= 0).sum() == count
 
 
 def chart(size: int = 224) -> Tensor:
@@ -279,6 +297,19 @@ def test_match_is_where_the_curve_crosses_the_target() -> None:
     assert match.realised == pytest.approx(0.7, rel=0.005)
 
 
+def test_a_match_ends_at_the_first_strength_within_a_quarter_of_a_per_cent() -> None:
+    """Neither short of it nor beyond, for curves of many slopes."""
+    for power in np.linspace(0.3, 3, 40):
+        misses = []
+
+        def distortion(strength: float, power: float = power, misses: list = misses) -> float:
+            misses.append(abs(strength**power / 0.7 - 1))
+            return strength**power
+
+        assert match_strength(distortion, 0.7, math.inf).reached
+        assert [miss <= 0.0025 for miss in misses].index(True) == len(misses) - 1, power
+
+
 def test_a_target_out_of_reach_is_said_so() -> None:
     match = match_strength(lambda s: 1 - 0.1 * s, 0.7, strongest=1.0)
     assert (match.strength, match.reached) == (1.0, False)
@@ -340,15 +371,20 @@ def calibration(*photos: CalibrationPhoto, strength: float = 0.1) -> Calibration
     return Calibration("ssim", 0.7, 0, "squash", NOISE, list(photos), matches)
 
 
-def test_a_calibration_is_read_back_as_it_was_written() -> None:
+@pytest.mark.parametrize("target", [0.0, 0.7, 2e4])
+def test_a_calibration_is_read_back_as_it_was_written(target: float) -> None:
+    """Also where no strength reaches the target: the nearest is then the weakest or strongest."""
     made = calibration(CalibrationPhoto("a", "00" * 32, 7), CalibrationPhoto("b", "11" * 32, 8))
+    match = match_strength(lambda strength: float(0.1 + strength), target + 0.01, math.inf)
+    assert match.reached == (target == 0.7)
+    made = replace(made, target=target + 0.01, matches={"noise": match})
     assert Calibration.from_json(json.loads(json.dumps(made.as_json()))) == made
 
 
 def with_file(file: Path, stored: dict[str, Any], *overrides: str) -> Calibration:
     file.write_text(json.dumps(stored))
     given = ["logger=none", "aug=noise", f"matching.file={file}", *overrides]
-    return calibration_for(compose_config("evaluate", given), sample(), {})
+    return calibration_for(compose_config("evaluate", given), sample(), {}, "squash")
 
 
 @pytest.mark.parametrize("strength", [0, -5, 1e300, 2**12 + 1, math.nan, math.inf])
@@ -392,15 +428,15 @@ def test_a_calibration_is_a_file_of_json(tmp_path: Path) -> None:
     for content in ("", "[]", "3", "[" * 10**6, '"text"'):
         file.write_text(content)
         with pytest.raises(UserError, match=r"is not a calibration\.json of clipshift"):
-            calibration_for(cfg, sample(), {})
+            calibration_for(cfg, sample(), {}, "squash")
     file.unlink()
     for make in (os.mkfifo, Path.mkdir, lambda path: path.symlink_to("/dev/zero")):
         make(file)
         with pytest.raises(UserError, match=r"is not a calibration\.json .*not a regular file"):
-            calibration_for(cfg, sample(), {})
+            calibration_for(cfg, sample(), {}, "squash")
         file.rmdir() if file.is_dir() else file.unlink()
     with pytest.raises(UserError, match="no calibration"):
-        calibration_for(cfg, sample(), {})
+        calibration_for(cfg, sample(), {}, "squash")
 
 
 def test_options_that_contradict_a_stored_calibration_are_refused(tmp_path: Path) -> None:
@@ -418,10 +454,10 @@ def test_options_that_contradict_a_stored_calibration_are_refused(tmp_path: Path
 def test_without_options_the_match_is_at_ssim_07(tmp_path: Path) -> None:
     cfg = compose_config("evaluate", ["logger=none", "aug=noise", "severity=matched"])
     augmentations, _ = make_augmentations(plain(cfg.aug))
-    made = calibration_for(cfg, sample()[:4], augmentations)
+    made = calibration_for(cfg, sample()[:4], augmentations, "squash")
     assert (made.distortion, made.target, len(made.photos)) == ("ssim", 0.7, 2)
     cfg.matching.update({"distortion": "rmse", "target": 0.1, "photos": 1})
-    made = calibration_for(cfg, sample()[:4], augmentations)
+    made = calibration_for(cfg, sample()[:4], augmentations, "squash")
     assert (made.distortion, made.target, len(made.photos)) == ("rmse", 0.1, 1)
 
 

@@ -14,6 +14,8 @@ from clipshift.augment.pixel import (
     Pixelate,
 )
 from clipshift.augment.severity import LADDER, MATCHED, PAPER, Variant, make_variants
+from clipshift.augment.stored import Stored
+from clipshift.augment.transforms import KeyedTransform, as_augmentation
 
 __all__ = [
     "JPEG",
@@ -29,13 +31,16 @@ __all__ = [
     "Elastic",
     "Flip",
     "Grayscale",
+    "KeyedTransform",
     "MotionBlur",
     "MovingAugmentation",
     "Noise",
     "Perspective",
     "Pixelate",
     "ShiftScaleRotate",
+    "Stored",
     "Variant",
+    "as_augmentation",
     "augment",
     "draw",
     "make_variants",

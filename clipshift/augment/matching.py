@@ -73,7 +73,7 @@ class Calibration:
     distortion: str
     target: float
     seed: int
-    resize: str
+    resize: str | Mapping[str, Any]
     parameters: dict[str, dict[str, Any]]
     photos: list[CalibrationPhoto]
     matches: dict[str, Match]

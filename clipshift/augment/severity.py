@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from clipshift.augment.keyed import Augmentation
+from clipshift.errors import UserError
 
 PAPER = "paper"
 MATCHED = "matched"
@@ -37,18 +38,28 @@ def make_variants(
 
     Args:
         augmentations: Augmentations by name.
-        ladders: Strengths at severity 1 to 5, by augmentation.
+        ladders: Strengths at severity 1 to 5, by augmentation, of those that have some.
         severities: Which ones.
         matched: Strengths at severity ``matched``, by augmentation.
 
     Returns:
         Variants by view name: the augmentation's, with ``@SEVERITY`` where there are several.
+
+    Raises:
+        UserError: If an augmentation without a ladder is asked for at severity 1 to 5.
     """
 
     def strength(name: str, severity: str) -> float:
         if severity == PAPER:
             return 1.0
-        return matched[name] if severity == MATCHED else ladders[name][int(severity) - 1]
+        if severity == MATCHED:
+            return matched[name]
+        if name not in ladders:
+            raise UserError(
+                f"{name} has no ladder of strengths for severity={severity}: leave it out, or "
+                f"choose severity={PAPER}"
+            )
+        return ladders[name][int(severity) - 1]
 
     return {
         f"{name}@{severity}" if len(severities) > 1 else name: Variant(

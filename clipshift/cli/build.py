@@ -1,20 +1,41 @@
 """From a configuration to the parts that it names."""
 
+import json
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+import torch
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
-from clipshift.augment import LADDER, MATCHED, Augmentation
+from clipshift.augment import (
+    LADDER,
+    MATCHED,
+    VIEW_SIZE,
+    Augmentation,
+    KeyedTransform,
+    as_augmentation,
+)
 from clipshift.augment.matching import Calibration
 from clipshift.checks import checked, rising
-from clipshift.cli.config import plain
-from clipshift.data import Cache, Photo, candidate_classes, select
-from clipshift.encode import Encoder, load_encoder
+from clipshift.cli.config import is_template, plain
+from clipshift.cli.jobs import targets
+from clipshift.data import (
+    NATIVE,
+    Cache,
+    Photo,
+    Resize,
+    candidate_classes,
+    is_imagenet,
+    native_resize,
+    read_lines,
+    select,
+    view_size,
+)
+from clipshift.encode import OPENAI, Encoder, as_encoder, load_encoder
 from clipshift.errors import UserError, one_line
 from clipshift.evaluate import Evaluation
 from clipshift.evaluate.calibration import (
@@ -25,6 +46,7 @@ from clipshift.evaluate.calibration import (
     load_calibration,
     set_aside,
 )
+from clipshift.measure import PhotoMeasure, as_measure
 
 
 def make(node: Mapping[str, Any], option: str) -> Any:
@@ -34,7 +56,7 @@ def make(node: Mapping[str, Any], option: str) -> Any:
         UserError: If an option is wrong, with its full name.
     """
     try:
-        return instantiate(node)
+        return instantiate(node, _convert_="all")
     except InstantiationException as error:
         if isinstance(error.__cause__, UserError):
             raise error.__cause__.within(option) from None
@@ -42,12 +64,44 @@ def make(node: Mapping[str, Any], option: str) -> Any:
         raise UserError(f"{option}: {reason}") from error
 
 
-@lru_cache(maxsize=2)
-def encoder_for(
-    architecture: str, pretrained: str | None, checkpoint: str | None, precision: str
-) -> Encoder:
-    """`load_encoder`, once for all jobs of a process."""
-    return load_encoder(architecture, pretrained, checkpoint, precision)
+def make_encoder(model: DictConfig, precision: str) -> Encoder:
+    """The encoder of a ``model`` configuration: an open_clip model, or what its ``_target_`` makes.
+
+    Raises:
+        UserError: If the model cannot be had or is none, or is in another precision.
+    """
+    options = {name: value for name, value in plain(model).items() if name != "name"}
+    return _encoder_of(json.dumps(options, sort_keys=True), precision)
+
+
+def model_origin(model: DictConfig) -> dict[str, Any]:
+    """Where a model comes from, for ``run.json``: of one's own, the code that makes it."""
+    options = plain(model)
+    if "_target_" not in options:
+        return options
+    own = [name for name in targets(options) if not name.startswith("clipshift.")]
+    code = own[0] if own else options["_target_"]
+    return {"architecture": code, "pretrained": None, "checkpoint": None} | options
+
+
+@lru_cache(maxsize=2)  # for all jobs of a process
+def _encoder_of(described: str, precision: str) -> Encoder:
+    options = json.loads(described)
+    if "_target_" not in options:
+        return load_encoder(
+            options["architecture"], options["pretrained"], options["checkpoint"], precision
+        )
+    made = make(options, "model")
+    try:
+        encoder = as_encoder(made)
+    except UserError as error:
+        raise UserError(f"model: {error}") from None
+    if encoder.precision != precision:
+        raise UserError(
+            f"the model that {options['_target_']} makes is in {encoder.precision}: set "
+            f"precision={encoder.precision}, or let it make one in {precision}"
+        )
+    return encoder
 
 
 SELECTION = ("skip", "limit", "skip_sample", "sample")
@@ -77,6 +131,40 @@ def load_photos(data: DictConfig, option: str = "data") -> tuple[list[Photo], li
     return chosen, sorted(classes)
 
 
+def resize_of(data: DictConfig, preprocessing: Mapping[str, Any]) -> Resize:
+    """How the photos of a ``data`` configuration become views of a model.
+
+    Raises:
+        UserError: If the model's own views are wanted, and are not square.
+    """
+    if data.resize != NATIVE:
+        return str(data.resize)
+    try:
+        return native_resize(preprocessing)
+    except UserError as error:
+        raise error.within("data") from None
+
+
+def templates_for(prompts: DictConfig, classes: Sequence[str]) -> list[str] | str:
+    """The prompts of a ``prompts`` configuration for some classes, see `make_zero_shot`.
+
+    Raises:
+        UserError: If they are to be read from a file that holds none.
+    """
+    chosen = prompts.templates
+    if chosen == "auto":
+        ours = classes and all(map(is_imagenet, classes))
+        chosen = OPENAI if ours else prompts.elsewhere.templates
+    if isinstance(chosen, str) and chosen != OPENAI:
+        try:
+            chosen = [line.replace("{c}", "{}") for line in read_lines(chosen, "templates")]
+            if wrong := [line for line in chosen if not is_template(line)]:
+                raise UserError(f"{wrong[0]} has no {{}} or {{c}} for the class", "templates")
+        except UserError as error:
+            raise error.within("prompts") from None
+    return chosen if chosen == OPENAI else list(chosen)
+
+
 def load_classes(cfg: DictConfig) -> list[str]:
     """The classes that ``zero_shot.classes`` names.
 
@@ -98,18 +186,45 @@ def make_augmentations(
         aug: The configuration, by name.
         option: Where it stands among the options.
 
+    Returns:
+        Both by name; strengths of those that have a ladder.
+
     Raises:
-        UserError: If a parameter is out of its range.
+        UserError: If a parameter is out of its range, or a part is no augmentation.
     """
     augmentations, ladders = {}, {}
     for name, node in aug.items():
         parameters = {key: value for key, value in node.items() if key != "ladder"}
-        augmentations[name] = make(parameters, f"{option}.{name}")
+        part = make(parameters, f"{option}.{name}")
         try:
-            ladders[name] = checked("ladder", node.get("ladder"), rising(len(LADDER)))
+            augmentations[name] = as_augmentation(part)
+        except UserError as error:
+            raise UserError(f"{option}.{name}: {error}") from None
+        if "ladder" not in node:
+            continue
+        if isinstance(augmentations[name], KeyedTransform):
+            raise UserError(f"{option}.{name}.ladder: a transform has no strength, so leave it out")
+        try:
+            ladders[name] = checked("ladder", node["ladder"], rising(len(LADDER)))
         except UserError as error:
             raise error.within(f"{option}.{name}") from None
     return augmentations, ladders
+
+
+def make_measures(metric: Mapping[str, Any]) -> dict[str, PhotoMeasure]:
+    """The measures of a ``metric`` configuration, by name.
+
+    Raises:
+        UserError: If a part is no measure.
+    """
+    measures = {}
+    for name, node in metric.items():
+        part = make(node, f"metric.{name}")
+        try:
+            measures[name] = as_measure(name, part)
+        except UserError as error:
+            raise UserError(f"metric.{name}: {error}") from None
+    return measures
 
 
 def make_cache(cfg: DictConfig) -> tuple[Cache | None, list[str]]:
@@ -121,7 +236,10 @@ def make_cache(cfg: DictConfig) -> tuple[Cache | None, list[str]]:
 
 
 def calibration_for(
-    cfg: DictConfig, photos: Sequence[Photo], augmentations: Mapping[str, Augmentation]
+    cfg: DictConfig,
+    photos: Sequence[Photo],
+    augmentations: Mapping[str, Augmentation],
+    resize: Resize,
 ) -> Calibration:
     """The calibration that a run asks for: a stored one, or one on photos that are set aside.
 
@@ -129,18 +247,25 @@ def calibration_for(
         cfg: The run's configuration.
         photos: The run's photos.
         augmentations: Augmentations by name.
+        resize: How photos become views.
 
     Raises:
         UserError: If a stored one cannot be used or was made with other options ``matching`` than
-            those set, or there are too few photos.
+            those set, an augmentation has no strength, or there are too few photos.
     """
+    for name, augmentation in augmentations.items():
+        if isinstance(augmentation, KeyedTransform):
+            raise UserError(
+                f"aug.{name} is a transform, which has no strength to match: leave it out, or "
+                "choose severity=paper"
+            )
     parameters = {
         name: {key: value for key, value in node.items() if key != "ladder"}
         for name, node in plain(cfg.aug).items()
     }
     asked = {name: value for name in DEFAULTS if (value := cfg.matching[name]) is not None}
     if cfg.matching.file:
-        return load_calibration(Path(cfg.matching.file), parameters, cfg.data.resize, asked)
+        return load_calibration(Path(cfg.matching.file), parameters, resize, asked)
     matching: dict[str, Any] = DEFAULTS | asked
     chosen = set_aside(photos, matching["photos"], cfg.seed)
     if not chosen:
@@ -151,7 +276,7 @@ def calibration_for(
         matching["distortion"],
         matching["target"],
         cfg.seed,
-        cfg.data.resize,
+        resize,
         parameters,
     )
 
@@ -172,10 +297,20 @@ def make_evaluation(
     """
     severities = [str(severity) for severity in as_list(cfg.severity)]
     calibration, notes = None, []
+    resize = resize_of(cfg.data, encoder.preprocessing)
+    measures = make_measures(plain(cfg.metric))
+    if view_size(resize) != VIEW_SIZE:
+        check_size(measures, view_size(resize))
     if MATCHED in severities:
-        calibration = calibration_for(cfg, photos, augmentations)
+        calibration = calibration_for(cfg, photos, augmentations, resize)
         given, photos = len(photos), left_to_measure(photos, calibration)
         notes = calibration_notes(calibration, given - len(photos))
+    transforms = [name for name, a in augmentations.items() if isinstance(a, KeyedTransform)]
+    if transforms and any(m.facts.space == "aligned gaze" for m in measures.values()):
+        notes.append(
+            "Whether a transform moves pixels is not known: the aligned measures of gaze have no "
+            f"value for {', '.join(transforms)}."
+        )
     return Evaluation(
         photos=photos,
         classes=classes,
@@ -183,18 +318,37 @@ def make_evaluation(
         augmentations=augmentations,
         ladders=ladders,
         severities=severities,
-        measures={name: make(node, f"metric.{name}") for name, node in plain(cfg.metric).items()},
-        templates=list(cfg.prompts.templates),
+        measures=measures,
+        templates=templates_for(cfg.prompts, classes),
         seed=cfg.seed,
-        resize=cfg.data.resize,
+        resize=resize,
         calibration=calibration,
         layers=cfg.layers,
+        inside=cfg.inside,
         gallery=cfg.gallery,
         save_embeddings=cfg.save.embeddings,
         save_views=cfg.save.views,
         save_gaze=cfg.save.gaze,
         notes=notes,
     )
+
+
+def check_size(measures: Mapping[str, PhotoMeasure], size: int) -> None:
+    """Make sure that measures of pixels can be taken of views of a size.
+
+    Raises:
+        UserError: If one cannot, as where the view cannot be cut into its cells.
+    """
+    view = torch.zeros(1, 3, size, size)
+    for name, measure in measures.items():
+        if measure.facts.space == "pixels":
+            try:
+                measure.measure(view, view)
+            except ValueError as error:
+                raise UserError(
+                    f"metric.{name}: {error}; leave it out with ~metric.{name}, or choose "
+                    "data.resize=squash"
+                ) from None
 
 
 def as_list(value: Any) -> list[Any]:

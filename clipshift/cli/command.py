@@ -1,6 +1,7 @@
 """What the commands share: a user's mistake ends in one line, and never in a traceback."""
 
 import io
+import math
 import os
 import sys
 import traceback
@@ -23,7 +24,9 @@ from clipshift.cli.config import PATHS, composition_error, dotted_names
 from clipshift.cli.interruption import EXIT_CODE, interrupted, stop_on_signals
 from clipshift.errors import ERROR_FILE, UserError, one_line
 
-CONF = Path(__file__).resolve().parents[2] / "conf"
+PACKAGE = Path(__file__).resolve().parents[1]
+CONF = next(folder for folder in (PACKAGE / "conf", PACKAGE.parent / "conf") if folder.is_dir())
+"""All options: inside the package where it was installed from a wheel, beside it in a checkout."""
 
 
 def choices(group: str) -> str:
@@ -34,16 +37,21 @@ def choices(group: str) -> str:
 OmegaConf.register_new_resolver("choices", choices, replace=True)
 
 
-def run_command(main: Callable[[], None], config_name: str) -> None:
+TYPED = list(sys.argv)
+"""The command line as it was typed."""
+
+
+def run_command(main: Callable[[], None], config_name: str, arguments: Sequence[str]) -> None:
     """Run a Hydra main function; a mistake in the command line is one line and exit code 1.
 
     Args:
         main: A function decorated by ``hydra.main``.
         config_name: Its configuration.
+        arguments: What follows the command: Hydra's overrides and flags.
     """
     # Without this, Hydra would print what it catches itself, in many lines.
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")
-    sys.argv[1:] = [quoted(argument) for argument in sys.argv[1:]]
+    sys.argv[1:] = [quoted(argument) for argument in arguments]
     for stream in (sys.stdout, sys.stderr):  # a terminal that knows ASCII alone must not end a run
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")
@@ -80,6 +88,8 @@ def explained_errors() -> Iterator[None]:
     """
     job = HydraConfig.get()
     error_file = Path(job.runtime.output_dir) / ERROR_FILE
+    # Hydra has read what it was given. Lightning runs the typed command again for more devices.
+    sys.argv[:] = TYPED
     try:
         yield
     except (UserError, HydraException, OmegaConfBaseException) as error:
@@ -114,11 +124,26 @@ class SweepFailures(Callback):
 
 
 class SweepComparison(Callback):
-    """Ends a sweep in one comparison of its jobs; exits with code 1 if one has failed."""
+    """Counts a sweep's jobs, and ends it in one comparison; exits with code 1 if one has failed."""
+
+    def __init__(self) -> None:
+        self.jobs = 0
+
+    def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
+        """Hydra calls this before the first job."""
+        self.jobs = jobs_of(list(config.hydra.overrides.task))
+
+    def on_job_start(self, config: DictConfig, **kwargs: Any) -> None:
+        """Hydra calls this before each job, also that of a single run."""
+        if self.jobs:
+            from clipshift.report.words import without_paths
+
+            options = " ".join(without_paths(given) for given in config.hydra.overrides.task)
+            print(f"\njob {config.hydra.job.num + 1} of {self.jobs}: {options}", flush=True)
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
         """Hydra calls this when all jobs have ended."""
-        from clipshift.compare import compare_sweep
+        from clipshift.comparison import compare_sweep
 
         try:
             finished = compare_sweep(Path(config.hydra.sweep.dir))
@@ -127,6 +152,18 @@ class SweepComparison(Callback):
             finished = False
         if not finished:
             sys.exit(1)
+
+
+def jobs_of(overrides: Sequence[str]) -> int:
+    """How many jobs a sweep over overrides has.
+
+    Example:
+        >>> jobs_of(["aug=noise,flip", "severity=range(1,4)", "seed=0"])
+        6
+    """
+    read = OverridesParser.create().parse_overrides(list(overrides))
+    sweeps = [list(one.sweep_iterator()) for one in read if one.is_sweep_override()]
+    return math.prod(map(len, sweeps))
 
 
 def quoted(argument: str) -> str:
@@ -142,18 +179,23 @@ def quoted(argument: str) -> str:
     option, equals, value = argument.partition("=")
     if not equals or argument.startswith("-"):
         return argument
-    as_typed = f"{option}='" + value.replace("\\", "\\\\").replace("'", "\\'") + "'"
+    text = f"{option}={as_typed(value)}"
     try:
         read = OverridesParser.create().parse_override(argument).value()
     except HydraException:
         try:
-            OverridesParser.create().parse_override(as_typed)
+            OverridesParser.create().parse_override(text)
         except HydraException:
             return argument  # it is the option that Hydra cannot read, and it will say so
-        return as_typed
+        return text
     if option in PATHS and isinstance(read, bool | int | float):
-        return as_typed
+        return text
     return argument
+
+
+def as_typed(value: str) -> str:
+    """A value in the quotes that keep Hydra from reading anything into it."""
+    return "'" + value.replace("\\", "\\\\").replace("'", "\\'") + "'"
 
 
 def fail(message: str) -> None:

@@ -16,7 +16,8 @@ def _is_severity(value: Any) -> bool:
     return type(value) in (int, str) and value in SEVERITIES
 
 
-def _is_template(value: Any) -> bool:
+def is_template(value: Any) -> bool:
+    """Whether a value is a text with ``{}`` in the place of the class, and nothing else to fill."""
     try:
         return "{}" in value and bool(value.format(""))
     except (AttributeError, IndexError, KeyError, TypeError, ValueError):
@@ -42,8 +43,8 @@ CHECKS: dict[str, Check] = {
     "model.pretrained": optional(TEXT),
     "model.checkpoint": optional(TEXT),
     "prompts.templates": (
-        "a list of texts with {} in the place of the class",
-        lambda v: isinstance(v, list) and all(map(_is_template, v)),
+        "auto, openai, a file, or a list of texts with {} in the place of the class",
+        lambda v: isinstance(v, str) or (isinstance(v, list) and all(map(is_template, v))),
     ),
     "cache.gigabytes": number(0),
     "logger.tags": (
@@ -61,6 +62,7 @@ CHECKS: dict[str, Check] = {
     ),
     "report": optional(TEXT),
     "layers": BOOLEAN,
+    "inside": BOOLEAN,
     "zero_shot.classes": optional(TEXT),
     "gallery": whole(0),
     "save.embeddings": BOOLEAN,
@@ -71,9 +73,10 @@ CHECKS: dict[str, Check] = {
     "data.skip_sample": optional(whole(0)),
     "data.sample": optional(whole(1)),
     "data.pattern": optional(TEXT),
+    "data.rows": optional(whole(1)),
     "data.batch_size": whole(1),
     "data.num_workers": whole(0),
-    "data.resize": one_of("squash", "crop"),
+    "data.resize": one_of("squash", "crop", "native"),
     "optimization.lr": number(0),
     "optimization.weight_decay": share(0, 1),
     "objective.anchor_weight": share(0, INFINITY),
@@ -88,6 +91,7 @@ CHECKS: dict[str, Check] = {
     "logit_scale": number(0),
     "optimization.steps": whole(1),
     "ema": optional(share()),
+    "control": BOOLEAN,
     "patience": optional(whole(1)),
     "tolerance": share(),
     "alphas": (
@@ -106,8 +110,10 @@ CHECKS: dict[str, Check] = {
 STANDS_IN = {"aug": ("aug", "train_aug"), "data": ("data", "data.train", "data.val")}
 """Where a group's options stand: in ``evaluate.yaml``, and in ``train.yaml``."""
 PATHS = {
-    "data.root": ("dir",),
+    "data.root": ("dir", "file"),
     "data.csv_file": ("file",),
+    "data.classnames": ("file",),
+    "data.clean": ("dir",),
     "model.checkpoint": ("file", "dir"),
     "matching.file": ("file",),
     "report": ("dir",),
@@ -168,7 +174,7 @@ def check_paths(cfg: DictConfig) -> None:
         for node in STANDS_IN.get(group, (group,)):
             name = node + dot + rest
             path = OmegaConf.select(cfg, name)
-            if path is None:
+            if path is None or str(path).startswith(("http://", "https://")):
                 continue
             found = Path(str(path)).expanduser()
             if not any(getattr(found, f"is_{kind}")() for kind in kinds):

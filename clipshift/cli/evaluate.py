@@ -1,22 +1,25 @@
-"""What ``evaluate.py`` does with a checked configuration: build, measure, report."""
+"""What ``clipshift evaluate`` does with a checked configuration: build, measure, report."""
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from omegaconf import DictConfig, OmegaConf
+from pytorch_lightning.loggers import Logger
 
 from clipshift import augment
 from clipshift.augment import authors
 from clipshift.cli.build import (
-    encoder_for,
     load_classes,
     load_photos,
     make_augmentations,
     make_cache,
+    make_encoder,
     make_evaluation,
+    model_origin,
+    resize_of,
 )
 from clipshift.cli.config import plain
 from clipshift.cli.jobs import (
@@ -29,18 +32,20 @@ from clipshift.cli.jobs import (
     started_logger,
     sweep_folders,
     take_over,
+    targets,
 )
 from clipshift.cli.trainer import make_trainer
-from clipshift.data import ViewDataset
+from clipshift.data import Cache, ViewDataset
 from clipshift.errors import UserError, one_line
-from clipshift.evaluate import Evaluation, measure_shift
+from clipshift.evaluate import Evaluation, run_evaluation
 from clipshift.report.run import report_run
 from clipshift.report.terminal import PhotoProgressBar
 from clipshift.results import Records, Run, read_run
 from clipshift.train.export import trained_augmentations
 
 OURS = {
-    *(f"clipshift.data.{name}" for name in ("captions", "folder", "sample", "shards")),
+    *(f"clipshift.data.{name}" for name in ("captions", "folder", "huggingface", "imagenet_c")),
+    *(f"clipshift.data.{name}" for name in ("sample", "shards")),
     *(f"clipshift.augment.{name}" for name in augment.__all__),
     *(f"clipshift.augment.authors.{name}" for name in authors.__all__),
 }
@@ -77,26 +82,48 @@ def evaluate(cfg: DictConfig, folder: Path) -> None:
         cache, notes = make_cache(cfg)
         evaluation.notes += notes
         with started_logger(cfg, "evaluate", tags) as logger:
-            trainer = make_trainer(
-                plain(cfg.trainer),
-                logger=logger or False,
-                callbacks=[PhotoProgressBar()],
-                default_root_dir=str(folder),
-                enable_checkpointing=False,
-            )
             try:
-                run = measure_shift(
-                    evaluation, records, trainer, folder, facts,
-                    batch_size=cfg.data.batch_size, num_workers=cfg.data.num_workers, cache=cache,
-                )  # fmt: skip
-            except BaseException as error:
+                run = carry_out(cfg, evaluation, records, folder, facts, cache, logger)
+            except BaseException:
                 say_what_is_kept(records, len(evaluation.photos), folder)
-                if advice := what_to_lower(error):
-                    raise UserError(advice) from error
                 raise
             if run is not None:
                 report_run(run, evaluation.views(), logger)
                 records.remove()
+
+
+def carry_out(
+    cfg: DictConfig,
+    evaluation: Evaluation,
+    records: Records,
+    folder: Path,
+    facts: Mapping[str, Any],
+    cache: Cache | None = None,
+    logger: Logger | None = None,
+    progress: bool = True,
+) -> Run | None:
+    """Carry an evaluation out on the configured trainer; None on other processes than the first.
+
+    Raises:
+        UserError: See `evaluate`.
+    """
+    trainer = make_trainer(
+        plain(cfg.trainer),
+        logger=logger or False,
+        callbacks=[PhotoProgressBar()] if progress else [],
+        enable_progress_bar=progress,
+        default_root_dir=str(folder),
+        enable_checkpointing=False,
+    )
+    try:
+        return run_evaluation(
+            evaluation, records, trainer, folder, facts,
+            batch_size=cfg.data.batch_size, num_workers=cfg.data.num_workers, cache=cache,
+        )  # fmt: skip
+    except Exception as error:
+        if advice := what_to_lower(error):
+            raise UserError(advice) from error
+        raise
 
 
 def prepare(
@@ -115,10 +142,8 @@ def prepare(
     photos, classes = load_photos(cfg.data)
     if cfg.zero_shot.classes:
         classes = load_classes(cfg)
-    trained_on = trained_augmentations(cfg.model.checkpoint)
-    encoder = encoder_for(
-        cfg.model.architecture, cfg.model.pretrained, cfg.model.checkpoint, cfg.precision
-    )
+    trained_on = trained_augmentations(cfg.model.get("checkpoint"))
+    encoder = make_encoder(cfg.model, cfg.precision)
     key = job_key(cfg, encoder, photos, classes) if in_sweep() else None
     if key and not cfg.rerun and (finished := finished_job(sweep_folders(cfg), key)):
         take_over(finished, folder)
@@ -133,7 +158,7 @@ def prepare(
             )
     facts = {
         "job": key,
-        "model": plain(cfg.model) | {"trained_on": trained_on},
+        "model": model_origin(cfg.model) | {"trained_on": trained_on},
         "precision": cfg.precision,
         "config": plain(cfg),
     }
@@ -148,14 +173,14 @@ def remake_report(folder: Path) -> None:
             that are not clipshift's.
     """
     run = read_run(folder)
-    report_run(run, photos_of(run))
+    report_run(run, views_again(run))
 
 
-def photos_of(run: Run) -> ViewDataset:
-    """The photos of a finished run, and what is drawn for them.
+def views_again(run: Run) -> ViewDataset:
+    """The photos of a finished run and what was drawn for them, from its ``run.json``.
 
     Raises:
-        UserError: If they cannot be had, or the run names parts that are not clipshift's.
+        UserError: If its photos cannot be had, or it names parts that are not clipshift's.
     """
     parts = {name: run.facts["config"][name] for name in ("data", "aug")}
     if foreign := [name for name in targets(parts) if name not in OURS]:
@@ -166,16 +191,8 @@ def photos_of(run: Run) -> ViewDataset:
     cfg = OmegaConf.create(run.facts["config"])
     photos, _ = load_photos(cfg.data)
     augmentations, _ = make_augmentations(plain(cfg.aug))
-    return ViewDataset(photos, augmentations, cfg.seed, cfg.data.resize)
-
-
-def targets(node: Any) -> Iterator[str]:
-    """All code that a configuration names."""
-    if isinstance(node, dict):
-        yield from (str(value) for key, value in node.items() if key == "_target_")
-    for value in node.values() if isinstance(node, dict) else node:
-        if isinstance(value, dict | list):
-            yield from targets(value)
+    resize = resize_of(cfg.data, run.facts["model"]["preprocessing"])
+    return ViewDataset(photos, augmentations, cfg.seed, resize)
 
 
 def say_what_is_kept(records: Records, photos: int, folder: Path) -> None:

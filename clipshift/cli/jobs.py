@@ -11,7 +11,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
-from hydra.utils import instantiate
+from hydra.utils import get_object, instantiate
 from omegaconf import DictConfig
 from pytorch_lightning.loggers import Logger, WandbLogger
 from pytorch_lightning.utilities import rank_zero_only
@@ -22,7 +22,7 @@ from clipshift.encode import Encoder
 from clipshift.errors import ERROR_FILE, UserError
 from clipshift.report import tracking
 from clipshift.results import clear_results, data_fingerprint
-from clipshift.versions import CODE_SHA256, package_versions
+from clipshift.versions import CODE_SHA256, package_versions, source_sha256
 
 LOCK = ".lock"
 """The file by which a process keeps others out of a run's folder."""
@@ -47,6 +47,15 @@ HARMLESS = ("logger", "cache", "sweeps", "rerun", "compare", "report", "dashboar
 """Options that change no number."""
 
 
+def targets(node: Any) -> Iterator[str]:
+    """All code that a configuration names."""
+    if isinstance(node, dict):
+        yield from (str(value) for key, value in node.items() if key == "_target_")
+    for value in node.values() if isinstance(node, dict) else node:
+        if isinstance(value, dict | list):
+            yield from targets(value)
+
+
 def numbers_depend_on(
     cfg: DictConfig, encoder: Encoder, photos: list[Photo], classes: list[str]
 ) -> dict[str, Any]:
@@ -56,15 +65,17 @@ def numbers_depend_on(
         By a name for people, as JSON.
     """
     options = {name: value for name, value in plain(cfg).items() if name not in HARMLESS}
-    for name in ("num_workers", "batch_size"):
-        options["data"].pop(name)
+    for name in ("num_workers", "batch_size", "download"):
+        options["data"].pop(name, None)
     calibration = Path(cfg.matching.file or "")
+    code = {getattr(get_object(name), "__module__", None) or name for name in targets(options)}
     texts = [classes, [(photo.id, photo.label, photo.captions) for photo in photos]]
     return options | {
         "model": [options["model"], encoder.fingerprint],
         "photos": hashlib.sha256(json.dumps(texts).encode()).hexdigest(),
         "calibration": calibration.read_text() if calibration.is_file() else None,
         "clipshift's code": CODE_SHA256,
+        "code of its parts": source_sha256(code),
         "versions": package_versions(),
     }
 

@@ -1,4 +1,4 @@
-"""How ``train.py`` makes the models that come with clipshift."""
+"""How ``clipshift train`` makes the models that come with clipshift."""
 
 import math
 from pathlib import Path
@@ -9,7 +9,8 @@ import torch
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 from pytorch_lightning.callbacks import EMAWeightAveraging, LearningRateMonitor, ModelCheckpoint
-from torch import nn
+from safetensors.torch import load_file
+from torch import Tensor, nn
 from torch.optim.swa_utils import update_bn
 from torch.utils.data import DataLoader
 from tqdm import tqdm
@@ -21,12 +22,13 @@ from clipshift.data.wordnet import imagenet_names
 from clipshift.errors import UserError
 from clipshift.report.tracking import track_checkpoint
 from clipshift.train import lite
-from clipshift.train.export import export_model
+from clipshift.train.export import WEIGHTS, export_model
 from clipshift.train.pretraining import (
     Pixels,
     Pretraining,
     export,
     load_pixels,
+    seen_in_evaluation,
     teacher_logits,
     whole_batch,
     whole_views,
@@ -38,7 +40,9 @@ from clipshift.train.views import Shuffled
 def pretrain(cfg: DictConfig, folder: Path) -> None:
     """Train, resume where ``folder`` holds a checkpoint, and export the averaged model.
 
-    A run that has ended only exports again.
+    First on the photos as they are, in ``photos/``; then, with ``cfg.adaptation``, on what an
+    evaluation makes of them. A stage that has ended only exports again, and the first not even
+    that where it has exported.
 
     Args:
         cfg: The composed ``conf/train.yaml``.
@@ -74,7 +78,39 @@ def pretrain(cfg: DictConfig, folder: Path) -> None:
         train.columns["teacher"] = teacher_logits(
             settings["teacher"], train, root, folder / "teacher.safetensors", cfg.seed
         )
+    if cfg.adaptation is None:
+        pretrain_stage(cfg, folder, train, val, classes)
+        return
+    first = folder / "photos"
+    if not (first / "model" / WEIGHTS).exists():
+        pretrain_stage(cfg, first, train, val, classes)
+    for part in (train, val):
+        part.columns["pixels"] = seen_in_evaluation(part.columns["pixels"])
+    adapted = cfg.copy()
+    adapted.merge_with({"trainer": {"max_epochs": cfg.adaptation.max_epochs}})
+    adapted.merge_with({"optimization": cfg.adaptation.optimization})
+    pretrain_stage(adapted, folder, train, val, classes, load_file(first / "model" / WEIGHTS))
 
+
+def pretrain_stage(
+    cfg: DictConfig,
+    folder: Path,
+    train: Pixels,
+    val: Pixels,
+    classes: list[str],
+    start: dict[str, Tensor] | None = None,
+) -> None:
+    """One schedule of learning rates from its warm-up to its end, see `pretrain`.
+
+    Args:
+        cfg: Its options.
+        folder: Where checkpoint and ``model/`` go.
+        train: Photos to train on.
+        val: Photos to validate on.
+        classes: Their classes.
+        start: The weights to begin with, by name; None for random ones.
+    """
+    settings = plain(cfg)
     pl.seed_everything(cfg.seed, verbose=False)
     module = Pretraining(
         settings["model_cfg"],
@@ -83,6 +119,8 @@ def pretrain(cfg: DictConfig, folder: Path) -> None:
         seed=cfg.seed,
         **settings["optimization"],
     )
+    if start is not None:
+        module.model.load_state_dict(start)
     last = last_checkpoint(folder, settings)
     if last is not None:
         load_training(last, "meta", module.state_dict())

@@ -1,4 +1,4 @@
-"""What ``train.py`` does with a checked configuration: train, export, compare with the base."""
+"""What ``clipshift train`` does with a checked configuration: train, export, compare."""
 
 import re
 import sys
@@ -14,13 +14,13 @@ from omegaconf import DictConfig
 from torch.utils.data import DataLoader
 
 from clipshift.augment import Augmentation
-from clipshift.cli.build import load_photos, make_augmentations
+from clipshift.cli.build import load_photos, make_augmentations, resize_of, templates_for
 from clipshift.cli.command import compose_config
 from clipshift.cli.config import MEASURED, plain, validate
-from clipshift.cli.evaluate import evaluate, photos_of
+from clipshift.cli.evaluate import evaluate, views_again
 from clipshift.cli.jobs import started_logger
 from clipshift.cli.trainer import make_trainer
-from clipshift.compare import compare_runs
+from clipshift.comparison import compare_runs
 from clipshift.data import Photo, Skipped, View, ViewDataset, collate
 from clipshift.encode import Encoder, load_encoder, make_zero_shot
 from clipshift.errors import UserError
@@ -41,14 +41,19 @@ from clipshift.train.resuming import BEST, LAST, last_checkpoint, load_training
 from clipshift.train.tuning import plain_weights
 from clipshift.train.views import EpochSampler, RobustViews
 
+CONTROL = "control_training"
+"""The folder of the control's training, within that of the training which it is a control of."""
+
 
 def finetune(cfg: DictConfig, folder: Path) -> None:
     """Fine-tune, interpolate with the base, export, and compare with the base.
 
     Resumes where ``folder`` has a checkpoint of the same options. Writes ``interpolation.csv`` (the
     curve over α), its figure, and ``model/``: a folder in the hub's format that
-    ``evaluate.py model.checkpoint=`` loads, with ``provenance.json`` inside. If ``cfg.evaluation``
-    says on what, writes the runs ``base/`` and ``robust/`` and their paired comparison.
+    ``model.checkpoint=`` loads, with ``provenance.json`` inside. With ``cfg.control``, trains a
+    second time on clean views alone, and writes the same to ``control_training/``. If
+    ``cfg.evaluation`` says on what, writes the runs ``base/``, ``control/`` and ``robust/``, and
+    the paired comparison of every two of them.
 
     Args:
         cfg: The composed ``conf/train.yaml``.
@@ -59,18 +64,46 @@ def finetune(cfg: DictConfig, folder: Path) -> None:
             texts that the photos lack, or the folder holds a training with other options.
     """
     validate(cfg, {"train_aug": "aug@train_aug=[noise,blur]"})
+    if "_target_" in cfg.model:
+        raise UserError(f"model={cfg.model.name}: only open_clip models can be fine-tuned")
+    evaluations = compose_evaluations(cfg, folder)
+    trained, judged = train(cfg, folder)
+    if cfg.control:
+        train(cfg, folder / CONTROL, control=True)
+    first = True
+    if dist.is_available() and dist.is_initialized():
+        first = dist.get_rank() == 0
+        dist.destroy_process_group()
+    if first and evaluations:
+        compare_with_base(
+            evaluations, cfg.seed, folder, comparison_notes(evaluations, trained, judged)
+        )
+
+
+def train(
+    cfg: DictConfig, folder: Path, control: bool = False
+) -> tuple[Sequence[Photo], Sequence[Photo]]:
+    """Fine-tune, interpolate with the base, and export: see `finetune`.
+
+    Args:
+        cfg: The composed ``conf/train.yaml``.
+        folder: Where checkpoints, curve and model go.
+        control: Whether to train on clean views alone.
+
+    Returns:
+        The photos that were trained on, and those that the weights were judged by.
+    """
     augmentations, ladders = make_augmentations(plain(cfg.train_aug), "train_aug")
     last = last_checkpoint(folder, plain(cfg))
-    evaluations = compose_evaluations(cfg, folder)
     pl.seed_everything(cfg.seed, verbose=False)
     base = load_encoder(cfg.model.architecture, cfg.model.pretrained, cfg.model.checkpoint)
-    module, views, held = make_training(cfg, base, augmentations, ladders)
+    module, views, held = make_training(cfg, base, augmentations, ladders, control)
     for checkpoint in (folder / LAST, folder / BEST):
         if last is not None and checkpoint.exists():
             load_training(checkpoint, "meta", module.trained_weights())
     trained, judged = views.photos.photos, held.dataset.photos  # type: ignore[attr-defined]
-    notes = overlap_notes(evaluations, trained, judged)
-    with started_logger(cfg, "finetune", [cfg.model.name]) as logger:
+    tags = [cfg.model.name, *(["control"] if control else [])]
+    with started_logger(cfg, "finetune", tags) as logger:
         trainer = make_trainer(
             plain(cfg.trainer),
             logger=logger or False,
@@ -91,12 +124,10 @@ def finetune(cfg: DictConfig, folder: Path) -> None:
         alpha = choose_alpha(curve, cfg.tolerance)
         if trainer.is_global_zero:
             base.model.visual.load_state_dict(interpolated(start, end, alpha))
-            export(cfg, base, curve, alpha, trained, folder)
+            trained_on = [] if control else list(cfg.train_aug)
+            export(cfg, base, curve, alpha, trained, trained_on, folder)
             track_checkpoint(logger, folder / "model")
-    if dist.is_available() and dist.is_initialized():
-        dist.destroy_process_group()
-    if trainer.is_global_zero and evaluations:
-        compare_with_base(evaluations, cfg.seed, folder, notes)
+    return trained, judged
 
 
 def training_batches(cfg: DictConfig, views: RobustViews, devices: int) -> DataLoader:
@@ -130,6 +161,7 @@ def export(
     curve: pd.DataFrame,
     alpha: float,
     trained: Sequence[Photo],
+    trained_on: Sequence[str],
     folder: Path,
 ) -> None:
     """Write the chosen model with its provenance, and the curve that it was chosen from."""
@@ -137,7 +169,7 @@ def export(
     ids = data_fingerprint((photo.id, b"") for photo in trained)
     facts = {
         "alpha": alpha,
-        "trained_on": list(cfg.train_aug),
+        "trained_on": list(trained_on),
         "photos": {"count": len(trained), "ids": ids},
         "config": plain(cfg),
     }
@@ -151,15 +183,23 @@ def make_training(
     base: Encoder,
     augmentations: Mapping[str, Augmentation],
     ladders: Mapping[str, Sequence[float]],
+    control: bool = False,
 ) -> tuple[Finetuning, RobustViews, DataLoader[View | Skipped]]:
     """The module in training, the views that it is trained on, and the batches that judge it.
+
+    Args:
+        cfg: The composed ``conf/train.yaml``.
+        base: The base model.
+        augmentations: By name.
+        ladders: Strengths of severity 1 to 5, by augmentation.
+        control: Whether it is trained on clean views alone.
 
     Raises:
         UserError: If photos cannot be had, or lack the texts that the objective needs.
     """
     photos, classes = _photos_of(cfg, "train")
     held, held_classes = _photos_of(cfg, "val")
-    templates = list(cfg.prompts.templates)
+    templates = templates_for(cfg.prompts, classes)
     objective: Objective = instantiate(cfg.objective.loss)
     texts = text_targets(base, photos, classes, templates) if objective.needs_texts else None
     if objective.needs_texts and texts is None:
@@ -179,8 +219,12 @@ def make_training(
         **plain(cfg.optimization),
     )
     severities = [str(severity) for severity in cfg.severities]
-    views = RobustViews(photos, augmentations, ladders, severities, cfg.seed, cfg.data.train.resize)
-    judging = ViewDataset(held, augmentations, cfg.seed, cfg.data.val.resize)
+    trained, judged_at = (
+        resize_of(cfg.data[part], base.preprocessing) for part in ("train", "val")
+    )
+    shown = {} if control else augmentations
+    views = RobustViews(photos, shown, ladders, severities, cfg.seed, trained)
+    judging = ViewDataset(held, augmentations, cfg.seed, judged_at)
     if all(isinstance(judging[index], Skipped) for index in range(len(held))):
         raise UserError(f"data.val: none of the {len(held)} photos can be read")
     judged = DataLoader(
@@ -198,18 +242,20 @@ def _photos_of(cfg: DictConfig, part: str) -> tuple[list[Photo], list[str]]:
 
 
 def compose_evaluations(cfg: DictConfig, folder: Path) -> dict[Path, DictConfig]:
-    """The evaluations of base and robust model that follow the training, by their run folder."""
+    """The evaluations of base, control and robust model after the training, by their run folder."""
     if not cfg.evaluation:
         return {}
     made = {}
     # null, where an override refers to it, becomes the text None
     overrides = [re.sub("=None$", "=null", override) for override in cfg.evaluation]
-    for name in ("base", "robust"):
+    models = {"control": folder / CONTROL} if cfg.control else {}
+    models["robust"] = folder
+    for name in ("base", *models):
         run = compose_config("evaluate", ["logger=none", *overrides])
         run.model = cfg.model
-        if name == "robust":
-            run.model.name = f"{cfg.model.name}_robust"
-            run.model.checkpoint = str(folder / "model")
+        if name in models:
+            run.model.name = f"{cfg.model.name}_{name}"
+            run.model.checkpoint = str(models[name] / "model")
         if "project" in run.logger:  # W&B, where both would be named by the training's options
             run.logger.name = run.model.name
         try:  # says now, and not after the training, what is wrong
@@ -221,17 +267,23 @@ def compose_evaluations(cfg: DictConfig, folder: Path) -> dict[Path, DictConfig]
     return made
 
 
-def overlap_notes(
+def comparison_notes(
     evaluations: Mapping[Path, DictConfig], trained: Sequence[Photo], judged: Sequence[Photo]
 ) -> list[str]:
-    """Which photos of the comparison are not new to the model, in words.
+    """What the control is for, and which photos of the comparison are not new to the model.
 
     Args:
         evaluations: From `compose_evaluations`.
         trained: The training photos.
         judged: The validation photos.
     """
+    names = [evaluation.model.name for evaluation in evaluations.values()]
     notes = []
+    if len(names) > 2:
+        notes.append(
+            f"{names[1]} had the same training on clean views alone: what the augmentations "
+            f"did is its difference to {names[2]}."
+        )
     for evaluation in list(evaluations.values())[:1]:
         measured = _in_files(load_photos(evaluation.data)[0])
         for photos, fate in ((trained, "were trained on"), (judged, "chose the weights")):
@@ -251,9 +303,9 @@ def _in_files(photos: Sequence[Photo]) -> set[tuple[Path, int]]:
 def compare_with_base(
     evaluations: Mapping[Path, DictConfig], seed: int, folder: Path, notes: Sequence[str]
 ) -> None:
-    """Evaluate base and robust model, compare them, and show the page where someone is looking."""
+    """Evaluate the models, compare every two, and show the page where someone is looking."""
     for run_folder, evaluation in evaluations.items():
         evaluate(evaluation, run_folder)
-    report = compare_runs([str(run) for run in evaluations], seed, folder, notes, photos_of)
+    report = compare_runs([str(run) for run in evaluations], seed, folder, notes, views_again)
     if sys.stdout.isatty():
         webbrowser.open(report.resolve().as_uri())

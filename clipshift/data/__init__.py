@@ -1,27 +1,43 @@
 """Photos in: where they come from, how they are read, and how they are batched."""
 
 from clipshift.data.cache import Cache
+from clipshift.data.classes import candidate_classes, read_lines
+from clipshift.data.corrupted import imagenet_c
 from clipshift.data.dataset import (
     GONE,
+    NATIVE,
     Batch,
+    Resize,
     Skipped,
     View,
     ViewDataset,
     clean_view,
     collate,
+    native_resize,
+    view_size,
 )
 from clipshift.data.files import read_json
+from clipshift.data.huggingface import huggingface
+from clipshift.data.memory import photos_of
 from clipshift.data.photos import Photo, UnreadablePhotoError, as_rgb, decode, keyed_order
 from clipshift.data.selection import select
 from clipshift.data.shards import class_names, shards
-from clipshift.data.sources import candidate_classes, captions, folder, sample
-from clipshift.data.wordnet import imagenet_name, is_wordnet_id
+from clipshift.data.sources import captions, folder, sample
+from clipshift.data.wordnet import (
+    class_labels,
+    imagenet_name,
+    is_imagenet,
+    is_wordnet_id,
+    spoken_names,
+)
 
 __all__ = [
     "GONE",
+    "NATIVE",
     "Batch",
     "Cache",
     "Photo",
+    "Resize",
     "Skipped",
     "UnreadablePhotoError",
     "View",
@@ -29,16 +45,25 @@ __all__ = [
     "as_rgb",
     "candidate_classes",
     "captions",
+    "class_labels",
     "class_names",
     "clean_view",
     "collate",
     "decode",
     "folder",
+    "huggingface",
+    "imagenet_c",
     "imagenet_name",
+    "is_imagenet",
     "is_wordnet_id",
     "keyed_order",
+    "native_resize",
+    "photos_of",
     "read_json",
+    "read_lines",
     "sample",
     "select",
     "shards",
+    "spoken_names",
+    "view_size",
 ]

@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -10,11 +11,13 @@ import torch
 from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
+from torchvision.transforms import Compose, Normalize, ToTensor
 
-from clipshift.augment import VIEW_SIZE, Augmentation, draw
-from clipshift.augment.keyed import Draws
+from clipshift.augment import VIEW_SIZE, Augmentation, Stored, draw
+from clipshift.augment.keyed import Draws, unit_range
 from clipshift.data.cache import Cache
 from clipshift.data.photos import Photo, UnreadablePhotoError, decode
+from clipshift.errors import UserError
 
 GONE = "the file is gone since the run began"
 """Why a photo is skipped that was there when the photos were listed."""
@@ -26,7 +29,7 @@ class View:
 
     Attributes:
         index: The photo's index in the list of photos.
-        pixels: The clean view, uint8, shape (3, 224, 224).
+        pixels: The clean view, uint8, shape (3, S, S).
         draws: Parameters by augmentation.
         digest: SHA-256 of the encoded photo.
     """
@@ -38,7 +41,7 @@ class View:
 
     @property
     def clean(self) -> Tensor:
-        """The clean view in [0, 1], float32, shape (3, 224, 224)."""
+        """The clean view in [0, 1], float32, shape (3, S, S)."""
         return unit_range(self.pixels)
 
 
@@ -59,7 +62,7 @@ class Batch:
 
     Attributes:
         index: Indices of the photos in the list, int64, shape (B,).
-        pixels: Clean views, uint8, shape (B, 3, 224, 224).
+        pixels: Clean views, uint8, shape (B, 3, S, S).
         draws: Parameters by augmentation, each tensor with a first dimension B.
         digests: SHA-256 of each encoded photo.
         skipped: The photos that could not be read.
@@ -73,7 +76,7 @@ class Batch:
 
     @property
     def clean(self) -> Tensor:
-        """The clean views in [0, 1], float32, shape (B, 3, 224, 224)."""
+        """The clean views in [0, 1], float32, shape (B, 3, S, S)."""
         return unit_range(self.pixels)
 
     def to(self, device: torch.device) -> "Batch":
@@ -102,14 +105,43 @@ class Batch:
         }
 
 
-def unit_range(pixels: Tensor) -> Tensor:
-    """8-bit pixels as float32 in [0, 1], the same to the bit on every device."""
-    # a GPU divides by a Python number through its reciprocal, which rounds once more
-    return pixels.float() / torch.tensor(255.0, device=pixels.device)
+NATIVE = "native"
+"""The option ``data.resize`` that stands for the model's own."""
+Resize = str | Mapping[str, Any]
+"""How photos become views: ``squash``, ``crop``, or a model's own `native_resize`."""
 
 
-def pixels_of(image: Image.Image, resize: str) -> Tensor:
+def native_resize(preprocessing: Mapping[str, Any]) -> dict[str, Any]:
+    """What of a model's preprocessing decides its native views.
+
+    Args:
+        preprocessing: open_clip's ``preprocess_cfg`` of the model.
+
+    Raises:
+        UserError: If the views would not be square.
+    """
+    size = preprocessing["size"]
+    height, width = (size, size) if isinstance(size, int) else size
+    if height != width:
+        raise UserError(
+            f"the model's own views are {height} × {width}, and views must be square: choose "
+            "squash or crop",
+            "resize",
+        )
+    kept = ("interpolation", "resize_mode", "fill_color")
+    return {"size": height} | {name: preprocessing[name] for name in kept}
+
+
+def view_size(resize: Resize) -> int:
+    """The side of the views, in pixels."""
+    return VIEW_SIZE if isinstance(resize, str) else resize["size"]
+
+
+def pixels_of(image: Image.Image, resize: Resize) -> Tensor:
     """Bring an image to the view size, 8 bits a channel: see `clean_view`."""
+    if not isinstance(resize, str):
+        view = _native_transform(**resize)(image)
+        return torch.from_numpy(np.array(view)).permute(2, 0, 1)
     box = None
     if resize == "crop":
         side = min(image.size)
@@ -119,16 +151,26 @@ def pixels_of(image: Image.Image, resize: str) -> Tensor:
     return torch.from_numpy(np.array(view)).permute(2, 0, 1)
 
 
-def clean_view(image: Image.Image, resize: str) -> Tensor:
-    """Bring an image to the view size (bilinear with antialiasing).
+@lru_cache(maxsize=2)
+def _native_transform(**resize: Any) -> Compose:
+    """open_clip's transform without what an encoder does: to divide by 255 and to normalise."""
+    from open_clip.transform import PreprocessCfg, image_transform_v2
+
+    made = image_transform_v2(PreprocessCfg(**resize), is_train=False).transforms
+    return Compose([step for step in made if not isinstance(step, ToTensor | Normalize)])
+
+
+def clean_view(image: Image.Image, resize: Resize) -> Tensor:
+    """Bring an image to the view size.
 
     Args:
         image: An RGB image.
         resize: ``squash`` ignores the aspect ratio; ``crop`` brings the shortest side to the view
-            size and keeps the centre.
+            size and keeps the centre; both bilinearly, with antialiasing. A `native_resize` is
+            open_clip's own transform of a model: its size, interpolation, and crop.
 
     Returns:
-        float32 in [0, 1], shape (3, 224, 224).
+        float32 in [0, 1], shape (3, S, S), S being 224 or the model's own size.
     """
     return unit_range(pixels_of(image, resize))
 
@@ -140,8 +182,11 @@ class ViewDataset(Dataset[View | Skipped]):
         photos: The photos.
         augmentations: Augmentations by name.
         seed: The run's seed.
-        resize: ``squash`` or ``crop``, see `clean_view`.
+        resize: See `clean_view`.
         cache: Where decoded and resized photos are kept.
+
+    Attributes:
+        size: The side of the views, in pixels.
     """
 
     def __init__(
@@ -149,13 +194,14 @@ class ViewDataset(Dataset[View | Skipped]):
         photos: Sequence[Photo],
         augmentations: Mapping[str, Augmentation],
         seed: int,
-        resize: str,
+        resize: Resize,
         cache: Cache | None = None,
     ) -> None:
         self.photos = photos
         self.augmentations = augmentations
         self.seed = seed
         self.resize = resize
+        self.size = view_size(resize)
         self.cache = cache
 
     def __len__(self) -> int:
@@ -169,17 +215,27 @@ class ViewDataset(Dataset[View | Skipped]):
             encoded = photo.read()
             digest = hashlib.sha256(encoded).digest()
             pixels = self._pixels(encoded, digest)
+            draws = {name: self._draw(photo, name) for name in self.augmentations}
         except (FileNotFoundError, NotADirectoryError):
             return Skipped(index, GONE)
         except OSError as error:
             return Skipped(index, error.strerror or str(error))
         except UnreadablePhotoError as error:
             return Skipped(index, str(error))
-        draws = {
-            name: draw(augmentation, self.seed, photo.id, name, VIEW_SIZE)
-            for name, augmentation in self.augmentations.items()
-        }
         return View(index, pixels, draws, digest)
+
+    def _draw(self, photo: Photo, name: str) -> Draws:
+        augmentation = self.augmentations[name]
+        if not isinstance(augmentation, Stored):
+            return draw(augmentation, self.seed, photo.id, name, self.size)
+        views = []
+        for level, file in zip(augmentation.levels, augmentation.files(photo.id), strict=True):
+            try:
+                views.append(pixels_of(decode(Photo(photo.id, file).read()), self.resize))
+            except (OSError, UnreadablePhotoError) as error:
+                reason = getattr(error, "strerror", None) or error
+                raise UnreadablePhotoError(f"its {name} at severity {level}: {reason}") from None
+        return {"pixels": torch.stack(views)}
 
     def _pixels(self, encoded: bytes, digest: bytes) -> Tensor:
         if self.cache is None:

@@ -105,11 +105,12 @@ def keyed_order(photos: Sequence[Photo], key: str) -> list[int]:
     return sorted(range(len(photos)), key=position)
 
 
-def decode(encoded: bytes) -> Image.Image:
-    """Turn an encoded image into 8-bit RGB pixels, upright as its EXIF orientation says.
+def decode(encoded: bytes, upright: bool = True) -> Image.Image:
+    """Turn an encoded image into 8-bit RGB pixels.
 
     Args:
         encoded: A file in any format that Pillow reads itself; PostScript is not among them.
+        upright: Whether to turn it as its EXIF orientation says.
 
     Returns:
         The image in mode ``RGB``.
@@ -120,7 +121,7 @@ def decode(encoded: bytes) -> Image.Image:
     try:
         with Image.open(io.BytesIO(encoded), formats=_formats()) as image:
             image.load()
-            return as_rgb(image)
+            return as_rgb(image, upright)
     except UnreadablePhotoError:
         raise
     except UnidentifiedImageError:
@@ -136,14 +137,15 @@ def _formats() -> list[str]:
     return [kind for kind in Image.ID if kind != POSTSCRIPT]
 
 
-def as_rgb(image: Image.Image) -> Image.Image:
-    """Bring an image to 8-bit RGB pixels, upright as its EXIF orientation says.
+def as_rgb(image: Image.Image, upright: bool = True) -> Image.Image:
+    """Bring an image to 8-bit RGB pixels.
 
     16-bit greyscale is scaled to 8 bits (Pillow alone would clip it), CMYK and palettes are
     converted, and transparency is dropped, as open_clip drops it.
 
     Args:
         image: An image in any mode of Pillow.
+        upright: Whether to turn it as its EXIF orientation says.
 
     Returns:
         The image in mode ``RGB``.
@@ -151,7 +153,8 @@ def as_rgb(image: Image.Image) -> Image.Image:
     Raises:
         UnreadablePhotoError: If its pixels are floating-point numbers.
     """
-    image = ImageOps.exif_transpose(image)
+    if upright:
+        image = ImageOps.exif_transpose(image)
     if image.mode.startswith("I"):
         levels = np.asarray(image, dtype=np.int64)
         return Image.fromarray((levels.clip(0, 65535) // 257).astype(np.uint8)).convert("RGB")

@@ -1,17 +1,25 @@
 """Photos in WebDataset shards: tar files that hold ``KEY.jpg`` (or ``.png``, …) and ``KEY.cls``."""
 
+import fnmatch
+import os
 import tarfile
 from pathlib import Path
 from typing import BinaryIO
 
+from clipshift.data.download import fetch, is_url, read_url
 from clipshift.data.files import existing, path_in, read_json
 from clipshift.data.listing import Listing
 from clipshift.data.photos import Photo, photo_id
-from clipshift.data.wordnet import class_name
+from clipshift.data.wordnet import class_labels
 from clipshift.errors import UserError, printable
 
+CLASSES = "classes.json"
 LABEL_BYTES = 32
 """The longest ``KEY.cls``."""
+CAPTION_BYTES = 2**16
+"""The longest ``KEY.txt``."""
+TEXT_BYTES = 2**20
+"""The longest ``classnames.txt``."""
 END_SEARCHED = 2**20
 """So many bytes after the last member must be zeros, at least 512: a tar file's end."""
 
@@ -22,7 +30,7 @@ def class_names(root: str | Path) -> list[str]:
     Raises:
         UserError: If there is no such folder or file, or it is damaged.
     """
-    return [class_name(name) for name in _classes(root, "names")]
+    return class_labels(_classes(root, "names"))
 
 
 def class_wnids(root: str | Path) -> list[str]:
@@ -34,34 +42,64 @@ def class_wnids(root: str | Path) -> list[str]:
     return _classes(root, "wnids")
 
 
-def shards(root: str | Path, pattern: str = "*.tar") -> list[Photo]:
+def shards(
+    root: str | Path,
+    pattern: str = "*.tar",
+    split: str = "test",
+    download: str = "~/.cache/clipshift/downloads",
+) -> list[Photo]:
     """Index the photos of a folder's shards, without decoding one.
 
+    The layout is found by the files that are there. ``SPLIT/nshards.txt`` makes it CLIP_benchmark's
+    (`clip_benchmark.webdataset_builder`): shards ``SPLIT/0.tar``, ``SPLIT/1.tar``, …, and the names
+    of the classes in ``classnames.txt``. Without it, all tar files that match the pattern are read,
+    and the names come from ``classes.json`` or ``classnames.txt``.
+
     Args:
-        root: A folder with tar files and ``classes.json``.
-        pattern: Which tar files, as a glob.
+        root: The folder; or its address, http(s), in CLIP_benchmark's layout. A page of a data set
+            on the Hugging Face hub (``…/tree/main``) is one.
+        pattern: Which tar files, as a glob; in CLIP_benchmark's layout, of their names.
+        split: The folder of CLIP_benchmark's layout.
+        download: Where shards that come over http(s) are kept, see
+            `clipshift.data.download.fetch`.
 
     Returns:
-        The photos in the order of the shards' names, then of their position in the shard, and then
-        what is left out (`Photo.left_out`). The id is ``SHARD/KEY``, SHARD being the shard's path
-        below ``root`` without its ending; the label is the class name that ``KEY.cls`` points to
-        (``None`` without it). Of several photos with one key, the first is taken.
+        The photos in the order of the shards, then of their position in the shard, and then what is
+        left out (`Photo.left_out`). The id is ``SHARD/KEY``, SHARD being the shard's path below
+        ``root`` without its ending; the label is the class name that ``KEY.cls`` points to
+        (``None`` without it), and each line of ``KEY.txt`` is a caption. Of several photos with one
+        key, the first is taken.
 
     Raises:
-        UserError: If there is no such folder, no shard matches or has a photo, ``classes.json`` is
-            missing or damaged, a shard is no tar file or has lost its end, a ``.cls`` names no
-            class, or two photos have one id.
+        UserError: If there is no such folder or address, no shard matches or has a photo, the names
+            of the classes are missing or damaged, a shard is no tar file or has lost its end, a
+            ``.cls`` names no class, or two photos have one id.
     """
-    top = existing(root, "folder", "root")
-    files = [] if Path(pattern).is_absolute() else sorted(top.glob(pattern))
-    if not files:
+    place = _Place(root)
+    top = Path(download).expanduser() if place.url else existing(root, "folder", "root")
+    count = place.text(f"{split}/nshards.txt")
+    if count is not None:
+        if not count.strip().isdecimal():
+            raise UserError(f"{place}/{split}/nshards.txt must hold the number of shards", "root")
+        numbers = range(int(count))
+        paths = [f"{split}/{n}.tar" for n in numbers if fnmatch.fnmatch(f"{n}.tar", pattern)]
+    elif place.url:
         raise UserError(
-            f"no shards {pattern} in folder {root}", "pattern" if any(top.iterdir()) else "root"
+            f"no {place}/{split}/nshards.txt: over http(s) shards are read in the layout of "
+            "CLIP_benchmark; check the address and data.split",
+            "root",
         )
-    names = class_names(top)
+    else:
+        found = [] if Path(pattern).is_absolute() else sorted(top.glob(pattern))
+        paths = [file.relative_to(top).as_posix() for file in found]
+    if not paths:
+        there = place.url or any(top.iterdir())
+        raise UserError(f"no shards {pattern} in folder {root}", "pattern" if there else "root")
+    names = place.names()
     listing = Listing(top)
-    for file in files:
-        _index(file, path_in(top, file.with_suffix("")), names, listing)
+    for path in paths:
+        file = fetch(f"{place}/{path}", top) if place.url else top / path
+        _index(file, path_in(top, (top / path).with_suffix("")), names, listing)
     listed = listing.listed()
     if not listing.photos:
         raise UserError(
@@ -70,8 +108,56 @@ def shards(root: str | Path, pattern: str = "*.tar") -> list[Photo]:
     return listed
 
 
+class _Place:
+    """A folder of shards, on this machine or behind an address."""
+
+    def __init__(self, root: str | Path) -> None:
+        self.root = str(root).rstrip("/")
+        self.url = is_url(root)
+        if self.root.startswith("https://huggingface.co/datasets/"):  # its pages are no files
+            self.root = self.root.replace("/tree/", "/resolve/", 1)
+
+    def __str__(self) -> str:
+        return self.root
+
+    def text(self, name: str) -> str | None:
+        """A short text file; None if it is not there.
+
+        Raises:
+            UserError: If it cannot be read.
+        """
+        file = Path(self.root).expanduser() / name
+        try:
+            if self.url:
+                content = read_url(f"{self}/{name}", TEXT_BYTES + 1)
+            else:
+                content = _short(file) if os.path.lexists(file) else None
+            if content is None:
+                return None
+            if len(content) > TEXT_BYTES:
+                raise ValueError(f"it is larger than {TEXT_BYTES >> 20} MiB")
+            return content.decode("utf-8-sig")
+        except (OSError, ValueError) as error:
+            reason = getattr(error, "strerror", None) or error
+            raise UserError(f"{self}/{name} is damaged: {reason}", "root") from None
+
+    def names(self) -> list[str]:
+        """The classes' names; none where the folder does not say."""
+        if not self.url and os.path.lexists(Path(self.root).expanduser() / CLASSES):
+            return class_names(self.root)
+        text = self.text("classnames.txt") or ""
+        return class_labels([printable(n.strip()) for n in text.splitlines() if n.strip()])
+
+
+def _short(file: Path) -> bytes:
+    if not file.is_file():
+        raise ValueError("it is not a regular file")
+    with file.open("rb") as stream:
+        return stream.read(TEXT_BYTES + 1)
+
+
 def _classes(root: str | Path, column: str) -> list[str]:
-    file = existing(root, "folder", "root") / "classes.json"
+    file = existing(root, "folder", "root") / CLASSES
     try:
         listed = read_json(file)[column]
         if not isinstance(listed, list) or not all(isinstance(one, str) for one in listed):
@@ -90,15 +176,18 @@ def _classes(root: str | Path, column: str) -> list[str]:
 def _index(file: Path, name: str, classes: list[str], listing: Listing) -> None:
     members = _members(file)
     labels: dict[str, str] = {}
+    captions: dict[str, tuple[str, ...]] = {}
     with file.open("rb") as stream:
         for member in members:
             key, _, ending = member.name.rpartition(".")
             if ending == "cls":
                 labels.setdefault(key, _label(file, stream, member, classes))
+            elif ending == "txt":
+                captions.setdefault(key, _captions(file, stream, member))
     taken: dict[str, str] = {}
     for member in members:
         key, _, ending = member.name.rpartition(".")
-        if member.isdir() or ending == "cls":
+        if member.isdir() or ending in ("cls", "txt"):
             continue
         path = f"{name}/{member.name}"
         if not _is_plain(member):
@@ -115,6 +204,7 @@ def _index(file: Path, name: str, classes: list[str], listing: Listing) -> None:
                     member.offset_data,
                     member.size,
                     labels.get(key),
+                    captions.get(key, ()),
                 )
             )
 
@@ -159,9 +249,23 @@ def _label(file: Path, stream: BinaryIO, member: tarfile.TarInfo, classes: list[
         raise UserError(f"{what} must be a short file with the index of a class")
     stream.seek(member.offset_data)
     text = stream.read(member.size).decode(errors="replace").strip()
+    if not classes:
+        raise UserError(
+            f"{what} has the index of a class, but no {CLASSES} or classnames.txt names the classes"
+        )
     if not text.isdecimal() or int(text) >= len(classes):
         raise UserError(
-            f"{what} says {text!r}, which is not an index of one of the {len(classes)} classes in "
-            "classes.json"
+            f"{what} says {text!r}, which is not an index of one of the {len(classes)} classes"
         )
     return classes[int(text)]
+
+
+def _captions(file: Path, stream: BinaryIO, member: tarfile.TarInfo) -> tuple[str, ...]:
+    if not _is_plain(member) or member.size > CAPTION_BYTES:
+        raise UserError(
+            f"{file}: {printable(member.name)} must be a file of captions, of at most "
+            f"{CAPTION_BYTES >> 10} KiB"
+        )
+    stream.seek(member.offset_data)
+    lines = stream.read(member.size).decode(errors="replace").splitlines()
+    return tuple(line.strip() for line in lines if line.strip())

@@ -3,41 +3,53 @@
 import csv
 import os
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from typing import TextIO
 
+from clipshift.data.classes import names_of_classes
 from clipshift.data.files import existing, path_in
-from clipshift.data.listing import HIDDEN, NO_FILE, NOT_REGULAR, Listing, is_hidden
+from clipshift.data.listing import (
+    HIDDEN,
+    IMAGE_ENDINGS,
+    NO_FILE,
+    NOT_REGULAR,
+    Listing,
+    is_hidden,
+    opened_endings,
+)
 from clipshift.data.photos import Photo, photo_id
-from clipshift.data.wordnet import class_name, imagenet_names
+from clipshift.data.wordnet import class_name
 from clipshift.errors import UserError, printable
 
-# Photographs that come inside the scikit-image wheel (public domain or CC0).
-SAMPLE = {
-    "astronaut.png": ("astronaut", "an astronaut in an orange space suit in front of a flag"),
-    "brick.png": ("brick wall", "a wall of red bricks seen from the front"),
-    "camera.png": ("photographer", "a man with a camera on a tripod, in black and white"),
-    "chelsea.png": ("cat", "the face of a ginger tabby cat"),
-    "coffee.png": ("coffee", "a cup of coffee on a red saucer on a wooden table"),
-    "coins.png": ("coins", "ancient coins laid out in rows, in black and white"),
-    "grass.png": ("grass", "a lawn of grass seen from above, in black and white"),
-    "gravel.png": ("gravel", "gravel seen from above, in black and white"),
-    "hubble_deep_field.jpg": ("galaxies", "galaxies in deep space, seen by a telescope"),
-    "ihc.png": ("tissue", "stained tissue under a microscope"),
-    "moon.png": ("moon", "craters on the surface of the moon, in black and white"),
-    "motorcycle_left.png": ("motorcycle", "a motorcycle parked in a garage"),
-    "retina.jpg": ("retina", "a photograph of the retina of an eye"),
-    "rocket.jpg": ("rocket", "a rocket on its launch pad at night"),
+# Photographs that come inside the scikit-image wheel (public domain or CC0): the class of ImageNet
+# that it shows, if any, by open_clip's name, and a caption.
+SAMPLE: dict[str, tuple[str | None, str]] = {
+    "astronaut.png": (None, "an astronaut in an orange space suit in front of a flag"),
+    "brick.png": (None, "a wall of red bricks seen from the front"),
+    "camera.png": ("tripod", "a man with a camera on a tripod, in black and white"),
+    "chelsea.png": ("tabby cat", "the face of a ginger tabby cat"),
+    "coffee.png": ("espresso", "a cup of coffee on a red saucer on a wooden table"),
+    "coins.png": (None, "ancient coins laid out in rows, in black and white"),
+    "grass.png": (None, "a lawn of grass seen from above, in black and white"),
+    "gravel.png": (None, "gravel seen from above, in black and white"),
+    "hubble_deep_field.jpg": (None, "galaxies in deep space, seen by a telescope"),
+    "ihc.png": (None, "stained tissue under a microscope"),
+    "moon.png": (None, "craters on the surface of the moon, in black and white"),
+    "motorcycle_left.png": ("moped", "a motorcycle parked in a garage"),
+    "retina.jpg": (None, "a photograph of the retina of an eye"),
+    "rocket.jpg": ("missile", "a rocket on its launch pad at night"),
 }
 
 
+OUTSIDE = "not below the folder of the images (data.root), so that its id would depend on the disk"
 LINE = 2**20
 """So many characters no line of a CSV file may have."""
 
 
 def sample() -> list[Photo]:
-    """The photographs that come with scikit-image, with our labels and captions for them."""
+    """The photographs that come with scikit-image, with captions; five show a class of ImageNet."""
     import skimage.data
 
     root = Path(skimage.data.__file__).parent
@@ -47,39 +59,16 @@ def sample() -> list[Photo]:
     ]
 
 
-def candidate_classes(choice: str) -> list[str]:
-    """The names of classes to choose among, by the option ``zero_shot.classes``.
-
-    Args:
-        choice: ``imagenet`` for open_clip's names of ImageNet's 1,000 classes, or a text file with
-            a name on each line.
-
-    Raises:
-        UserError: If there is no such file, it is not UTF-8, or it has fewer than two names.
-    """
-    if choice == "imagenet":
-        return [names[0] for names in imagenet_names()]
-    try:
-        lines = Path(choice).read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(
-            f"{choice} cannot be read ({error}): it must be imagenet, or a text file with a class "
-            "name on each line",
-            "classes",
-        ) from None
-    names = [line.strip() for line in lines if line.strip()]
-    if len(names) < 2:
-        raise UserError(f"{choice} needs two class names or more, one on a line", "classes")
-    return names
-
-
-def folder(root: str) -> list[Photo]:
+def folder(root: str, classnames: str | None = None) -> list[Photo]:
     """Every image below a folder, sorted by path; the name of its sub-folder is its label.
 
     Links to folders are followed. A folder that can be reached in several ways is read once.
 
     Args:
-        root: The folder. A file counts as an image by its name's ending.
+        root: The folder; or a single image; or a text file with the path of an image on each line,
+            below its own folder. A file counts as an image by its name's ending.
+        classnames: A file with the names of the classes, see
+            `clipshift.data.classes.names_of_classes`.
 
     Returns:
         The photos, and then what is left out (`Photo.left_out`): hidden files and folders, folders
@@ -88,23 +77,76 @@ def folder(root: str) -> list[Photo]:
         `clipshift.data.wordnet.class_name`.
 
     Raises:
-        UserError: If there is no such folder, no image in it, or two images with one id.
+        UserError: If there is no such folder or file, no image in it, two images with one id, or
+            ``classnames`` does not name the classes.
     """
-    top = existing(root, "folder", "root")
+    top, files = _files(root)
     listing = Listing(top)
-    for file, reason in _below(top):
+    for file, reason in files:
         path = path_in(top, file)
         if reason is not None:
             listing.leave_out(path, file, reason)
         elif listing.takes(path, file):
             name = photo_id(path)
             label = PurePosixPath(name).parent.name
-            listing.photos.append(Photo(name, file, label=class_name(label) if label else None))
+            listing.photos.append(Photo(name, file, label=label or None))
     listing.photos.sort(key=lambda photo: photo.id.split("/"))
+    labels = {photo.label for photo in listing.photos if photo.label}
+    names = names_of_classes(classnames, labels) if classnames else {}
+    listing.photos = [
+        replace(p, label=names.get(p.label) or class_name(p.label)) if p.label else p
+        for p in listing.photos
+    ]
     listed = listing.listed()
     if not listing.photos:
-        raise UserError(f"no images in folder {root}{listing.summary()}", "root")
+        kind = "folder" if os.path.isdir(os.path.expanduser(str(root))) else "file"
+        raise UserError(f"no images in {kind} {root}{listing.summary()}", "root")
     return listed
+
+
+def _files(root: str) -> tuple[Path, Iterable[tuple[Path, str | None]]]:
+    """The folder that ids are relative to, and every file of a source, as `_below` gives them."""
+    if not os.path.isfile(os.path.expanduser(str(root))):
+        top = existing(root, "folder", "root")
+        return top, _below(top)
+    file = existing(root, "file", "root")
+    if file.suffix.lower() in opened_endings() | IMAGE_ENDINGS:
+        return file.parent, [(file, None)]
+    return file.parent, _listed_in(file)
+
+
+def _listed_in(file: Path) -> Iterator[tuple[Path, str | None]]:
+    """The files that a text file names, each once, and why one of them is left out."""
+    try:
+        with file.open(encoding="utf-8-sig") as stream:
+            lines = dict.fromkeys(line.strip() for line in _lines(stream))
+    except (UnicodeDecodeError, csv.Error, OSError) as error:
+        raise UserError(
+            f"{file} is no image by its name and no list of images either ({error}): a list has a "
+            "path on each line, in UTF-8",
+            "root",
+        ) from None
+    names = {photo_id(below(line, file.parent)) for line in lines if line}
+    for name in sorted(names):
+        if os.path.isabs(name) or name.startswith("../"):
+            raise UserError(
+                f"{file} names {name}, which is not below its folder, so that its id would depend "
+                "on where it lies: move the list to a folder around all of its photos",
+                "root",
+            )
+        photo = _file_of(name, {name}, file.parent)
+        if os.path.isfile(photo):
+            yield photo, None
+        else:
+            yield photo, NOT_REGULAR if os.path.exists(photo) else NO_FILE
+
+
+def below(path: str, top: Path) -> str:
+    """A path relative to a folder, where it is an absolute one below it; otherwise as it is."""
+    if not os.path.isabs(path):
+        return path
+    relative = os.path.relpath(path, os.path.abspath(top))
+    return path if relative.startswith("..") else relative
 
 
 def _below(top: Path) -> Iterator[tuple[Path, str | None]]:
@@ -150,41 +192,55 @@ def _identity(folder: Path) -> tuple[int, int]:
 
 
 def captions(csv_file: str, root: str | None = None) -> list[Photo]:
-    """The images that a CSV file names, in its order, each with all its captions.
+    """The images that a CSV file names, in its order, each with its label and all its captions.
 
     Args:
-        csv_file: A file with the columns ``image`` (a path relative to ``root``) and ``caption``,
-            one row per caption. A photo may be spelled in several ways, see
-            `clipshift.data.photos.photo_id`.
+        csv_file: A file with the column ``image`` (a path relative to ``root``, or an absolute one
+            below it) and at least one of ``caption`` and ``label``; one row per caption. A photo
+            may be spelled in several ways, see `clipshift.data.photos.photo_id`.
         root: The folder of the images; by default the CSV file's own, or ``images`` beside it if
             the first image lies there.
 
     Returns:
-        The photos, each once, and then those that are not there (`Photo.left_out`).
+        The photos, each once, and then those that are not there or elsewhere (`Photo.left_out`).
 
     Raises:
         UserError: If there is no such file, it is no CSV in UTF-8, it lacks a column or rows, it
-            names different files that would have one id, or none of its photos is there.
+            names different files that would have one id, it gives a photo two labels, or none of
+            its photos is there.
     """
     table = existing(csv_file, "file", "csv_file")
+    top = existing(root, "folder", "root") if root else table.parent
     texts: dict[str, list[str]] = {}
+    labels: dict[str, str] = {}
     spellings: dict[str, set[str]] = {}
     try:
         with table.open(newline="", encoding="utf-8-sig") as stream:
             reader = csv.DictReader(_lines(stream))
-            missing = {"image", "caption"} - set(reader.fieldnames or ())
-            if missing:
+            columns = set(reader.fieldnames or ())
+            wanted = ["image", *(name for name in ("caption", "label") if name in columns)]
+            if "image" not in columns or len(wanted) < 2:
                 raise UserError(
-                    f"{csv_file} has no column {sorted(missing)}: it needs image,caption"
+                    f"{csv_file} needs the columns image and caption, or image and label"
                 )
             for row in reader:
-                if not row["image"] or row["caption"] is None or "\0" in row["image"]:
+                named = row["image"] and "\0" not in row["image"]
+                if not named or None in (row[column] for column in wanted):
                     raise UserError(
-                        f"{csv_file}, line {reader.line_num}: a row needs an image and a caption"
+                        f"{csv_file}, line {reader.line_num}: a row needs an "
+                        f"{' and a '.join(wanted)}"
                     )
-                name = photo_id(row["image"])
-                texts.setdefault(name, []).append(row["caption"])
-                spellings.setdefault(name, set()).add(row["image"])
+                image = below(row["image"], top)
+                name = photo_id(image)
+                captions_of = texts.setdefault(name, [])
+                if "caption" in wanted:
+                    captions_of.append(row["caption"])
+                if "label" in wanted and labels.setdefault(name, row["label"]) != row["label"]:
+                    raise UserError(
+                        f"{csv_file}, line {reader.line_num}: {name} has two labels, "
+                        f"{printable(labels[name])} and {printable(row['label'])}"
+                    )
+                spellings.setdefault(name, set()).add(image)
     except UnicodeDecodeError:
         raise UserError(f"{csv_file} is not UTF-8 text: save it as UTF-8") from None
     except csv.Error as error:
@@ -192,8 +248,7 @@ def captions(csv_file: str, root: str | None = None) -> list[Photo]:
     except OSError as error:
         raise UserError(f"{csv_file} cannot be read: {error.strerror}") from None
     if not texts:
-        raise UserError(f"{csv_file} has no rows: it needs one per caption, image,caption")
-    top = existing(root, "folder", "root") if root else table.parent
+        raise UserError(f"{csv_file} has no rows: it needs one per caption, or one per photo")
     if not root and (top / "images").is_dir():
         first = next(iter(texts))
         if not os.path.exists(_file_of(first, spellings[first], top)):
@@ -201,10 +256,13 @@ def captions(csv_file: str, root: str | None = None) -> list[Photo]:
     listing = Listing(top)
     for name, lines in texts.items():
         file = _file_of(name, spellings[name], top)
-        if os.path.isfile(file):
-            listing.photos.append(Photo(name, file, captions=tuple(lines)))
-        else:
+        if not os.path.isfile(file):
             listing.leave_out(name, file, NOT_REGULAR if os.path.exists(file) else NO_FILE)
+        elif os.path.isabs(name):
+            listing.leave_out(name, file, OUTSIDE)
+        else:
+            label = class_name(printable(labels[name])) if labels.get(name) else None
+            listing.photos.append(Photo(name, file, label=label, captions=tuple(lines)))
     if not listing.photos:
         raise UserError(
             f"none of the {len(texts)} photos of {csv_file} is in {top}: give their folder"

@@ -2,6 +2,7 @@
 
 import re
 from collections import Counter
+from collections.abc import Sequence
 from functools import lru_cache
 
 
@@ -24,6 +25,62 @@ def class_name(label: str) -> str:
     ('tench', 'projectile, missile', 'my_tench')
     """
     return _names().get(label, label) if is_wordnet_id(label) else label
+
+
+def class_labels(names: Sequence[str]) -> list[str]:
+    """The labels of classes that are told apart by their index in a list of names.
+
+    A list of ImageNet's 1,000 has two classes that open_clip calls "missile", two "sunglasses" and
+    two that WordNet calls "crane": there the index decides. All labels are as of `class_name`.
+
+    Args:
+        names: In the order of the classes: open_clip's names, WordNet's lemmas or ids, or others.
+
+    >>> from open_clip import IMAGENET_CLASSNAMES
+    >>> labels = class_labels(IMAGENET_CLASSNAMES)
+    >>> IMAGENET_CLASSNAMES[744], labels[744], class_labels(["missile"])
+    ('missile', 'projectile, missile', ['missile'])
+    """
+    from open_clip import IMAGENET_CLASSNAMES
+
+    ids, lemmas = _imagenet()
+    if list(names) in (list(IMAGENET_CLASSNAMES), lemmas):
+        return [class_name(label) for label in ids]
+    return [class_name(name) for name in names]
+
+
+@lru_cache(maxsize=1)
+def spoken_names() -> dict[str, str]:
+    """What open_clip calls ImageNet's 1,000 classes, by their labels, in the order of the classes.
+
+    >>> spoken_names()["projectile, missile"]
+    'missile'
+    """
+    from open_clip import IMAGENET_CLASSNAMES
+
+    return dict(zip(class_labels(IMAGENET_CLASSNAMES), IMAGENET_CLASSNAMES, strict=True))
+
+
+def is_imagenet(name: str) -> bool:
+    """Whether a label or name is that of one of ImageNet's 1,000 classes.
+
+    >>> is_imagenet("tench"), is_imagenet("sunglasses"), is_imagenet("projectile, missile")
+    (True, True, True)
+    >>> is_imagenet("my tench")
+    False
+    """
+    names = spoken_names()
+    return name in names or name in set(names.values())
+
+
+@lru_cache(maxsize=1)
+def _imagenet() -> tuple[list[str], list[str]]:
+    """The ids of ImageNet's 1,000 classes, and WordNet's lemmas for each."""
+    from timm.data import ImageNetInfo
+
+    info = ImageNetInfo("imagenet-1k")
+    ids = info.label_names()
+    return ids, [info.label_name_to_description(label) for label in ids]
 
 
 @lru_cache(maxsize=1)
@@ -53,18 +110,15 @@ def imagenet_names() -> list[list[str]]:
     ['Carolina anole', 'American chameleon', 'anole', 'Anolis carolinensis']
     """
     from open_clip import IMAGENET_CLASSNAMES
-    from timm.data import ImageNetInfo
 
-    info = ImageNetInfo("imagenet-1k")
-    lemmas = [info.label_name_to_description(wnid).split(", ") for wnid in info.label_names()]
     return [
-        [name, *(lemma for lemma in own if lemma.casefold() != name.casefold())]
-        for name, own in zip(IMAGENET_CLASSNAMES, lemmas, strict=True)
+        [name, *(lemma for lemma in own.split(", ") if lemma.casefold() != name.casefold())]
+        for name, own in zip(IMAGENET_CLASSNAMES, _imagenet()[1], strict=True)
     ]
 
 
 def imagenet_name(name: str) -> str | None:
-    """open_clip's name of the ImageNet class that has a name among its WordNet lemmas.
+    """open_clip's name of the ImageNet class with this label, or with it among WordNet's lemmas.
 
     Args:
         name: In words, in any case.
@@ -82,4 +136,5 @@ def imagenet_name(name: str) -> str | None:
 def _synonyms() -> dict[str, str]:
     named = {(name.casefold(), own[0]) for own in imagenet_names() for name in own}
     uses = Counter(name for name, _ in named)
-    return {name: theirs for name, theirs in named if uses[name] == 1}
+    labels = {label.casefold(): theirs for label, theirs in spoken_names().items()}
+    return {name: theirs for name, theirs in named if uses[name] == 1} | labels

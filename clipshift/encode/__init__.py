@@ -1,21 +1,41 @@
-"""Encoders: open_clip models that turn views into embeddings and gaze, in one forward pass."""
+"""Encoders: models that turn views into embeddings and gaze, in one forward pass."""
 
-from clipshift.encode.encoder import ENCODE_BATCH, Encoder, Features, load_encoder, model_config
+from clipshift.encode.encoder import (
+    ENCODE_BATCH,
+    Encoder,
+    Features,
+    load_encoder,
+    model_config,
+    model_outline,
+)
 from clipshift.encode.feature_cache import FeatureCache
 from clipshift.encode.gaze import GazeProbe, contribution_shares, gaze_probe
-from clipshift.encode.texts import ZeroShot, caption_embeddings, make_zero_shot
+from clipshift.encode.modules import as_encoder
+from clipshift.encode.texts import (
+    OPENAI,
+    ZeroShot,
+    caption_embeddings,
+    make_zero_shot,
+    prompt_templates,
+)
+from clipshift.encode.weights import weights_are_here
 
 __all__ = [
     "ENCODE_BATCH",
+    "OPENAI",
     "Encoder",
     "FeatureCache",
     "Features",
     "GazeProbe",
     "ZeroShot",
+    "as_encoder",
     "caption_embeddings",
     "contribution_shares",
     "gaze_probe",
     "load_encoder",
     "make_zero_shot",
     "model_config",
+    "model_outline",
+    "prompt_templates",
+    "weights_are_here",
 ]

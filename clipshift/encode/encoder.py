@@ -11,6 +11,7 @@ from functools import cached_property, partial
 from importlib.util import find_spec
 from pathlib import Path
 from pickle import UnpicklingError
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -22,6 +23,7 @@ from PIL import Image
 from safetensors import SafetensorError
 from torch import Tensor, nn
 from torch.nn.functional import interpolate
+from torch.nn.functional import normalize as unit_length
 
 from clipshift.data import as_rgb, clean_view
 from clipshift.encode import tiny  # noqa: F401  (registers its image tower with timm)
@@ -79,17 +81,20 @@ class Features:
 
 
 class Encoder(nn.Module):
-    """An open_clip model seen from here: views in, features out.
+    """A model seen from here: views in, features out. `load_encoder` and `as_encoder` make one.
 
     Args:
-        model: The open_clip model, with the preprocessing that belongs to it.
-        config: Its architecture, as open_clip describes it.
+        model: An open_clip model, or a module with ``encode_image`` and perhaps ``encode_text``.
+        preprocessing: What belongs to it: ``size``, ``mean`` and ``std``, as open_clip has them.
+        config: What else decides its features, as JSON: its architecture.
         trained: Whether its weights were learnt, and not drawn at random.
         precision: open_clip's name of the precision it was made in.
         tokenizer: Makes the text tower's tokenizer.
 
     Attributes:
         probe: Reads the gaze; None where the image tower has none.
+        cacheable: Whether `fingerprint` says all of its code, so that other runs may use the
+            features that it makes.
         weights_sha256: SHA-256 of the weights.
         fingerprint: SHA-256 over all that decides its features: weights, architecture, precision,
             and what is done to pixels. Models with the same weights may differ in the others.
@@ -98,10 +103,12 @@ class Encoder(nn.Module):
     model: Any
     mean: Tensor
     std: Tensor
+    cacheable = True
 
     def __init__(
         self,
         model: nn.Module,
+        preprocessing: dict[str, Any],
         config: dict[str, Any],
         trained: bool,
         precision: str,
@@ -110,22 +117,24 @@ class Encoder(nn.Module):
         super().__init__()
         self.model = model.eval().requires_grad_(False)
         self.trained = trained
-        self.preprocessing: dict[str, Any] = self.model.visual.preprocess_cfg
+        self.precision = precision
+        self.preprocessing = preprocessing
         self.weights_sha256 = weights_sha256(model)
         facts = [self.weights_sha256, config, precision, self.preprocessing]
         described = json.dumps(facts, sort_keys=True, default=str)
         self.fingerprint = hashlib.sha256(described.encode()).hexdigest()
         self.input_dtype = get_input_dtype(precision) or torch.float32
-        if is_convolutional(self.model.visual):
+        tower: Any = getattr(model, "visual", model)
+        if is_convolutional(tower):
             # Up to 1.6 times faster on a CPU. The outputs of a layer follow its weights' format.
-            self.model.visual.to(memory_format=torch.channels_last)
-        self.probe = gaze_probe(self.model.visual)
-        self.layer_probe = LayerProbe(self.model.visual)
+            tower.to(memory_format=torch.channels_last)
+        self.probe = gaze_probe(tower)
+        self.layer_probe = LayerProbe(tower)
         self._tokenizer = tokenizer
         size = self.preprocessing["size"]
         self.input_size = (size, size) if isinstance(size, int) else tuple(size)
         for name in ("mean", "std"):
-            values = torch.tensor(self.preprocessing[name]).view(3, 1, 1)
+            values = torch.tensor(self.preprocessing[name], dtype=torch.float32).view(3, 1, 1)
             self.register_buffer(name, values, persistent=False)
 
     def forward(
@@ -185,9 +194,8 @@ class Encoder(nn.Module):
         parts = [texts[i : i + ENCODE_BATCH] for i in range(0, len(texts), ENCODE_BATCH)]
         return torch.cat(
             [
-                self.model.encode_text(
-                    tokenize(part + [""] * (ENCODE_BATCH - len(part))).to(self.mean.device),
-                    normalize=True,
+                self._unit_texts(
+                    tokenize(part + [""] * (ENCODE_BATCH - len(part))).to(self.mean.device)
                 )[: len(part)]
                 for part in parts
             ]
@@ -208,13 +216,16 @@ class Encoder(nn.Module):
             UserError: If the model's tokenizer is not to be had here.
         """
         return open_clip.build_zero_shot_classifier(
-            self.model,
+            SimpleNamespace(encode_text=self._unit_texts),
             self._tokenizer(),
             classes,
             templates,
             device=self.mean.device,
             use_tqdm=len(classes) > 100 and sys.stderr.isatty(),
         ).float()
+
+    def _unit_texts(self, tokens: Tensor, normalize: bool = True) -> Tensor:
+        return unit_length(self.model.encode_text(tokens), dim=-1)
 
     def embed(self, views: Tensor) -> Tensor:
         """Embeddings of views in one pass of their own number, differentiable: for training.
@@ -355,13 +366,14 @@ def load_encoder(
     if checkpoint and not Path(checkpoint).is_file():
         raise UserError(f"no checkpoint {checkpoint}: set model.checkpoint to a file or folder")
     if pretrained and not schema:
-        # A checkpoint of one's own keeps the pixels' mean and std of the tag that it came from.
+        # A checkpoint of one's own keeps the preprocessing of the tag that it came from.
         if checkpoint:
             facts = tag_facts(name, pretrained)
         else:
             file, facts = find_checkpoint(name, pretrained)
             weights = str(file)
-        preprocessing = {key: facts[key] for key in ("mean", "std") if key in facts}
+        decisive = ("mean", "std", "interpolation", "resize_mode")
+        preprocessing = {key: facts[key] for key in decisive if key in facts}
     with errors_alone(), torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         try:
@@ -383,6 +395,7 @@ def load_encoder(
     check_finite(model, weights or name)
     return Encoder(
         model,
+        model.visual.preprocess_cfg,
         open_clip.get_model_config(architecture),
         bool(schema or weights),
         precision,
@@ -420,9 +433,30 @@ def model_config(architecture: str, checkpoint: str | None = None) -> dict[str, 
     """open_clip's configuration of a model that `load_encoder` loads."""
     if checkpoint and Path(checkpoint).is_dir():
         architecture = f"local-dir:{checkpoint}"
+    return open_clip.get_model_config(_known_to_open_clip(architecture))
+
+
+@errors_alone()
+def model_outline(architecture: str) -> Any:
+    """A model without weights, which takes no memory: its modules on torch's device ``meta``.
+
+    Args:
+        architecture: A name in ``open_clip.list_models()``, or ``builtin:NAME``.
+    """
+    with torch.device("meta"):
+        return open_clip.create_model(
+            _known_to_open_clip(architecture),
+            device="meta",
+            load_weights=False,
+            pretrained_text=False,
+        )
+
+
+def _known_to_open_clip(architecture: str) -> str:
+    """An architecture in open_clip's own words."""
     if architecture.startswith(BUILTIN):
-        architecture = f"local-dir:{builtin_folder(architecture.removeprefix(BUILTIN))}"
-    return open_clip.get_model_config(architecture)
+        return f"local-dir:{builtin_folder(architecture.removeprefix(BUILTIN))}"
+    return architecture
 
 
 def builtin_folder(name: str) -> Path:
@@ -458,5 +492,5 @@ def weights_sha256(model: nn.Module) -> str:
     digest = hashlib.sha256()
     for name, weight in sorted(model.state_dict().items()):
         digest.update(name.encode())
-        digest.update(weight.contiguous().flatten().view(torch.uint8).numpy())
+        digest.update(weight.cpu().contiguous().flatten().view(torch.uint8).numpy())
     return digest.hexdigest()

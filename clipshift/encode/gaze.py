@@ -183,7 +183,7 @@ def gaze_probe(tower: nn.Module) -> GazeProbe | None:
     ========================================  =================================================
 
     Args:
-        tower: ``model.visual`` of an open_clip model.
+        tower: ``model.visual`` of an open_clip model, or any module.
     """
     if isinstance(tower, VisionTransformer) and tower.pool_type == "tok":
         if tower.attn_pool is not None:

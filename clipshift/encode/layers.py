@@ -14,7 +14,7 @@ class LayerProbe:
     """Reads class and mean patch token after each block of an image tower, each forward pass.
 
     Args:
-        tower: ``model.visual`` of an open_clip model.
+        tower: ``model.visual`` of an open_clip model; any other has no blocks that are known.
     """
 
     def __init__(self, tower: nn.Module) -> None:

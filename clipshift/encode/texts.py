@@ -5,10 +5,14 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 import torch
+from open_clip import OPENAI_IMAGENET_TEMPLATES
 from torch import Tensor
 
-from clipshift.data import Photo, imagenet_name
+from clipshift.data import Photo, class_labels, imagenet_name, spoken_names
 from clipshift.encode.encoder import Encoder
+
+OPENAI = "openai"
+"""Instead of templates: the 80 of Radford et al. (CLIP, 2021) and open_clip's names of classes."""
 
 
 @dataclass
@@ -32,28 +36,53 @@ class ZeroShot:
 
 
 def make_zero_shot(
-    encoder: Encoder, photos: Sequence[Photo], classes: Sequence[str], templates: Sequence[str]
+    encoder: Encoder,
+    photos: Sequence[Photo],
+    classes: Sequence[str],
+    templates: Sequence[str] | str,
 ) -> ZeroShot | None:
     """The zero-shot classifier of labelled photos; None where there is nothing to tell apart.
 
     Labels that read alike, but for case, underscores and spaces, are one class: the model is asked
-    the same. A photo whose label is not among the classes is of the class of ImageNet that WordNet
-    calls by its label, or else of none.
+    the same. A photo whose label is not among the classes is of the class of ImageNet that has this
+    label, or that WordNet calls by it, or else of none.
+
+    Args:
+        encoder: The model.
+        photos: The photos.
+        classes: Labels or names of the classes.
+        templates: Prompts with ``{}`` for the class. Or `OPENAI`: then classes of ImageNet are
+            asked for by open_clip's names as well, so that the classifier of ``imagenet``'s 1,000
+            (`candidate_classes`) is open_clip's own. It calls two classes "missile" and two
+            "sunglasses": they stay apart, and such a photo is right by chance, in half of the
+            cases.
 
     Raises:
         UserError: If the encoder's tokenizer cannot be had.
     """
+    spoken = spoken_names() if templates == OPENAI else {}
     names: dict[str, str] = {}
-    for label in classes:
-        names.setdefault(_reading(label), label.replace("_", " "))
+    for label in class_labels(classes) if spoken else classes:
+        names.setdefault(_reading(label), spoken.get(label) or label.replace("_", " "))
     if len(names) < 2 or not templates:
         return None
     position = {reading: index for index, reading in enumerate(names)}
     return ZeroShot(
-        _classifier(encoder, tuple(names.values()), tuple(templates)),
+        _classifier(encoder, tuple(names.values()), tuple(prompt_templates(templates))),
         torch.tensor([_target(photo.label, position) for photo in photos]),
         tuple(names.values()),
     )
+
+
+def prompt_templates(templates: Sequence[str] | str) -> list[str]:
+    """Templates as texts with ``{}`` for the class.
+
+    >>> len(prompt_templates(OPENAI)), prompt_templates(OPENAI)[0]
+    (80, 'a bad photo of a {}.')
+    """
+    if templates == OPENAI:
+        return [template("{}") for template in OPENAI_IMAGENET_TEMPLATES]
+    return list(templates)
 
 
 def _target(label: str | None, position: dict[str, int]) -> int:

@@ -43,10 +43,39 @@ def find_checkpoint(architecture: str, pretrained: str) -> tuple[Path, dict[str,
     repo, _, name = facts.get("hf_hub", "").rpartition("/")
     if repo:
         return hub_file(repo, weight_files(name)), facts
-    cached = Path("~/.cache/clip").expanduser() / Path(facts["url"]).name
-    if not cached.is_file():
+    if not _downloaded(facts["url"]).is_file():
         require_network(facts["url"])
     return Path(open_clip.download_pretrained(facts)), facts
+
+
+def weights_are_here(architecture: str, pretrained: str | None) -> bool:
+    """Whether a model can be loaded without a network.
+
+    Args:
+        architecture: A name in ``open_clip.list_models()``, or ``builtin:NAME``.
+        pretrained: A tag of that architecture; ``None`` where it has weights of its own, or none.
+
+    Raises:
+        UserError: If there is no such tag.
+    """
+    if pretrained is None:
+        return True
+    facts = tag_facts(architecture, pretrained)
+    repo, _, name = facts.get("hf_hub", "").rpartition("/")
+    if repo:
+        return any(_cached(repo, file) for file in weight_files(name))
+    return _downloaded(facts["url"]).is_file()
+
+
+def _downloaded(address: str) -> Path:
+    """Where open_clip keeps what it has downloaded from an address that is not the hub's."""
+    return Path("~/.cache/clip").expanduser() / Path(address).name
+
+
+def _cached(repo: str, name: str) -> Path | None:
+    """A file of a hub model in the hub's cache; None where it is not there."""
+    found = try_to_load_from_cache(repo, name)
+    return Path(found) if isinstance(found, str) else None
 
 
 def check_finite(model: nn.Module, source: str) -> None:
@@ -109,9 +138,8 @@ def weight_files(name: str) -> list[str]:
 def hub_file(repo: str, names: list[str]) -> Path:
     """The first of the files that a hub model has: from the cache, else by download."""
     for name in names:
-        cached = try_to_load_from_cache(repo, name)
-        if isinstance(cached, str):
-            return Path(cached)
+        if cached := _cached(repo, name):
+            return cached
     require_network(f"{constants.ENDPOINT}/{repo}")
     for name in names:
         try:
@@ -140,5 +168,5 @@ def require_network(address: str) -> None:
     if trouble:
         raise UserError(
             f"cannot download {address}: {trouble}, and it is not in the cache; without a network "
-            f"use model=tiny, model.checkpoint=PATH, or a model cached before"
+            f"use model=lite, model.checkpoint=PATH, or a model cached before"
         )

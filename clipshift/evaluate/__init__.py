@@ -1,6 +1,6 @@
 """The evaluation: photos through augmentations and encoder into measures, tables and facts."""
 
-from clipshift.evaluate.evaluation import Evaluation, device_name, measure_shift
+from clipshift.evaluate.evaluation import Evaluation, device_name, run_evaluation
 from clipshift.evaluate.module import Keep, ShiftEvaluation
 
-__all__ = ["Evaluation", "Keep", "ShiftEvaluation", "device_name", "measure_shift"]
+__all__ = ["Evaluation", "Keep", "ShiftEvaluation", "device_name", "run_evaluation"]

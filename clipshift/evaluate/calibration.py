@@ -9,7 +9,7 @@ import torch
 from rich.progress import track
 from torch.utils.data import default_collate
 
-from clipshift.augment import VIEW_SIZE, Augmentation, draw
+from clipshift.augment import Augmentation, draw
 from clipshift.augment.matching import (
     Calibration,
     CalibrationPhoto,
@@ -18,7 +18,7 @@ from clipshift.augment.matching import (
     match_strength,
     pixel_distortion,
 )
-from clipshift.data import Photo, Skipped, ViewDataset, keyed_order, read_json
+from clipshift.data import Photo, Resize, Skipped, ViewDataset, keyed_order, read_json
 from clipshift.errors import UserError
 from clipshift.measure.functional import rmse, ssim
 from clipshift.results import CALIBRATION, write_json
@@ -52,7 +52,7 @@ def calibrate(
     distortion: str,
     target: float,
     seed: int,
-    resize: str,
+    resize: Resize,
     parameters: Mapping[str, Mapping[str, Any]],
 ) -> Calibration:
     """Match the strengths of all augmentations on some photos.
@@ -81,7 +81,7 @@ def calibrate(
     measure = DISTORTIONS[distortion]
     matches = {}
     for name, augmentation in track(augmentations.items(), "Matching severities", transient=True):
-        drawn = [draw(augmentation, seed, photo.id, name, VIEW_SIZE) for photo in used]
+        drawn = [draw(augmentation, seed, photo.id, name, dataset.size) for photo in used]
         draws = [default_collate(drawn[i : i + BATCH]) for i in range(0, len(drawn), BATCH)]
 
         def mean(strength: float, made: Augmentation = augmentation, draws: list = draws) -> float:
@@ -96,7 +96,7 @@ def calibrate(
 def load_calibration(
     file: Path,
     parameters: Mapping[str, Mapping[str, Any]],
-    resize: str,
+    resize: Resize,
     asked: Mapping[str, Any],
 ) -> Calibration:
     """Read a stored calibration.

@@ -13,16 +13,18 @@ from torch import Tensor
 
 from clipshift.augment import Augmentation, make_variants
 from clipshift.augment.matching import Calibration
-from clipshift.data import Cache, Photo, ViewDataset, is_wordnet_id, keyed_order
+from clipshift.data import Cache, Photo, Resize, ViewDataset, is_wordnet_id, keyed_order
 from clipshift.encode import (
     Encoder,
     FeatureCache,
     ZeroShot,
     caption_embeddings,
     make_zero_shot,
+    prompt_templates,
 )
 from clipshift.errors import UserError
 from clipshift.evaluate.calibration import save_calibration
+from clipshift.evaluate.inside import inside_tables
 from clipshift.evaluate.loading import ViewData
 from clipshift.evaluate.module import Keep, ShiftEvaluation
 from clipshift.evaluate.tables import make_run
@@ -53,11 +55,14 @@ class Evaluation:
         ladders: Strengths at severity 1 to 5, by augmentation.
         severities: ``paper``, ``1`` to ``5``, ``matched``.
         measures: By name.
-        templates: Prompts with ``{}`` for the class; none leave zero-shot measures out.
+        templates: Prompts with ``{}`` for the class, or ``openai``, see
+            `clipshift.encode.make_zero_shot`; none leave zero-shot measures out.
         seed: Of every random draw.
         resize: How photos become views, see `clipshift.data.clean_view`.
         calibration: Where ``matched`` is among the severities.
         layers: Whether to measure the shift of every layer.
+        inside: Whether to see what happens inside the space of embeddings, see
+            `clipshift.evaluate.inside.inside_tables`.
         gallery: How many photos at random a view must find its own among.
         save_embeddings: Whether to write all embeddings.
         save_views: Of how many first photos to write the views.
@@ -72,11 +77,12 @@ class Evaluation:
     ladders: Mapping[str, Sequence[float]]
     severities: Sequence[str]
     measures: Mapping[str, PhotoMeasure]
-    templates: Sequence[str]
+    templates: Sequence[str] | str
     seed: int
-    resize: str
+    resize: Resize
     calibration: Calibration | None = None
     layers: bool = False
+    inside: bool = False
     gallery: int = 1000
     save_embeddings: bool = False
     save_views: int = 0
@@ -107,7 +113,7 @@ class Evaluation:
             )
         unnamed = [label for label in self.classes if is_wordnet_id(label)]
         if zero_shot and unnamed:
-            prompt = self.templates[0].format(unnamed[0])
+            prompt = prompt_templates(self.templates)[0].format(unnamed[0])
             self.notes.append(
                 f"Classes that look like WordNet ids and have no known name: {len(unnamed)} of "
                 f"{len(self.classes)}. The model was asked for “{prompt}”."
@@ -115,7 +121,7 @@ class Evaluation:
         return zero_shot, captions
 
 
-def measure_shift(
+def run_evaluation(
     evaluation: Evaluation,
     records: Records,
     trainer: pl.Trainer,
@@ -162,14 +168,14 @@ def measure_shift(
         evaluation.measures,
         records,
         Keep(
-            embeddings=evaluation.save_embeddings,
+            embeddings=evaluation.save_embeddings or evaluation.inside,
             gallery=frozenset(keyed_order(photos, "sample")[: evaluation.gallery]),
             views=evaluation.save_views,
             gaze=max(evaluation.save_gaze, GAZED_PHOTOS),
         ),
         zero_shot=zero_shot,
         texts=texts,
-        features=FeatureCache(cache, key) if cache is not None else None,
+        features=FeatureCache(cache, key) if cache is not None and encoder.cacheable else None,
         layers=evaluation.layers,
     )
     data = ViewData(evaluation.views(cache), batch_size, num_workers, records, evaluation.layers)
@@ -186,12 +192,20 @@ def measure_shift(
             if calibration:
                 save_calibration(folder, calibration)
             complete = len(measured.photos) == len(photos)
+            inside = None
+            if evaluation.inside:
+                begun = time.perf_counter()
+                inside = inside_tables(measured, photos, variants, evaluation.seed, zero_shot)
+                measured.seconds["inside"] = time.perf_counter() - begun
             seconds = {"photos": time.perf_counter() - start, **measured.seconds}
             known = {
                 **facts,
                 "complete": complete,
                 "model": facts["model"] | model_facts(encoder),
-                "data": {"classes": list(evaluation.classes)},
+                "data": {
+                    "classes": list(evaluation.classes),
+                    "prompts": evaluation.templates,
+                },
                 "seed": evaluation.seed,
                 "device": device,
                 "seconds": {name: round(value, 3) for name, value in seconds.items()},
@@ -205,9 +219,11 @@ def measure_shift(
             }
             run = make_run(
                 folder, measured, records.sums(), photos, variants, module.columns,
-                evaluation.seed, known,
+                evaluation.seed, known, inside,
             )  # fmt: skip
             write_run(run)
+            if not evaluation.save_embeddings:
+                measured.embeddings.clear()
             shown = shown_photos(run.shift, SHOWN_PHOTOS)
             write_tensors(
                 folder, measured, photos, evaluation.save_views, evaluation.save_gaze,

@@ -196,7 +196,8 @@ class ShiftEvaluation(pl.LightningModule):
                     _space(space, views[view], features[view]) for view in (variant, CLEAN)
                 ]
                 if space == "aligned gaze":
-                    inputs.append(_move_back(self.variants[variant], batch.draws))
+                    size = batch.pixels.shape[-1]
+                    inputs += [_move_back(self.variants[variant], batch.draws), size]
                 values[variant, name] = measure(*inputs)
             embedding = features[variant].embedding
             for name, hit in hits[variant].items():

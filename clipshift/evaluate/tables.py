@@ -10,7 +10,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from clipshift.augment import MATCHED, PAPER, Variant
+from clipshift.augment import MATCHED, PAPER, Stored, Variant
 from clipshift.data import Photo
 from clipshift.measure import CleanSpread, Facts, LayerShift
 from clipshift.measure.functional import retained
@@ -19,6 +19,7 @@ from clipshift.results import (
     Measured,
     Run,
     correlate,
+    corruption_errors,
     data_fingerprint,
     distance_tables,
     intraclass_correlation,
@@ -26,6 +27,7 @@ from clipshift.results import (
     order_of_photos,
     rank_augmentations,
     ranking_agreement,
+    shift_and_error,
     shift_table,
     skipped_table,
     summarize,
@@ -41,6 +43,7 @@ def make_run(
     columns: Mapping[str, Facts],
     seed: int,
     facts: Mapping[str, Any],
+    inside: Mapping[str, pd.DataFrame] | None = None,
 ) -> Run:
     """Make the tables of a run, and the facts that follow from what was measured.
 
@@ -53,11 +56,14 @@ def make_run(
         columns: What the measured columns mean.
         seed: Of all resampling.
         facts: What else is known of the run; ``data`` and others are added.
+        inside: From `clipshift.evaluate.inside.inside_tables`, where asked for.
     """
     spread = add_relative_shift(measured)
     add_retained(measured)
     shift = shift_table(measured, photos, variants)
     summary = summarize(shift, columns, seed)
+    stored = {v.name for v in variants.values() if isinstance(v.augmentation, Stored)}
+    errors = corruption_errors(summary, sorted(stored))
     cosine = "cosine_similarity" in shift
     several = len(measured.index) > 1 and shift["augmentation"].nunique() > 1
     both = cosine and several and {PAPER, MATCHED} <= set(shift["severity"])
@@ -82,6 +88,8 @@ def make_run(
         found = ranking_agreement(shift, (PAPER, MATCHED), seed)
         values = [None if math.isnan(value) else value for value in found]
         made["paper_and_matched"] = dict(zip(("tau", "ci_low", "ci_high"), values, strict=True))
+    if len(errors):
+        made["corruption_error"] = shift_and_error(errors)
     return Run(
         folder,
         {**facts, **made},
@@ -92,7 +100,9 @@ def make_run(
         rank_augmentations(shift, seed) if cosine else pd.DataFrame(),
         correlate(shift, columns) if cosine else pd.DataFrame(),
         layer_table(measured, sums, photos, variants, seed),
-        skipped_table(measured, photos),
+        errors,
+        skipped=skipped_table(measured, photos),
+        **(inside or {}),
     )
 
 

@@ -20,6 +20,7 @@ from clipshift.measure.metrics import (
     PatchSimilarityUint8,
     PhotoMeasure,
 )
+from clipshift.measure.per_photo import MetricPerPhoto, as_measure
 
 __all__ = [
     "COLUMNS",
@@ -38,7 +39,9 @@ __all__ = [
     "GazeEntropyChange",
     "L2Distance",
     "LayerShift",
+    "MetricPerPhoto",
     "PatchSimilarity",
     "PatchSimilarityUint8",
     "PhotoMeasure",
+    "as_measure",
 ]

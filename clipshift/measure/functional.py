@@ -31,7 +31,7 @@ SHOWN = 0.999
 """A pixel counts as shown by a view where a map of ones, moved back, is above this."""
 
 MoveBack = Callable[[Tensor], Tensor]
-"""Moves maps of views, (B, C, 224, 224), back to where their pixels came from, with zeros where a
+"""Moves maps of views, (B, C, S, S), back to where their pixels came from, with zeros where a
 view does not show the photo: `clipshift.augment.MovingAugmentation.move_back` with its draws."""
 
 
@@ -89,7 +89,7 @@ def l2_distance(view: Tensor, clean: Tensor) -> Tensor:
 def attention_similarity(view: Tensor, clean: Tensor) -> Tensor:
     r"""Likeness of two gazes, :math:`1 / (1 + \mathrm{MSE})` of the scaled maps.
 
-    Both are resized bilinearly to the view size and min–max scaled to [0, 1] on their own; a
+    Both are resized bilinearly to 224 × 224 and min–max scaled to [0, 1] on their own; a
     uniform gaze scales to 0 everywhere.
 
     Args:
@@ -108,7 +108,9 @@ def attention_similarity(view: Tensor, clean: Tensor) -> Tensor:
     return _likeness(_smooth_map(view), _smooth_map(clean), everywhere)
 
 
-def attention_similarity_aligned(view: Tensor, clean: Tensor, move_back: MoveBack | None) -> Tensor:
+def attention_similarity_aligned(
+    view: Tensor, clean: Tensor, move_back: MoveBack | None, size: int = VIEW_SIZE
+) -> Tensor:
     r"""`attention_similarity` of the same content: the view's gaze is moved back first.
 
     Both gazes are resized bilinearly to the view size. The view's is then moved back as its pixels
@@ -120,6 +122,7 @@ def attention_similarity_aligned(view: Tensor, clean: Tensor, move_back: MoveBac
         clean: Gazes on their clean views, shape (B, h, w).
         move_back: Moves the views' pixels back; None where they did not move, and the result is
             that of `attention_similarity`.
+        size: Side of the views, in pixels.
 
     Returns:
         Shape (B,), in (0, 1]; NaN where a view does not show the photo at all.
@@ -131,8 +134,8 @@ def attention_similarity_aligned(view: Tensor, clean: Tensor, move_back: MoveBac
     """
     if move_back is None:
         return attention_similarity(view, clean)
-    moved, shown = _moved_back(_smooth_map(view), move_back)
-    return _likeness(moved, _smooth_map(clean), shown)
+    moved, shown = _moved_back(_smooth_map(view, size), move_back)
+    return _likeness(moved, _smooth_map(clean, size), shown)
 
 
 def patch_similarity(view: Tensor, clean: Tensor) -> Tensor:
@@ -417,7 +420,9 @@ def gaze_divergence(view: Tensor, clean: Tensor) -> Tensor:
     return divergence.clamp(0, 1).float()
 
 
-def gaze_divergence_aligned(view: Tensor, clean: Tensor, move_back: MoveBack | None) -> Tensor:
+def gaze_divergence_aligned(
+    view: Tensor, clean: Tensor, move_back: MoveBack | None, size: int = VIEW_SIZE
+) -> Tensor:
     r"""`gaze_divergence` of the same content: the view's gaze is moved back first.
 
     Both gazes are brought to the view size, constant over each patch (a pixel belongs to the patch
@@ -432,6 +437,7 @@ def gaze_divergence_aligned(view: Tensor, clean: Tensor, move_back: MoveBack | N
         clean: Gazes on their clean views, shape (B, h, w).
         move_back: Moves the views' pixels back; None where they did not move, and the result is
             that of `gaze_divergence`.
+        size: Side of the views, in pixels.
 
     Returns:
         Shape (B,), in [0, 1]; NaN where a view does not show the photo at all.
@@ -443,19 +449,20 @@ def gaze_divergence_aligned(view: Tensor, clean: Tensor, move_back: MoveBack | N
     """
     if move_back is None:
         return gaze_divergence(view, clean)
-    rows, columns = (_patch_of_pixels(count) for count in view.shape[-2:])
+    rows, columns = (_patch_of_pixels(count, size) for count in view.shape[-2:])
     after, before = (gaze[:, rows[:, None], columns] for gaze in (view, clean))
     moved, shown = _moved_back(after, move_back)
     q, p = (_patch_means((maps * shown).double(), rows, columns) for maps in (moved, before))
     return gaze_divergence(q, p)
 
 
-def gaze_moved_back(view: Tensor, move_back: MoveBack) -> Tensor:
+def gaze_moved_back(view: Tensor, move_back: MoveBack, size: int = VIEW_SIZE) -> Tensor:
     """Gazes on views, moved back to where the photo's pixels were, as `gaze_divergence_aligned`.
 
     Args:
         view: Shape (B, h, w), not resized.
         move_back: Moves the views' pixels back.
+        size: Side of the views, in pixels.
 
     Returns:
         Means over the patches of the clean view, shape (B, h, w), float64; 0 where the view does
@@ -466,7 +473,7 @@ def gaze_moved_back(view: Tensor, move_back: MoveBack) -> Tensor:
         >>> gaze_moved_back(gaze, move_back=lambda maps: maps.flip(-1))
         tensor([[[0.7500, 0.2500]]], dtype=torch.float64)
     """
-    rows, columns = (_patch_of_pixels(count) for count in view.shape[-2:])
+    rows, columns = (_patch_of_pixels(count, size) for count in view.shape[-2:])
     moved, shown = _moved_back(view[:, rows[:, None], columns], move_back)
     return _patch_means((moved * shown).double(), rows, columns)
 
@@ -649,23 +656,23 @@ def _entropy(p: Tensor) -> Tensor:
     return torch.special.entr(p).sum(dim=-1) / math.log(2)
 
 
-def _smooth_map(gaze: Tensor) -> Tensor:
-    return interpolate(gaze[:, None], (VIEW_SIZE, VIEW_SIZE), mode="bilinear")[:, 0]
+def _smooth_map(gaze: Tensor, size: int = VIEW_SIZE) -> Tensor:
+    return interpolate(gaze[:, None], (size, size), mode="bilinear")[:, 0]
 
 
 def _moved_back(maps: Tensor, move_back: MoveBack) -> tuple[Tensor, Tensor]:
-    """Maps moved back, (B, 224, 224), and which of the photo's pixels the views show, boolean."""
+    """Maps moved back, (B, S, S), and which of the photo's pixels the views show, boolean."""
     moved, ones = move_back(torch.stack([maps, torch.ones_like(maps)], dim=1)).unbind(dim=1)
     return moved, ones > SHOWN
 
 
-def _patch_of_pixels(count: int) -> Tensor:
-    """The patch that each pixel's centre lies in, along a side of the view, int64, (224,)."""
-    return (2 * torch.arange(VIEW_SIZE) + 1) * count // (2 * VIEW_SIZE)
+def _patch_of_pixels(count: int, size: int) -> Tensor:
+    """The patch that each pixel's centre lies in, along a side of the view, int64, (size,)."""
+    return (2 * torch.arange(size) + 1) * count // (2 * size)
 
 
 def _patch_means(maps: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
-    """Means over patches: (B, 224, 224) → (B, h, w)."""
+    """Means over patches: (B, S, S) → (B, h, w)."""
     for dim, patches in ((-1, columns), (-2, rows)):
         parts = maps.split(patches.bincount().tolist(), dim=dim)
         maps = torch.stack([part.mean(dim=dim) for part in parts], dim=dim)

@@ -25,8 +25,8 @@ class PhotoMeasure(Metric):
 
     - ``view`` (`Tensor`): of B augmented views.
     - ``clean`` (`Tensor`): of their clean views, same shape.
-    - ``move_back`` (callable or None): in the space ``aligned gaze`` alone; see
-      `clipshift.measure.functional.MoveBack`.
+    - ``geometry``: in the space ``aligned gaze`` alone, a
+      `clipshift.measure.functional.MoveBack` or None, and the side of the views in pixels.
 
     As output, ``compute`` gives the mean over all photos seen (float64 scalar; photos whose value
     is NaN are left out), and ``forward`` the B photos' own values, shape (B,).
@@ -34,13 +34,15 @@ class PhotoMeasure(Metric):
 
     is_differentiable = False
     full_state_update = False
-    facts: ClassVar[Facts]
+    facts: Facts
     measure: ClassVar[Callable[..., Tensor]]
     total: Tensor
     count: Tensor
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
+        if not hasattr(cls, "facts"):
+            return  # each of its metrics has its own
         cls.higher_is_better = {"higher": True, "lower": False}.get(cls.facts.better or "")
         cls.plot_lower_bound, cls.plot_upper_bound = (
             bound if math.isfinite(bound) else None for bound in (cls.facts.low, cls.facts.high)
@@ -52,17 +54,19 @@ class PhotoMeasure(Metric):
         self.add_state("count", torch.zeros((), dtype=torch.long), dist_reduce_fx="sum")
         self.photo_values = torch.empty(0)
 
-    def update(self, view: Tensor, clean: Tensor, *move_back: functional.MoveBack | None) -> None:
+    def update(
+        self, view: Tensor, clean: Tensor, *geometry: functional.MoveBack | int | None
+    ) -> None:
         """Add B photos."""
-        self.photo_values = type(self).measure(view, clean, *move_back)
+        self.photo_values = self.measure(view, clean, *geometry)
         self.total += self.photo_values.double().nansum()
         self.count += self.photo_values.isfinite().sum()
 
     def forward(
-        self, view: Tensor, clean: Tensor, *move_back: functional.MoveBack | None
+        self, view: Tensor, clean: Tensor, *geometry: functional.MoveBack | int | None
     ) -> Tensor:
         """Add B photos and return their own values, shape (B,)."""
-        self.update(view, clean, *move_back)
+        self.update(view, clean, *geometry)
         return self.photo_values
 
     def compute(self) -> Tensor:

@@ -11,9 +11,11 @@ import pandas as pd
 import torch
 from PIL import Image
 from torch import Tensor
+from torch.nn.functional import interpolate
 
 from clipshift.augment import MovingAugmentation, Variant, augment
 from clipshift.data import Batch, View, ViewDataset, collate
+from clipshift.errors import UserError
 from clipshift.measure.functional import gaze_moved_back
 from clipshift.report.figures import shown_measures
 from clipshift.results import CLEAN, SHOWN_PHOTOS, Run, read_gazes, read_nearest, shown_photos
@@ -254,7 +256,8 @@ def made_gazes(
             move_back = partial(
                 augmentation.move_back, draws=batch.draws[variant.name], strength=variant.strength
             )
-            back[name] = gaze_moved_back(torch.from_numpy(maps[name]), move_back).numpy()
+            gaze = torch.from_numpy(maps[name])
+            back[name] = gaze_moved_back(gaze, move_back, batch.clean.shape[-1]).numpy()
     return {
         photo: {
             "shape": list(maps[CLEAN].shape[1:]),
@@ -263,6 +266,37 @@ def made_gazes(
         }
         for row, photo in enumerate(kept)
     }
+
+
+def gazed_pictures(run: Run, dataset: ViewDataset, photo: str) -> dict[str, str]:
+    """Where the model looks on a photo's views: darker where it does not.
+
+    Args:
+        run: The run.
+        dataset: Its photos.
+        photo: The id of one.
+
+    Returns:
+        Data URLs by view name, on a common scale: of the same colours, the same share of the gaze.
+
+    Raises:
+        UserError: If the run kept no gaze of the photo, or it can no longer be read.
+    """
+    gaze, views = read_gazes(run.folder).get(photo), views_of(dataset, [photo])
+    if gaze is None or not views:
+        missing = "its gaze was not kept: save.gaze=N keeps more" if views else "it cannot be read"
+        raise UserError(f"{photo} cannot be shown: {missing}")
+    variants = variants_of(run, dataset)
+    batch = collate([views[photo]])
+    pixels = {CLEAN: batch.clean} | {name: made_view(v, batch) for name, v in variants.items()}
+    shares = {name: gaze[name] / gaze[name].sum() for name in pixels}
+    most = max(share.max() for share in shares.values())
+    made = {}
+    for name, view in pixels.items():
+        light = torch.from_numpy(shares[name] / most).float()[None, None]
+        light = interpolate(light, view.shape[-2:], mode="bicubic").clamp(0, 1)
+        made[name] = data_url((view * (0.15 + 0.85 * light))[0], None)
+    return made
 
 
 def encoded_gaze(gaze: np.ndarray) -> list[Any] | None:

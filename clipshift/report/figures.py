@@ -154,6 +154,32 @@ def save_figures(figures: Mapping[str, Chart], folder: Path, source: str) -> dic
     return paths
 
 
+def svg(chart: Chart) -> str:
+    """A chart of its first severity as SVG."""
+    text: str = vl_convert.vegalite_to_svg(
+        specification(chart), vl_version=VEGALITE, config=config(back="white")
+    )
+    return text
+
+
+def draw_pictures(pictures: Mapping[str, str], columns: int = 5) -> Chart:
+    """Pictures side by side, each below its name.
+
+    Args:
+        pictures: Data URLs by name.
+        columns: How many stand in a row.
+    """
+    table = pd.DataFrame({"name": list(pictures), "picture": list(pictures.values())})
+    return (
+        alt.Chart(table, width=160, height=160)
+        .mark_image(width=160, height=160, align="left", baseline="top")
+        .encode(url="picture:N", x=alt.value(0), y=alt.value(0))
+        .facet(
+            facet=alt.Facet("name:N", sort=list(pictures), title=None), columns=columns, spacing=8
+        )
+    )
+
+
 VEGALITE = ".".join(alt.SCHEMA_VERSION.lstrip("v").split(".")[:2])
 """The version of Vega-Lite that Altair writes, and the page and files are drawn by."""
 WIDTH = 680

@@ -1,6 +1,7 @@
 """A run's report, made from its files: figures and page, its W&B run, and its last words."""
 
 import shlex
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,31 +23,41 @@ UNEQUAL = (
 
 
 def report_run(run: Run, dataset: ViewDataset, logger: Logger | None = None) -> None:
-    """Draw the figures, write the report, track it, and say the last words in the terminal.
+    """Write the report, track it, and say the last words in the terminal.
 
     Args:
         run: The run.
         dataset: Its photos, of which some are shown; those that are gone are left out.
         logger: The run's logger.
     """
-    made = report_page(run, dataset)
-    files = figures.save_figures(made.saved, run.folder / "figures", source_of(run))
-    report = page.write_page(run.folder / "report.html", made)
+    with terminal.busy("Drawing figures and page"):
+        made, report, files = write_report(run, dataset)
     notes = list(made.notes)
     clean = page.clean_accuracy(run.summary)
     lines = [f"zero-shot on the clean views: {clean}"] if clean else []
-    lines += [f"gaze: {made.facts['gaze']}", f"report: {report}"]
+    lines += [f"gaze: {made.facts['gaze']}", f"report: {terminal.shortened(report)}"]
     if isinstance(logger, WandbLogger):
-        with tracking.optional_tracking():
+        with tracking.optional_tracking(), terminal.busy("Tracking in W&B"):
             notes += tracking.track_results(logger, run, files)
             lines.append(tracking.run_place(logger))
     elif logger is not None:
         logger.log_metrics(tracking.means(run))
-    tables = {
-        str(severity): page.ranked_table(summary, run.columns, run.trained_on)
-        for severity, summary in run.summary.groupby("severity", sort=False)
-    }
-    terminal.print_summary(made.title, tables, notes, lines)
+    terminal.print_run(run, made.title, made.answer, notes, lines)
+
+
+def write_report(run: Run, dataset: ViewDataset) -> tuple[Page, Path, dict[str, Path]]:
+    """Write ``report.html`` and ``figures/``.
+
+    Args:
+        run: The run.
+        dataset: Its photos, of which some are shown; those that are gone are left out.
+
+    Returns:
+        What the page says, its path, and the figures by name.
+    """
+    made = report_page(run, dataset)
+    files = figures.save_figures(made.saved, run.folder / "figures", source_of(run))
+    return made, page.write_page(run.folder / "report.html", made), files
 
 
 def title_of(run: Run) -> str:

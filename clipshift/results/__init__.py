@@ -1,5 +1,10 @@
 """Results: what was measured, its tables with intervals, and the files of a run."""
 
+from clipshift.results.corruptions import (
+    corruption_errors,
+    mean_corruption_error,
+    shift_and_error,
+)
 from clipshift.results.files import (
     data_fingerprint,
     file_sha256,
@@ -7,7 +12,14 @@ from clipshift.results.files import (
     write_json,
     write_whole,
 )
-from clipshift.results.intervals import holm, intraclass_correlation, mean_interval
+from clipshift.results.intervals import (
+    cosine_values,
+    holm,
+    intraclass_correlation,
+    mean_interval,
+    pair_values,
+    ratio_values,
+)
 from clipshift.results.measured import CLEAN, Measured, join
 from clipshift.results.paired import GROUPS, compare_photos, with_group_means
 from clipshift.results.ranking import (
@@ -53,6 +65,8 @@ __all__ = [
     "clear_results",
     "compare_photos",
     "correlate",
+    "corruption_errors",
+    "cosine_values",
     "data_fingerprint",
     "differing_views",
     "distance_tables",
@@ -61,14 +75,18 @@ __all__ = [
     "incomparable",
     "intraclass_correlation",
     "join",
+    "mean_corruption_error",
     "mean_interval",
     "order_of_photos",
+    "pair_values",
     "pivot",
     "rank_augmentations",
     "ranking_agreement",
+    "ratio_values",
     "read_gazes",
     "read_nearest",
     "read_run",
+    "shift_and_error",
     "shift_table",
     "shown_photos",
     "skipped_table",

@@ -69,6 +69,70 @@ DEFINITIONS: dict[str, dict[str, str]] = {
         "cka": "debiased linear CKA of the mean patch tokens of views and clean views",
         "cka_biased": "linear CKA of the same, biased upwards where photos are few",
     },
+    "directions": VARIANT
+    | {
+        "direction": "length of the mean unit displacement, debiased; 1: all photos the same way",
+    }
+    | INTERVAL
+    | {
+        "null": "95 % of the directions are below this where displacements have random signs",
+        "p": "p-value of a direction as large where displacements have random signs",
+        "p_holm": "p after Holm's correction over all rows of the severity",
+        "share": "share of the mean squared displacement that the mean displacement carries",
+        "share_low": "lower end of its 95 % interval over photos",
+        "share_high": "upper end of its 95 % interval over photos",
+        "n": "photos that were moved",
+    },
+    "direction_cosines": {
+        "severity": KEYS["severity"],
+        "augmentation": "one augmentation",
+        "other": "another",
+        "cosine": "cosine of their mean displacements, over different photos; empty where one has "
+        "none",
+    }
+    | INTERVAL
+    | COUNT,
+    "undone": VARIANT
+    | {
+        "method": "how the clean embedding is estimated from the view's: none, as it is; mean, the "
+        "mean displacement subtracted; orthogonal, by a rotation as well; ridge, by a linear map",
+        "r_squared": "cross-validated R² of the clean embeddings; 1: undone, 0: as good as their "
+        "mean",
+    }
+    | INTERVAL
+    | COUNT,
+    "neighbourhoods": VARIANT
+    | {
+        "measure": "neighbours_kept, alignment, uniformity, uniformity_change, effective_rank or "
+        "hubness",
+        "value": "its value of the views",
+    }
+    | INTERVAL
+    | {
+        "reference": "what to compare it with: the value of the clean views; chance for "
+        "neighbours_kept; 0 for alignment and uniformity_change",
+        "n": COUNT["n"],
+    },
+    "named": VARIANT
+    | {
+        "text": "what the text says: a class",
+        "change": "mean over photos of the view's cosine with the text minus the clean view's",
+    }
+    | INTERVAL
+    | {
+        "p": "two-sided p-value of no change, from Student's t",
+        "p_holm": "p after Holm's correction over all texts and augmentations of the severity",
+        "n": COUNT["n"],
+    },
+    "corruption_error": VARIANT
+    | {"error": "zero-shot top-1 error under the stored corruption"}
+    | INTERVAL
+    | {
+        "alexnet_error": "AlexNet's, the mean over severities, where it is published",
+        "relative_error": "error divided by AlexNet's",
+        "shift": "mean over photos of 1 − cosine",
+    }
+    | COUNT,
     "skipped": {"photo": KEYS["photo"], "reason": "why it was not measured"},
 }
 """The columns of the tables beside ``shift.parquet``, by their names in `Tables`."""

@@ -247,6 +247,80 @@ def relative_shift_values(relative: np.ndarray, others: np.ndarray) -> np.ndarra
     return relative - 2 * mean * (others - spread) / spread
 
 
+def pair_values(others: np.ndarray) -> np.ndarray:
+    r"""A mean over pairs of photos as a mean over photos, so that its interval is one of those.
+
+    .. math::
+        \psi_i = 2 h_i - h
+
+    with :math:`h_i` the mean over the pairs that photo i is in, and h the mean of these, which is
+    that over all pairs and that of :math:`\psi`. Source: Hoeffding, "A class of statistics with
+    asymptotically normal distribution", 1948. No photo is paired with itself, as a photo that is
+    drawn twice in a resample would be.
+
+    Args:
+        others: h of N photos.
+
+    Example:
+        >>> pair_values(np.array([0.0, 1.0, 2.0]))
+        array([-1.,  1.,  3.])
+    """
+    return 2 * others - others.mean()
+
+
+def ratio_values(top: np.ndarray, bottom: np.ndarray) -> np.ndarray:
+    r"""A ratio of two means over photos as a mean over photos, so that both vary in its interval.
+
+    .. math::
+        \psi_i = R + (t_i - R b_i) / b, \quad R = t / b
+
+    with the means t and b. The mean of :math:`\psi` is R, and its variation that of R to first
+    order. Source: Cochran, "Sampling techniques", 1977, section 6.
+
+    Args:
+        top: Numerators of N photos.
+        bottom: Denominators of the same.
+
+    Returns:
+        Shape (N,); NaN where the denominators' mean is 0.
+
+    Example:
+        >>> ratio_values(np.array([1.0, 3.0]), np.array([2.0, 6.0]))
+        array([0.5, 0.5])
+    """
+    with np.errstate(invalid="ignore", divide="ignore"):
+        ratio = top.mean() / bottom.mean()
+        return np.asarray(ratio + (top - ratio * bottom) / bottom.mean())
+
+
+def cosine_values(both: np.ndarray, first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    r"""A mean product, divided by the lengths, as a mean over photos: a cosine of two mean vectors.
+
+    .. math::
+        \psi_i = C \Big(\frac{x_i}{x} - \frac{a_i}{2 a} - \frac{b_i}{2 b} + 1\Big), \quad
+        C = x / \sqrt{a b}
+
+    with the means x, a and b. The mean of :math:`\psi` is C, and its variation that of C to first
+    order (the delta method).
+
+    Args:
+        both: Products x of N photos.
+        first: Squared lengths a of the same, with a mean above 0.
+        second: Squared lengths b.
+
+    Returns:
+        Shape (N,).
+
+    Example:
+        >>> cosine_values(np.array([1.0, 1.0]), np.array([1.0, 1.0]), np.array([3.0, 5.0]))
+        array([0.5625, 0.4375])
+    """
+    lengths = np.sqrt(first.mean() * second.mean())
+    cosine = both.mean() / lengths
+    change = both / lengths - cosine * (first / first.mean() + second / second.mean()) / 2
+    return np.asarray(cosine + change)
+
+
 def sign_test(change: np.ndarray) -> float:
     """Two-sided p of the exact sign test; of 0/1 measures it is McNemar's exact test.
 
@@ -328,9 +402,9 @@ def intraclass_correlation(values: np.ndarray, labels: Sequence[str | None]) -> 
     size, total = groups.size(), len(rows)
     if len(size) < 2 or total == len(size):
         return np.nan
-    means = groups.transform("mean")
-    between = ((means - rows["value"].mean()) ** 2).sum() / (len(size) - 1)
+    means, mean = groups.transform("mean"), rows["value"].mean()
+    between = ((means - mean) ** 2).sum() / (len(size) - 1)
     within = ((rows["value"] - means) ** 2).sum() / (total - len(size))
     typical = (total - (size**2).sum() / total) / (len(size) - 1)
     spread = between + (typical - 1) * within
-    return float((between - within) / spread) if spread > 0 else np.nan
+    return float((between - within) / spread) if spread > (ROUNDING * mean) ** 2 else np.nan

@@ -11,7 +11,7 @@ import pandas as pd
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
-from clipshift.data import Photo, read_json
+from clipshift.data import NATIVE, Photo, native_resize, read_json
 from clipshift.errors import UserError
 from clipshift.measure import Facts
 from clipshift.results.columns import DEFINITIONS, column_dictionary, read_shift, write_shift
@@ -22,7 +22,12 @@ CALIBRATION = "calibration.json"
 NEAREST = "nearest.json"
 SHIFT = "shift.parquet"
 MATRICES = ("distances", "distances_low", "distances_high")
-TABLES = ("summary", *MATRICES, "ranking", "correlations", "layers", "skipped")
+INSIDE = ("directions", "direction_cosines", "undone", "neighbourhoods", "named")
+"""The tables of what happens inside the space of embeddings, by their names in `Run`."""
+TABLES = (
+    "summary", *MATRICES, "ranking", "correlations", "layers", "corruption_error", *INSIDE,
+    "skipped",
+)  # fmt: skip
 """The tables of a run beside ``shift.parquet``, by their names in `Run`."""
 
 RESULTS = (
@@ -62,6 +67,13 @@ class Run:
         ranking: Augmentations by their shift; empty where the cosine was not measured.
         correlations: What goes with the shift; empty likewise.
         layers: Shift by layer; empty where not asked for.
+        corruption_error: Errors under stored corruptions; empty where there are none.
+        directions: Whether every photo is moved the same way; this and the next four are empty
+            where ``inside`` was not asked for.
+        direction_cosines: Which augmentations push the same way.
+        undone: Whether the shift can be undone, by method.
+        neighbourhoods: What becomes of photos' nearest neighbours, and of the embeddings' spread.
+        named: The texts that views move towards, and away from; empty without classes as well.
         skipped: Photos that could not be read.
     """
 
@@ -76,6 +88,12 @@ class Run:
     ranking: pd.DataFrame = field(default_factory=pd.DataFrame)
     correlations: pd.DataFrame = field(default_factory=pd.DataFrame)
     layers: pd.DataFrame = field(default_factory=pd.DataFrame)
+    corruption_error: pd.DataFrame = field(default_factory=pd.DataFrame)
+    directions: pd.DataFrame = field(default_factory=pd.DataFrame)
+    direction_cosines: pd.DataFrame = field(default_factory=pd.DataFrame)
+    undone: pd.DataFrame = field(default_factory=pd.DataFrame)
+    neighbourhoods: pd.DataFrame = field(default_factory=pd.DataFrame)
+    named: pd.DataFrame = field(default_factory=pd.DataFrame)
     skipped: pd.DataFrame = field(default_factory=pd.DataFrame)
 
     @property
@@ -268,7 +286,7 @@ def differing_views(a: Run, b: Run) -> list[str]:
         value = run.facts["config"]
         for key in dotted.split("."):
             value = value[key]
-        return value
+        return native_resize(run.facts["model"]["preprocessing"]) if value == NATIVE else value
 
     found += [
         f"{name} ({option(a, name)} and {option(b, name)})" if name != "aug" else "aug"
@@ -298,7 +316,7 @@ def incomparable(a: Run, b: Run) -> dict[str, str]:
         else set()
         for run in (a, b)
     ]
-    texts = [(run.facts["data"].get("classes"), run.facts["config"]["prompts"]) for run in (a, b)]
+    texts = [(run.facts["data"].get("classes"), prompts_of(run)) for run in (a, b)]
     found = {}
     if galleries[0] != galleries[1]:
         found["retained"] = "the galleries hold other photos"
@@ -310,6 +328,12 @@ def incomparable(a: Run, b: Run) -> dict[str, str]:
         of_gaze = [n for n, facts in a.columns.items() if facts.space in ("gaze", "aligned gaze")]
         found |= {n: cause for n in of_gaze if n in a.shift and n in b.shift}
     return found
+
+
+def prompts_of(run: Run) -> list[str] | str:
+    """A run's templates, or ``openai``. In runs of earlier versions they are options alone."""
+    prompts: list[str] | str = run.facts["config"]["prompts"]["templates"]
+    return run.facts["data"].get("prompts", prompts)
 
 
 def gaze_kind(run: Run) -> str | None:

@@ -201,7 +201,7 @@ class Finetuning(ShiftValidation):
 
 
 def text_targets(
-    encoder: Encoder, photos: list[Photo], classes: list[str], templates: list[str]
+    encoder: Encoder, photos: list[Photo], classes: list[str], templates: list[str] | str
 ) -> ZeroShot | None:
     """The texts that photos are trained towards: class prompts or, without labels, captions.
 

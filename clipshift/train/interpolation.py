@@ -31,6 +31,6 @@ def choose_alpha(curve: pd.DataFrame, tolerance: float) -> float:
         tolerance: How much accuracy may be lost, as a fraction.
     """
     if "clean_top1" in curve:
-        base = curve.loc[curve["alpha"] == 0, "clean_top1"].iloc[0]
+        base = curve["clean_top1"].iloc[0]
         curve = curve[curve["clean_top1"] >= base - tolerance - ROUNDING]
     return float(curve.loc[curve["shift"].idxmin(), "alpha"])

@@ -13,6 +13,7 @@ import numpy as np
 import open_clip
 import pytorch_lightning as pl
 import torch
+from PIL import Image
 from pytorch_lightning.utilities.types import OptimizerLRSchedulerConfig
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
@@ -22,6 +23,7 @@ from torch.utils.data import Dataset
 from torchmetrics.classification import MulticlassAccuracy
 from tqdm import tqdm
 
+from clipshift.data.dataset import pixels_of, unit_range
 from clipshift.data.photos import Photo, UnreadablePhotoError, decode
 from clipshift.data.shards import class_wnids
 from clipshift.encode import tiny  # noqa: F401  (registers the image tower with timm)
@@ -149,6 +151,25 @@ def load_pixels(photos: list[Photo], size: int) -> Tensor:
             image = image.resize((size, size))
         pixels[row] = np.asarray(image)
     return torch.from_numpy(pixels).permute(0, 3, 1, 2)
+
+
+def seen_in_evaluation(pixels: Tensor) -> Tensor:
+    """Photos as an evaluation shows them to a model: enlarged to views, and resized for its input.
+
+    Args:
+        pixels: Photos, (N, 3, S, S), uint8.
+
+    Returns:
+        The same shape, uint8: what `Encoder.embed` makes of their clean views for an input of S px,
+        rounded to 8 bits.
+    """
+    seen = []
+    for batch in tqdm(pixels.split(250), desc="views", mininterval=5):
+        images = [Image.fromarray(photo) for photo in batch.permute(0, 2, 3, 1).numpy()]
+        views = unit_range(torch.stack([pixels_of(image, "squash") for image in images]))
+        small = F.interpolate(views, pixels.shape[2:], mode="bilinear", antialias=True)
+        seen.append((small * 255).round().to(torch.uint8))
+    return torch.cat(seen)
 
 
 class Pixels(Dataset[Batch]):
@@ -321,7 +342,7 @@ def export(model: nn.Module, model_cfg: dict[str, Any], folder: Path) -> None:
 def teacher_logits(cfg: dict[str, Any], data: Pixels, root: Path, file: Path, seed: int) -> Tensor:
     """The teacher's logits, (N, 2, C): from ``file`` where it holds those of this very setting."""
     pixels, labels = data.columns["pixels"], data.columns["labels"]
-    photos = hashlib.sha256(pixels.numpy().data).hexdigest()
+    photos = hashlib.sha256(pixels.contiguous().numpy().data).hexdigest()
     setting = json.dumps({"teacher": cfg, "photos": photos, "seed": seed}, sort_keys=True)
     if file.is_file():
         # what is damaged is made anew

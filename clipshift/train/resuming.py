@@ -19,7 +19,7 @@ BEST = "best.ckpt"
 SETTINGS = "settings.json"
 LIGHTNING = {"state_dict", "optimizer_states", "lr_schedulers", "loops", "callbacks"}
 """What Lightning needs of a checkpoint to go on from it."""
-HARMLESS = ("logger", "evaluation")
+HARMLESS = ("logger", "evaluation", "control")
 """Options that do not change what is trained."""
 
 

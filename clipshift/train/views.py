@@ -8,9 +8,9 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.utils.data import Dataset, Sampler, default_collate
 
-from clipshift.augment import VIEW_SIZE, Augmentation, augment, draw, make_variants
+from clipshift.augment import Augmentation, augment, draw, make_variants
 from clipshift.augment.keyed import keyed_generator
-from clipshift.data import Photo, Skipped, ViewDataset
+from clipshift.data import Photo, Resize, Skipped, ViewDataset
 from clipshift.errors import UserError
 
 log = logging.getLogger(__name__)
@@ -18,6 +18,8 @@ log = logging.getLogger(__name__)
 
 class RobustViews(Dataset[tuple[Tensor, Tensor, int]]):
     """Photos with one augmented view each: another augmentation and severity every epoch.
+
+    Without augmentations the view is the clean one: for a control.
 
     An item is a clean view and an augmented one, float32 in [0, 1], (3, H, W), and the photo's
     index. The next photo takes the place of one that cannot be read.
@@ -38,7 +40,7 @@ class RobustViews(Dataset[tuple[Tensor, Tensor, int]]):
         ladders: Mapping[str, Sequence[float]],
         severities: Sequence[str],
         seed: int,
-        resize: str,
+        resize: Resize,
     ) -> None:
         self.photos = ViewDataset(photos, {}, seed, resize)
         self.variants = list(make_variants(augmentations, ladders, severities, {}).values())
@@ -56,11 +58,13 @@ class RobustViews(Dataset[tuple[Tensor, Tensor, int]]):
             log.warning("%s cannot be read: %s", self.photos.photos[index].id, item.reason)
         else:
             raise UserError("none of the photos can be read")
+        clean = item.clean[None]
+        if not self.variants:
+            return clean[0], clean[0], index
         key = f"epoch {epoch} of {self.photos.photos[index].id}"
         choice = keyed_generator(self.seed, key, "choice").integers(len(self.variants))
         variant = self.variants[int(choice)]
-        draws = draw(variant.augmentation, self.seed, key, variant.name, VIEW_SIZE)
-        clean = item.clean[None]
+        draws = draw(variant.augmentation, self.seed, key, variant.name, self.photos.size)
         view = augment(variant.augmentation, clean, default_collate([draws]), variant.strength)
         return clean[0], view[0], index
 

@@ -9,7 +9,7 @@ import pandas as pd
 import yaml
 from pytorch_lightning.loggers import WandbLogger
 
-from clipshift.compare.pair import (
+from clipshift.comparison.pair import (
     LEADING,
     compare_pair,
     forest,
@@ -172,9 +172,9 @@ def write_sweep(
             )  # fmt: skip
     if pair := comparable_pair(runs):
         a, b = pair
-        paired = compare_pair(a, b, a.facts["seed"])
+        trained_on = trained_on_of(pair)
+        paired = compare_pair(a, b, a.facts["seed"], trained_on)
         write_csv(folder / "paired.csv", paired)
-        trained_on = trained_on_of(a, b)
         measures = [m for m in LEADING if m in set(paired["measure"])]
         drawn = [forest(paired, measure, a, trained_on) for measure in measures[:1]]
         shown = pair_table(paired[paired["measure"].isin(measures)], a, trained_on, "paired.csv")

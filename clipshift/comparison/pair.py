@@ -1,7 +1,8 @@
-"""Two finished runs, compared photo by photo."""
+"""Finished runs, compared photo by photo, every two of them."""
 
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -52,9 +53,7 @@ LEADING = (
 """Measures of which a page shows the paired differences; the CSV has all."""
 INTERPOLATION = "interpolation.csv"
 PROVENANCE = "provenance.json"
-CONTROL = "control"
-"""What a fine-tune's folder has beside its two runs: the curve of α, its model's record, and the
-run of a control."""
+"""What a fine-tune's folder has beside its runs: the curve of α, and its model's record."""
 SPREAD_FALL = 0.1
 """How much closer together photos may lie before a comparison warns of it, as a fraction."""
 
@@ -64,63 +63,75 @@ def compare_runs(
     seed: int,
     folder: Path,
     notes: Sequence[str] = (),
-    photos_of: Callable[[Run], ViewDataset] | None = None,
+    views_again: Callable[[Run], ViewDataset] | None = None,
 ) -> Path:
-    """Compare two finished runs photo by photo: ``compare=[RUN_A,RUN_B]``.
+    """Compare finished runs photo by photo, every two of them: ``compare=[RUN_A,RUN_B]``.
 
-    The page shows the curve of ``interpolation.csv`` and compares B with the run in ``control`` as
-    well, where the folder has them.
+    The page shows the curve of ``interpolation.csv`` as well, where the folder has one.
 
     Args:
-        runs: Two run folders.
+        runs: Run folders.
         seed: Seed of the bootstrap.
         folder: Where ``comparison.csv`` and ``comparison.html`` go.
         notes: What else a reader must know.
-        photos_of: Finds a run's photos, for their pictures; `UserError` where they are gone.
+        views_again: Finds a run's photos, for their pictures; `UserError` where they are gone.
 
     Returns:
         The page's path.
 
     Raises:
-        UserError: If a folder holds no finished run, or the two measured different photos or views.
+        UserError: If a folder holds no finished run, or two measured different photos or views.
     """
-    a, b = (read_run(Path(path).expanduser()) for path in runs)
-    if differences := differing_views(a, b):
-        raise UserError(
-            f"{a.folder} and {b.folder} cannot be compared photo by photo: "
-            f"they differ in {', '.join(differences)}"
-        )
-    table = compare_pair(a, b, seed)
+    compared = [read_run(Path(path).expanduser()) for path in runs]
+    pairs = list(combinations(compared, 2))
+    for a, b in pairs:
+        if differences := differing_views(a, b):
+            raise UserError(
+                f"{a.folder} and {b.folder} cannot be compared photo by photo: "
+                f"they differ in {', '.join(differences)}"
+            )
+    trained_on = trained_on_of(compared)
+    tables = [compare_pair(a, b, seed, trained_on) for a, b in pairs]
     folder.mkdir(parents=True, exist_ok=True)
-    write_csv(folder / "comparison.csv", table)
-    notes = [*notes, *pair_notes(a, b)]
-    report = write_pair(folder, a, b, table, seed, notes, photos_of)
-    shown = table[table["measure"] == "cosine_similarity"]
-    print(pair_lines(a, b, shown if len(shown) else table))
+    write_csv(folder / "comparison.csv", pd.concat(tables, ignore_index=True))
+    notes = list(dict.fromkeys([*notes, *(note for pair in pairs for note in pair_notes(*pair))]))
+    report = write_pairs(folder, compared, tables, trained_on, notes, views_again)
+    for (a, b), table in zip(pairs, tables, strict=True):
+        shown = table[table["measure"] == "cosine_similarity"]
+        print(pair_lines(a, b, shown if len(shown) else table))
     for note in notes:
         print(f"note: {note}")
     print(f"report: {report}")
     return report
 
 
-def trained_on_of(a: Run, b: Run) -> list[str]:
-    """What the fine-tuned one of two models was trained on; B's where both were."""
-    return b.trained_on or a.trained_on
+def trained_on_of(runs: Sequence[Run]) -> list[str]:
+    """What the fine-tuned one of several models was trained on; the last one's where many were."""
+    return next((run.trained_on for run in reversed(runs) if run.trained_on), [])
 
 
-def compare_pair(a: Run, b: Run, seed: int) -> pd.DataFrame:
+def compare_pair(a: Run, b: Run, seed: int, trained_on: Sequence[str]) -> pd.DataFrame:
     """`compare_photos` of two runs, without the measures that cannot be compared.
 
-    Of a fine-tuned model, with what it was trained on together.
+    Args:
+        a: A run.
+        b: Another, of the same views.
+        seed: Seed of the bootstrap.
+        trained_on: Augmentations, of which and of all others the mean is compared as well.
+
+    Returns:
+        The table, with the models' names in front: ``model_a`` and ``model_b``.
     """
-    trained_on = trained_on_of(a, b)
     lost = [name for name in a.shift if name.startswith(tuple(incomparable(a, b)))]
-    return compare_photos(
+    table = compare_photos(
         with_group_means(a.shift.drop(columns=lost), trained_on),
         with_group_means(b.shift, trained_on),
         a.columns,
         seed,
     )
+    table.insert(0, "model_a", a.facts["model"]["name"])
+    table.insert(1, "model_b", b.facts["model"]["name"])
+    return table
 
 
 def pair_lines(a: Run, b: Run, table: pd.DataFrame) -> str:
@@ -199,17 +210,28 @@ def notes_on_runs(runs: Sequence[Run]) -> list[str]:
     return list(dict.fromkeys(notes))
 
 
-def write_pair(
+def write_pairs(
     folder: Path,
-    a: Run,
-    b: Run,
-    table: pd.DataFrame,
-    seed: int,
+    runs: Sequence[Run],
+    tables: Sequence[pd.DataFrame],
+    trained_on: Sequence[str],
     notes: Sequence[str],
-    photos_of: Callable[[Run], ViewDataset] | None,
+    views_again: Callable[[Run], ViewDataset] | None,
 ) -> Path:
-    """Write the page of a paired comparison."""
-    trained_on = trained_on_of(a, b)
+    """Write the page of a comparison: the last run against the first, then every other two.
+
+    Args:
+        folder: Where to.
+        runs: The runs.
+        tables: From `compare_pair`, of every two of them.
+        trained_on: What the fine-tuned model was trained on.
+        notes: What a reader must know.
+        views_again: Finds a run's photos, for their pictures; `UserError` where they are gone.
+    """
+    a, b = runs[0], runs[-1]
+    pairs = list(zip(combinations(runs, 2), tables, strict=True))
+    main = len(runs) - 2
+    table = tables[main]
     measures = [measure for measure in LEADING if measure in set(table["measure"])]
     of_views = [measure for measure in measures if a.columns[measure].space != "photo"]
     drawn = [forest(table, measure, a, trained_on) for measure in of_views]
@@ -222,14 +244,22 @@ def write_pair(
         drawn[1:],
         [pair_table(table[table["measure"].isin(measures)], a, trained_on)],
     )]  # fmt: skip
-    sections += curve_sections(folder) + control_sections(folder, b, seed)
-    sections.append(pair_photos(a, b, photos_of))
+    sections += [
+        other_pair(one, other, of_pair, trained_on)
+        for index, ((one, other), of_pair) in reversed(list(enumerate(pairs)))
+        if index != main
+    ]
+    sections += curve_sections(folder)
+    sections.append(pair_photos(a, b, views_again))
+    names = ["A", *(run.folder.name for run in runs[1:-1]), "B"]
     facts = {
         name: f"{run_title(run)}: {run.folder}; {weights_in_words(run.facts['model'])}"
-        for name, run in (("A", a), ("B", b))
+        for name, run in zip(names, runs, strict=True)
     }
-    if spread := spread_change(a, b):
-        facts["mean distance between different photos"] = spread
+    for index, (pair, _) in enumerate(pairs):
+        if spread := spread_change(*pair):
+            of_pair = "" if index == main else f", {' → '.join(map(run_title, pair))}"
+            facts[f"mean distance between different photos{of_pair}"] = spread
     photos = counted(int(table["n"].max()), "photo")
     made = Page(
         title=f"{run_title(b)} against {run_title(a)}, photo by photo",
@@ -354,41 +384,28 @@ def curve_sections(folder: Path) -> list[Section]:
     ]  # fmt: skip
 
 
-def control_sections(folder: Path, b: Run, seed: int) -> list[Section]:
-    """The robust model against its control; empty where there is none on the same views."""
-    try:
-        control = read_run(folder / CONTROL)
-    except UserError:
-        return []
-    if differing_views(control, b):
-        return []
-    table = compare_pair(control, b, seed)
-    measure = next((m for m in LEADING[:2] if m in set(table["measure"])), None)
-    if measure is None:
-        return []
-    trained_on = trained_on_of(control, b)
-    write_csv(folder / "comparison_control.csv", table)
-    drawn = forest(table, measure, control, trained_on)
-    drawn.name = "difference_control"
-    return [
-        Section(
-            "control",
-            "Against a control",
-            ["The control was trained as the robust model was, but without augmentations: what "
-             "is left of the difference is theirs. Here A is the control."],
-            [drawn],
-            [pair_table(table[table["measure"].isin(LEADING)], control, trained_on,
-                        "comparison_control.csv")],
-        )
-    ]  # fmt: skip
+def other_pair(a: Run, b: Run, table: pd.DataFrame, trained_on: Sequence[str]) -> Section:
+    """Two more runs of a comparison, as a robust model and its control."""
+    shown = table[table["measure"].isin(LEADING)]
+    measure = next(m for m in (*LEADING, *table["measure"]) if m in set(table["measure"]))
+    drawn = forest(table, measure, a, trained_on)
+    names = [run_title(run) for run in (a, b)]
+    drawn.name = f"difference_{a.folder.name}_{b.folder.name}"
+    return Section(
+        f"{a.folder.name}-{b.folder.name}",
+        f"{names[1]} against {names[0]}",
+        [f"Here A is {names[0]}, and B is {names[1]}."],
+        [drawn],
+        [pair_table(shown, a, trained_on)],
+    )
 
 
-def pair_photos(a: Run, b: Run, photos_of: Callable[[Run], ViewDataset] | None) -> Section:
+def pair_photos(a: Run, b: Run, views_again: Callable[[Run], ViewDataset] | None) -> Section:
     """The photo explorer with both models."""
     photos = None
-    if photos_of is not None:
+    if views_again is not None:
         with suppress(UserError):
-            photos = photos_of(a)
+            photos = views_again(a)
     names = [run_title(run) for run in (a, b)]
     if names[0] == names[1]:
         names = [f"A: {names[0]}", f"B: {names[1]}"]

@@ -1,0 +1,319 @@
+"""The Python interface: the command ``clipshift``, for photos and models that one holds."""
+
+import html
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from omegaconf import OmegaConf
+from torch import Tensor, nn
+
+from clipshift.augment import as_augmentation
+from clipshift.cli.build import make_augmentations, make_encoder, make_evaluation
+from clipshift.cli.command import CONF, as_typed, compose_config
+from clipshift.cli.config import MEASURED, plain, validate
+from clipshift.cli.evaluate import carry_out, views_again
+from clipshift.cli.jobs import locked
+from clipshift.comparison.pair import compare_pair, trained_on_of
+from clipshift.data import ViewDataset, candidate_classes, photos_of, select
+from clipshift.encode import Encoder, as_encoder
+from clipshift.errors import UserError, did_you_mean
+from clipshift.report import figures, page
+from clipshift.report.explorer import gazed_pictures
+from clipshift.report.run import write_report
+from clipshift.results import Records, Run, differing_views, read_run
+from clipshift.train.export import trained_augmentations
+
+SHOWN_GAZES = 1000
+"""Of so many first photos a result can show the gaze."""
+
+
+class Result:
+    """What was measured: tables, figures, and the folder that holds them.
+
+    In a notebook it shows itself as its table and ranking.
+
+    Attributes:
+        run: The run, with all its tables and facts.
+    """
+
+    def __init__(
+        self,
+        run: Run,
+        views: ViewDataset | None,
+        temporary: "tempfile.TemporaryDirectory[str] | None" = None,
+    ) -> None:
+        self.run = run
+        self._views = views
+        self._temporary = temporary  # goes with the result
+
+    @property
+    def shift(self) -> pd.DataFrame:
+        """One row per photo, augmentation and severity, one column per measure."""
+        return self.run.shift
+
+    @property
+    def summary(self) -> pd.DataFrame:
+        """Means over photos, with 95 % intervals."""
+        return self.run.summary
+
+    @property
+    def ranking(self) -> pd.DataFrame:
+        """Augmentations by their shift, with intervals of ranks and differences."""
+        return self.run.ranking
+
+    @property
+    def layers(self) -> pd.DataFrame:
+        """The shift after every layer; empty unless asked for by ``layers=True``."""
+        return self.run.layers
+
+    def plot_ranking(self) -> figures.Chart:
+        """Augmentations by their mean shift: an Altair chart."""
+        return figures.draw_ranking(self.ranking, self.summary)
+
+    def plot_gaze(self, photo: int | str) -> figures.Chart:
+        """Where the model looks on a photo, clean and under every augmentation: an Altair chart.
+
+        Args:
+            photo: Its position among the photos, or its id.
+
+        Raises:
+            UserError: If the photo cannot be had any more, or its gaze was not kept.
+        """
+        if self._views is None:
+            raise UserError("the photos of this run cannot be had any more")
+        name = self._views.photos[photo].id if isinstance(photo, int) else photo
+        return figures.draw_pictures(gazed_pictures(self.run, self._views, name))
+
+    def save(self, folder: str | Path) -> Path:
+        """Write all tables, and the report as one HTML page.
+
+        Args:
+            folder: Where to; made if missing. What an earlier run wrote there is replaced.
+
+        Returns:
+            The page's path.
+        """
+        target = Path(folder)
+        if target.resolve() != self.run.folder.resolve():
+            shutil.copytree(self.run.folder, target, dirs_exist_ok=True)
+        if self._views is None:
+            raise UserError("the photos of this run cannot be had any more: its page is as it was")
+        _, report, _ = write_report(read_run(target), self._views)
+        return report
+
+    def __repr__(self) -> str:
+        return "\n\n".join(table.to_string(index=False) for table in self._tables().values())
+
+    def _repr_html_(self) -> str:
+        parts = []
+        for severity, table in self._tables().items():
+            parts.append(f"<p>severity {html.escape(severity)}: means with 95 % intervals</p>")
+            parts.append(table.to_html(index=False))
+        if len(self.ranking):
+            parts.append(figures.svg(self.plot_ranking()))
+        return "".join(parts)
+
+    def _tables(self) -> dict[str, pd.DataFrame]:
+        """The summary for people, by severity."""
+        tables = {}
+        for severity, summary in self.summary.groupby("severity", sort=False):
+            header, *rows = page.ranked_table(summary, self.run.columns, self.run.trained_on)
+            tables[str(severity)] = pd.DataFrame(rows, columns=header)
+        return tables
+
+
+def measure_shift(
+    photos: Any = None,
+    model: str | Path | tuple[str, str | Path] | nn.Module = "lite",
+    augmentations: str | Sequence[str] | Mapping[str, Any] = "paper",
+    severities: str | int | Sequence[str | int] = "paper",
+    *,
+    labels: Sequence[str | None] | None = None,
+    classes: str | Sequence[str] | None = None,
+    measures: str | Sequence[str] = "full",
+    prompts: str | Sequence[str] = "auto",
+    layers: bool = False,
+    sample: int | None = None,
+    resize: str = "squash",
+    precision: str = "fp32",
+    seed: int = 0,
+    preprocess: Any = None,
+    tokenizer: Callable[[list[str]], Tensor] | None = None,
+    folder: str | Path | None = None,
+    batch_size: int = 32,
+    num_workers: int = 0,
+    progress: bool = True,
+) -> Result:
+    """Measure how far a model's embeddings move under augmentations of photos.
+
+    The numbers are those of ``clipshift evaluate``, to the bit.
+
+    Args:
+        photos: A folder; a list of paths, Pillow images, uint8 arrays (H, W, 3) or float tensors
+            (3, H, W) in [0, 1]; a torch or Hugging Face data set; None for the photographs that
+            come with scikit-image. See `clipshift.data.photos_of`, also for their ids.
+        model: One of ``clipshift models``; a checkpoint's folder in the hub's format; open_clip's
+            name and tag, or name and checkpoint file, as ``("ViT-B-32", "laion2b_s34b_b79k")``; an
+            open_clip model; or any module with ``encode_image`` (and ``encode_text``).
+        augmentations: A choice of ``aug``, or a list of them; or, by name, augmentations or
+            transforms of torchvision, kornia or albumentations.
+        severities: ``paper``, 1 to 5, ``matched``, or a list of them.
+        labels: The class of each photo, where ``photos`` is a list.
+        classes: Names to choose among in zero-shot classification: ``imagenet``, or a list. By
+            default those of the photos.
+        measures: A choice of ``metric``, or a list of them.
+        prompts: A choice of ``prompts``, or templates with ``{}`` for the class.
+        layers: Whether to measure the shift of every layer.
+        sample: Only so many photos at random, the same for every seed.
+        resize: How photos become views: see ``data.resize``.
+        precision: The encoder's: ``fp32``, ``bf16``, ``fp16``.
+        seed: Of every random draw.
+        preprocess: What a module in memory is given: see `clipshift.encode.as_encoder`.
+        tokenizer: A module's in memory: from a list of texts to what ``encode_text`` takes. Without
+            it, measures with text are left out.
+        folder: Where the run's files go; by default a temporary folder, which goes with the result.
+        batch_size: Photos at once; the numbers do not depend on it.
+        num_workers: Processes that read photos; the numbers do not depend on it.
+        progress: Whether to show a bar.
+
+    Raises:
+        UserError: In one line, whatever of this cannot be had or is out of range.
+    """
+    own = augmentations if isinstance(augmentations, Mapping) else None
+    overrides = {
+        "aug": augmentations if own is None else "paper",
+        "severity": severities,
+        "metric": measures,
+        "prompts" if isinstance(prompts, str) else "prompts.templates": prompts,
+        "layers": layers,
+        "precision": precision,
+        "seed": seed,
+        "data.resize": resize,
+        "data.batch_size": batch_size,
+        "data.num_workers": num_workers,
+        "save.gaze": SHOWN_GAZES,
+        "logger": "none",
+        **_model_options(model),
+    }
+    cfg = compose_config("evaluate", [f"{name}={_typed(v)}" for name, v in overrides.items()])
+    found = select(photos_of(photos, labels), sample=sample)
+    OmegaConf.set_struct(cfg, False)
+    if photos is not None:
+        held = isinstance(photos, str | os.PathLike)
+        cfg.data._target_ = "clipshift.data.folder" if held else "clipshift.data.photos_of"
+        cfg.data.root = os.path.abspath(photos) if held else None
+    cfg.data.sample = sample
+    if isinstance(model, nn.Module):
+        encoder = model if isinstance(model, Encoder) else as_encoder(model, preprocess, tokenizer)
+        cfg.model = _held_model(model)
+    else:
+        encoder = make_encoder(cfg.model, precision)
+    if own is None:
+        made, ladders = make_augmentations(plain(cfg.aug))
+    else:
+        made, ladders = {name: as_augmentation(part) for name, part in own.items()}, {}
+        cfg.aug = {name: {"_target_": _name_of(part)} for name, part in own.items()}
+    validate(cfg, MEASURED)
+    names = {photo.label for photo in found if photo.label and photo.left_out is None}
+    known = sorted(names) if classes is None else classes
+    if isinstance(known, str):
+        known = candidate_classes(known)
+    evaluation = make_evaluation(cfg, made, ladders, found, list(known), encoder)
+    facts = {
+        "job": None,
+        "model": plain(cfg.model) | {"trained_on": trained_augmentations(cfg.model.checkpoint)},
+        "precision": encoder.precision,
+        "config": plain(cfg),
+    }
+    temporary = None
+    if folder is None:
+        temporary = tempfile.TemporaryDirectory(prefix="clipshift-")
+        folder = temporary.name
+    target = Path(folder)
+    with locked(target):
+        records = Records(target)
+        records.begin({}, anew=True)
+        run = carry_out(cfg, evaluation, records, target, facts, progress=progress)
+        records.remove()
+    assert run is not None  # there is one process
+    return Result(run, evaluation.views(), temporary)
+
+
+def load_run(folder: str | Path) -> Result:
+    """A finished run, from its folder.
+
+    Raises:
+        UserError: If the folder holds no finished run.
+    """
+    run = read_run(Path(folder).expanduser())
+    try:
+        return Result(run, views_again(run))
+    except UserError:  # its photos are gone, or were held in memory
+        return Result(run, None)
+
+
+def compare(a: Result, b: Result, seed: int = 0) -> pd.DataFrame:
+    """Compare two runs photo by photo.
+
+    Args:
+        a: The one, as of a base model.
+        b: The other, of the same photos and views.
+        seed: Of the bootstrap.
+
+    Returns:
+        One row per augmentation, severity and measure: both means, the mean difference with its
+        95 % interval, the share of photos that improved, and p after Holm's correction.
+
+    Raises:
+        UserError: If they measured different photos or views.
+    """
+    if differences := differing_views(a.run, b.run):
+        raise UserError(
+            f"the runs cannot be compared photo by photo: they differ in {', '.join(differences)}"
+        )
+    return compare_pair(a.run, b.run, seed, trained_on_of([a.run, b.run]))
+
+
+def _typed(value: Any) -> str:
+    """A value as the command line takes it."""
+    if isinstance(value, str | os.PathLike):
+        return as_typed(os.fspath(value))
+    if isinstance(value, Sequence):
+        return f"[{','.join(map(_typed, value))}]"
+    return json.dumps(value)
+
+
+def _model_options(model: Any) -> dict[str, Any]:
+    """The options that choose a model; none for one that is held in memory."""
+    if isinstance(model, nn.Module):
+        return {}
+    if isinstance(model, tuple):
+        architecture, weights = model
+        kind = "checkpoint" if Path(weights).exists() else "pretrained"
+        name = Path(architecture.rpartition(":")[2]).name
+        chosen = {"name": name, "architecture": architecture, "pretrained": None, kind: weights}
+        return {f"model.{option}": value for option, value in chosen.items()}
+    if isinstance(model, str) and (CONF / "model" / f"{model}.yaml").is_file():
+        return {"model": model}
+    if Path(model).is_dir():
+        return {"model.name": Path(model).name, "model.checkpoint": model}
+    known = [file.stem for file in (CONF / "model").glob("*.yaml")]
+    raise UserError(
+        f"no model {str(model)!r}{did_you_mean(str(model), known)} (clipshift models lists them); "
+        "a folder in the hub's format, or (architecture, tag or file), is taken as well"
+    )
+
+
+def _held_model(model: nn.Module) -> dict[str, Any]:
+    name = type(model).__name__
+    return {"name": name, "architecture": name, "pretrained": None, "checkpoint": None}
+
+
+def _name_of(part: Any) -> str:
+    return f"{type(part).__module__}.{type(part).__qualname__}"

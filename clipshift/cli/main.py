@@ -1,0 +1,145 @@
+"""The command ``clipshift``. ``evaluate.py`` and ``train.py`` are two of its subcommands."""
+
+import os
+import sys
+from collections.abc import Callable, Sequence
+from importlib.metadata import version
+from pathlib import Path
+
+import hydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf
+
+from clipshift.cli.command import CONF, as_typed, explained_errors, fail, run_command
+from clipshift.cli.config import MEASURED, check_paths, name_model, validate
+from clipshift.errors import UserError, did_you_mean
+
+# Lightning and open_clip take seconds to import: help and mistakes do not wait for them.
+
+
+@hydra.main(version_base="1.3", config_path=str(CONF), config_name="evaluate")
+def evaluate_job(cfg: DictConfig) -> None:
+    """Check the configuration, then measure."""
+    with explained_errors():
+        validate(cfg, MEASURED)
+        name_model(cfg, HydraConfig.get().overrides.task)
+        if HydraConfig.get().mode == RunMode.RUN:  # a sweep tracks its failed jobs as well
+            check_paths(cfg)
+        folder = Path(HydraConfig.get().runtime.output_dir)
+        if cfg.compare:
+            from clipshift.cli.evaluate import views_again
+            from clipshift.comparison import compare_runs
+
+            compare_runs(list(cfg.compare), cfg.seed, folder, views_again=views_again)
+            return
+        from clipshift.cli.evaluate import evaluate, remake_report
+
+        if cfg.report:
+            remake_report(Path(cfg.report).expanduser())
+        else:
+            evaluate(cfg, folder)
+
+
+@hydra.main(version_base="1.3", config_path=str(CONF), config_name="train")
+def train_job(cfg: DictConfig) -> None:
+    """Run the stage that the experiment names."""
+    with explained_errors():
+        if OmegaConf.is_missing(cfg, "stage"):
+            raise UserError("nothing to train: add experiment=robustify_demo, or another one")
+        if "model" in cfg:
+            name_model(cfg, HydraConfig.get().overrides.task)
+        check_paths(cfg)
+        from clipshift.cli.jobs import locked
+
+        folder = Path(HydraConfig.get().runtime.output_dir)
+        with locked(folder):
+            hydra.utils.get_method(cfg.stage)(cfg, folder)
+
+
+def evaluate(arguments: Sequence[str]) -> None:
+    """Measure the shift."""
+    run_command(evaluate_job, "evaluate", arguments)
+
+
+def train(arguments: Sequence[str]) -> None:
+    """Fine-tune a model, or make one."""
+    run_command(train_job, "train", arguments)
+
+
+def compare(arguments: Sequence[str]) -> None:
+    """Compare two runs photo by photo."""
+    runs = [argument for argument in arguments if "=" not in argument]
+    if len(runs) != 2:
+        fail("compare needs two run folders: clipshift compare RUN_A RUN_B")
+    both = ",".join(as_typed(run) for run in runs)
+    evaluate([f"compare=[{both}]", *(a for a in arguments if a not in runs)])
+
+
+def report(arguments: Sequence[str]) -> None:
+    """Make a finished run's page anew, and open it."""
+    if len(arguments) != 1:
+        fail("report needs the folder of a run: clipshift report RUN")
+    evaluate([f"report={as_typed(arguments[0])}"])
+    if sys.stdout.isatty():
+        import webbrowser
+
+        webbrowser.open((Path(arguments[0]).expanduser() / "report.html").resolve().as_uri())
+
+
+def models(arguments: Sequence[str]) -> None:
+    """List the models, and whether their weights are here."""
+    if arguments:
+        fail("models takes no arguments")
+    from clipshift.cli.models import print_models
+
+    print_models()
+
+
+COMMANDS: dict[str, tuple[Callable[[Sequence[str]], None], str]] = {
+    "evaluate": (evaluate, "[OPTION=VALUE ...]"),
+    "compare": (compare, "RUN_A RUN_B"),
+    "report": (report, "RUN"),
+    "train": (train, "experiment=NAME [OPTION=VALUE ...]"),
+    "models": (models, ""),
+}
+"""By name: what it does, and its arguments."""
+
+HELP = """\
+clipshift: what happens inside CLIP when the picture is messed with.
+
+{commands}
+
+clipshift COMMAND --help says more of evaluate and train.
+eval "$(clipshift -sc install=bash)" completes commands and options in bash and zsh."""
+
+
+def main() -> None:
+    """Run the subcommand that the command line names."""
+    arguments = sys.argv[1:]
+    if arguments[:1] in (["-sc"], ["--shell-completion"]):
+        complete(arguments)
+    elif not arguments or arguments[0] in ("-h", "--help", "help"):
+        lines = [
+            f"  {f'clipshift {name} {usage}':55} {(command.__doc__ or '').rstrip('.')}"
+            for name, (command, usage) in COMMANDS.items()
+        ]
+        print(HELP.format(commands="\n".join(lines)))
+    elif arguments[0] == "--version":
+        print(f"clipshift {version('clipshift')}")
+    elif arguments[0] in COMMANDS:
+        COMMANDS[arguments[0]][0](arguments[1:])
+    else:
+        fail(f"no command {arguments[0]!r}{did_you_mean(arguments[0], COMMANDS)}: see --help")
+
+
+def complete(arguments: Sequence[str]) -> None:
+    """Complete a command line, by Hydra's completion of the subcommand that it names."""
+    words = os.environ.get("COMP_LINE", "").split(maxsplit=2)
+    if not arguments[1:] or not arguments[1].startswith("query="):
+        evaluate(arguments)
+    elif len(words) > 1 and words[1] in ("evaluate", "train"):
+        os.environ["COMP_LINE"] = " ".join([words[0], *words[2:]])
+        COMMANDS[words[1]][0](arguments)
+    elif len(words) < 3:
+        print(*COMMANDS)

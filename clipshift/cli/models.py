@@ -1,0 +1,50 @@
+"""The models that can be chosen by name: what they are, and whether their weights are here."""
+
+import open_clip
+import yaml
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from clipshift.cli.command import CONF
+from clipshift.encode import gaze_probe, model_config, model_outline, weights_are_here
+
+HEADER = ("model", "architecture", "weights", "parameters", "input", "embedding", "gaze", "here")
+
+
+def print_models() -> None:
+    """Print a table of the choices of ``model``, one row per model."""
+    console = Console()
+    if not console.is_terminal:
+        console = Console(width=120)
+    table = Table(*HEADER, box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    for file in sorted((CONF / "model").glob("*.yaml")):
+        model = yaml.safe_load(file.read_text())
+        table.add_row(*model_row(file.stem, model["architecture"], model["pretrained"]))
+    console.print(table)
+    console.print(
+        f"Also any of open_clip's {len(open_clip.list_models())} architectures by "
+        "model.architecture and model.pretrained, and a checkpoint of yours by model.checkpoint.",
+        soft_wrap=True,
+        highlight=False,
+    )
+
+
+def model_row(name: str, architecture: str, pretrained: str | None) -> tuple[str, ...]:
+    """What a model is, in the columns of `HEADER`."""
+    outline = model_outline(architecture)
+    size = outline.visual.preprocess_cfg["size"]
+    side = size if isinstance(size, int) else size[0]
+    probe = gaze_probe(outline.visual)
+    parameters = sum(weight.numel() for weight in outline.parameters())
+    weights = pretrained or ("inside clipshift" if ":" in architecture else "random")
+    return (
+        name,
+        architecture,
+        weights,
+        f"{parameters / 1e6:.1f} M",
+        f"{side} px",
+        str(model_config(architecture)["embed_dim"]),
+        probe.kind if probe else "none",
+        "yes" if weights_are_here(architecture, pretrained) else "no",
+    )

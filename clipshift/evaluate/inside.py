@@ -1,0 +1,315 @@
+"""What augmentations do inside the space of embeddings, as tables with intervals and nulls."""
+
+from collections.abc import Mapping, Sequence
+from itertools import combinations
+
+import numpy as np
+import pandas as pd
+from scipy.stats import ttest_1samp
+
+from clipshift.augment import Variant
+from clipshift.data import Photo, keyed_order
+from clipshift.encode import ZeroShot
+from clipshift.measure.embeddings import (
+    FLIPS,
+    FOLDS,
+    MOVED,
+    NEIGHBOURS,
+    alignment,
+    closeness,
+    common_share,
+    directed,
+    direction,
+    direction_cosine,
+    displacements,
+    effective_rank,
+    flipped_directions,
+    hubness,
+    neighbours_kept,
+    undoing_errors,
+    unit_steps,
+    with_others,
+)
+from clipshift.results import (
+    CLEAN,
+    Measured,
+    cosine_values,
+    holm,
+    mean_interval,
+    order_of_photos,
+    pair_values,
+    ratio_values,
+)
+
+NAMED = 10
+"""How many texts are listed that a view gains most, and how many that it loses most."""
+
+Embeddings = Mapping[str, np.ndarray]
+"""By view, ``clean`` among them; rows in the order of photo ids, shape (N, D)."""
+
+
+def inside_tables(
+    measured: Measured,
+    photos: Sequence[Photo],
+    variants: Mapping[str, Variant],
+    seed: int,
+    zero_shot: ZeroShot | None = None,
+) -> dict[str, pd.DataFrame]:
+    """The tables of what happens to the embeddings.
+
+    Args:
+        measured: What was measured, all embeddings among it.
+        photos: The run's photos.
+        variants: Augmentations at severities, by view name.
+        seed: Of all resampling and of the nulls.
+        zero_shot: The classes, to name what views move towards, where there are some.
+
+    Returns:
+        ``directions``, ``direction_cosines``, ``undone``, ``neighbourhoods`` and ``named``, as
+        `clipshift.results.Run` describes them.
+    """
+    order = order_of_photos(measured, photos)
+    embeddings = {view: rows[order] for view, rows in measured.embeddings.items()}
+    listed = [photos[int(measured.index[row])] for row in order]
+    folds = np.empty(len(listed), int)
+    folds[keyed_order(listed, "folds")] = np.arange(len(listed)) % FOLDS
+    names, texts = ((), np.empty((0, 0))) if zero_shot is None else (
+        zero_shot.names, zero_shot.classifier.cpu().numpy().T
+    )  # fmt: skip
+    return {
+        "directions": directions_table(embeddings, variants, seed),
+        "direction_cosines": direction_cosines_table(embeddings, variants, seed),
+        "undone": undone_table(embeddings, variants, folds, seed),
+        "neighbourhoods": neighbourhoods_table(embeddings, variants, seed),
+        "named": named_table(embeddings, variants, names, texts, seed),
+    }
+
+
+def directions_table(
+    embeddings: Embeddings, variants: Mapping[str, Variant], seed: int
+) -> pd.DataFrame:
+    """Whether every photo is moved the same way: one row per augmentation and severity.
+
+    The interval of ``direction`` is that of its square, a mean over pairs of photos, and that of
+    ``share`` that of a ratio of means over pairs and over photos (`pair_values`, `ratio_values`).
+    """
+    rows, columns = [], []
+    for name, variant in variants.items():
+        known, moves = _displacements(embeddings, name)
+        moved = known.copy()
+        moved[known] = np.linalg.norm(moves, axis=1) >= MOVED
+        lengths, shares = np.full((2, len(known)), np.nan)
+        length = share = null = p = np.nan
+        if moved.sum() > 1:
+            steps = unit_steps(moves)
+            lengths[moved] = pair_values(with_others(steps, steps))
+            energy = np.square(moves).sum(axis=1)
+            shares[known] = ratio_values(pair_values(with_others(moves, moves)), energy)
+            length, share = direction(moves), common_share(moves)
+            flipped = flipped_directions(moves, seed)
+            null = float(np.quantile(flipped, 0.95))
+            p = float((1 + (flipped >= length).sum()) / (1 + FLIPS))
+        columns += [lengths, shares]
+        rows.append((variant.name, variant.severity, length, null, p, share, int(moved.sum())))
+    names = ["augmentation", "severity", "direction", "null", "p", "share", "n"]
+    table = pd.DataFrame(rows, columns=names)
+    low, high = np.clip(mean_interval(np.transpose(columns), seed), 0, 1)
+    table.insert(3, "ci_low", np.sqrt(low[::2]))
+    table.insert(4, "ci_high", np.sqrt(high[::2]))
+    table.insert(7, "p_holm", _corrected(table))
+    table.insert(9, "share_low", low[1::2])
+    table.insert(10, "share_high", high[1::2])
+    return table
+
+
+def direction_cosines_table(
+    embeddings: Embeddings, variants: Mapping[str, Variant], seed: int
+) -> pd.DataFrame:
+    """Who pushes the same way: one row per two augmentations of one severity.
+
+    The interval is that of a mean over photos to first order (`pair_values`, `cosine_values`).
+    """
+    rows, columns = [], []
+    for severity in dict.fromkeys(variant.severity for variant in variants.values()):
+        own = [name for name, variant in variants.items() if variant.severity == severity]
+        for pair in combinations(own, 2):
+            known = np.all([_known(embeddings, name) for name in pair], axis=0)
+            first, second = (
+                displacements(embeddings[name][known], embeddings[CLEAN][known]) for name in pair
+            )
+            values = np.full(len(known), np.nan)
+            cosine = direction_cosine(first, second) if known.sum() > 1 else np.nan
+            if not np.isnan(cosine):
+                values[known] = cosine_values(
+                    *(pair_values(with_others(x, y))
+                      for x, y in ((first, second), (first, first), (second, second)))
+                )  # fmt: skip
+            columns.append(values)
+            names = [variants[name].name for name in pair]
+            rows.append((severity, *names, cosine, int(known.sum())))
+    table = pd.DataFrame(rows, columns=["severity", "augmentation", "other", "cosine", "n"])
+    if columns:
+        low, high = np.clip(mean_interval(np.transpose(columns), seed), -1, 1)
+        table.insert(4, "ci_low", low)
+        table.insert(5, "ci_high", high)
+    return table
+
+
+def undone_table(
+    embeddings: Embeddings, variants: Mapping[str, Variant], folds: np.ndarray, seed: int
+) -> pd.DataFrame:
+    """Whether the shift can be undone: one row per augmentation, severity and method.
+
+    The interval is over photos, with the maps as they were made (`ratio_values`): that a map made
+    of other photos would be another one is not in it.
+    """
+    rows, columns = [], []
+    for name, variant in variants.items():
+        known = _known(embeddings, name)
+        if known.sum() < 2 * FOLDS:
+            continue
+        errors, spread = undoing_errors(
+            embeddings[name][known], embeddings[CLEAN][known], folds[known]
+        )
+        for method, error in errors.items():
+            values = np.full(len(known), np.nan)
+            values[known] = 1 - ratio_values(error, spread)
+            columns.append(values)
+            rows.append(
+                (variant.name, variant.severity, method, np.nanmean(values), int(known.sum()))
+            )
+    table = pd.DataFrame(rows, columns=["augmentation", "severity", "method", "r_squared", "n"])
+    if columns:
+        low, high = mean_interval(np.transpose(columns), seed)
+        table.insert(4, "ci_low", low)
+        table.insert(5, "ci_high", np.minimum(high, 1))
+    return table
+
+
+def neighbourhoods_table(
+    embeddings: Embeddings, variants: Mapping[str, Variant], seed: int
+) -> pd.DataFrame:
+    """What becomes of the neighbourhoods: one row per augmentation, severity and measure.
+
+    ``neighbours_kept`` is a mean over photos among the neighbours at hand, ``alignment`` a mean
+    over photos, ``uniformity`` and its change are logarithms of means over pairs (`pair_values`).
+    The effective rank and the hubness have no interval: in a resample photos are their own
+    neighbours, and use fewer dimensions.
+    """
+    rows, columns = [], []
+    of_clean: dict[bytes, tuple[float, float, np.ndarray]] = {}
+    for name, variant in variants.items():
+        known = _known(embeddings, name)
+        count = int(known.sum())
+        if count <= NEIGHBOURS:
+            continue
+        view, clean = embeddings[name][known], embeddings[CLEAN][known]
+        kept, occurrence = neighbours_kept(view, clean)
+        if known.tobytes() not in of_clean:
+            own = neighbours_kept(clean, clean)[1]
+            of_clean[known.tobytes()] = hubness(own), effective_rank(clean), _uniformity(clean)
+        hubs, rank, even = of_clean[known.tobytes()]
+        evenness = _uniformity(view)
+        for measure, values, reference in (
+            ("neighbours_kept", kept, NEIGHBOURS / (count - 1)),
+            ("alignment", alignment(view, clean), 0.0),
+            ("uniformity", evenness, even.mean()),
+            ("uniformity_change", evenness - even, 0.0),
+            ("effective_rank", effective_rank(view), rank),
+            ("hubness", hubness(occurrence), hubs),
+        ):
+            column = np.full(len(known), np.nan)
+            if isinstance(values, np.ndarray):
+                column[known] = values
+            columns.append(column)
+            rows.append(
+                (variant.name, variant.severity, measure, np.mean(values), reference, count)
+            )
+    names = ["augmentation", "severity", "measure", "value", "reference", "n"]
+    table = pd.DataFrame(rows, columns=names)
+    if columns:
+        low, high = mean_interval(np.transpose(columns), seed)
+        least = table["measure"].map({"neighbours_kept": 0, "alignment": 0, "uniformity": -8})
+        most = table["measure"].map({"neighbours_kept": 1, "alignment": 4, "uniformity": 0})
+        table.insert(4, "ci_low", np.fmax(low, least))
+        table.insert(5, "ci_high", np.fmin(high, most))
+        pointwise = table["measure"].isin(["effective_rank", "hubness"])
+        table.loc[pointwise, ["ci_low", "ci_high"]] = np.nan
+    return table
+
+
+def named_table(
+    embeddings: Embeddings,
+    variants: Mapping[str, Variant],
+    said: Sequence[str],
+    texts: np.ndarray,
+    seed: int,
+) -> pd.DataFrame:
+    """What views move towards: the texts whose cosine with them rises and falls most.
+
+    One row per augmentation, severity and text: the `NAMED` of the largest mean change and as many
+    of the least, the former first. ``p`` is that of Student's t of no change; ``p_holm`` corrects
+    it over all texts and all augmentations of the severity.
+
+    Args:
+        embeddings: Of all views.
+        variants: Augmentations at severities, by view name.
+        said: What the texts say, T of them.
+        texts: Their unit embeddings, shape (T, D).
+        seed: Of the resampling.
+    """
+    names = ["augmentation", "severity", "text", "change", "ci_low", "ci_high", "p", "p_holm", "n"]
+    if not len(said):
+        return pd.DataFrame(columns=names)
+    texts = np.asarray(texts, float)
+    means, p = np.full((2, len(variants), len(texts)), np.nan)
+    chosen, columns, counts = [], [], []
+    for row, name in enumerate(variants):
+        known, moves = _displacements(embeddings, name)
+        changes = moves @ texts.T
+        means[row] = changes.mean(axis=0)
+        if len(moves) > 1:
+            with np.errstate(invalid="ignore", divide="ignore"):
+                p[row] = ttest_1samp(changes, 0).pvalue
+        order = np.argsort(-means[row], kind="stable")
+        own = np.unique(np.append(np.arange(NAMED), len(order) - 1 - np.arange(NAMED)))
+        chosen.append(order[own[(own >= 0) & (own < len(order))]])
+        values = np.full((len(known), len(chosen[-1])), np.nan)
+        values[known] = changes[:, chosen[-1]]
+        columns.append(values)
+        counts.append(int(known.sum()))
+    severities = np.array([variant.severity for variant in variants.values()])
+    corrected = np.full_like(p, np.nan)
+    for severity in dict.fromkeys(severities):
+        own = severities == severity
+        corrected[own] = holm(p[own].ravel()).reshape(p[own].shape)
+    low, high = np.clip(mean_interval(np.concatenate(columns, axis=1), seed), -2, 2)
+    rows = [
+        (variant.name, variant.severity, said[text], means[row, text], p[row, text],
+         corrected[row, text], counts[row])
+        for row, variant in enumerate(variants.values())
+        for text in chosen[row]
+    ]  # fmt: skip
+    table = pd.DataFrame(rows, columns=[n for n in names if n not in ("ci_low", "ci_high")])
+    return table.assign(ci_low=low, ci_high=high)[names]
+
+
+def _known(embeddings: Embeddings, name: str) -> np.ndarray:
+    """Which photos have an embedding with a direction, under a variant and clean."""
+    known: np.ndarray = directed(embeddings[name]) & directed(embeddings[CLEAN])
+    return known
+
+
+def _displacements(embeddings: Embeddings, name: str) -> tuple[np.ndarray, np.ndarray]:
+    known = _known(embeddings, name)
+    return known, displacements(embeddings[name][known], embeddings[CLEAN][known])
+
+
+def _uniformity(embeddings: np.ndarray) -> np.ndarray:
+    """Values of photos, to first order, whose mean is the uniformity."""
+    near = closeness(embeddings)
+    return np.asarray(np.log(near.mean()) + pair_values(near) / near.mean() - 1)
+
+
+def _corrected(table: pd.DataFrame) -> pd.Series:
+    return table.groupby("severity")["p"].transform(lambda p: holm(p.to_numpy()))

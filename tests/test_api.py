@@ -1,0 +1,242 @@
+"""The Python interface: the same numbers as the command's, for what a caller holds."""
+
+import pickle
+from pathlib import Path
+
+import numpy as np
+import open_clip
+import pandas as pd
+import pytest
+import torch
+from conftest import ROOT, VIT, write_hub_folder
+from PIL import Image
+from skimage import data as photographs
+from torch import nn
+from torch.utils.data import Dataset
+from torchvision.transforms import v2
+
+import clipshift
+from clipshift.cli.command import compose_config
+from clipshift.cli.evaluate import evaluate
+from clipshift.data import ViewDataset, photos_of
+from clipshift.errors import UserError
+from clipshift.results.columns import read_shift
+
+NAMES = {"cat": ["chelsea.png"], "sky": ["moon.png", "rocket.jpg"]}
+FAST = {"measures": ["cosine_similarity", "ssim"], "prompts": "none", "progress": False}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three photographs in two class folders."""
+    root = tmp_path_factory.mktemp("photos")
+    source = Path(photographs.__file__).parent
+    for label, names in NAMES.items():
+        (root / label).mkdir()
+        for name in names:
+            (root / label / name).write_bytes((source / name).read_bytes())
+    return root
+
+
+@pytest.fixture(scope="module")
+def result(folder: Path, hub_folder: Path) -> clipshift.Result:
+    return clipshift.measure_shift(
+        folder, hub_folder, ["noise", "flip"], ["paper", 2], layers=True,
+        measures=["cosine_similarity", "gaze_divergence", "ssim"], prompts=["a {}"], progress=False,
+    )  # fmt: skip
+
+
+def files(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.rglob("*") if path.is_file())
+
+
+def test_the_numbers_are_the_commands(
+    result: clipshift.Result, folder: Path, hub_folder: Path, tmp_path: Path
+) -> None:
+    cfg = compose_config(
+        "evaluate",
+        [
+            "data=folder", f"data.root={folder}", f"model.checkpoint={hub_folder}", "logger=none",
+            "aug=[noise,flip]", "severity=[paper,2]", "layers=true", "trainer=cpu", "cache=off",
+            "metric=[cosine_similarity,gaze_divergence,ssim]", "prompts.templates=['a {}']",
+            "data.batch_size=2",
+        ],
+    )  # fmt: skip
+    evaluate(cfg, tmp_path)
+    pd.testing.assert_frame_equal(result.shift, read_shift(tmp_path / "shift.parquet")[0])
+    for table in ("summary", "ranking", "layers"):
+        read = pd.read_csv(tmp_path / f"{table}.csv", dtype={"severity": str})
+        pd.testing.assert_frame_equal(getattr(result, table), read, check_dtype=False)
+
+
+def test_images_and_paths_are_the_photos_of_their_folder(folder: Path, hub_folder: Path) -> None:
+    def rows(photos: object, **options: object) -> pd.DataFrame:
+        return clipshift.measure_shift(
+            photos, hub_folder, ["noise", "flip"], **FAST, **options
+        ).shift
+
+    expected = rows(folder)
+    assert set(expected["label"]) == set(NAMES)
+    pd.testing.assert_frame_equal(rows(files(folder)), expected)
+    pd.testing.assert_frame_equal(rows([Image.open(f) for f in files(folder)]), expected)
+    batched = rows([Image.open(f) for f in files(folder)], batch_size=2, num_workers=2)
+    pd.testing.assert_frame_equal(batched, expected)
+
+
+def test_arrays_tensors_and_data_sets_have_the_same_rows(folder: Path, hub_folder: Path) -> None:
+    images = [Image.open(file).convert("RGB").resize((224, 224)) for file in files(folder)]
+    pixels = np.stack([np.array(image) for image in images])
+    tensors = torch.from_numpy(pixels).permute(0, 3, 1, 2) / 255
+
+    class Labelled(Dataset):
+        classes, targets = ("cat", "sky"), (0, 1, 1)
+
+        def __len__(self) -> int:
+            return len(images)
+
+        def __getitem__(self, index: int) -> tuple[torch.Tensor, int]:
+            return tensors[index], self.targets[index]
+
+    labels = ["cat", "sky", "sky"]
+    given = [(list(pixels), labels), (pixels, labels), (tensors, labels), (Labelled(), None)]
+    first, *others = (
+        clipshift.measure_shift(photos, hub_folder, "noise", labels=names, **FAST).shift
+        for photos, names in given
+    )
+    assert list(first["photo"]) == ["0", "1", "2"]
+    assert list(first["label"]) == labels
+    for other in others:
+        pd.testing.assert_frame_equal(other, first)
+
+
+def test_a_hugging_face_data_set_has_the_rows_of_its_images(folder: Path, hub_folder: Path) -> None:
+    datasets = pytest.importorskip("datasets")
+    features = datasets.Features(
+        {"image": datasets.Image(), "label": datasets.ClassLabel(names=["cat", "sky"])}
+    )
+    stored = [{"bytes": file.read_bytes(), "path": None} for file in files(folder)]
+    loaded = datasets.Dataset.from_dict({"image": stored, "label": [0, 1, 1]}, features)
+    found = photos_of(loaded)
+    assert [photo.read() for photo in found] == [file.read_bytes() for file in files(folder)]
+    rows = clipshift.measure_shift(loaded, hub_folder, "flip", **FAST).shift
+    assert list(rows["label"]) == ["cat", "sky", "sky"]
+    pixels = clipshift.measure_shift(folder, hub_folder, "flip", **FAST).shift  # no random numbers
+    np.testing.assert_array_equal(rows["cosine_similarity"], pixels["cosine_similarity"])
+
+
+def test_photos_in_memory_lose_nothing(folder: Path) -> None:
+    file = folder / "cat" / "chelsea.png"
+    held, other = photos_of([Image.open(file), Image.open(folder / "sky" / "moon.png")])
+    again = pickle.loads(pickle.dumps(held))
+    for photo in (held, again):
+        assert photo.id == "cat/chelsea.png"
+        with Image.open(folder / "cat" / "chelsea.png") as image:
+            width, height = image.size
+            assert photo.read() == b"P6\n%d %d\n255\n" % (width, height) + image.tobytes()
+    assert other.label == "sky"
+
+
+@pytest.mark.parametrize(
+    ("photos", "options", "words"),
+    [
+        ([], {}, "the list of photos is empty"),
+        (3, {}, "int is no list of photos"),
+        (["a.png", "./a.png"], {}, "a.png is 2 times among the photos"),
+        (torch.rand(2, 3, 8, 8), {"labels": ["a"]}, "1 labels for 2 photos"),
+        (torch.rand(2, 3, 8, 8) * 3, {}, "it must be in \\[0, 1\\]"),
+        (np.zeros((2, 8, 8, 3)), {}, "array of float64 has shape \\(8, 8, 3\\)"),
+        ([object()], {}, "not object"),
+        ("nowhere", {}, "no folder nowhere"),
+        (None, {"model": "lit"}, "did you mean 'lite'"),
+        (None, {"augmentations": "nois"}, "did you mean 'noise'"),
+        (None, {"severities": 7}, "severity=7 is out of range"),
+        (None, {"measures": ["cosin"]}, "no 'cosin' in group metric"),
+        (None, {"seed": -1}, "seed=-1 is out of range"),
+        (None, {"model": nn.Identity()}, "encode_image"),
+    ],
+)
+def test_mistakes_are_told_in_one_line(
+    photos: object, options: dict, words: str, hub_folder: Path
+) -> None:
+    with pytest.raises(UserError, match=words) as raised:
+        clipshift.measure_shift(
+            photos, **{"model": hub_folder, "augmentations": "flip"} | FAST | options
+        )
+    assert "\n" not in str(raised.value)
+
+
+def test_a_model_and_transforms_in_memory(folder: Path, hub_folder: Path) -> None:
+    transforms = {"invert": v2.RandomInvert(p=1), "jitter": v2.ColorJitter(brightness=0.5)}
+    model = open_clip.create_model(f"local-dir:{hub_folder}")
+    held = clipshift.measure_shift(folder, model, transforms, **FAST)
+    stored = clipshift.measure_shift(folder, hub_folder, transforms, **FAST)
+    pd.testing.assert_frame_equal(held.shift, stored.shift)
+    assert set(held.shift["augmentation"]) == set(transforms)
+
+    class Mean(nn.Module):
+        def encode_image(self, images: torch.Tensor) -> torch.Tensor:
+            return images.mean(dim=(2, 3))
+
+    unchanged = {"size": 224, "mean": [0, 0, 0], "std": [1, 1, 1]}
+    rows = clipshift.measure_shift(folder, Mean(), transforms, preprocess=unchanged, **FAST).shift
+    clean = ViewDataset(photos_of(folder), {}, 0, "squash")
+    means = {photo.id: clean[i].clean.mean((1, 2)) for i, photo in enumerate(clean.photos)}
+    for row in rows[rows["augmentation"] == "invert"].itertuples():
+        mean = means[row.photo]
+        expected = torch.cosine_similarity(mean, 1 - mean, dim=0).item()
+        assert row.cosine_similarity == pytest.approx(expected, abs=1e-5)
+
+
+def test_a_result_shows_itself_and_its_figures(result: clipshift.Result) -> None:
+    table = repr(result)
+    assert "noise" in table
+    shown = result._repr_html_()
+    assert "<svg" in shown
+    assert "severity 2" in shown
+    assert "http://" not in shown.replace("http://www.w3.org/", "")
+    assert result.plot_ranking().to_dict()["datasets"]
+    for photo in (0, "sky/moon.png"):
+        pictures = next(iter(result.plot_gaze(photo).to_dict()["datasets"].values()))
+        assert [row["name"] for row in pictures] == [
+            "clean", "noise@paper", "flip@paper", "noise@2", "flip@2"
+        ]  # fmt: skip
+    with pytest.raises(UserError, match="nowhere cannot be shown: it cannot be read"):
+        result.plot_gaze("nowhere")
+
+
+def test_a_saved_result_is_a_run(result: clipshift.Result, tmp_path: Path) -> None:
+    page = result.save(tmp_path / "run")
+    assert "noise" in page.read_text()
+    again = clipshift.load_run(tmp_path / "run")
+    pd.testing.assert_frame_equal(again.shift, result.shift)
+    assert len(again.plot_gaze(0).to_dict()["datasets"])
+    assert (tmp_path / "run" / "figures" / "ranking.svg").exists() or list(
+        (tmp_path / "run" / "figures").glob("ranking*.svg")
+    )
+
+
+def test_two_results_are_compared_photo_by_photo(
+    result: clipshift.Result, folder: Path, tmp_path: Path
+) -> None:
+    other = clipshift.measure_shift(
+        folder, write_hub_folder(tmp_path, VIT, 1), ["noise", "flip"], ["paper", 2],
+        measures=["cosine_similarity", "ssim"], prompts=["a {}"], progress=False,
+    )  # fmt: skip
+    table = clipshift.compare(result, other)
+    rows = table[(table["measure"] == "cosine_similarity") & (table["augmentation"] == "noise")]
+    keys = ["augmentation", "severity", "photo"]
+    a, b = (one.shift.set_index(keys)["cosine_similarity"] for one in (result, other))
+    for row in rows.itertuples():
+        difference = (b - a).loc["noise", row.severity].mean()
+        assert row.difference == pytest.approx(difference)
+    less = clipshift.measure_shift(folder, "untrained", "flip", sample=2, **FAST)
+    with pytest.raises(UserError, match="cannot be compared photo by photo: they differ in"):
+        clipshift.compare(result, less)
+
+
+def test_importing_clipshift_is_quick() -> None:
+    import subprocess
+    import sys
+
+    code = "import sys, clipshift; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0

@@ -1,0 +1,121 @@
+"""The command ``clipshift``, as a user types it."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import open_clip
+import pandas as pd
+import pytest
+
+from clipshift.cli.main import COMMANDS, main
+from clipshift.cli.models import HEADER, model_row
+
+
+def clipshift(*arguments: str, cwd: Path | None = None, **env: str) -> tuple[int, str, str]:
+    done = subprocess.run(
+        [sys.executable, "-m", "clipshift", *arguments],
+        capture_output=True, text=True, timeout=300, check=False, cwd=cwd, env=os.environ | env,
+    )  # fmt: skip
+    return done.returncode, done.stdout, done.stderr
+
+
+def test_help_names_every_command() -> None:
+    code, said, _ = clipshift()
+    assert code == 0
+    assert all(f"  clipshift {name} " in said for name in COMMANDS)
+    assert clipshift("--help")[1] == said
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["evalute"], "did you mean 'evaluate'"),
+        (["compare", "a"], "two run folders"),
+        (["report"], "the folder of a run"),
+        (["models", "lite"], "no arguments"),
+    ],
+)
+def test_mistakes_in_the_command_are_one_line(
+    arguments: list[str],
+    expected: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr("sys.argv", ["clipshift", *arguments])
+    with pytest.raises(SystemExit) as stopped:
+        main()
+    error = capsys.readouterr().err
+    assert stopped.value.code == 1
+    assert error.startswith("error: ")
+    assert expected in error
+    assert error.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["compare", "no 'such' run", "b"], "no finished run in no 'such' run"),
+        (["report", "nowhere"], "report: no folder nowhere"),
+    ],
+)
+def test_folders_that_hold_no_run_are_told(
+    arguments: list[str], expected: str, tmp_path: Path
+) -> None:
+    code, _, error = clipshift(*arguments, cwd=tmp_path)
+    assert code == 1
+    assert error.startswith("error: ")
+    assert expected in error
+    assert error.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        ("clipshift ", set(COMMANDS)),
+        ("clipshift evaluate aug=no", {"aug=noise"}),
+        ("clipshift train experiment=robustify_d", {"experiment=robustify_demo"}),
+    ],
+)
+def test_the_shell_completes_commands_and_options(line: str, expected: set[str]) -> None:
+    assert set(clipshift("-sc", "query=bash", COMP_LINE=line)[1].split()) == expected
+
+
+def test_paths_are_those_of_the_folder_one_stands_in(hub_folder: Path, tmp_path: Path) -> None:
+    options = (
+        "data.limit=2", "aug=flip", "metric=cosine_similarity", "logger=none", "cache=off",
+        "trainer=cpu", "prompts=none", f"model.checkpoint={hub_folder}",
+    )  # fmt: skip
+    for seed in "01":
+        code, _, error = clipshift(
+            "evaluate", *options, f"seed={seed}", f"hydra.run.dir=run {seed}", cwd=tmp_path
+        )
+        assert code == 0, error
+    code, said, error = clipshift("report", "run 0", cwd=tmp_path)
+    assert code == 0, error
+    assert f"{Path('run 0/report.html')}" in said
+    code, _, error = clipshift("compare", "run 0", "run 1", "hydra.run.dir=both", cwd=tmp_path)
+    assert (code, error) == (1, error)
+    assert "cannot be compared photo by photo: they differ in seed" in error
+    code, _, error = clipshift("compare", "run 0", "run 0", "hydra.run.dir=both", cwd=tmp_path)
+    assert code == 0, error
+    assert (pd.read_csv(tmp_path / "both" / "comparison.csv")["difference"] == 0).all()
+
+
+@pytest.mark.parametrize("name", ["ViT-B-32", "RN50", "builtin:tiny"])
+def test_models_are_listed_as_open_clip_makes_them(name: str) -> None:
+    row = dict(zip(HEADER, model_row("a", name, None), strict=True))
+    known = name.replace("builtin:tiny", f"local-dir:{Path('clipshift/models/tiny').resolve()}")
+    model = open_clip.create_model(known, pretrained_text=False)
+    count = sum(weight.numel() for weight in model.parameters())
+    assert row["parameters"] == f"{count / 1e6:.1f} M"
+    assert row["embedding"] == str(model.visual.output_dim if name != "builtin:tiny" else 128)
+    assert row["here"] == "yes"
+
+
+def test_weights_that_must_be_downloaded_are_not_here(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert model_row("a", "RN50-quickgelu", "openai")[-1] == "no"
