@@ -233,8 +233,9 @@ def test_one_choice_of_severity_changes_tables_charts_and_links(
             # the chart follows as soon as it is drawn anew
             tab.wait_for_function(
                 """names => [...document.querySelectorAll("#figure-ranking svg text")]
-                    .map(text => text.textContent).filter(text => names.includes(text))
-                    .join() === names.join()""",
+                    .filter(text => names.includes(text.textContent))
+                    .map(text => [text.getBoundingClientRect().top, text.textContent])
+                    .sort(([a], [b]) => a - b).map(([, text]) => text).join() === names.join()""",
                 arg=ranked(run, severity),
             )
             link = tab.locator("#figure-ranking a").first.get_attribute("href")

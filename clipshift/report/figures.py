@@ -928,7 +928,16 @@ def draw_interpolation(curve: pd.DataFrame, alpha: float, tolerance: float) -> C
         chosen=np.where(curve["alpha"] == alpha, "chosen", "not chosen"),
     )
     title = "zero-shot top-1 on clean views" if across == "clean_top1" else "α"
-    x = alt.X(f"{across}:Q", title=title, scale=alt.Scale(zero=False, padding=30))
+    least = float(curve[across].iloc[0] - tolerance) if across == "clean_top1" else 0.0
+    ends = np.array([min(least, curve[across].min()), curve[across].max()])
+    # wide enough that a photo more or less does not look like a difference
+    ends = ends + np.array([-1, 1]) * max(0.02, 0.15 * np.ptp(ends))
+    x = alt.X(
+        f"{across}:Q",
+        title=title,
+        axis=alt.Axis(tickCount=6, format=".1%" if across == "clean_top1" else "g"),
+        scale=alt.Scale(domain=ends.tolist(), nice=False),
+    )
     y = alt.Y("shift:Q", title="1 − cosine under the trained augmentations",
               scale=alt.Scale(zero=True))  # fmt: skip
     tooltip = [
@@ -952,7 +961,6 @@ def draw_interpolation(curve: pd.DataFrame, alpha: float, tolerance: float) -> C
         base.mark_text(align="left", dx=9, dy=-9).encode(text="label:N"),
     ]
     if across == "clean_top1":
-        least = float(curve["clean_top1"].iloc[0] - tolerance)
         accepted = pd.DataFrame({across: [least]})
         layers.insert(0, alt.Chart(accepted).mark_rule(strokeDash=[4, 3]).encode(x=x))
     return alt.layer(*layers, data=table).properties(
