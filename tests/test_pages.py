@@ -68,7 +68,7 @@ def made_run(folder: Path, severities: tuple[str, ...], model: str = "small") ->
         1 - np.eye(len(views)), index=pd.Index(views, name="augmentation"), columns=views
     )
     facts: dict[str, Any] = {
-        "model": {"name": model, "architecture": "ViT", "checkpoint": None, "pretrained": "x",
+        "model": {"name": model, "architecture": "ViT", "checkpoint": None, "pretrained": None,
                   "trained": True, "gaze": "attention", "weights_sha256": "0" * 64},
         "data": {"photos": 6, "skipped": 0, "fingerprint": "1" * 64},
         "config": {"metric": {}, "seed": 0}, "spread": 0.8, "collapsed": False, "gallery": 6,
@@ -175,7 +175,7 @@ def test_a_page_is_accessible_and_asks_for_nothing(
             tab.keyboard.press("Escape")
         assert tab.evaluate("document.documentElement.scrollWidth") <= width
         charts = tab.locator(".vega[data-chart]")
-        assert charts.count() == charts.locator("svg").count() > 2
+        assert charts.count() == charts.locator("svg").count() > 1
         ink = tab.locator(".vega svg text").first.evaluate("node => node.getAttribute('fill')")
         assert (ink > "#888888") == (scheme == "dark")
 
@@ -194,7 +194,10 @@ def test_a_box_says_that_it_scrolls_and_keeps_its_first_column(browser: Any, rep
 def test_before_printing_all_charts_are_there_in_light_colours(browser: Any, report: Path) -> None:
     with opened(browser, report, scheme="dark") as tab:
         tab.evaluate("dispatchEvent(new Event('beforeprint'))")
-        tab.wait_for_timeout(300)
+        tab.wait_for_function(
+            """() => [...document.querySelectorAll(".vega[data-chart] svg text")].every(
+                text => (text.getAttribute("fill") || "#000") < "#888888")"""
+        )
         texts = tab.locator(".vega svg text").evaluate_all(
             "nodes => nodes.map(node => node.getAttribute('fill')).filter(Boolean)"
         )
@@ -226,10 +229,15 @@ def test_one_choice_of_severity_changes_tables_charts_and_links(
     with opened(browser, report) as tab:
         for severity in ("paper", "matched"):
             tab.locator("#severity").select_option(severity)
-            tab.wait_for_timeout(200)
             assert first_cells(tab, "#ranking .table") == ranked(run, severity)
-            texts = tab.locator("#figure-ranking svg text").all_text_contents()
-            assert [text for text in texts if text in NAMES] == ranked(run, severity)
+            # the chart follows as soon as it is drawn anew
+            tab.wait_for_function(
+                """names => [...document.querySelectorAll("#figure-ranking svg text")]
+                    .filter(text => names.includes(text.textContent))
+                    .map(text => [text.getBoundingClientRect().top, text.textContent])
+                    .sort(([a], [b]) => a - b).map(([, text]) => text).join() === names.join()""",
+                arg=ranked(run, severity),
+            )
             link = tab.locator("#figure-ranking a").first.get_attribute("href")
             assert link == f"figures/ranking@{severity}.svg"
             unequal = tab.locator("#figure-ranking", has_text="unequally strong")

@@ -298,8 +298,8 @@ def forest(table: pd.DataFrame, measure: str, a: Run, trained_on: Sequence[str])
     caption = f"{capitalised(facts.label)}: B minus A."
     if facts.better:
         caption += f" {capitalised(facts.better)} is better."
-    marked_rows = mark_trained(rows, trained_on)
-    return Figure(f"difference_{measure}", draw_differences(marked_rows, facts), caption)
+    rows = rows.assign(label=[marked(name, trained_on) for name in rows["augmentation"]])
+    return Figure(f"difference_{measure}", draw_differences(rows, facts), caption)
 
 
 def pair_answer(a: Run, b: Run, table: pd.DataFrame) -> list[str]:
@@ -333,7 +333,7 @@ def pair_answer(a: Run, b: Run, table: pd.DataFrame) -> list[str]:
 def _changed(row: pd.Series, name: str) -> str:
     """How a mean changed, in words."""
     if not (row["ci_low"] > 0 or row["ci_high"] < 0):
-        return f"leaves the {name or 'same'} as it was [within noise] ({short(row['mean_a'])})"
+        return f"leaves the {name or 'same'} as it was, within noise ({short(row['mean_a'])}),"
     verb = "raises" if row["difference"] > 0 else "lowers"
     size = row["difference"] / row["mean_a"]
     by = short(row["difference"], row["ci_low"], row["ci_high"])
@@ -412,11 +412,6 @@ def pair_photos(a: Run, b: Run, views_again: Callable[[Run], ViewDataset] | None
     found = explored(dict(zip(names, (a, b), strict=True)), photos)
     text = "Every photo with both models, sorted by the change from A to B."
     return Section("photos", "Photos", [text], explorer=found)
-
-
-def mark_trained(table: pd.DataFrame, trained_on: Sequence[str]) -> pd.DataFrame:
-    """A table with a mark at the augmentations that a model was trained on."""
-    return table.assign(augmentation=[marked(name, trained_on) for name in table["augmentation"]])
 
 
 def pair_table(

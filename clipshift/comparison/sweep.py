@@ -136,9 +136,11 @@ def write_sweep(
     if len(table):
         jobs, numbers = grid(table, models, {job.name: overrides[job] for job in runs}, options)
         if len(jobs) > 1 and numbers:
+            same = [name for name in numbers[:-1] if jobs[name].nunique() < 2]
+            varying = [name for name in numbers if name not in same]
             lead = Figure(
                 "parallel",
-                draw_parallel(jobs, numbers),
+                draw_parallel(jobs.drop(columns=same), varying),
                 f"Every line is a job: its options, and the means over its augmentations. Amber: "
                 f"the largest {numbers[-1]}. Point at a line to see it alone.",
             )

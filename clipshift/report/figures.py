@@ -310,7 +310,7 @@ def draw_ranking(ranking: pd.DataFrame, summary: pd.DataFrame) -> Chart:
     )  # fmt: skip
     return _of_severity(chart, table).properties(
         width="container",
-        height=alt.Step(27),
+        height=27 * len(names),
         description="Augmentations by their mean shift, with 95 % intervals and ranks.",
     )
 
@@ -565,7 +565,7 @@ def draw_distribution(shift: pd.DataFrame, measure: str, facts: Facts) -> Chart:
     )  # fmt: skip
     return _of_severity(chart, table).properties(
         width="container",
-        height=alt.Step(25),
+        height=25 * len(names),
         description=f"{capitalised(facts.label)} over photos: median, middle half, and middle 90 %"
         " of them, by augmentation.",
     )
@@ -727,7 +727,7 @@ def draw_gaze(summary: pd.DataFrame) -> Chart:
     )  # fmt: skip
     return _of_severity(chart, table).properties(
         width="container",
-        height=alt.Step(27),
+        height=27 * len(names),
         description="Divergence of the gaze between view and clean view, by augmentation, as it is "
         "in the view and moved back onto the photo, with 95 % intervals.",
     )
@@ -956,17 +956,18 @@ def draw_differences(table: pd.DataFrame, facts: Facts) -> Chart:
 
     Args:
         table: One measure's rows of `clipshift.results.compare_photos`; a column ``group``, where
-            it has one, names what stands together.
+            it has one, names what stands together, and ``label`` what to call each augmentation.
         facts: The measure's.
     """
     rows = table.assign(
         told=_numbers(table, "difference", "ci_low", "ci_high", "+.3f"),
         clear=np.where((table["ci_low"] > 0) | (table["ci_high"] < 0), "yes", "no"),
         group=table.get("group", ""),
+        label=table.get("label", table["augmentation"]),
     )
-    order = list(dict.fromkeys(rows["augmentation"]))
+    order = list(dict.fromkeys(rows["label"]))
     title = "B minus A" + (f" ({facts.better} is better)" if facts.better else "")
-    y = alt.Y("augmentation:N", sort=order, title=None)
+    y = alt.Y("label:N", sort=order, title=None)
     x = alt.X("difference:Q", title=title, axis=alt.Axis(tickCount=6))
     names = sorted(rows["augmentation"].unique())
     color = _color(names)
@@ -980,8 +981,8 @@ def draw_differences(table: pd.DataFrame, facts: Facts) -> Chart:
         alt.Tooltip("worsened:Q", title="photos worsened", format=".0%"),
         alt.Tooltip("n:Q", title="photos"),
     ]
-    kept = ["severity", "augmentation", "group", "mean_a", "mean_b", "difference", "ci_low",
-            "ci_high", "told", "improved", "worsened", "clear", "n"]  # fmt: skip
+    kept = ["severity", "augmentation", "label", "group", "mean_a", "mean_b", "difference",
+            "ci_low", "ci_high", "told", "improved", "worsened", "clear", "n"]  # fmt: skip
     chart = alt.layer(
         alt.Chart(pd.DataFrame({"difference": [0]})).mark_rule(strokeDash=[4, 3]).encode(x=x),
         alt.Chart().mark_rule(strokeWidth=5, opacity=0.45, strokeCap="round").encode(
@@ -997,7 +998,7 @@ def draw_differences(table: pd.DataFrame, facts: Facts) -> Chart:
     )  # fmt: skip
     return _of_severity(chart, rows).properties(
         width="container",
-        height=alt.Step(27),
+        height=27 * len(order),
         description=f"Paired differences in {facts.label} with 95 % intervals.",
     )
 
@@ -1017,7 +1018,16 @@ def draw_interpolation(curve: pd.DataFrame, alpha: float, tolerance: float) -> C
         chosen=np.where(curve["alpha"] == alpha, "chosen", "not chosen"),
     )
     title = "zero-shot top-1 on clean views" if across == "clean_top1" else "α"
-    x = alt.X(f"{across}:Q", title=title, scale=alt.Scale(zero=False, padding=30))
+    least = float(curve[across].iloc[0] - tolerance) if across == "clean_top1" else 0.0
+    ends = np.array([min(least, curve[across].min()), curve[across].max()])
+    # wide enough that a photo more or less does not look like a difference
+    ends = ends + np.array([-1, 1]) * max(0.02, 0.15 * np.ptp(ends))
+    x = alt.X(
+        f"{across}:Q",
+        title=title,
+        axis=alt.Axis(tickCount=6, format=".1%" if across == "clean_top1" else "g"),
+        scale=alt.Scale(domain=ends.tolist(), nice=False),
+    )
     y = alt.Y("shift:Q", title="1 − cosine under the trained augmentations",
               scale=alt.Scale(zero=True))  # fmt: skip
     tooltip = [
@@ -1041,7 +1051,6 @@ def draw_interpolation(curve: pd.DataFrame, alpha: float, tolerance: float) -> C
         base.mark_text(align="left", dx=9, dy=-9).encode(text="label:N"),
     ]
     if across == "clean_top1":
-        least = float(curve["clean_top1"].iloc[0] - tolerance)
         accepted = pd.DataFrame({across: [least]})
         layers.insert(0, alt.Chart(accepted).mark_rule(strokeDash=[4, 3]).encode(x=x))
     return alt.layer(*layers, data=table).properties(

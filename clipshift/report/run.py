@@ -374,11 +374,13 @@ def citation(run: Run) -> str:
     """A BibTeX entry of the software that made the run."""
     facts = run.facts
     commit = f", commit {facts['commit'].removesuffix('+changes')[:12]}" if facts["commit"] else ""
-    return (
-        f"@software{{clipshift, title = {{clipshift: measure how CLIP embeddings shift when the "
-        f"picture is messed with}}, version = {{{facts['versions']['clipshift']}{commit}}}, "
-        f"year = {{{facts['started'][:4]}}}}}"
-    )
+    fields = {
+        "author": "{The clipshift founders}",
+        "title": "clipshift: measure how CLIP embeddings shift when the picture is messed with",
+        "version": facts["versions"]["clipshift"] + commit,
+        "year": facts["started"][:4],
+    }
+    return f"@software{{clipshift, {', '.join(f'{k} = {{{v}}}' for k, v in fields.items())}}}"
 
 
 def methods(run: Run) -> str:
