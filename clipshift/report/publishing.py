@@ -305,8 +305,8 @@ def _compared(base: Run, tuned: Run, comparison: pd.DataFrame) -> str:
     lines = [
         "## What it changes",
         f"Against the base, on {counted(tuned.facts['data']['photos'], 'photo')} of "
-        f"`{dataset_of(tuned.facts['config']['data'])[0]}`, photo by photo, with 95 % intervals. Relative shift: how far "
-        "augmentation moves an embedding, 1 being as far as another photo.",
+        f"`{dataset_of(tuned.facts['config']['data'])[0]}`, photo by photo, with 95 % intervals. "
+        "Relative shift: how far augmentation moves an embedding, 1 being as far as another photo.",
     ]
     table = ["| measure | augmentation | severity | base | this model | difference |",
              "| --- | --- | --- | ---: | ---: | ---: |"]  # fmt: skip
