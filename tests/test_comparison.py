@@ -22,16 +22,17 @@ from clipshift.cli.jobs import job_key
 from clipshift.comparison.pair import (
     compare_pair,
     notes_on_runs,
+    pair_answer,
     pair_notes,
     software_notes,
     spread_change,
 )
-from clipshift.comparison.sweep import job_table, sweep_notes
+from clipshift.comparison.sweep import grid, job_table, sweep_answer, sweep_notes
 from clipshift.data import Cache, dataset, sample
 from clipshift.encode import Encoder, FeatureCache
 from clipshift.errors import UserError
 from clipshift.report.dashboard import sweep_dashboard
-from clipshift.report.figures import draw_curves
+from clipshift.report.figures import draw_curves, draw_parallel
 from clipshift.report.words import model_in_words, run_title
 from clipshift.results import Run, compare_photos, incomparable, mean_interval, read_run
 from clipshift.results.paired import holm
@@ -342,6 +343,67 @@ def test_folders_that_hold_no_run_are_refused(sweep: Path, tmp_path: Path) -> No
     (tmp_path / "run.json").write_text("{")
     with pytest.raises(UserError, match="no finished run"):
         read_run(tmp_path)
+
+
+def difference_rows(
+    *rows: tuple[str, str, float, float, float], severity: str = "paper"
+) -> pd.DataFrame:
+    """Rows of a comparison: (augmentation, measure, mean of A, difference, half its interval)."""
+    return pd.DataFrame(
+        {"augmentation": name, "severity": severity, "measure": measure, "mean_a": before,
+         "mean_b": before + change, "difference": change, "ci_low": change - half,
+         "ci_high": change + half}
+        for name, measure, before, change, half in rows
+    )  # fmt: skip
+
+
+def test_a_comparison_answers_in_two_sentences() -> None:
+    a, b = a_run({}), a_run({}, name="robust")
+    accuracy = ("clean", "zero_shot_top1_clean", 0.206, 0.056, 0.03)
+    shifts = [
+        ("mean of trained on", "relative_shift", 0.4, -0.1, 0.02),
+        ("mean of held out", "relative_shift", 0.2, -0.01, 0.02),
+    ]
+    weaker = difference_rows(("mean of trained on", "relative_shift", 9, 9, 1), severity="1")
+    assert pair_answer(a, b, pd.concat([weaker, difference_rows(accuracy, *shifts)])) == [
+        "The fine-tune lowers the relative shift by 25% (-0.10 [-0.12, -0.08]) under what it was "
+        "trained on and leaves the same as it was, within noise (0.20), under what was held out.",
+        "Clean zero-shot top-1 goes from 20.6% to 26.2%: +5.6 [+2.6, +8.6] points.",
+    ]
+    untrained = difference_rows(
+        ("noise", "cosine_similarity", 0.5, 0.2, 0.1),
+        ("blur", "cosine_similarity", 0.5, -0.2, 0.1),
+        ("flip", "cosine_similarity", 0.5, 0.05, 0.1),
+    )
+    assert pair_answer(a, b, untrained) == [
+        "robust is moved less than small by 1 of 3 augmentations, more by 1, and no differently "
+        "(95 %) by 1."
+    ]
+
+
+def test_a_sweeps_grid_has_what_came_of_every_job() -> None:
+    rows = [
+        {"job": job, "model": "small", "augmentation": name, "severity": "paper",
+         "measure": measure, "mean": mean}
+        for job, means in (("0", (0.9, 0.7)), ("1", (0.5, 0.3)))
+        for name, cosine in zip(("noise", "flip"), means, strict=True)
+        for measure, mean in (("cosine_similarity", cosine), ("retained", 1 - cosine))
+    ]  # fmt: skip
+    overrides = {"0": {"seed": "0", "aug": "x"}, "1": {"seed": "1", "aug": "x"}}
+    jobs, numbers = grid(pd.DataFrame(rows), {"0": "small", "1": "small"}, overrides, ["seed"])
+    assert list(jobs) == ["job", "seed", *numbers] == ["job", "seed", "retained", "1 − cosine"]
+    assert jobs["1 − cosine"].to_list() == pytest.approx([0.2, 0.6])
+    assert jobs["retained"].to_list() == pytest.approx([0.2, 0.6])
+    assert sweep_answer(jobs, numbers, ["seed"]) == [
+        "The mean 1 − cosine is smallest in job 0 (seed 0): 0.20; and largest in job 1 (seed 1): "
+        "0.60."
+    ]
+    tables = draw_parallel(jobs, numbers).to_dict()["datasets"].values()
+    [lines] = [table for table in tables if "job" in table[0]]
+    heights = {(row["job"], row["axis"]): row["height"] for row in lines}
+    assert heights == {
+        (job, axis): float(job) for job in ("0", "1") for axis in ("seed", "retained", "1 − cosine")
+    }
 
 
 # --- sweeps --------------------------------------------------------------------------------------

@@ -305,8 +305,10 @@ def forest(table: pd.DataFrame, measure: str, a: Run, trained_on: Sequence[str])
 def pair_answer(a: Run, b: Run, table: pd.DataFrame) -> list[str]:
     """What the second model changes, in two sentences."""
     measure = "relative_shift" if "relative_shift" in set(table["measure"]) else "cosine_similarity"
-    rows = table[(table["measure"] == measure)].drop_duplicates("augmentation")
-    rows = rows.set_index("augmentation")
+    rows = table[table["measure"] == measure]
+    if len(rows):
+        severity = leading_severity(list(rows["severity"].unique()))
+        rows = rows[rows["severity"] == severity].set_index("augmentation")
     if rows.empty:
         return [f"{run_title(b)} and {run_title(a)} have no measure of the shift in common."]
     name = "relative shift" if measure == "relative_shift" else "cosine similarity"
