@@ -31,12 +31,7 @@ from clipshift.comparison.sweep import grid, job_table, sweep_answer, sweep_note
 from clipshift.data import Cache, dataset, sample
 from clipshift.encode import Encoder, FeatureCache
 from clipshift.errors import UserError
-<<<<<<< HEAD
-from clipshift.report.dashboard import sweep_dashboard
 from clipshift.report.figures import draw_curves, draw_parallel
-=======
-from clipshift.report.figures import draw_curves
->>>>>>> h-track
 from clipshift.report.words import model_in_words, run_title
 from clipshift.results import Run, compare_photos, incomparable, mean_interval, read_run
 from clipshift.results.paired import holm

@@ -306,15 +306,9 @@ def _compared(base: Run, tuned: Run, comparison: pd.DataFrame) -> str:
     source, _ = dataset_of(tuned.facts["config"]["data"])
     lines = [
         "## What it changes",
-<<<<<<< HEAD
-        f"Against the base, on {counted(tuned.facts['data']['photos'], 'photo')} of "
-        f"`{dataset_of(tuned.facts['config']['data'])[0]}`, photo by photo, with 95 % intervals. "
-        "Relative shift: how far augmentation moves an embedding, 1 being as far as another photo.",
-=======
         f"Against the base, on {photos} of `{source}`, photo by photo, with 95 % intervals. "
         "Relative shift: how far an augmentation moves an embedding, 1 being as far as another "
         "photo.",
->>>>>>> h-track
     ]
     table = ["| measure | augmentation | severity | base | this model | difference |",
              "| --- | --- | --- | ---: | ---: | ---: |"]  # fmt: skip
