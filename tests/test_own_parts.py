@@ -11,7 +11,6 @@ import numpy as np
 import pandas as pd
 import pytest
 import yaml
-from clipshift.compare import compare_runs
 from conftest import ROOT
 from PIL import Image
 
