@@ -156,9 +156,10 @@ def save_figures(figures: Mapping[str, Chart], folder: Path, source: str) -> dic
 
 def svg(chart: Chart) -> str:
     """A chart of its first severity as SVG."""
-    text: str = vl_convert.vegalite_to_svg(
-        specification(chart), vl_version=VEGALITE, config=config(back="white")
-    )
+    spec = specification(chart)
+    if spec.get("width") == "container":
+        spec["width"] = WIDTH
+    text: str = vl_convert.vegalite_to_svg(spec, vl_version=VEGALITE, config=config(back="white"))
     return text
 
 
