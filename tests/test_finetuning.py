@@ -533,6 +533,18 @@ def test_a_control_has_the_same_training_on_clean_views_and_is_compared_as_well(
     assert "tiny_control had the same training on clean views alone" in page
 
 
+def test_the_control_of_consistency_is_the_base(hub_folder: Path, tmp_path: Path) -> None:
+    """Its student already has clean views where the base has them."""
+    more = ("control=true", "alphas=[0,1]", "trainer.max_epochs=1", "data.val.limit=1")
+    finetune(configured(hub_folder, *more), tmp_path)
+    base, control, robust = (
+        load_file(folder / "open_clip_model.safetensors")
+        for folder in (hub_folder, tmp_path / "control_training/model", tmp_path / "model")
+    )
+    assert all(torch.equal(control[name], value) for name, value in base.items())
+    assert any(not torch.equal(robust[name], value) for name, value in base.items())
+
+
 def test_group_means_are_of_photos() -> None:
     rng = np.random.default_rng(0)
     names = ["noise", "blur", "flip"]

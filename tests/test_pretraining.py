@@ -231,11 +231,13 @@ def test_the_moving_average_is_what_is_exported(
 
 def test_whole_views_are_the_photos_and_some_their_mirror_images() -> None:
     pixels = torch.randint(0, 256, (16, 3, 16, 16), dtype=torch.uint8)
-    views, mirrored = random_views(pixels, 16, 1.0, torch.Generator().manual_seed(0))
-    assert 0 < mirrored.sum() < 16
-    expected = torch.where(mirrored[:, None, None, None], pixels.flip(3), pixels) / 127.5 - 1
-    torch.testing.assert_close(views, expected, atol=1e-4, rtol=0)
-    views, _ = random_views(pixels, 8, 0.3, torch.Generator().manual_seed(0))
+    views = random_views(pixels, 16, 1.0, torch.Generator().manual_seed(0))
+    away, mirrored = (
+        (views - (shown / 127.5 - 1)).abs().amax((1, 2, 3)) for shown in (pixels, pixels.flip(3))
+    )
+    assert (torch.minimum(away, mirrored) < 1e-4).all()
+    assert 0 < (mirrored < 1e-4).sum() < 16
+    views = random_views(pixels, 8, 0.3, torch.Generator().manual_seed(0))
     assert views.shape == (16, 3, 8, 8)
     assert views.abs().max() <= 1
 
@@ -318,7 +320,8 @@ def test_adaptation_goes_on_from_the_first_stage_with_photos_as_an_evaluation_sh
     monkeypatch.setattr(Pretraining, "on_train_batch_end", record, raising=False)
     cfg = small(root, tmp_path)
     cfg.trainer.max_epochs = 2
-    cfg.adaptation = {"max_epochs": 1, "optimization": {"lr": 1e-3, "views": [[1.0, 16, 0.9]]}}
+    optimization = {"lr": 1e-3, "views": [[1.0, 16, 0.9]]}
+    cfg.adaptation = {"trainer": {"max_epochs": 1}, "optimization": optimization}
     pretrain(cfg, tmp_path)
 
     pixels = load_pixels(shards(root, "train-*.tar"), 16)
@@ -330,7 +333,8 @@ def test_adaptation_goes_on_from_the_first_stage_with_photos_as_an_evaluation_sh
     assert all(torch.equal(begun[1][name], value.float()) for name, value in first.items())
     assert any(not torch.equal(adapted[name], value) for name, value in first.items())
 
-    (tmp_path / "last.ckpt").unlink()
+    for folder in (tmp_path, tmp_path / "photos"):
+        (folder / "last.ckpt").unlink()
     pretrain(cfg, tmp_path)
     assert len(begun) == 3  # the second stage alone
     again = weights(tmp_path)
@@ -409,10 +413,10 @@ def test_shipped_model_knows_its_classes_by_name_alone(photos_root: Path) -> Non
     tokenize = open_clip.get_tokenizer(f"local-dir:{TINY}")
     with torch.inference_mode():
         texts = model.encode_text(tokenize([f"a photo of a {n}." for n in names]), normalize=True)
-        batches = (pixels.float() / 127.5 - 1).split(100)
+        batches = (seen_in_evaluation(pixels).float() / 127.5 - 1).split(100)
         images = torch.cat([model.encode_image(b, normalize=True) for b in batches])
     cosines = images @ texts.T
-    assert (cosines.argmax(1) == labels).float().mean() >= 0.30  # 0.32 on all of them
+    assert (cosines.argmax(1) == labels).float().mean() >= 0.30  # 0.317 on all of them
     shuffled = cosines[:, torch.randperm(len(names), generator=torch.Generator().manual_seed(0))]
     assert (shuffled.argmax(1) == labels).float().mean() <= 0.03
 

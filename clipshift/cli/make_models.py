@@ -87,8 +87,7 @@ def pretrain(cfg: DictConfig, folder: Path) -> None:
     for part in (train, val):
         part.columns["pixels"] = seen_in_evaluation(part.columns["pixels"])
     adapted = cfg.copy()
-    adapted.merge_with({"trainer": {"max_epochs": cfg.adaptation.max_epochs}})
-    adapted.merge_with({"optimization": cfg.adaptation.optimization})
+    adapted.merge_with(cfg.adaptation)
     pretrain_stage(adapted, folder, train, val, classes, load_file(first / "model" / WEIGHTS))
 
 

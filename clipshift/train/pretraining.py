@@ -102,9 +102,7 @@ def whole_views(pixels: Tensor) -> Tensor:
     return (pixels.float() / 127.5 - 1).contiguous(memory_format=torch.channels_last)
 
 
-def random_views(
-    pixels: Tensor, size: int, area: float, generator: torch.Generator
-) -> tuple[Tensor, Tensor]:
+def random_views(pixels: Tensor, size: int, area: float, generator: torch.Generator) -> Tensor:
     """Cut a random square from every photo, mirror half of them, and resize.
 
     Args:
@@ -114,14 +112,12 @@ def random_views(
         generator: Source of the draws.
 
     Returns:
-        Views, (B, 3, size, size), float32 in [-1, 1], channels last; and which of them are
-        mirrored, (B,), bool.
+        Views, (B, 3, size, size), float32 in [-1, 1], channels last.
     """
     draws = torch.rand(4, len(pixels), generator=generator).to(pixels.device)
     side = (area + (1 - area) * draws[0]).sqrt()
-    mirrored = draws[3] < 0.5
     transform = torch.zeros(len(pixels), 2, 3, device=pixels.device)
-    transform[:, 0, 0] = torch.where(mirrored, -side, side)
+    transform[:, 0, 0] = torch.where(draws[3] < 0.5, -side, side)
     transform[:, 1, 1] = side
     transform[:, 0, 2] = (1 - side) * (2 * draws[1] - 1)
     transform[:, 1, 2] = (1 - side) * (2 * draws[2] - 1)
@@ -132,7 +128,7 @@ def random_views(
         padding_mode="reflection",
         align_corners=False,
     )
-    return views.contiguous(memory_format=torch.channels_last), mirrored
+    return views.contiguous(memory_format=torch.channels_last)
 
 
 def load_pixels(photos: list[Photo], size: int) -> Tensor:
@@ -178,7 +174,7 @@ class Pixels(Dataset[Batch]):
     Args:
         pixels: (N, 3, H, W), uint8.
         labels: (N,), int64.
-        teacher: Logits for the plain and the mirrored photo, (N, 2, C), or ``None``.
+        teacher: Logits, (N, C), or ``None``.
     """
 
     def __init__(self, pixels: Tensor, labels: Tensor, teacher: Tensor | None = None) -> None:
@@ -262,20 +258,17 @@ class Pretraining(pl.LightningModule):
         # Philox, because torch keeps only 32 bits of a seed.
         draw = np.random.Generator(np.random.Philox(key=[self.hparams["seed"], self.global_step]))
         generator = torch.Generator().manual_seed(int(draw.integers(2**32)))
-        views, mirrored = random_views(batch["pixels"], *self._phase(), generator)
+        views = random_views(batch["pixels"], *self._phase(), generator)
         images = self.model.encode_image(views, normalize=True)
         texts = self.model.encode_text(
             self.prompts[draw.integers(len(self.prompts))].to(self.device), normalize=True
         )
-        teacher = batch.get("teacher")
-        if teacher is not None:
-            teacher = torch.where(mirrored[:, None], teacher[:, 1], teacher[:, 0])
         loss = contrastive_loss(
             images,
             texts,
             self.model.logit_scale.exp().clamp(max=100),
             batch["labels"],
-            teacher,
+            batch.get("teacher"),
             weight=self.hparams["distill"],
             temperature=self.hparams["temperature"],
         )
@@ -340,7 +333,10 @@ def export(model: nn.Module, model_cfg: dict[str, Any], folder: Path) -> None:
 
 
 def teacher_logits(cfg: dict[str, Any], data: Pixels, root: Path, file: Path, seed: int) -> Tensor:
-    """The teacher's logits, (N, 2, C): from ``file`` where it holds those of this very setting."""
+    """The teacher's logits, (N, C): from ``file`` where it holds those of this very setting.
+
+    Of the photos as they are; their mirror images and cuts are taken to have the same.
+    """
     pixels, labels = data.columns["pixels"], data.columns["labels"]
     photos = hashlib.sha256(pixels.contiguous().numpy().data).hexdigest()
     setting = json.dumps({"teacher": cfg, "photos": photos, "seed": seed}, sort_keys=True)
@@ -359,9 +355,8 @@ def teacher_logits(cfg: dict[str, Any], data: Pixels, root: Path, file: Path, se
 
     model = distillation.Teacher(class_wnids(root))
     distillation.finetune(model, pixels, labels, seed=seed, **cfg)
-    both = [distillation.logits(model, x, size=cfg["size"]) for x in (pixels, pixels.flip(3))]
-    logits = torch.stack(both, dim=1)
-    agreement = (logits[:, 0].argmax(1) == labels).float().mean()
+    logits = distillation.logits(model, pixels, size=cfg["size"])
+    agreement = (logits.argmax(1) == labels).float().mean()
     log.info("teacher: top-1 %.3f on the training photos", agreement)
     partial = file.with_suffix(".partial")
     save_file({"logits": logits}, partial, {"setting": setting})
