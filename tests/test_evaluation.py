@@ -349,25 +349,6 @@ def test_two_processes_measure_what_one_does(
         assert (finished[0] / file).read_text() == (tmp_path / file).read_text()
 
 
-def test_offline_wandb_run_holds_config_summary_and_tables(finished: tuple[Path, str]) -> None:
-    [file] = (finished[0] / "wandb").glob("offline-run-*/*.wandb")
-    summary, config, history, exit_code = {}, {}, set(), None
-    for record in wandb_records(file.read_bytes()):
-        for item in record.summary.update:
-            summary[item.key or "/".join(item.nested_key)] = json.loads(item.value_json)
-        for item in (*record.config.update, *record.run.config.update):
-            config[item.key or item.nested_key[0]] = json.loads(item.value_json)
-        for item in record.history.item:
-            history.add(item.key or item.nested_key[0])
-        if record.HasField("exit"):
-            exit_code = record.exit.exit_code
-    table = pd.read_csv(finished[0] / "summary.csv").set_index(["augmentation", "measure"])["mean"]
-    assert summary["noise/cosine_similarity"] == pytest.approx(table["noise", "cosine_similarity"])
-    assert {"model", "data", "aug", "seed"} <= set(config)
-    assert {"shift", "summary", "distances", "figures/ranking"} <= history
-    assert exit_code == 0
-
-
 def test_a_matched_run_stores_its_calibration_for_use_again(
     hub_folder: Path, tmp_path: Path
 ) -> None:

@@ -54,6 +54,12 @@ def test_a_normal_means_interval_is_near_students() -> None:
     np.testing.assert_allclose(mean_interval(values, seed=5), expected, atol=0.03)
 
 
+def test_two_values_have_students_interval() -> None:
+    """A resample of both misses by nothing, one of the same twice by 5 errors: less than 12.7."""
+    expected = stats.t.interval(0.95, 1, 0.3, 0.1)
+    np.testing.assert_allclose(mean_interval(np.array([0.2, 0.4]), seed=0), expected)
+
+
 def test_an_interval_of_equal_values_has_no_width_and_one_value_has_no_interval() -> None:
     low, high = mean_interval(np.full((7, 2), [0.1, 1.0]), seed=0)
     np.testing.assert_allclose([low, high], [[0.1, 1.0]] * 2, rtol=1e-15)

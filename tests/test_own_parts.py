@@ -11,11 +11,11 @@ import numpy as np
 import pandas as pd
 import pytest
 import yaml
-from clipshift.compare import compare_runs
 from conftest import ROOT
 from PIL import Image
 
 from clipshift.cli.build import make_augmentations
+from clipshift.comparison import compare_runs
 from clipshift.errors import UserError
 
 TEXT = (ROOT / "docs/extend.md").read_text(encoding="utf-8")

@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-from clipshift.compare.pair import write_pair
 from conftest import AUGMENTATIONS, MEASURED
 from safetensors.numpy import save_file
 
+from clipshift.comparison.pair import write_pairs
 from clipshift.data import ViewDataset, sample
 from clipshift.report import explorer
 from clipshift.report.page import Page, write_page
@@ -112,7 +112,7 @@ def comparison(run: Run, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("pair")
     other = made_run(folder / "b", ("paper", "matched"), "other")
     table = compare_photos(run.shift, other.shift, run.columns, 0)
-    return write_pair(folder, run, other, table, 0, ["A note."], lambda _: page_photos())
+    return write_pairs(folder, [run, other], [table], [], ["A note."], lambda _: page_photos())
 
 
 @pytest.fixture(scope="module")

@@ -241,6 +241,13 @@ def shifts(columns: dict[tuple[str, str], np.ndarray]) -> pd.DataFrame:
     return pd.concat(parts, ignore_index=True)
 
 
+def test_rows_of_all_severities_are_numbered_through() -> None:
+    table = shifts({(n, s): np.linspace(0, 1, 5) for s in ("1", "2") for n in ("noise", "blur")})
+    for made in (summarize(table, MEASURED, seed=0), rank_augmentations(table, seed=0)):
+        assert made["severity"].tolist() == ["1", "1", "2", "2"]
+        assert made.index.tolist() == [0, 1, 2, 3]
+
+
 def test_ranking_calls_different_only_what_the_pairs_show() -> None:
     """Paired: a small but steady difference counts, however much photos differ."""
     rng = np.random.default_rng(0)
@@ -356,6 +363,7 @@ def test_agreement_takes_the_same_photos_at_both_severities() -> None:
     assert ranking_agreement(table, ("paper", "matched"), seed=0) == (1, 1, 1)
 
 
+@pytest.mark.filterwarnings("error")
 def test_correlations_are_spearmans_of_what_is_lost() -> None:
     rng = np.random.default_rng(0)
     table = shifts({("noise", "paper"): rng.uniform(0, 1, 80)})
@@ -627,6 +635,10 @@ def test_a_run_that_was_interrupted_or_measured_nothing_is_none(tmp_path: Path) 
     write_run(small_run(tmp_path, complete=False))
     with pytest.raises(UserError, match="was interrupted: run it again"):
         read_run(tmp_path)
+    for content in ("{", "[]", "{}"):
+        (tmp_path / "run.json").write_text(content)
+        with pytest.raises(UserError, match="no finished run"):
+            read_run(tmp_path)
     empty = small_run(tmp_path)
     empty.shift = empty.shift[:0]
     write_run(empty)

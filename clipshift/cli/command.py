@@ -128,18 +128,21 @@ class SweepComparison(Callback):
 
     def __init__(self) -> None:
         self.jobs = 0
+        self.options: list[str] = []
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Hydra calls this before the first job."""
-        self.jobs = jobs_of(list(config.hydra.overrides.task))
+        values = swept(list(config.hydra.overrides.task))
+        self.jobs, self.options = math.prod(map(len, values.values())), list(values)
 
     def on_job_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Hydra calls this before each job, also that of a single run."""
         if self.jobs:
             from clipshift.report.words import without_paths
 
-            options = " ".join(without_paths(given) for given in config.hydra.overrides.task)
-            print(f"\njob {config.hydra.job.num + 1} of {self.jobs}: {options}", flush=True)
+            own = [o for o in config.hydra.overrides.task if o.partition("=")[0] in self.options]
+            told = " ".join(map(without_paths, own))
+            print(f"\njob {config.hydra.job.num + 1} of {self.jobs}: {told}", flush=True)
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
         """Hydra calls this when all jobs have ended."""
@@ -154,16 +157,17 @@ class SweepComparison(Callback):
             sys.exit(1)
 
 
-def jobs_of(overrides: Sequence[str]) -> int:
-    """How many jobs a sweep over overrides has.
+def swept(overrides: Sequence[str]) -> dict[str, list[Any]]:
+    """The values of the options that a sweep goes over.
 
     Example:
-        >>> jobs_of(["aug=noise,flip", "severity=range(1,4)", "seed=0"])
-        6
+        >>> swept(["aug=noise,flip", "severity=range(1,4)", "seed=0"])
+        {'aug': ['noise', 'flip'], 'severity': [1, 2, 3]}
     """
     read = OverridesParser.create().parse_overrides(list(overrides))
-    sweeps = [list(one.sweep_iterator()) for one in read if one.is_sweep_override()]
-    return math.prod(map(len, sweeps))
+    return {
+        one.get_key_element(): list(one.sweep_iterator()) for one in read if one.is_sweep_override()
+    }
 
 
 def quoted(argument: str) -> str:

@@ -25,7 +25,7 @@ def sweep_dashboard(project: str, entity: str, group: str, augmentations: list[s
     )
 
     def bars(measure: str) -> Any:
-        keys = [key_of(measure, name) for name in augmentations]
+        keys: list[Any] = [key_of(measure, name) for name in augmentations]
         return wr.BarPlot(title=words[measure], metrics=keys)
 
     words = {name: capitalised(facts.label) for name, facts in COLUMNS.items()}

@@ -36,11 +36,14 @@ def direction_section(run: Run) -> Section:
     ]
     matrices = cosine_matrices(run)
     if matrices:
+        cosines, low, high = matrices
         drawn.append(
             Figure(
                 "direction_cosines",
                 figures.draw_distances(
-                    *matrices,
+                    cosines,
+                    low,
+                    high,
                     description="1 − cosine between the mean displacements of augmentations, and "
                     "the tree of their Ward linkage.",
                 ),

@@ -302,11 +302,13 @@ def _compared(base: Run, tuned: Run, comparison: pd.DataFrame) -> str:
         & (comparison["model_b"] == names[1])
         & comparison["measure"].isin(["relative_shift", "zero_shot_top1_clean"])
     ]
+    photos = counted(tuned.facts["data"]["photos"], "photo")
+    source, _ = dataset_of(tuned.facts["config"]["data"])
     lines = [
         "## What it changes",
-        f"Against the base, on {counted(tuned.facts['data']['photos'], 'photo')} of "
-        f"`{dataset_of(tuned.facts['config']['data'])[0]}`, photo by photo, with 95 % intervals. Relative shift: how far "
-        "augmentation moves an embedding, 1 being as far as another photo.",
+        f"Against the base, on {photos} of `{source}`, photo by photo, with 95 % intervals. "
+        "Relative shift: how far an augmentation moves an embedding, 1 being as far as another "
+        "photo.",
     ]
     table = ["| measure | augmentation | severity | base | this model | difference |",
              "| --- | --- | --- | ---: | ---: | ---: |"]  # fmt: skip

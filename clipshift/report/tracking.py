@@ -281,14 +281,15 @@ def photo_table(explorer: Mapping[str, Any]) -> wandb.Table:
     table = wandb.Table(columns=[*head, *pictures, *measures])
     for photo in chosen:
         shown = explorer["shown"][photo]
+        known = shown["models"][0]
         clean, *views = [from_data_url(url) for url in shown["pictures"]]
-        seen_clean, *seen = gazed([clean, *views], shown["gaze"])
+        seen_clean, *seen = gazed([clean, *views], known["gaze"])
         before = [wandb_picture(clean), wandb_picture(seen_clean)]
         for index, (name, severity) in enumerate(variants):
             table.add_data(
                 photo, labels.get(photo, ""), shown["part"], name, severity,
                 before[0], wandb_picture(views[index]), before[1], wandb_picture(seen[index]),
-                *(shown["values"][measure][index] for measure in measures),
+                *(known["values"][measure][index] for measure in measures),
             )  # fmt: skip
     return table
 

@@ -1,0 +1,142 @@
+"""What a run says in the terminal: that it fits, and says what the tables say."""
+
+import re
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from conftest import MEASURED
+from rich.progress import Task
+
+from clipshift.cli.command import SweepComparison
+from clipshift.report import terminal
+from clipshift.results import Run
+
+MEASURES = {
+    "relative_shift": (0.4, 0.36, 0.45),
+    "cosine_similarity": (0.61, 0.55, 0.66),
+    "retained": (0.95, 0.9, 1.0),
+    "gaze_divergence_aligned": (0.2, 0.18, 0.21),
+    "l2_distance": (10.3, 9.8, 10.9),
+    "gaze_entropy_change": (-0.2, -0.31, 0.05),
+    "edge_preservation": (0.8, 0.79, 0.81),
+}
+NAMES = ["noise", "brightness_contrast", "coarse_dropout"]
+
+
+def made_run(severities: list[str]) -> Run:
+    summary = pd.DataFrame(
+        [
+            {"augmentation": name, "severity": severity, "measure": measure,
+             "mean": mean * (1 - 0.1 * place), "ci_low": low * (1 - 0.1 * place),
+             "ci_high": high * (1 - 0.1 * place), "n": 50}
+            for severity in severities
+            for place, name in enumerate(NAMES)
+            for measure, (mean, low, high) in MEASURES.items()
+        ]
+    )  # fmt: skip
+    ranking = pd.DataFrame(
+        [
+            {"severity": severity, "augmentation": name, "shift": shift}
+            for severity in severities
+            for name, shift in (("coarse_dropout", 0.5), ("noise", 0.4), ("flip", 0.3))
+        ]
+    )
+    facts = {
+        "model": {"name": "m", "architecture": "a", "trained": True, "trained_on": ["noise"],
+                  "checkpoint": "/home/me/model", "pretrained": None},
+        "data": {"photos": 50}, "spread": 0.975,
+    }  # fmt: skip
+    return Run(Path("/x"), facts, MEASURED, pd.DataFrame(), summary, ranking=ranking)
+
+
+def said_in(columns: int, run: Run, monkeypatch: pytest.MonkeyPatch,
+            capsys: pytest.CaptureFixture[str]) -> str:  # fmt: skip
+    monkeypatch.setattr(terminal, "LOG_WIDTH", columns)
+    terminal.print_run(run, "A run", ["`noise` moves it: 0.42 [0.39, 0.46]."], ["A note."], ["x"])
+    return capsys.readouterr().out
+
+
+@pytest.mark.parametrize("columns", [80, 120])
+@pytest.mark.parametrize("severities", [["paper"], ["paper", "matched"], list("12345")])
+def test_tables_fit_the_terminal(
+    columns: int,
+    severities: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    said = said_in(columns, made_run(severities), monkeypatch, capsys)
+    lines = said.splitlines()
+    table = lines[: next(i for i, line in enumerate(lines) if line.startswith("In the report"))]
+    assert max(map(len, table)) <= columns
+    assert "…" not in said
+    for name in NAMES:
+        assert sum(line.startswith(name) for line in lines) == (1 if len(severities) > 2 else
+                                                               len(severities))  # fmt: skip
+    assert "noise *" in said
+    assert "* trained on" in said
+    assert "noise moves it: 0.42 [0.39, 0.46]." in said
+
+
+def test_eighty_columns_have_the_leading_measures_and_name_the_rest(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    said = said_in(80, made_run(["paper"]), monkeypatch, capsys)
+    [row] = [line for line in said.splitlines() if line.startswith("noise")]
+    assert re.findall(r"\S+ \S+–\S+", row.removeprefix("noise *").strip()) == [
+        "0.40 .36–.45", "0.39 .34–.45", "0.95 .90–1.00", "0.20 .18–.21",
+    ]  # fmt: skip
+    assert "In the report and summary.csv as well: L2, gaze entropy, edge" in said
+    wide = said_in(200, made_run(["paper"]), monkeypatch, capsys)
+    [row] = [line for line in wide.splitlines() if line.startswith("noise")]
+    assert "0.390 .340–.450" in row  # 1 − cosine: the ends of the interval change places
+    assert "-0.200 -.310 to .050" in row
+    assert "In the report" not in wide
+
+
+def test_a_ladder_is_one_table_of_one_measure(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    said = said_in(80, made_run(list("12345")), monkeypatch, capsys)
+    [row] = [line for line in said.splitlines() if line.startswith("coarse_dropout")]
+    assert row.split() == ["coarse_dropout", *["0.32"] * 5]
+    assert "(summary.csv has the intervals)" in said
+    wide = said_in(120, made_run(list("12345")), monkeypatch, capsys)
+    [row] = [line for line in wide.splitlines() if line.startswith("coarse_dropout")]
+    assert row.split() == ["coarse_dropout", *["0.32", ".29–.36"] * 5]
+
+
+def test_a_sweeps_table_has_a_row_per_job_and_no_path() -> None:
+    runs = {"0": made_run(["1"]), "1": made_run(["3"])}
+    overrides = {"0": {"model.checkpoint": "/home/me/a", "severity": "1"},
+                 "1": {"model.checkpoint": "/home/me/b", "severity": "3"}}  # fmt: skip
+    table = terminal.sweep_table(runs, overrides, ["model.checkpoint", "severity"])
+    assert table[0][:4] == ["job", "checkpoint", "severity", "moved most by"]
+    assert table[1][:5] == ["0", "a", "1", "coarse_dropout", "0.320 .288–.360"]
+    assert table[2][:3] == ["1", "b", "3"]
+    assert float(table[1][5]) == pytest.approx(0.4 * (1 + 0.9 + 0.8) / 3)
+    assert "top-1 clean" not in table[0]  # no photo has a label
+
+
+def test_a_sweep_counts_its_jobs(capsys: pytest.CaptureFixture[str]) -> None:
+    from omegaconf import OmegaConf
+
+    def config(num: int, *overrides: str) -> object:
+        return OmegaConf.create({"hydra": {"job": {"num": num}, "overrides": {"task": overrides}}})
+
+    callback = SweepComparison()
+    callback.on_job_start(config(0, "aug=noise"))  # of a single run
+    assert capsys.readouterr().out == ""
+    callback.on_multirun_start(config(0, "aug=noise,blur,flip", "seed=range(0,6)", "data=sample"))
+    callback.on_job_start(config(2, "aug=noise", "seed=2", "data=sample"))
+    assert capsys.readouterr().out.strip() == "job 3 of 18: aug=noise seed=2"
+
+
+def test_the_bar_tells_photos_per_second() -> None:
+    now = 0.0
+    task = Task(0, "Measuring photos", total=100, completed=0, _get_time=lambda: now)  # type: ignore[arg-type]
+    task.start_time = 0.0
+    column = terminal.PhotoSpeedColumn()
+    assert column.render(task).plain == ""
+    now, task.completed = 4.0, 50
+    assert column.render(task).plain == "12.5 photos/s"

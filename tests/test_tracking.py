@@ -1,0 +1,206 @@
+"""What W&B is given, read back from the files of offline runs; and the dashboard made of it."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from conftest import MEASURED, run_evaluate, wandb_records
+from PIL import Image
+
+from clipshift.report.dashboard import sweep_dashboard
+from clipshift.report.tracking import PICTURED_ROWS, photo_table
+
+
+class Tracked:
+    """An offline W&B run, read back."""
+
+    def __init__(self, folder: Path) -> None:
+        [file] = folder.rglob("offline-run-*/*.wandb")
+        self.folder = file.parent
+        self.summary: dict[str, Any] = {}
+        self.config: dict[str, Any] = {}
+        self.history: list[dict[str, Any]] = []
+        self.artifacts: dict[str, set[str]] = {}
+        self.name = self.exit_code = None
+        for record in wandb_records(file.read_bytes()):
+            for item in record.summary.update:
+                self.summary[item.key or "/".join(item.nested_key)] = json.loads(item.value_json)
+            for item in (*record.config.update, *record.run.config.update):
+                self.config[item.key or item.nested_key[0]] = json.loads(item.value_json)
+            if record.history.item:
+                self.history.append(
+                    {
+                        i.key or i.nested_key[0]: json.loads(i.value_json)
+                        for i in record.history.item
+                    }
+                )
+            if record.HasField("artifact") or record.request.HasField("log_artifact"):
+                artifact = record.artifact if record.HasField("artifact") else (
+                    record.request.log_artifact.artifact
+                )  # fmt: skip
+                files = {entry.path for entry in artifact.manifest.contents}
+                self.artifacts[artifact.type] = files
+            if record.HasField("run"):
+                self.name = record.run.display_name
+            if record.HasField("exit"):
+                self.exit_code = record.exit.exit_code
+
+    def logged(self, key: str) -> Any:
+        """The one value that was logged under a key."""
+        [value] = [row[key] for row in self.history if key in row]
+        return value
+
+    def table(self, key: str) -> pd.DataFrame:
+        """A table that was logged."""
+        content = json.loads((self.folder / "files" / self.logged(key)["path"]).read_text())
+        return pd.DataFrame(content["data"], columns=content["columns"])
+
+    def scalars(self) -> list[str]:
+        """The keys of all numbers that were logged, which W&B shows as charts."""
+        return [
+            key for row in self.history for key, value in row.items()
+            if isinstance(value, int | float) and not key.startswith("_")
+        ]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def tracked(finished: tuple[Path, str]) -> Tracked:
+    return Tracked(finished[0])
+
+
+# --- a run ---------------------------------------------------------------------------------------
+
+
+def test_a_run_leads_with_the_numbers_that_compare_it(
+    tracked: Tracked, finished: tuple[Path, str]
+) -> None:
+    """All made anew from ``shift.parquet``, photo by photo."""
+    shift = pd.read_parquet(finished[0] / "shift.parquet")
+    moved = (1 - shift["cosine_similarity"]).groupby(shift["augmentation"]).mean()
+    relative = shift.groupby("augmentation")["relative_shift"].mean()
+    worst = moved.idxmax()
+    expected = {
+        "severity": "paper", "mean_shift": moved.mean(), "mean_relative_shift": relative.mean(),
+        "worst_augmentation": worst, "worst_relative_shift": relative[worst],
+        "spread": moved[worst] / relative[worst], "photos": 5, "trained": True,
+    }  # fmt: skip
+    clean = shift.drop_duplicates("photo")["zero_shot_top1_clean"].mean()
+    if np.isfinite(clean):
+        expected["clean_top1"] = clean
+    for key, value in expected.items():
+        assert tracked.summary[key] == (
+            pytest.approx(value, rel=1e-5) if isinstance(value, float) else value
+        ), key
+    assert {"model", "data", "aug", "seed"} <= set(tracked.config)
+    assert tracked.exit_code == 0
+
+
+def test_a_runs_means_are_summary_values_and_no_charts_of_one_point(
+    tracked: Tracked, finished: tuple[Path, str]
+) -> None:
+    summary = pd.read_csv(finished[0] / "summary.csv")
+    assert tracked.scalars() == []
+    for row in summary.dropna(subset="mean").itertuples():
+        value = tracked.summary[f"{row.measure}/{row.augmentation}"]
+        assert value == pytest.approx(row.mean, abs=1e-6)
+    cosine = summary[summary["measure"] == "cosine_similarity"].set_index("augmentation")["mean"]
+    assert tracked.summary["shift/noise"] == pytest.approx(1 - cosine["noise"])
+    leading = {key for key in tracked.summary if "/" not in key and not key.startswith("_")}
+    assert len(leading) < 25  # tables, and the numbers that lead
+
+
+def test_a_runs_photos_have_pictures_gaze_and_numbers(
+    tracked: Tracked, finished: tuple[Path, str]
+) -> None:
+    photos = tracked.table("photos")
+    shift = pd.read_parquet(finished[0] / "shift.parquet")
+    assert len(photos) == len(shift)
+    joined = photos.merge(shift, on=["photo", "augmentation", "severity"], suffixes=("", "_known"))
+    for measure in ("cosine_similarity", "relative_shift", "gaze_divergence"):
+        np.testing.assert_allclose(joined[measure], joined[f"{measure}_known"], atol=5.1e-5)
+    media = tracked.folder / "files"
+    flipped = photos[photos["augmentation"] == "flip"].iloc[0]
+    clean, view, looked = (
+        np.asarray(Image.open(media / flipped[name]["path"]).convert("RGB"), float)
+        for name in ("clean", "view", "gaze on view")
+    )
+    assert np.abs(clean - view[:, ::-1]).mean() < 4  # they are JPEGs
+    assert np.abs(clean - view).mean() > 10
+    assert looked.mean() < view.mean()  # dark where the model does not look
+    assert (looked <= view + 40).all()
+
+
+def test_a_runs_page_is_an_artifact_and_a_panel(
+    tracked: Tracked, finished: tuple[Path, str]
+) -> None:
+    page = (finished[0] / "report.html").read_text()
+    assert (tracked.folder / "files" / tracked.logged("report")["path"]).read_text() == page
+    assert tracked.artifacts["evaluation"] == {
+        "report.html", "run.json", "shift.parquet", "summary.csv",
+    }  # fmt: skip
+
+
+def test_a_runs_name_has_no_path(tracked: Tracked) -> None:
+    assert "data.limit=5" in tracked.name
+    assert "/" not in tracked.name
+
+
+def test_a_ladder_is_a_curve_and_has_summary_values_at_every_severity(
+    hub_folder: Path, tmp_path: Path
+) -> None:
+    done = run_evaluate(
+        f"model.checkpoint={hub_folder}", f"hydra.run.dir={tmp_path}", "trainer=cpu",
+        "data.limit=3", "aug=[noise,flip]", "severity=[paper,1,3]", "metric=cosine_similarity",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "W&B has not got all" not in done.stderr
+    tracked = Tracked(tmp_path)
+    summary = pd.read_csv(tmp_path / "summary.csv", dtype={"severity": str})
+    cosine = summary[summary["measure"] == "cosine_similarity"]
+    cosine = cosine.set_index(["augmentation", "severity"])["mean"]
+    for name, severity in cosine.index:
+        at = tracked.summary[f"shift/{name}@{severity}"]
+        assert at == pytest.approx(1 - cosine[name, severity], abs=1e-6)
+    curves = [row for row in tracked.history if "severity" in row]
+    assert [row["severity"] for row in curves] == [1, 3]
+    for row in curves:
+        known = 1 - cosine["noise", str(row["severity"])]
+        assert row["shift/noise"] == pytest.approx(known, abs=1e-6)
+    assert tracked.summary["severity"] == "paper"
+
+
+def test_what_w_and_b_is_given_is_bounded() -> None:
+    """However many photos and severities: a page that shows 100 photos under 70 variants."""
+    variants = [[f"a{index % 14}", str(index // 14)] for index in range(70)]
+    url = "data:image/webp;base64," + "UklGRiIAAABXRUJQVlA4IBYAAAAwAQCdASoBAAEADsD+JaQAA3AAAAAA"
+    known = {"values": {"rmse": [0.5] * 70}, "gaze": None, "nearest": None}
+    shown = {"part": "most", "pictures": [url] * 71, "models": [known]}
+    names = [f"photo {index}" for index in range(100)]
+    explorer = {
+        "variants": variants, "measures": [["rmse", "RMSE"]],
+        "photos": [{"id": name, "label": ""} for name in names],
+        "shown": dict.fromkeys(names, shown),
+    }  # fmt: skip
+    table = photo_table(explorer)
+    assert 0 < len(table.data) <= PICTURED_ROWS
+    chosen = list(dict.fromkeys(row[0] for row in table.data))
+    assert chosen == ["photo 0", "photo 33", "photo 66"]  # from the most moved to the least
+
+
+# --- a sweep's dashboard -------------------------------------------------------------------------
+
+
+def test_the_dashboard_shows_what_was_tracked(finished: tuple[Path, str], tracked: Tracked) -> None:
+    """As far as the library goes without a login: the report is built, not published."""
+    report = sweep_dashboard("clipshift", "team", "2026/now", ["noise", "blur"])
+    panels = [panel for block in report.blocks for panel in getattr(block, "panels", ())]
+    used = {metric for panel in panels for metric in getattr(panel, "metrics", ())}
+    used |= {axis for panel in panels if hasattr(panel, "y") for axis in (panel.x, panel.y)}
+    given = set(tracked.summary) | {"clean_top1"}  # which photos without labels have not
+    assert {key for key in used - given if not key.startswith("zero_shot")} == set()
+    titles = {panel.title.lower() for panel in panels}
+    assert {MEASURED[name].label.lower() for name in ("relative_shift", "retained")} <= titles
+    assert "2026/now" in report.title
