@@ -296,7 +296,7 @@ def draw_ranking(ranking: pd.DataFrame, summary: pd.DataFrame) -> Chart:
     ]
     chart = alt.layer(
         alt.Chart()
-        .mark_rule(strokeWidth=5, opacity=0.45, strokeCap="round")
+        .mark_rule(strokeWidth=5, opacity=0.45)
         .encode(x=alt.X("ci_low:Q", title=title), x2="ci_high:Q", y=y, color=_color(names)),
         alt.Chart()
         .mark_point(size=90, filled=True, opacity=1)
@@ -450,7 +450,7 @@ def _lines(
     ]
     if bounds:
         thin = table["line"].nunique() > MANY_LINES
-        interval = base.mark_rule(strokeWidth=1.5 if thin else 5, strokeCap="round").encode(
+        interval = base.mark_rule(strokeWidth=1.5 if thin else 5).encode(
             y=alt.Y(f"{bounds[0]}:Q", title=title),
             y2=f"{bounds[1]}:Q",
             opacity=alt.condition(over, alt.value(0.35), alt.value(0.08)),
@@ -713,7 +713,7 @@ def draw_gaze(summary: pd.DataFrame) -> Chart:
     filled = f"datum.kind == '{kinds['gaze_divergence_aligned']}'"
     color = _color(names)
     chart = alt.layer(
-        alt.Chart().mark_rule(strokeWidth=4, opacity=0.3, strokeCap="round").encode(
+        alt.Chart().mark_rule(strokeWidth=4, opacity=0.3).encode(
             x=alt.X("ci_low:Q", title=title), x2="ci_high:Q", y=y, color=color
         ),
         alt.Chart().mark_point(filled=False, size=85, opacity=1, strokeWidth=2).encode(
@@ -887,7 +887,7 @@ def draw_against(rows: pd.DataFrame, title: str) -> Chart:
         alt.Tooltip("reference:Q", title="tick", format=".3f"),
     ]
     chart = alt.layer(
-        alt.Chart().mark_rule(strokeWidth=5, opacity=0.45, strokeCap="round").encode(
+        alt.Chart().mark_rule(strokeWidth=5, opacity=0.45).encode(
             x=alt.X("ci_low:Q", title=title), x2="ci_high:Q", y=y, color=color
         ),
         alt.Chart().mark_tick(thickness=2, height=17, color=MUTED).encode(
@@ -933,7 +933,7 @@ def draw_undone(undone: pd.DataFrame) -> Chart:
         alt.Tooltip("augmentation:N"), alt.Tooltip("method:N"), alt.Tooltip("told:N", title=title),
     ]  # fmt: skip
     chart = alt.layer(
-        alt.Chart().mark_rule(strokeWidth=3, opacity=0.45, strokeCap="round").encode(
+        alt.Chart().mark_rule(strokeWidth=3, opacity=0.45).encode(
             x=alt.X("ci_low:Q", title=title), x2="ci_high:Q", y=y, yOffset=offset, color=color
         ),
         alt.Chart().mark_point(size=55, filled=True, opacity=1).encode(
@@ -986,7 +986,7 @@ def draw_differences(table: pd.DataFrame, facts: Facts) -> Chart:
             "ci_low", "ci_high", "told", "improved", "worsened", "clear", "n"]  # fmt: skip
     chart = alt.layer(
         alt.Chart(pd.DataFrame({"difference": [0]})).mark_rule(strokeDash=[4, 3]).encode(x=x),
-        alt.Chart().mark_rule(strokeWidth=5, opacity=0.45, strokeCap="round").encode(
+        alt.Chart().mark_rule(strokeWidth=5, opacity=0.45).encode(
             x=alt.X("ci_low:Q", title=title), x2="ci_high:Q", y=y, color=color
         ),
         alt.Chart().mark_point(size=90, opacity=1, strokeWidth=2).encode(

@@ -116,6 +116,8 @@ const photos = parsed("photo-data");
 const PAGE = 24;
 let listed = [], shownCount = PAGE, open = -1;
 
+// A photo may be called "constructor", as an object's own fields are not.
+const shownOf = (photo) => (Object.hasOwn(photos.shown, photo.id) ? photos.shown[photo.id] : undefined);
 function variantsNow() { // indices of the variants at the chosen severity
   return photos.variants.map((_, index) => index).filter((index) => !severity || photos.variants[index][1] === severity);
 }
@@ -148,7 +150,7 @@ function listPhotos() {
   listed = photos.photos.filter((photo) =>
     (!find || photo.id.toLowerCase().includes(find) || photo.label.toLowerCase().includes(find)) &&
     (!label || photo.label === label) &&
-    (!byId("photo-pictured").checked || photos.shown[photo.id]?.pictures.length));
+    (!byId("photo-pictured").checked || shownOf(photo)?.pictures.length));
   const key = new Map(listed.map((photo) => [photo, shiftOf(photo, variant)]));
   if (order === "name") listed.sort((a, b) => (a.id < b.id ? -1 : 1));
   else listed.sort((a, b) => (order === "most" ? -1 : 1) * ((key.get(a) ?? -9) - (key.get(b) ?? -9)));
@@ -157,7 +159,7 @@ function listPhotos() {
     const value = key.get(photo);
     const card = element("button", null, { type: "button", class: "card" });
     const picture = element("span", null, { class: "picture" });
-    const pictures = photos.shown[photo.id]?.pictures || [];
+    const pictures = shownOf(photo)?.pictures || [];
     if (pictures.length) picture.append(element("img", null, { src: pictures[variant === null ? 0 : variant + 1], alt: "" }));
     else picture.textContent = "no picture kept";
     const meter = element("div", null, { class: "meter" });
@@ -225,7 +227,7 @@ function rowsOf(head, rows) {
 
 function showPhoto(position) {
   open = (position + listed.length) % listed.length;
-  const photo = listed[open], shown = photos.shown[photo.id];
+  const photo = listed[open], shown = shownOf(photo);
   byId("photo-name").textContent = photo.id;
   const parts = { most: "one of those that moved most", least: "one of those that moved least", typical: "a typical one" };
   byId("photo-about").textContent = [photo.label && `class: ${photo.label}`, shown && parts[shown.part]].filter(Boolean).join("; ");
@@ -238,7 +240,7 @@ function showPhoto(position) {
   if (!byId("photo-dialog").open) byId("photo-dialog").showModal();
 }
 function showVariant() {
-  const photo = listed[open], shown = photos.shown[photo.id], index = Number(byId("photo-variant").value);
+  const photo = listed[open], shown = shownOf(photo), index = Number(byId("photo-variant").value);
   const pictures = shown?.pictures || [], models = shown?.models || [], several = photos.models.length > 1;
   const gazes = models.map((model) => model.gaze).filter(Boolean);
   const greatest = (gaze) => Math.max(...[gaze.maps[0], gaze.maps[index + 1], gaze.back[index]].filter(Boolean).map((map) => map[0]), 1e-9);
