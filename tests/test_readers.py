@@ -14,17 +14,21 @@ from pathlib import Path
 
 import numpy as np
 import open_clip
+import pandas as pd
 import pytest
 import webdataset
+from omegaconf import DictConfig
 from PIL import Image
 
+from clipshift.cli import evaluate as command
 from clipshift.cli.build import load_photos
 from clipshift.cli.command import compose_config
-from clipshift.cli.config import check_paths
+from clipshift.cli.config import check_paths, plain
 from clipshift.data import Photo, captions, decode, folder, shards
 from clipshift.data import download as downloads
 from clipshift.data.wordnet import class_name
 from clipshift.errors import UserError
+from clipshift.results import Run
 
 
 def noise(seed: int, side: int = 12) -> Image.Image:
@@ -378,6 +382,21 @@ def test_pages_of_the_hub_are_read_from_its_files(monkeypatch: pytest.MonkeyPatc
     assert asked == [
         "https://huggingface.co/datasets/clip-benchmark/wds_food101/resolve/main/test/nshards.txt"
     ]
+
+
+def test_a_runs_file_does_not_say_where_files_are_written(monkeypatch: pytest.MonkeyPatch) -> None:
+    options = ["data=shards", "data.root=http://x", "data.download=/elsewhere", "logger=none"]
+    config = plain(compose_config("evaluate", options))
+    seen = []
+
+    def load(data: DictConfig) -> tuple[list[Photo], list[str]]:
+        seen.append(data.download)
+        return [], []
+
+    monkeypatch.setattr(command, "load_photos", load)
+    facts = {"config": config, "model": {"preprocessing": {}}}
+    command.views_again(Run(Path(), facts, {}, pd.DataFrame()))
+    assert seen == [None]
 
 
 def test_every_photo_of_these_can_be_decoded(benchmark: Path) -> None:

@@ -189,6 +189,8 @@ def views_again(run: Run) -> ViewDataset:
             "not trusted to name code, so its report cannot be made anew"
         )
     cfg = OmegaConf.create(run.facts["config"])
+    if "download" in cfg.data:
+        cfg.data.download = None  # a run's file does not say where files are written
     photos, _ = load_photos(cfg.data)
     augmentations, _ = make_augmentations(plain(cfg.aug))
     resize = resize_of(cfg.data, run.facts["model"]["preprocessing"])

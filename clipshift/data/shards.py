@@ -46,7 +46,7 @@ def shards(
     root: str | Path,
     pattern: str = "*.tar",
     split: str = "test",
-    download: str = "~/.cache/clipshift/downloads",
+    download: str | None = None,
 ) -> list[Photo]:
     """Index the photos of a folder's shards, without decoding one.
 
@@ -61,7 +61,8 @@ def shards(
         pattern: Which tar files, as a glob; in CLIP_benchmark's layout, of their names.
         split: The folder of CLIP_benchmark's layout.
         download: Where shards that come over http(s) are kept, see
-            `clipshift.data.download.fetch`.
+            `clipshift.data.download.fetch`; by default ``downloads`` in ``$CLIPSHIFT_CACHE`` or
+            ``~/.cache/clipshift``.
 
     Returns:
         The photos in the order of the shards, then of their position in the shard, and then what is
@@ -76,7 +77,8 @@ def shards(
             ``.cls`` names no class, or two photos have one id.
     """
     place = _Place(root)
-    top = Path(download).expanduser() if place.url else existing(root, "folder", "root")
+    kept = download or os.environ.get("CLIPSHIFT_CACHE", "~/.cache/clipshift") + "/downloads"
+    top = Path(kept).expanduser() if place.url else existing(root, "folder", "root")
     count = place.text(f"{split}/nshards.txt")
     if count is not None:
         if not count.strip().isdecimal():
