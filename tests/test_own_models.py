@@ -162,7 +162,11 @@ def giving(make: Any) -> nn.Module:
             transforms.Compose([transforms.Resize(32), transforms.ToTensor()]),
             "preprocess says no mean",
         ),
-        (BatchStatistics(), KNOWN, "BatchStatistics gives a view another embedding beside other"),
+        (
+            BatchStatistics(),
+            KNOWN | {"size": 224},
+            "BatchStatistics gives a view another embedding beside other",
+        ),
         (giving(lambda x: x[:, 0, 0] + torch.rand(len(x), 32)), KNOWN, "another embedding beside"),
         (giving(lambda x: x.mean(dim=1)), KNOWN, "gives (2, 32, 32) for 2 views: (2, D) is needed"),
         (giving(lambda x: (x[:, 0, 0],)), KNOWN, "gives tuple for 2 views"),
