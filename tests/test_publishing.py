@@ -69,7 +69,7 @@ def balanced_accuracy(rows: pd.DataFrame, column: str) -> float:
     """By hand: the mean over classes of the share of a class's photos that is right."""
     found: dict[str, list[float]] = {}
     for label, hit in zip(rows["label"], rows[column], strict=True):
-        if label is not None:
+        if isinstance(label, str):
             found.setdefault(label.replace("_", " ").lower(), []).append(hit)
     return sum(sum(hits) / len(hits) for hits in found.values()) / len(found)
 

@@ -53,7 +53,9 @@ def made_run(severities: list[str]) -> Run:
 def said_in(columns: int, run: Run, monkeypatch: pytest.MonkeyPatch,
             capsys: pytest.CaptureFixture[str]) -> str:  # fmt: skip
     monkeypatch.setattr(terminal, "LOG_WIDTH", columns)
-    terminal.print_run(run, "A run", ["`noise` moves it: 0.42 [0.39, 0.46]."], ["A note."], ["x"])
+    terminal.print_run(
+        run, "A run", ["It is `noise` that moves it: 0.42 [0.39, 0.46]."], ["A note."], ["x"]
+    )
     return capsys.readouterr().out
 
 
@@ -75,7 +77,7 @@ def test_tables_fit_the_terminal(
                                                                len(severities))  # fmt: skip
     assert "noise *" in said
     assert "* trained on" in said
-    assert "noise moves it: 0.42 [0.39, 0.46]." in said
+    assert "It is noise that moves it: 0.42 [0.39, 0.46]." in said
 
 
 def test_eighty_columns_have_the_leading_measures_and_name_the_rest(

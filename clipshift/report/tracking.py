@@ -223,9 +223,12 @@ def track_results(
         "layers": run.layers,
     }
     tracked.log(
-        {name: wandb_table(table) for name, table in named.items() if len(table)}
+        {f"tables/{name}": wandb_table(table) for name, table in named.items() if len(table)}
+        | {
+            "tables/pictures": photo_table(explorer),
+            "report": wandb.Html(str(report), inject=False),
+        }
         | {f"figures/{name}": wandb.Image(str(path)) for name, path in figures.items()}
-        | {"photos": photo_table(explorer), "report": wandb.Html(str(report), inject=False)}
     )
     artifact = wandb.Artifact(f"shift-{tracked.id}", type="evaluation")
     for file in ("shift.parquet", "summary.csv", "run.json", report.name):
@@ -330,7 +333,7 @@ def track_comparison(logger: WandbLogger, table: pd.DataFrame, figures: Mapping[
     """
     run = logger.experiment
     run.log(
-        {"comparison": wandb_table(table)}
+        {"tables/comparison": wandb_table(table)}
         | {f"figures/{name}": wandb.Image(str(path)) for name, path in figures.items()}
     )
     run.summary["jobs"] = int(table["job"].nunique())
