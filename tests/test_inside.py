@@ -23,9 +23,11 @@ from clipshift.evaluate.inside import inside_tables
 from clipshift.evaluate.tables import amplification_values
 from clipshift.measure import embeddings as measures
 from clipshift.measure.functional import cka_null, linear_cka
+from clipshift.report.inside import cosine_matrices
 from clipshift.results import (
     CLEAN,
     Measured,
+    Run,
     cosine_values,
     mean_interval,
     pair_values,
@@ -399,6 +401,26 @@ def test_too_few_photos_have_no_neighbours_and_nothing_to_undo() -> None:
     made = tables_of({CLEAN: on_sphere(4, 3), "noise": on_sphere(4, 3, 1)})
     assert len(made["undone"]) == len(made["neighbourhoods"]) == 0
     assert made["directions"].loc[0, "n"] == 4
+
+
+def test_the_tree_holds_augmentations_that_have_a_direction() -> None:
+    names = ["noise", "blur", "flip", "elastic"]
+    directions = pd.DataFrame(
+        {"augmentation": names, "severity": "paper", "p_holm": [0.01, 0.01, 0.4, 0.01],
+         "share": [0.5, 0.2, 0.1, 0.0]}
+    )  # fmt: skip
+    rows = [("paper", "noise", "blur", 0.25, 0.125, 0.5), ("paper", "noise", "flip", 0.5, 0, 1)]
+    columns = ["severity", "augmentation", "other", "cosine", "ci_low", "ci_high"]
+    run = Run(
+        Path(), {}, {}, pd.DataFrame(), directions=directions,
+        direction_cosines=pd.DataFrame(rows, columns=columns),
+    )  # fmt: skip
+    distances, low, high = cosine_matrices(run)
+    assert list(distances) == ["noise@paper", "blur@paper"]
+    assert distances.to_numpy().tolist() == [[0, 0.75], [0.75, 0]]
+    assert (low.iloc[0, 1], high.iloc[0, 1]) == (0.5, 0.875)
+    run.directions = directions[directions["augmentation"] != "blur"]
+    assert cosine_matrices(run) == []
 
 
 # --- a run ---------------------------------------------------------------------------------------

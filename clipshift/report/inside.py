@@ -81,10 +81,12 @@ def direction_section(run: Run) -> Section:
 def cosine_matrices(run: Run) -> list[pd.DataFrame]:
     """1 − cosine of directions and the ends of its intervals, as matrices by view name.
 
-    Of augmentations whose direction is told from chance at a severity, where there are several.
+    Of augmentations whose direction is told from chance at a severity and that have a mean
+    displacement, where there are several.
     Empty where there are none.
     """
-    known = run.directions[run.directions["p_holm"] < SIGNIFICANT]
+    told = (run.directions["p_holm"] < SIGNIFICANT) & (run.directions["share"] > 0)
+    known = run.directions[told]
     views = [f"{row.augmentation}@{row.severity}" for row in known.itertuples()]
     made = [
         pd.DataFrame(np.where(np.eye(len(views)) > 0, 0.0, np.nan), views, views) for _ in range(3)
