@@ -24,6 +24,7 @@ class Tracked:
         self.config: dict[str, Any] = {}
         self.history: list[dict[str, Any]] = []
         self.artifacts: dict[str, set[str]] = {}
+        self.files: dict[str, Path] = {}
         self.name = self.exit_code = None
         for record in wandb_records(file.read_bytes()):
             for item in record.summary.update:
@@ -40,8 +41,9 @@ class Tracked:
                     inner[last] = json.loads(item.value_json)
                 self.history.append(row)
             if record.HasField("artifact"):
-                files = {entry.path for entry in record.artifact.manifest.contents}
-                self.artifacts[record.artifact.type] = files
+                entries = record.artifact.manifest.contents
+                self.files |= {entry.path: Path(entry.local_path) for entry in entries}
+                self.artifacts[record.artifact.type] = {entry.path for entry in entries}
             if record.HasField("run"):
                 self.name = record.run.display_name
             if record.HasField("exit"):
@@ -53,8 +55,9 @@ class Tracked:
         return value
 
     def table(self, key: str) -> pd.DataFrame:
-        """A table that was logged."""
-        content = json.loads((self.folder / "files" / self.logged(key)["path"]).read_text())
+        """A table that was logged, from its artifact, which has its pictures as well."""
+        assert self.logged(key)["_type"] == "table-file"
+        content = json.loads(self.files[f"{key}.table.json"].read_text())
         return pd.DataFrame(content["data"], columns=content["columns"])
 
     def scalars(self) -> list[str]:
@@ -120,10 +123,9 @@ def test_a_runs_photos_have_pictures_gaze_and_numbers(
     joined = photos.merge(shift, on=["photo", "augmentation", "severity"], suffixes=("", "_known"))
     for measure in ("cosine_similarity", "relative_shift", "gaze_divergence"):
         np.testing.assert_allclose(joined[measure], joined[f"{measure}_known"], atol=5.1e-5)
-    media = tracked.folder / "files"
     flipped = photos[photos["augmentation"] == "flip"].iloc[0]
     clean, view, looked = (
-        np.asarray(Image.open(media / flipped[name]["path"]).convert("RGB"), float)
+        np.asarray(Image.open(tracked.files[flipped[name]["path"]]).convert("RGB"), float)
         for name in ("clean", "view", "gaze on view")
     )
     assert np.abs(clean - view[:, ::-1]).mean() < 4  # they are JPEGs
@@ -197,7 +199,7 @@ def test_the_dashboard_shows_what_was_tracked(tracked: Tracked) -> None:
     report = sweep_dashboard("clipshift", "team", "2026/now", ["noise", "blur"])
     panels = [panel for block in report.blocks for panel in getattr(block, "panels", ())]
     used = {metric for panel in panels for metric in getattr(panel, "metrics", ())}
-    used |= {axis for panel in panels if hasattr(panel, "y") for axis in (panel.x, panel.y)}
+    used |= {axis for panel in panels for axis in (panel.x, panel.y) if axis}
     given = set(tracked.summary) | {"clean_top1"}  # which photos without labels have not
     assert {key for key in used - given if not key.startswith("zero_shot")} == set()
     titles = {panel.title.lower() for panel in panels}
