@@ -528,9 +528,19 @@ def test_a_control_has_the_same_training_on_clean_views_and_is_compared_as_well(
     pd.testing.assert_series_equal(of_control + net, of_robust)
     page = (tmp_path / "comparison.html").read_text()
     for a, b in combinations(kinds, 2):
-        assert re.search(rf"<h2>cosine_similarity: {b} \S+ against {a} ", page)
+        assert re.search(rf"{b}\b[^<]* against {a}\b", page)
     assert "noise (trained on)" in page
     assert "tiny_control had the same training on clean views alone" in page
+
+
+def test_photos_without_labels_choose_weights_by_the_shift_alone(
+    hub_folder: Path, tmp_path: Path
+) -> None:
+    finetune(configured(hub_folder, "data.val.limit=2", "alphas=[0,1]"), tmp_path)
+    curve = pd.read_csv(tmp_path / "interpolation.csv")
+    assert list(curve) == ["alpha", "shift"]
+    chosen = json.loads((tmp_path / "model" / "provenance.json").read_text())["alpha"]
+    assert chosen == curve.loc[curve["shift"].idxmin(), "alpha"]
 
 
 def test_the_control_of_consistency_is_the_base(hub_folder: Path, tmp_path: Path) -> None:

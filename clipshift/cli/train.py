@@ -208,6 +208,9 @@ def make_training(
             "this objective needs photos with labels or captions: see data.train, or choose "
             "objective=consistency"
         )
+    judged_by = make_zero_shot(base, held, held_classes, templates)
+    if judged_by is not None and not (judged_by.targets >= 0).any():
+        judged_by = None
     module = Finetuning(
         base,
         instantiate(cfg.tune),
@@ -215,7 +218,7 @@ def make_training(
         instantiate(cfg.objective.anchor) if cfg.objective.anchor else None,
         texts,
         augmentations,
-        make_zero_shot(base, held, held_classes, templates),
+        judged_by,
         anchor_weight=cfg.objective.anchor_weight,
         **plain(cfg.optimization),
     )
