@@ -283,6 +283,17 @@ def test_the_demo_compares_on_photos_that_are_new_to_the_model(tmp_path: Path) -
     assert [len(train), len(val), len(measured)] == [7, 2, 5]
 
 
+@pytest.mark.photos
+def test_lite_is_compared_on_photos_that_are_new_to_it(photos_root: Path, tmp_path: Path) -> None:
+    root = f"data.train.root={photos_root}/imagenet-sample"
+    cfg = compose_config("train", ["experiment=robustify_lite", root])
+    train, val = (load_photos(cfg.data[part])[0] for part in ("train", "val"))
+    evaluations = compose_evaluations(cfg, tmp_path)
+    measured = load_photos(evaluations[tmp_path / "robust"].data)[0]
+    assert [len(train), len(val), len(measured)] == [250, 50, 200]
+    assert len({photo.id for photo in (*train, *val, *measured)}) == 500
+
+
 def test_devices_take_the_photos_of_one_in_turn(monkeypatch: pytest.MonkeyPatch) -> None:
     whole = EpochSampler(10, seed=3)
     assert {epoch for epoch, _ in whole} == {0}

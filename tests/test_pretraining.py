@@ -416,7 +416,7 @@ def test_shipped_model_knows_its_classes_by_name_alone(photos_root: Path) -> Non
         batches = (seen_in_evaluation(pixels).float() / 127.5 - 1).split(100)
         images = torch.cat([model.encode_image(b, normalize=True) for b in batches])
     cosines = images @ texts.T
-    assert (cosines.argmax(1) == labels).float().mean() >= 0.30  # 0.317 on all of them
+    assert (cosines.argmax(1) == labels).float().mean() >= 0.30  # 0.316 on all of them
     shuffled = cosines[:, torch.randperm(len(names), generator=torch.Generator().manual_seed(0))]
     assert (shuffled.argmax(1) == labels).float().mean() <= 0.03
 
