@@ -137,6 +137,10 @@ def test_what_changes_nothing_has_no_direction_and_loses_nothing() -> None:
     assert rows.loc["hubness", "value"] == rows.loc["hubness", "reference"]
 
 
+def test_a_photo_that_rounding_alone_moves_has_no_direction() -> None:
+    assert measures.direction(np.array([[1.0, 0.0], [1.0, 0.0], [-1e-8, 0.0]])) == 1
+
+
 def test_two_augmentations_push_the_same_way_only_if_they_do() -> None:
     rng = np.random.default_rng(3)
     clean = np.column_stack([on_sphere(300, 6), np.zeros((300, 2))])
