@@ -120,6 +120,8 @@ def test_a_data_set_of_ones_own_is_named_without_its_path(tmp_path: Path) -> Non
     assert text.startswith("# The hub's id of the data set 'x' is not known")
     assert "/me" not in text + (tmp_path / "clip_benchmark/clean.json").read_text()
     assert dataset_of({"_target_": "clipshift.data.sample"}) == ("sample of clipshift", None)
+    files = {"_target_": "clipshift.data.folder", "root": ["/me/a.jpg", "/me/b.jpg"]}
+    assert dataset_of(files) == ("folder of clipshift", None)
     hub = {"_target_": "clipshift.data.huggingface", "dataset": "uoft-cs/cifar10"}
     assert dataset_of(hub) == ("uoft-cs/cifar10", "uoft-cs/cifar10")
 

@@ -79,7 +79,8 @@ def dataset_of(options: Mapping[str, Any]) -> tuple[str, str | None]:
         >>> dataset_of({"_target_": "clipshift.data.shards", "root": address})
         ('wds/cars', 'clip-benchmark/wds_cars')
     """
-    named = [str(options.get(name) or "") for name in ("root", "csv_file", "dataset")]
+    named = [options.get(name) or "" for name in ("root", "csv_file", "dataset")]
+    named = [name if isinstance(name, str) else "" for name in named]  # a list of files
     given = next(filter(None, named), "")
     found = HUB.match(given)
     hub = found[1] if found else None
