@@ -146,7 +146,7 @@ def test_photos_in_memory_lose_nothing(folder: Path) -> None:
         (torch.rand(2, 3, 8, 8) * 3, {}, "it must be in \\[0, 1\\]"),
         (np.zeros((2, 8, 8, 3)), {}, "array of float64 has shape \\(8, 8, 3\\)"),
         ([object()], {}, "not object"),
-        ("nowhere", {}, "no folder nowhere"),
+        ("nowhere", {}, "no folder or file nowhere"),
         (None, {"model": "lit"}, "did you mean 'lite'"),
         (None, {"augmentations": "nois"}, "did you mean 'noise'"),
         (None, {"severities": 7}, "severity=7 is out of range"),

@@ -208,7 +208,7 @@ def test_help_is_a_manual() -> None:
     said = run_evaluate("--help").stdout
     for part in ("USAGE", "GROUPS", "OPTIONS", "EXAMPLES", "data.root", "save.embeddings"):
         assert part in said
-    assert said.count("  python evaluate.py") == 6
+    assert said.count("  clipshift evaluate") == 6
     composed = run_evaluate("--cfg", "job", "aug=noise")
     assert composed.returncode == 0
     assert "0.44" in composed.stdout

@@ -13,7 +13,7 @@ JSON_BYTES = 2**26
 
 
 def existing(path: Any, kind: str, option: str) -> Path:
-    """The path, if there is a file or a folder there; otherwise a `UserError` of the option.
+    """The path, if there is a ``folder``, ``file``, or either; else a `UserError` of the option.
 
     A name that is a number, as of the folder 2024, comes from the command line as one.
     """
@@ -26,7 +26,8 @@ def existing(path: Any, kind: str, option: str) -> Path:
         )
     try:
         found = Path(str(path)).expanduser()
-        there = found.is_dir() if kind == "folder" else found.is_file()
+        kinds = {"folder": found.is_dir, "file": found.is_file}
+        there = kinds.get(kind, found.exists)()
     except (OSError, RuntimeError) as error:
         reason = getattr(error, "strerror", None) or error
         raise UserError(f"{kind} {path} cannot be read ({reason})", option) from None

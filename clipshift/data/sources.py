@@ -106,10 +106,9 @@ def folder(root: str, classnames: str | None = None) -> list[Photo]:
 
 def _files(root: str) -> tuple[Path, Iterable[tuple[Path, str | None]]]:
     """The folder that ids are relative to, and every file of a source, as `_below` gives them."""
-    if not os.path.isfile(os.path.expanduser(str(root))):
-        top = existing(root, "folder", "root")
-        return top, _below(top)
-    file = existing(root, "file", "root")
+    file = existing(root, "folder or file", "root")
+    if file.is_dir():
+        return file, _below(file)
     if file.suffix.lower() in opened_endings() | IMAGE_ENDINGS:
         return file.parent, [(file, None)]
     return file.parent, _listed_in(file)
