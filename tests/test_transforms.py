@@ -216,7 +216,7 @@ def test_it_has_no_strength() -> None:
     with pytest.raises(UserError, match=r"fog has no ladder of strengths for severity=3"):
         make_variants(made, ladders, ["paper", "3"], {})
     with pytest.raises(UserError, match=r"aug\.fog is a transform, which has no strength to match"):
-        calibration_for(compose_config("evaluate"), [], made)
+        calibration_for(compose_config("evaluate"), [], made, "squash")
     with pytest.raises(UserError, match="RandomFog has no strength"):
         made["fog"].apply(torch.rand(1, 3, 224, 224), {"seed": torch.tensor([[0]])}, 0.5)
 
