@@ -244,9 +244,9 @@ def test_a_defect_keeps_its_traceback_and_is_no_mistake_of_the_users(tmp_path: P
 def test_a_comparison_that_fails_fails_its_sweep(tmp_path: Path) -> None:
     code = (
         "import runpy, sys\n"
-        "from clipshift import compare\n"
+        "from clipshift import comparison\n"
         "def compare_sweep(*_): raise ValueError('a defect')\n"
-        "compare.compare_sweep = compare_sweep\n"
+        "comparison.compare_sweep = compare_sweep\n"
         f"sys.argv = ['evaluate.py', '-m', 'data=folder', 'data.root={tmp_path}/none',"
         f" 'logger=none', 'hydra.sweep.dir={tmp_path}/sweep']\n"
         f"runpy.run_path({str(ROOT / 'evaluate.py')!r}, run_name='__main__')\n"

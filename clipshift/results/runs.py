@@ -339,8 +339,8 @@ def incomparable(a: Run, b: Run) -> dict[str, str]:
 
 def prompts_of(run: Run) -> list[str] | str:
     """A run's templates, or ``openai``. In runs of earlier versions they are options alone."""
-    prompts: list[str] | str = run.facts["config"]["prompts"]["templates"]
-    return run.facts["data"].get("prompts", prompts)
+    prompts: list[str] | str = run.facts["data"].get("prompts", [])
+    return prompts or run.facts["config"]["prompts"].get("templates", [])
 
 
 def gaze_kind(run: Run) -> str | None:
