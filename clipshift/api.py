@@ -21,12 +21,12 @@ from clipshift.cli.evaluate import carry_out, views_again
 from clipshift.cli.jobs import locked
 from clipshift.comparison.pair import compare_pair, trained_on_of
 from clipshift.data import ViewDataset, candidate_classes, photos_of, select
-from clipshift.encode import Encoder, as_encoder
+from clipshift.encode import as_encoder
 from clipshift.errors import UserError, did_you_mean
 from clipshift.report import figures, page
 from clipshift.report.explorer import gazed_pictures
 from clipshift.report.run import write_report
-from clipshift.results import Records, Run, differing_views, read_run
+from clipshift.results import Records, Run, clear_results, differing_views, read_run
 from clipshift.train.export import trained_augmentations
 
 SHOWN_GAZES = 1000
@@ -91,21 +91,22 @@ class Result:
         return figures.draw_pictures(gazed_pictures(self.run, self._views, name))
 
     def save(self, folder: str | Path) -> Path:
-        """Write all tables, and the report as one HTML page.
+        """Write all tables and, where the photos can still be had, the report.
 
         Args:
             folder: Where to; made if missing. What an earlier run wrote there is replaced.
 
         Returns:
-            The page's path.
+            The folder: ``report.html`` in it is the page.
         """
-        target = Path(folder)
+        target = Path(folder).expanduser()
         if target.resolve() != self.run.folder.resolve():
+            target.mkdir(parents=True, exist_ok=True)
+            clear_results(target)
             shutil.copytree(self.run.folder, target, dirs_exist_ok=True)
-        if self._views is None:
-            raise UserError("the photos of this run cannot be had any more: its page is as it was")
-        _, report, _ = write_report(read_run(target), self._views)
-        return report
+        if self._views is not None:
+            write_report(read_run(target), self._views)
+        return target
 
     def __repr__(self) -> str:
         return "\n\n".join(table.to_string(index=False) for table in self._tables().values())
@@ -202,7 +203,8 @@ def measure_shift(
         **_model_options(model),
     }
     cfg = compose_config("evaluate", [f"{name}={_typed(v)}" for name, v in overrides.items()])
-    found = select(photos_of(photos, labels), sample=sample)
+    every = photos_of(photos, labels)
+    found = select(every, sample=sample)
     OmegaConf.set_struct(cfg, False)
     if photos is not None:
         held = isinstance(photos, str | os.PathLike)
@@ -210,8 +212,12 @@ def measure_shift(
         cfg.data.root = os.path.abspath(photos) if held else None
     cfg.data.sample = sample
     if isinstance(model, nn.Module):
-        encoder = model if isinstance(model, Encoder) else as_encoder(model, preprocess, tokenizer)
-        cfg.model = _held_model(model)
+        encoder = as_encoder(model, preprocess, tokenizer)
+        if precision not in ("fp32", encoder.precision):
+            raise UserError(f"precision={precision}, but the model is in {encoder.precision}")
+        cfg.model, cfg.precision = _held_model(model), encoder.precision
+    elif preprocess is not None or tokenizer is not None:
+        raise UserError(f"preprocess and tokenizer are for a model in memory, not for {model}")
     else:
         encoder = make_encoder(cfg.model, precision)
     if own is None:
@@ -220,7 +226,7 @@ def measure_shift(
         made, ladders = {name: as_augmentation(part) for name, part in own.items()}, {}
         cfg.aug = {name: {"_target_": _name_of(part)} for name, part in own.items()}
     validate(cfg, MEASURED)
-    names = {photo.label for photo in found if photo.label and photo.left_out is None}
+    names = {photo.label for photo in every if photo.label and photo.left_out is None}
     known = sorted(names) if classes is None else classes
     if isinstance(known, str):
         known = candidate_classes(known)

@@ -124,6 +124,15 @@ def test_a_hugging_face_data_set_has_the_rows_of_its_images(folder: Path, hub_fo
     np.testing.assert_array_equal(rows["cosine_similarity"], pixels["cosine_similarity"])
 
 
+def test_the_classes_are_those_of_all_photos_whatever_the_sample(
+    folder: Path, hub_folder: Path, tmp_path: Path
+) -> None:
+    options = {"measures": "cosine_similarity", "prompts": ["a {}"], "progress": False}
+    drawn = clipshift.measure_shift(folder, hub_folder, "flip", sample=1, **options)
+    assert drawn.shift["photo"].nunique() == 1
+    assert drawn.run.facts["data"]["classes"] == ["cat", "sky"]
+
+
 def test_photos_in_memory_lose_nothing(folder: Path) -> None:
     file = folder / "cat" / "chelsea.png"
     held, other = photos_of([Image.open(file), Image.open(folder / "sky" / "moon.png")])
@@ -153,6 +162,8 @@ def test_photos_in_memory_lose_nothing(folder: Path) -> None:
         (None, {"measures": ["cosin"]}, "no 'cosin' in group metric"),
         (None, {"seed": -1}, "seed=-1 is out of range"),
         (None, {"model": nn.Identity()}, "encode_image"),
+        (None, {"labels": ["a"] * 14}, "labels are for a list of photos"),
+        (None, {"tokenizer": str}, "for a model in memory"),
     ],
 )
 def test_mistakes_are_told_in_one_line(
@@ -205,9 +216,9 @@ def test_a_result_shows_itself_and_its_figures(result: clipshift.Result) -> None
 
 
 def test_a_saved_result_is_a_run(result: clipshift.Result, tmp_path: Path) -> None:
-    page = result.save(tmp_path / "run")
-    assert "noise" in page.read_text()
-    again = clipshift.load_run(tmp_path / "run")
+    saved = result.save(tmp_path / "run")
+    assert "noise" in (saved / "report.html").read_text()
+    again = clipshift.load_run(saved)
     pd.testing.assert_frame_equal(again.shift, result.shift)
     assert len(again.plot_gaze(0).to_dict()["datasets"])
     assert (tmp_path / "run" / "figures" / "ranking.svg").exists() or list(

@@ -110,12 +110,13 @@ def photos_of(source: Any, labels: Sequence[str | None] | None = None) -> list[P
     Raises:
         UserError: If there are no photos, one is there twice, or what is given is none of these.
     """
-    if source is None:
-        return sample()
-    if isinstance(source, str | os.PathLike):
-        return folder(os.fspath(source))
-    if type(source).__module__.partition(".")[0] == "datasets":
-        return rows_of(source)
+    rows = type(source).__module__.partition(".")[0] == "datasets"
+    if source is None or isinstance(source, str | os.PathLike) or rows:
+        if labels is not None:
+            raise UserError("labels are for a list of photos: folders and data sets have their own")
+        if rows:
+            return rows_of(source)
+        return sample() if source is None else folder(os.fspath(source))
     try:
         count = len(source)
     except TypeError:
