@@ -148,6 +148,7 @@ def test_shards_tell_what_is_wrong(root: Path) -> None:
     with pytest.raises(UserError, match="'2', which is not an index of one of the 2 classes"):
         shards(root, "val-*.tar")
     (root / "classes.json").unlink()
+    (root / "broken.tar").unlink()
     with pytest.raises(UserError, match=r"classes\.json"):
         shards(root)
 

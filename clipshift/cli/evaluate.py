@@ -88,7 +88,7 @@ def evaluate(cfg: DictConfig, folder: Path) -> None:
                 say_what_is_kept(records, len(evaluation.photos), folder)
                 raise
             if run is not None:
-                report_run(run, evaluation.views(), logger)
+                report_run(read_run(folder), evaluation.views(), logger)  # of what is on the disk
                 records.remove()
 
 
