@@ -168,6 +168,7 @@ def test_an_augmentations_look_does_not_depend_on_the_others() -> None:
     alone, together = figures.looks(["blur"]), figures.looks(["noise", "blur", "zoom", "flip"])
     assert alone["blur"] == together["blur"]
     assert len(set(figures.looks(list(figures.LOOKS)).values())) == len(figures.LOOKS)
+    assert figures.looks(["noise (trained on)"]) == {"noise (trained on)": figures.LOOKS["noise"]}
 
 
 def test_augmentations_can_be_told_without_their_hue() -> None:

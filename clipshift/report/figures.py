@@ -121,10 +121,14 @@ def config(ink: str = INK, muted: str = MUTED, grid: str = GRID, back: str = "tr
 
 
 def looks(names: Sequence[str]) -> dict[str, Look]:
-    """How to draw each augmentation, the same in every run; others follow by name."""
-    others = sorted(set(names) - set(LOOKS))
+    """How to draw each augmentation, the same in every run, and also where its name is marked.
+
+    Others follow by name.
+    """
+    known = {name: LOOKS.get(name.partition(" (")[0]) for name in names}
+    others = sorted(name for name, look in known.items() if look is None)
     unknown = {name: OTHERS[index % len(OTHERS)] for index, name in enumerate(others)}
-    return {name: LOOKS.get(name) or unknown[name] for name in names}
+    return {name: look or unknown[name] for name, look in known.items()}
 
 
 def save_figures(figures: Mapping[str, Chart], folder: Path, source: str) -> dict[str, Path]:
