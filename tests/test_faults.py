@@ -64,9 +64,13 @@ def run(arguments: list[str]) -> subprocess.CompletedProcess[str]:
 def under_way(arguments: list[str], folder: Path, batches: int) -> Iterator[subprocess.Popen[str]]:
     """A command that has measured some batches, and is still at it."""
     process = subprocess.Popen(
-        arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
+        arguments,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a job in the background
-    )  # fmt: skip
+    )
     try:
         end = time.monotonic() + 120
         while len(list((folder / "measured").glob("[0-9]*"))) < batches:
