@@ -199,7 +199,7 @@ def specification(chart: Chart, severity: str | None = None, source: str = "") -
         severity: Which one to show; None leaves the first.
         source: To stand below it.
     """
-    spec: dict[str, Any] = chart.to_dict()
+    spec: dict[str, Any] = chart.to_dict(validate=False)
     spec.pop("config", None)
     for param in spec.get("params", []):
         if param["name"] == "severity":
@@ -217,7 +217,7 @@ def specification(chart: Chart, severity: str | None = None, source: str = "") -
 
 def severities_of(chart: Chart) -> list[str]:
     """The severities that a chart can show; empty where it has one or none."""
-    params = chart.to_dict().get("params", [])
+    params = chart.to_dict(validate=False).get("params", [])
     binds = [param["bind"] for param in params if param["name"] == "severity"]
     return list(binds[0]["options"]) if binds else []
 

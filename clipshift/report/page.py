@@ -218,7 +218,7 @@ def rich(text: str) -> Markup:
 
 def clean_accuracy(summary: pd.DataFrame) -> str:
     """Zero-shot accuracies on the clean views with intervals; empty where photos have no labels."""
-    rows = summary.drop_duplicates("measure").set_index("measure")
+    rows = summary.dropna(subset="mean").drop_duplicates("measure").set_index("measure")
     names = {f"top-{k}": f"zero_shot_top{k}_clean" for k in (1, 5)}
     return ", ".join(
         f"{short} {with_interval(*rows.loc[name, ['mean', 'ci_low', 'ci_high']])}"
