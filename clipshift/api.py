@@ -14,7 +14,7 @@ from omegaconf import OmegaConf
 from torch import Tensor, nn
 
 from clipshift.augment import as_augmentation
-from clipshift.cli.build import make_augmentations, make_encoder, make_evaluation
+from clipshift.cli.build import classes_of, make_augmentations, make_encoder, make_evaluation
 from clipshift.cli.command import CONF, as_typed, compose_config
 from clipshift.cli.config import MEASURED, plain, validate
 from clipshift.cli.evaluate import carry_out, views_again
@@ -226,8 +226,7 @@ def measure_shift(
         made, ladders = {name: as_augmentation(part) for name, part in own.items()}, {}
         cfg.aug = {name: {"_target_": _name_of(part)} for name, part in own.items()}
     validate(cfg, MEASURED)
-    names = {photo.label for photo in every if photo.label and photo.left_out is None}
-    known = sorted(names) if classes is None else classes
+    known = classes_of(every) if classes is None else classes
     if isinstance(known, str):
         known = candidate_classes(known)
     evaluation = make_evaluation(cfg, made, ladders, found, list(known), encoder)

@@ -127,8 +127,12 @@ def load_photos(data: DictConfig, option: str = "data") -> tuple[list[Photo], li
         chosen = select(photos, **choice)
     except UserError as error:
         raise error.within(option) from None
-    classes = {p.label for p in photos if p.label is not None and p.left_out is None}
-    return chosen, sorted(classes)
+    return chosen, classes_of(photos)
+
+
+def classes_of(photos: Sequence[Photo]) -> list[str]:
+    """The labels of photos, each once, in alphabetical order."""
+    return sorted({p.label for p in photos if p.label is not None and p.left_out is None})
 
 
 def resize_of(data: DictConfig, preprocessing: Mapping[str, Any]) -> Resize:
