@@ -3,6 +3,7 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
 READY := $(VENV)/.ready
 
 .PHONY: help evaluate test fuzz mutate lint format clean
@@ -10,12 +11,16 @@ READY := $(VENV)/.ready
 help:  ## List the commands
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
-$(READY): pyproject.toml
+$(INSTALLED): pyproject.toml
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --editable ".[dev]"
-	touch $(READY)
+	$(BIN)/pip install --quiet --editable .
+	touch $@
 
-evaluate: $(READY)  ## Set up, and measure the shift of the built-in photographs: ARGS="aug=noise" adds options
+$(READY): $(INSTALLED)
+	$(BIN)/pip install --quiet --editable ".[dev]"
+	touch $@
+
+evaluate: $(INSTALLED)  ## Set up, and measure the shift of the built-in photographs: ARGS="aug=noise" adds options
 	$(BIN)/python evaluate.py $(ARGS)
 
 # Two processes of one thread each: tests are small, and threads that wait for one another cost more than they save.

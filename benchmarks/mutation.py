@@ -11,6 +11,7 @@ import difflib
 import multiprocessing
 import os
 import random
+import resource
 import shutil
 import sys
 import tempfile
@@ -58,8 +59,8 @@ HEAVY = [
     "torchmetrics.functional.image", "torchvision", "wandb",
 ]  # fmt: skip
 """Imported once, before a process is forked for each mutant."""
-TIMEOUT = 300
-"""Seconds after which a mutant counts as noticed: several times what the tests take."""
+CPU_SECONDS = 300
+"""Processor time after which a mutant counts as noticed: several times what the tests take."""
 
 Mutant = tuple[Path, str, int]
 """A file below the root, an operator of cosmic-ray, and which of its matches there, from 0."""
@@ -92,6 +93,7 @@ def mutants(file: Path) -> list[Mutant]:
 
 def run_tests(copy: Path, file: Path) -> None:
     """Run the tests of a file's folder and its doctests, and exit with pytest's code."""
+    resource.setrlimit(resource.RLIMIT_CPU, (CPU_SECONDS, CPU_SECONDS))
     os.chdir(copy)
     sys.path[0] = str(copy)
     sys.dont_write_bytecode = True  # a mutant may be as long and as old as the last
@@ -108,8 +110,6 @@ def survives(copy: Path, file: Path, code: str) -> bool:
     (copy / file).write_text(code)
     process = multiprocessing.get_context("fork").Process(target=run_tests, args=(copy, file))
     process.start()
-    process.join(TIMEOUT)
-    process.kill()
     process.join()
     (copy / file).write_text(original)
     return process.exitcode == 0

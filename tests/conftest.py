@@ -4,7 +4,6 @@ import json
 import os
 import struct
 import subprocess
-import sys
 import tempfile
 from collections.abc import Collection, Sequence
 from pathlib import Path
@@ -16,6 +15,7 @@ import pytest
 import pytorch_lightning as pl
 import torch
 import yaml
+from commands import ROOT, run_script
 from hydra.utils import get_class
 from hypothesis import HealthCheck, settings
 from safetensors.torch import save_file
@@ -60,7 +60,6 @@ settings.register_profile(
 )
 settings.load_profile("clipshift")
 
-ROOT = Path(__file__).resolve().parent.parent
 MEASURED = COLUMNS | {
     name: get_class(node["_target_"]).facts
     for file in (ROOT / "conf/metric").glob("*.yaml")
@@ -87,10 +86,7 @@ def run_evaluate(
     *overrides: str, env: dict[str, str] | None = None
 ) -> subprocess.CompletedProcess[str]:
     """``python evaluate.py`` as a user runs it."""
-    return subprocess.run(
-        [sys.executable, str(ROOT / "evaluate.py"), *overrides],
-        capture_output=True, text=True, timeout=300, check=False, env=os.environ | (env or {}),
-    )  # fmt: skip
+    return run_script("evaluate.py", *overrides, env=env)
 
 
 def configured(choice: str) -> tuple[dict[str, Augmentation], dict[str, list[float]]]:

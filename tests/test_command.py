@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from commands import run_script
 from conftest import ROOT, run_evaluate
 from omegaconf import DictConfig
 
@@ -112,10 +113,7 @@ def test_parts_check_their_own_parameters(override: str, expected: str) -> None:
     ],
 )
 def test_training_mistakes(overrides: list[str], expected: str, tmp_path: Path) -> None:
-    done = subprocess.run(
-        [sys.executable, str(ROOT / "train.py"), *overrides, f"hydra.run.dir={tmp_path}"],
-        capture_output=True, text=True, check=False,
-    )  # fmt: skip
+    done = run_script("train.py", *overrides, f"hydra.run.dir={tmp_path}")
     assert done.returncode == 1
     assert expected in done.stderr
     assert done.stderr.splitlines()[-1].startswith("error: ")
@@ -175,24 +173,16 @@ def test_a_failed_job_does_not_stop_the_sweep(tmp_path: Path) -> None:
 
 
 def test_a_failed_training_of_a_sweep_ends_with_code_1(tmp_path: Path) -> None:
-    done = subprocess.run(
-        [sys.executable, str(ROOT / "train.py"), "-m", "seed=0,1", f"hydra.sweep.dir={tmp_path}",
-         "hydra.run.dir=."],
-        capture_output=True, text=True, check=False,
-    )  # fmt: skip
+    done = run_script(
+        "train.py", "-m", "seed=0,1", f"hydra.sweep.dir={tmp_path}", "hydra.run.dir=."
+    )
     assert done.returncode == 1
     assert done.stderr.count("nothing to train") == 2
     assert "Traceback" not in done.stderr
 
 
 def test_each_commands_help_names_its_own_groups_and_experiments() -> None:
-    said = {
-        name: subprocess.run(
-            [sys.executable, str(ROOT / f"{name}.py"), "--help"],
-            capture_output=True, text=True, check=True,
-        ).stdout
-        for name in ("evaluate", "train")
-    }  # fmt: skip
+    said = {name: run_script(f"{name}.py", "--help").stdout for name in ("evaluate", "train")}
     groups = {file.parent.name for file in (ROOT / "conf").glob("*/*.yaml")}
     named = {name: set(re.findall(r"^  ([a-z]+)\b", text, re.M)) for name, text in said.items()}
     assert groups - {"sweep"} <= named["evaluate"] | named["train"] | {"experiment"}

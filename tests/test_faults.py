@@ -17,6 +17,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from commands import run_script
 from conftest import AUGMENTATIONS, ROOT, run_evaluate
 from PIL import Image
 
@@ -45,26 +46,24 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def command(photos: Path, model: Path, folder: Path, *more: str) -> list[str]:
+EVALUATE = [sys.executable, str(ROOT / "evaluate.py")]
+
+
+def options(photos: Path, model: Path, folder: Path, *more: str) -> list[str]:
     flags = [option for option in more if option == "-m"]
     more = tuple(option for option in more if option != "-m")
     return [
-        sys.executable, str(ROOT / "evaluate.py"), *flags, f"model.checkpoint={model}",
-        "data=folder", f"data.root={photos}", "data.batch_size=2", "data.num_workers=0",
-        "aug=[noise,flip]", "trainer=cpu", "logger=none", "cache=off",
-        f"hydra.run.dir={folder}", *more,
+        *flags, f"model.checkpoint={model}", "data=folder", f"data.root={photos}",
+        "data.batch_size=2", "data.num_workers=0", "aug=[noise,flip]", "trainer=cpu",
+        "logger=none", "cache=off", f"hydra.run.dir={folder}", *more,
     ]  # fmt: skip
-
-
-def run(arguments: list[str]) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(arguments, capture_output=True, text=True, timeout=200, check=False)
 
 
 @contextmanager
 def under_way(arguments: list[str], folder: Path, batches: int) -> Iterator[subprocess.Popen[str]]:
-    """A command that has measured some batches, and is still at it."""
+    """A run that has measured some batches, and is still at it."""
     process = subprocess.Popen(
-        arguments,
+        [*EVALUATE, *arguments],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -99,7 +98,7 @@ def whole(
 ) -> dict[str, bytes]:
     """What an uninterrupted run writes."""
     folder = tmp_path_factory.mktemp("whole")
-    done = run(command(photos, hub_folder, folder, *OPTIONS))
+    done = run_evaluate(*options(photos, hub_folder, folder, *OPTIONS))
     assert done.returncode == 0, done.stderr
     return contents(folder)
 
@@ -108,14 +107,14 @@ def test_a_killed_run_goes_on_and_ends_as_if_uninterrupted(
     photos: Path, hub_folder: Path, tmp_path: Path, whole: dict[str, bytes]
 ) -> None:
     killed = tmp_path / "killed"
-    with under_way(command(photos, hub_folder, killed, *OPTIONS), killed, batches=8) as process:
+    with under_way(options(photos, hub_folder, killed, *OPTIONS), killed, batches=8) as process:
         os.killpg(process.pid, signal.SIGKILL)
     kept = {file.name: file.stat().st_mtime_ns for file in (killed / "measured").glob("[0-9]*")}
     assert not (killed / "run.json").exists()
-    refused = run(command(photos, hub_folder, killed, *OPTIONS, "seed=1"))
+    refused = run_evaluate(*options(photos, hub_folder, killed, *OPTIONS, "seed=1"))
     assert refused.returncode == 1
     assert "interrupted run with other options (seed)" in refused.stderr
-    with under_way(command(photos, hub_folder, killed, *OPTIONS), killed, 12) as process:
+    with under_way(options(photos, hub_folder, killed, *OPTIONS), killed, 12) as process:
         again = {f.name: f.stat().st_mtime_ns for f in (killed / "measured").glob("[0-9]*")}
         _, error = process.communicate(timeout=120)
         assert process.returncode == 0, error
@@ -130,7 +129,7 @@ def test_a_killed_run_goes_on_and_ends_as_if_uninterrupted(
 def test_every_signal_to_stop_keeps_what_was_measured(
     photos: Path, hub_folder: Path, tmp_path: Path, number: signal.Signals
 ) -> None:
-    with under_way(command(photos, hub_folder, tmp_path, "layers=true"), tmp_path, 3) as process:
+    with under_way(options(photos, hub_folder, tmp_path, "layers=true"), tmp_path, 3) as process:
         process.send_signal(number)
         _, error = process.communicate(timeout=60)
     assert process.returncode == 130
@@ -145,7 +144,7 @@ def test_every_signal_to_stop_keeps_what_was_measured(
 
 
 def test_a_second_signal_ends_at_once(photos: Path, hub_folder: Path, tmp_path: Path) -> None:
-    with under_way(command(photos, hub_folder, tmp_path), tmp_path, 2) as process:
+    with under_way(options(photos, hub_folder, tmp_path), tmp_path, 2) as process:
         process.send_signal(signal.SIGTERM)
         time.sleep(0.05)
         process.send_signal(signal.SIGTERM)
@@ -158,7 +157,7 @@ def test_a_sweep_that_is_stopped_ends_with_the_code_of_interruption(
     photos: Path, hub_folder: Path, tmp_path: Path
 ) -> None:
     job = tmp_path / "0"
-    sweep = command(photos, hub_folder, job, "-m", f"hydra.sweep.dir={tmp_path}", "seed=0,1")
+    sweep = options(photos, hub_folder, job, "-m", f"hydra.sweep.dir={tmp_path}", "seed=0,1")
     with under_way(sweep, job, batches=2) as process:
         process.send_signal(signal.SIGHUP)
         process.communicate(timeout=60)
@@ -171,7 +170,7 @@ def test_a_killed_process_of_several_loses_nothing(
     photos: Path, hub_folder: Path, tmp_path: Path, whole: dict[str, bytes]
 ) -> None:
     two = "trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2"
-    arguments = command(photos, hub_folder, tmp_path, *OPTIONS, *two)
+    arguments = options(photos, hub_folder, tmp_path, *OPTIONS, *two)
     with under_way(arguments, tmp_path, batches=6) as process:
         children = subprocess.run(
             ["pgrep", "-P", str(process.pid), "-f", "evaluate.py"], capture_output=True, text=True,
@@ -181,7 +180,7 @@ def test_a_killed_process_of_several_loses_nothing(
         process.communicate(timeout=60)
         assert process.returncode
     assert len(list((tmp_path / "measured").glob("[0-9]*"))) >= 6
-    done = run(arguments)
+    done = run_evaluate(*arguments)
     assert done.returncode == 0, done.stderr
     assert contents(tmp_path) == whole
 
@@ -216,8 +215,7 @@ def test_a_folder_in_use_is_refused_until_its_process_dies(tmp_path: Path) -> No
 
 def test_runs_that_start_in_the_same_second_have_folders_of_their_own() -> None:
     folders = {
-        run([sys.executable, str(ROOT / "evaluate.py"), "--cfg", "hydra", "-p", "hydra.run.dir",
-             "--resolve"]).stdout.strip()
+        run_evaluate("--cfg", "hydra", "-p", "hydra.run.dir", "--resolve").stdout.strip()
         for _ in range(3)
     }  # fmt: skip
     assert len(folders) == 3
@@ -240,31 +238,33 @@ def test_a_batch_needs_no_shared_memory_between_processes() -> None:
 def test_little_shared_memory_and_few_open_files_suffice(
     photos: Path, hub_folder: Path, tmp_path: Path
 ) -> None:
-    arguments = command(photos, hub_folder, tmp_path, "data.num_workers=2", "data.batch_size=16")
+    arguments = options(photos, hub_folder, tmp_path, "data.num_workers=2", "data.batch_size=16")
     shell = 'ulimit -n 64; exec "$@"'
     prefix = ["sh", "-c", shell, "sh"]
     mounted = "mount -t tmpfs -o size=64k tmpfs /dev/shm && "
     if (
         shutil.which("unshare")
-        and not run(["unshare", "-m", "sh", "-c", mounted + "true"]).returncode
+        and not subprocess.run(["unshare", "-m", "sh", "-c", mounted + "true"]).returncode
     ):
         prefix = ["unshare", "-m", "sh", "-c", mounted + shell, "sh"]
-    done = run([*prefix, *arguments])
+    done = subprocess.run(
+        [*prefix, *EVALUATE, *arguments], capture_output=True, text=True, timeout=200
+    )
     assert done.returncode == 0, done.stderr
     assert len(pd.read_parquet(tmp_path / "shift.parquet")) == 80
 
 
 def test_jobs_side_by_side_may_have_workers(photos: Path, hub_folder: Path, tmp_path: Path) -> None:
-    done = run(command(
+    done = run_evaluate(*options(
         photos, hub_folder, tmp_path, "-m", "hydra/launcher=joblib", "seed=0,1", "data.limit=4",
         "data.num_workers=1", f"hydra.sweep.dir={tmp_path}",
-    ))  # fmt: skip
+    ), env={})  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert "2 of 2 jobs finished" in done.stdout
 
 
 def test_wandbs_process_may_die(photos: Path, hub_folder: Path, tmp_path: Path) -> None:
-    arguments = command(photos, hub_folder, tmp_path, "logger=wandb", "model.name='[/x]'")
+    arguments = options(photos, hub_folder, tmp_path, "logger=wandb", "model.name='[/x]'")
     with under_way(arguments, tmp_path, batches=2) as process:
         subprocess.run(["pkill", "-KILL", "-P", str(process.pid), "wandb-core"], check=True)
         said, error = process.communicate(timeout=120)
@@ -279,7 +279,7 @@ def test_foreign_files_among_the_sweeps(photos: Path, hub_folder: Path, tmp_path
         (tmp_path / name).mkdir()
         (tmp_path / name / "run.json").write_bytes(content)
     (tmp_path / "e" / "run.json").mkdir(parents=True)
-    done = run(command(
+    done = run_evaluate(*options(
         photos, hub_folder, tmp_path, "-m", "seed=0", "data.limit=2", f"sweeps={tmp_path}",
     ))  # fmt: skip
     assert done.returncode == 0, done.stderr
@@ -314,10 +314,7 @@ def test_paths_are_taken_as_people_type_them(hub_folder: Path, tmp_path: Path) -
 
 @pytest.mark.parametrize("path", ["1e7", "~/nowhere", "Müll", "a b", "x=y", "true"])
 def test_paths_that_are_not_there_are_named_as_they_were_typed(path: str, tmp_path: Path) -> None:
-    done = subprocess.run(
-        [sys.executable, str(ROOT / "evaluate.py"), "data=folder", f"data.root={path}"],
-        capture_output=True, text=True, check=False, cwd=tmp_path,
-    )  # fmt: skip
+    done = run_script("evaluate.py", "data=folder", f"data.root={path}", cwd=tmp_path)
     assert done.stderr == f"error: data.root: no folder or file {path}\n"
 
 

@@ -6,8 +6,6 @@ import math
 import os
 import re
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable
 from itertools import combinations
 from pathlib import Path
@@ -17,6 +15,7 @@ import open_clip
 import pandas as pd
 import pytest
 import torch
+from commands import run_script
 from conftest import MEASURED, ROOT, first_loss
 from omegaconf import DictConfig
 from PIL import Image
@@ -781,7 +780,6 @@ def test_two_devices_learn_what_one_learns(hub_folder: Path, tmp_path: Path) -> 
     ]  # fmt: skip
     finetune(configured(hub_folder, *options), tmp_path / "one")
     command = [
-        sys.executable, str(ROOT / "train.py"),
         "experiment=robustify_demo", *options, "logger=none", f"model.checkpoint={hub_folder}",
         "data.train.skip=6", "data.train.limit=8", "data.batch_size=4", "optimization.lr=1e-3",
         "trainer.precision=32-true", "trainer.devices=2", "+trainer.strategy=ddp",
@@ -789,7 +787,7 @@ def test_two_devices_learn_what_one_learns(hub_folder: Path, tmp_path: Path) -> 
         "evaluation=['data=sample','data.limit=2','aug=noise','metric=cosine_similarity','trainer=cpu']",
         f"hydra.run.dir={tmp_path}/two",
     ]  # fmt: skip
-    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False)
+    done = run_script("train.py", *command, cwd=ROOT)
     assert done.returncode == 0, done.stderr
     assert "2 photos, paired" in done.stdout
     base, one, two = (

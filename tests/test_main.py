@@ -1,23 +1,18 @@
 """The command ``clipshift``, as a user types it."""
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import open_clip
 import pandas as pd
 import pytest
+from commands import run_script
 
 from clipshift.cli.main import COMMANDS, main
 from clipshift.cli.models import HEADER, model_row
 
 
 def clipshift(*arguments: str, cwd: Path | None = None, **env: str) -> tuple[int, str, str]:
-    done = subprocess.run(
-        [sys.executable, "-m", "clipshift", *arguments],
-        capture_output=True, text=True, timeout=300, check=False, cwd=cwd, env=os.environ | env,
-    )  # fmt: skip
+    done = run_script("clipshift/__main__.py", *arguments, cwd=cwd, env=env or None)
     return done.returncode, done.stdout, done.stderr
 
 
