@@ -24,7 +24,7 @@ class UnreadablePhotoError(Exception):
     """A photo's bytes cannot be turned into pixels; the message says why."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Photo:
     """One input image: a range of bytes in a file, with its id and what is known of it.
 
