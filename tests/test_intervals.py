@@ -82,7 +82,7 @@ def test_a_resample_draws_each_photo_as_often_as_any_other_in_whatever_block(
     """As many draws as photos; the variances and covariances are those of a multinomial."""
     monkeypatch.setattr(intervals, "BLOCK", 7)
     monkeypatch.setattr(intervals, "RESAMPLES", 20_000)
-    blocks = dict((rows.start, weights) for rows, weights in resampled(17, seed=3))
+    blocks = {rows.start: weights for rows, weights in resampled(17, seed=3)}
     assert [weights.shape[1] for weights in blocks.values()] == [7, 7, 3]
     weights = np.hstack(list(blocks.values()))
     assert (weights.sum(axis=1) == 17).all()
@@ -102,7 +102,9 @@ def test_sums_of_blocks_are_studentised_as_their_photos_are(
     values[:, 2] = 1e6 + 1e-3 * values[:, 0]
     weights = np.hstack([weights for _, weights in resampled(40, seed=5)]).astype(int)
     drawn = values[[np.repeat(np.arange(40), row) for row in weights]]
-    own, error = (stats.sem(x, axis=axis, nan_policy="omit") for x, axis in ((drawn, 1), (values, 0)))
+    own, error = (
+        stats.sem(x, axis=axis, nan_policy="omit") for x, axis in ((drawn, 1), (values, 0))
+    )
     made = studentize(values, seed=5)
     expected = (np.nanmean(drawn, axis=1) - np.nanmean(values, axis=0)) / np.maximum(
         own, 0.2 * error

@@ -612,6 +612,31 @@ def test_facts_travel_with_the_table(tmp_path: Path) -> None:
     assert file.facts == {name: MEASURED[name] for name in ("l2_distance", "gaze_entropy_change")}
 
 
+def test_a_column_of_the_file_is_that_of_the_table(tmp_path: Path) -> None:
+    """Written in two parts, of which the first has no labels."""
+    rng = np.random.default_rng(0)
+    keys = [(f"{i}.jpg", None if i < 3 else f"class {i % 2}") for i in range(7)]
+    rows = [
+        (*key, *variant) for key in keys for variant in (("noise", "1"), ("noise", "2"), ("a", "1"))
+    ]
+    table = pd.DataFrame(rows, columns=["photo", "label", "augmentation", "severity"])
+    table["rmse"], table["ssim"] = rng.random((2, 21))
+    table.loc[4, "ssim"] = np.nan
+    write_shift(tmp_path / "shift.parquet", [table[:9], table[9:]], MEASURED)
+    file = ShiftFile(tmp_path / "shift.parquet")
+    pd.testing.assert_frame_equal(file.read(), table, check_dtype=False)
+    pd.testing.assert_frame_equal(pd.read_parquet(tmp_path / "shift.parquet"), file.read())
+    for measure in ("rmse", "ssim"):
+        own, other = by_photo(file, measure), by_photo(table, measure)
+        np.testing.assert_array_equal(own, table[measure].to_numpy().reshape(7, 3))
+        pd.testing.assert_frame_equal(own, other, check_index_type=False, check_column_type=False)
+    assert [*labels_of(file).items()][2:] == [*labels_of(table).items()][2:]
+    assert labels_of(file).isna().tolist() == [True] * 3 + [False] * 4
+    assert file.head(2)["rmse"].tolist() == table["rmse"].tolist()[:2]
+    assert (len(file), list(file), file.empty) == (21, list(table), False)
+    pd.testing.assert_frame_equal(summarize(file, MEASURED, 0), summarize(table, MEASURED, 0))
+
+
 def test_a_spreadsheet_takes_no_cell_for_a_formula(tmp_path: Path) -> None:
     names = ["=1+1.jpg", "+1.jpg", "-1.jpg", "@SUM(A1).jpg", "\t=1.jpg", "a=1.jpg"]
     write_csv(tmp_path / "t.csv", pd.DataFrame({"photo": names, "value": [-1.5] * 6}))

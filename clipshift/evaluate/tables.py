@@ -99,8 +99,7 @@ def make_run(
         }
         | facts["data"],
         "spread": None if math.isnan(spread) else spread,
-        "collapsed": math.isnan(spread)
-        and bool((measured.digests != measured.digests[:1]).any()),
+        "collapsed": math.isnan(spread) and bool((measured.digests != measured.digests[:1]).any()),
         "strengths": {name: variant.strength for name, variant in variants.items()},
         "gallery": len(measured.gallery.get(CLEAN, ())),
         "distortion": realised_distortion(summary),

@@ -1,11 +1,11 @@
 """Results: what was measured, its tables with intervals, and the files of a run."""
 
+from clipshift.results.columns import ShiftFile, write_shift
 from clipshift.results.corruptions import (
     corruption_errors,
     mean_corruption_error,
     shift_and_error,
 )
-from clipshift.results.columns import ShiftFile, write_shift
 from clipshift.results.files import (
     data_fingerprint,
     file_sha256,

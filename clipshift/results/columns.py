@@ -245,9 +245,7 @@ def column_dictionary(
     return {"shift.parquet": keys | measured, **of_tables}
 
 
-def write_shift(
-    path: Path, parts: Iterable[pd.DataFrame], columns: Mapping[str, Facts]
-) -> None:
+def write_shift(path: Path, parts: Iterable[pd.DataFrame], columns: Mapping[str, Facts]) -> None:
     """Write ``shift.parquet``, with what its measured columns mean in its metadata.
 
     Args:
