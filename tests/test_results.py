@@ -612,7 +612,9 @@ def test_facts_travel_with_the_table(tmp_path: Path) -> None:
     assert file.facts == {name: MEASURED[name] for name in ("l2_distance", "gaze_entropy_change")}
 
 
-def test_a_column_of_the_file_is_that_of_the_table(tmp_path: Path) -> None:
+def test_a_column_of_the_file_is_that_of_the_table(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Written in two parts, of which the first has no labels."""
     rng = np.random.default_rng(0)
     keys = [(f"{i}.jpg", None if i < 3 else f"class {i % 2}") for i in range(7)]
@@ -634,7 +636,10 @@ def test_a_column_of_the_file_is_that_of_the_table(tmp_path: Path) -> None:
     assert labels_of(file).isna().tolist() == [True] * 3 + [False] * 4
     assert file.head(2)["rmse"].tolist() == table["rmse"].tolist()[:2]
     assert (len(file), list(file), file.empty) == (21, list(table), False)
-    pd.testing.assert_frame_equal(summarize(file, MEASURED, 0), summarize(table, MEASURED, 0))
+    whole = summarize(table, MEASURED, 0)
+    pd.testing.assert_frame_equal(summarize(file, MEASURED, 0), whole)
+    monkeypatch.setattr("clipshift.results.table.AT_ONCE", 1)
+    pd.testing.assert_frame_equal(summarize(file, MEASURED, 0), whole)
 
 
 def test_a_spreadsheet_takes_no_cell_for_a_formula(tmp_path: Path) -> None:

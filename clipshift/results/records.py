@@ -23,7 +23,7 @@ from clipshift.results.measured import KEPT, Measured, join
 FOLDER = "measured"
 """Where a run keeps its records until its report is written, in its folder."""
 OPTIONS = "options.json"
-AT_ONCE = 4096
+AT_ONCE = 1024
 """So many photos' values are held at once on their way into ``shift.parquet``."""
 
 

@@ -13,6 +13,9 @@ from clipshift.results.intervals import mean_interval, relative_shift_values, sh
 from clipshift.results.measured import Measured
 
 KEYS = ["photo", "label", "augmentation", "severity"]
+AT_ONCE = 36
+"""So many columns are resampled at once, four measures under nine augmentations: more would take
+more memory, and fewer draw the resamples more often."""
 Shift = pd.DataFrame | ShiftFile
 """A table of `shift_table`, or the file that holds it, of which a column is read at a time."""
 
@@ -91,28 +94,26 @@ def summarize(shift: Shift, columns: Mapping[str, Facts], seed: int) -> pd.DataF
         ``ci_low``, ``ci_high`` and ``n``, the number of photos with a value.
     """
     measures = [name for name in shift if name in columns and columns[name].better]
+    resampled = [name for name in measures if not columns[name].is_share]
+    step = max(1, AT_ONCE // by_photo(shift, resampled[0]).shape[1]) if resampled else 1
+    ends = {}
+    for chosen in (resampled[start : start + step] for start in range(0, len(resampled), step)):
+        made = mean_interval(np.hstack([_influence(shift, name) for name in chosen]), seed)
+        ends |= dict(zip(chosen, np.split(np.stack(made), len(chosen), axis=1), strict=True))
     parts = []
     for name in measures:
-        values = influence = by_photo(shift, name)
+        values = by_photo(shift, name)
         if columns[name].is_share:
-            ends = [share_interval(column.dropna().to_numpy()) for _, column in values.items()]
-            low, high = np.transpose(ends)
-        else:
-            if name == "relative_shift":
-                others = by_photo(shift, "distance_to_others")
-                influence = values.apply(
-                    lambda own, others=others: relative_shift_values(
-                        own.to_numpy(), others[own.name].to_numpy()
-                    )
-                )
-            low, high = mean_interval(influence.to_numpy(), seed)
+            shares = [share_interval(column.dropna().to_numpy()) for _, column in values.items()]
+            ends[name] = np.transpose(shares)
+        low, high = np.clip(ends[name], columns[name].low, columns[name].high)
         parts.append(
             values.columns.to_frame(index=False).assign(
                 measure=name,
                 mean=values.mean().to_numpy(),
                 std=values.std(ddof=1).to_numpy(),
-                ci_low=np.clip(low, columns[name].low, columns[name].high),
-                ci_high=np.clip(high, columns[name].low, columns[name].high),
+                ci_low=low,
+                ci_high=high,
                 n=values.count().to_numpy(),
             )
         )
@@ -120,6 +121,16 @@ def summarize(shift: Shift, columns: Mapping[str, Facts], seed: int) -> pd.DataF
     if not parts:
         return pd.DataFrame(columns=names)
     return pd.concat(parts).sort_index(kind="stable", ignore_index=True)
+
+
+def _influence(shift: Shift, measure: str) -> np.ndarray:
+    """What each photo adds to a mean: its value, but for a relative shift; (photos, variants)."""
+    values = by_photo(shift, measure).to_numpy()
+    if measure != "relative_shift":
+        return values
+    others = by_photo(shift, "distance_to_others").to_numpy()
+    pairs = zip(values.T, others.T, strict=True)
+    return np.stack([relative_shift_values(*pair) for pair in pairs], axis=1)
 
 
 def distance_tables(
