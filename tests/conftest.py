@@ -32,7 +32,7 @@ from clipshift.data import Cache, Photo, ViewDataset, clean_view, decode, sample
 from clipshift.encode import Encoder, caption_embeddings, load_encoder
 from clipshift.evaluate import Keep, ShiftEvaluation
 from clipshift.evaluate.loading import ViewData
-from clipshift.evaluate.tables import add_retained
+from clipshift.evaluate.tables import add_retained, retained_photos
 from clipshift.measure import (
     COLUMNS,
     SSIM,
@@ -152,7 +152,7 @@ def measure(
         texts=caption_embeddings(encoder, photos) if captions else None, **inputs,
     )  # fmt: skip
     measured = records.read()
-    add_retained(measured)
+    add_retained(measured, retained_photos(measured))
     return shift_table(measured, photos, variants), module, measured
 
 

@@ -20,7 +20,7 @@ from clipshift.cli.command import compose_config
 from clipshift.cli.evaluate import evaluate
 from clipshift.data import ViewDataset, photos_of
 from clipshift.errors import UserError
-from clipshift.results.columns import read_shift
+from clipshift.results import ShiftFile
 
 NAMES = {"cat": ["chelsea.png"], "sky": ["moon.png", "rocket.jpg"]}
 FAST = {"measures": ["cosine_similarity", "ssim"], "prompts": "none", "progress": False}
@@ -63,7 +63,7 @@ def test_the_numbers_are_the_commands(
         ],
     )  # fmt: skip
     evaluate(cfg, tmp_path)
-    pd.testing.assert_frame_equal(result.shift, read_shift(tmp_path / "shift.parquet")[0])
+    pd.testing.assert_frame_equal(result.shift, ShiftFile(tmp_path / "shift.parquet").read())
     for table in ("summary", "ranking", "layers"):
         read = pd.read_csv(tmp_path / f"{table}.csv", dtype={"severity": str})
         pd.testing.assert_frame_equal(getattr(result, table), read, check_dtype=False)

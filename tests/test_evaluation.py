@@ -10,7 +10,15 @@ import open_clip
 import pandas as pd
 import pytest
 import torch
-from conftest import AUGMENTATIONS, LADDERS, measure, run_evaluate, run_module, wandb_records
+from conftest import (
+    AUGMENTATIONS,
+    LADDERS,
+    MEASURED,
+    measure,
+    run_evaluate,
+    run_module,
+    wandb_records,
+)
 from safetensors import safe_open
 from safetensors.numpy import load_file
 from safetensors.torch import save_file
@@ -20,13 +28,27 @@ from scipy.spatial.distance import jensenshannon, pdist
 from clipshift.augment import augment, draw, make_variants
 from clipshift.cli.command import compose_config
 from clipshift.cli.evaluate import evaluate
-from clipshift.data import ViewDataset, clean_view, collate, decode, sample
+from clipshift.data import Photo, ViewDataset, clean_view, collate, decode, sample
 from clipshift.encode import Encoder
 from clipshift.errors import UserError
 from clipshift.evaluate import ShiftEvaluation
-from clipshift.evaluate.tables import add_relative_shift, add_retained, layer_table
+from clipshift.evaluate.tables import (
+    add_relative_shift,
+    add_retained,
+    clean_spread,
+    layer_table,
+    make_run,
+    retained_photos,
+)
 from clipshift.measure.functional import attention_similarity_aligned, gaze_divergence_aligned
-from clipshift.results import distance_tables, mean_interval
+from clipshift.results import (
+    Measured,
+    Records,
+    by_photo,
+    distance_tables,
+    mean_interval,
+    write_run,
+)
 
 
 @pytest.fixture(scope="module")
@@ -224,6 +246,57 @@ def test_layers_are_those_of_whole_gram_matrices(encoder: Encoder, names: tuple[
                 assert (row["ci_low"], row["ci_high"]) == pytest.approx(ends, abs=1e-5)
 
 
+@pytest.mark.parametrize("count", [1, 7, 501])
+def test_ranks_and_batches_leave_the_same_files(
+    count: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One process with batches of 32, and two with every second photo each, in batches of 5."""
+    monkeypatch.setattr("clipshift.results.records.AT_ONCE", 200)
+    rng = np.random.default_rng(count)
+    photos = [Photo(f"{i}.jpg", Path(), label=str(i % 3)) for i in rng.permutation(count)]
+    names = ["noise", "blur", "flip"]
+    cosines, distances = rng.random((count, 3)), rng.random((count, 3)).astype(np.float32)
+    embeddings = rng.normal(size=(4, count, 8)).astype(np.float32)
+
+    def measured(index: np.ndarray) -> Measured:
+        kept = [photo for photo in index.tolist() if photo < 6]
+        gallery = {
+            view: {photo: embeddings[k, photo] for photo in kept}
+            for k, view in enumerate(["clean", *names])
+        }
+        return Measured(
+            index=index,
+            values={(n, "cosine_similarity"): cosines[index, k] for k, n in enumerate(names)},
+            digests=np.repeat(index[:, None], 32, axis=1).astype(np.uint8),
+            distances=distances[index],
+            embeddings={"clean": embeddings[0, index]},
+            gallery=gallery if kept else {},
+        )
+
+    def files(ranks: int, batch: int) -> dict[str, bytes]:
+        folder = tmp_path / str(ranks)
+        records = Records(folder)
+        records.begin({}, anew=True)
+        for rank in reversed(range(ranks)):
+            own = np.arange(rank, count, ranks)
+            for start in range(0, len(own), batch):
+                records.add(measured(own[start : start + batch]))
+        variants = make_variants({name: AUGMENTATIONS[name] for name in names}, {}, ["paper"], {})
+        kept = records.read("digests", "distances", "gallery")
+        run = make_run(folder, kept, records, photos, variants, MEASURED, 0, {"data": {}})
+        write_run(run)
+        shift = by_photo(run.rows, "cosine_similarity")
+        assert shift.index.tolist() == sorted(photo.id for photo in photos)
+        assert run.shift["photo"].is_monotonic_increasing
+        order = np.argsort([photo.id for photo in photos])
+        np.testing.assert_array_equal(shift.to_numpy(), cosines[order])
+        if count > 1:
+            assert by_photo(run.rows, "retained").notna().sum().tolist() == [6, 6, 6]
+        return {file.name: file.read_bytes() for file in folder.iterdir() if file.is_file()}
+
+    assert files(1, 32) == files(2, 5)
+
+
 def test_a_model_that_ignores_its_input_has_no_shift(encoder: Encoder) -> None:
     class Blind(Encoder):
         def _encode(self, views: torch.Tensor):  # type: ignore[no-untyped-def]
@@ -237,8 +310,8 @@ def test_a_model_that_ignores_its_input_has_no_shift(encoder: Encoder) -> None:
     measured.gallery = {
         name: {i: np.ones(4, np.float32) for i in range(3)} for name in ("clean", "noise", "flip")
     }
-    assert np.isnan(add_relative_shift(measured))
-    add_retained(measured)
+    add_relative_shift(measured, clean_spread([measured]))
+    add_retained(measured, retained_photos(measured))
     assert np.isnan(measured.values["noise", "relative_shift"]).all()
     np.testing.assert_allclose(measured.values["noise", "retained"], 1 / 3)
 

@@ -312,7 +312,7 @@ def test_a_broken_photo_is_replaced_by_the_next(tmp_path: Path) -> None:
     """The one after the last is the first."""
     whole = sample()[:3]
     broken = Photo("broken", tmp_path / "broken.jpg")
-    broken.file.write_bytes(b"no photo")
+    Path(broken.file).write_bytes(b"no photo")
     parts = make_augmentations(plain(compose_config("evaluate", ["aug=noise"]).aug))
 
     def views(*photos: Photo) -> RobustViews:

@@ -347,4 +347,4 @@ def test_every_file_of_a_folder_is_measured_or_listed(
     others = sum(int(words.split()[-2]) for words in counted)
     assert len(photos) - len(counted) + others == len(files)
     for photo in photos:
-        assert photo.left_out or photo.file.suffix.lower() in opened_endings()
+        assert photo.left_out or Path(photo.file).suffix.lower() in opened_endings()

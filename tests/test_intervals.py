@@ -9,6 +9,7 @@ from scipy import stats
 from clipshift.results import holm, intervals, intraclass_correlation, mean_interval
 from clipshift.results.intervals import (
     relative_shift_values,
+    resampled,
     share_difference_interval,
     share_interval,
     sign_test,
@@ -75,15 +76,52 @@ def test_an_interval_stays_finite_where_resamples_do_not_vary() -> None:
     assert low < 0.1 < 0.5 < high < 5
 
 
-def test_columns_have_the_same_photos_and_do_not_depend_on_one_another(
+def test_a_resample_draws_each_photo_as_often_as_any_other_in_whatever_block(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    """As many draws as photos; the variances and covariances are those of a multinomial."""
+    monkeypatch.setattr(intervals, "BLOCK", 7)
+    monkeypatch.setattr(intervals, "RESAMPLES", 20_000)
+    blocks = {rows.start: weights for rows, weights in resampled(17, seed=3)}
+    assert [weights.shape[1] for weights in blocks.values()] == [7, 7, 3]
+    weights = np.hstack(list(blocks.values()))
+    assert (weights.sum(axis=1) == 17).all()
+    np.testing.assert_allclose(weights.mean(axis=0), 1, atol=0.03)
+    expected = np.eye(17) - 1 / 17
+    np.testing.assert_allclose(np.cov(weights, rowvar=False), expected, atol=0.05)
+    pooled = np.bincount(weights.astype(int).ravel(), minlength=9)[:9] / weights.size
+    np.testing.assert_allclose(pooled, stats.binom.pmf(np.arange(9), 17, 1 / 17), atol=0.002)
+
+
+def test_sums_of_blocks_are_studentised_as_their_photos_are(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(intervals, "BLOCK", 16)
+    values = np.random.default_rng(0).lognormal(0, 1, (40, 3))
+    values[::3, 1] = np.nan
+    values[:, 2] = 1e6 + 1e-3 * values[:, 0]
+    weights = np.hstack([weights for _, weights in resampled(40, seed=5)]).astype(int)
+    drawn = values[[np.repeat(np.arange(40), row) for row in weights]]
+    own, error = (
+        stats.sem(x, axis=axis, nan_policy="omit") for x, axis in ((drawn, 1), (values, 0))
+    )
+    made = studentize(values, seed=5)
+    expected = (np.nanmean(drawn, axis=1) - np.nanmean(values, axis=0)) / np.maximum(
+        own, 0.2 * error
+    )
+    np.testing.assert_allclose(made.t, expected, atol=2e-4)
+    np.testing.assert_allclose(made.t[:, :2], expected[:, :2], atol=1e-9)
+    np.testing.assert_allclose(made.t[:, 2], made.t[:, 0], atol=2e-4)
+    np.testing.assert_allclose(made.mean, np.nanmean(values, axis=0), rtol=1e-14)
+    np.testing.assert_allclose(made.error, error, rtol=1e-6)
+
+
+def test_columns_have_the_same_photos_and_do_not_depend_on_one_another() -> None:
     values = np.random.default_rng(0).lognormal(0, 1, (50, 3))
     values[:, 2] = -values[:, 0]
     low, high = mean_interval(values, seed=1)
     np.testing.assert_allclose(mean_interval(values[:, 1], seed=1), [low[1], high[1]])
     np.testing.assert_allclose((low[2], high[2]), (-high[0], -low[0]))
-    monkeypatch.setattr(intervals, "BATCH", 160)  # three resamples, and one column, at once
     np.testing.assert_allclose(mean_interval(np.tile(values, 9), seed=1)[1], np.tile(high, 9))
 
 
@@ -227,9 +265,13 @@ def covered(low: np.ndarray, truth: float, high: np.ndarray) -> float:
     return float(np.mean((low <= truth) & (truth <= high)))
 
 
+@pytest.mark.parametrize("block", [8, 512])
 @pytest.mark.parametrize(("sigma", "least", "most"), [(0.05, 0.935, 0.965), (1.0, 0.91, 0.96)])
-def test_means_are_covered(sigma: float, least: float, most: float) -> None:
+def test_means_are_covered(
+    sigma: float, least: float, most: float, block: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """2,000 runs of 40 photos; percentiles of resampled means would cover 0.87 of the skewed."""
+    monkeypatch.setattr(intervals, "BLOCK", block)
     values = np.random.default_rng(1).lognormal(0, sigma, (40, 2000))
     low, high = mean_interval(values, seed=0)
     assert least < covered(low, np.exp(sigma**2 / 2), high) < most

@@ -374,7 +374,9 @@ def test_the_same_run_gives_the_same_page(run: Run, report: Path, tmp_path: Path
 
 def test_shown_photos_are_the_extreme_and_the_typical() -> None:
     shifts = np.arange(10) / 10
-    table = pd.DataFrame({"photo": [f"{i}" for i in range(10)], "cosine_similarity": 1 - shifts})
+    keys = {"label": None, "augmentation": "noise", "severity": "paper"}
+    ids = {"photo": [f"{i}" for i in range(10)]}
+    table = pd.DataFrame(ids | keys | {"cosine_similarity": 1 - shifts})
     assert shown_photos(table, 6) == {
         "9": "most", "8": "most", "5": "typical", "4": "typical", "1": "least", "0": "least",
     }  # fmt: skip

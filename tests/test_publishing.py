@@ -133,7 +133,7 @@ def test_without_labels_there_is_nothing_to_publish_and_old_files_go(tmp_path: P
     assert not list(tmp_path.rglob("*.json"))
     assert not (tmp_path / "eval_results.yaml").exists()
     write_published(run)
-    run.shift = run.shift.drop(columns=["zero_shot_top1", "zero_shot_top1_clean"])
+    run.rows = run.rows.drop(columns=["zero_shot_top1", "zero_shot_top1_clean"])
     assert zero_shot_rows(run) == {}
     write_published(run)
     assert not list(tmp_path.rglob("*.json"))

@@ -229,7 +229,9 @@ def test_a_distribution_shows_quantiles_over_photos() -> None:
     rng = np.random.default_rng(0)
     values = {name: rng.lognormal(size=40) for name in ("noise", "blur")}
     shift = pd.concat(
-        pd.DataFrame({"augmentation": name, "severity": "paper", "rmse": column})
+        pd.DataFrame(
+            {"photo": range(40), "augmentation": name, "severity": "paper", "rmse": column}
+        )
         for name, column in values.items()
     )
     drawn = data_of(figures.draw_distribution(shift, "rmse", MEASURED["rmse"]))

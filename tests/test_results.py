@@ -6,6 +6,7 @@ from functools import reduce
 from itertools import pairwise
 from operator import getitem
 from pathlib import Path
+from queue import Queue
 from threading import Barrier, local
 from typing import Any
 
@@ -25,12 +26,15 @@ from clipshift.results import (
     Measured,
     Records,
     Run,
+    ShiftFile,
+    by_photo,
     clear_results,
     compare_photos,
     correlate,
     differing_views,
     distance_tables,
     holm,
+    labels_of,
     mean_interval,
     rank_augmentations,
     ranking_agreement,
@@ -40,9 +44,9 @@ from clipshift.results import (
     skipped_table,
     summarize,
     write_run,
+    write_shift,
     write_tensors,
 )
-from clipshift.results.columns import read_shift, write_shift
 from clipshift.results.files import data_fingerprint, write_csv, write_whole
 from clipshift.results.intervals import relative_shift_values
 
@@ -464,6 +468,7 @@ def test_a_record_that_lacks_what_its_names_promise_is_removed(tensor: str, tmp_
         metadata = stored.metadata()
         tensors = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118
     save_file(tensors | {tensor: tensors[tensor][:1]}, file, metadata)
+    records.settle(layers=False)
     assert records.photos() == set()
     assert not file.exists()
 
@@ -519,6 +524,7 @@ class TwoProcesses:
 
     def __init__(self) -> None:
         self.barrier, self.own, self.given = Barrier(2), local(), [None, None]
+        self.sent: Queue[torch.Tensor] = Queue()
 
     def is_available(self) -> bool:
         return True
@@ -530,6 +536,16 @@ class TwoProcesses:
 
     def get_rank(self) -> int:
         return self.own.rank
+
+    def new_group(self, backend: str) -> str:
+        return backend
+
+    def send(self, tensor: torch.Tensor, receiver: int, group: str) -> None:
+        assert receiver == 0
+        self.sent.put(tensor)
+
+    def recv(self, tensor: torch.Tensor, sender: int, group: str) -> None:
+        tensor.copy_(self.sent.get())
 
     def all_gather_object(self, gathered: list, given: Any) -> None:
         self.given[self.own.rank] = given
@@ -568,7 +584,7 @@ def test_records_on_another_disk_are_brought_to_the_first_processes(
 
 def small_run(folder: Path, **changes: Any) -> Run:
     """Ten photos under noise; ``changes`` of its facts by dotted name, as in ``data__photos``."""
-    shift = of_measures(cosine_similarity=np.linspace(0, 0.9, 10)).assign(severity="1")
+    shift = of_measures(cosine_similarity=np.linspace(0, 0.9, 10)).assign(severity="1", label="x")
     facts: dict[str, Any] = {
         "complete": True,
         "model": {},
@@ -590,10 +606,40 @@ def small_run(folder: Path, **changes: Any) -> Run:
 
 def test_facts_travel_with_the_table(tmp_path: Path) -> None:
     shift = pd.DataFrame({"photo": ["a"], "l2_distance": [1.0], "gaze_entropy_change": [0.0]})
-    write_shift(tmp_path / "shift.parquet", shift, MEASURED)
-    table, columns = read_shift(tmp_path / "shift.parquet")
-    pd.testing.assert_frame_equal(table, shift)
-    assert columns == {name: MEASURED[name] for name in ("l2_distance", "gaze_entropy_change")}
+    write_shift(tmp_path / "shift.parquet", [shift], MEASURED)
+    file = ShiftFile(tmp_path / "shift.parquet")
+    pd.testing.assert_frame_equal(file.read(), shift)
+    assert file.facts == {name: MEASURED[name] for name in ("l2_distance", "gaze_entropy_change")}
+
+
+def test_a_column_of_the_file_is_that_of_the_table(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Written in two parts, of which the first has no labels."""
+    rng = np.random.default_rng(0)
+    keys = [(f"{i}.jpg", None if i < 3 else f"class {i % 2}") for i in range(7)]
+    rows = [
+        (*key, *variant) for key in keys for variant in (("noise", "1"), ("noise", "2"), ("a", "1"))
+    ]
+    table = pd.DataFrame(rows, columns=["photo", "label", "augmentation", "severity"])
+    table["rmse"], table["ssim"] = rng.random((2, 21))
+    table.loc[4, "ssim"] = np.nan
+    write_shift(tmp_path / "shift.parquet", [table[:9], table[9:]], MEASURED)
+    file = ShiftFile(tmp_path / "shift.parquet")
+    pd.testing.assert_frame_equal(file.read(), table, check_dtype=False)
+    pd.testing.assert_frame_equal(pd.read_parquet(tmp_path / "shift.parquet"), file.read())
+    for measure in ("rmse", "ssim"):
+        own, other = by_photo(file, measure), by_photo(table, measure)
+        np.testing.assert_array_equal(own, table[measure].to_numpy().reshape(7, 3))
+        pd.testing.assert_frame_equal(own, other, check_index_type=False, check_column_type=False)
+    assert [*labels_of(file).items()][2:] == [*labels_of(table).items()][2:]
+    assert labels_of(file).isna().tolist() == [True] * 3 + [False] * 4
+    assert file.head(2)["rmse"].tolist() == table["rmse"].tolist()[:2]
+    assert (len(file), list(file), file.empty) == (21, list(table), False)
+    whole = summarize(table, MEASURED, 0)
+    pd.testing.assert_frame_equal(summarize(file, MEASURED, 0), whole)
+    monkeypatch.setattr("clipshift.results.table.AT_ONCE", 1)
+    pd.testing.assert_frame_equal(summarize(file, MEASURED, 0), whole)
 
 
 def test_a_spreadsheet_takes_no_cell_for_a_formula(tmp_path: Path) -> None:
@@ -606,6 +652,7 @@ def test_a_spreadsheet_takes_no_cell_for_a_formula(tmp_path: Path) -> None:
 
 def test_a_run_is_read_as_it_was_written_or_not_at_all(tmp_path: Path) -> None:
     written = small_run(tmp_path)
+    write_shift(tmp_path / "shift.parquet", [written.shift], written.columns)
     write_run(written)
     read = read_run(tmp_path)
     for name in ("shift", "summary", "ranking", "distances"):
@@ -632,7 +679,9 @@ def test_a_run_is_read_as_it_was_written_or_not_at_all(tmp_path: Path) -> None:
 
 
 def test_a_run_that_was_interrupted_or_measured_nothing_is_none(tmp_path: Path) -> None:
-    write_run(small_run(tmp_path, complete=False))
+    interrupted = small_run(tmp_path, complete=False)
+    write_shift(tmp_path / "shift.parquet", [interrupted.shift], interrupted.columns)
+    write_run(interrupted)
     with pytest.raises(UserError, match="was interrupted: run it again"):
         read_run(tmp_path)
     for content in ("{", "[]", "{}"):
@@ -640,7 +689,7 @@ def test_a_run_that_was_interrupted_or_measured_nothing_is_none(tmp_path: Path) 
         with pytest.raises(UserError, match="no finished run"):
             read_run(tmp_path)
     empty = small_run(tmp_path)
-    empty.shift = empty.shift[:0]
+    write_shift(tmp_path / "shift.parquet", [empty.shift[:0]], empty.columns)
     write_run(empty)
     with pytest.raises(UserError, match="measured no photo"):
         read_run(tmp_path)
@@ -667,7 +716,7 @@ def test_runs_of_other_views_say_in_what_they_differ(change: dict[str, Any], tol
     assert differing_views(one, small_run(Path())) == []
     assert differing_views(one, small_run(Path(), **change)) == [told]
     other = small_run(Path())
-    other.shift = other.shift.assign(severity="2")
+    other.rows = other.rows.assign(severity="2")
     assert differing_views(one, other) == ["their augmentations or severities"]
 
 

@@ -322,7 +322,7 @@ def test_all_reach_the_same_distortion(distortion: str) -> None:
     target = {"ssim": 0.7, "rmse": 0.08}[distortion]
     photos = sample()[:6]
     made = calibrate(photos, chosen, distortion, target, seed=3, resize="squash", parameters={})
-    content = [photo.file.read_bytes() for photo in photos]
+    content = [Path(photo.file).read_bytes() for photo in photos]
     assert made.photos == [
         CalibrationPhoto(photo.id, hashlib.sha256(encoded).hexdigest(), len(encoded))
         for photo, encoded in zip(photos, content, strict=True)

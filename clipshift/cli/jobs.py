@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -85,7 +86,7 @@ def job_key(cfg: DictConfig, encoder: Encoder, photos: list[Photo], classes: lis
     content = data_fingerprint(
         (photo.id, hashlib.sha256(photo.read()).digest())
         for photo in photos
-        if photo.left_out is None and photo.file.is_file()
+        if photo.left_out is None and os.path.isfile(photo.file)
     )
     facts = [numbers_depend_on(cfg, encoder, photos, classes), content]
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()

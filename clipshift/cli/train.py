@@ -301,7 +301,8 @@ def comparison_notes(
 
 def _in_files(photos: Sequence[Photo]) -> set[tuple[Path, int]]:
     # not by ids: these are others where data.root is another folder above the same files
-    return {(photo.file.resolve(), photo.offset) for photo in photos if photo.left_out is None}
+    listed = (photo for photo in photos if photo.left_out is None)
+    return {(Path(photo.file).resolve(), photo.offset) for photo in listed}
 
 
 def compare_with_base(

@@ -31,6 +31,7 @@ from clipshift.evaluate.tables import make_run
 from clipshift.measure import PhotoMeasure
 from clipshift.results import (
     GAZED_PHOTOS,
+    KEPT,
     SHOWN_PHOTOS,
     Records,
     Run,
@@ -186,7 +187,10 @@ def run_evaluation(
     finally:
         if evaluation.layers and not module.in_step:
             module.write_sums()
-        measured = records.read() if trainer.is_global_zero else None
+        kinds = ("digests", "distances", "layers", *KEPT)
+        if module.keep.embeddings:
+            kinds += ("embeddings",)
+        measured = records.read(*kinds) if trainer.is_global_zero else None
         if measured is not None and measured.photos:
             clear_results(folder)
             if calibration:
@@ -218,20 +222,20 @@ def run_evaluation(
                 "code_sha256": CODE_SHA256,
             }
             run = make_run(
-                folder, measured, records.sums(), photos, variants, module.columns,
+                folder, measured, records, photos, variants, module.columns,
                 evaluation.seed, known, inside,
             )  # fmt: skip
             write_run(run)
             if not evaluation.save_embeddings:
                 measured.embeddings.clear()
-            shown = shown_photos(run.shift, SHOWN_PHOTOS)
+            shown = shown_photos(run.rows, SHOWN_PHOTOS)
             write_tensors(
                 folder, measured, photos, evaluation.save_views, evaluation.save_gaze,
                 shown,
             )  # fmt: skip
             if zero_shot:
                 write_nearest(folder, measured, photos, zero_shot.names, shown)
-    if run is not None and run.shift.empty:
+    if run is not None and run.rows.empty:
         raise UserError(
             f"none of the {len(photos)} photos could be read "
             f"(the first: {run.skipped['reason'].iloc[0]}); "

@@ -1,7 +1,7 @@
 """From what was measured to the tables and facts of a run."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +16,19 @@ from clipshift.measure import CleanSpread, Facts, LayerShift
 from clipshift.measure.functional import cka_null, retained
 from clipshift.results import (
     CLEAN,
+    SHIFT,
     Measured,
+    Records,
     Run,
+    Shift,
+    ShiftFile,
+    by_photo,
     correlate,
     corruption_errors,
     data_fingerprint,
     distance_tables,
     intraclass_correlation,
+    labels_of,
     mean_interval,
     order_of_photos,
     rank_augmentations,
@@ -32,13 +38,15 @@ from clipshift.results import (
     shift_table,
     skipped_table,
     summarize,
+    write_shift,
+    write_whole,
 )
 
 
 def make_run(
     folder: Path,
     measured: Measured,
-    sums: Mapping[str, Tensor],
+    records: Records,
     photos: Sequence[Photo],
     variants: Mapping[str, Variant],
     columns: Mapping[str, Facts],
@@ -48,10 +56,12 @@ def make_run(
 ) -> Run:
     """Make the tables of a run, and the facts that follow from what was measured.
 
+    Writes ``shift.parquet`` first: all other tables are made of its columns, one at a time.
+
     Args:
         folder: The run's folder.
-        measured: What was measured.
-        sums: The layers' sums, from `Records.sums`; empty where layers were not measured.
+        measured: What was measured, but for the values, which are not all held at once.
+        records: Where they are, and the layers' sums.
         photos: The run's photos.
         variants: Augmentations at severities, by view name.
         columns: What the measured columns mean.
@@ -59,15 +69,25 @@ def make_run(
         facts: What else is known of the run; ``data`` and others are added.
         inside: From `clipshift.evaluate.inside.inside_tables`, where asked for.
     """
-    spread = add_relative_shift(measured)
-    add_retained(measured)
-    shift = shift_table(measured, photos, variants)
+    order = order_of_photos(measured, photos)
+    metric = clean_spread(records.parts("embeddings"))
+    spread = math.nan if metric is None else metric.compute().item()
+    found = retained_photos(measured)
+
+    def complete(part: Measured) -> None:
+        add_relative_shift(part, metric)
+        add_retained(part, found)
+
+    parts = records.sorted_values(measured.index[order], complete)
+    tables = (shift_table(part, photos, variants) for part in parts)
+    write_whole(folder / SHIFT, lambda path: write_shift(path, tables, columns))
+    shift = ShiftFile(folder / SHIFT)
     summary = summarize(shift, columns, seed)
     stored = {v.name for v in variants.values() if isinstance(v.augmentation, Stored)}
     errors = corruption_errors(summary, sorted(stored))
     cosine = "cosine_similarity" in shift
-    several = len(measured.index) > 1 and shift["augmentation"].nunique() > 1
-    both = cosine and several and {PAPER, MATCHED} <= set(shift["severity"])
+    several = len(order) > 1 and len(shift.variants.unique("augmentation")) > 1
+    both = cosine and several and {PAPER, MATCHED} <= set(shift.variants.unique("severity"))
     made = {
         "data": {
             "fingerprint": data_fingerprint(
@@ -79,7 +99,7 @@ def make_run(
         }
         | facts["data"],
         "spread": None if math.isnan(spread) else spread,
-        "collapsed": len(set(map(bytes, measured.digests))) > 1 and math.isnan(spread),
+        "collapsed": math.isnan(spread) and bool((measured.digests != measured.digests[:1]).any()),
         "strengths": {name: variant.strength for name, variant in variants.items()},
         "gallery": len(measured.gallery.get(CLEAN, ())),
         "distortion": realised_distortion(summary),
@@ -100,7 +120,7 @@ def make_run(
         *distance_tables(measured, photos, list(variants), seed),
         rank_augmentations(shift, seed) if cosine else pd.DataFrame(),
         correlate(shift, columns) if cosine else pd.DataFrame(),
-        layer_table(measured, sums, photos, variants, seed),
+        layer_table(measured, records.sums(), photos, variants, seed),
         errors,
         skipped=skipped_table(measured, photos),
         **(inside or {}),
@@ -116,49 +136,69 @@ def realised_distortion(summary: pd.DataFrame) -> dict[str, dict[str, dict[str, 
     return found
 
 
-def label_correlation(shift: pd.DataFrame) -> float | None:
+def label_correlation(shift: Shift) -> float | None:
     """How alike the mean shifts of photos of one label are; None where that cannot be said."""
-    photos = shift.groupby("photo").agg({"cosine_similarity": "mean", "label": "first"})
-    found = intraclass_correlation(photos["cosine_similarity"].to_numpy(), list(photos["label"]))
+    means = by_photo(shift, "cosine_similarity").mean(axis=1).to_numpy()
+    found = intraclass_correlation(means, list(labels_of(shift)))
     return None if math.isnan(found) else found
 
 
-def add_relative_shift(measured: Measured) -> float:
+def clean_spread(parts: Iterable[Measured]) -> CleanSpread | None:
+    """The distances between different clean photos, from their embeddings; None without photos."""
+    metric = None
+    for part in parts:
+        clean = torch.from_numpy(part.embeddings[CLEAN])
+        if metric is None:
+            metric = CleanSpread(clean.shape[1], sync_on_compute=False)
+        metric.update(clean)
+    return metric
+
+
+def add_relative_shift(measured: Measured, spread: CleanSpread | None) -> None:
     """Divide every shift by the mean distance between different clean photos.
 
-    Leaves ``distance_to_others`` beside it, each photo's share in that mean.
+    Leaves ``distance_to_others`` beside it, each photo's share in that mean. NaN where the encoder
+    makes no difference between photos.
 
-    Returns:
-        The mean distance; NaN where the encoder makes no difference between photos.
+    Args:
+        measured: What was measured of some photos, with their clean embeddings.
+        spread: From `clean_spread` of all photos.
     """
-    if CLEAN not in measured.embeddings:
-        return math.nan
-    clean = torch.from_numpy(measured.embeddings[CLEAN])
-    metric = CleanSpread(clean.shape[1], sync_on_compute=False)
-    metric.update(clean)
-    spread = metric.compute().item()
-    others = metric.distance_to_others(clean).numpy()
+    if spread is None:
+        return
+    others = spread.distance_to_others(torch.from_numpy(measured.embeddings[CLEAN])).numpy()
+    unit = spread.compute().item()
     for variant, measure in list(measured.values):
         if measure == "cosine_similarity":
             shift = 1 - measured.values[variant, measure]
-            relative = np.where(np.isnan(others), np.nan, shift / spread)
+            relative = np.where(np.isnan(others), np.nan, shift / unit)
             measured.values[variant, "relative_shift"] = relative
             measured.values[variant, "distance_to_others"] = others
-    return spread
 
 
-def add_retained(measured: Measured) -> None:
-    """See which views find their own photo in the gallery; NaN for photos outside it."""
+def retained_photos(measured: Measured) -> dict[str, dict[int, float]]:
+    """Which views find their own photo in the gallery: by variant and by the photo's index.
+
+    Empty for a gallery of fewer than two photos.
+    """
     photos = sorted(measured.gallery.get(CLEAN, ()))
     if len(photos) < 2:
-        return
+        return {}
     stacked = {
         name: torch.from_numpy(np.stack([kept[photo] for photo in photos]))
         for name, kept in measured.gallery.items()
     }
-    for name in (name for name in stacked if name != CLEAN):
-        found = dict(zip(photos, retained(stacked[name], stacked[CLEAN]).tolist(), strict=True))
-        rows = [found.get(index, math.nan) for index in measured.index.tolist()]
+    return {
+        name: dict(zip(photos, retained(stacked[name], stacked[CLEAN]).tolist(), strict=True))
+        for name in stacked
+        if name != CLEAN
+    }
+
+
+def add_retained(measured: Measured, found: Mapping[str, Mapping[int, float]]) -> None:
+    """Add what `retained_photos` found; NaN for photos outside the gallery."""
+    for name, photos in found.items():
+        rows = [photos.get(index, math.nan) for index in measured.index.tolist()]
         measured.values[name, "retained"] = np.array(rows)
 
 

@@ -7,7 +7,6 @@ from functools import partial
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import torch
 from PIL import Image
 from torch import Tensor
@@ -18,7 +17,17 @@ from clipshift.data import Batch, View, ViewDataset, collate
 from clipshift.errors import UserError
 from clipshift.measure.functional import gaze_moved_back
 from clipshift.report.figures import shown_measures
-from clipshift.results import CLEAN, SHOWN_PHOTOS, Run, read_gazes, read_nearest, shown_photos
+from clipshift.results import (
+    CLEAN,
+    SHOWN_PHOTOS,
+    Run,
+    Shift,
+    by_photo,
+    labels_of,
+    read_gazes,
+    read_nearest,
+    shown_photos,
+)
 
 PICTURES = 480
 """How many pictures a page holds at the most, so that it stays small with many severities."""
@@ -48,10 +57,10 @@ def explored(runs: Mapping[str, Run], dataset: ViewDataset | None) -> dict[str, 
     """
     every = list(runs.values())
     first = every[0]
-    severities = list(first.shift["severity"].unique())
+    only = first.rows.head(1)["severity"].iloc[0]
     names = list(first.facts["strengths"])
-    keys = [(name.partition("@")[0], name.partition("@")[2] or severities[0]) for name in names]
-    both = [set(run.shift) for run in every]
+    keys = [(name.partition("@")[0], name.partition("@")[2] or only) for name in names]
+    both = [set(run.rows) for run in every]
     measure = "relative_shift" if all("relative_shift" in known for known in both) else (
         "cosine_similarity"
     )  # fmt: skip
@@ -60,7 +69,7 @@ def explored(runs: Mapping[str, Run], dataset: ViewDataset | None) -> dict[str, 
         for name in shown_measures(first.summary, first.columns)
         if all(name in known for known in both)
     ]
-    photos, unlisted = photo_rows([run.shift for run in every], keys, measure)
+    photos, unlisted = photo_rows([run.rows for run in every], keys, measure)
     count = min(SHOWN_PHOTOS, max(3, PICTURES // (1 + len(keys))))
     parts = chosen_photos(every, count)
     variants = variants_of(first, dataset) if dataset is not None else {}
@@ -98,7 +107,7 @@ def chosen_photos(runs: Sequence[Run], count: int) -> dict[str, str]:
         runs: The runs.
         count: How many.
     """
-    parts = [shown_photos(run.shift, SHOWN_PHOTOS if len(runs) > 1 else count) for run in runs]
+    parts = [shown_photos(run.rows, SHOWN_PHOTOS if len(runs) > 1 else count) for run in runs]
     order = sorted(parts[0], key=lambda photo: not all(photo in chosen for chosen in parts))
     return {photo: parts[0][photo] for photo in order[:count]}
 
@@ -107,16 +116,14 @@ def shown_numbers(
     run: Run, photos: Sequence[str], keys: Sequence[tuple[str, str]], measures: Sequence[str]
 ) -> dict[str, dict[str, Any]]:
     """What a run knows of some photos: ``values`` and ``nearest`` by photo id, see `explored`."""
-    table = run.shift[run.shift["photo"].isin(photos)]
-    table = table.set_index(["photo", "augmentation", "severity"])
+    tables = {name: by_photo(run.rows, name).loc[list(photos), list(keys)] for name in measures}
     classes = read_nearest(run.folder)
     views = [CLEAN, *run.facts["strengths"]]
     made = {}
     for photo in photos:
-        rows = table.loc[photo].reindex(keys)
         known = classes.get(photo, {})
         made[photo] = {
-            "values": {name: numbers(rows[name].to_numpy(float)) for name in measures},
+            "values": {name: numbers(table.loc[photo]) for name, table in tables.items()},
             "nearest": [known[view] for view in views] if known.keys() >= set(views) else None,
         }
     return made
@@ -128,33 +135,29 @@ def numbers(values: Iterable[float]) -> list[float | None]:
 
 
 def photo_rows(
-    shifts: Sequence[pd.DataFrame], keys: Sequence[tuple[str, str]], measure: str
+    shifts: Sequence[Shift], keys: Sequence[tuple[str, str]], measure: str
 ) -> tuple[list[dict[str, Any]], int]:
     """Every photo's shift under every variant, the most moved first.
 
     Args:
-        shifts: From `clipshift.results.shift_table`, one for each model.
+        shifts: From `clipshift.results.shift_table`, or its file, one for each model.
         keys: Augmentation and severity of each variant.
         measure: ``relative_shift`` or, where there is none, ``cosine_similarity``.
 
     Returns:
         The rows, at most `LISTED`; and how many photos are left out between most and least moved.
     """
+    labels = labels_of(shifts[0])
     if measure not in shifts[0]:
-        return [], shifts[0]["photo"].nunique()
-    tables = []
-    for shift in shifts:
-        values = shift[measure] if measure == "relative_shift" else 1 - shift[measure]
-        table = shift.assign(value=values.astype(float)).pivot(
-            index="photo", columns=["augmentation", "severity"], values="value"
-        )
-        tables.append(table.reindex(columns=pd.MultiIndex.from_tuples(keys)))
+        return [], len(labels)
+    tables = [by_photo(shift, measure)[list(keys)] for shift in shifts]
+    if measure == "cosine_similarity":
+        tables = [1 - table for table in tables]
     means = tables[0].mean(axis=1).sort_values(ascending=False, kind="stable")
     order = list(means.index)
     unlisted = max(0, len(order) - LISTED)
     if unlisted:
         order = [*order[: LISTED // 2], *order[-(LISTED // 2) :]]
-    labels = shifts[0].drop_duplicates("photo").set_index("photo")["label"]
     rows = [
         {
             "id": photo,
@@ -168,7 +171,7 @@ def photo_rows(
 
 def variants_of(run: Run, dataset: ViewDataset) -> dict[str, Variant]:
     """The variants of a run, by view name."""
-    only = run.shift["severity"].iloc[0]
+    only = run.rows.head(1)["severity"].iloc[0]
     variants = {}
     for view, strength in run.facts["strengths"].items():
         name, several, severity = view.partition("@")

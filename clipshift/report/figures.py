@@ -19,7 +19,7 @@ from clipshift.augment import MATCHED, PAPER
 from clipshift.measure import Facts
 from clipshift.measure.functional import augmentation_linkage
 from clipshift.report.words import with_interval
-from clipshift.results import pivot, write_whole
+from clipshift.results import Shift, by_photo, pivot, write_whole
 
 Chart = alt.TopLevelMixin
 """Any of Altair's charts."""
@@ -532,16 +532,15 @@ def draw_layers(layers: pd.DataFrame, column: str) -> Chart:
     )
 
 
-def draw_distribution(shift: pd.DataFrame, measure: str, facts: Facts) -> Chart:
+def draw_distribution(shift: Shift, measure: str, facts: Facts) -> Chart:
     """How a measure spreads over photos, by augmentation: 90 % and 50 % of them, and the median.
 
     Args:
-        shift: From `clipshift.results.shift_table`.
+        shift: From `clipshift.results.shift_table`, or its file.
         measure: Which.
         facts: The measure's.
     """
-    groups = shift.groupby(["severity", "augmentation"], sort=False)[measure]
-    table = groups.quantile([0.05, 0.25, 0.5, 0.75, 0.95]).unstack()
+    table = by_photo(shift, measure).quantile([0.05, 0.25, 0.5, 0.75, 0.95]).T
     table.columns = pd.Index(["p5", "p25", "median", "p75", "p95"])
     table = table.reset_index()
     names = sorted(table["augmentation"].unique())

@@ -19,6 +19,8 @@ from clipshift.results import (
     EVAL_RESULTS,
     LEADERBOARD,
     Run,
+    by_photo,
+    labels_of,
     prompts_of,
     write_json,
     write_whole,
@@ -42,23 +44,28 @@ def zero_shot_rows(run: Run) -> dict[str, dict[str, float]]:
         The metrics, in [0, 1], by ``clean`` or the name of the variant; empty where a run has no
         zero-shot accuracy.
     """
-    if "zero_shot_top1" not in run.shift:
+    if "zero_shot_top1" not in run.rows:
         return {}
     classes, prompts = run.facts["data"]["classes"], prompts_of(run)
     positions = {name: index for index, name in enumerate(class_names(classes, prompts))}
-    known = run.shift["label"].map(lambda label: class_of(label, positions), na_action="ignore")
-    shift = run.shift.assign(known=known)
-    groups = list(shift.groupby(["augmentation", "severity"], sort=False))
-    several = shift["severity"].nunique() > 1
-    views = [(CLEAN, groups[0][1], "_clean")] if groups else []
-    views += [(f"{n}@{s}" if several else str(n), rows, "") for (n, s), rows in groups]
+    known = labels_of(run.rows).map(lambda label: class_of(label, positions), na_action="ignore")
+    hits = {
+        name: by_photo(run.rows, name)
+        for name in ("zero_shot_top1", "zero_shot_top1_clean", "zero_shot_top5",
+                     "zero_shot_top5_clean")
+        if name in run.rows
+    }  # fmt: skip
+    variants = hits["zero_shot_top1"].columns
+    several = len(variants.unique("severity")) > 1
+    views = [(CLEAN, variants[0], "_clean")] if len(variants) else []
+    views += [(f"{n}@{s}" if several else str(n), (n, s), "") for n, s in variants]
     made = {}
-    for name, rows, ending in views:
-        top1 = rows[f"zero_shot_top1{ending}"].astype(float)
+    for name, variant, ending in views:
+        top1 = hits[f"zero_shot_top1{ending}"][variant]
         metrics = {"acc1": top1.mean()}
-        if f"zero_shot_top5{ending}" in rows:
-            metrics["acc5"] = rows[f"zero_shot_top5{ending}"].astype(float).mean()
-        metrics["mean_per_class_recall"] = top1.groupby(rows["known"]).mean().mean()
+        if f"zero_shot_top5{ending}" in hits:
+            metrics["acc5"] = hits[f"zero_shot_top5{ending}"][variant].mean()
+        metrics["mean_per_class_recall"] = top1.groupby(known).mean().mean()
         if np.isfinite(metrics["acc1"]):
             made[name] = {metric: float(value) for metric, value in metrics.items()}
     return made

@@ -155,12 +155,12 @@ def ranking_sections(run: Run) -> list[Section]:
                 least=WIDE,
             )
         )
-    measure = next((m for m in ("relative_shift", "cosine_similarity") if m in run.shift), None)
+    measure = next((m for m in ("relative_shift", "cosine_similarity") if m in run.rows), None)
     if measure:
         drawn.append(
             Figure(
                 "distribution",
-                figures.draw_distribution(run.shift, measure, run.columns[measure]),
+                figures.draw_distribution(run.rows, measure, run.columns[measure]),
                 "How the shift spreads over photos: the median, the middle half of the photos "
                 "(bar) and the middle 90 % (line).",
             )

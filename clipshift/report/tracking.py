@@ -215,7 +215,7 @@ def track_results(
     tracked = logger.experiment
     track_curves(tracked, run)
     named = {
-        "shift": run.shift[:WANDB_ROWS],
+        "shift": run.rows.head(WANDB_ROWS),
         "summary": run.summary,
         "distances": run.distances.reset_index(names="augmentation"),
         "ranking": run.ranking,
@@ -238,10 +238,10 @@ def track_results(
         tracked.use_artifact(checkpoint_artifact(Path(checkpoint)))
     tracked.log_artifact(artifact)
     tracked.summary.update(headline(run) | means(run))
-    if len(run.shift) <= WANDB_ROWS:
+    if len(run.rows) <= WANDB_ROWS:
         return []
     return [
-        f"W&B shows the first {WANDB_ROWS} of {len(run.shift)} rows of shift; all are in the "
+        f"W&B shows the first {WANDB_ROWS} of {len(run.rows)} rows of shift; all are in the "
         "artifact's shift.parquet."
     ]
 

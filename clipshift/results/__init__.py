@@ -1,5 +1,6 @@
 """Results: what was measured, its tables with intervals, and the files of a run."""
 
+from clipshift.results.columns import ShiftFile, write_shift
 from clipshift.results.corruptions import (
     corruption_errors,
     mean_corruption_error,
@@ -20,7 +21,7 @@ from clipshift.results.intervals import (
     pair_values,
     ratio_values,
 )
-from clipshift.results.measured import CLEAN, Measured, join
+from clipshift.results.measured import CLEAN, KEPT, Measured, join
 from clipshift.results.paired import GROUPS, compare_photos, with_group_means
 from clipshift.results.ranking import (
     correlate,
@@ -34,6 +35,7 @@ from clipshift.results.runs import (
     EVAL_RESULTS,
     GAZED_PHOTOS,
     LEADERBOARD,
+    SHIFT,
     SHOWN_PHOTOS,
     Run,
     clear_results,
@@ -48,7 +50,10 @@ from clipshift.results.runs import (
     write_tensors,
 )
 from clipshift.results.table import (
+    Shift,
+    by_photo,
     distance_tables,
+    labels_of,
     order_of_photos,
     pivot,
     shift_table,
@@ -62,11 +67,16 @@ __all__ = [
     "EVAL_RESULTS",
     "GAZED_PHOTOS",
     "GROUPS",
+    "KEPT",
     "LEADERBOARD",
+    "SHIFT",
     "SHOWN_PHOTOS",
     "Measured",
     "Records",
     "Run",
+    "Shift",
+    "ShiftFile",
+    "by_photo",
     "clear_results",
     "compare_photos",
     "correlate",
@@ -80,6 +90,7 @@ __all__ = [
     "incomparable",
     "intraclass_correlation",
     "join",
+    "labels_of",
     "mean_corruption_error",
     "mean_interval",
     "order_of_photos",
@@ -102,6 +113,7 @@ __all__ = [
     "write_json",
     "write_nearest",
     "write_run",
+    "write_shift",
     "write_tensors",
     "write_whole",
 ]

@@ -1,10 +1,12 @@
 """What every column of a run's tables means: it travels with them."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -144,13 +146,90 @@ DEFINITIONS: dict[str, dict[str, str]] = {
 """The columns of the tables beside ``shift.parquet``, by their names in `Tables`."""
 
 
+class ShiftFile:
+    """A run's ``shift.parquet``, of which a column is read at a time.
+
+    Its rows are those of `clipshift.results.shift_table`: photo by photo in the order of their ids,
+    each under every variant in the same order. Iterating gives the names of its columns.
+
+    Args:
+        path: The file.
+
+    Attributes:
+        facts: What its measured columns mean.
+
+    Raises:
+        OSError: If there is no such file.
+        ValueError, TypeError: If it is not one of clipshift's.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        schema = pq.read_schema(path)
+        stored = (schema.metadata or {}).get(METADATA)
+        if stored is None:
+            raise ValueError(f"{path.name} does not say what its columns mean: measure it again")
+        self.facts = {name: Facts.from_json(facts) for name, facts in json.loads(stored).items()}
+        self.names: list[str] = schema.names
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.names)
+
+    def __len__(self) -> int:
+        return int(pq.read_metadata(self.path).num_rows)
+
+    @property
+    def empty(self) -> bool:
+        """Whether it has no rows."""
+        return not len(self)
+
+    @cached_property
+    def variants(self) -> pd.MultiIndex:
+        """Augmentation and severity of every photo's rows."""
+        rows = self.head(1024)
+        first = rows[rows["photo"] == rows["photo"].iloc[0]] if len(rows) else rows
+        return pd.MultiIndex.from_frame(first[["augmentation", "severity"]])
+
+    @cached_property
+    def photos(self) -> pd.Index:
+        """The photos' ids, in order."""
+        return pd.Index(self._of_photos("photo"), name="photo")
+
+    @property
+    def labels(self) -> pd.Series:
+        """The photos' labels, by id."""
+        return pd.Series(self._of_photos("label"), self.photos, name="label")
+
+    def by_photo(self, measure: str) -> pd.DataFrame:
+        """A measure: one row per photo, one column per variant, float64."""
+        column = pq.read_table(self.path, columns=[measure])[measure].to_numpy()
+        values = column.reshape(-1, len(self.variants) or 1).astype(float, order="F")
+        return pd.DataFrame(values, self.photos, self.variants)
+
+    def head(self, rows: int) -> pd.DataFrame:
+        """The first rows."""
+        with pq.ParquetFile(self.path) as file:
+            first = next(file.iter_batches(rows), file.schema_arrow.empty_table())
+            return first.to_pandas()
+
+    def read(self) -> pd.DataFrame:
+        """All rows."""
+        return pq.read_table(self.path).to_pandas()
+
+    def _of_photos(self, column: str) -> pd.Series:
+        """One value for each photo, of a column that its rows have in common."""
+        stored = pq.read_table(self.path, columns=[column], read_dictionary=[column])[column]
+        first = stored.take(pa.array(np.arange(0, len(self), len(self.variants) or 1)))
+        return first.cast(pa.string()).to_pandas()
+
+
 def column_dictionary(
-    shift: pd.DataFrame, columns: Mapping[str, Facts], tables: Mapping[str, pd.DataFrame]
+    shift: Iterable[str], columns: Mapping[str, Facts], tables: Mapping[str, pd.DataFrame]
 ) -> dict[str, dict[str, Any]]:
     """What ``columns.json`` holds: what every column of every table means, by file.
 
     Args:
-        shift: The table of ``shift.parquet``.
+        shift: The names of the columns of ``shift.parquet``.
         columns: What its measured columns mean.
         tables: The other tables that are written, by name.
     """
@@ -166,24 +245,23 @@ def column_dictionary(
     return {"shift.parquet": keys | measured, **of_tables}
 
 
-def write_shift(path: Path, shift: pd.DataFrame, columns: Mapping[str, Facts]) -> None:
-    """Write ``shift.parquet`` with what its measured columns mean in its metadata."""
-    table = pa.Table.from_pandas(shift, preserve_index=False)
-    stored = {name: facts.as_json() for name, facts in columns.items() if name in shift}
-    metadata = {**(table.schema.metadata or {}), METADATA: json.dumps(stored, ensure_ascii=False)}
-    pq.write_table(table.replace_schema_metadata(metadata), path)
+def write_shift(path: Path, parts: Iterable[pd.DataFrame], columns: Mapping[str, Facts]) -> None:
+    """Write ``shift.parquet``, with what its measured columns mean in its metadata.
 
-
-def read_shift(path: Path) -> tuple[pd.DataFrame, dict[str, Facts]]:
-    """Read a ``shift.parquet``, and what its measured columns mean.
-
-    Raises:
-        OSError: If there is no such file.
-        ValueError, TypeError: If it is not one of clipshift's.
+    Args:
+        path: The file.
+        parts: Its rows, part by part: each becomes a row group, so that no more than one is held.
+        columns: What measured columns mean.
     """
-    table = pq.read_table(path)
-    stored = (table.schema.metadata or {}).get(METADATA)
-    if stored is None:
-        raise ValueError(f"{path.name} does not say what its columns mean: measure it again")
-    columns = {name: Facts.from_json(facts) for name, facts in json.loads(stored).items()}
-    return table.to_pandas(), columns
+    writer = None
+    for part in parts:
+        if writer is None:
+            schema = pa.Schema.from_pandas(part, preserve_index=False)
+            for key in KEYS.keys() & set(schema.names):  # where the first part has no labels
+                schema = schema.set(schema.get_field_index(key), pa.field(key, pa.string()))
+            stored = {name: facts.as_json() for name, facts in columns.items() if name in part}
+            told = {METADATA: json.dumps(stored, ensure_ascii=False)}
+            writer = pq.ParquetWriter(path, schema.with_metadata({**schema.metadata, **told}))
+        writer.write_table(pa.Table.from_pandas(part, writer.schema, preserve_index=False))
+    if writer is not None:
+        writer.close()

@@ -46,7 +46,11 @@ def write_json(path: Path, content: Mapping[str, Any]) -> None:
 
 def file_sha256(path: Path) -> str:
     """SHA-256 of a file's content, in hexadecimal."""
-    return hashlib.sha256(path.read_bytes()).hexdigest()
+    digest = hashlib.sha256()
+    with path.open("rb") as stream:
+        while block := stream.read(2**20):
+            digest.update(block)
+    return digest.hexdigest()
 
 
 def data_fingerprint(digests: Iterable[tuple[str, bytes]]) -> str:

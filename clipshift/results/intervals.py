@@ -5,7 +5,7 @@ intervals; shares have Wilson's. How often each covers in simulation: docs/proto
 made by benchmarks/coverage.py.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -25,9 +25,8 @@ Where most photos share one value, some resamples have no other: their error of 
 interval infinite. If they were left out, it would cover 0.81 (of ten photos seven alike in the
 mean); with this floor it covers 0.97, and other populations are hardly touched.
 """
-BATCH = 2**21
-"""How many photos are drawn at once, over all resamples of a batch. Bounds the memory: arrays are
-of so many numbers, or twice as many."""
+BLOCK = 512
+"""Photos that are resampled at once, from one stream of random numbers: part of every interval."""
 ROUNDING = 1e-12
 """Values that differ by less, relative to their mean, are equal."""
 
@@ -48,6 +47,12 @@ class Studentized:
     count: np.ndarray
     t: np.ndarray
 
+    def __getitem__(self, columns: np.ndarray | slice) -> "Studentized":
+        """Some of the columns."""
+        return Studentized(
+            self.mean[columns], self.error[columns], self.count[columns], self.t[:, columns]
+        )
+
     def interval(self) -> tuple[np.ndarray, np.ndarray]:
         """The ends of `mean_interval`, each (C,)."""
         tail = (1 - CONFIDENCE) / 2
@@ -59,43 +64,71 @@ class Studentized:
         )
 
 
+def resampled(photos: int, seed: int) -> Iterator[tuple[slice, np.ndarray]]:
+    """How often every resample draws every photo, `BLOCK` photos at a time.
+
+    Exactly the bootstrap: as many draws as there are photos, each of any of them. How many of them
+    fall into each block is multinomial, and within a block every photo is as likely. Each block has
+    a stream of its own, keyed by the seed and its number, so that its weights can be made without
+    those of the others.
+
+    Args:
+        photos: How many there are.
+        seed: Seed of the resampling.
+
+    Yields:
+        The rows of a block, and its weights, whole numbers in float64, (`RESAMPLES`, rows).
+    """
+    starts = range(0, photos, BLOCK)
+    sizes = np.array([min(BLOCK, photos - start) for start in starts])
+    draws = np.random.default_rng([seed, len(starts)]).multinomial(
+        photos, sizes / photos, RESAMPLES
+    )
+    for block, (start, size) in enumerate(zip(starts, sizes, strict=True)):
+        own = draws[:, block]
+        drawn = np.random.default_rng([seed, block]).integers(size, size=own.sum())
+        drawn += np.repeat(size * np.arange(RESAMPLES), own)
+        weights = np.bincount(drawn, minlength=RESAMPLES * size).reshape(RESAMPLES, size)
+        yield slice(start, start + size), weights.astype(float)
+
+
 def studentize(values: np.ndarray, seed: int) -> Studentized:
     """Resample photos, the same ones for all columns, and studentise the columns' means.
+
+    Of a block of photos only sums remain: of its values, of their squares, and of both by the
+    weights of `resampled`. They are added in the order of the blocks, so that the result does not
+    depend on where they were made.
 
     Args:
         values: One row per photo and one column per quantity, shape (N, C). Of NaN values neither
             the means nor the resamples take notice.
         seed: Seed of the resampling.
     """
-    values = np.asarray(values, float)
-    photos = len(values)
-    known = ~np.isnan(values)
-    count = known.sum(axis=0)
+    columns = values.shape[1]
+    totals, sums = np.zeros((3, columns)), np.zeros((3, RESAMPLES, columns))
     with np.errstate(invalid="ignore", divide="ignore"):
-        mean = np.where(known, values, 0).sum(axis=0) / count
-        deviation = np.where(known, values - mean, 0)
-        squares = deviation**2
-        error = np.sqrt(squares.sum(axis=0) / (count - 1) / count)
+        first = np.asarray(values[:BLOCK], float)
+        centre = np.nansum(first, axis=0) / (~np.isnan(first)).sum(axis=0)
+        centre[np.isnan(centre)] = 0
+        for rows, weights in resampled(len(values), seed) if len(values) else ():
+            deviation = values[rows] - centre
+            known = ~np.isnan(deviation)
+            deviation[~known] = 0
+            for power, term in enumerate((known.astype(float), deviation, deviation**2)):
+                totals[power] += term.sum(axis=0)
+                alike = power == 0 and known.all()
+                sums[power] += weights.sum(axis=1)[:, None] if alike else weights @ term
+        count, shift = totals[0].astype(int), totals[1] / totals[0]
+        mean = centre + shift
+        squares = np.maximum(totals[2] - totals[0] * shift**2, 0)
+        error = np.sqrt(squares / (count - 1) / count)
         error[error <= ROUNDING * np.abs(mean)] = 0
-    error[count < 2] = np.nan
-    known_counts = known.astype(float)
-    rng = np.random.default_rng(seed)
-    t = np.zeros((RESAMPLES, values.shape[1]))
-    batch = max(1, BATCH // max(photos, 1))
-    for start in range(0, RESAMPLES if photos else 0, batch):
-        resamples = min(batch, RESAMPLES - start)
-        drawn = rng.integers(photos, size=(resamples, photos))
-        drawn += photos * np.arange(resamples)[:, None]
-        weights = np.bincount(drawn.ravel(), minlength=resamples * photos)
-        weights = weights.reshape(resamples, photos).astype(float)
-        size = np.maximum(weights @ known_counts, 1)
-        miss = weights @ deviation / size
-        variance = np.maximum(weights @ squares / size - miss**2, 0)
-        own = np.sqrt(variance / np.maximum(size - 1, 1))
-        with np.errstate(invalid="ignore", divide="ignore"):
-            scaled = miss / np.maximum(own, ERROR_FLOOR * error)
-        t[start : start + resamples] = np.where(error == 0, 0, scaled)
-    return Studentized(mean, error, count, t)
+        error[count < 2] = np.nan
+        size = np.maximum(sums[0], 1)
+        drawn = sums[1] / size
+        own = np.sqrt(np.maximum(sums[2] / size - drawn**2, 0) / np.maximum(size - 1, 1))
+        scaled = (drawn - shift) / np.maximum(own, ERROR_FLOOR * error)
+    return Studentized(mean, error, count, np.where(error == 0, 0, scaled))
 
 
 def mean_interval(values: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray]:
@@ -130,10 +163,7 @@ def mean_interval(values: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray
     """
     values = np.asarray(values)
     columns = values.reshape(len(values), int(np.prod(values.shape[1:])))
-    step = 2 * BATCH // max(len(values), RESAMPLES) or 1
-    starts = range(0, max(1, columns.shape[1]), step)
-    parts = [studentize(columns[:, start : start + step], seed).interval() for start in starts]
-    low, high = (np.concatenate(ends) for ends in zip(*parts, strict=True))
+    low, high = studentize(columns, seed).interval()
     return low.reshape(values.shape[1:])[()], high.reshape(values.shape[1:])[()]
 
 

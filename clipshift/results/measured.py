@@ -75,7 +75,8 @@ def join(parts: Sequence[Measured]) -> Measured:
     order = np.argsort(index)
 
     def rows(arrays: Sequence[np.ndarray]) -> np.ndarray:
-        return np.concatenate(arrays)[order]
+        whole = np.concatenate(arrays)
+        return whole[order] if len(whole) else whole  # of what was not read there are none
 
     whole.index = index[order]
     whole.digests = rows([part.digests for part in filled])

@@ -12,35 +12,45 @@ from clipshift.results.intervals import (
     CONFIDENCE,
     Studentized,
     holm,
-    mean_interval,
     spearman_interval,
     studentize,
 )
+from clipshift.results.table import Shift, by_photo, labels_of
 
 
-def shift_matrix(shift: pd.DataFrame, severity: str) -> pd.DataFrame:
+def shift_matrix(shift: Shift, severity: str) -> pd.DataFrame:
     """The shift 1 − cosine at one severity: one row per photo, one column per augmentation.
 
     Augmentations under which fewer than two photos have a value are left out.
     """
-    rows = shift[shift["severity"] == severity]
-    matrix = rows.pivot(index="photo", columns="augmentation", values="cosine_similarity")
-    return 1 - matrix[rows["augmentation"].unique()].dropna(axis="columns", thresh=2)
+    cosines = by_photo(shift, "cosine_similarity")
+    own = cosines.columns.get_level_values("severity") == severity
+    return 1 - cosines.loc[:, own].droplevel("severity", axis=1).dropna(axis=1, thresh=2)
 
 
-def paired_differences(matrix: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
+def pairs_of(count: int) -> np.ndarray:
+    """The positions of every two of some columns, (pairs, 2)."""
+    return np.array(list(combinations(range(count), 2)), int).reshape(-1, 2)
+
+
+def paired_differences(values: np.ndarray) -> np.ndarray:
     """The differences of every two columns, the first minus the second.
 
+    Args:
+        values: One row per photo, one column per augmentation.
+
     Returns:
-        The columns' positions, (pairs, 2), and each photo's differences, (photos, pairs): NaN where
-        it has no value in either column.
+        Each photo's differences in the order of `pairs_of`, (photos, pairs): NaN where it has no
+        value in either column.
     """
-    positions = np.array(list(combinations(range(matrix.shape[1]), 2)), int).reshape(-1, 2)
-    values = matrix.to_numpy(float)
-    return positions, values[:, positions[:, 0]] - values[:, positions[:, 1]]
+    pairs = pairs_of(values.shape[1])
+    differences = np.empty((len(values), len(pairs)))
+    for pair, (first, second) in enumerate(pairs):
+        np.subtract(values[:, first], values[:, second], out=differences[:, pair])
+    return differences
 
 
-def told_apart(differences: Studentized, pairs: np.ndarray | slice) -> np.ndarray:
+def told_apart(differences: Studentized) -> np.ndarray:
     """The signs of the mean differences of pairs that are told apart, all of them with 95 %.
 
     By the 0.95 quantile of the largest absolute t in a resample. Source: Romano and Wolf, "Exact
@@ -49,12 +59,12 @@ def told_apart(differences: Studentized, pairs: np.ndarray | slice) -> np.ndarra
     Returns:
         1, −1, or 0 where a pair is not told apart, shape (pairs,).
     """
-    mean, error, t = differences.mean[pairs], differences.error[pairs], differences.t[:, pairs]
-    critical = np.quantile(np.nanmax(np.abs(t), axis=1, initial=0), CONFIDENCE)
-    return np.where(np.abs(mean) > critical * error, np.sign(mean), 0).astype(int)
+    critical = np.quantile(np.nanmax(np.abs(differences.t), axis=1, initial=0), CONFIDENCE)
+    apart = np.abs(differences.mean) > critical * differences.error
+    return np.where(apart, np.sign(differences.mean), 0).astype(int)
 
 
-def rank_augmentations(shift: pd.DataFrame, seed: int) -> pd.DataFrame:
+def rank_augmentations(shift: Shift, seed: int) -> pd.DataFrame:
     """Augmentations from the largest mean shift to the smallest, at each severity.
 
     An augmentation's rank is at least 1 + the number of those that are significantly above it, and
@@ -68,7 +78,7 @@ def rank_augmentations(shift: pd.DataFrame, seed: int) -> pd.DataFrame:
     value under both.
 
     Args:
-        shift: From `clipshift.results.shift_table`, with ``cosine_similarity``.
+        shift: From `clipshift.results.shift_table`, or its file, with ``cosine_similarity``.
         seed: Seed of the resampling.
 
     Returns:
@@ -79,16 +89,18 @@ def rank_augmentations(shift: pd.DataFrame, seed: int) -> pd.DataFrame:
         value. Intervals of shifts and differences are `mean_interval`.
     """
     tables = []
-    for severity in shift["severity"].unique():
+    for severity in by_photo(shift, "cosine_similarity").columns.unique("severity"):
         matrix = shift_matrix(shift, severity)
         means = matrix.mean().sort_values(ascending=False, kind="stable")
         matrix = matrix[means.index]
         size = len(means)
         if not size:
             continue
-        low, high = np.clip(mean_interval(matrix.to_numpy(), seed), 0, 2)
-        positions, values = paired_differences(matrix)
-        differences = studentize(values, seed)
+        positions = pairs_of(size)
+        values = matrix.to_numpy()
+        made = studentize(np.hstack([values, paired_differences(values)]), seed)
+        low, high = np.clip(made[:size].interval(), 0, 2)
+        differences = made[size:]
         ranks = np.array([rank_interval(own, positions, differences) for own in range(size)])
         following = positions[:, 1] == positions[:, 0] + 1
         gap = np.append(differences.mean[following], np.nan)
@@ -120,17 +132,17 @@ def rank_interval(own: int, positions: np.ndarray, differences: Studentized) -> 
 
     Args:
         own: The column's position.
-        positions: From `paired_differences`.
+        positions: From `pairs_of`.
         differences: Studentised differences of all pairs.
     """
     mine = (positions == own).any(axis=1)
-    signs = told_apart(differences, mine)
+    signs = told_apart(differences[mine])
     above = np.where(positions[mine, 0] == own, signs, -signs)
     return 1 + int((above < 0).sum()), len(above) + 1 - int((above > 0).sum())
 
 
 def ranking_agreement(
-    shift: pd.DataFrame, severities: tuple[str, str], seed: int
+    shift: Shift, severities: tuple[str, str], seed: int
 ) -> tuple[float, float, float]:
     """Kendall's τ between the rankings at two severities, with an interval.
 
@@ -141,7 +153,7 @@ def ranking_agreement(
     measure of rank correlation", 1938; scipy's τ-b.
 
     Args:
-        shift: From `clipshift.results.shift_table`.
+        shift: From `clipshift.results.shift_table`, or its file.
         severities: The two.
         seed: Seed of the resampling.
 
@@ -150,23 +162,23 @@ def ranking_agreement(
     """
     first, second = (shift_matrix(shift, severity) for severity in severities)
     names = [name for name in first if name in second]
-    both = [paired_differences(matrix[names])[1] for matrix in (first, second)]
+    both = [paired_differences(matrix[names].to_numpy()) for matrix in (first, second)]
     pairs = both[0].shape[1]
     if not pairs:
         return np.nan, np.nan, np.nan
     tau = kendalltau(first[names].mean(), second[names].mean()).statistic
-    signs = told_apart(studentize(np.concatenate(both, axis=1), seed), slice(None))
+    signs = told_apart(studentize(np.hstack(both), seed))
     order = signs[:pairs] * signs[pairs:]
     told, open_pairs = order.sum(), (order == 0).sum()
     low, high = (told - open_pairs) / pairs, (told + open_pairs) / pairs
     return float(tau), float(np.fmin(low, tau)), float(np.fmax(high, tau))
 
 
-def correlate(shift: pd.DataFrame, columns: Mapping[str, Facts]) -> pd.DataFrame:
+def correlate(shift: Shift, columns: Mapping[str, Facts]) -> pd.DataFrame:
     """What goes with the shift over photos: Spearman's ρ with distortion, gaze and the photo.
 
     Args:
-        shift: From `clipshift.results.shift_table`, with ``cosine_similarity``.
+        shift: From `clipshift.results.shift_table`, or its file, with ``cosine_similarity``.
         columns: What its measured columns are: those with `Facts.correlate` are compared.
 
     Returns:
@@ -177,30 +189,33 @@ def correlate(shift: pd.DataFrame, columns: Mapping[str, Facts]) -> pd.DataFrame
         not vary.
     """
     compared = {name: facts for name, facts in columns.items() if facts.correlate and name in shift}
+    cosines = by_photo(shift, "cosine_similarity")
     rows = []
-    for (name, severity), group in shift.groupby(["augmentation", "severity"], sort=False):
-        for column, facts in compared.items():
-            pair = group[["cosine_similarity", column]].dropna()
+    for order, (column, facts) in enumerate(compared.items()):
+        values = by_photo(shift, column)
+        for place, variant in enumerate(cosines.columns):
+            known = (cosines[variant].notna() & values[variant].notna()).to_numpy()
             # Only ranks count: −x ranks as 1 − x does, without its rounding.
-            moved = -pair["cosine_similarity"]
-            beside = -pair[column] if facts.better == "higher" else pair[column]
+            moved = -cosines[variant].to_numpy()[known]
+            beside = values[variant].to_numpy()[known] * (-1 if facts.better == "higher" else 1)
             rho = p = low = high = np.nan
-            if len(pair) > 3 and moved.nunique() > 1 and beside.nunique() > 1:
+            if len(moved) > 3 and all(one.min() < one.max() for one in (moved, beside)):
                 rho, p = (float(value) for value in spearmanr(moved, beside))
-                low, high = spearman_interval(rho, len(pair))
-            rows.append((name, severity, facts.correlate, rho, low, high, p, len(pair)))
+                low, high = spearman_interval(rho, len(moved))
+            found = (*variant, facts.correlate, rho, low, high, p, len(moved))
+            rows.append((place, order, found))
     names = ["augmentation", "severity", "with", "rho", "ci_low", "ci_high", "p", "n"]
-    table = pd.DataFrame(rows, columns=names)
+    table = pd.DataFrame([found for *_, found in sorted(rows)], columns=names)
     corrected = table.groupby("severity")["p"].transform(lambda p: holm(p.to_numpy()))
     table.insert(names.index("n"), "p_holm", corrected)
     return table
 
 
-def shown_photos(shift: pd.DataFrame, count: int) -> dict[str, str]:
+def shown_photos(shift: Shift, count: int) -> dict[str, str]:
     """The photos that a page shows: those that moved most and least, and typical ones.
 
     Args:
-        shift: From `clipshift.results.shift_table`.
+        shift: From `clipshift.results.shift_table`, or its file.
         count: How many.
 
     Returns:
@@ -209,9 +224,8 @@ def shown_photos(shift: pd.DataFrame, count: int) -> dict[str, str]:
         are not more than ``count``; the first ones by id where the cosine was not measured.
     """
     if "cosine_similarity" not in shift:
-        return dict.fromkeys(shift["photo"].unique()[:count], "typical")
-    moved = shift.dropna(subset="cosine_similarity")
-    means = moved.groupby("photo")["cosine_similarity"].mean().sort_values(kind="stable")
+        return dict.fromkeys(labels_of(shift).index[:count], "typical")
+    means = by_photo(shift, "cosine_similarity").mean(axis=1).dropna().sort_values(kind="stable")
     photos = list(means.index)
     third = min(count, len(photos)) // 3
     middle = min(count, len(photos)) - 2 * third

@@ -2,9 +2,9 @@
 
 import json
 import shutil
-from collections.abc import Iterator, Mapping
-from functools import partial
+from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Any
 
 import numpy as np
@@ -23,6 +23,8 @@ from clipshift.results.measured import KEPT, Measured, join
 FOLDER = "measured"
 """Where a run keeps its records until its report is written, in its folder."""
 OPTIONS = "options.json"
+AT_ONCE = 1024
+"""So many photos' values are held at once on their way into ``shift.parquet``."""
 
 
 class Records:
@@ -104,33 +106,70 @@ class Records:
 
         Call it once, before anything is added: later sums go beside those that are there.
         """
-        batches = []
+        measured = {}
         for file, part in self._batches():
             if any(skipped.reason == GONE for skipped in part.skipped):
                 file.unlink()  # they may be there again
             else:
-                batches.append((file, part))
+                measured[file] = part.index.tolist()
         if not layers:
             return
         sums = self.sums()
         summed = set(sums.pop("photos", torch.empty(0)).tolist())
-        if not summed <= {photo for _, part in batches for photo in part.index.tolist()}:
+        if not summed.issubset(photo for photos in measured.values() for photo in photos):
             summed = set()
         for file in self.folder.glob("sums-*.safetensors"):
             file.unlink()
-        for file, part in batches:
-            if not summed.issuperset(part.index.tolist()):
+        for file, photos in measured.items():
+            if not summed.issuperset(photos):
                 file.unlink()
         if summed:
             self.add_sums(sums, sorted(summed), -1)
 
     def photos(self) -> set[int]:
         """Indices of the photos that were measured or skipped."""
-        return {photo for _, part in self._batches() for photo in part.photos}
+        return {photo for _, part in self._batches("index") for photo in part.photos}
 
-    def read(self) -> Measured:
-        """All that was measured, by all processes."""
-        return join([part for _, part in self._batches()])
+    def read(self, *kinds: str) -> Measured:
+        """What was measured, by all processes.
+
+        Args:
+            kinds: What of it, by its names in `Measured`; by default all. Indices, skipped photos
+                and seconds always are.
+        """
+        return join([part for _, part in self._batches(*kinds)])
+
+    def parts(self, *kinds: str) -> Iterator[Measured]:
+        """What was measured, as `read` gives it, batch by batch in any order."""
+        return (part for _, part in self._batches(*kinds) if len(part.index))
+
+    def sorted_values(
+        self, order: np.ndarray, complete: Callable[[Measured], None]
+    ) -> Iterator[Measured]:
+        """The photos' values in an order, `AT_ONCE` photos at a time, sorted on the disk.
+
+        Args:
+            order: The indices of all photos that were measured.
+            complete: Adds to a batch the values that follow from all photos, and from its clean
+                embeddings.
+        """
+        place = np.empty(order.max(initial=-1) + 1, int)
+        place[order] = np.arange(len(order))
+        keys: list[tuple[str, str]] = []
+        with TemporaryFile(dir=self.folder) as rows:
+            for part in self.parts("values", "embeddings"):
+                complete(part)
+                keys = list(part.values)
+                table = np.stack(list(part.values.values()), axis=1)
+                for row, values in zip(place[part.index], table, strict=True):
+                    rows.seek(int(row) * values.nbytes)
+                    rows.write(values)
+            rows.seek(0)
+            for start in range(0, len(order), AT_ONCE):
+                index = order[start : start + AT_ONCE]
+                table = np.fromfile(rows, float, len(index) * len(keys))
+                columns = table.reshape(len(index), len(keys)).T
+                yield Measured(index=index, values=dict(zip(keys, columns, strict=True)))
 
     def sums(self) -> dict[str, Tensor]:
         """The layers' sums over all processes, and ``photos``, the indices of those in them."""
@@ -146,37 +185,51 @@ class Records:
         return total
 
     def gather(self) -> None:
-        """Bring the files of processes whose disk is another one to the first process's disk."""
+        """Bring the files of processes whose disk is another one to the first process's disk.
+
+        Each goes from one process to the first alone, as the bytes that it is, a file at a time.
+        """
         if not (dist.is_available() and dist.is_initialized()):
             return
-        size = dist.get_world_size()
-        names: list[list[str]] = [[]] * size
+        names: list[list[str]] = [[]] * dist.get_world_size()
         dist.all_gather_object(names, self.own)
-        missing = [[n for own in names for n in own if not (self.folder / n).exists()]]
+        missing = [[[n for n in own if not (self.folder / n).exists()] for own in names]]
         dist.broadcast_object_list(missing)
-        contents: list[dict[str, bytes]] = [{}] * size
-        own = {n: (self.folder / n).read_bytes() for n in missing[0] if n in self.own}
-        dist.all_gather_object(contents, own)
-        if dist.get_rank() == 0:
-            for name, content in (item for files in contents for item in files.items()):
-                write_whole(self.folder / name, partial(Path.write_bytes, data=content))
+        if not any(missing[0]):
+            return
+        files = dist.new_group(backend="gloo")  # of bytes in memory, whatever the device
+        for sender, name in ((rank, n) for rank, own in enumerate(missing[0]) for n in own):
+            if dist.get_rank() == sender:
+                content = torch.from_numpy(np.fromfile(self.folder / name, np.uint8))
+                dist.send(torch.tensor(len(content)), 0, files)
+                dist.send(content, 0, files)
+            elif dist.get_rank() == 0:
+                size = torch.tensor(0)
+                dist.recv(size, sender, files)
+                content = torch.empty(int(size), dtype=torch.uint8)
+                dist.recv(content, sender, files)
+                write_whole(self.folder / name, content.numpy().tofile)
 
     def remove(self) -> None:
         """Remove the records: the run's tables hold all there is in them."""
         shutil.rmtree(self.folder, ignore_errors=True)
 
-    def _batches(self) -> Iterator[tuple[Path, Measured]]:
+    def _batches(self, *kinds: str) -> Iterator[tuple[Path, Measured]]:
         for file in sorted(self.folder.glob("[0-9]*.safetensors")):
             try:
-                yield file, _read(file)
+                yield file, _read(file, kinds)
             except (SafetensorError, ValueError, KeyError, TypeError):
                 file.unlink()  # cut by a power failure: its photos are measured again
 
 
-def _read(file: Path) -> Measured:
+def _read(file: Path, kinds: Collection[str]) -> Measured:
     with safe_open(file, "np") as stored:
         metadata = stored.metadata()
-        tensors = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118
+        tensors = {
+            name: stored.get_tensor(name)
+            for name in stored.keys()  # noqa: SIM118
+            if not kinds or name.partition(" ")[0] in ("index", *kinds)
+        }
     by_view: dict[str, dict[str, np.ndarray]] = {}
     for name, rows in tensors.items():
         kind, space, view = name.partition(" ")
@@ -190,12 +243,13 @@ def _read(file: Path) -> Measured:
         for kind in KEPT
     }
     keys = [tuple(key) for key in json.loads(metadata["values"])]
+    values = {} if kinds and "values" not in kinds else dict(
+        zip(keys, tensors.get("values", ()), strict=True)
+    )  # fmt: skip
     return Measured(
         index=tensors["index"],
-        values=dict(zip(keys, tensors.get("values", ()), strict=True)),
-        digests=tensors["digests"],
-        distances=tensors["distances"],
-        layers=tensors.get("layers"),
+        values=values,
+        **{name: tensors[name] for name in ("digests", "distances", "layers") if name in tensors},
         embeddings=by_view.get("embeddings", {}),
         skipped=[Skipped(*one) for one in json.loads(metadata["skipped"])],
         seconds=json.loads(metadata["seconds"]),

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +15,10 @@ from safetensors.numpy import save_file
 from clipshift.data import NATIVE, Photo, native_resize, read_json
 from clipshift.errors import UserError
 from clipshift.measure import Facts
-from clipshift.results.columns import DEFINITIONS, column_dictionary, read_shift, write_shift
+from clipshift.results.columns import DEFINITIONS, ShiftFile, column_dictionary
 from clipshift.results.files import file_sha256, write_csv, write_json, write_whole
 from clipshift.results.measured import CLEAN, Measured
+from clipshift.results.table import Shift, by_photo
 
 CALIBRATION = "calibration.json"
 NEAREST = "nearest.json"
@@ -65,7 +67,7 @@ class Run:
         folder: Its folder.
         facts: What ``run.json`` holds: provenance, and what is true of the run as a whole.
         columns: What the measured columns mean.
-        shift: One row per photo, augmentation and severity.
+        rows: ``shift.parquet``, a column at a time; or the table itself.
         summary: Means with intervals.
         distances: Distances between variants.
         distances_low: The lower ends of their 95 % intervals.
@@ -86,7 +88,7 @@ class Run:
     folder: Path
     facts: dict[str, Any]
     columns: dict[str, Facts]
-    shift: pd.DataFrame
+    rows: Shift
     summary: pd.DataFrame = field(default_factory=pd.DataFrame)
     distances: pd.DataFrame = field(default_factory=pd.DataFrame)
     distances_low: pd.DataFrame = field(default_factory=pd.DataFrame)
@@ -101,6 +103,11 @@ class Run:
     neighbourhoods: pd.DataFrame = field(default_factory=pd.DataFrame)
     named: pd.DataFrame = field(default_factory=pd.DataFrame)
     skipped: pd.DataFrame = field(default_factory=pd.DataFrame)
+
+    @cached_property
+    def shift(self) -> pd.DataFrame:
+        """One row per photo, augmentation and severity: all of it, read when it is asked for."""
+        return self.rows.read() if isinstance(self.rows, ShiftFile) else self.rows
 
     @property
     def trained_on(self) -> list[str]:
@@ -130,16 +137,16 @@ def clear_results(folder: Path) -> None:
 
 
 def write_run(run: Run) -> None:
-    """Write a run's tables, ``columns.json`` and, last, ``run.json`` with their SHA-256.
+    """Write a run's tables, ``columns.json`` and, last, ``run.json`` with the SHA-256 of all.
 
-    ``shift.parquet`` and ``skipped.csv`` always, the other tables as CSV where they have rows.
+    ``skipped.csv`` always, the other tables as CSV where they have rows; ``shift.parquet`` is there
+    already.
     """
-    write_whole(run.folder / SHIFT, lambda path: write_shift(path, run.shift, run.columns))
     made = {name: getattr(run, name) for name in TABLES}
     written = {n: table for n, table in made.items() if len(table) or n == "skipped"}
     for name, table in written.items():
         write_csv(run.folder / f"{name}.csv", table)
-    write_json(run.folder / "columns.json", column_dictionary(run.shift, run.columns, written))
+    write_json(run.folder / "columns.json", column_dictionary(run.rows, run.columns, written))
     files = [SHIFT, "columns.json", *(f"{name}.csv" for name in written)]
     run.facts["sha256"] = {name: file_sha256(run.folder / name) for name in files}
     write_json(run.folder / "run.json", run.facts)
@@ -165,15 +172,15 @@ def read_run(folder: Path) -> Run:
         for name, written in facts["sha256"].items():
             if file_sha256(folder / name) != written:
                 raise UserError(f"{folder / name} is not what the run wrote: {again}")
-        shift, columns = read_shift(folder / SHIFT)
+        rows = ShiftFile(folder / SHIFT)
         tables = {name: _read_table(folder, name) for name in TABLES}
     except OSError as error:
         raise UserError(f"no finished run in {folder}: {error}") from None
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise UserError(f"the run in {folder} cannot be read ({error}): {again}") from None
-    if shift.empty:
+    if rows.empty:
         raise UserError(f"the run in {folder} measured no photo: see its skipped.csv")
-    return Run(folder, facts, columns, shift, **tables)
+    return Run(folder, facts, rows.facts, rows, **tables)
 
 
 def _read_table(folder: Path, name: str) -> pd.DataFrame:
@@ -318,8 +325,8 @@ def incomparable(a: Run, b: Run) -> dict[str, str]:
         The cause of each, in words.
     """
     galleries = [
-        set(run.shift.loc[run.shift["retained"].notna(), "photo"])
-        if "retained" in run.shift
+        set(by_photo(run.rows, "retained").dropna(how="all").index)
+        if "retained" in run.rows
         else set()
         for run in (a, b)
     ]

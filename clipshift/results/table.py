@@ -8,10 +8,16 @@ import pandas as pd
 from clipshift.augment import Variant
 from clipshift.data import Photo
 from clipshift.measure import Facts
+from clipshift.results.columns import ShiftFile
 from clipshift.results.intervals import mean_interval, relative_shift_values, share_interval
 from clipshift.results.measured import Measured
 
 KEYS = ["photo", "label", "augmentation", "severity"]
+AT_ONCE = 36
+"""So many columns are resampled at once, four measures under nine augmentations: more would take
+more memory, and fewer draw the resamples more often."""
+Shift = pd.DataFrame | ShiftFile
+"""A table of `shift_table`, or the file that holds it, of which a column is read at a time."""
 
 
 def shift_table(
@@ -30,33 +36,55 @@ def shift_table(
     """
     names = list(dict.fromkeys(name for name, _ in measured.values))
     measures = list(dict.fromkeys(measure for _, measure in measured.values))
-    parts = [
-        pd.DataFrame(
-            {
-                "photo": [photos[index].id for index in measured.index],
-                "label": [photos[index].label for index in measured.index],
-                "augmentation": variants[name].name,
-                "severity": variants[name].severity,
-                "rank": rank,
-            }
-            | {measure: measured.values[name, measure] for measure in measures}
-        )
-        for rank, name in enumerate(names)
-    ]
-    if not parts:
+    if not names:
         return pd.DataFrame(columns=KEYS)
-    table = pd.concat(parts).sort_values(["photo", "rank"], ignore_index=True)
-    return table.drop(columns="rank").astype({name: "str" for name in KEYS if name != "label"})
+    order = order_of_photos(measured, photos)
+    listed = [photos[index] for index in np.asarray(measured.index)[order].tolist()]
+    columns: dict[str, np.ndarray] = {
+        "photo": np.repeat([photo.id for photo in listed], len(names)),
+        "label": np.repeat(np.array([photo.label for photo in listed], object), len(names)),
+        "augmentation": np.tile([variants[name].name for name in names], len(listed)),
+        "severity": np.tile([variants[name].severity for name in names], len(listed)),
+    }
+    for measure in measures:
+        values = [np.asarray(measured.values[name, measure])[order] for name in names]
+        columns[measure] = np.stack(values, axis=1).ravel()
+    table = pd.DataFrame(columns)
+    return table.astype({name: "str" for name in KEYS if name != "label"})
 
 
-def summarize(shift: pd.DataFrame, columns: Mapping[str, Facts], seed: int) -> pd.DataFrame:
+def by_photo(shift: Shift, measure: str) -> pd.DataFrame:
+    """A measure: one row per photo in the order of ids, one column per variant, float64.
+
+    Args:
+        shift: From `shift_table`, or its file. Where a photo lacks a row, it has no value.
+        measure: Which.
+
+    Returns:
+        Its index holds the photos, its columns augmentation and severity.
+    """
+    if isinstance(shift, ShiftFile):
+        return shift.by_photo(measure)
+    variants = ["augmentation", "severity"]
+    table = shift.pivot(index="photo", columns=variants, values=measure).astype(float)
+    return table[pd.MultiIndex.from_frame(shift[variants].drop_duplicates())]
+
+
+def labels_of(shift: Shift) -> pd.Series:
+    """The photos' labels, by id in the order of ids."""
+    if isinstance(shift, ShiftFile):
+        return shift.labels
+    return shift.drop_duplicates("photo").set_index("photo")["label"].sort_index()
+
+
+def summarize(shift: Shift, columns: Mapping[str, Facts], seed: int) -> pd.DataFrame:
     """Means over photos with 95 % intervals of the measure's kind.
 
     Shares have `share_interval`, all others `mean_interval`, cut off at the measure's range; that
     of ``relative_shift`` lets the spread vary (`relative_shift_values`).
 
     Args:
-        shift: From `shift_table`.
+        shift: From `shift_table`, or its file.
         columns: What the measured columns are. Those of which more is neither better nor worse, as
             a photo's brightness, are no measures.
         seed: Seed of the resampling.
@@ -66,35 +94,43 @@ def summarize(shift: pd.DataFrame, columns: Mapping[str, Facts], seed: int) -> p
         ``ci_low``, ``ci_high`` and ``n``, the number of photos with a value.
     """
     measures = [name for name in shift if name in columns and columns[name].better]
-    ranges = [(columns[measure].low, columns[measure].high) for measure in measures]
+    resampled = [name for name in measures if not columns[name].is_share]
+    step = max(1, AT_ONCE // by_photo(shift, resampled[0]).shape[1]) if resampled else 1
+    ends = {}
+    for chosen in (resampled[start : start + step] for start in range(0, len(resampled), step)):
+        made = mean_interval(np.hstack([_influence(shift, name) for name in chosen]), seed)
+        ends |= dict(zip(chosen, np.split(np.stack(made), len(chosen), axis=1), strict=True))
     parts = []
-    for (augmentation, severity), group in shift.groupby(["augmentation", "severity"], sort=False):
-        values = group[measures].astype(float)
-        influence = values.copy()
-        if "relative_shift" in measures:
-            influence["relative_shift"] = relative_shift_values(
-                values["relative_shift"].to_numpy(), group["distance_to_others"].to_numpy(float)
-            )
-        low, high = np.clip(mean_interval(influence.to_numpy(), seed), *np.transpose(ranges))
-        for column, measure in enumerate(measures):
-            if columns[measure].is_share:
-                low[column], high[column] = share_interval(values[measure].dropna().to_numpy())
+    for name in measures:
+        values = by_photo(shift, name)
+        if columns[name].is_share:
+            shares = [share_interval(column.dropna().to_numpy()) for _, column in values.items()]
+            ends[name] = np.transpose(shares)
+        low, high = np.clip(ends[name], columns[name].low, columns[name].high)
         parts.append(
-            pd.DataFrame(
-                {
-                    "augmentation": augmentation,
-                    "severity": severity,
-                    "measure": measures,
-                    "mean": values.mean().to_numpy(),
-                    "std": values.std(ddof=1).to_numpy(),
-                    "ci_low": low,
-                    "ci_high": high,
-                    "n": values.count().to_numpy(),
-                }
+            values.columns.to_frame(index=False).assign(
+                measure=name,
+                mean=values.mean().to_numpy(),
+                std=values.std(ddof=1).to_numpy(),
+                ci_low=low,
+                ci_high=high,
+                n=values.count().to_numpy(),
             )
         )
     names = ["augmentation", "severity", "measure", "mean", "std", "ci_low", "ci_high", "n"]
-    return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=names)
+    if not parts:
+        return pd.DataFrame(columns=names)
+    return pd.concat(parts).sort_index(kind="stable", ignore_index=True)
+
+
+def _influence(shift: Shift, measure: str) -> np.ndarray:
+    """What each photo adds to a mean: its value, but for a relative shift; (photos, variants)."""
+    values = by_photo(shift, measure).to_numpy()
+    if measure != "relative_shift":
+        return values
+    others = by_photo(shift, "distance_to_others").to_numpy()
+    pairs = zip(values.T, others.T, strict=True)
+    return np.stack([relative_shift_values(*pair) for pair in pairs], axis=1)
 
 
 def distance_tables(
@@ -114,7 +150,7 @@ def distance_tables(
     """
     pairs = len(names) * (len(names) - 1) // 2
     order = order_of_photos(measured, photos)
-    values = measured.distances[order] if order else np.empty((0, pairs), np.float32)
+    values = measured.distances[order] if len(order) else np.empty((0, pairs), np.float32)
     upper = np.triu_indices(len(names), 1)
 
     def table(ends: np.ndarray) -> pd.DataFrame:
@@ -124,14 +160,15 @@ def distance_tables(
             matrix + matrix.T, index=pd.Index(names, name="augmentation"), columns=list(names)
         )
 
-    means = np.nanmean(values, axis=0, dtype=float) if order else np.full(pairs, np.nan)
+    means = np.nanmean(values, axis=0, dtype=float) if len(order) else np.full(pairs, np.nan)
     low, high = np.clip(mean_interval(values, seed), 0, 2)
     return table(means), table(low), table(high)
 
 
-def order_of_photos(measured: Measured, photos: Sequence[Photo]) -> list[int]:
+def order_of_photos(measured: Measured, photos: Sequence[Photo]) -> np.ndarray:
     """The rows of what was measured in the order of photo ids, in which tables have them."""
-    return sorted(range(len(measured.index)), key=lambda row: photos[int(measured.index[row])].id)
+    ids = np.array([photos[index].id for index in measured.index], object)
+    return np.argsort(ids, kind="stable")
 
 
 def pivot(summary: pd.DataFrame, column: str = "mean") -> pd.DataFrame:

@@ -1,0 +1,126 @@
+"""What a table of many photos costs: ``python benchmarks/scale.py [PHOTOS]``, a million by default.
+
+Writes made-up records as an evaluation does, nine augmentations and all measures, and makes the
+run's tables of them. Prints seconds by step, those of the processor, and the peak memory.
+"""
+
+import resource
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from clipshift import measure
+from clipshift.augment import make_variants
+from clipshift.cli.command import compose_config
+from clipshift.cli.config import plain
+from clipshift.data import Photo
+from clipshift.evaluate import tables
+from clipshift.evaluate.tables import make_run
+from clipshift.measure import COLUMNS, Facts, PhotoMeasure
+from clipshift.results import CLEAN, KEPT, Measured, Records, write_run
+
+BATCH = 256
+WIDTH = 64
+"""Of made-up embeddings."""
+GALLERY = 1000
+STEPS = (
+    "write_shift", "summarize", "distance_tables", "rank_augmentations", "correlate",
+    "label_correlation",
+)  # fmt: skip
+
+
+def measured_columns() -> dict[str, Facts]:
+    """The measures of one number for each photo that the package has, by name."""
+    configured = compose_config("evaluate", ["metric=full"]).metric
+    classes = {name: node["_target_"].rpartition(".")[2] for name, node in configured.items()}
+    made: dict[str, type[PhotoMeasure]] = {n: getattr(measure, kind) for n, kind in classes.items()}
+    return {name: kind.facts for name, kind in made.items()}
+
+
+def batch(index: np.ndarray, views: list[str], measures: list[str]) -> Measured:
+    """What might have been measured of some photos: skewed numbers in [0, 1]."""
+    rng = np.random.default_rng(index[0])
+    size = len(index)
+    embeddings = rng.normal(size=(1 + len(views), size, WIDTH)).astype(np.float32)
+    kept = {i: row for row, i in enumerate(index.tolist()) if i < GALLERY}
+    pairs = len(views) * (len(views) - 1) // 2
+    return Measured(
+        index=index,
+        values={
+            (view, name): 1 - np.minimum(rng.lognormal(-3 + 0.1 * k, 1, size), 1)
+            for k, view in enumerate(views)
+            for name in measures
+        },
+        digests=rng.integers(256, size=(size, 32)).astype(np.uint8),
+        distances=rng.random((size, pairs), np.float32),
+        embeddings={CLEAN: embeddings[0]},
+        gallery={
+            view: {photo: embeddings[k, row] for photo, row in kept.items()}
+            for k, view in enumerate([CLEAN, *views])
+        }
+        if kept
+        else {},
+    )
+
+
+@contextmanager
+def told(step: str) -> Iterator[None]:
+    """Print how long a step takes, and the peak of the memory so far."""
+    start, begun = time.perf_counter(), time.process_time()
+    yield
+    spent, busy = time.perf_counter() - start, time.process_time() - begun
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    print(f"| {step} | {spent:.1f} | {busy:.1f} | {peak:.0f} |", flush=True)
+
+
+def timed(name: str) -> Any:
+    """A function of `clipshift.evaluate.tables` that tells how long it takes."""
+    function = getattr(tables, name)
+
+    def run(*args: Any) -> Any:
+        with told(name):
+            return function(*args)
+
+    return run
+
+
+def main() -> None:
+    """Print a Markdown table."""
+    count = int(sys.argv[1]) if len(sys.argv) > 1 else 1_000_000
+    names = list(plain(compose_config("evaluate", ["aug=paper"]).aug))
+    variants = make_variants(dict.fromkeys(names), {}, ["paper"], {})  # type: ignore[arg-type]
+    columns = measured_columns()
+    for step in STEPS:
+        setattr(tables, step, timed(step))
+    print("| step | seconds | of the processor | peak so far, MB |\n| --- | --- | --- | --- |")
+    with tempfile.TemporaryDirectory() as made:
+        folder = Path(made)
+        records = Records(folder)
+        records.begin({}, anew=True)
+        with told(f"write the records of {count:,} photos"):
+            for start in range(0, count, BATCH):
+                index = np.arange(start, min(start + BATCH, count))
+                records.add(batch(index, names, list(columns)))
+        with told("list the photos"):
+            photos = [
+                Photo(f"{i % 1000:03d}/{i:07d}.jpg", folder, label=f"class {i % 1000}")
+                for i in range(count)
+            ]
+        with told("all after the last photo"):
+            with told("read what is kept"):
+                measured = records.read("digests", "distances", *KEPT)
+            run = make_run(
+                folder, measured, records, photos, variants, columns | COLUMNS, 0, {"data": {}}
+            )
+            write_run(run)
+        print(run.ranking.head(3).to_string())
+
+
+if __name__ == "__main__":
+    main()
