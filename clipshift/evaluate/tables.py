@@ -85,6 +85,11 @@ def make_run(
         "distortion": realised_distortion(summary),
         "intraclass_correlation": label_correlation(shift) if cosine else None,
     }
+    if measured.stored is not None:
+        made["data"]["stored_fingerprint"] = data_fingerprint(
+            (photos[index].id, digest.tobytes())
+            for index, digest in zip(measured.index, measured.stored, strict=True)
+        )
     if both:
         found = ranking_agreement(shift, (PAPER, MATCHED), seed)
         values = [None if math.isnan(value) else value for value in found]

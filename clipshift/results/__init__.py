@@ -1,7 +1,10 @@
 """Results: what was measured, its tables with intervals, and the files of a run."""
 
 from clipshift.results.corruptions import (
+    ALEXNET_ERROR,
+    SEVERITIES,
     corruption_errors,
+    errors_by_corruption,
     mean_corruption_error,
     shift_and_error,
 )
@@ -57,12 +60,14 @@ from clipshift.results.table import (
 )
 
 __all__ = [
+    "ALEXNET_ERROR",
     "CALIBRATION",
     "CLEAN",
     "EVAL_RESULTS",
     "GAZED_PHOTOS",
     "GROUPS",
     "LEADERBOARD",
+    "SEVERITIES",
     "SHOWN_PHOTOS",
     "Measured",
     "Records",
@@ -75,6 +80,7 @@ __all__ = [
     "data_fingerprint",
     "differing_views",
     "distance_tables",
+    "errors_by_corruption",
     "file_sha256",
     "holm",
     "incomparable",

@@ -72,6 +72,8 @@ class Records:
         }
         if measured.values:
             tensors["values"] = np.stack(list(measured.values.values()))
+        if measured.stored is not None:
+            tensors["stored"] = measured.stored
         if measured.layers is not None:
             tensors["layers"] = measured.layers
         tensors |= {f"embeddings {view}": rows for view, rows in measured.embeddings.items()}
@@ -194,6 +196,7 @@ def _read(file: Path) -> Measured:
         index=tensors["index"],
         values=dict(zip(keys, tensors.get("values", ()), strict=True)),
         digests=tensors["digests"],
+        stored=tensors.get("stored"),
         distances=tensors["distances"],
         layers=tensors.get("layers"),
         embeddings=by_view.get("embeddings", {}),

@@ -1,0 +1,93 @@
+"""What `clipshift check` holds our own models to: measured with plain open_clip, Pillow and numpy.
+
+``python benchmarks/check_reference.py [PHOTOS]`` prints the numbers of ``conf/experiment/check.yaml``
+that are not from a publication. Nothing of clipshift is used but the files of the models' weights.
+PHOTOS is the folder of the shared photographs; without it, only the built-in ones are measured.
+"""
+
+import io
+import json
+import sys
+import tarfile
+from pathlib import Path
+
+import numpy as np
+import open_clip
+import skimage.data
+import torch
+from PIL import Image
+from timm.data import ImageNetInfo
+
+MODELS = Path(__file__).parent.parent / "clipshift" / "models"
+BUILTIN = {"camera.png": 872, "chelsea.png": 281, "coffee.png": 967, "motorcycle_left.png": 665,
+           "rocket.jpg": 657}  # fmt: skip
+"""ImageNet's classes (tripod, tabby cat, espresso, moped, missile) in scikit-image's photographs."""
+
+
+def builtin_photos() -> list[tuple[Image.Image, int]]:
+    folder = Path(skimage.data.__file__).parent
+    return [(Image.open(folder / name), index) for name, index in BUILTIN.items()]
+
+
+def imagenet_sample(folder: Path) -> list[tuple[Image.Image, int]]:
+    ids = ImageNetInfo("imagenet-1k").label_names()
+    files = sorted(folder.glob("*/*.jpg"))  # NAME/WNID.jpg
+    return [(Image.open(file), ids.index(file.stem)) for file in files]
+
+
+def tiny_imagenet(shard: Path) -> list[tuple[Image.Image, int]]:
+    with tarfile.open(shard) as tar:
+        content = {member.name: tar.extractfile(member).read() for member in tar if member.isfile()}
+    keys = [Path(name).stem for name in content if name.endswith(".jpg")]
+    return [
+        (Image.open(io.BytesIO(content[f"{key}.jpg"])), int(content[f"{key}.cls"])) for key in keys
+    ]
+
+
+@torch.inference_mode()
+def reference(model_name: str, photos: list[tuple[Image.Image, int]], names: list[str]) -> str:
+    """Top-1 accuracy and the mean cosine with the own class, both in hundredths.
+
+    A photo whose class shares its name with another one is right by chance: it counts half.
+    """
+    if model_name == "tiny":
+        import clipshift.encode.tiny  # noqa: F401  (its tower has to be known to timm)
+    name = f"local-dir:{MODELS / model_name}"
+    model, transform = open_clip.create_model_from_pretrained(name)
+    classifier = open_clip.build_zero_shot_classifier(
+        model, open_clip.get_tokenizer(name), names, open_clip.OPENAI_IMAGENET_TEMPLATES
+    ).double()
+    hits, cosines = [], []
+    for start in range(0, len(photos), 50):
+        part = photos[start : start + 50]
+        embedding = model.encode_image(torch.stack([transform(photo) for photo, _ in part])).double()
+        found = (embedding / embedding.norm(dim=-1, keepdim=True) @ classifier).numpy()
+        for row, (_, target) in zip(found, part, strict=True):
+            same = [index for index, other in enumerate(names) if other == names[target]]
+            hits.append((np.argmax(row) in same) / len(same))
+            cosines.append(row[target])
+    return f"top-1 {100 * np.mean(hits):.3f}, cosine {100 * np.mean(cosines):.3f} ({len(hits)})"
+
+
+def main() -> None:
+    """Print all of them."""
+    imagenet = list(open_clip.IMAGENET_CLASSNAMES)
+    ids = ImageNetInfo("imagenet-1k").label_names()
+    print("lite, built-in photographs:", reference("lite", builtin_photos(), imagenet))
+    if len(sys.argv) > 1:
+        root = Path(sys.argv[1])
+        sample = imagenet_sample(root / "imagenet-sample")
+        print("lite, imagenet-sample, 1,000 names:", reference("lite", sample, imagenet))
+        own = sorted({index for _, index in sample})
+        among = [(photo, own.index(index)) for photo, index in sample]
+        names = [imagenet[index] for index in own]
+        print("lite, imagenet-sample, its names:", reference("lite", among, names))
+        wnids = json.loads((root / "tiny-imagenet" / "classes.json").read_text())["wnids"]
+        names = [imagenet[ids.index(one)] for one in wnids if one in ids]
+        print("classes of tiny-imagenet in ImageNet:", len(names), "of", len(wnids))
+        photos = tiny_imagenet(root / "tiny-imagenet" / "val-000.tar")
+        print("tiny, tiny-imagenet:", reference("tiny", photos, names))
+
+
+if __name__ == "__main__":
+    main()
