@@ -60,7 +60,9 @@ def reference(model_name: str, photos: list[tuple[Image.Image, int]], names: lis
     hits, cosines = [], []
     for start in range(0, len(photos), 50):
         part = photos[start : start + 50]
-        embedding = model.encode_image(torch.stack([transform(photo) for photo, _ in part])).double()
+        embedding = model.encode_image(
+            torch.stack([transform(photo) for photo, _ in part])
+        ).double()
         found = (embedding / embedding.norm(dim=-1, keepdim=True) @ classifier).numpy()
         for row, (_, target) in zip(found, part, strict=True):
             same = [index for index, other in enumerate(names) if other == names[target]]
@@ -72,21 +74,19 @@ def reference(model_name: str, photos: list[tuple[Image.Image, int]], names: lis
 def main() -> None:
     """Print all of them."""
     imagenet = list(open_clip.IMAGENET_CLASSNAMES)
-    ids = ImageNetInfo("imagenet-1k").label_names()
-    print("lite, built-in photographs:", reference("lite", builtin_photos(), imagenet))
-    if len(sys.argv) > 1:
-        root = Path(sys.argv[1])
-        sample = imagenet_sample(root / "imagenet-sample")
-        print("lite, imagenet-sample, 1,000 names:", reference("lite", sample, imagenet))
-        own = sorted({index for _, index in sample})
-        among = [(photo, own.index(index)) for photo, index in sample]
-        names = [imagenet[index] for index in own]
-        print("lite, imagenet-sample, its names:", reference("lite", among, names))
-        wnids = json.loads((root / "tiny-imagenet" / "classes.json").read_text())["wnids"]
-        names = [imagenet[ids.index(one)] for one in wnids if one in ids]
-        print("classes of tiny-imagenet in ImageNet:", len(names), "of", len(wnids))
-        photos = tiny_imagenet(root / "tiny-imagenet" / "val-000.tar")
-        print("tiny, tiny-imagenet:", reference("tiny", photos, names))
+    photos = builtin_photos()
+    names = [imagenet[index] for _, index in photos]
+    among = [(photo, place) for place, (photo, _) in enumerate(photos)]
+    for model in ("lite", "tiny"):
+        print(f"{model} on the built-in photographs: {reference(model, among, names)}", flush=True)
+    if len(sys.argv) < 2:
+        return
+    root = Path(sys.argv[1])
+    names = json.loads((root / "tiny-imagenet" / "classes.json").read_text())["names"]
+    photos = tiny_imagenet(root / "tiny-imagenet" / "val-000.tar")
+    print("tiny on tiny-imagenet:", reference("tiny", photos, names), flush=True)
+    photos = imagenet_sample(root / "imagenet-sample")
+    print("lite on imagenet-sample, 1,000 names:", reference("lite", photos, imagenet))
 
 
 if __name__ == "__main__":

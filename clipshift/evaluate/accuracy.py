@@ -1,4 +1,4 @@
-"""Zero-shot classification of photos as they are: without augmentations, as leaderboards have it."""
+"""Zero-shot classification of photos as they are, without augmentations."""
 
 from dataclasses import dataclass
 

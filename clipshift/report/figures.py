@@ -937,9 +937,7 @@ def draw_corruption_error(errors: pd.DataFrame) -> Chart:
         alt.Chart().mark_point(size=70, filled=True, opacity=1).encode(
             x=x, y=y, color=color, tooltip=tooltip
         ),
-        alt.Chart().mark_text(align="left", dx=7, color=MUTED).encode(
-            x=x, y=y, text="severity:N"
-        ),
+        alt.Chart().mark_text(align="left", dx=7).encode(x=x, y=y, text="severity:N"),
         data=table[["augmentation", "severity", "shift", "error", "ci_low", "ci_high", "told"]],
     ).properties(
         width="container",
