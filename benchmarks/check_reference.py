@@ -1,4 +1,4 @@
-"""What `clipshift check` holds our own models to: measured with plain open_clip, Pillow and numpy.
+"""What `clipshift check` holds our own models to, by plain open_clip, Pillow and numpy.
 
 ``python benchmarks/check_reference.py [PHOTOS]`` prints the numbers of ``conf/experiment/check.yaml``
 that are not from a publication. Nothing of clipshift is used but the files of the models' weights.
@@ -25,19 +25,23 @@ BUILTIN = {"camera.png": 872, "chelsea.png": 281, "coffee.png": 967, "motorcycle
 
 
 def builtin_photos() -> list[tuple[Image.Image, int]]:
+    """The built-in photographs that show a class, with its place among ImageNet's."""
     folder = Path(skimage.data.__file__).parent
     return [(Image.open(folder / name), index) for name, index in BUILTIN.items()]
 
 
 def imagenet_sample(folder: Path) -> list[tuple[Image.Image, int]]:
+    """Photographs ``NAME/WNID.jpg`` with the places of their classes among ImageNet's."""
     ids = ImageNetInfo("imagenet-1k").label_names()
     files = sorted(folder.glob("*/*.jpg"))  # NAME/WNID.jpg
     return [(Image.open(file), ids.index(file.stem)) for file in files]
 
 
 def tiny_imagenet(shard: Path) -> list[tuple[Image.Image, int]]:
+    """The photographs of a shard, with the indices of their classes."""
     with tarfile.open(shard) as tar:
-        content = {member.name: tar.extractfile(member).read() for member in tar if member.isfile()}
+        files = {member.name: tar.extractfile(member) for member in tar if member.isfile()}
+        content = {name: file.read() for name, file in files.items()}
     keys = [Path(name).stem for name in content if name.endswith(".jpg")]
     return [
         (Image.open(io.BytesIO(content[f"{key}.jpg"])), int(content[f"{key}.cls"])) for key in keys
@@ -60,9 +64,8 @@ def reference(model_name: str, photos: list[tuple[Image.Image, int]], names: lis
     hits, cosines = [], []
     for start in range(0, len(photos), 50):
         part = photos[start : start + 50]
-        embedding = model.encode_image(
-            torch.stack([transform(photo) for photo, _ in part])
-        ).double()
+        images = torch.stack([transform(photo) for photo, _ in part])
+        embedding = model.encode_image(images).double()
         found = (embedding / embedding.norm(dim=-1, keepdim=True) @ classifier).numpy()
         for row, (_, target) in zip(found, part, strict=True):
             same = [index for index, other in enumerate(names) if other == names[target]]
