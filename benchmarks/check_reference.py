@@ -1,8 +1,9 @@
 """What `clipshift check` holds our own models to, by plain open_clip, Pillow and numpy.
 
-``python benchmarks/check_reference.py [PHOTOS]`` prints the numbers of ``conf/experiment/check.yaml``
-that are not from a publication. Nothing of clipshift is used but the files of the models' weights.
-PHOTOS is the folder of the shared photographs; without it, only the built-in ones are measured.
+``python benchmarks/check_reference.py [PHOTOS]`` prints the numbers of our own models in
+``conf/experiment/check.yaml``. Nothing of clipshift is used but the models' files, and the code of
+tiny's tower. PHOTOS is the folder of the shared photographs; without it, the built-in ones are
+measured alone.
 """
 
 import io
@@ -21,7 +22,7 @@ from timm.data import ImageNetInfo
 MODELS = Path(__file__).parent.parent / "clipshift" / "models"
 BUILTIN = {"camera.png": 872, "chelsea.png": 281, "coffee.png": 967, "motorcycle_left.png": 665,
            "rocket.jpg": 657}  # fmt: skip
-"""ImageNet's classes (tripod, tabby cat, espresso, moped, missile) in scikit-image's photographs."""
+"""scikit-image's photographs of a class of ImageNet: tripod, tabby cat, espresso, moped, missile."""
 
 
 def builtin_photos() -> list[tuple[Image.Image, int]]:
