@@ -22,7 +22,7 @@ from timm.data import ImageNetInfo
 MODELS = Path(__file__).parent.parent / "clipshift" / "models"
 BUILTIN = {"camera.png": 872, "chelsea.png": 281, "coffee.png": 967, "motorcycle_left.png": 665,
            "rocket.jpg": 657}  # fmt: skip
-"""scikit-image's photographs of a class of ImageNet: tripod, tabby cat, espresso, moped, missile."""
+"""scikit-image's photographs of ImageNet's classes tripod, tabby cat, espresso, moped, missile."""
 
 
 def builtin_photos() -> list[tuple[Image.Image, int]]:

@@ -12,13 +12,14 @@ import pytest
 import skimage.data
 import torch
 import yaml
-from conftest import ROOT
+from conftest import ROOT, VIT, write_hub_folder
 from PIL import Image
 
 from clipshift.cli.check import check
 from clipshift.cli.command import compose_config
 from clipshift.cli.config import MEASURED, validate
-from clipshift.encode import weights
+from clipshift.encode import load_encoder, weights
+from clipshift.errors import UserError
 from clipshift.report.check import verdict
 
 MODELS = ROOT / "clipshift" / "models"
@@ -158,7 +159,7 @@ def test_a_part_of_the_photos_is_not_what_was_published(
         (["check.data.imagenet1k.root=nowhere"], "no photos: there is no nowhere"),
         (["check.shards='nowhere/wds_{}'"], "no photos: there is no nowhere/wds_imagenet1k"),
         (["check.models.tiny.checkpoint=none.pt"],
-         "no weights none.pt: set check.models.tiny.checkpoint"),
+         "no weights none.pt: set check.models.tiny.checkpoint=FILE"),
     ],
 )  # fmt: skip
 def test_what_is_not_where_it_should_be_is_not_checked(
@@ -199,6 +200,25 @@ def test_weights_are_loaded_into_the_wrong_architecture_where_a_row_says_so(
     model = module.model_here(cfg, "vit_b32_laion400m_gelu")
     assert asked == [("ViT-B-32-quickgelu", "laion400m_e32")]
     assert (model["architecture"], model["checkpoint"]) == ("ViT-B-32", "weights.safetensors")
+
+
+def test_the_weights_of_an_image_tower_take_the_place_of_a_tags(
+    tmp_path: Path, hub_folder: Path
+) -> None:
+    """As FARE's and TeCoA's are published: without the names of the text tower."""
+    other = write_hub_folder(tmp_path / "other", VIT, seed=1)
+    made = load_encoder(f"local-dir:{other}").model
+    torch.save(made.visual.state_dict(), tmp_path / "tower.pt")
+    encoder = load_encoder(f"local-dir:{hub_folder}", image_tower=str(tmp_path / "tower.pt"))
+    base = load_encoder(f"local-dir:{hub_folder}").model
+    photos, texts = torch.rand(2, 3, 64, 64), torch.randint(9, (2, 16))
+    with torch.inference_mode():
+        assert torch.equal(encoder.model.encode_image(photos), made.encode_image(photos))
+        assert torch.equal(encoder.model.encode_text(texts), base.encode_text(texts))
+    torch.save(base.state_dict(), tmp_path / "whole.pt")
+    for file, reason in (("whole.pt", "is not a checkpoint of"), ("none.pt", "no weights")):
+        with pytest.raises(UserError, match=reason):
+            load_encoder(f"local-dir:{hub_folder}", image_tower=str(tmp_path / file))
 
 
 def test_every_published_value_has_a_model_photos_and_a_source() -> None:

@@ -205,15 +205,16 @@ def model_here(cfg: DictConfig, name: str) -> dict[str, Any]:
         UserError: If open_clip does not know such weights.
     """
     model: dict[str, Any] = plain(cfg.check.models[name])
-    trained_as = model.pop("weights_of", None)
-    option = f"check.models.{name}.checkpoint"
-    if checkpoint := model["checkpoint"]:
-        if not Path(checkpoint).expanduser().exists():
-            raise NotHereError(f"no weights {checkpoint}: set {option}")
+    trained_as, address = model.pop("weights_of", None), model.pop("address", None)
+    for kind in ("checkpoint", "image_tower"):
+        if (file := model.get(kind)) and not Path(file).exists():
+            source = f"download {address}, and " if address else ""
+            raise NotHereError(f"no weights {file}: {source}set check.models.{name}.{kind}=FILE")
+    if model["checkpoint"]:
         return model
     architecture, tag = trained_as or model["architecture"], model["pretrained"]
     if not cfg.check.download and not weights_are_here(architecture, tag):
-        raise NotHereError(f"no weights: check.download=true, or {option}=FILE")
+        raise NotHereError("no weights: set check.download=true, or check.models.MODEL.checkpoint")
     if trained_as:
         model["checkpoint"] = str(find_checkpoint(trained_as, tag)[0])
     return model
