@@ -59,6 +59,7 @@ def reference(model_name: str, photos: list[tuple[Image.Image, int]], names: lis
         import clipshift.encode.tiny  # noqa: F401  (its tower has to be known to timm)
     name = f"local-dir:{MODELS / model_name}"
     model, transform = open_clip.create_model_from_pretrained(name)
+    model.eval()  # or batch norms would take the batch's own statistics
     classifier = open_clip.build_zero_shot_classifier(
         model, open_clip.get_tokenizer(name), names, open_clip.OPENAI_IMAGENET_TEMPLATES
     ).double()

@@ -49,6 +49,7 @@ def plain_cosine(folder: Path) -> float:
     """The mean cosine of the built-in photographs and their classes, by open_clip and Pillow."""
     name = f"local-dir:{folder}"
     model, transform = open_clip.create_model_from_pretrained(name)
+    model.eval()
     classifier = open_clip.build_zero_shot_classifier(
         model, open_clip.get_tokenizer(name), list(BUILTIN.values()),
         open_clip.OPENAI_IMAGENET_TEMPLATES,
