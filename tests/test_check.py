@@ -108,6 +108,7 @@ def test_a_model_with_another_activation_fails(
     row = table[(table["model"] == "lite") & (table["measure"] == "cosine")].iloc[0]
     assert row["within"] == "no"
     assert float(row["ours"]) == pytest.approx(100 * plain_cosine(made), abs=1e-3)
+    assert "1 outside" in verdict(table)
 
 
 @pytest.fixture

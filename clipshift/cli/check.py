@@ -115,7 +115,7 @@ def checked_row(
         "published": float(row[measure]),
         "ours": None,
         "difference": None,
-        "tolerance": float(cfg.check.tolerance),
+        "tolerance": float(row.get("tolerance", cfg.check.tolerance)),
         "within": NOT_CHECKED,
         "reason": "",
         "photos": None,

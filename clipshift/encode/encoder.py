@@ -396,7 +396,7 @@ def load_encoder(
                 weights = image_tower
                 model.visual.load_state_dict(load_state_dict(image_tower))
         except (
-            RuntimeError, ValueError, KeyError, AttributeError, AssertionError, TypeError, OSError,
+            RuntimeError, ValueError, LookupError, AttributeError, AssertionError, TypeError, OSError,
             EOFError, UnpicklingError, SafetensorError,
         ) as error:  # fmt: skip
             raise UserError(unfit(weights or name, architecture, error)) from error

@@ -1,14 +1,16 @@
 """A check in the terminal: what was published, what we measured, and what is not here."""
 
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
-from clipshift.report.terminal import make_console, print_table, print_text, shortened, with_head
+from clipshift.report.terminal import make_console, print_table, print_text, shortened
 from clipshift.report.words import counted
 
 WITHIN, OUTSIDE, NOT_CHECKED = "yes", "no", "not checked"
 """Whether a value of ours is within the tolerance of the published one."""
+HEAD = ["model", "data", "measure", "published", "ours", "difference", "within?"]
 UNITS = {"top1": "top-1, %", "cosine": "cosine × 100"}
 
 
@@ -23,6 +25,17 @@ def verdict(table: pd.DataFrame) -> str:
     return ", ".join(f"{(table['within'] == key).sum()} {words}" for key, words in told.items())
 
 
+def cells(row: Any) -> list[str]:
+    """A row for people, in the columns of `HEAD`."""
+    digits = ".2f" if row.measure == "top1" else ".3f"
+    numbers = [
+        "" if pd.isna(value) else f"{value:{sign}{digits}}"
+        for value, sign in ((row.published, ""), (row.ours, ""), (row.difference, "+"))
+    ]
+    within = f"{row.within} (± {row.tolerance:g})"
+    return [row.model, row.data, UNITS[row.measure], *numbers, within]
+
+
 def print_check(table: pd.DataFrame, file: Path) -> None:
     """Print a check: its rows, why some were not checked, and the verdict.
 
@@ -32,24 +45,9 @@ def print_check(table: pd.DataFrame, file: Path) -> None:
     """
     console = make_console()
     console.print()
-    head = ["model", "data", "measure", "published", "ours", "difference", "within"]
     rows = table[table["within"] != NOT_CHECKED]
     if len(rows):
-        columns = [
-            [f"{value:.2f}" for value in rows["published"]],
-            *(
-                ["" if pd.isna(value) else f"{value:{form}}" for value in rows[name]]
-                for name, form in (("ours", ".2f"), ("difference", "+.2f"))
-            ),
-        ]
-        cells = with_head(head[3:6], list(rows["model"]), columns)
-        names = zip(rows["model"], rows["data"], rows["measure"].map(UNITS), strict=True)
-        body = [
-            [*named, *numbers[1:], within]
-            for named, numbers, within in zip(names, cells[1:], rows["within"], strict=True)
-        ]
-        tolerance = f"within ± {rows['tolerance'].iloc[0]:g}"
-        print_table(console, f"Ours and what was published: {tolerance}?", [head, *body])
+        print_table(console, "Ours, and what was published", [HEAD, *map(cells, rows.itertuples())])
     for row in rows[rows["reason"] != ""].itertuples():
         print_text(console, f"`{row.model}` on `{row.data}`: {row.reason}", "failed: ")
     for reason, missing in table[table["within"] == NOT_CHECKED].groupby("reason", sort=False):
