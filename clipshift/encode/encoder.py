@@ -396,8 +396,8 @@ def load_encoder(
                 weights = image_tower
                 model.visual.load_state_dict(load_state_dict(image_tower))
         except (
-            RuntimeError, ValueError, LookupError, AttributeError, AssertionError, TypeError, OSError,
-            EOFError, UnpicklingError, SafetensorError,
+            RuntimeError, ValueError, LookupError, AttributeError, AssertionError, TypeError,
+            OSError, EOFError, UnpicklingError, SafetensorError,
         ) as error:  # fmt: skip
             raise UserError(unfit(weights or name, architecture, error)) from error
     check_finite(model, weights or name)
