@@ -174,7 +174,7 @@ def test_what_is_not_where_it_should_be_is_not_checked(
 
 
 def test_what_is_here_and_damaged_fails(
-    checked: Callable[..., tuple[pd.DataFrame, bool]], tmp_path: Path
+    checked: Callable[..., tuple[pd.DataFrame, bool]], photos: tuple[Path, Path], tmp_path: Path
 ) -> None:
     (tmp_path / "tiny.pt").write_bytes(b"broken")
     rows = [{"model": "tiny", "data": "sample", "top1": 50.0}]
@@ -182,6 +182,12 @@ def test_what_is_here_and_damaged_fails(
     assert not passed
     assert table["within"].item() == "no"
     assert "tiny.pt" in table["reason"].item()
+    (photo,) = (photos[0] / "n02123045").iterdir()
+    photo.write_bytes(b"broken")
+    options = ["check.data.imagenet-r.photos=3", f"check.data.imagenet-r.root={photos[0]}"]
+    table, passed = checked(*options, rows=[rows[0] | {"data": "imagenet-r"}])
+    assert not passed
+    assert table["reason"].item() == "imagenet-r: only 2 of 3 photos can be read"
 
 
 def test_weights_are_loaded_into_the_wrong_architecture_where_a_row_says_so(

@@ -19,7 +19,6 @@ from clipshift.cli.trainer import make_trainer
 from clipshift.data import (
     Photo,
     ViewDataset,
-    candidate_classes,
     is_imagenet,
     is_url,
     native_resize,
@@ -42,6 +41,7 @@ from clipshift.versions import CODE_SHA256, command_line, environment, git_commi
 
 RECORDS = "check"
 """The folder of what is measured until all of it is, in that of the check."""
+SHARDS = "clipshift.data.shards"
 MEASURES = ("top1", "cosine")
 """What a row may give a value of, see `clipshift.evaluate.CleanAccuracy`."""
 
@@ -126,9 +126,9 @@ def checked_row(
         sources = [photos_here(cfg, name) for name in sets]  # all, before any is measured
         found = []
         for name, source in zip(sets, sources, strict=True):
-            key = f"{row['model']} {name} {row.get('classes') or 'own'}"
+            key = f"{row['model']} {name}"
             if key not in known:
-                known[key] = measured(cfg, model, name, source, row.get("classes"), folder / key)
+                known[key] = measured(cfg, model, name, source, folder / key)
             found.append(known[key])
     except NotHereError as error:
         return made | {"reason": str(error)}
@@ -151,7 +151,6 @@ def measured(
     model: Mapping[str, Any],
     name: str,
     source: Mapping[str, Any],
-    classes: str | None,
     folder: Path,
 ) -> CleanAccuracy | None:
     """A model's accuracy on a data set; None on other processes than the first.
@@ -161,7 +160,6 @@ def measured(
         model: From `model_here`.
         name: The data set's.
         source: From `photos_here`.
-        classes: Candidates, as ``zero_shot.classes`` names them; None for the photos' own.
         folder: Where what is measured goes.
 
     Raises:
@@ -172,11 +170,10 @@ def measured(
     if wanted is not None and len(photos) != wanted:
         raise NotHereError(f"{name} has {len(photos):,} photos with a class here, not {wanted:,}")
     encoder = make_encoder(OmegaConf.create(dict(model)), cfg.precision)
-    names = classes_of(photos) if classes is None else candidate_classes(classes)
-    templates = shard_templates(source["root"]) if source["_target_"] == SHARDS else None
-    if templates is None or all(map(is_imagenet, names)):
-        templates = OPENAI
-    zero_shot = make_zero_shot(encoder, photos, names, templates)
+    classes = classes_of(photos)
+    own = shard_templates(source["root"]) if source["_target_"] == SHARDS else None
+    templates = OPENAI if own is None or all(map(is_imagenet, classes)) else own
+    zero_shot = make_zero_shot(encoder, photos, classes, templates)
     if zero_shot is None:
         raise UserError(f"{name} has fewer than two classes")
     resize = native_resize(encoder.preprocessing)
@@ -188,13 +185,13 @@ def measured(
         enable_checkpointing=False, default_root_dir=str(folder),
     )  # fmt: skip
     with advice_on_memory():
-        return measure_accuracy(
+        found = measure_accuracy(
             encoder, zero_shot, ViewDataset(photos, {}, cfg.seed, resize), records, trainer,
             batch_size=cfg.data.batch_size, num_workers=cfg.data.num_workers,
         )  # fmt: skip
-
-
-SHARDS = "clipshift.data.shards"
+    if found and found.photos != len(photos):
+        raise UserError(f"{name}: only {found.photos:,} of {len(photos):,} photos can be read")
+    return found
 
 
 def model_here(cfg: DictConfig, name: str) -> dict[str, Any]:
