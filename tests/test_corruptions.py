@@ -1,7 +1,9 @@
 """Stored corruptions as views of their clean photographs, and the mean corruption error."""
 
+import hashlib
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import albumentations
@@ -23,7 +25,14 @@ from clipshift.cli.config import plain
 from clipshift.cli.evaluate import evaluate, remake_report
 from clipshift.data import Skipped, View, ViewDataset, clean_view, collate, imagenet_c
 from clipshift.errors import UserError
-from clipshift.results import corruption_errors, mean_corruption_error, read_run
+from clipshift.report import words
+from clipshift.results import (
+    corruption_errors,
+    differing_views,
+    errors_by_corruption,
+    mean_corruption_error,
+    read_run,
+)
 from clipshift.results.corruptions import ALEXNET_ERROR, shift_and_error
 
 CLASSES = ["n01440764", "n01443537", "n02123045"]
@@ -183,7 +192,10 @@ OPTIONS = ["logger=none", "trainer=cpu", "cache=off", "experiment=imagenet_c",
 
 
 def test_a_report_shows_stored_corruptions_as_generated_ones(
-    hub_folder: Path, stored: tuple[Path, Path], tmp_path: Path
+    hub_folder: Path,
+    stored: tuple[Path, Path],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     where = [f"data.root={stored[0]}", f"data.clean={stored[1]}", f"model.checkpoint={hub_folder}"]
     cfg = compose_config("evaluate", [*OPTIONS, *where, "severity=[2,4]", "save.views=1"])
@@ -193,8 +205,13 @@ def test_a_report_shows_stored_corruptions_as_generated_ones(
     assert len(run.corruption_error) == 4
     assert run.facts["corruption_error"]["mce"] is None
     assert set(run.ranking["severity"]) == {"2", "4"}
+    said = capsys.readouterr().out
+    assert "No mean corruption error (mCE)" in said
+    assert "of which 0 are here" in said
     remake_report(tmp_path)
-    assert (tmp_path / "report.html").is_file()
+    page = (tmp_path / "report.html").read_text()
+    assert "Errors under stored corruptions" in page
+    assert (tmp_path / "figures" / "corruption_error.svg").is_file()
     columns = json.loads((tmp_path / "columns.json").read_text())
     assert set(columns["corruption_error.csv"]) == set(run.corruption_error.columns)
 
@@ -234,6 +251,26 @@ def test_a_run_has_the_mean_corruption_error(
     assert found["rho"] == pytest.approx(np.corrcoef(ranks)[0, 1], abs=1e-12)
     assert found["ci_low"] < found["rho"] < found["ci_high"]
     assert run.facts["data"]["prompts"] == "openai"
+    (mean, correlated) = words.corruption_error(run)
+    assert mean.startswith(f"Mean corruption error (mCE): {100 * mce:.1f} %, of 15 of the 15 ")
+    assert correlated.startswith("Spearman’s ρ of shift and error over 75 pairs")
+    by_corruption = errors_by_corruption(run.corruption_error).set_index("augmentation")
+    assert by_corruption["relative_error"].mean() == pytest.approx(mce)
+    assert by_corruption["error"].is_monotonic_decreasing
+    assert by_corruption.loc["fog", "error"] == pytest.approx(
+        1 - accuracy.loc["fog", "zero_shot_top1"].mean()
+    )
+    # as written down: by photo the hash of its stored files' hashes, in the order of ids
+    whole = hashlib.sha256()
+    for photo in sorted(run.shift["photo"].unique()):
+        files = [stored[0] / name / str(level) / photo for name in ALEXNET_ERROR
+                 for level in range(1, 6)]  # fmt: skip
+        hashes = b"".join(hashlib.sha256(file.read_bytes()).digest() for file in files)
+        whole.update(photo.encode() + b"\0" + hashlib.sha256(hashes).digest())
+    assert run.facts["data"]["stored_fingerprint"] == whole.hexdigest()
+    other = replace(run, facts=run.facts | {"data": run.facts["data"] | {"stored_fingerprint": ""}})
+    assert differing_views(run, run) == []
+    assert differing_views(run, other) == ["their stored corruptions"]
 
 
 def test_the_mean_needs_all_corruptions_and_severities() -> None:

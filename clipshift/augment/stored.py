@@ -56,5 +56,8 @@ class Stored:
         )
 
     def apply(self, images: Tensor, draws: Draws, strength: float = 1.0) -> Tensor:
-        """The stored views: ``draws["pixels"]`` holds them, uint8, (B, levels, 3, H, W)."""
+        """The stored views: ``draws["pixels"]`` holds them, uint8, (B, levels, 3, H, W).
+
+        ``draws["digests"]`` holds the SHA-256 of the files that they come from.
+        """
         return unit_range(draws["pixels"][:, self.levels.index(int(strength))])

@@ -89,8 +89,9 @@ def _encoder_of(described: str, precision: str) -> Encoder:
     options = json.loads(described)
     if "_target_" not in options:
         return load_encoder(
-            options["architecture"], options["pretrained"], options["checkpoint"], precision
-        )
+            options["architecture"], options["pretrained"], options["checkpoint"], precision,
+            image_tower=options.get("image_tower"),
+        )  # fmt: skip
     made = make(options, "model")
     try:
         encoder = as_encoder(made)

@@ -1,7 +1,8 @@
 """What ``clipshift evaluate`` does with a checked configuration: build, measure, report."""
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -115,15 +116,11 @@ def carry_out(
         default_root_dir=str(folder),
         enable_checkpointing=False,
     )
-    try:
+    with advice_on_memory():
         return run_evaluation(
             evaluation, records, trainer, folder, facts,
             batch_size=cfg.data.batch_size, num_workers=cfg.data.num_workers, cache=cache,
         )  # fmt: skip
-    except Exception as error:
-        if advice := what_to_lower(error):
-            raise UserError(advice) from error
-        raise
 
 
 def prepare(
@@ -206,6 +203,21 @@ def say_what_is_kept(records: Records, photos: int, folder: Path) -> None:
             f"hydra.run.dir={folder} goes on after them",
             file=sys.stderr,
         )
+
+
+@contextmanager
+def advice_on_memory() -> Iterator[None]:
+    """Say what to do where memory or its like runs out.
+
+    Raises:
+        UserError: Then.
+    """
+    try:
+        yield
+    except Exception as error:
+        if advice := what_to_lower(error):
+            raise UserError(advice) from error
+        raise
 
 
 def what_to_lower(error: BaseException) -> str | None:

@@ -33,6 +33,12 @@ def evaluate_job(cfg: DictConfig) -> None:
 
             compare_runs(list(cfg.compare), cfg.seed, folder, views_again=views_again)
             return
+        if cfg.check:
+            from clipshift.cli.check import check
+
+            if not check(cfg, folder):
+                sys.exit(1)
+            return
         from clipshift.cli.evaluate import evaluate, remake_report
 
         if cfg.report:
@@ -76,6 +82,11 @@ def compare(arguments: Sequence[str]) -> None:
     evaluate([f"compare=[{both}]", *(a for a in arguments if a not in runs)])
 
 
+def check(arguments: Sequence[str]) -> None:
+    """Compare zero-shot accuracies with published ones."""
+    evaluate(["experiment=check", *arguments])
+
+
 def report(arguments: Sequence[str]) -> None:
     """Make a finished run's page anew, and open it."""
     if len(arguments) != 1:
@@ -100,6 +111,7 @@ COMMANDS: dict[str, tuple[Callable[[Sequence[str]], None], str]] = {
     "evaluate": (evaluate, "[OPTION=VALUE ...]"),
     "compare": (compare, "RUN_A RUN_B"),
     "report": (report, "RUN"),
+    "check": (check, "[check.OPTION=VALUE ...]"),
     "train": (train, "experiment=NAME [OPTION=VALUE ...]"),
     "models": (models, ""),
 }
@@ -138,7 +150,7 @@ def complete(arguments: Sequence[str]) -> None:
     words = os.environ.get("COMP_LINE", "").split(maxsplit=2)
     if not arguments[1:] or not arguments[1].startswith("query="):
         evaluate(arguments)
-    elif len(words) > 1 and words[1] in ("evaluate", "train"):
+    elif len(words) > 1 and words[1] in ("evaluate", "train", "check"):
         os.environ["COMP_LINE"] = " ".join([words[0], *words[2:]])
         COMMANDS[words[1]][0](arguments)
     elif len(words) < 3:

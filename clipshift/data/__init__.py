@@ -16,12 +16,13 @@ from clipshift.data.dataset import (
     native_resize,
     view_size,
 )
+from clipshift.data.download import is_url
 from clipshift.data.files import read_json
 from clipshift.data.huggingface import huggingface
 from clipshift.data.memory import photos_of
 from clipshift.data.photos import Photo, UnreadablePhotoError, as_rgb, decode, keyed_order
 from clipshift.data.selection import select
-from clipshift.data.shards import class_names, shards
+from clipshift.data.shards import class_names, shard_templates, shards
 from clipshift.data.sources import captions, folder, sample
 from clipshift.data.wordnet import (
     class_labels,
@@ -55,6 +56,7 @@ __all__ = [
     "imagenet_c",
     "imagenet_name",
     "is_imagenet",
+    "is_url",
     "is_wordnet_id",
     "keyed_order",
     "native_resize",
@@ -63,6 +65,7 @@ __all__ = [
     "read_lines",
     "sample",
     "select",
+    "shard_templates",
     "shards",
     "spoken_names",
     "view_size",

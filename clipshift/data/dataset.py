@@ -228,14 +228,16 @@ class ViewDataset(Dataset[View | Skipped]):
         augmentation = self.augmentations[name]
         if not isinstance(augmentation, Stored):
             return draw(augmentation, self.seed, photo.id, name, self.size)
-        views = []
+        views, digests = [], []
         for level, file in zip(augmentation.levels, augmentation.files(photo.id), strict=True):
             try:
-                views.append(pixels_of(decode(Photo(photo.id, file).read()), self.resize))
+                encoded = Photo(photo.id, file).read()
+                views.append(pixels_of(decode(encoded), self.resize))
+                digests.append(np.frombuffer(hashlib.sha256(encoded).digest(), np.uint8))
             except (OSError, UnreadablePhotoError) as error:
                 reason = getattr(error, "strerror", None) or error
                 raise UnreadablePhotoError(f"its {name} at severity {level}: {reason}") from None
-        return {"pixels": torch.stack(views)}
+        return {"pixels": torch.stack(views), "digests": torch.from_numpy(np.stack(digests))}
 
     def _pixels(self, encoded: bytes, digest: bytes) -> Tensor:
         if self.cache is None:

@@ -110,6 +110,20 @@ def shards(
     return listed
 
 
+def shard_templates(root: str | Path) -> list[str] | None:
+    """The prompts of CLIP_benchmark's shards, with ``{}`` for the class; None where there are none.
+
+    Args:
+        root: The folder or address, see `shards`.
+
+    Raises:
+        UserError: If ``zeroshot_classification_templates.txt`` is damaged.
+    """
+    text = _Place(root).text("zeroshot_classification_templates.txt")
+    lines = (line.strip().replace("{c}", "{}") for line in (text or "").splitlines())
+    return [line for line in lines if line] or None
+
+
 class _Place:
     """A folder of shards, on this machine or behind an address."""
 

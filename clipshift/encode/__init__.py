@@ -18,7 +18,7 @@ from clipshift.encode.texts import (
     make_zero_shot,
     prompt_templates,
 )
-from clipshift.encode.weights import weights_are_here
+from clipshift.encode.weights import find_checkpoint, weights_are_here
 
 __all__ = [
     "ENCODE_BATCH",
@@ -31,6 +31,7 @@ __all__ = [
     "as_encoder",
     "caption_embeddings",
     "contribution_shares",
+    "find_checkpoint",
     "gaze_probe",
     "load_encoder",
     "make_zero_shot",

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import open_clip
 import torch
-from open_clip.factory import parse_model_name
+from open_clip.factory import load_state_dict, parse_model_name
 from open_clip.model import get_input_dtype
 from PIL import Image
 from safetensors import SafetensorError
@@ -319,6 +319,7 @@ def load_encoder(
     checkpoint: str | None = None,
     precision: str = "fp32",
     seed: int = 0,
+    image_tower: str | None = None,
 ) -> Encoder:
     """Build an open_clip model and load its weights, from here where possible.
 
@@ -333,6 +334,8 @@ def load_encoder(
         precision: open_clip's name: ``fp32``, ``bf16`` or ``fp16`` (weights and activations, with
             layer norms in float32), ``pure_bf16``, ``pure_fp16``.
         seed: Seed of the random weights.
+        image_tower: A file with weights of the image tower alone, as those of FARE and TeCoA, which
+            take the place of the others.
 
     Returns:
         The encoder, in evaluation mode and without gradients.
@@ -358,6 +361,8 @@ def load_encoder(
         )
     preprocessing = {}
     weights = checkpoint
+    if image_tower and not Path(image_tower).is_file():
+        raise UserError(f"no weights {image_tower}: set model.image_tower to a file")
     if pretrained and schema:
         raise UserError(
             f"model.pretrained={pretrained} does not go with {architecture}, which brings its own "
@@ -387,9 +392,12 @@ def load_encoder(
             )
             if schema and weights:
                 open_clip.load_checkpoint(model, weights)
+            if image_tower:
+                weights = image_tower
+                model.visual.load_state_dict(load_state_dict(image_tower))
         except (
-            RuntimeError, ValueError, KeyError, AttributeError, AssertionError, TypeError, OSError,
-            EOFError, UnpicklingError, SafetensorError,
+            RuntimeError, ValueError, LookupError, AttributeError, AssertionError, TypeError,
+            OSError, EOFError, UnpicklingError, SafetensorError,
         ) as error:  # fmt: skip
             raise UserError(unfit(weights or name, architecture, error)) from error
     check_finite(model, weights or name)

@@ -15,6 +15,7 @@ from torch import nn
 from clipshift.errors import UserError, did_you_mean
 
 CONFIG = "open_clip_config.json"
+HUB = "hf-hub:"
 PROBE_SECONDS = 5
 
 
@@ -52,12 +53,16 @@ def weights_are_here(architecture: str, pretrained: str | None) -> bool:
     """Whether a model can be loaded without a network.
 
     Args:
-        architecture: A name in ``open_clip.list_models()``, or ``builtin:NAME``.
+        architecture: A name in ``open_clip.list_models()``, ``builtin:NAME``, or
+            ``hf-hub:ORGANISATION/NAME``.
         pretrained: A tag of that architecture; ``None`` where it has weights of its own, or none.
 
     Raises:
         UserError: If there is no such tag.
     """
+    if architecture.startswith(HUB):
+        repo = architecture.removeprefix(HUB)
+        return bool(_cached(repo, CONFIG)) and any(_cached(repo, f) for f in weight_files(""))
     if pretrained is None:
         return True
     facts = tag_facts(architecture, pretrained)

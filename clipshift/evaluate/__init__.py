@@ -1,6 +1,15 @@
 """The evaluation: photos through augmentations and encoder into measures, tables and facts."""
 
+from clipshift.evaluate.accuracy import CleanAccuracy, measure_accuracy
 from clipshift.evaluate.evaluation import Evaluation, device_name, run_evaluation
 from clipshift.evaluate.module import Keep, ShiftEvaluation
 
-__all__ = ["Evaluation", "Keep", "ShiftEvaluation", "device_name", "run_evaluation"]
+__all__ = [
+    "CleanAccuracy",
+    "Evaluation",
+    "Keep",
+    "ShiftEvaluation",
+    "device_name",
+    "measure_accuracy",
+    "run_evaluation",
+]

@@ -32,6 +32,7 @@ from clipshift.measure import PhotoMeasure
 from clipshift.results import (
     GAZED_PHOTOS,
     KEPT,
+    ROWS,
     SHOWN_PHOTOS,
     Records,
     Run,
@@ -187,7 +188,7 @@ def run_evaluation(
     finally:
         if evaluation.layers and not module.in_step:
             module.write_sums()
-        kinds = ("digests", "distances", "layers", *KEPT)
+        kinds = (*ROWS, *KEPT)
         if module.keep.embeddings:
             kinds += ("embeddings",)
         measured = records.read(*kinds) if trainer.is_global_zero else None

@@ -1,7 +1,8 @@
 """The evaluation of one batch after another, as a Lightning module."""
 
+import hashlib
 import time
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -161,6 +162,7 @@ class ShiftEvaluation(pl.LightningModule):
             measured.distances = distances.float().cpu().numpy()
         measured.index = batch.index.cpu().numpy()
         measured.digests = np.frombuffer(b"".join(batch.digests), np.uint8).reshape(-1, 32)
+        measured.stored = stored_digests(batch.draws.values())
         if cosines:
             measured.layers = torch.stack(cosines).movedim(-1, 0).cpu().numpy()
         self._keep(measured, views, by_view)
@@ -271,6 +273,23 @@ class ShiftEvaluation(pl.LightningModule):
         start = time.perf_counter()
         yield
         self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start
+
+
+def stored_digests(draws: Iterable[Draws]) -> np.ndarray | None:
+    """SHA-256 over the digests of each photo's stored corruptions; None where there are none.
+
+    Args:
+        draws: Of every augmentation, for B photos.
+
+    Returns:
+        uint8, shape (B, 32).
+    """
+    found = [drawn["digests"].flatten(1).cpu() for drawn in draws if "digests" in drawn]
+    if not found:
+        return None
+    rows = torch.cat(found, dim=1).numpy()
+    whole = b"".join(hashlib.sha256(row.tobytes()).digest() for row in rows)
+    return np.frombuffer(whole, np.uint8).reshape(-1, 32)
 
 
 def _space(space: str, views: Tensor, features: Features) -> Tensor:

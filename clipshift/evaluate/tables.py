@@ -72,11 +72,11 @@ def make_run(
     order = order_of_photos(measured, photos)
     metric = clean_spread(records.parts("embeddings"))
     spread = math.nan if metric is None else metric.compute().item()
-    found = retained_photos(measured)
+    found_again = retained_photos(measured)
 
     def complete(part: Measured) -> None:
         add_relative_shift(part, metric)
-        add_retained(part, found)
+        add_retained(part, found_again)
 
     parts = records.sorted_values(measured.index[order], complete)
     tables = (shift_table(part, photos, variants) for part in parts)
@@ -105,6 +105,11 @@ def make_run(
         "distortion": realised_distortion(summary),
         "intraclass_correlation": label_correlation(shift) if cosine else None,
     }
+    if measured.stored is not None:
+        made["data"]["stored_fingerprint"] = data_fingerprint(
+            (photos[index].id, digest.tobytes())
+            for index, digest in zip(measured.index, measured.stored, strict=True)
+        )
     if both:
         found = ranking_agreement(shift, (PAPER, MATCHED), seed)
         values = [None if math.isnan(value) else value for value in found]

@@ -12,7 +12,7 @@ from clipshift.report import figures, page, publishing, terminal, tracking, word
 from clipshift.report.explorer import explored
 from clipshift.report.inside import inside_sections
 from clipshift.report.page import Figure, Page, Section, Table
-from clipshift.results import Run
+from clipshift.results import Run, errors_by_corruption
 from clipshift.results.columns import DEFINITIONS
 
 WIDE = 560
@@ -37,6 +37,7 @@ def report_run(run: Run, dataset: ViewDataset, logger: Logger | None = None) -> 
     notes = list(made.notes)
     clean = page.clean_accuracy(run.summary)
     lines = [f"zero-shot on the clean views: {clean}"] if clean else []
+    lines += words.corruption_error(run)
     lines += [f"gaze: {made.facts['gaze']}", f"report: {terminal.shortened(report)}"]
     if isinstance(logger, WandbLogger):
         with tracking.optional_tracking(), terminal.busy("Tracking in W&B"):
@@ -94,6 +95,7 @@ def report_page(run: Run, dataset: ViewDataset) -> Page:
     sections = [
         *ranking_sections(run),
         measures_section(run),
+        *corruption_sections(run),
         *layer_sections(run),
         *inside_sections(run),
         *gaze_sections(run),
@@ -205,6 +207,46 @@ def measures_section(run: Run) -> Section:
             for facts in shown
         },
     )
+
+
+def corruption_sections(run: Run) -> list[Section]:
+    """Errors under stored corruptions beside the shift; empty where there are none."""
+    errors = run.corruption_error
+    if errors.empty:
+        return []
+    drawn = []
+    if errors["shift"].notna().any():
+        drawn.append(
+            Figure(
+                "corruption_error",
+                figures.draw_corruption_error(errors),
+                "Does the shift predict the error? Each point is a corruption at a severity, which "
+                "its number tells; bars are 95 % intervals of the error over photos.",
+                least=WIDE,
+            )
+        )
+    rows = [
+        [
+            page.Cell(row.augmentation),
+            page.number(100 * row.error),
+            page.number(100 * row.relative_error),
+            page.number(row.shift),
+            page.Cell(str(row.severities), row.severities),
+        ]
+        for row in errors_by_corruption(errors).itertuples()
+    ]
+    table = Table(
+        ["corruption", "error, %", "of AlexNet’s, %", "1 − cosine", "severities"], rows,
+        "Errors by corruption", file="corruption_error.csv",
+        note="Means over severities. The mean corruption error is the mean of “of AlexNet’s” over "
+        "the fifteen corruptions of ImageNet-C.",
+    )  # fmt: skip
+    return [
+        Section(
+            "corruptions", "Errors under stored corruptions", words.corruption_error(run),
+            drawn, [table],
+        )
+    ]  # fmt: skip
 
 
 def layer_sections(run: Run) -> list[Section]:
@@ -358,6 +400,11 @@ def facts_of(run: Run) -> dict[str, Any]:
         "photos": f"{data['photos']} measured, {data['skipped']} skipped",
         "gallery of retained": words.counted(facts["gallery"], "photo"),
         "data (SHA-256)": data["fingerprint"],
+        **(
+            {"stored corruptions (SHA-256)": data["stored_fingerprint"]}
+            if "stored_fingerprint" in data
+            else {}
+        ),
         "strengths": ", ".join(f"{k} {v:.4g}" for k, v in facts["strengths"].items()),
         "seed": facts["seed"],
         "precision, device": f"{facts['precision']}, {facts['device']}",

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from clipshift.augment import MATCHED, PAPER
-from clipshift.results import Run
+from clipshift.results import ALEXNET_ERROR, SEVERITIES, Run
 
 FEW_PHOTOS = 30
 """Below this many, pages and the terminal say how few photos there are."""
@@ -211,6 +211,32 @@ def leading_severity(severities: Sequence[str]) -> str:
     """The severity that a page tells of first: the paper's, or else the strongest step."""
     steps = sorted(severity for severity in severities if severity.isdigit())
     return PAPER if PAPER in severities else steps[-1] if steps else severities[0]
+
+
+def corruption_error(run: Run) -> list[str]:
+    """What a run found of errors under stored corruptions, in sentences; empty where nothing."""
+    if run.corruption_error.empty:
+        return []
+    found = run.facts["corruption_error"]
+    of_imagenet_c = run.corruption_error.dropna(subset="alexnet_error")
+    whole = of_imagenet_c.groupby("augmentation").size() == len(SEVERITIES)
+    if found["mce"] is not None:
+        told = [
+            f"Mean corruption error (mCE): {100 * found['mce']:.1f} %, of {len(whole)} of the "
+            f"{len(ALEXNET_ERROR)} corruptions of ImageNet-C; 100 % is AlexNet’s."
+        ]
+    else:
+        told = [
+            f"No mean corruption error (mCE): it is over the {len(ALEXNET_ERROR)} corruptions of "
+            f"ImageNet-C at all {len(SEVERITIES)} severities, of which {whole.sum()} are here."
+        ]
+    if found["rho"] is not None:
+        rho = with_interval(found["rho"], found["ci_low"], found["ci_high"], "+.2f")
+        told.append(
+            f"Spearman’s ρ of shift and error over {counted(len(run.corruption_error), 'pair')} of "
+            f"corruption and severity: {rho}."
+        )
+    return told
 
 
 OF_THE_WAY = " of the way to another photo"

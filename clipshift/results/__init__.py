@@ -2,7 +2,10 @@
 
 from clipshift.results.columns import ShiftFile, write_shift
 from clipshift.results.corruptions import (
+    ALEXNET_ERROR,
+    SEVERITIES,
     corruption_errors,
+    errors_by_corruption,
     mean_corruption_error,
     shift_and_error,
 )
@@ -21,7 +24,7 @@ from clipshift.results.intervals import (
     pair_values,
     ratio_values,
 )
-from clipshift.results.measured import CLEAN, KEPT, Measured, join
+from clipshift.results.measured import CLEAN, KEPT, ROWS, Measured, join
 from clipshift.results.paired import GROUPS, compare_photos, with_group_means
 from clipshift.results.ranking import (
     correlate,
@@ -62,6 +65,7 @@ from clipshift.results.table import (
 )
 
 __all__ = [
+    "ALEXNET_ERROR",
     "CALIBRATION",
     "CLEAN",
     "EVAL_RESULTS",
@@ -69,6 +73,8 @@ __all__ = [
     "GROUPS",
     "KEPT",
     "LEADERBOARD",
+    "ROWS",
+    "SEVERITIES",
     "SHIFT",
     "SHOWN_PHOTOS",
     "Measured",
@@ -85,6 +91,7 @@ __all__ = [
     "data_fingerprint",
     "differing_views",
     "distance_tables",
+    "errors_by_corruption",
     "file_sha256",
     "holm",
     "incomparable",

@@ -87,6 +87,23 @@ def corruption_errors(summary: pd.DataFrame, corruptions: Sequence[str]) -> pd.D
     return table.reindex(columns=names)
 
 
+def errors_by_corruption(table: pd.DataFrame) -> pd.DataFrame:
+    """Means over severities of the errors and shifts under stored corruptions.
+
+    Args:
+        table: From `corruption_errors`.
+
+    Returns:
+        One row per corruption, the largest error first: its number of ``severities``, and means of
+        ``error``, ``relative_error`` (its part in the mean corruption error, where AlexNet's error
+        is known) and ``shift``.
+    """
+    grouped = table.groupby("augmentation", sort=False)
+    means = grouped[["error", "relative_error", "shift"]].mean()
+    means.insert(0, "severities", grouped.size())
+    return means.sort_values("error", ascending=False, kind="stable").reset_index()
+
+
 def shift_and_error(table: pd.DataFrame) -> dict[str, float | None]:
     """What follows from the errors under stored corruptions.
 

@@ -10,6 +10,8 @@ from clipshift.data import Skipped
 CLEAN = "clean"
 """Name of the clean view beside those of the augmentations."""
 
+ROWS = ("digests", "stored", "distances", "layers")
+"""What is kept in one array, with a row for each photo."""
 KEPT = ("gallery", "views", "gazes", "nearest")
 """What is kept of chosen photos: each a `Kept`."""
 Kept = dict[str, dict[int, np.ndarray]]
@@ -24,6 +26,8 @@ class Measured:
         index: Indices of the photos in the run's list, int64, shape (N,).
         values: By (variant, measure), float64, shape (N,).
         digests: SHA-256 of each encoded photo, uint8, shape (N, 32).
+        stored: SHA-256 over each photo's stored corruptions, uint8, shape (N, 32); None where there
+            are none.
         distances: The distances 1 − cos between every two variants' views of each photo, in the
             order of numpy's ``triu_indices``, float32, shape (N, pairs).
         layers: Cosines of the class tokens, float64, shape (N, layers, variants); None where they
@@ -42,6 +46,7 @@ class Measured:
     index: np.ndarray = field(default_factory=lambda: np.empty(0, np.int64))
     values: dict[tuple[str, str], np.ndarray] = field(default_factory=dict)
     digests: np.ndarray = field(default_factory=lambda: np.empty((0, 32), np.uint8))
+    stored: np.ndarray | None = None
     distances: np.ndarray = field(default_factory=lambda: np.empty((0, 0), np.float32))
     layers: np.ndarray | None = None
     embeddings: dict[str, np.ndarray] = field(default_factory=dict)
@@ -81,6 +86,8 @@ def join(parts: Sequence[Measured]) -> Measured:
     whole.index = index[order]
     whole.digests = rows([part.digests for part in filled])
     whole.distances = rows([part.distances for part in filled])
+    if filled[0].stored is not None:
+        whole.stored = rows([part.stored for part in filled if part.stored is not None])
     if filled[0].layers is not None:
         whole.layers = rows([part.layers for part in filled if part.layers is not None])
     whole.values = {key: rows([part.values[key] for part in filled]) for key in filled[0].values}

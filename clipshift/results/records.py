@@ -18,7 +18,7 @@ from torch import Tensor
 
 from clipshift.data import GONE, Skipped, read_json
 from clipshift.results.files import write_json, write_whole
-from clipshift.results.measured import KEPT, Measured, join
+from clipshift.results.measured import KEPT, ROWS, Measured, join
 
 FOLDER = "measured"
 """Where a run keeps its records until its report is written, in its folder."""
@@ -74,6 +74,8 @@ class Records:
         }
         if measured.values:
             tensors["values"] = np.stack(list(measured.values.values()))
+        if measured.stored is not None:
+            tensors["stored"] = measured.stored
         if measured.layers is not None:
             tensors["layers"] = measured.layers
         tensors |= {f"embeddings {view}": rows for view, rows in measured.embeddings.items()}
@@ -249,7 +251,7 @@ def _read(file: Path, kinds: Collection[str]) -> Measured:
     return Measured(
         index=tensors["index"],
         values=values,
-        **{name: tensors[name] for name in ("digests", "distances", "layers") if name in tensors},
+        **{name: tensors[name] for name in ROWS if name in tensors},
         embeddings=by_view.get("embeddings", {}),
         skipped=[Skipped(*one) for one in json.loads(metadata["skipped"])],
         seconds=json.loads(metadata["seconds"]),

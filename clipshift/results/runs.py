@@ -296,6 +296,9 @@ def differing_views(a: Run, b: Run) -> list[str]:
             f"their photos ({a.facts['data']['photos']} and {b.facts['data']['photos']}, or others)"
         )
 
+    elif a.facts["data"].get("stored_fingerprint") != b.facts["data"].get("stored_fingerprint"):
+        found.append("their stored corruptions")
+
     def option(run: Run, dotted: str) -> Any:
         value = run.facts["config"]
         for key in dotted.split("."):

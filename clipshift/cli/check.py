@@ -1,0 +1,273 @@
+"""What ``clipshift check`` does: our accuracies beside those that were published."""
+
+import hashlib
+import json
+import shutil
+from collections.abc import Mapping
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from omegaconf import DictConfig, OmegaConf
+
+from clipshift.cli.build import classes_of, make, make_encoder
+from clipshift.cli.config import plain
+from clipshift.cli.evaluate import advice_on_memory
+from clipshift.cli.jobs import is_first_process, locked
+from clipshift.cli.trainer import make_trainer
+from clipshift.data import (
+    Photo,
+    ViewDataset,
+    is_imagenet,
+    is_url,
+    native_resize,
+    shard_templates,
+)
+from clipshift.encode import (
+    OPENAI,
+    Encoder,
+    ZeroShot,
+    find_checkpoint,
+    make_zero_shot,
+    weights_are_here,
+)
+from clipshift.errors import UserError
+from clipshift.evaluate import CleanAccuracy, measure_accuracy
+from clipshift.report.check import NOT_CHECKED, OUTSIDE, WITHIN, print_check
+from clipshift.report.terminal import PhotoProgressBar
+from clipshift.results import Records, write_csv, write_json
+from clipshift.versions import CODE_SHA256, command_line, environment, git_commit, package_versions
+
+RECORDS = "check"
+"""The folder of what is measured until all of it is, in that of the check."""
+SHARDS = "clipshift.data.shards"
+MEASURES = ("top1", "cosine")
+"""What a row may give a value of, see `clipshift.evaluate.CleanAccuracy`."""
+
+
+class NotHereError(Exception):
+    """The weights or photos of a row are not here; the message says how to get them."""
+
+
+def check(cfg: DictConfig, folder: Path) -> bool:
+    """Measure what is here, and write and print how far it is from what was published.
+
+    Goes on where the same check was interrupted in the same folder.
+
+    Args:
+        cfg: The composed and validated ``conf/evaluate.yaml`` with ``experiment=check``.
+        folder: Where ``check.csv`` and ``check.json`` go.
+
+    Returns:
+        Whether nothing is outside the tolerance. Rows that were not checked do not count.
+
+    Raises:
+        UserError: If a row names no model, or the folder is in use.
+    """
+    started = datetime.now().astimezone().isoformat(timespec="seconds")
+    known: dict[str, CleanAccuracy | None] = {}
+    rows = plain(cfg.check)["rows"]
+    if wrong := [row["model"] for row in rows if row["model"] not in cfg.check.models]:
+        raise UserError(f"check.rows: no model {wrong[0]} among check.models")
+    with locked(folder):
+        table = pd.DataFrame([checked_row(cfg, row, folder / RECORDS, known) for row in rows])
+        if not is_first_process():
+            return True
+        write_csv(folder / "check.csv", table)
+        facts = {
+            "rows": json.loads(table.to_json(orient="records")),
+            "config": plain(cfg.check),
+            "precision": cfg.precision,
+            "command": command_line(),
+            "started": started,
+            "commit": git_commit(),
+            **environment(),
+            "versions": package_versions(),
+            "code_sha256": CODE_SHA256,
+        }
+        write_json(folder / "check.json", facts)
+        shutil.rmtree(folder / RECORDS, ignore_errors=True)
+    print_check(table, folder / "check.csv")
+    return not (table["within"] == OUTSIDE).any()
+
+
+def checked_row(
+    cfg: DictConfig,
+    row: Mapping[str, Any],
+    folder: Path,
+    known: dict[str, CleanAccuracy | None],
+) -> dict[str, Any]:
+    """A row of ``check.csv``: what was published, what we measure, and whether that is the same.
+
+    Args:
+        cfg: The configuration.
+        row: One of ``check.rows``.
+        folder: Where what is measured goes.
+        known: What was measured for earlier rows, to which this one's is added.
+    """
+    (measure,) = (name for name in MEASURES if name in row)
+    sets = [row["data"]] if isinstance(row["data"], str) else list(row["data"])
+    made = {
+        "model": row["model"],
+        "data": sets[0] if len(sets) == 1 else f"mean of {len(sets)} data sets",
+        "measure": measure,
+        "published": float(row[measure]),
+        "ours": None,
+        "difference": None,
+        "tolerance": float(row.get("tolerance", cfg.check.tolerance)),
+        "within": NOT_CHECKED,
+        "reason": "",
+        "photos": None,
+        "source": cfg.check.sources[row["source"]],
+    }
+    try:
+        model = model_here(cfg, row["model"])
+        sources = [photos_here(cfg, name) for name in sets]  # all, before any is measured
+        found = []
+        for name, source in zip(sets, sources, strict=True):
+            key = f"{row['model']} {name}"
+            if key not in known:
+                known[key] = measured(cfg, model, name, source, folder / key)
+            found.append(known[key])
+    except NotHereError as error:
+        return made | {"reason": str(error)}
+    except UserError as error:  # what is here cannot be used
+        return made | {"within": OUTSIDE, "reason": str(error)}
+    if None in found:  # another process than the first
+        return made
+    ours = sum(100 * getattr(accuracy, measure) for accuracy in found) / len(found)
+    within = abs(ours - made["published"]) <= made["tolerance"] + 1e-9
+    return made | {
+        "ours": ours,
+        "difference": ours - made["published"],
+        "within": WITHIN if within else OUTSIDE,
+        "photos": sum(accuracy.photos for accuracy in found if accuracy),
+    }
+
+
+def measured(
+    cfg: DictConfig,
+    model: Mapping[str, Any],
+    name: str,
+    source: Mapping[str, Any],
+    folder: Path,
+) -> CleanAccuracy | None:
+    """A model's accuracy on a data set; None on other processes than the first.
+
+    Args:
+        cfg: The configuration.
+        model: From `model_here`.
+        name: The data set's.
+        source: From `photos_here`.
+        folder: Where what is measured goes.
+
+    Raises:
+        NotHereError: If the photos are not those of the published value, by their number.
+        UserError: If the model or the photos are here and cannot be used.
+    """
+    photos, wanted = labelled(source, name), cfg.check.data.get(name, {}).get("photos")
+    if wanted is not None and len(photos) != wanted:
+        raise NotHereError(f"{name} has {len(photos):,} photos with a class here, not {wanted:,}")
+    encoder = make_encoder(OmegaConf.create(dict(model)), cfg.precision)
+    classes = classes_of(photos)
+    own = shard_templates(source["root"]) if source["_target_"] == SHARDS else None
+    templates = OPENAI if own is None or all(map(is_imagenet, classes)) else own
+    zero_shot = make_zero_shot(encoder, photos, classes, templates)
+    if zero_shot is None:
+        raise UserError(f"{name} has fewer than two classes")
+    resize = native_resize(encoder.preprocessing)
+    records = begun(folder, encoder, photos, zero_shot, resize, cfg.rerun)
+    if is_first_process():
+        print(f"{model['name']} on {name}: {len(photos):,} photos", flush=True)
+    trainer = make_trainer(
+        plain(cfg.trainer), callbacks=[PhotoProgressBar()], logger=False,
+        enable_checkpointing=False, default_root_dir=str(folder),
+    )  # fmt: skip
+    with advice_on_memory():
+        found = measure_accuracy(
+            encoder, zero_shot, ViewDataset(photos, {}, cfg.seed, resize), records, trainer,
+            batch_size=cfg.data.batch_size, num_workers=cfg.data.num_workers,
+        )  # fmt: skip
+    if found and found.photos != len(photos):
+        raise UserError(f"{name}: only {found.photos:,} of {len(photos):,} photos can be read")
+    return found
+
+
+def model_here(cfg: DictConfig, name: str) -> dict[str, Any]:
+    """The configuration of a model whose weights are here, or may be downloaded.
+
+    Raises:
+        NotHereError: If they are not, and may not.
+        UserError: If open_clip does not know such weights.
+    """
+    model: dict[str, Any] = plain(cfg.check.models[name])
+    trained_as, address = model.pop("weights_of", None), model.pop("address", None)
+    for kind in ("checkpoint", "image_tower"):
+        if (file := model.get(kind)) and not Path(file).exists():
+            source = f"download {address}, and " if address else ""
+            raise NotHereError(f"no weights {file}: {source}set check.models.{name}.{kind}=FILE")
+    if model["checkpoint"]:
+        return model
+    architecture, tag = trained_as or model["architecture"], model["pretrained"]
+    if not cfg.check.download and not weights_are_here(architecture, tag):
+        raise NotHereError("no weights: set check.download=true, or check.models.MODEL.checkpoint")
+    if trained_as:
+        model["checkpoint"] = str(find_checkpoint(trained_as, tag)[0])
+    return model
+
+
+def photos_here(cfg: DictConfig, name: str) -> dict[str, Any]:
+    """The source of a data set that is here: a ``_target_`` and its options.
+
+    Raises:
+        NotHereError: If it is not.
+    """
+    source = plain(cfg.check.data).get(name, {})
+    source.pop("photos", None)
+    root, place = source.get("root"), cfg.check.shards
+    if "_target_" in source and (root is not None or "root" not in source):
+        found = source
+    elif place:
+        root = str(place).replace("{}", name)
+        found = {"_target_": SHARDS, "root": root}
+    else:
+        own = f"check.data.{name}.root=FOLDER or " if "root" in source else ""
+        raise NotHereError(f"no photos: set {own}check.shards=FOLDER/wds_{{}}")
+    if root is not None and not is_url(root) and not Path(root).expanduser().exists():
+        raise NotHereError(f"no photos: there is no {root}")
+    return {key: value for key, value in found.items() if value is not None}
+
+
+def labelled(source: Mapping[str, Any], name: str) -> list[Photo]:
+    """The photos of a source that have a class.
+
+    Raises:
+        UserError: If it cannot be read.
+    """
+    photos: list[Photo] = make(source, f"check.data.{name}")
+    return [photo for photo in photos if photo.label is not None and photo.left_out is None]
+
+
+def begun(
+    folder: Path,
+    encoder: Encoder,
+    photos: list[Photo],
+    zero_shot: ZeroShot,
+    resize: Mapping[str, Any],
+    anew: bool,
+) -> Records:
+    """The records of a measurement, with what an interrupted one of the same parts has left."""
+    records = Records(folder)
+    if is_first_process():
+        asked = json.dumps([[(photo.id, photo.label) for photo in photos], zero_shot.names])
+        classifier = zero_shot.classifier.cpu().numpy().tobytes()
+        options = {
+            "encoder": encoder.fingerprint,
+            "resize": dict(resize),
+            "photos and classes": hashlib.sha256(asked.encode() + classifier).hexdigest(),
+            "clipshift's code": CODE_SHA256,
+        }
+        if records.begin(options, anew):
+            records.begin(options, anew=True)
+    return records

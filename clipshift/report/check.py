@@ -1,0 +1,59 @@
+"""A check in the terminal: what was published, what we measured, and what is not here."""
+
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from clipshift.report.terminal import make_console, print_table, print_text, shortened
+from clipshift.report.words import counted
+
+WITHIN, OUTSIDE, NOT_CHECKED = "yes", "no", "not checked"
+"""Whether a value of ours is within the tolerance of the published one."""
+HEAD = ["model", "data", "measure", "published", "ours", "difference", "within?"]
+UNITS = {"top1": "top-1, %", "cosine": "cosine × 100"}
+
+
+def verdict(table: pd.DataFrame) -> str:
+    """How many rows passed, were not checked, and failed.
+
+    Example:
+        >>> verdict(pd.DataFrame({"within": ["yes", "not checked", "yes"]}))
+        '2 within tolerance, 1 not checked, 0 outside'
+    """
+    told = {WITHIN: "within tolerance", NOT_CHECKED: "not checked", OUTSIDE: "outside"}
+    return ", ".join(f"{(table['within'] == key).sum()} {words}" for key, words in told.items())
+
+
+def cells(row: Any) -> list[str]:
+    """A row for people, in the columns of `HEAD`."""
+    digits = ".2f" if row.measure == "top1" else ".3f"
+    numbers = [
+        "" if pd.isna(value) else f"{value:{sign}{digits}}"
+        for value, sign in ((row.published, ""), (row.ours, ""), (row.difference, "+"))
+    ]
+    within = f"{row.within} (± {row.tolerance:g})"
+    return [row.model, row.data, UNITS[row.measure], *numbers, within]
+
+
+def print_check(table: pd.DataFrame, file: Path) -> None:
+    """Print a check: its rows, why some were not checked, and the verdict.
+
+    Args:
+        table: What ``check.csv`` holds.
+        file: That file.
+    """
+    console = make_console()
+    console.print()
+    rows = table[table["within"] != NOT_CHECKED]
+    if len(rows):
+        print_table(console, "Ours, and what was published", [HEAD, *map(cells, rows.itertuples())])
+    for row in rows[rows["reason"] != ""].itertuples():
+        print_text(console, f"`{row.model}` on `{row.data}`: {row.reason}", "failed: ")
+    for reason, missing in table[table["within"] == NOT_CHECKED].groupby("reason", sort=False):
+        told = [f"{model} on {data}" for model, data in
+                missing[["model", "data"]].drop_duplicates().itertuples(index=False)]  # fmt: skip
+        more = f" and {len(told) - 3} more" if len(told) > 3 else ""
+        print_text(console, f"{', '.join(told[:3])}{more}: {reason}", "not checked: ")
+    print_text(console, f"`{verdict(table)}`")
+    print_text(console, f"{counted(len(table), 'row')} with their sources: {shortened(file)}")
