@@ -72,8 +72,9 @@ class Records:
         }
         if measured.values:
             tensors["values"] = np.stack(list(measured.values.values()))
-        if measured.layers is not None:
-            tensors["layers"] = measured.layers
+        for name in ("layers", "outliers"):
+            if getattr(measured, name) is not None:
+                tensors[name] = getattr(measured, name)
         tensors |= {f"embeddings {view}": rows for view, rows in measured.embeddings.items()}
         for kind in KEPT:
             for view, by_photo in getattr(measured, kind).items():
@@ -196,6 +197,7 @@ def _read(file: Path) -> Measured:
         digests=tensors["digests"],
         distances=tensors["distances"],
         layers=tensors.get("layers"),
+        outliers=tensors.get("outliers"),
         embeddings=by_view.get("embeddings", {}),
         skipped=[Skipped(*one) for one in json.loads(metadata["skipped"])],
         seconds=json.loads(metadata["seconds"]),
