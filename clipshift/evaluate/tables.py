@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -267,7 +268,7 @@ def cka_intervals(
         return np.full_like(cka, np.nan), np.full_like(cka, np.nan)
     values = np.full((len(clean), *cka.shape), np.nan)
     starts = np.cumsum([0, *widths])
-    for layer, (start, stop) in enumerate(zip(starts, starts[1:], strict=False)):
+    for layer, (start, stop) in enumerate(pairwise(starts)):
         x = torch.from_numpy(clean[:, start:stop])
         for k, view in enumerate(views):
             if np.isfinite(cka[layer, k]):

@@ -625,8 +625,8 @@ def cka_values(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     with the U-centred matrices of the products :math:`K_{ij} = x_i \cdot x_j` and
     :math:`L_{ij} = y_i \cdot y_j`: their diagonal is 0, and
     :math:`\tilde K_{ij} = K_{ij} - k_i - k_j + k` so that each row sums to 0. The mean of h is the
-    unbiased estimator of HSIC. Source: Székely and Rizzo, "Partial distance correlation with methods
-    for dissimilarities", 2014, section 3.
+    unbiased estimator of HSIC. Source: Székely and Rizzo, "Partial distance correlation with
+    methods for dissimilarities", 2014, section 3.
 
     Args:
         x: Shape (N, p), N ≥ 4.

@@ -637,7 +637,8 @@ class OutlierTokens(Metric):
     Example:
         >>> norms = torch.tensor([1.0, 1.0, 8.0, 1.0])
         >>> metric = OutlierTokens(views=1, layers=1)
-        >>> metric.update(norms[None, None, None], torch.tensor([0.1, 0.1, 0.6, 0.0])[None, None])
+        >>> gaze = torch.tensor([0.125, 0.125, 0.75, 0.0])
+        >>> metric.update(norms[None, None, None], gaze[None, None])
         >>> {name: value.item() for name, value in metric.compute().items()}
         {'tokens': 1.0, 'share': 0.25, 'gaze_share': 0.75}
     """
