@@ -12,7 +12,8 @@ import pandas as pd
 import torch
 from scipy import stats
 
-from clipshift.measure.functional import pairwise_distances
+from clipshift.evaluate.tables import cka_intervals
+from clipshift.measure.functional import linear_cka, pairwise_distances
 from clipshift.results.intervals import (
     mean_interval,
     relative_shift_values,
@@ -24,7 +25,7 @@ from clipshift.results.ranking import rank_augmentations, ranking_agreement
 
 SIZES = (10, 30, 100)
 SAMPLES = 2000
-"""Simulated runs of each size; `RANKINGS` of those that rank augmentations."""
+"""Simulated runs of each size; `RANKINGS` of those that rank augmentations, and of CKA."""
 RANKINGS = 300
 WIDTH = 16
 """Of simulated embeddings."""
@@ -150,6 +151,28 @@ def of_views(spread: float, layer: bool) -> Coverage:
     return of_means(draw, truth)
 
 
+def of_cka(noise: float) -> Coverage:
+    """Of debiased CKA between tokens and the same with noise, in dimensions of unequal variance."""
+
+    def tokens(rng: Rng, size: int) -> np.ndarray:
+        clean = rng.normal(size=(size, WIDTH)) * np.linspace(2, 0.5, WIDTH)
+        return np.stack([clean, clean + noise * rng.normal(size=clean.shape)])
+
+    truth = linear_cka(*torch.from_numpy(tokens(np.random.default_rng(0), 100_000))).item()
+
+    def coverage(rng: Rng, n: int) -> float:
+        covered = []
+        for _ in range(RANKINGS):
+            clean, view = tokens(rng, n)
+            cka = linear_cka(torch.from_numpy(clean), torch.from_numpy(view)).numpy()
+            both = {"clean": clean, "view": view}
+            ends = cka_intervals(both, [WIDTH], cka.reshape(1, 1), n, seed=n)
+            covered.append(covers(ends, truth))
+        return float(np.mean(covered))
+
+    return coverage
+
+
 def shift_table(rng: Rng, n: int, means: dict[str, np.ndarray]) -> pd.DataFrame:
     """A run's table: skewed shifts of the same photos under augmentations of given means."""
     photo = rng.lognormal(-0.125, 0.5, (n, 1))
@@ -234,6 +257,9 @@ def populations(run: str | None) -> Iterator[tuple[str, str, Coverage]]:
     yield "distance between augmentations", "large", of_views(1.0, layer=False)
     yield "a layer's cosine", "small shift", of_views(0.2, layer=True)
     yield "a layer's cosine", "large shift", of_views(1.0, layer=True)
+    yield "debiased CKA", "small shift", of_cka(0.2)
+    yield "debiased CKA", "large shift", of_cka(2.0)
+    yield "debiased CKA", "hardly related", of_cka(20.0)
 
 
 def main() -> None:

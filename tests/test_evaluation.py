@@ -240,10 +240,13 @@ def test_layers_are_those_of_whole_gram_matrices(encoder: Encoder, names: tuple[
                     k, g = (centred(gram) for gram in grams)
                     expected = (k * g).sum() / np.sqrt((k * k).sum() * (g * g).sum())
                     assert row[column] == pytest.approx(expected, abs=1e-6)
-                cosines = torch.cosine_similarity(x[:, 0].double(), y[:, 0].double()).numpy()
-                assert row["cosine"] == pytest.approx(cosines.mean(), abs=1e-6)
-                ends = mean_interval(cosines, seed=0)
-                assert (row["ci_low"], row["ci_high"]) == pytest.approx(ends, abs=1e-5)
+                for token, columns in enumerate(
+                    (("cosine", "ci_low", "ci_high"), ("patch_cosine", "patch_low", "patch_high"))
+                ):
+                    pairs = x[:, token].double(), y[:, token].double()
+                    cosines = torch.cosine_similarity(*pairs).numpy()
+                    expected = (cosines.mean(), *mean_interval(cosines, seed=0))
+                    assert tuple(row[list(columns)]) == pytest.approx(expected, abs=1e-5)
 
 
 @pytest.mark.parametrize("count", [1, 7, 501])
@@ -299,8 +302,8 @@ def test_ranks_and_batches_leave_the_same_files(
 
 def test_a_model_that_ignores_its_input_has_no_shift(encoder: Encoder) -> None:
     class Blind(Encoder):
-        def _encode(self, views: torch.Tensor):  # type: ignore[no-untyped-def]
-            return super()._encode(torch.zeros_like(views))
+        def _encode(self, views: torch.Tensor, heads: bool = False):  # type: ignore[no-untyped-def]
+            return super()._encode(torch.zeros_like(views), heads)
 
     blind = Blind(encoder.model, encoder.preprocessing, {}, False, "fp32", lambda: None)
     table, _, measured = measure(blind, sample()[:3], ["noise", "flip"])
@@ -343,8 +346,8 @@ def test_run_writes_everything(finished: tuple[Path, str]) -> None:
     assert {"torch", "open_clip_torch", "clipshift"} <= set(facts["versions"])
     page = (folder / "report.html").read_text()
     figures = {file.name for file in (folder / "figures").iterdir()}
-    drawn = ("ranking", "distribution", "heatmap", "layers_cosine", "layers_cka", "gaze",
-             "distances", "correlations")  # fmt: skip
+    drawn = ("ranking", "distribution", "heatmap", "layers_cosine", "layers_patch_cosine",
+             "layers_cka", "gaze", "distances", "correlations")  # fmt: skip
     assert figures == {f"{name}.{kind}" for name in drawn for kind in ("svg", "png")}
     views = 1 + 9  # clean, and under nine augmentations
     assert page.count("data:image/webp") == 5 * views

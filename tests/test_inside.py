@@ -5,10 +5,12 @@ from itertools import permutations, product
 from pathlib import Path
 
 import numpy as np
+import open_clip
 import pandas as pd
 import pytest
 import torch
 from conftest import AUGMENTATIONS
+from safetensors import safe_open
 from scipy import stats
 from scipy.linalg import orthogonal_procrustes
 from scipy.spatial import cKDTree
@@ -18,11 +20,19 @@ from clipshift.augment import make_variants
 from clipshift.cli.command import compose_config
 from clipshift.cli.evaluate import evaluate
 from clipshift.data import Photo, sample
-from clipshift.encode import ZeroShot
+from clipshift.encode import NAMES, Encoder, Vocabulary
+from clipshift.encode.encoder import MODELS, known_texts
+from clipshift.evaluate import Evaluation
 from clipshift.evaluate.inside import inside_tables
-from clipshift.evaluate.tables import amplification_values
+from clipshift.evaluate.tables import (
+    amplification_values,
+    carried_gaze,
+    cka_intervals,
+    outlier_table,
+)
+from clipshift.measure import OutlierTokens
 from clipshift.measure import embeddings as measures
-from clipshift.measure.functional import cka_null, linear_cka
+from clipshift.measure.functional import cka_null, cka_values, linear_cka
 from clipshift.report.inside import cosine_matrices
 from clipshift.results import (
     CLEAN,
@@ -280,25 +290,77 @@ def test_the_effective_rank_is_that_of_the_spectrum(pair: tuple) -> None:
     assert measures.effective_rank(np.repeat(np.eye(5), 3, axis=0)) == pytest.approx(5)
 
 
-def test_changes_towards_classes_are_those_of_cosines(pair: tuple) -> None:
+def test_changes_towards_texts_are_those_of_cosines_and_probabilities(pair: tuple) -> None:
     view, clean = pair
     texts = on_sphere(30, 7, 4)
-    zero_shot = ZeroShot(
-        torch.from_numpy(texts.T), torch.zeros(60, dtype=torch.long),
-        tuple(f"class {k % 29}" for k in range(30)),  # two have one name
-    )  # fmt: skip
-    table = tables_of({CLEAN: clean, "noise": view}, zero_shot=zero_shot)["named"]
+    names = tuple(f"class {k % 29}" for k in range(30))  # two have one name
+    few = Vocabulary(("a blurry photo", "a photo"), on_sphere(2, 7, 5), 100.0)
+    lists = {"classes": Vocabulary(names, texts, 14.0), "attributes": few}
+    whole = tables_of({CLEAN: clean, "noise": view}, vocabularies=lists)["named"]
+    assert whole["vocabulary"].tolist() == ["classes"] * 20 + ["attributes"] * 2
+    table = whole[:20]
     before, after = (plain_units(rows) @ texts.T for rows in (clean, view))
     change = (after - before).mean(axis=0)
     order = np.argsort(-change)
     chosen = [*order[:10], *order[-10:]]
     np.testing.assert_allclose(table["change"], change[chosen])
-    assert table["text"].tolist() == [zero_shot.names[k] for k in chosen]
-    p = stats.ttest_rel(after, before).pvalue
-    np.testing.assert_allclose(table["p"], p[chosen])
-    from_least = np.sort(p)
-    holm = np.maximum.accumulate(from_least * np.arange(30, 0, -1)).clip(max=1)
-    np.testing.assert_allclose(table["p_holm"], holm[np.searchsorted(from_least, p[chosen])])
+    assert table["text"].tolist() == [names[k] for k in chosen]
+    likely = [np.exp(14 * cosines) for cosines in (before, after)]
+    earlier, later = (rows / rows.sum(axis=1, keepdims=True) for rows in likely)
+    np.testing.assert_allclose(table["softmax_change"], (later - earlier).mean(axis=0)[chosen])
+    for prefix, pairs in (("", (after, before)), ("softmax_", (later, earlier))):
+        p = stats.ttest_rel(*pairs).pvalue
+        np.testing.assert_allclose(table[f"{prefix}p"], p[chosen])
+        from_least = np.sort(p)
+        holm = np.maximum.accumulate(from_least * np.arange(30, 0, -1)).clip(max=1)
+        expected = holm[np.searchsorted(from_least, p[chosen])]
+        np.testing.assert_allclose(table[f"{prefix}p_holm"], expected)
+    ends = mean_interval((after - before)[:, chosen], 0)
+    np.testing.assert_allclose(table[["ci_low", "ci_high"]].T, ends, atol=1e-9)
+
+
+def test_a_text_that_gains_as_all_others_do_gains_no_probability() -> None:
+    clean = np.column_stack([on_sphere(50, 4), np.ones(50)])
+    view = clean + np.array([0, 0, 0, 0, 1.0])  # towards what all texts have in common
+    texts = np.column_stack([0.1 * np.eye(4), np.ones(4)])
+    vocabulary = Vocabulary(tuple("abcd"), texts / np.linalg.norm(texts[0]), 10.0)
+    table = tables_of({CLEAN: clean, "blur": view}, vocabularies={"attributes": vocabulary})
+    assert (table["named"]["change"] > 0.1).all()
+    assert (table["named"]["p_holm"] < 1e-6).all()
+    assert table["named"]["softmax_change"].abs().max() < 0.03
+
+
+def test_only_sentences_are_asked_of_a_model_that_knows_them(
+    encoder: Encoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a small open_clip model: its own embeddings of the attributes, and none where it knows
+    names alone."""
+
+    def found(asked: Encoder) -> tuple[dict[str, Vocabulary], list[str]]:
+        evaluation = Evaluation(
+            sample(), [], asked, {}, {}, ["paper"], {}, [], 0, "squash", inside=True,
+            attributes=compose_config("evaluate", []).attributes,
+        )  # fmt: skip
+        return evaluation.vocabularies(None), evaluation.notes
+
+    known, notes = found(encoder)
+    assert list(known) == ["attributes"]
+    assert not notes
+    tokens = open_clip.get_tokenizer("ViT-B-32", context_length=16)(["a blurry photo"])
+    text = encoder.model.encode_text(tokens)[0].detach().double().numpy()
+    own = known["attributes"]
+    row = own.embeddings[own.texts.index("a blurry photo")]
+    np.testing.assert_allclose(row, text / np.linalg.norm(text), atol=1e-6)
+    assert own.logit_scale == pytest.approx(encoder.model.logit_scale.exp().item())
+    monkeypatch.setattr(encoder, "text", NAMES)
+    known, notes = found(encoder)
+    assert not known
+    assert "only names" in notes[0]
+
+
+@pytest.mark.parametrize("name", ["lite", "tiny"])
+def test_the_builtin_models_say_that_they_know_names_alone(name: str) -> None:
+    assert known_texts(MODELS / name) == NAMES
 
 
 def test_the_null_of_cka_is_that_of_all_permutations() -> None:
@@ -354,6 +416,100 @@ def test_values_of_photos_vary_as_the_jackknife_says(pair: tuple) -> None:
         assert values.mean() == pytest.approx(statistic(np.ones(60, bool)))
         error = values.std(ddof=1) / np.sqrt(60)
         assert error == pytest.approx(jackknife(statistic, 60), rel=0.1)
+
+
+def related(photos: int, seed: int, noise: float) -> tuple[np.ndarray, np.ndarray]:
+    """Tokens of unequal variance by dimension, and the same with noise."""
+    rng = np.random.default_rng(seed)
+    x = rng.normal(size=(photos, 8)) * np.linspace(2, 0.5, 8)
+    return x, x + noise * rng.normal(size=x.shape)
+
+
+def test_terms_of_cka_vary_as_the_jackknife_says() -> None:
+    x, y = map(torch.tensor, related(60, 0, 1.0))
+    values = cosine_values(*(pair_values(h.numpy()) for h in cka_values(x, y)))
+    assert values.mean() == pytest.approx(linear_cka(x, y).item())
+    error = values.std(ddof=1) / np.sqrt(60)
+    expected = jackknife(lambda k: linear_cka(x[k], y[k]).item(), 60)
+    assert error == pytest.approx(expected, rel=0.1)
+
+
+@pytest.mark.parametrize(("noise", "kept"), [(1.0, 60), (1.0, 30), (30.0, 60)])
+def test_the_interval_of_cka_covers_it(noise: float, kept: int) -> None:
+    """Also where the tokens have nothing in common to speak of, and where half of them are kept."""
+    truth = linear_cka(*map(torch.tensor, related(20_000, 1, noise))).item()
+    covered = []
+    for seed in range(200):
+        x, y = related(60, seed + 2, noise)
+        cka = linear_cka(torch.tensor(x), torch.tensor(y)).item()
+        tokens = {CLEAN: x[:kept], "noise": y[:kept]}
+        low, high = cka_intervals(tokens, [8], np.array([[cka]]), 60, 0)
+        covered.append(low[0, 0] <= truth <= high[0, 0])
+    assert 0.9 <= np.mean(covered) <= 1
+
+
+def test_the_interval_of_cka_has_no_width_where_nothing_changes() -> None:
+    x, _ = related(30, 0, 0)
+    low, high = cka_intervals({CLEAN: x, "flip": 2 * x + 1}, [5, 3], np.ones((2, 1)), 30, 0)
+    np.testing.assert_allclose([low, high], 1, atol=1e-9)
+
+
+# --- outlier tokens ------------------------------------------------------------------------------
+
+
+def gazed(norms: np.ndarray, gaze: np.ndarray) -> list[str]:
+    """The warnings of clean views and views under noise, made of 20 photos' lengths of tokens after
+    two layers, and gazes: each (2, patches)."""
+    spread = np.random.default_rng(0).uniform(0.9, 1.1, size=(2, 20, 2, norms.shape[1]))
+    lengths = torch.tensor(norms[:, None, None] * spread)
+    seen = torch.tensor(gaze)[:, None].expand(-1, 20, -1)
+    measured = Measured(
+        index=np.arange(20), outliers=OutlierTokens(2, 2)(lengths, seen).movedim(1, 0).numpy()
+    )
+    photos = [Photo(f"{k}.jpg", Path(f"{k}.jpg")) for k in range(20)]
+    variants = make_variants({"noise": AUGMENTATIONS["noise"]}, {}, ["paper"], {})
+    table = outlier_table(measured, photos, variants, 0)
+    assert table["augmentation"].tolist() == [CLEAN] * 2 + ["noise"] * 2
+    assert not carried_gaze(table, None)
+    return carried_gaze(table, 2)
+
+
+def test_a_gaze_that_outlier_tokens_carry_is_warned_of_and_no_other() -> None:
+    plain, flat = np.full((2, 49), 10.0), np.full((2, 49), 1 / 49)
+    outliers = plain.copy()
+    outliers[1, [3, 20]] = 90  # under noise alone
+    on_them = flat.copy()
+    on_them[:, [3, 20]] = 1.0
+    [warning] = gazed(outliers, on_them)
+    assert "(noise)" in warning
+    assert "68% of it falls on 4.1% of the patches" in warning  # 2 of 2 + 47 / 49
+    assert not gazed(outliers, flat)  # outliers that are not looked at
+    assert not gazed(plain, on_them)  # a gaze on two patches that are no outliers
+    beside = flat.copy()
+    beside[:, [5, 30]] = 1.0
+    assert not gazed(outliers, beside)  # a gaze on others
+    many = plain.copy()
+    many[:, :20] = 90
+    assert not gazed(many, flat)  # 41 % of the gaze, on 41 % of the patches
+    assert len(gazed(np.where(on_them == 1, 90.0, 10.0), on_them)) == 1
+
+
+def test_outliers_and_gaze_are_those_of_the_tower(encoder: Encoder, views: torch.Tensor) -> None:
+    """Lengths of open_clip's own intermediates, and a gaze of heads that sums to the gaze."""
+    with torch.inference_mode():
+        made = encoder(views[:3], layers=True, heads=True)
+        resized = torch.nn.functional.interpolate(views[:3], (64, 64), mode="bilinear",
+                                                  antialias=True)  # fmt: skip
+        blocks = encoder.model.visual.forward_intermediates(
+            (resized - encoder.mean) / encoder.std, output_fmt="NLC"
+        )["image_intermediates"]
+    for layer, patches in enumerate(blocks):
+        expected = patches.square().sum(dim=-1).sqrt()
+        torch.testing.assert_close(made.norms[:, layer], expected, atol=1e-3, rtol=1e-3)
+    assert encoder.probe.layer == len(blocks) - 1
+    assert made.heads.shape == (3, 2, 4, 4)
+    torch.testing.assert_close(made.heads.mean(dim=1), made.gaze)
+    assert encoder(views[:1]).heads is None
 
 
 def test_the_interval_of_a_direction_covers_it() -> None:
@@ -444,19 +600,24 @@ def run_inside(hub_folder: Path, folder: Path, *overrides: str) -> Path:
 def test_a_run_writes_tables_and_sections_whatever_the_batch_size(
     hub_folder: Path, tmp_path: Path
 ) -> None:
-    folder = run_inside(hub_folder, tmp_path / "a", "data.batch_size=14")
+    folder = run_inside(hub_folder, tmp_path / "a", "data.batch_size=14", "save.gaze_heads=2")
     other = run_inside(hub_folder, tmp_path / "b", "data.batch_size=5", "save.embeddings=true")
     run = read_run(folder)
     stored = json.loads((folder / "columns.json").read_text())
-    for name in (*TABLES, "layers"):
+    for name in (*TABLES, "layers", "outliers"):
         assert (folder / f"{name}.csv").read_bytes() == (other / f"{name}.csv").read_bytes()
         assert set(stored[f"{name}.csv"]) == set(getattr(run, name).columns)
     assert not (folder / "embeddings.safetensors").exists()
     assert (other / "embeddings.safetensors").exists()
     page = (folder / "report.html").read_text()
-    for anchor in ("directions", "undone", "neighbourhoods", "named"):
+    for anchor in ("directions", "undone", "neighbourhoods", "named", "outliers"):
         assert f'id="{anchor}"' in page
     shift = run.summary[run.summary["measure"] == "cosine_similarity"]["mean"]
+    assert set(run.named["vocabulary"]) == {"classes", "attributes"}
+    layers = run.layers.dropna(subset="cka")
+    assert ((layers["cka_low"] <= layers["cka"]) & (layers["cka"] <= layers["cka_high"])).all()
+    with safe_open(folder / "gaze_heads.safetensors", "np") as stored:
+        assert stored.get_tensor("clean").shape == (2, 2, 4, 4)
     aligned = run.neighbourhoods[run.neighbourhoods["measure"] == "alignment"]["value"]
     np.testing.assert_allclose(aligned, 2 * (1 - shift), rtol=1e-6, atol=3e-9)
     assert len(sample()) == run.facts["data"]["photos"]

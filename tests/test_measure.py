@@ -3,6 +3,7 @@
 import inspect
 import json
 import re
+from itertools import permutations, product
 
 import numpy as np
 import pytest
@@ -37,6 +38,7 @@ from clipshift.measure import (
     CleanSpread,
     Facts,
     LayerShift,
+    OutlierTokens,
     PhotoMeasure,
     functional,
 )
@@ -535,16 +537,66 @@ def test_layer_shift_in_batches(offset: float) -> None:
     shifted = views + offset, clean + offset
     own = torch.cat([metric(shifted[0][:, rows], shifted[1][rows]) for rows in batches], dim=1)
     made = metric.compute()
-    for k in range(3):
-        pairs = zip(views[k, :, 0] + offset, clean[:, 0] + offset, strict=True)
+    for k, (token, name) in product(range(3), enumerate(("cosine", "patch_cosine"))):
+        pairs = zip(views[k, :, token] + offset, clean[:, token] + offset, strict=True)
         cosines = [1 - cosine(a.double(), b.double()) for a, b in pairs if a.isfinite().all()]
-        assert made["cosine"][k].item() == pytest.approx(np.mean(cosines))
-        np.testing.assert_allclose(own[k][own[k].isfinite()], cosines, atol=1e-6)
+        assert made[name][k].item() == pytest.approx(np.mean(cosines))
+        found = own[k, :, token]
+        np.testing.assert_allclose(found[found.isfinite()], cosines, atol=1e-6)
         tokens = clean[:, 1].numpy(), views[k, :, 1].numpy()
         tolerance = {"abs": 1e-5 if offset > 100 else 1e-6}
         assert made["cka"][k].item() == pytest.approx(cka(unbiased_hsic, *tokens), **tolerance)
         biased = cka(biased_hsic, *tokens)
         assert made["cka_biased"][k].item() == pytest.approx(biased, **tolerance)
+
+
+def test_the_terms_of_cka_are_those_of_whole_u_centred_matrices() -> None:
+    draw = np.random.default_rng(0)
+    x = draw.normal(size=(30, 5)) + 3
+    y = x[:, :3] + draw.normal(size=(30, 3))
+
+    def u_centred(rows: np.ndarray) -> np.ndarray:
+        gram = rows @ rows.T
+        made = np.zeros_like(gram)
+        off = gram - np.diag(np.diag(gram))
+        for i, j in permutations(range(30), 2):
+            made[i, j] = gram[i, j] - (off[i].sum() + off[j].sum()) / 28 + off.sum() / (29 * 28)
+        return made
+
+    k, g = u_centred(x), u_centred(y)
+    terms = functional.cka_values(torch.tensor(x), torch.tensor(y))
+    for term, (a, b) in zip(terms, ((k, g), (k, k), (g, g)), strict=True):
+        close(term, (a * b).sum(axis=1) / 27)
+    both, first, second = (float(term.mean()) for term in terms)
+    expected = functional.linear_cka(torch.tensor(x), torch.tensor(y)).item()
+    assert both / np.sqrt(first * second) == pytest.approx(expected)
+
+
+def test_outlier_tokens_and_the_gaze_on_them_are_numpys() -> None:
+    draw = np.random.default_rng(0)
+    norms = draw.uniform(5, 14, size=(2, 9, 3, 49))  # odd, so that the median is one of them
+    norms[1, :, 2, :4] = draw.uniform(80, 120, size=(9, 4))
+    norms[0, 4, 1, 7] = np.inf
+    gaze = draw.uniform(size=(2, 9, 49))
+    gaze[1, :, :4] += 20
+    metric = OutlierTokens(views=2, layers=3)
+    made = [
+        metric(torch.tensor(norms[:, rows]), torch.tensor(gaze[:, rows]))
+        for rows in (slice(0, 5), slice(5, 9))
+    ]
+    own = torch.cat(made, dim=1).numpy()
+    for k, photo, layer in product(range(2), range(9), range(3)):
+        row = norms[k, photo, layer]
+        if not np.isfinite(row).all():
+            assert np.isnan(own[k, photo, layer]).all()
+            continue
+        far = row > 3 * np.median(row)
+        shares = far.mean(), gaze[k, photo][far].sum() / gaze[k, photo].sum()
+        np.testing.assert_allclose(own[k, photo, layer], [far.sum(), *shares], atol=1e-12)
+    means = metric.compute()
+    assert means["tokens"].tolist() == [[0, 0, 0], [0, 0, 4]]
+    np.testing.assert_allclose(means["gaze_share"], np.nanmean(own[..., 2], axis=1))
+    assert OutlierTokens(2, 3)(torch.tensor(norms), None)[..., 2].isnan().all()
 
 
 def test_text_shift_is_the_mean_over_captions() -> None:

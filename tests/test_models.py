@@ -24,6 +24,7 @@ KINDS = {
     "lite": (512, (7, 7), 7),
 }
 
+CONVOLUTIONAL = {"lite", "mobileclip2_s0", "convnext_base_w", "rn50_openai"}
 AVERAGING = {"lite", "mobileclip2_s0", "convnext_base_w"}
 CLASS_TOKEN = {name for name in KINDS if name.startswith("vit_")} | {"untrained", "tiny"}
 
@@ -54,6 +55,11 @@ def test_model_config(name: str, views: Tensor, monkeypatch: pytest.MonkeyPatch)
     assert features.gaze.shape == (1, *grid)
     assert 0 < features.gaze.sum() <= 1 + 1e-5
     assert len(features.layers) == blocks == len(tower_blocks(model.model.visual))
+    if name in CONVOLUTIONAL:
+        assert features.norms is None
+    else:
+        assert features.norms.shape == (1, blocks, grid[0] * grid[1])
+        assert model.probe.layer == blocks - (name in CLASS_TOKEN)
     for tokens in features.layers:
         assert tokens.shape[:2] == (1, 2)
         assert tokens[:, 1].isfinite().all()

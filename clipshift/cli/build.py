@@ -330,10 +330,12 @@ def make_evaluation(
         calibration=calibration,
         layers=cfg.layers,
         inside=cfg.inside,
+        attributes=cfg.attributes,
         gallery=cfg.gallery,
         save_embeddings=cfg.save.embeddings,
         save_views=cfg.save.views,
         save_gaze=cfg.save.gaze,
+        save_gaze_heads=cfg.save.gaze_heads,
         notes=notes,
     )
 

@@ -24,7 +24,9 @@ def is_template(value: Any) -> bool:
         return False
 
 
-MEASURED = {"aug": "aug=noise", "metric": "metric=cosine_similarity"}
+MEASURED = {
+    "aug": "aug=noise", "metric": "metric=cosine_similarity", "prompts": "prompts=auto"
+}  # fmt: skip
 """The groups that an evaluation cannot be without, see `validate`."""
 SEVERITIES = ("paper", 1, 2, 3, 4, 5, "matched")
 CHECKS: dict[str, Check] = {
@@ -45,6 +47,10 @@ CHECKS: dict[str, Check] = {
     "prompts.templates": (
         "auto, openai, a file, or a list of texts with {} in the place of the class",
         lambda v: isinstance(v, str) or (isinstance(v, list) and all(map(is_template, v))),
+    ),
+    "attributes": (
+        "a list of texts",
+        lambda v: isinstance(v, list) and all(isinstance(text, str) and text for text in v),
     ),
     "cache.gigabytes": number(0),
     "logger.tags": (
@@ -71,6 +77,7 @@ CHECKS: dict[str, Check] = {
     "save.embeddings": BOOLEAN,
     "save.views": whole(0),
     "save.gaze": whole(0),
+    "save.gaze_heads": whole(0),
     "data.skip": optional(whole(0)),
     "data.limit": optional(whole(1)),
     "data.skip_sample": optional(whole(0)),

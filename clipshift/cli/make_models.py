@@ -19,6 +19,7 @@ from clipshift.cli.config import plain, validate
 from clipshift.cli.trainer import make_trainer
 from clipshift.data import class_names, shards
 from clipshift.data.wordnet import imagenet_names
+from clipshift.encode import NAMES
 from clipshift.errors import UserError
 from clipshift.report.tracking import track_checkpoint
 from clipshift.train import lite
@@ -218,5 +219,5 @@ def make_lite(cfg: DictConfig, folder: Path) -> None:
     for name, value in projection.state_dict().items():
         name = f"visual.head.proj.{name}"
         weights[name] = (value / length).to(lite.shipped_dtype(name, value))
-    export_model(weights, model_cfg, lite.PREPROCESSING, folder / "model")
+    export_model(weights, model_cfg, lite.PREPROCESSING, folder / "model", NAMES)
     track_checkpoint(trainer.logger, folder / "model")

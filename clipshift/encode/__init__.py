@@ -2,6 +2,8 @@
 
 from clipshift.encode.encoder import (
     ENCODE_BATCH,
+    NAMES,
+    SENTENCES,
     Encoder,
     Features,
     load_encoder,
@@ -13,6 +15,7 @@ from clipshift.encode.gaze import GazeProbe, contribution_shares, gaze_probe
 from clipshift.encode.modules import as_encoder
 from clipshift.encode.texts import (
     OPENAI,
+    Vocabulary,
     ZeroShot,
     caption_embeddings,
     make_zero_shot,
@@ -22,11 +25,14 @@ from clipshift.encode.weights import find_checkpoint, weights_are_here
 
 __all__ = [
     "ENCODE_BATCH",
+    "NAMES",
     "OPENAI",
+    "SENTENCES",
     "Encoder",
     "FeatureCache",
     "Features",
     "GazeProbe",
+    "Vocabulary",
     "ZeroShot",
     "as_encoder",
     "caption_embeddings",

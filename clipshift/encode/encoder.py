@@ -25,9 +25,9 @@ from torch import Tensor, nn
 from torch.nn.functional import interpolate
 from torch.nn.functional import normalize as unit_length
 
-from clipshift.data import as_rgb, clean_view
+from clipshift.data import as_rgb, clean_view, read_json
 from clipshift.encode import tiny  # noqa: F401  (registers its image tower with timm)
-from clipshift.encode.gaze import gaze_probe
+from clipshift.encode.gaze import AttentionProbe, gaze_probe
 from clipshift.encode.layers import LayerProbe, is_convolutional
 from clipshift.encode.weights import (
     CONFIG,
@@ -40,6 +40,8 @@ from clipshift.encode.weights import (
 from clipshift.errors import UserError, did_you_mean
 
 BUILTIN = "builtin:"
+SENTENCES, NAMES = "sentences", "names"
+"""What a model's text side knows."""
 MODELS = Path(__file__).parent.parent / "models"
 ENCODE_BATCH = 32
 """Views a forward pass. Matrix products may round differently for another number of rows, so every
@@ -62,18 +64,26 @@ class Features:
             the tower has none.
         layers: Where asked for, class token (NaN where the tower has none) and mean patch token
             after each block, float32, shape (B, 2, width).
+        norms: With ``layers``, the lengths of all patch tokens after each block, float32, shape
+            (B, layers, patches); None where the tower has no tokens, or changes their number.
+        heads: Where asked for, the gaze of each attention head, float32, shape (B, heads, h, w);
+            None where the gaze is no attention.
     """
 
     embedding: Tensor
     gaze: Tensor | None
     layers: list[Tensor] | None = None
+    norms: Tensor | None = None
+    heads: Tensor | None = None
 
     def split(self, count: int) -> list["Features"]:
         """Cut into parts of ``count`` views."""
         parts = [Features(embedding, None) for embedding in self.embedding.split(count)]
-        if self.gaze is not None:
-            for part, gaze in zip(parts, self.gaze.split(count), strict=True):
-                part.gaze = gaze
+        for name in ("gaze", "norms", "heads"):
+            whole = getattr(self, name)
+            if whole is not None:
+                for part, own in zip(parts, whole.split(count), strict=True):
+                    setattr(part, name, own)
         if self.layers is not None:
             for index, part in enumerate(parts):
                 part.layers = [layer.split(count)[index] for layer in self.layers]
@@ -90,6 +100,7 @@ class Encoder(nn.Module):
         trained: Whether its weights were learnt, and not drawn at random.
         precision: open_clip's name of the precision it was made in.
         tokenizer: Makes the text tower's tokenizer.
+        text: What its text side knows: ``sentences``, or only ``names`` of classes.
 
     Attributes:
         probe: Reads the gaze; None where the image tower has none.
@@ -113,8 +124,10 @@ class Encoder(nn.Module):
         trained: bool,
         precision: str,
         tokenizer: Callable[[], Callable[[list[str]], Tensor]],
+        text: str = SENTENCES,
     ) -> None:
         super().__init__()
+        self.text = text
         self.model = model.eval().requires_grad_(False)
         self.trained = trained
         self.precision = precision
@@ -138,35 +151,46 @@ class Encoder(nn.Module):
             self.register_buffer(name, values, persistent=False)
 
     def forward(
-        self, views: Tensor | Picture | Sequence[Picture], layers: bool = False
+        self,
+        views: Tensor | Picture | Sequence[Picture],
+        layers: bool = False,
+        heads: bool = False,
     ) -> Features:
         """Encode views or pictures, once they are found to be what they should be.
 
         Args:
             views: See `as_views`.
-            layers: Whether to hand out what `Features.layers` says as well.
+            layers: Whether to hand out `Features.layers` and `Features.norms` as well.
+            heads: Whether to hand out `Features.heads` as well.
 
         Raises:
             TypeError, ValueError: If they are no views and no pictures.
         """
-        return self.encode_views(as_views(views).to(self.mean.device), layers)
+        return self.encode_views(as_views(views).to(self.mean.device), layers, heads)
 
-    def encode_views(self, views: Tensor, layers: bool = False) -> Features:
+    def encode_views(self, views: Tensor, layers: bool = False, heads: bool = False) -> Features:
         """Encode views that are known to be in [0, 1]: looking would make a GPU wait.
 
         Args:
             views: In [0, 1], float32, shape (B, 3, H, W).
-            layers: Whether to hand out what `Features.layers` says as well.
+            layers: Whether to hand out `Features.layers` and `Features.norms` as well.
+            heads: Whether to hand out `Features.heads` as well.
         """
         self.layer_probe.wanted = layers
-        parts = [self._encode(part) for part in views.split(ENCODE_BATCH)]
+        parts = [self._encode(part, heads) for part in views.split(ENCODE_BATCH)]
         self.layer_probe.wanted = False  # or `embed` would leave tokens behind that nobody reads
-        gazes = [part.gaze for part in parts if part.gaze is not None]
+
+        def joined(name: str) -> Tensor | None:
+            made = [getattr(part, name) for part in parts]
+            return None if made[0] is None else torch.cat(made)
+
         tokens = [part.layers for part in parts if part.layers is not None]
         return Features(
             embedding=torch.cat([part.embedding for part in parts]),
-            gaze=torch.cat(gazes) if gazes else None,
+            gaze=joined("gaze"),
             layers=[torch.cat(layer) for layer in zip(*tokens, strict=True)] if layers else None,
+            norms=joined("norms"),
+            heads=joined("heads"),
         )
 
     @cached_property
@@ -176,6 +200,15 @@ class Encoder(nn.Module):
         size = (1, 3, *self.input_size)
         made = self.encode_views(torch.zeros(size, device=self.mean.device), layers=True)
         return [layer.shape[2] for layer in made.layers or ()]
+
+    @property
+    def logit_scale(self) -> float:
+        """What cosines are multiplied by before a softmax over texts.
+
+        The model's own, or 100 where it has none: the largest that CLIP was allowed to learn.
+        """
+        learnt = getattr(self.model, "logit_scale", None)
+        return float(learnt.exp()) if isinstance(learnt, Tensor) else 100.0
 
     @torch.inference_mode()
     def encode_texts(self, texts: list[str]) -> Tensor:
@@ -241,15 +274,21 @@ class Encoder(nn.Module):
         inputs = ((views - self.mean) / self.std).to(self.input_dtype)
         return self.model.encode_image(inputs).float()
 
-    def _encode(self, views: Tensor) -> Features:
+    def _encode(self, views: Tensor, heads: bool = False) -> Features:
         count = len(views)
         filled = torch.cat([views, views[:1].expand(ENCODE_BATCH - count, -1, -1, -1)])
-        embedding = self.embed(filled)[:count]
-        return Features(
-            embedding,
-            gaze=self.probe.read()[:count] if self.probe else None,
-            layers=[tokens[:count] for tokens in self.layer_probe.read()],
-        )
+        made = Features(self.embed(filled)[:count], gaze=None)
+        if heads and isinstance(self.probe, AttentionProbe):
+            made.heads = self.probe.read_heads()[:count]
+            made.gaze = made.heads.mean(dim=1)
+        elif self.probe:
+            made.gaze = self.probe.read()[:count]
+        read = self.layer_probe.read()
+        made.layers = [tokens.pooled[:count] for tokens in read]
+        norms = [tokens.norms[:count] for tokens in read if tokens.norms is not None]
+        if len(norms) == len(read) and len({of.shape for of in norms}) == 1:
+            made.norms = torch.stack(norms, dim=1)
+        return made
 
 
 def as_views(images: Tensor | Picture | Sequence[Picture]) -> Tensor:
@@ -382,6 +421,7 @@ def load_encoder(
     with errors_alone(), torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         try:
+            text = known_texts(Path(name)) if schema == "local-dir" else SENTENCES
             model = open_clip.create_model(
                 architecture,
                 pretrained=None if schema else weights,
@@ -408,7 +448,16 @@ def load_encoder(
         bool(schema or weights),
         precision,
         partial(load_tokenizer, architecture),
+        text,
     )
+
+
+def known_texts(folder: Path) -> str:
+    """What a model's text side knows, as ``text`` of its config in the hub's format says.
+
+    open_clip does not read it. A config without it is that of a model that knows sentences.
+    """
+    return NAMES if read_json(folder / CONFIG).get("text") == NAMES else SENTENCES
 
 
 @errors_alone()

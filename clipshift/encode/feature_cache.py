@@ -31,14 +31,17 @@ class FeatureCache:
             rows.append(stored)
         stacked = {name: torch.stack([row[name] for row in rows]).to(device) for name in rows[0]}
         layers = [stacked[name] for name in sorted(stacked) if name.startswith("layer")]
-        return Features(stacked["embedding"], stacked.get("gaze"), layers or None)
+        return Features(
+            stacked["embedding"], stacked.get("gaze"), layers or None, stacked.get("norms")
+        )
 
     def set(self, digests: list[bytes], features: Features) -> None:
         """Store the features of some photos."""
         for row, digest in enumerate(digests):
             tensors = {"embedding": features.embedding[row]}
-            if features.gaze is not None:
-                tensors["gaze"] = features.gaze[row]
+            for name in ("gaze", "norms"):
+                if (of := getattr(features, name)) is not None:
+                    tensors[name] = of[row]
             for index, layer in enumerate(features.layers or ()):
                 tensors[f"layer{index:03d}"] = layer[row]
             self.cache.set(f"{self.key} {digest.hex()}", tensors)

@@ -20,6 +20,8 @@ from timm.models import EfficientNet, ResNet
 from torch import Tensor, nn
 from torch.nn.functional import linear
 
+from clipshift.encode.layers import tower_blocks
+
 Heads = tuple[Tensor, Tensor]
 """A query (B, heads, 1, d) and all keys (B, heads, tokens, d) of an attention layer."""
 PASSING = (nn.Identity, nn.Flatten, nn.Dropout)
@@ -31,9 +33,12 @@ class GazeProbe(ABC):
 
     Attributes:
         kind: ``attention`` or ``contribution``. Gazes of different kinds cannot be compared.
+        layer: After how many of the tower's blocks it looks at the tokens; 0 where that is no
+            block's output.
     """
 
     kind: ClassVar[str]
+    layer: int = 0
 
     @abstractmethod
     def read(self) -> Tensor:
@@ -44,23 +49,29 @@ class AttentionProbe(GazeProbe):
     """The attention of the query that makes the embedding.
 
     Args:
-        layer: The attention layer whose single query makes the embedding.
-        project: Turns the layer and its inputs into the query and the keys.
+        attention: The attention layer whose single query makes the embedding.
+        project: Turns the attention layer and its inputs into the query and the keys.
         grid: Rows and columns of patches; they are the last keys.
+        layer: After how many of the tower's blocks these inputs are taken.
     """
 
     kind = "attention"
 
     def __init__(
-        self, layer: nn.Module, project: Callable[..., Heads], grid: tuple[int, int]
+        self,
+        attention: nn.Module,
+        project: Callable[..., Heads],
+        grid: tuple[int, int],
+        layer: int = 0,
     ) -> None:
-        self.layer = layer
+        self.attention = attention
         self.project = project
         self.grid = grid
+        self.layer = layer
         self._inputs: tuple[Any, ...] = ()
-        layer.register_forward_pre_hook(self._keep)
+        attention.register_forward_pre_hook(self._keep)
 
-    def _keep(self, layer: nn.Module, inputs: tuple[Any, ...]) -> None:
+    def _keep(self, attention: nn.Module, inputs: tuple[Any, ...]) -> None:
         self._inputs = tuple(x.detach() if isinstance(x, Tensor) else x for x in inputs)
 
     def read(self) -> Tensor:
@@ -70,13 +81,16 @@ class AttentionProbe(GazeProbe):
             Attention weights over patches, averaged over heads, as softmax gave them (class and
             other extra tokens had their share, so the sum is at most 1); float32, shape (B, h, w).
         """
-        query, keys = self.project(self.layer, *self._inputs)
+        return self.read_heads().mean(dim=1)
+
+    def read_heads(self) -> Tensor:
+        """The same of each head on its own, float32, shape (B, heads, h, w)."""
+        query, keys = self.project(self.attention, *self._inputs)
         self._inputs = ()
         # No matrix product: with one row, its rounding depends on the view's position in the batch.
         logits = (query.float() * keys.float()).sum(dim=-1) * query.shape[-1] ** -0.5
-        weights = logits.softmax(dim=-1).mean(dim=1)
         rows, columns = self.grid
-        return weights[:, -rows * columns :].unflatten(-1, self.grid)
+        return logits.softmax(dim=-1)[..., -rows * columns :].unflatten(-1, self.grid)
 
 
 class ContributionProbe(GazeProbe):
@@ -187,19 +201,27 @@ def gaze_probe(tower: nn.Module) -> GazeProbe | None:
     """
     if isinstance(tower, VisionTransformer) and tower.pool_type == "tok":
         if tower.attn_pool is not None:
-            return AttentionProbe(tower.attn_pool.attn, multihead_heads, tower.grid_size)
+            return AttentionProbe(
+                tower.attn_pool.attn, multihead_heads, tower.grid_size, len(tower_blocks(tower))
+            )
         block = tower.transformer.resblocks[-1]
         if isinstance(block, ResidualAttentionBlock):
-            return AttentionProbe(block.attn, multihead_heads, tower.grid_size)
+            return AttentionProbe(
+                block.attn, multihead_heads, tower.grid_size, len(tower_blocks(tower)) - 1
+            )
     if isinstance(tower, TimmModel):
         trunk = tower.trunk
         pool = getattr(trunk, "attn_pool", None)
         if isinstance(pool, AttentionPoolLatent) and pool.latent_len == 1:
-            return AttentionProbe(pool, latent_heads, trunk.patch_embed.grid_size)
+            return AttentionProbe(
+                pool, latent_heads, trunk.patch_embed.grid_size, len(tower_blocks(tower))
+            )
         blocks = getattr(trunk, "blocks", None)
-        layer = getattr(blocks[-1], "attn", None) if blocks is not None else None
-        if isinstance(layer, Attention) and getattr(trunk, "global_pool", "") == "token":
-            return AttentionProbe(layer, timm_heads, trunk.patch_embed.grid_size)
+        attention = getattr(blocks[-1], "attn", None) if blocks is not None else None
+        if isinstance(attention, Attention) and getattr(trunk, "global_pool", "") == "token":
+            return AttentionProbe(
+                attention, timm_heads, trunk.patch_embed.grid_size, len(tower_blocks(tower)) - 1
+            )
         return contribution_probe(tower)
     if isinstance(tower, ModifiedResNet):
         # spatial grid + 1 for the mean token

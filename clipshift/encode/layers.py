@@ -1,6 +1,6 @@
 """Layers: the tokens after each block of an image tower, from the pass that makes the embedding."""
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from open_clip.modified_resnet import ModifiedResNet
@@ -10,8 +10,22 @@ from timm.models import ResNet
 from torch import Tensor, nn
 
 
+class LayerTokens(NamedTuple):
+    """What is read of B views after one block.
+
+    Attributes:
+        pooled: The class token (NaN where the tower has none), and the mean of the patch tokens;
+            of convolutional towers, the pixels of a stage's feature map are the patches. Float32,
+            shape (B, 2, width).
+        norms: The lengths of the patch tokens, float32, shape (B, patches); None for feature maps.
+    """
+
+    pooled: Tensor
+    norms: Tensor | None
+
+
 class LayerProbe:
-    """Reads class and mean patch token after each block of an image tower, each forward pass.
+    """Reads the tokens after each block of an image tower, each forward pass.
 
     Args:
         tower: ``model.visual`` of an open_clip model; any other has no blocks that are known.
@@ -28,22 +42,19 @@ class LayerProbe:
         if self.wanted:
             self._outputs.append(output)
 
-    def read(self) -> list[Tensor]:
-        """The tokens of the last forward pass, if it was made while ``wanted`` was set.
-
-        Returns:
-            One tensor per block, float32, shape (B, 2, width): the class token (NaN where the tower
-            has none), and the mean of the patch tokens; of convolutional towers, the pixels of a
-            stage's feature map are the patches.
-        """
+    def read(self) -> list[LayerTokens]:
+        """The tokens of the last forward pass by block, if it was made while ``wanted`` was set."""
         outputs, self._outputs = self._outputs, []
-        return [self._pooled(output.float()) for output in outputs]
+        return [self._tokens(output.float()) for output in outputs]
 
-    def _pooled(self, output: Tensor) -> Tensor:
-        tokens = output.flatten(2).transpose(1, 2) if output.ndim == 4 else output
-        patches = tokens[:, self.prefix :].mean(dim=1)
-        first = tokens[:, 0] if self.class_token else torch.full_like(patches, torch.nan)
-        return torch.stack([first, patches], dim=1)
+    def _tokens(self, output: Tensor) -> LayerTokens:
+        is_map = output.ndim == 4
+        tokens = output.flatten(2).transpose(1, 2) if is_map else output
+        patches = tokens[:, self.prefix :]
+        mean = patches.mean(dim=1)
+        first = tokens[:, 0] if self.class_token else torch.full_like(mean, torch.nan)
+        norms = None if is_map else torch.linalg.vector_norm(patches, dim=-1)
+        return LayerTokens(torch.stack([first, mean], dim=1), norms)
 
 
 def tower_blocks(tower: nn.Module) -> list[nn.Module]:

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
+import numpy as np
 import torch
 from open_clip import OPENAI_IMAGENET_TEMPLATES
 from torch import Tensor
@@ -33,6 +34,21 @@ class ZeroShot:
     def top(self) -> tuple[int, ...]:
         """The k of the accuracies: of five classes or fewer, top-5 would say nothing."""
         return (1, 5) if self.classifier.shape[1] > 5 else (1,)
+
+
+@dataclass
+class Vocabulary:
+    """Texts that views are compared with.
+
+    Attributes:
+        texts: What they say, T of them.
+        embeddings: Their unit embeddings, float64, shape (T, D).
+        logit_scale: What the model multiplies cosines by before a softmax over texts.
+    """
+
+    texts: Sequence[str]
+    embeddings: np.ndarray
+    logit_scale: float
 
 
 def make_zero_shot(

@@ -15,8 +15,10 @@ from clipshift.augment import Augmentation, make_variants
 from clipshift.augment.matching import Calibration
 from clipshift.data import Cache, Photo, Resize, ViewDataset, is_wordnet_id, keyed_order
 from clipshift.encode import (
+    NAMES,
     Encoder,
     FeatureCache,
+    Vocabulary,
     ZeroShot,
     caption_embeddings,
     make_zero_shot,
@@ -44,6 +46,9 @@ from clipshift.results import (
 )
 from clipshift.versions import CODE_SHA256, command_line, environment, git_commit, package_versions
 
+TOKEN_PHOTOS = 500
+"""Of so many photos at random the mean patch tokens are kept, for the intervals of CKA."""
+
 
 @dataclass
 class Evaluation:
@@ -65,10 +70,12 @@ class Evaluation:
         layers: Whether to measure the shift of every layer.
         inside: Whether to see what happens inside the space of embeddings, see
             `clipshift.evaluate.inside.inside_tables`.
+        attributes: What views may look like, to name what they move towards.
         gallery: How many photos at random a view must find its own among.
         save_embeddings: Whether to write all embeddings.
         save_views: Of how many first photos to write the views.
         save_gaze: Of how many first photos to write the gazes.
+        save_gaze_heads: Of how many first photos to write the gazes of each attention head.
         notes: What limits the numbers, a sentence each.
     """
 
@@ -85,10 +92,12 @@ class Evaluation:
     calibration: Calibration | None = None
     layers: bool = False
     inside: bool = False
+    attributes: Sequence[str] = ()
     gallery: int = 1000
     save_embeddings: bool = False
     save_views: int = 0
     save_gaze: int = 0
+    save_gaze_heads: int = 0
     notes: list[str] = field(default_factory=list)
 
     def views(self, cache: Cache | None = None) -> ViewDataset:
@@ -121,6 +130,29 @@ class Evaluation:
                 f"{len(self.classes)}. The model was asked for “{prompt}”."
             )
         return zero_shot, captions
+
+    def vocabularies(self, zero_shot: ZeroShot | None) -> dict[str, Vocabulary]:
+        """What views may move towards: the ``classes``, and the ``attributes``.
+
+        The attributes are left out, and that is noted, where the encoder knows only names, or its
+        tokenizer cannot be had.
+        """
+        found, scale = {}, self.encoder.logit_scale
+        if zero_shot is not None:
+            rows = zero_shot.classifier.double().cpu().numpy().T
+            found["classes"] = Vocabulary(zero_shot.names, rows, scale)
+        if self.attributes and self.encoder.text == NAMES:
+            self.notes.append(
+                "What views move towards is named by classes alone: the model's text side knows "
+                f"only names, and the {len(self.attributes)} attributes would say nothing to it."
+            )
+        elif self.attributes:
+            try:
+                rows = self.encoder.encode_texts(list(self.attributes)).double().cpu().numpy()
+                found["attributes"] = Vocabulary(tuple(self.attributes), rows, scale)
+            except UserError as error:
+                self.notes.append(f"The attributes are left out: {error}.")
+        return found
 
 
 def run_evaluation(
@@ -162,8 +194,10 @@ def run_evaluation(
         evaluation.augmentations, evaluation.ladders, evaluation.severities, strengths
     )
     zero_shot, texts = evaluation.texts()
+    vocabularies = evaluation.vocabularies(zero_shot) if evaluation.inside else {}
     device = device_name(trainer.strategy.root_device)
     key = f"features {encoder.fingerprint} {device} {evaluation.resize} {evaluation.layers}"
+    cacheable = encoder.cacheable and not evaluation.save_gaze_heads
     module = ShiftEvaluation(
         encoder,
         variants,
@@ -174,10 +208,14 @@ def run_evaluation(
             gallery=frozenset(keyed_order(photos, "sample")[: evaluation.gallery]),
             views=evaluation.save_views,
             gaze=max(evaluation.save_gaze, GAZED_PHOTOS),
+            heads=evaluation.save_gaze_heads,
+            tokens=frozenset(
+                keyed_order(photos, "sample")[:TOKEN_PHOTOS] if evaluation.inside else ()
+            ),
         ),
         zero_shot=zero_shot,
         texts=texts,
-        features=FeatureCache(cache, key) if cache is not None and encoder.cacheable else None,
+        features=FeatureCache(cache, key) if cache is not None and cacheable else None,
         layers=evaluation.layers,
     )
     data = ViewData(evaluation.views(cache), batch_size, num_workers, records, evaluation.layers)
@@ -200,7 +238,7 @@ def run_evaluation(
             inside = None
             if evaluation.inside:
                 begun = time.perf_counter()
-                inside = inside_tables(measured, photos, variants, evaluation.seed, zero_shot)
+                inside = inside_tables(measured, photos, variants, evaluation.seed, vocabularies)
                 measured.seconds["inside"] = time.perf_counter() - begun
             seconds = {"photos": time.perf_counter() - start, **measured.seconds}
             known = {
@@ -232,7 +270,7 @@ def run_evaluation(
             shown = shown_photos(run.rows, SHOWN_PHOTOS)
             write_tensors(
                 folder, measured, photos, evaluation.save_views, evaluation.save_gaze,
-                shown,
+                shown, evaluation.save_gaze_heads,
             )  # fmt: skip
             if zero_shot:
                 write_nearest(folder, measured, photos, zero_shot.names, shown)
@@ -253,6 +291,8 @@ def model_facts(encoder: Encoder) -> dict[str, Any]:
         "fingerprint": encoder.fingerprint,
         "preprocessing": encoder.preprocessing,
         "gaze": encoder.probe.kind if encoder.probe else None,
+        "gaze_layer": encoder.probe.layer if encoder.probe else None,
+        "text": encoder.text,
     }
 
 

@@ -5,11 +5,12 @@ from itertools import combinations
 
 import numpy as np
 import pandas as pd
+from scipy.special import softmax
 from scipy.stats import ttest_1samp
 
 from clipshift.augment import Variant
 from clipshift.data import Photo, keyed_order
-from clipshift.encode import ZeroShot
+from clipshift.encode import Vocabulary
 from clipshift.measure.embeddings import (
     FLIPS,
     FOLDS,
@@ -28,6 +29,7 @@ from clipshift.measure.embeddings import (
     neighbours_kept,
     undoing_errors,
     unit_steps,
+    units,
     with_others,
 )
 from clipshift.results import (
@@ -43,6 +45,11 @@ from clipshift.results import (
 
 NAMED = 10
 """How many texts are listed that a view gains most, and how many that it loses most."""
+NAMED_COLUMNS = [
+    "augmentation", "severity", "vocabulary", "text",
+    "change", "ci_low", "ci_high", "p", "p_holm",
+    "softmax_change", "softmax_low", "softmax_high", "softmax_p", "softmax_p_holm", "n",
+]  # fmt: skip
 
 Embeddings = Mapping[str, np.ndarray]
 """By view, ``clean`` among them; rows in the order of photo ids, shape (N, D)."""
@@ -53,7 +60,7 @@ def inside_tables(
     photos: Sequence[Photo],
     variants: Mapping[str, Variant],
     seed: int,
-    zero_shot: ZeroShot | None = None,
+    vocabularies: Mapping[str, Vocabulary] | None = None,
 ) -> dict[str, pd.DataFrame]:
     """The tables of what happens to the embeddings.
 
@@ -62,7 +69,7 @@ def inside_tables(
         photos: The run's photos.
         variants: Augmentations at severities, by view name.
         seed: Of all resampling and of the nulls.
-        zero_shot: The classes, to name what views move towards, where there are some.
+        vocabularies: Texts by the name of their list, to name what views move towards.
 
     Returns:
         ``directions``, ``direction_cosines``, ``undone``, ``neighbourhoods`` and ``named``, as
@@ -73,15 +80,12 @@ def inside_tables(
     listed = [photos[int(measured.index[row])] for row in order]
     folds = np.empty(len(listed), int)
     folds[keyed_order(listed, "folds")] = np.arange(len(listed)) % FOLDS
-    names, texts = ((), np.empty((0, 0))) if zero_shot is None else (
-        zero_shot.names, zero_shot.classifier.cpu().numpy().T
-    )  # fmt: skip
     return {
         "directions": directions_table(embeddings, variants, seed),
         "direction_cosines": direction_cosines_table(embeddings, variants, seed),
         "undone": undone_table(embeddings, variants, folds, seed),
         "neighbourhoods": neighbourhoods_table(embeddings, variants, seed),
-        "named": named_table(embeddings, variants, names, texts, seed),
+        "named": named_table(embeddings, variants, vocabularies or {}, seed),
     }
 
 
@@ -241,57 +245,81 @@ def neighbourhoods_table(
 def named_table(
     embeddings: Embeddings,
     variants: Mapping[str, Variant],
-    said: Sequence[str],
-    texts: np.ndarray,
+    vocabularies: Mapping[str, Vocabulary],
     seed: int,
 ) -> pd.DataFrame:
     """What views move towards: the texts whose cosine with them rises and falls most.
 
-    One row per augmentation, severity and text: the `NAMED` of the largest mean change and as many
-    of the least, the former first. ``p`` is that of Student's t of no change; ``p_holm`` corrects
-    it over all texts and all augmentations of the severity.
+    One row per augmentation, severity, vocabulary and text: the `NAMED` of the largest mean change
+    and as many of the least, the former first. Beside the change of the cosine stands that of the
+    text's probability, the softmax over its vocabulary, which tells a text that gains from one that
+    gains as all others do. ``p`` is that of Student's t of no change; ``p_holm`` corrects it over
+    all texts of the vocabulary and all augmentations of the severity.
 
     Args:
         embeddings: Of all views.
         variants: Augmentations at severities, by view name.
-        said: What the texts say, T of them.
-        texts: Their unit embeddings, shape (T, D).
+        vocabularies: Texts by the name of their list.
         seed: Of the resampling.
     """
-    names = ["augmentation", "severity", "text", "change", "ci_low", "ci_high", "p", "p_holm", "n"]
-    if not len(said):
-        return pd.DataFrame(columns=names)
-    texts = np.asarray(texts, float)
-    means, p = np.full((2, len(variants), len(texts)), np.nan)
-    chosen, columns, counts = [], [], []
-    for row, name in enumerate(variants):
-        known, moves = _displacements(embeddings, name)
-        changes = moves @ texts.T
-        means[row] = changes.mean(axis=0)
-        if len(moves) > 1:
-            with np.errstate(invalid="ignore", divide="ignore"):
-                p[row] = ttest_1samp(changes, 0).pvalue
-        order = np.argsort(-means[row], kind="stable")
-        own = np.unique(np.append(np.arange(NAMED), len(order) - 1 - np.arange(NAMED)))
-        chosen.append(order[own[(own >= 0) & (own < len(order))]])
-        values = np.full((len(known), len(chosen[-1])), np.nan)
-        values[known] = changes[:, chosen[-1]]
+    made = [
+        _named(embeddings, variants, name, vocabulary, seed)
+        for name, vocabulary in vocabularies.items()
+    ]
+    return pd.concat(made, ignore_index=True) if made else pd.DataFrame(columns=NAMED_COLUMNS)
+
+
+def _named(
+    embeddings: Embeddings,
+    variants: Mapping[str, Variant],
+    name: str,
+    vocabulary: Vocabulary,
+    seed: int,
+) -> pd.DataFrame:
+    clean = _compared(embeddings[CLEAN], vocabulary)
+    chosen, columns, facts, p = [], [], [], []
+    for view, variant in variants.items():
+        known = _known(embeddings, view)
+        changes = np.stack(_compared(embeddings[view][known], vocabulary))
+        changes -= np.stack(clean)[:, known]
+        order = np.argsort(-changes[0].mean(axis=0), kind="stable")
+        ends = np.unique(np.append(np.arange(NAMED), len(order) - 1 - np.arange(NAMED)))
+        own = order[ends[(ends >= 0) & (ends < len(order))]]
+        with np.errstate(invalid="ignore", divide="ignore"):
+            p.append(ttest_1samp(changes, 0, axis=1).pvalue)
+        values = np.full((len(known), 2, len(own)), np.nan)
+        values[known] = changes[:, :, own].swapaxes(0, 1)
+        chosen.append(own)
         columns.append(values)
-        counts.append(int(known.sum()))
+        facts += [(variant.name, variant.severity, name, vocabulary.texts[k]) for k in own]
     severities = np.array([variant.severity for variant in variants.values()])
-    corrected = np.full_like(p, np.nan)
+    tests = np.array(p)
+    corrected = np.full_like(tests, np.nan)
     for severity in dict.fromkeys(severities):
-        own = severities == severity
-        corrected[own] = holm(p[own].ravel()).reshape(p[own].shape)
-    low, high = np.clip(mean_interval(np.concatenate(columns, axis=1), seed), -2, 2)
-    rows = [
-        (variant.name, variant.severity, said[text], means[row, text], p[row, text],
-         corrected[row, text], counts[row])
-        for row, variant in enumerate(variants.values())
-        for text in chosen[row]
-    ]  # fmt: skip
-    table = pd.DataFrame(rows, columns=[n for n in names if n not in ("ci_low", "ci_high")])
-    return table.assign(ci_low=low, ci_high=high)[names]
+        of = severities == severity
+        for measure in range(2):
+            corrected[of, measure] = holm(tests[of, measure].ravel()).reshape(-1, tests.shape[2])
+    values = np.concatenate(columns, axis=2)
+    ends = mean_interval(values, seed)
+    table = pd.DataFrame(facts, columns=NAMED_COLUMNS[:4])
+    for measure, prefix, most in ((0, "", 2), (1, "softmax_", 1)):
+        low, high = np.clip([end[measure] for end in ends], -most, most)
+        table[f"{prefix}change"] = np.nanmean(values[:, measure], axis=0)
+        table[f"{prefix or 'ci_'}low"] = low
+        table[f"{prefix or 'ci_'}high"] = high
+        for column, of in (("p", tests), ("p_holm", corrected)):
+            table[f"{prefix}{column}"] = np.concatenate(
+                [of[row, measure, own] for row, own in enumerate(chosen)]
+            )
+    table["n"] = np.isfinite(values[:, 0]).sum(axis=0)
+    return table
+
+
+def _compared(embeddings: np.ndarray, vocabulary: Vocabulary) -> tuple[np.ndarray, np.ndarray]:
+    """Cosines of embeddings with texts, and each text's probability: (N, D) → (N, T), twice."""
+    with np.errstate(invalid="ignore", divide="ignore"):
+        cosines = units(embeddings) @ np.asarray(vocabulary.embeddings, float).T
+    return cosines, softmax(vocabulary.logit_scale * cosines, axis=1)
 
 
 def _known(embeddings: Embeddings, name: str) -> np.ndarray:

@@ -19,7 +19,13 @@ from clipshift.augment.keyed import Draws
 from clipshift.data import GONE, Batch
 from clipshift.encode import Encoder, FeatureCache, Features, ZeroShot
 from clipshift.errors import UserError
-from clipshift.measure import COLUMNS, AugmentationDistance, LayerShift, PhotoMeasure
+from clipshift.measure import (
+    COLUMNS,
+    AugmentationDistance,
+    LayerShift,
+    OutlierTokens,
+    PhotoMeasure,
+)
 from clipshift.measure.functional import (
     MoveBack,
     luma,
@@ -47,12 +53,16 @@ class Keep:
             which views still find their own photo among them.
         views: The views of so many first photos.
         gaze: The gazes of so many first photos, and the classes nearest to them.
+        heads: The gazes of so many first photos, head by head.
+        tokens: Indices of the photos whose mean patch tokens are kept, with ``layers``.
     """
 
     embeddings: bool = False
     gallery: Collection[int] = frozenset()
     views: int = 0
     gaze: int = 0
+    heads: int = 0
+    tokens: Collection[int] = frozenset()
 
 
 class ShiftEvaluation(pl.LightningModule):
@@ -101,6 +111,7 @@ class ShiftEvaluation(pl.LightningModule):
             LayerShift(len(self.variants), width)
             for width in (encoder.layer_widths if layers else ())
         )
+        self.outliers = OutlierTokens(1 + len(self.variants), len(self.layers)) if layers else None
         self.records, self.keep = records, keep
         self.zero_shot, self.texts, self.features = zero_shot, texts, features
         self.in_step = False
@@ -154,7 +165,7 @@ class ShiftEvaluation(pl.LightningModule):
             first, second = np.triu_indices(len(embeddings), 1)
             distances = self.distance(embeddings)[:, first, second]
             clean_tokens = by_view[CLEAN].layers or []
-            cosines = []
+            cosines: list[Tensor] = []
             for index, layer in enumerate(self.layers):
                 tokens = [by_view[name].layers[index] for name in self.variants]  # type: ignore[index]
                 cosines.append(layer(torch.stack(tokens), clean_tokens[index]))
@@ -164,20 +175,31 @@ class ShiftEvaluation(pl.LightningModule):
         measured.digests = np.frombuffer(b"".join(batch.digests), np.uint8).reshape(-1, 32)
         measured.stored = stored_digests(batch.draws.values())
         if cosines:
-            measured.layers = torch.stack(cosines).movedim(-1, 0).cpu().numpy()
+            measured.layers = torch.stack(cosines).movedim(2, 0).cpu().numpy()
+            measured.outliers = self._outliers(by_view)
         self._keep(measured, views, by_view)
 
     def _encode(self, views: dict[str, Tensor], digests: list[bytes]) -> dict[str, Features]:
         layers = len(self.layers) > 0
         known = self.features.get(digests, self.device) if self.features is not None else None
         wanted = {name: view for name, view in views.items() if known is None or name != CLEAN}
-        made = self.encoder.encode_views(torch.cat(list(wanted.values())), layers)
+        heads = self.keep.heads > 0
+        made = self.encoder.encode_views(torch.cat(list(wanted.values())), layers, heads)
         features = dict(zip(wanted, made.split(len(digests)), strict=True))
         if known is not None:
             return {CLEAN: known} | features
         if self.features is not None:
             self.features.set(digests, features[CLEAN])
         return features
+
+    def _outliers(self, features: dict[str, Features]) -> np.ndarray | None:
+        """Outlier tokens of the clean views and the variants, see `Measured.outliers`."""
+        norms = [made.norms for made in features.values() if made.norms is not None]
+        if self.outliers is None or not norms:
+            return None
+        gazes = [made.gaze.flatten(1) for made in features.values() if made.gaze is not None]
+        gaze = torch.stack(gazes) if gazes else None
+        return self.outliers(torch.stack(norms), gaze).movedim(1, 0).cpu().numpy()
 
     def _measure(
         self, batch: Batch, views: dict[str, Tensor], features: dict[str, Features]
@@ -237,6 +259,8 @@ class ShiftEvaluation(pl.LightningModule):
         gallery = [photo for photo in photos if photo in self.keep.gallery]
         shown = [photo for photo in photos if photo < self.keep.views]
         gazed = [photo for photo in photos if photo < self.keep.gaze]
+        headed = [photo for photo in photos if photo < self.keep.heads]
+        tokened = [photo for photo in photos if photo in self.keep.tokens]
         for name, view in views.items():
             made = features[name]
             if self.keep.embeddings or name == CLEAN:
@@ -247,6 +271,11 @@ class ShiftEvaluation(pl.LightningModule):
                 measured.views[name] = chosen(view, shown)
             if gazed and made.gaze is not None:
                 measured.gazes[name] = chosen(made.gaze, gazed)
+            if headed and made.heads is not None:
+                measured.heads[name] = chosen(made.heads, headed)
+            if tokened and made.layers is not None:
+                patches = torch.cat([layer[:, 1] for layer in made.layers], dim=1)
+                measured.tokens[name] = chosen(patches, tokened)
             if gazed and self.zero_shot is not None:
                 classifier = self.zero_shot.classifier.to(self.device)
                 nearest = nearest_classes(made.embedding, classifier, NEAREST_CLASSES)

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from torch import Tensor
 from clipshift.augment import MATCHED, PAPER, Stored, Variant
 from clipshift.data import Photo
 from clipshift.measure import CleanSpread, Facts, LayerShift
-from clipshift.measure.functional import cka_null, retained
+from clipshift.measure.functional import cka_null, cka_values, retained
 from clipshift.results import (
     CLEAN,
     SHIFT,
@@ -25,12 +26,14 @@ from clipshift.results import (
     by_photo,
     correlate,
     corruption_errors,
+    cosine_values,
     data_fingerprint,
     distance_tables,
     intraclass_correlation,
     labels_of,
     mean_interval,
     order_of_photos,
+    pair_values,
     rank_augmentations,
     ranking_agreement,
     ratio_values,
@@ -114,6 +117,8 @@ def make_run(
         found = ranking_agreement(shift, (PAPER, MATCHED), seed)
         values = [None if math.isnan(value) else value for value in found]
         made["paper_and_matched"] = dict(zip(("tau", "ci_low", "ci_high"), values, strict=True))
+    outliers = outlier_table(measured, photos, variants, seed)
+    made["notes"] = [*facts["notes"], *carried_gaze(outliers, facts["model"]["gaze_layer"])]
     if len(errors):
         made["corruption_error"] = shift_and_error(errors)
     return Run(
@@ -126,6 +131,7 @@ def make_run(
         rank_augmentations(shift, seed) if cosine else pd.DataFrame(),
         correlate(shift, columns) if cosine else pd.DataFrame(),
         layer_table(measured, records.sums(), photos, variants, seed),
+        outliers,
         errors,
         skipped=skipped_table(measured, photos),
         **(inside or {}),
@@ -214,22 +220,24 @@ def layer_table(
     variants: Mapping[str, Variant],
     seed: int,
 ) -> pd.DataFrame:
-    """One row per variant and layer: class-token cosine, its growth from layer to layer, and CKA.
+    """One row per variant and layer: cosines, the shift's growth from layer to layer, and CKA.
 
     The intervals are `clipshift.results.mean_interval`, that of the amplification with the spreads
-    of the clean photos as they are. Empty where the sums are of other photos, as after an
-    interruption they may be.
+    of the clean photos as they are, that of CKA of `cka_intervals`. Empty where the sums are of
+    other photos, as after an interruption they may be.
     """
     columns = [
         "augmentation", "severity", "layer", "cosine", "ci_low", "ci_high",
+        "patch_cosine", "patch_low", "patch_high",
         "amplification", "amplification_low", "amplification_high",
-        "cka", "cka_null", "cka_p", "cka_biased",
+        "cka", "cka_low", "cka_high", "cka_null", "cka_p", "cka_biased",
     ]  # fmt: skip
     summed = set(sums["photos"].tolist()) if sums else set()
     if measured.layers is None or summed != set(measured.index.tolist()):
         return pd.DataFrame(columns=columns)
-    cosines = measured.layers[order_of_photos(measured, photos)]
-    low, high = np.clip(mean_interval(cosines, seed), -1, 1)
+    both = measured.layers[order_of_photos(measured, photos)]
+    low, high = np.clip(mean_interval(both, seed), -1, 1)
+    cosines = both[..., 0]
     made = [
         LayerShift.from_sums(
             {
@@ -245,21 +253,137 @@ def layer_table(
         amplification = np.nansum(growth, axis=0) / np.isfinite(growth).sum(axis=0)
     growth_low, growth_high = np.maximum(mean_interval(growth, seed), 0)
     null = cka_null(len(cosines))
-    rows = []
-    for layer, of in enumerate(made):
-        # torchmetrics squeezes the values of a single variant.
-        cosine, cka, biased = (
-            of[name].reshape(-1).tolist() for name in ("cosine", "cka", "cka_biased")
+    # torchmetrics squeezes the values of a single variant.
+    names = ("cosine", "patch_cosine", "cka", "cka_biased")
+    cosine, patch_cosine, cka, biased = np.array(
+        [[of[name].reshape(-1).tolist() for of in made] for name in names]
+    )
+    tokens = {view: _tokens(measured, photos, view) for view in (CLEAN, *variants)}
+    widths = [sums[f"{layer} xx"].shape[0] - 2 for layer in range(len(made))]
+    cka_low, cka_high = cka_intervals(tokens, widths, cka, len(cosines), seed)
+    rows = [
+        (
+            v.name, v.severity, layer + 1, cosine[layer, k], low[layer, k, 0], high[layer, k, 0],
+            patch_cosine[layer, k], low[layer, k, 1], high[layer, k, 1],
+            amplification[layer, k], growth_low[layer, k], growth_high[layer, k],
+            cka[layer, k], cka_low[layer, k], cka_high[layer, k], null,
+            1 / (1 + (max(cka[layer, k], 0) / null) ** 2), biased[layer, k],
         )
-        rows += [
-            (
-                v.name, v.severity, layer + 1, cosine[k], low[layer, k], high[layer, k],
-                amplification[layer, k], growth_low[layer, k], growth_high[layer, k],
-                cka[k], null, 1 / (1 + (max(cka[k], 0) / null) ** 2), biased[k],
-            )
-            for k, v in enumerate(variants.values())
-        ]  # fmt: skip
+        for layer in range(len(made))
+        for k, v in enumerate(variants.values())
+    ]  # fmt: skip
     return pd.DataFrame(rows, columns=columns)
+
+
+def _tokens(measured: Measured, photos: Sequence[Photo], view: str) -> np.ndarray:
+    """The mean patch tokens of the photos of which they were kept, in the order of ids."""
+    kept = measured.tokens.get(view, {})
+    chosen = sorted(kept, key=lambda index: photos[index].id)
+    return np.array([kept[index] for index in chosen])
+
+
+def cka_intervals(
+    tokens: Mapping[str, np.ndarray],
+    widths: Sequence[int],
+    cka: np.ndarray,
+    count: int,
+    seed: int,
+) -> tuple[np.ndarray, np.ndarray]:
+    r"""The 95 % intervals of debiased CKA over photos.
+
+    CKA is a ratio of means over pairs of photos. To first order it is a mean over photos
+    (`cka_values`, `pair_values`, `cosine_values`), with an interval as such. What pairs have of
+    their own beside that is all there is where the tokens are independent; its standard deviation
+    is then `cka_null`, and it vanishes where CKA is 1: :math:`1.96 (1 - \mathrm{CKA}^2)` times that
+    is added to each half of the interval, in quadrature.
+
+    Args:
+        tokens: Mean patch tokens of n photos, those of all layers one behind the other, by view,
+            ``clean`` first, each shape (n, sum of widths).
+        widths: Of the layers.
+        cka: Of all N photos, shape (layers, variants).
+        count: N. Where n is less, the variation over n photos is taken for that over all.
+        seed: Of the resampling.
+
+    Returns:
+        The ends, each shape (layers, variants); NaN for n < 4 or where CKA is NaN.
+    """
+    clean, *views = tokens.values()
+    if len(clean) < 4:
+        return np.full_like(cka, np.nan), np.full_like(cka, np.nan)
+    values = np.full((len(clean), *cka.shape), np.nan)
+    starts = np.cumsum([0, *widths])
+    for layer, (start, stop) in enumerate(pairwise(starts)):
+        x = torch.from_numpy(clean[:, start:stop])
+        for k, view in enumerate(views):
+            if np.isfinite(cka[layer, k]):
+                terms = cka_values(x, torch.from_numpy(view[:, start:stop]))
+                values[:, layer, k] = cosine_values(*(pair_values(h.numpy()) for h in terms))
+    beside = 1.96 * cka_null(count) * (1 - cka**2)
+    low, high = (
+        np.hypot((end - values.mean(axis=0)) * np.sqrt(len(clean) / count), beside)
+        for end in mean_interval(values, seed)
+    )
+    return np.clip(cka - low, -1, 1), np.clip(cka + high, -1, 1)
+
+
+CARRIED = 0.25
+"""Outlier tokens carry the gaze where they have so much more of it than their number would have."""
+
+
+def outlier_table(
+    measured: Measured, photos: Sequence[Photo], variants: Mapping[str, Variant], seed: int
+) -> pd.DataFrame:
+    """Outlier tokens after each layer, and the gaze on them: a row per view, severity and layer.
+
+    The clean views, which have no severity, have their rows at every one. Empty where there are no
+    tokens.
+    """
+    columns = [
+        "augmentation", "severity", "layer", "tokens", "ci_low", "ci_high", "share",
+        "gaze_share", "gaze_low", "gaze_high", "n",
+    ]  # fmt: skip
+    if measured.outliers is None:
+        return pd.DataFrame(columns=columns)
+    values = measured.outliers[order_of_photos(measured, photos)]
+    low, high = np.clip(mean_interval(values, seed), 0, [np.inf, 1, 1])
+    known = np.isfinite(values).sum(axis=0)
+    with np.errstate(invalid="ignore"):
+        means = np.nansum(values, axis=0) / known
+    severities = list(dict.fromkeys(variant.severity for variant in variants.values()))
+    views = [(CLEAN, severity, 0) for severity in severities] + [
+        (v.name, v.severity, k) for k, v in enumerate(variants.values(), start=1)
+    ]
+    rows = [
+        (
+            name, severity, layer + 1, means[k, layer, 0], low[k, layer, 0], high[k, layer, 0],
+            means[k, layer, 1], means[k, layer, 2], low[k, layer, 2], high[k, layer, 2],
+            known[k, layer, 0],
+        )
+        for name, severity, k in views
+        for layer in range(values.shape[2])
+    ]  # fmt: skip
+    return pd.DataFrame(rows, columns=columns)
+
+
+def carried_gaze(outliers: pd.DataFrame, layer: int | None) -> list[str]:
+    """A warning where outlier tokens carry the gaze; empty where they do not.
+
+    Args:
+        outliers: From `outlier_table`.
+        layer: After how many layers the gaze looks at the tokens; None or 0 where there is none.
+    """
+    seen = outliers[outliers["layer"] == layer]
+    carried = seen[seen["gaze_share"] - seen["share"] >= CARRIED]
+    if carried.empty:
+        return []
+    most = carried.loc[carried["gaze_share"].idxmax()]
+    where = ", ".join(dict.fromkeys(carried["augmentation"]))
+    return [
+        f"Outlier tokens carry the gaze ({where}): up to {most['gaze_share']:.0%} of it falls on "
+        f"{most['share']:.1%} of the patches. Such tokens hold little of their own patch, so that "
+        "measures of gaze say little of where on the photo the model looks."
+    ]
 
 
 def amplification_values(cosines: np.ndarray, spread: np.ndarray) -> np.ndarray:

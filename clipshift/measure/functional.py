@@ -27,6 +27,9 @@ FLAT = 1e-6
 """A cell whose standard deviation is below this, on the 0–255 scale, has no detail to preserve."""
 TIE = 1e-9
 """Cosines that differ by less are equal."""
+OUTLIER = 3.0
+"""Patch tokens are outliers from so many times the median length on: halfway, by ratio, between an
+ordinary token and the outliers of Darcet et al., which are about ten times as long."""
 SHOWN = 0.999
 """A pixel counts as shown by a view where a map of ones, moved back, is above this."""
 
@@ -613,6 +616,75 @@ def cka_null(count: int) -> float:
     return math.sqrt(2 / (count * (count - 3))) if count > 3 else math.nan
 
 
+def cka_values(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    r"""The terms of `linear_cka`, photo by photo, so that its interval can be one over photos.
+
+    .. math::
+        h_i(x, y) = \frac{1}{N - 3} \sum_j \tilde K_{ij} \tilde L_{ij}
+
+    with the U-centred matrices of the products :math:`K_{ij} = x_i \cdot x_j` and
+    :math:`L_{ij} = y_i \cdot y_j`: their diagonal is 0, and
+    :math:`\tilde K_{ij} = K_{ij} - k_i - k_j + k` so that each row sums to 0. The mean of h is the
+    unbiased estimator of HSIC. Source: Székely and Rizzo, "Partial distance correlation with
+    methods for dissimilarities", 2014, section 3.
+
+    Args:
+        x: Shape (N, p), N ≥ 4.
+        y: Shape (N, q).
+
+    Returns:
+        h(x, y), h(x, x) and h(y, y), each float64, shape (N,).
+
+    Example:
+        >>> x = torch.tensor([[1.0, 0.0], [0.0, 1.0], [1.0, 1.0], [0.0, 3.0]])
+        >>> both, first, second = (h.mean() for h in cka_values(3 * x + 1, x))
+        >>> round(float(both / (first * second).sqrt()), 6)
+        1.0
+    """
+    k, g = _u_centred(x), _u_centred(y)
+    both, first, second = ((a * b).sum(dim=1) / (len(x) - 3) for a, b in ((k, g), (k, k), (g, g)))
+    return both, first, second
+
+
+def outlier_tokens(norms: Tensor) -> Tensor:
+    """Which patch tokens of a view are outliers: `OUTLIER` times as long as its median one.
+
+    Large ViTs turn tokens of patches that say little into such ones, about ten times as long as
+    the others, and keep in them what concerns the whole picture ("registers"). Source: Darcet et
+    al., "Vision transformers need registers", 2024 (arXiv:2309.16588), section 2.1, who set the
+    cut-off by eye for each model; that it is a multiple of the median, which needs no eye and no
+    unit, is our choice.
+
+    Args:
+        norms: Lengths of the patch tokens after a block, shape (…, P).
+
+    Returns:
+        Boolean, shape (…, P); the median of an even number is the lower one.
+
+    Example:
+        >>> outlier_tokens(torch.tensor([1.0, 1.1, 0.9, 2.9, 10.0]))
+        tensor([False, False, False, False,  True])
+    """
+    return norms > OUTLIER * norms.median(dim=-1, keepdim=True).values
+
+
+def gaze_on(tokens: Tensor, gaze: Tensor) -> Tensor:
+    """Which share of a gaze falls on some of the patches.
+
+    Args:
+        tokens: Which, boolean, shape (…, P).
+        gaze: At least 0, broadcast to the same shape.
+
+    Returns:
+        In [0, 1], shape (…); NaN where the gaze is 0 everywhere, or NaN.
+
+    Example:
+        >>> gaze_on(torch.tensor([True, False, False]), torch.tensor([0.3, 0.1, 0.2]))
+        tensor(0.5000)
+    """
+    return (gaze * tokens).sum(dim=-1) / gaze.sum(dim=-1)
+
+
 def text_shift(view: Tensor, clean: Tensor, text: Tensor) -> Tensor:
     r"""Change of the image–text cosine, :math:`\cos(e', t) - \cos(e, t)`.
 
@@ -713,6 +785,15 @@ def _scaled(maps: Tensor, shown: Tensor) -> Tensor:
     low = maps.where(shown, torch.inf).amin((-2, -1), keepdim=True)
     high = maps.where(shown, -torch.inf).amax((-2, -1), keepdim=True)
     return (maps - low) / (high - low).where(high > low, 1)
+
+
+def _u_centred(x: Tensor) -> Tensor:
+    """The U-centred matrix of the products of rows: (N, p) → (N, N)."""
+    x, n = _centred(x), len(x)
+    products = (x @ x.T).fill_diagonal_(0)
+    rows = products.sum(dim=1) / (n - 2)
+    whole = products.sum() / ((n - 1) * (n - 2))
+    return (products - rows[:, None] - rows + whole).fill_diagonal_(0)
 
 
 def _centred(x: Tensor) -> Tensor:

@@ -480,7 +480,7 @@ class CleanSpread(Metric):
 
 
 class LayerShift(Metric):
-    """How far one layer's tokens shift under K variants: class-token cosine, and linear CKA.
+    """How far one layer's tokens shift under K variants: cosines, and linear CKA.
 
     As input to ``forward`` and ``update`` the metric accepts:
 
@@ -488,10 +488,11 @@ class LayerShift(Metric):
       where the tower has none) and mean patch token.
     - ``clean`` (`Tensor`): of their clean views, shape (B, 2, width).
 
-    As output, ``forward`` gives the photos' own class-token cosines, float64, shape (K, B), and
-    ``compute`` a dictionary of float64 tensors of shape (K,):
+    As output, ``forward`` gives the photos' own cosines of class token and mean patch token,
+    float64, shape (K, B, 2), and ``compute`` a dictionary of float64 tensors of shape (K,):
 
-    - ``cosine``: mean cosine of the class tokens; photos without one are left out;
+    - ``cosine``: mean cosine of the class tokens, and ``patch_cosine``: of the mean patch tokens;
+      photos without one are left out;
     - ``spread``: of shape (), mean 1 − cosine between the class tokens of different clean photos
       (`CleanSpread`);
     - ``cka``: `clipshift.measure.functional.linear_cka` of the mean patch tokens over the photos,
@@ -510,7 +511,7 @@ class LayerShift(Metric):
         >>> metric = LayerShift(variants=1, width=2)
         >>> metric.update(2 * clean[None], clean)
         >>> {name: round(float(value), 6) for name, value in metric.compute().items()}
-        {'cosine': 1.0, 'cka': 1.0, 'cka_biased': 1.0, 'spread': 0.404408}
+        {'cosine': 1.0, 'patch_cosine': 1.0, 'cka': 1.0, 'cka_biased': 1.0, 'spread': 0.404408}
     """
 
     is_differentiable = False
@@ -526,8 +527,8 @@ class LayerShift(Metric):
     def __init__(self, variants: int, width: int, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         shapes = {
-            "cosine": (variants,),
-            "cosine_count": (variants,),
+            "cosine": (variants, 2),
+            "cosine_count": (variants, 2),
             "xx": (width + 2, width + 2),
             "yy": (variants, width + 2, width + 2),
             "yx": (variants, width + 2, width + 2),
@@ -549,7 +550,7 @@ class LayerShift(Metric):
 
     def update(self, views: Tensor, clean: Tensor) -> None:
         """Add B photos."""
-        self.photo_values = functional.cosine_similarity(views[:, :, 0], clean[:, 0])
+        self.photo_values = functional.cosine_similarity(views, clean)
         self.cosine += self.photo_values.nansum(dim=1)
         self.cosine_count += self.photo_values.isfinite().sum(dim=1)
         units = functional.unit(clean[functional.directed(clean[:, 0]), 0])
@@ -561,12 +562,12 @@ class LayerShift(Metric):
         self.yx += y.mT @ x
 
     def forward(self, views: Tensor, clean: Tensor) -> Tensor:
-        """Add B photos and return their own class-token cosines, shape (K, B)."""
+        """Add B photos and return their own cosines, shape (K, B, 2)."""
         self.update(views, clean)
         return self.photo_values
 
     def compute(self) -> dict[str, Tensor]:
-        """Mean cosine and both CKA, over all photos."""
+        """Mean cosines and both CKA, over all photos."""
         count = self.xx[-1, -1]
         mean_x, mean_y = self.xx[-1, :-2] / count, self.yy[:, -1, :-2] / count
         xx, aa = self._centred(self.xx, mean_x, mean_x)
@@ -579,8 +580,10 @@ class LayerShift(Metric):
         known = varies_x & varies_y
         cka = functional.debiased_cka_of(xx, yy, yx, aa, bb, ab, count)
         biased = functional.biased_cka_of(xx, yy, yx)
+        cosine, patch_cosine = (self.cosine / self.cosine_count).unbind(dim=1)
         return {
-            "cosine": self.cosine / self.cosine_count,
+            "cosine": cosine,
+            "patch_cosine": patch_cosine,
             "cka": cka.where(known, torch.nan),
             "cka_biased": biased.where(known, torch.nan),
             "spread": functional.spread_of(
@@ -610,6 +613,69 @@ class LayerShift(Metric):
             for m in (left, right)
         )
         return products, torch.einsum("...i,...ij,...j->...", left, sums, right)
+
+
+class OutlierTokens(Metric):
+    """Outlier tokens of several views of a photo, layer by layer, and the gaze that falls on them.
+
+    As input to ``forward`` and ``update`` the metric accepts:
+
+    - ``norms`` (`Tensor`): lengths of the patch tokens of B photos in K views after L layers, shape
+      (K, B, L, P).
+    - ``gaze`` (`Tensor`): where these views are looked at, at least 0, shape (K, B, P); None where
+      that is not known.
+
+    As output, ``forward`` gives the photos' own numbers of `functional.outlier_tokens`, their share
+    of all patch tokens, and of the gaze (NaN without one; `functional.gaze_on`), float64, shape
+    (K, B, L, 3), and ``compute`` the means over photos: ``tokens``, ``share`` and ``gaze_share``,
+    each float64, shape (K, L). A view with a length that is not finite is left out.
+
+    Args:
+        views: K.
+        layers: L.
+
+    Example:
+        >>> norms = torch.tensor([1.0, 1.0, 8.0, 1.0])
+        >>> metric = OutlierTokens(views=1, layers=1)
+        >>> gaze = torch.tensor([0.125, 0.125, 0.75, 0.0])
+        >>> metric.update(norms[None, None, None], gaze[None, None])
+        >>> {name: value.item() for name, value in metric.compute().items()}
+        {'tokens': 1.0, 'share': 0.25, 'gaze_share': 0.75}
+    """
+
+    is_differentiable = False
+    full_state_update = False
+    total: Tensor
+    count: Tensor
+
+    def __init__(self, views: int, layers: int, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        zeros = torch.zeros(views, layers, 3, dtype=torch.float64)
+        for name in ("total", "count"):
+            self.add_state(name, zeros.clone(), dist_reduce_fx="sum")
+        self.photo_values = torch.empty(0)
+
+    def update(self, norms: Tensor, gaze: Tensor | None) -> None:
+        """Add B photos."""
+        outliers = functional.outlier_tokens(norms)
+        tokens = outliers.sum(dim=-1).double()
+        on_them = torch.full_like(tokens, torch.nan)
+        if gaze is not None:
+            on_them = functional.gaze_on(outliers, gaze.double()[:, :, None])
+        found = torch.stack([tokens, tokens / norms.shape[-1], on_them], dim=-1)
+        self.photo_values = found.where(norms.isfinite().all(dim=-1)[..., None], torch.nan)
+        self.total += self.photo_values.nansum(dim=1)
+        self.count += self.photo_values.isfinite().sum(dim=1)
+
+    def forward(self, norms: Tensor, gaze: Tensor | None) -> Tensor:
+        """Add B photos and return their own values, shape (K, B, L, 3)."""
+        self.update(norms, gaze)
+        return self.photo_values
+
+    def compute(self) -> dict[str, Tensor]:
+        """Means over all photos."""
+        means = (self.total / self.count).unbind(dim=-1)
+        return dict(zip(("tokens", "share", "gaze_share"), means, strict=True))
 
 
 class AugmentationDistance(Metric):

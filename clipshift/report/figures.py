@@ -501,34 +501,37 @@ def _domain(table: pd.DataFrame, columns: Sequence[str]) -> tuple[float, float]:
     return float(low - (margin if low < 0 else 0)), float(high + margin)
 
 
+LAYERS = {
+    "cosine": ("mean cosine of class tokens", ("ci_low", "ci_high")),
+    "patch_cosine": ("cosine of mean patch tokens", ("patch_low", "patch_high")),
+    "cka": ("CKA of mean patch tokens", ("cka_low", "cka_high")),
+    "tokens": ("outlier tokens", ("ci_low", "ci_high")),
+}
+"""What is drawn layer by layer: its name, and the columns of its interval."""
+
+
 def draw_layers(layers: pd.DataFrame, column: str) -> Chart:
-    """Where in the network the shift starts, layer by layer.
+    """A number after each layer, with its interval where it has one.
 
     Args:
-        layers: ``layers.csv`` of a run.
-        column: ``cosine`` (of class tokens, with its interval) or ``cka`` (of mean patch tokens).
+        layers: ``layers.csv`` or ``outliers.csv`` of a run.
+        column: One of `LAYERS`.
     """
+    title, ends = LAYERS[column]
     table = layers.dropna(subset=[column]).reset_index(drop=True)
-    tooltip = [alt.Tooltip("augmentation:N"), alt.Tooltip("layer:Q")]
-    bounds = None
-    columns = [column]
-    if column == "cosine":
-        bounds = ("ci_low", "ci_high")
-        columns += bounds
-        table["told"] = _numbers(table, column, *bounds)
-        tooltip.append(alt.Tooltip("told:N", title="cosine"))
-        title = "mean cosine of class tokens"
-    else:
-        tooltip.append(alt.Tooltip("cka:Q", title="CKA", format=".3f"))
-        title = "CKA of mean patch tokens"
-    low, high = np.nanmin(table[columns].to_numpy(float)), 1.0
+    bounds = ends if table[list(ends)].notna().any(axis=None) else None
+    table["told"] = _numbers(table, column, *ends)
+    tooltip = [
+        alt.Tooltip("augmentation:N"), alt.Tooltip("layer:Q"), alt.Tooltip("told:N", title=title),
+    ]  # fmt: skip
+    values = table[[column, *(bounds or ())]].to_numpy(float)
+    low, high = (0, np.nanmax(values)) if column == "tokens" else (np.nanmin(values), 1)
     margin = 0.05 * ((high - low) or 1)
-    kept = ["augmentation", "severity", "layer", *columns, *(["told"] if bounds else [])]
-    chart = _lines(
-        table[kept], "layer", column, title, bounds, tooltip, (float(low - margin), high + margin)
-    )
+    kept = ["augmentation", "severity", "layer", column, *(bounds or ()), "told"]
+    domain = (float(low - margin), float(high + margin))
+    chart = _lines(table[kept], "layer", column, title, bounds, tooltip, domain)
     return _of_severity(chart, table).properties(
-        description=f"{capitalised(title)} of view and clean view, after each layer."
+        description=f"{capitalised(title)} of views, after each layer, by augmentation."
     )
 
 

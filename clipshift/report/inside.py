@@ -3,9 +3,11 @@
 import numpy as np
 import pandas as pd
 
+from clipshift.encode import NAMES
 from clipshift.report import figures, words
-from clipshift.report.page import Cell, Figure, Section, Table, number, probability
+from clipshift.report.page import WIDE, Cell, Figure, Section, Table, number, probability
 from clipshift.results import Run
+from clipshift.results.columns import DEFINITIONS
 
 SIGNIFICANT = 0.05
 SHOWN_TEXTS = 3
@@ -186,29 +188,100 @@ def neighbourhood_section(run: Run) -> Section:
 
 
 def named_section(run: Run) -> Section:
-    """The classes that views move towards, and away from."""
+    """The classes, and looks of photos, that views move towards, and away from."""
+    named = run.named.reindex(columns=list(DEFINITIONS["named"]))  # earlier runs have fewer
+    named["vocabulary"] = named["vocabulary"].fillna("classes")
+    keys = ["severity", "augmentation", "vocabulary"]
     rows, severities = [], []
-    known = run.named[run.named["p_holm"] < SIGNIFICANT]
-    for severity, name in dict.fromkeys(
-        zip(run.named["severity"], run.named["augmentation"], strict=True)
-    ):
-        own = known[(known["severity"] == severity) & (known["augmentation"] == name)]
-        by_change = own.sort_values("change", ascending=False, kind="stable")
+    for (severity, name, vocabulary), own in named.groupby(keys, sort=False):
+        known = own[own["p_holm"] < SIGNIFICANT]
+        by_change = known.sort_values("change", ascending=False, kind="stable")
         gained = by_change[by_change["change"] > 0].head(SHOWN_TEXTS)
         lost = by_change[by_change["change"] < 0].tail(SHOWN_TEXTS)[::-1]
-        rows.append([Cell(name), Cell(_texts(gained)), Cell(_texts(lost))])
+        rows.append([Cell(name), Cell(vocabulary), Cell(_texts(gained)), Cell(_texts(lost))])
         severities.append(severity)
     table = Table(
-        ["augmentation", "nearer to", "farther from"], rows, "What views move towards", severities,
-        "named.csv",
-        "Mean change of the cosine between image and text, with 95 % intervals: the three classes "
-        "that gain and lose most, of those whose change is significant after Holm’s correction.",
+        ["augmentation", "of the", "nearer to", "farther from"], rows, "What views move towards",
+        severities, "named.csv",
+        "Mean change of the cosine between image and text, with 95 % intervals: the three that "
+        "gain and lose most, of those whose change is significant after Holm’s correction.",
     )  # fmt: skip
-    text = (
-        "What does the model see more of, and less of? These are names of the photos’ classes: a "
-        "class can gain because it is seen, or because all photos move towards it a little."
+    whole = Table(
+        ["augmentation", "of the", "text", "cosine", "p (Holm)", "probability", "p (Holm)"],
+        [
+            [
+                Cell(row.augmentation),
+                Cell(row.vocabulary),
+                Cell(row.text),
+                number(row.change, row.ci_low, row.ci_high, "+.3f"),
+                probability(row.p_holm),
+                number(row.softmax_change, row.softmax_low, row.softmax_high, "+.3f"),
+                probability(row.softmax_p_holm),
+            ]
+            for row in named.itertuples()
+        ],
+        "The ten texts that gain most, and the ten that lose most",
+        list(named["severity"]),
+        "named.csv",
+        "Changes of the cosine, by which they are chosen, and of the text’s probability: the "
+        "softmax over its list at the model’s own scale.",
+        folded=True,
     )
-    return Section("named", "Towards what", [text], [], [table])
+    without = (
+        " The attributes (how a photo can look) are left out: this model’s text side knows only "
+        "names."
+        if run.facts["model"].get("text") == NAMES
+        else ""
+    )
+    text = (
+        "What does the model see more of, and less of? A text can gain because it is seen, or "
+        "because all photos move towards it a little; its probability gains only if it gains more "
+        f"than the other texts of its list.{without}"
+    )
+    return Section("named", "Towards what", [text], [], [table, whole])
+
+
+def outlier_sections(run: Run) -> list[Section]:
+    """Whose gaze it is: how many tokens are outliers, and how much of the gaze is on them."""
+    rows, layer = run.outliers, run.facts["model"].get("gaze_layer")
+    if rows.empty or not run.facts["config"].get("inside"):
+        return []
+    text = [
+        "Large ViTs turn some patches of little content into outlier tokens, in which they keep "
+        "what concerns the whole picture (“registers”): patch tokens at least three times as long "
+        "as the view’s median one. A gaze on them says little of what is seen there."
+    ]
+    if not rows["tokens"].any():
+        return [Section("outliers", "Whose gaze", [*text, "There are none, in any layer."])]
+    figure = Figure(
+        "outliers",
+        figures.draw_layers(rows, "tokens"),
+        "Outlier tokens of a view after each layer: means over photos with 95 % intervals.",
+        least=WIDE,
+    )
+    seen = rows[rows["layer"] == layer]
+    tables = []
+    if seen["gaze_share"].notna().any():
+        tables = [
+            Table(
+                ["augmentation", "outlier tokens", "of all patches", "share of the gaze", "photos"],
+                [
+                    [
+                        Cell(row.augmentation),
+                        number(row.tokens, row.ci_low, row.ci_high),
+                        number(row.share),
+                        number(row.gaze_share, row.gaze_low, row.gaze_high),
+                        Cell(str(row.n), row.n),
+                    ]
+                    for row in seen.itertuples()
+                ],
+                "The gaze on outlier tokens",
+                list(seen["severity"]),
+                "outliers.csv",
+                f"After layer {layer}, whose tokens the gaze looks at.",
+            )
+        ]
+    return [Section("outliers", "Whose gaze", text, [figure], tables)]
 
 
 def _texts(rows: pd.DataFrame) -> str:

@@ -19,6 +19,8 @@ from clipshift.report import figures
 from clipshift.report.words import p_value, with_interval
 from clipshift.results import write_whole
 
+WIDE = 560
+"""The least width in pixels of figures with names at their sides."""
 LIGHT = {"ink": figures.INK, "muted": figures.MUTED, "grid": figures.GRID}
 DARK = {"ink": "#e8eaed", "muted": "#a3abb6", "grid": "#30353c"}
 """The colours of charts on a light and on a dark page, as in ``page.css``."""
@@ -288,9 +290,10 @@ def measure_table(
     )
 
 
-def number(value: float, low: float = np.nan, high: float = np.nan) -> Cell:
+def number(value: float, low: float = np.nan, high: float = np.nan, digits: str = ".3f") -> Cell:
     """The cell of a number with its interval; empty where it is not known."""
-    return Cell(with_interval(value, low, high) if np.isfinite(value) else "", _value(value))
+    text = with_interval(value, low, high, digits) if np.isfinite(value) else ""
+    return Cell(text, _value(value))
 
 
 def probability(p: float) -> Cell:

@@ -4,19 +4,18 @@ import shlex
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 from pytorch_lightning.loggers import Logger, WandbLogger
 
 from clipshift.augment import PAPER
 from clipshift.data import ViewDataset
 from clipshift.report import figures, page, publishing, terminal, tracking, words
 from clipshift.report.explorer import explored
-from clipshift.report.inside import inside_sections
-from clipshift.report.page import Figure, Page, Section, Table
+from clipshift.report.inside import inside_sections, outlier_sections
+from clipshift.report.page import WIDE, Figure, Page, Section, Table
 from clipshift.results import Run, errors_by_corruption
 from clipshift.results.columns import DEFINITIONS
 
-WIDE = 560
-"""The least width in pixels of figures with names at their sides."""
 UNEQUAL = (
     "The paper’s augmentations are unequally strong: this ranking mixes the model’s sensitivity "
     "with their strength."
@@ -99,6 +98,7 @@ def report_page(run: Run, dataset: ViewDataset) -> Page:
         *layer_sections(run),
         *inside_sections(run),
         *gaze_sections(run),
+        *outlier_sections(run),
         *alike_sections(run),
         *correlation_sections(run),
         photos_section(run, dataset),
@@ -254,13 +254,16 @@ def layer_sections(run: Run) -> list[Section]:
     captions = {
         "cosine": "Class tokens after each layer: mean cosine of view and clean view, 95 % "
         "intervals.",
+        "patch_cosine": "Mean patch tokens after each layer: the same cosine. What all photos have "
+        "in common keeps it high.",
         "cka": "Mean patch tokens after each layer: debiased linear CKA over photos; 1 is the same "
-        "geometry, and shuffled photos give 0 on average.",
+        "geometry, and shuffled photos give 0 on average. Bars, where drawn, are 95 % intervals.",
     }
+    layers = run.layers.reindex(columns=list(DEFINITIONS["layers"]))  # earlier runs have fewer
     drawn = [
-        Figure(f"layers_{column}", figures.draw_layers(run.layers, column), caption, least=WIDE)
+        Figure(f"layers_{column}", figures.draw_layers(layers, column), caption, least=WIDE)
         for column, caption in captions.items()
-        if len(run.layers) and run.layers[column].notna().any()
+        if layers[column].notna().any()
     ]
     if not drawn:
         return []
@@ -270,30 +273,33 @@ def layer_sections(run: Run) -> list[Section]:
             "Where it starts",
             ["How alike view and clean view still are after each layer of the image tower."],
             drawn,
-            [layer_table(run)],
+            [layer_table(layers)],
         )
     ]
 
 
-def layer_table(run: Run) -> Table:
+def layer_table(layers: pd.DataFrame) -> Table:
     """``layers.csv`` for people."""
-    layers = run.layers.reindex(columns=list(DEFINITIONS["layers"]))  # earlier runs have fewer
     rows = [
         [
             page.Cell(row.augmentation),
             page.Cell(str(row.layer), row.layer),
             page.number(row.cosine, row.ci_low, row.ci_high),
+            page.number(row.patch_cosine, row.patch_low, row.patch_high),
             page.number(row.amplification, row.amplification_low, row.amplification_high),
-            page.number(row.cka),
+            page.number(row.cka, row.cka_low, row.cka_high),
             page.probability(row.cka_p),
         ]
         for row in layers.itertuples()
     ]
-    head = ["augmentation", "layer", "cosine", "amplification", "CKA", "p at most"]
+    head = [
+        "augmentation", "layer", "cosine", "cosine of patches", "amplification", "CKA", "p at most",
+    ]  # fmt: skip
     return Table(
         head, rows, "The shift after each layer", list(layers["severity"]), "layers.csv",
-        "Amplification: the relative shift of the class tokens over that of the layer before; "
-        "above 1 the shift grows. p: of a CKA as large where the photos are shuffled.",
+        "Cosines: of class tokens, and of mean patch tokens. Amplification: the relative shift "
+        "of the class tokens over that of the layer before; above 1 the shift grows. p: of a CKA "
+        "as large where the photos are shuffled.",
         folded=True,
     )  # fmt: skip
 
@@ -459,6 +465,11 @@ def run_notes(run: Run) -> list[str]:
     if not model["gaze"] and "attention_similarity" in run.facts["config"]["metric"]:
         notes.append(
             f"Gaze is not available for {model['architecture']}: measures of it are left out."
+        )
+    if run.facts["config"].get("inside") and len(run.layers) and run.outliers.empty:
+        notes.append(
+            f"{model['architecture']} has no patch tokens of one number in all layers: outlier "
+            "tokens are left out."
         )
     if data["skipped"]:
         notes.append(

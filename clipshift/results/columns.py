@@ -68,15 +68,35 @@ DEFINITIONS: dict[str, dict[str, str]] = {
     }
     | INTERVAL
     | {
+        "patch_cosine": "mean cosine of the mean patch tokens of view and clean view",
+        "patch_low": "lower end of its 95 % interval over photos",
+        "patch_high": "upper end of its 95 % interval over photos",
         "amplification": "relative shift of the class tokens over that of the layer before; 1 − "
         "cosine divided by its mean over different clean photos",
         "amplification_low": "lower end of its 95 % interval over photos",
         "amplification_high": "upper end of its 95 % interval over photos",
         "cka": "debiased linear CKA of the mean patch tokens of views and clean views",
+        "cka_low": "lower end of its 95 % interval over photos, with inside=true",
+        "cka_high": "upper end of its 95 % interval over photos, with inside=true",
         "cka_null": "standard deviation of cka over all permutations of the photos; its mean is 0",
         "cka_p": "upper bound of the p-value of cka under permutations of the photos (Cantelli)",
         "cka_biased": "linear CKA of the same, biased upwards where photos are few",
     },
+    "outliers": {
+        "augmentation": "what was done to the photo; clean: nothing",
+        "severity": KEYS["severity"] + "; the clean views have their rows at each",
+        "layer": "block of the image tower, from 1",
+        "tokens": "mean number of outlier tokens: patch tokens three times as long as the view's "
+        "median one, or longer",
+    }
+    | INTERVAL
+    | {
+        "share": "share of all patch tokens that are outliers",
+        "gaze_share": "mean share of the gaze that falls on them",
+        "gaze_low": "lower end of its 95 % interval over photos",
+        "gaze_high": "upper end of its 95 % interval over photos",
+    }
+    | COUNT,
     "directions": VARIANT
     | {
         "direction": "length of the mean unit displacement, debiased; 1: all photos the same way",
@@ -123,13 +143,22 @@ DEFINITIONS: dict[str, dict[str, str]] = {
     },
     "named": VARIANT
     | {
-        "text": "what the text says: a class",
+        "vocabulary": "the texts that it is one of: classes, or attributes (left out for models "
+        "that know only names)",
+        "text": "what the text says: a class, or how a photo can look",
         "change": "mean over photos of the view's cosine with the text minus the clean view's",
     }
     | INTERVAL
     | {
         "p": "two-sided p-value of no change, from Student's t",
-        "p_holm": "p after Holm's correction over all texts and augmentations of the severity",
+        "p_holm": "p after Holm's correction over all texts of the vocabulary and augmentations of "
+        "the severity",
+        "softmax_change": "the same of the text's probability: the softmax of the model's scaled "
+        "cosines over the vocabulary",
+        "softmax_low": "lower end of its 95 % interval over photos",
+        "softmax_high": "upper end of its 95 % interval over photos",
+        "softmax_p": "two-sided p-value of no change, from Student's t",
+        "softmax_p_holm": "softmax_p after Holm's correction, as p_holm",
         "n": COUNT["n"],
     },
     "corruption_error": VARIANT

@@ -10,9 +10,9 @@ from clipshift.data import Skipped
 CLEAN = "clean"
 """Name of the clean view beside those of the augmentations."""
 
-ROWS = ("digests", "stored", "distances", "layers")
+ROWS = ("digests", "stored", "distances", "layers", "outliers")
 """What is kept in one array, with a row for each photo."""
-KEPT = ("gallery", "views", "gazes", "nearest")
+KEPT = ("gallery", "views", "gazes", "heads", "tokens", "nearest")
 """What is kept of chosen photos: each a `Kept`."""
 Kept = dict[str, dict[int, np.ndarray]]
 """Arrays of chosen photos, by view and by the photo's index."""
@@ -30,13 +30,18 @@ class Measured:
             are none.
         distances: The distances 1 − cos between every two variants' views of each photo, in the
             order of numpy's ``triu_indices``, float32, shape (N, pairs).
-        layers: Cosines of the class tokens, float64, shape (N, layers, variants); None where they
-            were not measured.
+        layers: Cosines of class token and mean patch token, float64, shape (N, layers, variants,
+            2); None where they were not measured.
+        outliers: Number of outlier tokens, their share of all, and of the gaze (NaN where that is
+            not known), of the clean view and all variants, float64, shape (N, 1 + variants,
+            layers, 3); None where there are no tokens or they were not measured.
         embeddings: By view, float32, shape (N, D): of the clean views always, of the variants'
             where asked for.
         gallery: Embeddings of the gallery's photos, whatever else is kept.
         views: Pixels of the first photos.
         gazes: Gazes of the first photos.
+        heads: Gazes of the first photos, head by head.
+        tokens: Mean patch tokens of chosen photos, those of all layers one behind the other.
         nearest: Of the first photos the indices and cosines of the nearest classes, the nearest
             first, each (K, 2); where there are classes.
         skipped: Photos that could not be read.
@@ -49,10 +54,13 @@ class Measured:
     stored: np.ndarray | None = None
     distances: np.ndarray = field(default_factory=lambda: np.empty((0, 0), np.float32))
     layers: np.ndarray | None = None
+    outliers: np.ndarray | None = None
     embeddings: dict[str, np.ndarray] = field(default_factory=dict)
     gallery: Kept = field(default_factory=dict)
     views: Kept = field(default_factory=dict)
     gazes: Kept = field(default_factory=dict)
+    heads: Kept = field(default_factory=dict)
+    tokens: Kept = field(default_factory=dict)
     nearest: Kept = field(default_factory=dict)
     skipped: list[Skipped] = field(default_factory=list)
     seconds: dict[str, float] = field(default_factory=dict)
@@ -84,12 +92,9 @@ def join(parts: Sequence[Measured]) -> Measured:
         return whole[order] if len(whole) else whole  # of what was not read there are none
 
     whole.index = index[order]
-    whole.digests = rows([part.digests for part in filled])
-    whole.distances = rows([part.distances for part in filled])
-    if filled[0].stored is not None:
-        whole.stored = rows([part.stored for part in filled if part.stored is not None])
-    if filled[0].layers is not None:
-        whole.layers = rows([part.layers for part in filled if part.layers is not None])
+    for name in ROWS:
+        if getattr(filled[0], name) is not None:
+            setattr(whole, name, rows([getattr(part, name) for part in filled]))
     whole.values = {key: rows([part.values[key] for part in filled]) for key in filled[0].values}
     whole.embeddings = {
         view: rows([part.embeddings[view] for part in filled]) for view in filled[0].embeddings

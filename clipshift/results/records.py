@@ -67,17 +67,11 @@ class Records:
 
     def add(self, measured: Measured) -> None:
         """Write what was measured of one batch."""
-        tensors = {
-            "index": measured.index,
-            "digests": measured.digests,
-            "distances": measured.distances,
-        }
+        rows = {name: getattr(measured, name) for name in ROWS}
+        tensors = {name: array for name, array in rows.items() if array is not None}
+        tensors["index"] = measured.index
         if measured.values:
             tensors["values"] = np.stack(list(measured.values.values()))
-        if measured.stored is not None:
-            tensors["stored"] = measured.stored
-        if measured.layers is not None:
-            tensors["layers"] = measured.layers
         tensors |= {f"embeddings {view}": rows for view, rows in measured.embeddings.items()}
         for kind in KEPT:
             for view, by_photo in getattr(measured, kind).items():

@@ -31,8 +31,8 @@ MATRICES = ("distances", "distances_low", "distances_high")
 INSIDE = ("directions", "direction_cosines", "undone", "neighbourhoods", "named")
 """The tables of what happens inside the space of embeddings, by their names in `Run`."""
 TABLES = (
-    "summary", *MATRICES, "ranking", "correlations", "layers", "corruption_error", *INSIDE,
-    "skipped",
+    "summary", *MATRICES, "ranking", "correlations", "layers", "outliers", "corruption_error",
+    *INSIDE, "skipped",
 )  # fmt: skip
 """The tables of a run beside ``shift.parquet``, by their names in `Run`."""
 
@@ -41,7 +41,7 @@ RESULTS = (
     SHIFT,
     "columns.json",
     *(f"{table}.csv" for table in TABLES),
-    *(f"{tensors}.safetensors" for tensors in ("embeddings", "views", "gaze")),
+    *(f"{tensors}.safetensors" for tensors in ("embeddings", "views", "gaze", "gaze_heads")),
     CALIBRATION,
     NEAREST,
     f"{LEADERBOARD}/*.json",
@@ -75,6 +75,8 @@ class Run:
         ranking: Augmentations by their shift; empty where the cosine was not measured.
         correlations: What goes with the shift; empty likewise.
         layers: Shift by layer; empty where not asked for.
+        outliers: Outlier tokens by layer, and their share of the gaze; empty likewise, and where
+            the tower has no tokens.
         corruption_error: Errors under stored corruptions; empty where there are none.
         directions: Whether every photo is moved the same way; this and the next four are empty
             where ``inside`` was not asked for.
@@ -96,6 +98,7 @@ class Run:
     ranking: pd.DataFrame = field(default_factory=pd.DataFrame)
     correlations: pd.DataFrame = field(default_factory=pd.DataFrame)
     layers: pd.DataFrame = field(default_factory=pd.DataFrame)
+    outliers: pd.DataFrame = field(default_factory=pd.DataFrame)
     corruption_error: pd.DataFrame = field(default_factory=pd.DataFrame)
     directions: pd.DataFrame = field(default_factory=pd.DataFrame)
     direction_cosines: pd.DataFrame = field(default_factory=pd.DataFrame)
@@ -198,11 +201,12 @@ def write_tensors(
     views: int,
     gaze: int,
     shown: Collection[str],
+    heads: int = 0,
 ) -> None:
-    """Write the ``embeddings`` of all views where kept, ``views`` and ``gaze``, as safetensors.
+    """Write ``embeddings`` of all views where kept, ``views``, ``gaze`` and ``gaze_heads``.
 
-    Each holds one tensor per view (``clean`` or an augmentation), photos in the order of the run's
-    list, and the photos' ids as a JSON list under ``photos`` in the metadata.
+    As safetensors: each holds one tensor per view (``clean`` or an augmentation), photos in the
+    order of the run's list, and the photos' ids as a JSON list under ``photos`` in the metadata.
 
     Args:
         folder: The run's folder.
@@ -211,6 +215,7 @@ def write_tensors(
         views: Write the views of the first so many photos.
         gaze: Write the gazes of the first so many photos.
         shown: Ids of photos whose gazes are written as well, where they were kept.
+        heads: Write the gazes of the first so many photos, head by head.
     """
     if len(measured.embeddings) > 1:
         ids = [photos[index].id for index in measured.index]
@@ -218,6 +223,7 @@ def write_tensors(
     for file, kept, count, more in (
         ("views", measured.views, views, ()),
         ("gaze", measured.gazes, gaze, shown),
+        ("gaze_heads", measured.heads, heads, ()),
     ):
         known = kept.get(CLEAN, {})
         indices = sorted(index for index in known if index < count or photos[index].id in more)

@@ -10,6 +10,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from clipshift.data import read_json
+from clipshift.encode import SENTENCES
 from clipshift.errors import UserError
 from clipshift.report.publishing import model_card
 from clipshift.results import Run, write_json, write_whole
@@ -26,6 +27,7 @@ def export_model(
     model_cfg: Mapping[str, Any],
     preprocess_cfg: Mapping[str, Any],
     folder: Path,
+    text: str = SENTENCES,
 ) -> None:
     """Write a model so that open_clip loads it as ``local-dir:FOLDER``.
 
@@ -37,6 +39,7 @@ def export_model(
         model_cfg: open_clip's configuration of the architecture.
         preprocess_cfg: What open_clip does to photos before this model.
         folder: Where to; made if missing.
+        text: What its text side knows, see `clipshift.encode.Encoder`.
     """
     folder.mkdir(parents=True, exist_ok=True)
     content = save({name: value.detach().cpu().contiguous() for name, value in weights.items()})
@@ -44,6 +47,8 @@ def export_model(
     digest = f"{hashlib.sha256(content).hexdigest()}  {WEIGHTS}\n"
     write_whole(folder / f"{WEIGHTS}.sha256", lambda path: path.write_text(digest))
     config = {"model_cfg": model_cfg, "preprocess_cfg": preprocess_cfg}
+    if text != SENTENCES:
+        config["text"] = text
     write_json(folder / "open_clip_config.json", config)
 
 

@@ -283,7 +283,8 @@ def export_finetuned(
     kept = ("mean", "std", "interpolation", "resize_mode")
     model_cfg = model_config(model["architecture"], model["checkpoint"])
     weights = encoder.model.state_dict()
-    export_model(weights, model_cfg, {name: encoder.preprocessing[name] for name in kept}, folder)
+    preprocess_cfg = {name: encoder.preprocessing[name] for name in kept}
+    export_model(weights, model_cfg, preprocess_cfg, folder, encoder.text)
     base = {name: model[name] for name in ("architecture", "pretrained", "checkpoint")}
     write_json(
         folder / PROVENANCE,

@@ -26,7 +26,7 @@ from tqdm import tqdm
 from clipshift.data.dataset import pixels_of, unit_range
 from clipshift.data.photos import Photo, UnreadablePhotoError, decode
 from clipshift.data.shards import class_wnids
-from clipshift.encode import tiny  # noqa: F401  (registers the image tower with timm)
+from clipshift.encode import NAMES, tiny  # noqa: F401  (registers the image tower with timm)
 from clipshift.errors import UserError
 from clipshift.train.export import export_model
 
@@ -329,7 +329,7 @@ def export(model: nn.Module, model_cfg: dict[str, Any], folder: Path) -> None:
     }
     preprocess_cfg = {"mean": [0.5] * 3, "std": [0.5] * 3, "interpolation": "bilinear",
                       "resize_mode": "squash"}  # fmt: skip
-    export_model(weights, model_cfg, preprocess_cfg, folder)
+    export_model(weights, model_cfg, preprocess_cfg, folder, NAMES)
 
 
 def teacher_logits(cfg: dict[str, Any], data: Pixels, root: Path, file: Path, seed: int) -> Tensor:
