@@ -137,7 +137,10 @@ class ColorJitter:
         for turn in draws["order"].T:
             for step, (adjust, factor) in enumerate(steps):
                 rows = turn == step
-                if rows.any():
+                if images.is_cuda:  # which would have to be waited for, to know the rows
+                    adjusted = adjust(views, factor)
+                    views = torch.where(rows[:, None, None, None], adjusted, views)
+                elif rows.any():
                     views[rows] = adjust(views[rows], factor[rows])
         return views
 

@@ -313,6 +313,21 @@ def errors_alone() -> Iterator[None]:
         root.setLevel(level)
 
 
+def best_precision(accelerator: str) -> str:
+    """``bf16`` where the hardware computes in bfloat16, and ``fp32`` elsewhere.
+
+    CPUs with AVX512-BF16 or AMX do, and NVIDIA's GPUs from compute capability 8 on.
+
+    Args:
+        accelerator: Lightning's name: ``cpu``, or any other, which is a GPU where there is one.
+    """
+    if accelerator != "cpu" and torch.cuda.is_available():
+        computes = torch.cuda.is_bf16_supported(including_emulation=False)
+    else:
+        computes = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    return "bf16" if computes else "fp32"
+
+
 def load_encoder(
     architecture: str,
     pretrained: str | None = None,

@@ -19,6 +19,7 @@ from clipshift.augment.keyed import Draws
 from clipshift.data import GONE, Batch
 from clipshift.encode import Encoder, FeatureCache, Features, ZeroShot
 from clipshift.errors import UserError
+from clipshift.evaluate.floor import FLOOR_PHOTOS, rounding
 from clipshift.measure import COLUMNS, AugmentationDistance, LayerShift, PhotoMeasure
 from clipshift.measure.functional import (
     MoveBack,
@@ -31,7 +32,7 @@ from clipshift.results import CLEAN, Measured, Records
 
 MANY_GONE = 32
 """After so many photos in a row that are gone, a run ends."""
-NEAREST_CLASSES = 3
+NEAREST = 3
 """How many classes nearest to a view are kept."""
 SUMS_SHARE = 0.05
 """How much of the time may go into writing the layers' sums."""
@@ -70,6 +71,7 @@ class ShiftEvaluation(pl.LightningModule):
         texts: For each photo the mean embedding of its captions, shape (N, D), where they have
             some; NaN for a photo without.
         features: Clean views' features that are known already.
+        reference: The same model in float32, where the encoder's precision is lower.
         layers: Whether to measure the shift of every layer.
     """
 
@@ -84,10 +86,11 @@ class ShiftEvaluation(pl.LightningModule):
         zero_shot: ZeroShot | None = None,
         texts: Tensor | None = None,
         features: FeatureCache | None = None,
+        reference: Encoder | None = None,
         layers: bool = False,
     ) -> None:
         super().__init__()
-        self.encoder = encoder
+        self.encoder, self.reference = encoder, reference
         self.variants = dict(variants)
         chosen = {
             name: measure
@@ -103,6 +106,7 @@ class ShiftEvaluation(pl.LightningModule):
         )
         self.records, self.keep = records, keep
         self.zero_shot, self.texts, self.features = zero_shot, texts, features
+        self.register_buffer("classifier", zero_shot.classifier if zero_shot else None, False)
         self.in_step = False
         self.gone = 0
         self.summed: list[int] = []
@@ -148,24 +152,30 @@ class ShiftEvaluation(pl.LightningModule):
             }
         with self._stage("encode"):
             by_view = self._encode(views, batch.digests)
+        floor = self._floor(batch, views, by_view)
         with self._stage("measure"):
             values = self._measure(batch, views, by_view)
-            embeddings = torch.stack([by_view[name].embedding for name in self.variants])
-            first, second = np.triu_indices(len(embeddings), 1)
-            distances = self.distance(embeddings)[:, first, second]
-            clean_tokens = by_view[CLEAN].layers or []
-            cosines = []
-            for index, layer in enumerate(self.layers):
-                tokens = [by_view[name].layers[index] for name in self.variants]  # type: ignore[index]
-                cosines.append(layer(torch.stack(tokens), clean_tokens[index]))
-            measured.values = {key: value.double().cpu().numpy() for key, value in values.items()}
-            measured.distances = distances.float().cpu().numpy()
-        measured.index = batch.index.cpu().numpy()
+            embeddings = torch.stack([made.embedding for made in by_view.values()])
+            distances = self.distance(embeddings[1:])
+            arrays = on_host(
+                {
+                    "values": torch.stack([value.double() for value in values.values()]),
+                    "embeddings": embeddings,
+                    "distances": torch.cat(
+                        [row[:, k + 1 :] for k, row in enumerate(distances.unbind(dim=1))], dim=1
+                    ),
+                    **floor,
+                    **self._layer_cosines(by_view),
+                    **self._seen(batch, views, by_view),
+                }
+            )
+        measured.index = batch.index.numpy()
         measured.digests = np.frombuffer(b"".join(batch.digests), np.uint8).reshape(-1, 32)
         measured.stored = stored_digests(batch.draws.values())
-        if cosines:
-            measured.layers = torch.stack(cosines).movedim(-1, 0).cpu().numpy()
-        self._keep(measured, views, by_view)
+        measured.values = dict(zip(values, arrays["values"], strict=True))
+        measured.distances = arrays["distances"].astype(np.float32)
+        measured.layers = arrays.get("layers")
+        self._keep(measured, batch, arrays)
 
     def _encode(self, views: dict[str, Tensor], digests: list[bytes]) -> dict[str, Features]:
         layers = len(self.layers) > 0
@@ -182,11 +192,10 @@ class ShiftEvaluation(pl.LightningModule):
     def _measure(
         self, batch: Batch, views: dict[str, Tensor], features: dict[str, Features]
     ) -> dict[tuple[str, str], Tensor]:
-        index = batch.index
         values: dict[tuple[str, str], Tensor] = {}
         clean = features[CLEAN].embedding
         hits = {
-            name: self._zero_shot_hits(index, made.embedding) for name, made in features.items()
+            name: self._zero_shot_hits(batch, made.embedding) for name, made in features.items()
         }
         gray = luma(views[CLEAN])
         brightness = pixel_mean(gray)
@@ -206,51 +215,92 @@ class ShiftEvaluation(pl.LightningModule):
                 values[variant, f"{name}_clean"] = hits[CLEAN][name]
                 values[variant, name] = hit
             if self.zero_shot is not None:
-                values[variant, "zero_shot_flip"] = zero_shot_flip(
-                    embedding, clean, self.zero_shot.classifier.to(self.device)
-                )
+                flip = zero_shot_flip(embedding, clean, self.classifier)
+                values[variant, "zero_shot_flip"] = flip
             if self.texts is not None:
-                text = self.texts[index].to(self.device)
+                text = self.texts[batch.index].to(self.device, non_blocking=True)
                 values[variant, "text_shift"] = text_shift(embedding, clean, text)
             values[variant, "brightness"] = brightness
             values[variant, "contrast"] = contrast
         return values
 
-    def _zero_shot_hits(self, index: Tensor, embedding: Tensor) -> dict[str, Tensor]:
+    def _zero_shot_hits(self, batch: Batch, embedding: Tensor) -> dict[str, Tensor]:
         if self.zero_shot is None:
             return {}
-        target = self.zero_shot.targets[index].to(self.device)
-        classifier = self.zero_shot.classifier.to(self.device)
+        target = self.zero_shot.targets[batch.index].to(self.device, non_blocking=True)
         return {
-            f"zero_shot_top{k}": zero_shot_hit(embedding, classifier, target, k)
+            f"zero_shot_top{k}": zero_shot_hit(embedding, self.classifier, target, k)
             for k in self.zero_shot.top
         }
 
-    def _keep(
-        self, measured: Measured, views: dict[str, Tensor], features: dict[str, Features]
-    ) -> None:
+    def _floor(
+        self, batch: Batch, views: dict[str, Tensor], features: dict[str, Features]
+    ) -> dict[str, Tensor]:
+        """What the encoder's precision changes of the run's first photos' cosines."""
+        rows = _rows(batch, FLOOR_PHOTOS)
+        if self.reference is None or not rows:
+            return {}
+        with self._stage("floor"):
+            chosen = torch.stack([view[row] for view in views.values() for row in rows])
+            exact = self.reference.encode_views(chosen).embedding
+            ours = torch.stack([f.embedding[row] for f in features.values() for row in rows])
+            shapes = (len(views), len(rows))
+            return {"floor": rounding(*(made.unflatten(0, shapes) for made in (ours, exact)))}
+
+    def _layer_cosines(self, features: dict[str, Features]) -> dict[str, Tensor]:
+        """The class tokens' cosines by photo, layer and variant."""
+        clean = features[CLEAN].layers or []
+        cosines = []
+        for index, layer in enumerate(self.layers):
+            tokens = [features[name].layers[index] for name in self.variants]  # type: ignore[index]
+            cosines.append(layer(torch.stack(tokens), clean[index]))
+        return {"layers": torch.stack(cosines).movedim(-1, 0)} if cosines else {}
+
+    def _seen(
+        self, batch: Batch, views: dict[str, Tensor], features: dict[str, Features]
+    ) -> dict[str, Tensor]:
+        """Of photos to keep: views, gazes, and the classes nearest to them."""
+        seen = {}
+        if rows := _rows(batch, self.keep.views):
+            shown = [torch.stack([view[row] for row in rows]) for view in views.values()]
+            seen["views"] = torch.stack(shown)
+        if _rows(batch, self.keep.gaze):
+            gazes = [made.gaze for made in features.values() if made.gaze is not None]
+            if gazes:
+                seen["gazes"] = torch.stack(gazes)
+            if self.zero_shot is not None:
+                seen["nearest"] = torch.stack(
+                    [
+                        torch.stack(nearest_classes(f.embedding, self.classifier, NEAREST), dim=-1)
+                        for f in features.values()
+                    ]
+                )
+        return seen
+
+    def _keep(self, measured: Measured, batch: Batch, arrays: dict[str, np.ndarray]) -> None:
         photos = measured.index.tolist()
+        gallery = [row for row, photo in enumerate(photos) if photo in self.keep.gallery]
+        gazed = _rows(batch, self.keep.gaze)
 
-        def chosen(values: Tensor, wanted: list[int]) -> dict[int, np.ndarray]:
-            return {photo: values[photos.index(photo)].cpu().numpy() for photo in wanted}
+        def chosen(values: np.ndarray, rows: list[int]) -> dict[int, np.ndarray]:
+            return {photos[row]: value for row, value in zip(rows, values, strict=True)}
 
-        gallery = [photo for photo in photos if photo in self.keep.gallery]
-        shown = [photo for photo in photos if photo < self.keep.views]
-        gazed = [photo for photo in photos if photo < self.keep.gaze]
-        for name, view in views.items():
-            made = features[name]
+        for place, name in enumerate([CLEAN, *self.variants]):
+            embeddings = arrays["embeddings"][place]
             if self.keep.embeddings or name == CLEAN:
-                measured.embeddings[name] = made.embedding.float().cpu().numpy()
+                measured.embeddings[name] = embeddings
             if gallery:
-                measured.gallery[name] = chosen(made.embedding, gallery)
-            if shown:
-                measured.views[name] = chosen(view, shown)
-            if gazed and made.gaze is not None:
-                measured.gazes[name] = chosen(made.gaze, gazed)
-            if gazed and self.zero_shot is not None:
-                classifier = self.zero_shot.classifier.to(self.device)
-                nearest = nearest_classes(made.embedding, classifier, NEAREST_CLASSES)
-                measured.nearest[name] = chosen(torch.stack(nearest, dim=-1), gazed)
+                measured.gallery[name] = chosen(embeddings[gallery], gallery)
+            if "views" in arrays:
+                rows = _rows(batch, self.keep.views)
+                measured.views[name] = chosen(arrays["views"][place], rows)
+            if "gazes" in arrays:
+                measured.gazes[name] = chosen(arrays["gazes"][place][gazed], gazed)
+            if "nearest" in arrays:
+                measured.nearest[name] = chosen(arrays["nearest"][place][gazed], gazed)
+            if "floor" in arrays and name != CLEAN:
+                rows = _rows(batch, FLOOR_PHOTOS)
+                measured.floor[name] = chosen(arrays["floor"][place - 1], rows)
 
     def on_test_epoch_end(self) -> None:
         if self.layers:
@@ -290,6 +340,21 @@ def stored_digests(draws: Iterable[Draws]) -> np.ndarray | None:
     rows = torch.cat(found, dim=1).numpy()
     whole = b"".join(hashlib.sha256(row.tobytes()).digest() for row in rows)
     return np.frombuffer(whole, np.uint8).reshape(-1, 32)
+
+
+def on_host(tensors: Mapping[str, Tensor]) -> dict[str, np.ndarray]:
+    """Tensors of one device as arrays, moved as one block: so a GPU is waited for once."""
+    flat = [tensor.flatten().view(torch.uint8) for tensor in tensors.values()]
+    parts = torch.cat(flat).cpu().split([len(part) for part in flat])
+    return {
+        name: part.clone().view(tensor.dtype).view(tensor.shape).numpy()
+        for (name, tensor), part in zip(tensors.items(), parts, strict=True)
+    }
+
+
+def _rows(batch: Batch, count: int) -> list[int]:
+    """The rows of a batch that are among the first photos of the run."""
+    return [row for row, photo in enumerate(batch.index.tolist()) if photo < count]
 
 
 def _space(space: str, views: Tensor, features: Features) -> Tensor:

@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -227,9 +227,10 @@ def clean_accuracy(summary: pd.DataFrame) -> str:
     )
 
 
-def marked(augmentation: str, trained_on: Sequence[str]) -> str:
-    """An augmentation's name, with a mark where the model was trained on it."""
-    return f"{augmentation} (trained on)" if augmentation in trained_on else augmentation
+def marked(augmentation: str, trained_on: Sequence[str], below: bool = False) -> str:
+    """An augmentation's name, marked where the model was trained on it or rounding may be all."""
+    name = f"{augmentation} (trained on)" if augmentation in trained_on else augmentation
+    return f"{name} (below the floor)" if below else name
 
 
 def ranked_table(
@@ -250,7 +251,10 @@ def ranked_table(
 
 
 def measure_table(
-    summary: pd.DataFrame, columns: Mapping[str, Facts], trained_on: Sequence[str]
+    summary: pd.DataFrame,
+    columns: Mapping[str, Facts],
+    trained_on: Sequence[str],
+    below: Collection[tuple[str, str]] = (),
 ) -> Table:
     """All means with intervals, painted as `clipshift.report.figures.draw_heatmap` does.
 
@@ -258,6 +262,7 @@ def measure_table(
         summary: Means with intervals.
         columns: What the measures are.
         trained_on: Augmentations that the model was fine-tuned on, to be marked.
+        below: Augmentations and severities whose shift may be rounding, to be marked.
     """
     measures = figures.shown_measures(summary, columns)
     rows, severities = [], []
@@ -270,7 +275,7 @@ def measure_table(
         for name in names:
             made = [cells.loc[(m, name), ["mean", "ci_low", "ci_high"]] for m in measures]
             rows.append(
-                [Cell(marked(name, trained_on))]
+                [Cell(marked(name, trained_on, (name, str(severity)) in below))]
                 + [
                     Cell(with_interval(*ends), _value(ends["mean"]), float(tints.loc[name, m]))
                     for m, ends in zip(measures, made, strict=True)
@@ -302,13 +307,19 @@ def _value(number: float) -> float | None:
     return float(number) if np.isfinite(number) else None
 
 
-def ranking_table(ranking: pd.DataFrame, summary: pd.DataFrame, trained_on: Sequence[str]) -> Table:
+def ranking_table(
+    ranking: pd.DataFrame,
+    summary: pd.DataFrame,
+    trained_on: Sequence[str],
+    below: Collection[tuple[str, str]] = (),
+) -> Table:
     """The ranking with what the choice of photos leaves open.
 
     Args:
         ranking: From `clipshift.results.rank_augmentations`.
         summary: From `clipshift.results.summarize`.
         trained_on: Augmentations that the model was fine-tuned on, to be marked.
+        below: Augmentations and severities whose shift may be rounding, to be marked.
     """
     relative = summary[summary["measure"] == "relative_shift"]
     relative = relative.set_index(["augmentation", "severity"])
@@ -319,7 +330,7 @@ def ranking_table(ranking: pd.DataFrame, summary: pd.DataFrame, trained_on: Sequ
         gap = with_interval(row.difference, row.difference_low, row.difference_high)
         rows.append(
             [
-                Cell(marked(row.augmentation, trained_on)),
+                Cell(marked(row.augmentation, trained_on, key in below)),
                 Cell(figures.ranks_in_words(row.rank_low, row.rank_high), row.rank),
                 Cell(with_interval(row.shift, row.ci_low, row.ci_high), row.shift),
                 Cell("" if ends is None else with_interval(*ends),

@@ -12,7 +12,7 @@ CLEAN = "clean"
 
 ROWS = ("digests", "stored", "distances", "layers")
 """What is kept in one array, with a row for each photo."""
-KEPT = ("gallery", "views", "gazes", "nearest")
+KEPT = ("gallery", "views", "gazes", "nearest", "floor")
 """What is kept of chosen photos: each a `Kept`."""
 Kept = dict[str, dict[int, np.ndarray]]
 """Arrays of chosen photos, by view and by the photo's index."""
@@ -39,6 +39,8 @@ class Measured:
         gazes: Gazes of the first photos.
         nearest: Of the first photos the indices and cosines of the nearest classes, the nearest
             first, each (K, 2); where there are classes.
+        floor: Of the first photos by how much the cosine with the clean view is another in float32,
+            by variant; of runs in half precision.
         skipped: Photos that could not be read.
         seconds: Wall time by stage.
     """
@@ -54,6 +56,7 @@ class Measured:
     views: Kept = field(default_factory=dict)
     gazes: Kept = field(default_factory=dict)
     nearest: Kept = field(default_factory=dict)
+    floor: Kept = field(default_factory=dict)
     skipped: list[Skipped] = field(default_factory=list)
     seconds: dict[str, float] = field(default_factory=dict)
 
