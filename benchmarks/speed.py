@@ -13,7 +13,6 @@ random, from one seed. ``make benchmark ARGS="PHOTOS"``, with a folder of photos
 import argparse
 import multiprocessing
 import resource
-import statistics
 import tempfile
 import time
 from collections.abc import Callable
@@ -23,18 +22,25 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
 from PIL import Image
 from torch.utils.data import DataLoader
 
 from clipshift.cli.command import compose_config
 from clipshift.cli.evaluate import carry_out, prepare
-from clipshift.encode import ENCODE_BATCH, load_encoder
+from clipshift.data import folder as source
+from clipshift.encode import ENCODE_BATCH, best_precision, load_encoder
 from clipshift.results import Records
 from clipshift.versions import environment
 
 PHOTOS = {"ViT-B-32-quickgelu": 64, "ViT-L-14-quickgelu": 16, "builtin:lite": 64}
 """How many photos each model is measured on."""
+COLUMNS = (
+    "photos/s", "÷ the paper’s", "÷ encoder alone", "augment, ms", "encode, ms", "measure, ms",
+    "once, s", "peak, MB",
+)  # fmt: skip
+"""Milliseconds are by photo; *once* is the floor of half precision, and in no other number."""
 VIEWS = 10
 """Of a photo: the clean one, and nine augmentations."""
 Found = dict[str, float]
@@ -149,7 +155,7 @@ def measures(view: np.ndarray, clean: np.ndarray) -> list[float]:
 
 
 @torch.no_grad()
-def paper(architecture: str, files: list[Path]) -> Found:
+def paper(architecture: str, photos: Path, count: int) -> Found:
     """The authors' procedure."""
     import cv2
     from transformers import CLIPImageProcessor
@@ -170,7 +176,7 @@ def paper(architecture: str, files: list[Path]) -> Found:
         found = cv2.resize(seen.mean(dim=1)[0, 0, 1:].view(side, side).numpy(), (224, 224))
         return (found - found.min()) / (np.ptp(found) or 1)
 
-    images = Images(files)
+    images = Images([photo.file for photo in source(str(photos))[:count]])
     start = time.perf_counter()
     embeddings: list[dict[str, np.ndarray]] = []
     for batch in DataLoader(images, batch_size=32, num_workers=2, collate_fn=list):
@@ -185,22 +191,18 @@ def paper(architecture: str, files: list[Path]) -> Found:
             difference = attention(views["clean"]) - attention(views[name])
             found += [1 / (1 + float(np.mean(difference**2)))]
             found += measures(views[name], views["clean"])
-    return {"photos/s": len(files) / (time.perf_counter() - start)}
+    return {"photos/s": count / (time.perf_counter() - start)}
 
 
-def ours(architecture: str, files: list[Path], precision: str) -> Found:
+def ours(architecture: str, photos: Path, count: int, precision: str) -> Found:
     """An evaluation as the command makes it, up to its tables: the paper's measures."""
-    with (
-        tempfile.TemporaryDirectory() as folder,
-        tempfile.NamedTemporaryFile("w", suffix=".txt") as f,
-    ):
-        f.write("\n".join(map(str, files)))
-        f.flush()
-        cfg = compose_config("evaluate", [
+    with tempfile.TemporaryDirectory() as folder:
+        options = [
             f"model.architecture={architecture}", "model.pretrained=null", "metric=paper",
-            "data=folder", f"data.root={f.name}", "data.num_workers=2", "prompts=none",
-            "logger=none", "cache=off", f"precision={precision}",
-        ])  # fmt: skip
+            "data=folder", f"data.root={photos}", f"data.limit={count}", "data.num_workers=2",
+            "prompts=none", "trainer=cpu", "logger=none", "cache=off", f"precision={precision}",
+        ]  # fmt: skip
+        cfg = compose_config("evaluate", options)
         records = Records(Path(folder))
         prepared = prepare(cfg, Path(folder), records)
         assert prepared is not None
@@ -209,20 +211,21 @@ def ours(architecture: str, files: list[Path], precision: str) -> Found:
     seconds = run.facts["seconds"]
     once = seconds.pop("floor", 0)  # of 32 photos, whatever the number of photos
     whole = seconds.pop("photos") - once
-    stages = {name: 1000 * spent / len(files) for name, spent in seconds.items()}
-    return {"photos/s": len(files) / whole, "once, s": once} | stages
+    stages = {f"{name}, ms": 1000 * spent / count for name, spent in seconds.items()}
+    return {"photos/s": count / whole, "once, s": once} | stages
 
 
-def encoder_alone(architecture: str, files: list[Path], precision: str) -> Found:
+def encoder_alone(architecture: str, count: int, precision: str) -> Found:
     """As many forward passes as the photos' views take, and nothing else."""
     made = load_encoder(architecture, precision=precision)
     views = torch.rand(ENCODE_BATCH, 3, 224, 224)
+    passes = max(1, count * VIEWS // ENCODE_BATCH)
     with torch.inference_mode():
         made.encode_views(views)
         start = time.perf_counter()
-        for _ in range(len(files) * VIEWS // ENCODE_BATCH):
+        for _ in range(passes):
             made.encode_views(views)
-    return {"photos/s": len(files) / (time.perf_counter() - start)}
+    return {"photos/s": passes * ENCODE_BATCH / VIEWS / (time.perf_counter() - start)}
 
 
 def alone(procedure: Callable[[], Found]) -> Found:
@@ -236,51 +239,45 @@ def _with_memory(procedure: Callable[[], Found]) -> Found:
     return found | {"peak, MB": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024}
 
 
+def compare(model: str, photos: Path, count: int, rounds: int) -> pd.DataFrame:
+    """Medians over rounds of all procedures, one row each."""
+    procedures: dict[str, Callable[[], Found]] = {}
+    if model.startswith("ViT"):
+        procedures["the paper’s, fp32"] = partial(paper, model, photos, count)
+    precisions = dict.fromkeys(["fp32", best_precision("cpu")])
+    for precision in precisions:
+        procedures[f"encoder alone, {precision}"] = partial(encoder_alone, model, count, precision)
+        procedures[f"clipshift, {precision}"] = partial(ours, model, photos, count, precision)
+    found = [
+        pd.DataFrame({n: alone(made) for n, made in procedures.items()}) for _ in range(rounds)
+    ]
+    table = pd.concat(found).groupby(level=0).median().T.loc[list(procedures)]
+    for precision in precisions:
+        speed = table["photos/s"]
+        share = speed[f"clipshift, {precision}"] / speed[f"encoder alone, {precision}"]
+        table.loc[f"clipshift, {precision}", "÷ encoder alone"] = share
+    if "the paper’s, fp32" in table.index:
+        table["÷ the paper’s"] = table["photos/s"] / table.loc["the paper’s, fp32", "photos/s"]
+    return table
+
+
 def main() -> None:
     """Measure, and print a table."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("photos", type=Path, help="a folder")
     parser.add_argument("--models", nargs="*", default=list(PHOTOS))
-    parser.add_argument("--precisions", nargs="*", default=["fp32", "auto"])
-    parser.add_argument("--count", type=int, help="photos (by model, if not set)")
-    parser.add_argument("--rounds", type=int, default=3, help="each procedure's median is told")
+    parser.add_argument("--count", type=int, help="how many photos (64; of ViT-L 16)")
+    parser.add_argument("--rounds", type=int, default=3, help="of which the medians are told (3)")
     given = parser.parse_args()
-    every = sorted(
-        path for path in given.photos.rglob("*") if path.suffix.lower() in (".jpg", ".jpeg", ".png")
-    )
     threads = f"{torch.get_num_threads()} threads, torch {torch.__version__}"
     print(f"{environment()['processor']}, {threads}\n")
-    head = ["model", "procedure", "photos/s", "÷ paper’s", "of the encoder alone",
-            "augment", "encode", "measure, ms a photo", "once, s", "peak, MB"]  # fmt: skip
-    print("| " + " | ".join(head) + " |\n|" + " --- |" * len(head))
+    print(f"| model | procedure | {' | '.join(COLUMNS)} |\n{'| --- ' * (2 + len(COLUMNS))}|")
     for model in given.models:
-        files = every[: given.count or PHOTOS[model]]
-        vit = model.startswith("ViT")
-        procedures = {("paper’s", ""): partial(paper, model, files)} if vit else {}
-        for precision in given.precisions:
-            procedures["encoder alone", precision] = partial(encoder_alone, model, files, precision)
-            procedures["clipshift", precision] = partial(ours, model, files, precision)
-        rounds = [
-            {key: alone(made) for key, made in procedures.items()} for _ in range(given.rounds)
-        ]
-        found = {
-            key: {
-                name: statistics.median(one[key][name] for one in rounds) for name in rounds[0][key]
-            }
-            for key in procedures
-        }
-        base = found.get(("paper’s", ""), {}).get("photos/s", float("nan"))
-        for (name, precision), numbers in found.items():
-            speed = numbers["photos/s"]
-            share = (
-                speed / found["encoder alone", precision]["photos/s"] if precision else float("nan")
-            )
-            cells = [speed, speed / base, share, *(numbers.get(key, float("nan")) for key in
-                     ("augment", "encode", "measure", "once, s", "peak, MB"))]  # fmt: skip
-            told = [f"{cell:.3g}" if cell == cell else "" for cell in cells]
-            print(
-                "| " + " | ".join([model, f"{name} {precision}".strip(), *told]) + " |", flush=True
-            )
+        count = given.count or PHOTOS.get(model, 64)
+        table = compare(model, given.photos, count, given.rounds)
+        for name, numbers in table.reindex(columns=list(COLUMNS)).iterrows():
+            told = ["" if np.isnan(number) else f"{number:.3g}" for number in numbers]
+            print(f"| {model} | {name} | {' | '.join(told)} |", flush=True)
 
 
 if __name__ == "__main__":

@@ -127,6 +127,11 @@ def augment(
     return augmentation.apply(images, draws, strength).clamp(0.0, 1.0)
 
 
+def must_be_waited_for(images: Tensor) -> bool:
+    """Whether a number that depends on images is not there yet, as on a GPU, which runs behind."""
+    return images.device.type != "cpu"
+
+
 def unit_range(pixels: Tensor) -> Tensor:
     """8-bit pixels as float32 in [0, 1], the same to the bit on every device."""
     # a GPU divides by a Python number through its reciprocal, which rounds once more

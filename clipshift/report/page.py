@@ -4,7 +4,7 @@ import json
 import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -81,15 +81,20 @@ class Figure:
     notes: Mapping[str, str] = field(default_factory=dict)
     least: int = 0
 
+    @cached_property
+    def drawn(self) -> figures.Drawn:
+        """The chart as Vega-Lite has it."""
+        return figures.drawn(self.chart)
+
     @property
     def severities(self) -> list[str]:
         """The severities that it can show."""
-        return figures.severities_of(self.chart)
+        return figures.severities_of(self.drawn)
 
     @property
     def description(self) -> str:
         """What it shows, for those who cannot see it."""
-        return str(figures.specification(self.chart).get("description", self.caption))
+        return str(self.drawn.get("description", self.caption))
 
 
 @dataclass
@@ -148,17 +153,17 @@ class Page:
     about: str = "This run"
 
     @property
-    def charts(self) -> dict[str, figures.Chart]:
+    def charts(self) -> dict[str, figures.Drawn]:
         """The charts that it shows, by name."""
         drawn = [figure for section in self.sections for figure in section.figures]
-        return {figure.name: figure.chart for figure in ([self.lead] if self.lead else []) + drawn}
+        return {figure.name: figure.drawn for figure in ([self.lead] if self.lead else []) + drawn}
 
     @property
-    def saved(self) -> dict[str, figures.Chart]:
+    def saved(self) -> dict[str, figures.Drawn]:
         """All charts that lie beside the page, by name: those that it shows, and of its tables."""
         tables = [table for section in self.sections for table in section.tables]
         of_tables = [table.figure for table in tables if table.figure]
-        return self.charts | {figure.name: figure.chart for figure in of_tables}
+        return self.charts | {figure.name: figure.drawn for figure in of_tables}
 
 
 def write_page(path: Path, page: Page) -> Path:
