@@ -238,13 +238,14 @@ class Encoder(nn.Module):
         """
         if views.shape[-2:] != self.input_size:
             views = interpolate(views, self.input_size, mode="bilinear", antialias=True)
-        inputs = ((views - self.mean) / self.std).to(self.input_dtype)
+        inputs = (views - self.mean).div_(self.std).to(self.input_dtype)
         return self.model.encode_image(inputs).float()
 
     def _encode(self, views: Tensor) -> Features:
         count = len(views)
-        filled = torch.cat([views, views[:1].expand(ENCODE_BATCH - count, -1, -1, -1)])
-        embedding = self.embed(filled)[:count]
+        if count < ENCODE_BATCH:
+            views = torch.cat([views, views[:1].expand(ENCODE_BATCH - count, -1, -1, -1)])
+        embedding = self.embed(views.contiguous())[:count]
         return Features(
             embedding,
             gaze=self.probe.read()[:count] if self.probe else None,

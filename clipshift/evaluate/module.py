@@ -17,7 +17,7 @@ from torchmetrics import Metric
 from clipshift.augment import MovingAugmentation, Variant, augment
 from clipshift.augment.keyed import Draws
 from clipshift.data import GONE, Batch
-from clipshift.encode import Encoder, FeatureCache, Features, ZeroShot
+from clipshift.encode import ENCODE_BATCH, Encoder, FeatureCache, Features, ZeroShot
 from clipshift.errors import UserError
 from clipshift.evaluate.floor import FLOOR_PHOTOS, rounding
 from clipshift.measure import COLUMNS, AugmentationDistance, LayerShift, PhotoMeasure
@@ -181,8 +181,12 @@ class ShiftEvaluation(pl.LightningModule):
         layers = len(self.layers) > 0
         known = self.features.get(digests, self.device) if self.features is not None else None
         wanted = {name: view for name, view in views.items() if known is None or name != CLEAN}
-        made = self.encoder.encode_views(torch.cat(list(wanted.values())), layers)
-        features = dict(zip(wanted, made.split(len(digests)), strict=True))
+        if len(digests) % ENCODE_BATCH:
+            every = self.encoder.encode_views(torch.cat(list(wanted.values())), layers)
+            made = every.split(len(digests))
+        else:  # passes are full anyhow, and copying all views takes a while
+            made = [self.encoder.encode_views(view, layers) for view in wanted.values()]
+        features = dict(zip(wanted, made, strict=True))
         if known is not None:
             return {CLEAN: known} | features
         if self.features is not None:
