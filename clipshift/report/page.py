@@ -176,6 +176,19 @@ def write_page(path: Path, page: Page) -> Path:
     Returns:
         The file's path.
     """
+    text = page_template().render(
+        page=page,
+        charts={name: figures.specification(chart) for name, chart in page.charts.items()},
+        configs={"light": figures.config(**LIGHT), "dark": figures.config(**DARK)},
+        library=Markup(chart_library()),
+    )
+    write_whole(path, lambda partial: partial.write_text(text, encoding="utf-8"))
+    return path
+
+
+@lru_cache
+def page_template() -> jinja2.Template:
+    """The template of all pages."""
     templates = jinja2.Environment(
         loader=jinja2.PackageLoader("clipshift.report", "."),
         autoescape=True,
@@ -184,14 +197,7 @@ def write_page(path: Path, page: Page) -> Path:
     )
     templates.filters["rich"] = rich
     templates.filters["json"] = embedded_json
-    text = templates.get_template("page.html.jinja").render(
-        page=page,
-        charts={name: figures.specification(chart) for name, chart in page.charts.items()},
-        configs={"light": figures.config(**LIGHT), "dark": figures.config(**DARK)},
-        library=Markup(chart_library()),
-    )
-    write_whole(path, lambda partial: partial.write_text(text, encoding="utf-8"))
-    return path
+    return templates.get_template("page.html.jinja")
 
 
 @lru_cache
