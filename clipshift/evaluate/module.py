@@ -75,6 +75,8 @@ class ShiftEvaluation(pl.LightningModule):
         layers: Whether to measure the shift of every layer.
     """
 
+    classifier: Tensor
+
     def __init__(
         self,
         encoder: Encoder,
