@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 READY := $(VENV)/.ready
 
-.PHONY: help evaluate test fuzz mutate lint format clean
+.PHONY: help evaluate test fuzz mutate benchmark lint format clean
 
 help:  ## List the commands
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -33,6 +33,10 @@ fuzz: $(READY)  ## Damage more files than the tests do: COUNT=10000 photos, SEED
 
 mutate: $(READY)  ## Change lines and see whether a test fails: COUNT=150 of them, SEED=0
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/mutation.py $(or $(COUNT),150) $(or $(SEED),0) $(FOLDER)
+
+benchmark: $(READY)  ## Photos a second, beside the paper's own procedure: ARGS="PHOTOS --rounds=1"
+	$(BIN)/pip install --quiet --editable ".[benchmark]"
+	$(BIN)/python benchmarks/speed.py $(or $(ARGS),../shared/photos/imagenet-sample)
 
 lint: $(READY)  ## Check style, types and who imports whom
 	$(BIN)/ruff check .

@@ -14,7 +14,13 @@ from omegaconf import OmegaConf
 from torch import Tensor, nn
 
 from clipshift.augment import as_augmentation
-from clipshift.cli.build import classes_of, make_augmentations, make_encoder, make_evaluation
+from clipshift.cli.build import (
+    classes_of,
+    make_augmentations,
+    make_encoder,
+    make_evaluation,
+    make_reference,
+)
 from clipshift.cli.command import CONF, as_typed, compose_config
 from clipshift.cli.config import MEASURED, plain, validate
 from clipshift.cli.evaluate import carry_out, views_again
@@ -173,7 +179,8 @@ def measure_shift(
         layers: Whether to measure the shift of every layer.
         sample: Only so many photos at random, the same for every seed.
         resize: How photos become views: see ``data.resize``.
-        precision: The encoder's: ``fp32``, ``bf16``, ``fp16``.
+        precision: The encoder's: ``fp32``, ``bf16``, ``fp16``; ``auto`` is ``bf16`` where the
+            hardware computes in it, or else ``fp32``.
         seed: Of every random draw.
         preprocess: What a module in memory is given: see `clipshift.encode.as_encoder`.
         tokenizer: A module's in memory: from a list of texts to what ``encode_text`` takes. Without
@@ -213,13 +220,15 @@ def measure_shift(
     cfg.data.sample = sample
     if isinstance(model, nn.Module):
         encoder = as_encoder(model, preprocess, tokenizer)
-        if precision not in ("fp32", encoder.precision):
+        if precision not in ("auto", "fp32", encoder.precision):
             raise UserError(f"precision={precision}, but the model is in {encoder.precision}")
         cfg.model, cfg.precision = _held_model(model), encoder.precision
+        reference = None
     elif preprocess is not None or tokenizer is not None:
         raise UserError(f"preprocess and tokenizer are for a model in memory, not for {model}")
     else:
-        encoder = make_encoder(cfg.model, precision)
+        encoder = make_encoder(cfg.model, precision, cfg.trainer.accelerator)
+        reference = make_reference(cfg.model, encoder)
     if own is None:
         made, ladders = make_augmentations(plain(cfg.aug))
     else:
@@ -229,7 +238,7 @@ def measure_shift(
     known = classes_of(every) if classes is None else classes
     if isinstance(known, str):
         known = candidate_classes(known)
-    evaluation = make_evaluation(cfg, made, ladders, found, list(known), encoder)
+    evaluation = make_evaluation(cfg, made, ladders, found, list(known), encoder, reference)
     facts = {
         "job": None,
         "model": plain(cfg.model) | {"trained_on": trained_augmentations(cfg.model.checkpoint)},

@@ -5,6 +5,7 @@ import platform
 import subprocess
 import sys
 from collections.abc import Iterable
+from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 
@@ -22,6 +23,7 @@ PACKAGES = (
 )
 
 
+@cache
 def package_versions() -> dict[str, str]:
     """Versions of clipshift and of the packages that its numbers depend on."""
     return {name: version(name) for name in ("clipshift", *PACKAGES)}

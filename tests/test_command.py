@@ -4,12 +4,14 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 from commands import run_script
 from conftest import ROOT, run_evaluate
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
+from clipshift.cli import command
 from clipshift.cli.build import make, make_augmentations
 from clipshift.cli.command import compose_config
 from clipshift.cli.config import MEASURED, name_model, plain, validate
@@ -244,3 +246,22 @@ def test_a_comparison_that_fails_fails_its_sweep(tmp_path: Path) -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 1
     assert "ValueError: a defect" in done.stderr
+
+
+def test_a_job_is_composed_once_to_be_checked_and_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Loader:
+        composed: ClassVar[list[list[str]]] = []
+
+        def load_sweep_config(self, master_config: None, sweep_overrides: list[str]) -> DictConfig:
+            self.composed.append(sweep_overrides)
+            return OmegaConf.create({"job": sweep_overrides})
+
+    monkeypatch.setattr(command, "KEPT_JOBS", 2)
+    loader = Loader()
+    command.compose_once(loader)
+    jobs = [["a=1"], ["a=2"], ["a=3"]]
+    for job in jobs:
+        loader.load_sweep_config(master_config=None, sweep_overrides=job)
+    made = [loader.load_sweep_config(None, job) for job in jobs]
+    assert made == [{"job": job} for job in jobs]
+    assert loader.composed == [*jobs, ["a=3"]]  # for which there was no room

@@ -431,3 +431,9 @@ def test_no_code_of_a_models_folder_is_run(
     with pytest.raises(UserError, match="code of its own" if asks else "cannot be had"):
         loaded.encode_texts(["a cat"])
     assert not (tmp_path / "ran").exists()
+
+
+def test_order_of_pixels_in_memory_does_not_matter(encoder: Encoder, views: Tensor) -> None:
+    """As an augmentation of one's own may hand them out: channels last."""
+    turned = views.contiguous(memory_format=torch.channels_last)
+    assert torch.equal(encoder(turned).embedding, encoder(views).embedding)

@@ -64,6 +64,14 @@ def test_batch_size_and_workers_do_not_matter(
     pd.testing.assert_frame_equal(table, reference[0], check_exact=True)
 
 
+def test_full_passes_are_encoded_without_a_copy_of_all_views(
+    encoder: Encoder, reference: tuple, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("clipshift.evaluate.module.ENCODE_BATCH", 2)
+    table, *_ = measure(encoder, sample()[:4], list(AUGMENTATIONS), batch_size=4)
+    pd.testing.assert_frame_equal(table, reference[0], check_exact=True)
+
+
 def test_order_of_photos_does_not_matter(encoder: Encoder, reference: tuple) -> None:
     photos = sample()[:4]
     random.Random(3).shuffle(photos)

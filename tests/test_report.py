@@ -257,7 +257,7 @@ def test_a_figure_is_saved_once_for_each_severity(tmp_path: Path) -> None:
     table = pd.DataFrame(rows, columns=["augmentation", "mean", "ci_low", "ci_high"])
     table = table.assign(measure="relative_shift", n=9)
     summary = pd.concat([table.assign(severity=s, mean=table["mean"] * int(s)) for s in "12"])
-    chart = figures.draw_heatmap(summary, MEASURED)
+    chart = figures.drawn(figures.draw_heatmap(summary, MEASURED))
     paths = figures.save_figures({"heatmap": chart}, tmp_path / "figures", "five photos")
     assert set(paths) == {"heatmap@1", "heatmap@2"}
     assert all(Image.open(path).format == "PNG" for path in paths.values())

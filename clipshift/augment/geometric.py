@@ -17,7 +17,7 @@ from kornia.geometry.transform import (
 from torch import Tensor
 from torch.nn.functional import grid_sample
 
-from clipshift.augment.keyed import VIEW_SIZE, Draws, uniform
+from clipshift.augment.keyed import VIEW_SIZE, Draws, must_be_waited_for, uniform
 from clipshift.checks import checked, interval, number
 
 INVERSION_STEPS = 30
@@ -134,7 +134,7 @@ class Elastic:
         step = torch.full_like(found[..., :1], torch.inf)
         for _ in range(INVERSION_STEPS):
             unsettled = step.amax((1, 2, 3), keepdim=True) > SETTLED
-            if not unsettled.any():
+            if not must_be_waited_for(images) and not unsettled.any():
                 break
             moved = start - sample_at(displacement, found, "border").movedim(1, -1)
             length = torch.linalg.vector_norm(moved - found, dim=-1, keepdim=True)

@@ -127,10 +127,15 @@ def augment(
     return augmentation.apply(images, draws, strength).clamp(0.0, 1.0)
 
 
+def must_be_waited_for(images: Tensor) -> bool:
+    """Whether a number that depends on images is not there yet, as on a GPU, which runs behind."""
+    return images.device.type != "cpu"
+
+
 def unit_range(pixels: Tensor) -> Tensor:
     """8-bit pixels as float32 in [0, 1], the same to the bit on every device."""
     # a GPU divides by a Python number through its reciprocal, which rounds once more
-    return pixels.float() / torch.tensor(255.0, device=pixels.device)
+    return pixels.float() / torch.full((), 255.0, device=pixels.device)
 
 
 def uniform(rng: np.random.Generator, interval: tuple[float, float], count: int = 1) -> Tensor:

@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 from torchvision.io import ImageReadMode, decode_jpeg, encode_jpeg
 
-from clipshift.augment.keyed import VIEW_SIZE, Draws, dithered, uniform
+from clipshift.augment.keyed import VIEW_SIZE, Draws, dithered, must_be_waited_for, uniform
 from clipshift.checks import INFINITY, Check, checked, interval, whole
 
 ODD: Check = (
@@ -137,7 +137,10 @@ class ColorJitter:
         for turn in draws["order"].T:
             for step, (adjust, factor) in enumerate(steps):
                 rows = turn == step
-                if rows.any():
+                if must_be_waited_for(images):
+                    adjusted = adjust(views, factor)
+                    views = torch.where(rows[:, None, None, None], adjusted, views)
+                elif rows.any():
                     views[rows] = adjust(views[rows], factor[rows])
         return views
 

@@ -35,7 +35,7 @@ from clipshift.data import (
     select,
     view_size,
 )
-from clipshift.encode import OPENAI, Encoder, as_encoder, load_encoder
+from clipshift.encode import OPENAI, Encoder, as_encoder, best_precision, load_encoder
 from clipshift.errors import UserError, one_line
 from clipshift.evaluate import Evaluation
 from clipshift.evaluate.calibration import (
@@ -47,6 +47,9 @@ from clipshift.evaluate.calibration import (
     set_aside,
 )
 from clipshift.measure import PhotoMeasure, as_measure
+
+AUTO, FULL = "auto", "fp32"
+"""The precision that suits the hardware, and the one that loses nothing."""
 
 
 def make(node: Mapping[str, Any], option: str) -> Any:
@@ -64,14 +67,32 @@ def make(node: Mapping[str, Any], option: str) -> Any:
         raise UserError(f"{option}: {reason}") from error
 
 
-def make_encoder(model: DictConfig, precision: str) -> Encoder:
+def make_encoder(model: DictConfig, precision: str, accelerator: str = "cpu") -> Encoder:
     """The encoder of a ``model`` configuration: an open_clip model, or what its ``_target_`` makes.
+
+    Args:
+        model: The configuration.
+        precision: The encoder's; ``auto`` is the best of the accelerator, or, of a model of one's
+            own, the precision that it is in.
+        accelerator: Lightning's name of what the encoder will run on.
 
     Raises:
         UserError: If the model cannot be had or is none, or is in another precision.
     """
     options = {name: value for name, value in plain(model).items() if name != "name"}
+    if precision == AUTO and "_target_" not in options:
+        precision = best_precision(accelerator)
     return _encoder_of(json.dumps(options, sort_keys=True), precision)
+
+
+def make_reference(model: DictConfig, encoder: Encoder) -> Encoder | None:
+    """The same model in float32, which says what an encoder's lower precision costs.
+
+    None where the encoder is in float32 itself, or is a model of one's own, made in its precision.
+    """
+    if encoder.precision == FULL or "_target_" in plain(model):
+        return None
+    return make_encoder(model, FULL)
 
 
 def model_origin(model: DictConfig) -> dict[str, Any]:
@@ -84,7 +105,7 @@ def model_origin(model: DictConfig) -> dict[str, Any]:
     return {"architecture": code, "pretrained": None, "checkpoint": None} | options
 
 
-@lru_cache(maxsize=2)  # for all jobs of a process
+@lru_cache(maxsize=2)  # for all jobs of a process, with a reference
 def _encoder_of(described: str, precision: str) -> Encoder:
     options = json.loads(described)
     if "_target_" not in options:
@@ -97,7 +118,7 @@ def _encoder_of(described: str, precision: str) -> Encoder:
         encoder = as_encoder(made)
     except UserError as error:
         raise UserError(f"model: {error}") from None
-    if encoder.precision != precision:
+    if precision not in (AUTO, encoder.precision):
         raise UserError(
             f"the model that {options['_target_']} makes is in {encoder.precision}: set "
             f"precision={encoder.precision}, or let it make one in {precision}"
@@ -293,6 +314,7 @@ def make_evaluation(
     photos: list[Photo],
     classes: list[str],
     encoder: Encoder,
+    reference: Encoder | None = None,
 ) -> Evaluation:
     """The evaluation that a configuration describes, of parts that are made already.
 
@@ -316,6 +338,8 @@ def make_evaluation(
             "Whether a transform moves pixels is not known: the aligned measures of gaze have no "
             f"value for {', '.join(transforms)}."
         )
+    if encoder.precision != FULL and reference is None:
+        notes.append(f"The model came in {encoder.precision}: what that costs is not known.")
     return Evaluation(
         photos=photos,
         classes=classes,
@@ -328,6 +352,7 @@ def make_evaluation(
         seed=cfg.seed,
         resize=resize,
         calibration=calibration,
+        reference=reference,
         layers=cfg.layers,
         inside=cfg.inside,
         attributes=cfg.attributes,

@@ -31,7 +31,7 @@ MEASURED = {
 SEVERITIES = ("paper", 1, 2, 3, 4, 5, "matched")
 CHECKS: dict[str, Check] = {
     "seed": whole(0),
-    "precision": one_of("fp32", "bf16", "fp16", "pure_bf16", "pure_fp16"),
+    "precision": one_of("fp32", "bf16", "fp16", "pure_bf16", "pure_fp16", "auto"),
     "severity": (
         "paper, 1 to 5, matched, or a list of them, each once",
         lambda v: (

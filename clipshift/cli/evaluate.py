@@ -19,6 +19,7 @@ from clipshift.cli.build import (
     make_cache,
     make_encoder,
     make_evaluation,
+    make_reference,
     model_origin,
     resize_of,
 )
@@ -140,7 +141,7 @@ def prepare(
     if cfg.zero_shot.classes:
         classes = load_classes(cfg)
     trained_on = trained_augmentations(cfg.model.get("checkpoint"))
-    encoder = make_encoder(cfg.model, cfg.precision)
+    encoder = make_encoder(cfg.model, cfg.precision, cfg.trainer.accelerator)
     key = job_key(cfg, encoder, photos, classes) if in_sweep() else None
     if key and not cfg.rerun and (finished := finished_job(sweep_folders(cfg), key)):
         take_over(finished, folder)
@@ -156,10 +157,12 @@ def prepare(
     facts = {
         "job": key,
         "model": model_origin(cfg.model) | {"trained_on": trained_on},
-        "precision": cfg.precision,
+        "precision": encoder.precision,
         "config": plain(cfg),
     }
-    return make_evaluation(cfg, augmentations, ladders, photos, classes, encoder), facts
+    reference = make_reference(cfg.model, encoder)
+    evaluation = make_evaluation(cfg, augmentations, ladders, photos, classes, encoder, reference)
+    return evaluation, facts
 
 
 def remake_report(folder: Path) -> None:

@@ -271,13 +271,14 @@ class Encoder(nn.Module):
         """
         if views.shape[-2:] != self.input_size:
             views = interpolate(views, self.input_size, mode="bilinear", antialias=True)
-        inputs = ((views - self.mean) / self.std).to(self.input_dtype)
+        inputs = (views - self.mean).div_(self.std).to(self.input_dtype)
         return self.model.encode_image(inputs).float()
 
     def _encode(self, views: Tensor, heads: bool = False) -> Features:
         count = len(views)
-        filled = torch.cat([views, views[:1].expand(ENCODE_BATCH - count, -1, -1, -1)])
-        made = Features(self.embed(filled)[:count], gaze=None)
+        if count < ENCODE_BATCH:
+            views = torch.cat([views, views[:1].expand(ENCODE_BATCH - count, -1, -1, -1)])
+        made = Features(self.embed(views.contiguous())[:count], gaze=None)
         if heads and isinstance(self.probe, AttentionProbe):
             made.heads = self.probe.read_heads()[:count]
             made.gaze = made.heads.mean(dim=1)
@@ -350,6 +351,21 @@ def errors_alone() -> Iterator[None]:
         yield
     finally:
         root.setLevel(level)
+
+
+def best_precision(accelerator: str) -> str:
+    """``bf16`` where the hardware computes in bfloat16, and ``fp32`` elsewhere.
+
+    CPUs with AVX512-BF16 or AMX do, and NVIDIA's GPUs from compute capability 8 on.
+
+    Args:
+        accelerator: Lightning's name: ``cpu``, or any other, which is a GPU where there is one.
+    """
+    if accelerator != "cpu" and torch.cuda.is_available():
+        computes = torch.cuda.is_bf16_supported(including_emulation=False)
+    else:
+        computes = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    return "bf16" if computes else "fp32"
 
 
 def load_encoder(

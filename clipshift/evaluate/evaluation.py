@@ -26,6 +26,7 @@ from clipshift.encode import (
 )
 from clipshift.errors import UserError
 from clipshift.evaluate.calibration import save_calibration
+from clipshift.evaluate.floor import precision_floor
 from clipshift.evaluate.inside import inside_tables
 from clipshift.evaluate.loading import ViewData
 from clipshift.evaluate.module import Keep, ShiftEvaluation
@@ -67,6 +68,8 @@ class Evaluation:
         seed: Of every random draw.
         resize: How photos become views, see `clipshift.data.clean_view`.
         calibration: Where ``matched`` is among the severities.
+        reference: The same model in float32, where the encoder's precision is lower: it encodes the
+            first photos as well, to see what that costs.
         layers: Whether to measure the shift of every layer.
         inside: Whether to see what happens inside the space of embeddings, see
             `clipshift.evaluate.inside.inside_tables`.
@@ -90,6 +93,7 @@ class Evaluation:
     seed: int
     resize: Resize
     calibration: Calibration | None = None
+    reference: Encoder | None = None
     layers: bool = False
     inside: bool = False
     attributes: Sequence[str] = ()
@@ -216,6 +220,7 @@ def run_evaluation(
         zero_shot=zero_shot,
         texts=texts,
         features=FeatureCache(cache, key) if cache is not None and cacheable else None,
+        reference=evaluation.reference,
         layers=evaluation.layers,
     )
     data = ViewData(evaluation.views(cache), batch_size, num_workers, records, evaluation.layers)
@@ -251,6 +256,7 @@ def run_evaluation(
                 },
                 "seed": evaluation.seed,
                 "device": device,
+                "floor": precision_floor(measured, variants),
                 "seconds": {name: round(value, 3) for name, value in seconds.items()},
                 "started": started.isoformat(timespec="seconds"),
                 "notes": evaluation.notes,

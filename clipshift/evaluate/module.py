@@ -17,8 +17,9 @@ from torchmetrics import Metric
 from clipshift.augment import MovingAugmentation, Variant, augment
 from clipshift.augment.keyed import Draws
 from clipshift.data import GONE, Batch
-from clipshift.encode import Encoder, FeatureCache, Features, ZeroShot
+from clipshift.encode import ENCODE_BATCH, Encoder, FeatureCache, Features, ZeroShot
 from clipshift.errors import UserError
+from clipshift.evaluate.floor import FLOOR_PHOTOS, rounding
 from clipshift.measure import (
     COLUMNS,
     AugmentationDistance,
@@ -37,7 +38,7 @@ from clipshift.results import CLEAN, Measured, Records
 
 MANY_GONE = 32
 """After so many photos in a row that are gone, a run ends."""
-NEAREST_CLASSES = 3
+NEAREST = 3
 """How many classes nearest to a view are kept."""
 SUMS_SHARE = 0.05
 """How much of the time may go into writing the layers' sums."""
@@ -80,8 +81,11 @@ class ShiftEvaluation(pl.LightningModule):
         texts: For each photo the mean embedding of its captions, shape (N, D), where they have
             some; NaN for a photo without.
         features: Clean views' features that are known already.
+        reference: The same model in float32, where the encoder's precision is lower.
         layers: Whether to measure the shift of every layer.
     """
+
+    classifier: Tensor
 
     def __init__(
         self,
@@ -94,10 +98,11 @@ class ShiftEvaluation(pl.LightningModule):
         zero_shot: ZeroShot | None = None,
         texts: Tensor | None = None,
         features: FeatureCache | None = None,
+        reference: Encoder | None = None,
         layers: bool = False,
     ) -> None:
         super().__init__()
-        self.encoder = encoder
+        self.encoder, self.reference = encoder, reference
         self.variants = dict(variants)
         chosen = {
             name: measure
@@ -114,6 +119,7 @@ class ShiftEvaluation(pl.LightningModule):
         self.outliers = OutlierTokens(1 + len(self.variants), len(self.layers)) if layers else None
         self.records, self.keep = records, keep
         self.zero_shot, self.texts, self.features = zero_shot, texts, features
+        self.register_buffer("classifier", zero_shot.classifier if zero_shot else None, False)
         self.in_step = False
         self.gone = 0
         self.summed: list[int] = []
@@ -159,56 +165,66 @@ class ShiftEvaluation(pl.LightningModule):
             }
         with self._stage("encode"):
             by_view = self._encode(views, batch.digests)
+        rows = self._kept_rows(batch)
+        floor = self._floor(rows.get("floor", []), views, by_view)
         with self._stage("measure"):
             values = self._measure(batch, views, by_view)
-            embeddings = torch.stack([by_view[name].embedding for name in self.variants])
-            first, second = np.triu_indices(len(embeddings), 1)
-            distances = self.distance(embeddings)[:, first, second]
-            clean_tokens = by_view[CLEAN].layers or []
-            cosines: list[Tensor] = []
-            for index, layer in enumerate(self.layers):
-                tokens = [by_view[name].layers[index] for name in self.variants]  # type: ignore[index]
-                cosines.append(layer(torch.stack(tokens), clean_tokens[index]))
-            measured.values = {key: value.double().cpu().numpy() for key, value in values.items()}
-            measured.distances = distances.float().cpu().numpy()
-        measured.index = batch.index.cpu().numpy()
+            embeddings = torch.stack([made.embedding for made in by_view.values()])
+            distances = self.distance(embeddings[1:])
+            arrays = on_host(
+                {
+                    "values": torch.stack([value.double() for value in values.values()]),
+                    "embeddings": embeddings,
+                    "distances": torch.cat(
+                        [row[:, k + 1 :] for k, row in enumerate(distances.unbind(dim=1))], dim=1
+                    ),
+                    **floor,
+                    **self._layer_shift(by_view),
+                    **self._kept(rows, views, by_view),
+                }
+            )
+        measured.index = batch.index.numpy()
         measured.digests = np.frombuffer(b"".join(batch.digests), np.uint8).reshape(-1, 32)
         measured.stored = stored_digests(batch.draws.values())
-        if cosines:
-            measured.layers = torch.stack(cosines).movedim(2, 0).cpu().numpy()
-            measured.outliers = self._outliers(by_view)
-        self._keep(measured, views, by_view)
+        measured.values = dict(zip(values, arrays["values"], strict=True))
+        measured.distances = arrays["distances"].astype(np.float32)
+        measured.layers, measured.outliers = arrays.get("layers"), arrays.get("outliers")
+        if self.keep.embeddings:
+            measured.embeddings = dict(zip(views, arrays["embeddings"], strict=True))
+        else:
+            measured.embeddings = {CLEAN: arrays["embeddings"][0]}
+        for kind, chosen in rows.items():
+            if kind in arrays:
+                photos, names = measured.index[chosen].tolist(), list(views)[-len(arrays[kind]) :]
+                getattr(measured, kind).update(
+                    (name, dict(zip(photos, values, strict=True)))
+                    for name, values in zip(names, arrays[kind], strict=True)
+                )
 
     def _encode(self, views: dict[str, Tensor], digests: list[bytes]) -> dict[str, Features]:
         layers = len(self.layers) > 0
         known = self.features.get(digests, self.device) if self.features is not None else None
         wanted = {name: view for name, view in views.items() if known is None or name != CLEAN}
         heads = self.keep.heads > 0
-        made = self.encoder.encode_views(torch.cat(list(wanted.values())), layers, heads)
-        features = dict(zip(wanted, made.split(len(digests)), strict=True))
+        if len(digests) % ENCODE_BATCH:
+            every = self.encoder.encode_views(torch.cat(list(wanted.values())), layers, heads)
+            made = every.split(len(digests))
+        else:  # passes are full anyhow, and copying all views takes a while
+            made = [self.encoder.encode_views(view, layers, heads) for view in wanted.values()]
+        features = dict(zip(wanted, made, strict=True))
         if known is not None:
             return {CLEAN: known} | features
         if self.features is not None:
             self.features.set(digests, features[CLEAN])
         return features
 
-    def _outliers(self, features: dict[str, Features]) -> np.ndarray | None:
-        """Outlier tokens of the clean views and the variants, see `Measured.outliers`."""
-        norms = [made.norms for made in features.values() if made.norms is not None]
-        if self.outliers is None or not norms:
-            return None
-        gazes = [made.gaze.flatten(1) for made in features.values() if made.gaze is not None]
-        gaze = torch.stack(gazes) if gazes else None
-        return self.outliers(torch.stack(norms), gaze).movedim(1, 0).cpu().numpy()
-
     def _measure(
         self, batch: Batch, views: dict[str, Tensor], features: dict[str, Features]
     ) -> dict[tuple[str, str], Tensor]:
-        index = batch.index
         values: dict[tuple[str, str], Tensor] = {}
         clean = features[CLEAN].embedding
         hits = {
-            name: self._zero_shot_hits(index, made.embedding) for name, made in features.items()
+            name: self._zero_shot_hits(batch, made.embedding) for name, made in features.items()
         }
         gray = luma(views[CLEAN])
         brightness = pixel_mean(gray)
@@ -228,58 +244,92 @@ class ShiftEvaluation(pl.LightningModule):
                 values[variant, f"{name}_clean"] = hits[CLEAN][name]
                 values[variant, name] = hit
             if self.zero_shot is not None:
-                values[variant, "zero_shot_flip"] = zero_shot_flip(
-                    embedding, clean, self.zero_shot.classifier.to(self.device)
-                )
+                flip = zero_shot_flip(embedding, clean, self.classifier)
+                values[variant, "zero_shot_flip"] = flip
             if self.texts is not None:
-                text = self.texts[index].to(self.device)
+                text = self.texts[batch.index].to(self.device, non_blocking=True)
                 values[variant, "text_shift"] = text_shift(embedding, clean, text)
             values[variant, "brightness"] = brightness
             values[variant, "contrast"] = contrast
         return values
 
-    def _zero_shot_hits(self, index: Tensor, embedding: Tensor) -> dict[str, Tensor]:
+    def _zero_shot_hits(self, batch: Batch, embedding: Tensor) -> dict[str, Tensor]:
         if self.zero_shot is None:
             return {}
-        target = self.zero_shot.targets[index].to(self.device)
-        classifier = self.zero_shot.classifier.to(self.device)
+        target = self.zero_shot.targets[batch.index].to(self.device, non_blocking=True)
         return {
-            f"zero_shot_top{k}": zero_shot_hit(embedding, classifier, target, k)
+            f"zero_shot_top{k}": zero_shot_hit(embedding, self.classifier, target, k)
             for k in self.zero_shot.top
         }
 
-    def _keep(
-        self, measured: Measured, views: dict[str, Tensor], features: dict[str, Features]
-    ) -> None:
-        photos = measured.index.tolist()
+    def _layer_shift(self, features: dict[str, Features]) -> dict[str, Tensor]:
+        """Tokens' cosines and outliers, see `Measured.layers` and `Measured.outliers`."""
+        if self.outliers is None:
+            return {}
+        clean = features[CLEAN].layers or []
+        cosines = []
+        for index, layer in enumerate(self.layers):
+            tokens = [features[name].layers[index] for name in self.variants]  # type: ignore[index]
+            cosines.append(layer(torch.stack(tokens), clean[index]))
+        found = {"layers": torch.stack(cosines).movedim(2, 0)}
+        norms = [made.norms for made in features.values() if made.norms is not None]
+        if norms:
+            gazes = [made.gaze.flatten(1) for made in features.values() if made.gaze is not None]
+            gaze = torch.stack(gazes) if gazes else None
+            found["outliers"] = self.outliers(torch.stack(norms), gaze).movedim(1, 0)
+        return found
 
-        def chosen(values: Tensor, wanted: list[int]) -> dict[int, np.ndarray]:
-            return {photo: values[photos.index(photo)].cpu().numpy() for photo in wanted}
+    def _kept_rows(self, batch: Batch) -> dict[str, list[int]]:
+        """The rows of a batch of which something is kept, by what."""
+        photos = batch.index.tolist()
+        wanted: dict[str, Collection[int]] = {
+            "gallery": self.keep.gallery,
+            "views": range(self.keep.views),
+            "gazes": range(self.keep.gaze),
+            "nearest": range(self.keep.gaze),
+            "heads": range(self.keep.heads),
+            "tokens": self.keep.tokens,
+            "floor": range(FLOOR_PHOTOS if self.reference is not None else 0),
+        }
+        rows = {
+            k: [row for row, photo in enumerate(photos) if photo in w] for k, w in wanted.items()
+        }
+        return {kind: chosen for kind, chosen in rows.items() if chosen}
 
-        gallery = [photo for photo in photos if photo in self.keep.gallery]
-        shown = [photo for photo in photos if photo < self.keep.views]
-        gazed = [photo for photo in photos if photo < self.keep.gaze]
-        headed = [photo for photo in photos if photo < self.keep.heads]
-        tokened = [photo for photo in photos if photo in self.keep.tokens]
-        for name, view in views.items():
-            made = features[name]
-            if self.keep.embeddings or name == CLEAN:
-                measured.embeddings[name] = made.embedding.float().cpu().numpy()
-            if gallery:
-                measured.gallery[name] = chosen(made.embedding, gallery)
-            if shown:
-                measured.views[name] = chosen(view, shown)
-            if gazed and made.gaze is not None:
-                measured.gazes[name] = chosen(made.gaze, gazed)
-            if headed and made.heads is not None:
-                measured.heads[name] = chosen(made.heads, headed)
-            if tokened and made.layers is not None:
-                patches = torch.cat([layer[:, 1] for layer in made.layers], dim=1)
-                measured.tokens[name] = chosen(patches, tokened)
-            if gazed and self.zero_shot is not None:
-                classifier = self.zero_shot.classifier.to(self.device)
-                nearest = nearest_classes(made.embedding, classifier, NEAREST_CLASSES)
-                measured.nearest[name] = chosen(torch.stack(nearest, dim=-1), gazed)
+    def _kept(
+        self, rows: dict[str, list[int]], views: dict[str, Tensor], features: dict[str, Features]
+    ) -> dict[str, Tensor]:
+        """What is kept of the rows of a batch, of every view."""
+        sources: dict[str, list[Tensor | None]] = {
+            "gallery": [made.embedding for made in features.values()],
+            "views": list(views.values()),
+            "gazes": [made.gaze for made in features.values()],
+            "heads": [made.heads for made in features.values()],
+        }
+        if "tokens" in rows:
+            sources["tokens"] = [patch_tokens(made) for made in features.values()]
+        if "nearest" in rows and self.zero_shot is not None:
+            sources["nearest"] = [self._nearest(made) for made in features.values()]
+        return {
+            kind: torch.stack([take(of, rows[kind]) for of in values if of is not None])
+            for kind, values in sources.items()
+            if kind in rows and values[0] is not None
+        }
+
+    def _floor(
+        self, rows: list[int], views: dict[str, Tensor], features: dict[str, Features]
+    ) -> dict[str, Tensor]:
+        """What the encoder's precision changes of the run's first photos' cosines, by variant."""
+        if self.reference is None or not rows:
+            return {}
+        exact = self.reference.encode_views(
+            torch.cat([take(view, rows) for view in views.values()])
+        )
+        ours = torch.stack([take(made.embedding, rows) for made in features.values()])
+        return {"floor": rounding(ours, exact.embedding.view_as(ours))}
+
+    def _nearest(self, features: Features) -> Tensor:
+        return torch.stack(nearest_classes(features.embedding, self.classifier, NEAREST), dim=-1)
 
     def on_test_epoch_end(self) -> None:
         if self.layers:
@@ -319,6 +369,27 @@ def stored_digests(draws: Iterable[Draws]) -> np.ndarray | None:
     rows = torch.cat(found, dim=1).numpy()
     whole = b"".join(hashlib.sha256(row.tobytes()).digest() for row in rows)
     return np.frombuffer(whole, np.uint8).reshape(-1, 32)
+
+
+def on_host(tensors: Mapping[str, Tensor]) -> dict[str, np.ndarray]:
+    """Tensors of one device as arrays, moved as one block: so a GPU is waited for once."""
+    flat = [tensor.flatten().view(torch.uint8) for tensor in tensors.values()]
+    parts = torch.cat(flat).cpu().split([len(part) for part in flat])
+    return {
+        name: part.clone().view(tensor.dtype).view(tensor.shape).numpy()
+        for (name, tensor), part in zip(tensors.items(), parts, strict=True)
+    }
+
+
+def take(values: Tensor, rows: list[int]) -> Tensor:
+    """Rows of a tensor; an index made of a list would make a GPU wait."""
+    return torch.stack([values[row] for row in rows])
+
+
+def patch_tokens(features: Features) -> Tensor | None:
+    """The mean patch tokens of all layers one behind the other; None without layers."""
+    layers = features.layers
+    return torch.cat([layer[:, 1] for layer in layers], dim=1) if layers else None
 
 
 def _space(space: str, views: Tensor, features: Features) -> Tensor:

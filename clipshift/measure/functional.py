@@ -452,10 +452,10 @@ def gaze_divergence_aligned(
     """
     if move_back is None:
         return gaze_divergence(view, clean)
-    rows, columns = (_patch_of_pixels(count, size) for count in view.shape[-2:])
-    after, before = (gaze[:, rows[:, None], columns] for gaze in (view, clean))
+    after, before = (_constant_patches(gaze, size) for gaze in (view, clean))
     moved, shown = _moved_back(after, move_back)
-    q, p = (_patch_means((maps * shown).double(), rows, columns) for maps in (moved, before))
+    grid = view.shape[-2:]
+    q, p = (_patch_means((maps * shown).double(), grid) for maps in (moved, before))
     return gaze_divergence(q, p)
 
 
@@ -476,9 +476,8 @@ def gaze_moved_back(view: Tensor, move_back: MoveBack, size: int = VIEW_SIZE) ->
         >>> gaze_moved_back(gaze, move_back=lambda maps: maps.flip(-1))
         tensor([[[0.7500, 0.2500]]], dtype=torch.float64)
     """
-    rows, columns = (_patch_of_pixels(count, size) for count in view.shape[-2:])
-    moved, shown = _moved_back(view[:, rows[:, None], columns], move_back)
-    return _patch_means((moved * shown).double(), rows, columns)
+    moved, shown = _moved_back(_constant_patches(view, size), move_back)
+    return _patch_means((moved * shown).double(), view.shape[-2:])
 
 
 def gaze_entropy_change(view: Tensor, clean: Tensor) -> Tensor:
@@ -762,16 +761,22 @@ def _moved_back(maps: Tensor, move_back: MoveBack) -> tuple[Tensor, Tensor]:
     return moved, ones > SHOWN
 
 
-def _patch_of_pixels(count: int, size: int) -> Tensor:
+def _patch_of_pixels(count: int, size: int, device: torch.device | str = "cpu") -> Tensor:
     """The patch that each pixel's centre lies in, along a side of the view, int64, (size,)."""
-    return (2 * torch.arange(size) + 1) * count // (2 * size)
+    return (2 * torch.arange(size, device=device) + 1) * count // (2 * size)
 
 
-def _patch_means(maps: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
+def _constant_patches(gaze: Tensor, size: int) -> Tensor:
+    """Gazes at the view size, constant over each patch: (B, h, w) → (B, S, S)."""
+    rows, columns = (_patch_of_pixels(count, size, gaze.device) for count in gaze.shape[-2:])
+    return gaze[:, rows[:, None], columns]
+
+
+def _patch_means(maps: Tensor, grid: torch.Size) -> Tensor:
     """Means over patches: (B, S, S) → (B, h, w)."""
-    for dim, patches in ((-1, columns), (-2, rows)):
-        parts = maps.split(patches.bincount().tolist(), dim=dim)
-        maps = torch.stack([part.mean(dim=dim) for part in parts], dim=dim)
+    for dim in (-1, -2):
+        sides = _patch_of_pixels(grid[dim], maps.shape[dim]).bincount().tolist()
+        maps = torch.stack([part.mean(dim=dim) for part in maps.split(sides, dim)], dim=dim)
     return maps
 
 

@@ -553,9 +553,9 @@ class LayerShift(Metric):
         self.photo_values = functional.cosine_similarity(views, clean)
         self.cosine += self.photo_values.nansum(dim=1)
         self.cosine_count += self.photo_values.isfinite().sum(dim=1)
-        units = functional.unit(clean[functional.directed(clean[:, 0]), 0])
+        units = functional.unit(clean[:, 0]).nan_to_num(0)  # without a direction: no part in it
         self.direction += CleanSpread.fixed(units).sum(dim=0)
-        self.directed += len(units)
+        self.directed += functional.directed(clean[:, 0]).sum()
         x, y = self._extended(clean[:, 1]), self._extended(views[:, :, 1])
         self.xx += x.T @ x
         self.yy += y.mT @ y

@@ -227,7 +227,7 @@ def data_url(pixels: Tensor, side: int | None) -> str:
     if side is not None:
         image = image.resize((side, side), Image.Resampling.LANCZOS)
     stream = io.BytesIO()
-    image.save(stream, "webp", quality=65, method=4)
+    image.save(stream, "webp", quality=65, method=2)  # 4 takes twice as long for 5 % less
     return f"data:image/webp;base64,{base64.b64encode(stream.getvalue()).decode()}"
 
 

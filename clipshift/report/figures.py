@@ -23,6 +23,8 @@ from clipshift.results import Shift, by_photo, pivot, write_whole
 
 Chart = alt.TopLevelMixin
 """Any of Altair's charts."""
+Drawn = dict[str, Any]
+"""A chart in Vega-Lite's own words."""
 
 FAINT = 0.05
 """A heat map's strongest colour stands for at least this share of a measure's range, or of 1."""
@@ -131,7 +133,7 @@ def looks(names: Sequence[str]) -> dict[str, Look]:
     return {name: look or unknown[name] for name, look in known.items()}
 
 
-def save_figures(figures: Mapping[str, Chart], folder: Path, source: str) -> dict[str, Path]:
+def save_figures(figures: Mapping[str, Drawn], folder: Path, source: str) -> dict[str, Path]:
     """Write charts as SVG and PNG, one of each for every severity that a chart can show.
 
     Args:
@@ -160,7 +162,7 @@ def save_figures(figures: Mapping[str, Chart], folder: Path, source: str) -> dic
 
 def svg(chart: Chart) -> str:
     """A chart of its first severity as SVG."""
-    spec = specification(chart)
+    spec = specification(drawn(chart))
     if spec.get("width") == "container":
         spec["width"] = WIDTH
     text: str = vl_convert.vegalite_to_svg(spec, vl_version=VEGALITE, config=config(back="white"))
@@ -191,20 +193,28 @@ WIDTH = 680
 """Width of a figure's file in pixels, where the figure fits itself to its page."""
 
 
-def specification(chart: Chart, severity: str | None = None, source: str = "") -> dict[str, Any]:
-    """A chart as Vega-Lite has it, alone: without a dropdown, of one severity.
+def drawn(chart: Chart) -> Drawn:
+    """A chart as Vega-Lite has it: the tables in it take a while, so once is enough."""
+    made: Drawn = chart.to_dict(validate=False)
+    return made
+
+
+def specification(chart: Drawn, severity: str | None = None, source: str = "") -> Drawn:
+    """A chart alone: without a dropdown, of one severity.
 
     Args:
-        chart: From any function of this module.
+        chart: From any function of this module, as `drawn` makes it, which stays as it is.
         severity: Which one to show; None leaves the first.
         source: To stand below it.
     """
-    spec: dict[str, Any] = chart.to_dict(validate=False)
-    spec.pop("config", None)
-    for param in spec.get("params", []):
-        if param["name"] == "severity":
-            param.pop("bind", None)
-            param["value"] = severity or param["value"]
+    spec = {name: value for name, value in chart.items() if name != "config"}
+    if "params" in spec:
+        spec["params"] = [
+            {"name": "severity", "value": severity or param["value"]}
+            if param["name"] == "severity"
+            else param
+            for param in chart["params"]
+        ]
     if spec.get("width") == "container":
         spec["autosize"] = {"type": "fit-x", "contains": "padding"}
     if source:
@@ -215,10 +225,9 @@ def specification(chart: Chart, severity: str | None = None, source: str = "") -
     return spec
 
 
-def severities_of(chart: Chart) -> list[str]:
+def severities_of(chart: Drawn) -> list[str]:
     """The severities that a chart can show; empty where it has one or none."""
-    params = chart.to_dict(validate=False).get("params", [])
-    binds = [param["bind"] for param in params if param["name"] == "severity"]
+    binds = [param["bind"] for param in chart.get("params", []) if param["name"] == "severity"]
     return list(binds[0]["options"]) if binds else []
 
 

@@ -2,9 +2,9 @@
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -83,15 +83,20 @@ class Figure:
     notes: Mapping[str, str] = field(default_factory=dict)
     least: int = 0
 
+    @cached_property
+    def drawn(self) -> figures.Drawn:
+        """The chart as Vega-Lite has it."""
+        return figures.drawn(self.chart)
+
     @property
     def severities(self) -> list[str]:
         """The severities that it can show."""
-        return figures.severities_of(self.chart)
+        return figures.severities_of(self.drawn)
 
     @property
     def description(self) -> str:
         """What it shows, for those who cannot see it."""
-        return str(figures.specification(self.chart).get("description", self.caption))
+        return str(self.drawn.get("description", self.caption))
 
 
 @dataclass
@@ -150,17 +155,17 @@ class Page:
     about: str = "This run"
 
     @property
-    def charts(self) -> dict[str, figures.Chart]:
+    def charts(self) -> dict[str, figures.Drawn]:
         """The charts that it shows, by name."""
         drawn = [figure for section in self.sections for figure in section.figures]
-        return {figure.name: figure.chart for figure in ([self.lead] if self.lead else []) + drawn}
+        return {figure.name: figure.drawn for figure in ([self.lead] if self.lead else []) + drawn}
 
     @property
-    def saved(self) -> dict[str, figures.Chart]:
+    def saved(self) -> dict[str, figures.Drawn]:
         """All charts that lie beside the page, by name: those that it shows, and of its tables."""
         tables = [table for section in self.sections for table in section.tables]
         of_tables = [table.figure for table in tables if table.figure]
-        return self.charts | {figure.name: figure.chart for figure in of_tables}
+        return self.charts | {figure.name: figure.drawn for figure in of_tables}
 
 
 def write_page(path: Path, page: Page) -> Path:
@@ -173,6 +178,19 @@ def write_page(path: Path, page: Page) -> Path:
     Returns:
         The file's path.
     """
+    text = page_template().render(
+        page=page,
+        charts={name: figures.specification(chart) for name, chart in page.charts.items()},
+        configs={"light": figures.config(**LIGHT), "dark": figures.config(**DARK)},
+        library=Markup(chart_library()),
+    )
+    write_whole(path, lambda partial: partial.write_text(text, encoding="utf-8"))
+    return path
+
+
+@lru_cache
+def page_template() -> jinja2.Template:
+    """The template of all pages."""
     templates = jinja2.Environment(
         loader=jinja2.PackageLoader("clipshift.report", "."),
         autoescape=True,
@@ -181,14 +199,7 @@ def write_page(path: Path, page: Page) -> Path:
     )
     templates.filters["rich"] = rich
     templates.filters["json"] = embedded_json
-    text = templates.get_template("page.html.jinja").render(
-        page=page,
-        charts={name: figures.specification(chart) for name, chart in page.charts.items()},
-        configs={"light": figures.config(**LIGHT), "dark": figures.config(**DARK)},
-        library=Markup(chart_library()),
-    )
-    write_whole(path, lambda partial: partial.write_text(text, encoding="utf-8"))
-    return path
+    return templates.get_template("page.html.jinja")
 
 
 @lru_cache
@@ -229,9 +240,10 @@ def clean_accuracy(summary: pd.DataFrame) -> str:
     )
 
 
-def marked(augmentation: str, trained_on: Sequence[str]) -> str:
-    """An augmentation's name, with a mark where the model was trained on it."""
-    return f"{augmentation} (trained on)" if augmentation in trained_on else augmentation
+def marked(augmentation: str, trained_on: Sequence[str], below: bool = False) -> str:
+    """An augmentation's name, marked where the model was trained on it or rounding may be all."""
+    name = f"{augmentation} (trained on)" if augmentation in trained_on else augmentation
+    return f"{name} (below the floor)" if below else name
 
 
 def ranked_table(
@@ -252,7 +264,10 @@ def ranked_table(
 
 
 def measure_table(
-    summary: pd.DataFrame, columns: Mapping[str, Facts], trained_on: Sequence[str]
+    summary: pd.DataFrame,
+    columns: Mapping[str, Facts],
+    trained_on: Sequence[str],
+    below: Collection[tuple[str, str]] = (),
 ) -> Table:
     """All means with intervals, painted as `clipshift.report.figures.draw_heatmap` does.
 
@@ -260,6 +275,7 @@ def measure_table(
         summary: Means with intervals.
         columns: What the measures are.
         trained_on: Augmentations that the model was fine-tuned on, to be marked.
+        below: Augmentations and severities whose shift may be rounding, to be marked.
     """
     measures = figures.shown_measures(summary, columns)
     rows, severities = [], []
@@ -272,7 +288,7 @@ def measure_table(
         for name in names:
             made = [cells.loc[(m, name), ["mean", "ci_low", "ci_high"]] for m in measures]
             rows.append(
-                [Cell(marked(name, trained_on))]
+                [Cell(marked(name, trained_on, (name, str(severity)) in below))]
                 + [
                     Cell(with_interval(*ends), _value(ends["mean"]), float(tints.loc[name, m]))
                     for m, ends in zip(measures, made, strict=True)
@@ -305,13 +321,19 @@ def _value(number: float) -> float | None:
     return float(number) if np.isfinite(number) else None
 
 
-def ranking_table(ranking: pd.DataFrame, summary: pd.DataFrame, trained_on: Sequence[str]) -> Table:
+def ranking_table(
+    ranking: pd.DataFrame,
+    summary: pd.DataFrame,
+    trained_on: Sequence[str],
+    below: Collection[tuple[str, str]] = (),
+) -> Table:
     """The ranking with what the choice of photos leaves open.
 
     Args:
         ranking: From `clipshift.results.rank_augmentations`.
         summary: From `clipshift.results.summarize`.
         trained_on: Augmentations that the model was fine-tuned on, to be marked.
+        below: Augmentations and severities whose shift may be rounding, to be marked.
     """
     relative = summary[summary["measure"] == "relative_shift"]
     relative = relative.set_index(["augmentation", "severity"])
@@ -322,7 +344,7 @@ def ranking_table(ranking: pd.DataFrame, summary: pd.DataFrame, trained_on: Sequ
         gap = with_interval(row.difference, row.difference_low, row.difference_high)
         rows.append(
             [
-                Cell(marked(row.augmentation, trained_on)),
+                Cell(marked(row.augmentation, trained_on, key in below)),
                 Cell(figures.ranks_in_words(row.rank_low, row.rank_high), row.rank),
                 Cell(with_interval(row.shift, row.ci_low, row.ci_high), row.shift),
                 Cell("" if ends is None else with_interval(*ends),

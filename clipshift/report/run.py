@@ -170,7 +170,7 @@ def ranking_sections(run: Run) -> list[Section]:
     sections = []
     if drawn or len(run.ranking):
         tables = (
-            [page.ranking_table(run.ranking, run.summary, run.trained_on)]
+            [page.ranking_table(run.ranking, run.summary, run.trained_on, run.below_floor)]
             if len(run.ranking)
             else []
         )
@@ -191,7 +191,7 @@ def ranking_sections(run: Run) -> list[Section]:
 
 def measures_section(run: Run) -> Section:
     """All measures under all augmentations."""
-    table = page.measure_table(run.summary, run.columns, run.trained_on)
+    table = page.measure_table(run.summary, run.columns, run.trained_on, run.below_floor)
     if run.summary["augmentation"].nunique() > 1:
         drawn = figures.draw_heatmap(run.summary, run.columns)
         table.figure = Figure("heatmap", drawn, table.note)
@@ -199,7 +199,7 @@ def measures_section(run: Run) -> Section:
     return Section(
         "measures",
         "All measures",
-        tables=[table],
+        tables=[table, *floor_tables(run)],
         definitions={
             facts.short: facts.definition
             + (f", in {facts.unit}" if facts.unit and facts.unit != "share" else "")
@@ -245,6 +245,28 @@ def corruption_sections(run: Run) -> list[Section]:
         Section(
             "corruptions", "Errors under stored corruptions", words.corruption_error(run),
             drawn, [table],
+        )
+    ]  # fmt: skip
+
+
+def floor_tables(run: Run) -> list[Table]:
+    """What half precision costs; empty for a run in float32."""
+    rows, severities = [], []
+    for augmentation, by_severity in (run.facts.get("floor") or {}).items():
+        for severity, found in by_severity.items():
+            numbers = [page.Cell(f"{found[key]:.1e}", found[key]) for key in ("mean", "p95")]
+            photos = page.Cell(str(found["photos"]), found["photos"])
+            rows.append([page.Cell(augmentation), *numbers, photos])
+            severities.append(severity)
+    if not rows:
+        return []
+    return [
+        Table(
+            ["augmentation", "mean |Δ cosine|", "95th percentile", "photos"], rows,
+            f"The floor of {run.facts['precision']}", severities, "run.json",
+            "By how much the cosine of view and clean view differs from float32’s, over the first "
+            "photos of the run. A shift below the 95th percentile may be rounding.",
+            folded=True,
         )
     ]  # fmt: skip
 
@@ -455,7 +477,8 @@ def methods(run: Run) -> str:
 def run_notes(run: Run) -> list[str]:
     """What limits a run's numbers, a sentence each."""
     model, data = run.facts["model"], run.facts["data"]
-    notes = [*run.facts["notes"], *words.model_notes(model), *words.few_photos(data["photos"])]
+    notes = [*run.facts["notes"], *words.model_notes(model), *words.floor_notes(run)]
+    notes += words.few_photos(data["photos"])
     notes += words.alike_photos(run.facts["intraclass_correlation"])
     if run.facts["collapsed"]:
         notes.append(

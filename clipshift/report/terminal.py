@@ -2,7 +2,7 @@
 
 import math
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -128,6 +128,8 @@ def print_run(
         left = [m for m in measures_in_order(run.summary, run.columns) if m != measure]
     if run.trained_on:
         print_text(console, "* trained on")
+    if run.below_floor:
+        print_text(console, f"° below the floor of {run.facts['precision']}")
     if left:
         names = ", ".join(heading(measure, run.columns) for measure in left)
         print_text(console, f"In the report and summary.csv as well: {names}")
@@ -234,7 +236,7 @@ def measure_table(summary: pd.DataFrame, run: Run, width: int) -> Rows:
     if "cosine_similarity" in measures:
         names.sort(key=lambda name: cells.loc[("cosine_similarity", name), "mean"])
     leading = 1 + sum(measure in LEADING for measure in measures)
-    marked, made = [starred(name, run) for name in names], []
+    marked, made = [starred(name, run, summary["severity"]) for name in names], []
     for digits in (3, 2):
         columns = [[cell(cells.loc[(m, n)], m, digits) for n in names] for m in measures]
         head = ["augmentation", *(heading(measure, run.columns) for measure in measures)]
@@ -261,7 +263,7 @@ def severity_table(run: Run, measure: str, width: int) -> tuple[Rows, bool]:
     last = last.sort_values("mean", ascending=measure == "cosine_similarity", kind="stable")
     names = list(last["augmentation"])
     cells = table.set_index(["severity", "augmentation"])
-    marked, head = [starred(name, run) for name in names], ["augmentation", *severities]
+    marked, head = [starred(n, run, severities) for n in names], ["augmentation", *severities]
     for interval in (True, False):
         columns = [
             [cell(cells.loc[(severity, name)], measure, 2, interval) for name in names]
@@ -273,9 +275,11 @@ def severity_table(run: Run, measure: str, width: int) -> tuple[Rows, bool]:
     return fitted(made, width), interval
 
 
-def starred(augmentation: str, run: Run) -> str:
-    """An augmentation's name, with a mark where the model was trained on it."""
-    return f"{augmentation} *" if augmentation in run.trained_on else augmentation
+def starred(augmentation: str, run: Run, severities: Iterable[str]) -> str:
+    """An augmentation's name, marked where the model was trained on it or rounding may be all."""
+    below = run.below_floor & {(augmentation, severity) for severity in severities}
+    marks = "*" * (augmentation in run.trained_on) + "°" * bool(below)
+    return f"{augmentation} {marks}".rstrip()
 
 
 def cell(row: pd.Series, measure: str, digits: int, interval: bool = True) -> str:

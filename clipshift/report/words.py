@@ -100,6 +100,28 @@ def gaze_in_words(kind: str) -> str:
     return f"{kind} ({meaning[kind]})"
 
 
+def floor_notes(run: Run) -> list[str]:
+    """What half precision costs, a sentence each; empty for a run in float32."""
+    floor = run.facts.get("floor")
+    if not floor:
+        return []
+    severities = {name: found.values() for name, found in floor.items()}
+    worst = {name: max(one["p95"] for one in found) for name, found in severities.items()}
+    photos = max(one["photos"] for found in severities.values() for one in found)
+    told = ", ".join(f"{name} {p95:.1g}" for name, p95 in worst.items())
+    precision = run.facts["precision"]
+    notes = [
+        f"Floor of {precision}: by so much it changes the cosine of 95 % of the first "
+        f"{counted(photos, 'photo')}, against float32: {told}."
+    ]
+    if below := sorted({name for name, _ in run.below_floor}):
+        notes.append(
+            f"Shifts below the floor of {precision} may be rounding: {', '.join(below)}. "
+            "precision=fp32 tells."
+        )
+    return notes
+
+
 def few_photos(count: int) -> list[str]:
     """What a reader must know of numbers over so few photos; empty where they are enough."""
     if count >= FEW_PHOTOS:

@@ -12,7 +12,7 @@ CLEAN = "clean"
 
 ROWS = ("digests", "stored", "distances", "layers", "outliers")
 """What is kept in one array, with a row for each photo."""
-KEPT = ("gallery", "views", "gazes", "heads", "tokens", "nearest")
+KEPT = ("gallery", "views", "gazes", "heads", "tokens", "nearest", "floor")
 """What is kept of chosen photos: each a `Kept`."""
 Kept = dict[str, dict[int, np.ndarray]]
 """Arrays of chosen photos, by view and by the photo's index."""
@@ -44,6 +44,8 @@ class Measured:
         tokens: Mean patch tokens of chosen photos, those of all layers one behind the other.
         nearest: Of the first photos the indices and cosines of the nearest classes, the nearest
             first, each (K, 2); where there are classes.
+        floor: Of the first photos by how much the cosine with the clean view is another in float32,
+            by variant; of runs in half precision.
         skipped: Photos that could not be read.
         seconds: Wall time by stage.
     """
@@ -62,6 +64,7 @@ class Measured:
     heads: Kept = field(default_factory=dict)
     tokens: Kept = field(default_factory=dict)
     nearest: Kept = field(default_factory=dict)
+    floor: Kept = field(default_factory=dict)
     skipped: list[Skipped] = field(default_factory=list)
     seconds: dict[str, float] = field(default_factory=dict)
 

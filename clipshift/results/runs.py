@@ -118,6 +118,20 @@ class Run:
         return self.facts["model"].get("trained_on") or []
 
     @property
+    def below_floor(self) -> set[tuple[str, str]]:
+        """Augmentations and severities whose shift rounding alone could make, in half precision.
+
+        Their mean of 1 − cosine is below the 95th percentile of what float32 changes of a cosine.
+        """
+        means = self.summary[self.summary["measure"] == "cosine_similarity"]
+        floor = self.facts.get("floor") or {}
+        return {
+            (row.augmentation, row.severity)
+            for row in means.itertuples()
+            if 1 - row.mean < floor.get(row.augmentation, {}).get(row.severity, {"p95": 0})["p95"]
+        }
+
+    @property
     def agreement(self) -> tuple[float, float, float] | None:
         """Kendall's τ between the rankings at the paper's and at matched severities.
 

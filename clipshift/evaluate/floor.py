@@ -1,0 +1,47 @@
+"""The floor of half precision: what rounding alone changes of the shift."""
+
+from collections.abc import Mapping
+
+import numpy as np
+from torch import Tensor
+
+from clipshift.augment import Variant
+from clipshift.measure.functional import cosine_similarity
+from clipshift.results import Measured
+
+FLOOR_PHOTOS = 32
+"""So many first photos of a run in half precision are encoded in float32 as well."""
+
+
+def rounding(embeddings: Tensor, exact: Tensor) -> Tensor:
+    r"""By how much the cosine of view and clean view changes with the precision, :math:`|\Delta|`.
+
+    Args:
+        embeddings: Of B clean views, and then of their K augmented views, shape (K + 1, B, D).
+        exact: The same from the same model in float32.
+
+    Returns:
+        float64, shape (K, B).
+    """
+    cosines = (cosine_similarity(made[1:], made[:1]) for made in (embeddings, exact))
+    return (next(cosines) - next(cosines)).abs()
+
+
+def precision_floor(
+    measured: Measured, variants: Mapping[str, Variant]
+) -> dict[str, dict[str, dict[str, float]]]:
+    r"""The mean and the 95th percentile of :math:`|\Delta|` over photos, and their number.
+
+    Returns:
+        By augmentation and severity; empty for a run in float32.
+    """
+    floor: dict[str, dict[str, dict[str, float]]] = {}
+    for name, by_photo in measured.floor.items():
+        changes = np.array([change for change in by_photo.values() if np.isfinite(change)])
+        if len(changes):
+            found = {"mean": changes.mean(), "p95": np.quantile(changes, 0.95)}
+            by_severity = floor.setdefault(variants[name].name, {})
+            by_severity[variants[name].severity] = {"photos": len(changes)} | {
+                key: float(value) for key, value in found.items()
+            }
+    return floor
