@@ -231,7 +231,7 @@ def run_evaluation(
     finally:
         if evaluation.layers and not module.in_step:
             module.write_sums()
-        kinds = (*ROWS, *KEPT)
+        kinds: tuple[str, ...] = (*ROWS, *KEPT)
         if module.keep.embeddings:
             kinds += ("embeddings",)
         measured = records.read(*kinds) if trainer.is_global_zero else None

@@ -300,10 +300,10 @@ def _named(
         for measure in range(2):
             corrected[of, measure] = holm(tests[of, measure].ravel()).reshape(-1, tests.shape[2])
     values = np.concatenate(columns, axis=2)
-    ends = mean_interval(values, seed)
+    interval = mean_interval(values, seed)
     table = pd.DataFrame(facts, columns=NAMED_COLUMNS[:4])
     for measure, prefix, most in ((0, "", 2), (1, "softmax_", 1)):
-        low, high = np.clip([end[measure] for end in ends], -most, most)
+        low, high = np.clip([end[measure] for end in interval], -most, most)
         table[f"{prefix}change"] = np.nanmean(values[:, measure], axis=0)
         table[f"{prefix or 'ci_'}low"] = low
         table[f"{prefix or 'ci_'}high"] = high

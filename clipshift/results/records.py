@@ -231,7 +231,7 @@ def _read(file: Path, kinds: Collection[str]) -> Measured:
         kind, space, view = name.partition(" ")
         if space:
             by_view.setdefault(kind, {})[view] = rows
-    kept = {
+    kept: dict[str, Any] = {
         kind: {
             view: dict(zip(tensors[kind].tolist(), rows, strict=True))
             for view, rows in by_view.get(kind, {}).items()

@@ -1,6 +1,7 @@
 """The tables of a run: one row per photo and variant, and means over photos with intervals."""
 
 from collections.abc import Mapping, Sequence
+from typing import TypeAlias
 
 import numpy as np
 import pandas as pd
@@ -16,7 +17,7 @@ KEYS = ["photo", "label", "augmentation", "severity"]
 AT_ONCE = 36
 """So many columns are resampled at once, four measures under nine augmentations: more would take
 more memory, and fewer draw the resamples more often."""
-Shift = pd.DataFrame | ShiftFile
+Shift: TypeAlias = pd.DataFrame | ShiftFile
 """A table of `shift_table`, or the file that holds it, of which a column is read at a time."""
 
 
@@ -96,7 +97,7 @@ def summarize(shift: Shift, columns: Mapping[str, Facts], seed: int) -> pd.DataF
     measures = [name for name in shift if name in columns and columns[name].better]
     resampled = [name for name in measures if not columns[name].is_share]
     step = max(1, AT_ONCE // by_photo(shift, resampled[0]).shape[1]) if resampled else 1
-    ends = {}
+    ends: dict[str, np.ndarray] = {}
     for chosen in (resampled[start : start + step] for start in range(0, len(resampled), step)):
         made = mean_interval(np.hstack([_influence(shift, name) for name in chosen]), seed)
         ends |= dict(zip(chosen, np.split(np.stack(made), len(chosen), axis=1), strict=True))

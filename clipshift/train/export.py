@@ -46,7 +46,7 @@ def export_model(
     write_whole(folder / WEIGHTS, lambda path: path.write_bytes(content))
     digest = f"{hashlib.sha256(content).hexdigest()}  {WEIGHTS}\n"
     write_whole(folder / f"{WEIGHTS}.sha256", lambda path: path.write_text(digest))
-    config = {"model_cfg": model_cfg, "preprocess_cfg": preprocess_cfg}
+    config: dict[str, Any] = {"model_cfg": model_cfg, "preprocess_cfg": preprocess_cfg}
     if text != SENTENCES:
         config["text"] = text
     write_json(folder / "open_clip_config.json", config)
