@@ -63,6 +63,10 @@ class Photo:
             raise OSError(errno.EIO, "its shard has become shorter", str(self.file))
         return encoded
 
+    def digest(self) -> bytes | None:
+        """SHA-256 of the encoded image; None if its file is not there."""
+        return hashlib.sha256(self.read()).digest() if self.file.is_file() else None
+
     def length(self) -> int:
         """How many bytes the encoded image has; unlike `read`, this does not open the file."""
         return self.file.stat().st_size - self.offset if self.size is None else self.size
