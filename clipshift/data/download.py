@@ -200,6 +200,6 @@ def _patiently(url: str, call: Callable[[], Result]) -> Result:
                 reason = f"{code} {getattr(error, 'reason', None) or error}"
                 if code < 500 and code not in PASSING:
                     break
-            elif isinstance(error, FileNotFoundError | ImportError):
+            elif isinstance(error, FileNotFoundError | ImportError | ValueError):
                 break
     raise UserError(f"{printable(url)} cannot be had: {one_line(reason)}", "root")

@@ -23,6 +23,7 @@ from clipshift.data.wordnet import class_labels
 from clipshift.errors import UserError, printable
 
 CLASSES = "classes.json"
+LABEL, CAPTION = ".cls", ".txt"
 LABEL_BYTES = 32
 """The longest ``KEY.cls``."""
 CAPTION_BYTES = 2**16
@@ -82,6 +83,33 @@ class Member:
     folder: bool
     plain: bool
     text: str | None
+
+
+@dataclass(frozen=True)
+class Shard:
+    """A shard, and what is in it.
+
+    Attributes:
+        name: Its path below the root, without its ending.
+        members: What is in it.
+        file: Where it lies.
+        url: Its address, if it stays there.
+        version: What changes when what is at the address does.
+    """
+
+    name: str
+    members: Sequence[Member]
+    file: Path
+    url: str = ""
+    version: str = ""
+
+    def photo(self, member: Member, label: str | None, captions: tuple[str, ...]) -> Photo:
+        """The photo that a member is."""
+        name = photo_id(f"{self.name}/{member.name.rpartition('.')[0]}")
+        facts = (name, self.file, member.offset, member.size, label, captions)
+        if self.url:
+            return Streamed(*facts, url=self.url, version=self.version)
+        return Photo(*facts)
 
 
 def class_names(root: str | Path) -> list[str]:
@@ -165,13 +193,10 @@ def shards(
     for path in paths:
         name, url = path_in(top, (top / path).with_suffix("")), f"{place}/{path}"
         if place.url and (stream or not is_http(url)):
-            members, version = _remote_members(url, top)
-            file = Path(url)
+            shard = _streamed_shard(name, url, top)
         else:
-            file = fetch(url, top) if place.url else top / path
-            members, version = _members_of(file), ""
-            url = ""
-        _list(members, file, name, names, listing, url, version)
+            shard = _shard(name, fetch(url, top) if place.url else top / path)
+        _list(shard, names, listing)
     listed = listing.listed()
     if not listing.photos:
         raise UserError(
@@ -245,77 +270,65 @@ def _classes(root: str | Path, column: str) -> list[str]:
     return [printable(one) for one in listed]
 
 
-def _list(
-    members: Sequence[Member],
-    file: Path,
-    name: str,
-    classes: list[str],
-    listing: Listing,
-    url: str,
-    version: str,
-) -> None:
+def _list(shard: Shard, classes: list[str], listing: Listing) -> None:
     labels: dict[str, str] = {}
     captions: dict[str, tuple[str, ...]] = {}
-    for member in members:
-        key, _, ending = member.name.rpartition(".")
-        if ending == "cls":
-            labels.setdefault(key, _label(url or file, member, classes))
+    for member in shard.members:
+        key = member.name.rpartition(".")[0]
+        if member.name.endswith(LABEL):
+            labels.setdefault(key, _label(shard, member, classes))
         elif member.text is not None:
             lines = (printable(line.strip()) for line in member.text.splitlines() if line.strip())
             captions.setdefault(key, tuple(lines))
     taken: dict[str, str] = {}
-    for member in members:
-        key, _, ending = member.name.rpartition(".")
-        if member.folder or ending == "cls" or member.text is not None:
+    for member in shard.members:
+        key = member.name.rpartition(".")[0]
+        if member.folder or member.name.endswith(LABEL) or member.text is not None:
             continue
-        path = f"{name}/{member.name}"
+        path = f"{shard.name}/{member.name}"
         if not member.plain:
-            listing.leave_out(path, file, "a link or special file in its shard")
-        elif listing.takes(path, file):
+            listing.leave_out(path, shard.file, "a link or special file in its shard")
+        elif listing.takes(path, shard.file):
             first = taken.setdefault(key, member.name)
             if first is not member.name:
-                listing.leave_out(path, file, f"{printable(first)} before it has the same key")
+                reason = f"{printable(first)} before it has the same key"
+                listing.leave_out(path, shard.file, reason)
                 continue
-            facts = (
-                photo_id(f"{name}/{key}"),
-                file,
-                member.offset,
-                member.size,
-                labels.get(key),
-                captions.get(key, ()),
-            )
-            photo = Streamed(*facts, url=url, version=version) if url else Photo(*facts)
+            photo = shard.photo(member, labels.get(key), captions.get(key, ()))
             listing.photos.append(photo)
 
 
-def _remote_members(url: str, folder: Path) -> tuple[list[Member], str]:
-    """What is in a shard that is streamed, and its version: found once, and kept in a folder."""
+def _shard(name: str, file: Path) -> Shard:
+    try:
+        if not file.is_file():
+            raise UserError(f"{file} is not a regular file: the pattern must name tar files")
+        with file.open("rb") as stream:
+            return Shard(name, _members(stream, file), file)
+    except OSError as error:
+        raise UserError(f"{file} cannot be read: {error.strerror or 'it is damaged'}") from None
+
+
+def _streamed_shard(name: str, url: str, folder: Path) -> Shard:
+    """A shard that stays where it is: what is in it is found once, and kept in a folder."""
     remote = RemoteFile(url)
     key = hashlib.sha256("\0".join([url, remote.version, str(remote.size)]).encode()).hexdigest()
     kept = folder / f"{key[:24]}-{Path(url).stem}.json"
+
+    def shard(members: Sequence[Member]) -> Shard:
+        return Shard(name, members, Path(url), url, remote.version)
+
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with FileLock(f"{kept}.lock"):
-            if kept.exists():
-                with contextlib.suppress(OSError, ValueError, TypeError):
-                    return [Member(*one) for one in read_json(kept)], remote.version
+            with contextlib.suppress(OSError, ValueError, TypeError):
+                return shard([Member(*one) for one in read_json(kept)])
             members = _members(io.BufferedReader(remote, STREAMED_BYTES), url)
             partial = Path(f"{kept}.part")
             partial.write_text(json.dumps([astuple(one) for one in members]))
             partial.replace(kept)
     except OSError as error:
         raise UserError(f"{folder} cannot be written: {error.strerror}", "download") from None
-    return members, remote.version
-
-
-def _members_of(file: Path) -> list[Member]:
-    try:
-        if not file.is_file():
-            raise UserError(f"{file} is not a regular file: the pattern must name tar files")
-        with file.open("rb") as stream:
-            return _members(stream, file)
-    except OSError as error:
-        raise UserError(f"{file} cannot be read: {error.strerror or 'it is damaged'}") from None
+    return shard(members)
 
 
 def _members(stream: BinaryIO, file: Path | str) -> list[Member]:
@@ -345,7 +358,7 @@ def _members(stream: BinaryIO, file: Path | str) -> list[Member]:
 
 def _member(member: tarfile.TarInfo, stream: BinaryIO) -> Member:
     plain = member.isreg() and member.sparse is None
-    longest = {"cls": LABEL_BYTES, "txt": CAPTION_BYTES}.get(member.name.rpartition(".")[2], -1)
+    longest = {LABEL: LABEL_BYTES, CAPTION: CAPTION_BYTES}.get(member.name[-4:], -1)
     text = None
     if plain and member.size <= longest:
         stream.seek(member.offset_data)
@@ -353,8 +366,8 @@ def _member(member: tarfile.TarInfo, stream: BinaryIO) -> Member:
     return Member(member.name, member.offset_data, member.size, member.isdir(), plain, text)
 
 
-def _label(file: Path | str, member: Member, classes: list[str]) -> str:
-    what = f"{file}: {printable(member.name)}"
+def _label(shard: Shard, member: Member, classes: list[str]) -> str:
+    what = f"{shard.url or shard.file}: {printable(member.name)}"
     if member.text is None:
         raise UserError(f"{what} must be a short file with the index of a class")
     text = member.text.strip()

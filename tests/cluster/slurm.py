@@ -35,6 +35,8 @@ SelectTypeParameters=CR_CPU
 NodeName=node1 NodeHostname={host} NodeAddr=127.0.0.1 Port={ports[1]} CPUs=2
 NodeName=node2 NodeHostname={host} NodeAddr=127.0.0.1 Port={ports[2]} CPUs=2
 PartitionName=all Nodes=ALL Default=YES
+# Lightning makes its port of it: another SLURM on this machine has another
+FirstJobId={ports[3]}
 """
 
 
@@ -66,7 +68,7 @@ def slurm(folder: Path) -> Iterator[dict[str, str]]:
     key.chmod(0o400)
     (folder / "slurm.conf").write_text(CONFIGURATION.format(
         folder=folder, host=socket.gethostname(), user=getpass.getuser(),
-        ports=[free_port() for _ in range(3)],
+        ports=[free_port() for _ in range(4)],
     ))  # fmt: skip
     munge = [f"--{name.replace('_', '-')}={folder}/munge.{name}" for name in ("socket",)]
     munge += [f"--{name}-file={folder}/munge.{name}" for name in ("key", "pid", "log", "seed")]
