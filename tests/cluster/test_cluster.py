@@ -258,11 +258,13 @@ def test_a_cancelled_job_is_not_put_back(
 def test_a_sweeps_jobs_are_those_of_one_machine(
     engine: str, options: Callable, alone: Callable, request: pytest.FixtureRequest, tmp_path: Path
 ) -> None:
-    env = request.getfixturevalue("cluster") if engine == "submitit_slurm" else dict(os.environ)
+    env, told = dict(os.environ), list[str]()
+    if engine == "submitit_slurm":
+        env = request.getfixturevalue("cluster")
+        told = [w for w in script(f"={engine}").split() if w.startswith("hydra.launcher.")]
     done = subprocess.run(
         [sys.executable, str(ROOT / "evaluate.py"), "-m", f"hydra/launcher={engine}",
-         "hydra.launcher.timeout_min=10",
-         *options(7, f"hydra.sweep.dir={tmp_path}", "seed=0,1", "trainer=cpu")],
+         *told, *options(7, f"hydra.sweep.dir={tmp_path}", "seed=0,1", "trainer=cpu")],
         capture_output=True, text=True, check=False, env=env,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
