@@ -71,6 +71,7 @@ class ViewData(LightningDataModule):
         if self.trainer:
             strategy = self.trainer.strategy
             self.left, self.records.folder = strategy.broadcast((self.left, self.records.folder))
+            self.records.folder.mkdir(parents=True, exist_ok=True)  # on a disk of its own
 
     def test_dataloader(self) -> DataLoader[View | Skipped]:
         """The photos that are left, each once over all ranks.

@@ -120,4 +120,4 @@ def wait_until(come, seconds: float) -> None:  # type: ignore[no-untyped-def]
     while not come():
         if time.monotonic() > end:
             raise TimeoutError
-        time.sleep(0.05)
+        time.sleep(0.2)
