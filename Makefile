@@ -6,10 +6,10 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 READY := $(VENV)/.ready
 
-.PHONY: help evaluate test fuzz mutate benchmark lint format clean
+.PHONY: help evaluate test test-cluster fuzz mutate benchmark lint format clean
 
 help:  ## List the commands
-	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 
 $(INSTALLED): pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -26,6 +26,9 @@ evaluate: $(INSTALLED)  ## Set up, and measure the shift of the built-in photogr
 # Two processes of one thread each: tests are small, and threads that wait for one another cost more than they save.
 test: $(READY)  ## Run all tests: ARGS="-k gaze" chooses some
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses=2 --dist=loadfile $(ARGS)
+
+test-cluster: $(READY)  ## Run the tests on several machines: those of SLURM need Debian's slurm-wlm and munge
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/cluster -m cluster $(ARGS)
 
 fuzz: $(READY)  ## Damage more files than the tests do: COUNT=10000 photos, SEED=2
 	OMP_NUM_THREADS=1 CLIPSHIFT_FUZZ=$(or $(COUNT),3000) CLIPSHIFT_FUZZ_SEED=$(or $(SEED),1) \

@@ -7,6 +7,7 @@ import re
 import shutil
 import unicodedata
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import open_clip
@@ -17,6 +18,7 @@ from omegaconf import OmegaConf
 from PIL import Image
 from scipy import stats
 from skimage import data as photographs
+from torch.utils.data import Dataset
 
 from clipshift.cli.build import load_photos
 from clipshift.cli.command import compose_config
@@ -37,7 +39,8 @@ from clipshift.data import (
 )
 from clipshift.data.wordnet import class_name
 from clipshift.errors import UserError
-from clipshift.evaluate.loading import UnrepeatedSampler
+from clipshift.evaluate.loading import ViewData
+from clipshift.results import Records
 
 CAT = Image.fromarray(photographs.chelsea()).resize((120, 80))
 
@@ -426,10 +429,33 @@ def test_the_gallery_is_a_random_sample_whatever_order_and_batches(
     pd.testing.assert_series_equal(found[1], found[0])
 
 
-@pytest.mark.parametrize(("count", "ranks"), [(7, 2), (5, 3), (2, 4)])
-def test_ranks_share_photos_without_repeating_any(count: int, ranks: int) -> None:
-    shares = [list(UnrepeatedSampler(range(count), rank, ranks)) for rank in range(ranks)]
-    assert sorted(index for share in shares for index in share) == list(range(count))
+class Unread(Dataset):
+    """As many photos as wanted, of which none is read."""
+
+    def __init__(self, count: int) -> None:
+        self.count = count
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __getitem__(self, index: int) -> Skipped:
+        return Skipped(index, "")
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("ranks", [2, 3])
+@pytest.mark.parametrize("count", [1, 7, 501])
+def test_every_photo_is_seen_once_whatever_ranks_and_workers(
+    count: int, ranks: int, workers: int, tmp_path: Path
+) -> None:
+    shares = []
+    for rank in range(ranks):
+        data = ViewData(Unread(count), 32, workers, Records(tmp_path))  # type: ignore[arg-type]
+        data.left = list(range(count))
+        data.trainer = SimpleNamespace(global_rank=rank, world_size=ranks)  # type: ignore[assignment]
+        shares.append([one.index for batch in data.test_dataloader() for one in batch.skipped])
+    assert [index for share in shares for index in share] == list(range(count))
+    assert max(map(len, shares)) - min(map(len, shares)) <= 1
 
 
 @pytest.mark.photos

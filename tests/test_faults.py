@@ -21,6 +21,7 @@ from commands import run_script
 from conftest import AUGMENTATIONS, ROOT, run_evaluate
 from PIL import Image
 
+from clipshift.cli import interruption
 from clipshift.cli.command import compose_config
 from clipshift.cli.evaluate import evaluate, remake_report
 from clipshift.cli.jobs import locked
@@ -141,6 +142,19 @@ def test_every_signal_to_stop_keeps_what_was_measured(
     assert not facts["complete"]
     assert facts["data"]["photos"] + facts["data"]["skipped"] == int(found[1])
     assert len(pd.read_parquet(tmp_path / "shift.parquet")) == 2 * facts["data"]["photos"]
+
+
+def test_the_signal_of_a_cluster_stops_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(interruption, "_received", [])
+    before = {number: signal.getsignal(number) for number in interruption.SIGNALS}
+    try:
+        interruption.stop_on_signals()
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGUSR1)
+        assert interruption.interrupted()
+    finally:
+        for number, answer in before.items():
+            signal.signal(number, answer)
 
 
 def test_a_second_signal_ends_at_once(photos: Path, hub_folder: Path, tmp_path: Path) -> None:

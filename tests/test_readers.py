@@ -1,17 +1,20 @@
 """The layouts in which others keep photos, made by the formats' own libraries."""
 
 import contextlib
+import hashlib
 import http.server
 import importlib
 import io
 import os
 import shutil
+import tarfile
 import threading
 import tracemalloc
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
+import fsspec
 import numpy as np
 import open_clip
 import pandas as pd
@@ -19,12 +22,23 @@ import pytest
 import webdataset
 from omegaconf import DictConfig
 from PIL import Image
+from torch.utils.data import DataLoader
 
 from clipshift.cli import evaluate as command
 from clipshift.cli.build import load_photos
 from clipshift.cli.command import compose_config
 from clipshift.cli.config import check_paths, plain
-from clipshift.data import Photo, captions, decode, folder, shards
+from clipshift.data import (
+    GONE,
+    Photo,
+    Skipped,
+    ViewDataset,
+    captions,
+    collate,
+    decode,
+    folder,
+    shards,
+)
 from clipshift.data import download as downloads
 from clipshift.data.wordnet import class_name
 from clipshift.errors import UserError
@@ -279,15 +293,20 @@ class Server(http.server.SimpleHTTPRequestHandler):
             self.send_error(404)
             return
         content = file.read_bytes()
-        start = int(part.removeprefix("bytes=").rstrip("-")) if part else 0
+        start, _, end = part.removeprefix("bytes=").partition("-") if part else ("0", "", "")
+        content = content[int(start) : int(end) + 1 if end else None]
         self.send_response(206 if part else 200)
-        self.send_header("Content-Length", str(len(content) - start))
+        self.send_header("Content-Length", str(len(content)))
+        self.send_header("Accept-Ranges", "bytes")
         self.send_header("ETag", f'"{file.stat().st_mtime_ns}"')
         self.end_headers()
         cut = self.cuts.pop(self.path, None)
         with contextlib.suppress(ConnectionError):  # a client that has it does not read it again
-            self.wfile.write(content[start:cut])
+            if self.command == "GET":
+                self.wfile.write(content[:cut])
         self.close_connection = True
+
+    do_HEAD = do_GET
 
     def log_message(self, *args: object) -> None:
         pass
@@ -346,7 +365,9 @@ def test_what_cannot_be_had_over_http_ends_in_a_line(
 ) -> None:
     url, handler = server
     kept = {"download": str(tmp_path / "kept")}
-    assert "over http(s) shards are read in the layout" in said(shards, url, split="train", **kept)
+    assert "of an address, shards are read in the layout" in said(
+        shards, url, split="train", **kept
+    )
     (benchmark / "test" / "2.tar").unlink()
     assert f"{url}/test/2.tar cannot be had: 404" in said(shards, url, **kept)
     handler.errors["/test/0.tar"] = 5
@@ -372,6 +393,55 @@ def test_a_download_takes_no_memory_of_its_own(
     tracemalloc.stop()
     assert file.stat().st_size == 2**26
     assert peak < 2**26 + 2**24, "the server's own copy, and a few chunks"
+
+
+def test_streamed_photos_are_those_of_the_disk(
+    server: tuple[str, type[Server]], benchmark: Path, tmp_path: Path
+) -> None:
+    url, handler = server
+    handler.errors["/test/0.tar"] = 3  # its HEAD, the GET that asks why, and one try more
+    kept = tmp_path / "kept"
+    photos = shards(url, download=str(kept), stream=True)
+    assert not list(kept.glob("*.tar"))
+    handler.cuts["/test/1.tar"] = 7
+    handler.errors["/test/2.tar"] = 2
+    assert facts(photos) == expected(benchmark)
+    asked = len(handler.asked)
+    options = ["data=shards", f"data.root={url}", f"data.download={kept}", "data.stream=true"]
+    assert load_photos(compose_config("evaluate", options).data) == (photos, NAMES)
+    parts = [part for path, part in handler.asked[asked:] if path.endswith(".tar") and part]
+    assert parts == [], "what is in a shard is kept"
+    loader = DataLoader(ViewDataset(photos, {}, 0, "squash"), 2, num_workers=2, collate_fn=collate)
+    digests = [digest for batch in loader for digest in batch.digests]
+    assert digests == [hashlib.sha256(row[-1]).digest() for row in expected(benchmark)]
+    (benchmark / "test" / "2.tar").unlink()
+    assert ViewDataset(photos, {}, 0, "squash")[4] == Skipped(4, GONE), "it may be there again"
+
+
+def test_other_addresses_are_streamed(benchmark: Path, tmp_path: Path) -> None:
+    files = fsspec.filesystem("memory")
+    files.put(str(benchmark), "/bucket/wds", recursive=True)
+    photos = shards("memory://bucket/wds", download=str(tmp_path))
+    assert facts(photos) == expected(benchmark)
+    assert "no memory://elsewhere/test/nshards.txt" in said(shards, "memory://elsewhere")
+    files.rm("/bucket", recursive=True)
+
+
+def test_a_shard_that_is_streamed_takes_no_memory_of_its_own(tmp_path: Path) -> None:
+    large = tmp_path / "test" / "0.tar"
+    large.parent.mkdir()
+    with tarfile.open(large, "w") as tar:
+        for index in range(64):
+            member = tarfile.TarInfo(f"{index:02}.png")
+            member.size = 2**20
+            tar.addfile(member, io.BytesIO(bytes(member.size)))
+    (tmp_path / "test" / "nshards.txt").write_text("1")
+    tracemalloc.start()
+    photos = shards(f"file://{tmp_path}", download=str(tmp_path / "kept"))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert len(photos) == 64
+    assert peak < 2**24, "a few parts of 4 MiB"
 
 
 def test_pages_of_the_hub_are_read_from_its_files(monkeypatch: pytest.MonkeyPatch) -> None:

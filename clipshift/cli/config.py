@@ -84,6 +84,7 @@ CHECKS: dict[str, Check] = {
     "data.sample": optional(whole(1)),
     "data.pattern": optional(TEXT),
     "data.rows": optional(whole(1)),
+    "data.stream": BOOLEAN,
     "data.batch_size": whole(1),
     "data.num_workers": whole(0),
     "data.resize": one_of("squash", "crop", "native"),
@@ -184,7 +185,7 @@ def check_paths(cfg: DictConfig) -> None:
         for node in STANDS_IN.get(group, (group,)):
             name = node + dot + rest
             path = OmegaConf.select(cfg, name)
-            if path is None or str(path).startswith(("http://", "https://")):
+            if path is None or "://" in str(path):
                 continue
             found = Path(str(path)).expanduser()
             if not any(getattr(found, f"is_{kind}")() for kind in kinds):

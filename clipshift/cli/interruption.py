@@ -1,4 +1,8 @@
-"""Ctrl-C, SIGTERM and SIGHUP: one way to stop, which keeps what was measured."""
+"""Signals to stop: one way to do so, which keeps what was measured.
+
+Ctrl-C sends SIGINT, a closed terminal SIGHUP, and clusters send SIGTERM or SIGUSR1 before they take
+a node away.
+"""
 
 import os
 import signal
@@ -8,9 +12,8 @@ from types import FrameType
 
 EXIT_CODE = 130
 """Of a command that was interrupted, whatever the signal."""
-SIGNALS = [
-    getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)
-]
+NAMES = ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1")
+SIGNALS = [getattr(signal, name) for name in NAMES if hasattr(signal, name)]
 
 _received: list[int] = []
 

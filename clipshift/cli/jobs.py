@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -66,8 +65,10 @@ def numbers_depend_on(
         By a name for people, as JSON.
     """
     options = {name: value for name, value in plain(cfg).items() if name not in HARMLESS}
-    for name in ("num_workers", "batch_size", "download"):
+    for name in ("num_workers", "batch_size", "download", "stream"):
         options["data"].pop(name, None)
+    for name in ("devices", "num_nodes", "strategy"):
+        options["trainer"].pop(name, None)
     calibration = Path(cfg.matching.file or "")
     code = {getattr(get_object(name), "__module__", None) or name for name in targets(options)}
     texts = [classes, [(photo.id, photo.label, photo.captions) for photo in photos]]
@@ -84,9 +85,9 @@ def numbers_depend_on(
 def job_key(cfg: DictConfig, encoder: Encoder, photos: list[Photo], classes: list[str]) -> str:
     """SHA-256 over all that a job's results depend on, the photos' content included."""
     content = data_fingerprint(
-        (photo.id, hashlib.sha256(photo.read()).digest())
+        (photo.id, digest)
         for photo in photos
-        if photo.left_out is None and os.path.isfile(photo.file)
+        if photo.left_out is None and (digest := photo.digest())
     )
     facts = [numbers_depend_on(cfg, encoder, photos, classes), content]
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()

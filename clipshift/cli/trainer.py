@@ -19,6 +19,7 @@ HARMLESS_WARNINGS = (
     "The ``compute`` method of metric",
     "Found .* module.s. in eval mode",
     "Checkpoint directory .* exists",
+    "The `srun` command is available",
 )
 
 

@@ -1,8 +1,9 @@
-"""Files over http(s): brought to this machine once, and whole."""
+"""Files behind an address: brought to this machine once and whole, or read in parts."""
 
 import contextlib
 import hashlib
 import http.client
+import io
 import os
 import shutil
 import time
@@ -10,8 +11,9 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
+import fsspec.core
 from filelock import FileLock
 
 from clipshift.errors import UserError, one_line, printable
@@ -26,8 +28,17 @@ PASSING = (408, 425, 429)
 """Answers below 500 after which a server may answer otherwise."""
 
 
+VERSIONS = ("ETag", "etag", "Last-Modified", "LastModified", "mtime")
+"""What file systems of `fsspec` call that by which a changed file is known."""
+
+
 def is_url(root: object) -> bool:
     """Whether a root is an address and not a path."""
+    return "://" in str(root)
+
+
+def is_http(root: object) -> bool:
+    """Whether an address is one of http(s), from where files can be brought by `fetch`."""
     return str(root).startswith(("http://", "https://"))
 
 
@@ -40,14 +51,86 @@ def read_url(url: str, limit: int) -> bytes | None:
 
     def read() -> bytes | None:
         try:
-            with _open(url) as response:
-                return response.read(limit)
+            with _open(url) if is_http(url) else fsspec.open(url, "rb") as stream:
+                return stream.read(limit)
+        except FileNotFoundError:
+            return None
         except urllib.error.HTTPError as error:
             if error.code == 404:
                 return None
             raise
 
     return _patiently(url, read)
+
+
+class RemoteFile(io.RawIOBase):
+    """What an address of `fsspec` holds (``https://``, ``s3://``, …), read in parts, with patience.
+
+    Args:
+        url: The address.
+
+    Attributes:
+        size: How many bytes there are.
+        version: What changes when they change, as its ``ETag``; empty if its keeper does not say.
+
+    Raises:
+        UserError: If it cannot be had after five tries, as of all that reads it.
+    """
+
+    def __init__(self, url: str) -> None:
+        self.url, self.place = url, 0
+        facts = _patiently(url, lambda: _facts(url))
+        self.size = int(facts["size"])
+        self.version = next((str(facts[name]) for name in VERSIONS if facts.get(name)), "")
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self.place
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        start = {io.SEEK_SET: 0, io.SEEK_CUR: self.place, io.SEEK_END: self.size}[whence]
+        self.place = start + offset
+        return self.place
+
+    def readinto(self, buffer: Any) -> int:
+        size = max(0, min(len(buffer), self.size - self.place))
+        buffer[:size] = read_part(self.url, self.place, size)
+        self.place += size
+        return size
+
+
+def read_part(url: str, start: int, size: int) -> bytes:
+    """So many bytes of what an address of `fsspec` holds.
+
+    Raises:
+        UserError: If they cannot be had after five tries.
+    """
+
+    def read() -> bytes:
+        files, path = fsspec.core.url_to_fs(url)
+        content = files.cat_file(path, start=start, end=start + size) if size else b""
+        if len(content) != size:
+            raise ConnectionError(f"{len(content)} bytes came instead of {size}")
+        return content
+
+    return _patiently(url, read)
+
+
+def _facts(url: str) -> dict[str, Any]:
+    files, path = fsspec.core.url_to_fs(url)
+    try:
+        facts = files.info(path)
+    except FileNotFoundError:
+        with _open(url) if is_http(url) else files.open(path):  # http's says so of any failure
+            raise ConnectionError("its length is not told") from None
+    if facts.get("size") is None:
+        raise ConnectionError("its length is not told")
+    return facts
 
 
 def fetch(url: str, folder: Path) -> Path:
@@ -110,10 +193,13 @@ def _patiently(url: str, call: Callable[[], Result]) -> Result:
             time.sleep(PAUSE * 2 ** (attempt - 1))
         try:
             return call()
-        except urllib.error.HTTPError as error:
-            reason = f"{error.code} {error.reason}"
-            if error.code < 500 and error.code not in PASSING:
-                break
-        except (OSError, http.client.HTTPException, ValueError) as error:
+        except Exception as error:  # the libraries of file systems raise all kinds
+            code = getattr(error, "code", None) or getattr(error, "status", None)
             reason = str(getattr(error, "reason", error)) or type(error).__name__
+            if isinstance(code, int):
+                reason = f"{code} {getattr(error, 'reason', None) or error}"
+                if code < 500 and code not in PASSING:
+                    break
+            elif isinstance(error, FileNotFoundError | ImportError | ValueError):
+                break
     raise UserError(f"{printable(url)} cannot be had: {one_line(reason)}", "root")

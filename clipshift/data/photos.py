@@ -69,6 +69,10 @@ class Photo:
             raise OSError(errno.EIO, "its shard has become shorter", self.file)
         return encoded
 
+    def digest(self) -> bytes | None:
+        """SHA-256 of the encoded image; None if its file is not there."""
+        return hashlib.sha256(self.read()).digest() if self.file.is_file() else None
+
     def length(self) -> int:
         """How many bytes the encoded image has; unlike `read`, this does not open the file."""
         return os.stat(self.file).st_size - self.offset if self.size is None else self.size

@@ -1,12 +1,21 @@
 """Photos in WebDataset shards: tar files that hold ``KEY.jpg`` (or ``.png``, …) and ``KEY.cls``."""
 
+import contextlib
+import errno
 import fnmatch
+import hashlib
+import io
+import json
 import os
 import tarfile
+from collections.abc import Sequence
+from dataclasses import astuple, dataclass
 from pathlib import Path
 from typing import BinaryIO
 
-from clipshift.data.download import fetch, is_url, read_url
+from filelock import FileLock
+
+from clipshift.data.download import RemoteFile, fetch, is_http, is_url, read_part, read_url
 from clipshift.data.files import existing, path_in, read_json
 from clipshift.data.listing import Listing
 from clipshift.data.photos import Photo, photo_id
@@ -14,6 +23,7 @@ from clipshift.data.wordnet import class_labels
 from clipshift.errors import UserError, printable
 
 CLASSES = "classes.json"
+LABEL, CAPTION = ".cls", ".txt"
 LABEL_BYTES = 32
 """The longest ``KEY.cls``."""
 CAPTION_BYTES = 2**16
@@ -22,6 +32,84 @@ TEXT_BYTES = 2**20
 """The longest ``classnames.txt``."""
 END_SEARCHED = 2**20
 """So many bytes after the last member must be zeros, at least 512: a tar file's end."""
+STREAMED_BYTES = 2**22
+"""How much of a shard that is streamed is asked for at once while it is listed."""
+
+
+@dataclass(frozen=True)
+class Streamed(Photo):
+    """A photo in a shard that stays where it is.
+
+    Args:
+        url: The shard's address.
+        version: What changes when the shard does.
+    """
+
+    url: str = ""
+    version: str = ""
+
+    def read(self) -> bytes:
+        """The encoded image.
+
+        Raises:
+            FileNotFoundError: If it cannot be had after five tries: it may be there again later.
+        """
+        try:
+            return read_part(self.url, self.offset, self.length())
+        except UserError as error:
+            raise FileNotFoundError(errno.ENOENT, str(error), self.url) from None
+
+    def digest(self) -> bytes:
+        """SHA-256 of what the photo's bytes depend on: they are not asked for."""
+        return hashlib.sha256(repr((self.url, self.version, self.offset)).encode()).digest()
+
+
+@dataclass(frozen=True)
+class Member:
+    """What a shard says of one of its members.
+
+    Attributes:
+        name: With its ending.
+        offset: Where its content begins, in bytes.
+        size: How many bytes its content has.
+        folder: Whether it is a folder.
+        plain: Whether it is a regular file.
+        text: The content of a ``KEY.cls`` or ``KEY.txt`` that is short enough.
+    """
+
+    name: str
+    offset: int
+    size: int
+    folder: bool
+    plain: bool
+    text: str | None
+
+
+@dataclass(frozen=True)
+class Shard:
+    """A shard, and what is in it.
+
+    Attributes:
+        name: Its path below the root, without its ending.
+        members: What is in it.
+        file: Where it lies.
+        url: Its address, if it stays there.
+        version: What changes when what is at the address does.
+    """
+
+    name: str
+    members: Sequence[Member]
+    file: Path
+    url: str = ""
+    version: str = ""
+
+    def photo(self, member: Member, label: str | None, captions: tuple[str, ...]) -> Photo:
+        """The photo that a member is."""
+        name = photo_id(f"{self.name}/{member.name.rpartition('.')[0]}")
+        facts = (name, self.file, member.offset, member.size, label, captions)
+        if self.url:
+            return Streamed(*facts, url=self.url, version=self.version)
+        return Photo(*facts)
 
 
 def class_names(root: str | Path) -> list[str]:
@@ -47,6 +135,7 @@ def shards(
     pattern: str = "*.tar",
     split: str = "test",
     download: str | None = None,
+    stream: bool = False,
 ) -> list[Photo]:
     """Index the photos of a folder's shards, without decoding one.
 
@@ -56,13 +145,15 @@ def shards(
     and the names come from ``classes.json`` or ``classnames.txt``.
 
     Args:
-        root: The folder; or its address, http(s), in CLIP_benchmark's layout. A page of a data set
-            on the Hugging Face hub (``…/tree/main``) is one.
+        root: The folder; or its address in CLIP_benchmark's layout. A page of a data set on the
+            Hugging Face hub (``…/tree/main``) is one.
         pattern: Which tar files, as a glob; in CLIP_benchmark's layout, of their names.
         split: The folder of CLIP_benchmark's layout.
         download: Where shards that come over http(s) are kept, see
             `clipshift.data.download.fetch`; by default ``downloads`` in ``$CLIPSHIFT_CACHE`` or
-            ``~/.cache/clipshift``.
+            ``~/.cache/clipshift``. Of shards that are streamed, what is in them is kept there.
+        stream: Whether shards of an address stay there: each photo is asked for when it is
+            measured. Addresses that are not http(s) are streamed in any case, by `fsspec`.
 
     Returns:
         The photos in the order of the shards, then of their position in the shard, and then what is
@@ -87,7 +178,7 @@ def shards(
         paths = [f"{split}/{n}.tar" for n in numbers if fnmatch.fnmatch(f"{n}.tar", pattern)]
     elif place.url:
         raise UserError(
-            f"no {place}/{split}/nshards.txt: over http(s) shards are read in the layout of "
+            f"no {place}/{split}/nshards.txt: of an address, shards are read in the layout of "
             "CLIP_benchmark; check the address and data.split",
             "root",
         )
@@ -100,8 +191,12 @@ def shards(
     names = place.names()
     listing = Listing(top)
     for path in paths:
-        file = fetch(f"{place}/{path}", top) if place.url else top / path
-        _index(file, path_in(top, (top / path).with_suffix("")), names, listing)
+        name, url = path_in(top, (top / path).with_suffix("")), f"{place}/{path}"
+        if place.url and (stream or not is_http(url)):
+            shard = _streamed_shard(name, url, top)
+        else:
+            shard = _shard(name, fetch(url, top) if place.url else top / path)
+        _list(shard, names, listing)
     listed = listing.listed()
     if not listing.photos:
         raise UserError(
@@ -189,64 +284,81 @@ def _classes(root: str | Path, column: str) -> list[str]:
     return [printable(one) for one in listed]
 
 
-def _index(file: Path, name: str, classes: list[str], listing: Listing) -> None:
-    members = _members(file)
+def _list(shard: Shard, classes: list[str], listing: Listing) -> None:
     labels: dict[str, str] = {}
     captions: dict[str, tuple[str, ...]] = {}
-    with file.open("rb") as stream:
-        for member in members:
-            key, _, ending = member.name.rpartition(".")
-            if ending == "cls":
-                labels.setdefault(key, _label(file, stream, member, classes))
-            elif _has_captions(member):
-                stream.seek(member.offset_data)
-                lines = stream.read(member.size).decode(errors="replace").splitlines()
-                texts = (printable(line.strip()) for line in lines if line.strip())
-                captions.setdefault(key, tuple(texts))
+    for member in shard.members:
+        key = member.name.rpartition(".")[0]
+        if member.name.endswith(LABEL):
+            labels.setdefault(key, _label(shard, member, classes))
+        elif member.text is not None:
+            lines = (printable(line.strip()) for line in member.text.splitlines() if line.strip())
+            captions.setdefault(key, tuple(lines))
     taken: dict[str, str] = {}
-    for member in members:
-        key, _, ending = member.name.rpartition(".")
-        if member.isdir() or ending == "cls" or _has_captions(member):
+    for member in shard.members:
+        key = member.name.rpartition(".")[0]
+        if member.folder or member.name.endswith(LABEL) or member.text is not None:
             continue
-        path = f"{name}/{member.name}"
-        if not _is_plain(member):
-            listing.leave_out(path, file, "a link or special file in its shard")
-        elif listing.takes(path, file):
+        path = f"{shard.name}/{member.name}"
+        if not member.plain:
+            listing.leave_out(path, shard.file, "a link or special file in its shard")
+        elif listing.takes(path, shard.file):
             first = taken.setdefault(key, member.name)
             if first is not member.name:
-                listing.leave_out(path, file, f"{printable(first)} before it has the same key")
+                reason = f"{printable(first)} before it has the same key"
+                listing.leave_out(path, shard.file, reason)
                 continue
-            listing.photos.append(
-                Photo(
-                    photo_id(f"{name}/{key}"),
-                    file,
-                    member.offset_data,
-                    member.size,
-                    labels.get(key),
-                    captions.get(key, ()),
-                )
-            )
+            photo = shard.photo(member, labels.get(key), captions.get(key, ()))
+            listing.photos.append(photo)
 
 
-def _members(file: Path) -> list[tarfile.TarInfo]:
-    """All members of a tar file, in full: tarfile itself takes any damage for the end."""
-    members = []
+def _shard(name: str, file: Path) -> Shard:
     try:
         if not file.is_file():
             raise UserError(f"{file} is not a regular file: the pattern must name tar files")
-        with tarfile.open(file, "r:", encoding="utf-8") as tar:
+        with file.open("rb") as stream:
+            return Shard(name, _members(stream, file), file)
+    except OSError as error:
+        raise UserError(f"{file} cannot be read: {error.strerror or 'it is damaged'}") from None
+
+
+def _streamed_shard(name: str, url: str, folder: Path) -> Shard:
+    """A shard that stays where it is: what is in it is found once, and kept in a folder."""
+    remote = RemoteFile(url)
+    key = hashlib.sha256("\0".join([url, remote.version, str(remote.size)]).encode()).hexdigest()
+    kept = folder / f"{key[:24]}-{Path(url).stem}.json"
+
+    def shard(members: Sequence[Member]) -> Shard:
+        return Shard(name, members, Path(url), url, remote.version)
+
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with FileLock(f"{kept}.lock"):
+            with contextlib.suppress(OSError, ValueError, TypeError):
+                return shard([Member(*one) for one in read_json(kept)])
+            members = _members(io.BufferedReader(remote, STREAMED_BYTES), url)
+            partial = Path(f"{kept}.part")
+            partial.write_text(json.dumps([astuple(one) for one in members]))
+            partial.replace(kept)
+    except OSError as error:
+        raise UserError(f"{folder} cannot be written: {error.strerror}", "download") from None
+    return shard(members)
+
+
+def _members(stream: BinaryIO, file: Path | str) -> list[Member]:
+    """All members of a tar file, in full: tarfile itself takes any damage for the end."""
+    members = []
+    try:
+        with tarfile.open(fileobj=stream, mode="r:", encoding="utf-8") as tar:
             for member in tar:
                 # tarfile would go back, and on in circles
                 if member.size < 0 or tar.offset < member.offset_data:
                     raise tarfile.ReadError("a member has a negative size")
-                members.append(member)
-            assert tar.fileobj is not None
-            tar.fileobj.seek(tar.offset)
-            rest = tar.fileobj.read(END_SEARCHED)
-    except UserError:
+                members.append(_member(member, stream))
+            stream.seek(tar.offset)
+            rest = stream.read(END_SEARCHED)
+    except (OSError, UserError):
         raise
-    except OSError as error:
-        raise UserError(f"{file} cannot be read: {error.strerror or 'it is damaged'}") from None
     except Exception as error:  # tarfile raises all kinds on damaged files
         reason = printable(str(error).partition("\n")[0]) or type(error).__name__
         raise UserError(f"{file} is not a tar file, or compressed: {reason}") from None
@@ -258,16 +370,21 @@ def _members(file: Path) -> list[tarfile.TarInfo]:
     return members
 
 
-def _is_plain(member: tarfile.TarInfo) -> bool:
-    return member.isreg() and member.sparse is None
+def _member(member: tarfile.TarInfo, stream: BinaryIO) -> Member:
+    plain = member.isreg() and member.sparse is None
+    longest = {LABEL: LABEL_BYTES, CAPTION: CAPTION_BYTES}.get(member.name[-4:], -1)
+    text = None
+    if plain and member.size <= longest:
+        stream.seek(member.offset_data)
+        text = stream.read(member.size).decode(errors="replace")
+    return Member(member.name, member.offset_data, member.size, member.isdir(), plain, text)
 
 
-def _label(file: Path, stream: BinaryIO, member: tarfile.TarInfo, classes: list[str]) -> str:
-    what = f"{file}: {printable(member.name)}"
-    if not _is_plain(member) or member.size > LABEL_BYTES:
+def _label(shard: Shard, member: Member, classes: list[str]) -> str:
+    what = f"{shard.url or shard.file}: {printable(member.name)}"
+    if member.text is None:
         raise UserError(f"{what} must be a short file with the index of a class")
-    stream.seek(member.offset_data)
-    text = stream.read(member.size).decode(errors="replace").strip()
+    text = member.text.strip()
     if not classes:
         raise UserError(
             f"{what} has the index of a class, but no {CLASSES} or classnames.txt names the classes"
@@ -277,7 +394,3 @@ def _label(file: Path, stream: BinaryIO, member: tarfile.TarInfo, classes: list[
             f"{what} says {text!r}, which is not an index of one of the {len(classes)} classes"
         )
     return classes[int(text)]
-
-
-def _has_captions(member: tarfile.TarInfo) -> bool:
-    return member.name.endswith(".txt") and _is_plain(member) and member.size <= CAPTION_BYTES

@@ -11,10 +11,10 @@ from clipshift.results import Records
 
 
 class UnrepeatedSampler(Sampler[int]):
-    """Every ``world_size``-th photo, so that the ranks share the photos and none is seen twice.
+    """A rank's share of the photos, as many consecutive ones as others have, none seen twice.
 
-    torch's `DistributedSampler` repeats photos until every rank has as many, and so counts some
-    twice.
+    Consecutive, so that a machine reads whole shards and no part of those of others. torch's
+    `DistributedSampler` repeats photos until every rank has as many, and so counts some twice.
 
     Args:
         photos: Indices of the photos.
@@ -23,7 +23,8 @@ class UnrepeatedSampler(Sampler[int]):
     """
 
     def __init__(self, photos: Sequence[int], rank: int, world_size: int) -> None:
-        self.photos = photos[rank::world_size]
+        start, end = (len(photos) * one // world_size for one in (rank, rank + 1))
+        self.photos = photos[start:end]
 
     def __len__(self) -> int:
         return len(self.photos)
@@ -70,6 +71,7 @@ class ViewData(LightningDataModule):
         if self.trainer:
             strategy = self.trainer.strategy
             self.left, self.records.folder = strategy.broadcast((self.left, self.records.folder))
+            self.records.folder.mkdir(parents=True, exist_ok=True)  # on a disk of its own
 
     def test_dataloader(self) -> DataLoader[View | Skipped]:
         """The photos that are left, each once over all ranks.
