@@ -5,10 +5,10 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: help evaluate test fuzz mutate lint format clean
+.PHONY: help evaluate test test-docs fuzz mutate lint format clean
 
 help:  ## List the commands
-	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
 $(READY): pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -21,6 +21,10 @@ evaluate: $(READY)  ## Set up, and measure the shift of the built-in photographs
 # Two processes of one thread each: tests are small, and threads that wait for one another cost more than they save.
 test: $(READY)  ## Run all tests: ARGS="-k gaze" chooses some
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses=2 --dist=loadfile $(ARGS)
+
+test-docs: $(READY)  ## Run every command of README and docs as it is written
+	$(BIN)/pip install --quiet --editable ".[dev,train,launchers]"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses=2 --dist=worksteal -m "" tests/test_docs.py $(ARGS)
 
 fuzz: $(READY)  ## Damage more files than the tests do: COUNT=10000 photos, SEED=2
 	OMP_NUM_THREADS=1 CLIPSHIFT_FUZZ=$(or $(COUNT),3000) CLIPSHIFT_FUZZ_SEED=$(or $(SEED),1) \

@@ -72,7 +72,7 @@ class Words:
 
     def make_for(self, command: str) -> None:
         """Make what a command needs."""
-        told = re.split(r"[\s=,:/]+", command)
+        told = re.split(r"[\s=,:/'\"]+", command)
         for word in MAKERS:
             if word in {IMPLIED.get(one, one) for one in told}:
                 self.need(word)
