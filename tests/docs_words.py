@@ -1,4 +1,4 @@
-"""What the docs' commands speak of: ``PHOTOS``, ``RUN_A``, ``../shared/photos``, …, made when needed."""
+"""What the docs' commands speak of, ``PHOTOS``, ``RUN_A`` or ``../shared``, made when needed."""
 
 import io
 import json
