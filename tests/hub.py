@@ -28,27 +28,29 @@ class Hub(http.server.BaseHTTPRequestHandler):
         path = unquote(urlsplit(self.path).path)
         if (found := FILE.fullmatch(path)) and (self.folder / found[1] / found[2]).is_file():
             self.send_part((self.folder / found[1] / found[2]).read_bytes(), body)
-        elif (found := API.fullmatch(path)) and (self.folder / found[1]).is_dir():
+        elif (found := API.fullmatch(path)) and self.holds(found[1], found[4] or ""):
             told = self.facts(self.folder / found[1], found[2], found[4] or "")
             self.send(200, json.dumps(told).encode())
         else:
             missing = "EntryNotFound" if found or FILE.fullmatch(path) else "RepoNotFound"
             self.send(404, b"", **{"X-Error-Code": missing})
 
+    def holds(self, dataset: str, below: str) -> bool:
+        return (self.folder / dataset / below).is_dir()
+
     def facts(self, data: Path, asked: str | None, below: str) -> Any:
         """What the hub tells of a data set, or of a folder in it."""
-        files = sorted(p for p in data.rglob("*") if p.is_file())
         if asked == "tree":
             return [
                 {
-                    "type": "file",
+                    "type": "directory" if path.is_dir() else "file",
                     "oid": COMMIT,
-                    "size": file.stat().st_size,
-                    "path": file.relative_to(data).as_posix(),
+                    "size": path.stat().st_size,
+                    "path": path.relative_to(data).as_posix(),
                 }
-                for file in files
-                if file.parent == data / below
+                for path in (data / below).iterdir()
             ]
+        files = [path for path in data.rglob("*") if path.is_file()]
         siblings = [{"rfilename": file.relative_to(data).as_posix()} for file in files]
         return {"id": "/".join(data.parts[-2:]), "sha": COMMIT, "siblings": siblings}
 
