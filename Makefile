@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 READY := $(VENV)/.ready
 
-.PHONY: help evaluate test test-cluster fuzz mutate benchmark lint format clean
+.PHONY: help evaluate test test-docs test-cluster fuzz mutate benchmark lint format clean
 
 help:  ## List the commands
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -29,6 +29,10 @@ test: $(READY)  ## Run all tests: ARGS="-k gaze" chooses some
 
 test-cluster: $(READY)  ## Run the tests on several machines: those of SLURM need Debian's slurm-wlm and munge
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/cluster -m cluster $(ARGS)
+
+test-docs: $(READY)  ## Run every command of README and docs as it is written
+	$(BIN)/pip install --quiet --editable ".[dev,train,launchers]"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses=2 --dist=worksteal -m "" tests/test_docs.py $(ARGS)
 
 fuzz: $(READY)  ## Damage more files than the tests do: COUNT=10000 photos, SEED=2
 	OMP_NUM_THREADS=1 CLIPSHIFT_FUZZ=$(or $(COUNT),3000) CLIPSHIFT_FUZZ_SEED=$(or $(SEED),1) \

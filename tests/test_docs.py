@@ -1,58 +1,91 @@
-"""What README and docs tell people to type is what clipshift takes."""
+"""What README and docs tell people to type works as it is written."""
 
+import http.server
+import json
+import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
+import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from conftest import ROOT
-from skimage import data as photographs
+from docs_words import Words
+from hub import Hub
 
 from clipshift.cli.command import compose_config, quoted
 from clipshift.cli.config import MEASURED, validate
 from clipshift.cli.main import COMMANDS
 
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+CHECKOUT = ["README.md", "LICENSE", "Makefile", "pyproject.toml", "evaluate.py", "train.py"]
+CHECKOUT += ["clipshift", "conf"]
 FLAGS = ("--help", "--cfg", "job", "-m", "--config-dir", "--version")
+FEWER = {
+    "robustify": "data.val.sample=2 data.batch_size=4",
+    "robustify_lite": "data.train.skip_sample=8 data.val.sample=2 data.batch_size=4 "
+    "trainer.max_epochs=6",
+    "robustify_tiny": "data.val.sample=4 data.batch_size=8",
+    "robustify_vit_b32": "data.val.sample=2 data.batch_size=4",
+    "pretrain_tiny": "data.batch_size=8 teacher.batch_size=8 teacher.steps=1 "
+    "trainer.max_epochs=2 adaptation.trainer.max_epochs=1",
+    "make_lite": "optimization.steps=2",
+}
+"""By experiment: what is typed behind a command, so that few photos and seconds are enough."""
+QUICK = (
+    "clipshift models",
+    "clipshift evaluate --help",
+    "clipshift evaluate data=folder data.root=PHOTOS/cat/2.png",
+)
+"""What runs in every test run; the rest is marked as slow."""
+NOT_RUN = {
+    "make test": "it is what runs this",
+    "clipshift evaluate -m hydra/launcher=submitit_slurm "
+    "aug=noise,blur model=lite,vit_b32_openai": "it needs a cluster",
+    "clip_benchmark build 'outputs/*/*/clip_benchmark/*.json' --output benchmark.csv": "it is "
+    "another package's, with ten more behind it; test_publishing.py has what it reads",
+    "hf upload USER/NAME outputs/robustify/model": "it needs an account",
+}
 
 
 def blocks(page: Path, language: str) -> list[str]:
-    return re.findall(rf"```{language}\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL)
+    return re.findall(rf"```(?:{language})\n(.*?)```", page.read_text("utf-8"), re.DOTALL)
 
 
-def commands(page: Path) -> list[list[str]]:
-    """The lines of a page's shell blocks that call clipshift, as a shell splits them."""
-    lines = "\n".join(blocks(page, "sh")).replace("\\\n", " ").splitlines()
-    words = [shlex.split(line, comments=True) for line in lines]
-    told = []
-    for line in words:
-        if line[:2] in (["python", "evaluate.py"], ["python", "train.py"]):
-            line = ["clipshift", Path(line[1]).stem, *line[2:]]
-        if line[:1] == ["clipshift"]:
-            told.append(line[1:])
-    return told
+def commands(page: Path) -> list[str]:
+    """The lines of a page's shell blocks, and clipshift's commands in its text."""
+    lines = "\n".join(blocks(page, "sh|bash")).replace("\\\n", " ").splitlines()
+    lines += re.findall(r"`((?:clipshift|python \w+\.py) [^`…\n]+)`", page.read_text("utf-8"))
+    return [shlex.join(shlex.split(line, comments=True)) for line in lines]
 
 
-TOLD = [(page, line) for page in PAGES for line in commands(page)]
+# test_own_parts.py runs those of docs/extend.md, with its files beside them
+TOLD = [line for page in PAGES if page.name != "extend.md" for line in commands(page) if line]
+RUN = [line for line in dict.fromkeys(TOLD) if line not in NOT_RUN]
+OURS = [line for line in RUN if line.startswith(("clipshift ", "python "))]
 
 
-@pytest.mark.parametrize(
-    ("page", "line"), TOLD, ids=[f"{page.name}: {' '.join(line)}" for page, line in TOLD]
-)
-def test_a_command_of_the_docs_has_options_that_are_there(page: Path, line: list[str]) -> None:
-    name, *arguments = line
-    assert name in (*COMMANDS, "--version", "-sc")
+def test_what_is_not_run_is_still_told() -> None:
+    assert set(NOT_RUN) <= set(TOLD)
+    others = {line.split()[0] for line in set(RUN) - set(OURS)}
+    assert others == {"make", "pip"}  # each has a test of its own below
+
+
+@pytest.mark.parametrize("line", OURS)
+def test_a_command_of_the_docs_has_options_that_are_there(line: str) -> None:
+    name, *arguments = shlex.split(re.sub(r"^(clipshift|python) (\w+)(\.py)?", r"\2", line))
+    assert name in COMMANDS
     if name == "check":
         name, arguments = "evaluate", ["experiment=check", *arguments]
-    if name not in ("evaluate", "train") or "--config-dir" in " ".join(arguments):
+    if name not in ("evaluate", "train"):
         return
     sweep = "-m" in arguments
     for argument in arguments:
-        if argument in FLAGS:
-            continue
-        assert "=" in argument, f"{argument} is no option"
+        assert argument in FLAGS or "=" in argument, f"{argument} is no option"
     overrides = [quoted(a) for a in arguments if a not in FLAGS]
     # of a sweep its first job; what chooses Hydra's own parts is not in the configuration itself
     overrides = [re.sub(r"^([^=\[']+=[^,\[']*),.*", r"\1", o) if sweep else o for o in overrides]
@@ -63,18 +96,160 @@ def test_a_command_of_the_docs_has_options_that_are_there(page: Path, line: list
         validate(compose_config("evaluate", ["logger=none", *overrides]), MEASURED)
 
 
-def test_the_readmes_python_runs(tmp_path: Path) -> None:
+class Desk:
+    """A folder in which the docs' commands are typed, on a machine with a hub of its own.
+
+    Args:
+        root: The folder.
+        environment: What is different there.
+    """
+
+    def __init__(self, root: Path, environment: dict[str, str]) -> None:
+        self.root = root
+        self.environment = {k: v for k, v in os.environ.items() if k != "CLIPSHIFT_PHOTOS"}
+        self.environment |= environment
+        self.terminal = subprocess.Popen(
+            [sys.executable, str(ROOT / "tests" / "terminal.py")],
+            env=self.environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+        )  # fmt: skip
+        (root / "words").mkdir()
+        self.words = Words(root / "words", self.type_in)
+
+    def type_in(self, folder: Path, words: list[str]) -> str:
+        """Run a command in a folder; what it says."""
+        assert self.terminal.stdin is not None
+        assert self.terminal.stdout is not None
+        print(json.dumps([str(folder), words]), file=self.terminal.stdin, flush=True)
+        code = self.terminal.stdout.readline().strip()
+        said = (folder / "said.txt").read_text()
+        assert code == "0", said
+        return said
+
+    def empty_folder(self, name: str) -> Path:
+        """A folder where nothing is but what the docs speak of."""
+        folder = self.root / name
+        folder.mkdir()
+        for made in self.words.root.iterdir():
+            if made.name != "said.txt":
+                (folder / made.name).symlink_to(made)
+        return folder
+
+    def checkout(self, name: str) -> Path:
+        """The same, in a checkout."""
+        folder = self.empty_folder(name)
+        for part in CHECKOUT:
+            (folder / part).symlink_to(ROOT / part)
+        return folder
+
+
+@pytest.fixture(scope="module")
+def desk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Desk]:
+    root = tmp_path_factory.mktemp("desk")
+    handler = type("Handler", (Hub,), {"folder": root / "hub"})
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    environment = {
+        "HOME": str(root),
+        "HF_HOME": str(root / "huggingface"),
+        "HF_ENDPOINT": f"http://127.0.0.1:{server.server_port}",
+        "CLIPSHIFT_CACHE": str(root / "cache"),
+        "PYTHONPATH": str(ROOT),
+    }
+    made = Desk(root, environment)
+    yield made
+    made.terminal.communicate()
+    server.shutdown()
+
+
+@pytest.mark.parametrize(
+    "line",
+    [pytest.param(o, marks=[] if o in QUICK else pytest.mark.slow, id=o) for o in OURS],
+)
+def test_a_command_of_the_docs_runs(line: str, desk: Desk) -> None:
+    fewer = FEWER.get(line.partition("experiment=")[2].partition(" ")[0], "")
+    if "pretrain" in line or "make_lite" in line:
+        pytest.importorskip("efficientnet_lite_pytorch", reason="the extra train is not installed")
+    desk.words.make_for(line)
+    place = desk.checkout if line.startswith("python") else desk.empty_folder
+    desk.type_in(place(f"command {OURS.index(line)}"), shlex.split(f"{line} {fewer}"))
+
+
+def run_python(code: str, desk: Desk, name: str) -> Path:
+    folder = desk.empty_folder(name)
+    (folder / "snippet.py").write_text(code)
+    desk.type_in(folder, ["python", "snippet.py"])
+    return folder
+
+
+def test_the_readmes_python_runs(desk: Desk) -> None:
     (code,) = blocks(ROOT / "README.md", "python")
-    folder = tmp_path / "PHOTOS"
-    folder.mkdir()
-    for name in ("chelsea.png", "coffee.png"):
-        source = Path(photographs.__file__).parent / name
-        (folder / name).write_bytes(source.read_bytes())
+    desk.words.make_for(code)
+    folder = run_python(code, desk, "readme")
+    assert (folder / "my_run" / "report.html").is_file()
+
+
+@pytest.mark.slow
+def test_the_python_page_runs(desk: Desk) -> None:
+    (code,) = blocks(ROOT / "docs" / "api.md", "python")
+    desk.words.make_for("RUN_A RUN_B")
+    given = """
+import clipshift
+photos = "PHOTOS"
+result_a, result_b = clipshift.load_run("RUN_A"), clipshift.load_run("RUN_B")
+"""
+    folder = run_python(given + code, desk, "python page")
+    assert (folder / "folder" / "report.html").is_file()
+
+
+@pytest.mark.slow
+def test_make_evaluate_runs(desk: Desk) -> None:
+    """In an environment that is set up already: setting it up is what `pip install` does below."""
+    folder = desk.checkout("make")
+    binaries = folder / "environment" / "bin"
+    binaries.mkdir(parents=True)
+    (binaries / "python").write_text(f'#!/bin/sh\nexec {shlex.quote(sys.executable)} "$@"\n')
+    (binaries / "python").chmod(0o755)
+    (folder / "environment" / ".ready").touch()
     done = subprocess.run(
-        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False
-    )
+        ["make", "evaluate"], cwd=folder, env=desk.environment | {"VENV": "environment"},
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    assert (tmp_path / "my_run" / "report.html").is_file()
+    assert list(folder.glob("outputs/*/*/report.html"))
+
+
+@pytest.mark.slow
+def test_it_installs_as_the_docs_say_and_runs_where_nothing_of_the_checkout_is(desk: Desk) -> None:
+    """In a fresh environment that finds here what is heavy to install, as torch."""
+    checkout = desk.root / "checkout"
+    checkout.mkdir()
+    for part in CHECKOUT:
+        copy = shutil.copytree if (ROOT / part).is_dir() else shutil.copy
+        copy(ROOT / part, checkout / part)
+    subprocess.run([sys.executable, "-m", "venv", str(desk.root / "fresh")], check=True)
+    beside = next(path for path in sys.path if path.endswith("site-packages"))
+    environment = desk.environment | {"PYTHONPATH": beside}
+    environment["PATH"] = os.pathsep.join([str(desk.root / "fresh" / "bin"), os.environ["PATH"]])
+
+    def bash(line: str, folder: Path) -> str:
+        done = subprocess.run(
+            ["bash", "-c", line], cwd=folder, env=environment,
+            capture_output=True, text=True, check=False,
+        )  # fmt: skip
+        assert done.returncode == 0, f"{line}\n{done.stdout}\n{done.stderr}"
+        return done.stdout
+
+    installs = [line for line in RUN if line.startswith("pip ")]
+    for line in sorted(installs, key=lambda line: "-e" not in line):
+        bash(line, checkout)
+    shutil.rmtree(checkout)
+    desk.words.make_for("PHOTOS RUN_A RUN_B")
+    folder = desk.empty_folder("newcomer")
+    where = bash("python -c 'import clipshift; print(clipshift.__file__)'", folder)
+    assert where.startswith(str(desk.root / "fresh"))
+    bash("clipshift evaluate data=folder data.root=PHOTOS aug=flip", folder)
+    bash("clipshift compare RUN_A RUN_B", folder)
+    assert "lite" in bash("clipshift models", folder)
 
 
 def test_the_notebook_runs(tmp_path: Path) -> None:
