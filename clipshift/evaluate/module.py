@@ -121,10 +121,8 @@ class ShiftEvaluation(pl.LightningModule):
             return
         self._look_for_vanished(batch)
         self.in_step = True
-        measured = Measured(skipped=batch.skipped)
-        if len(batch.index):
-            self.seconds = measured.seconds
-            self._measure_batch(batch, measured)
+        measured = self.measure_batch(batch) if len(batch.index) else Measured()
+        measured.skipped = batch.skipped
         self.records.add(measured)
         self.summed += measured.index.tolist()
         self.in_step = False
@@ -138,7 +136,11 @@ class ShiftEvaluation(pl.LightningModule):
         if self.gone >= MANY_GONE:
             raise UserError(f"the last {self.gone} photos are gone: was their folder moved?")
 
-    def _measure_batch(self, batch: Batch, measured: Measured) -> None:
+    def measure_batch(self, batch: Batch) -> Measured:
+        """Measure the photos of a batch, and keep what is to be kept of them."""
+        measured = Measured(index=batch.index.cpu().numpy())
+        measured.digests = np.frombuffer(b"".join(batch.digests), np.uint8).reshape(-1, 32)
+        self.seconds = measured.seconds
         with self._stage("augment"):
             clean = batch.clean
             views = {CLEAN: clean} | {
@@ -159,11 +161,10 @@ class ShiftEvaluation(pl.LightningModule):
                 cosines.append(layer(torch.stack(tokens), clean_tokens[index]))
             measured.values = {key: value.double().cpu().numpy() for key, value in values.items()}
             measured.distances = distances.float().cpu().numpy()
-        measured.index = batch.index.cpu().numpy()
-        measured.digests = np.frombuffer(b"".join(batch.digests), np.uint8).reshape(-1, 32)
         if cosines:
             measured.layers = torch.stack(cosines).movedim(-1, 0).cpu().numpy()
         self._keep(measured, views, by_view)
+        return measured
 
     def _encode(self, views: dict[str, Tensor], digests: list[bytes]) -> dict[str, Features]:
         layers = len(self.layers) > 0
