@@ -20,15 +20,16 @@ from clipshift.cli.build import (
     make_encoder,
     make_evaluation,
     make_reference,
+    model_options,
 )
-from clipshift.cli.command import CONF, as_typed, compose_config
+from clipshift.cli.command import as_typed, compose_config
 from clipshift.cli.config import MEASURED, plain, validate
 from clipshift.cli.evaluate import carry_out, views_again
 from clipshift.cli.jobs import locked
 from clipshift.comparison.pair import compare_pair, trained_on_of
 from clipshift.data import ViewDataset, candidate_classes, photos_of, select
 from clipshift.encode import as_encoder
-from clipshift.errors import UserError, did_you_mean
+from clipshift.errors import UserError
 from clipshift.report import figures, page
 from clipshift.report.explorer import gazed_pictures
 from clipshift.report.run import write_report
@@ -207,7 +208,7 @@ def measure_shift(
         "data.num_workers": num_workers,
         "save.gaze": SHOWN_GAZES,
         "logger": "none",
-        **_model_options(model),
+        **({} if isinstance(model, nn.Module) else model_options(model)),
     }
     cfg = compose_config("evaluate", [f"{name}={_typed(v)}" for name, v in overrides.items()])
     every = photos_of(photos, labels)
@@ -301,27 +302,6 @@ def _typed(value: Any) -> str:
     if isinstance(value, Sequence):
         return f"[{','.join(map(_typed, value))}]"
     return json.dumps(value)
-
-
-def _model_options(model: Any) -> dict[str, Any]:
-    """The options that choose a model; none for one that is held in memory."""
-    if isinstance(model, nn.Module):
-        return {}
-    if isinstance(model, tuple):
-        architecture, weights = model
-        kind = "checkpoint" if Path(weights).exists() else "pretrained"
-        name = Path(architecture.rpartition(":")[2]).name
-        chosen = {"name": name, "architecture": architecture, "pretrained": None, kind: weights}
-        return {f"model.{option}": value for option, value in chosen.items()}
-    if isinstance(model, str) and (CONF / "model" / f"{model}.yaml").is_file():
-        return {"model": model}
-    if Path(model).is_dir():
-        return {"model.name": Path(model).name, "model.checkpoint": model}
-    known = [file.stem for file in (CONF / "model").glob("*.yaml")]
-    raise UserError(
-        f"no model {str(model)!r}{did_you_mean(str(model), known)} (clipshift models lists them); "
-        "a folder in the hub's format, or (architecture, tag or file), is taken as well"
-    )
 
 
 def _held_model(model: nn.Module) -> dict[str, Any]:

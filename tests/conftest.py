@@ -5,7 +5,7 @@ import os
 import struct
 import subprocess
 import tempfile
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -60,6 +60,7 @@ settings.register_profile(
 )
 settings.load_profile("clipshift")
 
+CHROMIUM = Path("/usr/bin/chromium")
 MEASURED = COLUMNS | {
     name: get_class(node["_target_"]).facts
     for file in (ROOT / "conf/metric").glob("*.yaml")
@@ -225,6 +226,18 @@ def finished(hub_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> tupl
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     return folder, done.stdout
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    """Debian's Chromium, of each module its own: it holds the thread's event loop."""
+    api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    if not CHROMIUM.exists():
+        pytest.skip(f"no Chromium at {CHROMIUM}")
+    with api.sync_playwright() as playwright:
+        opened = playwright.chromium.launch(executable_path=str(CHROMIUM), args=["--no-sandbox"])
+        yield opened
+        opened.close()
 
 
 @pytest.fixture(scope="session")

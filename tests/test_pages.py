@@ -29,7 +29,6 @@ from clipshift.results import (
     write_json,
 )
 
-CHROMIUM = Path("/usr/bin/chromium")
 HOSTILE = "</script><script>window.hacked = 1</script>.png"
 HOSTILE_CLASS = '"><img src=x onerror="window.hacked = 1">'
 NAMES = ["noise", "blur", "flip"]
@@ -113,17 +112,6 @@ def comparison(run: Run, tmp_path_factory: pytest.TempPathFactory) -> Path:
     other = made_run(folder / "b", ("paper", "matched"), "other")
     table = compare_photos(run.shift, other.shift, run.columns, 0)
     return write_pairs(folder, [run, other], [table], [], ["A note."], lambda _: page_photos())
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-    if not CHROMIUM.exists():
-        pytest.skip(f"no Chromium at {CHROMIUM}")
-    with api.sync_playwright() as playwright:
-        opened = playwright.chromium.launch(executable_path=str(CHROMIUM), args=["--no-sandbox"])
-        yield opened
-        opened.close()
 
 
 @contextmanager

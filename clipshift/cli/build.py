@@ -21,6 +21,7 @@ from clipshift.augment import (
 )
 from clipshift.augment.matching import Calibration
 from clipshift.checks import checked, rising
+from clipshift.cli.command import CONF
 from clipshift.cli.config import is_template, plain
 from clipshift.cli.jobs import targets
 from clipshift.data import (
@@ -36,7 +37,7 @@ from clipshift.data import (
     view_size,
 )
 from clipshift.encode import OPENAI, Encoder, as_encoder, best_precision, load_encoder
-from clipshift.errors import UserError, one_line
+from clipshift.errors import UserError, did_you_mean, one_line
 from clipshift.evaluate import Evaluation
 from clipshift.evaluate.calibration import (
     DEFAULTS,
@@ -93,6 +94,33 @@ def make_reference(model: DictConfig, encoder: Encoder) -> Encoder | None:
     if encoder.precision == FULL or "_target_" in plain(model):
         return None
     return make_encoder(model, FULL)
+
+
+def model_options(model: str | Path | tuple[str, str | Path]) -> dict[str, Any]:
+    """The options that choose a model.
+
+    Args:
+        model: One of ``clipshift models``; a folder in the hub's format; or open_clip's name and
+            tag, or name and checkpoint file.
+
+    Raises:
+        UserError: If there is none.
+    """
+    if isinstance(model, tuple):
+        architecture, weights = model
+        kind = "checkpoint" if Path(weights).exists() else "pretrained"
+        name = Path(architecture.rpartition(":")[2]).name
+        chosen = {"name": name, "architecture": architecture, "pretrained": None, kind: weights}
+        return {f"model.{option}": value for option, value in chosen.items()}
+    if isinstance(model, str) and (CONF / "model" / f"{model}.yaml").is_file():
+        return {"model": model}
+    if Path(model).is_dir():
+        return {"model.name": Path(model).name, "model.checkpoint": model}
+    known = [file.stem for file in (CONF / "model").glob("*.yaml")]
+    raise UserError(
+        f"no model {str(model)!r}{did_you_mean(str(model), known)} (clipshift models lists them); "
+        "a folder in the hub's format, or (architecture, tag or file), is taken as well"
+    )
 
 
 def model_origin(model: DictConfig) -> dict[str, Any]:

@@ -24,10 +24,10 @@ def is_template(value: Any) -> bool:
         return False
 
 
-MEASURED = {
-    "aug": "aug=noise", "metric": "metric=cosine_similarity", "prompts": "prompts=auto"
-}  # fmt: skip
-"""The groups that an evaluation cannot be without, see `validate`."""
+DISTURBED = {"aug": "aug=noise"}
+"""The group that the demo cannot be without, see `validate`."""
+MEASURED = DISTURBED | {"metric": "metric=cosine_similarity", "prompts": "prompts=auto"}
+"""The groups that an evaluation cannot be without."""
 SEVERITIES = ("paper", 1, 2, 3, 4, 5, "matched")
 CHECKS: dict[str, Check] = {
     "seed": whole(0),
@@ -74,6 +74,8 @@ CHECKS: dict[str, Check] = {
     "inside": BOOLEAN,
     "zero_shot.classes": optional(TEXT),
     "gallery": whole(0),
+    "beside": optional(TEXT),
+    "port": whole(1, 65535),
     "save.embeddings": BOOLEAN,
     "save.views": whole(0),
     "save.gaze": whole(0),

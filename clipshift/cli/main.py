@@ -12,8 +12,8 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from clipshift.cli.command import CONF, as_typed, explained_errors, fail, run_command
-from clipshift.cli.config import MEASURED, check_paths, name_model, validate
-from clipshift.errors import UserError, did_you_mean
+from clipshift.cli.config import DISTURBED, MEASURED, check_paths, name_model, validate
+from clipshift.errors import UserError, did_you_mean, one_line
 
 # Lightning and open_clip take seconds to import: help and mistakes do not wait for them.
 
@@ -63,6 +63,20 @@ def train_job(cfg: DictConfig) -> None:
             hydra.utils.get_method(cfg.stage)(cfg, folder)
 
 
+@hydra.main(version_base="1.3", config_path=str(CONF), config_name="demo")
+def demo_job(cfg: DictConfig) -> None:
+    """Check the configuration, then show the demo's page."""
+    try:
+        validate(cfg, DISTURBED)
+        name_model(cfg, HydraConfig.get().overrides.task)
+        check_paths(cfg)
+        from clipshift.cli.demo import demo
+
+        demo(cfg)
+    except UserError as error:
+        fail(one_line(str(error)))
+
+
 def evaluate(arguments: Sequence[str]) -> None:
     """Measure the shift."""
     run_command(evaluate_job, "evaluate", arguments)
@@ -98,6 +112,11 @@ def report(arguments: Sequence[str]) -> None:
         webbrowser.open((Path(arguments[0]).expanduser() / "report.html").resolve().as_uri())
 
 
+def demo(arguments: Sequence[str]) -> None:
+    """Drag a photograph in, and see it move."""
+    run_command(demo_job, "demo", arguments)
+
+
 def models(arguments: Sequence[str]) -> None:
     """List the models, and whether their weights are here."""
     if arguments:
@@ -113,6 +132,7 @@ COMMANDS: dict[str, tuple[Callable[[Sequence[str]], None], str]] = {
     "report": (report, "RUN"),
     "check": (check, "[check.OPTION=VALUE ...]"),
     "train": (train, "experiment=NAME [OPTION=VALUE ...]"),
+    "demo": (demo, "[OPTION=VALUE ...]"),
     "models": (models, ""),
 }
 """By name: what it does, and its arguments."""
@@ -122,7 +142,7 @@ clipshift: what happens inside CLIP when the picture is messed with.
 
 {commands}
 
-clipshift COMMAND --help says more of evaluate and train.
+clipshift COMMAND --help says more of evaluate, train and demo.
 eval "$(clipshift -sc install=bash)" completes commands and options in bash and zsh."""
 
 
@@ -150,7 +170,7 @@ def complete(arguments: Sequence[str]) -> None:
     words = os.environ.get("COMP_LINE", "").split(maxsplit=2)
     if not arguments[1:] or not arguments[1].startswith("query="):
         evaluate(arguments)
-    elif len(words) > 1 and words[1] in ("evaluate", "train", "check"):
+    elif len(words) > 1 and words[1] in ("evaluate", "train", "check", "demo"):
         os.environ["COMP_LINE"] = " ".join([words[0], *words[2:]])
         COMMANDS[words[1]][0](arguments)
     elif len(words) < 3:

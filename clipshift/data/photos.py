@@ -71,7 +71,7 @@ class Photo:
 
     def digest(self) -> bytes | None:
         """SHA-256 of the encoded image; None if its file is not there."""
-        return hashlib.sha256(self.read()).digest() if self.file.is_file() else None
+        return hashlib.sha256(self.read()).digest() if os.path.isfile(self.file) else None
 
     def length(self) -> int:
         """How many bytes the encoded image has; unlike `read`, this does not open the file."""

@@ -139,10 +139,8 @@ class ShiftEvaluation(pl.LightningModule):
             return
         self._look_for_vanished(batch)
         self.in_step = True
-        measured = Measured(skipped=batch.skipped)
-        if len(batch.index):
-            self.seconds = measured.seconds
-            self._measure_batch(batch, measured)
+        measured = self.measure_batch(batch) if len(batch.index) else Measured()
+        measured.skipped = batch.skipped
         self.records.add(measured)
         self.summed += measured.index.tolist()
         self.in_step = False
@@ -156,7 +154,11 @@ class ShiftEvaluation(pl.LightningModule):
         if self.gone >= MANY_GONE:
             raise UserError(f"the last {self.gone} photos are gone: was their folder moved?")
 
-    def _measure_batch(self, batch: Batch, measured: Measured) -> None:
+    def measure_batch(self, batch: Batch) -> Measured:
+        """Measure the photos of a batch, and keep what is to be kept of them."""
+        measured = Measured(index=batch.index.cpu().numpy())
+        measured.digests = np.frombuffer(b"".join(batch.digests), np.uint8).reshape(-1, 32)
+        self.seconds = measured.seconds
         with self._stage("augment"):
             clean = batch.clean
             views = {CLEAN: clean} | {
@@ -183,8 +185,6 @@ class ShiftEvaluation(pl.LightningModule):
                     **self._kept(rows, views, by_view),
                 }
             )
-        measured.index = batch.index.numpy()
-        measured.digests = np.frombuffer(b"".join(batch.digests), np.uint8).reshape(-1, 32)
         measured.stored = stored_digests(batch.draws.values())
         measured.values = dict(zip(values, arrays["values"], strict=True))
         measured.distances = arrays["distances"].astype(np.float32)
@@ -200,6 +200,7 @@ class ShiftEvaluation(pl.LightningModule):
                     (name, dict(zip(photos, values, strict=True)))
                     for name, values in zip(names, arrays[kind], strict=True)
                 )
+        return measured
 
     def _encode(self, views: dict[str, Tensor], digests: list[bytes]) -> dict[str, Features]:
         layers = len(self.layers) > 0

@@ -292,13 +292,26 @@ def gazed_pictures(run: Run, dataset: ViewDataset, photo: str) -> dict[str, str]
     variants = variants_of(run, dataset)
     batch = collate([views[photo]])
     pixels = {CLEAN: batch.clean} | {name: made_view(v, batch) for name, v in variants.items()}
+    return lit_pictures({name: view[0] for name, view in pixels.items()}, gaze)
+
+
+def lit_pictures(pixels: Mapping[str, Tensor], gaze: Mapping[str, np.ndarray]) -> dict[str, str]:
+    """Views of a photo, darker where the model does not look, on a common scale.
+
+    Args:
+        pixels: By view name, in [0, 1], shape (3, H, W).
+        gaze: By view name, shape (h, w).
+
+    Returns:
+        Data URLs by view name: of the same colours, the same share of the gaze.
+    """
     shares = {name: gaze[name] / gaze[name].sum() for name in pixels}
     most = max(share.max() for share in shares.values())
     made = {}
     for name, view in pixels.items():
         light = torch.from_numpy(shares[name] / most).float()[None, None]
         light = interpolate(light, view.shape[-2:], mode="bicubic").clamp(0, 1)
-        made[name] = data_url((view * (0.15 + 0.85 * light))[0], None)
+        made[name] = data_url(view * (0.15 + 0.85 * light[0]), None)
     return made
 
 

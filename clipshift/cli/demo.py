@@ -1,0 +1,62 @@
+"""What ``clipshift demo`` does with a checked configuration: build, and show a page."""
+
+import sys
+from importlib.util import find_spec
+
+from omegaconf import DictConfig
+
+from clipshift.cli.build import (
+    load_classes,
+    make_augmentations,
+    make_encoder,
+    model_options,
+    templates_for,
+)
+from clipshift.cli.command import as_typed, compose_config
+from clipshift.cli.config import plain
+from clipshift.demo.photo import Model, make_model
+from clipshift.errors import UserError
+from clipshift.train.export import trained_augmentations
+
+
+def demo(cfg: DictConfig) -> None:
+    """Show the demo's page until it is stopped.
+
+    Args:
+        cfg: The composed and validated ``conf/demo.yaml``.
+
+    Raises:
+        UserError: If Gradio is not installed, a model cannot be had, or the port is in use.
+    """
+    if find_spec("gradio") is None:
+        raise UserError("the demo needs Gradio: pip install 'clipshift[demo]'")
+    from clipshift.demo.page import make_demo, serve
+
+    chosen = [cfg.model]
+    if cfg.beside:
+        options = [f"{name}={as_typed(str(v))}" for name, v in model_options(cfg.beside).items()]
+        chosen.append(compose_config("evaluate", options).model)
+    augmentations, ladders = make_augmentations(plain(cfg.aug))
+    models = [demo_model(cfg, model) for model in chosen]
+    page = make_demo(models, augmentations, ladders, cfg.seed)
+    serve(page, cfg.port, in_browser=sys.stdout.isatty())
+
+
+def demo_model(cfg: DictConfig, model: DictConfig) -> Model:
+    """A model of the demo.
+
+    Args:
+        cfg: The configuration.
+        model: That of the model.
+
+    Raises:
+        UserError: If it cannot be had.
+    """
+    classes = load_classes(cfg)
+    return make_model(
+        model.name,
+        make_encoder(model, cfg.precision),
+        classes,
+        templates_for(cfg.prompts, classes),
+        trained_augmentations(model.get("checkpoint")) or (),
+    )

@@ -1,0 +1,205 @@
+"""The demo's page on localhost, made with Gradio: needs the extra ``clipshift[demo]``.
+
+Nothing on it is asked of the network, and what is dragged in is gone when the demo ends.
+"""
+
+import os
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import torch
+
+from clipshift.augment import LADDER, PAPER, Augmentation, make_variants
+from clipshift.demo.photo import Model, measure_photo, nearest
+from clipshift.errors import UserError
+from clipshift.report.explorer import data_url, lit_pictures
+from clipshift.report.figures import looks
+from clipshift.results import CLEAN, Measured
+
+os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # before Gradio is imported
+
+import gradio as gr
+
+HOST = "127.0.0.1"
+FONTS = ["system-ui", "sans-serif"]
+TEMPLATES = jinja2.Environment(
+    loader=jinja2.PackageLoader("clipshift.demo", "."),
+    autoescape=True,
+    trim_blocks=True,
+    lstrip_blocks=True,
+)
+
+
+def make_demo(
+    models: Sequence[Model],
+    augmentations: Mapping[str, Augmentation],
+    ladders: Mapping[str, Sequence[float]],
+    seed: int = 0,
+) -> gr.Blocks:
+    """The demo's page.
+
+    Args:
+        models: One model, or two to be seen side by side.
+        augmentations: By name.
+        ladders: Strengths at severity 1 to 5, by augmentation.
+        seed: Of every random draw.
+    """
+
+    @lru_cache(maxsize=12)
+    def measured(file: str, severity: str) -> tuple[list[Measured], float]:
+        start = time.perf_counter()
+        variants = make_variants(augmentations, ladders, [severity], {})
+        found = [measure_photo(Path(file), model, variants, seed) for model in models]
+        return found, time.perf_counter() - start
+
+    def answer(file: str | None, augmentation: str, paper: bool, step: float) -> str:
+        if file is None:
+            return TEMPLATES.get_template("answer.html.jinja").render(models=[])
+        severity = PAPER if paper else str(int(step))
+        try:
+            found, seconds = measured(file, severity)
+        except UserError as error:
+            raise gr.Error(str(error), print_exception=False) from None
+        return answer_page(models, found, augmentation, severity, seconds)
+
+    with gr.Blocks(title="clipshift demo", analytics_enabled=False, fill_width=True) as demo:
+        gr.HTML("<h1>What does it take to move an embedding?</h1>")
+        with gr.Row():
+            with gr.Column(scale=1, min_width=260):
+                file = gr.File(label="Photograph", file_types=["image"], height=150)
+                augmentation = gr.Dropdown(list(augmentations), label="Augmentation")
+                paper = gr.Checkbox(True, label="At the paper’s strengths")
+                step = gr.Slider(
+                    1, len(LADDER), 3, step=1, label="Severity", interactive=True, visible=False
+                )
+            with gr.Column(scale=3, min_width=300):
+                shown = gr.HTML(answer(None, "", True, 1), elem_id="answer")
+        paper.change(
+            lambda chosen: gr.update(visible=not chosen), paper, step, show_progress="hidden"
+        )
+        inputs = [file, augmentation, paper, step]
+        gr.on(
+            [part.change for part in inputs],
+            answer,
+            inputs,
+            shown,
+            show_progress="minimal",
+            trigger_mode="always_last",
+        )
+    return demo
+
+
+def answer_page(
+    models: Sequence[Model],
+    measured: Sequence[Measured],
+    augmentation: str,
+    severity: str,
+    seconds: float,
+) -> str:
+    """What the page says of a photograph, as HTML.
+
+    Args:
+        models: The models.
+        measured: What each of them measured, from `measure_photo`.
+        augmentation: The one to show.
+        severity: At which it was measured.
+        seconds: How long that took.
+    """
+    views = (CLEAN, augmentation)
+    pixels = {view: torch.from_numpy(measured[0].views[view][0]) for view in views}
+    seen: list[dict[str, Any]] = []
+    for model, of in zip(models, measured, strict=True):
+        gaze = {view: of.gazes[view][0] for view in views} if of.gazes else None
+        seen.append(
+            {
+                "name": model.name,
+                "gaze": list(lit_pictures(pixels, gaze).values()) if gaze else [],
+                "kind": model.encoder.probe.kind if model.encoder.probe else "",
+                "nearest": [nearest(of, model, view) for view in views],
+                "shifts": shifts(of, model),
+            }
+        )
+    names = sorted(seen[0]["shifts"], key=lambda name: -seen[0]["shifts"][name]["relative"])
+    return TEMPLATES.get_template("answer.html.jinja").render(
+        models=seen,
+        names=names,
+        chosen=augmentation,
+        severity=severity,
+        pictures=[data_url(pixels[view], None) for view in views],
+        colors={name: look.color for name, look in looks(names).items()},
+        most=max([1.0] + [row["relative"] for of in seen for row in of["shifts"].values()]),
+        seconds=seconds,
+    )
+
+
+def shifts(measured: Measured, model: Model) -> dict[str, dict[str, Any]]:
+    """How far each augmentation moves the photograph, by its name."""
+    return {
+        name: {
+            "cosine": float(values[0]),
+            "relative": float(measured.values[name, "relative_shift"][0]),
+            "trained_on": name in model.trained_on,
+        }
+        for (name, measure), values in measured.values.items()
+        if measure == "cosine_similarity"
+    }
+
+
+def launch(demo: gr.Blocks, port: int, **options: Any) -> str:
+    """Show the page on localhost, and go on.
+
+    Args:
+        demo: From `make_demo`.
+        port: Of localhost.
+        options: What else Gradio's ``launch`` takes.
+
+    Returns:
+        The page's address.
+
+    Raises:
+        UserError: If the port is in use.
+    """
+    theme = gr.themes.Base(font=FONTS, font_mono=["monospace"])
+    css = Path(__file__).with_name("demo.css").read_text(encoding="utf-8")
+    try:
+        _, address, _ = demo.launch(
+            server_name=HOST,
+            server_port=port,
+            share=False,
+            quiet=True,
+            prevent_thread_lock=True,
+            ssr_mode=False,
+            footer_links=[],
+            theme=theme,
+            css=css,
+            **options,
+        )
+    except OSError:
+        raise UserError(f"port {port} is in use: choose another, as in port={port + 1}") from None
+    return str(address)
+
+
+def serve(demo: gr.Blocks, port: int, in_browser: bool) -> None:
+    """Show the page on localhost until the demo is stopped.
+
+    Args:
+        demo: From `make_demo`.
+        port: Of localhost.
+        in_browser: Whether to open it in a browser.
+
+    Raises:
+        UserError: If the port is in use.
+    """
+    with tempfile.TemporaryDirectory(prefix="clipshift-demo-") as folder:
+        os.environ["GRADIO_TEMP_DIR"] = folder  # where dragged photographs go
+        try:
+            address = launch(demo, port, inbrowser=in_browser)
+            print(f"demo: {address} (Ctrl-C ends it)", flush=True)
+            demo.block_thread()
+        finally:
+            demo.close(verbose=False)

@@ -1,0 +1,221 @@
+"""The demo: its numbers are those of `measure_shift`, and a browser drags a photograph in."""
+
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+from conftest import AUGMENTATIONS, LADDERS, write_hub_folder
+
+import clipshift
+from clipshift.augment import make_variants
+from clipshift.cli import demo as command
+from clipshift.cli.command import compose_config
+from clipshift.cli.config import validate
+from clipshift.data import sample
+from clipshift.demo.photo import Model, make_model, measure_photo, nearest
+from clipshift.encode import Encoder, load_encoder
+from clipshift.errors import UserError
+from clipshift.results import read_gazes, read_nearest
+
+VIT = {"image_size": 64, "patch_size": 32, "layers": 1, "width": 32, "head_width": 32}
+CLASSES = ["cat", "rocket", "cup of coffee", "horse"]
+TEMPLATES = ["a photo of a {}."]
+LOCAL = ("127.0.0.1", "localhost", "::1", "0.0.0.0")
+
+
+@pytest.fixture(scope="module")
+def photo() -> Path:
+    return next(photo.file for photo in sample() if "coffee" in photo.id)
+
+
+@pytest.fixture(scope="module")
+def models(encoder: Encoder, tmp_path_factory: pytest.TempPathFactory) -> list[Model]:
+    other = load_encoder(f"local-dir:{write_hub_folder(tmp_path_factory.mktemp('other'), VIT, 1)}")
+    return [
+        make_model("small", encoder, CLASSES, TEMPLATES),
+        make_model("other", other, CLASSES, TEMPLATES, ["blur"]),
+    ]
+
+
+# --- the numbers ---------------------------------------------------------------------------------
+
+
+def test_numbers_gaze_and_classes_are_those_of_measure_shift(
+    models: list[Model], hub_folder: Path, photo: Path
+) -> None:
+    names = ["noise", "perspective", "coarse_dropout"]
+    result = clipshift.measure_shift(
+        [photo], hub_folder, names, ["paper", 4], classes=CLASSES, prompts=TEMPLATES,
+        measures="cosine_similarity", seed=3, progress=False,
+    )  # fmt: skip
+    rows = result.shift.set_index(["augmentation", "severity"])["cosine_similarity"]
+    gazes, classes = (read(result.run.folder)[photo.name] for read in (read_gazes, read_nearest))
+    for severity in ("paper", "4"):
+        variants = make_variants({n: AUGMENTATIONS[n] for n in names}, LADDERS, [severity], {})
+        measured = measure_photo(photo, models[0], variants, seed=3)
+        for name in names:
+            view = f"{name}@{severity}"
+            assert measured.values[name, "cosine_similarity"] == rows[name, severity]
+            np.testing.assert_array_equal(measured.gazes[name][0], gazes[view])
+            found = nearest(measured, models[0], name)
+            assert [name for name, _ in found] == [name for name, _ in classes[view]]
+
+
+def test_the_relative_shift_is_against_the_built_in_photographs(
+    models: list[Model], hub_folder: Path, photo: Path
+) -> None:
+    every = clipshift.measure_shift(
+        None, hub_folder, "flip", measures="cosine_similarity", progress=False
+    )
+    assert models[0].spread == every.run.facts["spread"]
+    own = every.shift[every.shift["photo"].str.endswith(photo.name)]
+    variants = make_variants({"flip": AUGMENTATIONS["flip"]}, LADDERS, ["paper"], {})
+    measured = measure_photo(photo, models[0], variants, seed=0)
+    np.testing.assert_array_equal(measured.values["flip", "relative_shift"], own["relative_shift"])
+
+
+# --- mistakes ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [(["beside=lte"], "did you mean 'lite'"), (["port=99999"], "port=99999 is out of range")],
+)
+def test_mistakes_are_one_line(options: list[str], expected: str) -> None:
+    pytest.importorskip("gradio", reason="Gradio is not installed")
+    with pytest.raises(UserError, match=expected):  # noqa: PT012
+        cfg = compose_config("demo", options)
+        validate(cfg, {})
+        command.demo(cfg)
+
+
+def test_without_gradio_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(command, "find_spec", lambda name: None)
+    with pytest.raises(UserError, match=r"pip install 'clipshift\[demo\]'"):
+        command.demo(compose_config("demo"))
+
+
+def test_a_port_in_use_is_said() -> None:
+    page = pytest.importorskip("clipshift.demo.page", reason="Gradio is not installed")
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        with pytest.raises(UserError, match=f"port {port} is in use"):
+            page.launch(page.make_demo([], {"noise": AUGMENTATIONS["noise"]}, LADDERS), port)
+
+
+# --- the page ------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def served(models: list[Model], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """The page's address, and the addresses other than this machine's that its server called."""
+    page = pytest.importorskip("clipshift.demo.page", reason="Gradio is not installed")
+    called: list[Any] = []
+    connect = socket.socket.connect
+
+    def watched(self: socket.socket, address: Any) -> Any:
+        if isinstance(address, tuple) and address[0] not in LOCAL:
+            called.append(address)
+        return connect(self, address)
+
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("GRADIO_TEMP_DIR", str(tmp_path_factory.mktemp("dragged")))
+        patch.setattr(socket.socket, "connect", watched)
+        demo = page.make_demo(models, AUGMENTATIONS, LADDERS)
+        yield SimpleNamespace(address=page.launch(demo, port), called=called)
+        demo.close(verbose=False)
+
+
+@contextmanager
+def opened(served: Any, browser: Any, width: int) -> Iterator[Any]:
+    """The page; afterwards it must have asked nothing of another machine, and erred nowhere."""
+    tab = browser.new_page(viewport={"width": width, "height": 900})
+    faults: list[str] = []
+    tab.on("console", lambda m: faults.append(m.text) if m.type == "error" else None)
+    tab.on("pageerror", lambda error: faults.append(str(error)))
+    ours = (served.address, "data:", "blob:")
+    tab.on("request", lambda r: None if r.url.startswith(ours) else faults.append(r.url))
+    tab.goto(served.address)
+    yield tab
+    assert faults == []
+    assert served.called == []
+    tab.close()
+
+
+def shown(tab: Any, caption: str) -> dict[str, list[str]]:
+    """The numbers of all augmentations, once the table with this caption is there."""
+    tab.locator("#answer .shifts caption", has_text=caption).wait_for()
+    rows = tab.locator("#answer .shifts tbody tr").all()
+    return {row.locator("th").inner_text(): row.locator("td").all_inner_texts() for row in rows}
+
+
+@pytest.fixture(scope="module")
+def known(photo: Path, models: list[Model]) -> dict[str, dict[str, list[float]]]:
+    """The same by severity, measured here: relative shift and cosine of each model."""
+    made = {}
+    for severity in ("paper", "5"):
+        variants = make_variants(AUGMENTATIONS, LADDERS, [severity], {})
+        every = [measure_photo(photo, model, variants, seed=0).values for model in models]
+        made[severity] = {
+            name: [
+                float(of[name, measure][0])
+                for of in every
+                for measure in ("relative_shift", "cosine_similarity")
+            ]
+            for name in AUGMENTATIONS
+        }
+    return made
+
+
+@pytest.mark.parametrize("width", [390, 1280])
+def test_a_photograph_is_dragged_in(
+    served: Any, browser: Any, photo: Path, known: dict[str, dict[str, list[float]]], width: int
+) -> None:
+    axe = pytest.importorskip("axe_core_python.sync_playwright", reason="axe is not installed")
+
+    def check_access(tab: Any) -> None:
+        found = axe.Axe().run(tab)["violations"]
+        bad = [v for v in found if v["impact"] in ("serious", "critical")]
+        assert [(v["id"], v["nodes"][0]["html"]) for v in bad] == []
+        assert tab.evaluate("document.documentElement.scrollWidth") <= width
+
+    def check_numbers(tab: Any, severity: str, caption: str) -> None:
+        told, numbers = shown(tab, caption), known[severity]
+        assert list(told) == sorted(numbers, key=lambda name: -numbers[name][0])
+        for name, cells in told.items():
+            rounded = [float(cell.split()[0]) for cell in cells]
+            np.testing.assert_allclose(rounded, numbers[name], atol=6e-4)
+        assert "(trained on)" in told["blur"][2]
+        assert "(trained on)" not in told["blur"][0] + told["noise"][2]
+
+    with opened(served, browser, width) as tab:
+        tab.locator("#answer .lead").wait_for()
+        check_access(tab)
+        tab.locator("input[type=file]").set_input_files(photo)
+        check_numbers(tab, "paper", "at the paper’s strengths")
+        tab.get_by_label("Augmentation").click()
+        tab.get_by_role("option", name="blur", exact=True).click()
+        tab.locator("#answer .lead", has_text="blur moves other").wait_for()
+        assert tab.locator("#answer img").count() == 2 + 2 * 2
+        tab.get_by_label("At the paper").uncheck()
+        tab.locator("#answer caption", has_text="at severity 3").wait_for()
+        tab.locator("input[type=range]").fill("5")
+        check_numbers(tab, "5", "at severity 5")
+        check_access(tab)
+
+
+def test_what_is_no_photograph_is_said(served: Any, browser: Any, tmp_path: Path) -> None:
+    (tmp_path / "broken.png").write_bytes(b"no photograph")
+    with opened(served, browser, 1280) as tab:
+        tab.locator("input[type=file]").set_input_files(tmp_path / "broken.png")
+        tab.get_by_text("broken.png cannot be read").wait_for()
