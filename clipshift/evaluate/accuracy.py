@@ -42,11 +42,10 @@ class Classification(pl.LightningModule):
         self.encoder, self.zero_shot, self.records = encoder, zero_shot, records
 
     def test_step(self, batch: Batch) -> None:
-        count = len(batch.index)
-        if not count and not batch.skipped:
+        if not len(batch.index) and not batch.skipped:
             return
         measured = Measured(skipped=batch.skipped)
-        if count:
+        if len(batch.index):
             embedding = self.encoder.encode_views(batch.clean).embedding
             classifier = self.zero_shot.classifier.to(self.device)
             target = self.zero_shot.targets[batch.index.cpu()].to(self.device)
@@ -58,8 +57,6 @@ class Classification(pl.LightningModule):
             }
             measured.index = batch.index.cpu().numpy()
             measured.values = {(CLEAN, n): v.double().cpu().numpy() for n, v in values.items()}
-            measured.digests = np.frombuffer(b"".join(batch.digests), np.uint8).reshape(-1, 32)
-            measured.distances = np.empty((count, 0), np.float32)
         self.records.add(measured)
 
 
@@ -92,7 +89,7 @@ def measure_accuracy(
     records.gather()
     if not trainer.is_global_zero:
         return None
-    values = records.read().values
+    values = records.read("values").values
     hits = values.get((CLEAN, "zero_shot_top1"), np.empty(0))
     known = np.isfinite(hits)
     if not known.any():
