@@ -110,7 +110,7 @@ def checked_row(
     sets = [row["data"]] if isinstance(row["data"], str) else list(row["data"])
     made = {
         "model": row["model"],
-        "data": sets[0] if len(sets) == 1 else f"mean of {len(sets)} data sets",
+        "data": sets[0] if len(sets) == 1 else f"{len(sets)} data sets",
         "measure": measure,
         "published": float(row[measure]),
         "ours": None,

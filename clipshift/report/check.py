@@ -10,8 +10,7 @@ from clipshift.report.words import counted
 
 WITHIN, OUTSIDE, NOT_CHECKED = "yes", "no", "not checked"
 """Whether a value of ours is within the tolerance of the published one."""
-HEAD = ["model", "data", "measure", "published", "ours", "difference", "within?"]
-UNITS = {"top1": "top-1, %", "cosine": "cosine × 100"}
+HEAD = ["model", "data", "published", "ours", "difference", "within?"]
 
 
 def verdict(table: pd.DataFrame) -> str:
@@ -27,13 +26,14 @@ def verdict(table: pd.DataFrame) -> str:
 
 def cells(row: Any) -> list[str]:
     """A row for people, in the columns of `HEAD`."""
-    digits = ".2f" if row.measure == "top1" else ".3f"
+    data, digits = (
+        (row.data, ".2f") if row.measure == "top1" else (f"{row.data}, {row.measure}", ".3f")
+    )
     numbers = [
         "" if pd.isna(value) else f"{value:{sign}{digits}}"
         for value, sign in ((row.published, ""), (row.ours, ""), (row.difference, "+"))
     ]
-    within = f"{row.within} (± {row.tolerance:g})"
-    return [row.model, row.data, UNITS[row.measure], *numbers, within]
+    return [row.model, data, *numbers, row.within]
 
 
 def print_check(table: pd.DataFrame, file: Path) -> None:
@@ -47,7 +47,8 @@ def print_check(table: pd.DataFrame, file: Path) -> None:
     console.print()
     rows = table[table["within"] != NOT_CHECKED]
     if len(rows):
-        print_table(console, "Ours, and what was published", [HEAD, *map(cells, rows.itertuples())])
+        title = "Zero-shot top-1 in % (cosines in hundredths): is ours what was published?"
+        print_table(console, title, [HEAD, *map(cells, rows.itertuples())])
     for row in rows[rows["reason"] != ""].itertuples():
         print_text(console, f"`{row.model}` on `{row.data}`: {row.reason}", "failed: ")
     for reason, missing in table[table["within"] == NOT_CHECKED].groupby("reason", sort=False):
