@@ -89,7 +89,7 @@ def test_what_is_here_passes_and_what_is_not_says_so(
     assert (missing["ours"] == "").all()
     assert missing["reason"].str.startswith("no ").all()
     assert f"{len(here)} within tolerance, {len(missing)} not checked, 0 outside" in said
-    assert "check.download=true" in said
+    assert "check.shards=FOLDER/wds_{}" in said
     assert "check.data.imagenet_sample.root=FOLDER" in said
     assert json.loads((tmp_path / "run" / "check.json").read_text())["rows"][0]["within"] == "yes"
     assert {file.name for file in (tmp_path / "run").iterdir()} <= {
@@ -167,7 +167,8 @@ def test_a_part_of_the_photos_is_not_what_was_published(
 def test_what_is_not_where_it_should_be_is_not_checked(
     options: list[str], reason: str, checked: Callable[..., tuple[pd.DataFrame, bool]]
 ) -> None:
-    rows = [{"model": "tiny", "data": "imagenet1k", "top1": 50.0}]
+    data = "sample" if "models" in options[0] else "imagenet1k"
+    rows = [{"model": "tiny", "data": data, "top1": 50.0}]
     table, passed = checked(*options, rows=rows)
     assert passed
     assert table[["within", "reason"]].to_numpy().tolist() == [["not checked", reason]]
@@ -196,7 +197,7 @@ def test_weights_are_loaded_into_the_wrong_architecture_where_a_row_says_so(
     """As a tag, open_clip's ViT-B-32 with these weights is refused."""
     from clipshift.cli import check as module
 
-    asked = []
+    asked, made = [], []
 
     def find(*tag: str) -> tuple[Path, dict]:
         asked.append(tag)
@@ -204,10 +205,29 @@ def test_weights_are_loaded_into_the_wrong_architecture_where_a_row_says_so(
 
     monkeypatch.setattr(module, "weights_are_here", lambda *tag: True)
     monkeypatch.setattr(module, "find_checkpoint", find)
+    monkeypatch.setattr(module, "make_encoder", lambda model, precision: made.append(model))
     cfg = compose_config("evaluate", ["experiment=check", "logger=none"])
-    model = module.model_here(cfg, "vit_b32_laion400m_gelu")
+    module.encoder_of(module.model_here(cfg, "vit_b32_laion400m_gelu"), "fp32")
     assert asked == [("ViT-B-32-quickgelu", "laion400m_e32")]
-    assert (model["architecture"], model["checkpoint"]) == ("ViT-B-32", "weights.safetensors")
+    assert (made[0].architecture, made[0].checkpoint) == ("ViT-B-32", "weights.safetensors")
+
+
+def test_weights_that_cannot_be_downloaded_are_not_checked(
+    checked: Callable[..., tuple[pd.DataFrame, bool]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from clipshift.cli import check as module
+
+    def unreachable(*_: object) -> None:
+        raise UserError("cannot download it")
+
+    monkeypatch.setattr(module, "weights_are_here", lambda *tag: False)
+    monkeypatch.setattr(module, "make_encoder", unreachable)
+    rows = [{"model": "rn50_openai", "data": "sample", "top1": 50.0}]
+    table, passed = checked("check.download=true", rows=rows)
+    assert passed
+    assert table[["within", "reason"]].to_numpy().tolist() == [
+        ["not checked", "cannot download it"]
+    ]
 
 
 def test_the_weights_of_an_image_tower_take_the_place_of_a_tags(

@@ -122,8 +122,8 @@ def checked_row(
         "source": cfg.check.sources[row["source"]],
     }
     try:
+        sources = [photos_here(cfg, name) for name in sets]  # all, before weights are downloaded
         model = model_here(cfg, row["model"])
-        sources = [photos_here(cfg, name) for name in sets]  # all, before any is measured
         found = []
         for name, source in zip(sets, sources, strict=True):
             key = f"{row['model']} {name}"
@@ -169,7 +169,7 @@ def measured(
     photos, wanted = labelled(source, name), cfg.check.data.get(name, {}).get("photos")
     if wanted is not None and len(photos) != wanted:
         raise NotHereError(f"{name} has {len(photos):,} photos with a class here, not {wanted:,}")
-    encoder = make_encoder(OmegaConf.create(dict(model)), cfg.precision)
+    encoder = encoder_of(model, cfg.precision)
     classes = classes_of(photos)
     own = shard_templates(source["root"]) if source["_target_"] == SHARDS else None
     templates = OPENAI if own is None or all(map(is_imagenet, classes)) else own
@@ -202,19 +202,37 @@ def model_here(cfg: DictConfig, name: str) -> dict[str, Any]:
         UserError: If open_clip does not know such weights.
     """
     model: dict[str, Any] = plain(cfg.check.models[name])
-    trained_as, address = model.pop("weights_of", None), model.pop("address", None)
+    address = model.pop("address", None)
     for kind in ("checkpoint", "image_tower"):
         if (file := model.get(kind)) and not Path(file).exists():
             source = f"download {address}, and " if address else ""
             raise NotHereError(f"no weights {file}: {source}set check.models.{name}.{kind}=FILE")
     if model["checkpoint"]:
         return model
-    architecture, tag = trained_as or model["architecture"], model["pretrained"]
-    if not cfg.check.download and not weights_are_here(architecture, tag):
+    architecture = model.get("weights_of", model["architecture"])
+    if not cfg.check.download and not weights_are_here(architecture, model["pretrained"]):
         raise NotHereError("no weights: set check.download=true, or check.models.MODEL.checkpoint")
-    if trained_as:
-        model["checkpoint"] = str(find_checkpoint(trained_as, tag)[0])
     return model
+
+
+def encoder_of(model: Mapping[str, Any], precision: str) -> Encoder:
+    """The encoder of `model_here`; its weights are downloaded if they are not here.
+
+    Raises:
+        NotHereError: If they cannot be downloaded.
+        UserError: If they are here and cannot be used.
+    """
+    options = dict(model)
+    trained_as = options.pop("weights_of", None)
+    architecture, tag = trained_as or options["architecture"], options["pretrained"]
+    try:
+        if trained_as and not options["checkpoint"]:
+            options["checkpoint"] = str(find_checkpoint(trained_as, tag)[0])
+        return make_encoder(OmegaConf.create(options), precision)
+    except UserError as error:
+        if options["checkpoint"] or weights_are_here(architecture, tag):
+            raise
+        raise NotHereError(str(error)) from error
 
 
 def photos_here(cfg: DictConfig, name: str) -> dict[str, Any]:
