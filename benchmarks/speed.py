@@ -230,7 +230,7 @@ def encoder_alone(architecture: str, count: int, precision: str) -> Found:
 
 def alone(procedure: Callable[[], Found]) -> Found:
     """What a procedure finds in a process of its own, with that process's peak of memory."""
-    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+    with ProcessPoolExecutor(1, multiprocessing.get_context("fork")) as pool:
         return pool.submit(_with_memory, procedure).result()
 
 
