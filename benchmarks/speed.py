@@ -276,7 +276,7 @@ def main() -> None:
         count = given.count or PHOTOS.get(model, 64)
         table = compare(model, given.photos, count, given.rounds)
         for name, numbers in table.reindex(columns=list(COLUMNS)).iterrows():
-            told = ["" if np.isnan(number) else f"{number:.3g}" for number in numbers]
+            told = ["" if np.isnan(number) else f"{float(f'{number:.3g}'):g}" for number in numbers]
             print(f"| {model} | {name} | {' | '.join(told)} |", flush=True)
 
 

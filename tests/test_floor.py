@@ -101,6 +101,7 @@ def test_auto_run_says_its_precision_and_floor(
     facts = json.loads((tmp_path / "run.json").read_text())
     assert facts["precision"] == "bf16"
     assert facts["floor"]["flip"]["paper"]["photos"] == 2
+    assert facts["seconds"]["floor"] > 0
     assert any("Floor of bf16" in note for note in words.floor_notes(result.run))
     result.save(tmp_path)
     assert "The floor of bf16" in (tmp_path / "report.html").read_text()

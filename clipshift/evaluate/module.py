@@ -325,11 +325,12 @@ class ShiftEvaluation(pl.LightningModule):
         """What the encoder's precision changes of the run's first photos' cosines, by variant."""
         if self.reference is None or not rows:
             return {}
-        exact = self.reference.encode_views(
-            torch.cat([take(view, rows) for view in views.values()])
-        )
-        ours = torch.stack([take(made.embedding, rows) for made in features.values()])
-        return {"floor": rounding(ours, exact.embedding.view_as(ours))}
+        with self._stage("floor"):
+            exact = self.reference.encode_views(
+                torch.cat([take(view, rows) for view in views.values()])
+            )
+            ours = torch.stack([take(made.embedding, rows) for made in features.values()])
+            return {"floor": rounding(ours, exact.embedding.view_as(ours))}
 
     def _nearest(self, features: Features) -> Tensor:
         return torch.stack(nearest_classes(features.embedding, self.classifier, NEAREST), dim=-1)
