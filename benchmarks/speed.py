@@ -230,7 +230,7 @@ def encoder_alone(architecture: str, count: int, precision: str) -> Found:
 
 def alone(procedure: Callable[[], Found]) -> Found:
     """What a procedure finds in a process of its own, with that process's peak of memory."""
-    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+    with ProcessPoolExecutor(1, multiprocessing.get_context("fork")) as pool:
         return pool.submit(_with_memory, procedure).result()
 
 
@@ -276,7 +276,7 @@ def main() -> None:
         count = given.count or PHOTOS.get(model, 64)
         table = compare(model, given.photos, count, given.rounds)
         for name, numbers in table.reindex(columns=list(COLUMNS)).iterrows():
-            told = ["" if np.isnan(number) else f"{number:.3g}" for number in numbers]
+            told = ["" if np.isnan(number) else f"{float(f'{number:.3g}'):g}" for number in numbers]
             print(f"| {model} | {name} | {' | '.join(told)} |", flush=True)
 
 

@@ -16,6 +16,7 @@ import pytest
 import yaml
 from conftest import MEASURED, ROOT, measure, run_evaluate, wandb_records
 from scipy import stats
+from torch import Tensor
 
 from clipshift.cli.command import compose_config
 from clipshift.cli.jobs import job_key
@@ -29,7 +30,7 @@ from clipshift.comparison.pair import (
 )
 from clipshift.comparison.sweep import grid, job_table, sweep_answer, sweep_notes
 from clipshift.data import Cache, dataset, sample
-from clipshift.encode import Encoder, FeatureCache
+from clipshift.encode import Encoder, FeatureCache, Features
 from clipshift.errors import UserError
 from clipshift.report.figures import draw_curves, draw_parallel
 from clipshift.report.words import model_in_words, run_title
@@ -528,9 +529,12 @@ def test_what_comes_from_the_cache_is_the_same(
     monkeypatch.setattr(dataset, "decode", refuse)
     counted = []
     encode = Encoder._encode
-    monkeypatch.setattr(
-        Encoder, "_encode", lambda self, views: counted.append(len(views)) or encode(self, views)
-    )
+
+    def count(self: Encoder, views: Tensor, heads: bool) -> Features:
+        counted.append(len(views))
+        return encode(self, views, heads)
+
+    monkeypatch.setattr(Encoder, "_encode", count)
     second, *_ = measure(encoder, sample()[:4], names, cache=cache, features=features)
     pd.testing.assert_frame_equal(plain, first, check_exact=True)
     pd.testing.assert_frame_equal(plain, second, check_exact=True)

@@ -13,8 +13,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from clipshift.api import measure_shift
 from clipshift.augment import augment, draw, geometric, make_variants, pixel
-from clipshift.data import ViewDataset, clean_view, collate, decode, sample
-from clipshift.encode import Encoder, ZeroShot, best_precision, load_encoder
+from clipshift.data import Cache, ViewDataset, clean_view, collate, decode, sample
+from clipshift.encode import Encoder, FeatureCache, ZeroShot, best_precision, load_encoder
 from clipshift.evaluate import Keep, ShiftEvaluation
 from clipshift.evaluate.floor import precision_floor
 from clipshift.report import terminal, words
@@ -101,6 +101,7 @@ def test_auto_run_says_its_precision_and_floor(
     facts = json.loads((tmp_path / "run.json").read_text())
     assert facts["precision"] == "bf16"
     assert facts["floor"]["flip"]["paper"]["photos"] == 2
+    assert facts["seconds"]["floor"] > 0
     assert any("Floor of bf16" in note for note in words.floor_notes(result.run))
     result.save(tmp_path)
     assert "The floor of bf16" in (tmp_path / "report.html").read_text()
@@ -144,12 +145,14 @@ def test_step_waits_for_nothing(as_on_a_gpu: None, encoder: Encoder, tmp_path: P
         {name: kind() for name, kind in MEASURES.items()}, records,
         Keep(gallery={1}, views=1, gaze=2), layers=True, reference=encoder,
         zero_shot=ZeroShot(classifier, torch.tensor([0, 3]), tuple("abcd")),
-        texts=torch.rand(2, 32),
+        texts=torch.rand(2, 32), features=FeatureCache(Cache(str(tmp_path), 1), "features"),
     )  # fmt: skip
     module.on_test_epoch_start()
     with torch.no_grad(), Waits() as waits:
         module.test_step(batch)
     assert waits.seen == set()
+    assert module.features is not None
+    assert module.features.get(batch.digests, torch.device("cpu")) is not None
     assert set(records.read().views) == {"clean", *AUGMENTATIONS}
 
 

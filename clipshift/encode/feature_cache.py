@@ -1,5 +1,6 @@
 """The features of clean views, kept on the disk for other runs of the same model."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -29,19 +30,27 @@ class FeatureCache:
             if stored is None:
                 return None
             rows.append(stored)
-        stacked = {name: torch.stack([row[name] for row in rows]).to(device) for name in rows[0]}
+        stacked = {
+            name: torch.stack([row[name] for row in rows]).to(device, non_blocking=True)
+            for name in rows[0]
+        }
         layers = [stacked[name] for name in sorted(stacked) if name.startswith("layer")]
         return Features(
             stacked["embedding"], stacked.get("gaze"), layers or None, stacked.get("norms")
         )
 
-    def set(self, digests: list[bytes], features: Features) -> None:
-        """Store the features of some photos."""
+    def set(self, digests: list[bytes], tensors: Mapping[str, Tensor]) -> None:
+        """Store the features of some photos, as `by_name` has them."""
         for row, digest in enumerate(digests):
-            tensors = {"embedding": features.embedding[row]}
-            for name in ("gaze", "norms"):
-                if (of := getattr(features, name)) is not None:
-                    tensors[name] = of[row]
-            for index, layer in enumerate(features.layers or ()):
-                tensors[f"layer{index:03d}"] = layer[row]
-            self.cache.set(f"{self.key} {digest.hex()}", tensors)
+            stored = {name: rows[row] for name, rows in tensors.items()}
+            self.cache.set(f"{self.key} {digest.hex()}", stored)
+
+    @staticmethod
+    def by_name(features: Features) -> dict[str, Tensor]:
+        """What is stored of features, by name."""
+        tensors = {"embedding": features.embedding}
+        for name in ("gaze", "norms"):
+            if (known := getattr(features, name)) is not None:
+                tensors[name] = known
+        layers = enumerate(features.layers or ())
+        return tensors | {f"layer{index:03d}": layer for index, layer in layers}

@@ -166,7 +166,9 @@ class ShiftEvaluation(pl.LightningModule):
                 for name, v in self.variants.items()
             }
         with self._stage("encode"):
-            by_view = self._encode(views, batch.digests)
+            known = self.features.get(batch.digests, self.device) if self.features else None
+            by_view = self._encode(views, known)
+            new = FeatureCache.by_name(by_view[CLEAN]) if self.features and not known else {}
         rows = self._kept_rows(batch)
         floor = self._floor(rows.get("floor", []), views, by_view)
         with self._stage("measure"):
@@ -183,8 +185,12 @@ class ShiftEvaluation(pl.LightningModule):
                     **floor,
                     **self._layer_shift(by_view),
                     **self._kept(rows, views, by_view),
+                    **{f"clean {name}": tensor for name, tensor in new.items()},
                 }
             )
+        if self.features and new:
+            found = {name: torch.from_numpy(arrays[f"clean {name}"]) for name in new}
+            self.features.set(batch.digests, found)
         measured.stored = stored_digests(batch.draws.values())
         measured.values = dict(zip(values, arrays["values"], strict=True))
         measured.distances = arrays["distances"].astype(np.float32)
@@ -202,22 +208,18 @@ class ShiftEvaluation(pl.LightningModule):
                 )
         return measured
 
-    def _encode(self, views: dict[str, Tensor], digests: list[bytes]) -> dict[str, Features]:
-        layers = len(self.layers) > 0
-        known = self.features.get(digests, self.device) if self.features is not None else None
+    def _encode(self, views: dict[str, Tensor], known: Features | None) -> dict[str, Features]:
+        """The features of all views, the clean ones' being known or not."""
+        layers, photos = len(self.layers) > 0, len(views[CLEAN])
         wanted = {name: view for name, view in views.items() if known is None or name != CLEAN}
         heads = self.keep.heads > 0
-        if len(digests) % ENCODE_BATCH:
+        if photos % ENCODE_BATCH:
             every = self.encoder.encode_views(torch.cat(list(wanted.values())), layers, heads)
-            made = every.split(len(digests))
+            made = every.split(photos)
         else:  # passes are full anyhow, and copying all views takes a while
             made = [self.encoder.encode_views(view, layers, heads) for view in wanted.values()]
         features = dict(zip(wanted, made, strict=True))
-        if known is not None:
-            return {CLEAN: known} | features
-        if self.features is not None:
-            self.features.set(digests, features[CLEAN])
-        return features
+        return {CLEAN: known} | features if known else features
 
     def _measure(
         self, batch: Batch, views: dict[str, Tensor], features: dict[str, Features]
@@ -323,11 +325,12 @@ class ShiftEvaluation(pl.LightningModule):
         """What the encoder's precision changes of the run's first photos' cosines, by variant."""
         if self.reference is None or not rows:
             return {}
-        exact = self.reference.encode_views(
-            torch.cat([take(view, rows) for view in views.values()])
-        )
-        ours = torch.stack([take(made.embedding, rows) for made in features.values()])
-        return {"floor": rounding(ours, exact.embedding.view_as(ours))}
+        with self._stage("floor"):
+            exact = self.reference.encode_views(
+                torch.cat([take(view, rows) for view in views.values()])
+            )
+            ours = torch.stack([take(made.embedding, rows) for made in features.values()])
+            return {"floor": rounding(ours, exact.embedding.view_as(ours))}
 
     def _nearest(self, features: Features) -> Tensor:
         return torch.stack(nearest_classes(features.embedding, self.classifier, NEAREST), dim=-1)
