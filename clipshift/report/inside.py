@@ -248,7 +248,7 @@ def outlier_sections(run: Run) -> list[Section]:
         return []
     text = [
         "Large ViTs turn some patches of little content into outlier tokens, in which they keep "
-        "what concerns the whole picture (“registers”): patch tokens at least three times as long "
+        "what concerns the whole picture (“registers”): patch tokens more than three times as long "
         "as the view’s median one. A gaze on them says little of what is seen there."
     ]
     if not rows["tokens"].any():
