@@ -44,6 +44,7 @@ from clipshift.results import (
     ratio_values,
     read_run,
 )
+from clipshift.train.export import export_model
 
 TABLES = ("directions", "direction_cosines", "undone", "neighbourhoods", "named")
 
@@ -356,6 +357,13 @@ def test_only_sentences_are_asked_of_a_model_that_knows_them(
     known, notes = found(encoder)
     assert not known
     assert "only names" in notes[0]
+
+
+def test_an_exported_model_says_what_it_knows(tmp_path: Path) -> None:
+    export_model({}, {}, {}, tmp_path, NAMES)
+    assert known_texts(tmp_path) == NAMES
+    export_model({}, {}, {}, tmp_path)
+    assert known_texts(tmp_path) == "sentences"
 
 
 @pytest.mark.parametrize("name", ["lite", "tiny"])
