@@ -9,7 +9,7 @@ import open_clip
 import pandas as pd
 import pytest
 import torch
-from conftest import AUGMENTATIONS
+from conftest import AUGMENTATIONS, run_module
 from safetensors import safe_open
 from scipy import stats
 from scipy.linalg import orthogonal_procrustes
@@ -19,8 +19,8 @@ from scipy.spatial.distance import pdist
 from clipshift.augment import make_variants
 from clipshift.cli.command import compose_config
 from clipshift.cli.evaluate import evaluate
-from clipshift.data import Photo, sample
-from clipshift.encode import NAMES, Encoder, Vocabulary
+from clipshift.data import Photo, ViewDataset, sample
+from clipshift.encode import NAMES, Encoder, Vocabulary, as_encoder
 from clipshift.encode.encoder import MODELS, known_texts
 from clipshift.evaluate import Evaluation
 from clipshift.evaluate.inside import inside_tables
@@ -44,6 +44,7 @@ from clipshift.results import (
     ratio_values,
     read_run,
 )
+from clipshift.train.export import export_model
 
 TABLES = ("directions", "direction_cosines", "undone", "neighbourhoods", "named")
 
@@ -356,6 +357,28 @@ def test_only_sentences_are_asked_of_a_model_that_knows_them(
     known, notes = found(encoder)
     assert not known
     assert "only names" in notes[0]
+
+
+def test_a_model_without_layers_that_are_known_has_no_outliers() -> None:
+    class Colours(torch.nn.Module):
+        def encode_image(self, images: torch.Tensor) -> torch.Tensor:
+            return images.mean(dim=(2, 3))
+
+    encoder = as_encoder(Colours(), {"size": 32, "mean": [0, 0, 0], "std": [1, 1, 1]})
+    chosen = {"flip": AUGMENTATIONS["flip"]}
+    variants, photos = make_variants(chosen, {}, ["paper"], {}), sample()[:2]
+    dataset = ViewDataset(photos, chosen, 0, "squash")
+    records, _ = run_module(encoder, variants, {}, dataset, batch_size=2, layers=True)
+    measured = records.read()
+    assert measured.layers is measured.outliers is None
+    assert outlier_table(measured, photos, variants, 0).empty
+
+
+def test_an_exported_model_says_what_it_knows(tmp_path: Path) -> None:
+    export_model({}, {}, {}, tmp_path, NAMES)
+    assert known_texts(tmp_path) == NAMES
+    export_model({}, {}, {}, tmp_path)
+    assert known_texts(tmp_path) == "sentences"
 
 
 @pytest.mark.parametrize("name", ["lite", "tiny"])

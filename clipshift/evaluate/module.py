@@ -116,7 +116,7 @@ class ShiftEvaluation(pl.LightningModule):
             LayerShift(len(self.variants), width)
             for width in (encoder.layer_widths if layers else ())
         )
-        self.outliers = OutlierTokens(1 + len(self.variants), len(self.layers)) if layers else None
+        self.outliers = OutlierTokens(1 + len(self.variants), len(self.layers))
         self.records, self.keep = records, keep
         self.zero_shot, self.texts, self.features = zero_shot, texts, features
         self.register_buffer("classifier", zero_shot.classifier if zero_shot else None, False)
@@ -267,7 +267,7 @@ class ShiftEvaluation(pl.LightningModule):
 
     def _layer_shift(self, features: dict[str, Features]) -> dict[str, Tensor]:
         """Tokens' cosines and outliers, see `Measured.layers` and `Measured.outliers`."""
-        if self.outliers is None:
+        if not len(self.layers):
             return {}
         clean = features[CLEAN].layers or []
         cosines = []

@@ -28,7 +28,7 @@ FLAT = 1e-6
 TIE = 1e-9
 """Cosines that differ by less are equal."""
 OUTLIER = 3.0
-"""Patch tokens are outliers from so many times the median length on: halfway, by ratio, between an
+"""Patch tokens longer than so many times the median are outliers: halfway, by ratio, between an
 ordinary token and the outliers of Darcet et al., which are about ten times as long."""
 SHOWN = 0.999
 """A pixel counts as shown by a view where a map of ones, moved back, is above this."""
@@ -646,7 +646,7 @@ def cka_values(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def outlier_tokens(norms: Tensor) -> Tensor:
-    """Which patch tokens of a view are outliers: `OUTLIER` times as long as its median one.
+    """Which patch tokens of a view are outliers: longer than `OUTLIER` times the median one.
 
     Large ViTs turn tokens of patches that say little into such ones, about ten times as long as
     the others, and keep in them what concerns the whole picture ("registers"). Source: Darcet et

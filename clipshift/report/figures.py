@@ -464,7 +464,7 @@ def _lines(
     if bounds:
         thin = table["line"].nunique() > MANY_LINES
         interval = base.mark_rule(strokeWidth=1.5 if thin else 5).encode(
-            y=alt.Y(f"{bounds[0]}:Q", title=title),
+            y=alt.Y(f"{bounds[0]}:Q", title=title, scale=scale),
             y2=f"{bounds[1]}:Q",
             opacity=alt.condition(over, alt.value(0.35), alt.value(0.08)),
         )

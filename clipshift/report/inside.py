@@ -201,13 +201,13 @@ def named_section(run: Run) -> Section:
         rows.append([Cell(name), Cell(vocabulary), Cell(_texts(gained)), Cell(_texts(lost))])
         severities.append(severity)
     table = Table(
-        ["augmentation", "of the", "nearer to", "farther from"], rows, "What views move towards",
+        ["augmentation", "list", "nearer to", "farther from"], rows, "What views move towards",
         severities, "named.csv",
         "Mean change of the cosine between image and text, with 95 % intervals: the three that "
         "gain and lose most, of those whose change is significant after Holm’s correction.",
     )  # fmt: skip
     whole = Table(
-        ["augmentation", "of the", "text", "cosine", "p (Holm)", "probability", "p (Holm)"],
+        ["augmentation", "list", "text", "cosine", "p (Holm)", "probability", "p (Holm)"],
         [
             [
                 Cell(row.augmentation),
@@ -248,7 +248,7 @@ def outlier_sections(run: Run) -> list[Section]:
         return []
     text = [
         "Large ViTs turn some patches of little content into outlier tokens, in which they keep "
-        "what concerns the whole picture (“registers”): patch tokens at least three times as long "
+        "what concerns the whole picture (“registers”): patch tokens more than three times as long "
         "as the view’s median one. A gaze on them says little of what is seen there."
     ]
     if not rows["tokens"].any():

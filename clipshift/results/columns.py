@@ -86,8 +86,8 @@ DEFINITIONS: dict[str, dict[str, str]] = {
         "augmentation": "what was done to the photo; clean: nothing",
         "severity": KEYS["severity"] + "; the clean views have their rows at each",
         "layer": "block of the image tower, from 1",
-        "tokens": "mean number of outlier tokens: patch tokens three times as long as the view's "
-        "median one, or longer",
+        "tokens": "mean number of outlier tokens: patch tokens more than three times as long as "
+        "the view's median one",
     }
     | INTERVAL
     | {
