@@ -30,7 +30,7 @@ LOCAL = ("127.0.0.1", "localhost", "::1", "0.0.0.0")
 
 @pytest.fixture(scope="module")
 def photo() -> Path:
-    return next(photo.file for photo in sample() if "coffee" in photo.id)
+    return next(Path(photo.file) for photo in sample() if "coffee" in photo.id)
 
 
 @pytest.fixture(scope="module")
