@@ -18,7 +18,7 @@ from docs_words import Words
 from hub import Hub
 
 from clipshift.cli.command import compose_config, quoted
-from clipshift.cli.config import MEASURED, validate
+from clipshift.cli.config import DISTURBED, MEASURED, validate
 from clipshift.cli.main import COMMANDS
 
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -48,6 +48,14 @@ NOT_RUN = {
     "aug=noise,blur model=lite,vit_b32_openai": "it needs a cluster",
     "clip_benchmark build 'outputs/*/*/clip_benchmark/*.json' --output benchmark.csv": "it is "
     "another package's, with ten more behind it; test_publishing.py has what it reads",
+    **dict.fromkeys(
+        (
+            "clipshift demo",
+            "clipshift demo model=lite beside=outputs/robustify_lite/model",
+            "clipshift demo model=vit_b32_openai beside=lite",
+        ),
+        "it shows a page until it is stopped; test_demo.py opens it",
+    ),
     "hf upload USER/NAME outputs/robustify/model": "it needs an account",
 }
 
@@ -75,13 +83,13 @@ def test_what_is_not_run_is_still_told() -> None:
     assert others == {"make", "pip"}  # each has a test of its own below
 
 
-@pytest.mark.parametrize("line", OURS)
+@pytest.mark.parametrize("line", [*OURS, *(line for line in NOT_RUN if "demo" in line)])
 def test_a_command_of_the_docs_has_options_that_are_there(line: str) -> None:
     name, *arguments = shlex.split(re.sub(r"^(clipshift|python) (\w+)(\.py)?", r"\2", line))
     assert name in COMMANDS
     if name == "check":
         name, arguments = "evaluate", ["experiment=check", *arguments]
-    if name not in ("evaluate", "train"):
+    if name not in ("evaluate", "train", "demo"):
         return
     sweep = "-m" in arguments
     for argument in arguments:
@@ -92,6 +100,8 @@ def test_a_command_of_the_docs_has_options_that_are_there(line: str) -> None:
     overrides = [o for o in overrides if not o.startswith("hydra")]
     if name == "train":
         assert "stage" in compose_config("train", overrides)
+    elif name == "demo":
+        validate(compose_config("demo", overrides), DISTURBED)
     else:
         validate(compose_config("evaluate", ["logger=none", *overrides]), MEASURED)
 

@@ -71,6 +71,7 @@ def test_folders_that_hold_no_run_are_told(
         ("clipshift ", set(COMMANDS)),
         ("clipshift evaluate aug=no", {"aug=noise"}),
         ("clipshift train experiment=robustify_d", {"experiment=robustify_demo"}),
+        ("clipshift demo prompts=pl", {"prompts=plain"}),
     ],
 )
 def test_the_shell_completes_commands_and_options(line: str, expected: set[str]) -> None:
