@@ -112,11 +112,19 @@ def main() -> None:
                 Photo(f"{i % 1000:03d}/{i:07d}.jpg", folder, label=f"class {i % 1000}")
                 for i in range(count)
             ]
+        facts = {"data": {}, "notes": [], "model": {"gaze_layer": None}}
         with told("all after the last photo"):
             with told("read what is kept"):
                 measured = records.read("digests", "distances", *KEPT)
             run = make_run(
-                folder, measured, records, photos, variants, columns | COLUMNS, 0, {"data": {}}
+                folder,
+                measured,
+                records,
+                photos,
+                variants,
+                columns | COLUMNS,
+                0,
+                facts,
             )
             write_run(run)
         print(run.ranking.head(3).to_string())

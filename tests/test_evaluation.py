@@ -294,7 +294,8 @@ def test_ranks_and_batches_leave_the_same_files(
                 records.add(measured(own[start : start + batch]))
         variants = make_variants({name: AUGMENTATIONS[name] for name in names}, {}, ["paper"], {})
         kept = records.read("digests", "distances", "gallery")
-        run = make_run(folder, kept, records, photos, variants, MEASURED, 0, {"data": {}})
+        facts = {"data": {}, "notes": [], "model": {"gaze_layer": None}}
+        run = make_run(folder, kept, records, photos, variants, MEASURED, 0, facts)
         write_run(run)
         shift = by_photo(run.rows, "cosine_similarity")
         assert shift.index.tolist() == sorted(photo.id for photo in photos)

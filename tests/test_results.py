@@ -632,7 +632,7 @@ def test_a_column_of_the_file_is_that_of_the_table(
         own, other = by_photo(file, measure), by_photo(table, measure)
         np.testing.assert_array_equal(own, table[measure].to_numpy().reshape(7, 3))
         pd.testing.assert_frame_equal(own, other, check_index_type=False, check_column_type=False)
-    assert [*labels_of(file).items()][2:] == [*labels_of(table).items()][2:]
+    assert [*labels_of(file).items()][3:] == [*labels_of(table).items()][3:]
     assert labels_of(file).isna().tolist() == [True] * 3 + [False] * 4
     assert file.head(2)["rmse"].tolist() == table["rmse"].tolist()[:2]
     assert (len(file), list(file), file.empty) == (21, list(table), False)

@@ -227,7 +227,7 @@ class ShiftFile:
     @property
     def labels(self) -> pd.Series:
         """The photos' labels, by id."""
-        return pd.Series(self._of_photos("label"), self.photos, name="label")
+        return self._of_photos("label").set_axis(self.photos)
 
     def by_photo(self, measure: str) -> pd.DataFrame:
         """A measure: one row per photo, one column per variant, float64."""

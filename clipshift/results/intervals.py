@@ -25,7 +25,7 @@ Where most photos share one value, some resamples have no other: their error of 
 interval infinite. If they were left out, it would cover 0.81 (of ten photos seven alike in the
 mean); with this floor it covers 0.97, and other populations are hardly touched.
 """
-BLOCK = 512
+BLOCK = 256
 """Photos that are resampled at once, from one stream of random numbers: part of every interval."""
 ROUNDING = 1e-12
 """Values that differ by less, relative to their mean, are equal."""

@@ -33,21 +33,23 @@ def pairs_of(count: int) -> np.ndarray:
     return np.array(list(combinations(range(count), 2)), int).reshape(-1, 2)
 
 
-def paired_differences(values: np.ndarray) -> np.ndarray:
-    """The differences of every two columns, the first minus the second.
+def with_differences(values: np.ndarray) -> np.ndarray:
+    """Some columns, and behind them the differences of every two, the first minus the second.
 
     Args:
-        values: One row per photo, one column per augmentation.
+        values: One row per photo, one column per augmentation: K of them.
 
     Returns:
-        Each photo's differences in the order of `pairs_of`, (photos, pairs): NaN where it has no
+        Shape (photos, K + pairs), the pairs in the order of `pairs_of`: NaN where a photo has no
         value in either column.
     """
-    pairs = pairs_of(values.shape[1])
-    differences = np.empty((len(values), len(pairs)))
-    for pair, (first, second) in enumerate(pairs):
-        np.subtract(values[:, first], values[:, second], out=differences[:, pair])
-    return differences
+    columns = values.shape[1]
+    pairs = pairs_of(columns)
+    made = np.empty((len(values), columns + len(pairs)))
+    made[:, :columns] = values
+    for place, (first, second) in enumerate(pairs, columns):
+        np.subtract(values[:, first], values[:, second], out=made[:, place])
+    return made
 
 
 def told_apart(differences: Studentized) -> np.ndarray:
@@ -97,8 +99,7 @@ def rank_augmentations(shift: Shift, seed: int) -> pd.DataFrame:
         if not size:
             continue
         positions = pairs_of(size)
-        values = matrix.to_numpy()
-        made = studentize(np.hstack([values, paired_differences(values)]), seed)
+        made = studentize(with_differences(matrix.to_numpy()), seed)
         low, high = np.clip(made[:size].interval(), 0, 2)
         differences = made[size:]
         ranks = np.array([rank_interval(own, positions, differences) for own in range(size)])
@@ -162,7 +163,9 @@ def ranking_agreement(
     """
     first, second = (shift_matrix(shift, severity) for severity in severities)
     names = [name for name in first if name in second]
-    both = [paired_differences(matrix[names].to_numpy()) for matrix in (first, second)]
+    both = [
+        with_differences(matrix[names].to_numpy())[:, len(names) :] for matrix in (first, second)
+    ]
     pairs = both[0].shape[1]
     if not pairs:
         return np.nan, np.nan, np.nan

@@ -161,7 +161,7 @@ class Records:
                     rows.seek(int(row) * values.nbytes)
                     rows.write(values)
             rows.seek(0)
-            for start in range(0, len(order), AT_ONCE):
+            for start in range(0, max(1, len(order)), AT_ONCE):
                 index = order[start : start + AT_ONCE]
                 table = np.fromfile(rows, float, len(index) * len(keys))
                 columns = table.reshape(len(index), len(keys)).T
