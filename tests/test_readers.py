@@ -424,6 +424,7 @@ def test_other_addresses_are_streamed(benchmark: Path, tmp_path: Path) -> None:
     photos = shards("memory://bucket/wds", download=str(tmp_path))
     assert facts(photos) == expected(benchmark)
     assert "no memory://elsewhere/test/nshards.txt" in said(shards, "memory://elsewhere")
+    assert "no folder" in said(shards, "filecache::memory://bucket/wds")
     files.rm("/bucket", recursive=True)
 
 

@@ -5,6 +5,7 @@ import hashlib
 import http.client
 import io
 import os
+import re
 import shutil
 import time
 import urllib.error
@@ -33,8 +34,8 @@ VERSIONS = ("ETag", "etag", "Last-Modified", "LastModified", "mtime")
 
 
 def is_url(root: object) -> bool:
-    """Whether a root is an address and not a path."""
-    return "://" in str(root)
+    """Whether a root is an address and not a path; one of `fsspec`'s within another is none."""
+    return re.match(r"\w+://", str(root)) is not None
 
 
 def is_http(root: object) -> bool:
