@@ -13,7 +13,8 @@ import urllib.request
 from http.client import HTTPResponse
 from pathlib import Path
 
-IMPORTED = ["wandb", "clipshift.comparison", "clipshift.evaluate", "clipshift.report.run"]
+IMPORTED = ["wandb", "hydra", "clipshift.comparison", "clipshift.train.finetuning"]
+IMPORTED += ["clipshift.evaluate", "clipshift.report.run"]
 """But not `clipshift.cli`, which keeps the command line that it is imported under."""
 
 
