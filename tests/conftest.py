@@ -4,8 +4,10 @@ import json
 import os
 import struct
 import subprocess
+import sys
 import tempfile
 from collections.abc import Collection, Iterator, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +17,10 @@ import pytest
 import pytorch_lightning as pl
 import torch
 import yaml
-from commands import ROOT, run_script
 from hydra.utils import get_class
 from hypothesis import HealthCheck, settings
 from safetensors.torch import save_file
+from terminal import ROOT, Terminal
 from torch import Tensor
 from torch.utils.data import DataLoader, default_collate
 from wandb.proto import wandb_internal_pb2
@@ -88,6 +90,27 @@ def run_evaluate(
 ) -> subprocess.CompletedProcess[str]:
     """``python evaluate.py`` as a user runs it."""
     return run_script("evaluate.py", *overrides, env=env)
+
+
+@cache
+def terminal() -> Terminal:
+    return Terminal()
+
+
+def run_script(
+    script: str, *arguments: str, cwd: Path | None = None, env: dict[str, str] | None = None
+) -> subprocess.CompletedProcess[str]:
+    """``python evaluate.py`` or another script of the project's, as a user runs it.
+
+    With variables of its own it has a new Python: packages read some when they are imported.
+    """
+    command = [str(ROOT / script), *arguments]
+    if env is None:
+        return terminal().run(["python", *command], cwd or Path.cwd(), dict(os.environ))
+    return subprocess.run(
+        [sys.executable, *command], capture_output=True, text=True, timeout=300, check=False,
+        cwd=cwd, env=os.environ | env,
+    )  # fmt: skip
 
 
 def configured(choice: str) -> tuple[dict[str, Augmentation], dict[str, list[float]]]:

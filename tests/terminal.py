@@ -1,21 +1,71 @@
-"""A terminal for tests: each command in a process of its own, with what is slow to import.
+"""A terminal for tests: each command has a process of its own, as a user's has.
 
-Reads lines of JSON, ``[folder, words]``, where ``words`` are ``clipshift …`` or ``python FILE …``.
-Runs each in its folder, with what it says in ``said.txt``, and prints its exit code.
+Python and its packages take seconds to start. So one process imports them once and is forked for
+every command; what a command sees of its own process is the same.
 """
 
 import importlib
 import json
 import os
 import runpy
+import select
+import signal
+import subprocess
 import sys
+import tempfile
 import urllib.request
+from collections.abc import Mapping, Sequence
 from http.client import HTTPResponse
 from pathlib import Path
 
-IMPORTED = ["wandb", "hydra", "clipshift.comparison", "clipshift.train.finetuning"]
-IMPORTED += ["clipshift.evaluate", "clipshift.report.run"]
-"""But not `clipshift.cli`, which keeps the command line that it is imported under."""
+ROOT = Path(__file__).resolve().parent.parent
+IMPORTED = [
+    "clipshift.cli.evaluate", "clipshift.cli.train", "clipshift.comparison", "altair",
+    "kornia.augmentation", "torchmetrics.functional.image", "vl_convert", "wandb",
+]  # fmt: skip
+SECONDS = 600
+"""After so long a command is taken to hang."""
+
+
+class Terminal:
+    """Runs commands one after another.
+
+    Args:
+        env: Variables that packages may read when they are imported, beside those there are.
+    """
+
+    def __init__(self, env: Mapping[str, str] | None = None) -> None:
+        self.process = subprocess.Popen(
+            [sys.executable, __file__], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+            env=os.environ | (env or {}) | {"PYTHONPATH": str(ROOT)},
+        )  # fmt: skip
+
+    def run(
+        self, words: Sequence[str], cwd: Path, env: Mapping[str, str] | None = None
+    ) -> subprocess.CompletedProcess[str]:
+        """Run ``clipshift …`` or ``python FILE …``.
+
+        Args:
+            words: The command.
+            cwd: The folder that it is typed in.
+            env: All variables that it sees; None leaves them as they are in the terminal.
+        """
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
+        with tempfile.TemporaryDirectory() as said:
+            print(json.dumps([list(words), str(cwd), said, env]), file=self.process.stdin)
+            self.process.stdin.flush()
+            if not select.select([self.process.stdout], [], [], SECONDS)[0]:
+                self.close()
+                raise TimeoutError(f"{words} has not ended")
+            code = int(self.process.stdout.readline())
+            files = [Path(said, name) for name in ("stdout", "stderr")]
+            return subprocess.CompletedProcess(words, code, *(file.read_text() for file in files))
+
+    def close(self) -> None:
+        """End it, and what it runs."""
+        os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.wait()
 
 
 class HubHere(urllib.request.HTTPSHandler):
@@ -26,29 +76,35 @@ class HubHere(urllib.request.HTTPSHandler):
         return urllib.request.urlopen(req.full_url.replace("https://huggingface.co", here))
 
 
-def run(folder: str, words: list[str]) -> None:
-    """Become a command, in the folder that it is typed in."""
+def become(words: list[str], folder: str, said: str, env: dict[str, str] | None) -> None:
+    """Run a command in this process."""
     os.chdir(folder)
-    said = os.open("said.txt", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+    if env is not None:
+        os.environ.clear()
+        os.environ.update(env)
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
-    os.dup2(said, 1)
-    os.dup2(said, 2)
+    for descriptor, name in ((1, "stdout"), (2, "stderr")):
+        os.dup2(os.open(Path(said, name), os.O_WRONLY | os.O_CREAT), descriptor)
+    from clipshift.cli import command
+
+    sys.argv[:] = words[1:] if words[0] == "python" else words
+    command.TYPED[:] = sys.argv
     if words[0] == "python":
-        sys.argv = words[1:]
         runpy.run_path(words[1], run_name="__main__")
     else:
-        sys.argv = words
         runpy.run_module(words[0], run_name="__main__")
 
 
 if __name__ == "__main__":
+    os.setsid()
     sys.path.remove(str(Path(__file__).parent))
     for name in IMPORTED:
         importlib.import_module(name)
-    urllib.request.install_opener(urllib.request.build_opener(HubHere))
+    if "HF_ENDPOINT" in os.environ:
+        urllib.request.install_opener(urllib.request.build_opener(HubHere))
     for line in sys.stdin:
         child = os.fork()
         if not child:
-            run(*json.loads(line))
+            become(*json.loads(line))
             sys.exit()
         print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)

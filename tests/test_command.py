@@ -7,8 +7,7 @@ from pathlib import Path
 from typing import ClassVar
 
 import pytest
-from commands import run_script
-from conftest import ROOT, run_evaluate
+from conftest import ROOT, run_evaluate, run_script
 from omegaconf import DictConfig, OmegaConf
 
 from clipshift.cli import command

@@ -17,8 +17,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from commands import run_script
-from conftest import AUGMENTATIONS, ROOT, run_evaluate
+from conftest import AUGMENTATIONS, ROOT, run_evaluate, run_script
 from PIL import Image
 
 from clipshift.cli import interruption
@@ -272,7 +271,7 @@ def test_jobs_side_by_side_may_have_workers(photos: Path, hub_folder: Path, tmp_
     done = run_evaluate(*options(
         photos, hub_folder, tmp_path, "-m", "hydra/launcher=joblib", "seed=0,1", "data.limit=4",
         "data.num_workers=1", f"hydra.sweep.dir={tmp_path}",
-    ), env={})  # fmt: skip
+    ))  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert "2 of 2 jobs finished" in done.stdout
 

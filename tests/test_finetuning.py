@@ -15,8 +15,7 @@ import open_clip
 import pandas as pd
 import pytest
 import torch
-from commands import run_script
-from conftest import MEASURED, ROOT, first_loss
+from conftest import MEASURED, ROOT, first_loss, run_script
 from omegaconf import DictConfig
 from PIL import Image
 from safetensors.torch import load_file, save_file
