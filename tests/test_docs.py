@@ -32,7 +32,8 @@ FEWER = {
     "robustify_tiny": "data.val.sample=4 data.batch_size=8",
     "robustify_vit_b32": "data.val.sample=2 data.batch_size=4",
     "pretrain_tiny": "data.batch_size=8 teacher.batch_size=8 teacher.steps=1 "
-    "trainer.max_epochs=2 adaptation.trainer.max_epochs=1",
+    "trainer.max_epochs=2 adaptations.mild.trainer.max_epochs=1 "
+    "adaptations.strong.trainer.max_epochs=1",
     "make_lite": "optimization.steps=2",
 }
 """By experiment: what is typed behind a command, so that few photos and seconds are enough."""

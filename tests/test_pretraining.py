@@ -73,7 +73,7 @@ def root(tmp_path: Path) -> Path:
 
 def small(root: Path, folder: Path) -> DictConfig:
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-        options = ["logger=csv", "teacher=null", "adaptation=null"]
+        options = ["logger=csv", "teacher=null", "adaptations=null"]
         cfg = compose("train", ["experiment=pretrain_tiny", *options])
     OmegaConf.set_struct(cfg, False)
     del cfg.model_cfg.vision_cfg
@@ -322,24 +322,31 @@ def test_adaptation_goes_on_from_the_first_stage_with_photos_as_an_evaluation_sh
     cfg = small(root, tmp_path)
     cfg.trainer.max_epochs = 2
     optimization = {"lr": 1e-3, "views": [[1.0, 16, 0.9]]}
-    cfg.adaptation = {"trainer": {"max_epochs": 1}, "optimization": optimization}
+    options = {"trainer": {"max_epochs": 1}, "optimization": optimization}
+    cfg.adaptations = {"mild": options, "strong": options | {"ema": 0.5}}
     pretrain(cfg, tmp_path)
 
     pixels = load_pixels(shards(root, "train-*.tar"), 16)
-    for batches, photos in ((shown[:12], pixels), (shown[12:], seen_in_evaluation(pixels))):
+    for batches, photos in ((shown[:12], pixels), (shown[12:18], seen_in_evaluation(pixels))):
         known = {photo.numpy().tobytes() for photo in photos}
         assert {photo.numpy().tobytes() for batch in batches for photo in batch} == known
-    assert len(shown) == 12 + 6
-    first, adapted = weights(tmp_path / "photos"), weights(tmp_path)
-    assert all(torch.equal(begun[1][name], value.float()) for name, value in first.items())
-    assert any(not torch.equal(adapted[name], value) for name, value in first.items())
+    assert len(shown) == 12 + 6 + 6
+    names = ("photos", "mild", "strong")
+    first, mild, strong = (weights(tmp_path / name) for name in names)
+    averaged = weights(tmp_path)
+    for start in begun[1:]:
+        assert all(torch.equal(start[name], value.float()) for name, value in first.items())
+    for name in ("text_projection", "token_embedding.weight"):
+        assert not torch.equal(mild[name], strong[name])
+        mean = (mild[name].double() + strong[name].double()) / 2
+        torch.testing.assert_close(averaged[name].double(), mean, atol=1e-3, rtol=1e-3)
 
-    for folder in (tmp_path, tmp_path / "photos"):
-        (folder / "last.ckpt").unlink()
+    for folder in names:
+        (tmp_path / folder / "last.ckpt").unlink()
     pretrain(cfg, tmp_path)
-    assert len(begun) == 3  # the second stage alone
+    assert len(begun) == 3  # what has ended is not trained again
     again = weights(tmp_path)
-    assert all(torch.equal(again[name], value) for name, value in adapted.items())
+    assert all(torch.equal(again[name], value) for name, value in averaged.items())
 
 
 def test_photos_are_seen_as_an_evaluation_shows_them_to_the_model(root: Path) -> None:

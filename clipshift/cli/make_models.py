@@ -2,6 +2,7 @@
 
 import math
 from pathlib import Path
+from typing import Any
 
 import open_clip
 import pytorch_lightning as pl
@@ -41,9 +42,10 @@ from clipshift.train.views import Shuffled
 def pretrain(cfg: DictConfig, folder: Path) -> None:
     """Train, resume where ``folder`` holds a checkpoint, and export the averaged model.
 
-    First on the photos as they are, in ``photos/``; then, with ``cfg.adaptation``, on what an
-    evaluation makes of them. A stage that has ended only exports again, and the first not even
-    that where it has exported.
+    First on the photos as they are, in ``photos/``; then, for each of ``cfg.adaptations``, from
+    there on what an evaluation makes of them, in a folder of its name: the model is the mean of
+    these (Wortsman et al., "Model soups", 2022, arXiv:2203.05482). A stage that has exported is not
+    trained again.
 
     Args:
         cfg: The composed ``conf/train.yaml``.
@@ -79,17 +81,29 @@ def pretrain(cfg: DictConfig, folder: Path) -> None:
         train.columns["teacher"] = teacher_logits(
             settings["teacher"], train, root, folder / "teacher.safetensors", cfg.seed
         )
-    if cfg.adaptation is None:
+    if not cfg.adaptations:
         pretrain_stage(cfg, folder, train, val, classes)
         return
-    first = folder / "photos"
-    if not (first / "model" / WEIGHTS).exists():
-        pretrain_stage(cfg, first, train, val, classes)
+
+    def stage(options: DictConfig, name: str, start: dict[str, Tensor] | None) -> dict[str, Tensor]:
+        weights = folder / name / "model" / WEIGHTS
+        if not weights.exists():
+            pretrain_stage(options, folder / name, train, val, classes, start)
+        return load_file(weights)
+
+    first = stage(cfg, "photos", None)
     for part in (train, val):
         part.columns["pixels"] = seen_in_evaluation(part.columns["pixels"])
-    adapted = cfg.copy()
-    adapted.merge_with(cfg.adaptation)
-    pretrain_stage(adapted, folder, train, val, classes, load_file(first / "model" / WEIGHTS))
+    adapted = []
+    for name, options in cfg.adaptations.items():
+        own = cfg.copy()
+        own.merge_with(options)
+        adapted.append(stage(own, name, first))
+    model = open_clip.CLIP(**settings["model_cfg"])
+    model.load_state_dict(
+        {name: torch.stack([of[name].float() for of in adapted]).mean(dim=0) for name in first}
+    )
+    finish(model, settings["model_cfg"], train, cfg.data.batch_size, folder)
 
 
 def pretrain_stage(
@@ -150,13 +164,20 @@ def pretrain_stage(
     )
     averaged = load_training(folder / LAST, "cpu", module.state_dict())["state_dict"]
     module.load_state_dict(averaged)
+    finish(module.model, settings["model_cfg"], train, cfg.data.batch_size, folder)
+    track_checkpoint(trainer.logger, folder / "model")
+
+
+def finish(
+    model: open_clip.CLIP, model_cfg: dict[str, Any], photos: Pixels, batch_size: int, folder: Path
+) -> None:
+    """Take the norms of a mean of weights anew, over whole photos, and export it to ``model/``."""
     # Batch norm's running statistics belong to the weights on the way, not to their average
     # (Izmailov et al., "Averaging Weights Leads to Wider Optima", 2018, arXiv:1803.05407, 3.3).
-    batches = train.columns["pixels"].split(cfg.data.batch_size)
+    batches = photos.columns["pixels"].split(batch_size)
     with torch.autocast("cpu", torch.bfloat16):
-        update_bn(tqdm(map(whole_views, batches), "norms", len(batches)), module.model.visual)
-    export(module.model, settings["model_cfg"], folder / "model")
-    track_checkpoint(trainer.logger, folder / "model")
+        update_bn(tqdm(map(whole_views, batches), "norms", len(batches)), model.visual)
+    export(model, model_cfg, folder / "model")
 
 
 def make_lite(cfg: DictConfig, folder: Path) -> None:
