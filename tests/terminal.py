@@ -14,6 +14,7 @@ import subprocess
 import sys
 import tempfile
 import urllib.request
+import weakref
 from collections.abc import Mapping, Sequence
 from http.client import HTTPResponse
 from pathlib import Path
@@ -77,7 +78,8 @@ class HubHere(urllib.request.HTTPSHandler):
 
 
 def become(words: list[str], folder: str, said: str, env: dict[str, str] | None) -> None:
-    """Run a command in this process."""
+    """Run a command in this process, which must not clean up after the one it comes from."""
+    weakref.finalize._registry.clear()  # type: ignore[attr-defined]
     os.chdir(folder)
     if env is not None:
         os.environ.clear()

@@ -347,7 +347,7 @@ def test_a_stop_while_the_report_is_drawn_measures_nothing_again(
         with pytest.raises(KeyboardInterrupt):
             evaluate(cfg, tmp_path)
     before = (tmp_path / "shift.parquet").read_bytes()
-    monkeypatch.setattr(ShiftEvaluation, "_measure_batch", stopped)
+    monkeypatch.setattr(ShiftEvaluation, "measure_batch", stopped)
     evaluate(cfg, tmp_path)
     assert (tmp_path / "report.html").exists()
     assert (tmp_path / "shift.parquet").read_bytes() == before

@@ -124,7 +124,9 @@ def test_a_sweep_counts_its_jobs(capsys: pytest.CaptureFixture[str]) -> None:
     from omegaconf import OmegaConf
 
     def config(num: int, *overrides: str) -> object:
-        return OmegaConf.create({"hydra": {"job": {"num": num}, "overrides": {"task": overrides}}})
+        launcher = {"_target_": "of.another.Launcher"}
+        job = {"job": {"num": num}, "overrides": {"task": overrides}, "launcher": launcher}
+        return OmegaConf.create({"hydra": job})
 
     callback = SweepComparison()
     callback.on_job_start(config(0, "aug=noise"))  # of a single run
