@@ -23,7 +23,6 @@ IMPORTED = [
     "clipshift.cli.evaluate", "clipshift.cli.train", "clipshift.comparison", "altair",
     "kornia.augmentation", "torchmetrics.functional.image", "vl_convert",
 ]  # fmt: skip
-"""But not wandb, which cleans up at the end of every fork what it has made when it was imported."""
 SECONDS = 600
 """After so long a command is taken to hang."""
 
@@ -86,8 +85,11 @@ def become(words: list[str], folder: str, said: str, env: dict[str, str] | None)
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     for descriptor, name in ((1, "stdout"), (2, "stderr")):
         os.dup2(os.open(Path(said, name), os.O_WRONLY | os.O_CREAT), descriptor)
+    from wandb.sdk.data_types._private import MEDIA_TMP
+
     from clipshift.cli import command
 
+    os.makedirs(MEDIA_TMP.name, exist_ok=True)  # made by the import, removed by the last command
     sys.argv[:] = words[1:] if words[0] == "python" else words
     command.TYPED[:] = sys.argv
     if words[0] == "python":
