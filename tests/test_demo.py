@@ -1,5 +1,6 @@
 """The demo: its numbers are those of `measure_shift`, and a browser drags a photograph in."""
 
+import copy
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from conftest import AUGMENTATIONS, LADDERS, write_hub_folder
 
 import clipshift
@@ -64,6 +66,14 @@ def test_numbers_gaze_and_classes_are_those_of_measure_shift(
             np.testing.assert_array_equal(measured.gazes[name][0], gazes[view])
             found = nearest(measured, models[0], name)
             assert [name for name, _ in found] == [name for name, _ in classes[view]]
+
+
+def test_views_that_make_a_pass_of_their_own_are_encoded_alike(encoder: Encoder) -> None:
+    views = torch.rand(10, 3, 224, 224, generator=torch.Generator().manual_seed(0))
+    few = copy.copy(encoder)
+    few.fill = False
+    with torch.inference_mode():
+        torch.testing.assert_close(few(views).embedding, encoder(views).embedding)
 
 
 def test_the_relative_shift_is_against_the_built_in_photographs(

@@ -53,9 +53,11 @@ def demo_model(cfg: DictConfig, model: DictConfig) -> Model:
         UserError: If it cannot be had.
     """
     classes = load_classes(cfg)
+    encoder = make_encoder(model, cfg.precision)
+    encoder.fill = False  # one photo's views are a third of a pass, and somebody waits
     return make_model(
         model.name,
-        make_encoder(model, cfg.precision),
+        encoder,
         classes,
         templates_for(cfg.prompts, classes),
         trained_augmentations(model.get("checkpoint")) or (),

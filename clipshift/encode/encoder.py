@@ -103,6 +103,8 @@ class Encoder(nn.Module):
         text: What its text side knows: ``sentences``, or only ``names`` of classes.
 
     Attributes:
+        fill: Whether every pass has `ENCODE_BATCH` views. Without, few views are encoded sooner,
+            and numbers depend on their company in the seventh digit.
         probe: Reads the gaze; None where the image tower has none.
         cacheable: Whether `fingerprint` says all of its code, so that other runs may use the
             features that it makes.
@@ -115,6 +117,7 @@ class Encoder(nn.Module):
     mean: Tensor
     std: Tensor
     cacheable = True
+    fill = True
 
     def __init__(
         self,
@@ -276,7 +279,7 @@ class Encoder(nn.Module):
 
     def _encode(self, views: Tensor, heads: bool = False) -> Features:
         count = len(views)
-        if count < ENCODE_BATCH:
+        if self.fill and count < ENCODE_BATCH:
             views = torch.cat([views, views[:1].expand(ENCODE_BATCH - count, -1, -1, -1)])
         made = Features(self.embed(views.contiguous())[:count], gaze=None)
         if heads and isinstance(self.probe, AttentionProbe):
