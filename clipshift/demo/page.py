@@ -82,7 +82,7 @@ def make_demo(
         paper.change(
             lambda chosen: gr.update(visible=not chosen), paper, step, show_progress="hidden"
         )
-        inputs = [file, augmentation, paper, step]
+        inputs: list[Any] = [file, augmentation, paper, step]
         gr.on(
             [part.change for part in inputs],
             answer,
