@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 PACKAGES = (
     "torch",
@@ -35,6 +36,17 @@ def environment() -> dict[str, str]:
         "python": platform.python_version(),
         "system": platform.platform(),
         "processor": _processor(),
+    }
+
+
+def provenance() -> dict[str, Any]:
+    """What a result was made by and on: command, commit, machine, packages and source."""
+    return {
+        "command": command_line(),
+        "commit": git_commit(),
+        **environment(),
+        "versions": package_versions(),
+        "code_sha256": CODE_SHA256,
     }
 
 

@@ -37,7 +37,7 @@ from clipshift.evaluate import CleanAccuracy, measure_accuracy
 from clipshift.report.check import NOT_CHECKED, OUTSIDE, WITHIN, print_check
 from clipshift.report.terminal import PhotoProgressBar
 from clipshift.results import Records, write_csv, write_json
-from clipshift.versions import CODE_SHA256, command_line, environment, git_commit, package_versions
+from clipshift.versions import CODE_SHA256, provenance
 
 RECORDS = "check"
 """The folder of what is measured until all of it is, in that of the check."""
@@ -79,12 +79,8 @@ def check(cfg: DictConfig, folder: Path) -> bool:
             "rows": json.loads(table.to_json(orient="records")),
             "config": plain(cfg.check),
             "precision": cfg.precision,
-            "command": command_line(),
             "started": started,
-            "commit": git_commit(),
-            **environment(),
-            "versions": package_versions(),
-            "code_sha256": CODE_SHA256,
+            **provenance(),
         }
         write_json(folder / "check.json", facts)
         shutil.rmtree(folder / RECORDS, ignore_errors=True)

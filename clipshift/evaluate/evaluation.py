@@ -45,7 +45,7 @@ from clipshift.results import (
     write_run,
     write_tensors,
 )
-from clipshift.versions import CODE_SHA256, command_line, environment, git_commit, package_versions
+from clipshift.versions import provenance
 
 TOKEN_PHOTOS = 500
 """Of so many photos at random the mean patch tokens are kept, for the intervals of CKA."""
@@ -260,11 +260,7 @@ def run_evaluation(
                 "seconds": {name: round(value, 3) for name, value in seconds.items()},
                 "started": started.isoformat(timespec="seconds"),
                 "notes": evaluation.notes,
-                "command": command_line(),
-                "commit": git_commit(),
-                **environment(),
-                "versions": package_versions(),
-                "code_sha256": CODE_SHA256,
+                **provenance(),
             }
             run = make_run(
                 folder, measured, records, photos, variants, module.columns,
