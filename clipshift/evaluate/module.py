@@ -232,12 +232,14 @@ class ShiftEvaluation(pl.LightningModule):
         gray = luma(views[CLEAN])
         brightness = pixel_mean(gray)
         contrast = pixel_mean((gray - brightness[:, None, None]).square()).sqrt()
+        known = {
+            name: measure.prepare(_space(measure.facts.space, views[CLEAN], features[CLEAN]))
+            for name, measure in self.measures.items()
+        }
         for variant in self.variants:
             for name, measure in self.measures.items():
                 space = measure.facts.space
-                inputs: list[Any] = [
-                    _space(space, views[view], features[view]) for view in (variant, CLEAN)
-                ]
+                inputs: list[Any] = [_space(space, views[variant], features[variant]), known[name]]
                 if space == "aligned gaze":
                     size = batch.pixels.shape[-1]
                     inputs += [_move_back(self.variants[variant], batch.draws), size]

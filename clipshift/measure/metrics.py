@@ -54,6 +54,10 @@ class PhotoMeasure(Metric):
         self.add_state("count", torch.zeros((), dtype=torch.long), dist_reduce_fx="sum")
         self.photo_values = torch.empty(0)
 
+    def prepare(self, clean: Tensor) -> Any:
+        """What can take the place of the clean views, made once for many views of the same."""
+        return getattr(self.measure, "prepare", lambda clean: clean)(clean)
+
     def update(
         self, view: Tensor, clean: Tensor, *geometry: functional.MoveBack | int | None
     ) -> None:
