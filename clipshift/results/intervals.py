@@ -5,7 +5,7 @@ intervals; shares have Wilson's. How often each covers in simulation: docs/proto
 made by benchmarks/coverage.py.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -92,7 +92,9 @@ def resampled(photos: int, seed: int) -> Iterator[tuple[slice, np.ndarray]]:
         yield slice(start, start + size), weights.astype(float)
 
 
-def studentize(values: np.ndarray, seed: int) -> Studentized:
+def studentize(
+    values: np.ndarray, seed: int, derive: Callable[[np.ndarray], np.ndarray] = np.asarray
+) -> Studentized:
     """Resample photos, the same ones for all columns, and studentise the columns' means.
 
     Of a block of photos only sums remain: of its values, of their squares, and of both by the
@@ -103,15 +105,17 @@ def studentize(values: np.ndarray, seed: int) -> Studentized:
         values: One row per photo and one column per quantity, shape (N, C). Of NaN values neither
             the means nor the resamples take notice.
         seed: Seed of the resampling.
+        derive: Makes of some photos' rows the columns to resample, so that those of all photos are
+            never held at once.
     """
-    columns = values.shape[1]
+    columns = derive(values[:0]).shape[1]
     totals, sums = np.zeros((3, columns)), np.zeros((3, RESAMPLES, columns))
     with np.errstate(invalid="ignore", divide="ignore"):
-        first = np.asarray(values[:BLOCK], float)
+        first = derive(values[:BLOCK]).astype(float)
         centre = np.nansum(first, axis=0) / (~np.isnan(first)).sum(axis=0)
         centre[np.isnan(centre)] = 0
         for rows, weights in resampled(len(values), seed) if len(values) else ():
-            deviation = values[rows] - centre
+            deviation = derive(values[rows]) - centre
             known = ~np.isnan(deviation)
             deviation[~known] = 0
             for power, term in enumerate((known.astype(float), deviation, deviation**2)):

@@ -99,7 +99,7 @@ def rank_augmentations(shift: Shift, seed: int) -> pd.DataFrame:
         if not size:
             continue
         positions = pairs_of(size)
-        made = studentize(with_differences(matrix.to_numpy()), seed)
+        made = studentize(matrix.to_numpy(), seed, with_differences)
         low, high = np.clip(made[:size].interval(), 0, 2)
         differences = made[size:]
         ranks = np.array([rank_interval(own, positions, differences) for own in range(size)])
