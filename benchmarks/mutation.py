@@ -61,6 +61,8 @@ HEAVY = [
 """Imported once, before a process is forked for each mutant."""
 CPU_SECONDS = 300
 """Processor time after which a mutant counts as noticed: several times what the tests take."""
+HUNG_SECONDS = 1200
+"""Time after which it counts as noticed too: some mutants wait for ever."""
 
 Mutant = tuple[Path, str, int]
 """A file below the root, an operator of cosmic-ray, and which of its matches there, from 0."""
@@ -110,6 +112,8 @@ def survives(copy: Path, file: Path, code: str) -> bool:
     (copy / file).write_text(code)
     process = multiprocessing.get_context("fork").Process(target=run_tests, args=(copy, file))
     process.start()
+    process.join(HUNG_SECONDS)
+    process.kill()
     process.join()
     (copy / file).write_text(original)
     return process.exitcode == 0
