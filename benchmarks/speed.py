@@ -27,7 +27,7 @@ import torch
 from PIL import Image
 from torch.utils.data import DataLoader
 
-from clipshift.cli.command import compose_config
+from clipshift.cli.command import compose_config, keep_freed_memory
 from clipshift.cli.evaluate import carry_out, prepare
 from clipshift.data import folder as source
 from clipshift.encode import ENCODE_BATCH, best_precision, load_encoder
@@ -196,6 +196,7 @@ def paper(architecture: str, photos: Path, count: int) -> Found:
 
 def ours(architecture: str, photos: Path, count: int, precision: str) -> Found:
     """An evaluation as the command makes it, up to its tables: the paper's measures."""
+    keep_freed_memory()
     with tempfile.TemporaryDirectory() as folder:
         options = [
             f"model.architecture={architecture}", "model.pretrained=null", "metric=paper",

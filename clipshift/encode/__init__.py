@@ -14,6 +14,7 @@ from clipshift.encode.encoder import (
 from clipshift.encode.feature_cache import FeatureCache
 from clipshift.encode.gaze import GazeProbe, contribution_shares, gaze_probe
 from clipshift.encode.modules import as_encoder
+from clipshift.encode.packing import packed_weights
 from clipshift.encode.texts import (
     OPENAI,
     Vocabulary,
@@ -45,6 +46,7 @@ __all__ = [
     "make_zero_shot",
     "model_config",
     "model_outline",
+    "packed_weights",
     "prompt_templates",
     "weights_are_here",
 ]

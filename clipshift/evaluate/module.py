@@ -3,7 +3,7 @@
 import hashlib
 import time
 from collections.abc import Collection, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -17,7 +17,14 @@ from torchmetrics import Metric
 from clipshift.augment import MovingAugmentation, Variant, augment
 from clipshift.augment.keyed import Draws
 from clipshift.data import GONE, Batch
-from clipshift.encode import ENCODE_BATCH, Encoder, FeatureCache, Features, ZeroShot
+from clipshift.encode import (
+    ENCODE_BATCH,
+    Encoder,
+    FeatureCache,
+    Features,
+    ZeroShot,
+    packed_weights,
+)
 from clipshift.errors import UserError
 from clipshift.evaluate.floor import FLOOR_PHOTOS, rounding
 from clipshift.measure import (
@@ -125,6 +132,7 @@ class ShiftEvaluation(pl.LightningModule):
         self.summed: list[int] = []
         self.sums_written, self.sums_cost = 0.0, 0.0
         self.seconds: dict[str, float] = {}
+        self.faster = ExitStack()
 
     def on_test_epoch_start(self) -> None:
         # A spawned process starts with a copy of the states, and they would be summed over ranks.
@@ -133,6 +141,7 @@ class ShiftEvaluation(pl.LightningModule):
                 metric.reset()
         self.summed = []
         self.sums_written, self.sums_cost = time.monotonic(), 0.0
+        self.faster.enter_context(packed_weights(self.encoder))
 
     def test_step(self, batch: Batch) -> None:
         if not len(batch.index) and not batch.skipped:
@@ -338,6 +347,7 @@ class ShiftEvaluation(pl.LightningModule):
         return torch.stack(nearest_classes(features.embedding, self.classifier, NEAREST), dim=-1)
 
     def on_test_epoch_end(self) -> None:
+        self.faster.close()
         if self.layers:
             self.write_sums()
 

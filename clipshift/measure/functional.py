@@ -41,14 +41,18 @@ MoveBack = Callable[[Tensor], Tensor]
 view does not show the photo: `clipshift.augment.MovingAugmentation.move_back` with its draws."""
 
 
+AT_ONCE = 4
+"""Images whose maps a processor's cache holds."""
+
+
 class Prepared(list[Any]):
     """What a measure needs of clean views, made once for all the views compared with them."""
 
 
-def image_by_image(prepare: Callable[[Tensor], Any] = lambda images: images) -> Any:
+def few_at_a_time(prepare: Callable[[Tensor], Any] = lambda images: images) -> Any:
     """Make a measure of what is done to each image alone, and of how two are then compared.
 
-    On a CPU the images are taken one at a time: their maps then stay in the processor's cache,
+    On a CPU only few images are taken at a time: their maps then stay in the processor's cache,
     where those of a batch do not, which is three to four times faster. The measure's ``prepare``
     makes of clean views what it takes in their place.
 
@@ -57,7 +61,7 @@ def image_by_image(prepare: Callable[[Tensor], Any] = lambda images: images) -> 
     """
 
     def parts(images: Tensor) -> Sequence[Tensor]:
-        return images.split(1) if images.device.type == "cpu" else [images]
+        return images.split(AT_ONCE) if images.device.type == "cpu" else [images]
 
     def prepared(clean: Tensor) -> Prepared:
         return Prepared(prepare(part) for part in parts(clean))
@@ -118,7 +122,7 @@ def _scaled_gaze(gaze: Tensor) -> Tensor:
     return (maps - low) / (high - low).where(high > low, 1)
 
 
-@image_by_image(_scaled_gaze)
+@few_at_a_time(_scaled_gaze)
 def attention_similarity(view: Tensor, clean: Tensor) -> Tensor:
     r"""Likeness of two gazes, :math:`1 / (1 + \mathrm{MSE})` of the scaled maps.
 
@@ -170,7 +174,7 @@ def attention_similarity_aligned(
     return _likeness(moved, _smooth_map(clean, size), shown)
 
 
-@image_by_image()
+@few_at_a_time()
 def patch_similarity(view: Tensor, clean: Tensor) -> Tensor:
     r"""Mean over a 4×4 grid of cells of :math:`1 / (1 + \mathrm{MSE})`, pixels in [0, 1].
 
@@ -193,7 +197,7 @@ def _to_uint8(images: Tensor) -> Tensor:
     return (images * 255).round().to(torch.uint8)
 
 
-@image_by_image(_to_uint8)
+@few_at_a_time(_to_uint8)
 def patch_similarity_uint8(view: Tensor, clean: Tensor) -> Tensor:
     r"""Patch similarity as the authors' script computes it, for comparison with their table alone.
 
@@ -223,7 +227,7 @@ def _edge_map(images: Tensor) -> Tensor:
     return edges / peak.where(peak > 0, 1)
 
 
-@image_by_image(_edge_map)
+@few_at_a_time(_edge_map)
 def edge_preservation(view: Tensor, clean: Tensor) -> Tensor:
     r"""Likeness of edges, 1 − mean absolute difference of edge maps.
 
@@ -250,7 +254,7 @@ def _detail(images: Tensor) -> Tensor:
     return cells(gray, DETAIL_GRID).std(dim=(-2, -1), correction=0).flatten(1)
 
 
-@image_by_image(_detail)
+@few_at_a_time(_detail)
 def detail_preservation(view: Tensor, clean: Tensor) -> Tensor:
     r"""Mean over an 8×8 grid of cells of :math:`\exp(-|\ln(\sigma' / \sigma)|)` of the luma.
 
@@ -275,7 +279,7 @@ def detail_preservation(view: Tensor, clean: Tensor) -> Tensor:
     return (ratio.where(kept, 0).sum(dim=-1) / kept.sum(dim=-1)).float()
 
 
-@image_by_image()
+@few_at_a_time()
 def rmse(view: Tensor, clean: Tensor) -> Tensor:
     r"""Realised distortion: root mean square error of pixels.
 
@@ -312,7 +316,7 @@ def _pixel_moments(images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return images, mean, square
 
 
-@image_by_image(_pixel_moments)
+@few_at_a_time(_pixel_moments)
 def ssim(view: Tensor, clean: Tensor) -> Tensor:
     r"""Realised distortion: structural similarity with torchmetrics' defaults, data range 1.
 
