@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn.functional import interpolate, multi_head_attention_forward
 
 from clipshift.data import sample
-from clipshift.encode import Encoder, load_encoder
+from clipshift.encode import Encoder, load_encoder, packed_weights
 from clipshift.encode import encoder as encoder_module
 from clipshift.errors import UserError
 
@@ -184,6 +184,22 @@ def test_half_precision_is_near(hub_folder: Path, views: Tensor, precision: str)
     assert half.embedding.dtype == torch.float32
     assert torch.cosine_similarity(full.embedding, half.embedding).min() > 0.999
     assert 0 < (half.gaze - full.gaze).abs().max() < 0.01
+
+
+def test_packed_weights_multiply_as_the_others_do(hub_folder: Path, views: Tensor) -> None:
+    """In bfloat16 on a CPU that has it, within alone; elsewhere nothing changes."""
+    for precision in ("bf16", "fp32"):
+        half = load_encoder(f"local-dir:{hub_folder}", precision=precision)
+        linear = half.model.visual.transformer.resblocks[0].mlp.c_fc
+        before = half(views)
+        with packed_weights(half):
+            packed = "forward" in vars(linear)
+            within = half(views)
+        assert packed == (precision == "bf16" and torch.ops.mkldnn._is_mkldnn_bf16_supported())
+        assert "forward" not in vars(linear)
+        torch.testing.assert_close(within.embedding, before.embedding, rtol=2**-7, atol=2**-7)
+        if not packed:
+            assert torch.equal(within.embedding, before.embedding)
 
 
 # --- what is taken -------------------------------------------------------------------------------

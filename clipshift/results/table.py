@@ -14,8 +14,8 @@ from clipshift.results.intervals import mean_interval, relative_shift_values, sh
 from clipshift.results.measured import Measured
 
 KEYS = ["photo", "label", "augmentation", "severity"]
-AT_ONCE = 36
-"""So many columns are resampled at once, four measures under nine augmentations: more would take
+AT_ONCE = 27
+"""So many columns are resampled at once, three measures under nine augmentations: more would take
 more memory, and fewer draw the resamples more often."""
 Shift: TypeAlias = pd.DataFrame | ShiftFile
 """A table of `shift_table`, or the file that holds it, of which a column is read at a time."""
