@@ -1,6 +1,6 @@
 """Peak memory of an evaluation: ``python benchmarks/memory.py 1000 20000``, numbers of photos.
 
-The photos are small and made up, the model is ``tiny``, the augmentations are two. The peak is that
+The photos are small and made up, the model is ``tiny``, the augmentation ``flip``. The peak is that
 of the command and all of its processes, each page counted once, looked at four times a second.
 """
 
@@ -15,7 +15,7 @@ import psutil
 from PIL import Image
 
 ROOT = Path(__file__).parents[1]
-OPTIONS = ("model=tiny", "aug=[noise,flip]", "prompts=none", "logger=none", "cache=off")
+OPTIONS = ("model=tiny", "aug=flip", "prompts=none", "logger=none", "cache=off")
 
 
 def make_photos(folder: Path, count: int) -> None:

@@ -190,11 +190,13 @@ def test_packed_weights_multiply_as_the_others_do(hub_folder: Path, views: Tenso
     """In bfloat16 on a CPU that has it, within alone; elsewhere nothing changes."""
     for precision in ("bf16", "fp32"):
         half = load_encoder(f"local-dir:{hub_folder}", precision=precision)
-        linear = half.model.visual.transformer.resblocks[0].mlp.c_fc
+        linear, changed = half.model.visual.transformer.resblocks[0].mlp[::2]
+        own = changed.forward = lambda x, layer=changed: 2 * type(layer).forward(layer, x)
         before = half(views)
         with packed_weights(half):
             packed = "forward" in vars(linear)
             within = half(views)
+            assert changed.forward is own
         assert packed == (precision == "bf16" and torch.ops.mkldnn._is_mkldnn_bf16_supported())
         assert "forward" not in vars(linear)
         torch.testing.assert_close(within.embedding, before.embedding, rtol=2**-7, atol=2**-7)

@@ -15,7 +15,7 @@ def packed_weights(tower: nn.Module) -> Iterator[None]:
     Their weights must not change within. In float32 torch multiplies by MKL, whose numbers oneDNN
     would change in the last digit.
     """
-    layers = [layer for layer in tower.modules() if type(layer) is nn.Linear and _packable(layer)]
+    layers = [layer for layer in tower.modules() if isinstance(layer, nn.Linear) and _plain(layer)]
     for layer in layers:
         weight = torch.ops.mkldnn._reorder_linear_weight(layer.weight.detach(), None)
         layer.forward = partial(_multiply, weight, layer.bias)  # type: ignore[method-assign]
@@ -26,9 +26,11 @@ def packed_weights(tower: nn.Module) -> Iterator[None]:
             del layer.forward
 
 
-def _packable(layer: nn.Linear) -> bool:
+def _plain(layer: nn.Linear) -> bool:
     return (
-        layer.weight.dtype == torch.bfloat16
+        type(layer) is nn.Linear
+        and "forward" not in vars(layer)  # somebody's own
+        and layer.weight.dtype == torch.bfloat16
         and layer.weight.device.type == "cpu"
         and hasattr(torch.ops.mkldnn, "_linear_pointwise")
         and torch.ops.mkldnn._is_mkldnn_bf16_supported()
