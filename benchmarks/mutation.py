@@ -36,15 +36,25 @@ SLOW = (
     "60_photos or follow_one or falls_from or leaks or contradict or papers_does_not or batch_or "
     "or covered or columns_of_the_table or sweep or job or command or views_are_refused or no_run "
     "or is_exported or two_devices or vit_b32 or lowers or started_again or training_goes_on or "
-    "no_numbers or among_which"
+    "no_numbers or among_which or writes_tables or shows_stored or paper_experiment or "
+    "two_processes or writes_everything or saved_tensors or matched_run or nothing_of_an_earlier"
 )
 """Tests that take too long for one mutant, as pytest's ``-k`` chooses them."""
 TESTS = {
-    "augment": "augment measure severity",
+    "augment": "augment authors measure severity",
     "authors": "authors",
-    "matching": "severity",
-    "measure": "measure zero_shot results",
+    "matching": "severity authors",
+    "stored": "corruptions",
+    "transforms": "transforms",
+    "measure": "measure zero_shot results own_measures",
+    "embeddings": "inside",
+    "functional": "measure zero_shot inside results evaluation",
+    "per_photo": "own_measures",
     "results": "intervals results comparison",
+    "corruptions": "corruptions",
+    "measured": "results evaluation",
+    "records": "results evaluation",
+    "table": "results evaluation",
     "train": "finetuning",
 }
 """The test modules of a file or of its folder."""

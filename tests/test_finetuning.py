@@ -15,7 +15,7 @@ import open_clip
 import pandas as pd
 import pytest
 import torch
-from conftest import MEASURED, ROOT, first_loss, run_script
+from conftest import ROOT, first_loss, run_script
 from omegaconf import DictConfig
 from PIL import Image
 from safetensors.torch import load_file, save_file
@@ -34,7 +34,6 @@ from clipshift.data import Photo, sample
 from clipshift.encode import Encoder, ZeroShot, load_encoder
 from clipshift.encode import encoder as encoder_module
 from clipshift.errors import UserError
-from clipshift.results import compare_photos, with_group_means
 from clipshift.train import tuning
 from clipshift.train.export import trained_augmentations
 from clipshift.train.finetuning import Finetuning, text_targets
@@ -562,26 +561,6 @@ def test_the_control_of_consistency_is_the_base(hub_folder: Path, tmp_path: Path
     )
     assert all(torch.equal(control[name], value) for name, value in base.items())
     assert any(not torch.equal(robust[name], value) for name, value in base.items())
-
-
-def test_group_means_are_of_photos() -> None:
-    rng = np.random.default_rng(0)
-    names = ["noise", "blur", "flip"]
-    keys = pd.DataFrame(
-        [(f"{i:02d}", None, name, "paper") for i in range(20) for name in names],
-        columns=["photo", "label", "augmentation", "severity"],
-    )
-    a, b = (keys.assign(cosine_similarity=rng.uniform(size=60)) for _ in range(2))
-    made = compare_photos(
-        *(with_group_means(t, ["noise", "blur"]) for t in (a, b)), MEASURED, seed=0
-    )
-    row = made.set_index("augmentation").loc["mean of trained on"]
-    change = (b["cosine_similarity"] - a["cosine_similarity"]).to_numpy().reshape(20, 3)
-    assert row["difference"] == pytest.approx(change[:, :2].mean())
-    assert row["improved"] == (change[:, :2].mean(axis=1) > 0).mean()
-    assert row["n"] == 20
-    assert with_group_means(a, []) is a
-    assert with_group_means(a, names) is a
 
 
 def test_started_again_it_ends_as_if_uninterrupted(

@@ -224,6 +224,10 @@ def test_the_null_of_a_direction_is_that_of_all_signs() -> None:
     assert np.mean(drawn >= own) == pytest.approx(np.mean(np.array(every) >= own - 1e-9), abs=0.02)
 
 
+def test_penalties_are_half_a_power_of_ten_apart() -> None:
+    assert measures.RIDGES.tolist() == pytest.approx([*np.logspace(-6, 6, 25), np.inf])
+
+
 def test_undoing_is_least_squares_with_the_penalty_as_more_rows(pair: tuple) -> None:
     view, clean = (plain_units(rows) for rows in pair)
     folds = np.arange(60) % 5

@@ -38,14 +38,13 @@ def test_a_skewed_means_interval_is_that_of_a_plain_loop() -> None:
 
 def test_resamples_are_studentised_as_samples_are() -> None:
     """By the photos' own values, where the code counts how often each was drawn."""
-    values = np.random.default_rng(0).lognormal(0, 1, (12, 2))
+    values = np.random.default_rng(0).lognormal(0, 1, (12, 3))
     values[4, 1] = np.nan
+    values[6:, 2] = np.nan  # so that resamples hold two values, or one, which has no error
     drawn = values[np.random.default_rng(5).integers(12, size=(2000, 12))]
     own = stats.sem(drawn, axis=1, nan_policy="omit")
     error = stats.sem(values, axis=0, nan_policy="omit")
-    expected = (np.nanmean(drawn, axis=1) - np.nanmean(values, axis=0)) / np.maximum(
-        own, 0.2 * error
-    )
+    expected = (np.nanmean(drawn, axis=1) - np.nanmean(values, axis=0)) / np.fmax(own, 0.2 * error)
     np.testing.assert_allclose(studentize(values, seed=5).t, expected, atol=1e-9)
 
 
@@ -331,7 +330,7 @@ def test_spearmans_rho_is_covered(r: float) -> None:
     assert spearman_interval(1.0, 60) == (1, 1)
 
 
-@pytest.mark.parametrize("n", [1, 14, 400, 1999])
+@pytest.mark.parametrize("n", [1, 14, 21, 400, 1999])
 def test_a_shares_interval_holds_the_share(n: int) -> None:
     for count in {0, 1, n - 1, n}:
         values = np.arange(n) < count

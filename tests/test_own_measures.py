@@ -116,6 +116,31 @@ def test_intervals_are_not_cut_at_the_ends_of_torchmetrics_plots() -> None:
     assert row.ci_low < row.mean < row.ci_high < 0
 
 
+class InRange(MeanAbsoluteError):
+    """Of pixels, which it will not take beyond black and white."""
+
+    space = "pixels"
+
+    def update(self, view: Tensor, clean: Tensor) -> None:
+        if min(view.min(), clean.min()) < 0 or max(view.max(), clean.max()) > 1:
+            raise ValueError("not in [0, 1]")
+        super().update(view, clean)
+
+
+class OnBothSides(MeanAbsoluteError):
+    """Of embeddings, which are not all positive."""
+
+    def update(self, view: Tensor, clean: Tensor) -> None:
+        if view.min() >= 0:
+            raise ValueError("not around 0")
+        super().update(view, clean)
+
+
+def test_a_metric_is_tried_on_what_it_will_be_given() -> None:
+    assert as_measure("own", InRange()).facts.space == "pixels"
+    assert as_measure("own", OnBothSides()).facts.space == "embedding"
+
+
 class Ends(Metric):
     """Two numbers for a photo."""
 

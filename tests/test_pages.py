@@ -24,7 +24,6 @@ from clipshift.results import (
     correlate,
     rank_augmentations,
     ranking_agreement,
-    shown_photos,
     summarize,
     write_json,
 )
@@ -358,15 +357,3 @@ def test_a_page_holds_few_pictures_however_many_views(
 def test_the_same_run_gives_the_same_page(run: Run, report: Path, tmp_path: Path) -> None:
     again = write_page(tmp_path / "again.html", report_page(run, page_photos()))
     assert again.read_bytes() == report.read_bytes()
-
-
-def test_shown_photos_are_the_extreme_and_the_typical() -> None:
-    shifts = np.arange(10) / 10
-    keys = {"label": None, "augmentation": "noise", "severity": "paper"}
-    ids = {"photo": [f"{i}" for i in range(10)]}
-    table = pd.DataFrame(ids | keys | {"cosine_similarity": 1 - shifts})
-    assert shown_photos(table, 6) == {
-        "9": "most", "8": "most", "5": "typical", "4": "typical", "1": "least", "0": "least",
-    }  # fmt: skip
-    assert list(shown_photos(table, 24)) == [f"{i}" for i in range(10)][::-1]
-    assert list(shown_photos(table.drop(columns="cosine_similarity"), 2)) == ["0", "1"]

@@ -39,10 +39,14 @@ from clipshift.results import (
     rank_augmentations,
     ranking_agreement,
     read_gazes,
+    read_nearest,
     read_run,
     shift_table,
+    shown_photos,
     skipped_table,
     summarize,
+    with_group_means,
+    write_nearest,
     write_run,
     write_shift,
     write_tensors,
@@ -92,7 +96,9 @@ def test_each_measure_has_the_interval_of_its_kind() -> None:
         zero_shot_top1=hit,
         distance_to_others=others,
     )
-    summary = summarize(table, MEASURED, seed=3).set_index("measure")
+    made = summarize(table, MEASURED, seed=3)
+    assert made.index.tolist() == [0, 1, 2]
+    summary = made.set_index("measure")
     assert list(summary.index) == ["cosine_similarity", "relative_shift", "zero_shot_top1"]
     ends = summary[["ci_low", "ci_high"]]
     wilson = stats.binomtest(3, 39).proportion_ci(0.95, method="wilson")
@@ -208,6 +214,26 @@ def test_paired_relative_shifts_let_both_spreads_vary() -> None:
     width, fixed = (np.ptp(mean_interval(v, 0)) for v in (b - a, (relative[1] - relative[0])[both]))
     assert row["ci_high"] - row["ci_low"] == pytest.approx(width, rel=0.1)
     assert width < fixed / 2
+
+
+def test_group_means_are_of_photos() -> None:
+    rng = np.random.default_rng(0)
+    names = ["noise", "blur", "flip"]
+    keys = pd.DataFrame(
+        [(f"{i:02d}", None, name, "paper") for i in range(20) for name in names],
+        columns=["photo", "label", "augmentation", "severity"],
+    )
+    a, b = (keys.assign(cosine_similarity=rng.uniform(size=60)) for _ in range(2))
+    made = compare_photos(
+        *(with_group_means(t, ["noise", "blur"]) for t in (a, b)), MEASURED, seed=0
+    )
+    row = made.set_index("augmentation").loc["mean of trained on"]
+    change = (b["cosine_similarity"] - a["cosine_similarity"]).to_numpy().reshape(20, 3)
+    assert row["difference"] == pytest.approx(change[:, :2].mean())
+    assert row["improved"] == (change[:, :2].mean(axis=1) > 0).mean()
+    assert row["n"] == 20
+    assert with_group_means(a, []) is a
+    assert with_group_means(a, names) is a
 
 
 def test_fingerprint_depends_on_content_and_not_on_order() -> None:
@@ -367,6 +393,18 @@ def test_agreement_takes_the_same_photos_at_both_severities() -> None:
     assert ranking_agreement(table, ("paper", "matched"), seed=0) == (1, 1, 1)
 
 
+def test_shown_photos_are_the_extreme_and_the_typical() -> None:
+    shifts = np.arange(10) / 10
+    keys = {"label": None, "augmentation": "noise", "severity": "paper"}
+    ids = {"photo": [f"{i}" for i in range(10)]}
+    table = pd.DataFrame(ids | keys | {"cosine_similarity": 1 - shifts})
+    assert shown_photos(table, 6) == {
+        "9": "most", "8": "most", "5": "typical", "4": "typical", "1": "least", "0": "least",
+    }  # fmt: skip
+    assert list(shown_photos(table, 24)) == [f"{i}" for i in range(10)][::-1]
+    assert list(shown_photos(table.drop(columns="cosine_similarity"), 2)) == ["0", "1"]
+
+
 @pytest.mark.filterwarnings("error")
 def test_correlations_are_spearmans_of_what_is_lost() -> None:
     rng = np.random.default_rng(0)
@@ -456,6 +494,33 @@ def test_records_are_read_in_the_order_of_photos_in_whatever_order_they_were_wri
     assert read.skipped == [Skipped(4, "broken")]
     assert read.seconds == {"encode": 0.75}
     assert records.photos() == read.photos == {*photos, 4}
+
+
+def test_values_are_sorted_a_few_photos_at_a_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("clipshift.results.records.AT_ONCE", 2)
+    records, order = Records(tmp_path), [2, 6, 0, 3, 5]
+    records.begin({}, anew=True)
+    for photos in ((5, 3), (0, 6), (2,)):
+        records.add(batch(*photos))
+
+    def complete(part: Measured) -> None:
+        part.values["blur", "twice"] = 2.0 * part.index
+
+    parts = list(records.sorted_values(np.array(order), complete))
+    assert [part.index.tolist() for part in parts] == [[2, 6], [0, 3], [5]]
+    whole = {key: np.concatenate([part.values[key] for part in parts]) for key in parts[0].values}
+    expected = {("noise", "rmse"): np.array(order) / 8, ("blur", "ssim"): -np.array(order, float),
+                ("blur", "twice"): 2.0 * np.array(order)}  # fmt: skip
+    np.testing.assert_equal(whole, expected)
+
+
+def test_of_no_photos_there_is_a_part_without_rows(tmp_path: Path) -> None:
+    records = Records(tmp_path)
+    records.begin({}, anew=True)
+    [part] = records.sorted_values(np.empty(0, int), lambda part: None)
+    assert (len(part.index), part.values) == (0, {})
 
 
 @pytest.mark.parametrize("tensor", ["values", "gallery"])
@@ -741,3 +806,19 @@ def test_tensors_hold_the_first_photos_under_their_ids(tmp_path: Path) -> None:
             assert len(stored.get_tensor("noise")) == len(ids)
     (tmp_path / "gaze.safetensors").write_bytes(b"cut by a power failure")
     assert read_gazes(tmp_path) == {}
+
+
+def test_nearest_classes_are_read_as_they_were_written(tmp_path: Path) -> None:
+    photos = [Photo(f"{i}.jpg", None) for i in range(3)]  # type: ignore[arg-type]
+    classes = {i: np.array([[2, 0.5 + i], [0, 0.25]]) for i in (2, 0)}
+    nearest = {"clean": classes, "noise": classes}
+    measured = Measured(np.arange(3), nearest=nearest)
+    write_nearest(tmp_path, measured, photos, ["cat", "cow", "dog"], shown=["1.jpg"])
+    assert list(tmp_path.iterdir()) == []
+    assert read_nearest(tmp_path) == {}
+    write_nearest(tmp_path, measured, photos, ["cat", "cow", "dog"], shown=["1.jpg", "2.jpg"])
+    rows = [("dog", 2.5), ("cat", 0.25)]
+    assert read_nearest(tmp_path) == {"2.jpg": {"clean": rows, "noise": rows}}
+    for content in ("{", "[]", '{"2.jpg": {"clean": 1}}', '{"2.jpg": {"clean": [1]}}'):
+        (tmp_path / "nearest.json").write_text(content)
+        assert read_nearest(tmp_path) == {}

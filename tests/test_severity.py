@@ -316,6 +316,13 @@ def test_a_target_out_of_reach_is_said_so() -> None:
     assert match.realised == pytest.approx(0.9)
 
 
+@pytest.mark.parametrize("strength", [0.002, 3000.0])
+def test_strengths_are_sought_far_below_and_above_what_was_chosen(strength: float) -> None:
+    match = match_strength(lambda s: 0.7 * s / strength, 0.7, math.inf)
+    assert match.reached
+    assert match.strength == pytest.approx(strength, rel=0.005)
+
+
 @pytest.mark.parametrize("distortion", ["ssim", "rmse"])
 def test_all_reach_the_same_distortion(distortion: str) -> None:
     chosen = {name: EXTENDED[name] for name in ("noise", "blur", "perspective", "coarse_dropout")}

@@ -15,7 +15,7 @@ from torch import Tensor
 from clipshift.data import Photo, candidate_classes, sample
 from clipshift.encode import load_encoder, make_zero_shot
 from clipshift.errors import UserError
-from clipshift.measure.zero_shot import zero_shot_flip, zero_shot_hit
+from clipshift.measure.zero_shot import nearest_classes, zero_shot_flip, zero_shot_hit
 
 
 @pytest.mark.parametrize("k", [1, 5])
@@ -56,6 +56,21 @@ def test_ties_count_as_they_would_by_chance(k: int) -> None:
     np.testing.assert_allclose(got, np.mean(hits, axis=0), atol=1e-6)
     assert len(set(np.mean(hits, axis=0))) > 2
     np.testing.assert_allclose(zero_shot_flip(*made), np.mean(flips, axis=0), atol=1e-6)
+
+
+def test_nearest_classes_are_the_first_of_a_sorted_list() -> None:
+    embedding, texts = np.random.default_rng(0).normal(size=(2, 9, 5))
+    classifier = (texts / np.linalg.norm(texts, axis=1, keepdims=True)).T
+    embedding[3], embedding[7, 0] = 0, np.nan
+    cosines = embedding @ classifier / np.linalg.norm(embedding, axis=1, keepdims=True)
+    indices, values = nearest_classes(torch.tensor(embedding), torch.tensor(classifier), k=4)
+    order = np.argsort(-cosines, axis=1)[:, :4]
+    directed = ~np.isnan(cosines).any(axis=1)
+    np.testing.assert_array_equal(indices[directed], order[directed])
+    expected = np.take_along_axis(cosines, order, axis=1)[directed]
+    np.testing.assert_allclose(values[directed], expected)
+    assert indices[~directed].tolist() == [[0, 1, 2, 3]] * 2
+    assert (values.abs() <= 1).all()
 
 
 def test_a_model_that_knows_no_class_hits_by_chance_and_never_flips() -> None:
