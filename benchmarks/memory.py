@@ -1,13 +1,15 @@
 """Peak memory of an evaluation: ``python benchmarks/memory.py 1000 20000``, numbers of photos.
 
 The photos are small and made up, the model is ``tiny``, the augmentation ``flip``. The peak is that
-of the command and all of its processes, each page counted once, looked at four times a second.
+of the command and of what its loader's processes have for themselves, looked at four times a
+second.
 """
 
 import subprocess
 import sys
 import tempfile
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -26,14 +28,12 @@ def make_photos(folder: Path, count: int) -> None:
         Image.fromarray(pixels).save(folder / f"{index:06}.jpg")
 
 
-def proportional_memory(process: psutil.Process) -> int:
-    """Bytes of a process and its children; pages that several share are shared out."""
-    total = 0
-    for one in [process, *process.children(recursive=True)]:
-        try:
-            total += one.memory_full_info().pss
-        except psutil.Error:  # it has ended
-            continue
+def memory_of(process: psutil.Process) -> int:
+    """Bytes of a process, and those that its children have for themselves."""
+    total = process.memory_info().rss
+    for child in process.children(recursive=True):
+        with suppress(psutil.Error):  # it has ended
+            total += child.memory_full_info().uss
     return total
 
 
@@ -44,7 +44,8 @@ def peak(photos: Path, count: int, folder: Path) -> tuple[float, float]:
     command = [sys.executable, str(ROOT / "evaluate.py"), *OPTIONS, *where, f"data.limit={count}"]
     with psutil.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as running:
         while running.poll() is None:
-            most = max(most, proportional_memory(running))
+            with suppress(psutil.Error):
+                most = max(most, memory_of(running))
             time.sleep(0.25)
     if running.returncode:
         sys.exit(f"the evaluation of {count} photos ended with code {running.returncode}")
