@@ -126,6 +126,17 @@ def test_contrastive_shares_the_target_among_photos_of_one_text() -> None:
     assert TeCoA()(view, view, texts, nobody) == 0
 
 
+def test_objectives_that_depend_on_texts_say_that_they_need_them() -> None:
+    generator = torch.Generator().manual_seed(1)
+    view, clean, target = *torch.randn(2, 5, 8, generator=generator), torch.arange(5)
+    texts, others = torch.randn(2, 8, 5, generator=generator)
+    for objective in (
+        Consistency("l2"), Consistency("cosine"), Contrastive(), TeCoA(), ConsistencyTeCoA("l2", 1)
+    ):  # fmt: skip
+        depends = objective(view, clean, texts, target) != objective(view, clean, others, target)
+        assert objective.needs_texts == bool(depends)
+
+
 def test_the_loss_holds_views_and_clean_views_to_the_frozen_bases_clean_ones(
     encoder: Encoder, views: Tensor
 ) -> None:

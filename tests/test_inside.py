@@ -153,6 +153,11 @@ def test_a_photo_that_rounding_alone_moves_has_no_direction() -> None:
     assert measures.direction(np.array([[1.0, 0.0], [1.0, 0.0], [-1e-8, 0.0]])) == 1
 
 
+def test_one_photo_has_no_null() -> None:
+    for seed in range(5):
+        assert np.isnan(measures.flipped_directions(on_sphere(1, 6, seed), 0)).all()
+
+
 def test_two_augmentations_push_the_same_way_only_if_they_do() -> None:
     rng = np.random.default_rng(3)
     clean = np.column_stack([on_sphere(300, 6), np.zeros((300, 2))])
