@@ -356,3 +356,11 @@ def test_perspective_by_a_homography(views: torch.Tensor) -> None:
         image = views[row].permute(1, 2, 0).double().numpy()
         expected = warp(image, to_inner, order=1).transpose(2, 0, 1)
         assert np.abs(got[row] - expected)[INNER].max() < 2e-3
+
+
+def test_a_line_longer_than_the_photo_ends_at_its_mirrored_border() -> None:
+    """The mean along the line is still within the photo's values."""
+    images = torch.rand(1, 3, 16, 16)
+    draws = {"length": torch.tensor([[30.0]]), "angle": torch.tensor([[0.4]])}
+    view = MotionBlur((30.0, 30.0)).apply(images, draws, strength=50.0)
+    assert images.min() <= view.min() <= view.max() <= images.max()

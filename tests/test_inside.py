@@ -229,6 +229,11 @@ def test_the_null_of_a_direction_is_that_of_all_signs() -> None:
     assert np.mean(drawn >= own) == pytest.approx(np.mean(np.array(every) >= own - 1e-9), abs=0.02)
 
 
+def test_two_photos_moved_at_an_angle_share_its_cosine() -> None:
+    moves = np.array([[1.0, 0.0], [np.cos(0.7), np.sin(0.7)]])
+    assert measures.common_share(moves) == pytest.approx(np.cos(0.7))
+
+
 def test_penalties_are_half_a_power_of_ten_apart() -> None:
     assert measures.RIDGES.tolist() == pytest.approx([*np.logspace(-6, 6, 25), np.inf])
 
