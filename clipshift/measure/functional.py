@@ -117,9 +117,7 @@ def l2_distance(view: Tensor, clean: Tensor) -> Tensor:
 
 
 def _scaled_gaze(gaze: Tensor) -> Tensor:
-    maps = _smooth_map(gaze)
-    low, high = (of((-2, -1), keepdim=True) for of in (maps.amin, maps.amax))
-    return (maps - low) / (high - low).where(high > low, 1)
+    return _scaled(_smooth_map(gaze))
 
 
 @few_at_a_time(_scaled_gaze)
@@ -851,9 +849,12 @@ def _likeness(view: Tensor, clean: Tensor, shown: Tensor) -> Tensor:
     return 1 / (1 + pixel_mean(error * shown) / pixel_mean(shown.float()))
 
 
-def _scaled(maps: Tensor, shown: Tensor) -> Tensor:
-    low = maps.where(shown, torch.inf).amin((-2, -1), keepdim=True)
-    high = maps.where(shown, -torch.inf).amax((-2, -1), keepdim=True)
+def _scaled(maps: Tensor, shown: Tensor | None = None) -> Tensor:
+    """Maps from 0 to 1 over the pixels that are shown; over all without."""
+    low, high = (
+        of(maps if shown is None else maps.where(shown, hidden), (-2, -1), keepdim=True)
+        for of, hidden in ((torch.amin, torch.inf), (torch.amax, -torch.inf))
+    )
     return (maps - low) / (high - low).where(high > low, 1)
 
 

@@ -96,10 +96,11 @@ def summarize(shift: Shift, columns: Mapping[str, Facts], seed: int) -> pd.DataF
     """
     measures = [name for name in shift if name in columns and columns[name].better]
     resampled = [name for name in measures if not columns[name].is_share]
-    step = max(1, AT_ONCE // by_photo(shift, resampled[0]).shape[1]) if resampled else 1
+    shape = by_photo(shift, resampled[0]).shape if resampled else (0, 1)
+    step = max(1, AT_ONCE // shape[1])
     ends: dict[str, np.ndarray] = {}
     for chosen in (resampled[start : start + step] for start in range(0, len(resampled), step)):
-        made = mean_interval(_influences(shift, chosen), seed)
+        made = mean_interval(_influences(shift, chosen, shape), seed)
         ends |= dict(zip(chosen, np.split(np.stack(made), len(chosen), axis=1), strict=True))
     parts = []
     for name in measures:
@@ -124,9 +125,9 @@ def summarize(shift: Shift, columns: Mapping[str, Facts], seed: int) -> pd.DataF
     return pd.concat(parts).sort_index(kind="stable", ignore_index=True)
 
 
-def _influences(shift: Shift, measures: Sequence[str]) -> np.ndarray:
-    """`_influence` of several measures, side by side, without holding any of them twice."""
-    photos, width = by_photo(shift, measures[0]).shape
+def _influences(shift: Shift, measures: Sequence[str], shape: tuple[int, int]) -> np.ndarray:
+    """`_influence` of several measures, each of a shape, side by side and none held twice."""
+    photos, width = shape
     made = np.empty((photos, width * len(measures)))
     for place, measure in enumerate(measures):
         made[:, place * width : (place + 1) * width] = _influence(shift, measure)
