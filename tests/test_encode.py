@@ -204,6 +204,35 @@ def test_packed_weights_multiply_as_the_others_do(hub_folder: Path, views: Tenso
             assert torch.equal(within.embedding, before.embedding)
 
 
+def test_the_last_block_goes_on_from_the_class_token_alone(encoder: Encoder, views: Tensor) -> None:
+    """The embedding is open_clip's own, and the same with all layers; afterwards all is as was."""
+    tower = encoder.model.visual
+    block, widths = tower.transformer.resblocks[-1], []
+    with torch.inference_mode():
+        whole = tower(model_inputs(encoder, views))
+        handle = block.register_forward_hook(lambda *found: widths.append(found[2].shape[1]))
+        alone, layered = encoder(views), encoder(views, layers=True)
+        handle.remove()
+        assert torch.equal(tower(model_inputs(encoder, views)), whole)
+    assert widths == [1, 1 + tower.grid_size[0] * tower.grid_size[1]]
+    assert torch.equal(alone.embedding, layered.embedding)
+    assert torch.equal(alone.gaze, layered.gaze)
+    torch.testing.assert_close(alone.embedding, whole, rtol=0, atol=1e-5)
+    ended = tower.ln_post(layered.layers[-1][:, 0]) @ tower.proj
+    torch.testing.assert_close(ended, whole, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("vision", [
+    VIT | {"ls_init_value": 0.5}, VIT | {"final_ln_after_pool": True}, VIT | {"pool_type": "avg"},
+    VIT | {"no_ln_pre": True}, TOWERS["coca"],
+])  # fmt: skip
+def test_the_last_block_of_other_vits(tmp_path: Path, views: Tensor, vision: dict) -> None:
+    encoder = load_encoder(f"local-dir:{write_hub_folder(tmp_path, vision)}")
+    with torch.inference_mode():
+        whole = encoder.model.encode_image(model_inputs(encoder, views))
+        torch.testing.assert_close(encoder(views).embedding, whole, rtol=0, atol=1e-5)
+
+
 # --- what is taken -------------------------------------------------------------------------------
 
 

@@ -70,7 +70,8 @@ def test_a_plain_module_gives_what_the_model_in_it_gives(
     model, preprocess, tokenizer = loaded
     usual = encoder(views)
     made = as_encoder(Plain(model), preprocess, tokenizer)
-    assert torch.equal(made(views).embedding, usual.embedding)
+    # the code of its last block is not known, so all of it is run: another rounding
+    torch.testing.assert_close(made(views).embedding, usual.embedding, rtol=0, atol=1e-5)
     assert made(views).gaze is None
     assert made.layer_widths == []
     torch.testing.assert_close(made.encode_texts(CLASSES), encoder.encode_texts(CLASSES))

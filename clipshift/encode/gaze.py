@@ -254,6 +254,11 @@ def split(tokens: Tensor, heads: int) -> Tensor:
     return tokens.unflatten(-1, (heads, -1)).transpose(1, 2)
 
 
+def first(tokens: Tensor) -> Tensor:
+    """The first token, (B, 1, D), in one piece: else torch copies the weights for each view."""
+    return tokens[:, :1].contiguous()
+
+
 def query_and_key_bias(bias: Tensor | None) -> tuple[Tensor | None, Tensor | None]:
     """The query's and the key's part of a bias that the query, key and value share."""
     return (None, None) if bias is None else bias.chunk(3)[:2]  # type: ignore[return-value]
@@ -269,7 +274,7 @@ def multihead_heads(layer: nn.MultiheadAttention, query: Tensor, key: Tensor, *_
         query_weight, key_weight = layer.q_proj_weight, layer.k_proj_weight
     query_bias, key_bias = query_and_key_bias(layer.in_proj_bias)
     return (
-        split(linear(query[:, :1], query_weight, query_bias), layer.num_heads),
+        split(linear(first(query), query_weight, query_bias), layer.num_heads),
         split(linear(key, key_weight, key_bias), layer.num_heads),
     )
 
@@ -279,7 +284,7 @@ def timm_heads(layer: Attention, tokens: Tensor, *_: Any) -> Heads:
     query_weight, key_weight = layer.qkv.weight.chunk(3)[:2]
     query_bias, key_bias = query_and_key_bias(layer.qkv.bias)
     return (
-        layer.q_norm(split(linear(tokens[:, :1], query_weight, query_bias), layer.num_heads)),
+        layer.q_norm(split(linear(first(tokens), query_weight, query_bias), layer.num_heads)),
         layer.k_norm(split(linear(tokens, key_weight, key_bias), layer.num_heads)),
     )
 
@@ -303,6 +308,6 @@ def resnet_heads(layer: AttentionPool2d, features: Tensor, *_: Any) -> Heads:
     tokens = torch.cat([patches.mean(dim=1, keepdim=True), patches], dim=1)
     tokens = tokens + layer.positional_embedding.to(tokens.dtype)
     return (
-        split(layer.q_proj(tokens[:, :1]), layer.num_heads),
+        split(layer.q_proj(first(tokens)), layer.num_heads),
         split(layer.k_proj(tokens), layer.num_heads),
     )

@@ -1,0 +1,73 @@
+"""The last block of a ViT whose class token is the embedding, computed for that token alone."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from typing import Any
+
+import torch
+from open_clip.transformer import ResidualAttentionBlock, VisionTransformer
+from torch import Tensor, nn
+from torch.nn.functional import linear
+
+from clipshift.encode.gaze import first, multihead_heads, split
+
+
+@contextmanager
+def class_token_alone(tower: nn.Module, patches: bool) -> Iterator[None]:
+    """Within: the last block of a ViT computes its class token only: no other is read after it.
+
+    Of that block a fifth is left, and of ViT-B/32 with its twelve blocks 93 %. The embedding is the
+    same, but for rounding. Towers that read more, or whose code is not open_clip's, stay as they
+    are.
+
+    Args:
+        tower: ``model.visual`` of an open_clip model, or any module.
+        patches: Whether the block makes the other tokens as well; the class token is the same.
+    """
+    block = _last_block(tower)
+    if block is None:
+        yield
+        return
+    block.forward = partial(_class_token, block, patches)  # type: ignore[method-assign]
+    block.attn.forward = partial(_attend, block.attn)  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        del block.forward, block.attn.forward
+
+
+def _last_block(tower: nn.Module) -> ResidualAttentionBlock | None:
+    """The block, where only its class token is read and its code is known."""
+    if not isinstance(tower, VisionTransformer) or tower.pool_type != "tok" or tower.attn_pool:
+        return None
+    block = tower.transformer.resblocks[-1]
+    known = type(block) is ResidualAttentionBlock and type(block.attn) is nn.MultiheadAttention
+    theirs = any("forward" in vars(part) for part in (block, getattr(block, "attn", block)))
+    return block if known and block.attn.batch_first and not theirs else None
+
+
+def _class_token(
+    block: ResidualAttentionBlock, patches: bool, tokens: Tensor, *_: Any, **__: Any
+) -> Tensor:
+    normed = block.ln_1(tokens)
+    made = first(tokens) + block.ls_1(block.attention(first(normed), normed, normed))
+    made = made + block.ls_2(block.mlp(block.ln_2(made)))
+    if not patches:
+        return made
+    return torch.cat([made, type(block).forward(block, tokens)[:, 1:]], dim=1)
+
+
+def _attend(
+    layer: nn.MultiheadAttention, query: Tensor, key: Tensor, value: Tensor, **options: Any
+) -> tuple[Tensor, Tensor | None]:
+    """What one query attends to, by no matrix product: its rounding would depend on the batch."""
+    if query is key:
+        return type(layer).forward(layer, query, key, value, **options)
+    one, keys = multihead_heads(layer, query, key)
+    bias = None if layer.in_proj_bias is None else layer.in_proj_bias.chunk(3)[2]
+    values = split(linear(value, layer.in_proj_weight.chunk(3)[2], bias), layer.num_heads)
+    logits = (one.float() * keys.float()).sum(dim=-1) * one.shape[-1] ** -0.5
+    weights = logits.softmax(dim=-1)
+    attended = (weights[..., None] * values.float()).sum(dim=2).flatten(1)
+    return layer.out_proj(attended.to(query.dtype)[:, None]), None
