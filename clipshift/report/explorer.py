@@ -2,11 +2,12 @@
 
 import base64
 import io
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
 from PIL import Image
 from torch import Tensor
@@ -116,22 +117,26 @@ def shown_numbers(
     run: Run, photos: Sequence[str], keys: Sequence[tuple[str, str]], measures: Sequence[str]
 ) -> dict[str, dict[str, Any]]:
     """What a run knows of some photos: ``values`` and ``nearest`` by photo id, see `explored`."""
-    tables = {name: by_photo(run.rows, name).loc[list(photos), list(keys)] for name in measures}
+    tables = {
+        name: numbers(by_photo(run.rows, name).loc[list(photos), list(keys)]) for name in measures
+    }
     classes = read_nearest(run.folder)
     views = [CLEAN, *run.facts["strengths"]]
     made = {}
-    for photo in photos:
+    for row, photo in enumerate(photos):
         known = classes.get(photo, {})
         made[photo] = {
-            "values": {name: numbers(table.loc[photo]) for name, table in tables.items()},
+            "values": {name: table[row] for name, table in tables.items()},
             "nearest": [known[view] for view in views] if known.keys() >= set(views) else None,
         }
     return made
 
 
-def numbers(values: Iterable[float]) -> list[float | None]:
-    """Numbers to four decimals for JSON, which has no NaN."""
-    return [None if not np.isfinite(value) else round(float(value), 4) for value in values]
+def numbers(table: pd.DataFrame) -> list[list[float | None]]:
+    """The rows of a table to four decimals for JSON, which has no NaN."""
+    values = table.to_numpy().round(4).astype(object)
+    values[~np.isfinite(table)] = None
+    return values.tolist()
 
 
 def photo_rows(
@@ -158,13 +163,10 @@ def photo_rows(
     unlisted = max(0, len(order) - LISTED)
     if unlisted:
         order = [*order[: LISTED // 2], *order[-(LISTED // 2) :]]
+    shifts_of = zip(*(numbers(table.loc[order]) for table in tables), strict=True)
     rows = [
-        {
-            "id": photo,
-            "label": labels[photo] if isinstance(labels[photo], str) else "",
-            "shifts": [numbers(table.loc[photo].to_numpy()) for table in tables],
-        }
-        for photo in order
+        {"id": photo, "label": label if isinstance(label, str) else "", "shifts": list(found)}
+        for photo, label, found in zip(order, labels[order], shifts_of, strict=True)
     ]
     return rows, unlisted
 
