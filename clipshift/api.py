@@ -30,7 +30,7 @@ from clipshift.comparison.pair import compare_pair, trained_on_of
 from clipshift.data import ViewDataset, candidate_classes, photos_of, select
 from clipshift.encode import as_encoder
 from clipshift.errors import UserError
-from clipshift.report import figures, page
+from clipshift.report import figures, page, vega
 from clipshift.report.explorer import gazed_pictures
 from clipshift.report.run import write_report
 from clipshift.results import Records, Run, clear_results, differing_views, read_run
@@ -79,11 +79,11 @@ class Result:
         """The shift after every layer; empty unless asked for by ``layers=True``."""
         return self.run.layers
 
-    def plot_ranking(self) -> figures.Chart:
+    def plot_ranking(self) -> vega.Chart:
         """Augmentations by their mean shift: an Altair chart."""
         return figures.draw_ranking(self.ranking, self.summary)
 
-    def plot_gaze(self, photo: int | str) -> figures.Chart:
+    def plot_gaze(self, photo: int | str) -> vega.Chart:
         """Where the model looks on a photo, clean and under every augmentation: an Altair chart.
 
         Args:
@@ -124,7 +124,7 @@ class Result:
             parts.append(f"<p>severity {html.escape(severity)}: means with 95 % intervals</p>")
             parts.append(table.to_html(index=False))
         if len(self.ranking):
-            parts.append(figures.svg(self.plot_ranking()))
+            parts.append(vega.svg(self.plot_ranking()))
         return "".join(parts)
 
     def _tables(self) -> dict[str, pd.DataFrame]:

@@ -18,7 +18,7 @@ from conftest import MEASURED, ROOT
 from PIL import Image
 
 from clipshift.measure.facts import Facts
-from clipshift.report import figures, page, words
+from clipshift.report import figures, page, vega, words
 from clipshift.report.tracking import run_name
 from clipshift.results import Run, read_gazes, read_nearest
 
@@ -165,22 +165,22 @@ def luminance(color: str) -> float:
 
 
 def test_an_augmentations_look_does_not_depend_on_the_others() -> None:
-    alone, together = figures.looks(["blur"]), figures.looks(["noise", "blur", "zoom", "flip"])
+    alone, together = vega.looks(["blur"]), vega.looks(["noise", "blur", "zoom", "flip"])
     assert alone["blur"] == together["blur"]
-    assert len(set(figures.looks(list(figures.LOOKS)).values())) == len(figures.LOOKS)
-    assert figures.looks(["noise (trained on)"]) == {"noise (trained on)": figures.LOOKS["noise"]}
+    assert len(set(vega.looks(list(vega.LOOKS)).values())) == len(vega.LOOKS)
+    assert vega.looks(["noise (trained on)"]) == {"noise (trained on)": vega.LOOKS["noise"]}
 
 
 def test_augmentations_can_be_told_without_their_hue() -> None:
     """On white and on a dark page by contrast, and from one another by dash and shape."""
-    for look in figures.LOOKS.values():
+    for look in vega.LOOKS.values():
         for page_luminance in (1.0, luminance("#15171b")):
             light, dark = sorted([luminance(look.color), page_luminance], reverse=True)
             assert (light + 0.05) / (dark + 0.05) >= 3, look
         hue, saturation, _ = colorsys.rgb_to_hsv(*bytes.fromhex(look.color[1:]))
         assert saturation < 0.2 or not 70 < 360 * hue < 170, look  # no green
         assert saturation < 0.2 or 15 < 360 * hue < 340, look  # no red
-    pairs = [(look.dash, look.shape) for look in figures.LOOKS.values()]
+    pairs = [(look.dash, look.shape) for look in vega.LOOKS.values()]
     assert len(set(pairs)) == len(pairs)
 
 
@@ -210,7 +210,7 @@ def test_what_a_figure_shows_of_measures_follows_from_their_facts() -> None:
     assert table[1][:2] == ["noise (trained on)", "0.500 [0.400, 0.600]"]
 
 
-def data_of(chart: figures.Chart) -> pd.DataFrame:
+def data_of(chart: vega.Chart) -> pd.DataFrame:
     """The one table that a chart draws."""
     [data] = chart.to_dict()["datasets"].values()
     return pd.DataFrame(data)
@@ -257,8 +257,8 @@ def test_a_figure_is_saved_once_for_each_severity(tmp_path: Path) -> None:
     table = pd.DataFrame(rows, columns=["augmentation", "mean", "ci_low", "ci_high"])
     table = table.assign(measure="relative_shift", n=9)
     summary = pd.concat([table.assign(severity=s, mean=table["mean"] * int(s)) for s in "12"])
-    chart = figures.drawn(figures.draw_heatmap(summary, MEASURED))
-    paths = figures.save_figures({"heatmap": chart}, tmp_path / "figures", "five photos")
+    chart = vega.drawn(figures.draw_heatmap(summary, MEASURED))
+    paths = vega.save_figures({"heatmap": chart}, tmp_path / "figures", "five photos")
     assert set(paths) == {"heatmap@1", "heatmap@2"}
     assert all(Image.open(path).format == "PNG" for path in paths.values())
     for severity, shown, hidden in (("1", "0.50", "1.80"), ("2", "1.80", "0.50")):

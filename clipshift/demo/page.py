@@ -18,7 +18,7 @@ from clipshift.augment import LADDER, PAPER, Augmentation, make_variants
 from clipshift.demo.photo import Model, measure_photo, nearest
 from clipshift.errors import UserError
 from clipshift.report.explorer import data_url, lit_pictures
-from clipshift.report.figures import looks
+from clipshift.report.vega import looks
 from clipshift.results import CLEAN, Measured
 
 os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # before Gradio is imported

@@ -5,8 +5,8 @@ from typing import Any
 import wandb_workspaces.reports.v2 as wr
 
 from clipshift.measure import COLUMNS
-from clipshift.report.figures import capitalised
 from clipshift.report.tracking import HEADLINE, key_of
+from clipshift.report.words import capitalised
 
 
 def sweep_dashboard(project: str, entity: str, group: str, augmentations: list[str]) -> wr.Report:

@@ -5,26 +5,29 @@ the chart has a parameter ``severity`` that chooses one of them.
 """
 
 from collections.abc import Mapping, Sequence
-from functools import partial
-from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import altair as alt
 import numpy as np
 import pandas as pd
-import vl_convert
 from scipy.cluster.hierarchy import dendrogram
 
 from clipshift.augment import MATCHED, PAPER
 from clipshift.measure import Facts
 from clipshift.measure.functional import augmentation_linkage
-from clipshift.report.words import with_interval
-from clipshift.results import Shift, by_photo, pivot, write_whole
-
-Chart = alt.TopLevelMixin
-"""Any of Altair's charts."""
-Drawn = dict[str, Any]
-"""A chart in Vega-Lite's own words."""
+from clipshift.report.vega import (
+    ACCENT,
+    MUTED,
+    OPPOSITE,
+    Chart,
+    color_of,
+    dash_of,
+    scale_of,
+    shape_of,
+    with_severity,
+)
+from clipshift.report.words import capitalised, ranks_in_words, with_interval
+from clipshift.results import Shift, by_photo, pivot
 
 FAINT = 0.05
 """A heat map's strongest colour stands for at least this share of a measure's range, or of 1."""
@@ -36,137 +39,6 @@ LABEL = 160
 """Room for an augmentation's name beside a line's end, in pixels."""
 CELL = 58
 """Width of a heat map's cell in pixels."""
-PNG_SCALE = 2
-
-
-class Look(NamedTuple):
-    """How an augmentation is drawn, in every figure.
-
-    Attributes:
-        color: Of at least 3 : 1 contrast to a white and to a nearly black page.
-        dash: Of its lines: apart within a kind of augmentations.
-        shape: Of its points: apart between kinds.
-    """
-
-    color: str
-    dash: tuple[int, ...]
-    shape: str
-
-
-SOLID, DASHED, DOTTED, MIXED, LONG = (1, 0), (7, 4), (2, 3), (8, 3, 2, 3), (14, 4)
-LOOKS = {
-    # what moves pixels: blue
-    "shift_scale_rotate": Look("#3964c7", SOLID, "circle"),
-    "flip": Look("#2d95d3", DASHED, "circle"),
-    "elastic": Look("#1d97a3", DOTTED, "circle"),
-    "perspective": Look("#2d74ca", MIXED, "circle"),
-    "rotation": Look("#6f7dd9", LONG, "circle"),
-    # what changes light and colour: amber
-    "color_jitter": Look("#cc7200", SOLID, "square"),
-    "brightness_contrast": Look("#a77f19", DASHED, "square"),
-    "grayscale": Look("#a3591c", DOTTED, "square"),
-    # what changes texture: purple
-    "noise": Look("#b229ad", SOLID, "triangle-up"),
-    "blur": Look("#a564d1", DASHED, "triangle-up"),
-    "jpeg": Look("#824bcb", DOTTED, "triangle-up"),
-    "pixelate": Look("#d168a7", MIXED, "triangle-up"),
-    "motion_blur": Look("#9558a3", LONG, "triangle-up"),
-    # what hides a part
-    "coarse_dropout": Look("#6b727e", SOLID, "diamond"),
-}  # fmt: skip
-"""The augmentations with a look of their own: a hue for each kind, and neither red nor green."""
-OTHERS = tuple(
-    Look(color, dash, "cross")
-    for dash in (SOLID, DASHED, DOTTED)
-    for color in ("#6b727e", "#7d6b5d", "#5d7382")
-)
-"""How other augmentations are drawn, one after another by name."""
-
-INK, MUTED, GRID, PAPER_WHITE, ACCENT, OPPOSITE = (
-    "#1b1e23", "#5b626c", "#e3e6ea", "#ffffff", "#2d6cc0", "#b8660a",
-)  # fmt: skip
-FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Liberation Sans', Arial, sans-serif"
-
-
-def config(ink: str = INK, muted: str = MUTED, grid: str = GRID, back: str = "transparent") -> dict:
-    """Vega-Lite's configuration for a page of these colours.
-
-    Args:
-        ink: Of text.
-        muted: Of axis titles and rules.
-        grid: Of grid lines.
-        back: Of the background.
-    """
-    axis = {
-        "labelColor": ink, "titleColor": muted, "gridColor": grid, "domain": False, "ticks": False,
-        "labelFontSize": 12, "titleFontSize": 12, "titleFontWeight": "normal", "labelLimit": 220,
-        "labelPadding": 6, "titlePadding": 10, "labelFlush": False, "labelOverlap": "greedy",
-        "labelSeparation": 6,
-    }  # fmt: skip
-    return {
-        "background": back,
-        "font": FONT,
-        "view": {"stroke": None, "continuousWidth": 300},
-        "axis": axis,
-        "text": {"color": ink, "fontSize": 11},
-        "rule": {"color": muted},
-        "legend": {
-            "labelColor": ink,
-            "titleColor": muted,
-            "titleFontWeight": "normal",
-            "symbolFillColor": muted,
-            "symbolStrokeColor": muted,
-            "labelFontSize": 12,
-        },
-        "title": {"color": ink, "anchor": "start", "fontSize": 13, "subtitleColor": muted},
-    }
-
-
-def looks(names: Sequence[str]) -> dict[str, Look]:
-    """How to draw each augmentation, the same in every run, and also where its name is marked.
-
-    Others follow by name.
-    """
-    known = {name: LOOKS.get(name.partition(" (")[0]) for name in names}
-    others = sorted(name for name, look in known.items() if look is None)
-    unknown = {name: OTHERS[index % len(OTHERS)] for index, name in enumerate(others)}
-    return {name: look or unknown[name] for name, look in known.items()}
-
-
-def save_figures(figures: Mapping[str, Drawn], folder: Path, source: str) -> dict[str, Path]:
-    """Write charts as SVG and PNG, one of each for every severity that a chart can show.
-
-    Args:
-        figures: By name.
-        folder: Where to.
-        source: What they were made from: it stands below each.
-
-    Returns:
-        The PNG files by figure name, with ``@SEVERITY`` where there are several.
-    """
-    folder.mkdir(exist_ok=True)
-    paths = {}
-    for name, chart in figures.items():
-        for severity in severities_of(chart) or [""]:
-            spec = specification(chart, severity or None, source)
-            title = f"{name}@{severity}" if severity else name
-            svg = vl_convert.vegalite_to_svg(spec, vl_version=VEGALITE, config=config(back="white"))
-            png = vl_convert.svg_to_png(svg, scale=PNG_SCALE)
-            write_whole(
-                folder / f"{title}.svg", partial(Path.write_text, data=svg, encoding="utf-8")
-            )
-            paths[title] = folder / f"{title}.png"
-            write_whole(paths[title], partial(Path.write_bytes, data=png))
-    return paths
-
-
-def svg(chart: Chart) -> str:
-    """A chart of its first severity as SVG."""
-    spec = specification(drawn(chart))
-    if spec.get("width") == "container":
-        spec["width"] = WIDTH
-    text: str = vl_convert.vegalite_to_svg(spec, vl_version=VEGALITE, config=config(back="white"))
-    return text
 
 
 def draw_pictures(pictures: Mapping[str, str], columns: int = 5) -> Chart:
@@ -185,80 +57,6 @@ def draw_pictures(pictures: Mapping[str, str], columns: int = 5) -> Chart:
             facet=alt.Facet("name:N", sort=list(pictures), title=None), columns=columns, spacing=8
         )
     )
-
-
-VEGALITE = ".".join(alt.SCHEMA_VERSION.lstrip("v").split(".")[:2])
-"""The version of Vega-Lite that Altair writes, and the page and files are drawn by."""
-WIDTH = 680
-"""Width of a figure's file in pixels, where the figure fits itself to its page."""
-
-
-def drawn(chart: Chart) -> Drawn:
-    """A chart as Vega-Lite has it: the tables in it take a while, so once is enough."""
-    made: Drawn = chart.to_dict(validate=False)
-    return made
-
-
-def specification(chart: Drawn, severity: str | None = None, source: str = "") -> Drawn:
-    """A chart alone: without a dropdown, of one severity.
-
-    Args:
-        chart: From any function of this module, as `drawn` makes it, which stays as it is.
-        severity: Which one to show; None leaves the first.
-        source: To stand below it.
-    """
-    spec = {name: value for name, value in chart.items() if name != "config"}
-    if "params" in spec:
-        spec["params"] = [
-            {"name": "severity", "value": severity or param["value"]}
-            if param["name"] == "severity"
-            else param
-            for param in chart["params"]
-        ]
-    if spec.get("width") == "container":
-        spec["autosize"] = {"type": "fit-x", "contains": "padding"}
-    if source:
-        spec["title"] = {"text": source, "orient": "bottom", "fontSize": 10, "fontWeight": "normal",
-                         "color": MUTED, "offset": 12}  # fmt: skip
-        if spec.get("width") == "container":
-            spec["width"] = WIDTH
-    return spec
-
-
-def severities_of(chart: Drawn) -> list[str]:
-    """The severities that a chart can show; empty where it has one or none."""
-    binds = [param["bind"] for param in chart.get("params", []) if param["name"] == "severity"]
-    return list(binds[0]["options"]) if binds else []
-
-
-def _of_severity(chart: Any, table: pd.DataFrame) -> Any:
-    """The chart with a choice of severity, where its table has several."""
-    severities = list(table["severity"].unique())
-    if len(severities) < 2:
-        return chart
-    choice = alt.binding_select(options=severities, name="severity ")
-    chosen = alt.param(name="severity", value=severities[0], bind=choice)
-    return chart.add_params(chosen).transform_filter("datum.severity == severity")
-
-
-def _scale(names: Sequence[str], part: str) -> alt.Scale:
-    known = looks(names)
-    return alt.Scale(
-        domain=list(known), range=[list(getattr(k, part)) if part == "dash" else getattr(k, part)
-                                   for k in known.values()]
-    )  # fmt: skip
-
-
-def _color(names: Sequence[str]) -> alt.Color:
-    return alt.Color("augmentation:N", scale=_scale(names, "color"), legend=None)
-
-
-def _shape(names: Sequence[str]) -> alt.Shape:
-    return alt.Shape("augmentation:N", scale=_scale(names, "shape"), legend=None)
-
-
-def _dash(names: Sequence[str]) -> alt.StrokeDash:
-    return alt.StrokeDash("augmentation:N", scale=_scale(names, "dash"), legend=None)
 
 
 def _numbers(table: pd.DataFrame, mean: str, low: str, high: str, digits: str = ".3f") -> list[str]:
@@ -310,10 +108,10 @@ def draw_ranking(ranking: pd.DataFrame, summary: pd.DataFrame) -> Chart:
     chart = alt.layer(
         alt.Chart()
         .mark_rule(strokeWidth=5, opacity=0.45)
-        .encode(x=alt.X("ci_low:Q", title=title), x2="ci_high:Q", y=y, color=_color(names)),
+        .encode(x=alt.X("ci_low:Q", title=title), x2="ci_high:Q", y=y, color=color_of(names)),
         alt.Chart()
         .mark_point(size=90, filled=True, opacity=1)
-        .encode(x=x, y=y, color=_color(names), shape=_shape(names), tooltip=tooltip),
+        .encode(x=x, y=y, color=color_of(names), shape=shape_of(names), tooltip=tooltip),
         alt.Chart()
         .mark_text(align="left", dx=9)
         .encode(x=alt.X("ci_high:Q", title=title), y=y, text="place:N"),
@@ -322,21 +120,11 @@ def draw_ranking(ranking: pd.DataFrame, summary: pd.DataFrame) -> Chart:
              "place", "n"]
         ],
     )  # fmt: skip
-    return _of_severity(chart, table).properties(
+    return with_severity(chart, table).properties(
         width="container",
         height=27 * len(names),
         description="Augmentations by their mean shift, with 95 % intervals and ranks.",
     )
-
-
-def ranks_in_words(low: int, high: int) -> str:
-    """A rank's interval.
-
-    Example:
-        >>> ranks_in_words(1, 1), ranks_in_words(6, 8)
-        ('1', '6–8')
-    """
-    return f"{low}" if low == high else f"{low}–{high}"
 
 
 def draw_agreement(ranking: pd.DataFrame) -> Chart:
@@ -375,7 +163,7 @@ def draw_agreement(ranking: pd.DataFrame) -> Chart:
             .encode(x=x, y=y, text="text:N")
         )
 
-    color, shape, dash = _color(names), _shape(names), _dash(names)
+    color, shape, dash = color_of(names), shape_of(names), dash_of(names)
     columns = ["severity", "augmentation", "rank", "ranks", "shift"]
     return alt.layer(
         alt.Chart().mark_line(strokeWidth=2).encode(x=x, y=y, color=color, strokeDash=dash),
@@ -447,12 +235,12 @@ def _lines(
         axis=alt.Axis(values=steps, format="d", grid=False),
         scale=alt.Scale(range=[0, alt.expr(f"width - {LABEL}")], zero=False),
     )
-    color, shape = _color(names), _shape(names)
+    color, shape = color_of(names), shape_of(names)
     of_y, of_label = (alt.Y(f"{column}:Q", title=title, scale=scale) for column in (y, "label_y"))
     base = alt.Chart().encode(x=x, color=color, detail="line:N")
     labels = alt.Chart().transform_filter("isValid(datum.label_y)").encode(x=x, y=of_label)
     layers = [
-        base.mark_line(strokeWidth=2).encode(y=of_y, strokeDash=_dash(names), opacity=dim),
+        base.mark_line(strokeWidth=2).encode(y=of_y, strokeDash=dash_of(names), opacity=dim),
         base.mark_point(filled=True, size=55, opacity=1)
         .encode(y=of_y, shape=shape, opacity=dim, tooltip=tooltip)
         .add_params(over),
@@ -539,7 +327,7 @@ def draw_layers(layers: pd.DataFrame, column: str) -> Chart:
     kept = ["augmentation", "severity", "layer", column, *(bounds or ()), "told"]
     domain = (float(low - margin), float(high + margin))
     chart = _lines(table[kept], "layer", column, title, bounds, tooltip, domain)
-    return _of_severity(chart, table).properties(
+    return with_severity(chart, table).properties(
         description=f"{capitalised(title)} of views, after each layer, by augmentation."
     )
 
@@ -558,7 +346,7 @@ def draw_distribution(shift: Shift, measure: str, facts: Facts) -> Chart:
     names = sorted(table["augmentation"].unique())
     order = alt.EncodingSortField("median", op="max", order="descending")
     y = alt.Y("augmentation:N", sort=order, title=None)
-    color, title = _color(names), f"{facts.label}, photo by photo"
+    color, title = color_of(names), f"{facts.label}, photo by photo"
     tooltip = [
         alt.Tooltip("augmentation:N"),
         alt.Tooltip("median:Q", format=".3f"),
@@ -579,7 +367,7 @@ def draw_distribution(shift: Shift, measure: str, facts: Facts) -> Chart:
         ),
         data=table,
     )  # fmt: skip
-    return _of_severity(chart, table).properties(
+    return with_severity(chart, table).properties(
         width="container",
         height=25 * len(names),
         description=f"{capitalised(facts.label)} over photos: median, middle half, and middle 90 %"
@@ -628,7 +416,7 @@ def draw_heatmap(summary: pd.DataFrame, columns: Mapping[str, Facts]) -> Chart:
         "mean",
         tooltip,
     )
-    return _of_severity(chart, table).properties(
+    return with_severity(chart, table).properties(
         description="Every measure under every augmentation; blank where it may be no change."
     )
 
@@ -691,11 +479,6 @@ def shown_measures(summary: pd.DataFrame, columns: Mapping[str, Facts]) -> list[
     return sorted(measures, key=lambda m: spaces.index(columns[m].space))
 
 
-def capitalised(words: str) -> str:
-    """Words with the first letter as at the start of a sentence."""
-    return words[:1].upper() + words[1:]
-
-
 def draw_gaze(summary: pd.DataFrame) -> Chart:
     """Divergence of the gaze as it is, and moved back with the pixels, with 95 % intervals.
 
@@ -726,13 +509,13 @@ def draw_gaze(summary: pd.DataFrame) -> Chart:
         legend=alt.Legend(title=None, orient="top", columns=1, labelLimit=300),
     )
     filled = f"datum.kind == '{kinds['gaze_divergence_aligned']}'"
-    color = _color(names)
+    color = color_of(names)
     chart = alt.layer(
         alt.Chart().mark_rule(strokeWidth=4, opacity=0.3).encode(
             x=alt.X("ci_low:Q", title=title), x2="ci_high:Q", y=y, color=color
         ),
         alt.Chart().mark_point(filled=False, size=85, opacity=1, strokeWidth=2).encode(
-            x=x, y=y, color=color, fill=alt.Fill("augmentation:N", scale=_scale(names, "color"),
+            x=x, y=y, color=color, fill=alt.Fill("augmentation:N", scale=scale_of(names, "color"),
             legend=None), shape=shape,
             fillOpacity=alt.condition(filled, alt.value(1), alt.value(0)), tooltip=[
                 alt.Tooltip("augmentation:N"), alt.Tooltip("kind:N", title="compared"),
@@ -741,7 +524,7 @@ def draw_gaze(summary: pd.DataFrame) -> Chart:
         ),
         data=table[["severity", "augmentation", "kind", "mean", "ci_low", "ci_high", "told"]],
     )  # fmt: skip
-    return _of_severity(chart, table).properties(
+    return with_severity(chart, table).properties(
         width="container",
         height=27 * len(names),
         description="Divergence of the gaze between view and clean view, by augmentation, as it is "
@@ -788,7 +571,7 @@ def draw_correlations(correlations: pd.DataFrame, columns: Mapping[str, Facts]) 
             alt.Tooltip("p:Q", title="p after Holm’s correction", format=".2g"),
         ],
     ).transform_calculate(strength="abs(datum.rho)")
-    return _of_severity(chart, table).properties(
+    return with_severity(chart, table).properties(
         description="Spearman's rank correlation of the shift with other measures over photos; "
         "blue: both large together, amber: the opposite, blank: may be none."
     )
@@ -895,7 +678,7 @@ def draw_against(rows: pd.DataFrame, title: str) -> Chart:
     order = alt.EncodingSortField("value", op="max", order="descending")
     y = alt.Y("augmentation:N", sort=order, title=None)
     x = alt.X("value:Q", title=title, scale=alt.Scale(zero=True), axis=alt.Axis(tickCount=6))
-    color = _color(names)
+    color = color_of(names)
     tooltip = [
         alt.Tooltip("augmentation:N"),
         alt.Tooltip("told:N", title=title),
@@ -909,13 +692,13 @@ def draw_against(rows: pd.DataFrame, title: str) -> Chart:
             x=alt.X("reference:Q", title=title), y=y
         ),
         alt.Chart().mark_point(size=90, filled=True, opacity=1).encode(
-            x=x, y=y, color=color, shape=_shape(names), tooltip=tooltip
+            x=x, y=y, color=color, shape=shape_of(names), tooltip=tooltip
         ),
         data=table[
             ["severity", "augmentation", "value", "ci_low", "ci_high", "reference", "told"]
         ],
     )  # fmt: skip
-    return _of_severity(chart, table).properties(
+    return with_severity(chart, table).properties(
         width="container",
         height=alt.Step(25),
         description=f"{capitalised(title)}, by augmentation, with 95 % intervals.",
@@ -934,7 +717,7 @@ def draw_corruption_error(errors: pd.DataFrame) -> Chart:
     names = sorted(table["augmentation"].unique())
     x = alt.X("shift:Q", title="shift (1 − cosine)", scale=alt.Scale(zero=True))
     y = alt.Y("error:Q", title="top-1 error", scale=alt.Scale(domain=[0, 1]))
-    color = _color(names)
+    color = color_of(names)
     tooltip = [
         alt.Tooltip("augmentation:N", title="corruption"),
         alt.Tooltip("severity:N"),
@@ -994,7 +777,7 @@ def draw_undone(undone: pd.DataFrame) -> Chart:
             ["severity", "augmentation", "method", "r_squared", "ci_low", "ci_high", "told"]
         ],
     )  # fmt: skip
-    return _of_severity(chart, table).properties(
+    return with_severity(chart, table).properties(
         width="container",
         height=alt.Step(11),
         description="How much of the clean embedding each method recovers from the view's, by "
@@ -1021,7 +804,7 @@ def draw_differences(table: pd.DataFrame, facts: Facts) -> Chart:
     y = alt.Y("label:N", sort=order, title=None)
     x = alt.X("difference:Q", title=title, axis=alt.Axis(tickCount=6))
     names = sorted(rows["augmentation"].unique())
-    color = _color(names)
+    color = color_of(names)
     tooltip = [
         alt.Tooltip("augmentation:N"),
         alt.Tooltip("group:N", title="the model was"),
@@ -1040,14 +823,14 @@ def draw_differences(table: pd.DataFrame, facts: Facts) -> Chart:
             x=alt.X("ci_low:Q", title=title), x2="ci_high:Q", y=y, color=color
         ),
         alt.Chart().mark_point(size=90, opacity=1, strokeWidth=2).encode(
-            x=x, y=y, color=color, shape=_shape(names),
-            fill=alt.Fill("augmentation:N", scale=_scale(names, "color"), legend=None),
+            x=x, y=y, color=color, shape=shape_of(names),
+            fill=alt.Fill("augmentation:N", scale=scale_of(names, "color"), legend=None),
             fillOpacity=alt.condition("datum.clear == 'yes'", alt.value(1), alt.value(0)),
             tooltip=tooltip,
         ),
         data=rows[kept],
     )  # fmt: skip
-    return _of_severity(chart, rows).properties(
+    return with_severity(chart, rows).properties(
         width="container",
         height=27 * len(order),
         description=f"Paired differences in {facts.label} with 95 % intervals.",

@@ -15,13 +15,13 @@ import vl_convert
 from markupsafe import Markup, escape
 
 from clipshift.measure import Facts
-from clipshift.report import figures
-from clipshift.report.words import p_value, with_interval
+from clipshift.report import figures, vega
+from clipshift.report.words import p_value, ranks_in_words, with_interval
 from clipshift.results import write_whole
 
 WIDE = 560
 """The least width in pixels of figures with names at their sides."""
-LIGHT = {"ink": figures.INK, "muted": figures.MUTED, "grid": figures.GRID}
+LIGHT = {"ink": vega.INK, "muted": vega.MUTED, "grid": vega.GRID}
 DARK = {"ink": "#e8eaed", "muted": "#a3abb6", "grid": "#30353c"}
 """The colours of charts on a light and on a dark page, as in ``page.css``."""
 
@@ -78,20 +78,20 @@ class Figure:
     """
 
     name: str
-    chart: figures.Chart
+    chart: vega.Chart
     caption: str
     notes: Mapping[str, str] = field(default_factory=dict)
     least: int = 0
 
     @cached_property
-    def drawn(self) -> figures.Drawn:
+    def drawn(self) -> vega.Drawn:
         """The chart as Vega-Lite has it."""
-        return figures.drawn(self.chart)
+        return vega.drawn(self.chart)
 
     @property
     def severities(self) -> list[str]:
         """The severities that it can show."""
-        return figures.severities_of(self.drawn)
+        return vega.severities_of(self.drawn)
 
     @property
     def description(self) -> str:
@@ -155,13 +155,13 @@ class Page:
     about: str = "This run"
 
     @property
-    def charts(self) -> dict[str, figures.Drawn]:
+    def charts(self) -> dict[str, vega.Drawn]:
         """The charts that it shows, by name."""
         drawn = [figure for section in self.sections for figure in section.figures]
         return {figure.name: figure.drawn for figure in ([self.lead] if self.lead else []) + drawn}
 
     @property
-    def saved(self) -> dict[str, figures.Drawn]:
+    def saved(self) -> dict[str, vega.Drawn]:
         """All charts that lie beside the page, by name: those that it shows, and of its tables."""
         tables = [table for section in self.sections for table in section.tables]
         of_tables = [table.figure for table in tables if table.figure]
@@ -180,8 +180,8 @@ def write_page(path: Path, page: Page) -> Path:
     """
     text = page_template().render(
         page=page,
-        charts={name: figures.specification(chart) for name, chart in page.charts.items()},
-        configs={"light": figures.config(**LIGHT), "dark": figures.config(**DARK)},
+        charts={name: vega.specification(chart) for name, chart in page.charts.items()},
+        configs={"light": vega.config(**LIGHT), "dark": vega.config(**DARK)},
         library=Markup(chart_library()),
     )
     write_whole(path, lambda partial: partial.write_text(text, encoding="utf-8"))
@@ -205,7 +205,7 @@ def page_template() -> jinja2.Template:
 @lru_cache
 def chart_library() -> str:
     """Vega, Vega-Lite and Vega-Embed as one script, which a page holds in itself."""
-    bundle = vl_convert.javascript_bundle(vl_version=figures.VEGALITE)  # type: ignore[call-arg]
+    bundle = vl_convert.javascript_bundle(vl_version=vega.VEGALITE)  # type: ignore[call-arg]
     return bundle.replace("</script", r"<\/script").replace("<!--", r"<\!--")
 
 
@@ -345,7 +345,7 @@ def ranking_table(
         rows.append(
             [
                 Cell(marked(row.augmentation, trained_on, key in below)),
-                Cell(figures.ranks_in_words(row.rank_low, row.rank_high), row.rank),
+                Cell(ranks_in_words(row.rank_low, row.rank_high), row.rank),
                 Cell(with_interval(row.shift, row.ci_low, row.ci_high), row.shift),
                 Cell("" if ends is None else with_interval(*ends),
                      None if ends is None else _value(ends["mean"])),

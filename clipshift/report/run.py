@@ -9,7 +9,7 @@ from pytorch_lightning.loggers import Logger, WandbLogger
 
 from clipshift.augment import PAPER
 from clipshift.data import ViewDataset
-from clipshift.report import figures, page, publishing, terminal, tracking, words
+from clipshift.report import figures, page, publishing, terminal, tracking, vega, words
 from clipshift.report.explorer import explored
 from clipshift.report.inside import inside_sections, outlier_sections
 from clipshift.report.page import WIDE, Figure, Page, Section, Table
@@ -59,7 +59,7 @@ def write_report(run: Run, dataset: ViewDataset) -> tuple[Page, Path, dict[str, 
         What the page says, its path, and the figures by name.
     """
     made = report_page(run, dataset)
-    files = figures.save_figures(made.saved, run.folder / "figures", source_of(run))
+    files = vega.save_figures(made.saved, run.folder / "figures", source_of(run))
     return made, page.write_page(run.folder / "report.html", made), files
 
 

@@ -280,3 +280,18 @@ def _rivals(ranked: pd.DataFrame) -> list[str]:
     leader = ranked.iloc[0]
     near = ranked[(ranked["rank_low"] == 1) & (ranked["augmentation"] != leader["augmentation"])]
     return list(near["augmentation"])
+
+
+def ranks_in_words(low: int, high: int) -> str:
+    """A rank's interval.
+
+    Example:
+        >>> ranks_in_words(1, 1), ranks_in_words(6, 8)
+        ('1', '6–8')
+    """
+    return f"{low}" if low == high else f"{low}–{high}"
+
+
+def capitalised(words: str) -> str:
+    """Words with the first letter as at the start of a sentence."""
+    return words[:1].upper() + words[1:]
