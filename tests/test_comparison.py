@@ -498,10 +498,11 @@ def test_a_wandb_sweep_file_runs_the_command_as_it_is(tmp_path: Path, hub_folder
 
 
 def test_jobs_may_run_side_by_side(hub_folder: Path, tmp_path: Path, sweep: Path) -> None:
-    """By joblib's launcher: two processes share the cache, and the rows are the same."""
+    """By joblib's launcher: two processes share the cache and have workers; rows are the same."""
     done = run_evaluate(
         "-m", "hydra/launcher=joblib", "hydra.launcher.n_jobs=2", "aug=noise,flip", "severity=1",
         f"model.checkpoint={hub_folder}", "trainer=cpu", "data.limit=4", "logger=none",
+        "data.num_workers=1",
         f"hydra.sweep.dir={tmp_path}", f"sweeps={tmp_path}",
     )  # fmt: skip
     assert done.returncode == 0, done.stderr

@@ -539,6 +539,7 @@ def test_paper_experiment_runs_offline_from_the_hubs_cache(tmp_path: Path) -> No
     save_file(model.state_dict(), snapshot / "open_clip_model.safetensors")
     done = run_evaluate(
         "experiment=paper", "data.limit=1", "aug=flip", "logger=none", "save.embeddings=true",
+        "prompts.templates=['a photo of a {}.']",
         f"hydra.run.dir={tmp_path}/run", env={"HF_HOME": str(tmp_path), "HF_HUB_OFFLINE": "1"},
     )  # fmt: skip
     assert done.returncode == 0, done.stderr

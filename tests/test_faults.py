@@ -267,15 +267,6 @@ def test_little_shared_memory_and_few_open_files_suffice(
     assert len(pd.read_parquet(tmp_path / "shift.parquet")) == 80
 
 
-def test_jobs_side_by_side_may_have_workers(photos: Path, hub_folder: Path, tmp_path: Path) -> None:
-    done = run_evaluate(*options(
-        photos, hub_folder, tmp_path, "-m", "hydra/launcher=joblib", "seed=0,1", "data.limit=4",
-        "data.num_workers=1", f"hydra.sweep.dir={tmp_path}",
-    ))  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    assert "2 of 2 jobs finished" in done.stdout
-
-
 def test_wandbs_process_may_die(photos: Path, hub_folder: Path, tmp_path: Path) -> None:
     arguments = options(photos, hub_folder, tmp_path, "logger=wandb", "model.name='[/x]'")
     with under_way(arguments, tmp_path, batches=2) as process:
