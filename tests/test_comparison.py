@@ -506,6 +506,7 @@ def test_jobs_may_run_side_by_side(hub_folder: Path, tmp_path: Path, sweep: Path
         f"hydra.sweep.dir={tmp_path}", f"sweeps={tmp_path}",
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
+    assert "2 of 2 jobs finished" in done.stdout
     alone = pd.read_csv(sweep / "comparison.csv")
     together = pd.read_csv(tmp_path / "comparison.csv")
     alone = alone[alone["severity"] == 1].reset_index(drop=True)

@@ -87,10 +87,8 @@ class AttentionProbe(GazeProbe):
         """The same of each head on its own, float32, shape (B, heads, h, w)."""
         query, keys = self.project(self.attention, *self._inputs)
         self._inputs = ()
-        # No matrix product: with one row, its rounding depends on the view's position in the batch.
-        logits = (query.float() * keys.float()).sum(dim=-1) * query.shape[-1] ** -0.5
         rows, columns = self.grid
-        return logits.softmax(dim=-1)[..., -rows * columns :].unflatten(-1, self.grid)
+        return attention_weights(query, keys)[..., -rows * columns :].unflatten(-1, self.grid)
 
 
 class ContributionProbe(GazeProbe):
@@ -257,6 +255,13 @@ def split(tokens: Tensor, heads: int) -> Tensor:
 def first(tokens: Tensor) -> Tensor:
     """The first token, (B, 1, D), in one piece: else torch copies the weights for each view."""
     return tokens[:, :1].contiguous()
+
+
+def attention_weights(query: Tensor, keys: Tensor) -> Tensor:
+    """Attention of one query to all keys: `Heads` → float32, (B, heads, tokens), of sum 1."""
+    # No matrix product: with one row, its rounding depends on the view's position in the batch.
+    logits = (query.float() * keys.float()).sum(dim=-1) * query.shape[-1] ** -0.5
+    return logits.softmax(dim=-1)
 
 
 def query_and_key_bias(bias: Tensor | None) -> tuple[Tensor | None, Tensor | None]:

@@ -10,7 +10,7 @@ from open_clip.transformer import ResidualAttentionBlock, VisionTransformer
 from torch import Tensor, nn
 from torch.nn.functional import linear
 
-from clipshift.encode.gaze import first, multihead_heads, split
+from clipshift.encode.gaze import attention_weights, first, multihead_heads, split
 
 
 @contextmanager
@@ -42,9 +42,10 @@ def _last_block(tower: nn.Module) -> ResidualAttentionBlock | None:
     if not isinstance(tower, VisionTransformer) or tower.pool_type != "tok" or tower.attn_pool:
         return None
     block = tower.transformer.resblocks[-1]
-    known = type(block) is ResidualAttentionBlock and type(block.attn) is nn.MultiheadAttention
-    theirs = any("forward" in vars(part) for part in (block, getattr(block, "attn", block)))
-    return block if known and block.attn.batch_first and not theirs else None
+    if type(block) is not ResidualAttentionBlock or type(block.attn) is not nn.MultiheadAttention:
+        return None
+    theirs = "forward" in vars(block) or "forward" in vars(block.attn)
+    return block if block.attn.batch_first and not theirs else None
 
 
 def _class_token(
@@ -61,13 +62,11 @@ def _class_token(
 def _attend(
     layer: nn.MultiheadAttention, query: Tensor, key: Tensor, value: Tensor, **options: Any
 ) -> tuple[Tensor, Tensor | None]:
-    """What one query attends to, by no matrix product: its rounding would depend on the batch."""
+    """What one query attends to; attention of all tokens to each other stays torch's."""
     if query is key:
         return type(layer).forward(layer, query, key, value, **options)
-    one, keys = multihead_heads(layer, query, key)
+    weights = attention_weights(*multihead_heads(layer, query, key))
     bias = None if layer.in_proj_bias is None else layer.in_proj_bias.chunk(3)[2]
     values = split(linear(value, layer.in_proj_weight.chunk(3)[2], bias), layer.num_heads)
-    logits = (one.float() * keys.float()).sum(dim=-1) * one.shape[-1] ** -0.5
-    weights = logits.softmax(dim=-1)
     attended = (weights[..., None] * values.float()).sum(dim=2).flatten(1)
     return layer.out_proj(attended.to(query.dtype)[:, None]), None

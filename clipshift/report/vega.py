@@ -62,9 +62,7 @@ OTHERS = tuple(
 )
 """How other augmentations are drawn, one after another by name."""
 
-INK, MUTED, GRID, PAPER_WHITE, ACCENT, OPPOSITE = (
-    "#1b1e23", "#5b626c", "#e3e6ea", "#ffffff", "#2d6cc0", "#b8660a",
-)  # fmt: skip
+INK, MUTED, GRID, ACCENT, OPPOSITE = "#1b1e23", "#5b626c", "#e3e6ea", "#2d6cc0", "#b8660a"
 FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Liberation Sans', Arial, sans-serif"
 
 
