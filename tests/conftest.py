@@ -50,7 +50,8 @@ from clipshift.measure import (
 )
 from clipshift.results import Measured, Records, shift_table
 
-os.environ["CLIPSHIFT_CACHE"] = tempfile.mkdtemp(prefix="clipshift-cache-")
+CACHE = tempfile.TemporaryDirectory(prefix="clipshift-cache-")  # is gone when the tests end
+os.environ["CLIPSHIFT_CACHE"] = CACHE.name
 
 # The same examples every time; deadlines are for fast machines.
 settings.register_profile(

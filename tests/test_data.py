@@ -13,6 +13,7 @@ import numpy as np
 import open_clip
 import pandas as pd
 import pytest
+import torch
 from conftest import ROOT
 from omegaconf import OmegaConf
 from PIL import Image
@@ -39,7 +40,7 @@ from clipshift.data import (
 )
 from clipshift.data.wordnet import class_name
 from clipshift.errors import UserError
-from clipshift.evaluate.loading import ViewData
+from clipshift.evaluate.loading import GPU_WORKERS, ViewData
 from clipshift.results import Records
 
 CAT = Image.fromarray(photographs.chelsea()).resize((120, 80))
@@ -456,6 +457,19 @@ def test_every_photo_is_seen_once_whatever_ranks_and_workers(
         shares.append([one.index for batch in data.test_dataloader() for one in batch.skipped])
     assert [index for share in shares for index in share] == list(range(count))
     assert max(map(len, shares)) - min(map(len, shares)) <= 1
+
+
+@pytest.mark.parametrize(("device", "workers"), [("cpu", 0), ("cuda", GPU_WORKERS)])
+def test_processes_read_for_a_gpu_and_not_for_a_cpu(
+    device: str, workers: int, tmp_path: Path
+) -> None:
+    data = ViewData(Unread(3), 2, None, Records(tmp_path))  # type: ignore[arg-type]
+    data.left = [0, 1, 2]
+    strategy = SimpleNamespace(root_device=torch.device(device))
+    data.trainer = SimpleNamespace(  # type: ignore[assignment]
+        global_rank=0, world_size=1, strategy=strategy
+    )
+    assert data.test_dataloader().num_workers == workers
 
 
 @pytest.mark.photos

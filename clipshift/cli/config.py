@@ -88,7 +88,7 @@ CHECKS: dict[str, Check] = {
     "data.rows": optional(whole(1)),
     "data.stream": BOOLEAN,
     "data.batch_size": whole(1),
-    "data.num_workers": whole(0),
+    "data.num_workers": optional(whole(0)),
     "data.resize": one_of("squash", "crop", "native"),
     "optimization.lr": number(0),
     "optimization.weight_decay": share(0, 1),

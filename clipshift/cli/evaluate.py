@@ -90,7 +90,8 @@ def evaluate(cfg: DictConfig, folder: Path) -> None:
                 say_what_is_kept(records, len(evaluation.photos), folder)
                 raise
             if run is not None:
-                report_run(read_run(folder), evaluation.views(), logger)  # of what is on the disk
+                views = evaluation.views(cache)
+                report_run(read_run(folder), views, logger)  # of what is on the disk
                 records.remove()
 
 

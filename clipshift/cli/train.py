@@ -146,7 +146,7 @@ def training_batches(cfg: DictConfig, views: RobustViews, devices: int) -> DataL
         views,
         batch_size,
         sampler=EpochSampler(len(views), cfg.seed),
-        num_workers=cfg.data.num_workers,
+        num_workers=cfg.data.num_workers or 0,
         drop_last=True,
     )
     if not len(batches):
@@ -234,7 +234,7 @@ def make_training(
     judged = DataLoader(
         judging,
         cfg.data.batch_size,
-        num_workers=cfg.data.num_workers,
+        num_workers=cfg.data.num_workers or 0,
         collate_fn=collate,
     )
     return module, views, judged

@@ -68,7 +68,7 @@ def measure_accuracy(
     trainer: pl.Trainer,
     *,
     batch_size: int,
-    num_workers: int,
+    num_workers: int | None,
 ) -> CleanAccuracy | None:
     """Classify photos that the records do not hold yet, and take the means over all.
 
@@ -79,7 +79,7 @@ def measure_accuracy(
         records: Where what is measured goes, so that a run that is stopped can go on.
         trainer: Carries it out.
         batch_size: Photos at once. The numbers do not depend on it.
-        num_workers: Processes that read photos; 0 reads them in this one. Nor on this.
+        num_workers: Processes that read photos, see `ViewData`. Nor on this.
 
     Returns:
         The means; None on other processes than the first.

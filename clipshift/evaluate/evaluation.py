@@ -167,7 +167,7 @@ def run_evaluation(
     facts: Mapping[str, Any],
     *,
     batch_size: int,
-    num_workers: int,
+    num_workers: int | None,
     cache: Cache | None = None,
 ) -> Run | None:
     """Measure what the records do not hold yet, and write all that a run writes but its report.
@@ -180,7 +180,7 @@ def run_evaluation(
         facts: What else ``run.json`` should say: ``model``, with its name, and ``precision`` at
             least.
         batch_size: Photos at once. The numbers do not depend on it.
-        num_workers: Processes that read photos; 0 reads them in this one. Nor on this.
+        num_workers: Processes that read photos, see `ViewData`. Nor on this.
         cache: Where decoded photos and clean views' features are kept for other runs.
 
     Returns:

@@ -9,6 +9,9 @@ from torch.utils.data import DataLoader, Sampler
 from clipshift.data import Skipped, View, ViewDataset, collate
 from clipshift.results import Records
 
+GPU_WORKERS = 4
+"""How many processes read photos for each GPU, where it is not said."""
+
 
 class UnrepeatedSampler(Sampler[int]):
     """A rank's share of the photos, as many consecutive ones as others have, none seen twice.
@@ -39,7 +42,8 @@ class ViewData(LightningDataModule):
     Args:
         dataset: The views.
         batch_size: Photos in a batch.
-        num_workers: Processes that read, decode and draw; 0 does it in this one.
+        num_workers: Processes that read, decode and draw; 0 does it in this one. None is 0
+            where a CPU encodes, as they would take its time, and `GPU_WORKERS` otherwise.
         records: What is measured already.
         layers: Whether layers are measured, whose sums the records must hold as well.
     """
@@ -48,7 +52,7 @@ class ViewData(LightningDataModule):
         self,
         dataset: ViewDataset,
         batch_size: int,
-        num_workers: int,
+        num_workers: int | None,
         records: Records,
         layers: bool = False,
     ) -> None:
@@ -84,13 +88,17 @@ class ViewData(LightningDataModule):
         sampler = UnrepeatedSampler(self.left, rank, world_size)
         if not len(sampler):
             return DataLoader([None], collate_fn=lambda _: collate([]))  # type: ignore[arg-type]
+        workers = self.num_workers
+        if workers is None:
+            on_cpu = not self.trainer or self.trainer.strategy.root_device.type == "cpu"
+            workers = 0 if on_cpu else GPU_WORKERS
         methods = multiprocessing.get_all_start_methods()
         unknown = multiprocessing.get_start_method() not in methods  # as within joblib's processes
         return DataLoader(
             self.dataset,
             batch_size=self.batch_size,
             sampler=sampler,
-            num_workers=self.num_workers,
+            num_workers=workers,
             collate_fn=collate,
-            multiprocessing_context=methods[0] if unknown and self.num_workers else None,
+            multiprocessing_context=methods[0] if unknown and workers else None,
         )

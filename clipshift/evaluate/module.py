@@ -38,6 +38,7 @@ from clipshift.measure.functional import (
     MoveBack,
     luma,
     pixel_mean,
+    pixel_std,
     text_shift,
 )
 from clipshift.measure.zero_shot import nearest_classes, zero_shot_flip, zero_shot_hit
@@ -239,8 +240,7 @@ class ShiftEvaluation(pl.LightningModule):
             name: self._zero_shot_hits(batch, made.embedding) for name, made in features.items()
         }
         gray = luma(views[CLEAN])
-        brightness = pixel_mean(gray)
-        contrast = pixel_mean((gray - brightness[:, None, None]).square()).sqrt()
+        brightness, contrast = pixel_mean(gray), pixel_std(gray)
         known = {
             name: measure.prepare(_space(measure.facts.space, views[CLEAN], features[CLEAN]))
             for name, measure in self.measures.items()

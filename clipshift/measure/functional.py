@@ -248,8 +248,7 @@ def edge_preservation(view: Tensor, clean: Tensor) -> Tensor:
 
 
 def _detail(images: Tensor) -> Tensor:
-    gray = 255 * luma(images.double())
-    return cells(gray, DETAIL_GRID).std(dim=(-2, -1), correction=0).flatten(1)
+    return pixel_std(cells(255 * luma(images.double()), DETAIL_GRID)).flatten(1)
 
 
 @few_at_a_time(_detail)
@@ -803,6 +802,11 @@ def cells(maps: Tensor, grid: int) -> Tensor:
 def pixel_mean(maps: Tensor) -> Tensor:
     """Mean over the last two dimensions, along rows first (see the module's docstring)."""
     return maps.mean(dim=-1).mean(dim=-1)
+
+
+def pixel_std(maps: Tensor) -> Tensor:
+    """Standard deviation over the last two dimensions, by `pixel_mean`: torch's takes longer."""
+    return pixel_mean((maps - pixel_mean(maps)[..., None, None]).square()).sqrt()
 
 
 def _distribution(gaze: Tensor) -> Tensor:

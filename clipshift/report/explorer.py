@@ -3,11 +3,11 @@
 import base64
 import io
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import torch
 from PIL import Image
 from torch import Tensor
@@ -117,9 +117,11 @@ def shown_numbers(
     run: Run, photos: Sequence[str], keys: Sequence[tuple[str, str]], measures: Sequence[str]
 ) -> dict[str, dict[str, Any]]:
     """What a run knows of some photos: ``values`` and ``nearest`` by photo id, see `explored`."""
-    tables = {
-        name: numbers(by_photo(run.rows, name).loc[list(photos), list(keys)]) for name in measures
-    }
+    tables = {}
+    for name in measures:
+        table = by_photo(run.rows, name)
+        cells = np.ix_(table.index.get_indexer(photos), table.columns.get_indexer(keys))
+        tables[name] = numbers(table.to_numpy()[cells])
     classes = read_nearest(run.folder)
     views = [CLEAN, *run.facts["strengths"]]
     made = {}
@@ -132,9 +134,9 @@ def shown_numbers(
     return made
 
 
-def numbers(table: pd.DataFrame) -> list[list[float | None]]:
+def numbers(table: np.ndarray) -> list[list[float | None]]:
     """The rows of a table to four decimals for JSON, which has no NaN."""
-    values = table.to_numpy().round(4).astype(object)
+    values = table.round(4).astype(object)
     values[~np.isfinite(table)] = None
     return values.tolist()
 
@@ -163,7 +165,7 @@ def photo_rows(
     unlisted = max(0, len(order) - LISTED)
     if unlisted:
         order = [*order[: LISTED // 2], *order[-(LISTED // 2) :]]
-    shifts_of = zip(*(numbers(table.loc[order]) for table in tables), strict=True)
+    shifts_of = zip(*(numbers(table.loc[order].to_numpy()) for table in tables), strict=True)
     rows = [
         {"id": photo, "label": label if isinstance(label, str) else "", "shifts": list(found)}
         for photo, label, found in zip(order, labels[order], shifts_of, strict=True)
@@ -207,7 +209,8 @@ def made_pictures(
     batch = collate(list(views.values()))
     side = None if len(views) * (1 + len(variants)) <= FEW_PICTURES else SMALL
     columns = [batch.clean, *(made_view(variant, batch) for variant in variants.values())]
-    encoded = [[data_url(pixels, side) for pixels in column] for column in columns]
+    with ThreadPoolExecutor() as pool:
+        encoded = [list(pool.map(partial(data_url, side=side), column)) for column in columns]
     return {photo: [column[row] for column in encoded] for row, photo in enumerate(views)}
 
 
