@@ -200,8 +200,8 @@ def ours(architecture: str, photos: Path, count: int, precision: str) -> Found:
     with tempfile.TemporaryDirectory() as folder:
         options = [
             f"model.architecture={architecture}", "model.pretrained=null", "metric=paper",
-            "data=folder", f"data.root={photos}", f"data.limit={count}", "data.num_workers=2",
-            "prompts=none", "trainer=cpu", "logger=none", "cache=off", f"precision={precision}",
+            "data=folder", f"data.root={photos}", f"data.limit={count}", "prompts=none",
+            "trainer=cpu", "logger=none", "cache=off", f"precision={precision}",
         ]  # fmt: skip
         cfg = compose_config("evaluate", options)
         records = Records(Path(folder))
