@@ -81,6 +81,13 @@ RUN = [line for line in dict.fromkeys(TOLD) if line not in LEFT_OUT]
 OURS = [line for line in RUN if line.startswith(("clipshift ", "python "))]
 
 
+def test_the_tests_that_the_docs_name_are_there() -> None:
+    told = [one for page in PAGES for one in re.findall(r"`([\w/]+\.py)::(\w+)`", page.read_text())]
+    assert told
+    for file, name in told:
+        assert f"def {name}(" in (ROOT / "tests" / file).read_text(), f"{file}::{name}"
+
+
 def test_what_is_not_run_is_still_told() -> None:
     assert set(TOLD) >= LEFT_OUT
     for page, module in ELSEWHERE.items():
