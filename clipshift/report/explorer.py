@@ -8,6 +8,7 @@ from functools import partial
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
 from PIL import Image
 from torch import Tensor
@@ -117,11 +118,10 @@ def shown_numbers(
     run: Run, photos: Sequence[str], keys: Sequence[tuple[str, str]], measures: Sequence[str]
 ) -> dict[str, dict[str, Any]]:
     """What a run knows of some photos: ``values`` and ``nearest`` by photo id, see `explored`."""
-    tables = {}
-    for name in measures:
-        table = by_photo(run.rows, name)
-        cells = np.ix_(table.index.get_indexer(photos), table.columns.get_indexer(keys))
-        tables[name] = numbers(table.to_numpy()[cells])
+    tables = {
+        name: numbers(by_photo(run.rows, name).reindex(index=photos, columns=keys))
+        for name in measures
+    }
     classes = read_nearest(run.folder)
     views = [CLEAN, *run.facts["strengths"]]
     made = {}
@@ -134,9 +134,9 @@ def shown_numbers(
     return made
 
 
-def numbers(table: np.ndarray) -> list[list[float | None]]:
+def numbers(table: pd.DataFrame) -> list[list[float | None]]:
     """The rows of a table to four decimals for JSON, which has no NaN."""
-    values = table.round(4).astype(object)
+    values = table.to_numpy().round(4).astype(object)
     values[~np.isfinite(table)] = None
     return values.tolist()
 
@@ -165,7 +165,7 @@ def photo_rows(
     unlisted = max(0, len(order) - LISTED)
     if unlisted:
         order = [*order[: LISTED // 2], *order[-(LISTED // 2) :]]
-    shifts_of = zip(*(numbers(table.loc[order].to_numpy()) for table in tables), strict=True)
+    shifts_of = zip(*(numbers(table.loc[order]) for table in tables), strict=True)
     rows = [
         {"id": photo, "label": label if isinstance(label, str) else "", "shifts": list(found)}
         for photo, label, found in zip(order, labels[order], shifts_of, strict=True)
