@@ -3,7 +3,6 @@
 import html
 import json
 import os
-import shutil
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -24,7 +23,7 @@ from clipshift.cli.build import (
 )
 from clipshift.cli.command import as_typed, compose_config
 from clipshift.cli.config import MEASURED, plain, validate
-from clipshift.cli.evaluate import carry_out, views_again
+from clipshift.cli.evaluate import carry_out
 from clipshift.cli.jobs import locked
 from clipshift.comparison.pair import compare_pair, trained_on_of
 from clipshift.data import ViewDataset, candidate_classes, photos_of, select
@@ -33,7 +32,15 @@ from clipshift.errors import UserError
 from clipshift.report import figures, page, vega
 from clipshift.report.explorer import gazed_pictures
 from clipshift.report.run import write_report
-from clipshift.results import Records, Run, clear_results, differing_views, read_run
+from clipshift.results import (
+    Records,
+    Run,
+    copy_results,
+    differing_views,
+    misfits,
+    read_run,
+    rebuild_views,
+)
 from clipshift.train.export import trained_augmentations
 
 SHOWN_GAZES = 1000
@@ -52,7 +59,7 @@ class Result:
     def __init__(
         self,
         run: Run,
-        views: ViewDataset | None,
+        views: ViewDataset | UserError,
         temporary: "tempfile.TemporaryDirectory[str] | None" = None,
     ) -> None:
         self.run = run
@@ -90,10 +97,10 @@ class Result:
             photo: Its position among the photos, or its id.
 
         Raises:
-            UserError: If the photo cannot be had any more, or its gaze was not kept.
+            UserError: If the photo can no longer be read, or its gaze was not kept.
         """
-        if self._views is None:
-            raise UserError("the photos of this run cannot be had any more")
+        if isinstance(self._views, UserError):
+            raise self._views
         name = self._views.photos[photo].id if isinstance(photo, int) else photo
         return figures.draw_pictures(gazed_pictures(self.run, self._views, name))
 
@@ -109,9 +116,8 @@ class Result:
         target = Path(folder).expanduser()
         if target.resolve() != self.run.folder.resolve():
             target.mkdir(parents=True, exist_ok=True)
-            clear_results(target)
-            shutil.copytree(self.run.folder, target, dirs_exist_ok=True)
-        if self._views is not None:
+            copy_results(self.run.folder, target)
+        if isinstance(self._views, ViewDataset):
             write_report(read_run(target), self._views)
         return target
 
@@ -260,17 +266,21 @@ def measure_shift(
     return Result(run, evaluation.views(), temporary)
 
 
-def load_run(folder: str | Path) -> Result:
+def load_run(folder: str | Path, fetch: bool = False) -> Result:
     """A finished run, from its folder.
+
+    Args:
+        folder: The folder. It need not be one's own: what it holds is read as data.
+        fetch: Whether its photos may be read again where they lie behind an address.
 
     Raises:
         UserError: If the folder holds no finished run.
     """
     run = read_run(Path(folder).expanduser())
     try:
-        return Result(run, views_again(run))
-    except UserError:  # its photos are gone, or were held in memory
-        return Result(run, None)
+        return Result(run, rebuild_views(run, fetch))
+    except UserError as error:  # its photos are gone, behind an address, or were held in memory
+        return Result(run, error)
 
 
 def compare(a: Result, b: Result, seed: int = 0) -> pd.DataFrame:
@@ -292,7 +302,8 @@ def compare(a: Result, b: Result, seed: int = 0) -> pd.DataFrame:
         raise UserError(
             f"the runs cannot be compared photo by photo: they differ in {', '.join(differences)}"
         )
-    return compare_pair(a.run, b.run, seed, trained_on_of([a.run, b.run]))
+    with misfits(f"{a.run.folder} and {b.run.folder}"):
+        return compare_pair(a.run, b.run, seed, trained_on_of([a.run, b.run]))
 
 
 def _typed(value: Any) -> str:

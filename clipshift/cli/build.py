@@ -25,7 +25,9 @@ from clipshift.cli.command import CONF
 from clipshift.cli.config import is_template, plain
 from clipshift.cli.jobs import targets
 from clipshift.data import (
+    LOADING,
     NATIVE,
+    SELECTION,
     Cache,
     Photo,
     Resize,
@@ -152,11 +154,6 @@ def _encoder_of(described: str, precision: str) -> Encoder:
             f"precision={encoder.precision}, or let it make one in {precision}"
         )
     return encoder
-
-
-SELECTION = ("skip", "limit", "skip_sample", "sample")
-LOADING = ("resize", "batch_size", "num_workers")
-"""Options of ``data`` that are no parameters of its source."""
 
 
 def load_photos(data: DictConfig, option: str = "data") -> tuple[list[Photo], list[str]]:

@@ -67,6 +67,7 @@ CHECKS: dict[str, Check] = {
         lambda v: v is None or (isinstance(v, list) and [type(path) for path in v] == [str] * 2),
     ),
     "report": optional(TEXT),
+    "fetch": BOOLEAN,
     "check.tolerance": number(0),
     "check.download": BOOLEAN,
     "check.shards": optional(TEXT),

@@ -7,11 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from pytorch_lightning.loggers import Logger
 
-from clipshift import augment
-from clipshift.augment import authors
 from clipshift.cli.build import (
     load_classes,
     load_photos,
@@ -21,7 +19,6 @@ from clipshift.cli.build import (
     make_evaluation,
     make_reference,
     model_origin,
-    resize_of,
 )
 from clipshift.cli.config import plain
 from clipshift.cli.jobs import (
@@ -34,24 +31,15 @@ from clipshift.cli.jobs import (
     started_logger,
     sweep_folders,
     take_over,
-    targets,
 )
 from clipshift.cli.trainer import make_trainer
-from clipshift.data import Cache, ViewDataset
+from clipshift.data import Cache
 from clipshift.errors import UserError, one_line
 from clipshift.evaluate import Evaluation, run_evaluation
 from clipshift.report.run import report_run
 from clipshift.report.terminal import PhotoProgressBar
-from clipshift.results import Records, Run, read_run
+from clipshift.results import Records, Run, misfits, read_run, rebuild_views
 from clipshift.train.export import trained_augmentations
-
-OURS = {
-    *(f"clipshift.data.{name}" for name in ("captions", "folder", "huggingface", "imagenet_c")),
-    *(f"clipshift.data.{name}" for name in ("sample", "shards")),
-    *(f"clipshift.augment.{name}" for name in augment.__all__),
-    *(f"clipshift.augment.authors.{name}" for name in authors.__all__),
-}
-"""The parts that a run's own file may name: no more, for Hydra would follow any dotted name."""
 
 
 def evaluate(cfg: DictConfig, folder: Path) -> None:
@@ -166,36 +154,20 @@ def prepare(
     return evaluation, facts
 
 
-def remake_report(folder: Path) -> None:
-    """Make the figures and the page of a finished run anew from its files: ``report=RUN``.
+def remake_report(folder: Path, fetch: bool) -> None:
+    """Make the figures and the page of a finished run again from its files: ``report=RUN``.
+
+    Args:
+        folder: The run's folder.
+        fetch: Whether its photos may be read again from an address.
 
     Raises:
-        UserError: If the folder holds no finished run, its photos cannot be had, or it names parts
-            that are not clipshift's.
+        UserError: If the folder holds no finished run, its photos cannot be read, its files do not
+            fit together, or it was made with parts that are not clipshift's.
     """
     run = read_run(folder)
-    report_run(run, views_again(run))
-
-
-def views_again(run: Run) -> ViewDataset:
-    """The photos of a finished run and what was drawn for them, from its ``run.json``.
-
-    Raises:
-        UserError: If its photos cannot be had, or it names parts that are not clipshift's.
-    """
-    parts = {name: run.facts["config"][name] for name in ("data", "aug")}
-    if foreign := [name for name in targets(parts) if name not in OURS]:
-        raise UserError(
-            f"{run.folder} was made with {foreign[0]}, which is not clipshift's: a run's file is "
-            "not trusted to name code, so its report cannot be made anew"
-        )
-    cfg = OmegaConf.create(run.facts["config"])
-    if "download" in cfg.data:
-        cfg.data.download = None  # a run's file does not say where files are written
-    photos, _ = load_photos(cfg.data)
-    augmentations, _ = make_augmentations(plain(cfg.aug))
-    resize = resize_of(cfg.data, run.facts["model"]["preprocessing"])
-    return ViewDataset(photos, augmentations, cfg.seed, resize)
+    with misfits(f"the run in {folder}"):
+        report_run(run, rebuild_views(run, fetch))
 
 
 def say_what_is_kept(records: Records, photos: int, folder: Path) -> None:

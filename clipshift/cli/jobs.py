@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,11 +16,11 @@ from pytorch_lightning.loggers import Logger, WandbLogger
 from pytorch_lightning.utilities import rank_zero_only
 
 from clipshift.cli.config import plain
-from clipshift.data import Photo, read_json
+from clipshift.data import Photo, read_text
 from clipshift.encode import Encoder
-from clipshift.errors import ERROR_FILE, UserError
+from clipshift.errors import UserError
 from clipshift.report import tracking
-from clipshift.results import clear_results, data_fingerprint
+from clipshift.results import copy_results, data_fingerprint, read_run
 from clipshift.versions import CODE_SHA256, package_versions, source_sha256
 
 LOCK = ".lock"
@@ -43,7 +42,7 @@ def sweep_folders(cfg: DictConfig) -> list[Path]:
     return [Path(HydraConfig.get().sweep.dir), Path(cfg.sweeps)]
 
 
-HARMLESS = ("logger", "cache", "sweeps", "rerun", "compare", "report", "dashboard")
+HARMLESS = ("logger", "cache", "sweeps", "rerun", "compare", "report", "fetch", "dashboard")
 """Options that change no number."""
 
 
@@ -75,7 +74,7 @@ def numbers_depend_on(
     return options | {
         "model": [options["model"], encoder.fingerprint],
         "photos": hashlib.sha256(json.dumps(texts).encode()).hexdigest(),
-        "calibration": calibration.read_text() if calibration.is_file() else None,
+        "calibration": read_text(calibration) if calibration.is_file() else None,
         "clipshift's code": CODE_SHA256,
         "code of its parts": source_sha256(code),
         "versions": package_versions(),
@@ -96,9 +95,7 @@ def job_key(cfg: DictConfig, encoder: Encoder, photos: list[Photo], classes: lis
 def take_over(done: Path, run_folder: Path) -> None:
     """Let a finished job's results be this job's."""
     if done.resolve() != run_folder.resolve():
-        clear_results(run_folder)
-        ignored = shutil.ignore_patterns("wandb", ".hydra", ERROR_FILE, LOCK)
-        shutil.copytree(done, run_folder, ignore=ignored, dirs_exist_ok=True)
+        copy_results(done, run_folder)
     print(f"already measured, so taken from {done} (rerun=true measures it again)")
 
 
@@ -107,11 +104,11 @@ def finished_job(roots: list[Path], key: str) -> Path | None:
     for root in roots:
         for file in sorted(root.rglob("run.json")):
             try:
-                facts = read_json(file)
-            except (OSError, ValueError):
+                if read_run(file.parent).facts["job"] != key:
+                    continue
+            except UserError:
                 continue
-            ours = isinstance(facts, dict) and facts.get("job") == key and facts.get("complete")
-            if ours and (file.parent / "report.html").exists():  # written last of all
+            if (file.parent / "report.html").exists():  # written last of all
                 return file.parent
     return None
 

@@ -28,10 +28,9 @@ def evaluate_job(cfg: DictConfig) -> None:
             check_paths(cfg)
         folder = Path(HydraConfig.get().runtime.output_dir)
         if cfg.compare:
-            from clipshift.cli.evaluate import views_again
             from clipshift.comparison import compare_runs
 
-            compare_runs(list(cfg.compare), cfg.seed, folder, views_again=views_again)
+            compare_runs(list(cfg.compare), cfg.seed, folder, fetch=cfg.fetch)
             return
         if cfg.check:
             from clipshift.cli.check import check
@@ -42,7 +41,7 @@ def evaluate_job(cfg: DictConfig) -> None:
         from clipshift.cli.evaluate import evaluate, remake_report
 
         if cfg.report:
-            remake_report(Path(cfg.report).expanduser())
+            remake_report(Path(cfg.report).expanduser(), cfg.fetch)
         else:
             evaluate(cfg, folder)
 
@@ -103,13 +102,14 @@ def check(arguments: Sequence[str]) -> None:
 
 def report(arguments: Sequence[str]) -> None:
     """Make a finished run's page anew, and open it."""
-    if len(arguments) != 1:
+    runs = [argument for argument in arguments if "=" not in argument]
+    if len(runs) != 1:
         fail("report needs the folder of a run: clipshift report RUN")
-    evaluate([f"report={as_typed(arguments[0])}"])
+    evaluate([f"report={as_typed(runs[0])}", *(a for a in arguments if a not in runs)])
     if sys.stdout.isatty():
         import webbrowser
 
-        webbrowser.open((Path(arguments[0]).expanduser() / "report.html").resolve().as_uri())
+        webbrowser.open((Path(runs[0]).expanduser() / "report.html").resolve().as_uri())
 
 
 def demo(arguments: Sequence[str]) -> None:
@@ -129,7 +129,7 @@ def models(arguments: Sequence[str]) -> None:
 COMMANDS: dict[str, tuple[Callable[[Sequence[str]], None], str]] = {
     "evaluate": (evaluate, "[OPTION=VALUE ...]"),
     "compare": (compare, "RUN_A RUN_B"),
-    "report": (report, "RUN"),
+    "report": (report, "RUN [fetch=true]"),
     "check": (check, "[check.OPTION=VALUE ...]"),
     "train": (train, "experiment=NAME [OPTION=VALUE ...]"),
     "demo": (demo, "[OPTION=VALUE ...]"),

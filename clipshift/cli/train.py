@@ -17,7 +17,7 @@ from clipshift.augment import Augmentation
 from clipshift.cli.build import load_photos, make_augmentations, resize_of, templates_for
 from clipshift.cli.command import compose_config
 from clipshift.cli.config import MEASURED, plain, validate
-from clipshift.cli.evaluate import evaluate, views_again
+from clipshift.cli.evaluate import evaluate
 from clipshift.cli.jobs import started_logger
 from clipshift.cli.trainer import make_trainer
 from clipshift.comparison import compare_runs
@@ -314,7 +314,7 @@ def compare_with_base(
     """
     for run_folder, evaluation in evaluations.items():
         evaluate(evaluation, run_folder)
-    report = compare_runs([str(run) for run in evaluations], seed, folder, notes, views_again)
+    report = compare_runs([str(run) for run in evaluations], seed, folder, notes, fetch=True)
     table = pd.read_csv(folder / "comparison.csv", dtype={"severity": str})
     base, *tuned = (read_run(run) for run in evaluations)
     for run in tuned:

@@ -1,7 +1,6 @@
 """Finished runs, compared photo by photo, every two of them."""
 
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Sequence
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -33,8 +32,11 @@ from clipshift.results import (
     Run,
     compare_photos,
     differing_views,
+    file_name,
     incomparable,
+    misfits,
     read_run,
+    rebuild_views,
     with_group_means,
     write_csv,
 )
@@ -55,12 +57,13 @@ SPREAD_FALL = 0.1
 """How much closer together photos may lie before a comparison warns of it, as a fraction."""
 
 
+@misfits("the comparison")
 def compare_runs(
     runs: Sequence[str],
     seed: int,
     folder: Path,
     notes: Sequence[str] = (),
-    views_again: Callable[[Run], ViewDataset] | None = None,
+    fetch: bool = False,
 ) -> Path:
     """Compare finished runs photo by photo, every two of them: ``compare=[RUN_A,RUN_B]``.
 
@@ -71,7 +74,7 @@ def compare_runs(
         seed: Seed of the bootstrap.
         folder: Where ``comparison.csv`` and ``comparison.html`` go.
         notes: What else a reader must know.
-        views_again: Finds a run's photos, for their pictures; `UserError` where they are gone.
+        fetch: Whether photos behind an address are read again, for their pictures.
 
     Returns:
         The page's path.
@@ -92,7 +95,12 @@ def compare_runs(
     folder.mkdir(parents=True, exist_ok=True)
     write_csv(folder / "comparison.csv", pd.concat(tables, ignore_index=True))
     notes = list(dict.fromkeys([*notes, *(note for pair in pairs for note in pair_notes(*pair))]))
-    report = write_pairs(folder, compared, tables, trained_on, notes, views_again)
+    photos = None
+    try:
+        photos = rebuild_views(compared[0], fetch)
+    except UserError as error:
+        notes.append(f"Photos are listed without pictures: {error}.")
+    report = write_pairs(folder, compared, tables, trained_on, notes, photos)
     for (a, b), table in zip(pairs, tables, strict=True):
         shown = table[table["measure"] == "cosine_similarity"]
         print(pair_lines(a, b, shown if len(shown) else table))
@@ -213,7 +221,7 @@ def write_pairs(
     tables: Sequence[pd.DataFrame],
     trained_on: Sequence[str],
     notes: Sequence[str],
-    views_again: Callable[[Run], ViewDataset] | None,
+    photos: ViewDataset | None,
 ) -> Path:
     """Write the page of a comparison: the last run against the first, then every other two.
 
@@ -223,7 +231,7 @@ def write_pairs(
         tables: From `compare_pair`, of every two of them.
         trained_on: What the fine-tuned model was trained on.
         notes: What a reader must know.
-        views_again: Finds a run's photos, for their pictures; `UserError` where they are gone.
+        photos: The photos, for their pictures; None where they cannot be read.
     """
     a, b = runs[0], runs[-1]
     pairs = list(zip(combinations(runs, 2), tables, strict=True))
@@ -247,7 +255,7 @@ def write_pairs(
         if index != main
     ]
     sections += curve_sections(folder)
-    sections.append(pair_photos(a, b, views_again))
+    sections.append(pair_photos(a, b, photos))
     names = ["A", *(run.folder.name for run in runs[1:-1]), "B"]
     facts = {
         name: f"{run_title(run)}: {run.folder}; {weights_in_words(run.facts['model'])}"
@@ -257,11 +265,11 @@ def write_pairs(
         if spread := spread_change(*pair):
             of_pair = "" if index == main else f", {' → '.join(map(run_title, pair))}"
             facts[f"mean distance between different photos{of_pair}"] = spread
-    photos = counted(int(table["n"].max()), "photo")
+    number = counted(int(table["n"].max()), "photo")
     made = Page(
         title=f"{run_title(b)} against {run_title(a)}, photo by photo",
         answer=pair_answer(a, b, table),
-        measured=f"The same views of {photos} with both models: A is {run_title(a)}, B is "
+        measured=f"The same views of {number} with both models: A is {run_title(a)}, B is "
         f"{run_title(b)}.",
         notes=notes,
         lead=drawn[0] if drawn else None,
@@ -389,7 +397,7 @@ def other_pair(a: Run, b: Run, table: pd.DataFrame, trained_on: Sequence[str]) -
     measure = next(m for m in (*LEADING, *table["measure"]) if m in set(table["measure"]))
     drawn = forest(table, measure, a, trained_on)
     names = [run_title(run) for run in (a, b)]
-    drawn.name = f"difference_{a.folder.name}_{b.folder.name}"
+    drawn.name = file_name(f"difference_{a.folder.name}_{b.folder.name}")
     return Section(
         f"{a.folder.name}-{b.folder.name}",
         f"{names[1]} against {names[0]}",
@@ -399,12 +407,8 @@ def other_pair(a: Run, b: Run, table: pd.DataFrame, trained_on: Sequence[str]) -
     )
 
 
-def pair_photos(a: Run, b: Run, views_again: Callable[[Run], ViewDataset] | None) -> Section:
+def pair_photos(a: Run, b: Run, photos: ViewDataset | None) -> Section:
     """The photo explorer with both models."""
-    photos = None
-    if views_again is not None:
-        with suppress(UserError):
-            photos = views_again(a)
     names = [run_title(run) for run in (a, b)]
     if names[0] == names[1]:
         names = [f"A: {names[0]}", f"B: {names[1]}"]

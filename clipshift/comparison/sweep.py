@@ -4,6 +4,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from operator import itemgetter
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import yaml
@@ -19,7 +20,8 @@ from clipshift.comparison.pair import (
     software_notes,
     trained_on_of,
 )
-from clipshift.errors import ERROR_FILE, UserError
+from clipshift.data import read_text
+from clipshift.errors import ERROR_FILE, UserError, one_line
 from clipshift.report import terminal, tracking
 from clipshift.report.figures import draw_curves, draw_parallel
 from clipshift.report.page import WIDE, Cell, Figure, Page, Section, Table, write_page
@@ -30,15 +32,24 @@ from clipshift.results import Run, differing_views, read_run, write_csv
 
 def job_overrides(folder: Path) -> dict[str, str]:
     """What a job's command line set, by option."""
-    lines: list[str] = yaml.safe_load((folder / ".hydra/overrides.yaml").read_text()) or []
-    return dict(line.lstrip("+~").split("=", 1) for line in lines if "=" in line)
+    try:
+        lines = yaml.safe_load(read_text(folder / ".hydra/overrides.yaml")) or []
+    except (OSError, ValueError, yaml.YAMLError):
+        return {}
+    pairs = (str(line).lstrip("+~").partition("=") for line in lines)
+    return {option: value for option, equals, value in pairs if equals}
 
 
-def compare_sweep(folder: Path) -> bool:
+def compare_sweep(
+    folder: Path, logger: Mapping[str, Any], sweeps: str = "multirun", dashboard: bool = False
+) -> bool:
     """Make ``comparison.csv`` and ``comparison.html`` of all jobs in a sweep's folder.
 
     Args:
         folder: The sweep's folder.
+        logger: The sweep's options ``logger``: W&B tracks the comparison where they are its.
+        sweeps: The folder of all sweeps.
+        dashboard: Whether to publish a W&B report.
 
     Returns:
         Whether every job has finished.
@@ -60,7 +71,7 @@ def compare_sweep(folder: Path) -> bool:
             runs[job] = read_run(job)
         except UserError as error:
             written = job / ERROR_FILE
-            failed[job] = written.read_text().strip() if written.exists() else str(error)
+            failed[job] = one_line(read_text(written)) if written.is_file() else str(error)
     parts = []
     for job, run in runs.items():
         summary = run.summary
@@ -73,7 +84,8 @@ def compare_sweep(folder: Path) -> bool:
     report, files = write_sweep(folder, runs, failed, overrides, options, table, notes)
     if runs:
         with tracking.optional_tracking():
-            track_sweep(folder, list(runs.values()), table, files, failed=bool(failed))
+            group = logger.get("group") or tracking.sweep_group(folder, sweeps)
+            track_sweep(folder, logger, group, dashboard, table, files, failed=bool(failed))
     if runs:
         jobs_by_name = {job.name: run for job, run in runs.items()}
         told = {job.name: own for job, own in overrides.items()}
@@ -295,10 +307,15 @@ def job_table(
 
 
 def track_sweep(
-    folder: Path, runs: list[Run], table: pd.DataFrame, files: dict[str, Path], failed: bool
+    folder: Path,
+    options: Mapping[str, Any],
+    group: str,
+    dashboard: bool,
+    table: pd.DataFrame,
+    files: dict[str, Path],
+    failed: bool,
 ) -> None:
     """Put the comparison into a W&B run of its own, in the group of the jobs that were tracked."""
-    options = runs[0].facts["config"]["logger"]
     if "project" not in options:
         return
     logger = tracking.wandb_logger(
@@ -306,12 +323,12 @@ def track_sweep(
         options["project"],
         options["entity"],
         name="comparison",
-        group=options["group"] or tracking.sweep_group(folder, runs[0].facts["config"]["sweeps"]),
+        group=group,
         tags=[*options["tags"], "comparison"],
         job_type="comparison",
     )
     tracking.track_comparison(logger, table, files)
-    if runs[0].facts["config"]["dashboard"]:
+    if dashboard:
         print(publish_dashboard(logger, list(table["augmentation"].unique())))
     logger.experiment.finish(exit_code=int(failed))
 

@@ -17,11 +17,11 @@ from clipshift.data.dataset import (
     view_size,
 )
 from clipshift.data.download import is_url
-from clipshift.data.files import read_json
+from clipshift.data.files import open_file, read_json, read_text, typed
 from clipshift.data.huggingface import huggingface
 from clipshift.data.memory import photos_of
 from clipshift.data.photos import Photo, UnreadablePhotoError, as_rgb, decode, keyed_order
-from clipshift.data.selection import select
+from clipshift.data.selection import LOADING, SELECTION, select
 from clipshift.data.shards import class_names, shard_templates, shards
 from clipshift.data.sources import captions, folder, sample
 from clipshift.data.wordnet import (
@@ -34,7 +34,9 @@ from clipshift.data.wordnet import (
 
 __all__ = [
     "GONE",
+    "LOADING",
     "NATIVE",
+    "SELECTION",
     "Batch",
     "Cache",
     "Photo",
@@ -60,13 +62,16 @@ __all__ = [
     "is_wordnet_id",
     "keyed_order",
     "native_resize",
+    "open_file",
     "photos_of",
     "read_json",
     "read_lines",
+    "read_text",
     "sample",
     "select",
     "shard_templates",
     "shards",
     "spoken_names",
+    "typed",
     "view_size",
 ]

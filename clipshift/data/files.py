@@ -1,15 +1,18 @@
 """Files and names that users give, looked at before they are relied on."""
 
-import json
 import os
 import stat
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO, TypeVar
+
+from pydantic import JsonValue, TypeAdapter, ValidationError
 
 from clipshift.errors import UserError, printable
 
 JSON_BYTES = 2**26
 """The largest JSON file that is read."""
+ANY_JSON: TypeAdapter[Any] = TypeAdapter(JsonValue)
+Shape = TypeVar("Shape")
 
 
 def existing(path: Any, kind: str, option: str) -> Path:
@@ -45,20 +48,58 @@ def path_in(top: Path, file: Path) -> str:
     return os.fsencode(file.relative_to(top).as_posix()).decode("utf-8", "surrogateescape")
 
 
-def read_json(file: Path) -> Any:
-    """What a JSON file holds.
+def open_file(file: Path) -> BinaryIO:
+    """A regular file, opened to be read: not a device or pipe, which may never end.
+
+    Raises:
+        OSError: If it cannot be opened.
+        ValueError: If it is not a regular file.
+    """
+    descriptor = os.open(file, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise ValueError(f"{file.name} is not a regular file")
+    return open(descriptor, "rb")
+
+
+def read_text(file: Path, limit: int = JSON_BYTES) -> str:
+    """The text of a regular file in UTF-8.
 
     Raises:
         OSError: If it cannot be read.
-        ValueError: If it is no regular file, larger than 64 MiB, no JSON in UTF-8, or nested too
-            deeply.
+        ValueError: If it is not a regular file, has more bytes than allowed, or is not UTF-8.
     """
-    status = file.stat()
-    if not stat.S_ISREG(status.st_mode):
-        raise ValueError("it is not a regular file")
-    if status.st_size > JSON_BYTES:
-        raise ValueError(f"it is larger than {JSON_BYTES >> 20} MiB")
+    with open_file(file) as stream:
+        content = stream.read(limit + 1)
+    if len(content) > limit:
+        raise ValueError(f"{file.name} is larger than {limit >> 10} KiB")
+    return content.decode()
+
+
+def read_json(file: Path) -> Any:
+    """What a JSON file holds: plain data.
+
+    Raises:
+        OSError: If it cannot be read.
+        ValueError: If it is not a regular file, larger than 64 MiB, not JSON in UTF-8, or nested
+            too deeply.
+    """
+    return typed(ANY_JSON, read_text(file))
+
+
+def typed(shape: "TypeAdapter[Shape]", text: str) -> Shape:
+    """JSON as values of known types.
+
+    Args:
+        shape: The types, with the keys that there may be.
+        text: The JSON.
+
+    Raises:
+        ValueError: If it is not JSON or has another shape: one line on where it differs.
+    """
     try:
-        return json.loads(file.read_text(encoding="utf-8"))
-    except RecursionError:
-        raise ValueError("it is nested too deeply") from None
+        return shape.validate_json(text, strict=True)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_context=False, include_input=False)[0]
+        where = ".".join(map(str, first["loc"]))[:200]
+        raise ValueError(f"{where}: {first['msg']}" if where else first["msg"]) from None

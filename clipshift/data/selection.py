@@ -5,6 +5,10 @@ from collections.abc import Sequence
 from clipshift.data.photos import Photo, keyed_order
 from clipshift.errors import UserError
 
+SELECTION = ("skip", "limit", "skip_sample", "sample")
+LOADING = ("resize", "batch_size", "num_workers")
+"""Options of ``data`` that are not parameters of its source."""
+
 
 def select(
     photos: Sequence[Photo],

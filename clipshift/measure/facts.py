@@ -2,7 +2,9 @@
 
 import math
 from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
+
+from pydantic import ConfigDict, TypeAdapter
 
 Space = Literal["embedding", "gaze", "aligned gaze", "pixels", "text", "photo"]
 """What a measure is taken on; ``photo``: on the clean photo alone, so that it is no shift."""
@@ -27,6 +29,8 @@ class Facts:
         correlate: Under which name its correlation with the shift is listed; empty where it is not.
             Of a measure of which higher is better, the loss 1 − x is correlated.
     """
+
+    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
 
     label: str
     short: str
@@ -78,13 +82,16 @@ class Facts:
         """What `as_json` gave.
 
         Raises:
-            TypeError: If it is something else.
+            ValueError: If it is something else.
         """
         bounds = {"low": -math.inf, "high": math.inf}
         filled: dict[str, Any] = {
             n: bounds[n] if v is None and n in bounds else v for n, v in stored.items()
         }
-        return cls(**filled)
+        return FACTS.validate_python(filled)
+
+
+FACTS: TypeAdapter[Facts] = TypeAdapter(Facts)
 
 
 def accuracy(k: int, clean: bool) -> Facts:

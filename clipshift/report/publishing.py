@@ -1,7 +1,6 @@
 """A run's and a model's results in the formats that leaderboards and the Hugging Face hub read."""
 
 import re
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -20,8 +19,10 @@ from clipshift.results import (
     LEADERBOARD,
     Run,
     by_photo,
+    file_name,
     labels_of,
     prompts_of,
+    subfolder,
     write_json,
     write_whole,
 )
@@ -160,14 +161,12 @@ def eval_results(run: Run) -> list[dict[str, Any]]:
 
 def write_published(run: Run) -> None:
     """Write ``clip_benchmark/`` and ``eval_results.yaml``, where photos have labels."""
-    folder = run.folder / LEADERBOARD
-    shutil.rmtree(folder, ignore_errors=True)
     contents = clip_benchmark(run)
     if not contents:
         return
-    folder.mkdir()
+    folder = subfolder(run.folder, LEADERBOARD, anew=True)
     for view, content in contents.items():
-        write_json(folder / f"{view}.json", content)
+        write_json(folder / f"{file_name(view)}.json", content)
     name, hub = dataset_of(run.facts["config"]["data"])
     text = yaml.safe_dump(eval_results(run), sort_keys=False, allow_unicode=True, width=1000)
     if hub is None:

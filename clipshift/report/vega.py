@@ -9,7 +9,7 @@ import altair as alt
 import pandas as pd
 import vl_convert
 
-from clipshift.results import write_whole
+from clipshift.results import file_name, subfolder, write_whole
 
 Chart = alt.TopLevelMixin
 """Any of Altair's charts."""
@@ -122,7 +122,7 @@ def save_figures(figures: Mapping[str, Drawn], folder: Path, source: str) -> dic
     Returns:
         The PNG files by figure name, with ``@SEVERITY`` where there are several.
     """
-    folder.mkdir(exist_ok=True)
+    folder = subfolder(folder.parent, folder.name)
     paths = {}
     for name, chart in figures.items():
         for severity in severities_of(chart) or [""]:
@@ -130,10 +130,11 @@ def save_figures(figures: Mapping[str, Drawn], folder: Path, source: str) -> dic
             title = f"{name}@{severity}" if severity else name
             svg = vl_convert.vegalite_to_svg(spec, vl_version=VEGALITE, config=config(back="white"))
             png = vl_convert.svg_to_png(svg, scale=PNG_SCALE)
+            name = file_name(title)
             write_whole(
-                folder / f"{title}.svg", partial(Path.write_text, data=svg, encoding="utf-8")
+                folder / f"{name}.svg", partial(Path.write_text, data=svg, encoding="utf-8")
             )
-            paths[title] = folder / f"{title}.png"
+            paths[title] = folder / f"{name}.png"
             write_whole(paths[title], partial(Path.write_bytes, data=png))
     return paths
 

@@ -11,7 +11,9 @@ from clipshift.results.corruptions import (
 )
 from clipshift.results.files import (
     data_fingerprint,
+    file_name,
     file_sha256,
+    subfolder,
     write_csv,
     write_json,
     write_whole,
@@ -32,6 +34,7 @@ from clipshift.results.ranking import (
     ranking_agreement,
     shown_photos,
 )
+from clipshift.results.rebuild import rebuild_views
 from clipshift.results.records import Records
 from clipshift.results.runs import (
     CALIBRATION,
@@ -42,8 +45,10 @@ from clipshift.results.runs import (
     SHOWN_PHOTOS,
     Run,
     clear_results,
+    copy_results,
     differing_views,
     incomparable,
+    misfits,
     prompts_of,
     read_gazes,
     read_nearest,
@@ -85,6 +90,7 @@ __all__ = [
     "by_photo",
     "clear_results",
     "compare_photos",
+    "copy_results",
     "correlate",
     "corruption_errors",
     "cosine_values",
@@ -92,6 +98,7 @@ __all__ = [
     "differing_views",
     "distance_tables",
     "errors_by_corruption",
+    "file_name",
     "file_sha256",
     "holm",
     "incomparable",
@@ -100,6 +107,7 @@ __all__ = [
     "labels_of",
     "mean_corruption_error",
     "mean_interval",
+    "misfits",
     "order_of_photos",
     "pair_values",
     "pivot",
@@ -110,10 +118,12 @@ __all__ = [
     "read_gazes",
     "read_nearest",
     "read_run",
+    "rebuild_views",
     "shift_and_error",
     "shift_table",
     "shown_photos",
     "skipped_table",
+    "subfolder",
     "summarize",
     "with_group_means",
     "write_csv",

@@ -10,12 +10,15 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
+from pydantic import TypeAdapter
 
+from clipshift.data import typed
 from clipshift.measure import Facts
 
 METADATA = b"clipshift.columns"
 """Where ``shift.parquet`` holds what its measured columns mean."""
 
+COLUMN_FACTS: TypeAdapter[dict[str, dict[str, Any]]] = TypeAdapter(dict[str, dict[str, Any]])
 KEYS = {
     "photo": "id of the photo: its path below the data root, or SHARD/KEY",
     "label": "the photo's class, where it has one",
@@ -198,8 +201,15 @@ class ShiftFile:
         stored = (schema.metadata or {}).get(METADATA)
         if stored is None:
             raise ValueError(f"{path.name} does not say what its columns mean: measure it again")
-        self.facts = {name: Facts.from_json(facts) for name, facts in json.loads(stored).items()}
+        kept = typed(COLUMN_FACTS, stored.decode())
+        self.facts = {name: Facts.from_json(facts) for name, facts in kept.items()}
         self.names: list[str] = schema.names
+        types = {name: str(pa.string()) for name in KEYS} | dict.fromkeys(self.facts, "double")
+        for name in [*types, *self.names]:
+            if name not in self.names or str(schema.field(name).type) != types.get(name):
+                raise ValueError(f"{path.name} has no column {name} as clipshift writes it")
+        if len(self) % (len(self.variants) or 1):
+            raise ValueError(f"{path.name} has not the same views of every photo")
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.names)
@@ -240,11 +250,11 @@ class ShiftFile:
         """The first rows."""
         with pq.ParquetFile(self.path) as file:
             first = next(file.iter_batches(rows), file.schema_arrow.empty_table())
-            return first.to_pandas()
+            return first.to_pandas(ignore_metadata=True)
 
     def read(self) -> pd.DataFrame:
         """All rows."""
-        return pq.read_table(self.path).to_pandas()
+        return pq.read_table(self.path).to_pandas(ignore_metadata=True)
 
     def _of_photos(self, column: str) -> pd.Series:
         """One value for each photo, of a column that its rows have in common."""

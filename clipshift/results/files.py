@@ -1,24 +1,77 @@
-"""Files, each written whole or not at all."""
+"""Files, each written whole or not at all, inside the folder that they belong to."""
 
 import hashlib
 import json
 import os
+import re
+import shutil
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
+from clipshift.data import open_file
+from clipshift.errors import UserError
+
 FORMULA = ("=", "+", "-", "@", "\t", "\r")
 """How text begins that a spreadsheet runs as a formula."""
+
+
+UNSAFE = re.compile(r"[^\w .@+=(),-]")
+"""Characters that have no place in a file name, whatever the system."""
+NAME_LENGTH = 150
+
+
+def file_name(name: str) -> str:
+    """A file's name, on every system, for what a user or a file has named.
+
+    Args:
+        name: Any text, as an augmentation's name.
+
+    Returns:
+        The text itself where it is safe. Otherwise its safe characters and, so that two names stay
+        two, the beginning of its SHA-256.
+
+    Example:
+        >>> file_name("noise@matched"), file_name("../../etc/cron")
+        ('noise@matched', '_.._etc_cron-6e3aaf63')
+    """
+    safe = UNSAFE.sub("_", name).lstrip(".")[:NAME_LENGTH]
+    if safe == name and safe.strip():
+        return safe
+    return f"{safe}-{hashlib.sha256(name.encode(errors='surrogatepass')).hexdigest()[:8]}"
+
+
+def subfolder(folder: Path, name: str, *, anew: bool = False) -> Path:
+    """A folder in a run's folder to write to, made where it is missing.
+
+    Args:
+        folder: The run's folder.
+        name: Its name there.
+        anew: Whether to remove what it holds.
+
+    Raises:
+        UserError: If a link or a file has its place: a link may lead out of the run's folder.
+    """
+    made = folder / name
+    if made.is_symlink() or (made.exists() and not made.is_dir()):
+        raise UserError(f"{made} is not a folder but a link or a file: remove it")
+    if anew and made.exists():
+        shutil.rmtree(made)
+    made.mkdir(parents=True, exist_ok=True)
+    return made
 
 
 def write_whole(path: Path, write: Callable[[Path], Any]) -> None:
     """Write a file beside its place and move it there, so that no half of it is ever seen.
 
-    Not even after a power failure: its content is on the disk before it gets its name.
+    Not even after a power failure: its content is on the disk before it gets its name. A link in
+    its place, or in that of the unfinished file, is replaced and not followed.
     """
     partial = path.with_name(f".{path.name}.partial")
+    partial.unlink(missing_ok=True)
+    os.close(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666))
     write(partial)
     with partial.open("rb") as stream:
         os.fsync(stream.fileno())
@@ -45,9 +98,14 @@ def write_json(path: Path, content: Mapping[str, Any]) -> None:
 
 
 def file_sha256(path: Path) -> str:
-    """SHA-256 of a file's content, in hexadecimal."""
+    """SHA-256 of a file's content, in hexadecimal.
+
+    Raises:
+        OSError: If it cannot be read.
+        ValueError: If it is not a regular file.
+    """
     digest = hashlib.sha256()
-    with path.open("rb") as stream:
+    with open_file(path) as stream:
         while block := stream.read(2**20):
             digest.update(block)
     return digest.hexdigest()

@@ -17,7 +17,7 @@ from safetensors.torch import save_file as save_tensors
 from torch import Tensor
 
 from clipshift.data import GONE, Skipped, read_json
-from clipshift.results.files import write_json, write_whole
+from clipshift.results.files import subfolder, write_json, write_whole
 from clipshift.results.measured import KEPT, ROWS, Measured, join
 
 FOLDER = "measured"
@@ -59,8 +59,7 @@ class Records:
         except (OSError, ValueError):
             anew = True  # records without their options belong to no run
         if anew:
-            self.remove()
-            self.folder.mkdir(parents=True)
+            subfolder(self.folder.parent, FOLDER, anew=True)
             write_json(self.folder / OPTIONS, wanted)
             return []
         return [name for name in wanted if begun.get(name) != wanted[name]]

@@ -1,22 +1,29 @@
 """A run: its tables and facts, written to its folder and read back."""
 
 import json
-from collections.abc import Collection, Mapping, Sequence
+import shutil
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+from pandas.api.types import is_numeric_dtype
+from pydantic import TypeAdapter
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
-from clipshift.data import NATIVE, Photo, native_resize, read_json
-from clipshift.errors import UserError
+from clipshift.augment import LADDER, MATCHED, PAPER
+from clipshift.data import NATIVE, Photo, native_resize, open_file, read_text, typed
+from clipshift.errors import UserError, one_line
 from clipshift.measure import Facts
 from clipshift.results.columns import DEFINITIONS, ShiftFile, column_dictionary
-from clipshift.results.files import file_sha256, write_csv, write_json, write_whole
+from clipshift.results.facts import RUN_FACTS
+from clipshift.results.files import file_sha256, subfolder, write_csv, write_json, write_whole
 from clipshift.results.measured import CLEAN, Measured
 from clipshift.results.table import Shift, by_photo
 
@@ -26,6 +33,7 @@ LEADERBOARD = "clip_benchmark"
 """The folder of zero-shot results as CLIP_benchmark writes them."""
 EVAL_RESULTS = "eval_results.yaml"
 """The same as the Hugging Face hub reads them."""
+FIGURES = "figures"
 SHIFT = "shift.parquet"
 MATRICES = ("distances", "distances_low", "distances_high")
 INSIDE = ("directions", "direction_cosines", "undone", "neighbourhoods", "named")
@@ -46,14 +54,28 @@ RESULTS = (
     NEAREST,
     f"{LEADERBOARD}/*.json",
     EVAL_RESULTS,
+    f"{FIGURES}/*.svg",
+    f"{FIGURES}/*.png",
     "report.html",
 )
-"""What an evaluation writes, the figures apart: names, or patterns of names."""
+"""What an evaluation writes: names, or patterns of names."""
 
 SHOWN_PHOTOS = 24
 """How many photos a run's page shows pictures of (`shown_photos`), and so the gaze of."""
+NEAREST_CLASSES: TypeAdapter[dict[str, dict[str, list[tuple[str, float]]]]] = TypeAdapter(
+    dict[str, dict[str, list[tuple[str, float]]]]
+)
+IDS: TypeAdapter[list[str]] = TypeAdapter(list[str])
 GAZED_PHOTOS = 500
 """Of so many first photos the gaze is kept until it is known which of them the page shows."""
+
+HASHED = frozenset({SHIFT, "columns.json", *(f"{table}.csv" for table in TABLES)})
+"""The files that ``run.json`` may name with their SHA-256."""
+TEXTS = frozenset({
+    "augmentation", "severity", "measure", "with", "other", "method", "vocabulary", "text",
+    "photo", "reason",
+})  # fmt: skip
+"""The columns of tables that hold texts; all others hold numbers."""
 
 VIEWS = ("aug", "seed", "data.resize")
 """Options that decide what the views are, beside the photos and the strengths."""
@@ -146,11 +168,53 @@ class Run:
         return tau, low, high
 
 
-def clear_results(folder: Path) -> None:
-    """Remove an earlier run's results, so that none of them is taken for one of the next run."""
+def results_in(folder: Path) -> Iterator[Path]:
+    """The files of a run in a folder, but for those in folders that are links."""
     for name in RESULTS:
         for file in folder.glob(name):
-            file.unlink()
+            if file.parent == folder or not file.parent.is_symlink():
+                yield file
+
+
+def clear_results(folder: Path) -> None:
+    """Remove an earlier run's results, so that none of them is taken for one of the next run."""
+    for file in results_in(folder):
+        file.unlink()
+
+
+def copy_results(source: Path, target: Path) -> None:
+    """Let the results of a run be those of another folder as well: its files, and no others.
+
+    Raises:
+        UserError: If a folder among them is a link.
+    """
+    clear_results(target)
+    for file in results_in(source):
+        inside = file.relative_to(source)
+        folder = target if inside.parent == Path() else subfolder(target, inside.parent.name)
+        write_whole(folder / file.name, partial(shutil.copyfile, file))
+
+
+@contextmanager
+def misfits(what: str) -> Iterator[None]:
+    """Say in one line that a run's files do not fit together, whatever they make fail.
+
+    Args:
+        what: The run or runs, in words.
+
+    Raises:
+        UserError: Then.
+    """
+    try:
+        yield
+    except (
+        ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError, TypeError,
+        ValueError, pa.ArrowException,
+    ) as error:  # fmt: skip
+        reason = f"{type(error).__name__}: {one_line(str(error))[:200]}"
+        raise UserError(
+            f"{what} cannot be shown: the files do not fit together ({reason}). Measure again"
+        ) from error
 
 
 def write_run(run: Run) -> None:
@@ -170,42 +234,107 @@ def write_run(run: Run) -> None:
 
 
 def read_run(folder: Path) -> Run:
-    """Read a finished run.
+    """Read a finished run, of whose files nothing is believed but that they are data.
 
     Raises:
         UserError: If the folder holds none, one that was interrupted or measured no photo, or one
-            whose files are no longer what was written.
+            whose files are no longer what was written, or do not belong together.
     """
     again = "measure it again"
     try:
-        facts = read_json(folder / "run.json")
+        facts: dict[str, Any] = typed(RUN_FACTS, read_text(folder / "run.json"))
     except (OSError, ValueError) as error:
-        raise UserError(f"no finished run in {folder}: {error}") from None
-    if not isinstance(facts, dict) or "complete" not in facts:
-        raise UserError(f"no finished run in {folder}: its run.json is not clipshift's")
+        raise UserError(f"no finished run in {folder}: run.json: {one_line(str(error))}") from None
     if not facts["complete"]:
         raise UserError(f"the run in {folder} was interrupted: run it again")
     try:
         for name, written in facts["sha256"].items():
+            if name not in HASHED:
+                raise ValueError(f"run.json names {name}, which is not a table of a run")
             if file_sha256(folder / name) != written:
                 raise UserError(f"{folder / name} is not what the run wrote: {again}")
+        if missing := [name for name in (SHIFT, "skipped.csv") if name not in facts["sha256"]]:
+            raise ValueError(f"run.json has no SHA-256 of {missing[0]}")
         rows = ShiftFile(folder / SHIFT)
-        tables = {name: _read_table(folder, name) for name in TABLES}
+        tables = {
+            name: _read_table(folder, name, f"{name}.csv" in facts["sha256"]) for name in TABLES
+        }
+        if not rows.empty:
+            _check_names(facts, rows, tables)
     except OSError as error:
         raise UserError(f"no finished run in {folder}: {error}") from None
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
-        raise UserError(f"the run in {folder} cannot be read ({error}): {again}") from None
+    except (ValueError, TypeError, LookupError, AttributeError, pa.ArrowException) as error:
+        reason = one_line(str(error))
+        raise UserError(f"the run in {folder} cannot be read ({reason}): {again}") from None
     if rows.empty:
         raise UserError(f"the run in {folder} measured no photo: see its skipped.csv")
     return Run(folder, facts, rows.facts, rows, **tables)
 
 
-def _read_table(folder: Path, name: str) -> pd.DataFrame:
-    file = folder / f"{name}.csv"
-    if not file.exists():
-        return pd.DataFrame(columns=list(DEFINITIONS.get(name, ())))
-    index = "augmentation" if name in MATRICES else None
-    return pd.read_csv(file, dtype={"severity": str}, index_col=index)
+def _read_table(folder: Path, name: str, written: bool) -> pd.DataFrame:
+    """A table of known columns: texts, numbers, and no more."""
+    columns = list(DEFINITIONS.get(name, ()))
+    if not written:
+        return pd.DataFrame(columns=columns)
+    is_matrix = name in MATRICES
+    with open_file(folder / f"{name}.csv") as stream:
+        index = "augmentation" if is_matrix else None
+        table = pd.read_csv(stream, dtype={"severity": str}, index_col=index)
+    if not is_matrix and set(table.columns) != set(columns):
+        wrong = min(set(table.columns) ^ set(columns))
+        raise ValueError(f"{name}.csv: unknown or missing column {wrong}")
+    for column in table:
+        if column not in TEXTS and not is_numeric_dtype(table[column]):
+            raise ValueError(f"{name}.csv: {column} holds something else than numbers")
+    return table
+
+
+def _check_names(
+    facts: Mapping[str, Any], rows: ShiftFile, tables: Mapping[str, pd.DataFrame]
+) -> None:
+    """Make sure that tables and facts are of the same augmentations, severities and measures.
+
+    Raises:
+        ValueError: If one names another.
+    """
+    names, severities = (set(rows.variants.unique(key)) for key in ("augmentation", "severity"))
+    if other := severities - {PAPER, MATCHED, *LADDER}:
+        raise ValueError(f"{SHIFT} has the severity {min(other)}")
+    several = len(severities) > 1
+    views = {f"{name}@{severity}" if several else name for name, severity in rows.variants}
+    known: dict[str, set[Any]] = {
+        "strengths": views,
+        "aug": names,
+        "augmentation": names | {CLEAN},
+        "other": names,
+        "severity": severities,
+        "measure": set(rows.facts),
+        "distances": views | {CLEAN},
+    }
+    named = [
+        ("run.json", "strengths", facts["strengths"]),
+        ("run.json", "aug", facts["config"]["aug"]),
+        ("run.json", "augmentation", facts["distortion"]),
+        ("run.json", "augmentation", facts["floor"]),
+        *(
+            (f"{name}.csv", column, table[column].dropna())
+            for name, table in tables.items()
+            for column in ("augmentation", "other", "severity")
+            if column in table
+        ),
+        ("summary.csv", "measure", tables["summary"]["measure"]),
+        *(
+            (f"{name}.csv", "distances", axis)
+            for name in MATRICES
+            if len(table := tables[name])
+            for axis in (table.columns, table.index)
+        ),
+    ]
+    for file, kind, values in named:
+        if other := set(values) - known[kind]:
+            raise ValueError(f"{file} names {min(map(str, other))}, which {SHIFT} does not")
+    if set(facts["strengths"]) != views:
+        raise ValueError(f"run.json has no strength of {min(views - set(facts['strengths']))}")
 
 
 def write_tensors(
@@ -283,25 +412,37 @@ def write_nearest(
 
 
 def read_nearest(folder: Path) -> dict[str, dict[str, list[tuple[str, float]]]]:
-    """The classes nearest to each view, by photo id and view; empty where a run kept none."""
+    """The classes nearest to each view, by photo id and view; empty where a run kept none.
+
+    Raises:
+        UserError: If the file is damaged.
+    """
+    file = folder / NEAREST
     try:
-        stored = read_json(folder / NEAREST)
-        return {
-            photo: {view: [(str(n), float(c)) for n, c in rows] for view, rows in views.items()}
-            for photo, views in stored.items()
-        }
-    except (OSError, ValueError, TypeError, AttributeError):
-        return {}
+        return typed(NEAREST_CLASSES, read_text(file)) if file.exists() else {}
+    except (OSError, ValueError) as error:
+        raise UserError(f"cannot read {file}: {error}. Delete it, or measure again") from None
 
 
 def read_gazes(folder: Path) -> dict[str, dict[str, np.ndarray]]:
-    """The gazes that a run kept, by photo id and view; empty where it kept none."""
-    try:
-        with safe_open(folder / "gaze.safetensors", "np") as stored:
-            ids = json.loads(stored.metadata()["photos"])
-            views = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118
-    except (OSError, SafetensorError, ValueError, KeyError, TypeError):
+    """The gazes that a run kept, by photo id and view; empty where it kept none.
+
+    Raises:
+        UserError: If the file is damaged.
+    """
+    file = folder / "gaze.safetensors"
+    if not file.exists():
         return {}
+    try:
+        open_file(file).close()
+        with safe_open(file, "np") as stored:
+            ids = typed(IDS, (stored.metadata() or {}).get("photos", ""))
+            views = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118
+        for name, maps in views.items():
+            if maps.ndim != 3 or len(maps) != len(ids) or not np.isfinite(maps).all():
+                raise ValueError(f"{name} is not a map for each of its {len(ids)} photos")
+    except (OSError, SafetensorError, ValueError, TypeError) as error:
+        raise UserError(f"cannot read {file}: {error}. Delete it, or measure again") from None
     return {
         photo: {view: rows[index] for view, rows in views.items()}
         for index, photo in enumerate(ids)
