@@ -19,7 +19,7 @@ class UserError(Exception):
     """
 
     def __init__(self, message: str, option: str | None = None) -> None:
-        super().__init__(message)
+        super().__init__(one_line(message))  # it may quote a file's words
         self.option = option
 
     def within(self, part: str) -> "UserError":

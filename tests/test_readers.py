@@ -20,11 +20,9 @@ import open_clip
 import pandas as pd
 import pytest
 import webdataset
-from omegaconf import DictConfig
 from PIL import Image
 from torch.utils.data import DataLoader
 
-from clipshift.cli import evaluate as command
 from clipshift.cli.build import load_photos
 from clipshift.cli.command import compose_config
 from clipshift.cli.config import check_paths, plain
@@ -37,12 +35,13 @@ from clipshift.data import (
     collate,
     decode,
     folder,
+    sample,
     shards,
 )
 from clipshift.data import download as downloads
 from clipshift.data.wordnet import class_name
 from clipshift.errors import UserError
-from clipshift.results import Run
+from clipshift.results import Run, rebuild, rebuild_views
 
 
 def noise(seed: int, side: int = 12) -> Image.Image:
@@ -460,13 +459,15 @@ def test_a_runs_file_does_not_say_where_files_are_written(monkeypatch: pytest.Mo
     config = plain(compose_config("evaluate", options))
     seen = []
 
-    def load(data: DictConfig) -> tuple[list[Photo], list[str]]:
-        seen.append(data.download)
-        return [], []
+    def load(
+        root: str, pattern: str, split: str, download: str | None, stream: bool
+    ) -> list[Photo]:
+        seen.append(download)
+        return sample()
 
-    monkeypatch.setattr(command, "load_photos", load)
-    facts = {"config": config, "model": {"preprocessing": {}}}
-    command.views_again(Run(Path(), facts, {}, pd.DataFrame()))
+    monkeypatch.setitem(rebuild.SOURCES, "clipshift.data.shards", load)
+    facts = {"config": config, "model": {"preprocessing": {}}, "seed": 0}
+    rebuild_views(Run(Path(), facts, {}, pd.DataFrame()), fetch=True)
     assert seen == [None]
 
 

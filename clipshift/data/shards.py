@@ -9,14 +9,15 @@ import json
 import os
 import tarfile
 from collections.abc import Sequence
-from dataclasses import astuple, dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from filelock import FileLock
+from pydantic import TypeAdapter
 
 from clipshift.data.download import RemoteFile, fetch, is_http, is_url, read_part, read_url
-from clipshift.data.files import existing, path_in, read_json
+from clipshift.data.files import existing, open_file, path_in, read_json, read_text, typed
 from clipshift.data.listing import Listing
 from clipshift.data.photos import Photo, photo_id
 from clipshift.data.wordnet import class_labels
@@ -83,6 +84,9 @@ class Member:
     folder: bool
     plain: bool
     text: str | None
+
+
+MEMBERS: TypeAdapter[Any] = TypeAdapter(list[Member])
 
 
 @dataclass(frozen=True)
@@ -261,9 +265,7 @@ class _Place:
 
 
 def _short(file: Path) -> bytes:
-    if not file.is_file():
-        raise ValueError("it is not a regular file")
-    with file.open("rb") as stream:
+    with open_file(file) as stream:
         return stream.read(TEXT_BYTES + 1)
 
 
@@ -334,11 +336,11 @@ def _streamed_shard(name: str, url: str, folder: Path) -> Shard:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with FileLock(f"{kept}.lock"):
-            with contextlib.suppress(OSError, ValueError, TypeError):
-                return shard([Member(*one) for one in read_json(kept)])
+            with contextlib.suppress(OSError, ValueError):
+                return shard(typed(MEMBERS, read_text(kept)))
             members = _members(io.BufferedReader(remote, STREAMED_BYTES), url)
             partial = Path(f"{kept}.part")
-            partial.write_text(json.dumps([astuple(one) for one in members]))
+            partial.write_text(json.dumps([asdict(one) for one in members]))
             partial.replace(kept)
     except OSError as error:
         raise UserError(f"{folder} cannot be written: {error.strerror}", "download") from None

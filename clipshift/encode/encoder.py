@@ -20,12 +20,14 @@ import torch
 from open_clip.factory import load_state_dict, parse_model_name
 from open_clip.model import get_input_dtype
 from PIL import Image
+from pydantic import JsonValue, TypeAdapter
 from safetensors import SafetensorError
 from torch import Tensor, nn
 from torch.nn.functional import interpolate
 from torch.nn.functional import normalize as unit_length
+from typing_extensions import NotRequired, TypedDict
 
-from clipshift.data import as_rgb, clean_view, read_json
+from clipshift.data import as_rgb, clean_view, read_text, typed
 from clipshift.encode import tiny  # noqa: F401  (registers its image tower with timm)
 from clipshift.encode.gaze import AttentionProbe, gaze_probe
 from clipshift.encode.last_block import class_token_alone
@@ -89,6 +91,25 @@ class Features:
             for index, part in enumerate(parts):
                 part.layers = [layer.split(count)[index] for layer in self.layers]
         return parts
+
+
+class HubModel(TypedDict):
+    """What builds the towers: open_clip checks the rest."""
+
+    embed_dim: int
+    vision_cfg: dict[str, JsonValue]
+    text_cfg: dict[str, JsonValue]
+
+
+class HubConfig(TypedDict):
+    """``open_clip_config.json`` of a folder in the hub's format, of which more is not read."""
+
+    model_cfg: HubModel
+    preprocess_cfg: NotRequired[dict[str, JsonValue]]
+    text: NotRequired[str]
+
+
+HUB_CONFIG: TypeAdapter[HubConfig] = TypeAdapter(HubConfig)
 
 
 class Encoder(nn.Module):
@@ -481,8 +502,15 @@ def known_texts(folder: Path) -> str:
     """What a model's text side knows, as ``text`` of its config in the hub's format says.
 
     open_clip does not read it. A config without it is that of a model that knows sentences.
+
+    Raises:
+        ValueError: If the config has other keys or types, or names a tower that is elsewhere.
     """
-    return NAMES if read_json(folder / CONFIG).get("text") == NAMES else SENTENCES
+    config = typed(HUB_CONFIG, read_text(folder / CONFIG))
+    tower = str(config["model_cfg"]["vision_cfg"].get("timm_model_name", ""))
+    if ":" in tower:
+        raise ValueError(f"{CONFIG} names the image tower {tower}, which is not one of timm's own")
+    return NAMES if config.get("text") == NAMES else SENTENCES
 
 
 @errors_alone()

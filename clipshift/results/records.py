@@ -10,19 +10,21 @@ from typing import Any
 import numpy as np
 import torch
 import torch.distributed as dist
+from pydantic import TypeAdapter
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 from safetensors.torch import load_file as load_tensors
 from safetensors.torch import save_file as save_tensors
 from torch import Tensor
 
-from clipshift.data import GONE, Skipped, read_json
+from clipshift.data import GONE, Skipped, read_text, typed
 from clipshift.results.files import subfolder, write_json, write_whole
 from clipshift.results.measured import KEPT, ROWS, Measured, join
 
 FOLDER = "measured"
 """Where a run keeps its records until its report is written, in its folder."""
 OPTIONS = "options.json"
+STORED_OPTIONS: TypeAdapter[dict[str, Any]] = TypeAdapter(dict[str, Any])
 AT_ONCE = 1024
 """So many photos' values are held at once on their way into ``shift.parquet``."""
 
@@ -55,7 +57,7 @@ class Records:
         wanted = json.loads(json.dumps(options))
         anew = anew or not any(self.folder.glob("[0-9]*.safetensors"))
         try:
-            begun = read_json(self.folder / OPTIONS)
+            begun = typed(STORED_OPTIONS, read_text(self.folder / OPTIONS))
         except (OSError, ValueError):
             anew = True  # records without their options belong to no run
         if anew:
