@@ -480,6 +480,21 @@ def test_no_code_of_a_models_folder_is_run(
     assert not (tmp_path / "ran").exists()
 
 
+@pytest.mark.parametrize("change", [
+    {"model_cfg": {"embed_dim": 8, "vision_cfg": {"timm_model_name": "hf-hub:a/b"}, "text_cfg": {}}},
+    {"model_cfg": {"embed_dim": 8, "vision_cfg": [], "text_cfg": {}}}, {"model_cfg": 1}, {"text": []},
+])  # fmt: skip
+def test_a_tower_that_is_elsewhere_is_refused(
+    hub_folder: Path, tmp_path: Path, change: dict
+) -> None:
+    """And a configuration of another shape, before open_clip builds anything of it."""
+    folder = shutil.copytree(hub_folder, tmp_path / "model")
+    config = json.loads((folder / "open_clip_config.json").read_text())
+    (folder / "open_clip_config.json").write_text(json.dumps(config | change))
+    with pytest.raises(UserError, match="not one of timm's own|valid"):
+        load_encoder(f"local-dir:{folder}")
+
+
 def test_order_of_pixels_in_memory_does_not_matter(encoder: Encoder, views: Tensor) -> None:
     """As an augmentation of one's own may hand them out: channels last."""
     turned = views.contiguous(memory_format=torch.channels_last)

@@ -670,7 +670,8 @@ def small_run(folder: Path, **changes: Any) -> Run:
 
 
 def test_facts_travel_with_the_table(tmp_path: Path) -> None:
-    shift = pd.DataFrame({"photo": ["a"], "l2_distance": [1.0], "gaze_entropy_change": [0.0]})
+    keys = {"photo": ["a"], "augmentation": ["noise"], "severity": ["paper"]}
+    shift = pd.DataFrame({**keys, "l2_distance": [1.0], "gaze_entropy_change": [0.0]})
     write_shift(tmp_path / "shift.parquet", [shift], MEASURED)
     file = ShiftFile(tmp_path / "shift.parquet")
     pd.testing.assert_frame_equal(file.read(), shift)

@@ -204,10 +204,12 @@ class ShiftFile:
         kept = typed(COLUMN_FACTS, stored.decode())
         self.facts = {name: Facts.from_json(facts) for name, facts in kept.items()}
         self.names: list[str] = schema.names
-        types = {name: str(pa.string()) for name in KEYS} | dict.fromkeys(self.facts, "double")
-        for name in [*types, *self.names]:
-            if name not in self.names or str(schema.field(name).type) != types.get(name):
-                raise ValueError(f"{path.name} has no column {name} as clipshift writes it")
+        types = dict.fromkeys(KEYS, "string") | dict.fromkeys(self.facts, "double")
+        missing = [name for name in ("photo", *VARIANT) if name not in self.names]
+        wrong = [n for n in self.names if str(schema.field(n).type) != types.get(n)]
+        if missing or wrong:
+            column = (missing + wrong)[0]
+            raise ValueError(f"{path.name} has no column {column} as clipshift writes it")
         if len(self) % (len(self.variants) or 1):
             raise ValueError(f"{path.name} has not the same views of every photo")
 
