@@ -199,6 +199,25 @@ def test_any_part_of_run_json_is_data(stranger: Path, canary: Canary, tmp_path: 
     holds()
 
 
+def test_pages_of_any_run_json(stranger: Path, canary: Canary, tmp_path: Path) -> None:
+    """Some of the same, drawn and compared: what is read is shown as text."""
+    facts = json.loads((stranger / "run.json").read_text())
+    ways = [way for way in places(facts) if way[0] not in ("sha256", "config")]
+    folder = copied(stranger, tmp_path)
+
+    @settings(max_examples=10)
+    @given(st.sampled_from(ways), st.sampled_from([v for v in harms(canary) if type(v) is str]))
+    def holds(way: tuple[Any, ...], value: str) -> None:
+        (folder / "run.json").write_text(json.dumps(replaced(facts, way, value, "value")))
+        with one_line():
+            remake_report(folder, fetch=False)
+        with one_line():
+            compare_runs([str(folder), str(stranger)], 0, tmp_path / "compared")
+        canary.check()
+
+    holds()
+
+
 @pytest.mark.parametrize("part", ["data", "aug"])
 def test_every_option_of_a_part_is_typed(
     stranger: Path, canary: Canary, tmp_path: Path, part: str

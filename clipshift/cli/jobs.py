@@ -20,7 +20,7 @@ from clipshift.data import Photo, read_text
 from clipshift.encode import Encoder
 from clipshift.errors import UserError
 from clipshift.report import tracking
-from clipshift.results import copy_results, data_fingerprint, read_run
+from clipshift.results import copy_results, data_fingerprint, read_facts, read_run
 from clipshift.versions import CODE_SHA256, package_versions, source_sha256
 
 LOCK = ".lock"
@@ -104,12 +104,12 @@ def finished_job(roots: list[Path], key: str) -> Path | None:
     for root in roots:
         for file in sorted(root.rglob("run.json")):
             try:
-                if read_run(file.parent).facts["job"] != key:
-                    continue
+                if read_facts(file.parent)["job"] == key:
+                    read_run(file.parent)
+                    if (file.parent / "report.html").exists():  # written last of all
+                        return file.parent
             except UserError:
                 continue
-            if (file.parent / "report.html").exists():  # written last of all
-                return file.parent
     return None
 
 

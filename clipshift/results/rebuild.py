@@ -31,7 +31,7 @@ from clipshift.data import (
     shards,
     typed,
 )
-from clipshift.errors import UserError, one_line
+from clipshift.errors import UserError
 from clipshift.results.runs import Run
 
 SOURCES: dict[str, Callable[..., list[Photo]]] = {
@@ -84,9 +84,7 @@ def rebuild_views(run: Run, fetch: bool = False) -> ViewDataset:
         shape = native_resize(run.facts["model"]["preprocessing"]) if resize == NATIVE else resize
         return ViewDataset(photos, augmentations, run.facts["seed"], shape)
     except (ValueError, TypeError, LookupError) as error:
-        raise UserError(
-            f"the views of {run.folder} cannot be drawn again: {one_line(str(error))}"
-        ) from None
+        raise UserError(f"the views of {run.folder} cannot be drawn again: {error}") from None
 
 
 def _address(options: Mapping[str, Any]) -> str | None:

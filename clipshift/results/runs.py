@@ -233,6 +233,21 @@ def write_run(run: Run) -> None:
     write_json(run.folder / "run.json", run.facts)
 
 
+def read_facts(folder: Path) -> dict[str, Any]:
+    """What the ``run.json`` of a finished run says.
+
+    Raises:
+        UserError: If the folder holds none, or one that was interrupted.
+    """
+    try:
+        facts: dict[str, Any] = typed(RUN_FACTS, read_text(folder / "run.json"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"no finished run in {folder}: run.json: {error}") from None
+    if not facts["complete"]:
+        raise UserError(f"the run in {folder} was interrupted: run it again")
+    return facts
+
+
 def read_run(folder: Path) -> Run:
     """Read a finished run, of whose files nothing is believed but that they are data.
 
@@ -241,12 +256,7 @@ def read_run(folder: Path) -> Run:
             whose files are no longer what was written, or do not belong together.
     """
     again = "measure it again"
-    try:
-        facts: dict[str, Any] = typed(RUN_FACTS, read_text(folder / "run.json"))
-    except (OSError, ValueError) as error:
-        raise UserError(f"no finished run in {folder}: run.json: {one_line(str(error))}") from None
-    if not facts["complete"]:
-        raise UserError(f"the run in {folder} was interrupted: run it again")
+    facts = read_facts(folder)
     try:
         for name, written in facts["sha256"].items():
             if name not in HASHED:
@@ -264,8 +274,7 @@ def read_run(folder: Path) -> Run:
     except OSError as error:
         raise UserError(f"no finished run in {folder}: {error}") from None
     except (ValueError, TypeError, LookupError, AttributeError, pa.ArrowException) as error:
-        reason = one_line(str(error))
-        raise UserError(f"the run in {folder} cannot be read ({reason}): {again}") from None
+        raise UserError(f"the run in {folder} cannot be read ({error}): {again}") from None
     if rows.empty:
         raise UserError(f"the run in {folder} measured no photo: see its skipped.csv")
     return Run(folder, facts, rows.facts, rows, **tables)
