@@ -17,7 +17,7 @@ from clipshift.measure.functional import linear_cka, pairwise_distances
 from clipshift.results.intervals import (
     mean_interval,
     relative_shift_values,
-    share_difference_interval,
+    share_difference,
     share_interval,
     spearman_interval,
 )
@@ -115,7 +115,7 @@ def of_share_differences(gained: float, lost: float) -> Coverage:
     def coverage(rng: Rng, n: int) -> float:
         chances = [gained, lost, 1 - gained - lost]
         changes = rng.choice([1, -1, 0], size=(SAMPLES, n), p=chances)
-        ends = np.array([share_difference_interval(change) for change in changes])
+        ends = np.array([share_difference(change) for change in changes])
         return covers((ends[:, 0], ends[:, 1]), gained - lost)
 
     return coverage

@@ -10,10 +10,8 @@ from clipshift.results import holm, intervals, intraclass_correlation, mean_inte
 from clipshift.results.intervals import (
     relative_shift_values,
     resampled,
-    share_difference_interval,
+    share_difference,
     share_interval,
-    sign_test,
-    signed_rank_test,
     spearman_interval,
     studentize,
 )
@@ -150,11 +148,11 @@ def test_a_difference_of_shares_has_the_normal_interval_with_one_photo_more_on_e
     more = np.append(change, [1, -1])
     error = more.std() / np.sqrt(n + 2)
     expected = stats.norm.interval(0.95, more.mean(), error)
-    assert share_difference_interval(change) == pytest.approx(expected)
+    assert share_difference(change) == pytest.approx(expected)
 
 
 def test_shares_of_no_photos_have_no_interval() -> None:
-    assert np.isnan([share_interval(np.empty(0)), share_difference_interval(np.empty(0))]).all()
+    assert np.isnan([share_interval(np.empty(0)), share_difference(np.empty(0))]).all()
 
 
 def test_spearmans_interval_is_bonett_and_wrights() -> None:
@@ -200,25 +198,84 @@ def test_relative_shift_without_a_distance_has_no_value() -> None:
 # --- tests ---------------------------------------------------------------------------------------
 
 
-def test_five_against_none_is_not_significant_however_many_do_not_differ() -> None:
-    assert sign_test(np.array([1] * 5 + [0] * 495)) == 0.0625 == sign_test(-np.ones(5))
-    assert sign_test(np.array([1, 1, 1, -1, 0])) == 2 * (1 + 4) / 2**4
-    assert sign_test(np.zeros(9)) == 1
-    assert np.isnan(sign_test(np.empty(0)))
+def test_a_p_below_5_per_cent_is_an_interval_without_0() -> None:
+    """On skewed data, where Wilcoxon's p and the interval of a mean contradict each other."""
+    rng = np.random.default_rng(0)
+    for n in (5, 12, 40):
+        values = rng.lognormal(0, 1, (n, 400)) - rng.uniform(0.8, 3, 400)
+        made = studentize(values, seed=n)
+        low, high = made.interval()
+        excluded = (low > 0) | (high < 0)
+        assert 0.2 < excluded.mean() < 0.8
+        assert ((made.p_values() < 0.05) == excluded).all()
+    ranks = stats.wilcoxon(values).pvalue < 0.05
+    assert (ranks != excluded).mean() > 0.1
 
 
-@pytest.mark.parametrize("sizes", [
-    [0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8], [0.1, 0.1, 0.1, 0.2, 0.3, 0.4, 0.4, 0.5],
-])  # fmt: skip
-def test_signed_ranks_of_few_photos_are_enumerated(sizes: list[float]) -> None:
-    change = np.array(sizes) * [1, 1, -1, 1, 1, 1, 1, -1]
-    rank = stats.rankdata(sizes)
-    chance = np.array([rank @ signs for signs in product((-1, 1), repeat=8)])
-    expected = np.mean(np.abs(chance) >= abs(rank @ np.sign(change)) - 1e-9)
-    with_zeros = np.append(change, np.zeros(100))
-    assert signed_rank_test(with_zeros) == pytest.approx(expected)
-    assert signed_rank_test(np.zeros(5)) == 1
-    assert np.isnan(signed_rank_test(np.empty(0)))
+def test_p_is_students_by_the_reach_of_a_plain_loop() -> None:
+    values = np.random.default_rng(0).lognormal(0, 1, 40) - 0.9
+    rng = np.random.default_rng(9)
+    t = []
+    for _ in range(8000):
+        sample = rng.choice(values, 40)
+        t.append((sample.mean() - values.mean()) / stats.sem(sample))
+    error, reach = stats.sem(values), stats.t.ppf(0.975, 39)
+    for moved in (values, values - 2.5):
+        own = -np.quantile(t, 0.025) if moved.mean() < 0 else np.quantile(t, 0.975)
+        scaled = abs(moved.mean()) / error * reach / max(own, reach)
+        [p] = studentize(moved[:, None], seed=5).p_values()
+        assert p == pytest.approx(2 * stats.t.sf(scaled, 39), rel=0.2)
+    normal = np.random.default_rng(1).normal(0.3, 2, 400)
+    [p] = studentize(normal[:, None], seed=5).p_values()
+    assert p == pytest.approx(stats.ttest_1samp(normal, 0).pvalue, rel=0.1)
+
+
+def test_equal_differences_are_certain_and_one_alone_is_no_test() -> None:
+    values = np.array([[0.0, 0.5, np.nan], [0.0, 0.5, 1.0], [0.0, 0.5, np.nan]])
+    np.testing.assert_array_equal(studentize(values, seed=0).p_values(), [1, 0, np.nan])
+
+
+@pytest.mark.parametrize("n", [30, 100])
+def test_a_skewed_difference_of_nothing_is_significant_one_time_in_twenty(n: int) -> None:
+    rng = np.random.default_rng(n)
+    photo = rng.normal(0, 0.8, (n, 1500))
+    before, after = np.exp(photo + rng.normal(0, 0.6, (2, n, 1500)))
+    assert 0.02 <= (studentize(after - before, seed=0).p_values() < 0.05).mean() <= 0.08
+    skewed = rng.lognormal(0, 1, (n, 1500)) - np.exp(0.5)
+    assert 0.02 <= (studentize(skewed, seed=0).p_values() < 0.05).mean() <= 0.08
+
+
+def test_intervals_of_many_means_hold_together() -> None:
+    rng = np.random.default_rng(0)
+    missed, alone = [], []
+    for seed in range(300):
+        made = studentize(rng.normal(0, 1, (30, 8)) + rng.normal(0, 1, (30, 1)), seed)
+        for intervals_of, found in (
+            (made.simultaneous_interval, missed), (made.interval, alone),
+        ):  # fmt: skip
+            low, high = intervals_of()
+            found.append(((low > 0) | (high < 0)).any())
+    assert 0.01 <= np.mean(missed) <= 0.08 < np.mean(alone)
+
+
+def test_paired_shares_have_one_interval_and_its_p() -> None:
+    """Every outcome of 30 photos; and McNemar's exact p, where that is not coarse."""
+    size, chances = 0.0, [0.15, 0.15, 0.7]
+    for gained, lost in product(range(31), repeat=2):
+        if gained + lost <= 30:
+            low, high, p = share_difference(
+                np.repeat([1, -1, 0], [gained, lost, 30 - gained - lost])
+            )
+            assert (p < 0.05) == (low > 0 or high < 0)
+            outcome = [gained, lost, 30 - gained - lost]
+            size += (p < 0.05) * stats.multinomial.pmf(outcome, 30, chances)
+    assert 0.02 <= size <= 0.05
+    for gained, lost in ((60, 40), (90, 50)):
+        *_, p = share_difference(np.repeat([1, -1, 0], [gained, lost, 400]))
+        assert p == pytest.approx(stats.binomtest(gained, gained + lost).pvalue, abs=0.02)
+    assert share_difference(np.array([1] * 5 + [0] * 495))[2] > 0.05  # five against none
+    assert share_difference(np.zeros(9))[2] == 1
+    assert np.isnan(share_difference(np.empty(0))).all()
 
 
 def test_what_is_no_test_does_not_count_in_holms_correction() -> None:
@@ -313,7 +370,7 @@ def test_shares_are_covered(share: float) -> None:
 
 def test_differences_of_shares_are_covered() -> None:
     changes = np.random.default_rng(3).choice([1, -1, 0], size=(1000, 60), p=[0.3, 0.2, 0.5])
-    low, high = np.transpose([share_difference_interval(change) for change in changes])
+    low, high = np.transpose([share_difference(change) for change in changes])
     assert 0.935 < covered(low, 0.1, high) < 0.975
 
 

@@ -8,18 +8,24 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from clipshift.augment import PAPER
 from clipshift.data import ViewDataset, read_json
 from clipshift.errors import UserError
+from clipshift.report import terminal
 from clipshift.report.explorer import explored
 from clipshift.report.figures import draw_differences, draw_interpolation
 from clipshift.report.page import Cell, Figure, Page, Section, Table, marked, write_page
 from clipshift.report.vega import save_figures
 from clipshift.report.words import (
+    SIGNIFICANT,
     alike_photos,
     capitalised,
+    collapsed_notes,
     counted,
     few_photos,
+    headline_measure,
     leading_severity,
+    listed,
     model_notes,
     p_value,
     run_title,
@@ -33,6 +39,7 @@ from clipshift.results import (
     compare_photos,
     differing_views,
     file_name,
+    holm,
     incomparable,
     misfits,
     read_run,
@@ -101,9 +108,10 @@ def compare_runs(
     except UserError as error:
         notes.append(f"Photos are listed without pictures: {error}.")
     report = write_pairs(folder, compared, tables, trained_on, notes, photos)
+    console = terminal.make_console()
     for (a, b), table in zip(pairs, tables, strict=True):
-        shown = table[table["measure"] == "cosine_similarity"]
-        print(pair_lines(a, b, shown if len(shown) else table))
+        print(pair_lines(a, b, table))
+        terminal.print_text(console, " ".join(pair_answer(a, b, table)))
     for note in notes:
         print(f"note: {note}")
     print(f"report: {report}")
@@ -139,25 +147,48 @@ def compare_pair(a: Run, b: Run, seed: int, trained_on: Sequence[str]) -> pd.Dat
     return table
 
 
+def pair_titles(a: Run, b: Run) -> list[str]:
+    """What two runs are called beside each other."""
+    names = [run_title(run) for run in (a, b)]
+    return names if names[0] != names[1] else [f"{names[0]} (A)", f"{names[1]} (B)"]
+
+
 def pair_lines(a: Run, b: Run, table: pd.DataFrame) -> str:
-    """A paired comparison in the terminal's words."""
+    """A paired comparison in the headline measure, row by row, for the terminal."""
     photos = counted(int(table["n"].max()), "photo")
-    lines = [f"{run_title(b)} against {run_title(a)}, {photos}, paired:"]
+    before, after = pair_titles(a, b)
+    measure = headline_measure(table, "difference")
+    lines = [f"{after} against {before}, {photos}, paired:"]
     lines += [
         f"  {row.augmentation:20} {row.severity:8} {row.measure} "
         f"{row.mean_a:.4f} → {row.mean_b:.4f}{shift_change(row)}  difference "
         f"{with_interval(row.difference, row.ci_low, row.ci_high, '+.4f')}  "
-        f"improved {row.improved:.1%} of photos  p {p_value(row.p_holm)}"
-        for row in table.itertuples()
+        f"improved {row.improved:.1%} of photos  p (Holm) {p_value(row.p_holm)}"
+        for row in (table[table["measure"] == measure] if measure else table).itertuples()
     ]
     return "\n".join(lines)
 
 
+def as_shift(rows: pd.DataFrame) -> pd.DataFrame:
+    """A comparison's rows of cosines as those of the shift 1 − cosine; others as they are."""
+    if not rows["measure"].eq("cosine_similarity").all():
+        return rows
+    return rows.assign(
+        mean_a=1 - rows["mean_a"],
+        mean_b=1 - rows["mean_b"],
+        difference=-rows["difference"],
+        ci_low=-rows["ci_high"],
+        ci_high=-rows["ci_low"],
+    )
+
+
 def shift_change(row: Any) -> str:
-    """By how much the shift (1 − cosine) of a comparison's row changes, in per cent of A's."""
-    if row.measure != "cosine_similarity" or row.mean_a == 1:
-        return ""
-    return f" (shift {(1 - row.mean_b) / (1 - row.mean_a) - 1:+.0%})"
+    """By how much the shift of a comparison's row changes, in per cent of A's."""
+    if row.measure == "relative_shift" and row.mean_a > 0:
+        return f" ({row.mean_b / row.mean_a - 1:+.0%})"
+    if row.measure == "cosine_similarity" and row.mean_a != 1:
+        return f" (1 − cosine {(1 - row.mean_b) / (1 - row.mean_a) - 1:+.0%})"
+    return ""
 
 
 def spread_change(a: Run, b: Run) -> str:
@@ -199,7 +230,9 @@ def software_notes(runs: Sequence[Run]) -> list[str]:
 
 def notes_on_runs(runs: Sequence[Run]) -> list[str]:
     """What a reader must know of runs: random weights, photos that are few, alike or close."""
-    notes = [note for run in runs for note in model_notes(run.facts["model"])]
+    notes = [
+        note for run in runs for note in (*model_notes(run.facts["model"]), *collapsed_notes(run))
+    ]
     notes += few_photos(min(run.facts["data"]["photos"] for run in runs))
     notes += alike_photos(max(run.facts["intraclass_correlation"] or 0 for run in runs))
     first = runs[0]
@@ -209,8 +242,8 @@ def notes_on_runs(runs: Sequence[Run]) -> list[str]:
         if change and run.facts["spread"] < (1 - SPREAD_FALL) * first.facts["spread"]:
             notes.append(
                 f"With {run_title(run)} all photos lie closer together than with "
-                f"{run_title(first)} (mean distance {change}): a part of the smaller shift is "
-                "this. Look at relative_shift and retained."
+                f"{run_title(first)} (mean distance {change}): that alone makes 1 − cosine "
+                "smaller. Compare relative_shift and retained."
             )
     return list(dict.fromkeys(notes))
 
@@ -237,7 +270,8 @@ def write_pairs(
     pairs = list(zip(combinations(runs, 2), tables, strict=True))
     main = len(runs) - 2
     table = tables[main]
-    measures = [measure for measure in LEADING if measure in set(table["measure"])]
+    known = set(table.dropna(subset="difference")["measure"])
+    measures = [measure for measure in LEADING if measure in known]
     of_views = [measure for measure in measures if a.columns[measure].space != "photo"]
     drawn = [forest(table, measure, a, trained_on) for measure in of_views]
     severities = [s for s in table["severity"].unique() if s]
@@ -308,44 +342,54 @@ def forest(table: pd.DataFrame, measure: str, a: Run, trained_on: Sequence[str])
 
 
 def pair_answer(a: Run, b: Run, table: pd.DataFrame) -> list[str]:
-    """What the second model changes, in two sentences."""
-    measure = "relative_shift" if "relative_shift" in set(table["measure"]) else "cosine_similarity"
-    rows = table[table["measure"] == measure]
-    if len(rows):
-        severity = leading_severity(list(rows["severity"].unique()))
-        rows = rows[rows["severity"] == severity].set_index("augmentation")
+    """What the second model changes, in sentences.
+
+    They tell the models apart where a difference in the headline measure, at the leading severity,
+    has a p below 0.05 after Holm's correction over the augmentations that they are about.
+    """
+    first, second = pair_titles(a, b)
+    measure = headline_measure(table, "p")
+    rows = as_shift(table[table["measure"] == measure]).dropna(subset="p")
     if rows.empty:
-        return [f"{run_title(b)} and {run_title(a)} have no measure of the shift in common."]
-    name = "relative shift" if measure == "relative_shift" else "cosine similarity"
-    groups = [group for group in GROUPS if group in rows.index]
-    if groups:
-        told = [
-            f"{_changed(rows.loc[group], name if not index else '')} under what "
-            f"{'it was trained on' if group == GROUPS[0] else 'was held out'}"
-            for index, group in enumerate(groups)
+        return [f"{second} and {first} have no shift in common that two photos have a value of."]
+    severity = leading_severity(list(rows["severity"].unique()))
+    rows = rows[rows["severity"] == severity]
+    groups = rows["augmentation"].isin(GROUPS)
+    rows = rows[groups] if groups.any() else rows
+    rows = rows.assign(apart=holm(rows["p"].to_numpy()) < SIGNIFICANT)
+    name = "relative shift" if measure == "relative_shift" else "1 − cosine"
+    level = "at the 95 % level" + ("" if severity == PAPER else f" and severity {severity}")
+    if groups.any():
+        told = [f"{_changed(row)} under {_OF_GROUP[row.augmentation]}" for row in rows.itertuples()]
+        return [
+            f"The {name} of {second} against {first}, {level}: {'; '.join(told)}.",
+            *_kept(a, b, table),
         ]
-        first = f"The fine-tune {' and '.join(told)}."
-    else:
-        own = rows.drop(index="clean", errors="ignore")
-        clear = own[(own["ci_low"] > 0) | (own["ci_high"] < 0)]
-        less = clear[(clear["difference"] < 0) == (measure == "relative_shift")]
-        total = counted(len(own), "augmentation")
-        first = (
-            f"{run_title(b)} is moved less than {run_title(a)} by {len(less)} of {total}, more by "
-            f"{len(clear) - len(less)}, and no differently (95 %) by {len(own) - len(clear)}."
-        )
-    return [first, *_kept(a, b, table)]
+    less, more = rows["apart"] & (rows["difference"] < 0), rows["apart"] & (rows["difference"] > 0)
+    told = [
+        f"{word} under {listed(list(rows.loc[those, 'augmentation']))}"
+        for word, those in ((f"less than {first}", less), (f"more than {first}", more))
+        if those.any()
+    ]
+    answer = [f"{second} is shifted {' and '.join(told)} {level} ({name})."] if told else []
+    if not rows["apart"].all():
+        alike = listed(list(rows.loc[~rows["apart"], "augmentation"]))
+        answer.append(f"{first} and {second} are not distinguishable under {alike} {level}.")
+    return [*answer, *_kept(a, b, table)]
 
 
-def _changed(row: pd.Series, name: str) -> str:
-    """How a mean changed, in words."""
-    if not (row["ci_low"] > 0 or row["ci_high"] < 0):
-        return f"leaves the {name or 'same'} as it was, within noise ({short(row['mean_a'])}),"
-    verb = "raises" if row["difference"] > 0 else "lowers"
-    size = row["difference"] / row["mean_a"]
-    by = short(row["difference"], row["ci_low"], row["ci_high"])
-    what = f"the {name}" if name else "it"
-    return f"{verb} {what} by {abs(size):.0%} ({by})"
+_OF_GROUP = dict(
+    zip(GROUPS, ("the augmentations trained on", "the held-out augmentations"), strict=True)
+)
+
+
+def _changed(row: Any) -> str:
+    """How a mean shift changed, in words."""
+    if not row.apart:
+        return f"not distinguishable ({short(row.mean_a)} and {short(row.mean_b)})"
+    by = short(row.difference, row.ci_low, row.ci_high)
+    size = f"{abs(row.difference / row.mean_a):.0%} " if row.mean_a else ""
+    return f"{size}{'higher' if row.difference > 0 else 'lower'} ({by})"
 
 
 def _kept(a: Run, b: Run, table: pd.DataFrame) -> list[str]:
@@ -357,9 +401,12 @@ def _kept(a: Run, b: Run, table: pd.DataFrame) -> list[str]:
     change = with_interval(
         100 * row["difference"], 100 * row["ci_low"], 100 * row["ci_high"], "+.1f"
     )
+    classes = a.facts["data"].get("classes")
+    of = f" over {len(classes):,} classes" if classes else ""
+    alike = "" if row["p"] < SIGNIFICANT else ", not distinguishable at the 95 % level"
     return [
-        f"Clean zero-shot top-1 goes from {row['mean_a']:.1%} to {row['mean_b']:.1%}: {change} "
-        "points."
+        f"Clean zero-shot top-1{of}: {row['mean_a']:.1%} → {row['mean_b']:.1%}, {change} points"
+        f"{alike}."
     ]
 
 
@@ -409,10 +456,7 @@ def other_pair(a: Run, b: Run, table: pd.DataFrame, trained_on: Sequence[str]) -
 
 def pair_photos(a: Run, b: Run, photos: ViewDataset | None) -> Section:
     """The photo explorer with both models."""
-    names = [run_title(run) for run in (a, b)]
-    if names[0] == names[1]:
-        names = [f"A: {names[0]}", f"B: {names[1]}"]
-    found = explored(dict(zip(names, (a, b), strict=True)), photos)
+    found = explored(dict(zip(pair_titles(a, b), (a, b), strict=True)), photos)
     text = "Every photo with both models, sorted by the change from A to B."
     return Section("photos", "Photos", [text], explorer=found)
 
@@ -456,7 +500,6 @@ def pair_table(
         list(rows["severity"]) if several else [],
         file,
         "Differences are B minus A, of the same views of the same photos, with 95 % intervals over "
-        "photos; painted where the interval excludes 0. Improved and worsened: shares of photos. "
-        "p: Wilcoxon’s signed-rank test, or the exact sign test where a photo has 0 or 1, after "
-        f"Holm’s correction over all rows of {file}.",
+        "photos; painted where the row’s own interval excludes 0. Improved and worsened: shares of "
+        f"photos. p: from the interval, after Holm’s correction over all rows of {file}.",
     )

@@ -15,6 +15,7 @@ from clipshift.comparison.pair import (
     compare_pair,
     forest,
     notes_on_runs,
+    pair_answer,
     pair_notes,
     pair_table,
     software_notes,
@@ -191,6 +192,7 @@ def write_sweep(
         trained_on = trained_on_of(pair)
         paired = compare_pair(a, b, a.facts["seed"], trained_on)
         write_csv(folder / "paired.csv", paired)
+        answer = pair_answer(a, b, paired)
         measures = [m for m in LEADING if m in set(paired["measure"])]
         drawn = [forest(paired, measure, a, trained_on) for measure in measures[:1]]
         shown = pair_table(paired[paired["measure"].isin(measures)], a, trained_on, "paired.csv")
@@ -253,11 +255,12 @@ def grid(
 
 
 def sweep_answer(jobs: pd.DataFrame, numbers: Sequence[str], options: Sequence[str]) -> list[str]:
-    """Which job moves least and which most, in a sentence."""
-    if not numbers or len(jobs) < 2:
+    """Which jobs have the smallest and the largest mean shift, in a sentence."""
+    ranked = jobs.sort_values(numbers[-1], kind="stable") if numbers else jobs[:0]
+    ranked = ranked.dropna(subset=numbers[-1:])
+    if len(ranked) < 2 or ranked[numbers[-1]].nunique() < 2:
         return [f"{counted(len(jobs), 'job')} finished."]
     shift = numbers[-1]
-    ranked = jobs.sort_values(shift, kind="stable")
 
     def told(row: pd.Series) -> str:
         chosen = ", ".join(f"{option} {row[option]}" for option in options if row[option])
@@ -266,7 +269,7 @@ def sweep_answer(jobs: pd.DataFrame, numbers: Sequence[str], options: Sequence[s
     least, most = ranked.iloc[0], ranked.iloc[-1]
     return [
         f"The mean {shift} is smallest in {told(least)}: {short(least[shift])}; and largest in "
-        f"{told(most)}: {short(most[shift])}."
+        f"{told(most)}: {short(most[shift])}. Differences between jobs are not tested."
     ]
 
 

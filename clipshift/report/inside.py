@@ -6,10 +6,10 @@ import pandas as pd
 from clipshift.encode import NAMES
 from clipshift.report import figures, words
 from clipshift.report.page import WIDE, Cell, Figure, Section, Table, number, probability
+from clipshift.report.words import SIGNIFICANT
 from clipshift.results import Run
 from clipshift.results.columns import DEFINITIONS
 
-SIGNIFICANT = 0.05
 SHOWN_TEXTS = 3
 """How many texts a row of the page names, of those that a view gains or loses."""
 

@@ -359,6 +359,7 @@ def ranking_table(
         "Augmentations by their shift",
         list(ranking["severity"]),
         "ranking.csv",
-        "Ranks are 95 % intervals from differences on the same photos: 6–8 means that all three "
-        "places are possible. “Ahead of the next by” is the paired difference in 1 − cosine.",
+        "Ranks are intervals from differences on the same photos: 6–8 means that all three places "
+        "are possible. “Ahead of the next by” is the paired difference in 1 − cosine. The "
+        "intervals of all ranks and differences of a severity hold together at the 95 % level.",
     )

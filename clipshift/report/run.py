@@ -88,7 +88,8 @@ def report_page(run: Run, dataset: ViewDataset) -> Page:
         lead = Figure(
             "ranking",
             figures.draw_ranking(run.ranking, run.summary),
-            "Mean shift with 95 % intervals over photos, and the 95 % interval of each rank.",
+            "Mean shift with 95 % intervals over photos, and the interval of each rank: all of "
+            "them hold together at the 95 % level.",
             {severity: text for severity, text in unequal.items() if severity in severities},
         )
     sections = [
@@ -151,13 +152,13 @@ def ranking_sections(run: Run) -> list[Section]:
             Figure(
                 "agreement",
                 figures.draw_agreement(run.ranking),
-                "Sensitivity or strength? The ranks (with 95 % intervals) at the strengths that "
-                "the paper set, and where all augmentations distort equally. Kendall’s τ between "
-                f"the two: {tau}.",
+                "Sensitivity or strength? The ranks, with intervals that hold together at the 95 % "
+                "level, at the strengths that the paper set, and where all augmentations distort "
+                f"equally. Kendall’s τ between the two: {tau}.",
                 least=WIDE,
             )
         )
-    measure = next((m for m in ("relative_shift", "cosine_similarity") if m in run.rows), None)
+    measure = words.headline_measure(run.summary)
     if measure:
         drawn.append(
             Figure(
@@ -480,11 +481,7 @@ def run_notes(run: Run) -> list[str]:
     notes = [*run.facts["notes"], *words.model_notes(model), *words.floor_notes(run)]
     notes += words.few_photos(data["photos"])
     notes += words.alike_photos(run.facts["intraclass_correlation"])
-    if run.facts["collapsed"]:
-        notes.append(
-            "This model is collapsed: it gives all photos the same embedding, so that a shift of 0 "
-            "means nothing."
-        )
+    notes += words.collapsed_notes(run)
     if not model["gaze"] and "attention_similarity" in run.facts["config"]["metric"]:
         notes.append(
             f"Gaze is not available for {model['architecture']}: measures of it are left out."

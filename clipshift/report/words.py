@@ -12,6 +12,10 @@ from clipshift.results import ALEXNET_ERROR, SEVERITIES, Run
 
 FEW_PHOTOS = 30
 """Below this many, pages and the terminal say how few photos there are."""
+HEADLINE_MEASURES = ("relative_shift", "cosine_similarity")
+"""What tells of the shift, the best first: a relative shift does not shrink with the spread."""
+SIGNIFICANT = 0.05
+"""Below this p, after Holm's correction, sentences say that there is a difference."""
 ALIKE = 0.1
 """Above this intraclass correlation they say that photos of one label shift alike."""
 
@@ -84,6 +88,16 @@ def model_notes(model: Mapping[str, Any]) -> list[str]:
     return [
         f"The weights of {model['name']} are random (untrained): its numbers say nothing about "
         "CLIP."
+    ]
+
+
+def collapsed_notes(run: Run) -> list[str]:
+    """A warning where a model gives all photos the same embedding; empty where it does not."""
+    if not run.facts.get("collapsed"):
+        return []
+    return [
+        f"{run.facts['model']['name']} is collapsed: it gives all photos the same embedding, so "
+        "that a shift of 0 means nothing."
     ]
 
 
@@ -191,42 +205,73 @@ def listed(names: Sequence[str]) -> str:
     return " and ".join([", ".join(quoted[:-1]), quoted[-1]] if len(quoted) > 1 else quoted)
 
 
-def answer(run: Run) -> list[str]:
-    """What a run found, in two sentences: what moves the embedding most, and how sure that is.
+def headline_measure(table: pd.DataFrame, value: str = "mean") -> str | None:
+    """The measure by which sentences, leading figures and the terminal tell of the shift.
 
-    Augmentations are in backquotes, 95 % intervals in brackets.
+    Args:
+        table: Rows of a ``measure`` each: a summary, or a comparison.
+        value: The column that must hold a number: a collapsed model has no relative shift.
+
+    Returns:
+        The first of `HEADLINE_MEASURES` with a value; None where there is neither.
+    """
+    known = set(table.loc[table[value].notna(), "measure"])
+    return next((measure for measure in HEADLINE_MEASURES if measure in known), None)
+
+
+def answer(run: Run) -> list[str]:
+    """What a run found, in up to three sentences: what shifts the embedding most, and whether.
+
+    Only what holds at the 95 % level is said to lead (`rank_augmentations`); of all else means are
+    told. Augmentations are in backquotes, 95 % intervals in brackets.
     """
     model = model_in_words(run.facts["model"])
     if run.ranking.empty:
-        return ["The cosine similarity was not measured, so that nothing can be said of the shift."]
+        known = "measure" in run.summary and headline_measure(run.summary)
+        missing = "two photos with a value" if known else "a measured cosine similarity"
+        return [f"No ranking of the shift: it requires {missing}."]
     severities = list(run.ranking["severity"].unique())
     steps = sorted(s for s in severities if s.isdigit())
     first = leading_severity(severities)
     ranked = run.ranking[run.ranking["severity"] == first]
     leader, last = ranked["augmentation"].iloc[0], ranked["augmentation"].iloc[-1]
     at = "" if first == PAPER else f" at severity {first}"
-    how_far = _how_far(run, first, leader)
+    name, mean = _mean_shift(run, first, leader)
+    unit = " (1 = the mean distance between two different photos)"
+    largest = f"{name} {mean}{unit if name == 'relative shift' else ''}"
     if len(ranked) == 1:
-        return [f"`{leader}` moves {model} {how_far}{at}."]
+        return [f"The mean shift of {model} under `{leader}`{at}: {largest}."]
     rivals = _rivals(ranked)
-    tied = f" (not told apart from {listed(rivals)})" if rivals else ""
-    least = _how_far(run, first, last).removesuffix(OF_THE_WAY)
-    most = f"`{leader}` moves {model} most{at}{tied}: {how_far}; `{last}` moves it least: {least}."
+    most = (
+        f"The mean shift of {model}{at} is largest under `{leader}`"
+        if rivals
+        else f"`{leader}` shifts {model} most{at}"
+    )
+    _, smallest = _mean_shift(run, first, last)
+    told = [
+        f"{most}: {largest}. The mean is smallest under `{last}`: {smallest}.",
+        f"{_first_place(leader, rivals)}.",
+    ]
     other = MATCHED if MATCHED in severities else steps[0] if len(steps) > 1 else first
     again = run.ranking[run.ranking["severity"] == other]
     if other == first or len(again) < 2:
-        photos = counted(run.facts["data"]["photos"], "photo")
-        if rivals:
-            names = listed([leader, *rivals])
-            return [most, f"Which of {names} leads, {photos} do not settle."]
-        sure = "That it leads is beyond doubt: its rank's 95 % interval is 1 alone."
-        return [most, sure]
+        return told
     second, rivals = again["augmentation"].iloc[0], _rivals(again)
     where = "At equal distortion" if other == MATCHED else f"At severity {other}"
-    distance = _how_far(run, other, second).removesuffix(OF_THE_WAY)
-    sure = f"not told apart from {listed(rivals)}" if rivals else "beyond doubt"
-    leads = "still leads" if second == leader else "leads instead"
-    return [most, f"{where} `{second}` {leads}, {sure}: {distance}."]
+    also = "again" if second == leader else "instead"
+    _, mean = _mean_shift(run, other, second)
+    return [
+        *told,
+        f"{where} the mean is largest under `{second}` {also}: {mean}. "
+        f"{_first_place(second, rivals)}.",
+    ]
+
+
+def _first_place(leader: str, rivals: Sequence[str]) -> str:
+    """Whether the first of a ranking is first beyond chance."""
+    if rivals:
+        return f"At the 95 % level `{leader}` is not distinguishable from {listed(rivals)}"
+    return f"`{leader}` ranks first at the 95 % level"
 
 
 def leading_severity(severities: Sequence[str]) -> str:
@@ -261,22 +306,20 @@ def corruption_error(run: Run) -> list[str]:
     return told
 
 
-OF_THE_WAY = " of the way to another photo"
-
-
-def _how_far(run: Run, severity: str, augmentation: str) -> str:
+def _mean_shift(run: Run, severity: str, augmentation: str) -> tuple[str, str]:
+    """What the shift is told by, and its mean with its interval."""
     rows = run.summary[
         (run.summary["severity"] == severity) & (run.summary["augmentation"] == augmentation)
-    ].set_index("measure")
-    ends = ["mean", "ci_low", "ci_high"]
-    if "relative_shift" in rows.index and np.isfinite(rows.loc["relative_shift", "mean"]):
-        return short(*rows.loc["relative_shift", ends]) + OF_THE_WAY
-    mean, low, high = rows.loc["cosine_similarity", ends]
-    return f"by {short(1 - mean, 1 - high, 1 - low)} (1 − cosine)"
+    ]
+    measure = headline_measure(rows)
+    mean, low, high = rows.set_index("measure").loc[measure, ["mean", "ci_low", "ci_high"]]
+    if measure == "relative_shift":
+        return "relative shift", short(mean, low, high)
+    return "1 − cosine", short(1 - mean, 1 - high, 1 - low)
 
 
 def _rivals(ranked: pd.DataFrame) -> list[str]:
-    """Whom the first of a ranking is not told apart from: whose rank may be 1 as well."""
+    """Which augmentations may rank first as well."""
     leader = ranked.iloc[0]
     near = ranked[(ranked["rank_low"] == 1) & (ranked["augmentation"] != leader["augmentation"])]
     return list(near["augmentation"])

@@ -45,11 +45,13 @@ DEFINITIONS: dict[str, dict[str, str]] = {
     | INTERVAL
     | {
         "rank": "1: the largest shift at this severity",
-        "rank_low": "lower end of the rank's 95 % interval",
-        "rank_high": "upper end of the rank's 95 % interval",
+        "rank_low": "lower end of the rank's interval; all intervals of a severity hold together "
+        "with 95 %",
+        "rank_high": "upper end of the rank's interval",
         "difference": "paired difference to the shift of the next in the ranking",
-        "difference_low": "lower end of the difference's 95 % interval",
-        "difference_high": "upper end of the difference's 95 % interval",
+        "difference_low": "lower end of the difference's interval; all pairs of a severity hold "
+        "together with 95 %",
+        "difference_high": "upper end of the difference's interval",
         "different": "whether that interval excludes 0",
     }
     | COUNT,

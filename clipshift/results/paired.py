@@ -8,11 +8,9 @@ import pandas as pd
 from clipshift.measure import Facts
 from clipshift.results.intervals import (
     holm,
-    mean_interval,
     relative_shift_values,
-    share_difference_interval,
-    sign_test,
-    signed_rank_test,
+    share_difference,
+    studentize,
 )
 from clipshift.results.table import KEYS
 
@@ -45,10 +43,10 @@ def compare_photos(
 ) -> pd.DataFrame:
     """The paired difference of two runs, b − a, in every measure under every variant.
 
-    Of measures that are 0 or 1, the interval is `share_difference_interval` and p that of
-    `sign_test`; of all others `mean_interval` and `signed_rank_test`. The interval of
-    ``relative_shift`` lets both runs' spreads vary (`relative_shift_values`); its p takes them as
-    they are.
+    Interval and p are one procedure, so that p is below 0.05 just where the interval excludes 0:
+    `share_difference` for measures that are 0 or 1, and for all others the bootstrap-t of
+    `clipshift.results.intervals.Studentized`. Both of ``relative_shift`` let the runs' spreads vary
+    (`relative_shift_values`).
 
     Args:
         a: A run's table, from `clipshift.results.shift_table`.
@@ -61,8 +59,9 @@ def compare_photos(
         One row per (augmentation, severity, measure), and one for each measure of the clean views,
         under the augmentation ``clean``: ``mean_a``, ``mean_b``; the mean ``difference`` with its
         95 % interval ``ci_low``, ``ci_high``; ``improved`` and ``worsened``, the shares of photos
-        on which b is better or worse than a; ``p``; ``p_holm``, that after Holm's correction over
-        all rows; and ``n``. Photos without a value in either run are left out.
+        on which b is better or worse than a; ``p``, two-sided, of no mean difference; ``p_holm``,
+        that after Holm's correction over all rows; and ``n``. Photos without a value in either run
+        are left out.
     """
     keys = ["photo", "augmentation", "severity"]
     joined = a.merge(b, on=keys, suffixes=("_a", "_b"), validate="one_to_one")
@@ -79,15 +78,14 @@ def compare_photos(
         *((key, group, [m for m in measures if m not in of_clean]) for key, group in groups),
     ]:
         changes = _changes(group, chosen)
-        ends = zip(*mean_interval(_influence(group, changes).to_numpy(), seed), strict=True)
-        for measure, (low, high) in zip(chosen, ends, strict=True):
+        made = studentize(_influence(group, changes).to_numpy(), seed)
+        of_means = zip(*made.interval(), made.p_values(), strict=True)
+        for measure, (low, high, p) in zip(chosen, of_means, strict=True):
             pair = group[[f"{measure}_a", f"{measure}_b"]].dropna().to_numpy(float)
             change = changes[measure].dropna().to_numpy()
             gain = columns[measure].gain(pair[:, 0], pair[:, 1])
-            test = signed_rank_test
             if columns[measure].is_share and np.isin(change, (-1, 0, 1)).all():
-                low, high = share_difference_interval(change)
-                test = sign_test
+                low, high, p = share_difference(change)
             rows.append(
                 {
                     "augmentation": name,
@@ -100,7 +98,7 @@ def compare_photos(
                     "ci_high": high,
                     "improved": (gain > 0).mean() if len(pair) else np.nan,
                     "worsened": (gain < 0).mean() if len(pair) else np.nan,
-                    "p": test(change),
+                    "p": p,
                     "n": len(pair),
                 }
             )

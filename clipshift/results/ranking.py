@@ -8,13 +8,7 @@ import pandas as pd
 from scipy.stats import kendalltau, spearmanr
 
 from clipshift.measure import Facts
-from clipshift.results.intervals import (
-    CONFIDENCE,
-    Studentized,
-    holm,
-    spearman_interval,
-    studentize,
-)
+from clipshift.results.intervals import Studentized, holm, spearman_interval, studentize
 from clipshift.results.table import Shift, by_photo, labels_of
 
 
@@ -55,15 +49,11 @@ def with_differences(values: np.ndarray) -> np.ndarray:
 def told_apart(differences: Studentized) -> np.ndarray:
     """The signs of the mean differences of pairs that are told apart, all of them with 95 %.
 
-    By the 0.95 quantile of the largest absolute t in a resample. Source: Romano and Wolf, "Exact
-    and approximate stepdown methods for multiple hypothesis testing", 2005, in a single step.
-
     Returns:
-        1, −1, or 0 where a pair is not told apart, shape (pairs,).
+        1, −1, or 0 where the `Studentized.simultaneous_interval` of a pair includes 0, (pairs,).
     """
-    critical = np.quantile(np.nanmax(np.abs(differences.t), axis=1, initial=0), CONFIDENCE)
-    apart = np.abs(differences.mean) > critical * differences.error
-    return np.where(apart, np.sign(differences.mean), 0).astype(int)
+    low, high = differences.simultaneous_interval()
+    return (low > 0).astype(int) - (high < 0)
 
 
 def rank_augmentations(shift: Shift, seed: int) -> pd.DataFrame:
@@ -71,10 +61,11 @@ def rank_augmentations(shift: Shift, seed: int) -> pd.DataFrame:
 
     An augmentation's rank is at least 1 + the number of those that are significantly above it, and
     at most that of all minus those that are significantly below: by the differences of the same
-    photos, at a level that holds for all of its comparisons at once (`told_apart`). Each rank's
-    interval covers at least 95 % on its own, not all of them together. Source: Mogstad, Romano,
-    Shaikh and Wilhelm, "Inference for ranks with applications to mobility across neighbourhoods
-    and academic achievement across countries", 2024.
+    photos, at a level that holds for all pairs of the severity at once (`told_apart`). So all ranks
+    are in their intervals together with at least 95 %, also that of an augmentation which was
+    chosen because it came first. Source: Mogstad, Romano, Shaikh and Wilhelm, "Inference for ranks
+    with applications to mobility across neighbourhoods and academic achievement across countries",
+    2024, simultaneous confidence sets.
 
     A mean is over all photos with a value under its augmentation, a difference over all with a
     value under both.
@@ -86,9 +77,10 @@ def rank_augmentations(shift: Shift, seed: int) -> pd.DataFrame:
     Returns:
         One row per (severity, augmentation): ``shift`` (mean 1 − cosine) with ``ci_low`` and
         ``ci_high``; ``rank`` (1: largest) with ``rank_low`` and ``rank_high``; ``difference`` to
-        the next in the ranking with ``difference_low`` and ``difference_high`` (NaN for the last);
+        the next in the ranking with ``difference_low`` and ``difference_high`` (NaN for the last),
+        of intervals that hold for all pairs at once, as neighbours are chosen by their means;
         ``different``, whether that interval excludes zero; and ``n``, the number of photos with a
-        value. Intervals of shifts and differences are `mean_interval`.
+        value. Intervals of shifts are `mean_interval`.
     """
     tables = []
     for severity in by_photo(shift, "cosine_similarity").columns.unique("severity"):
@@ -102,10 +94,12 @@ def rank_augmentations(shift: Shift, seed: int) -> pd.DataFrame:
         made = studentize(matrix.to_numpy(), seed, with_differences)
         low, high = np.clip(made[:size].interval(), 0, 2)
         differences = made[size:]
-        ranks = np.array([rank_interval(own, positions, differences) for own in range(size)])
+        ranks = rank_intervals(size, positions, told_apart(differences))
         following = positions[:, 1] == positions[:, 0] + 1
         gap = np.append(differences.mean[following], np.nan)
-        gap_low, gap_high = (np.append(ends[following], np.nan) for ends in differences.interval())
+        gap_low, gap_high = (
+            np.append(ends[following], np.nan) for ends in differences.simultaneous_interval()
+        )
         tables.append(
             pd.DataFrame(
                 {
@@ -115,8 +109,8 @@ def rank_augmentations(shift: Shift, seed: int) -> pd.DataFrame:
                     "ci_low": low,
                     "ci_high": high,
                     "rank": np.arange(1, size + 1),
-                    "rank_low": ranks[:, 0],
-                    "rank_high": ranks[:, 1],
+                    "rank_low": ranks[0],
+                    "rank_high": ranks[1],
                     "difference": gap,
                     "difference_low": gap_low,
                     "difference_high": gap_high,
@@ -128,18 +122,26 @@ def rank_augmentations(shift: Shift, seed: int) -> pd.DataFrame:
     return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame()
 
 
-def rank_interval(own: int, positions: np.ndarray, differences: Studentized) -> tuple[int, int]:
-    """The 95 % interval of one column's rank, 1 for the largest mean; see `rank_augmentations`.
+def rank_intervals(
+    size: int, positions: np.ndarray, signs: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """The ends of the 95 % intervals of all ranks, 1 for the largest mean: `rank_augmentations`.
 
     Args:
-        own: The column's position.
+        size: How many columns are ranked.
         positions: From `pairs_of`.
-        differences: Studentised differences of all pairs.
+        signs: From `told_apart`, of these pairs.
+
+    Example:
+        >>> rank_intervals(3, pairs_of(3), np.array([1, 1, 0]))
+        (array([1, 2, 2]), array([1, 3, 3]))
     """
-    mine = (positions == own).any(axis=1)
-    signs = told_apart(differences[mine])
-    above = np.where(positions[mine, 0] == own, signs, -signs)
-    return 1 + int((above < 0).sum()), len(above) + 1 - int((above > 0).sum())
+    larger = np.where(signs > 0, positions[:, 0], positions[:, 1])[signs != 0]
+    smaller = np.where(signs > 0, positions[:, 1], positions[:, 0])[signs != 0]
+    return (
+        1 + np.bincount(smaller, minlength=size),
+        size - np.bincount(larger, minlength=size),
+    )
 
 
 def ranking_agreement(
