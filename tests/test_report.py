@@ -291,34 +291,36 @@ def ranked_run(*severities: tuple[str, list[tuple[str, float, int, int]]]) -> Ru
 
 def test_the_answer_says_what_leads_and_whether_that_is_sure() -> None:
     sure = [("noise", 0.2, 1, 1), ("blur", 0.1, 2, 2)]
+    unit = "(1 = the mean distance between two different photos)"
     assert words.answer(ranked_run(("paper", sure))) == [
-        "`noise` moves m most: 0.40 [0.38, 0.42] of the way to another photo; `blur` moves it "
-        "least: 0.20 [0.18, 0.22].",
-        "That it leads is beyond doubt: its rank's 95 % interval is 1 alone.",
+        f"`noise` shifts m most: relative shift 0.40 [0.38, 0.42] {unit}. The mean is smallest "
+        "under `blur`: 0.20 [0.18, 0.22].",
+        "`noise` ranks first at the 95 % level.",
     ]
     tied = [("noise", 0.2, 1, 2), ("blur", 0.1, 1, 2)]
-    most, which = words.answer(ranked_run(("paper", tied)))
-    assert most.startswith("`noise` moves m most (not told apart from `blur`): 0.40")
-    assert which == "Which of `noise` and `blur` leads, 50 photos do not settle."
-    for other, leads in (
-        (tied[::-1], "`blur` leads instead, not told apart from `noise`: 0.20 [0.18, 0.22]."),
-        (sure, "`noise` still leads, beyond doubt: 0.40 [0.38, 0.42]."),
-    ):
+    alike = "At the 95 % level `noise` is not distinguishable from `blur`."
+    mean, which = words.answer(ranked_run(("paper", tied)))
+    assert mean.startswith("The mean shift of m is largest under `noise`: relative shift 0.40")
+    assert which == alike
+    for other, said in (
+        (tied[::-1], "`blur` instead: 0.20 [0.18, 0.22]. At the 95 % level `blur` is not "
+                     "distinguishable from `noise`."),
+        (sure, "`noise` again: 0.40 [0.38, 0.42]. `noise` ranks first at the 95 % level."),
+    ):  # fmt: skip
         made = words.answer(ranked_run(("paper", sure), ("matched", other)))
-        assert made[1] == f"At equal distortion {leads}"
+        assert made[2] == f"At equal distortion the mean is largest under {said}"
     ladder = words.answer(ranked_run(("1", tied), ("5", sure)))
-    assert ladder[0].startswith("`noise` moves m most at severity 5: 0.40")
-    assert ladder[1].startswith("At severity 1 `noise` still leads, not told apart from `blur`")
+    assert ladder[0].startswith("`noise` shifts m most at severity 5: relative shift 0.40")
+    assert ladder[2].startswith("At severity 1 the mean is largest under `noise` again")
+    assert ladder[2].endswith(alike)
     [alone] = words.answer(ranked_run(("paper", sure[:1])))
-    assert alone == "`noise` moves m 0.40 [0.38, 0.42] of the way to another photo."
-    [unknown] = words.answer(Run(Path(), {"model": MODEL}, {}, pd.DataFrame()))
-    assert "not measured" in unknown
+    assert alone == f"The mean shift of m under `noise`: relative shift 0.40 [0.38, 0.42] {unit}."
 
 
 def test_a_collapsed_models_answer_is_in_cosines() -> None:
     run = ranked_run(("paper", [("noise", 0.2, 1, 1), ("blur", 0.1, 2, 2)]))
     run.summary.loc[run.summary["measure"] == "relative_shift", "mean"] = np.nan
-    assert words.answer(run)[0].startswith("`noise` moves m most: by 0.20 ")
+    assert words.answer(run)[0].startswith("`noise` shifts m most: 1 − cosine 0.20 ")
 
 
 def test_json_in_a_page_ends_no_element_and_reads_back() -> None:

@@ -82,16 +82,6 @@ def report_page(run: Run, dataset: ViewDataset) -> Page:
         dataset: Its photos.
     """
     severities = list(run.summary["severity"].unique())
-    lead = None
-    if len(run.ranking) > 0:
-        unequal = {PAPER: UNEQUAL} if len(run.ranking) > 1 else {}
-        lead = Figure(
-            "ranking",
-            figures.draw_ranking(run.ranking, run.summary),
-            "Mean shift with 95 % intervals over photos, and the interval of each rank: all of "
-            "them hold together at the 95 % level.",
-            {severity: text for severity, text in unequal.items() if severity in severities},
-        )
     sections = [
         *ranking_sections(run),
         measures_section(run),
@@ -109,13 +99,25 @@ def report_page(run: Run, dataset: ViewDataset) -> Page:
         answer=words.answer(run),
         measured=measured_in_words(run),
         notes=run_notes(run),
-        lead=lead,
+        lead=ranking_figure(run) if len(run.ranking) else None,
         sections=sections,
         facts=facts_of(run),
         severities=severities if len(severities) > 1 else [],
         severity=words.leading_severity(severities),
         citation=citation(run),
         methods=methods(run),
+    )
+
+
+def ranking_figure(run: Run) -> Figure:
+    """The ranking; of the paper's strengths, which are unequal, with a note that they are."""
+    at_paper = run.ranking["severity"].eq(PAPER).sum()
+    return Figure(
+        "ranking",
+        figures.draw_ranking(run.ranking, run.summary),
+        "Mean shift with 95 % intervals over photos, and the interval of each rank: all of them "
+        "hold together at the 95 % level.",
+        {PAPER: UNEQUAL} if at_paper > 1 else {},
     )
 
 

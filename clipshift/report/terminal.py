@@ -126,7 +126,7 @@ def print_run(
         title += ", with 95 % intervals" if intervals else " (summary.csv has the intervals)"
         print_table(console, title, table)
         left = [m for m in measures_in_order(run.summary, run.columns) if m != measure]
-    if run.trained_on:
+    if not {*run.trained_on}.isdisjoint(run.summary["augmentation"]):
         print_text(console, "* trained on")
     if run.below_floor:
         print_text(console, f"° below the floor of {run.facts['precision']}")
