@@ -20,6 +20,7 @@ from clipshift.results.intervals import (
     share_difference,
     share_interval,
     spearman_interval,
+    studentize,
 )
 from clipshift.results.ranking import rank_augmentations, ranking_agreement
 
@@ -48,6 +49,16 @@ def of_means(draw: Draw, truth: float) -> Coverage:
     def coverage(rng: Rng, n: int) -> float:
         values = draw(rng, n * SAMPLES).reshape(n, SAMPLES)
         return covers(mean_interval(values, seed=n), truth)
+
+    return coverage
+
+
+def of_p(draw: Draw, truth: float, level: float) -> Coverage:
+    """How often the p of a paired difference of its true mean is not below a level."""
+
+    def coverage(rng: Rng, n: int) -> float:
+        values = draw(rng, n * SAMPLES).reshape(n, SAMPLES) - truth
+        return float(np.mean(studentize(values, seed=n).p_values() >= level))
 
     return coverage
 
@@ -115,7 +126,7 @@ def of_share_differences(gained: float, lost: float) -> Coverage:
     def coverage(rng: Rng, n: int) -> float:
         chances = [gained, lost, 1 - gained - lost]
         changes = rng.choice([1, -1, 0], size=(SAMPLES, n), p=chances)
-        ends = np.array([share_difference(change) for change in changes])
+        ends = np.array([share_difference(change)[:2] for change in changes])
         return covers((ends[:, 0], ends[:, 1]), gained - lost)
 
     return coverage
@@ -194,18 +205,25 @@ def shift_table(rng: Rng, n: int, means: dict[str, np.ndarray]) -> pd.DataFrame:
 
 SPACED = np.array([0.1, 0.15, 0.2, 0.3, 0.4, 0.6])
 CLOSE = 0.3 + 0.003 * np.arange(6)
+EQUAL = np.full(6, 0.3)
+TIED = np.array([0.1, 0.1, 0.2, 0.2, 0.6, 0.6])
 
 
-def of_ranks(means: np.ndarray) -> Coverage:
-    """Of a rank's interval, over all augmentations."""
-    truth = len(means) - np.arange(len(means))
+def of_ranks(means: np.ndarray, leader: bool = False) -> Coverage:
+    """Of all ranks' intervals together; or how often no augmentation is falsely said to lead."""
+    first = 1 + (means[:, None] < means).sum(axis=1)
+    last = (means[:, None] <= means).sum(axis=1)
 
     def coverage(rng: Rng, n: int) -> float:
         held = []
         for seed in range(RANKINGS):
             made = rank_augmentations(shift_table(rng, n, {"paper": means}), seed)
             rows = made.set_index("augmentation").sort_index()
-            held.append((rows["rank_low"] <= truth) & (truth <= rows["rank_high"]))
+            if leader:
+                led = rows.index[rows["rank_low"] == 1]
+                held.append(len(led) > 1 or last[rows.index.get_loc(led[0])] == 1)
+            else:
+                held.append(((rows["rank_low"] <= first) & (last <= rows["rank_high"])).all())
         return float(np.mean(held))
 
     return coverage
@@ -247,8 +265,13 @@ def populations(run: str | None) -> Iterator[tuple[str, str, Coverage]]:
     for gained, lost in ((0.02, 0.01), (0.1, 0.05), (0.3, 0.2)):
         told = f"{gained:.0%} gained, {lost:.0%} lost"
         yield "paired difference of shares", told, of_share_differences(gained, lost)
-    yield "rank", "means apart", of_ranks(SPACED)
-    yield "rank", "means close", of_ranks(CLOSE)
+    kind = "p of a paired difference, not below 0.01"  # at 0.05 it is the interval's coverage
+    yield kind, "lognormal, correlated", of_p(paired_lognormal, -0.1 * np.exp(0.5), 0.01)
+    yield kind, "lognormal, σ 1", of_p(*lognormal(1), 0.01)
+    for name, means in (("apart", SPACED), ("close", CLOSE), ("equal", EQUAL)):
+        yield "all ranks together", f"means {name}", of_ranks(means)
+    yield "no false leader", "means equal", of_ranks(EQUAL, leader=True)
+    yield "no false leader", "two tied for the first place", of_ranks(TIED, leader=True)
     yield "Kendall's τ", "means apart", of_agreement(SPACED, SPACED[[1, 0, 2, 3, 5, 4]])
     yield "Kendall's τ", "means close", of_agreement(CLOSE, CLOSE[[1, 0, 2, 3, 5, 4]])
     for r in (0.0, 0.6, 0.9):
