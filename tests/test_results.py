@@ -361,6 +361,12 @@ def test_ranks_of_equal_means_stay_open() -> None:
     assert 0 < np.mean(said) <= 0.08
 
 
+def test_what_is_above_is_above_all_that_are_below() -> None:
+    """The noisy third of three is told apart from the second, and so is below the first as well."""
+    low, high = rank_intervals(3, pairs_of(3), np.array([1, 0, 1]))
+    assert low.tolist() == high.tolist() == [1, 2, 3]
+
+
 def test_two_that_tie_for_the_first_place_share_it() -> None:
     """The one that chance puts first leads hardly ever, though all others are far behind."""
     claimed = []

@@ -113,7 +113,7 @@ def test_a_sweeps_table_has_a_row_per_job_and_no_path() -> None:
     overrides = {"0": {"model.checkpoint": "/home/me/a", "severity": "1"},
                  "1": {"model.checkpoint": "/home/me/b", "severity": "3"}}  # fmt: skip
     table = terminal.sweep_table(runs, overrides, ["model.checkpoint", "severity"])
-    assert table[0][:4] == ["job", "checkpoint", "severity", "moved most by"]
+    assert table[0][:4] == ["job", "checkpoint", "severity", "largest mean shift"]
     assert table[1][:5] == ["0", "a", "1", "coarse_dropout", "0.320 .288–.360"]
     assert table[2][:3] == ["1", "b", "3"]
     assert float(table[1][5]) == pytest.approx(0.4 * (1 + 0.9 + 0.8) / 3)

@@ -193,7 +193,8 @@ def write_sweep(
         paired = compare_pair(a, b, a.facts["seed"], trained_on)
         write_csv(folder / "paired.csv", paired)
         answer = pair_answer(a, b, paired)
-        measures = [m for m in LEADING if m in set(paired["measure"])]
+        known = set(paired.dropna(subset="difference")["measure"])
+        measures = [m for m in LEADING if m in known]
         drawn = [forest(paired, measure, a, trained_on) for measure in measures[:1]]
         shown = pair_table(paired[paired["measure"].isin(measures)], a, trained_on, "paired.csv")
         title = f"Job {b.folder.name} against job {a.folder.name}, photo by photo"

@@ -112,7 +112,7 @@ HEADLINE = {
     "severity": "severity",
     "mean_shift": "mean 1 − cosine",
     "mean_relative_shift": "mean relative shift",
-    "worst_augmentation": "moved most by",
+    "worst_augmentation": "largest mean shift",
     "worst_relative_shift": "by how much",
     "clean_top1": "top-1 clean",
     "spread": "spread",

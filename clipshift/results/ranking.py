@@ -61,8 +61,9 @@ def rank_augmentations(shift: Shift, seed: int) -> pd.DataFrame:
 
     An augmentation's rank is at least 1 + the number of those that are significantly above it, and
     at most that of all minus those that are significantly below: by the differences of the same
-    photos, at a level that holds for all pairs of the severity at once (`told_apart`). So all ranks
-    are in their intervals together with at least 95 %, also that of an augmentation which was
+    photos, at a level that holds for all pairs of the severity at once (`told_apart`), and what is
+    above an augmentation is above all below that as well. So all ranks are in their intervals
+    together with at least 95 %, also that of an augmentation which was
     chosen because it came first. Source: Mogstad, Romano, Shaikh and Wilhelm, "Inference for ranks
     with applications to mobility across neighbourhoods and academic achievement across countries",
     2024, simultaneous confidence sets.
@@ -136,12 +137,12 @@ def rank_intervals(
         >>> rank_intervals(3, pairs_of(3), np.array([1, 1, 0]))
         (array([1, 2, 2]), array([1, 3, 3]))
     """
-    larger = np.where(signs > 0, positions[:, 0], positions[:, 1])[signs != 0]
-    smaller = np.where(signs > 0, positions[:, 1], positions[:, 0])[signs != 0]
-    return (
-        1 + np.bincount(smaller, minlength=size),
-        size - np.bincount(larger, minlength=size),
-    )
+    first, second = positions.T
+    above = np.zeros((size, size), bool)
+    above[first, second], above[second, first] = signs > 0, signs < 0
+    for middle in range(size):  # what is above it is above all that it is above (Warshall)
+        above |= above[:, [middle]] & above[middle]
+    return 1 + above.sum(axis=0), size - above.sum(axis=1)
 
 
 def ranking_agreement(
