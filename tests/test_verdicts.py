@@ -255,8 +255,8 @@ VERDICTS: list[tuple[str, list[Text], list[Text]]] = [
      [lambda: changed(0.25, 0.3), lambda: changed(0.3), lambda: changed(0.3, 0.35)]),
     ("not distinguishable under `noise` and `blur`", [lambda: changed(0.3, 0.301, 0.4)],
      [lambda: changed(0.3, 0.35, 0.3), lambda: changed(0.25, 0.25)]),
-    ("other is shifted", [lambda: changed(0.314)],  # p 0.03 alone, and not where one of four
-     [lambda: changed(0.314, 0.3, 0.3, 0.3), lambda: changed(0.3)]),
+    ("other is shifted", [lambda: changed(0.316)],  # p 0.014: enough alone, and not as one of four
+     [lambda: changed(0.316, 0.3, 0.3, 0.3), lambda: changed(0.3)]),
     ("% lower", [lambda: changed(0.25, 0.3, trained_on=["noise"])],
      [lambda: changed(0.3, 0.301, trained_on=["noise"]),
       lambda: changed(0.35, 0.3, trained_on=["noise"])]),

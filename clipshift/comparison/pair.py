@@ -39,7 +39,6 @@ from clipshift.results import (
     compare_photos,
     differing_views,
     file_name,
-    holm,
     incomparable,
     misfits,
     read_run,
@@ -345,18 +344,18 @@ def pair_answer(a: Run, b: Run, table: pd.DataFrame) -> list[str]:
     """What the second model changes, in sentences.
 
     They tell the models apart where a difference in the headline measure, at the leading severity,
-    has a p below 0.05 after Holm's correction over the augmentations that they are about.
+    has a p below 0.05 after Holm's correction: the one beside them in terminal and table.
     """
     first, second = pair_titles(a, b)
-    measure = headline_measure(table, "p")
-    rows = as_shift(table[table["measure"] == measure]).dropna(subset="p")
+    measure = headline_measure(table, "p_holm")
+    rows = as_shift(table[table["measure"] == measure]).dropna(subset="p_holm")
     if rows.empty:
         return [f"{second} and {first} have no shift in common that two photos have a value of."]
     severity = leading_severity(list(rows["severity"].unique()))
     rows = rows[rows["severity"] == severity]
     groups = rows["augmentation"].isin(GROUPS)
     rows = rows[groups] if groups.any() else rows
-    rows = rows.assign(apart=holm(rows["p"].to_numpy()) < SIGNIFICANT)
+    rows = rows.assign(apart=rows["p_holm"] < SIGNIFICANT)
     name = "relative shift" if measure == "relative_shift" else "1 − cosine"
     level = "at the 95 % level" + ("" if severity == PAPER else f" and severity {severity}")
     if groups.any():
