@@ -1,7 +1,7 @@
 """Makes the numbers of the findings: runs clipshift, and writes its results into the docs.
 
 ``make findings`` makes every run that is missing or outdated; ``ARGS="lite tiny"`` chooses some;
-``ARGS=--limit=20`` is a trial on few photographs, whose pages lie beside its runs. Each part of
+``ARGS=--limit=30`` is a trial on few photographs, whose pages lie beside its runs. Each part of
 README and docs between ``<!-- findings:NAME -->`` and ``<!-- /findings:NAME -->`` is what `BLOCKS`
 makes of the runs; a part whose runs are outdated stays as it is, and is named at the end.
 """
@@ -12,24 +12,27 @@ import os
 import re
 import shlex
 import shutil
+import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, partial
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from omegaconf import OmegaConf
+from PIL import Image
 from scipy.stats import spearmanr
 
 from clipshift.augment import MATCHED, PAPER
 from clipshift.cli.command import compose_config
-from clipshift.data import read_json
-from clipshift.report.words import answer, counted, listed, ranks_in_words, short, with_interval
+from clipshift.data import read_json, sample
+from clipshift.report.words import answer, counted, ranks_in_words, with_interval
 from clipshift.results import GROUPS, Run, read_run, write_json
 from clipshift.results.intervals import spearman_interval
 
@@ -50,6 +53,7 @@ RUNS = {
     "builtin": ["evaluate"],
 }  # fmt: skip
 """By name: what is typed behind ``clipshift``."""
+DEMO = ["model=lite", "beside=tiny"]
 STAMP = "findings.json"
 """The file of a finished run that says what it was made by."""
 MARKED = re.compile(r"(<!-- findings:([\w-]+) -->\n)(.*?)(<!-- /findings:\2 -->)", re.DOTALL)
@@ -111,7 +115,9 @@ def is_current(name: str, folder: Path, limit: int | None) -> bool:
         stamp = read_json(folder / STAMP)
     except (OSError, ValueError):
         return False
-    return bool(stamp["sources"] == sources_sha256() and stamp["options"] == options_of(name, limit))
+    return bool(
+        stamp["sources"] == sources_sha256() and stamp["options"] == options_of(name, limit)
+    )
 
 
 def options_of(name: str, limit: int | None) -> list[str]:
@@ -206,16 +212,32 @@ def command_block(name: str) -> str:
     return f"```sh\n{command_of(name)}\n```"
 
 
+def weights_of(made: Run | Training) -> str:
+    """A model with the beginning of its weights' SHA-256."""
+    model = made.facts["model"]
+    return f"`{model['name']}` (weights SHA-256 `{model['weights_sha256'][:8]}…`)"
+
+
+def version_of(made: Run | Training) -> str:
+    """By what and when a run was made."""
+    facts = made.facts
+    commit = (facts.get("commit") or "unknown")[:7]
+    return f"clipshift {facts['versions']['clipshift']} at commit {commit}, {facts['started'][:10]}"
+
+
 def provenance(made: Run | Training) -> str:
     """What a section's numbers are of."""
     facts = made.facts
-    model, data = facts["model"], facts["data"]
-    commit = (facts.get("commit") or "unknown")[:7]
+    photos = counted(facts["data"]["photos"], "photograph")
     return (
-        f"Model `{model['name']}` (weights SHA-256 `{model['weights_sha256'][:8]}…`), "
-        f"{counted(data['photos'], 'photograph')}, seed {facts['seed']}, {facts['precision']}, "
-        f"clipshift {facts['versions']['clipshift']} at commit {commit}, {facts['started'][:10]}."
+        f"Model {weights_of(made)}, {photos}, seed {facts['seed']}, {facts['precision']}, "
+        f"{version_of(made)}."
     )
+
+
+def demo_provenance(lite: Run, tiny: Run) -> str:
+    """What the demo's picture is of."""
+    return f"In the picture: {weights_of(lite)} and {weights_of(tiny)}, {version_of(lite)}."
 
 
 def headline(run: Run) -> str:
@@ -238,11 +260,13 @@ def summary(lite: Run, tiny: Run) -> str:
         f"Zero-shot top-1 of `lite` over {classes}: {percent(*clean)} on clean photographs, "
         f"{percent(*under.loc[worst])} under `{worst}` at the paper's strength, the lowest."
     )
-    first = {run.facts["model"]["name"]: list(ranking(run, PAPER).index[:3]) for run in (lite, tiny)}
-    told = "; ".join(f"for `{name}` they are {listed(three)}" for name, three in first.items())
+    told = "; ".join(
+        f"`{run.facts['model']['name']}`: {in_words(ranking(run, PAPER).index[:3])}"
+        for run in (lite, tiny)
+    )
     lines.append(
-        f"The paper's abstract names {listed(NAMED)} as the three with the most drastic shift, "
-        f"for CLIP ViT-B/32; {told}."
+        f"The paper's abstract names {in_words(NAMED)} among the most drastic augmentations of "
+        f"CLIP ViT-B/32. The three largest mean shifts here, at the paper's strengths: {told}."
     )
     return "\n".join(f"- {line}" for line in lines)
 
@@ -287,7 +311,7 @@ def shift_table(run: Run, severity: str) -> str:
     for name, row in ranked.iterrows():
         cells = [
             code(name),
-            number(*ends(row, "shift"), ".3g"),
+            number(*ends(row, "shift"), ".4f"),
             ranks_in_words(int(row["rank_low"]), int(row["rank_high"])),
             *(number(found[head].loc[name, "mean"]) for head in columns),
             number(*ssim.loc[name]) if matched else number(ssim.loc[name, "mean"]),
@@ -298,7 +322,7 @@ def shift_table(run: Run, severity: str) -> str:
     names = list(ranked.index)
     alike = [
         f"`{first}` and `{second}`"
-        for first, second in zip(names, names[1:], strict=False)
+        for first, second in pairwise(names)
         if not ranked.loc[first, "different"]
     ]
     told = f"Neighbours that do not differ significantly: {'; '.join(alike) or 'none'}."
@@ -312,7 +336,10 @@ def ranks_table(lite: Run, tiny: Run) -> str:
     rows = [
         [
             code(name),
-            *(ranks_in_words(*own.loc[name, ["rank_low", "rank_high"]].astype(int)) for own in tables),
+            *(
+                ranks_in_words(*own.loc[name, ["rank_low", "rank_high"]].astype(int))
+                for own in tables
+            ),
         ]
         for name in tables[0].index
     ]
@@ -342,7 +369,10 @@ def layer_table(run: Run) -> str:
     cka = cka.loc[ranking(run, PAPER).index]
     made = table(
         ["augmentation", *map(str, cka.columns)],
-        ([code(name), *map(number, row)] for name, row in zip(cka.index, cka.to_numpy(), strict=True)),
+        (
+            [code(name), *map(number, row)]
+            for name, row in zip(cka.index, cka.to_numpy(), strict=True)
+        ),
     )
     low, high = (
         rows.pivot(index="augmentation", columns="layer", values=end).loc[cka.index]
@@ -361,7 +391,11 @@ def layer_table(run: Run) -> str:
 def in_words(names: Sequence[str]) -> str:
     """All names, however many; or none."""
     quoted = [f"`{name}`" for name in names]
-    return ", ".join(quoted[:-1]) + " and " + quoted[-1] if len(quoted) > 1 else "".join(quoted) or "none"
+    return (
+        ", ".join(quoted[:-1]) + " and " + quoted[-1]
+        if len(quoted) > 1
+        else "".join(quoted) or "none"
+    )
 
 
 def correlation_table(run: Run) -> str:
@@ -393,9 +427,9 @@ def within_augmentations(run: Run, severity: str, loss: str) -> str:
     """The range of ρ over photos of 1 − cosine and a loss, and how often it is significant."""
     rows = run.correlations
     own = rows[(rows["severity"] == severity) & (rows["with"] == loss)]
-    low, high = own["rho"].min(), own["rho"].max()
+    low, high = (number(end, digits="+.2f") for end in (own["rho"].min(), own["rho"].max()))
     sure = (own["p_holm"] < SIGNIFICANT).sum()
-    return f"{number(low, digits='+.2f')} to {number(high, digits='+.2f')}; {sure} of {len(own)} significant"
+    return f"{low} to {high}; {sure} of {len(own)} significant"
 
 
 def claims_table(lite: Run, tiny: Run) -> str:
@@ -453,7 +487,10 @@ def inside_table(run: Run) -> str:
                 number(*ends(own, "direction"), ".2f") + chance,
                 *([number(own["contraction"], digits="+.2f")] if contracts else []),
                 number(*ends(own, "share", "share_low", "share_high"), ".2f"),
-                *(number(*ends(undone.loc[(m, *key)], "r_squared"), ".2f") for m in ("none", "ridge")),
+                *(
+                    number(*ends(undone.loc[(m, *key)], "r_squared"), ".2f")
+                    for m in ("none", "ridge")
+                ),
                 number(*ends(near.loc[("neighbours_kept", *key)], "value"), ".2f"),
                 number(near.loc[("effective_rank", *key), "value"], digits=".0f"),
             ]
@@ -517,9 +554,7 @@ def ladder_table(run: Run) -> str:
         [code(name), *(f"{strengths[f'{name}@{s}']:.3g} ({realised[s][name]:.3f})" for s in steps)]
         for name in names
     ]
-    falls = all(
-        np.all(np.diff([realised[step][name] for step in steps]) < 0) for name in names
-    )
+    falls = all(np.all(np.diff([realised[step][name] for step in steps]) < 0) for name in names)
     if not falls:
         raise AssertionError("the mean SSIM of a ladder does not fall from step to step")
     return table(["augmentation", *steps], rows)
@@ -634,6 +669,7 @@ BLOCKS: dict[str, Block] = {
     "gaze": (gaze_sentence, ("lite", "tiny")),
     "claims": (claims_table, ("lite", "tiny")),
     "ladders": (ladder_table, ("ladders",)),
+    "made-demo": (demo_provenance, ("builtin", "tiny")),
     "texts-lite": (texts_table, ("lite",)),
     **{f"command-{name}": (lambda *_, name=name: command_block(name), ()) for name in RUNS},
     **{f"made-{name}": (provenance, (name,)) for name in RUNS},
@@ -672,7 +708,7 @@ def with_blocks(page: str, contents: Mapping[str, str]) -> str:
 
 
 def take_pictures(runs: Mapping[str, Path], images: Path) -> None:
-    """The pictures of README and docs that hold a run's numbers; screenshots need Chromium."""
+    """The pictures of README and docs that hold numbers of runs; screenshots need Chromium."""
     images.mkdir(parents=True, exist_ok=True)
     if "lite" in runs:
         shutil.copy(runs["lite"] / "figures" / "agreement.png", images / "rankings.png")
@@ -685,21 +721,50 @@ def take_pictures(runs: Mapping[str, Path], images: Path) -> None:
             executable_path="/usr/bin/chromium", args=["--no-sandbox"]
         )
         tab = browser.new_page(viewport={"width": 1280, "height": 860})
-        tab.goto((runs["builtin"] / "report.html").resolve().as_uri())
-        tab.wait_for_selector("#ranking svg")
-        tab.screenshot(path=images / "report.png")
-        tab.locator("#photo-find").fill("chelsea")
-        tab.locator(".card").first.click()
-        tab.locator("#photo-variant").select_option(label="shift_scale_rotate (paper)")
-        tab.locator("#photo-dialog").screenshot(path=images / "photo.png")
+        take_report(tab, runs["builtin"], images)
+        take_demo(tab, runs["builtin"], images)
         browser.close()
+
+
+def take_report(tab: Any, run: Path, images: Path) -> None:
+    """The first screen of a page, and an enlarged photo."""
+    tab.goto((run / "report.html").resolve().as_uri())
+    tab.wait_for_selector("#ranking svg")
+    tab.screenshot(path=images / "report.png")
+    tab.locator("#photo-find").fill("chelsea")
+    tab.locator(".card").first.click()
+    tab.locator("#photo-variant").select_option(label="shift_scale_rotate (paper)")
+    tab.locator("#photo-dialog").screenshot(path=images / "photo.png")
+
+
+def take_demo(tab: Any, folder: Path, images: Path) -> None:
+    """The demo of two models, with a photo at severity 4."""
+    photo = next(photo for photo in sample() if photo.id == "chelsea.png")
+    file = folder / photo.id
+    file.write_bytes(photo.read())
+    command = [sys.executable, "-u", "-m", "clipshift", "demo", *DEMO]
+    with subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, text=True) as demo:
+        try:
+            found = (re.search(r"http://[\w.:]+", line) for line in demo.stdout or ())
+            tab.goto(next(match[0] for match in found if match))
+            tab.locator("input[type=file]").set_input_files(file)
+            tab.get_by_label("At the paper").uncheck()
+            tab.locator("input[type=range]").fill("4")
+            tab.get_by_label("Augmentation", exact=True).click()
+            tab.get_by_role("option", name="shift_scale_rotate", exact=True).click()
+            shown = tab.locator("#answer", has_text="at severity 4")
+            shown.locator(".lead", has_text="shift_scale_rotate").first.wait_for()
+            tab.screenshot(path=folder / "demo.png", full_page=True)
+        finally:
+            demo.send_signal(signal.SIGINT)
+    Image.open(folder / "demo.png").save(images / "demo.webp", quality=85)
 
 
 def main() -> None:
     """Make the runs, and write what they found into the pages."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("runs", nargs="*", metavar="RUN", help=f"(all): {', '.join(RUNS)}")
-    parser.add_argument("--limit", type=int, help="a trial on so many photographs")
+    parser.add_argument("--limit", type=int, help="a trial on so many photographs: 24 or more")
     given = parser.parse_args()
     if unknown := set(given.runs) - set(RUNS):
         parser.error(f"unknown run {unknown.pop()}; valid are {', '.join(RUNS)}")

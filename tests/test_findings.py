@@ -118,9 +118,9 @@ def test_a_ranking_names_the_neighbours_that_do_not_differ(run: SimpleNamespace)
     *rows, _, told = findings.shift_table(run, "paper").splitlines()
     assert told == "Neighbours that do not differ significantly: `blur` and `flip`."
     assert [row.split(" | ")[:3] for row in rows[2:]] == [
-        ["| `noise`", "0.5 [0.05, 0.6]", "1"],
-        ["| `blur`", "0.2 [0.05, 0.6]", "2–3"],
-        ["| `flip`", "0.1 [0.05, 0.6]", "2–3"],
+        ["| `noise`", "0.5000 [0.0500, 0.6000]", "1"],
+        ["| `blur`", "0.2000 [0.0500, 0.6000]", "2–3"],
+        ["| `flip`", "0.1000 [0.0500, 0.6000]", "2–3"],
     ]
 
 
