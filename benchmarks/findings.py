@@ -174,7 +174,7 @@ def number(value: float, low: float = np.nan, high: float = np.nan, digits: str 
 
 def percent(value: float, low: float = np.nan, high: float = np.nan) -> str:
     """A share in per cent."""
-    return number(*(100 * np.array([value, low, high])), ".1f").replace("]", "] %") or ""
+    return number(100 * value, 100 * low, 100 * high, ".1f") + " %"
 
 
 def code(name: str) -> str:
@@ -221,7 +221,8 @@ def weights_of(made: Run | Training) -> str:
 def version_of(made: Run | Training) -> str:
     """By what and when a run was made."""
     facts = made.facts
-    commit = (facts.get("commit") or "unknown")[:7]
+    digits, plus, _ = (facts["commit"] or "unknown").partition("+")
+    commit = digits[:7] + (" with changes" if plus else "")
     return f"clipshift {facts['versions']['clipshift']} at commit {commit}, {facts['started'][:10]}"
 
 
@@ -648,10 +649,11 @@ def outcome_table(training: Training) -> str:
                     label if group == "clean" else f"{label}, {of}",
                     *map(number, means_),
                     *(number(*ends(row, "difference"), "+.3f") for row in robust),
+                    str(robust[0]["n"]),
                 ]
             )
     names = ["base", *(["control"] if len(models) == 3 else []), "robust"]
-    return table(["", *names, *(f"robust − {name}" for name in names[:-1])], rows)
+    return table(["", *names, *(f"robust − {name}" for name in names[:-1]), "photographs"], rows)
 
 
 def caption(run: Run) -> str:
