@@ -735,7 +735,7 @@ def take_report(tab: Any, run: Path, images: Path) -> None:
     tab.screenshot(path=images / "report.png")
     tab.locator("#photo-find").fill("chelsea")
     tab.locator(".card").first.click()
-    tab.locator("#photo-variant").select_option(label="shift_scale_rotate (paper)")
+    tab.locator("#photo-variant").select_option(label="shift_scale_rotate")
     tab.locator("#photo-dialog").screenshot(path=images / "photo.png")
 
 
