@@ -281,8 +281,8 @@ def training_summary(lite: Training, tiny: Training) -> str:
         told = [change_in_words(pair, group) for group in GROUPS]
         line = (
             f"Fine-tuning `{before}` on {counted(len(training.trained_on), 'augmentation')} "
-            f"changes its mean relative shift by {told[0]} on these, and by {told[1]} on the "
-            f"four held out, over {counted(int(pair['n'].max()), 'photograph')} it was not "
+            f"changes its mean relative shift by {told[0]} on these, and by {told[1]} on "
+            f"those held out, over {counted(int(pair['n'].max()), 'photograph')} it was not "
             "trained on"
         )
         if len(models_of(training)) == 3:
