@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 READY := $(VENV)/.ready
 
-.PHONY: help evaluate test test-docs test-cluster fuzz mutate benchmark lint format clean
+.PHONY: help evaluate test test-docs test-cluster fuzz mutate benchmark findings lint format clean
 
 help:  ## List the commands
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -44,6 +44,9 @@ mutate: $(READY)  ## Change lines and see whether a test fails: COUNT=150 of the
 benchmark: $(READY)  ## Photos a second, beside the paper's own procedure: ARGS="PHOTOS --rounds=1"
 	$(BIN)/pip install --quiet --editable ".[benchmark]"
 	$(BIN)/python benchmarks/speed.py $(or $(ARGS),../shared/photos/imagenet-sample)
+
+findings: $(READY)  ## Run the docs' measurements and write their numbers into the pages: ARGS="lite tiny" chooses runs
+	$(BIN)/python benchmarks/findings.py $(ARGS)
 
 lint: $(READY)  ## Check style, types and who imports whom
 	$(BIN)/ruff check .

@@ -1,0 +1,793 @@
+"""Makes the numbers of the findings: runs clipshift, and writes its results into the docs.
+
+``make findings`` makes every run that is missing or outdated; ``ARGS="lite tiny"`` chooses some;
+``ARGS=--limit=30`` is a trial on few photographs, whose pages lie beside its runs. Each part of
+README and docs between ``<!-- findings:NAME -->`` and ``<!-- /findings:NAME -->`` is what `BLOCKS`
+makes of the runs; a part whose runs are outdated stays as it is, and is named at the end.
+"""
+
+import argparse
+import hashlib
+import os
+import re
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache, partial
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from omegaconf import OmegaConf
+from PIL import Image
+from scipy.stats import spearmanr
+
+from clipshift.augment import MATCHED, PAPER
+from clipshift.cli.command import compose_config
+from clipshift.data import read_json, sample
+from clipshift.report.words import answer, counted, ranks_in_words, with_interval
+from clipshift.results import GROUPS, Run, read_run, write_json
+from clipshift.results.intervals import spearman_interval
+
+ROOT = Path(__file__).parents[1]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+IMAGES = ROOT / "docs" / "images"
+PHOTOS = "../shared/photos"
+"""Where the photographs are, as the page says; `CLIPSHIFT_PHOTOS` says where they are in truth."""
+SAMPLE = ["data=folder", f"data.root={PHOTOS}/imagenet-sample"]
+RUNS = {
+    "lite": ["evaluate", "experiment=inside", "model=lite", *SAMPLE],
+    "tiny": ["evaluate", "experiment=inside", "model=tiny", *SAMPLE],
+    "ladders": ["evaluate", "model=tiny", *SAMPLE, "data.sample=200", "prompts=none",
+                "aug=extended", "metric=ssim", "severity=[1,2,3,4,5]"],
+    "robustify_lite": ["train", "experiment=robustify_lite"],
+    "robustify_tiny": ["train", "experiment=robustify_tiny", "control=true",
+                       "data.train.pattern=train-000.tar"],
+    "builtin": ["evaluate"],
+}  # fmt: skip
+"""By name: what is typed behind ``clipshift``."""
+DEMO = ["model=lite", "beside=tiny"]
+STAMP = "findings.json"
+"""The file of a finished run that says what it was made by."""
+MARKED = re.compile(r"(<!-- findings:([\w-]+) -->\n)(.*?)(<!-- /findings:\2 -->)", re.DOTALL)
+NAMED = ("noise", "perspective", "shift_scale_rotate")
+"""What the paper's abstract names as the most drastic."""
+SECOND = ("noise", "blur", "coarse_dropout", "color_jitter")
+"""What summaries of the paper name first."""
+MILD = ("flip", "brightness_contrast")
+"""What they name as mild."""
+SIGNIFICANT = 0.05
+
+
+@dataclass
+class Training:
+    """A fine-tune: the comparison of its models, photo by photo, and the curve of α."""
+
+    facts: dict[str, Any]
+    """The base's ``run.json``."""
+    trained_on: list[str]
+    comparison: pd.DataFrame
+    interpolation: pd.DataFrame
+
+
+# --- runs ----------------------------------------------------------------------------------------
+
+
+@cache
+def sources_sha256() -> str:
+    """SHA-256 over all that decides a run's numbers here: code, options and weights."""
+    digest = hashlib.sha256()
+    kinds = {".py", ".yaml", ".json", ".safetensors"}
+    files = (file for folder in ("clipshift", "conf") for file in (ROOT / folder).rglob("*"))
+    for file in sorted(file for file in files if file.suffix in kinds):
+        digest.update(str(file.relative_to(ROOT)).encode() + b"\0" + file.read_bytes())
+    return digest.hexdigest()
+
+
+def photos_folder() -> str:
+    """Where the photographs are."""
+    return os.environ.get("CLIPSHIFT_PHOTOS", str(ROOT / PHOTOS))
+
+
+def arguments_of(name: str, limit: int | None) -> list[str]:
+    """What is typed behind ``clipshift`` for a run, on so many photographs."""
+    arguments = [argument.replace(PHOTOS, photos_folder()) for argument in RUNS[name]]
+    if limit and "train" in arguments:
+        evaluation = OmegaConf.to_container(compose_config("train", arguments[1:]).evaluation)
+        options = ",".join(f"'{option}'" for option in [*evaluation, f"data.sample={limit}"])
+        arguments += [f"data.train.sample={4 * limit}", f"data.val.sample={limit}",
+                      "trainer.max_epochs=1", f"evaluation=[{options}]"]  # fmt: skip
+    elif limit and name != "builtin":
+        arguments.append(f"data.sample={limit}")
+    return arguments
+
+
+def is_current(name: str, folder: Path, limit: int | None) -> bool:
+    """Whether a folder holds a run of the same options, code and weights."""
+    try:
+        stamp = read_json(folder / STAMP)
+    except (OSError, ValueError):
+        return False
+    return bool(
+        stamp["sources"] == sources_sha256() and stamp["options"] == options_of(name, limit)
+    )
+
+
+def options_of(name: str, limit: int | None) -> list[str]:
+    """What a run is, wherever the photographs are."""
+    return [*RUNS[name], f"limit={limit}"]
+
+
+def make(name: str, folder: Path, limit: int | None) -> None:
+    """Make a run, unless it is current; one that was interrupted goes on."""
+    if is_current(name, folder, limit):
+        print(f"{name}: current, in {folder}")
+        return
+    if (folder / STAMP).exists():
+        shutil.rmtree(folder)
+    print(f"{name}: {command_of(name)}", flush=True)
+    start = time.perf_counter()
+    done = subprocess.run(
+        [sys.executable, "-m", "clipshift", *arguments_of(name, limit),
+         f"hydra.run.dir={folder}", "logger=none"],
+        cwd=ROOT, check=False, env=os.environ | {"CLIPSHIFT_PHOTOS": photos_folder()},
+    )  # fmt: skip
+    if done.returncode:
+        sys.exit(f"findings: {name} failed; the same command goes on, or remove {folder}")
+    seconds = round(time.perf_counter() - start)
+    stamp = {"options": options_of(name, limit), "sources": sources_sha256(), "seconds": seconds}
+    write_json(folder / STAMP, stamp)
+
+
+def load(folder: Path) -> Run | Training:
+    """A finished run of `RUNS`."""
+    if (folder / "run.json").exists():
+        return read_run(folder)
+    return Training(
+        read_json(folder / "base" / "run.json"),
+        read_run(folder / "robust").trained_on,
+        pd.read_csv(folder / "comparison.csv", dtype={"severity": str}),
+        pd.read_csv(folder / "interpolation.csv"),
+    )
+
+
+# --- cells ---------------------------------------------------------------------------------------
+
+
+def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A Markdown table."""
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def number(value: float, low: float = np.nan, high: float = np.nan, digits: str = ".3f") -> str:
+    """A number with its interval, with a typographic minus sign; nothing where there is none."""
+    return "" if np.isnan(value) else with_interval(value, low, high, digits).replace("-", "−")
+
+
+def percent(value: float, low: float = np.nan, high: float = np.nan) -> str:
+    """A share in per cent."""
+    return number(100 * value, 100 * low, 100 * high, ".1f") + " %"
+
+
+def code(name: str) -> str:
+    """An augmentation's name; words stand as they are."""
+    return f"*{name}*" if " " in name else f"`{name}`"
+
+
+def ends(row: Any, value: str, low: str = "ci_low", high: str = "ci_high") -> list[float]:
+    """A row's number and its interval."""
+    return [float(row[column]) for column in (value, low, high)]
+
+
+def command_of(name: str) -> str:
+    """A run's command as a reader types it."""
+    return shlex.join(["clipshift", *RUNS[name]])
+
+
+def means(run: Run, severity: str, measure: str) -> pd.DataFrame:
+    """``mean``, ``ci_low`` and ``ci_high`` of a measure, by augmentation."""
+    rows = run.summary
+    own = rows[(rows["severity"] == severity) & (rows["measure"] == measure)]
+    return own.set_index("augmentation")[["mean", "ci_low", "ci_high"]]
+
+
+def ranking(run: Run, severity: str) -> pd.DataFrame:
+    """The rows of ``ranking.csv`` at a severity, by augmentation."""
+    return run.ranking[run.ranking["severity"] == severity].set_index("augmentation")
+
+
+# --- blocks --------------------------------------------------------------------------------------
+
+
+def command_block(name: str) -> str:
+    """The command of a run."""
+    return f"```sh\n{command_of(name)}\n```"
+
+
+def weights_of(made: Run | Training) -> str:
+    """A model with the beginning of its weights' SHA-256."""
+    model = made.facts["model"]
+    return f"`{model['name']}` (weights SHA-256 `{model['weights_sha256'][:8]}…`)"
+
+
+def version_of(made: Run | Training) -> str:
+    """By what and when a run was made."""
+    facts = made.facts
+    digits, plus, _ = (facts["commit"] or "unknown").partition("+")
+    commit = digits[:7] + (" with changes" if plus else "")
+    return f"clipshift {facts['versions']['clipshift']} at commit {commit}, {facts['started'][:10]}"
+
+
+def provenance(made: Run | Training) -> str:
+    """What a section's numbers are of."""
+    facts = made.facts
+    photos = counted(facts["data"]["photos"], "photograph")
+    return (
+        f"Model {weights_of(made)}, {photos}, seed {facts['seed']}, {facts['precision']}, "
+        f"{version_of(made)}."
+    )
+
+
+def demo_provenance(lite: Run, tiny: Run) -> str:
+    """What the demo's picture is of."""
+    return f"In the picture: {weights_of(lite)} and {weights_of(tiny)}, {version_of(lite)}."
+
+
+def headline(run: Run) -> str:
+    """A run's own answer, and how its two rankings agree."""
+    tau = number(*run.agreement, ".2f") if run.agreement else ""
+    name = run.facts["model"]["name"]
+    return " ".join(
+        [*answer(run), f"Kendall's τ between the two rankings of `{name}`: {tau}."]
+    ).replace("[-", "[−")
+
+
+def summary(lite: Run, tiny: Run) -> str:
+    """The page's first lines."""
+    lines = [headline(lite), headline(tiny)]
+    clean = means(lite, PAPER, "zero_shot_top1_clean").iloc[0]
+    under = means(lite, PAPER, "zero_shot_top1")
+    worst = under["mean"].idxmin()
+    classes = counted(len(lite.facts["data"]["classes"]), "class name")
+    lines.append(
+        f"Zero-shot top-1 of `lite` over {classes}: {percent(*clean)} on clean photographs, "
+        f"{percent(*under.loc[worst])} under `{worst}` at the paper's strength, the lowest."
+    )
+    told = "; ".join(
+        f"`{run.facts['model']['name']}`: {in_words(ranking(run, PAPER).index[:3])}"
+        for run in (lite, tiny)
+    )
+    lines.append(
+        f"The paper's abstract names {in_words(NAMED)} among the most drastic augmentations of "
+        f"CLIP ViT-B/32. The three largest mean shifts here, at the paper's strengths: {told}."
+    )
+    return "\n".join(f"- {line}" for line in lines)
+
+
+def training_summary(lite: Training, tiny: Training) -> str:
+    """What the two fine-tunes reached, in a sentence each."""
+    lines = []
+    for training in (lite, tiny):
+        before, after = training.facts["model"]["name"], training.comparison["model_b"].iloc[-1]
+        pair = pair_of(training, before, after)
+        told = [change_in_words(pair, group) for group in GROUPS]
+        line = (
+            f"Fine-tuning `{before}` on {counted(len(training.trained_on), 'augmentation')} "
+            f"changes its mean relative shift by {told[0]} on these, and by {told[1]} on "
+            f"those held out, over {counted(int(pair['n'].max()), 'photograph')} it was not "
+            "trained on"
+        )
+        if len(models_of(training)) == 3:
+            control = pair_of(training, before, models_of(training)[1])
+            told = [change_in_words(control, group) for group in GROUPS]
+            line += f"; the same training on clean views alone: {told[0]} and {told[1]}"
+        lines.append(f"- {line}.")
+    return "\n".join(lines)
+
+
+def shift_table(run: Run, severity: str) -> str:
+    """A ranking with the measures beside it, and which neighbours are not told apart."""
+    ranked = ranking(run, severity)
+    columns = {
+        "relative shift": ("relative_shift", ".3f"),
+        "retained": ("retained", ".3f"),
+        "top-1": ("zero_shot_top1", ".3f"),
+        "gaze divergence": ("gaze_divergence", ".3f"),
+        "aligned": ("gaze_divergence_aligned", ".3f"),
+        "edge": ("edge_preservation", ".3f"),
+        "detail": ("detail_preservation", ".3f"),
+    }
+    found = {head: means(run, severity, measure) for head, (measure, _) in columns.items()}
+    ssim = means(run, severity, "ssim")
+    matched = severity == MATCHED
+    rows = []
+    for name, row in ranked.iterrows():
+        cells = [
+            code(name),
+            number(*ends(row, "shift"), ".4f"),
+            ranks_in_words(int(row["rank_low"]), int(row["rank_high"])),
+            *(number(found[head].loc[name, "mean"]) for head in columns),
+            number(*ssim.loc[name]) if matched else number(ssim.loc[name, "mean"]),
+        ]
+        strength = run.facts["strengths"][f"{name}@{severity}"]
+        rows.append([*cells, *([f"{strength:.3g}"] if matched else [])])
+    head = ["augmentation", "1 − cosine", "rank", *columns, "SSIM", *(["strength"] * matched)]
+    names = list(ranked.index)
+    alike = [
+        f"`{first}` and `{second}`"
+        for first, second in pairwise(names)
+        if not ranked.loc[first, "different"]
+    ]
+    told = f"Neighbours that do not differ significantly: {'; '.join(alike) or 'none'}."
+    return f"{table(head, rows)}\n\n{told}"
+
+
+def ranks_table(lite: Run, tiny: Run) -> str:
+    """The ranks of both models at both severities."""
+    runs = [(run, severity) for run in (lite, tiny) for severity in (PAPER, MATCHED)]
+    tables = [ranking(run, severity) for run, severity in runs]
+    rows = [
+        [
+            code(name),
+            *(
+                ranks_in_words(*own.loc[name, ["rank_low", "rank_high"]].astype(int))
+                for own in tables
+            ),
+        ]
+        for name in tables[0].index
+    ]
+    head = [f"`{run.facts['model']['name']}`, {severity}" for run, severity in runs]
+    return table(["augmentation", *head], rows)
+
+
+def gaze_sentence(lite: Run, tiny: Run) -> str:
+    """What moving the gaze back with the pixels changes under flip."""
+    told = []
+    for run in (lite, tiny):
+        plain_gaze, aligned = (
+            number(means(run, PAPER, measure).loc["flip", "mean"])
+            for measure in ("gaze_divergence", "gaze_divergence_aligned")
+        )
+        told.append(f"from {plain_gaze} to {aligned} for `{run.facts['model']['name']}`")
+    return (
+        "Moving the gaze back with the pixels changes its divergence under `flip` "
+        f"{' and '.join(told)}."
+    )
+
+
+def layer_table(run: Run) -> str:
+    """Debiased CKA after each layer at the paper's strengths, and where it rises or falls."""
+    rows = run.layers[run.layers["severity"] == PAPER]
+    cka = rows.pivot(index="augmentation", columns="layer", values="cka")
+    cka = cka.loc[ranking(run, PAPER).index]
+    made = table(
+        ["augmentation", *map(str, cka.columns)],
+        (
+            [code(name), *map(number, row)]
+            for name, row in zip(cka.index, cka.to_numpy(), strict=True)
+        ),
+    )
+    low, high = (
+        rows.pivot(index="augmentation", columns="layer", values=end).loc[cka.index]
+        for end in ("cka_low", "cka_high")
+    )
+    first, last = cka.columns[0], cka.columns[-1]
+    rises = list(cka.index[low[last] > high[first]])
+    falls = list(cka.index[high[last] < low[first]])
+    told = (
+        f"Between the first and the last layer, CKA rises under {in_words(rises)} and falls under "
+        f"{in_words(falls)} (their 95 % intervals do not overlap)."
+    )
+    return f"{made}\n\n{told}"
+
+
+def in_words(names: Sequence[str]) -> str:
+    """All names, however many; or none."""
+    quoted = [f"`{name}`" for name in names]
+    return (
+        ", ".join(quoted[:-1]) + " and " + quoted[-1]
+        if len(quoted) > 1
+        else "".join(quoted) or "none"
+    )
+
+
+def correlation_table(run: Run) -> str:
+    """Correlations with the shift over photos, at the paper's strengths."""
+    rows = run.correlations[run.correlations["severity"] == PAPER]
+    columns = list(dict.fromkeys(rows["with"]))
+    by_name = rows.set_index(["augmentation", "with"])
+    cells = []
+    for name in ranking(run, PAPER).index:
+        own = [by_name.loc[(name, column)] for column in columns]
+        told = [number(row["rho"], digits="+.2f") for row in own]
+        sure = [row["p_holm"] < SIGNIFICANT for row in own]
+        cells.append(
+            [code(name), *(f"**{t}**" if s else t for t, s in zip(told, sure, strict=True))]
+        )
+    return table(["augmentation", *(column.replace("_", " ") for column in columns)], cells)
+
+
+def across_augmentations(run: Run, severity: str, measure: str) -> str:
+    """Spearman's ρ of mean cosine similarity and another mean, over augmentations."""
+    both = means(run, severity, "cosine_similarity")[["mean"]].join(
+        means(run, severity, measure)[["mean"]], rsuffix="_other"
+    )
+    rho = float(spearmanr(both).statistic)
+    return f"{number(rho, *spearman_interval(rho, len(both)), '+.2f')} (n = {len(both)})"
+
+
+def within_augmentations(run: Run, severity: str, loss: str) -> str:
+    """The range of ρ over photos of 1 − cosine and a loss, and how often it is significant."""
+    rows = run.correlations
+    own = rows[(rows["severity"] == severity) & (rows["with"] == loss)]
+    low, high = (number(end, digits="+.2f") for end in (own["rho"].min(), own["rho"].max()))
+    sure = (own["p_holm"] < SIGNIFICANT).sum()
+    return f"{low} to {high}; {sure} of {len(own)} significant"
+
+
+def claims_table(lite: Run, tiny: Run) -> str:
+    """The paper's claims, one by one, beside what these runs say."""
+    runs = [(run, severity) for run in (lite, tiny) for severity in (PAPER, MATCHED)]
+
+    def ranks(names: Sequence[str]) -> list[str]:
+        found = [ranking(run, severity).loc[list(names)] for run, severity in runs]
+        return [
+            "ranks " + ", ".join(
+                ranks_in_words(int(row.rank_low), int(row.rank_high)) for row in own.itertuples()
+            )
+            for own in found
+        ]  # fmt: skip
+
+    rows = [
+        [f"{in_words(NAMED)} shift most (abstract)", *ranks(NAMED)],
+        [f"{in_words(SECOND)} shift most (summaries)", *ranks(SECOND)],
+        [f"{in_words(MILD)} shift little (summaries)", *ranks(MILD)],
+    ]
+    for kind in ("edge", "detail"):
+        rows.append(
+            [
+                f"{kind} preservation goes with embedding similarity: ρ across augmentations",
+                *(across_augmentations(*own, f"{kind}_preservation") for own in runs),
+            ]
+        )
+    for kind in ("edge", "detail"):
+        rows.append(
+            [
+                f"the same over photos within one augmentation: ρ of {kind} loss and 1 − cosine",
+                *(within_augmentations(*own, f"{kind}_loss") for own in runs),
+            ]
+        )
+    head = [f"`{run.facts['model']['name']}`, {severity}" for run, severity in runs]
+    return table(["the paper's claim", *head], rows)
+
+
+def inside_table(run: Run) -> str:
+    """Direction, recovery and neighbourhoods, matched; the paper's noise in the last row."""
+    keys = ["severity", "augmentation"]
+    directions = run.directions.set_index(keys)
+    undone = run.undone.set_index(["method", *keys])
+    near = run.neighbourhoods.set_index(["measure", *keys])
+    shown = [key for key in directions.sort_values("direction", ascending=False).index
+             if key[0] == MATCHED]  # fmt: skip
+    contracts = "contraction" in directions
+    rows = []
+    for key in [*shown, (PAPER, "noise")]:
+        own = directions.loc[key]
+        chance = " n. s." if own["p_holm"] >= SIGNIFICANT else ""
+        rows.append(
+            [
+                code(key[1]) + (" (paper's strength)" if key[0] == PAPER else ""),
+                number(*ends(own, "direction"), ".2f") + chance,
+                *([number(own["contraction"], digits="+.2f")] if contracts else []),
+                number(*ends(own, "share", "share_low", "share_high"), ".2f"),
+                *(
+                    number(*ends(undone.loc[(m, *key)], "r_squared"), ".2f")
+                    for m in ("none", "ridge")
+                ),
+                number(*ends(near.loc[("neighbours_kept", *key)], "value"), ".2f"),
+                number(near.loc[("effective_rank", *key), "value"], digits=".0f"),
+            ]
+        )
+    kept, rank = (near.loc[(m, MATCHED, shown[0][1]), "reference"]
+                  for m in ("neighbours_kept", "effective_rank"))  # fmt: skip
+    head = ["augmentation", "direction", *(["contraction"] * contracts), "share", "R² as it is",
+            "R² by ridge", "neighbours kept", "effective rank"]  # fmt: skip
+    told = (
+        f"By chance, {number(kept)} of the ten nearest photos stay; the clean photos' effective "
+        f"rank is {number(rank, digits='.0f')}. n. s.: not significant after Holm's correction."
+    )
+    return f"{table(head, rows)}\n\n{told}"
+
+
+def cosines_table(run: Run, count: int = 4) -> str:
+    """The pairs of augmentations whose mean displacements agree and disagree most, matched."""
+    rows = run.direction_cosines
+    known = rows[(rows["severity"] == MATCHED) & ((rows["ci_low"] > 0) | (rows["ci_high"] < 0))]
+    known = known.sort_values("cosine", ascending=False)
+    against = known[known["cosine"] < 0].tail(count)
+    shown = pd.concat([known[known["cosine"] > 0].head(count), against])
+    return table(
+        ["augmentation", "other", "cosine of the mean displacements"],
+        (
+            [code(row["augmentation"]), code(row["other"]), number(*ends(row, "cosine"), ".2f")]
+            for _, row in shown.iterrows()
+        ),
+    )
+
+
+def texts_table(run: Run) -> str:
+    """The class that views come nearer to most, and the one they leave most, matched."""
+    rows = run.named[(run.named["severity"] == MATCHED) & (run.named["vocabulary"] == "classes")]
+    sure = rows[rows["p_holm"] < SIGNIFICANT]
+
+    def told(row: Any) -> str:
+        return f"*{row['text']}* {number(*ends(row, 'change'), '+.3f')}"
+
+    cells = []
+    for name in ranking(run, MATCHED).index:
+        own = sure[sure["augmentation"] == name].sort_values("change")
+        gained, lost = own[own["change"] > 0], own[own["change"] < 0]
+        cells.append(
+            [
+                code(name),
+                told(gained.iloc[-1]) if len(gained) else "",
+                told(lost.iloc[0]) if len(lost) else "",
+            ]
+        )
+    return table(["augmentation", "class gained most", "class lost most"], cells)
+
+
+def ladder_table(run: Run) -> str:
+    """Strength and realised SSIM at each step of each ladder."""
+    steps = sorted(run.summary["severity"].unique())
+    realised = {step: means(run, step, "ssim")["mean"] for step in steps}
+    strengths = run.facts["strengths"]
+    names = list(dict.fromkeys(run.summary["augmentation"]))
+    rows = [
+        [code(name), *(f"{strengths[f'{name}@{s}']:.3g} ({realised[s][name]:.3f})" for s in steps)]
+        for name in names
+    ]
+    falls = all(np.all(np.diff([realised[step][name] for step in steps]) < 0) for name in names)
+    if not falls:
+        raise AssertionError("the mean SSIM of a ladder does not fall from step to step")
+    return table(["augmentation", *steps], rows)
+
+
+def models_of(training: Training) -> list[str]:
+    """A fine-tune's models: base, control where there is one, robust."""
+    names = training.comparison
+    return list(dict.fromkeys([*names["model_a"], *names["model_b"]]))
+
+
+def pair_of(training: Training, before: str, after: str) -> pd.DataFrame:
+    """The paired comparison of two of its models."""
+    rows = training.comparison
+    return rows[(rows["model_a"] == before) & (rows["model_b"] == after)]
+
+
+def change_in_words(pair: pd.DataFrame, augmentation: str) -> str:
+    """The change of the relative shift in per cent of the first model's, with its interval."""
+    own = pair[(pair["augmentation"] == augmentation) & (pair["measure"] == "relative_shift")]
+    (row,) = own.to_dict("records")
+    change = 100 * np.array(ends(row, "difference")) / row["mean_a"]
+    return number(*change, "+.0f") + " %"
+
+
+def interpolation_table(training: Training) -> str:
+    """The curve from base to tuned weights."""
+    rows = training.interpolation
+    head = ["α", "mean 1 − cosine, trained on", "clean top-1", "top-1 under trained on"]
+    return table(
+        head,
+        (
+            [f"{row.alpha:g}", number(row.shift), percent(row.clean_top1), percent(row.top1)]
+            for row in rows.itertuples()
+        ),
+    )
+
+
+def robust_table(training: Training) -> str:
+    """The relative shift of base and robust model, by augmentation."""
+    base, robust = models_of(training)[0], models_of(training)[-1]
+    pair = pair_of(training, base, robust)
+    rows = []
+    for row in pair[pair["measure"] == "relative_shift"].to_dict("records"):
+        name = row["augmentation"]
+        trained = name in training.trained_on or name == GROUPS[0]
+        rows.append(
+            [
+                code(name),
+                "yes" if trained else "no",
+                number(row["mean_a"]),
+                number(row["mean_b"]),
+                number(100 * (row["mean_b"] / row["mean_a"] - 1), digits="+.0f") + " %",
+                number(*ends(row, "difference"), "+.3f"),
+                number(100 * row["improved"], digits=".0f") + " %",
+            ]
+        )
+    head = ["augmentation", "trained on", "base", "robust", "change", "paired difference",
+            "photos improved"]  # fmt: skip
+    return table(head, rows)
+
+
+def outcome_table(training: Training) -> str:
+    """What a fine-tune changed beside the shift, and its control where there is one."""
+    models = models_of(training)
+    pairs = [pair_of(training, before, models[-1]) for before in models[:-1]]
+    if len(models) == 3:
+        first = pair_of(training, models[0], models[1])
+    measures = [
+        ("relative shift", "relative_shift", GROUPS),
+        ("retained", "retained", GROUPS),
+        ("top-1", "zero_shot_top1", GROUPS),
+        ("clean top-1", "zero_shot_top1_clean", ["clean"]),
+    ]
+
+    def row_of(pair: pd.DataFrame, name: str, measure: str) -> Any:
+        own = pair[(pair["augmentation"] == name) & (pair["measure"] == measure)]
+        return own.iloc[0]
+
+    rows = []
+    for label, measure, groups in measures:
+        for group in groups:
+            robust = [row_of(pair, group, measure) for pair in pairs]
+            means_ = [robust[0]["mean_a"]]
+            if len(models) == 3:
+                means_.append(row_of(first, group, measure)["mean_b"])
+            means_.append(robust[0]["mean_b"])
+            of = group.removeprefix("mean of ")
+            rows.append(
+                [
+                    label if group == "clean" else f"{label}, {of}",
+                    *map(number, means_),
+                    *(number(*ends(row, "difference"), "+.3f") for row in robust),
+                    str(robust[0]["n"]),
+                ]
+            )
+    names = ["base", *(["control"] if len(models) == 3 else []), "robust"]
+    return table(["", *names, *(f"robust − {name}" for name in names[:-1]), "photographs"], rows)
+
+
+def caption(run: Run) -> str:
+    """What stands below the picture of README and the docs' start."""
+    photos = counted(run.facts["data"]["photos"], "photograph")
+    return f"*{headline(run)} Ranks with their 95 % intervals over {photos}.*"
+
+
+Block = tuple[Callable[..., str], tuple[str, ...]]
+BLOCKS: dict[str, Block] = {
+    "summary": (summary, ("lite", "tiny")),
+    "training-summary": (training_summary, ("robustify_lite", "robustify_tiny")),
+    "caption": (caption, ("lite",)),
+    "ranks": (ranks_table, ("lite", "tiny")),
+    "gaze": (gaze_sentence, ("lite", "tiny")),
+    "claims": (claims_table, ("lite", "tiny")),
+    "ladders": (ladder_table, ("ladders",)),
+    "made-demo": (demo_provenance, ("builtin", "tiny")),
+    "texts-lite": (texts_table, ("lite",)),
+    **{f"command-{name}": (lambda *_, name=name: command_block(name), ()) for name in RUNS},
+    **{f"made-{name}": (provenance, (name,)) for name in RUNS},
+}
+for _model in ("lite", "tiny"):
+    BLOCKS |= {
+        f"{_model}-{PAPER}": (partial(shift_table, severity=PAPER), (_model,)),
+        f"{_model}-{MATCHED}": (partial(shift_table, severity=MATCHED), (_model,)),
+        f"layers-{_model}": (layer_table, (_model,)),
+        f"correlations-{_model}": (correlation_table, (_model,)),
+        f"inside-{_model}": (inside_table, (_model,)),
+        f"cosines-{_model}": (cosines_table, (_model,)),
+        f"interpolation-{_model}": (interpolation_table, (f"robustify_{_model}",)),
+        f"robust-{_model}": (robust_table, (f"robustify_{_model}",)),
+        f"outcome-{_model}": (outcome_table, (f"robustify_{_model}",)),
+    }
+"""By the name between the markers: what writes it, and of which runs."""
+
+
+# --- pages ---------------------------------------------------------------------------------------
+
+
+def with_blocks(page: str, contents: Mapping[str, str]) -> str:
+    """A page with new contents between its markers; blocks without any stay as they are.
+
+    Raises:
+        KeyError: If a marker's name is none of `BLOCKS`.
+    """
+
+    def filled(match: re.Match[str]) -> str:
+        start, name, old, end = match.groups()
+        BLOCKS[name]  # a misspelt marker would never be written
+        return start + (f"\n{contents[name]}\n\n" if name in contents else old) + end
+
+    return MARKED.sub(filled, page)
+
+
+def take_pictures(runs: Mapping[str, Path], images: Path) -> None:
+    """The pictures of README and docs that hold numbers of runs; screenshots need Chromium."""
+    images.mkdir(parents=True, exist_ok=True)
+    if "lite" in runs:
+        shutil.copy(runs["lite"] / "figures" / "agreement.png", images / "rankings.png")
+    if "builtin" not in runs:
+        return
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(
+            executable_path="/usr/bin/chromium", args=["--no-sandbox"]
+        )
+        tab = browser.new_page(viewport={"width": 1280, "height": 860})
+        take_report(tab, runs["builtin"], images)
+        take_demo(tab, runs["builtin"], images)
+        browser.close()
+
+
+def take_report(tab: Any, run: Path, images: Path) -> None:
+    """The first screen of a page, and an enlarged photo."""
+    tab.goto((run / "report.html").resolve().as_uri())
+    tab.wait_for_selector("#ranking svg")
+    tab.screenshot(path=images / "report.png")
+    tab.locator("#photo-find").fill("chelsea")
+    tab.locator(".card").first.click()
+    tab.locator("#photo-variant").select_option(label="shift_scale_rotate")
+    tab.locator("#photo-dialog").screenshot(path=images / "photo.png")
+
+
+def take_demo(tab: Any, folder: Path, images: Path) -> None:
+    """The demo of two models, with a photo at severity 4."""
+    photo = next(photo for photo in sample() if photo.id == "chelsea.png")
+    file = folder / photo.id
+    file.write_bytes(photo.read())
+    command = [sys.executable, "-u", "-m", "clipshift", "demo", *DEMO]
+    with subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, text=True) as demo:
+        try:
+            found = (re.search(r"http://[\w.:]+", line) for line in demo.stdout or ())
+            tab.goto(next(match[0] for match in found if match))
+            tab.locator("input[type=file]").set_input_files(file)
+            tab.get_by_label("At the paper").uncheck()
+            tab.locator("input[type=range]").fill("4")
+            tab.get_by_label("Augmentation", exact=True).click()
+            tab.get_by_role("option", name="shift_scale_rotate", exact=True).click()
+            shown = tab.locator("#answer", has_text="at severity 4")
+            shown.locator(".lead", has_text="shift_scale_rotate").first.wait_for()
+            tab.screenshot(path=folder / "demo.png", full_page=True)
+        finally:
+            demo.send_signal(signal.SIGINT)
+    Image.open(folder / "demo.png").save(images / "demo.webp", quality=85)
+
+
+def main() -> None:
+    """Make the runs, and write what they found into the pages."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("runs", nargs="*", metavar="RUN", help=f"(all): {', '.join(RUNS)}")
+    parser.add_argument("--limit", type=int, help="a trial on so many photographs: 24 or more")
+    given = parser.parse_args()
+    if unknown := set(given.runs) - set(RUNS):
+        parser.error(f"unknown run {unknown.pop()}; valid are {', '.join(RUNS)}")
+    work = ROOT / "outputs" / ("findings_trial" if given.limit else "findings")
+    for name in given.runs or RUNS:
+        make(name, work / name, given.limit)
+    current = {n: work / n for n in RUNS if is_current(n, work / n, given.limit)}
+    loaded = {name: load(folder) for name, folder in current.items()}
+    known = {name: block for name, block in BLOCKS.items() if set(block[1]) <= set(loaded)}
+    contents = {n: write(*(loaded[run] for run in of)) for n, (write, of) in known.items()}
+    for page in PAGES:
+        text = page.read_text("utf-8")
+        place = work / "pages" / page.relative_to(ROOT) if given.limit else page
+        if MARKED.search(text):
+            place.parent.mkdir(parents=True, exist_ok=True)
+            place.write_text(with_blocks(text, contents), "utf-8")
+            print(f"written: {place}")
+    take_pictures(current, work / "pages" / "images" if given.limit else IMAGES)
+    if outdated := [name for name in BLOCKS if name not in contents]:
+        print(f"not written, because their runs are outdated: {', '.join(outdated)}")
+
+
+if __name__ == "__main__":
+    main()
