@@ -6,14 +6,17 @@ the shifts of its augmentations are populations too, drawn with replacement.
 
 import sys
 from collections.abc import Callable, Iterator
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
 import torch
 from scipy import stats
 
+from clipshift.evaluate.inside import directions_table
 from clipshift.evaluate.tables import cka_intervals
 from clipshift.measure.functional import linear_cka, pairwise_distances
+from clipshift.results import CLEAN
 from clipshift.results.intervals import (
     mean_interval,
     relative_shift_values,
@@ -26,7 +29,7 @@ from clipshift.results.ranking import rank_augmentations, ranking_agreement
 
 SIZES = (10, 30, 100)
 SAMPLES = 2000
-"""Simulated runs of each size; `RANKINGS` of those that rank augmentations, and of CKA."""
+"""Simulated runs of each size; `RANKINGS` of ranks, CKA and directions."""
 RANKINGS = 300
 WIDTH = 16
 """Of simulated embeddings."""
@@ -71,6 +74,11 @@ def lognormal(sigma: float) -> tuple[Draw, float]:
 def mostly_zero(rng: Rng, size: int) -> np.ndarray:
     """Seven of ten photos do not move at all, as where a share of them is mirrored."""
     return rng.gamma(4, 0.1, size) * (rng.random(size) < 0.3)
+
+
+def few_far(rng: Rng, size: int) -> np.ndarray:
+    """A tenth of the photos moves ten times as far as the others: of few, often none is at hand."""
+    return rng.lognormal(0, 0.3, size) * np.where(rng.random(size) < 0.1, 10, 1)
 
 
 def paired_lognormal(rng: Rng, size: int) -> np.ndarray:
@@ -162,21 +170,58 @@ def of_views(spread: float, layer: bool) -> Coverage:
     return of_means(draw, truth)
 
 
-def of_cka(noise: float) -> Coverage:
-    """Of debiased CKA between tokens and the same with noise, in dimensions of unequal variance."""
+def of_directions(measure: str) -> Coverage:
+    """Of a direction or a contraction, where photos in a cone are moved partly the same way."""
 
-    def tokens(rng: Rng, size: int) -> np.ndarray:
-        clean = rng.normal(size=(size, WIDTH)) * np.linspace(2, 0.5, WIDTH)
-        return np.stack([clean, clean + noise * rng.normal(size=clean.shape)])
+    def draw(rng: Rng, size: int) -> dict[str, np.ndarray]:
+        clean = embeddings(rng, size, cone=4)
+        step = rng.normal(size=clean.shape) / 4 + 0.3 * np.eye(WIDTH)[1]
+        return {CLEAN: clean, "view": clean + 0.5 * rng.lognormal(0, 0.5, (size, 1)) * step}
 
-    truth = linear_cka(*torch.from_numpy(tokens(np.random.default_rng(0), 100_000))).item()
+    variants = {"view": SimpleNamespace(name="view", severity="paper")}
+
+    def row(rng: Rng, n: int) -> pd.Series:
+        return directions_table(draw(rng, n), variants, seed=n).iloc[0]
+
+    truth = row(np.random.default_rng(0), 50_000)[measure]
+    ends = {"direction": ("ci_low", "ci_high")}.get(measure, (f"{measure}_low", f"{measure}_high"))
+
+    def coverage(rng: Rng, n: int) -> float:
+        low, high = np.transpose([row(rng, n)[list(ends)] for _ in range(RANKINGS)]).astype(float)
+        return covers((low, high), truth)
+
+    return coverage
+
+
+def of_cka(noise: float, skew: float = 0, common: float = 0) -> Coverage:
+    """Of debiased CKA between tokens and their views, in dimensions of unequal variance.
+
+    Args:
+        noise: Standard deviation of the noise in each dimension.
+        skew: Its logarithm varies so much between photos.
+        common: How far photos are moved in one direction: lognormal with σ 0.5, times this.
+    """
+    spread = np.linspace(2, 0.5, WIDTH)
+    push = np.full(WIDTH, WIDTH**-0.5)
+
+    def tokens(rng: Rng, size: int) -> tuple[np.ndarray, np.ndarray]:
+        clean = rng.normal(size=(size, WIDTH)) * spread
+        strength = noise * rng.lognormal(0, skew, (size, 1))
+        moved = common * rng.lognormal(0, 0.5, (size, 1)) * push
+        return clean, clean + strength * rng.normal(size=clean.shape) + moved
+
+    # ‖cov(x, y)‖² / (‖cov(x)‖ ‖cov(y)‖), as the population has them
+    x = np.diag(spread**2)
+    variance = common**2 * (np.exp(0.25) - 1) * np.exp(0.25)
+    y = x + noise**2 * np.exp(2 * skew**2) * np.eye(WIDTH) + variance * np.outer(push, push)
+    truth = float(np.linalg.norm(x) / np.linalg.norm(y))
 
     def coverage(rng: Rng, n: int) -> float:
         covered = []
         for _ in range(RANKINGS):
             clean, view = tokens(rng, n)
             cka = linear_cka(torch.from_numpy(clean), torch.from_numpy(view)).numpy()
-            both = {"clean": clean, "view": view}
+            both = {CLEAN: clean, "view": view}
             ends = cka_intervals(both, [WIDTH], cka.reshape(1, 1), n, seed=n)
             covered.append(covers(ends, truth))
         return float(np.mean(covered))
@@ -249,6 +294,7 @@ def populations(run: str | None) -> Iterator[tuple[str, str, Coverage]]:
     yield "mean", "normal", of_means(lambda rng, size: rng.normal(size=size), 0)
     yield "mean", "beta(8, 2)", of_means(lambda rng, size: rng.beta(8, 2, size), 0.8)
     yield "mean", "gamma, 70 % zeros", of_means(mostly_zero, 0.12)
+    yield "mean", "a tenth moves far", of_means(few_far, 1.9 * float(np.exp(0.045)))
     for sigma in (1, 1.5):
         yield "mean", f"lognormal, σ {sigma}", of_means(*lognormal(sigma))
     if run:
@@ -283,6 +329,12 @@ def populations(run: str | None) -> Iterator[tuple[str, str, Coverage]]:
     yield "debiased CKA", "small shift", of_cka(0.2)
     yield "debiased CKA", "large shift", of_cka(2.0)
     yield "debiased CKA", "hardly related", of_cka(20.0)
+    for skew in (0.5, 1.0):
+        yield "debiased CKA", f"noise of lognormal scale, σ {skew}", of_cka(0.5, skew)
+    for common in (1.0, 3.0):
+        yield "debiased CKA", f"skewed common displacement, {common:.0f}", of_cka(0.1, 0, common)
+    yield "direction", "photos in a cone", of_directions("direction")
+    yield "contraction", "photos in a cone", of_directions("contraction")
 
 
 def main() -> None:

@@ -14,11 +14,11 @@ from clipshift.encode import Vocabulary
 from clipshift.measure.embeddings import (
     FLIPS,
     FOLDS,
-    MOVED,
     NEIGHBOURS,
     alignment,
     closeness,
     common_share,
+    contraction,
     directed,
     direction,
     direction_cosine,
@@ -27,6 +27,7 @@ from clipshift.measure.embeddings import (
     flipped_directions,
     hubness,
     neighbours_kept,
+    remove_contraction,
     undoing_errors,
     unit_steps,
     units,
@@ -94,35 +95,42 @@ def directions_table(
 ) -> pd.DataFrame:
     """Whether every photo is moved the same way: one row per augmentation and severity.
 
-    The interval of ``direction`` is that of its square, a mean over pairs of photos, and that of
-    ``share`` that of a ratio of means over pairs and over photos (`pair_values`, `ratio_values`).
+    The interval of ``direction`` is that of its square, a mean over pairs of photos, and those of
+    ``share`` and ``contraction`` are those of ratios of means (`pair_values`, `ratio_values`).
     """
     rows, columns = [], []
     for name, variant in variants.items():
-        known, moves = _displacements(embeddings, name)
-        moved = known.copy()
-        moved[known] = np.linalg.norm(moves, axis=1) >= MOVED
-        lengths, shares = np.full((2, len(known)), np.nan)
-        length = share = null = p = np.nan
+        known, moves, clean = _displacements(embeddings, name)
+        steps, moved = unit_steps(moves, clean)
+        values = np.full((3, len(known)), np.nan)
+        length = null = p = share = nearer = np.nan
         if moved.sum() > 1:
-            steps = unit_steps(moves)
-            lengths[moved] = pair_values(with_others(steps, steps))
+            values[0, np.flatnonzero(known)[moved]] = pair_values(with_others(steps, steps))
+            common = remove_contraction(moves, clean)
             energy = np.square(moves).sum(axis=1)
-            shares[known] = ratio_values(pair_values(with_others(moves, moves)), energy)
-            length, share = direction(moves), common_share(moves)
-            flipped = flipped_directions(moves, seed)
+            values[1, known] = ratio_values(pair_values(with_others(common, common)), energy)
+            length, share = direction(steps), common_share(moves, clean)
+            nearer = contraction(moves, clean)
+            if not np.isnan(nearer):
+                apart = pair_values(1 - with_others(clean, clean))
+                values[2, known] = ratio_values(pair_values(with_others(moves, clean)), apart)
+            flipped = flipped_directions(steps, seed)
             null = float(np.quantile(flipped, 0.95))
             p = float((1 + (flipped >= length).sum()) / (1 + FLIPS))
-        columns += [lengths, shares]
-        rows.append((variant.name, variant.severity, length, null, p, share, int(moved.sum())))
-    names = ["augmentation", "severity", "direction", "null", "p", "share", "n"]
+        columns.append(values)
+        rows.append(
+            (variant.name, variant.severity, length, null, p, share, nearer, int(moved.sum()))
+        )
+    names = ["augmentation", "severity", "direction", "null", "p", "share", "contraction", "n"]
     table = pd.DataFrame(rows, columns=names)
-    low, high = np.clip(mean_interval(np.transpose(columns), seed), 0, 1)
-    table.insert(3, "ci_low", np.sqrt(low[::2]))
-    table.insert(4, "ci_high", np.sqrt(high[::2]))
+    low, high = mean_interval(np.transpose(columns, (2, 0, 1)), seed)
+    table.insert(3, "ci_low", np.sqrt(low[:, 0].clip(0, 1)))
+    table.insert(4, "ci_high", np.sqrt(high[:, 0].clip(0, 1)))
     table.insert(7, "p_holm", _corrected(table))
-    table.insert(9, "share_low", low[1::2])
-    table.insert(10, "share_high", high[1::2])
+    table.insert(9, "share_low", low[:, 1].clip(0, 1))
+    table.insert(10, "share_high", high[:, 1].clip(0, 1))
+    table.insert(12, "contraction_low", low[:, 2])
+    table.insert(13, "contraction_high", high[:, 2].clip(max=1))
     return table
 
 
@@ -138,8 +146,9 @@ def direction_cosines_table(
         own = [name for name, variant in variants.items() if variant.severity == severity]
         for pair in combinations(own, 2):
             known = np.all([_known(embeddings, name) for name in pair], axis=0)
+            clean = units(embeddings[CLEAN][known])
             first, second = (
-                displacements(embeddings[name][known], embeddings[CLEAN][known]) for name in pair
+                remove_contraction(units(embeddings[name][known]) - clean, clean) for name in pair
             )
             values = np.full(len(known), np.nan)
             cosine = direction_cosine(first, second) if known.sum() > 1 else np.nan
@@ -328,9 +337,11 @@ def _known(embeddings: Embeddings, name: str) -> np.ndarray:
     return known
 
 
-def _displacements(embeddings: Embeddings, name: str) -> tuple[np.ndarray, np.ndarray]:
+def _displacements(embeddings: Embeddings, name: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Which photos are known, their displacements, and their clean unit embeddings."""
     known = _known(embeddings, name)
-    return known, displacements(embeddings[name][known], embeddings[CLEAN][known])
+    view, clean = embeddings[name][known], embeddings[CLEAN][known]
+    return known, displacements(view, clean), units(clean)
 
 
 def _uniformity(embeddings: np.ndarray) -> np.ndarray:

@@ -14,7 +14,7 @@ from torch import Tensor
 from clipshift.augment import MATCHED, PAPER, Stored, Variant
 from clipshift.data import Photo
 from clipshift.measure import CleanSpread, Facts, LayerShift
-from clipshift.measure.functional import cka_null, cka_values, retained
+from clipshift.measure.functional import cka_left_out, cka_null, retained
 from clipshift.results import (
     CLEAN,
     SHIFT,
@@ -26,14 +26,12 @@ from clipshift.results import (
     by_photo,
     correlate,
     corruption_errors,
-    cosine_values,
     data_fingerprint,
     distance_tables,
     intraclass_correlation,
     labels_of,
     mean_interval,
     order_of_photos,
-    pair_values,
     rank_augmentations,
     ranking_agreement,
     ratio_values,
@@ -289,13 +287,18 @@ def cka_intervals(
     count: int,
     seed: int,
 ) -> tuple[np.ndarray, np.ndarray]:
-    r"""The 95 % intervals of debiased CKA over photos.
+    r"""The 95 % intervals of debiased CKA over photos, by the jackknife.
 
-    CKA is a ratio of means over pairs of photos. To first order it is a mean over photos
-    (`cka_values`, `pair_values`, `cosine_values`), with an interval as such. What pairs have of
-    their own beside that is all there is where the tokens are independent; its standard deviation
-    is then `cka_null`, and it vanishes where CKA is 1: :math:`1.96 (1 - \mathrm{CKA}^2)` times that
-    is added to each half of the interval, in quadrature.
+    .. math::
+        \psi_i = n z - (n - 1) z_{(i)}, \quad z = \operatorname{artanh} \mathrm{CKA}
+
+    with :math:`z_{(i)}` of all n photos but one (`cka_left_out`). The distances from the mean of
+    these pseudo-values to the ends of its `clipshift.results.mean_interval` are taken from the z of
+    CKA, and :math:`\tanh` of both are the ends. Pseudo-values vary as the ratio does, to more than
+    first order; z, which stretches the scale near 1, makes its distribution less skewed. Sources:
+    Tukey, "Bias and confidence in not quite large samples", 1958; Efron and Stein, "The jackknife
+    estimate of variance", 1981; z: Fisher, "On the probable error of a coefficient of correlation",
+    1921.
 
     Args:
         tokens: Mean patch tokens of n photos, those of all layers one behind the other, by view,
@@ -306,10 +309,11 @@ def cka_intervals(
         seed: Of the resampling.
 
     Returns:
-        The ends, each shape (layers, variants); NaN for n < 4 or where CKA is NaN.
+        The ends, each shape (layers, variants); NaN for n < 5, or where CKA, or that of all photos
+        but one, is NaN.
     """
     clean, *views = tokens.values()
-    if len(clean) < 4:
+    if len(clean) < 5:
         return np.full_like(cka, np.nan), np.full_like(cka, np.nan)
     values = np.full((len(clean), *cka.shape), np.nan)
     starts = np.cumsum([0, *widths])
@@ -317,14 +321,19 @@ def cka_intervals(
         x = torch.from_numpy(clean[:, start:stop])
         for k, view in enumerate(views):
             if np.isfinite(cka[layer, k]):
-                terms = cka_values(x, torch.from_numpy(view[:, start:stop]))
-                values[:, layer, k] = cosine_values(*(pair_values(h.numpy()) for h in terms))
-    beside = 1.96 * cka_null(count) * (1 - cka**2)
+                left_out = cka_left_out(x, torch.from_numpy(view[:, start:stop])).numpy()
+                values[:, layer, k] = -(len(clean) - 1) * fisher_z(left_out)
+    values[:, np.isnan(values).any(axis=0)] = np.nan
     low, high = (
-        np.hypot((end - values.mean(axis=0)) * np.sqrt(len(clean) / count), beside)
+        np.tanh(fisher_z(cka) + (end - values.mean(axis=0)) * np.sqrt(len(clean) / count))
         for end in mean_interval(values, seed)
     )
-    return np.clip(cka - low, -1, 1), np.clip(cka + high, -1, 1)
+    return np.minimum(low, cka), np.maximum(high, cka)
+
+
+def fisher_z(cka: np.ndarray) -> np.ndarray:
+    """The inverse of tanh, finite at 1, where two representations differ by rounding alone."""
+    return np.asarray(np.arctanh(np.clip(cka, -1 + 1e-12, 1 - 1e-12)))
 
 
 CARRIED = 0.25

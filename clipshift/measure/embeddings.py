@@ -24,7 +24,7 @@ FOLDS = 5
 """Into how many parts photos are cut to see whether a shift can be undone."""
 RIDGES = np.append(10.0 ** np.arange(-6, 6.5, 0.5), np.inf)
 """The penalties λ to choose from, as multiples of the views' mean variance of a dimension, summed
-over photos; ∞ is the mean displacement alone."""
+over photos; ∞ is what is shrunk towards."""
 BLOCK = 2**24
 """How many cosines are held at once: of N² there are too many."""
 DRAWN = 2**22
@@ -89,120 +89,207 @@ def with_others(first: np.ndarray, second: np.ndarray) -> np.ndarray:
     return (together / 2 - own) / (len(first) - 1)
 
 
-def direction(moves: np.ndarray) -> float:
-    r"""Length of the mean unit displacement: 1 where every photo is moved the same way.
+def perpendicular(vectors: np.ndarray, clean: np.ndarray) -> np.ndarray:
+    """Vectors without their part along the mean clean embedding.
+
+    Args:
+        vectors: Shape (N, D).
+        clean: Clean unit embeddings, shape (M, D). Where their mean is 0, nothing is taken off.
+    """
+    centre = clean.mean(axis=0)
+    return vectors - np.outer(vectors @ centre, centre) / max(centre @ centre, MOVED**2)
+
+
+def remove_contraction(moves: np.ndarray, clean: np.ndarray) -> np.ndarray:
+    r"""Displacements without the part that any move on the sphere has where photos lie in a cone.
+
+    .. math::
+        s_i = P (d_i - a u_i), \quad a = \bar d \cdot m / \|m\|^2, \quad
+        P = 1 - m m^T / \|m\|^2
+
+    with the mean m of the clean unit embeddings u. Views that are moved by an angle θ in random
+    directions are :math:`u \cos\theta` on average. Their mean displacement :math:`\bar d` is thus
+    :math:`-(1 - \cos\theta) m`, which is not 0 in a cone, where m is not 0. The mean of s is
+    :math:`P \bar d`, which is 0 on average for such views. Subtracting :math:`a u_i` does not
+    change it, because :math:`P m = 0`; with it s are the influence values of :math:`P \bar d`, so
+    that what they say of its variance includes that of m, estimated from the same photos.
+    Source: Hampel, "The influence curve and its role in robust estimation", 1974; the projection is
+    our choice. The part along m is what `contraction` measures.
+
+    Args:
+        moves: Displacements, or multiples of them, shape (N, D).
+        clean: Clean unit embeddings of the same photos, shape (N, D).
+
+    Returns:
+        s, float64, shape (N, D).
+
+    Example:
+        >>> clean = np.array([[0.6, 0.8], [0.6, -0.8]])
+        >>> remove_contraction(np.array([[-1.0, 0.5], [1.0, 0.5]]), clean)
+        array([[0. , 0.5],
+               [0. , 0.5]])
+    """
+    centre = clean.mean(axis=0)
+    along = moves.mean(axis=0) @ centre / max(centre @ centre, MOVED**2)
+    return perpendicular(moves - along * clean, clean)
+
+
+def unit_steps(moves: np.ndarray, clean: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """`remove_contraction` of displacements divided by their length perpendicular to the mean m.
+
+    Args:
+        moves: Displacements, shape (N, D).
+        clean: Clean unit embeddings of the same photos, shape (N, D).
+
+    Returns:
+        The steps, float64, shape (M, D), and of which photos they are, boolean, shape (N,): not of
+        those that are moved by less than `MOVED` perpendicular to m.
+    """
+    length = np.linalg.norm(perpendicular(moves, clean), axis=1)
+    moved = length >= MOVED
+    return remove_contraction(moves[moved] / length[moved, None], clean[moved]), moved
+
+
+def direction(steps: np.ndarray) -> float:
+    r"""Length of the mean step: 1 where every photo is moved the same way.
 
     .. math::
         \sqrt{\max(0, r)}, \quad
-        r = \frac{1}{N (N - 1)} \sum_{i \neq j} \hat d_i \cdot \hat d_j
-          = \frac{N R^2 - 1}{N - 1}, \quad
-        R = \Big\| \frac{1}{N} \sum_i \hat d_i \Big\|, \quad \hat d = d / \|d\|
+        r = \frac{1}{N (N - 1)} \sum_{i \neq j} s_i \cdot s_j
 
-    R itself is about :math:`1 / \sqrt N` where photos move at random; r, the mean cosine between
-    the displacements of two photos, is then 0 on average, whatever N. Source: the mean resultant
-    length R of Mardia and Jupp, "Directional statistics", 2000, section 9.2; that R² is debiased
-    over pairs is our choice, so that runs of different size can be compared.
+    r is the mean cosine between the displacements of two photos, perpendicular to the mean clean
+    embedding. Where photos move at random it is 0 on average, whatever N; the length of the
+    sample's mean would be about :math:`1 / \sqrt N`. Source: the mean resultant length of Mardia
+    and Jupp, "Directional statistics", 2000, section 9.2; that its square is debiased over pairs is
+    our choice, so that runs of different size can be compared.
 
     Args:
-        moves: Displacements, shape (N, D). Those below `MOVED` have no direction and are left out.
+        steps: s, from `unit_steps`, shape (N, D).
 
     Returns:
-        In [0, 1]; NaN for fewer than two displacements.
+        In [0, 1]; NaN for fewer than two steps.
 
     Example:
-        >>> direction(np.array([[1.0, 0.0], [3.0, 0.0]]))
+        >>> direction(np.array([[1.0, 0.0], [1.0, 0.0]]))
         1.0
         >>> direction(np.array([[1.0, 0.0], [0.0, 1.0], [-1.0, 0.0], [0.0, -1.0]]))
         0.0
     """
-    steps = unit_steps(moves)
     if len(steps) < 2:
         return np.nan
     return float(np.sqrt(np.clip(with_others(steps, steps).mean(), 0, 1)))
 
 
-def unit_steps(moves: np.ndarray) -> np.ndarray:
-    """Displacements of at least `MOVED`, divided by their length: (N, D) → (M, D), M ≤ N."""
-    length = np.linalg.norm(moves, axis=1, keepdims=True)
-    moved = length[:, 0] >= MOVED
-    return np.asarray(moves, float)[moved] / length[moved]
+def contraction(moves: np.ndarray, clean: np.ndarray) -> float:
+    r"""How much nearer views come to the other clean photos.
 
+    .. math::
+        \frac{1}{N (N - 1)} \sum_{i \neq j} d_i \cdot u_j \Big/
+        \frac{1}{N (N - 1)} \sum_{i \neq j} (1 - u_i \cdot u_j)
 
-def flipped_directions(moves: np.ndarray, seed: int) -> np.ndarray:
-    """What `direction` would be if each photo were moved either way with equal chance.
-
-    The signs of the unit displacements are drawn at random, which leaves everything else of them as
-    it is: that they lie in few dimensions, say. Source: the randomisation test of Fisher, "The
-    design of experiments", 1935, section 21; with random draws, Phipson and Smyth, "Permutation
-    p-values should never be zero", 2010.
+    The mean change of the cosine between a view and the other clean photos, divided by the mean
+    distance 1 − cos between clean photos, as the relative shift R is. It is the part of the
+    displacements along the mean clean embedding, which `remove_contraction` subtracts. Where views
+    move at random on the sphere it is :math:`-R c`, with the mean cosine c between clean photos.
 
     Args:
-        moves: Displacements, shape (N, D), N ≥ 2.
-        seed: Of the signs, which are the same for all displacements of so many photos.
+        moves: Displacements d, shape (N, D), N ≥ 2.
+        clean: Clean unit embeddings u of the same photos, shape (N, D).
+
+    Returns:
+        At most 1; positive: nearer; 0: as far as before, as where view and clean photo could be
+        exchanged; negative: farther. NaN where the clean photos are all the same.
+
+    Example:
+        >>> clean = units(np.array([[1.0, 1.0], [1.0, -1.0]]))
+        >>> contraction(displacements(np.ones((2, 2)) * [1, 0], clean), clean).__round__(3)
+        0.707
+    """
+    spread = 1 - with_others(clean, clean).mean()
+    return float(with_others(moves, clean).mean() / spread) if spread > TIE else np.nan
+
+
+def flipped_directions(steps: np.ndarray, seed: int) -> np.ndarray:
+    """What `direction` would be if each photo were moved either way with equal chance.
+
+    The signs of the steps are drawn at random, which leaves everything else of them as it is: that
+    they lie in few dimensions, say. The opposite of a displacement does not lead to the sphere, and
+    its sign is not free: that of a step is, since the contraction is removed from it. Source: the
+    randomisation test of Fisher, "The design of experiments", 1935, section 21; with random draws,
+    Phipson and Smyth, "Permutation p-values should never be zero", 2010.
+
+    Args:
+        steps: From `unit_steps`, shape (N, D), N ≥ 2.
+        seed: Of the signs, which are the same for all steps of so many photos.
 
     Returns:
         `FLIPS` values in [0, 1].
 
     Example:
-        >>> bool(flipped_directions(np.random.default_rng(0).normal(size=(50, 3)), 0).max() < 0.5)
+        >>> bool(flipped_directions(np.eye(3)[np.arange(60) % 3], 0).max() < 0.5)
         True
     """
-    steps = unit_steps(moves)
     photos = len(steps)
     if photos < 2:
         return np.full(FLIPS, np.nan)
+    own = np.square(steps).sum()
     rng = np.random.default_rng(seed)
     batch = max(1, DRAWN // photos)
     squares = np.empty(FLIPS)
     for start in range(0, FLIPS, batch):
         signs = 2.0 * rng.integers(2, size=(min(batch, FLIPS - start), photos)) - 1
         squares[start : start + batch] = np.square(signs @ steps).sum(axis=1)
-    return np.sqrt(np.clip((squares / photos - 1) / (photos - 1), 0, 1))
+    return np.sqrt(np.clip((squares - own) / (photos * (photos - 1)), 0, 1))
 
 
-def common_share(moves: np.ndarray) -> float:
-    r"""Share of the shift's energy that the mean displacement carries.
+def common_share(moves: np.ndarray, clean: np.ndarray) -> float:
+    r"""Share of the shift's energy that the mean displacement carries, without the contraction.
 
     .. math::
-        \frac{1}{N (N - 1)} \sum_{i \neq j} d_i \cdot d_j \Big/ \frac{1}{N} \sum_i \|d_i\|^2
+        \frac{1}{N (N - 1)} \sum_{i \neq j} s_i \cdot s_j \Big/ \frac{1}{N} \sum_i \|d_i\|^2
 
-    The numerator estimates the squared length of the mean displacement without bias; the
-    denominator is twice the mean shift. It is the intraclass correlation of displacements, and what
-    subtracting the mean displacement would take off the mean square.
+    The numerator estimates the squared length of the mean of `remove_contraction` without bias; the
+    denominator is twice the mean shift. It is what subtracting that mean would take off the mean
+    square.
 
     Args:
-        moves: Displacements, shape (N, D), N ≥ 2.
+        moves: Displacements d, shape (N, D), N ≥ 2.
+        clean: Clean unit embeddings of the same photos, shape (N, D).
 
     Returns:
         In [0, 1], where a negative estimate counts as 0; NaN where no photo is moved.
 
     Example:
-        >>> common_share(np.array([[1.0, 0.0], [1.0, 0.0], [0.0, 1.0], [0.0, 1.0]])).__round__(3)
+        >>> moves = np.array([[0.0, 1.0], [0.0, 1.0], [1.0, 0.0], [1.0, 0.0]])
+        >>> clean = np.array([[1.0, 0.0], [-1.0, 0.0], [1.0, 0.0], [-1.0, 0.0]])
+        >>> common_share(moves, clean).__round__(3)
         0.333
     """
     energy = np.square(moves).sum(axis=1).mean()
     if len(moves) < 2 or not energy:
         return np.nan
-    return float(np.clip(with_others(moves, moves).mean() / energy, 0, 1))
+    steps = remove_contraction(moves, clean)
+    return float(np.clip(with_others(steps, steps).mean() / energy, 0, 1))
 
 
 def direction_cosine(first: np.ndarray, second: np.ndarray) -> float:
     r"""Whether two augmentations push photos the same way: cosine of their mean displacements.
 
     .. math::
-        U(d, d') \big/ \sqrt{U(d, d) \, U(d', d')}, \quad
+        U(s, s') \big/ \sqrt{U(s, s) \, U(s', s')}, \quad
         U(x, y) = \frac{1}{N (N - 1)} \sum_{i \neq j} x_i \cdot y_j
 
-    Of different photos alone: both displacements of one photo start at its own clean embedding, and
-    that would make any two augmentations look alike. Source: the correction for attenuation of
-    Spearman, "The proof and measurement of association between two things", 1904.
+    Without the contraction, which is common to any two moves on the sphere. Of different photos
+    alone: both displacements of one photo start at its own clean embedding, and that would make any
+    two augmentations look alike. Source: the correction for attenuation of Spearman, "The proof and
+    measurement of association between two things", 1904.
 
     Args:
-        first: Displacements d under one augmentation, shape (N, D), N ≥ 2.
-        second: Those d′ of the same photos under another.
+        first: s of one augmentation, from `remove_contraction`, shape (N, D), N ≥ 2.
+        second: s′ of another, of the same photos.
 
     Returns:
-        In [−1, 1]; NaN where one has no mean displacement, U(d, d) not being above 0.
+        In [−1, 1]; NaN where one has no mean displacement, U(s, s) not being above 0.
 
     Example:
         >>> direction_cosine(np.array([[1.0, 0.0], [2.0, 0.0]]), np.array([[0.0, 3.0], [0.0, 1.0]]))
@@ -228,13 +315,15 @@ def undoing_errors(
     - ``orthogonal``: :math:`\hat u = m + Q (u' - m')` with the orthogonal Q (Procrustes);
     - ``ridge``: :math:`\hat u = m + W (u' - m')` with any W.
 
-    Q and W both minimise, among the maps of their kind,
+    Both minimise, Q among the orthogonal maps and with T = 1,
 
     .. math::
-        \sum_i \| (u_i - m) - W (u'_i - m') \|^2 + \lambda \| W - 1 \|^2
+        \sum_i \| (u_i - m) - W (u'_i - m') \|^2 + \lambda \| W - T \|^2
 
-    so that what the photos say nothing about stays as it is. λ is that of `RIDGES` with the least
-    generalised cross-validation error of W over the fold's training photos. Sources: Schönemann, "A
+    so that what the photos say nothing about is left as it is (T = 1) or given up for the mean
+    clean embedding (T = 0). λ of `RIDGES` and, for W, T of these two are those with the least
+    generalised cross-validation error of W over the fold's training photos. So where everything is
+    lost ``ridge`` is the mean clean embedding, with an R² of about 0. Sources: Schönemann, "A
     generalized solution of the orthogonal Procrustes problem", 1966; Hoerl and Kennard, "Ridge
     regression", 1970; Golub, Heath and Wahba, "Generalized cross-validation as a method for
     choosing a good ridge parameter", 1979.
@@ -282,23 +371,28 @@ def _maps(x: np.ndarray, y: np.ndarray) -> dict[str, np.ndarray]:
         return {"orthogonal": identity, "ridge": identity}
     values, vectors = eigh(xx)
     values = values.clip(min=0)
-    # By λ, what is left of the displacements z = y − x by the ridge regression V of z on x:
-    # ‖z − xV‖² = ‖z‖² − 2 ⟨x'z, V⟩ + ⟨V, x'x V⟩, with V = (x'x + λ)⁻¹ x'z
-    target = vectors.T @ (xy - xx)
-    energy, strengths = np.square(y - x).sum(), np.square(target).sum(axis=1)
-    best, penalty = np.inf, np.inf
-    for ridge in RIDGES * scale:
-        gain = 1 / (values + ridge)
-        left = energy - (strengths * gain * (2 - values * gain)).sum()
-        freedom = 1 - (1 + (values * gain).sum()) / photos
-        error = max(left, 0) / freedom**2
-        if error < best:
-            best, penalty = error, ridge
-    if not np.isfinite(penalty):
-        return {"orthogonal": identity, "ridge": identity}
-    left_vectors, _, right_vectors = svd(xy + penalty * identity)
-    ridge_map = identity + vectors @ (target / (values + penalty)[:, None])
-    return {"orthogonal": left_vectors @ right_vectors, "ridge": ridge_map}
+
+    def ridge_map(towards: np.ndarray) -> tuple[float, float, np.ndarray]:
+        """The least error of the maps that shrink towards one, its penalty, and its map."""
+        # By λ, what is left of z = y − xT by the ridge regression V = W − T of z on x:
+        # ‖z − xV‖² = ‖z‖² − 2 ⟨x'z, V⟩ + ⟨V, x'x V⟩, with V = (x'x + λ)⁻¹ x'z
+        target = vectors.T @ (xy - xx @ towards)
+        energy, strengths = np.square(y - x @ towards).sum(), np.square(target).sum(axis=1)
+        gains = 1 / (values + scale * RIDGES[:, None])
+        left = energy - (strengths * gains * (2 - values * gains)).sum(axis=1)
+        freedom = 1 - (1 + (values * gains).sum(axis=1)) / photos
+        errors = left.clip(min=0) / freedom**2
+        best = errors.argmin()
+        found = towards + vectors @ (gains[best, :, None] * target)
+        return float(errors[best]), float(scale * RIDGES[best]), found
+
+    kept = ridge_map(identity)
+    _, _, ridge = min(kept, ridge_map(np.zeros_like(xx)), key=lambda found: found[0])
+    orthogonal = identity
+    if np.isfinite(kept[1]):
+        left_vectors, _, right_vectors = svd(xy + kept[1] * identity)
+        orthogonal = left_vectors @ right_vectors
+    return {"orthogonal": orthogonal, "ridge": ridge}
 
 
 def _neighbour_blocks(embeddings: np.ndarray, k: int) -> Iterator[tuple[slice, np.ndarray]]:

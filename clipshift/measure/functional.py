@@ -677,34 +677,44 @@ def cka_null(count: int) -> float:
     return math.sqrt(2 / (count * (count - 3))) if count > 3 else math.nan
 
 
-def cka_values(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    r"""The terms of `linear_cka`, photo by photo, so that its interval can be one over photos.
+def cka_left_out(x: Tensor, y: Tensor) -> Tensor:
+    r"""`linear_cka` of all photos but one, for each: what its jackknife needs.
+
+    With the matrices K and L of the products :math:`x_i \cdot x_j` and :math:`y_i \cdot y_j`, their
+    diagonals set to 0, the unbiased estimator of HSIC over n photos is
 
     .. math::
-        h_i(x, y) = \frac{1}{N - 3} \sum_j \tilde K_{ij} \tilde L_{ij}
+        \frac{1}{n (n - 3)} \Big( \sum_{ij} K_{ij} L_{ij}
+        + \frac{\sum_{ij} K_{ij} \sum_{ij} L_{ij}}{(n - 1)(n - 2)}
+        - \frac{2}{n - 2} \sum_i k_i l_i \Big), \quad k_i = \sum_j K_{ij}, \; l_i = \sum_j L_{ij}
 
-    with the U-centred matrices of the products :math:`K_{ij} = x_i \cdot x_j` and
-    :math:`L_{ij} = y_i \cdot y_j`: their diagonal is 0, and
-    :math:`\tilde K_{ij} = K_{ij} - k_i - k_j + k` so that each row sums to 0. The mean of h is the
-    unbiased estimator of HSIC. Source: Székely and Rizzo, "Partial distance correlation with
-    methods for dissimilarities", 2014, section 3.
+    and each sum without photo i follows from row sums, so that all N take O(N²) operations. Source
+    of the estimator: Song et al., "Feature selection via dependence maximization", 2012, eq. 4.
 
     Args:
-        x: Shape (N, p), N ≥ 4.
+        x: Shape (N, p), N ≥ 5.
         y: Shape (N, q).
 
     Returns:
-        h(x, y), h(x, x) and h(y, y), each float64, shape (N,).
+        float64, shape (N,): `linear_cka` without the i-th rows; NaN where the other rows of a
+        representation are all the same.
 
     Example:
-        >>> x = torch.tensor([[1.0, 0.0], [0.0, 1.0], [1.0, 1.0], [0.0, 3.0]])
-        >>> both, first, second = (h.mean() for h in cka_values(3 * x + 1, x))
-        >>> round(float(both / (first * second).sqrt()), 6)
-        1.0
+        >>> x = torch.tensor([[1.0, 0.0], [0.0, 1.0], [1.0, 1.0], [0.0, 3.0], [2.0, 1.0]])
+        >>> cka_left_out(3 * x + 1, x)
+        tensor([1.0000, 1.0000, 1.0000, 1.0000, 1.0000], dtype=torch.float64)
     """
-    k, g = _u_centred(x), _u_centred(y)
-    both, first, second = ((a * b).sum(dim=1) / (len(x) - 3) for a, b in ((k, g), (k, k), (g, g)))
-    return both, first, second
+    n = len(x) - 1
+
+    def hsic(k: Tensor, g: Tensor) -> Tensor:
+        rows, k_rows, g_rows = (k * g).sum(dim=1), k.sum(dim=1), g.sum(dim=1)
+        products = rows.sum() - 2 * rows
+        totals = (k_rows.sum() - 2 * k_rows) * (g_rows.sum() - 2 * g_rows)
+        shared = k_rows @ g_rows - k_rows * g_rows - k @ g_rows - g @ k_rows + rows
+        return products + totals / ((n - 1) * (n - 2)) - 2 / (n - 2) * shared
+
+    k, g = ((rows @ rows.T).fill_diagonal_(0) for rows in (_centred(x), _centred(y)))
+    return hsic(k, g) / (hsic(k, k) * hsic(g, g)).sqrt()
 
 
 def outlier_tokens(norms: Tensor) -> Tensor:
@@ -860,15 +870,6 @@ def _scaled(maps: Tensor, shown: Tensor | None = None) -> Tensor:
         for of, hidden in ((torch.amin, torch.inf), (torch.amax, -torch.inf))
     )
     return (maps - low) / (high - low).where(high > low, 1)
-
-
-def _u_centred(x: Tensor) -> Tensor:
-    """The U-centred matrix of the products of rows: (N, p) → (N, N)."""
-    x, n = _centred(x), len(x)
-    products = (x @ x.T).fill_diagonal_(0)
-    rows = products.sum(dim=1) / (n - 2)
-    whole = products.sum() / ((n - 1) * (n - 2))
-    return (products - rows[:, None] - rows + whole).fill_diagonal_(0)
 
 
 def _centred(x: Tensor) -> Tensor:

@@ -23,7 +23,9 @@ def inside_sections(run: Run) -> list[Section]:
 
 def direction_section(run: Run) -> Section:
     """Whether all photos are moved the same way, and which augmentations push alike."""
-    rows = run.directions
+    rows = run.directions.reindex(
+        columns=list(DEFINITIONS["directions"])
+    )  # earlier runs have fewer
     drawn = [
         Figure(
             "directions",
@@ -33,7 +35,8 @@ def direction_section(run: Run) -> Section:
             ),
             "1: every photo is moved the same way; 0: at random. Bars are 95 % intervals. A point "
             "left of its tick may be chance: so long is a direction in 5 % of the cases where "
-            "each photo could as well have been moved the opposite way.",
+            "each photo could as well have been moved the opposite way. Displacements are taken "
+            "perpendicular to the photos’ mean embedding; their part along it is the contraction.",
         )
     ]
     matrices = cosine_matrices(run)
@@ -55,7 +58,15 @@ def direction_section(run: Run) -> Section:
             )
         )
     table = Table(
-        ["augmentation", "direction", "chance, 95 %", "p (Holm)", "share of the shift", "photos"],
+        [
+            "augmentation",
+            "direction",
+            "chance, 95 %",
+            "p (Holm)",
+            "share of the shift",
+            "contraction",
+            "photos",
+        ],
         [
             [
                 Cell(row.augmentation),
@@ -63,6 +74,7 @@ def direction_section(run: Run) -> Section:
                 number(row.null),
                 probability(row.p_holm),
                 number(row.share, row.share_low, row.share_high),
+                number(row.contraction, row.contraction_low, row.contraction_high),
                 Cell(str(row.n), row.n),
             ]
             for row in rows.itertuples()
@@ -71,7 +83,9 @@ def direction_section(run: Run) -> Section:
         list(rows["severity"]),
         "directions.csv",
         "“Share of the shift”: how much of the mean squared displacement is the same for all "
-        "photos, and would be gone if it were subtracted.",
+        "photos, and would be gone if it were subtracted. “Contraction”: how much nearer views come "
+        "to the other clean photos (negative: they move away from them), as a share of the mean "
+        "distance between clean photos. Views that move at random move away.",
     )
     text = (
         "Is every photo moved the same way? A common direction is a bias that can be subtracted; "
@@ -121,7 +135,8 @@ def undone_section(run: Run) -> Section:
     )  # fmt: skip
     text = (
         "What a simple map can undo was only moved; the rest is lost, as far as such maps can "
-        "tell. R² 1: the clean embedding is recovered; 0: no better than the photos’ mean."
+        "tell. R² 1: the clean embedding is recovered; 0: no better than the photos’ mean, which is "
+        "what ridge falls back on."
     )
     caption = (
         "R² of the clean embedding from the view’s, on photos that the maps were not made of: as "

@@ -104,31 +104,38 @@ DEFINITIONS: dict[str, dict[str, str]] = {
     | COUNT,
     "directions": VARIANT
     | {
-        "direction": "length of the mean unit displacement, debiased; 1: all photos the same way",
+        "direction": "length of the mean unit displacement, perpendicular to the mean clean "
+        "embedding, debiased; 1: all photos the same way",
     }
     | INTERVAL
     | {
         "null": "95 % of the directions are below this where displacements have random signs",
         "p": "p-value of a direction as large where displacements have random signs",
         "p_holm": "p after Holm's correction over all rows of the severity",
-        "share": "share of the mean squared displacement that the mean displacement carries",
+        "share": "share of the mean squared displacement that the mean displacement carries, "
+        "perpendicular to the mean clean embedding",
         "share_low": "lower end of its 95 % interval over photos",
         "share_high": "upper end of its 95 % interval over photos",
+        "contraction": "mean change of a view's cosine with the other clean photos, over the mean "
+        "1 − cosine between those; positive: views come nearer, negative: they move away",
+        "contraction_low": "lower end of its 95 % interval over photos",
+        "contraction_high": "upper end of its 95 % interval over photos",
         "n": "photos that were moved",
     },
     "direction_cosines": {
         "severity": KEYS["severity"],
         "augmentation": "one augmentation",
         "other": "another",
-        "cosine": "cosine of their mean displacements, over different photos; empty where one has "
-        "none",
+        "cosine": "cosine of their mean displacements, perpendicular to the mean clean embedding, "
+        "over different photos; empty where one has none",
     }
     | INTERVAL
     | COUNT,
     "undone": VARIANT
     | {
         "method": "how the clean embedding is estimated from the view's: none, as it is; mean, the "
-        "mean displacement subtracted; orthogonal, by a rotation as well; ridge, by a linear map",
+        "mean displacement subtracted; orthogonal, by a rotation as well; ridge, by a linear map "
+        "or the clean mean",
         "r_squared": "cross-validated R² of the clean embeddings; 1: undone, 0: as good as their "
         "mean",
     }
