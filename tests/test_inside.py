@@ -32,7 +32,7 @@ from clipshift.evaluate.tables import (
 )
 from clipshift.measure import OutlierTokens
 from clipshift.measure import embeddings as measures
-from clipshift.measure.functional import cka_null, cka_values, linear_cka
+from clipshift.measure.functional import cka_null, linear_cka
 from clipshift.report.inside import cosine_matrices
 from clipshift.results import (
     CLEAN,
@@ -86,8 +86,13 @@ def test_a_translation_is_one_direction_and_undone_by_the_mean() -> None:
     view, clean = translated()
     made = tables_of({CLEAN: clean, "noise": view})
     row = made["directions"].iloc[0]
-    for column in ("direction", "ci_low", "ci_high", "share", "share_low", "share_high"):
-        assert row[column] == pytest.approx(1, abs=1e-9)
+    assert row["direction"] == pytest.approx(1, abs=0.01)
+    assert 0.98 < row["ci_low"] <= row["direction"] <= row["ci_high"] <= 1
+    # From 0.6 along one axis to 0.6 along another, of which the first is the mean's: half is across
+    assert row["share_low"] < 0.5 < row["share_high"]
+    assert row["share"] == pytest.approx(0.5, abs=0.03)
+    assert row["contraction_low"] < -0.36 / 0.64 < row["contraction_high"]
+    assert row["contraction"] == pytest.approx(-0.36 / 0.64, abs=0.03)
     assert row["null"] < 0.3
     assert row["p"] == pytest.approx(1 / (1 + measures.FLIPS))
     recovered = made["undone"].set_index("method")["r_squared"]
@@ -109,15 +114,122 @@ def test_a_rotation_is_no_direction_and_undone_by_procrustes() -> None:
 
 
 def test_the_direction_of_isotropic_noise_is_at_its_null() -> None:
+    """Without a cone: the mean clean embedding is chance as well."""
     found = []
     for seed in range(60):
-        rng = np.random.default_rng(seed)
-        clean = on_sphere(40, 6, seed)
-        moves = rng.normal(size=clean.shape)
-        null = measures.flipped_directions(moves, seed)
-        found.append(np.mean(null >= measures.direction(moves)))
+        clean = on_sphere(40, 32, seed + 60)
+        view = moved_on_the_sphere(np.random.default_rng(seed), clean, 0.8)
+        steps, _ = measures.unit_steps(measures.displacements(view, clean), clean)
+        null = measures.flipped_directions(steps, seed)
+        found.append(np.mean(null >= measures.direction(steps)))
     assert stats.kstest(np.array(found)[np.array(found) < 0.5] * 2, "uniform").pvalue > 0.01
     assert 0.25 < np.mean(np.array(found) < 0.5) < 0.75
+
+
+def in_a_cone(rng: np.random.Generator, photos: int) -> np.ndarray:
+    """Unit embeddings with a mean cosine of about 0.5, in 32 dimensions of unequal variance."""
+    spread = np.linspace(2, 0.3, 32)
+    rows = rng.normal(size=(photos, 32)) * spread / np.linalg.norm(spread) + np.eye(32)[0]
+    return rows / np.linalg.norm(rows, axis=1, keepdims=True)
+
+
+def moved_on_the_sphere(
+    rng: np.random.Generator, clean: np.ndarray, angle: float | np.ndarray, common: float = 0
+) -> np.ndarray:
+    """Photos moved by an angle, at right angles to themselves: at random, or partly one way."""
+    step = rng.normal(size=clean.shape) / np.sqrt(32) + common * np.eye(32)[5]
+    step -= (step * clean).sum(axis=1, keepdims=True) * clean
+    step /= np.linalg.norm(step, axis=1, keepdims=True)
+    return np.cos(angle) * clean + np.sin(angle) * step
+
+
+@pytest.mark.parametrize("angle", [0.3, 1.2, None])
+def test_moves_at_random_in_a_cone_have_no_direction(
+    angle: float | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With signs of whole displacements, each of these runs had one."""
+    monkeypatch.setattr(measures, "FLIPS", 200)
+    found, lengths, between = [], [], []
+    for seed in range(200):
+        rng = np.random.default_rng(seed)
+        clean = in_a_cone(rng, 60)
+        far = rng.lognormal(-1, 0.5, size=(60, 1)) if angle is None else angle
+        moves = measures.displacements(moved_on_the_sphere(rng, clean, far), clean)
+        steps, _ = measures.unit_steps(moves, clean)
+        null = measures.flipped_directions(steps, seed)
+        found.append((1 + (null >= measures.direction(steps)).sum()) / 201)
+        lengths.append(measures.with_others(steps, steps).mean())
+        other = measures.displacements(moved_on_the_sphere(rng, clean, far), clean)
+        pushes = [measures.remove_contraction(of, clean) for of in (moves, other)]
+        between.append(measures.with_others(*pushes).mean() / np.square(moves).sum(axis=1).mean())
+    assert 0.02 <= np.mean(np.array(found) <= 0.05) <= 0.08
+    for products in (lengths, between):  # debiased: 0 on average
+        assert abs(np.mean(products)) < 3 * np.std(products) / np.sqrt(200)
+
+
+def test_views_that_could_be_exchanged_with_their_photos_have_no_direction() -> None:
+    """As those of a mirror have none, although they lie apart on the sphere."""
+    found, nearer = [], []
+    for seed in range(200):
+        rng = np.random.default_rng(seed)
+        clean, view = (moved_on_the_sphere(rng, photos, 0.8) for photos in [in_a_cone(rng, 60)] * 2)
+        moves = measures.displacements(view, clean)
+        steps, _ = measures.unit_steps(moves, clean)
+        null = measures.flipped_directions(steps, seed)[:200]
+        found.append((1 + (null >= measures.direction(steps)).sum()) / 201)
+        nearer.append(measures.contraction(moves, clean))
+    assert 0.02 <= np.mean(np.array(found) <= 0.05) <= 0.08
+    assert abs(np.mean(nearer)) < 3 * np.std(nearer) / np.sqrt(200)
+
+
+def test_common_moves_in_a_cone_are_found_and_told_apart() -> None:
+    rng = np.random.default_rng(0)
+    clean = in_a_cone(rng, 200)
+    views = {name: moved_on_the_sphere(rng, clean, 0.7, 0.4) for name in ("noise", "blur")}
+    views["elastic"] = moved_on_the_sphere(rng, clean, 0.7)
+    views["flip"] = moved_on_the_sphere(rng, clean[:, ::-1], 0.7, 0.4)[:, ::-1]  # along another
+    made = tables_of({CLEAN: clean} | views)
+    rows = made["directions"].set_index("augmentation")
+    # 0.4 along one axis and 1 in all of 32 others: an angle of arctan 0.4 to the common direction
+    for name in ("noise", "blur", "flip"):
+        assert rows.loc[name, "direction"] == pytest.approx(np.sin(np.arctan(0.4)), abs=0.06)
+        assert rows.loc[name, "p_holm"] < 0.01
+    assert rows.loc["elastic", "direction"] < rows.loc["elastic", "null"]
+    cosines = made["direction_cosines"].set_index(["augmentation", "other"])["cosine"]
+    assert cosines["noise", "blur"] > 0.9
+    assert abs(cosines["noise", "flip"]) < 0.15
+
+
+@pytest.mark.parametrize("angle", [0.3, 1.2])
+def test_contraction_is_what_random_moves_and_a_collapse_have_in_closed_form(angle: float) -> None:
+    rng = np.random.default_rng(0)
+    clean = in_a_cone(rng, 400)
+    mean = clean.mean(axis=0)
+    cosine = (400 * mean @ mean - 1) / 399
+    view = moved_on_the_sphere(rng, clean, angle)
+    row = tables_of({CLEAN: clean, "noise": view})["directions"].iloc[0]
+    expected = -(1 - np.cos(angle)) * cosine / (1 - cosine)  # − relative shift × cosine
+    assert row["contraction"] == pytest.approx(expected, rel=0.05)
+    assert row["contraction_low"] < expected < row["contraction_high"] < 0
+    length = np.linalg.norm(mean)
+    at_the_mean = measures.displacements(np.tile(mean, (400, 1)), clean)
+    assert measures.contraction(at_the_mean, clean) == pytest.approx(
+        length / (1 + length), rel=0.01
+    )
+    assert np.isnan(measures.contraction(at_the_mean, np.ones((400, 1))))
+
+
+@pytest.mark.parametrize(("photos", "width"), [(40, 64), (200, 16)])
+def test_of_independent_views_ridge_recovers_nothing_and_loses_nothing(
+    photos: int, width: int
+) -> None:
+    """Shrunk towards the identity alone it had an R² of −0.9 to −0.2."""
+    for seed in range(5):
+        rng = np.random.default_rng(seed)
+        clean, view = (rng.normal(size=(photos, width)) + np.eye(width)[0] * 4 for _ in range(2))
+        errors, spread = measures.undoing_errors(view, clean, np.arange(photos) % 5)
+        assert errors["none"].sum() > 1.5 * spread.sum()
+        assert 1 - errors["ridge"].sum() / spread.sum() == pytest.approx(0, abs=0.05)
 
 
 def test_a_collapse_has_rank_one_no_spread_and_neighbours_by_chance() -> None:
@@ -150,7 +262,10 @@ def test_what_changes_nothing_has_no_direction_and_loses_nothing() -> None:
 
 
 def test_a_photo_that_rounding_alone_moves_has_no_direction() -> None:
-    assert measures.direction(np.array([[1.0, 0.0], [1.0, 0.0], [-1e-8, 0.0]])) == 1
+    clean = np.array([[0.0, 1.0], [0.0, -1.0], [0.0, 1.0]])
+    steps, moved = measures.unit_steps(np.array([[1.0, 0.0], [1.0, 0.0], [-1e-8, 0.0]]), clean)
+    assert measures.direction(steps) == 1
+    assert moved.tolist() == [True, True, False]
 
 
 def test_one_photo_has_no_null() -> None:
@@ -205,33 +320,50 @@ def test_directions_are_means_over_pairs(pair: tuple) -> None:
     view, clean = pair
     moves = plain_units(view) - plain_units(clean)
     np.testing.assert_allclose(measures.displacements(view, clean), moves, atol=1e-12)
-    steps = np.array([move / np.linalg.norm(move) for move in moves])
-    assert measures.direction(moves) == pytest.approx(np.sqrt(by_pairs(steps, steps)))
-    resultant = np.linalg.norm(steps.mean(axis=0))
-    debiased = (60 * resultant**2 - 1) / 59
-    assert measures.direction(moves) == pytest.approx(np.sqrt(debiased))
+    photos = plain_units(clean)
+    mean = photos.mean(axis=0)
+    projection = np.eye(7) - np.outer(mean, mean) / (mean @ mean)
+
+    def stepped(rows: np.ndarray) -> np.ndarray:
+        slope = rows.mean(axis=0) @ mean / (mean @ mean)
+        return np.array(
+            [projection @ (row - slope * u) for row, u in zip(rows, photos, strict=True)]
+        )
+
+    scaled = np.array([move / np.linalg.norm(projection @ move) for move in moves])
+    steps, moved = measures.unit_steps(moves, photos)
+    assert moved.all()
+    np.testing.assert_allclose(steps, stepped(scaled), atol=1e-12)
+    lengthwise = [projection @ move / np.linalg.norm(projection @ move) for move in moves]
+    np.testing.assert_allclose(steps.mean(axis=0), np.mean(lengthwise, axis=0), atol=1e-12)
+    assert measures.direction(steps) == pytest.approx(np.sqrt(by_pairs(steps, steps)))
     energy = np.mean([(move**2).sum() for move in moves])
-    assert measures.common_share(moves) == pytest.approx(by_pairs(moves, moves) / energy)
+    own = stepped(moves)
+    share = by_pairs(own, own) / energy
+    assert measures.common_share(moves, photos) == pytest.approx(share)
     other = np.random.default_rng(0).normal(size=moves.shape) + 2 * moves + [0, 0, 0, 0, 0, 0, 1]
-    expected = by_pairs(moves, other) / np.sqrt(by_pairs(moves, moves) * by_pairs(other, other))
-    assert measures.direction_cosine(moves, other) == pytest.approx(expected)
+    expected = by_pairs(own, other) / np.sqrt(by_pairs(own, own) * by_pairs(other, other))
+    assert measures.direction_cosine(own, other) == pytest.approx(expected)
+    nearer = by_pairs(moves, photos) / (1 - by_pairs(photos, photos))
+    assert measures.contraction(moves, photos) == pytest.approx(nearer)
 
 
 def test_the_null_of_a_direction_is_that_of_all_signs() -> None:
-    moves = np.random.default_rng(2).normal(size=(9, 3)) + np.eye(3)[0]
+    steps = np.random.default_rng(2).normal(size=(9, 3)) + np.eye(3)[0]
     every = [
-        measures.direction(moves * np.array(signs)[:, None]) for signs in product((-1, 1), repeat=9)
+        measures.direction(steps * np.array(signs)[:, None]) for signs in product((-1, 1), repeat=9)
     ]
-    drawn = measures.flipped_directions(moves, 0)
+    drawn = measures.flipped_directions(steps, 0)
     for level in (0.5, 0.9, 0.95):
         assert np.quantile(drawn, level) == pytest.approx(np.quantile(every, level), abs=0.03)
-    own = measures.direction(moves)
+    own = measures.direction(steps)
     assert np.mean(drawn >= own) == pytest.approx(np.mean(np.array(every) >= own - 1e-9), abs=0.02)
 
 
 def test_two_photos_moved_at_an_angle_share_its_cosine() -> None:
     moves = np.array([[1.0, 0.0], [np.cos(0.7), np.sin(0.7)]])
-    assert measures.common_share(moves) == pytest.approx(np.cos(0.7))
+    clean = np.array([[1.0, 0.0], [-1.0, 0.0]])  # of mean 0: there is no cone
+    assert measures.common_share(moves, clean) == pytest.approx(np.cos(0.7))
 
 
 def test_penalties_are_half_a_power_of_ten_apart() -> None:
@@ -250,16 +382,23 @@ def test_undoing_is_least_squares_with_the_penalty_as_more_rows(pair: tuple) -> 
         scores = []
         for ridge in measures.RIDGES[:-1] * scale:
             hat = x @ np.linalg.inv(x.T @ x + ridge * np.eye(7)) @ x.T
-            residuals = (y - x) - hat @ (y - x)
-            scores.append((residuals**2).sum() / (1 - 1 / 48 - np.trace(hat) / 48) ** 2)
-        penalty = measures.RIDGES[np.argmin(scores)] * scale
-        assert min(scores) < ((y - x) ** 2).sum() / (1 - 1 / 48) ** 2
+            residuals = [of - hat @ of for of in (y - x, y)]  # towards the identity, towards 0
+            left = [(of**2).sum() for of in residuals]
+            scores.append(np.array(left) / (1 - 1 / 48 - np.trace(hat) / 48) ** 2)
+        scores = np.array(scores)
+        penalty = measures.RIDGES[np.argmin(scores[:, 0])] * scale
+        least, kept = np.unravel_index(scores.argmin(), scores.shape)
+        assert scores.min() < ((y - x) ** 2).sum() / (1 - 1 / 48) ** 2
         x_more = np.vstack([x, np.sqrt(penalty) * np.eye(7)])
         y_more = np.vstack([y, np.sqrt(penalty) * np.eye(7)])
         maps = {
             "mean": np.eye(7),
             "orthogonal": orthogonal_procrustes(x_more, y_more)[0],
-            "ridge": np.linalg.lstsq(x_more, y_more, rcond=None)[0],
+            "ridge": np.linalg.lstsq(
+                np.vstack([x, np.sqrt(measures.RIDGES[least] * scale) * np.eye(7)]),
+                np.vstack([y, np.sqrt(measures.RIDGES[least] * scale) * np.eye(7) * (1 - kept)]),
+                rcond=None,
+            )[0],
         }
         for name, matrix in maps.items():
             expected = ((y_test - x_test @ matrix) ** 2).sum(axis=1)
@@ -434,19 +573,33 @@ def jackknife(statistic: object, count: int) -> np.ndarray:
 
 def test_values_of_photos_vary_as_the_jackknife_says(pair: tuple) -> None:
     moves = measures.displacements(*pair) + np.linspace(0, 0.4, 7)
+    clean = measures.units(pair[1])
     other = (
         np.random.default_rng(0).normal(size=moves.shape) / 3 + moves + np.repeat([0.3, 0], [3, 4])
     )
     energy = np.square(moves).sum(axis=1)
+    first, second = (measures.remove_contraction(of, clean) for of in (moves, other))
 
     def pairs(x: np.ndarray, y: np.ndarray) -> np.ndarray:
         return pair_values(measures.with_others(x, y))
 
+    def cosine(k: np.ndarray) -> float:
+        return measures.direction_cosine(
+            *(measures.remove_contraction(of[k], clean[k]) for of in (moves, other))
+        )
+
     for values, statistic in (
-        (ratio_values(pairs(moves, moves), energy), lambda k: measures.common_share(moves[k])),
         (
-            cosine_values(pairs(moves, other), pairs(moves, moves), pairs(other, other)),
-            lambda k: measures.direction_cosine(moves[k], other[k]),
+            ratio_values(pairs(first, first), energy),
+            lambda k: measures.common_share(moves[k], clean[k]),
+        ),
+        (
+            ratio_values(pairs(moves, clean), pair_values(1 - measures.with_others(clean, clean))),
+            lambda k: measures.contraction(moves[k], clean[k]),
+        ),
+        (
+            cosine_values(pairs(first, second), pairs(first, first), pairs(second, second)),
+            cosine,
         ),
         (ratio_values(energy, energy**2), lambda k: energy[k].mean() / (energy[k] ** 2).mean()),
     ):
@@ -462,27 +615,52 @@ def related(photos: int, seed: int, noise: float) -> tuple[np.ndarray, np.ndarra
     return x, x + noise * rng.normal(size=x.shape)
 
 
-def test_terms_of_cka_vary_as_the_jackknife_says() -> None:
-    x, y = map(torch.tensor, related(60, 0, 1.0))
-    values = cosine_values(*(pair_values(h.numpy()) for h in cka_values(x, y)))
-    assert values.mean() == pytest.approx(linear_cka(x, y).item())
-    error = values.std(ddof=1) / np.sqrt(60)
-    expected = jackknife(lambda k: linear_cka(x[k], y[k]).item(), 60)
-    assert error == pytest.approx(expected, rel=0.1)
+def skewed(photos: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Tokens, and the same with noise that is large for few photos."""
+    rng = np.random.default_rng(seed)
+    x = rng.normal(size=(photos, 8)) * np.linspace(2, 0.5, 8)
+    return x, x + 0.5 * rng.lognormal(0, 1, (photos, 1)) * rng.normal(size=x.shape)
 
 
-@pytest.mark.parametrize(("noise", "kept"), [(1.0, 60), (1.0, 30), (30.0, 60)])
-def test_the_interval_of_cka_covers_it(noise: float, kept: int) -> None:
-    """Also where the tokens have nothing in common to speak of, and where half of them are kept."""
-    truth = linear_cka(*map(torch.tensor, related(20_000, 1, noise))).item()
+@pytest.mark.parametrize(
+    ("noise", "kept", "least"),
+    [(1.0, 60, 0.92), (1.0, 30, 0.92), (30.0, 60, 0.92), (None, 60, 0.88)],
+)
+def test_the_interval_of_cka_covers_it(noise: float | None, kept: int, least: float) -> None:
+    """Also where the tokens have nothing in common to speak of, where half of them are kept, and
+    where a few photos have most of the noise: to first order alone it covered 82 % there."""
+    x = np.linspace(2, 0.5, 8) ** 2
+    truth = np.linalg.norm(x) / np.linalg.norm(x + (noise**2 if noise else 0.25 * np.exp(2)))
     covered = []
     for seed in range(200):
-        x, y = related(60, seed + 2, noise)
+        x, y = related(60, seed + 2, noise) if noise else skewed(60, seed + 2)
         cka = linear_cka(torch.tensor(x), torch.tensor(y)).item()
         tokens = {CLEAN: x[:kept], "noise": y[:kept]}
         low, high = cka_intervals(tokens, [8], np.array([[cka]]), 60, 0)
         covered.append(low[0, 0] <= truth <= high[0, 0])
-    assert 0.9 <= np.mean(covered) <= 1
+    assert least <= np.mean(covered) <= 1
+
+
+def test_the_interval_of_cka_is_that_of_pseudo_values() -> None:
+    """By leaving out one photo after the other, where the code subtracts from sums."""
+    x, y = (torch.tensor(rows) for rows in skewed(30, 0))
+    z = np.arctanh(linear_cka(x, y).item())
+    left_out = [
+        np.arctanh(linear_cka(x[keep], y[keep]).item()) for keep in ~torch.eye(30, dtype=bool)
+    ]
+    low, high = mean_interval(30 * z - 29 * np.array(left_out), 4)
+    centre = 30 * z - 29 * np.mean(left_out)
+    for count, scale in ((30, 1), (120, 0.5)):
+        made = cka_intervals({CLEAN: x.numpy(), "noise": y.numpy()}, [8], np.tanh([[z]]), count, 4)
+        ends = np.tanh(z + scale * (np.array([low, high]) - centre))
+        np.testing.assert_allclose(np.ravel(made), ends, rtol=1e-9)
+
+
+def test_where_all_that_differs_is_one_photo_cka_has_no_interval() -> None:
+    x = np.eye(6)[:, :2]
+    x[1] = 0
+    low, high = cka_intervals({CLEAN: x, "noise": x}, [2], np.ones((1, 1)), 6, 0)
+    assert np.isnan([low, high]).all()
 
 
 def test_the_interval_of_cka_has_no_width_where_nothing_changes() -> None:
@@ -558,7 +736,7 @@ def test_the_interval_of_a_direction_covers_it() -> None:
     values = []
     for seed in range(300):
         moves = np.random.default_rng(seed + 2).normal(size=(60, 5)) + mean
-        steps = measures.unit_steps(moves)
+        steps = moves / np.linalg.norm(moves, axis=1, keepdims=True)
         values.append(pair_values(measures.with_others(steps, steps)))
     low, high = mean_interval(np.transpose(values), 0)
     covered = np.mean((low <= truth**2) & (truth**2 <= high))
@@ -590,7 +768,8 @@ def test_photos_without_a_direction_are_left_out(pair: tuple) -> None:
     made = tables_of({CLEAN: clean, "noise": view})
     kept = np.delete(np.arange(60), [3, 7])
     moves = measures.displacements(view[kept], clean[kept])
-    assert made["directions"].loc[0, "direction"] == pytest.approx(measures.direction(moves))
+    steps, _ = measures.unit_steps(moves, measures.units(clean[kept]))
+    assert made["directions"].loc[0, "direction"] == pytest.approx(measures.direction(steps))
     for name in ("directions", "undone", "neighbourhoods"):
         assert set(made[name]["n"]) == {58}
 

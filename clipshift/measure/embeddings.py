@@ -143,11 +143,14 @@ def unit_steps(moves: np.ndarray, clean: np.ndarray) -> tuple[np.ndarray, np.nda
 
     Returns:
         The steps, float64, shape (M, D), and of which photos they are, boolean, shape (N,): not of
-        those that are moved by less than `MOVED` perpendicular to m.
+        those that are moved by less than `MOVED`. m is the mean of the others.
     """
-    length = np.linalg.norm(perpendicular(moves, clean), axis=1)
-    moved = length >= MOVED
-    return remove_contraction(moves[moved] / length[moved, None], clean[moved]), moved
+    moved = np.linalg.norm(moves, axis=1) >= MOVED
+    moves, clean = moves[moved], clean[moved]
+    if len(moves):
+        length = np.linalg.norm(perpendicular(moves, clean), axis=1, keepdims=True)
+        moves = remove_contraction(moves / length.clip(min=MOVED), clean)
+    return moves, moved
 
 
 def direction(steps: np.ndarray) -> float:

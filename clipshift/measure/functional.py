@@ -30,6 +30,8 @@ FLAT = 1e-6
 """A cell whose standard deviation is below this, on the 0–255 scale, has no detail to preserve."""
 TIE = 1e-9
 """Cosines that differ by less are equal."""
+ROUNDING = 1e-12
+"""What is left of a sum after a subtraction, and is less of it, is rounding."""
 OUTLIER = 3.0
 """Patch tokens longer than so many times the median are outliers: halfway, by ratio, between an
 ordinary token and the outliers of Darcet et al., which are about ten times as long."""
@@ -714,7 +716,10 @@ def cka_left_out(x: Tensor, y: Tensor) -> Tensor:
         return products + totals / ((n - 1) * (n - 2)) - 2 / (n - 2) * shared
 
     k, g = ((rows @ rows.T).fill_diagonal_(0) for rows in (_centred(x), _centred(y)))
-    return hsic(k, g) / (hsic(k, k) * hsic(g, g)).sqrt()
+    first, second = (
+        own.where(own > ROUNDING * own.max(), torch.nan) for own in (hsic(k, k), hsic(g, g))
+    )
+    return hsic(k, g) / (first * second).sqrt()
 
 
 def outlier_tokens(norms: Tensor) -> Tensor:

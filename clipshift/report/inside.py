@@ -23,9 +23,8 @@ def inside_sections(run: Run) -> list[Section]:
 
 def direction_section(run: Run) -> Section:
     """Whether all photos are moved the same way, and which augmentations push alike."""
-    rows = run.directions.reindex(
-        columns=list(DEFINITIONS["directions"])
-    )  # earlier runs have fewer
+    # Earlier runs have fewer columns.
+    rows = run.directions.reindex(columns=list(DEFINITIONS["directions"]))
     drawn = [
         Figure(
             "directions",
@@ -83,9 +82,9 @@ def direction_section(run: Run) -> Section:
         list(rows["severity"]),
         "directions.csv",
         "“Share of the shift”: how much of the mean squared displacement is the same for all "
-        "photos, and would be gone if it were subtracted. “Contraction”: how much nearer views come "
-        "to the other clean photos (negative: they move away from them), as a share of the mean "
-        "distance between clean photos. Views that move at random move away.",
+        "photos, and would be gone if it were subtracted. “Contraction”: how much nearer views "
+        "come to the other clean photos, as a share of the mean distance between these. Negative: "
+        "they move away, as views that move at random do.",
     )
     text = (
         "Is every photo moved the same way? A common direction is a bias that can be subtracted; "
@@ -135,8 +134,8 @@ def undone_section(run: Run) -> Section:
     )  # fmt: skip
     text = (
         "What a simple map can undo was only moved; the rest is lost, as far as such maps can "
-        "tell. R² 1: the clean embedding is recovered; 0: no better than the photos’ mean, which is "
-        "what ridge falls back on."
+        "tell. R² 1: the clean embedding is recovered; 0: no better than the photos’ mean, to "
+        "which ridge may shrink."
     )
     caption = (
         "R² of the clean embedding from the view’s, on photos that the maps were not made of: as "
