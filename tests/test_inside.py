@@ -370,7 +370,9 @@ def test_penalties_are_half_a_power_of_ten_apart() -> None:
     assert measures.RIDGES.tolist() == pytest.approx([*np.logspace(-6, 6, 25), np.inf])
 
 
-def test_undoing_is_least_squares_with_the_penalty_as_more_rows(pair: tuple) -> None:
+@pytest.mark.parametrize("lost", [False, True])
+def test_undoing_is_least_squares_with_the_penalty_as_more_rows(pair: tuple, lost: bool) -> None:
+    pair = (pair[0][::-1] if lost else pair[0], pair[1])  # views of other photos
     view, clean = (plain_units(rows) for rows in pair)
     folds = np.arange(60) % 5
     errors, spread = measures.undoing_errors(*pair, folds)
@@ -388,6 +390,7 @@ def test_undoing_is_least_squares_with_the_penalty_as_more_rows(pair: tuple) -> 
         scores = np.array(scores)
         penalty = measures.RIDGES[np.argmin(scores[:, 0])] * scale
         least, kept = np.unravel_index(scores.argmin(), scores.shape)
+        assert kept == lost
         assert scores.min() < ((y - x) ** 2).sum() / (1 - 1 / 48) ** 2
         x_more = np.vstack([x, np.sqrt(penalty) * np.eye(7)])
         y_more = np.vstack([y, np.sqrt(penalty) * np.eye(7)])
