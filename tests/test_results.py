@@ -672,21 +672,33 @@ def small_run(folder: Path, **changes: Any) -> Run:
     """Ten photos under noise; ``changes`` of its facts by dotted name, as in ``data__photos``."""
     shift = of_measures(cosine_similarity=np.linspace(0, 0.9, 10)).assign(severity="1", label="x")
     facts: dict[str, Any] = {
-        "complete": True,
-        "model": {},
-        "data": {"fingerprint": "f", "photos": 10},
-        "config": {"aug": {"noise": 1}, "seed": 0, "data": {"resize": "squash"}},
-        "strengths": {"noise": 1},
-    }
+        "complete": True, "job": None, "precision": "fp32", "seed": 0, "device": "cpu", "floor": {},
+        "model": {
+            "name": "m", "architecture": "a", "pretrained": None, "checkpoint": None,
+            "trained": True, "weights_sha256": "0" * 64, "fingerprint": "1" * 64,
+            "preprocessing": {"size": 8, "mean": [0, 0, 0], "std": [1, 1, 1]},
+        },
+        "data": {"fingerprint": "f" * 64, "photos": 10, "skipped": 0},
+        "config": {
+            "aug": {"noise": {"std": 1}}, "seed": 0, "metric": {}, "prompts": {}, "logger": {},
+            "data": {"_target_": "clipshift.data.sample", "resize": "squash"},
+            "sweeps": "multirun", "dashboard": False,
+        },
+        "strengths": {"noise": 1}, "gallery": 10, "distortion": {}, "spread": 0.5, "notes": [],
+        "collapsed": False, "intraclass_correlation": None, "seconds": {}, "started": "2026",
+        "command": [], "commit": None, "versions": {"clipshift": "0"}, "code_sha256": "2" * 64,
+        **dict.fromkeys(("python", "system", "processor"), ""),
+    }  # fmt: skip
     for dotted, value in changes.items():
         *outer, last = dotted.split("__")
         reduce(getitem, outer, facts)[last] = value
-    distances = pd.DataFrame([[0.0, 0.5], [0.5, 0.0]], pd.Index(["a", "b"], name="augmentation"))
+    names = ["clean", "noise"]
+    distances = pd.DataFrame([[0.0, 0.5], [0.5, 0.0]], pd.Index(names, name="augmentation"))
     return Run(
         folder, facts, {"cosine_similarity": MEASURED["cosine_similarity"]}, shift,
         skipped=skipped_table(Measured(), []),
         summary=summarize(shift, MEASURED, seed=0), ranking=rank_augmentations(shift, seed=0),
-        distances=distances.set_axis(["a", "b"], axis=1),
+        distances=distances.set_axis(names, axis=1),
     )  # fmt: skip
 
 
@@ -792,7 +804,7 @@ def test_a_run_says_how_its_rankings_agree_and_what_its_model_was_trained_on() -
 
 
 @pytest.mark.parametrize(("change", "told"), [
-    ({"data__fingerprint": "g"}, "their photos (10 and 10, or others)"),
+    ({"data__fingerprint": "0" * 64}, "their photos (10 and 10, or others)"),
     ({"config__seed": 1}, "seed (0 and 1)"),
     ({"config__aug": {}}, "aug"),
     ({"config__data": {"resize": "crop"}}, "data.resize (squash and crop)"),
@@ -826,8 +838,9 @@ def test_tensors_hold_the_first_photos_under_their_ids(tmp_path: Path) -> None:
         with safe_open(tmp_path / f"{name}.safetensors", "np") as stored:
             assert json.loads(stored.metadata()["photos"]) == ids
             assert len(stored.get_tensor("noise")) == len(ids)
-    (tmp_path / "gaze.safetensors").write_bytes(b"cut by a power failure")
-    assert read_gazes(tmp_path) == {}
+    (tmp_path / "gaze.safetensors").write_bytes(b"cut")
+    with pytest.raises(UserError, match="cannot read"):
+        read_gazes(tmp_path)
 
 
 def test_nearest_classes_are_read_as_they_were_written(tmp_path: Path) -> None:
@@ -843,4 +856,5 @@ def test_nearest_classes_are_read_as_they_were_written(tmp_path: Path) -> None:
     assert read_nearest(tmp_path) == {"2.jpg": {"clean": rows, "noise": rows}}
     for content in ("{", "[]", '{"2.jpg": {"clean": 1}}', '{"2.jpg": {"clean": [1]}}'):
         (tmp_path / "nearest.json").write_text(content)
-        assert read_nearest(tmp_path) == {}
+        with pytest.raises(UserError, match="cannot read"):
+            read_nearest(tmp_path)

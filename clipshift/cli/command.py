@@ -22,7 +22,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from clipshift.cli.config import PATHS, composition_error, dotted_names, plain
+from clipshift.cli.config import PATHS, composition_error, dotted_names
 from clipshift.cli.interruption import EXIT_CODE, interrupted, stop_on_signals
 from clipshift.errors import ERROR_FILE, UserError, one_line
 
@@ -174,9 +174,11 @@ class SweepComparison(Callback):
         from clipshift.comparison import compare_sweep
 
         try:
-            finished = compare_sweep(
-                Path(config.hydra.sweep.dir), plain(config.logger), config.sweeps, config.dashboard
-            )
+            # of the logger what names no job's folder, which is known in a job alone
+            names = ("project", "entity", "group", "tags")
+            logger = {name: config.logger[name] for name in names if name in config.logger}
+            folder = Path(config.hydra.sweep.dir)
+            finished = compare_sweep(folder, logger, config.sweeps, config.dashboard)
         except Exception:  # of which Hydra would make a warning, and end with code 0
             traceback.print_exc()
             finished = False

@@ -94,11 +94,9 @@ class Features:
 
 
 class HubModel(TypedDict):
-    """What builds the towers: open_clip checks the rest."""
+    """What builds the image tower: open_clip checks the rest."""
 
-    embed_dim: int
-    vision_cfg: dict[str, JsonValue]
-    text_cfg: dict[str, JsonValue]
+    vision_cfg: NotRequired[dict[str, JsonValue]]
 
 
 class HubConfig(TypedDict):
@@ -507,7 +505,7 @@ def known_texts(folder: Path) -> str:
         ValueError: If the config has other keys or types, or names a tower that is elsewhere.
     """
     config = typed(HUB_CONFIG, read_text(folder / CONFIG))
-    tower = str(config["model_cfg"]["vision_cfg"].get("timm_model_name", ""))
+    tower = str(config["model_cfg"].get("vision_cfg", {}).get("timm_model_name", ""))
     if ":" in tower:
         raise ValueError(f"{CONFIG} names the image tower {tower}, which is not one of timm's own")
     return NAMES if config.get("text") == NAMES else SENTENCES

@@ -130,11 +130,9 @@ def save_figures(figures: Mapping[str, Drawn], folder: Path, source: str) -> dic
             title = f"{name}@{severity}" if severity else name
             svg = vl_convert.vegalite_to_svg(spec, vl_version=VEGALITE, config=config(back="white"))
             png = vl_convert.svg_to_png(svg, scale=PNG_SCALE)
-            name = file_name(title)
-            write_whole(
-                folder / f"{name}.svg", partial(Path.write_text, data=svg, encoding="utf-8")
-            )
-            paths[title] = folder / f"{name}.png"
+            file = folder / file_name(title)
+            write_whole(Path(f"{file}.svg"), partial(Path.write_text, data=svg, encoding="utf-8"))
+            paths[title] = Path(f"{file}.png")
             write_whole(paths[title], partial(Path.write_bytes, data=png))
     return paths
 

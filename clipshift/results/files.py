@@ -35,7 +35,7 @@ def file_name(name: str) -> str:
 
     Example:
         >>> file_name("noise@matched"), file_name("../../etc/cron")
-        ('noise@matched', '_.._etc_cron-6e3aaf63')
+        ('noise@matched', '_.._etc_cron-51543aa5')
     """
     safe = UNSAFE.sub("_", name).lstrip(".")[:NAME_LENGTH]
     if safe == name and safe.strip():
