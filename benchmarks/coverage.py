@@ -16,7 +16,7 @@ from scipy import stats
 from clipshift.evaluate.inside import directions_table
 from clipshift.evaluate.tables import cka_intervals
 from clipshift.measure.functional import linear_cka, pairwise_distances
-from clipshift.results import CLEAN
+from clipshift.results import CLEAN, Matching
 from clipshift.results.intervals import (
     mean_interval,
     relative_shift_values,
@@ -248,6 +248,55 @@ def shift_table(rng: Rng, n: int, means: dict[str, np.ndarray]) -> pd.DataFrame:
     return pd.concat(parts, ignore_index=True)
 
 
+def of_matched(elasticity: float) -> Coverage:
+    """Of the mean shift where a strength was matched on as many calibration photos.
+
+    The shift grows with a power of the strength, and the distortion with the strength itself.
+    """
+
+    def sensitivities(rng: Rng, size: int) -> np.ndarray:
+        shared = rng.normal(size=size)
+        return np.exp(0.5 * (shared + rng.normal(size=(2, size))))
+
+    shift, distortion = sensitivities(np.random.default_rng(0), 1_000_000).mean(axis=1)
+    truth = float(shift / distortion**elasticity)
+
+    def coverage(rng: Rng, n: int) -> float:
+        calibrated = sensitivities(rng, n * SAMPLES)[1].reshape(n, SAMPLES)
+        measured = sensitivities(rng, n * SAMPLES)[0].reshape(n, SAMPLES)
+        mean = calibrated.mean(axis=0)
+        made = studentize(measured / mean**elasticity, seed=n)
+        variants = [(str(run), "matched") for run in range(SAMPLES)]
+        columns = elasticity * (calibrated / mean - 1).T
+        relative = {name: of for (name, _), of in zip(variants, columns, strict=True)}
+        return covers(Matching(relative).widened(made, made.mean, variants, n).interval(), truth)
+
+    return coverage
+
+
+def of_matched_flip(rng: Rng, n: int) -> float:
+    """Of the same under flip, where the strength is the share of photos that is mirrored."""
+    target, means = 0.3, np.array([0.7, 0.2])
+
+    def mirrored(size: int) -> np.ndarray:
+        shared = rng.normal(size=size)
+        spread = np.array([[0.2], [0.6]]) * (0.6 * shared + 0.8 * rng.normal(size=(2, size)))
+        return means[:, None] * np.exp(spread - np.array([[0.02], [0.18]]))
+
+    calibrated = mirrored(n * SAMPLES)[0].reshape(n, SAMPLES)
+    changed = np.arange(n)[:, None] < np.round(target / calibrated.mean(axis=0) * n)
+    measured = mirrored(n * SAMPLES)[1].reshape(n, SAMPLES) * changed
+    variants = [(str(run), "matched") for run in range(SAMPLES)]
+    relative, exact = (
+        {name: of for (name, _), of in zip(variants, columns.T, strict=True)}
+        for columns in (calibrated / calibrated.mean(axis=0) - 1, changed)
+    )
+    matching = Matching(relative, exact)
+    made = studentize(matching.stratified(measured, variants), seed=n)
+    ends = matching.widened(made, made.mean, variants, n).interval()
+    return covers(ends, target / means[0] * means[1])
+
+
 SPACED = np.array([0.1, 0.15, 0.2, 0.3, 0.4, 0.6])
 CLOSE = 0.3 + 0.003 * np.arange(6)
 EQUAL = np.full(6, 0.3)
@@ -306,6 +355,9 @@ def populations(run: str | None) -> Iterator[tuple[str, str, Coverage]]:
         yield "share", f"{share:.0%}", of_shares(share)
     for cone in (0, 3):
         yield "relative shift", f"photos {'close' if cone else 'apart'}", of_relative_shift(cone)
+    for elasticity in (0.5, 1, 2.5):
+        yield "shift at matched severity", f"elasticity {elasticity}", of_matched(elasticity)
+    yield "shift at matched severity", "`flip`", of_matched_flip
     skewed = of_means(paired_lognormal, -0.1 * float(np.exp(0.5)))
     yield "paired difference of means", "lognormal, correlated", skewed
     for gained, lost in ((0.02, 0.01), (0.1, 0.05), (0.3, 0.2)):

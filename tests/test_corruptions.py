@@ -33,7 +33,11 @@ from clipshift.results import (
     mean_corruption_error,
     read_run,
 )
-from clipshift.results.corruptions import ALEXNET_ERROR, shift_and_error
+from clipshift.results.corruptions import (
+    ALEXNET_ERROR,
+    corruption_error_interval,
+    shift_and_error,
+)
 
 CLASSES = ["n01440764", "n01443537", "n02123045"]
 SIZES = [(300, 260), (260, 340), (224, 224)]
@@ -247,17 +251,23 @@ def test_a_run_has_the_mean_corruption_error(
         mce += summed / (5 * alexnet) / 15
     found = run.facts["corruption_error"]
     assert found["mce"] == pytest.approx(mce, abs=1e-12)
-    ranks = [rankdata(errors[column]) for column in ("error", "shift")]
+    assert found["mce_low"] < mce < found["mce_high"]
+    by_corruption = errors.groupby("augmentation").mean()
+    ranks = [rankdata(by_corruption[column]) for column in ("error", "shift")]
     assert found["rho"] == pytest.approx(np.corrcoef(ranks)[0, 1], abs=1e-12)
     assert found["ci_low"] < found["rho"] < found["ci_high"]
+    assert found["n"] == 15
+    relative = errors[["ci_low", "ci_high"]].div(errors["alexnet_error"], axis=0)
+    np.testing.assert_allclose(errors[["relative_low", "relative_high"]], relative)
     assert run.facts["data"]["prompts"] == "openai"
     (mean, correlated) = words.corruption_error(run)
-    assert mean.startswith(f"Mean corruption error (mCE): {100 * mce:.1f} %, of 15 of the 15 ")
-    assert correlated.startswith("Spearman’s ρ of shift and error over 75 pairs")
-    by_corruption = errors_by_corruption(run.corruption_error).set_index("augmentation")
-    assert by_corruption["relative_error"].mean() == pytest.approx(mce)
-    assert by_corruption["error"].is_monotonic_decreasing
-    assert by_corruption.loc["fog", "error"] == pytest.approx(
+    ends = f"[{100 * found['mce_low']:.1f}, {100 * found['mce_high']:.1f}]"
+    assert mean.startswith(f"Mean corruption error (mCE): {100 * mce:.1f} {ends} %, of 15 of the ")
+    assert correlated.startswith("Spearman’s ρ of shift and error over 15 corruptions")
+    means = errors_by_corruption(run.corruption_error).set_index("augmentation")
+    assert means["relative_error"].mean() == pytest.approx(mce)
+    assert means["error"].is_monotonic_decreasing
+    assert means.loc["fog", "error"] == pytest.approx(
         1 - accuracy.loc["fog", "zero_shot_top1"].mean()
     )
     # as written down: by photo the hash of its stored files' hashes, in the order of ids
@@ -282,6 +292,42 @@ def test_the_mean_needs_all_corruptions_and_severities() -> None:
     assert np.isnan(mean_corruption_error(full | {"fog": [0.5] * 4}))
 
 
+def test_the_mean_corruption_errors_interval_is_over_photos() -> None:
+    """As a plain bootstrap of photos has it, each under all 75 corruptions at once."""
+    rng = np.random.default_rng(0)
+    hard = rng.normal(size=(250, 1, 1))
+    wrong = hard + rng.normal(size=(250, 15, 5)) + np.linspace(-1, 1, 5) > 0
+    names = pd.MultiIndex.from_product(
+        [ALEXNET_ERROR, list("12345")], names=["augmentation", "severity"]
+    )
+    table = pd.DataFrame(1.0 - wrong.reshape(250, 75), columns=names)
+    table.iloc[3] = np.nan  # a photo without a label
+    shift = table.stack(["augmentation", "severity"], future_stack=True).rename("zero_shot_top1")
+    low, high = corruption_error_interval(
+        shift.rename_axis(["photo", *names.names]).reset_index(), 0
+    )
+    kept = np.delete(wrong, 3, axis=0)
+    divisors = np.array(list(ALEXNET_ERROR.values()))
+    drawn = [
+        (kept[rng.integers(249, size=249)].mean(axis=(0, 2)) / divisors).mean() for _ in range(3000)
+    ]
+    np.testing.assert_allclose([low, high], np.quantile(drawn, [0.025, 0.975]), atol=0.01)
+    apart = np.sqrt((kept.var(axis=0) / 249 / divisors[:, None] ** 2).sum()) / 75
+    assert high - low > 2 * 2 * 1.96 * apart  # as it were, had each corruption its own photos
+
+
+def test_severities_of_one_corruption_are_no_corruptions_of_their_own() -> None:
+    """Over six corruptions ρ is −1, over the severities of each +1; n is 6."""
+    rows = [
+        (f"c{k}", str(s), 0.1 * k + 0.01 * s, 0.5 - 0.05 * k + 0.02 * s)
+        for k in range(6) for s in range(1, 6)
+    ]  # fmt: skip
+    table = pd.DataFrame(rows, columns=["augmentation", "severity", "error", "shift"])
+    table["relative_error"] = np.nan
+    found = shift_and_error(table, pd.DataFrame(), 0)
+    assert (found["rho"], found["rho_within"], found["n"]) == pytest.approx((-1, 1, 6))
+
+
 def test_errors_without_labels_and_without_variation() -> None:
     rows = [("fog", str(s), m, 0.5, 0.4, 0.7, 9) for s in range(1, 6)
             for m in ("zero_shot_top1", "cosine_similarity")]  # fmt: skip
@@ -291,7 +337,10 @@ def test_errors_without_labels_and_without_variation() -> None:
     assert table[["error", "ci_low", "ci_high"]].to_numpy() == pytest.approx(
         np.tile([0.5, 0.3, 0.6], (5, 1))
     )
-    assert shift_and_error(table) == {"mce": None, "rho": None, "ci_low": None, "ci_high": None}
+    assert shift_and_error(table, pd.DataFrame(), 0) == {
+        "mce": None, "mce_low": None, "mce_high": None, "rho": None, "ci_low": None,
+        "ci_high": None, "rho_within": None, "n": 1, "n_within": 0,
+    }  # fmt: skip
     assert corruption_errors(summary[summary["measure"] == "cosine_similarity"], ["fog"]).empty
     assert corruption_errors(summary, []).empty
 

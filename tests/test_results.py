@@ -24,6 +24,7 @@ from clipshift.augment import make_variants
 from clipshift.data import GONE, Photo, Skipped
 from clipshift.errors import UserError
 from clipshift.results import (
+    Matching,
     Measured,
     Records,
     Run,
@@ -412,6 +413,54 @@ def test_agreement_takes_the_same_photos_at_both_severities() -> None:
         {(n, s): v for s in ("paper", "matched") for n, v in (("a", gap), ("b", 0 * gap))}
     )
     assert ranking_agreement(table, ("paper", "matched"), seed=0) == (1, 1, 1)
+
+
+def test_intervals_at_matched_severity_hold_the_calibration_photos_as_well() -> None:
+    """By the delta method, of normal values; and at no other severity."""
+    rng = np.random.default_rng(0)
+    a, b = rng.normal([[0.4], [0.35]], 0.05, (2, 900))
+    both = {("a", "matched"): a, ("b", "matched"): b}
+    relative = dict(zip("ab", rng.normal(0, 0.5, (2, 100)), strict=True))
+    relative = {name: values - values.mean() for name, values in relative.items()}
+    table = shifts(both | {("a", "paper"): a, ("b", "paper"): b})
+    matching = Matching(relative)
+    plain = rank_augmentations(table, 0).set_index(["severity", "augmentation"])
+    made = rank_augmentations(table, 0, matching).set_index(["severity", "augmentation"])
+    pd.testing.assert_frame_equal(made.loc["paper"], plain.loc["paper"])
+    assert made["shift"].equals(plain["shift"])
+    pushed = [values.mean() * relative[name] for name, values in (("a", a), ("b", b))]
+    for name, values, push in (("a", a, pushed[0]), ("b", b, pushed[1])):
+        half = 1.96 * np.sqrt(values.var(ddof=1) / 900 + push.var(ddof=1) / 100)
+        row = made.loc["matched", name]
+        assert [row["shift"] - row["ci_low"], row["ci_high"] - row["shift"]] == pytest.approx(
+            [half, half], rel=0.06
+        )
+    gap = 1.96 * np.sqrt((a - b).var(ddof=1) / 900 + (pushed[0] - pushed[1]).var(ddof=1) / 100)
+    row = made.loc["matched", "a"]
+    assert row["difference_high"] - row["difference"] == pytest.approx(gap, rel=0.06)
+    assert plain.loc["matched", "a"]["rank_high"] == 1  # of the photos alone: beyond doubt
+    assert row[["rank_low", "rank_high", "different"]].tolist() == [1, 2, False]
+    assert ranking_agreement(table, ("paper", "matched"), 0) == (1, 1, 1)
+    assert ranking_agreement(table, ("paper", "matched"), 0, matching) == (1, -1, 1)
+    columns = {"cosine_similarity": MEASURED["cosine_similarity"]}
+    summary = summarize(table, columns, 0, matching).set_index(["severity", "augmentation"])
+    for key, row in made.iterrows():
+        ends = 1 - summary.loc[key, ["ci_high", "ci_low"]].astype(float)
+        np.testing.assert_allclose(row[["ci_low", "ci_high"]].astype(float), ends)
+
+
+def test_a_share_that_is_exact_adds_nothing_to_intervals() -> None:
+    """Of 400 photos 160 are moved, by 0.5 ± 0.05: the mean's error is that of these alone."""
+    rng = np.random.default_rng(0)
+    changed = rng.permutation(400) < 160
+    values = np.where(changed, rng.normal(0.5, 0.05, 400), 0)
+    table = shifts({("flip", "matched"): values, ("flip", "paper"): values})
+    made = rank_augmentations(table, 0, Matching(changed={"flip": changed})).set_index("severity")
+    assert made["shift"].tolist() == pytest.approx([values.mean()] * 2)
+    exact = 1.96 * 0.4 * values[changed].std() / np.sqrt(160)
+    left = 1.96 * values.std() / np.sqrt(400)
+    half = (made["ci_high"] - made["ci_low"]) / 2
+    assert half.to_dict() == pytest.approx({"matched": exact, "paper": left}, rel=0.06)
 
 
 def test_shown_photos_are_the_extreme_and_the_typical() -> None:

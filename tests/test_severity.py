@@ -48,14 +48,21 @@ from clipshift.cli.command import compose_config
 from clipshift.cli.config import plain
 from clipshift.cli.evaluate import evaluate
 from clipshift.data import Photo, clean_view, decode, folder, sample
+from clipshift.encode import Encoder
 from clipshift.errors import UserError
 from clipshift.evaluate.calibration import (
+    DISTORTIONS,
     calibrate,
     calibration_notes,
     left_to_measure,
+    matched_strengths,
+    mirrored_photos,
     set_aside,
 )
+from clipshift.evaluate.elasticity import around_match, elasticities
 from clipshift.measure.functional import rmse, ssim
+from clipshift.report import terminal
+from clipshift.results import Measured, read_run
 
 PAPER_FIVE = set(EXTENDED) - set(AUGMENTATIONS)
 
@@ -291,7 +298,7 @@ def test_rotation_reaches_a_quarter_turn() -> None:
 
 
 def test_match_is_where_the_curve_crosses_the_target() -> None:
-    match = match_strength(lambda s: math.exp(-0.37 * s), 0.7, math.inf)
+    match = match_strength(lambda s: np.exp([-0.37 * s]), 0.7, math.inf)
     assert match.reached
     assert match.strength == pytest.approx(-math.log(0.7) / 0.37, rel=0.02)
     assert match.realised == pytest.approx(0.7, rel=0.005)
@@ -302,23 +309,23 @@ def test_a_match_ends_at_the_first_strength_within_a_quarter_of_a_per_cent() -> 
     for power in np.linspace(0.3, 3, 40):
         misses = []
 
-        def distortion(strength: float, power: float = power, misses: list = misses) -> float:
+        def distortion(strength: float, power: float = power, misses: list = misses) -> np.ndarray:
             misses.append(abs(strength**power / 0.7 - 1))
-            return strength**power
+            return np.array([strength**power])
 
         assert match_strength(distortion, 0.7, math.inf).reached
         assert [miss <= 0.0025 for miss in misses].index(True) == len(misses) - 1, power
 
 
 def test_a_target_out_of_reach_is_said_so() -> None:
-    match = match_strength(lambda s: 1 - 0.1 * s, 0.7, strongest=1.0)
+    match = match_strength(lambda s: np.array([1 - 0.1 * s]), 0.7, strongest=1.0)
     assert (match.strength, match.reached) == (1.0, False)
     assert match.realised == pytest.approx(0.9)
 
 
 @pytest.mark.parametrize("strength", [0.002, 3000.0])
 def test_strengths_are_sought_far_below_and_above_what_was_chosen(strength: float) -> None:
-    match = match_strength(lambda s: 0.7 * s / strength, 0.7, math.inf)
+    match = match_strength(lambda s: np.array([0.7 * s / strength]), 0.7, math.inf)
     assert match.reached
     assert match.strength == pytest.approx(strength, rel=0.005)
 
@@ -371,6 +378,116 @@ def test_photos_set_aside_do_not_depend_on_the_order() -> None:
 
 
 NOISE = {"noise": {"std": [0.44, 0.88]}}
+NOISE_MATCH = {"strength": 0.1, "realised": 0.7, "reached": True}
+
+
+def realised_ssim(mirrored: np.ndarray, ids: list[str], strength: float, seed: int) -> float:
+    """The mean SSIM of photos of which those are mirrored that drew less than the strength."""
+    drawn = [draw(Flip(), seed, photo, "flip", 224)["turn"].item() for photo in ids]
+    return float(np.where(np.array(drawn) < strength, mirrored, 1).mean())
+
+
+def test_flip_mirrors_just_the_share_that_was_matched(tmp_path: Path) -> None:
+    """400 of 425 made-up photos, of five sizes of dots, are within 2 % of the target."""
+    rng = np.random.default_rng(0)
+    photos, mirrored = [], {}
+    for size in range(5):
+        blobs = ndimage.gaussian_filter(
+            rng.normal(size=(48, 48, 3)), (1 + size / 8, 1 + size / 8, 0)
+        )
+        file = tmp_path / f"{size}.png"
+        Image.fromarray(np.uint8(127 + 100 * blobs / np.abs(blobs).max())).save(file)
+        view = clean_view(Image.open(file), "squash")[None]
+        value = ssim(view.flip(-1), view).item()
+        photos += [Photo(f"{i} of {size}", file) for i in range(85)]
+        mirrored |= {photo.id: value for photo in photos[-85:]}
+    for seed in range(2):
+        chosen = set_aside(photos, 25, seed)
+        made = calibrate(chosen, {"flip": Flip()}, "ssim", 0.7, seed, "squash", {})
+        share = made.matches["flip"].strength
+        expected = 0.3 / (1 - np.mean([mirrored[photo.id] for photo in chosen]))
+        assert share == pytest.approx(expected, rel=0.005)
+        ids = [photo.id for photo in photos if photo not in chosen]
+        left = [Photo(photo, tmp_path) for photo in ids]
+        strength = matched_strengths(made, {"flip": Flip()}, left, seed)["flip"]
+        turned = [draw(Flip(), seed, photo, "flip", 224)["turn"].item() < strength for photo in ids]
+        assert sum(turned) == round(share * 400)
+        [told] = mirrored_photos(
+            make_variants({"flip": Flip()}, {}, ["matched"], {"flip": strength}).values(), ids, seed
+        ).values()
+        assert told.tolist() == turned
+        values = np.array([mirrored[photo] for photo in ids])
+        assert realised_ssim(values, ids, strength, seed) == pytest.approx(0.7, rel=0.02)
+        assert matched_strengths(made, {"flip": Flip()}, left[::-1], seed)["flip"] == strength
+
+
+@pytest.mark.photos
+def test_flip_is_at_its_target_on_photographs(photos_root: Path) -> None:
+    """400 of ImageNet's, by the default calibration on another hundred."""
+    photos = folder(str(photos_root / "imagenet-sample"))
+    made = calibrate(set_aside(photos, 100, 0), {"flip": Flip()}, "ssim", 0.7, 0, "squash", {})
+    left = left_to_measure(photos, made)
+    assert len(left) == 400
+    strength = matched_strengths(made, {"flip": Flip()}, left, 0)["flip"]
+    total = 0.0
+    for photo in left:
+        turned = draw(Flip(), 0, photo.id, "flip", 224)["turn"].item() < strength
+        view = clean_view(decode(photo.read()), "squash")[None] if turned else None
+        total += ssim(view.flip(-1), view).item() if view is not None else 1
+    assert total / 400 == pytest.approx(0.7, rel=0.02)
+
+
+def test_at_other_severities_flip_stays_what_it_was() -> None:
+    variants = make_variants({"flip": Flip()}, LADDERS, ["paper", "1", "matched"], {"flip": 0.41})
+    assert [v.strength for v in variants.values()] == [1.0, LADDERS["flip"][0], 0.41]
+    assert set(mirrored_photos(list(variants.values())[:2], ["a"], 0)) == set()
+
+
+def test_elasticity_is_the_powers_ratio() -> None:
+    """Shift ∝ s³ and 1 − SSIM ∝ s²: 1.5; flip's is 1, and so is one that cannot be told."""
+    chosen = {name: AUGMENTATIONS[name] for name in ("noise", "flip", "blur")}
+    variants = make_variants(chosen, {}, ["paper", "matched"], dict.fromkeys(chosen, 0.5))
+    rng = np.random.default_rng(0)
+    shift, loss = rng.uniform(0.1, 0.3, (2, 9))
+    rows = np.stack([shift, 1 - loss, 0.8**3 * shift, 1 - 0.8**2 * loss], axis=1)
+    rows = np.vstack([rows, np.full(4, np.nan)])  # a photo without an embedding
+    kept = {name: dict(enumerate(rows)) for name in ("noise@matched", "flip@matched")}
+    kept |= {
+        "blur@matched": {0: np.array([0, 0.7, 0, 0.8])},
+        "noise@paper": {0: np.full(4, np.nan)},
+    }
+    found = elasticities(Measured(weaker=kept), variants, 1.0)
+    assert found == pytest.approx({"noise": 1.5, "flip": 1.0, "blur": 1.0})
+
+
+def test_shift_and_distortion_around_the_match(encoder: Encoder, views: Tensor) -> None:
+    """Of two photos in turn, as encoded and disturbed one at a time."""
+    chosen = {name: AUGMENTATIONS[name] for name in ("noise", "blur")}
+    variants = make_variants(chosen, {}, ["matched", "paper"], {"noise": 0.1, "blur": 2.0})
+    draws = {name: draws_of(name, 2) for name in chosen}
+    made = {"clean": views[:2]} | {
+        name: augment(v.augmentation, views[:2], draws[v.name], v.strength)
+        for name, v in variants.items()
+    }
+    with torch.inference_mode():
+        embeddings = {name: encoder(view).embedding for name, view in made.items()}
+        found = around_match(
+            lambda view: encoder(view).embedding, DISTORTIONS["ssim"], variants, views[:2],
+            embeddings, draws,
+        )  # fmt: skip
+        assert found[2:].isnan().all()
+        for place, (name, strength) in enumerate((("noise", 0.1), ("blur", 2.0))):
+            for row in range(2):
+                one = {key: value[row : row + 1] for key, value in draws[name].items()}
+                for column, factor in ((0, 1.0), (2, 0.8)):
+                    clean = views[row : row + 1]
+                    view = augment(chosen[name], clean, one, factor * strength)
+                    e, f = (encoder(v).embedding[0].double() for v in (clean, view))
+                    expected = 1 - torch.cosine_similarity(e, f, dim=0)
+                    assert found[place, row, column] == pytest.approx(expected.item(), abs=1e-6)
+                    assert found[place, row, column + 1] == pytest.approx(
+                        ssim(view, clean).item(), abs=1e-5
+                    )
 
 
 def calibration(*photos: CalibrationPhoto, strength: float = 0.1) -> Calibration:
@@ -382,7 +499,8 @@ def calibration(*photos: CalibrationPhoto, strength: float = 0.1) -> Calibration
 def test_a_calibration_is_read_back_as_it_was_written(target: float) -> None:
     """Also where no strength reaches the target: the nearest is then the weakest or strongest."""
     made = calibration(CalibrationPhoto("a", "00" * 32, 7), CalibrationPhoto("b", "11" * 32, 8))
-    match = match_strength(lambda strength: float(0.1 + strength), target + 0.01, math.inf)
+    both = np.array([0.1, 0.2])
+    match = match_strength(lambda strength: both + strength, target + 0.01, math.inf)
     assert match.reached == (target == 0.7)
     made = replace(made, target=target + 0.01, matches={"noise": match})
     assert Calibration.from_json(json.loads(json.dumps(made.as_json()))) == made
@@ -410,6 +528,10 @@ def test_strengths_that_no_calibration_can_find_are_refused(
         {"matches": {"noise": {"strength": 0.1, "realised": 0.9, "reached": True}}},
         {"matches": {"noise": {"strength": "much", "realised": 0.7, "reached": True}}},
         {"matches": [1]},
+        {"matches": {"noise": NOISE_MATCH | {"distortions": [0.7, 0.7]}}},
+        {"matches": {"noise": NOISE_MATCH | {"distortions": ["much"]}}},
+        {"matches": {"noise": NOISE_MATCH | {"distortions": [math.nan]}}},
+        {"distortion": "beauty"},
         {"photos": [{"id": 1, "sha256": "00", "length": 1}]},
         {"photos": [{"id": "a", "sha256": ["00"], "length": 1}]},
         {"photos": 3},
@@ -500,8 +622,9 @@ def test_a_calibration_used_again_from_another_root_leaks_no_photo(
         (tmp_path / "photos" / "below").mkdir(parents=True, exist_ok=True)
         shutil.copy(photo.file, tmp_path / "photos" / "below")
     options = [
-        "logger=none", "trainer=cpu", "cache=off", f"model.checkpoint={hub_folder}", "aug=noise",
-        "metric=cosine_similarity", "severity=matched", "data=folder", "data.num_workers=0",
+        "logger=none", "trainer=cpu", "cache=off", f"model.checkpoint={hub_folder}",
+        "aug=[noise,flip]", "metric=[cosine_similarity,ssim]", "severity=matched", "data=folder",
+        "data.num_workers=0",
     ]  # fmt: skip
     file = tmp_path / "first" / "calibration.json"
     for run, more in (
@@ -515,4 +638,18 @@ def test_a_calibration_used_again_from_another_root_leaks_no_photo(
     for run in ("first", "second"):
         shift = pd.read_parquet(tmp_path / run / "shift.parquet")
         assert {Path(photo).name for photo in shift["photo"]} == {p.id for p in sample()[:8]} - used
-        assert "are not measured: 4 here." in (tmp_path / run / "report.html").read_text()
+        page = (tmp_path / run / "report.html").read_text()
+        assert "are not measured: 4 here." in page
+        made = read_run(tmp_path / run)
+        summary = made.summary.set_index(["augmentation", "measure"])
+        assert made.facts["matching"] | {"elasticity": None} == {
+            "distortion": "ssim", "target": 0.7, "photos": 4, "elasticity": None,
+        }  # fmt: skip
+        assert made.facts["matching"]["elasticity"].keys() == {"noise", "flip"}
+        for row in made.ranking.itertuples():
+            realised = summary.loc[(row.augmentation, "ssim")]
+            told = [row.distortion, row.distortion_low, row.distortion_high]
+            assert told == realised[["mean", "ci_low", "ci_high"]].tolist()
+            low, high = (f"{end:.3f}" for end in told[1:])
+            assert f'>{row.distortion:.3f} <span class="ci">[{low}, {high}]</span></td><td' in page
+        assert terminal.measure_table(made.summary, made, 80)[0][3] == "SSIM"

@@ -7,7 +7,7 @@ augmentation's strength is chosen such that its views' mean distortion is a comm
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
@@ -22,6 +22,9 @@ TOLERANCE = 0.005
 WEAKEST, STRONGEST = 2.0**-10, 2.0**12
 """Strengths between which a match is sought."""
 
+UNDISTORTED = {"ssim": 1.0, "rmse": 0.0, "displacement": 0.0}
+"""What a clean view has of each distortion."""
+
 Distortion = Callable[[Augmentation, Tensor, Draws, float], Tensor]
 """Of clean views (B, 3, H, W) under an augmentation with draws and strength: (B,)."""
 
@@ -34,11 +37,14 @@ class Match:
         strength: Factor on the augmentation's draws.
         realised: Mean distortion of the calibration photos at that strength.
         reached: Whether ``realised`` is the target, to within half a per cent.
+        distortions: Of each calibration photo, at that strength; empty in files of earlier
+            versions.
     """
 
     strength: float
     realised: float
     reached: bool
+    distortions: list[float] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -78,6 +84,20 @@ class Calibration:
     photos: list[CalibrationPhoto]
     matches: dict[str, Match]
 
+    def relative_distortions(self) -> dict[str, np.ndarray]:
+        r"""By how much each calibration photo is distorted more or less than their mean.
+
+        Returns:
+            :math:`(x_j - \bar x) / (\bar x - x_0)`, with :math:`x_0` of an undistorted view, by
+            augmentation: of those whose strength was found on the photos.
+        """
+        distances = {
+            name: np.array(match.distortions) - UNDISTORTED[self.distortion]
+            for name, match in self.matches.items()
+            if match.reached and match.distortions
+        }
+        return {name: of / of.mean() - 1 for name, of in distances.items() if of.any()}
+
     def as_json(self) -> dict[str, object]:
         """What is stored."""
         return asdict(self)
@@ -107,7 +127,12 @@ class Calibration:
                 raise ValueError(f"the realised distortion of {name} is {match.realised}")
             if match.reached != is_reached(match.realised, fields["target"]):
                 raise ValueError(f"{name} came to {match.realised}, reached is {match.reached}")
+            values = match.distortions
+            if values and not (len(values) == len(photos) and all(map(math.isfinite, values))):
+                raise ValueError(f"{name} does not have one distortion for each photo")
         made = cls(**fields, matches=matches, photos=photos)
+        if made.distortion not in UNDISTORTED:
+            raise ValueError(f"the distortion is {made.distortion}")
         if not (math.isfinite(made.target) and made.target > 0):
             raise ValueError(f"the target is {made.target}")
         if not all(map(_is_calibration_photo, photos)):
@@ -130,7 +155,7 @@ def _is_calibration_photo(photo: CalibrationPhoto) -> bool:
 
 
 def match_strength(
-    mean_distortion: Callable[[float], float], target: float, strongest: float
+    distortions: Callable[[float], np.ndarray], target: float, strongest: float
 ) -> Match:
     """The least strength at which a mean distortion reaches its target, by bracketing.
 
@@ -138,20 +163,20 @@ def match_strength(
     narrowed by Brent's method (scipy's ``brentq``, on the logarithm of the strength).
 
     Args:
-        mean_distortion: Mean distortion of the calibration photos at a strength.
-        target: What it should be.
+        distortions: Of the calibration photos at a strength, shape (N,).
+        target: What their mean should be.
         strongest: The strength beyond which the augmentation does not change.
 
     Returns:
         The match; where the target is out of reach, the strength that came nearest.
     """
-    tried: dict[float, float] = {}
+    tried: dict[float, np.ndarray] = {}
 
     def excess(log_strength: float) -> float:
         strength = min(2.0**log_strength, strongest)
         if strength not in tried:
-            tried[strength] = mean_distortion(strength)
-        difference = tried[strength] - target
+            tried[strength] = distortions(strength)
+        difference = tried[strength].mean() - target
         return 0.0 if abs(difference) <= TOLERANCE / 2 * target else difference
 
     end = np.log2(min(strongest, STRONGEST))
@@ -163,8 +188,9 @@ def match_strength(
             brentq(excess, low, high, xtol=1e-4)
             break
         low = high
-    strength, realised = min(tried.items(), key=lambda pair: abs(pair[1] - target))
-    return Match(strength, realised, is_reached(realised, target))
+    strength, found = min(tried.items(), key=lambda pair: abs(pair[1].mean() - target))
+    realised = float(found.mean())
+    return Match(strength, realised, is_reached(realised, target), found.tolist())
 
 
 def displacement(
@@ -185,12 +211,10 @@ def displacement(
         In pixels, (B,), float32.
     """
     if not augmentation.moves_pixels:
-        return torch.zeros(len(clean))
-    height, width = clean.shape[-2:]
-    rows, columns = torch.meshgrid(
-        torch.arange(1.0, height + 1), torch.arange(1.0, width + 1), indexing="ij"
-    )
-    inside = torch.ones(height, width)
+        return torch.zeros(len(clean), device=clean.device)
+    sides = [torch.arange(1.0, side + 1, device=clean.device) for side in clean.shape[-2:]]
+    rows, columns = torch.meshgrid(*sides, indexing="ij")
+    inside = torch.ones_like(rows)
     charts = torch.stack([rows, columns, inside]).expand(len(clean), -1, -1, -1)
     moved = augmentation.apply(charts, draws, strength)
     kept = (moved[:, 2] > 0.999).float()

@@ -1,15 +1,19 @@
 """Calibration: which photos are set aside for it, and the matched strengths found on them."""
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from rich.progress import track
+from torch import Tensor
 from torch.utils.data import default_collate
 
-from clipshift.augment import Augmentation, draw
+from clipshift.augment import MATCHED, VIEW_SIZE, Augmentation, Flip, Variant, draw
+from clipshift.augment.keyed import Draws
 from clipshift.augment.matching import (
     Calibration,
     CalibrationPhoto,
@@ -78,19 +82,30 @@ def calibrate(
         CalibrationPhoto(photos[i.index].id, i.digest.hex(), photos[i.index].length()) for i in read
     ]
     clean = torch.stack([item.clean for item in read]).split(BATCH)
-    measure = DISTORTIONS[distortion]
     matches = {}
     for name, augmentation in track(augmentations.items(), "Matching severities", transient=True):
         drawn = [draw(augmentation, seed, photo.id, name, dataset.size) for photo in used]
         draws = [default_collate(drawn[i : i + BATCH]) for i in range(0, len(drawn), BATCH)]
-
-        def mean(strength: float, made: Augmentation = augmentation, draws: list = draws) -> float:
-            values = [measure(made, x, d, strength) for x, d in zip(clean, draws, strict=True)]
-            return float(torch.cat(values).double().mean())
-
-        matches[name] = match_strength(mean, target, augmentation.strongest)
+        distortions = _distortions(DISTORTIONS[distortion], augmentation, clean, draws)
+        matches[name] = match_strength(distortions, target, augmentation.strongest)
     kept = {name: dict(drawn_from) for name, drawn_from in parameters.items()}
     return Calibration(distortion, target, seed, resize, kept, used, matches)
+
+
+def _distortions(
+    measure: Distortion, augmentation: Augmentation, clean: Sequence[Tensor], draws: Sequence[Draws]
+) -> Callable[[float], np.ndarray]:
+    """The distortions of some photos by strength; under flip, the means over all that it draws."""
+
+    @cache
+    def distortions(strength: float) -> np.ndarray:
+        if isinstance(augmentation, Flip) and 0 < strength < 1:
+            return strength * distortions(1.0) + (1 - strength) * distortions(0.0)
+        parts = zip(clean, draws, strict=True)
+        values = [measure(augmentation, views, drawn, strength) for views, drawn in parts]
+        return torch.cat(values).double().numpy()
+
+    return distortions
 
 
 def load_calibration(
@@ -148,6 +163,58 @@ def load_calibration(
                 f"matching.{name}={value}, but {file} was made with {made[name]}: leave one out"
             )
     return calibration
+
+
+def matched_strengths(
+    calibration: Calibration,
+    augmentations: Mapping[str, Augmentation],
+    photos: Sequence[Photo],
+    seed: int,
+) -> dict[str, float]:
+    """The strengths at severity ``matched`` of a run's photos.
+
+    They are the calibration's, but for flip: the share of photos that it means, of numbers drawn
+    for each photo alone, would be realised only roughly. Its strength is the number below which
+    just that share of the run's photos has drawn.
+
+    Args:
+        calibration: The calibration.
+        augmentations: The run's augmentations by name.
+        photos: The photos to measure.
+        seed: The run's seed.
+    """
+    strengths = {name: match.strength for name, match in calibration.matches.items()}
+    ids = [photo.id for photo in photos if photo.left_out is None]
+    for name, augmentation in augmentations.items():
+        if isinstance(augmentation, Flip):
+            turns = sorted(_turns(augmentation, name, ids, seed))
+            share = min(strengths[name], augmentation.strongest)
+            strengths[name] = [*turns, 1.0][round(share * len(turns))]
+    return strengths
+
+
+def mirrored_photos(
+    variants: Iterable[Variant], photos: Sequence[str], seed: int
+) -> dict[str, np.ndarray]:
+    """Which photos are changed by the augmentations that change just a share of them.
+
+    Args:
+        variants: The run's.
+        photos: The ids of the photos that were measured.
+        seed: The run's seed.
+
+    Returns:
+        Booleans by the augmentation's name, shape (N,).
+    """
+    return {
+        v.name: np.array(_turns(v.augmentation, v.name, photos, seed)) < v.strength
+        for v in variants
+        if v.severity == MATCHED and isinstance(v.augmentation, Flip)
+    }
+
+
+def _turns(flip: Augmentation, name: str, photos: Sequence[str], seed: int) -> list[float]:
+    return [draw(flip, seed, photo, name, VIEW_SIZE)["turn"].item() for photo in photos]
 
 
 def left_to_measure(photos: Sequence[Photo], calibration: Calibration) -> list[Photo]:

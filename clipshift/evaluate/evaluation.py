@@ -25,7 +25,8 @@ from clipshift.encode import (
     prompt_templates,
 )
 from clipshift.errors import UserError
-from clipshift.evaluate.calibration import save_calibration
+from clipshift.evaluate.calibration import DISTORTIONS, matched_strengths, save_calibration
+from clipshift.evaluate.elasticity import ELASTICITY_PHOTOS
 from clipshift.evaluate.floor import precision_floor
 from clipshift.evaluate.inside import inside_tables
 from clipshift.evaluate.loading import ViewData
@@ -193,7 +194,11 @@ def run_evaluation(
     start, started = time.perf_counter(), datetime.now().astimezone()
     encoder, photos = evaluation.encoder, evaluation.photos
     calibration = evaluation.calibration
-    strengths = {n: m.strength for n, m in calibration.matches.items()} if calibration else {}
+    strengths = {}
+    if calibration:
+        strengths = matched_strengths(
+            calibration, evaluation.augmentations, photos, evaluation.seed
+        )
     variants = make_variants(
         evaluation.augmentations, evaluation.ladders, evaluation.severities, strengths
     )
@@ -216,11 +221,13 @@ def run_evaluation(
             tokens=frozenset(
                 keyed_order(photos, "sample")[:TOKEN_PHOTOS] if evaluation.inside else ()
             ),
+            weaker=frozenset(keyed_order(photos, "sample")[:ELASTICITY_PHOTOS]),
         ),
         zero_shot=zero_shot,
         texts=texts,
         features=FeatureCache(cache, key) if cache is not None and cacheable else None,
         reference=evaluation.reference,
+        distortion=DISTORTIONS[calibration.distortion] if calibration else None,
         layers=evaluation.layers,
     )
     data = ViewData(evaluation.views(cache), batch_size, num_workers, records, evaluation.layers)
@@ -264,7 +271,7 @@ def run_evaluation(
             }
             run = make_run(
                 folder, measured, records, photos, variants, module.columns,
-                evaluation.seed, known, inside,
+                evaluation.seed, known, inside, calibration,
             )  # fmt: skip
             write_run(run)
             if not evaluation.save_embeddings:

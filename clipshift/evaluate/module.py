@@ -16,6 +16,7 @@ from torchmetrics import Metric
 
 from clipshift.augment import MovingAugmentation, Variant, augment
 from clipshift.augment.keyed import Draws
+from clipshift.augment.matching import Distortion
 from clipshift.data import GONE, Batch
 from clipshift.encode import (
     ENCODE_BATCH,
@@ -26,6 +27,7 @@ from clipshift.encode import (
     packed_weights,
 )
 from clipshift.errors import UserError
+from clipshift.evaluate.elasticity import around_match
 from clipshift.evaluate.floor import FLOOR_PHOTOS, rounding
 from clipshift.measure import (
     COLUMNS,
@@ -64,6 +66,7 @@ class Keep:
         gaze: The gazes of so many first photos, and the classes nearest to them.
         heads: The gazes of so many first photos, head by head.
         tokens: Indices of the photos whose mean patch tokens are kept, with ``layers``.
+        weaker: Indices of the photos that are measured below matched severity as well.
     """
 
     embeddings: bool = False
@@ -72,6 +75,7 @@ class Keep:
     gaze: int = 0
     heads: int = 0
     tokens: Collection[int] = frozenset()
+    weaker: Collection[int] = frozenset()
 
 
 class ShiftEvaluation(pl.LightningModule):
@@ -90,6 +94,7 @@ class ShiftEvaluation(pl.LightningModule):
             some; NaN for a photo without.
         features: Clean views' features that are known already.
         reference: The same model in float32, where the encoder's precision is lower.
+        distortion: What strengths were matched by, where some were.
         layers: Whether to measure the shift of every layer.
     """
 
@@ -107,10 +112,11 @@ class ShiftEvaluation(pl.LightningModule):
         texts: Tensor | None = None,
         features: FeatureCache | None = None,
         reference: Encoder | None = None,
+        distortion: Distortion | None = None,
         layers: bool = False,
     ) -> None:
         super().__init__()
-        self.encoder, self.reference = encoder, reference
+        self.encoder, self.reference, self.distortion = encoder, reference, distortion
         self.variants = dict(variants)
         chosen = {
             name: measure
@@ -181,6 +187,7 @@ class ShiftEvaluation(pl.LightningModule):
             new = FeatureCache.by_name(by_view[CLEAN]) if self.features and not known else {}
         rows = self._kept_rows(batch)
         floor = self._floor(rows.get("floor", []), views, by_view)
+        weaker = self._weaker(rows.get("weaker", []), batch, views, by_view)
         with self._stage("measure"):
             values = self._measure(batch, views, by_view)
             embeddings = torch.stack([made.embedding for made in by_view.values()])
@@ -193,6 +200,7 @@ class ShiftEvaluation(pl.LightningModule):
                         [row[:, k + 1 :] for k, row in enumerate(distances.unbind(dim=1))], dim=1
                     ),
                     **floor,
+                    **weaker,
                     **self._layer_shift(by_view),
                     **self._kept(rows, views, by_view),
                     **{f"clean {name}": tensor for name, tensor in new.items()},
@@ -304,6 +312,7 @@ class ShiftEvaluation(pl.LightningModule):
             "heads": range(self.keep.heads),
             "tokens": self.keep.tokens,
             "floor": range(FLOOR_PHOTOS if self.reference is not None else 0),
+            "weaker": self.keep.weaker,
         }
         rows = {
             k: [row for row, photo in enumerate(photos) if photo in w] for k, w in wanted.items()
@@ -342,6 +351,33 @@ class ShiftEvaluation(pl.LightningModule):
             )
             ours = torch.stack([take(made.embedding, rows) for made in features.values()])
             return {"floor": rounding(ours, exact.embedding.view_as(ours))}
+
+    def _weaker(
+        self,
+        rows: list[int],
+        batch: Batch,
+        views: dict[str, Tensor],
+        features: dict[str, Features],
+    ) -> dict[str, Tensor]:
+        """Some photos' shift and distortion at matched severity and below, by variant."""
+        if self.distortion is None or not rows:
+            return {}
+        with self._stage("elasticity"):
+            embeddings = {name: take(made.embedding, rows) for name, made in features.items()}
+            draws = {
+                name: {key: take(value, rows) for key, value in drawn.items()}
+                for name, drawn in batch.draws.items()
+            }
+            return {
+                "weaker": around_match(
+                    lambda made: self.encoder.encode_views(made).embedding,
+                    self.distortion,
+                    self.variants,
+                    take(views[CLEAN], rows),
+                    embeddings,
+                    draws,
+                )
+            }
 
     def _nearest(self, features: Features) -> Tensor:
         return torch.stack(nearest_classes(features.embedding, self.classifier, NEAREST), dim=-1)

@@ -12,12 +12,17 @@ import torch
 from torch import Tensor
 
 from clipshift.augment import MATCHED, PAPER, Stored, Variant
+from clipshift.augment.matching import UNDISTORTED, Calibration
 from clipshift.data import Photo
+from clipshift.evaluate.calibration import mirrored_photos
+from clipshift.evaluate.elasticity import elasticities
 from clipshift.measure import CleanSpread, Facts, LayerShift
 from clipshift.measure.functional import cka_left_out, cka_null, retained
 from clipshift.results import (
     CLEAN,
     SHIFT,
+    UNMATCHED,
+    Matching,
     Measured,
     Records,
     Run,
@@ -54,6 +59,7 @@ def make_run(
     seed: int,
     facts: Mapping[str, Any],
     inside: Mapping[str, pd.DataFrame] | None = None,
+    calibration: Calibration | None = None,
 ) -> Run:
     """Make the tables of a run, and the facts that follow from what was measured.
 
@@ -69,6 +75,7 @@ def make_run(
         seed: Of all resampling.
         facts: What else is known of the run; ``data`` and others are added.
         inside: From `clipshift.evaluate.inside.inside_tables`, where asked for.
+        calibration: Of severity ``matched``, where that is among the run's.
     """
     order = order_of_photos(measured, photos)
     metric = clean_spread(records.parts("embeddings"))
@@ -83,7 +90,15 @@ def make_run(
     tables = (shift_table(part, photos, variants) for part in parts)
     write_whole(folder / SHIFT, lambda path: write_shift(path, tables, columns))
     shift = ShiftFile(folder / SHIFT)
-    summary = summarize(shift, columns, seed)
+    matching, elasticity = UNMATCHED, {}
+    if calibration:
+        elasticity = elasticities(measured, variants, UNDISTORTED[calibration.distortion])
+        relative = calibration.relative_distortions()
+        matching = Matching(
+            {name: elasticity.get(name, 1.0) * of for name, of in relative.items()},
+            mirrored_photos(variants.values(), list(shift.photos), seed),
+        )
+    summary = summarize(shift, columns, seed, matching)
     stored = {v.name for v in variants.values() if isinstance(v.augmentation, Stored)}
     errors = corruption_errors(summary, sorted(stored))
     cosine = "cosine_similarity" in shift
@@ -112,13 +127,23 @@ def make_run(
             for index, digest in zip(measured.index, measured.stored, strict=True)
         )
     if both:
-        found = ranking_agreement(shift, (PAPER, MATCHED), seed)
+        found = ranking_agreement(shift, (PAPER, MATCHED), seed, matching)
         values = [None if math.isnan(value) else value for value in found]
         made["paper_and_matched"] = dict(zip(("tau", "ci_low", "ci_high"), values, strict=True))
+    if calibration:
+        made["matching"] = {
+            "distortion": calibration.distortion,
+            "target": calibration.target,
+            "photos": len(calibration.photos),
+            "elasticity": elasticity,
+        }
+    ranking = rank_augmentations(shift, seed, matching) if cosine else pd.DataFrame()
+    if calibration and len(ranking):
+        ranking = with_distortion(ranking, summary, calibration.distortion)
     outliers = outlier_table(measured, photos, variants, seed)
     made["notes"] = [*facts["notes"], *carried_gaze(outliers, facts["model"]["gaze_layer"])]
     if len(errors):
-        made["corruption_error"] = shift_and_error(errors)
+        made["corruption_error"] = shift_and_error(errors, shift, seed)
     return Run(
         folder,
         {**facts, **made},
@@ -126,7 +151,7 @@ def make_run(
         shift,
         summary,
         *distance_tables(measured, photos, list(variants), seed),
-        rank_augmentations(shift, seed) if cosine else pd.DataFrame(),
+        ranking,
         correlate(shift, columns) if cosine else pd.DataFrame(),
         layer_table(measured, records.sums(), photos, variants, seed),
         outliers,
@@ -134,6 +159,22 @@ def make_run(
         skipped=skipped_table(measured, photos),
         **(inside or {}),
     )
+
+
+def with_distortion(ranking: pd.DataFrame, summary: pd.DataFrame, measure: str) -> pd.DataFrame:
+    """A ranking with the mean ``distortion`` of the photos and its 95 % interval.
+
+    Args:
+        ranking: From `clipshift.results.rank_augmentations`.
+        summary: From `clipshift.results.summarize`.
+        measure: What strengths were matched by. Where the run did not measure it, there is none.
+    """
+    names = {"mean": "distortion", "ci_low": "distortion_low", "ci_high": "distortion_high"}
+    key = ["augmentation", "severity"]
+    rows = summary[summary["measure"] == measure].set_index(key)[list(names)]
+    if rows.empty:
+        return ranking
+    return ranking.drop(columns=list(names.values())).join(rows.rename(columns=names), on=key)
 
 
 def realised_distortion(summary: pd.DataFrame) -> dict[str, dict[str, dict[str, float]]]:

@@ -326,6 +326,7 @@ def ranking_table(
     summary: pd.DataFrame,
     trained_on: Sequence[str],
     below: Collection[tuple[str, str]] = (),
+    distortion: str = "",
 ) -> Table:
     """The ranking with what the choice of photos leaves open.
 
@@ -334,6 +335,7 @@ def ranking_table(
         summary: From `clipshift.results.summarize`.
         trained_on: Augmentations that the model was fine-tuned on, to be marked.
         below: Augmentations and severities whose shift may be rounding, to be marked.
+        distortion: The short name of what severities were matched by, where they were.
     """
     relative = summary[summary["measure"] == "relative_shift"]
     relative = relative.set_index(["augmentation", "severity"])
@@ -350,11 +352,21 @@ def ranking_table(
                 Cell("" if ends is None else with_interval(*ends),
                      None if ends is None else _value(ends["mean"])),
                 Cell(gap if np.isfinite(row.difference) else "", _value(row.difference)),
+                *([number(row.distortion, row.distortion_low, row.distortion_high)]
+                  if distortion else []),
                 Cell(str(row.n), row.n),
             ]
         )  # fmt: skip
     return Table(
-        ["augmentation", "rank", "1 − cosine", "relative shift", "ahead of the next by", "photos"],
+        [
+            "augmentation",
+            "rank",
+            "1 − cosine",
+            "relative shift",
+            "ahead of the next by",
+            *([distortion] if distortion else []),
+            "photos",
+        ],
         rows,
         "Augmentations by their shift",
         list(ranking["severity"]),

@@ -173,7 +173,15 @@ def ranking_sections(run: Run) -> list[Section]:
     sections = []
     if drawn or len(run.ranking):
         tables = (
-            [page.ranking_table(run.ranking, run.summary, run.trained_on, run.below_floor)]
+            [
+                page.ranking_table(
+                    run.ranking,
+                    run.summary,
+                    run.trained_on,
+                    run.below_floor,
+                    run.columns[run.matched_by].short if run.matched_by else "",
+                )
+            ]
             if len(run.ranking)
             else []
         )

@@ -17,6 +17,7 @@ from rich.progress import ProgressColumn, Task
 from rich.table import Table
 from rich.text import Text
 
+from clipshift.augment import MATCHED
 from clipshift.measure import Facts
 from clipshift.report.figures import shown_measures
 from clipshift.report.tracking import HEADLINE, headline
@@ -228,14 +229,18 @@ def measure_table(summary: pd.DataFrame, run: Run, width: int) -> Rows:
         width: Of the terminal.
 
     Returns:
-        Rows of cells, header first; as many measures as fit.
+        Rows of cells, header first; as many measures as fit. At matched severity what it was
+        matched by comes after the shift.
     """
     measures = measures_in_order(summary, run.columns)
+    if run.matched_by in measures and MATCHED in set(summary["severity"]):
+        measures.remove(run.matched_by)
+        measures.insert(LEADING.index("cosine_similarity") + 1, run.matched_by)
     cells = summary.set_index(["measure", "augmentation"])
     names = list(summary["augmentation"].unique())
     if "cosine_similarity" in measures:
         names.sort(key=lambda name: cells.loc[("cosine_similarity", name), "mean"])
-    leading = 1 + sum(measure in LEADING for measure in measures)
+    leading = 1 + sum(measure in (*LEADING, run.matched_by) for measure in measures)
     marked, made = [starred(name, run, summary["severity"]) for name in names], []
     for digits in (3, 2):
         columns = [[cell(cells.loc[(m, n)], m, digits) for n in names] for m in measures]

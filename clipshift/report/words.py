@@ -288,8 +288,12 @@ def corruption_error(run: Run) -> list[str]:
     of_imagenet_c = run.corruption_error.dropna(subset="alexnet_error")
     whole = of_imagenet_c.groupby("augmentation").size() == len(SEVERITIES)
     if found["mce"] is not None:
+        low, high = (
+            np.nan if end is None else 100 * end for end in (found["mce_low"], found["mce_high"])
+        )
+        mce = with_interval(100 * found["mce"], low, high, ".1f")
         told = [
-            f"Mean corruption error (mCE): {100 * found['mce']:.1f} %, of {len(whole)} of the "
+            f"Mean corruption error (mCE): {mce} %, of {len(whole)} of the "
             f"{len(ALEXNET_ERROR)} corruptions of ImageNet-C; 100 % is AlexNet’s."
         ]
     else:
@@ -299,10 +303,13 @@ def corruption_error(run: Run) -> list[str]:
         ]
     if found["rho"] is not None:
         rho = with_interval(found["rho"], found["ci_low"], found["ci_high"], "+.2f")
-        told.append(
-            f"Spearman’s ρ of shift and error over {counted(len(run.corruption_error), 'pair')} of "
-            f"corruption and severity: {rho}."
+        correlation = (
+            f"Spearman’s ρ of shift and error over {found['n']:.0f} corruptions, of their means "
+            f"over severities: {rho}"
         )
+        if found["rho_within"] is not None:
+            correlation += f"; over the severities of one corruption: {found['rho_within']:+.2f}"
+        told.append(f"{correlation}.")
     return told
 
 

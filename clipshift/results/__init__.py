@@ -26,6 +26,7 @@ from clipshift.results.intervals import (
     pair_values,
     ratio_values,
 )
+from clipshift.results.matching import UNMATCHED, Matching
 from clipshift.results.measured import CLEAN, KEPT, ROWS, Measured, join
 from clipshift.results.paired import GROUPS, compare_photos, with_group_means
 from clipshift.results.ranking import (
@@ -83,6 +84,8 @@ __all__ = [
     "SEVERITIES",
     "SHIFT",
     "SHOWN_PHOTOS",
+    "UNMATCHED",
+    "Matching",
     "Measured",
     "Records",
     "Run",

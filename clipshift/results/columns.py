@@ -54,7 +54,12 @@ DEFINITIONS: dict[str, dict[str, str]] = {
         "difference_high": "upper end of the difference's interval",
         "different": "whether that interval excludes 0",
     }
-    | COUNT,
+    | COUNT
+    | {
+        "distortion": "mean over photos of what severities were matched by, ssim or rmse",
+        "distortion_low": "lower end of its 95 % interval over photos",
+        "distortion_high": "upper end of its 95 % interval over photos",
+    },
     "correlations": VARIANT
     | {
         "with": "what 1 − cosine is compared with over photos; a loss is 1 − the measure",
@@ -179,6 +184,8 @@ DEFINITIONS: dict[str, dict[str, str]] = {
     | {
         "alexnet_error": "AlexNet's, the mean over severities, where it is published",
         "relative_error": "error divided by AlexNet's",
+        "relative_low": "lower end of its 95 % interval over photos",
+        "relative_high": "upper end of its 95 % interval over photos",
         "shift": "mean over photos of 1 − cosine",
     }
     | COUNT,

@@ -6,7 +6,8 @@ import numpy as np
 import pandas as pd
 from scipy.stats import spearmanr
 
-from clipshift.results.intervals import spearman_interval
+from clipshift.results.intervals import mean_interval, spearman_interval
+from clipshift.results.table import Shift, by_photo
 
 ALEXNET_ERROR = {
     "gaussian_noise": 0.886428,
@@ -66,11 +67,12 @@ def corruption_errors(summary: pd.DataFrame, corruptions: Sequence[str]) -> pd.D
 
     Returns:
         One row per corruption and severity: top-1 ``error`` with its 95 % interval, AlexNet's mean
-        ``alexnet_error`` under the corruption, ``relative_error``, the one by the other, and
-        ``shift``, the mean of 1 − cosine. Empty without zero-shot accuracies.
+        ``alexnet_error`` under the corruption, ``relative_error``, the one by the other, with its
+        interval (``relative_low``, ``relative_high``), AlexNet's being given, and ``shift``, the
+        mean of 1 − cosine. Empty without zero-shot accuracies.
     """
     names = ["augmentation", "severity", "error", "ci_low", "ci_high", "alexnet_error",
-             "relative_error", "shift", "n"]  # fmt: skip
+             "relative_error", "relative_low", "relative_high", "shift", "n"]  # fmt: skip
     stored = summary[summary["augmentation"].isin(corruptions)]
     by_measure = stored.set_index(["augmentation", "severity"]).groupby("measure")
     if "zero_shot_top1" not in by_measure.groups:
@@ -83,7 +85,9 @@ def corruption_errors(summary: pd.DataFrame, corruptions: Sequence[str]) -> pd.D
         table["shift"] = 1 - by_measure.get_group("cosine_similarity")["mean"]
     table = table.reset_index()
     table["alexnet_error"] = table["augmentation"].map(ALEXNET_ERROR)
-    table["relative_error"] = table["error"] / table["alexnet_error"]
+    ends = {"relative_error": "error", "relative_low": "ci_low", "relative_high": "ci_high"}
+    for name, of in ends.items():
+        table[name] = table[of] / table["alexnet_error"]
     return table.reindex(columns=names)
 
 
@@ -104,29 +108,70 @@ def errors_by_corruption(table: pd.DataFrame) -> pd.DataFrame:
     return means.sort_values("error", ascending=False, kind="stable").reset_index()
 
 
-def shift_and_error(table: pd.DataFrame) -> dict[str, float | None]:
+def corruption_error_interval(shift: Shift, seed: int) -> tuple[float, float]:
+    r"""The 95 % interval of the mean corruption error over photos.
+
+    All photos are seen under all corruptions, and AlexNet's errors are given. So the mean
+    corruption error is a mean over photos, with `mean_interval`, of
+
+    .. math::
+        \psi_i = \frac{1}{15} \sum_c \frac{1}{5} \sum_s e_{i,s,c} \Big/ E^{\mathrm{AlexNet}}_c
+
+    with the error e of photo i, 0 or 1. Where one has no value, it counts as the mean of the
+    others.
+
+    Args:
+        shift: From `clipshift.results.shift_table`, or its file, with ``zero_shot_top1`` under all
+            corruptions and severities.
+        seed: Seed of the resampling.
+    """
+    errors = 1 - by_photo(shift, "zero_shot_top1")
+    named = [(name, severity) for name in ALEXNET_ERROR for severity in SEVERITIES]
+    errors = errors[named].dropna(how="all")
+    relative = errors.fillna(errors.mean()) / [ALEXNET_ERROR[name] for name, _ in named]
+    low, high = mean_interval(relative.mean(axis=1).to_numpy(), seed)
+    return max(float(low), 0.0), float(high)
+
+
+def shift_and_error(table: pd.DataFrame, shift: Shift, seed: int) -> dict[str, float | None]:
     """What follows from the errors under stored corruptions.
 
     Args:
         table: From `corruption_errors`.
+        shift: From `clipshift.results.shift_table`, or its file.
+        seed: Seed of the resampling.
 
     Returns:
-        ``mce``, see `mean_corruption_error`; and ``rho``, Spearman's rank correlation of ``error``
-        and ``shift`` over corruptions and severities, with its 95 % interval (``ci_low``,
-        ``ci_high``) as if these were drawn at random. None where it cannot be said.
+        ``mce``, see `mean_corruption_error`, with its 95 % interval over photos (``mce_low``,
+        ``mce_high``). ``rho``: Spearman's rank correlation of ``error`` and ``shift`` over ``n``
+        corruptions, of their means over severities, with its 95 % interval (``ci_low``,
+        ``ci_high``) as if the corruptions were drawn at random. ``rho_within``: that over the
+        severities of one corruption, the mean over the ``n_within`` that have at least three. None
+        where it cannot be said.
     """
     errors = {
         str(name): list(rows.loc[rows["severity"].isin(SEVERITIES), "error"])
         for name, rows in table.groupby("augmentation")
     }
-    found = {
-        "mce": mean_corruption_error(errors),
-        "rho": np.nan,
-        "ci_low": np.nan,
-        "ci_high": np.nan,
-    }
-    pairs = table[["error", "shift"]].dropna()
-    if len(pairs) > 3 and (pairs.nunique() > 1).all():
-        found["rho"] = float(spearmanr(pairs["error"], pairs["shift"])[0])
-        found["ci_low"], found["ci_high"] = spearman_interval(found["rho"], len(pairs))
-    return {name: None if np.isnan(value) else value for name, value in found.items()}
+    found = {"mce": mean_corruption_error(errors)}
+    known = not np.isnan(found["mce"])
+    ends = corruption_error_interval(shift, seed) if known else (np.nan, np.nan)
+    found["mce_low"], found["mce_high"] = ends
+    means = errors_by_corruption(table)
+    found["rho"], count = _correlation(means)
+    found["ci_low"], found["ci_high"] = (
+        (np.nan, np.nan) if np.isnan(found["rho"]) else spearman_interval(found["rho"], count)
+    )
+    steps = [_correlation(rows, least=3)[0] for _, rows in table.groupby("augmentation")]
+    steps = [rho for rho in steps if not np.isnan(rho)]
+    found["rho_within"] = float(np.mean(steps)) if steps else np.nan
+    numbers = {name: None if np.isnan(value) else value for name, value in found.items()}
+    return numbers | {"n": count, "n_within": len(steps)}
+
+
+def _correlation(rows: pd.DataFrame, least: int = 4) -> tuple[float, int]:
+    """Spearman's ρ of error and shift, NaN where it cannot be said, and over how many rows."""
+    pairs = rows[["error", "shift"]].dropna()
+    if len(pairs) < least or not (pairs.nunique() > 1).all():
+        return np.nan, len(pairs)
+    return float(spearmanr(pairs["error"], pairs["shift"])[0]), len(pairs)

@@ -92,6 +92,16 @@ class Versions(TypedDict):
 
 
 @with_config(KNOWN)
+class MatchingFacts(TypedDict):
+    """What strengths at severity ``matched`` were matched by, and how the shift follows it."""
+
+    distortion: Name
+    target: float
+    photos: Count
+    elasticity: dict[Name, float]
+
+
+@with_config(KNOWN)
 class RunFacts(TypedDict):
     """``run.json``: provenance, and what is true of the run as a whole."""
 
@@ -121,6 +131,7 @@ class RunFacts(TypedDict):
     distortion: dict[Name, dict[str, dict[str, float]]]
     intraclass_correlation: float | None
     paper_and_matched: NotRequired[dict[Literal["tau", "ci_low", "ci_high"], float | None]]
+    matching: NotRequired[MatchingFacts]
     corruption_error: NotRequired[dict[str, float | None]]
     sha256: dict[Name, Sha256]
 

@@ -52,6 +52,32 @@ class Studentized:
             self.mean[columns], self.error[columns], self.count[columns], self.t[:, columns]
         )
 
+    def widened(self, other: "Studentized") -> "Studentized":
+        r"""The same means, with what the choice of another sample leaves open of them as well.
+
+        The means are sums over two independent samples, the other one's being 0: standard errors
+        add in quadrature, t* is :math:`(s_1 t_1^* + s_2 t_2^*) / \sqrt{s_1^2 + s_2^2}`, and the
+        degrees of freedom are Welch's. Source: Behrens, "Ein Beitrag zur Fehlerberechnung bei
+        wenigen Beobachtungen", 1929; Welch, "The generalization of 'Student's' problem when several
+        different population variances are involved", 1947.
+
+        Args:
+            other: Of the other sample, made with the same seed: its resamples are taken in reverse
+                order, so that no two are drawn from the same random numbers.
+        """
+        with np.errstate(invalid="ignore", divide="ignore"):
+            error = np.hypot(self.error, other.error)
+            t = (self.t * self.error + other.t[::-1] * other.error) / error
+            each = self.error**4 / (self.count - 1) + other.error**4 / (other.count - 1)
+            count = 1 + error**4 / each
+        both = other.error > 0
+        return Studentized(
+            self.mean,
+            np.where(both, error, self.error),
+            np.where(both, count, self.count),
+            np.where(both, t, self.t),
+        )
+
     @property
     def student(self) -> np.ndarray:
         """Student's quantiles of a two-sided 95 % interval, (C,)."""
@@ -363,6 +389,43 @@ def ratio_values(top: np.ndarray, bottom: np.ndarray) -> np.ndarray:
     with np.errstate(invalid="ignore", divide="ignore"):
         ratio = top.mean() / bottom.mean()
         return np.asarray(ratio + (top - ratio * bottom) / bottom.mean())
+
+
+def stratum_values(values: np.ndarray, strata: np.ndarray) -> np.ndarray:
+    r"""A mean over two strata of fixed shares as a mean over photos.
+
+    .. math::
+        \psi_i = \bar y + c_h (y_i - \bar y_h), \quad
+        c_h^2 = \frac{n_h}{n_h - 1} \cdot \frac{N - 1}{N}
+
+    with the mean :math:`\bar y_h` of photo i's stratum of :math:`n_h` photos: the mean of
+    :math:`\psi` is :math:`\bar y`, and its variation that of the :math:`\bar y_h` in their shares
+    alone, as the number of photos in each stratum is not left to chance. Source: Cochran, "Sampling
+    techniques", 1977, section 5.
+
+    Args:
+        values: Of N photos; NaN values are left out.
+        strata: Which photos are in the second stratum, bool, shape (N,).
+
+    Returns:
+        Shape (N,): the values as they are where a stratum has a single photo, of which nobody knows
+        how it would vary.
+
+    Example:
+        >>> values = np.array([0.0, 0.0, 0.0, 4.0, 6.0])
+        >>> stratum_values(values, np.array([False, False, False, True, True])).round(3)
+        array([2.   , 2.   , 2.   , 0.735, 3.265])
+    """
+    known = ~np.isnan(values)
+    parts = [part for part in (strata & known, ~strata & known) if part.any()]
+    sizes = [part.sum() for part in parts]
+    if 1 in sizes:
+        return values
+    made = values.copy()
+    for part, size in zip(parts, sizes, strict=True):
+        scale = np.sqrt(size / (size - 1) * (known.sum() - 1) / known.sum())
+        made[part] = values[known].mean() + scale * (values[part] - values[part].mean())
+    return made
 
 
 def cosine_values(both: np.ndarray, first: np.ndarray, second: np.ndarray) -> np.ndarray:

@@ -12,7 +12,7 @@ CLEAN = "clean"
 
 ROWS = ("digests", "stored", "distances", "layers", "outliers")
 """What is kept in one array, with a row for each photo."""
-KEPT = ("gallery", "views", "gazes", "heads", "tokens", "nearest", "floor")
+KEPT = ("gallery", "views", "gazes", "heads", "tokens", "nearest", "floor", "weaker")
 """What is kept of chosen photos: each a `Kept`."""
 Kept = dict[str, dict[int, np.ndarray]]
 """Arrays of chosen photos, by view and by the photo's index."""
@@ -46,6 +46,8 @@ class Measured:
             first, each (K, 2); where there are classes.
         floor: Of the first photos by how much the cosine with the clean view is another in float32,
             by variant; of runs in half precision.
+        weaker: Of some photos the shift and distortion at matched severity and below, by variant,
+            see `clipshift.evaluate.elasticity`.
         skipped: Photos that could not be read.
         seconds: Wall time by stage.
     """
@@ -65,6 +67,7 @@ class Measured:
     tokens: Kept = field(default_factory=dict)
     nearest: Kept = field(default_factory=dict)
     floor: Kept = field(default_factory=dict)
+    weaker: Kept = field(default_factory=dict)
     skipped: list[Skipped] = field(default_factory=list)
     seconds: dict[str, float] = field(default_factory=dict)
 

@@ -9,6 +9,7 @@ from scipy.stats import kendalltau, spearmanr
 
 from clipshift.measure import Facts
 from clipshift.results.intervals import Studentized, holm, spearman_interval, studentize
+from clipshift.results.matching import UNMATCHED, Matching
 from clipshift.results.table import Shift, by_photo, labels_of
 
 
@@ -56,7 +57,7 @@ def told_apart(differences: Studentized) -> np.ndarray:
     return (low > 0).astype(int) - (high < 0)
 
 
-def rank_augmentations(shift: Shift, seed: int) -> pd.DataFrame:
+def rank_augmentations(shift: Shift, seed: int, matching: Matching = UNMATCHED) -> pd.DataFrame:
     """Augmentations from the largest mean shift to the smallest, at each severity.
 
     An augmentation's rank is at least 1 + the number of those that are significantly above it, and
@@ -74,6 +75,7 @@ def rank_augmentations(shift: Shift, seed: int) -> pd.DataFrame:
     Args:
         shift: From `clipshift.results.shift_table`, or its file, with ``cosine_similarity``.
         seed: Seed of the resampling.
+        matching: What intervals at severity ``matched`` hold as well.
 
     Returns:
         One row per (severity, augmentation): ``shift`` (mean 1 − cosine) with ``ci_low`` and
@@ -81,7 +83,9 @@ def rank_augmentations(shift: Shift, seed: int) -> pd.DataFrame:
         the next in the ranking with ``difference_low`` and ``difference_high`` (NaN for the last),
         of intervals that hold for all pairs at once, as neighbours are chosen by their means;
         ``different``, whether that interval excludes zero; and ``n``, the number of photos with a
-        value. Intervals of shifts are `mean_interval`.
+        value; ``distortion`` with ``distortion_low`` and ``distortion_high``, which are NaN here
+        (`clipshift.evaluate.tables.with_distortion`). Intervals of shifts are `mean_interval`, with
+        what ``matching`` adds, as to those of differences.
     """
     tables = []
     for severity in by_photo(shift, "cosine_similarity").columns.unique("severity"):
@@ -92,7 +96,10 @@ def rank_augmentations(shift: Shift, seed: int) -> pd.DataFrame:
         if not size:
             continue
         positions = pairs_of(size)
-        made = studentize(matrix.to_numpy(), seed, with_differences)
+        variants = [(name, severity) for name in means.index]
+        values = matching.stratified(matrix.to_numpy(), variants)
+        made = studentize(values, seed, with_differences)
+        made = matching.widened(made, means.to_numpy(), variants, seed, with_differences)
         low, high = np.clip(made[:size].interval(), 0, 2)
         differences = made[size:]
         ranks = rank_intervals(size, positions, told_apart(differences))
@@ -117,6 +124,7 @@ def rank_augmentations(shift: Shift, seed: int) -> pd.DataFrame:
                     "difference_high": gap_high,
                     "different": (gap_low > 0) | (gap_high < 0),
                     "n": matrix.count().to_numpy(),
+                    **dict.fromkeys(("distortion", "distortion_low", "distortion_high"), np.nan),
                 }
             )
         )
@@ -146,7 +154,7 @@ def rank_intervals(
 
 
 def ranking_agreement(
-    shift: Shift, severities: tuple[str, str], seed: int
+    shift: Shift, severities: tuple[str, str], seed: int, matching: Matching = UNMATCHED
 ) -> tuple[float, float, float]:
     """Kendall's τ between the rankings at two severities, with an interval.
 
@@ -160,20 +168,26 @@ def ranking_agreement(
         shift: From `clipshift.results.shift_table`, or its file.
         severities: The two.
         seed: Seed of the resampling.
+        matching: What intervals at severity ``matched`` hold as well.
 
     Returns:
         τ in [−1, 1], and the interval's ends; NaN for fewer than two augmentations.
     """
     first, second = (shift_matrix(shift, severity) for severity in severities)
     names = [name for name in first if name in second]
-    both = [
-        with_differences(matrix[names].to_numpy())[:, len(names) :] for matrix in (first, second)
-    ]
-    pairs = both[0].shape[1]
+    pairs = len(pairs_of(len(names)))
     if not pairs:
         return np.nan, np.nan, np.nan
+    variants = [(name, severity) for severity in severities for name in names]
+    values = np.hstack([first[names].to_numpy(), second[names].to_numpy()])
+
+    def differences(rows: np.ndarray) -> np.ndarray:
+        return np.hstack([with_differences(of)[:, len(names) :] for of in np.hsplit(rows, 2)])
+
+    made = studentize(matching.stratified(values, variants), seed, differences)
+    made = matching.widened(made, np.nanmean(values, axis=0), variants, seed, differences)
     tau = kendalltau(first[names].mean(), second[names].mean()).statistic
-    signs = told_apart(studentize(np.hstack(both), seed))
+    signs = told_apart(made)
     order = signs[:pairs] * signs[pairs:]
     told, open_pairs = order.sum(), (order == 0).sum()
     low, high = (told - open_pairs) / pairs, (told + open_pairs) / pairs

@@ -154,6 +154,13 @@ class Run:
         }
 
     @property
+    def matched_by(self) -> str | None:
+        """The measure of distortion that severity ``matched`` is at, where the run has both."""
+        name: str | None = self.facts.get("matching", {}).get("distortion")
+        known = name in self.columns and len(self.ranking) > 0
+        return name if known and self.ranking["distortion"].notna().any() else None
+
+    @property
     def agreement(self) -> tuple[float, float, float] | None:
         """Kendall's τ between the rankings at the paper's and at matched severities.
 
@@ -325,6 +332,7 @@ def _check_names(
         ("run.json", "aug", facts["config"]["aug"]),
         ("run.json", "augmentation", facts["distortion"]),
         ("run.json", "augmentation", facts["floor"]),
+        ("run.json", "aug", facts.get("matching", {}).get("elasticity", ())),
         *(
             (f"{name}.csv", column, table[column].dropna())
             for name, table in tables.items()

@@ -10,13 +10,21 @@ from clipshift.augment import Variant
 from clipshift.data import Photo
 from clipshift.measure import Facts
 from clipshift.results.columns import ShiftFile
-from clipshift.results.intervals import mean_interval, relative_shift_values, share_interval
+from clipshift.results.intervals import (
+    mean_interval,
+    relative_shift_values,
+    share_interval,
+    studentize,
+)
+from clipshift.results.matching import UNMATCHED, Matching
 from clipshift.results.measured import Measured
 
 KEYS = ["photo", "label", "augmentation", "severity"]
 AT_ONCE = 27
 """So many columns are resampled at once, three measures under nine augmentations: more would take
 more memory, and fewer draw the resamples more often."""
+SHIFTS = {"cosine_similarity": 1.0, "relative_shift": 0.0}
+"""The measures that are the shift, and their values of no change."""
 Shift: TypeAlias = pd.DataFrame | ShiftFile
 """A table of `shift_table`, or the file that holds it, of which a column is read at a time."""
 
@@ -78,7 +86,9 @@ def labels_of(shift: Shift) -> pd.Series:
     return shift.drop_duplicates("photo").set_index("photo")["label"].sort_index()
 
 
-def summarize(shift: Shift, columns: Mapping[str, Facts], seed: int) -> pd.DataFrame:
+def summarize(
+    shift: Shift, columns: Mapping[str, Facts], seed: int, matching: Matching = UNMATCHED
+) -> pd.DataFrame:
     """Means over photos with 95 % intervals of the measure's kind.
 
     Shares have `share_interval`, all others `mean_interval`, cut off at the measure's range; that
@@ -89,6 +99,7 @@ def summarize(shift: Shift, columns: Mapping[str, Facts], seed: int) -> pd.DataF
         columns: What the measured columns are. Those of which more is neither better nor worse, as
             a photo's brightness, are no measures.
         seed: Seed of the resampling.
+        matching: What intervals of `SHIFTS` at severity ``matched`` hold as well.
 
     Returns:
         One row per (augmentation, severity, measure): ``mean``, ``std`` (of a photo, N − 1),
@@ -96,12 +107,21 @@ def summarize(shift: Shift, columns: Mapping[str, Facts], seed: int) -> pd.DataF
     """
     measures = [name for name in shift if name in columns and columns[name].better]
     resampled = [name for name in measures if not columns[name].is_share]
-    shape = by_photo(shift, resampled[0]).shape if resampled else (0, 1)
+    shape, variants = (0, 1), []
+    if resampled:
+        first = by_photo(shift, resampled[0])
+        shape, variants = first.shape, list(first.columns)
     step = max(1, AT_ONCE // shape[1])
     ends: dict[str, np.ndarray] = {}
     for chosen in (resampled[start : start + step] for start in range(0, len(resampled), step)):
-        made = mean_interval(_influences(shift, chosen, shape), seed)
-        ends |= dict(zip(chosen, np.split(np.stack(made), len(chosen), axis=1), strict=True))
+        every = [variant for _ in chosen for variant in variants]
+        values = matching.stratified(_influences(shift, chosen, shape), every)
+        made = studentize(values, seed)
+        of_shifts = np.repeat([name in SHIFTS for name in chosen], len(variants))
+        unchanged = np.repeat([SHIFTS.get(name, 0.0) for name in chosen], len(variants))
+        moved = np.where(of_shifts, made.mean - unchanged, 0)
+        low_high = matching.widened(made, moved, every, seed).interval()
+        ends |= dict(zip(chosen, np.split(np.stack(low_high), len(chosen), axis=1), strict=True))
     parts = []
     for name in measures:
         values = by_photo(shift, name)

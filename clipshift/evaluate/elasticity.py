@@ -1,0 +1,93 @@
+"""How fast the shift grows with the distortion, around the strength where that was matched."""
+
+from collections.abc import Callable, Mapping
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from clipshift.augment import MATCHED, Flip, Variant, augment
+from clipshift.augment.keyed import Draws
+from clipshift.augment.matching import Distortion
+from clipshift.measure.functional import cosine_similarity
+from clipshift.results import CLEAN, Measured
+
+ELASTICITY_PHOTOS = 32
+"""Of so many photos at random the shift is measured at a weaker strength as well."""
+WEAKER = 0.8
+"""That strength, as a share of the matched one."""
+
+
+def around_match(
+    encode: Callable[[Tensor], Tensor],
+    distortion: Distortion,
+    variants: Mapping[str, Variant],
+    clean: Tensor,
+    embeddings: Mapping[str, Tensor],
+    draws: Mapping[str, Draws],
+) -> Tensor:
+    """Shift and distortion at matched severity, and at a weaker strength.
+
+    Args:
+        encode: Gives the embeddings of views.
+        distortion: What strengths were matched by.
+        variants: The run's K variants, by view name.
+        clean: Clean views of B photos.
+        embeddings: Of these, and of the photos' views under the variants, by view name.
+        draws: The photos' draws, by augmentation.
+
+    Returns:
+        Shift, distortion, shift at the weaker strength, distortion at it: float64, shape
+        (K, B, 4), NaN at other severities.
+    """
+    matched = {name: v for name, v in variants.items() if v.severity == MATCHED}
+    views = [
+        augment(v.augmentation, clean, draws[v.name], WEAKER * v.strength) for v in matched.values()
+    ]
+    weaker = dict(zip(matched, encode(torch.cat(views)).split(len(clean)), strict=True))
+    found = torch.full(
+        (len(variants), len(clean), 4), torch.nan, dtype=torch.double, device=clean.device
+    )
+    for place, (name, v) in enumerate(variants.items()):
+        pairs = [(embeddings[name], 1.0), (weaker[name], WEAKER)] if name in matched else []
+        for column, (embedding, factor) in enumerate(pairs):
+            found[place, :, 2 * column] = 1 - cosine_similarity(embedding, embeddings[CLEAN])
+            found[place, :, 2 * column + 1] = distortion(
+                v.augmentation, clean, draws[v.name], factor * v.strength
+            )
+    return found
+
+
+def elasticities(
+    measured: Measured, variants: Mapping[str, Variant], undistorted: float
+) -> dict[str, float]:
+    r"""By how many per cent the mean shift grows where the mean distortion grows by one.
+
+    .. math::
+        \eta = \ln \frac{m'}{m} \Big/ \ln \frac{\bar x' - x_0}{\bar x - x_0}
+
+    with the mean shift m and distortion :math:`\bar x` at the matched strength, and those at the
+    weaker one.
+
+    Args:
+        measured: What was measured, with `around_match`.
+        variants: The run's variants, by view name.
+        undistorted: :math:`x_0`, the distortion of a clean view.
+
+    Returns:
+        By augmentation. 1 for flip, whose strength is a share of the photos, so that both are
+        proportional to it; and where the logarithms do not exist, as of shifts of 0.
+    """
+    found = {}
+    for name, by_photo in measured.weaker.items():
+        variant = variants[name]
+        if variant.severity != MATCHED:
+            continue
+        rows = np.array([by_photo[index] for index in sorted(by_photo)])
+        known = rows[np.isfinite(rows).all(axis=1)] - [0, undistorted] * 2
+        shift, distortion, weaker_shift, weaker_distortion = known.sum(axis=0)
+        with np.errstate(all="ignore"):
+            growth = np.log(weaker_shift / shift) / np.log(weaker_distortion / distortion)
+        proportional = isinstance(variant.augmentation, Flip) or not np.isfinite(growth)
+        found[variant.name] = 1.0 if proportional else float(growth)
+    return found
