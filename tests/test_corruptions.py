@@ -212,7 +212,7 @@ def test_a_report_shows_stored_corruptions_as_generated_ones(
     said = capsys.readouterr().out
     assert "No mean corruption error (mCE)" in said
     assert "of which 0 are here" in said
-    remake_report(tmp_path)
+    remake_report(tmp_path, fetch=False)
     page = (tmp_path / "report.html").read_text()
     assert "Errors under stored corruptions" in page
     assert (tmp_path / "figures" / "corruption_error.svg").is_file()
