@@ -92,6 +92,16 @@ class Versions(TypedDict):
 
 
 @with_config(KNOWN)
+class ResampledFacts(TypedDict):
+    """What intervals take as drawn at random."""
+
+    unit: Literal["photos", "classes"]
+    units: Count
+    alone: Count
+    design_effect: float | None
+
+
+@with_config(KNOWN)
 class RunFacts(TypedDict):
     """``run.json``: provenance, and what is true of the run as a whole."""
 
@@ -120,6 +130,7 @@ class RunFacts(TypedDict):
     gallery: Count
     distortion: dict[Name, dict[str, dict[str, float]]]
     intraclass_correlation: float | None
+    resampled: NotRequired[ResampledFacts]
     paper_and_matched: NotRequired[dict[Literal["tau", "ci_low", "ci_high"], float | None]]
     corruption_error: NotRequired[dict[str, float | None]]
     sha256: dict[Name, Sha256]

@@ -56,7 +56,7 @@ def told_apart(differences: Studentized) -> np.ndarray:
     return (low > 0).astype(int) - (high < 0)
 
 
-def rank_augmentations(shift: Shift, seed: int) -> pd.DataFrame:
+def rank_augmentations(shift: Shift, seed: int, groups: np.ndarray | None = None) -> pd.DataFrame:
     """Augmentations from the largest mean shift to the smallest, at each severity.
 
     An augmentation's rank is at least 1 + the number of those that are significantly above it, and
@@ -74,6 +74,8 @@ def rank_augmentations(shift: Shift, seed: int) -> pd.DataFrame:
     Args:
         shift: From `clipshift.results.shift_table`, or its file, with ``cosine_similarity``.
         seed: Seed of the resampling.
+        groups: The group of each photo, which is resampled whole, integers, photos in the order of
+            ids; None where photos are independent.
 
     Returns:
         One row per (severity, augmentation): ``shift`` (mean 1 − cosine) with ``ci_low`` and
@@ -92,7 +94,7 @@ def rank_augmentations(shift: Shift, seed: int) -> pd.DataFrame:
         if not size:
             continue
         positions = pairs_of(size)
-        made = studentize(matrix.to_numpy(), seed, with_differences)
+        made = studentize(matrix.to_numpy(), seed, with_differences, groups)
         low, high = np.clip(made[:size].interval(), 0, 2)
         differences = made[size:]
         ranks = rank_intervals(size, positions, told_apart(differences))
@@ -146,7 +148,7 @@ def rank_intervals(
 
 
 def ranking_agreement(
-    shift: Shift, severities: tuple[str, str], seed: int
+    shift: Shift, severities: tuple[str, str], seed: int, groups: np.ndarray | None = None
 ) -> tuple[float, float, float]:
     """Kendall's τ between the rankings at two severities, with an interval.
 
@@ -160,6 +162,8 @@ def ranking_agreement(
         shift: From `clipshift.results.shift_table`, or its file.
         severities: The two.
         seed: Seed of the resampling.
+        groups: The group of each photo, which is resampled whole, integers, photos in the order of
+            ids; None where photos are independent.
 
     Returns:
         τ in [−1, 1], and the interval's ends; NaN for fewer than two augmentations.
@@ -173,7 +177,7 @@ def ranking_agreement(
     if not pairs:
         return np.nan, np.nan, np.nan
     tau = kendalltau(first[names].mean(), second[names].mean()).statistic
-    signs = told_apart(studentize(np.hstack(both), seed))
+    signs = told_apart(studentize(np.hstack(both), seed, groups=groups))
     order = signs[:pairs] * signs[pairs:]
     told, open_pairs = order.sum(), (order == 0).sum()
     low, high = (told - open_pairs) / pairs, (told + open_pairs) / pairs

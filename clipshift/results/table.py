@@ -78,7 +78,9 @@ def labels_of(shift: Shift) -> pd.Series:
     return shift.drop_duplicates("photo").set_index("photo")["label"].sort_index()
 
 
-def summarize(shift: Shift, columns: Mapping[str, Facts], seed: int) -> pd.DataFrame:
+def summarize(
+    shift: Shift, columns: Mapping[str, Facts], seed: int, groups: np.ndarray | None = None
+) -> pd.DataFrame:
     """Means over photos with 95 % intervals of the measure's kind.
 
     Shares have `share_interval`, all others `mean_interval`, cut off at the measure's range; that
@@ -89,6 +91,8 @@ def summarize(shift: Shift, columns: Mapping[str, Facts], seed: int) -> pd.DataF
         columns: What the measured columns are. Those of which more is neither better nor worse, as
             a photo's brightness, are no measures.
         seed: Seed of the resampling.
+        groups: The group of each photo, which is resampled whole, integers, photos in the order of
+            ids; None where photos are independent.
 
     Returns:
         One row per (augmentation, severity, measure): ``mean``, ``std`` (of a photo, N − 1),
@@ -100,13 +104,13 @@ def summarize(shift: Shift, columns: Mapping[str, Facts], seed: int) -> pd.DataF
     step = max(1, AT_ONCE // shape[1])
     ends: dict[str, np.ndarray] = {}
     for chosen in (resampled[start : start + step] for start in range(0, len(resampled), step)):
-        made = mean_interval(_influences(shift, chosen, shape), seed)
+        made = mean_interval(_influences(shift, chosen, shape), seed, groups)
         ends |= dict(zip(chosen, np.split(np.stack(made), len(chosen), axis=1), strict=True))
     parts = []
     for name in measures:
         values = by_photo(shift, name)
         if columns[name].is_share:
-            shares = [share_interval(column.dropna().to_numpy()) for _, column in values.items()]
+            shares = [_share_interval(column.to_numpy(), groups) for _, column in values.items()]
             ends[name] = np.transpose(shares)
         low, high = np.clip(ends[name], columns[name].low, columns[name].high)
         parts.append(
@@ -123,6 +127,11 @@ def summarize(shift: Shift, columns: Mapping[str, Facts], seed: int) -> pd.DataF
     if not parts:
         return pd.DataFrame(columns=names)
     return pd.concat(parts).sort_index(kind="stable", ignore_index=True)
+
+
+def _share_interval(values: np.ndarray, groups: np.ndarray | None) -> tuple[float, float]:
+    known = ~np.isnan(values)
+    return share_interval(values[known], None if groups is None else groups[known])
 
 
 def _influences(shift: Shift, measures: Sequence[str], shape: tuple[int, int]) -> np.ndarray:
@@ -145,7 +154,11 @@ def _influence(shift: Shift, measure: str) -> np.ndarray:
 
 
 def distance_tables(
-    measured: Measured, photos: Sequence[Photo], names: Sequence[str], seed: int
+    measured: Measured,
+    photos: Sequence[Photo],
+    names: Sequence[str],
+    seed: int,
+    groups: np.ndarray | None = None,
 ) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
     """Mean distances between the views of one photo under every two variants, and their intervals.
 
@@ -154,6 +167,8 @@ def distance_tables(
         photos: The run's photos.
         names: View names of the K variants.
         seed: Seed of the resampling.
+        groups: The group of each photo, which is resampled whole, integers, photos in the order of
+            ids; None where photos are independent.
 
     Returns:
         The means and the ends of their 95 % intervals (`mean_interval`), low and high, each K × K
@@ -172,7 +187,7 @@ def distance_tables(
         )
 
     means = np.nanmean(values, axis=0, dtype=float) if len(order) else np.full(pairs, np.nan)
-    low, high = np.clip(mean_interval(values, seed), 0, 2)
+    low, high = np.clip(mean_interval(values, seed, groups), 0, 2)
     return table(means), table(low), table(high)
 
 
