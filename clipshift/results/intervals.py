@@ -539,8 +539,8 @@ def design_effect(correlation: float, labels: Sequence[str | None]) -> float:
         labels: Of N photos; a photo without one counts as the only one of its label.
 
     Example:
-        >>> design_effect(0.3, ["cat"] * 10 + ["dog"] * 10)
-        3.7
+        >>> design_effect(0.5, ["cat"] * 10 + ["dog"] * 10)
+        5.5
     """
     sizes = np.bincount(label_groups(labels))
     return float(1 + (np.square(sizes).sum() / sizes.sum() - 1) * correlation)
