@@ -66,6 +66,31 @@ def of_p(draw: Draw, truth: float, level: float) -> Coverage:
     return coverage
 
 
+def of_classes(icc: float, resample: bool) -> Coverage:
+    """Of the mean of n classes of ten photos each, over classes or over photos."""
+
+    def coverage(rng: Rng, n: int) -> float:
+        groups = np.repeat(np.arange(n), 10)
+        alike = np.repeat(rng.normal(size=(n, SAMPLES)), 10, axis=0)
+        values = np.sqrt(icc) * alike + np.sqrt(1 - icc) * rng.normal(size=alike.shape)
+        return covers(mean_interval(values, n, groups if resample else None), 0)
+
+    return coverage
+
+
+def of_shares_of_classes(share: float, icc: float) -> Coverage:
+    """Of a share over n classes of ten photos each."""
+
+    def coverage(rng: Rng, n: int) -> float:
+        groups = np.repeat(np.arange(n), 10)
+        chance = rng.beta(share * (1 / icc - 1), (1 - share) * (1 / icc - 1), (SAMPLES, n, 1))
+        hits = (rng.random((SAMPLES, n, 10)) < chance).reshape(SAMPLES, -1)
+        ends = np.array([share_interval(values, groups) for values in hits])
+        return covers((ends[:, 0], ends[:, 1]), share)
+
+    return coverage
+
+
 def lognormal(sigma: float) -> tuple[Draw, float]:
     """Skewed shifts: most photos move little, a few far."""
     return lambda rng, size: rng.lognormal(0, sigma, size), float(np.exp(sigma**2 / 2))
@@ -351,6 +376,13 @@ def populations(run: str | None) -> Iterator[tuple[str, str, Coverage]]:
             shift = 1 - rows["cosine_similarity"].to_numpy()
             draw = lambda rng, size, shift=shift: rng.choice(shift, size)  # noqa: E731
             yield "mean", f"1 − cosine under `{name}`", of_means(draw, shift.mean())
+    for icc in (0.3, 0.0):
+        told = f"n classes of ten, ICC {icc}"
+        yield "mean, over classes", told, of_classes(icc, resample=True)
+        yield "mean, over photos", told, of_classes(icc, resample=False)
+    for share in (0.1, 0.5):
+        told = f"{share:.0%}, n classes of ten, ICC 0.3"
+        yield "share, over classes", told, of_shares_of_classes(share, 0.3)
     for share in (0.02, 0.1, 0.5, 0.9, 0.98):
         yield "share", f"{share:.0%}", of_shares(share)
     for cone in (0, 3):

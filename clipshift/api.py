@@ -5,6 +5,7 @@ import json
 import os
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -154,6 +155,7 @@ def measure_shift(
     prompts: str | Sequence[str] = "auto",
     layers: bool = False,
     sample: int | None = None,
+    resample: str = "auto",
     resize: str = "squash",
     precision: str = "fp32",
     seed: int = 0,
@@ -185,6 +187,8 @@ def measure_shift(
         prompts: A choice of ``prompts``, or templates with ``{}`` for the class.
         layers: Whether to measure the shift of every layer.
         sample: Only so many photos at random, the same for every seed.
+        resample: What intervals take as drawn at random: ``photos``, ``classes``, or ``auto``:
+            classes where photos of one class shift alike.
         resize: How photos become views: see ``data.resize``.
         precision: The encoder's: ``fp32``, ``bf16``, ``fp16``; ``auto`` is ``bf16`` where the
             hardware computes in it, or else ``fp32``.
@@ -207,6 +211,7 @@ def measure_shift(
         "metric": measures,
         "prompts" if isinstance(prompts, str) else "prompts.templates": prompts,
         "layers": layers,
+        "resample": resample,
         "precision": precision,
         "seed": seed,
         "data.resize": resize,
@@ -263,7 +268,7 @@ def measure_shift(
         run = carry_out(cfg, evaluation, records, target, facts, progress=progress)
         records.remove()
     assert run is not None  # there is one process
-    return Result(run, evaluation.views(), temporary)
+    return Result(run, replace(evaluation, photos=found).views(), temporary)
 
 
 def load_run(folder: str | Path, fetch: bool = False) -> Result:

@@ -18,9 +18,10 @@ from torchvision.transforms import v2
 import clipshift
 from clipshift.cli.command import compose_config
 from clipshift.cli.evaluate import evaluate
-from clipshift.data import ViewDataset, photos_of
+from clipshift.data import ViewDataset, decode, photos_of, sample
 from clipshift.errors import UserError
-from clipshift.results import ShiftFile
+from clipshift.report.run import run_notes
+from clipshift.results import ShiftFile, mean_interval
 
 NAMES = {"cat": ["chelsea.png"], "sky": ["moon.png", "rocket.jpg"]}
 FAST = {"measures": ["cosine_similarity", "ssim"], "prompts": "none", "progress": False}
@@ -131,6 +132,54 @@ def test_the_classes_are_those_of_all_photos_whatever_the_sample(
     drawn = clipshift.measure_shift(folder, hub_folder, "flip", sample=1, **options)
     assert drawn.shift["photo"].nunique() == 1
     assert drawn.run.facts["data"]["classes"] == ["cat", "sky"]
+
+
+def alike(classes: int = 6) -> tuple[list[np.ndarray], list[str]]:
+    """Three hardly different photographs of each class, and their classes."""
+    pixels = [np.asarray(decode(photo.read()).resize((48, 48))) for photo in sample()[:classes]]
+    brighter = [np.clip(one.astype(int) + step, 0, 255) for one in pixels for step in (0, 3, 6)]
+    return [one.astype(np.uint8) for one in brighter], [f"c{k // 3}" for k in range(3 * classes)]
+
+
+def test_classes_are_resampled_where_their_photos_shift_alike(hub_folder: Path) -> None:
+    pixels, labels = alike()
+    groups = np.repeat(np.arange(6), 3)
+    for resample, expected in (("auto", groups), ("photos", None)):
+        made = clipshift.measure_shift(
+            pixels, hub_folder, "flip", labels=labels, resample=resample, **FAST
+        )
+        facts = made.run.facts
+        assert facts["resampled"]["unit"] == ("photos" if expected is None else "classes")
+        assert facts["resampled"]["design_effect"] > 2
+        told = " ".join(run_notes(made.run))
+        assert ("too narrow" in told) == (expected is None)
+        assert ("6 classes, of 18 photos" in told) == (expected is not None)
+        row = made.summary.set_index("measure").loc["cosine_similarity"]
+        # photos are in the order of ids: 0, 1, 10, …
+        values = made.shift["cosine_similarity"].to_numpy()
+        order = made.shift["photo"].astype(int).to_numpy() // 3
+        ends = mean_interval(values, 0, None if expected is None else order)
+        assert (row["ci_low"], row["ci_high"]) == pytest.approx(np.clip(ends, -1, 1))
+    with pytest.raises(UserError, match="resample=classes requires two classes"):
+        clipshift.measure_shift(pixels, hub_folder, "flip", resample="classes", **FAST)
+
+
+def test_numbers_say_among_how_many_and_over_which_photos(hub_folder: Path) -> None:
+    pixels, labels = alike(2)
+    options = {"measures": "cosine_similarity", "prompts": ["a {}"], "progress": False}
+    told = {}
+    for name, given in (("all", labels), ("some", [None, *labels[1:]]), ("one", ["c0"] * 6)):
+        run = clipshift.measure_shift(pixels, hub_folder, "flip", labels=given, **options).run
+        told[name] = " ".join(run.facts["notes"])
+        assert run.columns["retained"].short == "retained among 6"
+        if name != "one":
+            assert run.columns["zero_shot_top1_clean"].short == "top-1 clean of 2"
+            counts = run.summary.set_index("measure")["n"]
+            assert counts["zero_shot_top1"] == 6 - given.count(None)
+    assert "without a label: 1 of 6" in told["some"]
+    assert "without a label" not in told["all"] + told["one"]
+    assert "they require two classes, and the photos have one, c0" in told["one"]
+    assert "require two classes" not in told["all"] + told["some"]
 
 
 def test_photos_in_memory_lose_nothing(folder: Path) -> None:

@@ -32,7 +32,7 @@ from clipshift.data import Cache, dataset, sample
 from clipshift.encode import Encoder, FeatureCache, Features
 from clipshift.errors import UserError
 from clipshift.report.figures import draw_curves, draw_parallel
-from clipshift.report.words import model_in_words, run_title
+from clipshift.report.words import alike_photos, model_in_words, resampled, run_title
 from clipshift.results import Run, compare_photos, incomparable, mean_interval, read_run
 from clipshift.results.paired import holm
 
@@ -209,6 +209,44 @@ def test_a_comparison_of_few_photos_or_of_photos_that_are_alike_says_so() -> Non
     assert notes_on_runs([a_run({}), a_run({})]) == []
     [note] = notes_on_runs([a_run({}), a_run({"intraclass_correlation": 0.3})])
     assert "0.30" in note
+
+
+def test_a_run_says_what_its_intervals_take_as_drawn_at_random() -> None:
+    old = {"data": {"photos": 400}, "intraclass_correlation": 0.05}
+    photos = {"unit": "photos", "units": 400, "alone": 0}
+    classes = {"unit": "classes", "units": 40, "alone": 3, "design_effect": 3.7}
+    apart = old | {"resampled": photos | {"design_effect": 1.05}}
+    narrow = old | {"resampled": photos | {"design_effect": 3.7}}
+    by_classes = old | {"resampled": classes}
+    assert resampled(old) == resampled(apart) == resampled(narrow) == "400 photos"
+    assert resampled(by_classes) == "40 classes and 3 photos without one, of 400 photos"
+    assert alike_photos(old) == alike_photos(apart) == []
+    for facts, told in ((narrow, "too narrow"), (by_classes, "classes as drawn at random")):
+        [note] = alike_photos(facts)
+        assert told in note
+    assert "too narrow" not in note
+
+
+def test_two_runs_are_compared_over_classes_where_one_of_them_was() -> None:
+    rng = np.random.default_rng(0)
+    shift = photos(rng.uniform(0.4, 0.6, 40))
+    better = photos(shift["cosine_similarity"] + np.repeat(rng.uniform(0, 0.1, 8), 5))
+    labels = [f"class {place // 5}" for place in range(40)]
+    runs = [
+        a_run(facts, rows.assign(label=labels))
+        for facts, rows in (
+            ({}, shift),
+            ({}, better),
+            ({"resampled": {"unit": "classes", "units": 8, "alone": 0}}, better),
+        )
+    ]
+    over_photos, over_classes = (
+        compare_pair(runs[0], other, 0, []).set_index("measure").loc["cosine_similarity"]
+        for other in runs[1:]
+    )
+    assert over_photos["difference"] == over_classes["difference"]
+    widths = [row["ci_high"] - row["ci_low"] for row in (over_photos, over_classes)]
+    assert widths[1] > 1.8 * widths[0]
 
 
 def test_other_versions_and_other_code_are_told() -> None:

@@ -36,7 +36,9 @@ from clipshift.data import (
     decode,
     folder,
     keyed_order,
+    photos_of,
     sample,
+    without_copies,
 )
 from clipshift.data.wordnet import class_name
 from clipshift.errors import UserError
@@ -441,6 +443,58 @@ class Unread(Dataset):
 
     def __getitem__(self, index: int) -> Skipped:
         return Skipped(index, "")
+
+
+def test_copies_are_left_out_whatever_the_order(tmp_path: Path) -> None:
+    """Photos of one length and with the same middle are read, and are no copies for that."""
+    middle = b"m" * 100
+    contents = {
+        "b/photo": b"1" + middle + b"2",
+        "a/other": b"2" + middle + b"2",
+        "c/copy": b"1" + middle + b"2",
+        "a/again": b"1" + middle + b"2",
+        "d/longer": b"1" + middle + b"22",
+        "e/empty": b"",
+    }
+    for name, content in contents.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(content)
+    with (tmp_path / "shard").open("wb") as shard:
+        shard.write(b"000" + contents["b/photo"] + contents["a/other"])
+    photos = [Photo(name, tmp_path / name) for name in contents] + [
+        Photo("x/0", tmp_path / "shard", 3, 102),
+        Photo("x/1", tmp_path / "shard", 105, 102),
+        Photo("x/2", tmp_path / "shard", 105, 103),  # cut
+        Photo("gone", tmp_path / "gone"),
+        Photo("left", tmp_path / "b/photo", left_out="for a reason"),
+    ]
+    copies = {"b/photo": "a/again", "c/copy": "a/again", "x/0": "a/again", "x/1": "a/other"}
+    expected = {name: f"the same file as {first}" for name, first in copies.items()}
+    for listed in (photos, photos[::-1]):
+        found = without_copies(listed)
+        assert sorted(photo.id for photo in found) == sorted(photo.id for photo in photos)
+        kept = [photo for photo in found if photo.left_out is None]
+        assert found[: len(kept)] == [photo for photo in listed if photo in kept]
+        left_out = {photo.id: photo.left_out for photo in found[len(kept) :]}
+        assert left_out == expected | {"left": "for a reason"}
+
+
+def test_photos_that_differ_are_not_read_to_look_for_copies(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rng = np.random.default_rng(0)
+    for name in "abc":
+        (tmp_path / name).write_bytes(rng.bytes(1000))
+    monkeypatch.setattr(Photo, "read", lambda photo: pytest.fail(f"{photo.id} was read"))
+    photos = [Photo(name, tmp_path / name) for name in "abc"]
+    assert without_copies(photos) == photos
+
+
+def test_copies_are_found_among_photos_in_memory() -> None:
+    pixels = np.stack([np.asarray(CAT), np.asarray(CAT)[:, ::-1], np.asarray(CAT)])
+    assert [photo.left_out for photo in without_copies(photos_of(pixels))] == [
+        None, None, "the same file as 0",
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize("workers", [0, 2])

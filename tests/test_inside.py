@@ -18,8 +18,8 @@ from scipy.spatial.distance import pdist
 
 from clipshift.augment import make_variants
 from clipshift.cli.command import compose_config
-from clipshift.cli.evaluate import evaluate
-from clipshift.data import Photo, ViewDataset, sample
+from clipshift.cli.evaluate import carry_out, evaluate, prepare
+from clipshift.data import Photo, ViewDataset, decode, sample
 from clipshift.encode import NAMES, Encoder, Vocabulary, as_encoder
 from clipshift.encode.encoder import MODELS, known_texts
 from clipshift.evaluate import Evaluation
@@ -37,6 +37,7 @@ from clipshift.report.inside import cosine_matrices
 from clipshift.results import (
     CLEAN,
     Measured,
+    Records,
     Run,
     cosine_values,
     mean_interval,
@@ -803,6 +804,48 @@ def test_the_tree_holds_augmentations_that_have_a_direction() -> None:
     assert cosine_matrices(run) == []
 
 
+# --- near copies ---------------------------------------------------------------------------------
+
+
+def test_near_copies_are_found_and_no_others() -> None:
+    rng = np.random.default_rng(0)
+    photos = rng.normal(size=(400, 32)) + 1
+    pairs, near, limit = measures.near_copies(photos)
+    assert (len(pairs), near.sum()) == (0, 0)
+    noise = rng.normal(size=(3, 32)) * [[0.1], [0.2], [0.9]]
+    photos[[399, 20, 30]] = 3 * photos[[5, 6, 7]] + noise
+    pairs, near, limit = measures.near_copies(photos)
+    assert pairs.tolist() == [[5, 399], [6, 20], [7, 30]]
+    assert near.nonzero()[0].tolist() == [5, 6, 7, 20, 30, 399]
+    tenth, median = np.quantile(pdist(photos, "cosine"), [0.1, 0.5])
+    line = np.polyfit(np.log([0.1, 0.5]), np.log([tenth, median]), 1)
+    expected = np.exp(np.polyval(line, np.log(0.05 / (400 * 399 / 2))))
+    assert limit == pytest.approx(min(median / 10, expected), rel=1e-4)
+
+
+def test_near_copies_do_not_depend_on_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    photos = np.random.default_rng(0).normal(size=(90, 16))
+    photos[60:] = photos[:30] + 0.05
+    whole = measures.near_copies(photos)
+    monkeypatch.setattr(measures, "BLOCK", 700)
+    pairs, near, _ = measures.near_copies(photos)
+    assert pairs.tolist() == whole[0].tolist()
+    assert near.tolist() == whole[1].tolist()
+    assert near.sum() == 60
+
+
+@pytest.mark.parametrize("width", [4, 8, 64])
+def test_photos_of_few_dimensions_are_no_copies_for_being_near(width: int) -> None:
+    rng = np.random.default_rng(width)
+    nearest = []
+    for count in (30, 1000):
+        photos = np.concatenate([np.ones((count, 1)), 0.4 * rng.normal(size=(count, width))], 1)
+        assert not measures.near_copies(photos)[1].any()
+        nearest.append(pdist(photos, "cosine").min() / np.median(pdist(photos, "cosine")))
+    assert width > 4 or nearest[1] < 0.01  # a tenth of the median would have named many
+    assert not measures.near_copies(np.ones((20, 3)))[1].any()
+
+
 # --- a run ---------------------------------------------------------------------------------------
 
 
@@ -840,3 +883,42 @@ def test_a_run_writes_tables_and_sections_whatever_the_batch_size(
     aligned = run.neighbourhoods[run.neighbourhoods["measure"] == "alignment"]["value"]
     np.testing.assert_allclose(aligned, 2 * (1 - shift), rtol=1e-6, atol=3e-9)
     assert len(sample()) == run.facts["data"]["photos"]
+
+
+def write_photos(root: Path, copies: int) -> Path:
+    """Twelve different photographs, each with so many copies under other names."""
+    for number, photo in enumerate(sample()[:6]):
+        image = decode(photo.read()).resize((64, 64))
+        for half, box in enumerate([(0, 0, 32, 64), (32, 0, 64, 64)]):
+            file = root / "a" / f"{number}{half}.png"
+            file.parent.mkdir(parents=True, exist_ok=True)
+            image.crop(box).save(file)
+            for copy in range(copies):
+                (root / f"b{copy}").mkdir(exist_ok=True)
+                (root / f"b{copy}" / f"{half}{number}.png").write_bytes(file.read_bytes())
+    return root
+
+
+def test_copies_of_photos_change_no_number(hub_folder: Path, tmp_path: Path) -> None:
+    """Neither intervals nor `retained` nor R²; nor where samples are kept of fewer photos."""
+    folders = [tmp_path / "plain", tmp_path / "fourfold"]
+    for folder, copies in zip(folders, (0, 3), strict=True):
+        root = write_photos(folder / "photos", copies)
+        options = ["experiment=inside", f"model.checkpoint={hub_folder}", "trainer=cpu",
+                   "logger=none", "severity=paper", "aug=[noise,flip]", "data=folder",
+                   f"data.root={root}", "data.batch_size=5", "save.views=2", "gallery=9",
+                   "prompts=none"]  # fmt: skip
+        cfg, records = compose_config("evaluate", options), Records(folder)
+        evaluation, facts = prepare(cfg, folder, records)
+        carry_out(cfg, evaluation, records, folder, facts, progress=False)
+    plain, fourfold = map(read_run, folders)
+    assert fourfold.facts["data"]["photos"] == 12
+    tables = [file.name for file in folders[0].glob("*.csv") if file.name != "skipped.csv"]
+    assert {"summary.csv", "undone.csv", "layers.csv", "neighbourhoods.csv"} <= set(tables)
+    for name in (*tables, "views.safetensors"):
+        assert (folders[0] / name).read_bytes() == (folders[1] / name).read_bytes(), name
+    pd.testing.assert_frame_equal(plain.shift, fourfold.shift)
+    assert len(fourfold.skipped) == 36
+    assert fourfold.skipped.loc[0].tolist() == ["b0/00.png", "the same file as a/00.png"]
+    told = "Photos that are the same file as another: 36 of 48."
+    assert [told in " ".join(run.facts["notes"]) for run in (plain, fourfold)] == [False, True]

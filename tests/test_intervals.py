@@ -6,8 +6,12 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from clipshift.evaluate.tables import resampling
 from clipshift.results import holm, intervals, intraclass_correlation, mean_interval
 from clipshift.results.intervals import (
+    design_effect,
+    effective_count,
+    label_groups,
     relative_shift_values,
     resampled,
     share_difference,
@@ -310,6 +314,128 @@ def test_paired_shares_have_one_interval_and_its_p() -> None:
 def test_what_is_no_test_does_not_count_in_holms_correction() -> None:
     np.testing.assert_allclose(holm(np.array([0.01, np.nan, 0.04])), [0.02, np.nan, 0.04])
     assert holm(np.empty(0)).shape == (0,)
+
+
+# --- groups of photos ----------------------------------------------------------------------------
+
+
+def test_groups_of_one_are_photos_to_the_bit() -> None:
+    rng = np.random.default_rng(0)
+    values = rng.lognormal(size=(300, 2))
+    values[3, 1] = np.nan
+    hits = (rng.random(300) < 0.3).astype(float)
+    alone = rng.permutation(300) + 7
+    for with_groups, without in (
+        (mean_interval(values, 5, alone), mean_interval(values, 5)),
+        (share_interval(hits, alone), share_interval(hits)),
+        (share_difference(hits, alone), share_difference(hits)),
+    ):
+        np.testing.assert_array_equal(with_groups, without)
+
+
+def test_the_mean_over_groups_is_a_ratio_and_its_error_is_linearised() -> None:
+    """Against sums taken group by group, and resamples of whole groups drawn one by one."""
+    rng = np.random.default_rng(0)
+    groups = rng.integers(9, size=60)
+    values = rng.normal(size=(60, 2)) + groups[:, None]
+    values[groups == 2, 1] = np.nan
+    values[[3, 8], 0] = np.nan
+    made = studentize(values, seed=5, groups=groups * 10 - 4)
+    draws = np.random.default_rng([5, 0]).integers(9, size=(2000, 9))
+    in_order = list(dict.fromkeys(groups.tolist()))
+
+    def ratio(chosen: list[np.ndarray]) -> tuple[float, float]:
+        sums, sizes = np.array([(np.nansum(g), np.isfinite(g).sum()) for g in chosen]).T
+        sums, sizes = sums[sizes > 0], sizes[sizes > 0]
+        mean, many = sums.sum() / sizes.sum(), len(sums)
+        spread = np.square(sums - mean * sizes).sum() * many / max(many - 1, 1)
+        return mean, np.sqrt(spread) / sizes.sum()
+
+    for column in range(2):
+        parts = [values[groups == group, column] for group in in_order]
+        mean, error = ratio(parts)
+        assert made.mean[column] == pytest.approx(mean)
+        assert made.error[column] == pytest.approx(error)
+        assert made.count[column] == (9, 8)[column]
+        for row in range(0, 2000, 100):
+            drawn, own = ratio([parts[k] for k in draws[row]])
+            expected = (drawn - mean) / max(own, 0.2 * error)
+            assert made.t[row, column] == pytest.approx(expected, abs=1e-9)
+
+
+def test_copies_in_groups_have_the_intervals_of_their_originals() -> None:
+    values = np.random.default_rng(0).lognormal(size=(30, 3))
+    fourfold, groups = np.repeat(values, 4, axis=0), np.repeat(np.arange(30), 4)
+    expected = mean_interval(values, seed=1)
+    np.testing.assert_allclose(mean_interval(fourfold, 1, groups), expected, rtol=1e-12)
+    low, high = mean_interval(fourfold, seed=1)
+    assert (high - low < 0.7 * (expected[1] - expected[0])).all()
+
+
+@pytest.mark.parametrize("classes", [5, 10, 30])
+def test_intervals_over_classes_cover_where_their_photos_are_alike(classes: int) -> None:
+    """Ten photos a class, intraclass correlation 0.3."""
+    rng = np.random.default_rng(classes)
+    groups = np.repeat(np.arange(classes), 10)
+    alike = np.repeat(rng.normal(size=(classes, 1000)), 10, axis=0)
+    values = np.sqrt(0.3) * alike + np.sqrt(0.7) * rng.normal(size=alike.shape)
+    covered = [
+        np.mean((low < 0) & (high > 0))
+        for low, high in (mean_interval(values, 0, groups), mean_interval(values, 0))
+    ]
+    assert covered[0] > 0.94
+    assert covered[1] < 0.76
+
+
+def test_the_effective_count_is_that_of_the_design_effect() -> None:
+    """Classes that are one photo ten times over count as one photo each, less what t costs."""
+    rng = np.random.default_rng(0)
+    hits, groups = np.repeat(rng.random(20) < 0.4, 10), np.repeat(np.arange(20), 10)
+    t = stats.t.ppf(0.975, 19) / stats.norm.ppf(0.975)
+    assert effective_count(hits, groups) == pytest.approx(19 / t**2)
+    assert effective_count(hits, None) == 200
+    assert effective_count(np.ones(200), groups) == pytest.approx(200 / t**2)
+    assert np.isnan(share_interval(hits, np.zeros(200, int))).all()
+    labels = ["a"] * 10 + ["b"] * 30 + [None] * 60
+    assert label_groups(labels).tolist() == [0] * 10 + [1] * 30 + list(range(2, 62))
+    assert design_effect(0.5, labels) == pytest.approx(1 + (1060 / 100 - 1) * 0.5)
+
+
+def test_classes_are_resampled_where_photos_of_one_shift_alike() -> None:
+    labels = [name for name in "abcdef" for _ in range(10)]
+    none, facts = resampling(labels, 0.01, "auto")  # 9 % more variance: 4 % too narrow
+    assert (none, facts["unit"], facts["units"]) == (None, "photos", 60)
+    assert facts["design_effect"] == pytest.approx(1.09)
+    groups, facts = resampling([*labels, None, np.nan], 0.3, "auto")
+    assert groups is not None
+    assert groups.tolist() == [k for k in range(6) for _ in range(10)] + [6, 7]
+    assert (facts["unit"], facts["units"], facts["alone"]) == ("classes", 6, 2)
+    for few, correlation, asked, unit in (
+        (labels[:40], 0.3, "auto", "photos"),  # four classes
+        (list(map(str, range(60))), 0.3, "auto", "photos"),  # one photo a class
+        (labels, None, "auto", "photos"),
+        (labels, 0.3, "photos", "photos"),
+        (labels[:40], 0.0, "classes", "classes"),
+    ):
+        assert resampling(few, correlation, asked)[1]["unit"] == unit
+
+
+def test_shares_and_their_differences_cover_over_classes() -> None:
+    rng = np.random.default_rng(0)
+    groups, covered = np.repeat(np.arange(20), 10), []
+    for _ in range(300):
+        chance = rng.beta(0.7, 1.633, size=(2, 20))  # mean 0.3, intraclass correlation 0.3
+        a, b = (rng.random((20, 10)) < p[:, None] for p in chance)
+        change = (a.astype(float) - b).ravel()
+        ends = [
+            (share_interval(a.ravel(), groups), 0.3),
+            (share_interval(a.ravel()), 0.3),
+            (share_difference(change, groups)[:2], 0),
+        ]
+        covered.append([low <= truth <= high for (low, high), truth in ends])
+    classes, photos, differences = np.mean(covered, axis=0)
+    assert classes > 0.92 > 0.8 > photos
+    assert differences > 0.92
 
 
 # --- intraclass correlation ----------------------------------------------------------------------

@@ -47,12 +47,12 @@ def encoded(kind: str = "png", shade: int = 0) -> bytes:
 PHOTO = encoded()
 
 
-def write(root: Path, *names: str | bytes) -> None:
-    """The same photo under each name."""
+def write(root: Path, *names: str | bytes, copies: bool = True) -> None:
+    """The same photo under each name; with its name behind it, unless copies are meant."""
     for name in names:
         file = root / os.fsdecode(name)
         file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_bytes(PHOTO)
+        file.write_bytes(PHOTO if copies else PHOTO + os.fsencode(name))
 
 
 def ids(photos: list[Photo]) -> list[str]:
@@ -81,7 +81,7 @@ ESCAPED = [r"a\xff.jpg", r"a\xfe.jpg", r"caf\xe9/x.png", r"caf\xe8/x.png", r"c\r
 
 def test_names_that_are_no_text_get_ids_that_tables_hold(hub_folder: Path, tmp_path: Path) -> None:
     """Measured and skipped alike: both tables are read back as they were meant."""
-    write(tmp_path / "photos", *ODD)
+    write(tmp_path / "photos", *ODD, copies=False)
     for name in ODD[::2]:
         (tmp_path / "photos" / os.fsdecode(name)).write_bytes(b"damaged")
     photos = folder(str(tmp_path / "photos"))
@@ -325,7 +325,8 @@ def test_what_is_left_out_takes_no_photos_turn(tmp_path: Path) -> None:
 
 def test_a_run_lists_what_it_left_out(hub_folder: Path, tmp_path: Path) -> None:
     """Under an ASCII locale, where the names of files and the terminal hold no other letters."""
-    write(tmp_path / "photos", "chat/é.png", "chien/b.png", "chien/._b.png", "c.heic", "notes.txt")
+    names = ["chat/é.png", "chien/b.png", "chien/._b.png", "c.heic", "notes.txt"]
+    write(tmp_path / "photos", *names, copies=False)
     done = run_evaluate(
         f"model.checkpoint={hub_folder}", f"hydra.run.dir={tmp_path}/run", "trainer=cpu",
         "logger=none", "cache=off", "aug=noise", "metric=cosine_similarity", "data=folder",

@@ -1,6 +1,7 @@
 """From a configuration to the parts that it names."""
 
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -37,6 +38,7 @@ from clipshift.data import (
     read_lines,
     select,
     view_size,
+    without_copies,
 )
 from clipshift.encode import OPENAI, Encoder, as_encoder, best_precision, load_encoder
 from clipshift.errors import UserError, did_you_mean, one_line
@@ -50,6 +52,7 @@ from clipshift.evaluate.calibration import (
     set_aside,
 )
 from clipshift.measure import PhotoMeasure, as_measure
+from clipshift.results import CLASSES
 
 AUTO, FULL = "auto", "fp32"
 """The precision that suits the hardware, and the one that loses nothing."""
@@ -349,6 +352,14 @@ def make_evaluation(
     """
     severities = [str(severity) for severity in as_list(cfg.severity)]
     calibration, notes = None, []
+    every, photos = len(measurable(photos)), without_copies(photos)
+    if copies := every - len(measurable(photos)):
+        notes.append(
+            f"Photos that are the same file as another: {copies} of {every}. They are not "
+            "measured, and skipped.csv lists them."
+        )
+    if cfg.resample == CLASSES:
+        check_classes(photos)
     resize = resize_of(cfg.data, encoder.preprocessing)
     measures = make_measures(plain(cfg.metric))
     if view_size(resize) != VIEW_SIZE:
@@ -356,7 +367,7 @@ def make_evaluation(
     if MATCHED in severities:
         calibration = calibration_for(cfg, photos, augmentations, resize)
         given, photos = len(photos), left_to_measure(photos, calibration)
-        notes = calibration_notes(calibration, given - len(photos))
+        notes += calibration_notes(calibration, given - len(photos))
     transforms = [name for name, a in augmentations.items() if isinstance(a, KeyedTransform)]
     if transforms and any(m.facts.space == "aligned gaze" for m in measures.values()):
         notes.append(
@@ -382,12 +393,32 @@ def make_evaluation(
         inside=cfg.inside,
         attributes=cfg.attributes,
         gallery=cfg.gallery,
+        resample=cfg.resample,
         save_embeddings=cfg.save.embeddings,
         save_views=cfg.save.views,
         save_gaze=cfg.save.gaze,
         save_gaze_heads=cfg.save.gaze_heads,
         notes=notes,
     )
+
+
+def measurable(photos: Sequence[Photo]) -> list[Photo]:
+    """The photos of a list that are not left out."""
+    return [photo for photo in photos if photo.left_out is None]
+
+
+def check_classes(photos: Sequence[Photo]) -> None:
+    """Make sure that classes can be resampled.
+
+    Raises:
+        UserError: If there are fewer than two, or none has two photos.
+    """
+    sizes = Counter(photo.label for photo in measurable(photos) if photo.label is not None)
+    if len(sizes) < 2 or max(sizes.values()) < 2:
+        raise UserError(
+            f"resample=classes requires two classes or more, of which one has two photos: there "
+            f"are {len(sizes)}; use resample=photos"
+        )
 
 
 def check_size(measures: Mapping[str, PhotoMeasure], size: int) -> None:

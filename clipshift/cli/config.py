@@ -75,6 +75,7 @@ CHECKS: dict[str, Check] = {
     "inside": BOOLEAN,
     "zero_shot.classes": optional(TEXT),
     "gallery": whole(0),
+    "resample": one_of("auto", "photos", "classes"),
     "beside": optional(TEXT),
     "port": whole(1, 65535),
     "save.embeddings": BOOLEAN,

@@ -19,6 +19,7 @@ from clipshift.report.vega import save_figures
 from clipshift.report.words import (
     SIGNIFICANT,
     alike_photos,
+    by_class,
     capitalised,
     collapsed_notes,
     counted,
@@ -40,6 +41,8 @@ from clipshift.results import (
     differing_views,
     file_name,
     incomparable,
+    label_groups,
+    labels_of,
     misfits,
     read_run,
     rebuild_views,
@@ -125,6 +128,8 @@ def trained_on_of(runs: Sequence[Run]) -> list[str]:
 def compare_pair(a: Run, b: Run, seed: int, trained_on: Sequence[str]) -> pd.DataFrame:
     """`compare_photos` of two runs, without the measures that cannot be compared.
 
+    Classes are resampled where they are in one of the two.
+
     Args:
         a: A run.
         b: Another, of the same views.
@@ -135,11 +140,16 @@ def compare_pair(a: Run, b: Run, seed: int, trained_on: Sequence[str]) -> pd.Dat
         The table, with the models' names in front: ``model_a`` and ``model_b``.
     """
     lost = [name for name in a.shift if name.startswith(tuple(incomparable(a, b)))]
+    groups = None
+    if by_class(a.facts) or by_class(b.facts):
+        labels = labels_of(a.rows)
+        groups = pd.Series(label_groups(list(labels)), labels.index)
     table = compare_photos(
         with_group_means(a.shift.drop(columns=lost), trained_on),
         with_group_means(b.shift, trained_on),
         a.columns,
         seed,
+        groups,
     )
     table.insert(0, "model_a", a.facts["model"]["name"])
     table.insert(1, "model_b", b.facts["model"]["name"])
@@ -233,7 +243,8 @@ def notes_on_runs(runs: Sequence[Run]) -> list[str]:
         note for run in runs for note in (*model_notes(run.facts["model"]), *collapsed_notes(run))
     ]
     notes += few_photos(min(run.facts["data"]["photos"] for run in runs))
-    notes += alike_photos(max(run.facts["intraclass_correlation"] or 0 for run in runs))
+    most_alike = max((run.facts for run in runs), key=lambda f: f["intraclass_correlation"] or 0)
+    notes += alike_photos(most_alike)
     first = runs[0]
     for run in runs[1:]:
         photos = [one.facts["data"].get("fingerprint") for one in (first, run)]
@@ -498,7 +509,7 @@ def pair_table(
         "Paired differences",
         list(rows["severity"]) if several else [],
         file,
-        "Differences are B minus A, of the same views of the same photos, with 95 % intervals over "
-        "photos; painted where the row’s own interval excludes 0. Improved and worsened: shares of "
-        f"photos. p: from the interval, after Holm’s correction over all rows of {file}.",
+        "Differences are B minus A, of the same views of the same photos, with 95 % intervals; "
+        "painted where the row’s own interval excludes 0. Improved and worsened: shares of photos. "
+        f"p: from the interval, after Holm’s correction over all rows of {file}.",
     )

@@ -181,7 +181,7 @@ def write_sweep(
             if len(set(models.values())) > 1:
                 of_jobs = {job: f"{models[job]} {told}".strip() for job, told in of_jobs.items()}
             curves = draw_curves(numbered.assign(options=numbered["job"].map(of_jobs)))
-            caption = "Mean shift against severity, with 95 % intervals over photos."
+            caption = "Mean shift against severity, with 95 % intervals."
             sections.insert(
                 0,
                 Section("curves", "As augmentations grow stronger",

@@ -21,7 +21,7 @@ from clipshift.data.files import open_file, read_json, read_text, typed
 from clipshift.data.huggingface import huggingface
 from clipshift.data.memory import photos_of
 from clipshift.data.photos import Photo, UnreadablePhotoError, as_rgb, decode, keyed_order
-from clipshift.data.selection import LOADING, SELECTION, select
+from clipshift.data.selection import LOADING, SELECTION, select, without_copies
 from clipshift.data.shards import class_names, shard_templates, shards
 from clipshift.data.sources import captions, folder, sample
 from clipshift.data.wordnet import (
@@ -74,4 +74,5 @@ __all__ = [
     "spoken_names",
     "typed",
     "view_size",
+    "without_copies",
 ]

@@ -2,6 +2,7 @@
 
 import atexit
 import errno
+import hashlib
 import tempfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -44,6 +45,11 @@ class Row(Photo):
     def length(self) -> int:
         """How many bytes the encoded image has."""
         return len(self.read())
+
+    def excerpt(self) -> tuple[int, bytes]:
+        """The length and the SHA-256 of the image: there is no part of it to be read alone."""
+        encoded = self.read()
+        return len(encoded), hashlib.sha256(encoded).digest()
 
 
 def huggingface(

@@ -1,5 +1,6 @@
 """Photos that a Python caller has: files, images, arrays, tensors, a data set."""
 
+import hashlib
 import io
 import os
 from collections import Counter
@@ -36,6 +37,11 @@ class HeldPhoto(Photo):
         encoded = io.BytesIO()
         as_rgb(as_image(self.get())).save(encoded, "PPM")
         return encoded.getvalue()
+
+    def excerpt(self) -> tuple[int, bytes]:
+        """The length and the SHA-256 of the image: there is no part of it to be read alone."""
+        encoded = self.read()
+        return len(encoded), hashlib.sha256(encoded).digest()
 
 
 @dataclass(frozen=True)

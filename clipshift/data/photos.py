@@ -11,12 +11,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from clipshift.errors import printable
 
+EXCERPT = 64
+"""So many bytes from a photo's middle tell it from others of its length, as a rule."""
 POSTSCRIPT = "EPS"
 """The format of Pillow that is a program, and is run by Ghostscript: it is never opened."""
 
@@ -60,14 +63,34 @@ class Photo:
             OSError: If it cannot be read, is not a regular file (a pipe would never end), or its
                 shard has become shorter.
         """
-        if not stat.S_ISREG(os.stat(self.file).st_mode):
-            raise OSError(errno.EINVAL, "not a regular file", self.file)
-        with open(self.file, "rb") as stream:
+        with self._open() as stream:
             stream.seek(self.offset)
             encoded = stream.read() if self.size is None else stream.read(self.size)
         if self.size is not None and len(encoded) < self.size:
             raise OSError(errno.EIO, "its shard has become shorter", self.file)
         return encoded
+
+    def excerpt(self) -> tuple[int, bytes] | None:
+        """What tells most photos apart before they are read: their length, and some bytes inside.
+
+        Returns:
+            The same for photos with the same bytes, and seldom for others; None where it could be
+            had only at the price of the whole photo over a network.
+
+        Raises:
+            OSError: See `read`.
+        """
+        with self._open() as stream:
+            size = self.size
+            if size is None:
+                size = os.fstat(stream.fileno()).st_size - self.offset
+            stream.seek(self.offset + size // 2)
+            return size, stream.read(min(EXCERPT, size - size // 2))
+
+    def _open(self) -> BinaryIO:
+        if not stat.S_ISREG(os.stat(self.file).st_mode):
+            raise OSError(errno.EINVAL, "not a regular file", self.file)
+        return open(self.file, "rb")
 
     def digest(self) -> bytes | None:
         """SHA-256 of the encoded image; None if its file is not there."""

@@ -60,6 +60,10 @@ class Streamed(Photo):
         except UserError as error:
             raise FileNotFoundError(errno.ENOENT, str(error), self.url) from None
 
+    def excerpt(self) -> None:
+        """None: each would be a request of its own."""
+        return
+
     def digest(self) -> bytes:
         """SHA-256 of what the photo's bytes depend on: they are not asked for."""
         return hashlib.sha256(repr((self.url, self.version, self.offset)).encode()).digest()

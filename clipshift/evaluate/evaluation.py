@@ -7,6 +7,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pandas as pd
 import pytorch_lightning as pl
 import torch
 from torch import Tensor
@@ -31,7 +33,7 @@ from clipshift.evaluate.floor import precision_floor
 from clipshift.evaluate.inside import inside_tables
 from clipshift.evaluate.loading import ViewData
 from clipshift.evaluate.module import Keep, ShiftEvaluation
-from clipshift.evaluate.tables import make_run
+from clipshift.evaluate.tables import AUTO, make_run
 from clipshift.measure import PhotoMeasure
 from clipshift.results import (
     GAZED_PHOTOS,
@@ -76,6 +78,8 @@ class Evaluation:
             `clipshift.evaluate.inside.inside_tables`.
         attributes: What views may look like, to name what they move towards.
         gallery: How many photos at random a view must find its own among.
+        resample: What intervals take as drawn at random: ``photos``, ``classes``, or ``auto``, see
+            `clipshift.evaluate.tables.resampling`.
         save_embeddings: Whether to write all embeddings.
         save_views: Of how many first photos to write the views.
         save_gaze: Of how many first photos to write the gazes.
@@ -99,6 +103,7 @@ class Evaluation:
     inside: bool = False
     attributes: Sequence[str] = ()
     gallery: int = 1000
+    resample: str = AUTO
     save_embeddings: bool = False
     save_views: int = 0
     save_gaze: int = 0
@@ -126,6 +131,17 @@ class Evaluation:
             self.notes.append(
                 f"Photos whose label is not among the classes of zero_shot.classes: {unknown} of "
                 f"{len(self.photos)}. They have no zero-shot accuracy."
+            )
+        labels = [photo.label for photo in self.photos if photo.left_out is None]
+        if zero_shot and 0 < (without := labels.count(None)) < len(labels):
+            self.notes.append(
+                f"Photos without a label: {without} of {len(labels)}. They have no zero-shot "
+                "accuracy."
+            )
+        if len(self.classes) == 1 and self.templates:
+            self.notes.append(
+                f"Zero-shot accuracies are left out: they require two classes, and the photos have "
+                f"one, {self.classes[0]}. Set zero_shot.classes."
             )
         unnamed = [label for label in self.classes if is_wordnet_id(label)]
         if zero_shot and unnamed:
@@ -247,12 +263,17 @@ def run_evaluation(
             if calibration:
                 save_calibration(folder, calibration)
             complete = len(measured.photos) == len(photos)
-            inside = None
-            if evaluation.inside:
+            spent = {"photos": time.perf_counter() - start, **measured.seconds}
+            seconds = {name: round(value, 3) for name, value in spent.items()}
+
+            def inside(groups: np.ndarray | None) -> dict[str, pd.DataFrame]:
                 begun = time.perf_counter()
-                inside = inside_tables(measured, photos, variants, evaluation.seed, vocabularies)
-                measured.seconds["inside"] = time.perf_counter() - begun
-            seconds = {"photos": time.perf_counter() - start, **measured.seconds}
+                made = inside_tables(
+                    measured, photos, variants, evaluation.seed, vocabularies, groups
+                )
+                seconds["inside"] = round(time.perf_counter() - begun, 3)
+                return made
+
             known = {
                 **facts,
                 "complete": complete,
@@ -264,14 +285,15 @@ def run_evaluation(
                 "seed": evaluation.seed,
                 "device": device,
                 "floor": precision_floor(measured, variants),
-                "seconds": {name: round(value, 3) for name, value in seconds.items()},
+                "seconds": seconds,
                 "started": started.isoformat(timespec="seconds"),
                 "notes": evaluation.notes,
                 **provenance(),
             }
             run = make_run(
                 folder, measured, records, photos, variants, module.columns,
-                evaluation.seed, known, inside, calibration,
+                evaluation.seed, known, inside if evaluation.inside else None, calibration,
+                evaluation.resample,
             )  # fmt: skip
             write_run(run)
             if not evaluation.save_embeddings:

@@ -62,6 +62,7 @@ def inside_tables(
     variants: Mapping[str, Variant],
     seed: int,
     vocabularies: Mapping[str, Vocabulary] | None = None,
+    groups: np.ndarray | None = None,
 ) -> dict[str, pd.DataFrame]:
     """The tables of what happens to the embeddings.
 
@@ -71,6 +72,8 @@ def inside_tables(
         variants: Augmentations at severities, by view name.
         seed: Of all resampling and of the nulls.
         vocabularies: Texts by the name of their list, to name what views move towards.
+        groups: The group of each photo, which is resampled whole, integers, photos in the order of
+            ids; None where photos are independent.
 
     Returns:
         ``directions``, ``direction_cosines``, ``undone``, ``neighbourhoods`` and ``named``, as
@@ -82,16 +85,19 @@ def inside_tables(
     folds = np.empty(len(listed), int)
     folds[keyed_order(listed, "folds")] = np.arange(len(listed)) % FOLDS
     return {
-        "directions": directions_table(embeddings, variants, seed),
-        "direction_cosines": direction_cosines_table(embeddings, variants, seed),
-        "undone": undone_table(embeddings, variants, folds, seed),
-        "neighbourhoods": neighbourhoods_table(embeddings, variants, seed),
-        "named": named_table(embeddings, variants, vocabularies or {}, seed),
+        "directions": directions_table(embeddings, variants, seed, groups),
+        "direction_cosines": direction_cosines_table(embeddings, variants, seed, groups),
+        "undone": undone_table(embeddings, variants, folds, seed, groups),
+        "neighbourhoods": neighbourhoods_table(embeddings, variants, seed, groups),
+        "named": named_table(embeddings, variants, vocabularies or {}, seed, groups),
     }
 
 
 def directions_table(
-    embeddings: Embeddings, variants: Mapping[str, Variant], seed: int
+    embeddings: Embeddings,
+    variants: Mapping[str, Variant],
+    seed: int,
+    groups: np.ndarray | None = None,
 ) -> pd.DataFrame:
     """Whether every photo is moved the same way: one row per augmentation and severity.
 
@@ -123,7 +129,7 @@ def directions_table(
         )
     names = ["augmentation", "severity", "direction", "null", "p", "share", "contraction", "n"]
     table = pd.DataFrame(rows, columns=names)
-    low, high = mean_interval(np.transpose(columns, (2, 0, 1)), seed)
+    low, high = mean_interval(np.transpose(columns, (2, 0, 1)), seed, groups)
     table.insert(3, "ci_low", np.sqrt(low[:, 0].clip(0, 1)))
     table.insert(4, "ci_high", np.sqrt(high[:, 0].clip(0, 1)))
     table.insert(7, "p_holm", _corrected(table))
@@ -135,7 +141,10 @@ def directions_table(
 
 
 def direction_cosines_table(
-    embeddings: Embeddings, variants: Mapping[str, Variant], seed: int
+    embeddings: Embeddings,
+    variants: Mapping[str, Variant],
+    seed: int,
+    groups: np.ndarray | None = None,
 ) -> pd.DataFrame:
     """Who pushes the same way: one row per two augmentations of one severity.
 
@@ -162,14 +171,18 @@ def direction_cosines_table(
             rows.append((severity, *names, cosine, int(known.sum())))
     table = pd.DataFrame(rows, columns=["severity", "augmentation", "other", "cosine", "n"])
     if columns:
-        low, high = np.clip(mean_interval(np.transpose(columns), seed), -1, 1)
+        low, high = np.clip(mean_interval(np.transpose(columns), seed, groups), -1, 1)
         table.insert(4, "ci_low", low)
         table.insert(5, "ci_high", high)
     return table
 
 
 def undone_table(
-    embeddings: Embeddings, variants: Mapping[str, Variant], folds: np.ndarray, seed: int
+    embeddings: Embeddings,
+    variants: Mapping[str, Variant],
+    folds: np.ndarray,
+    seed: int,
+    groups: np.ndarray | None = None,
 ) -> pd.DataFrame:
     """Whether the shift can be undone: one row per augmentation, severity and method.
 
@@ -193,14 +206,17 @@ def undone_table(
             )
     table = pd.DataFrame(rows, columns=["augmentation", "severity", "method", "r_squared", "n"])
     if columns:
-        low, high = mean_interval(np.transpose(columns), seed)
+        low, high = mean_interval(np.transpose(columns), seed, groups)
         table.insert(4, "ci_low", low)
         table.insert(5, "ci_high", np.minimum(high, 1))
     return table
 
 
 def neighbourhoods_table(
-    embeddings: Embeddings, variants: Mapping[str, Variant], seed: int
+    embeddings: Embeddings,
+    variants: Mapping[str, Variant],
+    seed: int,
+    groups: np.ndarray | None = None,
 ) -> pd.DataFrame:
     """What becomes of the neighbourhoods: one row per augmentation, severity and measure.
 
@@ -241,7 +257,7 @@ def neighbourhoods_table(
     names = ["augmentation", "severity", "measure", "value", "reference", "n"]
     table = pd.DataFrame(rows, columns=names)
     if columns:
-        low, high = mean_interval(np.transpose(columns), seed)
+        low, high = mean_interval(np.transpose(columns), seed, groups)
         least = table["measure"].map({"neighbours_kept": 0, "alignment": 0, "uniformity": -8})
         most = table["measure"].map({"neighbours_kept": 1, "alignment": 4, "uniformity": 0})
         table.insert(4, "ci_low", np.fmax(low, least))
@@ -256,6 +272,7 @@ def named_table(
     variants: Mapping[str, Variant],
     vocabularies: Mapping[str, Vocabulary],
     seed: int,
+    groups: np.ndarray | None = None,
 ) -> pd.DataFrame:
     """What views move towards: the texts whose cosine with them rises and falls most.
 
@@ -270,9 +287,10 @@ def named_table(
         variants: Augmentations at severities, by view name.
         vocabularies: Texts by the name of their list.
         seed: Of the resampling.
+        groups: See `inside_tables`; p takes photos as independent.
     """
     made = [
-        _named(embeddings, variants, name, vocabulary, seed)
+        _named(embeddings, variants, name, vocabulary, seed, groups)
         for name, vocabulary in vocabularies.items()
     ]
     return pd.concat(made, ignore_index=True) if made else pd.DataFrame(columns=NAMED_COLUMNS)
@@ -284,6 +302,7 @@ def _named(
     name: str,
     vocabulary: Vocabulary,
     seed: int,
+    groups: np.ndarray | None,
 ) -> pd.DataFrame:
     clean = _compared(embeddings[CLEAN], vocabulary)
     chosen, columns, facts, p = [], [], [], []
@@ -309,7 +328,7 @@ def _named(
         for measure in range(2):
             corrected[of, measure] = holm(tests[of, measure].ravel()).reshape(-1, tests.shape[2])
     values = np.concatenate(columns, axis=2)
-    interval = mean_interval(values, seed)
+    interval = mean_interval(values, seed, groups)
     table = pd.DataFrame(facts, columns=NAMED_COLUMNS[:4])
     for measure, prefix, most in ((0, "", 2), (1, "softmax_", 1)):
         low, high = np.clip([end[measure] for end in interval], -most, most)

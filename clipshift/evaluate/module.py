@@ -35,6 +35,7 @@ from clipshift.measure import (
     LayerShift,
     OutlierTokens,
     PhotoMeasure,
+    accuracy_columns,
 )
 from clipshift.measure.functional import (
     MoveBack,
@@ -125,6 +126,8 @@ class ShiftEvaluation(pl.LightningModule):
         }
         self.measures: Any = nn.ModuleDict(chosen)
         self.columns = {name: measure.facts for name, measure in chosen.items()} | COLUMNS
+        if zero_shot is not None:
+            self.columns |= accuracy_columns(zero_shot.top, zero_shot.classifier.shape[1])
         self.distance = AugmentationDistance(list(variants))
         self.layers: Any = nn.ModuleList(
             LayerShift(len(self.variants), width)

@@ -1,7 +1,7 @@
 """From what was measured to the tables and facts of a run."""
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -13,13 +13,17 @@ from torch import Tensor
 
 from clipshift.augment import MATCHED, PAPER, Stored, Variant
 from clipshift.augment.matching import UNDISTORTED, Calibration
-from clipshift.data import Photo
+from clipshift.data import Photo, keyed_order
 from clipshift.evaluate.calibration import mirrored_photos
 from clipshift.evaluate.elasticity import elasticities
-from clipshift.measure import CleanSpread, Facts, LayerShift
+from clipshift.measure import CleanSpread, Facts, LayerShift, retained_facts
+from clipshift.measure.embeddings import directed, near_copies
 from clipshift.measure.functional import cka_left_out, cka_null, retained
 from clipshift.results import (
+    CLASSES,
     CLEAN,
+    DESIGN_EFFECT,
+    PHOTOS,
     SHIFT,
     UNMATCHED,
     Matching,
@@ -32,8 +36,10 @@ from clipshift.results import (
     correlate,
     corruption_errors,
     data_fingerprint,
+    design_effect,
     distance_tables,
     intraclass_correlation,
+    label_groups,
     labels_of,
     mean_interval,
     order_of_photos,
@@ -48,6 +54,12 @@ from clipshift.results import (
     write_whole,
 )
 
+AUTO = "auto"
+"""To resample photos or classes, see `resampling`."""
+FEW_CLASSES = 5
+"""Of fewer classes nothing can be said beyond these: Student's t of 3 degrees of freedom alone
+makes an interval 1.6 times as wide."""
+
 
 def make_run(
     folder: Path,
@@ -58,8 +70,9 @@ def make_run(
     columns: Mapping[str, Facts],
     seed: int,
     facts: Mapping[str, Any],
-    inside: Mapping[str, pd.DataFrame] | None = None,
+    inside: Callable[[np.ndarray | None], Mapping[str, pd.DataFrame]] | None = None,
     calibration: Calibration | None = None,
+    resample: str = AUTO,
 ) -> Run:
     """Make the tables of a run, and the facts that follow from what was measured.
 
@@ -74,13 +87,17 @@ def make_run(
         columns: What the measured columns mean.
         seed: Of all resampling.
         facts: What else is known of the run; ``data`` and others are added.
-        inside: From `clipshift.evaluate.inside.inside_tables`, where asked for.
+        inside: Makes, where asked for, `clipshift.evaluate.inside.inside_tables` of the groups of
+            photos that are resampled whole.
         calibration: Of severity ``matched``, where that is among the run's.
+        resample: What is resampled, see `resampling`.
     """
     order = order_of_photos(measured, photos)
     metric = clean_spread(records.parts("embeddings"))
     spread = math.nan if metric is None else metric.compute().item()
     found_again = retained_photos(measured)
+    gallery = len(measured.gallery.get(CLEAN, ()))
+    columns = {**columns, "retained": retained_facts(gallery)}
 
     def complete(part: Measured) -> None:
         add_relative_shift(part, metric)
@@ -90,6 +107,9 @@ def make_run(
     tables = (shift_table(part, photos, variants) for part in parts)
     write_whole(folder / SHIFT, lambda path: write_shift(path, tables, columns))
     shift = ShiftFile(folder / SHIFT)
+    cosine = "cosine_similarity" in shift
+    correlation = label_correlation(shift) if cosine else None
+    groups, resampled = resampling(list(labels_of(shift)), correlation, resample)
     matching, elasticity = UNMATCHED, {}
     if calibration:
         elasticity = elasticities(measured, variants, UNDISTORTED[calibration.distortion])
@@ -98,10 +118,9 @@ def make_run(
             {name: elasticity.get(name, 1.0) * of for name, of in relative.items()},
             mirrored_photos(variants.values(), list(shift.photos), seed),
         )
-    summary = summarize(shift, columns, seed, matching)
+    summary = summarize(shift, columns, seed, matching, groups)
     stored = {v.name for v in variants.values() if isinstance(v.augmentation, Stored)}
     errors = corruption_errors(summary, sorted(stored))
-    cosine = "cosine_similarity" in shift
     several = len(order) > 1 and len(shift.variants.unique("augmentation")) > 1
     both = cosine and several and {PAPER, MATCHED} <= set(shift.variants.unique("severity"))
     made = {
@@ -117,9 +136,10 @@ def make_run(
         "spread": None if math.isnan(spread) else spread,
         "collapsed": math.isnan(spread) and bool((measured.digests != measured.digests[:1]).any()),
         "strengths": {name: variant.strength for name, variant in variants.items()},
-        "gallery": len(measured.gallery.get(CLEAN, ())),
+        "gallery": gallery,
         "distortion": realised_distortion(summary),
-        "intraclass_correlation": label_correlation(shift) if cosine else None,
+        "intraclass_correlation": correlation,
+        "resampled": resampled,
     }
     if measured.stored is not None:
         made["data"]["stored_fingerprint"] = data_fingerprint(
@@ -127,7 +147,7 @@ def make_run(
             for index, digest in zip(measured.index, measured.stored, strict=True)
         )
     if both:
-        found = ranking_agreement(shift, (PAPER, MATCHED), seed, matching)
+        found = ranking_agreement(shift, (PAPER, MATCHED), seed, matching, groups)
         values = [None if math.isnan(value) else value for value in found]
         made["paper_and_matched"] = dict(zip(("tau", "ci_low", "ci_high"), values, strict=True))
     if calibration:
@@ -137,11 +157,16 @@ def make_run(
             "photos": len(calibration.photos),
             "elasticity": elasticity,
         }
-    ranking = rank_augmentations(shift, seed, matching) if cosine else pd.DataFrame()
+    ranking = rank_augmentations(shift, seed, matching, groups) if cosine else pd.DataFrame()
     if calibration and len(ranking):
         ranking = with_distortion(ranking, summary, calibration.distortion)
-    outliers = outlier_table(measured, photos, variants, seed)
-    made["notes"] = [*facts["notes"], *carried_gaze(outliers, facts["model"]["gaze_layer"])]
+    outliers = outlier_table(measured, photos, variants, seed, groups)
+    made["notes"] = [
+        *facts["notes"],
+        *carried_gaze(outliers, facts["model"]["gaze_layer"]),
+        *repeated_photos(measured.digests),
+        *near_photos(records, photos),
+    ]
     if len(errors):
         made["corruption_error"] = shift_and_error(errors, shift, seed)
     return Run(
@@ -150,14 +175,14 @@ def make_run(
         dict(columns),
         shift,
         summary,
-        *distance_tables(measured, photos, list(variants), seed),
+        *distance_tables(measured, photos, list(variants), seed, groups),
         ranking,
         correlate(shift, columns) if cosine else pd.DataFrame(),
-        layer_table(measured, records.sums(), photos, variants, seed),
+        layer_table(measured, records.sums(), photos, variants, seed, groups),
         outliers,
         errors,
         skipped=skipped_table(measured, photos),
-        **(inside or {}),
+        **(inside(groups) if inside else {}),
     )
 
 
@@ -191,6 +216,76 @@ def label_correlation(shift: Shift) -> float | None:
     means = by_photo(shift, "cosine_similarity").mean(axis=1).to_numpy()
     found = intraclass_correlation(means, list(labels_of(shift)))
     return None if math.isnan(found) else found
+
+
+def resampling(
+    labels: Sequence[str | None], correlation: float | None, asked: str
+) -> tuple[np.ndarray | None, dict[str, Any]]:
+    """What intervals take as drawn at random: photos, or the classes that they are of.
+
+    Classes where that is asked for, or where it is left to us and intervals over photos would be
+    noticeably too narrow: by a `design_effect` of more than `DESIGN_EFFECT`, of at least
+    `FEW_CLASSES` classes.
+
+    Args:
+        labels: Of the photos, in the order of ids.
+        correlation: Their `intraclass_correlation`, where it is known.
+        asked: ``auto``, ``photos`` or ``classes``.
+
+    Returns:
+        The group of each photo, None where photos are resampled; and what ``run.json`` says of it:
+        the ``unit``, how many of them there are, how many photos are ``alone``, having no class,
+        and the ``design_effect``.
+    """
+    classes = len({label for label in labels if isinstance(label, str)})
+    effect = None if correlation is None else design_effect(correlation, labels)
+    alike = effect is not None and effect > DESIGN_EFFECT and classes >= FEW_CLASSES
+    if asked == CLASSES or (asked == AUTO and alike):
+        groups = label_groups(labels)
+        alone = len(np.unique(groups)) - classes
+        facts = {"unit": CLASSES, "units": classes, "alone": alone}
+    else:
+        groups, facts = None, {"unit": PHOTOS, "units": len(labels), "alone": 0}
+    return groups, {**facts, "design_effect": effect}
+
+
+def repeated_photos(digests: np.ndarray) -> list[str]:
+    """A warning of copies that could only be seen once they were measured; empty without any."""
+    if not (copies := len(digests) - len(np.unique(digests, axis=0))):
+        return []
+    return [
+        f"Photos with the same bytes as another: {copies} of {len(digests)}. They come from shards "
+        "that are streamed, where copies are not looked for beforehand, and count as photos of "
+        "their own: intervals are too narrow, retained is too low, and R² too high. With "
+        "data.stream=false they are left out."
+    ]
+
+
+COMPARED_PHOTOS = 20_000
+"""Of so many photos at random every two are compared, to find near copies: some seconds."""
+
+
+def near_photos(records: Records, photos: Sequence[Photo]) -> list[str]:
+    """A warning of photos that may be near copies of each other, a few of them by name."""
+    order = keyed_order(photos, "sample")[:COMPARED_PHOTOS]
+    compared = set(order)
+    clean: dict[int, np.ndarray] = {}
+    for part in records.parts("embeddings"):
+        rows = part.embeddings[CLEAN]
+        known = zip(part.index.tolist(), rows, directed(rows), strict=True)
+        clean |= {index: row.copy() for index, row, use in known if use and index in compared}
+    listed = [index for index in order if index in clean]
+    pairs, near, limit = near_copies(np.array([clean[index] for index in listed]))
+    if not near.any():
+        return []
+    names = "; ".join(
+        " and ".join(sorted(photos[listed[one]].id for one in pair)) for pair in pairs
+    )
+    return [
+        f"Photos that may be near copies of another: {near.sum()} of the {len(listed)} that were "
+        f"compared, as {names} (1 − cosine of their clean embeddings: below {limit:.2g}). Each "
+        "counts as a photo of its own: leave out those that are one photograph."
+    ]
 
 
 def clean_spread(parts: Iterable[Measured]) -> CleanSpread | None:
@@ -258,6 +353,7 @@ def layer_table(
     photos: Sequence[Photo],
     variants: Mapping[str, Variant],
     seed: int,
+    groups: np.ndarray | None = None,
 ) -> pd.DataFrame:
     """One row per variant and layer: cosines, the shift's growth from layer to layer, and CKA.
 
@@ -275,7 +371,7 @@ def layer_table(
     if measured.layers is None or summed != set(measured.index.tolist()):
         return pd.DataFrame(columns=columns)
     both = measured.layers[order_of_photos(measured, photos)]
-    low, high = np.clip(mean_interval(both, seed), -1, 1)
+    low, high = np.clip(mean_interval(both, seed, groups), -1, 1)
     cosines = both[..., 0]
     made = [
         LayerShift.from_sums(
@@ -290,7 +386,7 @@ def layer_table(
     growth = amplification_values(cosines, np.array([float(of["spread"]) for of in made]))
     with np.errstate(invalid="ignore"):
         amplification = np.nansum(growth, axis=0) / np.isfinite(growth).sum(axis=0)
-    growth_low, growth_high = np.maximum(mean_interval(growth, seed), 0)
+    growth_low, growth_high = np.maximum(mean_interval(growth, seed, groups), 0)
     null = cka_null(len(cosines))
     # torchmetrics squeezes the values of a single variant.
     names = ("cosine", "patch_cosine", "cka", "cka_biased")
@@ -299,7 +395,10 @@ def layer_table(
     )
     tokens = {view: _tokens(measured, photos, view) for view in (CLEAN, *variants)}
     widths = [sums[f"{layer} xx"].shape[0] - 2 for layer in range(len(made))]
-    cka_low, cka_high = cka_intervals(tokens, widths, cka, len(cosines), seed)
+    if groups is not None:
+        order = order_of_photos(measured, photos)
+        groups = groups[np.isin(measured.index[order], list(measured.tokens.get(CLEAN, ())))]
+    cka_low, cka_high = cka_intervals(tokens, widths, cka, len(cosines), seed, groups)
     rows = [
         (
             v.name, v.severity, layer + 1, cosine[layer, k], low[layer, k, 0], high[layer, k, 0],
@@ -327,6 +426,7 @@ def cka_intervals(
     cka: np.ndarray,
     count: int,
     seed: int,
+    groups: np.ndarray | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
     r"""The 95 % intervals of debiased CKA over photos, by the jackknife.
 
@@ -348,6 +448,7 @@ def cka_intervals(
         cka: Of all N photos, shape (layers, variants).
         count: N. Where n is less, the variation over n photos is taken for that over all.
         seed: Of the resampling.
+        groups: Of the n photos, see `mean_interval`.
 
     Returns:
         The ends, each shape (layers, variants); NaN for n < 5, or where CKA, or that of all photos
@@ -367,7 +468,7 @@ def cka_intervals(
     values[:, np.isnan(values).any(axis=0)] = np.nan
     low, high = (
         np.tanh(fisher_z(cka) + (end - values.mean(axis=0)) * np.sqrt(len(clean) / count))
-        for end in mean_interval(values, seed)
+        for end in mean_interval(values, seed, groups)
     )
     return np.minimum(low, cka), np.maximum(high, cka)
 
@@ -382,7 +483,11 @@ CARRIED = 0.25
 
 
 def outlier_table(
-    measured: Measured, photos: Sequence[Photo], variants: Mapping[str, Variant], seed: int
+    measured: Measured,
+    photos: Sequence[Photo],
+    variants: Mapping[str, Variant],
+    seed: int,
+    groups: np.ndarray | None = None,
 ) -> pd.DataFrame:
     """Outlier tokens after each layer, and the gaze on them: a row per view, severity and layer.
 
@@ -396,7 +501,7 @@ def outlier_table(
     if measured.outliers is None:
         return pd.DataFrame(columns=columns)
     values = measured.outliers[order_of_photos(measured, photos)]
-    low, high = np.clip(mean_interval(values, seed), 0, [np.inf, 1, 1])
+    low, high = np.clip(mean_interval(values, seed, groups), 0, [np.inf, 1, 1])
     known = np.isfinite(values).sum(axis=0)
     with np.errstate(invalid="ignore"):
         means = np.nansum(values, axis=0) / known

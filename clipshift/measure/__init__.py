@@ -1,6 +1,6 @@
 """Measures of the shift: torchmetrics metrics, and the same as functions in `functional`."""
 
-from clipshift.measure.facts import COLUMNS, Facts
+from clipshift.measure.facts import COLUMNS, Facts, accuracy_columns, retained_facts
 from clipshift.measure.metrics import (
     RMSE,
     SSIM,
@@ -45,5 +45,7 @@ __all__ = [
     "PatchSimilarity",
     "PatchSimilarityUint8",
     "PhotoMeasure",
+    "accuracy_columns",
     "as_measure",
+    "retained_facts",
 ]

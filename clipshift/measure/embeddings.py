@@ -25,6 +25,10 @@ FOLDS = 5
 RIDGES = np.append(10.0 ** np.arange(-6, 6.5, 0.5), np.inf)
 """The penalties λ to choose from, as multiples of the views' mean variance of a dimension, summed
 over photos; ∞ is what is shrunk towards."""
+QUANTILE_PHOTOS = 1000
+"""From the pairs of so many photos the quantiles of distances are taken."""
+NAMED_PAIRS = 3
+"""How many pairs of near copies are named."""
 BLOCK = 2**24
 """How many cosines are held at once: of N² there are too many."""
 DRAWN = 2**22
@@ -453,6 +457,57 @@ def neighbours_kept(
         shares[rows] = np.einsum("ij,ij->i", of_view, of_clean) / k
         occurrence += of_view.sum(axis=0)
     return shares, occurrence
+
+
+def near_copies(embeddings: np.ndarray) -> tuple[np.ndarray, np.ndarray, float]:
+    r"""Pairs of photos that are so near to each other that they may be one photograph.
+
+    Their distance 1 − cosine is less than a tenth of the median distance, and less than any pair's
+    would be, with a chance of 95 %, if the distances of P pairs went on towards 0 as the power law
+    through their quantiles goes:
+
+    .. math::
+        \min\Big(\frac{q_{0.5}}{10}, \; q_{0.1} \Big(\frac{0.05}{0.1 P}\Big)^{1 / \beta}\Big), \quad
+        \beta = \frac{\ln 5}{\ln (q_{0.5} / q_{0.1})}
+
+    The first is about how far photos move when they are compressed, resized or cut a little; the
+    second keeps embeddings of few dimensions, among which many photos are always near, from being
+    called copies. Both are our choice.
+
+    Args:
+        embeddings: Shape (N, D), in random order: the quantiles are those of the first 1,000.
+
+    Returns:
+        The pairs, the nearest `NAMED_PAIRS` of them, shape (pairs, 2); whether each photo is in any
+        pair, shape (N,); and the distance below which they are near, 0 for fewer than 10 photos.
+
+    Example:
+        >>> photos = np.random.default_rng(0).normal(size=(30, 16))
+        >>> photos[7] = 2 * photos[3] + 0.1
+        >>> near_copies(photos)[0]
+        array([[3, 7]])
+    """
+    photos = len(embeddings)
+    near, pairs = np.zeros(photos, bool), np.empty((0, 3))
+    if photos < 10:
+        return np.empty((0, 2), int), near, 0.0
+    directions = units(embeddings).astype(np.float32)
+    first = directions[:QUANTILE_PHOTOS]
+    upper = np.triu_indices(len(first), 1)
+    tenth, median = np.quantile(1 - (first @ first.T)[upper], [0.1, 0.5])
+    if not 0 < tenth < median:
+        return np.empty((0, 2), int), near, 0.0
+    power = np.log(median / tenth) / np.log(5)
+    limit = min(median / 10, tenth * (1 / (photos * (photos - 1))) ** power)
+    step = max(1, BLOCK // photos)
+    for start in range(0, photos, step):
+        distances = 1 - directions[start : start + step] @ directions[start:].T
+        one, other = np.nonzero(np.triu(distances < limit, 1))
+        near[start + one] = near[start + other] = True
+        found = np.stack([distances[one, other], start + one, start + other], axis=1)
+        pairs = np.concatenate([pairs, found])
+        pairs = pairs[np.lexsort(pairs.T[::-1])][:NAMED_PAIRS]
+    return pairs[:, 1:].astype(int), near, float(limit)
 
 
 def hubness(occurrence: np.ndarray) -> float:

@@ -1,6 +1,7 @@
 """What every measured column means: one record each, read by tables, figures and pages."""
 
 import math
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from typing import Any, ClassVar, Literal
 
@@ -94,18 +95,55 @@ class Facts:
 FACTS: TypeAdapter[Facts] = TypeAdapter(Facts)
 
 
-def accuracy(k: int, clean: bool) -> Facts:
-    """The facts of zero-shot top-k accuracy, on the augmented or on the clean view."""
+def accuracy(k: int, clean: bool, classes: int | None = None) -> Facts:
+    """The facts of zero-shot top-k accuracy, on the augmented or on the clean view.
+
+    Args:
+        k: How many classes count.
+        clean: Whether it is that of the clean view.
+        classes: How many there are to choose among, where that is known.
+    """
     of = "the clean view" if clean else "the augmented view"
+    among = f" of {classes:,}" if classes else ""
     return Facts(
-        label=f"zero-shot top-{k} accuracy of {of}",
-        short=f"top-{k} clean" if clean else f"top-{k}",
-        definition=f"1 if the photo's own class is among the {k} of the highest cosine with "
-        f"{of}, 0 if not; classes that tie share their places",
+        label=f"zero-shot top-{k} accuracy of {of}" + (f"{among} classes" if among else ""),
+        short=f"top-{k} clean{among}" if clean else f"top-{k}{among}",
+        definition=f"1 if the photo's own class is among the {k}{among} classes of the highest "
+        f"cosine with {of}, 0 if not; classes that tie share their places",
         space="photo" if clean else "text",
         better="higher",
         low=0,
         high=1,
+        unit="share",
+    )
+
+
+def accuracy_columns(top: Iterable[int], classes: int | None = None) -> dict[str, Facts]:
+    """The facts of zero-shot top-k accuracies for several k, by column, see `accuracy`."""
+    return {
+        f"zero_shot_top{k}{'_clean' if clean else ''}": accuracy(k, clean, classes)
+        for k in top
+        for clean in (True, False)
+    }
+
+
+def retained_facts(gallery: int | None = None) -> Facts:
+    """The facts of `retained`.
+
+    Args:
+        gallery: Among how many photos, where that is known. It falls as they become more.
+    """
+    among = f" among {gallery:,}" if gallery else ""
+    return Facts(
+        label="views that still find their own photo" + (f"{among} photos" if among else ""),
+        short=f"retained{among}",
+        definition=f"1 if among {f'{gallery:,}' if gallery else 'the gallery of'} clean photos the "
+        "view's highest cosine is with its own photo, 0 if not; photos that tie share the place",
+        space="embedding",
+        better="higher",
+        low=0,
+        high=1,
+        unchanged=1,
         unit="share",
     )
 
@@ -122,23 +160,8 @@ COLUMNS = {
         high=math.inf,
         unchanged=0,
     ),
-    "retained": Facts(
-        label="views that still find their own photo",
-        short="retained",
-        definition="1 if among the gallery of clean photos the view's highest cosine is with its "
-        "own photo, 0 if not; photos that tie share the place",
-        space="embedding",
-        better="higher",
-        low=0,
-        high=1,
-        unchanged=1,
-        unit="share",
-    ),
-    **{
-        f"zero_shot_top{k}{'_clean' if clean else ''}": accuracy(k, clean)
-        for k in (1, 5)
-        for clean in (True, False)
-    },
+    "retained": retained_facts(),
+    **accuracy_columns((1, 5)),
     "zero_shot_flip": Facts(
         label="changed zero-shot predictions",
         short="top-1 changes",

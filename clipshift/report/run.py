@@ -115,7 +115,7 @@ def ranking_figure(run: Run) -> Figure:
     return Figure(
         "ranking",
         figures.draw_ranking(run.ranking, run.summary),
-        "Mean shift with 95 % intervals over photos, and the interval of each rank: all of them "
+        "Mean shift with 95 % intervals, and the interval of each rank: all of them "
         "hold together at the 95 % level.",
         {PAPER: UNEQUAL} if at_paper > 1 else {},
     )
@@ -232,7 +232,7 @@ def corruption_sections(run: Run) -> list[Section]:
                 "corruption_error",
                 figures.draw_corruption_error(errors),
                 "Does the shift predict the error? Each point is a corruption at a severity, which "
-                "its number tells; bars are 95 % intervals of the error over photos.",
+                "its number tells; bars are 95 % intervals of the error.",
                 least=WIDE,
             )
         )
@@ -355,7 +355,7 @@ def gaze_sections(run: Run) -> list[Section]:
         Section(
             "gaze",
             "Gaze",
-            [f"Where the model looks: {kind}. Bars are 95 % intervals over photos."],
+            [f"Where the model looks: {kind}. Bars are 95 % intervals."],
             [Figure("gaze", figures.draw_gaze(run.summary), caption)],
         )
     ]
@@ -438,6 +438,7 @@ def facts_of(run: Run) -> dict[str, Any]:
         "gaze": words.gaze_in_words(model["gaze"]) if model["gaze"] else "none",
         "photos": f"{data['photos']} measured, {data['skipped']} skipped",
         "gallery of retained": words.counted(facts["gallery"], "photo"),
+        "intervals over": words.resampled(facts),
         "data (SHA-256)": data["fingerprint"],
         **(
             {"stored corruptions (SHA-256)": data["stored_fingerprint"]}
@@ -481,7 +482,7 @@ def methods(run: Run) -> str:
         f"{words.counted(data['photos'], 'photograph')} (SHA-256 {data['fingerprint'][:12]}) under "
         f"{words.counted(run.summary['augmentation'].nunique(), 'augmentation')} (severity "
         f"{severities}; seed {facts['seed']}, {facts['precision']}); intervals are 95 % intervals "
-        "over photographs, by bootstrap-t or, of shares, Wilson’s."
+        f"over {words.resampled(facts)}, by bootstrap-t or, of shares, Wilson’s."
     )
 
 
@@ -490,7 +491,7 @@ def run_notes(run: Run) -> list[str]:
     model, data = run.facts["model"], run.facts["data"]
     notes = [*run.facts["notes"], *words.model_notes(model), *words.floor_notes(run)]
     notes += words.few_photos(data["photos"])
-    notes += words.alike_photos(run.facts["intraclass_correlation"])
+    notes += words.alike_photos(run.facts)
     notes += words.collapsed_notes(run)
     if not model["gaze"] and "attention_similarity" in run.facts["config"]["metric"]:
         notes.append(

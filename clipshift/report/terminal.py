@@ -21,6 +21,7 @@ from clipshift.augment import MATCHED
 from clipshift.measure import Facts
 from clipshift.report.figures import shown_measures
 from clipshift.report.tracking import HEADLINE, headline
+from clipshift.report.words import resampled
 from clipshift.results import Run
 
 LEADING = ("relative_shift", "cosine_similarity", "retained", "gaze_divergence_aligned")
@@ -112,19 +113,20 @@ def print_run(
     print_text(console, " ".join(answer))
     console.print()
     severities = list(run.summary["severity"].unique())
+    over = f", with 95 % intervals over {resampled(run.facts)}"
     if len(severities) <= 2:
         shown = set()
         for severity, summary in run.summary.groupby("severity", sort=False):
             table = measure_table(summary, run, console.width)
             shown |= set(table[0])
-            print_table(console, f"Means with 95 % intervals at severity {severity}", table)
+            print_table(console, f"Means at severity {severity}{over}", table)
         left = [m for m in measures_in_order(run.summary, run.columns)
                 if heading(m, run.columns) not in shown]  # fmt: skip
     else:
         measure = measures_in_order(run.summary, run.columns)[0]
         table, intervals = severity_table(run, measure, console.width)
         title = f"Mean {heading(measure, run.columns)} by severity"
-        title += ", with 95 % intervals" if intervals else " (summary.csv has the intervals)"
+        title += over if intervals else " (summary.csv has the intervals)"
         print_table(console, title, table)
         left = [m for m in measures_in_order(run.summary, run.columns) if m != measure]
     if not {*run.trained_on}.isdisjoint(run.summary["augmentation"]):

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from clipshift.augment import MATCHED, PAPER
-from clipshift.results import ALEXNET_ERROR, SEVERITIES, Run
+from clipshift.results import ALEXNET_ERROR, CLASSES, DESIGN_EFFECT, SEVERITIES, Run
 
 FEW_PHOTOS = 30
 """Below this many, pages and the terminal say how few photos there are."""
@@ -17,7 +17,8 @@ HEADLINE_MEASURES = ("relative_shift", "cosine_similarity")
 SIGNIFICANT = 0.05
 """Below this p, after Holm's correction, sentences say that there is a difference."""
 ALIKE = 0.1
-"""Above this intraclass correlation they say that photos of one label shift alike."""
+"""Above this intraclass correlation they say that photos of one label shift alike, of runs of
+earlier versions, which do not say by how much intervals over photos are too narrow."""
 
 
 def counted(count: int, noun: str) -> str:
@@ -144,17 +145,45 @@ def few_photos(count: int) -> list[str]:
     return [f"Only {photos}: intervals over so few are wide, and only roughly 95 %."]
 
 
-def alike_photos(correlation: float | None) -> list[str]:
+def resampled(facts: Mapping[str, Any]) -> str:
+    """What a run's intervals take as drawn at random; of earlier versions it is always photos.
+
+    Args:
+        facts: Of a ``run.json``.
+    """
+    photos = counted(facts["data"]["photos"], "photo")
+    if not by_class(facts):
+        return photos
+    found = facts["resampled"]
+    alone = f" and {counted(found['alone'], 'photo')} without one" if found["alone"] else ""
+    return f"{found['units']:,} classes{alone}, of {photos}"
+
+
+def by_class(facts: Mapping[str, Any]) -> bool:
+    """Whether a run's intervals take classes as drawn at random."""
+    return (facts.get("resampled") or {}).get("unit") == CLASSES
+
+
+def alike_photos(facts: Mapping[str, Any]) -> list[str]:
     """What a reader must know where photos of one label shift alike; empty where they do not.
 
     Args:
-        correlation: The intraclass correlation of labels; None where it is not known.
+        facts: Of a ``run.json``.
     """
-    if correlation is None or correlation <= ALIKE:
+    correlation = facts["intraclass_correlation"]
+    effect = (facts.get("resampled") or {}).get("design_effect")
+    told = "" if correlation is None else f" (intraclass correlation {correlation:.2f})"
+    if by_class(facts):
+        return [
+            f"Intervals take classes as drawn at random, not photos: {resampled(facts)}{told}. "
+            "Correlations, and p-values within a run, take photos as independent."
+        ]
+    alike = effect > DESIGN_EFFECT if effect is not None else (correlation or 0) > ALIKE
+    if not alike:
         return []
     return [
-        f"Photos of one label shift alike (intraclass correlation {correlation:.2f}): they say "
-        "less than as many of different labels, and the intervals are too narrow."
+        f"Photos of one label shift alike{told}: they say less than as many of different labels, "
+        "and the intervals, which take photos as independent, are too narrow."
     ]
 
 

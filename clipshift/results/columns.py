@@ -27,8 +27,8 @@ KEYS = {
 }
 VARIANT = {name: KEYS[name] for name in ("augmentation", "severity")}
 INTERVAL = {
-    "ci_low": "lower end of the 95 % interval over photos",
-    "ci_high": "upper end of the 95 % interval over photos",
+    "ci_low": "lower end of the 95 % interval (over photos or classes: resampled in run.json)",
+    "ci_high": "upper end of the 95 % interval (over photos or classes: resampled in run.json)",
 }
 COUNT = {"n": "photos with a value"}
 DEFINITIONS: dict[str, dict[str, str]] = {
@@ -79,15 +79,15 @@ DEFINITIONS: dict[str, dict[str, str]] = {
     | INTERVAL
     | {
         "patch_cosine": "mean cosine of the mean patch tokens of view and clean view",
-        "patch_low": "lower end of its 95 % interval over photos",
-        "patch_high": "upper end of its 95 % interval over photos",
+        "patch_low": "lower end of its 95 % interval",
+        "patch_high": "upper end of its 95 % interval",
         "amplification": "relative shift of the class tokens over that of the layer before; 1 − "
         "cosine divided by its mean over different clean photos",
-        "amplification_low": "lower end of its 95 % interval over photos",
-        "amplification_high": "upper end of its 95 % interval over photos",
+        "amplification_low": "lower end of its 95 % interval",
+        "amplification_high": "upper end of its 95 % interval",
         "cka": "debiased linear CKA of the mean patch tokens of views and clean views",
-        "cka_low": "lower end of its 95 % interval over photos, with inside=true",
-        "cka_high": "upper end of its 95 % interval over photos, with inside=true",
+        "cka_low": "lower end of its 95 % interval, with inside=true",
+        "cka_high": "upper end of its 95 % interval, with inside=true",
         "cka_null": "standard deviation of cka over all permutations of the photos; its mean is 0",
         "cka_p": "upper bound of the p-value of cka under permutations of the photos (Cantelli)",
         "cka_biased": "linear CKA of the same, biased upwards where photos are few",
@@ -103,8 +103,8 @@ DEFINITIONS: dict[str, dict[str, str]] = {
     | {
         "share": "share of all patch tokens that are outliers",
         "gaze_share": "mean share of the gaze that falls on them",
-        "gaze_low": "lower end of its 95 % interval over photos",
-        "gaze_high": "upper end of its 95 % interval over photos",
+        "gaze_low": "lower end of its 95 % interval",
+        "gaze_high": "upper end of its 95 % interval",
     }
     | COUNT,
     "directions": VARIANT
@@ -119,12 +119,12 @@ DEFINITIONS: dict[str, dict[str, str]] = {
         "p_holm": "p after Holm's correction over all rows of the severity",
         "share": "share of the mean squared displacement that the mean displacement carries, "
         "perpendicular to the mean clean embedding",
-        "share_low": "lower end of its 95 % interval over photos",
-        "share_high": "upper end of its 95 % interval over photos",
+        "share_low": "lower end of its 95 % interval",
+        "share_high": "upper end of its 95 % interval",
         "contraction": "mean change of a view's cosine with the other clean photos, over the mean "
         "1 − cosine between those; positive: views come nearer, negative: they move away",
-        "contraction_low": "lower end of its 95 % interval over photos",
-        "contraction_high": "upper end of its 95 % interval over photos",
+        "contraction_low": "lower end of its 95 % interval",
+        "contraction_high": "upper end of its 95 % interval",
         "n": "photos that were moved",
     },
     "direction_cosines": {
@@ -172,8 +172,8 @@ DEFINITIONS: dict[str, dict[str, str]] = {
         "the severity",
         "softmax_change": "the same of the text's probability: the softmax of the model's scaled "
         "cosines over the vocabulary",
-        "softmax_low": "lower end of its 95 % interval over photos",
-        "softmax_high": "upper end of its 95 % interval over photos",
+        "softmax_low": "lower end of its 95 % interval",
+        "softmax_high": "upper end of its 95 % interval",
         "softmax_p": "two-sided p-value of no change, from Student's t",
         "softmax_p_holm": "softmax_p after Holm's correction, as p_holm",
         "n": COUNT["n"],

@@ -102,6 +102,16 @@ class MatchingFacts(TypedDict):
 
 
 @with_config(KNOWN)
+class ResampledFacts(TypedDict):
+    """What intervals take as drawn at random."""
+
+    unit: Literal["photos", "classes"]
+    units: Count
+    alone: Count
+    design_effect: float | None
+
+
+@with_config(KNOWN)
 class RunFacts(TypedDict):
     """``run.json``: provenance, and what is true of the run as a whole."""
 
@@ -130,6 +140,7 @@ class RunFacts(TypedDict):
     gallery: Count
     distortion: dict[Name, dict[str, dict[str, float]]]
     intraclass_correlation: float | None
+    resampled: NotRequired[ResampledFacts]
     paper_and_matched: NotRequired[dict[Literal["tau", "ci_low", "ci_high"], float | None]]
     matching: NotRequired[MatchingFacts]
     corruption_error: NotRequired[dict[str, float | None]]

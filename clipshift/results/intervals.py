@@ -1,8 +1,9 @@
 """Uncertainty: every interval and every p-value of a table is made here, over photos.
 
 All intervals are meant to cover 95 %. Means, and all that is a mean over photos, have bootstrap-t
-intervals; shares have Wilson's. How often each covers in simulation: docs/protocol.md, "Intervals",
-made by benchmarks/coverage.py.
+intervals; shares have Wilson's. Where photos come in groups, as classes are, intervals take the
+groups as drawn at random, and not the photos. How often each covers in simulation:
+docs/protocol.md, "Intervals", made by benchmarks/coverage.py.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -25,7 +26,12 @@ interval infinite. If they were left out, it would cover 0.81 (of ten photos sev
 mean); with this floor it covers 0.97, and other populations are hardly touched.
 """
 BLOCK = 256
-"""Photos that are resampled at once, from one stream of random numbers: part of every interval."""
+"""Photos, or groups of them, that are resampled at once, from one stream of random numbers: part of
+every interval."""
+PHOTOS, CLASSES = "photos", "classes"
+"""What is resampled."""
+DESIGN_EFFECT = 1.1
+"""Above this, intervals over photos are more than 5 % too narrow for photos of one label alike."""
 ROUNDING = 1e-12
 """Values that differ by less, relative to their mean, are equal."""
 
@@ -37,7 +43,7 @@ class Studentized:
     Attributes:
         mean: Mean of each column, shape (C,).
         error: Its standard error, (C,): 0 where all values are equal, NaN for fewer than two.
-        count: How many photos have a value, (C,).
+        count: How many photos, or groups of them, have a value, (C,).
         t: (mean of the resample − mean) ÷ standard error of the resample, (resamples, C).
     """
 
@@ -126,26 +132,24 @@ class Studentized:
         return np.asarray(2 * student.sf(scaled, np.maximum(self.count - 1, 1)))
 
 
-def resampled(photos: int, seed: int) -> Iterator[tuple[slice, np.ndarray]]:
-    """How often every resample draws every photo, `BLOCK` photos at a time.
+def resampled(units: int, seed: int) -> Iterator[tuple[slice, np.ndarray]]:
+    """How often every resample draws every photo or group, `BLOCK` of them at a time.
 
-    Exactly the bootstrap: as many draws as there are photos, each of any of them. How many of them
-    fall into each block is multinomial, and within a block every photo is as likely. Each block has
+    Exactly the bootstrap: as many draws as there are units, each of any of them. How many of them
+    fall into each block is multinomial, and within a block every unit is as likely. Each block has
     a stream of its own, keyed by the seed and its number, so that its weights can be made without
     those of the others.
 
     Args:
-        photos: How many there are.
+        units: How many there are.
         seed: Seed of the resampling.
 
     Yields:
-        The rows of a block, and its weights, whole numbers in float64, (`RESAMPLES`, rows).
+        A block, and its weights, whole numbers in float64, (`RESAMPLES`, units in the block).
     """
-    starts = range(0, photos, BLOCK)
-    sizes = np.array([min(BLOCK, photos - start) for start in starts])
-    draws = np.random.default_rng([seed, len(starts)]).multinomial(
-        photos, sizes / photos, RESAMPLES
-    )
+    starts = range(0, units, BLOCK)
+    sizes = np.array([min(BLOCK, units - start) for start in starts])
+    draws = np.random.default_rng([seed, len(starts)]).multinomial(units, sizes / units, RESAMPLES)
     for block, (start, size) in enumerate(zip(starts, sizes, strict=True)):
         own = draws[:, block]
         drawn = np.random.default_rng([seed, block]).integers(size, size=own.sum())
@@ -155,13 +159,25 @@ def resampled(photos: int, seed: int) -> Iterator[tuple[slice, np.ndarray]]:
 
 
 def studentize(
-    values: np.ndarray, seed: int, derive: Callable[[np.ndarray], np.ndarray] = np.asarray
+    values: np.ndarray,
+    seed: int,
+    derive: Callable[[np.ndarray], np.ndarray] = np.asarray,
+    groups: np.ndarray | None = None,
 ) -> Studentized:
-    """Resample photos, the same ones for all columns, and studentise the columns' means.
+    r"""Resample photos, the same ones for all columns, and studentise the columns' means.
 
-    Of a block of photos only sums remain: of its values, of their squares, and of both by the
-    weights of `resampled`. They are added in the order of the blocks, so that the result does not
-    depend on where they were made.
+    With groups these are resampled whole. The mean over photos is then a ratio, of the groups' sums
+    :math:`T_g` by the numbers :math:`m_g` of their photos that have a value, and its standard error
+    is that of the linearised ratio over G groups (Cochran, "Sampling techniques", 1977, section
+    6; one photo a group makes it :math:`s / \sqrt N`):
+
+    .. math::
+        \bar x = \frac{\sum_g T_g}{\sum_g m_g}, \quad
+        \frac{1}{\sum_g m_g} \sqrt{\frac{G}{G - 1} \sum_g (T_g - \bar x \, m_g)^2}
+
+    Of a block only sums remain: of its values, of their squares, and of both by the weights of
+    `resampled`. They are added in the order of the blocks, so that the result does not depend on
+    where they were made.
 
     Args:
         values: One row per photo and one column per quantity, shape (N, C). Of NaN values neither
@@ -169,35 +185,75 @@ def studentize(
         seed: Seed of the resampling.
         derive: Makes of some photos' rows the columns to resample, so that those of all photos are
             never held at once.
+        groups: The group of each photo, integers, shape (N,); None where photos are independent,
+            which is the same, to the bit, as a group for each.
     """
     columns = derive(values[:0]).shape[1]
-    totals, sums = np.zeros((3, columns)), np.zeros((3, RESAMPLES, columns))
+    members = _members(groups, len(values))
+    units = len(values) if members is None else len(members)
+    terms = 3 if members is None else 6
+    totals, sums = np.zeros((terms, columns)), np.zeros((terms, RESAMPLES, columns))
     with np.errstate(invalid="ignore", divide="ignore"):
         first = derive(values[:BLOCK]).astype(float)
         centre = np.nansum(first, axis=0) / (~np.isnan(first)).sum(axis=0)
         centre[np.isnan(centre)] = 0
-        for rows, weights in resampled(len(values), seed) if len(values) else ():
+        for block, weights in resampled(units, seed) if units else ():
+            rows = block if members is None else np.concatenate(members[block])
             deviation = derive(values[rows]) - centre
             known = ~np.isnan(deviation)
             deviation[~known] = 0
-            for power, term in enumerate((known.astype(float), deviation, deviation**2)):
-                totals[power] += term.sum(axis=0)
-                alike = power == 0 and known.all()
-                sums[power] += weights.sum(axis=1)[:, None] if alike else weights @ term
-        count, shift = totals[0].astype(int), totals[1] / totals[0]
+            added = _terms(known.astype(float), deviation, members and members[block])
+            for place, term in enumerate(added):
+                totals[place] += term.sum(axis=0)
+                alike = place == 0 and members is None and known.all()
+                sums[place] += weights.sum(axis=1)[:, None] if alike else weights @ term
+        shift = totals[1] / totals[0]
         mean = centre + shift
-        squares = np.maximum(totals[2] - totals[0] * shift**2, 0)
-        error = np.sqrt(squares / (count - 1) / count)
+        squares = np.maximum(totals[2] - totals[0] * shift**2 + _between(totals, shift), 0)
+        count = totals[5 if members else 0].astype(int)
+        error = np.sqrt(squares / (count - 1) / count) * (count / totals[0])
         error[error <= ROUNDING * np.abs(mean)] = 0
         error[count < 2] = np.nan
         size = np.maximum(sums[0], 1)
         drawn = sums[1] / size
-        own = np.sqrt(np.maximum(sums[2] / size - drawn**2, 0) / np.maximum(size - 1, 1))
+        variance = sums[2] / size - drawn**2 + _between(sums, drawn) / size
+        number = np.maximum(sums[5], 1) if members else size
+        own = np.sqrt(np.maximum(variance, 0) / np.maximum(number - 1, 1) * (number / size))
         scaled = (drawn - shift) / np.maximum(own, ERROR_FLOOR * error)
     return Studentized(mean, error, count, np.where(error == 0, 0, scaled))
 
 
-def mean_interval(values: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray]:
+def _members(groups: np.ndarray | None, photos: int) -> list[np.ndarray] | None:
+    """The photos of each group, groups in the order of their first photos; None without groups."""
+    if groups is None:
+        return None
+    _, first, inverse = np.unique(groups, return_index=True, return_inverse=True)
+    if len(first) == photos:
+        return None
+    place = np.argsort(np.argsort(first))[inverse]
+    return np.split(np.argsort(place, kind="stable"), np.cumsum(np.bincount(place))[:-1])
+
+
+def _terms(
+    known: np.ndarray, deviation: np.ndarray, members: list[np.ndarray] | None
+) -> list[np.ndarray]:
+    """Of photos, or of groups, m, T, T² and, of groups, T (m − 1), m (m − 1) and whether m > 0."""
+    if members is None:
+        return [known, deviation, deviation**2]
+    starts = np.cumsum([0, *map(len, members[:-1])])
+    size, total = (np.add.reduceat(rows, starts) for rows in (known, deviation))
+    more = size - 1
+    return [size, total, total**2, total * more, size * more, (size > 0).astype(float)]
+
+
+def _between(sums: np.ndarray, mean: np.ndarray) -> np.ndarray | float:
+    r"""What makes :math:`\sum T^2 - \bar x^2 \sum m` :math:`\sum (T - \bar x m)^2`, of groups."""
+    return mean**2 * sums[4] - 2 * mean * sums[3] if len(sums) > 3 else 0.0
+
+
+def mean_interval(
+    values: np.ndarray, seed: int, groups: np.ndarray | None = None
+) -> tuple[np.ndarray, np.ndarray]:
     r"""The 95 % bootstrap-t interval of means over photos, at no end shorter than Student's.
 
     .. math::
@@ -211,16 +267,18 @@ def mean_interval(values: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray
     have, t* alone would be too short, which Student's t mends. Source: Efron, "Nonparametric
     standard errors and confidence intervals", 1981; Hall, "Theoretical comparison of bootstrap
     confidence intervals", 1988; that Student's t bounds it is our choice, by simulation. A
-    resample's standard error is at least `ERROR_FLOOR` of the sample's.
+    resample's standard error is at least `ERROR_FLOOR` of the sample's. With groups, these are
+    resampled, the standard error is theirs (`studentize`), and N their number.
 
     Args:
         values: Shape (N,), or (N, C) with a column per quantity; NaN values are left out. All
             columns are resampled with the same photos.
         seed: Seed of the resampling.
+        groups: The group of each photo, integers, shape (N,): photos of one are not independent.
 
     Returns:
         The ends, each of shape () or (C,). Both are the mean where all values are equal; NaN for
-        fewer than two values.
+        fewer than two values, or groups with one.
 
     Example:
         >>> low, high = mean_interval(np.array([0.0, 0.1, 0.1, 0.2, 0.2, 0.2, 0.4, 1.5]), seed=0)
@@ -229,11 +287,52 @@ def mean_interval(values: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray
     """
     values = np.asarray(values)
     columns = values.reshape(len(values), int(np.prod(values.shape[1:])))
-    low, high = studentize(columns, seed).interval()
+    low, high = studentize(columns, seed, groups=groups).interval()
     return low.reshape(values.shape[1:])[()], high.reshape(values.shape[1:])[()]
 
 
-def share_interval(values: np.ndarray) -> tuple[float, float]:
+def effective_count(values: np.ndarray, groups: np.ndarray | None) -> float:
+    r"""How many independent photos would say as much of a mean as these, which come in groups.
+
+    .. math::
+        \frac{N}{D} \Big(\frac{z}{t_{G - 1}}\Big)^2, \quad
+        D = \max\Big(1, \frac{G}{G - 1}
+            \frac{\sum_g (T_g - \bar x \, m_g)^2}{\sum_i (x_i - \bar x)^2}\Big)
+
+    with the design effect D, the variance of the mean over G groups (`studentize`) by that over
+    photos; the quantile of Student's t is for what G groups leave open of D. Sources: Kish, "Survey
+    sampling", 1965; Korn and Graubard, "Confidence intervals for proportions with small expected
+    number of positive counts estimated from survey data", 1998.
+
+    Args:
+        values: Of N photos, shape (N,), without NaN.
+        groups: The group of each, integers, shape (N,); None where photos are independent.
+
+    Returns:
+        N without groups, or where no group has two photos; D is 1 where all values are equal. 0 for
+        fewer than two groups.
+
+    Example:
+        >>> effective_count(np.array([0, 0, 1, 1]), None)
+        4
+        >>> round(effective_count(np.repeat([0, 1], 50), np.arange(100) // 2), 1)
+        46.6
+    """
+    members = _members(groups, len(values))
+    if members is None:
+        return len(values)
+    if len(members) < 2:
+        return 0
+    deviation = values - np.mean(values)
+    between = np.square([deviation[own].sum() for own in members]).sum()
+    within = np.square(deviation).sum()
+    many = len(members)
+    effect = max(1.0, many / (many - 1) * between / within) if within else 1.0
+    quantile = student.ppf((1 + CONFIDENCE) / 2, many - 1)
+    return float(len(values) / effect * (Z / quantile) ** 2)
+
+
+def share_interval(values: np.ndarray, groups: np.ndarray | None = None) -> tuple[float, float]:
     r"""Wilson's 95 % interval of a share.
 
     .. math::
@@ -245,15 +344,16 @@ def share_interval(values: np.ndarray) -> tuple[float, float]:
         values: 0 or 1 for each photo, shape (N,), without NaN. Fractions (of `retained`, where
             several photos share the first place) vary less than the formula takes them to: the
             interval is then too wide rather than too narrow.
+        groups: The group of each photo, integers, shape (N,): then N is the `effective_count`.
 
     Returns:
-        The ends, in [0, 1]; NaN without values.
+        The ends, in [0, 1]; NaN without values, or of fewer than two groups.
 
     Example:
         >>> [round(end, 3) for end in share_interval(np.zeros(20))]
         [0.0, 0.161]
     """
-    n = len(values)
+    n = effective_count(values, groups)
     if not n:
         return np.nan, np.nan
     share = float(np.mean(values))
@@ -265,7 +365,9 @@ def share_interval(values: np.ndarray) -> tuple[float, float]:
     )  # as rounding may not
 
 
-def share_difference(change: np.ndarray) -> tuple[float, float, float]:
+def share_difference(
+    change: np.ndarray, groups: np.ndarray | None = None
+) -> tuple[float, float, float]:
     r"""The 95 % interval of the difference of two shares over the same photos, and its p-value.
 
     .. math::
@@ -279,19 +381,22 @@ def share_difference(change: np.ndarray) -> tuple[float, float, float]:
 
     Args:
         change: −1, 0 or 1 for each photo, shape (N,), without NaN.
+        groups: The group of each photo, integers, shape (N,): then N is the `effective_count`, and
+            N₊ and N₋ are as many of it as of all photos.
 
     Returns:
-        The ends, in [−1, 1], and p; NaN without values. The interval never has zero width: photos
-        that do not change leave open that a few of others would.
+        The ends, in [−1, 1], and p; NaN without values, or of fewer than two groups. The interval
+        never has zero width: photos that do not change leave open that a few of others would.
 
     Example:
         >>> [round(number, 3) for number in share_difference(np.array([1] * 5 + [0] * 45))]
         [-0.0, 0.192, 0.05]
     """
-    n = len(change)
+    n = effective_count(change, groups)
     if not n:
         return np.nan, np.nan, np.nan
-    gained, lost = ((np.sum(sign * change > 0) + 1) / (n + 2) for sign in (1, -1))
+    counted = n / len(change)
+    gained, lost = ((counted * np.sum(sign * change > 0) + 1) / (n + 2) for sign in (1, -1))
     difference = gained - lost
     error = np.sqrt((gained + lost - difference**2) / (n + 2))
     low, high = np.clip(difference + Z * error * np.array([-1, 1]), -1, 1)
@@ -469,6 +574,39 @@ def holm(p: np.ndarray) -> np.ndarray:
     raised = p[order] * np.arange(len(order), 0, -1)
     adjusted[order] = np.maximum.accumulate(raised).clip(max=1)
     return adjusted
+
+
+def label_groups(labels: Sequence[str | None]) -> np.ndarray:
+    """The groups of photos with labels, for `mean_interval`: one a label; without one, one a photo.
+
+    Example:
+        >>> label_groups(["cat", None, "dog", "cat", None])
+        array([0, 2, 1, 0, 3])
+    """
+    codes, names = pd.factorize(np.asarray(labels, object))
+    alone = codes < 0
+    codes[alone] = len(names) + np.arange(alone.sum())
+    return np.asarray(codes)
+
+
+def design_effect(correlation: float, labels: Sequence[str | None]) -> float:
+    r"""By how much the variance of a mean is larger than that over as many independent photos.
+
+    .. math::
+        1 + \Big(\frac{\sum_j n_j^2}{N} - 1\Big) \, \mathrm{ICC}
+
+    with the number of photos :math:`n_j` of each label. Source: Kish, "Survey sampling", 1965.
+
+    Args:
+        correlation: From `intraclass_correlation`.
+        labels: Of N photos; a photo without one counts as the only one of its label.
+
+    Example:
+        >>> design_effect(0.5, ["cat"] * 10 + ["dog"] * 10)
+        5.5
+    """
+    sizes = np.bincount(label_groups(labels))
+    return float(1 + (np.square(sizes).sum() / sizes.sum() - 1) * correlation)
 
 
 def intraclass_correlation(values: np.ndarray, labels: Sequence[str | None]) -> float:

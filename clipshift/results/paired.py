@@ -39,7 +39,11 @@ def with_group_means(shift: pd.DataFrame, trained_on: Sequence[str]) -> pd.DataF
 
 
 def compare_photos(
-    a: pd.DataFrame, b: pd.DataFrame, columns: Mapping[str, Facts], seed: int
+    a: pd.DataFrame,
+    b: pd.DataFrame,
+    columns: Mapping[str, Facts],
+    seed: int,
+    groups: pd.Series | None = None,
 ) -> pd.DataFrame:
     """The paired difference of two runs, b − a, in every measure under every variant.
 
@@ -54,6 +58,7 @@ def compare_photos(
         columns: What the measures are. Those of pixels are left out: they do not depend on the
             model.
         seed: Seed of the bootstrap.
+        groups: The group of each photo by its id, integers: they are resampled whole.
 
     Returns:
         One row per (augmentation, severity, measure), and one for each measure of the clean views,
@@ -71,21 +76,24 @@ def compare_photos(
         if columns[name].better and columns[name].space != "pixels"
     ]
     of_clean = [name for name in measures if columns[name].space == "photo"]
-    groups = list(joined.groupby(["augmentation", "severity"], sort=False))
+    variants = list(joined.groupby(["augmentation", "severity"], sort=False))
     rows = []
     for (name, severity), group, chosen in [
-        (("clean", ""), groups[0][1], of_clean),
-        *((key, group, [m for m in measures if m not in of_clean]) for key, group in groups),
+        (("clean", ""), variants[0][1], of_clean),
+        *((key, group, [m for m in measures if m not in of_clean]) for key, group in variants),
     ]:
         changes = _changes(group, chosen)
-        made = studentize(_influence(group, changes).to_numpy(), seed)
+        of_photos = None if groups is None else group["photo"].map(groups).to_numpy()
+        made = studentize(_influence(group, changes).to_numpy(), seed, groups=of_photos)
         of_means = zip(*made.interval(), made.p_values(), strict=True)
         for measure, (low, high, p) in zip(chosen, of_means, strict=True):
             pair = group[[f"{measure}_a", f"{measure}_b"]].dropna().to_numpy(float)
-            change = changes[measure].dropna().to_numpy()
+            known = changes[measure].notna().to_numpy()
+            change = changes[measure].to_numpy()[known]
             gain = columns[measure].gain(pair[:, 0], pair[:, 1])
             if columns[measure].is_share and np.isin(change, (-1, 0, 1)).all():
-                low, high, p = share_difference(change)
+                own = None if of_photos is None else of_photos[known]
+                low, high, p = share_difference(change, own)
             rows.append(
                 {
                     "augmentation": name,
@@ -110,7 +118,8 @@ def compare_photos(
 def _changes(group: pd.DataFrame, measures: list[str]) -> pd.DataFrame:
     """Differences b − a in every measure, one row per photo; NaN where either has no value."""
     return pd.DataFrame(
-        {name: (group[f"{name}_b"] - group[f"{name}_a"]).astype(float) for name in measures}
+        {name: (group[f"{name}_b"] - group[f"{name}_a"]).astype(float) for name in measures},
+        group.index,
     )
 
 

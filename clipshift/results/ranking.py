@@ -57,7 +57,12 @@ def told_apart(differences: Studentized) -> np.ndarray:
     return (low > 0).astype(int) - (high < 0)
 
 
-def rank_augmentations(shift: Shift, seed: int, matching: Matching = UNMATCHED) -> pd.DataFrame:
+def rank_augmentations(
+    shift: Shift,
+    seed: int,
+    matching: Matching = UNMATCHED,
+    groups: np.ndarray | None = None,
+) -> pd.DataFrame:
     """Augmentations from the largest mean shift to the smallest, at each severity.
 
     An augmentation's rank is at least 1 + the number of those that are significantly above it, and
@@ -76,6 +81,8 @@ def rank_augmentations(shift: Shift, seed: int, matching: Matching = UNMATCHED) 
         shift: From `clipshift.results.shift_table`, or its file, with ``cosine_similarity``.
         seed: Seed of the resampling.
         matching: What intervals at severity ``matched`` hold as well.
+        groups: The group of each photo, which is resampled whole, integers, photos in the order of
+            ids; None where photos are independent.
 
     Returns:
         One row per (severity, augmentation): ``shift`` (mean 1 − cosine) with ``ci_low`` and
@@ -98,7 +105,7 @@ def rank_augmentations(shift: Shift, seed: int, matching: Matching = UNMATCHED) 
         positions = pairs_of(size)
         variants = [(name, severity) for name in means.index]
         values = matching.stratified(matrix.to_numpy(), variants)
-        made = studentize(values, seed, with_differences)
+        made = studentize(values, seed, with_differences, groups)
         made = matching.widened(made, means.to_numpy(), variants, seed, with_differences)
         low, high = np.clip(made[:size].interval(), 0, 2)
         differences = made[size:]
@@ -154,7 +161,11 @@ def rank_intervals(
 
 
 def ranking_agreement(
-    shift: Shift, severities: tuple[str, str], seed: int, matching: Matching = UNMATCHED
+    shift: Shift,
+    severities: tuple[str, str],
+    seed: int,
+    matching: Matching = UNMATCHED,
+    groups: np.ndarray | None = None,
 ) -> tuple[float, float, float]:
     """Kendall's τ between the rankings at two severities, with an interval.
 
@@ -169,6 +180,8 @@ def ranking_agreement(
         severities: The two.
         seed: Seed of the resampling.
         matching: What intervals at severity ``matched`` hold as well.
+        groups: The group of each photo, which is resampled whole, integers, photos in the order of
+            ids; None where photos are independent.
 
     Returns:
         τ in [−1, 1], and the interval's ends; NaN for fewer than two augmentations.
@@ -184,7 +197,7 @@ def ranking_agreement(
     def differences(rows: np.ndarray) -> np.ndarray:
         return np.hstack([with_differences(of)[:, len(names) :] for of in np.hsplit(rows, 2)])
 
-    made = studentize(matching.stratified(values, variants), seed, differences)
+    made = studentize(matching.stratified(values, variants), seed, differences, groups)
     made = matching.widened(made, np.nanmean(values, axis=0), variants, seed, differences)
     tau = kendalltau(first[names].mean(), second[names].mean()).statistic
     signs = told_apart(made)

@@ -87,7 +87,11 @@ def labels_of(shift: Shift) -> pd.Series:
 
 
 def summarize(
-    shift: Shift, columns: Mapping[str, Facts], seed: int, matching: Matching = UNMATCHED
+    shift: Shift,
+    columns: Mapping[str, Facts],
+    seed: int,
+    matching: Matching = UNMATCHED,
+    groups: np.ndarray | None = None,
 ) -> pd.DataFrame:
     """Means over photos with 95 % intervals of the measure's kind.
 
@@ -100,6 +104,8 @@ def summarize(
             a photo's brightness, are no measures.
         seed: Seed of the resampling.
         matching: What intervals of `SHIFTS` at severity ``matched`` hold as well.
+        groups: The group of each photo, which is resampled whole, integers, photos in the order of
+            ids; None where photos are independent.
 
     Returns:
         One row per (augmentation, severity, measure): ``mean``, ``std`` (of a photo, N − 1),
@@ -116,7 +122,7 @@ def summarize(
     for chosen in (resampled[start : start + step] for start in range(0, len(resampled), step)):
         every = [variant for _ in chosen for variant in variants]
         values = matching.stratified(_influences(shift, chosen, shape), every)
-        made = studentize(values, seed)
+        made = studentize(values, seed, groups=groups)
         of_shifts = np.repeat([name in SHIFTS for name in chosen], len(variants))
         unchanged = np.repeat([SHIFTS.get(name, 0.0) for name in chosen], len(variants))
         moved = np.where(of_shifts, made.mean - unchanged, 0)
@@ -126,7 +132,7 @@ def summarize(
     for name in measures:
         values = by_photo(shift, name)
         if columns[name].is_share:
-            shares = [share_interval(column.dropna().to_numpy()) for _, column in values.items()]
+            shares = [_share_interval(column.to_numpy(), groups) for _, column in values.items()]
             ends[name] = np.transpose(shares)
         low, high = np.clip(ends[name], columns[name].low, columns[name].high)
         parts.append(
@@ -143,6 +149,11 @@ def summarize(
     if not parts:
         return pd.DataFrame(columns=names)
     return pd.concat(parts).sort_index(kind="stable", ignore_index=True)
+
+
+def _share_interval(values: np.ndarray, groups: np.ndarray | None) -> tuple[float, float]:
+    known = ~np.isnan(values)
+    return share_interval(values[known], None if groups is None else groups[known])
 
 
 def _influences(shift: Shift, measures: Sequence[str], shape: tuple[int, int]) -> np.ndarray:
@@ -165,7 +176,11 @@ def _influence(shift: Shift, measure: str) -> np.ndarray:
 
 
 def distance_tables(
-    measured: Measured, photos: Sequence[Photo], names: Sequence[str], seed: int
+    measured: Measured,
+    photos: Sequence[Photo],
+    names: Sequence[str],
+    seed: int,
+    groups: np.ndarray | None = None,
 ) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
     """Mean distances between the views of one photo under every two variants, and their intervals.
 
@@ -174,6 +189,8 @@ def distance_tables(
         photos: The run's photos.
         names: View names of the K variants.
         seed: Seed of the resampling.
+        groups: The group of each photo, which is resampled whole, integers, photos in the order of
+            ids; None where photos are independent.
 
     Returns:
         The means and the ends of their 95 % intervals (`mean_interval`), low and high, each K × K
@@ -192,7 +209,7 @@ def distance_tables(
         )
 
     means = np.nanmean(values, axis=0, dtype=float) if len(order) else np.full(pairs, np.nan)
-    low, high = np.clip(mean_interval(values, seed), 0, 2)
+    low, high = np.clip(mean_interval(values, seed, groups), 0, 2)
     return table(means), table(low), table(high)
 
 
