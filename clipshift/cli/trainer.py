@@ -5,13 +5,18 @@ import signal
 import threading
 import warnings
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
+from torch.utils.data import DataLoader
 
+from clipshift.cli.interruption import deferred_stop
+from clipshift.cli.jobs import told_when_stopped
 from clipshift.errors import UserError
+from clipshift.train.resuming import KeepState, told_of_damage
 
 HARMLESS_WARNINGS = (
     ".*does not have many workers",
@@ -20,6 +25,7 @@ HARMLESS_WARNINGS = (
     "Found .* module.s. in eval mode",
     "Checkpoint directory .* exists",
     "The `srun` command is available",
+    ".*your dataloader is not resumable",  # its sampler is: see `clipshift.train.views.Shuffled`
 )
 
 
@@ -66,3 +72,34 @@ def make_trainer(
     except InstantiationException as error:
         cause = error.__cause__ or error
         raise UserError(f"trainer: {str(cause).strip().splitlines()[0]}") from error
+
+
+def fit(
+    trainer: pl.Trainer,
+    keep: KeepState,
+    module: pl.LightningModule,
+    batches: DataLoader,
+    validation: DataLoader,
+    last: Path | None,
+) -> None:
+    """Train, from the start or a checkpoint. A signal stops the training after a step.
+
+    Args:
+        trainer: Has ``keep`` among its callbacks.
+        keep: Keeps the state.
+        module: What is trained.
+        batches: One device's batches of an epoch, or what is left of it.
+        validation: The batches of a validation.
+        last: The checkpoint to go on from; None where the training starts.
+
+    Raises:
+        UserError: If the checkpoint is damaged.
+    """
+
+    def kept() -> str:
+        if not keep.steps:
+            return "before a step was done; the same command starts again"
+        return f"{keep.steps} steps are kept in {keep.folder}. The same command goes on after them"
+
+    with told_of_damage(last), told_when_stopped(kept), deferred_stop():
+        trainer.fit(module, batches, validation, ckpt_path=last, weights_only=True)
