@@ -657,9 +657,10 @@ def stopped_in_step(
             stop()
         return training_step(self, batch, index)
 
-    with pytest.MonkeyPatch.context() as patch, pytest.raises(error) as raised:
+    with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Finetuning, "training_step", stopped)
-        finetune(cfg, folder)
+        with pytest.raises(error) as raised:
+            finetune(cfg, folder)
     return raised.value
 
 

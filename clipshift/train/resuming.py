@@ -147,8 +147,8 @@ class KeepState(Checkpoint):
 def _resumable(trainer: pl.Trainer) -> bool:
     """Whether a training can go on from the state after this batch.
 
-    Not while gradients are accumulated, which are not kept, nor before a validation, which Lightning
-    would leave out.
+    Not while gradients are accumulated, which are not kept, nor before a validation, which
+    Lightning would leave out.
     """
     loop, validated = trainer.fit_loop, trainer.val_check_batch or math.inf
     done = loop.batch_idx + 1
