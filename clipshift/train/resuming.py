@@ -255,6 +255,10 @@ def load_training(
             raise ValueError
         if type(place["best"]) not in (float, type(None)):
             raise TypeError
+        # Of fewer than there are Lightning would restore none, without a word.
+        (moments,), (_,) = stored["optimizer_states"], stored["lr_schedulers"]
+        if not moments["state"]:
+            raise ValueError
         shapes = {name: value.shape for name, value in stored["state_dict"].items()}
         if own is not None and shapes != {name: value.shape for name, value in own.items()}:
             raise ValueError
