@@ -686,7 +686,7 @@ def test_killed_within_an_epoch_it_ends_with_the_same_weights(
 ) -> None:
     cfg, expected = uninterrupted
     cfg = OmegaConf.merge(cfg, {"data": {"num_workers": workers}})
-    monkeypatch.setattr(resuming, "KEEP_SECONDS", 0)
+    monkeypatch.setattr(resuming, "SAVE_SECONDS", 0)
     stopped_in_step(cfg, tmp_path, step, power_cut, RuntimeError)
     place = torch.load(tmp_path / LAST, weights_only=True)["clipshift"]
     assert (place["epoch"], place["batch"]) == kept
@@ -739,7 +739,7 @@ def test_a_checkpoint_of_any_other_shape_is_one_line(
     uninterrupted: tuple[DictConfig, bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     cfg, _ = uninterrupted
-    monkeypatch.setattr(resuming, "KEEP_SECONDS", 0)
+    monkeypatch.setattr(resuming, "SAVE_SECONDS", 0)
     stopped_in_step(cfg, tmp_path, 2, power_cut, RuntimeError)
     stored = torch.load(tmp_path / LAST, weights_only=True)
     place, optimizer = stored["clipshift"], stored["optimizer_states"][0]

@@ -47,10 +47,10 @@ def _stop(number: int, frame: FrameType | None) -> None:
 
 @contextmanager
 def deferred_stop() -> Iterator[None]:
-    """Let the first signal wait for a good moment: what runs within asks `interrupted`.
+    """Only note the first signal: the code in this context checks `interrupted` and stops itself.
 
     Raises:
-        KeyboardInterrupt: At the end, if there was a signal that nothing within has answered.
+        KeyboardInterrupt: On exit, if there was a signal.
     """
     global _deferring
     _deferring = True
@@ -62,10 +62,10 @@ def deferred_stop() -> Iterator[None]:
         raise KeyboardInterrupt
 
 
-def leave_to_main_process(_: int) -> None:
-    """Let a process that reads photos outlive a signal to all, as Ctrl-C is: the main one stops it.
+def ignore_signals(_: int) -> None:
+    """Ignore signals in a process that reads photos: Ctrl-C reaches it, but the main one ends it.
 
-    SIGTERM is how it does so, where nothing else helps.
+    SIGTERM still ends it quietly, because that is what multiprocessing itself sends.
     """
     for number in SIGNALS:
         signal.signal(number, signal.SIG_IGN)

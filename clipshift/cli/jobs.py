@@ -141,22 +141,22 @@ def locked(folder: Path) -> Iterator[None]:
 
 
 @contextmanager
-def told_when_stopped(kept: Callable[[], str]) -> Iterator[None]:
-    """Say in one line what is kept of what a signal stops; whoever says it first knows most.
+def announce_stop(kept: Callable[[], str]) -> Iterator[None]:
+    """If a signal stops the code in this context, print one line, unless an inner context has.
 
     Args:
-        kept: What is kept, and how to go on.
+        kept: Returns what is kept, and how to go on.
 
     Raises:
-        SystemExit: With the exit code of an interruption, in place of what the signal has raised.
+        SystemExit: With the exit code of an interruption, in place of the original exception.
     """
     try:
         yield
     except BaseException as error:
         if not interrupted():
             raise
-        told = isinstance(error, SystemExit) and error.code == EXIT_CODE
-        if not told and is_first_process():
+        printed = isinstance(error, SystemExit) and error.code == EXIT_CODE
+        if not printed and is_first_process():
             print(f"stopped early: {kept()}", file=sys.stderr)
         sys.exit(EXIT_CODE)
 

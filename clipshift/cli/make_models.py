@@ -36,7 +36,13 @@ from clipshift.train.pretraining import (
     whole_batch,
     whole_views,
 )
-from clipshift.train.resuming import LAST, KeepState, last_checkpoint, load_training, place_in
+from clipshift.train.resuming import (
+    LAST,
+    StateCheckpoint,
+    last_checkpoint,
+    load_training,
+    resume_position,
+)
 from clipshift.train.views import Shuffled
 
 
@@ -137,8 +143,8 @@ def pretrain_stage(
     if start is not None:
         module.model.load_state_dict(start)
     last = last_checkpoint(folder, settings)
-    epoch, done = place_in(last, module.state_dict())
-    keep = KeepState(folder, cfg.seed, interrupted)
+    epoch, done = resume_position(last, module.state_dict())
+    keep = StateCheckpoint(folder, cfg.seed, interrupted)
     trainer = make_trainer(
         settings["trainer"],
         logger=instantiate(cfg.logger) if cfg.logger else False,

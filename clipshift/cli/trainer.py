@@ -14,9 +14,9 @@ from hydra.utils import instantiate
 from torch.utils.data import DataLoader
 
 from clipshift.cli.interruption import deferred_stop
-from clipshift.cli.jobs import told_when_stopped
+from clipshift.cli.jobs import announce_stop
 from clipshift.errors import UserError
-from clipshift.train.resuming import KeepState, told_of_damage
+from clipshift.train.resuming import StateCheckpoint, restore_errors
 
 HARMLESS_WARNINGS = (
     ".*does not have many workers",
@@ -76,30 +76,31 @@ def make_trainer(
 
 def fit(
     trainer: pl.Trainer,
-    keep: KeepState,
+    state: StateCheckpoint,
     module: pl.LightningModule,
     batches: DataLoader,
     validation: DataLoader,
     last: Path | None,
 ) -> None:
-    """Train, from the start or a checkpoint. A signal stops the training after a step.
+    """Train. A signal stops the training after the current step, and prints what is kept.
 
     Args:
-        trainer: Has ``keep`` among its callbacks.
-        keep: Keeps the state.
-        module: What is trained.
-        batches: One device's batches of an epoch, or what is left of it.
+        trainer: The trainer, with ``state`` among its callbacks.
+        state: Saves the training's state.
+        module: The module to train.
+        batches: One device's batches of an epoch, without those completed before a stop.
         validation: The batches of a validation.
-        last: The checkpoint to go on from; None where the training starts.
+        last: The checkpoint to resume from; None if the training starts.
 
     Raises:
         UserError: If the checkpoint is damaged.
     """
 
     def kept() -> str:
-        if not keep.steps:
-            return "before a step was done; the same command starts again"
-        return f"{keep.steps} steps are kept in {keep.folder}. The same command goes on after them"
+        if not state.steps:
+            return "before the first step was saved. The same command starts again"
+        done = f"{state.steps} steps are kept in {state.folder}"
+        return f"{done}. The same command goes on after them"
 
-    with told_of_damage(last), told_when_stopped(kept), deferred_stop():
+    with restore_errors(last), announce_stop(kept), deferred_stop():
         trainer.fit(module, batches, validation, ckpt_path=last, weights_only=True)

@@ -31,7 +31,7 @@ from clipshift.results import write_json
 from clipshift.train.export import PROVENANCE, export_model, write_card
 from clipshift.train.interpolation import interpolated
 from clipshift.train.objectives import Objective
-from clipshift.train.resuming import BEST, LAST, KeepState, load_training
+from clipshift.train.resuming import BEST, LAST, StateCheckpoint, load_training
 from clipshift.train.tuning import plain_weights
 from clipshift.versions import CODE_SHA256, package_versions
 
@@ -217,7 +217,9 @@ def text_targets(
     return ZeroShot(normalize(captions.nan_to_num(), dim=1).T, targets)
 
 
-def make_callbacks(keep: KeepState, ema: float | None, patience: int | None) -> list[Callback]:
+def make_callbacks(
+    keep: StateCheckpoint, ema: float | None, patience: int | None
+) -> list[Callback]:
     """Checkpoints, and where asked for a moving average of the weights and early stopping.
 
     Args:

@@ -26,18 +26,18 @@ from clipshift.results import write_json, write_whole
 LAST = "last.ckpt"
 BEST = "best.ckpt"
 SETTINGS = "settings.json"
-PLACE = "clipshift"
-"""What a checkpoint calls our own part: epoch, batches of it that are done, and the best score."""
-PARTS = {"state_dict", "optimizer_states", "lr_schedulers", "loops", "callbacks", PLACE}
-"""What a training needs of a checkpoint to go on from it."""
-KEEP_SECONDS = 300
-"""How often the state is kept within an epoch."""
+POSITION = "clipshift"
+"""The key of our own part of a checkpoint: epoch, completed batches of it, and best score."""
+PARTS = {"state_dict", "optimizer_states", "lr_schedulers", "loops", "callbacks", POSITION}
+"""The keys that a checkpoint must have."""
+SAVE_SECONDS = 300
+"""How often the state is saved within an epoch."""
 HARMLESS = ("logger", "evaluation", "control")
 """Options that do not change what is trained."""
 
 
-class WholeCheckpoints(TorchCheckpointIO):
-    """Writes each checkpoint whole or not at all, inside its folder."""
+class AtomicCheckpointIO(TorchCheckpointIO):
+    """Write each checkpoint completely or not at all, without leaving its folder."""
 
     def save_checkpoint(
         self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None
@@ -45,18 +45,18 @@ class WholeCheckpoints(TorchCheckpointIO):
         write_whole(Path(path), lambda partial: torch.save(checkpoint, partial))
 
 
-class KeepState(Checkpoint):
-    """Keeps a training's state, so that it can go on from there to the very same weights.
+class StateCheckpoint(Checkpoint):
+    """Save a training's state, so that a resumed training ends with the same weights.
 
-    ``last.ckpt`` is written every few minutes, after every epoch, and before the training stops;
-    ``best.ckpt`` after a validation with a smaller score than all before. Randomness that is not
-    keyed by itself, as that of dropout, is seeded for every batch.
+    ``last.ckpt`` is written every five minutes, after every epoch, and before the training stops;
+    ``best.ckpt`` after each validation with the lowest score so far. torch's random generator is
+    seeded before every batch, so that dropout and the like do not depend on where it was resumed.
 
     Args:
         folder: The training's folder.
         seed: The training's seed.
-        stop: Whether the training was told to stop, which it then does after a step.
-        monitor: The score, or None if weights are not chosen.
+        stop: Whether to stop the training after the current step.
+        monitor: The name of the validation score, lower is better; None saves no ``best.ckpt``.
     """
 
     def __init__(
@@ -65,19 +65,19 @@ class KeepState(Checkpoint):
         self.folder, self.seed, self.stop, self.monitor = folder, seed, stop, monitor
         self.best: float | None = None
         self.steps = 0
-        """How many steps the state has behind it that was kept last."""
-        self.kept_at = math.nan
+        """The number of steps in the state that was saved last."""
+        self.saved_at = math.nan
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        trainer.strategy.checkpoint_io = WholeCheckpoints()
+        trainer.strategy.checkpoint_io = AtomicCheckpointIO()
 
     def on_save_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        epochs = trainer.fit_loop.epoch_progress.current
-        batches = trainer.fit_loop.epoch_loop.batch_progress.current
+        epochs: Any = trainer.fit_loop.epoch_progress.current
+        batches: Any = trainer.fit_loop.epoch_loop.batch_progress.current
         within = epochs.ready > epochs.processed
-        checkpoint[PLACE] = {
+        checkpoint[POSITION] = {
             "epoch": epochs.processed,
             "batch": batches.processed if within else 0,
             "best": self.best,
@@ -86,15 +86,15 @@ class KeepState(Checkpoint):
     def on_load_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        self.best, self.steps = checkpoint[PLACE]["best"], checkpoint["global_step"]
+        self.best, self.steps = checkpoint[POSITION]["best"], checkpoint["global_step"]
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self.kept_at = time.monotonic()
         for optimizer in trainer.optimizers:
             for parameter, state in optimizer.state.items():
                 shapes = {getattr(value, "shape", None) for value in state.values()}
                 if not shapes <= {torch.Size(), parameter.shape}:
                     raise UserError(_damaged(self.folder / LAST))
+        self.saved_at = time.monotonic()
 
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
@@ -110,9 +110,9 @@ class KeepState(Checkpoint):
         batch: Any,
         batch_idx: int,
     ) -> None:
-        due = self.stop() or time.monotonic() - self.kept_at > KEEP_SECONDS
+        due = self.stop() or time.monotonic() - self.saved_at > SAVE_SECONDS
         if _resumable(trainer) and trainer.strategy.reduce_boolean_decision(due, all=False):
-            self._keep(trainer)
+            self._save_or_stop(trainer)
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if self.monitor is None or trainer.sanity_checking:
@@ -123,32 +123,33 @@ class KeepState(Checkpoint):
             trainer.save_checkpoint(self.folder / BEST)
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self._keep(trainer)
+        self._save_or_stop(trainer)
 
     def on_exception(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException
     ) -> None:
-        """Keep the state if it is that between two steps, and no other process waits for it."""
+        """Save the state if the error came between two steps, and no other process takes part."""
         batches = trainer.fit_loop.epoch_loop.batch_progress.current
-        waiting = trainer.training and batches.ready == batches.completed
-        if trainer.world_size == 1 and self.kept_at >= 0 and waiting and _resumable(trainer):
+        between_steps = trainer.training and batches.ready == batches.completed
+        started = self.saved_at >= 0
+        if trainer.world_size == 1 and started and between_steps and _resumable(trainer):
             self._save(trainer)
 
-    def _keep(self, trainer: pl.Trainer) -> None:
+    def _save_or_stop(self, trainer: pl.Trainer) -> None:
         self._save(trainer)
         if trainer.strategy.reduce_boolean_decision(self.stop(), all=False):
             raise KeyboardInterrupt
 
     def _save(self, trainer: pl.Trainer) -> None:
         trainer.save_checkpoint(self.folder / LAST)
-        self.kept_at, self.steps = time.monotonic(), trainer.global_step
+        self.saved_at, self.steps = time.monotonic(), trainer.global_step
 
 
 def _resumable(trainer: pl.Trainer) -> bool:
-    """Whether a training can go on from the state after this batch.
+    """Whether a training can resume from the state after this batch.
 
-    Not while gradients are accumulated, which are not kept, nor before a validation, which
-    Lightning would leave out.
+    It cannot while gradients are being accumulated, which a checkpoint does not hold, nor before a
+    validation, which Lightning would skip.
     """
     loop, validated = trainer.fit_loop, trainer.val_check_batch or math.inf
     done = loop.batch_idx + 1
@@ -157,11 +158,14 @@ def _resumable(trainer: pl.Trainer) -> bool:
 
 
 @contextmanager
-def told_of_damage(last: Path | None) -> Iterator[None]:
-    """Within a fit: errors of Lightning's that come of what a checkpoint holds.
+def restore_errors(last: Path | None) -> Iterator[None]:
+    """Turn errors that Lightning raises while it restores a checkpoint into one line.
+
+    Args:
+        last: The checkpoint; None if the training starts.
 
     Raises:
-        UserError: In their place.
+        UserError: If the checkpoint cannot be restored.
     """
     try:
         yield
@@ -209,21 +213,21 @@ def last_checkpoint(folder: Path, options: Mapping[str, Any]) -> Path | None:
     return folder / LAST
 
 
-def place_in(last: Path | None, own: Mapping[str, Tensor]) -> tuple[int, int]:
-    """The epoch that a training is in, and how many of its batches are done.
+def resume_position(last: Path | None, own: Mapping[str, Tensor]) -> tuple[int, int]:
+    """The epoch in which a training resumes, and the number of its completed batches.
 
     Args:
-        last: The checkpoint to go on from; None where the training starts.
-        own: The weights in training, which its checkpoints must have by name and shape.
+        last: The checkpoint to resume from; None if the training starts.
+        own: The trained weights: the folder's checkpoints must have the same names and shapes.
 
     Raises:
-        UserError: If a checkpoint in its folder is damaged, or of something else.
+        UserError: If a checkpoint in the folder is damaged, or of another training.
     """
     if last is None:
         return 0, 0
     if (best := last.with_name(BEST)).exists():
         load_training(best, "meta", own)
-    place = load_training(last, "meta", own)[PLACE]
+    place = load_training(last, "meta", own)[POSITION]
     return place["epoch"], place["batch"]
 
 
@@ -249,13 +253,13 @@ def load_training(
         stored = torch.load(file, map_location=device, weights_only=True)
         if not stored.keys() >= PARTS:
             raise KeyError
-        place = stored[PLACE]
+        place = stored[POSITION]
         counts = place["epoch"], place["batch"], stored["global_step"]
         if not all(type(count) is int and count >= 0 for count in counts):
             raise ValueError
         if type(place["best"]) not in (float, type(None)):
             raise TypeError
-        # Of fewer than there are Lightning would restore none, without a word.
+        # Lightning would silently restore nothing if these were missing.
         (moments,), (_,) = stored["optimizer_states"], stored["lr_schedulers"]
         if not moments["state"]:
             raise ValueError
