@@ -317,6 +317,12 @@ def test_devices_take_the_photos_of_one_in_turn(monkeypatch: pytest.MonkeyPatch)
         own.set_epoch(2)
         shares.append(list(own))
         assert len(own) == len(shares[-1]) == 3
+        resumed = EpochSampler(10, seed=3, epoch=2, start=6)
+        assert list(resumed) == shares[-1][2:]
+        resumed.set_epoch(2)
+        assert list(resumed) == shares[-1][2:]
+        resumed.set_epoch(3)
+        assert len(list(resumed)) == 3
     assert [place for places in zip(*shares, strict=True) for place in places] == in_order[:9]
 
 
