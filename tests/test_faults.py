@@ -171,8 +171,8 @@ def test_a_training_that_is_told_to_stop_keeps_its_state(
     assert found, error
     state = torch.load(tmp_path / "last.ckpt", weights_only=True)
     assert state["global_step"] == int(found[1])
-    assert "Traceback" not in error
-    assert "Error executing" not in error
+    for noise in ("Traceback", "Error executing", "KeyboardInterrupt"):
+        assert noise not in error
 
 
 def test_the_signal_of_a_cluster_stops_too(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -65,8 +65,8 @@ def deferred_stop() -> Iterator[None]:
 def ignore_signals(_: int) -> None:
     """Ignore signals in a process that reads photos: Ctrl-C reaches it, but the main one ends it.
 
-    SIGTERM still ends it quietly, because that is what multiprocessing itself sends.
+    SIGTERM still ends it, quietly, because multiprocessing itself sends that.
     """
     for number in SIGNALS:
         signal.signal(number, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
