@@ -447,6 +447,11 @@ def test_mistakes_are_one_clear_line(
     assert "cannot be loaded" in message(
         "ViT-S-32-alt", checkpoint=str(tmp_path / "broken.safetensors")
     )
+    for nothing in ({}, {"state_dict": {}}):
+        torch.save(nothing, tmp_path / "empty.pt")
+        said = message("ViT-S-32-alt", checkpoint=str(tmp_path / "empty.pt"))
+        assert said == f"{tmp_path}/empty.pt cannot be loaded: it holds no weights"
+        assert said == message("ViT-S-32-alt", image_tower=str(tmp_path / "empty.pt"))
     torch.save({"code": json.JSONDecoder}, tmp_path / "unsafe.pt")
     assert "unsafe.pt" in message("ViT-S-32-alt", checkpoint=str(tmp_path / "unsafe.pt"))
     monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", "http://127.0.0.1:9")

@@ -48,6 +48,7 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 EVALUATE = [sys.executable, str(ROOT / "evaluate.py")]
+TRAIN = [sys.executable, str(ROOT / "train.py")]
 
 
 def options(photos: Path, model: Path, folder: Path, *more: str) -> list[str]:
@@ -61,10 +62,16 @@ def options(photos: Path, model: Path, folder: Path, *more: str) -> list[str]:
 
 
 @contextmanager
-def under_way(arguments: list[str], folder: Path, batches: int) -> Iterator[subprocess.Popen[str]]:
+def under_way(
+    arguments: list[str],
+    folder: Path,
+    batches: int,
+    command: list[str] = EVALUATE,
+    written: str = "measured/[0-9]*",
+) -> Iterator[subprocess.Popen[str]]:
     """A run that has measured some batches, and is still at it."""
     process = subprocess.Popen(
-        [*EVALUATE, *arguments],
+        [*command, *arguments],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -73,7 +80,7 @@ def under_way(arguments: list[str], folder: Path, batches: int) -> Iterator[subp
     )
     try:
         end = time.monotonic() + 120
-        while len(list((folder / "measured").glob("[0-9]*"))) < batches:
+        while len(list(folder.glob(written))) < batches:
             assert process.poll() is None, process.communicate()
             assert time.monotonic() < end
             time.sleep(0.02)
@@ -144,6 +151,28 @@ def test_every_signal_to_stop_keeps_what_was_measured(
     assert not facts["complete"]
     assert facts["data"]["photos"] + facts["data"]["skipped"] == int(found[1])
     assert len(pd.read_parquet(tmp_path / "shift.parquet")) == 2 * facts["data"]["photos"]
+
+
+def test_a_training_that_is_told_to_stop_keeps_its_state(
+    photos: Path, hub_folder: Path, tmp_path: Path
+) -> None:
+    """SIGTERM to all of its processes, as a cluster sends it: also to those that read photos."""
+    arguments = [
+        "experiment=robustify_demo", f"model.checkpoint={hub_folder}", "data@data.train=folder",
+        f"data.train.root={photos}", "data.batch_size=2", "data.num_workers=2", "logger=none",
+        "aug@train_aug=[noise]", "evaluation=null", "trainer.max_epochs=1000",
+        f"hydra.run.dir={tmp_path}",
+    ]  # fmt: skip
+    with under_way(arguments, tmp_path, 1, TRAIN, "last.ckpt") as process:
+        os.killpg(process.pid, signal.SIGTERM)
+        _, error = process.communicate(timeout=60)
+    assert process.returncode == 130
+    found = re.search(r"stopped early: (\d+) steps are kept in .* goes on after them", error)
+    assert found, error
+    state = torch.load(tmp_path / "last.ckpt", weights_only=True)
+    assert state["global_step"] == int(found[1])
+    for noise in ("Traceback", "Error executing", "KeyboardInterrupt"):
+        assert noise not in error
 
 
 def test_the_signal_of_a_cluster_stops_too(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,7 +6,9 @@ import math
 import os
 import re
 import shutil
+import signal
 from collections.abc import Callable
+from functools import partial
 from itertools import combinations
 from pathlib import Path
 
@@ -16,7 +18,7 @@ import pandas as pd
 import pytest
 import torch
 from conftest import ROOT, first_loss, run_script
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from PIL import Image
 from safetensors.torch import load_file, save_file
 from scipy.stats import chisquare, kstest, uniform
@@ -25,6 +27,7 @@ from torch.nn.functional import cross_entropy, normalize
 from torchmetrics import MeanMetric
 
 from clipshift.augment.keyed import Draws
+from clipshift.cli import interruption
 from clipshift.cli.build import load_photos, make_augmentations
 from clipshift.cli.command import compose_config
 from clipshift.cli.config import plain
@@ -34,7 +37,7 @@ from clipshift.data import Photo, sample
 from clipshift.encode import Encoder, ZeroShot, load_encoder
 from clipshift.encode import encoder as encoder_module
 from clipshift.errors import UserError
-from clipshift.train import tuning
+from clipshift.train import resuming, tuning
 from clipshift.train.export import trained_augmentations
 from clipshift.train.finetuning import Finetuning, text_targets
 from clipshift.train.interpolation import choose_alpha, interpolated
@@ -314,6 +317,12 @@ def test_devices_take_the_photos_of_one_in_turn(monkeypatch: pytest.MonkeyPatch)
         own.set_epoch(2)
         shares.append(list(own))
         assert len(own) == len(shares[-1]) == 3
+        resumed = EpochSampler(10, seed=3, epoch=2, start=6)
+        assert list(resumed) == shares[-1][2:]
+        resumed.set_epoch(2)
+        assert list(resumed) == shares[-1][2:]
+        resumed.set_epoch(3)
+        assert len(list(resumed)) == 3
     assert [place for places in zip(*shares, strict=True) for place in places] == in_order[:9]
 
 
@@ -419,6 +428,7 @@ def recorded(
 
 def test_the_moving_average_is_what_is_exported(
     recorded: tuple[Path, Finetuning, list[list[Tensor]], list[dict[str, Tensor]]],
+    hub_folder: Path,
 ) -> None:
     folder, module, _, weights = recorded
     assert len(weights) == 6
@@ -440,6 +450,9 @@ def test_the_moving_average_is_what_is_exported(
         average = {name: 0.6 * average[name] + 0.4 * value for name, value in step.items()}
     assert is_exported(average)
     assert not is_exported(steps[-1])
+    base = load_file(hub_folder / "open_clip_model.safetensors")
+    frozen = [name for name in base if not name.startswith("visual")]
+    assert all(torch.equal(exported[name], base[name]) for name in frozen)
 
 
 def test_no_epoch_repeats_the_views_of_another(
@@ -615,6 +628,141 @@ def test_started_again_it_ends_as_if_uninterrupted(
         trained_augmentations(str(record.parent))
 
 
+class Noisy(Consistency):
+    """Draws from torch's own generator, as dropout does."""
+
+    def __call__(self, view: Tensor, clean: Tensor, texts: Tensor, target: Tensor) -> Tensor:
+        return torch.rand(()) * super().__call__(view, clean, texts, target)
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(
+    hub_folder: Path, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[DictConfig, bytes]:
+    """A training of two epochs with four steps each, and its outcome."""
+    cfg = configured(
+        hub_folder, "data.batch_size=2", "data.val.limit=2", "trainer.max_epochs=2", "ema=0.9",
+        "alphas=[0,1]", "tolerance=1",
+    )  # fmt: skip
+    cfg.objective.loss._target_ = f"{__name__}.Noisy"
+    folder = tmp_path_factory.mktemp("uninterrupted")
+    finetune(cfg, folder)
+    return cfg, outcome(folder)
+
+
+def outcome(folder: Path) -> bytes:
+    """Exported weights, those of the last step, and their moving average."""
+    stored = torch.load(folder / LAST, weights_only=True)
+    states = (stored[name].values() for name in ("state_dict", "current_model_state"))
+    exported = (folder / "model/open_clip_model.safetensors").read_bytes()
+    return exported + b"".join(value.numpy().tobytes() for state in states for value in state)
+
+
+def stopped_in_step(
+    cfg: DictConfig, folder: Path, step: int, stop: Callable[[], None], error: type[BaseException]
+) -> BaseException:
+    """A training that ends in its nth step, by a signal or an error."""
+    training_step = Finetuning.training_step
+
+    def stopped(self: Finetuning, batch: list[Tensor], index: int) -> Tensor:
+        assert not self.training  # which Lightning sets at an epoch's start, and not within
+        if self.trainer.global_step == step:
+            stop()
+        return training_step(self, batch, index)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Finetuning, "training_step", stopped)
+        with pytest.raises(error) as raised:
+            finetune(cfg, folder)
+    return raised.value
+
+
+def power_cut() -> None:
+    raise RuntimeError("power cut")
+
+
+@pytest.mark.parametrize(("step", "workers", "kept"), [(2, 0, (0, 2)), (6, 2, (1, 2))])
+def test_killed_within_an_epoch_it_ends_with_the_same_weights(
+    uninterrupted: tuple[DictConfig, bytes],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    step: int,
+    workers: int,
+    kept: tuple[int, int],
+) -> None:
+    cfg, expected = uninterrupted
+    cfg = OmegaConf.merge(cfg, {"data": {"num_workers": workers}})
+    monkeypatch.setattr(resuming, "SAVE_SECONDS", 0)
+    stopped_in_step(cfg, tmp_path, step, power_cut, RuntimeError)
+    place = torch.load(tmp_path / LAST, weights_only=True)["clipshift"]
+    assert (place["epoch"], place["batch"]) == kept
+    finetune(cfg, tmp_path)
+    assert outcome(tmp_path) == expected
+
+
+def test_a_signal_stops_it_after_a_step_and_says_what_is_kept(
+    uninterrupted: tuple[DictConfig, bytes],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture,
+) -> None:
+    cfg, expected = uninterrupted
+    before = {number: signal.getsignal(number) for number in interruption.SIGNALS}
+    monkeypatch.setattr(interruption, "_received", [])
+    try:
+        interruption.stop_on_signals()
+        terminate = partial(signal.raise_signal, signal.SIGTERM)
+        ended = stopped_in_step(cfg, tmp_path, 5, terminate, SystemExit)
+    finally:
+        for number, answer in before.items():
+            signal.signal(number, answer)
+    assert isinstance(ended, SystemExit)
+    assert ended.code == 130
+    said = capsys.readouterr().err.strip().splitlines()[-2:]
+    assert said == [
+        "SIGTERM: stopping after this step or validation (again: at once)",
+        f"stopped early: 6 steps are kept in {tmp_path}. The same command goes on after them",
+    ]
+    interruption._received.clear()
+    finetune(cfg, tmp_path)
+    assert outcome(tmp_path) == expected
+
+
+def test_the_best_weights_are_kept_where_the_folder_is_moved(
+    uninterrupted: tuple[DictConfig, bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cfg, _ = uninterrupted
+    stopped_in_step(cfg, tmp_path / "here", 4, power_cut, RuntimeError)
+    best = (tmp_path / "here" / BEST).read_bytes()
+    (tmp_path / "here").rename(tmp_path / "there")
+    step = Finetuning.training_step
+    monkeypatch.setattr(Finetuning, "training_step", lambda *given: step(*given) * math.nan)
+    finetune(cfg, tmp_path / "there")
+    assert (tmp_path / "there" / BEST).read_bytes() == best
+
+
+def test_a_checkpoint_of_any_other_shape_is_one_line(
+    uninterrupted: tuple[DictConfig, bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cfg, _ = uninterrupted
+    monkeypatch.setattr(resuming, "SAVE_SECONDS", 0)
+    stopped_in_step(cfg, tmp_path, 2, power_cut, RuntimeError)
+    stored = torch.load(tmp_path / LAST, weights_only=True)
+    place, optimizer = stored["clipshift"], stored["optimizer_states"][0]
+    moments = {i: s | {"exp_avg": torch.zeros(3)} for i, s in optimizer["state"].items()}
+    for part in (
+        {"clipshift": {}}, {"clipshift": place | {"batch": -1}}, {"global_step": "2"},
+        {"clipshift": place | {"best": "0"}}, {"callbacks": {"WeightAveraging": 1}},
+        {"loops": {}}, {"optimizer_states": []}, {"optimizer_states": [optimizer | {"state": {}}]},
+        {"lr_schedulers": []}, {"lr_schedulers": [0]},
+        {"optimizer_states": [optimizer | {"state": moments}]},
+    ):  # fmt: skip
+        torch.save(stored | part, tmp_path / LAST)
+        with pytest.raises(UserError, match=r"is damaged: last\.ckpt is not whole") as error:
+            finetune(cfg, tmp_path)
+        assert "\n" not in str(error.value)
+
+
 def test_a_training_goes_on_from_its_own_whole_checkpoints_alone(
     hub_folder: Path, tmp_path: Path
 ) -> None:
@@ -660,6 +808,10 @@ def test_a_training_goes_on_from_its_own_whole_checkpoints_alone(
     for content in ("[]", "{", "[" * 10**5):
         (tmp_path / SETTINGS).write_text(content)
         refused(SETTINGS)
+    (tmp_path / SETTINGS).write_text(json.dumps(json.loads(kept[SETTINGS]) | {"more": 1}))
+    with pytest.raises(UserError, match=r"other options \(more\)"):
+        finetune(cfg, tmp_path)
+    (tmp_path / SETTINGS).write_bytes(kept[SETTINGS])
     other = {key: value[:1] for key, value in stored["state_dict"].items()}
     for name in (LAST, BEST):  # of another model
         torch.save(stored | {"state_dict": other}, tmp_path / name)

@@ -117,7 +117,7 @@ def explained_errors() -> Iterator[None]:
         yield
     except (UserError, HydraException, OmegaConfBaseException) as error:
         if interrupted():
-            raise
+            raise KeyboardInterrupt from error
         said = one_line(str(error))
         if job.mode == RunMode.RUN:
             fail(said)
@@ -125,7 +125,8 @@ def explained_errors() -> Iterator[None]:
         error_file.write_text(f"{said}\n")
     except Exception as error:
         if interrupted():
-            raise  # whatever the interruption has brought about
+            # Whatever the interruption has brought about: Hydra would print any Exception.
+            raise KeyboardInterrupt from error
         alone = job.mode == RunMode.RUN
         if alone and isinstance(error, OSError):
             raise  # a full disk or a folder that cannot be written, which `run_command` explains

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 from pytorch_lightning.loggers import Logger
 
@@ -21,6 +22,7 @@ from clipshift.cli.build import (
     model_origin,
 )
 from clipshift.cli.config import plain
+from clipshift.cli.interruption import EXIT_CODE, interrupted
 from clipshift.cli.jobs import (
     finished_job,
     in_sweep,
@@ -174,11 +176,14 @@ def say_what_is_kept(records: Records, photos: int, folder: Path) -> None:
     """After an interruption: how far it came, and how it goes on."""
     done = len(records.photos()) if is_first_process() else 0
     if 0 < done < photos:
+        of_command = HydraConfig.get().runtime.output_dir if HydraConfig.initialized() else folder
         print(
             f"stopped early: {done} of {photos} photos are in {folder}. The same command with "
-            f"hydra.run.dir={folder} goes on after them",
+            f"hydra.run.dir={of_command} goes on after them",
             file=sys.stderr,
         )
+        if interrupted():
+            sys.exit(EXIT_CODE)
 
 
 @contextmanager

@@ -2,7 +2,8 @@
 
 import hashlib
 import json
-from collections.abc import Iterator
+import sys
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from pytorch_lightning.loggers import Logger, WandbLogger
 from pytorch_lightning.utilities import rank_zero_only
 
 from clipshift.cli.config import plain
+from clipshift.cli.interruption import EXIT_CODE, interrupted
 from clipshift.data import Photo, read_text
 from clipshift.encode import Encoder
 from clipshift.errors import UserError
@@ -136,6 +138,27 @@ def locked(folder: Path) -> Iterator[None]:
         yield
     finally:
         lock.release()
+
+
+@contextmanager
+def announce_stop(kept: Callable[[], str]) -> Iterator[None]:
+    """If a signal stops the code in this context, print one line, unless an inner context has.
+
+    Args:
+        kept: Returns what is kept, and how to go on.
+
+    Raises:
+        SystemExit: With the exit code of an interruption, in place of the original exception.
+    """
+    try:
+        yield
+    except BaseException as error:
+        if not interrupted():
+            raise
+        printed = isinstance(error, SystemExit) and error.code == EXIT_CODE
+        if not printed and is_first_process():
+            print(f"stopped early: {kept()}", file=sys.stderr)
+        sys.exit(EXIT_CODE)
 
 
 @contextmanager

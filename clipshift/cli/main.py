@@ -55,10 +55,11 @@ def train_job(cfg: DictConfig) -> None:
         if "model" in cfg:
             name_model(cfg, HydraConfig.get().overrides.task)
         check_paths(cfg)
-        from clipshift.cli.jobs import locked
+        from clipshift.cli.jobs import announce_stop, locked
 
         folder = Path(HydraConfig.get().runtime.output_dir)
-        with locked(folder):
+        kept = f"the same command goes on from what is kept in {folder}"
+        with locked(folder), announce_stop(lambda: kept):
             hydra.utils.get_method(cfg.stage)(cfg, folder)
 
 

@@ -9,7 +9,7 @@ import pytorch_lightning as pl
 import torch
 from hydra.utils import instantiate
 from omegaconf import DictConfig
-from pytorch_lightning.callbacks import EMAWeightAveraging, LearningRateMonitor, ModelCheckpoint
+from pytorch_lightning.callbacks import EMAWeightAveraging, LearningRateMonitor
 from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.optim.swa_utils import update_bn
@@ -17,7 +17,8 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from clipshift.cli.config import plain, validate
-from clipshift.cli.trainer import make_trainer
+from clipshift.cli.interruption import interrupted
+from clipshift.cli.trainer import fit, make_trainer
 from clipshift.data import class_names, shards
 from clipshift.data.wordnet import imagenet_names
 from clipshift.encode import NAMES
@@ -35,7 +36,13 @@ from clipshift.train.pretraining import (
     whole_batch,
     whole_views,
 )
-from clipshift.train.resuming import LAST, last_checkpoint, load_training
+from clipshift.train.resuming import (
+    LAST,
+    StateCheckpoint,
+    last_checkpoint,
+    load_training,
+    resume_position,
+)
 from clipshift.train.views import Shuffled
 
 
@@ -136,31 +143,31 @@ def pretrain_stage(
     if start is not None:
         module.model.load_state_dict(start)
     last = last_checkpoint(folder, settings)
-    if last is not None:
-        load_training(last, "meta", module.state_dict())
+    epoch, done = resume_position(last, module.state_dict())
+    keep = StateCheckpoint(folder, cfg.seed, interrupted)
     trainer = make_trainer(
         settings["trainer"],
         logger=instantiate(cfg.logger) if cfg.logger else False,
         callbacks=[
             EMAWeightAveraging(decay=cfg.ema),  # used in validation and export
-            ModelCheckpoint(
-                folder, "last", enable_version_counter=False, save_on_train_epoch_end=True
-            ),
+            keep,
             *([LearningRateMonitor()] if cfg.logger else []),
         ],
         default_root_dir=str(folder),
     )
-    trainer.fit(
+    fit(
+        trainer,
+        keep,
         module,
         DataLoader(
             train,
             cfg.data.batch_size,
-            sampler=Shuffled(len(train), cfg.seed),
+            sampler=Shuffled(len(train), cfg.seed, epoch, done * cfg.data.batch_size),
             drop_last=True,
             collate_fn=whole_batch,
         ),
         DataLoader(val, 250, collate_fn=whole_batch),
-        ckpt_path=last,
+        last,
     )
     averaged = load_training(folder / LAST, "cpu", module.state_dict())["state_dict"]
     module.load_state_dict(averaged)

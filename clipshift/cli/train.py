@@ -18,8 +18,9 @@ from clipshift.cli.build import load_photos, make_augmentations, resize_of, temp
 from clipshift.cli.command import compose_config
 from clipshift.cli.config import MEASURED, plain, validate
 from clipshift.cli.evaluate import evaluate
+from clipshift.cli.interruption import ignore_signals, interrupted
 from clipshift.cli.jobs import started_logger
-from clipshift.cli.trainer import make_trainer
+from clipshift.cli.trainer import fit, make_trainer
 from clipshift.comparison import compare_runs
 from clipshift.data import Photo, Skipped, View, ViewDataset, collate
 from clipshift.encode import Encoder, load_encoder, make_zero_shot
@@ -38,7 +39,7 @@ from clipshift.train.finetuning import (
 )
 from clipshift.train.interpolation import choose_alpha, interpolated
 from clipshift.train.objectives import Objective
-from clipshift.train.resuming import BEST, LAST, last_checkpoint, load_training
+from clipshift.train.resuming import StateCheckpoint, last_checkpoint, resume_position
 from clipshift.train.tuning import plain_weights
 from clipshift.train.views import EpochSampler, RobustViews
 
@@ -99,20 +100,19 @@ def train(
     pl.seed_everything(cfg.seed, verbose=False)
     base = load_encoder(cfg.model.architecture, cfg.model.pretrained, cfg.model.checkpoint)
     module, views, held = make_training(cfg, base, augmentations, ladders, control)
-    for checkpoint in (folder / LAST, folder / BEST):
-        if last is not None and checkpoint.exists():
-            load_training(checkpoint, "meta", module.trained_weights())
+    position = resume_position(last, module.trained_weights())
     trained, judged = views.photos.photos, held.dataset.photos  # type: ignore[attr-defined]
     tags = [cfg.model.name, *(["control"] if control else [])]
     with started_logger(cfg, "finetune", tags) as logger:
+        keep = StateCheckpoint(folder, cfg.seed, interrupted, monitor="val/shift")
         trainer = make_trainer(
             plain(cfg.trainer),
             logger=logger or False,
-            callbacks=make_callbacks(folder, cfg.ema, cfg.patience),
+            callbacks=make_callbacks(keep, cfg.ema, cfg.patience),
             default_root_dir=str(folder),
         )
-        batches = training_batches(cfg, views, trainer.world_size)
-        trainer.fit(module, batches, held, ckpt_path=last)
+        batches = training_batches(cfg, views, trainer.world_size, position)
+        fit(trainer, keep, module, batches, held, last)
         start = plain_weights(base.model.visual)
         end = best_weights(module, folder)
         validation = ShiftValidation(base, module.augmentations, module.zero_shot)
@@ -131,12 +131,21 @@ def train(
     return trained, judged
 
 
-def training_batches(cfg: DictConfig, views: RobustViews, devices: int) -> DataLoader:
+def training_batches(
+    cfg: DictConfig, views: RobustViews, devices: int, position: tuple[int, int] = (0, 0)
+) -> DataLoader:
     """One device's batches of an epoch.
+
+    Args:
+        cfg: The composed ``conf/train.yaml``.
+        views: What is trained on.
+        devices: How many devices share a batch.
+        position: The epoch in which the training resumes, and the number of its completed batches.
 
     Raises:
         UserError: If the photos are fewer than a batch, or a batch cannot be shared by the devices.
     """
+    epoch, done = position
     batch_size, rest = divmod(cfg.data.batch_size, devices)
     if rest:
         raise UserError(
@@ -145,9 +154,10 @@ def training_batches(cfg: DictConfig, views: RobustViews, devices: int) -> DataL
     batches = DataLoader(
         views,
         batch_size,
-        sampler=EpochSampler(len(views), cfg.seed),
+        sampler=EpochSampler(len(views), cfg.seed, epoch, done * cfg.data.batch_size),
         num_workers=cfg.data.num_workers or 0,
         drop_last=True,
+        worker_init_fn=ignore_signals,
     )
     if not len(batches):
         raise UserError(
@@ -236,6 +246,7 @@ def make_training(
         cfg.data.batch_size,
         num_workers=cfg.data.num_workers or 0,
         collate_fn=collate,
+        worker_init_fn=ignore_signals,
     )
     return module, views, judged
 

@@ -481,7 +481,7 @@ def load_encoder(
                 model.visual.load_state_dict(load_state_dict(image_tower))
         except (
             RuntimeError, ValueError, LookupError, AttributeError, AssertionError, TypeError,
-            OSError, EOFError, UnpicklingError, SafetensorError,
+            OSError, EOFError, UnpicklingError, SafetensorError, StopIteration,
         ) as error:  # fmt: skip
             raise UserError(unfit(weights or name, architecture, error)) from error
     check_finite(model, weights or name)
@@ -597,6 +597,8 @@ def unfit(source: str, architecture: str, error: Exception) -> str:
     detail = next((line for line in lines if "size mismatch" in line), lines[-1] if lines else "")
     if any(sign in str(error) for sign in ("Missing key", "size mismatch", "width changed")):
         problem = f"is not a checkpoint of {architecture}"
+    elif isinstance(error, StopIteration):
+        return f"{source} cannot be loaded: it holds no weights"
     else:
         problem = "cannot be loaded"
     return f"{source} {problem}: {detail[:160] or type(error).__name__}"

@@ -8,10 +8,11 @@ from typing import Any
 import pandas as pd
 import pytorch_lightning as pl
 import torch
-from pytorch_lightning.callbacks import Callback, EarlyStopping, EMAWeightAveraging, ModelCheckpoint
+from pytorch_lightning.callbacks import Callback, EarlyStopping, WeightAveraging
 from pytorch_lightning.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor, nn
 from torch.nn.functional import normalize
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 from torch.utils.data import DataLoader
 from torchmetrics import MeanMetric
 
@@ -30,7 +31,7 @@ from clipshift.results import write_json
 from clipshift.train.export import PROVENANCE, export_model, write_card
 from clipshift.train.interpolation import interpolated
 from clipshift.train.objectives import Objective
-from clipshift.train.resuming import BEST, LAST, load_training
+from clipshift.train.resuming import BEST, LAST, StateCheckpoint, load_training
 from clipshift.train.tuning import plain_weights
 from clipshift.versions import CODE_SHA256, package_versions
 
@@ -139,8 +140,6 @@ class Finetuning(ShiftValidation):
         if self.texts is not None:
             scaled = self.base.model.logit_scale.exp() * self.texts.classifier.to(self.device)
             self.texts = ZeroShot(scaled, self.texts.targets.to(self.device))
-
-    def on_train_epoch_start(self) -> None:
         self.eval()  # no dropout, and batch norms as the base has them
 
     def training_step(self, batch: TrainBatch, _: int) -> Tensor:
@@ -218,21 +217,21 @@ def text_targets(
     return ZeroShot(normalize(captions.nan_to_num(), dim=1).T, targets)
 
 
-def make_callbacks(folder: Path, ema: float | None, patience: int | None) -> list[Callback]:
+def make_callbacks(
+    keep: StateCheckpoint, ema: float | None, patience: int | None
+) -> list[Callback]:
     """Checkpoints, and where asked for a moving average of the weights and early stopping.
 
     Args:
-        folder: Where checkpoints go.
+        keep: Keeps the checkpoints.
         ema: Decay of the moving average.
         patience: Epochs without a smaller shift of the validation photos, after which to stop.
     """
-    checkpoint: dict[str, Any] = {"dirpath": folder, "enable_version_counter": False}
-    callbacks: list[Callback] = [
-        ModelCheckpoint(filename=Path(BEST).stem, monitor="val/shift", **checkpoint),
-        ModelCheckpoint(filename=Path(LAST).stem, save_on_train_epoch_end=True, **checkpoint),
-    ]
+    callbacks: list[Callback] = [keep]
     if ema is not None:
-        callbacks.append(EMAWeightAveraging(decay=ema))
+        # Lightning's EMAWeightAveraging rounds what is frozen, the base as well, at every step.
+        average = get_ema_multi_avg_fn(ema)
+        callbacks.append(WeightAveraging(use_buffers=False, multi_avg_fn=average))
     if patience is not None:
         callbacks.append(EarlyStopping("val/shift", patience=patience))
     return callbacks

@@ -1,26 +1,180 @@
-"""Going on where a training was stopped."""
+"""Keeping a training's state, and going on from it where the training was stopped."""
 
 import json
+import math
+import time
+import traceback
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import pytorch_lightning as pl
 import torch
+from lightning_fabric.plugins.io import TorchCheckpointIO
+from pytorch_lightning.callbacks import Checkpoint
+from pytorch_lightning.trainer.connectors import checkpoint_connector
 from pytorch_lightning.utilities import rank_zero_only
 from torch import Tensor
 
+from clipshift.augment.keyed import keyed_generator
 from clipshift.data import read_json
 from clipshift.errors import UserError
-from clipshift.results import write_json
+from clipshift.results import write_json, write_whole
 
 LAST = "last.ckpt"
 BEST = "best.ckpt"
 SETTINGS = "settings.json"
-LIGHTNING = {"state_dict", "optimizer_states", "lr_schedulers", "loops", "callbacks"}
-"""What Lightning needs of a checkpoint to go on from it."""
+POSITION = "clipshift"
+"""The key of our own part of a checkpoint: epoch, completed batches of it, and best score."""
+PARTS = {"state_dict", "optimizer_states", "lr_schedulers", "loops", "callbacks", POSITION}
+"""The keys that a checkpoint must have."""
+SAVE_SECONDS = 300
+"""How often the state is saved within an epoch."""
 HARMLESS = ("logger", "evaluation", "control")
 """Options that do not change what is trained."""
+
+
+class AtomicCheckpointIO(TorchCheckpointIO):
+    """Write each checkpoint completely or not at all, without leaving its folder."""
+
+    def save_checkpoint(
+        self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None
+    ) -> None:
+        write_whole(Path(path), lambda partial: torch.save(checkpoint, partial))
+
+
+class StateCheckpoint(Checkpoint):
+    """Save a training's state, so that a resumed training ends with the same weights.
+
+    ``last.ckpt`` is written every five minutes, after every epoch, and before the training stops;
+    ``best.ckpt`` after each validation with the lowest score so far. torch's random generator is
+    seeded before every batch, so that dropout and the like do not depend on where it was resumed.
+
+    Args:
+        folder: The training's folder.
+        seed: The training's seed.
+        stop: Whether to stop the training after the current step.
+        monitor: The name of the validation score, lower is better; None saves no ``best.ckpt``.
+    """
+
+    def __init__(
+        self, folder: Path, seed: int, stop: Callable[[], bool], monitor: str | None = None
+    ) -> None:
+        self.folder, self.seed, self.stop, self.monitor = folder, seed, stop, monitor
+        self.best: float | None = None
+        self.steps = 0
+        """The number of steps in the state that was saved last."""
+        self.saved_at = math.nan
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        trainer.strategy.checkpoint_io = AtomicCheckpointIO()
+
+    def on_save_checkpoint(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        epochs: Any = trainer.fit_loop.epoch_progress.current
+        batches: Any = trainer.fit_loop.epoch_loop.batch_progress.current
+        within = epochs.ready > epochs.processed
+        checkpoint[POSITION] = {
+            "epoch": epochs.processed,
+            "batch": batches.processed if within else 0,
+            "best": self.best,
+        }
+
+    def on_load_checkpoint(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        self.best, self.steps = checkpoint[POSITION]["best"], checkpoint["global_step"]
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        for optimizer in trainer.optimizers:
+            for parameter, state in optimizer.state.items():
+                shapes = {getattr(value, "shape", None) for value in state.values()}
+                if not shapes <= {torch.Size(), parameter.shape}:
+                    raise UserError(_damaged(self.folder / LAST))
+        self.saved_at = time.monotonic()
+
+    def on_train_batch_start(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        generator = keyed_generator(self.seed, f"epoch {trainer.current_epoch}", f"{batch_idx}")
+        torch.manual_seed(int(generator.integers(2**63)))
+
+    def on_train_batch_end(
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+    ) -> None:
+        due = self.stop() or time.monotonic() - self.saved_at > SAVE_SECONDS
+        if _resumable(trainer) and trainer.strategy.reduce_boolean_decision(due, all=False):
+            self._save_or_stop(trainer)
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if self.monitor is None or trainer.sanity_checking:
+            return
+        score = trainer.callback_metrics[self.monitor].item()
+        if self.best is None or score < self.best:
+            self.best = math.inf if math.isnan(score) else score
+            trainer.save_checkpoint(self.folder / BEST)
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._save_or_stop(trainer)
+
+    def on_exception(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException
+    ) -> None:
+        """Save the state if the error came between two steps, and no other process takes part."""
+        batches = trainer.fit_loop.epoch_loop.batch_progress.current
+        between_steps = trainer.training and batches.ready == batches.completed
+        started = self.saved_at >= 0
+        if trainer.world_size == 1 and started and between_steps and _resumable(trainer):
+            self._save(trainer)
+
+    def _save_or_stop(self, trainer: pl.Trainer) -> None:
+        self._save(trainer)
+        if trainer.strategy.reduce_boolean_decision(self.stop(), all=False):
+            raise KeyboardInterrupt
+
+    def _save(self, trainer: pl.Trainer) -> None:
+        trainer.save_checkpoint(self.folder / LAST)
+        self.saved_at, self.steps = time.monotonic(), trainer.global_step
+
+
+def _resumable(trainer: pl.Trainer) -> bool:
+    """Whether a training can resume from the state after this batch.
+
+    It cannot while gradients are being accumulated, which a checkpoint does not hold, nor before a
+    validation, which Lightning would skip.
+    """
+    loop, validated = trainer.fit_loop, trainer.val_check_batch or math.inf
+    done = loop.batch_idx + 1
+    due = trainer.is_last_batch or 0 in (done % validated, (loop.total_batch_idx + 1) % validated)
+    return not due and done % trainer.accumulate_grad_batches == 0
+
+
+@contextmanager
+def restore_errors(last: Path | None) -> Iterator[None]:
+    """Turn errors that Lightning raises while it restores a checkpoint into one line.
+
+    Args:
+        last: The checkpoint; None if the training starts.
+
+    Raises:
+        UserError: If the checkpoint cannot be restored.
+    """
+    try:
+        yield
+    except Exception as error:
+        for frame in traceback.extract_tb(error.__traceback__):
+            restoring = frame.name.lstrip("_").startswith(("restore", "resume"))
+            if last and restoring and frame.filename == checkpoint_connector.__file__:
+                raise UserError(_damaged(last)) from error
+        raise
 
 
 def last_checkpoint(folder: Path, options: Mapping[str, Any]) -> Path | None:
@@ -50,12 +204,31 @@ def last_checkpoint(folder: Path, options: Mapping[str, Any]) -> Path | None:
     for checkpoint in (folder / LAST, folder / BEST):
         if checkpoint.exists():
             load_training(checkpoint, "meta")  # a mistake is told before a model is loaded
-    if differing := [name for name in wanted if begun.get(name) != wanted[name]]:
+    names = sorted(wanted.keys() | begun.keys())
+    if differing := [name for name in names if begun.get(name) != wanted.get(name)]:
         raise UserError(
             f"{folder} holds a training with other options ({', '.join(differing)}): "
             f"choose another folder with hydra.run.dir=FOLDER, or delete this one"
         )
     return folder / LAST
+
+
+def resume_position(last: Path | None, own: Mapping[str, Tensor]) -> tuple[int, int]:
+    """The epoch in which a training resumes, and the number of its completed batches.
+
+    Args:
+        last: The checkpoint to resume from; None if the training starts.
+        own: The trained weights: the folder's checkpoints must have the same names and shapes.
+
+    Raises:
+        UserError: If a checkpoint in the folder is damaged, or of another training.
+    """
+    if last is None:
+        return 0, 0
+    if (best := last.with_name(BEST)).exists():
+        load_training(best, "meta", own)
+    place = load_training(last, "meta", own)[POSITION]
+    return place["epoch"], place["batch"]
 
 
 def load_training(
@@ -78,8 +251,18 @@ def load_training(
             if parts.testzip():  # torch itself looks at no checksum
                 raise zipfile.BadZipFile
         stored = torch.load(file, map_location=device, weights_only=True)
-        if not stored.keys() >= LIGHTNING:
+        if not stored.keys() >= PARTS:
             raise KeyError
+        place = stored[POSITION]
+        counts = place["epoch"], place["batch"], stored["global_step"]
+        if not all(type(count) is int and count >= 0 for count in counts):
+            raise ValueError
+        if type(place["best"]) not in (float, type(None)):
+            raise TypeError
+        # Lightning would silently restore nothing if these were missing.
+        (moments,), (_,) = stored["optimizer_states"], stored["lr_schedulers"]
+        if not moments["state"]:
+            raise ValueError
         shapes = {name: value.shape for name, value in stored["state_dict"].items()}
         if own is not None and shapes != {name: value.shape for name, value in own.items()}:
             raise ValueError

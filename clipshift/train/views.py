@@ -70,31 +70,43 @@ class RobustViews(Dataset[tuple[Tensor, Tensor, int]]):
 
 
 class Shuffled(Sampler[int]):
-    """Every row once, in an order that depends on the seed and the epoch alone."""
+    """Every row once, in an order that depends on the seed and the epoch alone.
 
-    def __init__(self, length: int, seed: int) -> None:
-        self.length, self.seed, self.epoch = length, seed, 0
+    Args:
+        length: How many rows there are.
+        seed: Decides the order.
+        epoch: The first epoch; Lightning asks for its rows before it calls `set_epoch`.
+        start: How many rows of the first epoch are left out, as they were seen before a stop.
+    """
+
+    def __init__(self, length: int, seed: int, epoch: int = 0, start: int = 0) -> None:
+        self.length, self.seed, self.epoch, self.start = length, seed, epoch, start
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the order; Lightning calls this before every epoch."""
-        self.epoch = epoch
+        if epoch != self.epoch:
+            self.epoch, self.start = epoch, 0
 
     def __len__(self) -> int:
         return self.length
 
     def __iter__(self) -> Iterator[int]:
         order = np.random.Generator(np.random.Philox(key=[self.seed, self.epoch]))
-        return iter(order.permutation(self.length).tolist())
+        return iter(order.permutation(self.length)[self.start :].tolist())
 
 
 class EpochSampler(Sampler[tuple[int, int]]):
     """This device's share of every epoch's photos, as (epoch, index).
 
     Devices take photos in turn, so that their batches together are those of a single device.
+
+    Args:
+        length: How many photos there are.
+        seed, epoch, start: See `Shuffled`; ``start`` counts the photos of all devices.
     """
 
-    def __init__(self, length: int, seed: int) -> None:
-        self.order = Shuffled(length, seed)
+    def __init__(self, length: int, seed: int, epoch: int = 0, start: int = 0) -> None:
+        self.order = Shuffled(length, seed, epoch, start)
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the order; Lightning calls this before every epoch."""
@@ -105,8 +117,9 @@ class EpochSampler(Sampler[tuple[int, int]]):
 
     def __iter__(self) -> Iterator[tuple[int, int]]:
         rank, devices = _devices()
-        own = list(self.order)[rank::devices][: len(self)]
-        return ((self.order.epoch, index) for index in own)
+        order = list(self.order)
+        shared = order[: len(order) - len(self.order) % devices]
+        return ((self.order.epoch, index) for index in shared[rank::devices])
 
 
 def _devices() -> tuple[int, int]:
