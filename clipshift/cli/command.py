@@ -1,7 +1,6 @@
 """What the commands share: a user's mistake ends in one line, and never in a traceback."""
 
 import ctypes
-import io
 import math
 import os
 import sys
@@ -24,6 +23,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from clipshift.cli.config import PATHS, composition_error, dotted_names
 from clipshift.cli.interruption import EXIT_CODE, interrupted, stop_on_signals
+from clipshift.cli.output import lenient_output
 from clipshift.errors import ERROR_FILE, UserError, one_line
 
 PACKAGE = Path(__file__).resolve().parents[1]
@@ -51,6 +51,7 @@ TYPED = list(sys.argv)
 """The command line as it was typed."""
 
 
+@lenient_output()
 def run_command(main: Callable[[], None], config_name: str, arguments: Sequence[str]) -> None:
     """Run a Hydra main function; a mistake in the command line is one line and exit code 1.
 
@@ -62,9 +63,8 @@ def run_command(main: Callable[[], None], config_name: str, arguments: Sequence[
     # Without this, Hydra would print what it catches itself, in many lines.
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")
     sys.argv[1:] = [quoted(argument) for argument in arguments]
-    for stream in (sys.stdout, sys.stderr):  # a terminal that knows ASCII alone must not end a run
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="replace")
+    if sys.flags.optimize > 1:
+        fail("python -OO removes docstrings, which Altair needs: use -O")
     stop_on_signals()
     keep_freed_memory()
     try:
