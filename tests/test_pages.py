@@ -172,7 +172,8 @@ def test_a_page_is_accessible_and_asks_for_nothing(
 INJECTED = """
 <script>window.hacked = 1; fetch("{canary}/inline");</script>
 <img src="{canary}/image" onerror="window.hacked = 1">
-<link rel="stylesheet" href="{canary}/style"><style>main {{ background: url({canary}/background) }}</style>
+<link rel="stylesheet" href="{canary}/style">
+<style>main {{ background: url({canary}/background) }}</style>
 <script src="{canary}/script"></script><iframe src="{canary}/frame"></iframe>
 <object data="{canary}/object"></object>
 """

@@ -9,6 +9,7 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 
 class Output(io.FileIO):
@@ -43,10 +44,10 @@ def lenient_output() -> Iterator[None]:
         stream.flush()
         raw = made[name] = Output(stream.fileno(), "w", closefd=False)
         unbuffered = stream.write_through  # as PYTHONUNBUFFERED asks for
+        below: Any = raw if unbuffered else io.BufferedWriter(raw)  # type: ignore[type-var]
         text = io.TextIOWrapper(
-            raw if unbuffered else io.BufferedWriter(raw),  # type: ignore[arg-type]
-            stream.encoding, "replace", None, stream.line_buffering, unbuffered,
-        )  # fmt: skip
+            below, stream.encoding, "replace", None, stream.line_buffering, unbuffered
+        )
         setattr(sys, name, text)
     yield
     if "stdout" in made:

@@ -261,7 +261,7 @@ function showVariant() {
   }
   const note = byId("gaze-note");
   const percent = (share) => `${(100 * share).toFixed(share < 0.01 ? 2 : 1)} %`;
-  note.textContent = !pictures.length ? "This page holds no picture of this photo: only of some that moved most, some that moved least, and some between."
+  note.textContent = !pictures.length ? "This page holds no picture of this photo: only of some that moved most, some that moved least, and some between, where the photo could still be read as it was measured."
     : !gazes.length ? "No gaze is kept of this photo."
     : (alike ? `Gaze on one scale, from none to ${percent(scaleOf(gazes[0]))} of it in one patch.` : `Gaze on a scale for each model, from none to ${gazes.map((gaze) => percent(scaleOf(gaze))).join(" and ")} of it in one patch.`)
       + (gazes.some((gaze) => gaze.back[index]) ? "" : " This augmentation moves no pixels.");
