@@ -112,7 +112,7 @@ def comparison(run: Run, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("pair")
     other = made_run(folder / "b", ("paper", "matched"), "other")
     table = compare_photos(run.shift, other.shift, run.columns, 0)
-    return write_pairs(folder, [run, other], [table], [], ["A note."], lambda _: page_photos())
+    return write_pairs(folder, [run, other], [table], [], ["A note."], page_photos())
 
 
 @contextmanager
