@@ -384,7 +384,7 @@ def test_photos_that_are_gone_leave_their_numbers(browser: Any, run: Run, tmp_pa
 
 def test_two_models_are_compared_photo_by_photo(browser: Any, comparison: Path, run: Run) -> None:
     with opened(browser, comparison) as tab:
-        assert "other is moved" in tab.locator(".answer").first.inner_text()
+        assert "small and other are not" in tab.locator(".answer").first.inner_text()
         numbers = [float(text) for text in tab.locator(".card b").all_inner_texts()]
         assert numbers == sorted(numbers, reverse=True)
         tab.locator("#photo-of").select_option("small")
