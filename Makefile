@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 READY := $(VENV)/.ready
 
-.PHONY: help evaluate test test-docs test-cluster fuzz mutate benchmark findings lint format clean
+.PHONY: help evaluate test test-docs test-cluster fuzz mutate benchmark findings lint audit format clean
 
 help:  ## List the commands
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -53,6 +53,13 @@ lint: $(READY)  ## Check style, types and who imports whom
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache
+
+# PyPI does not know local versions, as of torch 2.13.0+cpu. What cannot be looked up fails, too.
+audit: $(READY)  ## Look up known vulnerabilities of the lowest and the installed versions at pypi.org
+	$(BIN)/pip install --quiet "pip-audit>=2.9"
+	$(BIN)/pip-audit --strict --no-deps --disable-pip --requirement .ci/lowest.txt
+	$(BIN)/pip freeze --exclude-editable | sed 's/+[a-z0-9.]*$$//' > $(VENV)/audited.txt
+	$(BIN)/pip-audit --strict --no-deps --disable-pip --requirement $(VENV)/audited.txt
 
 format: $(READY)  ## Mend the style
 	$(BIN)/ruff check --fix .

@@ -1,14 +1,21 @@
 """The cache on disk: within its limit, and nothing in it can run, mislead or stop a run."""
 
+import hashlib
+import os
 import pickle
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import pandas as pd
 import pytest
 import torch
+from conftest import measure
+from safetensors.torch import load, save
+from torch import Tensor
 
-from clipshift.data import Cache
+from clipshift.data import Cache, sample
+from clipshift.encode import Encoder, FeatureCache
 
 PIXELS = {"pixels": torch.arange(3 * 64 * 64, dtype=torch.int32).view(3, 64, 64)}
 
@@ -92,3 +99,116 @@ def test_on_a_full_disk_nothing_is_kept_and_nothing_fails(full_disk: Path) -> No
         cache.set(key, PIXELS)
     assert [cache.get(key) is None for key in ("a", "b", "c")] == [False, True, True]
     assert len(list(full_disk.glob("*/*"))) == 1  # and no half of another
+
+
+# --- entries with a valid checksum that are not ours ---------------------------------------------
+
+Tensors = dict[str, Tensor]
+POISONS: dict[str, Callable[[Tensors], Tensors]] = {
+    "of another shape": lambda entry: {name: t[..., :1].contiguous() for name, t in entry.items()},
+    "of another type": lambda entry: {name: t.double() for name, t in entry.items()},
+    "not a number": lambda entry: {n: torch.full_like(t, torch.nan) if t.is_floating_point() else t
+                                   for n, t in entry.items()},
+    "under another name": lambda entry: {f"{name} ": tensor for name, tensor in entry.items()},
+    "with more beside": lambda entry: entry | {"layer000": torch.zeros(2, 3)},
+    "without a tensor": lambda entry: {},
+    "of which one tensor is gone": lambda entry: dict(list(entry.items())[1:]),
+}  # fmt: skip
+
+
+def measured_table(encoder: Encoder, cache: Cache) -> pd.DataFrame:
+    features = FeatureCache(cache, "small")
+    return measure(encoder, sample()[:3], ["flip"], cache=cache, features=features)[0]
+
+
+@pytest.fixture(scope="module")
+def filled(
+    encoder: Encoder, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Cache, pd.DataFrame]:
+    """A cache with three photos' views and features, and the numbers of the run that filled it."""
+    cache = Cache(str(tmp_path_factory.mktemp("cache")), gigabytes=1)
+    table = measured_table(encoder, cache)
+    assert len(list(cache.folder.glob("*/*"))) == 6
+    return cache, table
+
+
+@pytest.mark.parametrize("poison", POISONS)
+@pytest.mark.parametrize("every", [True, False])
+def test_poisoned_entries_count_as_missing(
+    encoder: Encoder, filled: tuple[Cache, pd.DataFrame], poison: str, every: bool
+) -> None:
+    cache, expected = filled
+    entries = {file: file.read_bytes() for file in sorted(cache.folder.glob("*/*"))}
+    for file in list(entries)[:: 1 if every else 2]:
+        content = save(POISONS[poison](load(entries[file][32:])))
+        file.write_bytes(hashlib.sha256(content).digest() + content)
+    pd.testing.assert_frame_equal(measured_table(encoder, cache), expected, check_exact=True)
+    for file, content in entries.items():
+        file.write_bytes(content)
+
+
+def test_no_entry_is_read_without_end(stored: tuple[Cache, Path]) -> None:
+    cache, file = stored
+    os.truncate(file, 2**31)
+    assert cache.get("a") is None
+    file.unlink()
+    os.mkfifo(file)
+    assert cache.get("a") is None
+    file.unlink()
+    file.symlink_to("/dev/zero")
+    assert cache.get("a") is None
+    cache.set("a", PIXELS)  # in the link's place, not where it points to
+    assert cache.get("a")["pixels"].equal(PIXELS["pixels"])
+    assert not file.is_symlink()
+
+
+def forked(function: Callable[[], None]) -> int:
+    """A process that runs a function, by its number."""
+    process = os.fork()
+    if not process:
+        code = 1
+        try:
+            function()
+            code = 0
+        finally:
+            os._exit(code)
+    return process
+
+
+def ended(process: int) -> int:
+    return os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
+
+
+def test_processes_may_write_the_same_entries_at_once(tmp_path: Path) -> None:
+    def write() -> None:
+        cache = Cache(str(tmp_path), 0.001)  # half of it: each removes what the others write
+        for turn in range(100):
+            key = turn % 40
+            found = cache.get(str(key))
+            assert found is None or found["x"].eq(key).all()
+            cache.set(str(key), {"x": torch.full((50_000,), key, dtype=torch.uint8)})
+        assert not cache.refused
+
+    writers = [forked(write) for _ in range(3)]
+    assert [ended(writer) for writer in writers] == [0, 0, 0]
+    assert any(Cache(str(tmp_path), 1).get(str(key)) is not None for key in range(40))
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="becoming another user needs root")
+def test_two_users_may_share_a_cache(tmp_path: Path) -> None:
+    tmp_path.chmod(0o1777)  # as /tmp: everyone writes, and removes what is theirs
+    for parent in tmp_path.parents[:2]:
+        parent.chmod(0o755)
+    Cache(str(tmp_path), 1).set("a", PIXELS)
+
+    def of_another_user() -> None:
+        os.setuid(65534)
+        cache = Cache(str(tmp_path), 0.00001)
+        cache.get("a")
+        for key in ("a", "b", "c"):
+            cache.set(key, PIXELS)
+        cache.shrink()
+
+    assert ended(forked(of_another_user)) == 0
+    cache = Cache(str(tmp_path), 1)
+    assert cache.get("a")["pixels"].equal(PIXELS["pixels"])

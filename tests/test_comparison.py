@@ -19,7 +19,7 @@ from scipy import stats
 from torch import Tensor
 
 from clipshift.cli.command import compose_config
-from clipshift.cli.jobs import job_key
+from clipshift.cli.jobs import content_of, job_key
 from clipshift.comparison.pair import (
     compare_pair,
     notes_on_runs,
@@ -305,7 +305,8 @@ def test_a_jobs_key_is_another_when_what_it_is_made_of_is(encoder: Encoder, tmp_
     chosen = sample()[:2]
 
     def key(**change: Any) -> str:
-        return job_key(cfg, encoder, [chosen[0], replace(chosen[1], **change)], ["cat", "dog"])
+        photos = [chosen[0], replace(chosen[1], **change)]
+        return job_key(cfg, encoder, photos, ["cat", "dog"], content_of(photos))
 
     keys = [key(), key(label="cat"), key(captions=("a cat",))]
     calibration.write_text("2")

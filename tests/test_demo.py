@@ -1,6 +1,7 @@
 """The demo: its numbers are those of `measure_shift`, and a browser drags a photograph in."""
 
 import copy
+import http.client
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -148,6 +149,46 @@ def served(models: list[Model], tmp_path_factory: pytest.TempPathFactory) -> Ite
         demo = page.make_demo(models, AUGMENTATIONS, LADDERS)
         yield SimpleNamespace(address=page.launch(demo, port), called=called)
         demo.close(verbose=False)
+
+
+@pytest.mark.parametrize(
+    ("host", "origin", "answered"),
+    [
+        ("127.0.0.1:{port}", None, True),
+        ("localhost:{port}", "http://localhost:{port}", True),
+        ("localhost:9000", "http://localhost:9000", True),  # ssh -L 9000:localhost:7860
+        ("evil.example", None, False),
+        ("evil.example:{port}", "http://evil.example:{port}", False),  # DNS rebinding
+        ("127.0.0.1.evil.example", None, False),
+        ("localhost@evil.example", None, False),
+        ("[::ffff", None, False),
+        ("", None, False),
+        ("127.0.0.1:{port}", "http://evil.example", False),
+        ("127.0.0.1:{port}", "http://localhost:8888", False),
+        ("127.0.0.1:{port}", "null", False),
+    ],
+)
+def test_only_its_own_page_is_answered(
+    served: Any, host: str, origin: str | None, answered: bool
+) -> None:
+    port = served.address.rstrip("/").rpartition(":")[2]
+    headers = {"Host": host.format(port=port)}
+    if origin:
+        headers["Origin"] = origin.format(port=port)
+    for path in ("/", "/config", "/gradio_api/info", "/gradio_api/upload"):
+        connection = http.client.HTTPConnection("127.0.0.1", int(port), timeout=20)
+        connection.request("POST" if "upload" in path else "GET", path, headers=headers)
+        assert (connection.getresponse().status == 403) != answered, path
+        connection.close()
+
+
+@pytest.mark.parametrize(("size", "status"), [(49, 200), (51, 413)])
+def test_a_photograph_is_no_larger_than_50_mb(served: Any, size: int, status: int) -> None:
+    import httpx  # which Gradio brings
+
+    files = {"files": ("large.png", b"\0" * (size << 20))}
+    answer = httpx.post(f"{served.address}gradio_api/upload", files=files, timeout=60)
+    assert answer.status_code == status
 
 
 @contextmanager

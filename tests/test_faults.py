@@ -3,32 +3,38 @@
 import json
 import os
 import re
+import resource
 import shutil
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from multiprocessing.reduction import ForkingPickler
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
 from conftest import AUGMENTATIONS, ROOT, run_evaluate, run_script
+from omegaconf import DictConfig
 from PIL import Image
-from safetensors.torch import load_file
+from safetensors.numpy import save_file as save_numpy
+from safetensors.torch import load_file, save_file
 
 from clipshift.cli import interruption
-from clipshift.cli.command import compose_config
+from clipshift.cli.command import compose_config, file_error
 from clipshift.cli.evaluate import evaluate, remake_report
-from clipshift.cli.jobs import locked
-from clipshift.data import ViewDataset, collate, sample
+from clipshift.cli.jobs import finished_job, locked, take_over
+from clipshift.data import Cache, ViewDataset, collate, sample
 from clipshift.errors import UserError
 from clipshift.evaluate import ShiftEvaluation
-from clipshift.results import read_run
+from clipshift.evaluate.loading import ViewData
+from clipshift.report.run import report_run
+from clipshift.results import Records, read_run, write_shift, write_whole
 
 TABLES = ("summary", "distances", "distances_low", "distances_high", "ranking", "correlations",
           "layers", "skipped")  # fmt: skip
@@ -299,6 +305,22 @@ def test_little_shared_memory_and_few_open_files_suffice(
     assert len(pd.read_parquet(tmp_path / "shift.parquet")) == 80
 
 
+def test_without_shared_memory_reading_processes_are_refused_in_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_lock() -> None:
+        raise FileNotFoundError(2, "No such file or directory")  # as without /dev/shm
+
+    monkeypatch.setattr("multiprocessing.Lock", no_lock)
+    views = ViewDataset(sample()[:2], {}, 0, "squash")
+    for workers, refused in ((2, True), (0, False)):
+        data = ViewData(views, 2, workers, Records(tmp_path))
+        data.setup("test")
+        expected = pytest.raises(UserError, match="without /dev/shm")
+        with expected if refused else nullcontext():
+            data.test_dataloader()
+
+
 def test_wandbs_process_may_die(photos: Path, hub_folder: Path, tmp_path: Path) -> None:
     arguments = options(photos, hub_folder, tmp_path, "logger=wandb", "model.name='[/x]'")
     with under_way(arguments, tmp_path, batches=2) as process:
@@ -354,26 +376,219 @@ def test_paths_that_are_not_there_are_named_as_they_were_typed(path: str, tmp_pa
     assert done.stderr == f"error: data.root: no folder or file {path}\n"
 
 
-def test_a_stop_while_the_report_is_drawn_measures_nothing_again(
-    photos: Path, hub_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    cfg = compose_config("evaluate", [
-        f"model.checkpoint={hub_folder}", "data=folder", f"data.root={photos}", "data.limit=4",
+def small_run(photos: Path, model: Path) -> DictConfig:
+    return compose_config("evaluate", [
+        f"model.checkpoint={model}", "data=folder", f"data.root={photos}", "data.limit=4",
         "data.num_workers=0", "aug=noise", "trainer=cpu", "logger=none",
     ])  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "stopped_at", ["evaluate.evaluation.write_nearest", "cli.evaluate.report_run"]
+)
+def test_a_stop_while_results_are_written_measures_nothing_again(
+    photos: Path, hub_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stopped_at: str
+) -> None:
+    cfg = small_run(photos, hub_folder)
 
     def stopped(*_: object) -> None:
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
-        patched.setattr("clipshift.cli.evaluate.report_run", stopped)
+        patched.setattr(f"clipshift.{stopped_at}", stopped)
         with pytest.raises(KeyboardInterrupt):
             evaluate(cfg, tmp_path)
+    written = "report" in stopped_at  # all but the report, which `clipshift report` makes as well
+    assert (tmp_path / "run.json").exists() == written
+    if not written:
+        with pytest.raises(UserError, match="no finished run"):
+            read_run(tmp_path)
     before = (tmp_path / "shift.parquet").read_bytes()
     monkeypatch.setattr(ShiftEvaluation, "measure_batch", stopped)
     evaluate(cfg, tmp_path)
-    assert (tmp_path / "report.html").exists()
+    for file in ("run.json", "gaze.safetensors", "nearest.json", "report.html"):
+        assert (tmp_path / file).exists()
     assert (tmp_path / "shift.parquet").read_bytes() == before
+
+
+def test_a_job_that_is_taken_over_is_complete_last(
+    finished: tuple[Path, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def cut(path: Path, write: Callable[[Path], Any]) -> None:
+        if path.name == "run.json":
+            raise KeyboardInterrupt
+        write_whole(path, write)
+
+    with monkeypatch.context() as patched:
+        patched.setattr("clipshift.results.runs.write_whole", cut)
+        with pytest.raises(KeyboardInterrupt):
+            take_over(finished[0], tmp_path)
+    written = {file.name for file in tmp_path.iterdir()}
+    assert {"shift.parquet", "summary.csv", "gaze.safetensors", "report.html"} <= written
+    take_over(finished[0], tmp_path)
+    assert read_run(tmp_path).facts["complete"]
+
+
+# --- full and closed places ----------------------------------------------------------------------
+
+
+@contextmanager
+def files_of_at_most(size: int) -> Iterator[None]:
+    """No file of this process may have more bytes, as by ``ulimit -f``."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, limits[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+
+
+TABLE = pd.DataFrame({"photo": "a", "value": np.random.default_rng(0).random(50_000)})
+WRITERS: dict[str, Callable[[Path], Any]] = {
+    "text": lambda path: path.write_text("x" * 50_000),
+    "csv": TABLE.to_csv,
+    "parquet": lambda path: write_shift(path, [TABLE], {}),
+    "numpy": lambda path: save_numpy({"x": np.zeros(50_000)}, path),
+    "torch": lambda path: save_file({"x": torch.zeros(50_000)}, path),
+}
+
+
+@pytest.mark.parametrize("kind", WRITERS)
+def test_what_no_disk_holds_is_an_error_with_the_files_name(tmp_path: Path, kind: str) -> None:
+    large = pytest.raises(OSError, match="File too large")
+    with files_of_at_most(20_000), large as raised:
+        write_whole(tmp_path / "results", WRITERS[kind])
+    assert raised.value.filename == str(tmp_path / "results")
+    assert list(tmp_path.iterdir()) == []
+    assert file_error(raised.value) == (
+        f"{tmp_path}/results: File too large (results go to hydra.run.dir=FOLDER)"
+    )
+
+
+def test_the_cache_keeps_what_a_file_may_hold(tmp_path: Path) -> None:
+    cache = Cache(str(tmp_path), gigabytes=1)
+    with files_of_at_most(20_000):
+        cache.set("large", {"x": torch.zeros(50_000)})
+        cache.set("small", {"x": torch.zeros(5)})
+    assert cache.get("large") is None
+    assert cache.get("small") is not None
+    assert len(list(tmp_path.glob("*/*"))) == 1
+
+
+def test_a_full_disk_loses_nothing(photos: Path, hub_folder: Path, tmp_path: Path) -> None:
+    cfg = small_run(photos, hub_folder)
+    with files_of_at_most(100_000), pytest.raises(OSError, match="File too large") as raised:
+        evaluate(cfg, tmp_path)
+    assert f"{tmp_path}/" in str(file_error(raised.value))
+    assert list((tmp_path / "measured").glob("[0-9]*"))
+    evaluate(cfg, tmp_path)
+    assert read_run(tmp_path).facts["complete"]
+
+
+READ_ONLY = (
+    "for place in {root} {prefix}; do mount --bind $place $place && "
+    'mount -o remount,ro,bind $place || exit 1; done; exec "$@"'
+)
+
+
+Unread = tuple[Path, subprocess.CompletedProcess[str], bool]
+
+
+@pytest.fixture(scope="module")
+def unread(photos: Path, hub_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Unread:
+    """A run whose reader has left, and whether its installation could not be written."""
+    folder = tmp_path_factory.mktemp("unread")
+    shell = READ_ONLY.format(root=ROOT, prefix=sys.prefix)
+    prefix = ["unshare", "-m", "sh", "-c", shell, "sh"]
+    mounted = shutil.which("unshare") and not subprocess.run([*prefix, "true"]).returncode
+    command = [*EVALUATE, *options(photos, hub_folder, folder), "data.limit=2"]
+    reader, output = os.pipe()
+    os.close(reader)
+    try:
+        done = subprocess.run(
+            [*prefix, *command] if mounted else command, stdout=output, stderr=subprocess.PIPE,
+            text=True, timeout=200, cwd=folder,
+        )  # fmt: skip
+    finally:
+        os.close(output)
+    return folder, done, bool(mounted)
+
+
+def test_a_run_ends_well_though_its_reader_has_left(unread: Unread) -> None:
+    folder, done, _ = unread
+    assert (done.returncode, done.stderr.strip()) == (0, "")
+    assert read_run(folder).facts["complete"]
+    assert (folder / "report.html").exists()
+    assert not (folder / "measured").exists()
+
+
+def test_nothing_is_written_where_clipshift_is_installed(unread: Unread) -> None:
+    folder, done, mounted = unread
+    if not mounted:
+        pytest.skip("mounting needs root")
+    assert done.returncode == 0, done.stderr
+    assert (folder / "run.json").exists()
+
+
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_help_at_a_full_device_is_one_line(unbuffered: str) -> None:
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "clipshift", "--help"], stdout=full, stderr=subprocess.PIPE,
+            text=True, cwd=ROOT, env=os.environ | {"PYTHONUNBUFFERED": unbuffered},
+        )  # fmt: skip
+    assert done.returncode == 1
+    assert done.stderr == "error: standard output: No space left on device\n"
+
+
+def test_python_without_docstrings_is_one_line() -> None:
+    command = [sys.executable, "-OO", *EVALUATE[1:]]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 1
+    assert done.stderr == "error: python -OO removes docstrings, which Altair needs: use -O\n"
+
+
+# --- photos that are replaced --------------------------------------------------------------------
+
+
+def test_a_photo_that_changed_since_is_not_shown_as_what_was_measured(
+    photos: Path, hub_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = shutil.copytree(photos, tmp_path / "photos")
+    changed = "cat/02.png"
+
+    def replaced(*arguments: Any) -> None:
+        shutil.copy(root / "cat" / "00.png", root / changed)
+        report_run(*arguments)
+
+    def pictured() -> dict[str, int]:
+        page = (tmp_path / "report.html").read_text(encoding="utf-8")
+        text = page.partition('id="photo-data">')[2].partition("</script>")[0]
+        shown = json.loads(text)["shown"]
+        return {photo: len(kept["pictures"]) for photo, kept in shown.items()}
+
+    monkeypatch.setattr("clipshift.cli.evaluate.report_run", replaced)
+    evaluate(small_run(root, hub_folder), tmp_path)
+    expected = {"cat/00.png": 2, "cat/04.png": 2, "cat/06.png": 2, changed: 0}
+    assert pictured() == expected
+    assert changed in set(read_run(tmp_path).shift["photo"])  # its numbers stand
+    remake_report(tmp_path, fetch=False)
+    assert pictured() == expected
+
+
+@pytest.mark.parametrize(
+    ("content", "skipped", "found"),
+    [("1", 0, True), ("2", 0, False), ("2", 1, True)],  # 2: replaced once the job had its key
+)
+def test_a_job_is_taken_over_if_it_measured_these_photos(
+    finished: tuple[Path, str], tmp_path: Path, content: str, skipped: int, found: bool
+) -> None:
+    folder = shutil.copytree(finished[0], tmp_path / "run", ignore=shutil.ignore_patterns("wandb"))
+    facts = json.loads((folder / "run.json").read_text())
+    facts["job"] = "key"
+    facts["data"] |= {"skipped": skipped, "fingerprint": content * 64}
+    (folder / "run.json").write_text(json.dumps(facts))
+    assert finished_job([tmp_path], "key", "1" * 64) == (folder if found else None)
 
 
 # --- files of ours ------------------------------------------------------------------------------

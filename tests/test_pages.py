@@ -1,9 +1,11 @@
 """The report in a browser: what it asks for, and what sorting, filtering and enlarging do."""
 
 import json
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -110,7 +112,7 @@ def comparison(run: Run, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("pair")
     other = made_run(folder / "b", ("paper", "matched"), "other")
     table = compare_photos(run.shift, other.shift, run.columns, 0)
-    return write_pairs(folder, [run, other], [table], [], ["A note."], lambda _: page_photos())
+    return write_pairs(folder, [run, other], [table], [], ["A note."], page_photos())
 
 
 @contextmanager
@@ -165,6 +167,74 @@ def test_a_page_is_accessible_and_asks_for_nothing(
         assert charts.count() == charts.locator("svg").count() > 1
         ink = tab.locator(".vega svg text").first.evaluate("node => node.getAttribute('fill')")
         assert (ink > "#888888") == (scheme == "dark")
+
+
+INJECTED = """
+<script>window.hacked = 1; fetch("{canary}/inline");</script>
+<img src="{canary}/image" onerror="window.hacked = 1">
+<link rel="stylesheet" href="{canary}/style">
+<style>main {{ background: url({canary}/background) }}</style>
+<script src="{canary}/script"></script><iframe src="{canary}/frame"></iframe>
+<object data="{canary}/object"></object>
+"""
+RUN_BY_A_SCRIPT_OF_THE_PAGE = """canary => {
+    fetch(canary + "/fetch", { mode: "no-cors" }).catch(() => {});
+    navigator.sendBeacon(canary + "/beacon");
+    new Image().src = canary + "/made";
+    try { new WebSocket(canary.replace("http", "ws") + "/socket"); } catch { }
+    const code = document.createElement("script");
+    code.textContent = "window.hacked = 1";
+    document.body.append(code);
+    const form = document.createElement("form");
+    Object.assign(form, { action: canary + "/form", target: "elsewhere" });
+    document.body.append(form);
+    form.submit();
+}"""
+
+
+@pytest.mark.parametrize("protected", [True, False])
+def test_not_even_a_script_in_a_page_reaches_the_network(
+    browser: Any, report: Path, tmp_path: Path, protected: bool
+) -> None:
+    asked: set[str] = set()
+
+    class Canary(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            asked.add(self.path.partition("?")[0])
+            self.send_error(404)
+
+        do_POST = do_GET
+
+        def log_message(self, *_: Any) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Canary)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    canary = f"http://127.0.0.1:{server.server_port}"
+    text = report.read_text(encoding="utf-8")
+    start = text.index('<meta http-equiv="Content-Security-Policy"')
+    if not protected:
+        text = text[:start] + text[text.index(">", start) + 1 :]
+    file = tmp_path / "report.html"
+    file.write_text(text.replace("</main>", INJECTED.format(canary=canary) + "</main>"))
+    tab = browser.new_page()
+    try:
+        tab.goto(file.as_uri())
+        tab.evaluate(RUN_BY_A_SCRIPT_OF_THE_PAGE, canary)
+        tab.wait_for_timeout(500)
+        if protected:
+            assert asked == set()
+            assert tab.evaluate("window.hacked") is None
+            tab.evaluate("drawAll()")  # and the page is as it was
+            assert tab.locator(".vega svg").count() > 1
+        else:  # so each of these ways leads out
+            ways = ("inline", "image", "style", "background", "script", "frame", "object")
+            ways = (*ways, "fetch", "beacon", "made", "socket", "form")
+            assert asked >= {f"/{way}" for way in ways}
+            assert tab.evaluate("window.hacked") == 1
+    finally:
+        tab.close()
+        server.shutdown()
 
 
 def test_a_box_says_that_it_scrolls_and_keeps_its_first_column(browser: Any, report: Path) -> None:
@@ -314,7 +384,7 @@ def test_photos_that_are_gone_leave_their_numbers(browser: Any, run: Run, tmp_pa
 
 def test_two_models_are_compared_photo_by_photo(browser: Any, comparison: Path, run: Run) -> None:
     with opened(browser, comparison) as tab:
-        assert "other is moved" in tab.locator(".answer").first.inner_text()
+        assert "small and other are not" in tab.locator(".answer").first.inner_text()
         numbers = [float(text) for text in tab.locator(".card b").all_inner_texts()]
         assert numbers == sorted(numbers, reverse=True)
         tab.locator("#photo-of").select_option("small")

@@ -1,7 +1,7 @@
 """What the commands share: a user's mistake ends in one line, and never in a traceback."""
 
 import ctypes
-import io
+import errno
 import math
 import os
 import sys
@@ -24,6 +24,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from clipshift.cli.config import PATHS, composition_error, dotted_names
 from clipshift.cli.interruption import EXIT_CODE, interrupted, stop_on_signals
+from clipshift.cli.output import lenient_output
 from clipshift.errors import ERROR_FILE, UserError, one_line
 
 PACKAGE = Path(__file__).resolve().parents[1]
@@ -47,10 +48,13 @@ KEPT_MEMORY = 1 << 30
 """So many bytes that were freed are kept."""
 FROM_HEAP = 1 << 25
 """Tensors of up to so many bytes, the most that glibc allows, are made of what is kept."""
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+"""A full disk, a used-up quota, and ``ulimit -f``: of these the system does not name the file."""
 TYPED = list(sys.argv)
 """The command line as it was typed."""
 
 
+@lenient_output()
 def run_command(main: Callable[[], None], config_name: str, arguments: Sequence[str]) -> None:
     """Run a Hydra main function; a mistake in the command line is one line and exit code 1.
 
@@ -62,9 +66,8 @@ def run_command(main: Callable[[], None], config_name: str, arguments: Sequence[
     # Without this, Hydra would print what it catches itself, in many lines.
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")
     sys.argv[1:] = [quoted(argument) for argument in arguments]
-    for stream in (sys.stdout, sys.stderr):  # a terminal that knows ASCII alone must not end a run
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="replace")
+    if sys.flags.optimize > 1:
+        fail("python -OO removes docstrings, which Altair needs: use -O")
     stop_on_signals()
     keep_freed_memory()
     try:
@@ -97,9 +100,18 @@ def explain(error: BaseException, config_name: str) -> None:
         chosen = [override for override in sys.argv[1:] if override.startswith("experiment=")]
         fail(composition_error(str(error), option_names(config_name, chosen), CONF))
     except OSError as error:
-        if error.filename is None:
+        said = file_error(error)
+        if said is None:
             raise
-        fail(f"{error.filename}: {error.strerror} (results go to hydra.run.dir=FOLDER)")
+        fail(said)
+
+
+def file_error(error: Exception) -> str | None:
+    """A line for a file or folder that cannot be written or read; None for any other error."""
+    if not isinstance(error, OSError) or (error.filename is None and error.errno not in NO_ROOM):
+        return None
+    file = error.filename or "a file"
+    return one_line(f"{file}: {error.strerror} (results go to hydra.run.dir=FOLDER)")
 
 
 @contextmanager
@@ -115,25 +127,20 @@ def explained_errors() -> Iterator[None]:
     sys.argv[:] = TYPED
     try:
         yield
-    except (UserError, HydraException, OmegaConfBaseException) as error:
-        if interrupted():
-            raise KeyboardInterrupt from error
-        said = one_line(str(error))
-        if job.mode == RunMode.RUN:
-            fail(said)
-        print(f"error: {said}", file=sys.stderr)
-        error_file.write_text(f"{said}\n")
     except Exception as error:
         if interrupted():
             # Whatever the interruption has brought about: Hydra would print any Exception.
             raise KeyboardInterrupt from error
-        alone = job.mode == RunMode.RUN
-        if alone and isinstance(error, OSError):
-            raise  # a full disk or a folder that cannot be written, which `run_command` explains
-        traceback.print_exc()
-        if alone:
-            sys.exit(1)  # a defect of ours keeps its traceback, and is no mistake of the user's
-        error_file.write_text(f"{type(error).__name__}: {error}\n")
+        mistake = isinstance(error, UserError | HydraException | OmegaConfBaseException)
+        said = one_line(str(error)) if mistake else file_error(error)
+        if said is None:  # a defect of ours keeps its traceback
+            traceback.print_exc()
+        else:
+            print(f"error: {said}", file=sys.stderr)
+        if job.mode == RunMode.RUN:
+            sys.exit(1)
+        with suppress(OSError):  # which has made the file at least
+            error_file.write_text(f"{said or f'{type(error).__name__}: {error}'}\n")
     else:
         error_file.unlink(missing_ok=True)
 

@@ -24,6 +24,7 @@ from clipshift.cli.build import (
 from clipshift.cli.config import plain
 from clipshift.cli.interruption import EXIT_CODE, interrupted
 from clipshift.cli.jobs import (
+    content_of,
     finished_job,
     in_sweep,
     is_first_process,
@@ -133,10 +134,13 @@ def prepare(
         classes = load_classes(cfg)
     trained_on = trained_augmentations(cfg.model.get("checkpoint"))
     encoder = make_encoder(cfg.model, cfg.precision, cfg.trainer.accelerator)
-    key = job_key(cfg, encoder, photos, classes) if in_sweep() else None
-    if key and not cfg.rerun and (finished := finished_job(sweep_folders(cfg), key)):
-        take_over(finished, folder)
-        return None
+    key = None
+    if in_sweep():
+        content = content_of(photos)
+        key = job_key(cfg, encoder, photos, classes, content)
+        if not cfg.rerun and (finished := finished_job(sweep_folders(cfg), key, content)):
+            take_over(finished, folder)
+            return None
     if is_first_process():
         options = numbers_depend_on(cfg, encoder, photos, classes)
         if differing := records.begin(options, cfg.rerun):

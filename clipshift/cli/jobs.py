@@ -83,13 +83,19 @@ def numbers_depend_on(
     }
 
 
-def job_key(cfg: DictConfig, encoder: Encoder, photos: list[Photo], classes: list[str]) -> str:
-    """SHA-256 over all that a job's results depend on, the photos' content included."""
-    content = data_fingerprint(
+def content_of(photos: list[Photo]) -> str:
+    """The fingerprint of photos as they are now, as ``run.json`` has that of the measured ones."""
+    return data_fingerprint(
         (photo.id, digest)
         for photo in photos
         if photo.left_out is None and (digest := photo.digest())
     )
+
+
+def job_key(
+    cfg: DictConfig, encoder: Encoder, photos: list[Photo], classes: list[str], content: str
+) -> str:
+    """SHA-256 over all that a job's results depend on, the photos' content included."""
     facts = [numbers_depend_on(cfg, encoder, photos, classes), content]
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
@@ -101,14 +107,20 @@ def take_over(done: Path, run_folder: Path) -> None:
     print(f"already measured, so taken from {done} (rerun=true measures it again)")
 
 
-def finished_job(roots: list[Path], key: str) -> Path | None:
-    """The folder of a finished job with this key below some folders, or None."""
+def finished_job(roots: list[Path], key: str, content: str) -> Path | None:
+    """The folder of a finished job with this key below some folders, or None.
+
+    Where it skipped no photo, it must have measured this content: its photos may have been replaced
+    after it had its key.
+    """
     for root in roots:
         for file in sorted(root.rglob("run.json")):
             try:
-                if read_facts(file.parent)["job"] == key:
+                facts = read_facts(file.parent)
+                alike = facts["data"]["skipped"] or facts["data"]["fingerprint"] == content
+                if facts["job"] == key and alike:
                     read_run(file.parent)
-                    if (file.parent / "report.html").exists():  # written last of all
+                    if (file.parent / "report.html").exists():  # written after all else
                         return file.parent
             except UserError:
                 continue

@@ -13,6 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from clipshift.cli.command import CONF, as_typed, explained_errors, fail, run_command
 from clipshift.cli.config import DISTURBED, MEASURED, check_paths, name_model, validate
+from clipshift.cli.output import lenient_output
 from clipshift.errors import UserError, did_you_mean, one_line
 
 # Lightning and open_clip take seconds to import: help and mistakes do not wait for them.
@@ -147,6 +148,7 @@ clipshift COMMAND --help says more of evaluate, train and demo.
 eval "$(clipshift -sc install=bash)" completes commands and options in bash and zsh."""
 
 
+@lenient_output()
 def main() -> None:
     """Run the subcommand that the command line names."""
     arguments = sys.argv[1:]

@@ -5,6 +5,7 @@ import hashlib
 import json
 import logging
 import os
+import stat
 import tempfile
 from pathlib import Path
 
@@ -17,6 +18,8 @@ from clipshift.versions import CODE_SHA256, package_versions
 log = logging.getLogger(__name__)
 
 ENDING = ".safetensors"
+ENTRY_BYTES = 2**30
+"""The largest entry that is read."""
 DIGEST_BYTES = hashlib.sha256().digest_size
 
 
@@ -26,8 +29,9 @@ class Cache:
     A key holds everything that the tensors depend on, and clipshift's source and the versions of
     its packages belong to every key, so that nothing in the cache is ever out of date. A file is
     the SHA-256 of its content, then the content as safetensors, which holds numbers and no code:
-    one that was damaged counts as missing. What cannot be written is not kept. Where the limit is
-    passed, what was stored first goes first.
+    one that was damaged counts as missing. Who reads an entry checks that its tensors are of the
+    kind that it stores. What cannot be written is not kept. Where the limit is passed, what was
+    stored first goes first.
 
     Args:
         folder: Where it lies; made if missing.
@@ -48,8 +52,12 @@ class Cache:
 
     def get(self, key: str) -> dict[str, Tensor] | None:
         """The tensors of a key, on the CPU; None where there are none."""
+        file = self._file(key)
         try:
-            stored = self._file(key).read_bytes()
+            status = file.stat()
+            if not stat.S_ISREG(status.st_mode) or status.st_size > ENTRY_BYTES:
+                return None
+            stored = file.read_bytes()
         except OSError:
             return None
         digest, content = stored[:DIGEST_BYTES], stored[DIGEST_BYTES:]
@@ -57,7 +65,7 @@ class Cache:
             return None
         try:
             return load(content)
-        except SafetensorError:
+        except (SafetensorError, KeyError, ValueError, RuntimeError):  # as of types torch has not
             return None
 
     def set(self, key: str, tensors: dict[str, Tensor]) -> None:
@@ -97,8 +105,9 @@ class Cache:
         for _, size, file in sorted(files):
             if total <= self.limit:
                 return
-            file.unlink(missing_ok=True)
-            total -= size
+            with contextlib.suppress(OSError):  # it may be another user's, or gone
+                file.unlink()
+                total -= size
 
     def _file(self, key: str) -> Path:
         name = hashlib.sha256(f"{self.made_with} {key}".encode()).hexdigest()

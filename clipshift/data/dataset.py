@@ -243,8 +243,10 @@ class ViewDataset(Dataset[View | Skipped]):
         if self.cache is None:
             return pixels_of(decode(encoded), self.resize)
         key = f"view {self.resize} {digest.hex()}"
-        if (stored := self.cache.get(key)) is not None:
-            return stored["pixels"]
+        stored = (self.cache.get(key) or {}).get("pixels")
+        shape = (3, self.size, self.size)
+        if stored is not None and stored.dtype == torch.uint8 and stored.shape == shape:
+            return stored
         pixels = pixels_of(decode(encoded), self.resize)
         self.cache.set(key, {"pixels": pixels})
         return pixels

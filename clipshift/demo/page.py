@@ -4,6 +4,7 @@ Nothing on it is asked of the network, and what is dragged in is gone when the d
 """
 
 import os
+import re
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
@@ -24,8 +25,16 @@ from clipshift.results import CLEAN, Measured
 os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # before Gradio is imported
 
 import gradio as gr
+from starlette.datastructures import Headers
+from starlette.middleware import Middleware
+from starlette.responses import PlainTextResponse
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 HOST = "127.0.0.1"
+LOCAL = re.compile(r"(127\.0\.0\.1|localhost)(:\d+)?")
+"""The ``Host`` under which the page is asked for on its own machine."""
+MAX_UPLOAD = "50mb"
+"""The largest photograph that is taken."""
 FONTS = ["system-ui", "sans-serif"]
 TEMPLATES = jinja2.Environment(
     loader=jinja2.PackageLoader("clipshift.demo", "."),
@@ -150,6 +159,31 @@ def shifts(measured: Measured, model: Model) -> dict[str, dict[str, Any]]:
     }
 
 
+class OwnPageOnly:
+    """Answers this machine's browser alone, and there the demo's own page alone.
+
+    Another site's page can ask 127.0.0.1, too: under a name of its own that it lets point here (DNS
+    rebinding), which is in ``Host``, or across origins, which is in ``Origin``.
+
+    Args:
+        app: What answers the others.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] in ("http", "websocket"):
+            headers = Headers(scope=scope)
+            host = headers.get("host", "")
+            own = f"http://{host}"
+            if not LOCAL.fullmatch(host) or headers.get("origin", own) != own:
+                refusal = PlainTextResponse("clipshift demo answers its own page alone", 403)
+                await refusal(scope, receive, send)
+                return
+        await self.app(scope, receive, send)
+
+
 def launch(demo: gr.Blocks, port: int, **options: Any) -> str:
     """Show the page on localhost, and go on.
 
@@ -175,6 +209,8 @@ def launch(demo: gr.Blocks, port: int, **options: Any) -> str:
             prevent_thread_lock=True,
             ssr_mode=False,
             footer_links=[],
+            max_file_size=MAX_UPLOAD,
+            app_kwargs={"middleware": [Middleware(OwnPageOnly)]},
             theme=theme,
             css=css,
             **options,

@@ -23,11 +23,15 @@ class FeatureCache:
     key: str
 
     def get(self, digests: list[bytes], device: torch.device) -> Features | None:
-        """The features of some photos; None unless all of them are there."""
+        """The features of some photos; None unless all of them are there, alike and finite."""
         rows: list[dict[str, Tensor]] = []
         for digest in digests:
             stored = self.cache.get(f"{self.key} {digest.hex()}")
-            if stored is None:
+            if stored is None or "embedding" not in stored:
+                return None
+            if kinds_of(stored) != kinds_of(rows[0] if rows else stored):
+                return None
+            if not stored["embedding"].isfinite().all():
                 return None
             rows.append(stored)
         stacked = {
@@ -54,3 +58,13 @@ class FeatureCache:
                 tensors[name] = known
         layers = enumerate(features.layers or ())
         return tensors | {f"layer{index:03d}": layer for index, layer in layers}
+
+    @classmethod
+    def alike(cls, one: Features, other: Features) -> bool:
+        """Whether the features of as many photos have the same names, types and shapes."""
+        return kinds_of(cls.by_name(one)) == kinds_of(cls.by_name(other))
+
+
+def kinds_of(tensors: Mapping[str, Tensor]) -> dict[str, tuple[torch.dtype, torch.Size]]:
+    """The types and shapes of tensors."""
+    return {name: (tensor.dtype, tensor.shape) for name, tensor in tensors.items()}

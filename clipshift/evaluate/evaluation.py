@@ -295,16 +295,21 @@ def run_evaluation(
                 evaluation.seed, known, inside if evaluation.inside else None, calibration,
                 evaluation.resample,
             )  # fmt: skip
-            write_run(run)
             if not evaluation.save_embeddings:
                 measured.embeddings.clear()
             shown = shown_photos(run.rows, SHOWN_PHOTOS)
+            run.facts["data"]["shown_sha256"] = {
+                photos[index].id: digest.tobytes().hex()
+                for index, digest in zip(measured.index, measured.digests, strict=True)
+                if photos[index].id in shown
+            }
             write_tensors(
                 folder, measured, photos, evaluation.save_views, evaluation.save_gaze,
                 shown, evaluation.save_gaze_heads,
             )  # fmt: skip
             if zero_shot:
                 write_nearest(folder, measured, photos, zero_shot.names, shown)
+            write_run(run)  # last: a run is complete by its run.json
     if run is not None and run.rows.empty:
         raise UserError(
             f"none of the {len(photos)} photos could be read "

@@ -7,6 +7,7 @@ from pytorch_lightning import LightningDataModule
 from torch.utils.data import DataLoader, Sampler
 
 from clipshift.data import Skipped, View, ViewDataset, collate
+from clipshift.errors import UserError
 from clipshift.results import Records
 
 GPU_WORKERS = 4
@@ -81,6 +82,9 @@ class ViewData(LightningDataModule):
         """The photos that are left, each once over all ranks.
 
         A rank without photos gets one batch of none: Lightning wants one from every rank.
+
+        Raises:
+            UserError: If several processes are to read them where there is no ``/dev/shm``.
         """
         rank, world_size = (
             (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
@@ -92,6 +96,14 @@ class ViewData(LightningDataModule):
         if workers is None:
             on_cpu = not self.trainer or self.trainer.strategy.root_device.type == "cpu"
             workers = 0 if on_cpu else GPU_WORKERS
+        if workers:
+            try:
+                multiprocessing.Lock()
+            except OSError:
+                raise UserError(
+                    "photos cannot be read by several processes without /dev/shm: use "
+                    "data.num_workers=0"
+                ) from None
         methods = multiprocessing.get_all_start_methods()
         unknown = multiprocessing.get_start_method() not in methods  # as within joblib's processes
         return DataLoader(

@@ -187,7 +187,8 @@ class ShiftEvaluation(pl.LightningModule):
         with self._stage("encode"):
             known = self.features.get(batch.digests, self.device) if self.features else None
             by_view = self._encode(views, known)
-            new = FeatureCache.by_name(by_view[CLEAN]) if self.features and not known else {}
+            unknown = self.features and by_view[CLEAN] is not known
+            new = FeatureCache.by_name(by_view[CLEAN]) if unknown else {}
         rows = self._kept_rows(batch)
         floor = self._floor(rows.get("floor", []), views, by_view)
         weaker = self._weaker(rows.get("weaker", []), batch, views, by_view)
@@ -240,7 +241,11 @@ class ShiftEvaluation(pl.LightningModule):
         else:  # passes are full anyhow, and copying all views takes a while
             made = [self.encoder.encode_views(view, layers, heads) for view in wanted.values()]
         features = dict(zip(wanted, made, strict=True))
-        return {CLEAN: known} | features if known else features
+        if known is None:
+            return features
+        if not FeatureCache.alike(known, made[0]):  # what lies in the cache is not of this model
+            known = self.encoder.encode_views(views[CLEAN], layers, heads)
+        return {CLEAN: known} | features
 
     def _measure(
         self, batch: Batch, views: dict[str, Tensor], features: dict[str, Features]

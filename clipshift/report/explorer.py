@@ -46,7 +46,8 @@ def explored(runs: Mapping[str, Run], dataset: ViewDataset | None) -> dict[str, 
 
     Args:
         runs: One run, or two on the same views, by the names of their models.
-        dataset: Their photos; of those that are gone, and without it, there are numbers alone.
+        dataset: Their photos; of those that are gone or not what was measured any more, and without
+            it, there are numbers alone.
 
     Returns:
         ``models`` and the ``kinds`` of their gaze; ``measure``, the shift that photos are sorted
@@ -75,7 +76,7 @@ def explored(runs: Mapping[str, Run], dataset: ViewDataset | None) -> dict[str, 
     count = min(SHOWN_PHOTOS, max(3, PICTURES // (1 + len(keys))))
     parts = chosen_photos(every, count)
     variants = variants_of(first, dataset) if dataset is not None else {}
-    views = views_of(dataset, list(parts)) if dataset is not None else {}
+    views = views_of(first, dataset, list(parts)) if dataset is not None else {}
     pictures = made_pictures(variants, views)
     of_models = [shown_numbers(run, list(parts), keys, measures) for run in every]
     gazes = [made_gazes(run, variants, views) for run in every]
@@ -185,11 +186,16 @@ def variants_of(run: Run, dataset: ViewDataset) -> dict[str, Variant]:
     return variants
 
 
-def views_of(dataset: ViewDataset, photos: Sequence[str]) -> dict[str, View]:
-    """The views of photos by their ids, of those that can still be read."""
+def views_of(run: Run, dataset: ViewDataset, photos: Sequence[str]) -> dict[str, View]:
+    """The views of photos by their ids, of those that can still be read and have not changed."""
+    measured = run.facts["data"].get("shown_sha256", {})  # in no run of earlier versions
     index = {photo.id: position for position, photo in enumerate(dataset.photos)}
     items = {photo: dataset[index[photo]] for photo in photos if photo in index}
-    return {photo: item for photo, item in items.items() if isinstance(item, View)}
+    return {
+        photo: item
+        for photo, item in items.items()
+        if isinstance(item, View) and measured.get(photo, item.digest.hex()) == item.digest.hex()
+    }
 
 
 def made_pictures(
@@ -290,9 +296,10 @@ def gazed_pictures(run: Run, dataset: ViewDataset, photo: str) -> dict[str, str]
     Raises:
         UserError: If the run kept no gaze of the photo, or it can no longer be read.
     """
-    gaze, views = read_gazes(run.folder).get(photo), views_of(dataset, [photo])
+    gaze, views = read_gazes(run.folder).get(photo), views_of(run, dataset, [photo])
     if gaze is None or not views:
-        missing = "its gaze was not kept: save.gaze=N keeps more" if views else "it cannot be read"
+        kept = "its gaze was not kept: save.gaze=N keeps more"
+        missing = kept if views else "it cannot be read, or is not the photo that was measured"
         raise UserError(f"{photo} cannot be shown: {missing}")
     variants = variants_of(run, dataset)
     batch = collate([views[photo]])

@@ -19,7 +19,8 @@ async function draw(container, name) {
   const spec = structuredClone(charts[name]);
   for (const param of spec.params || []) if (param.name === "severity" && severity) param.value = severity;
   const config = dark.matches && !printing ? configs.dark : configs.light;
-  const embedded = await vegaEmbed(container, spec, { actions: false, renderer: "svg", config, logLevel: 1 });
+  // ast: Vega interprets its expressions, for the page's policy forbids it to compile them.
+  const embedded = await vegaEmbed(container, spec, { actions: false, ast: true, renderer: "svg", config, logLevel: 1 });
   // The container says in words what the chart shows; its marks would each be read as an image.
   container.querySelector("svg").setAttribute("aria-hidden", "true");
   drawn.set(container, embedded);
@@ -260,7 +261,7 @@ function showVariant() {
   }
   const note = byId("gaze-note");
   const percent = (share) => `${(100 * share).toFixed(share < 0.01 ? 2 : 1)} %`;
-  note.textContent = !pictures.length ? "This page holds no picture of this photo: only of some that moved most, some that moved least, and some between."
+  note.textContent = !pictures.length ? "This page holds no picture of this photo: only of some that moved most, some that moved least, and some between, where the photo could still be read as it was measured."
     : !gazes.length ? "No gaze is kept of this photo."
     : (alike ? `Gaze on one scale, from none to ${percent(scaleOf(gazes[0]))} of it in one patch.` : `Gaze on a scale for each model, from none to ${gazes.map((gaze) => percent(scaleOf(gaze))).join(" and ")} of it in one patch.`)
       + (gazes.some((gaze) => gaze.back[index]) ? "" : " This augmentation moves no pixels.");

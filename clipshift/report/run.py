@@ -31,8 +31,8 @@ def report_run(run: Run, dataset: ViewDataset, logger: Logger | None = None) -> 
         logger: The run's logger.
     """
     with terminal.busy("Drawing figures and page"):
-        made, report, files = write_report(run, dataset)
         publishing.write_published(run)
+        made, report, files = write_report(run, dataset)
     notes = list(made.notes)
     clean = page.clean_accuracy(run.summary)
     lines = [f"zero-shot on the clean views: {clean}"] if clean else []

@@ -59,6 +59,7 @@ class DataFacts(TypedDict):
     skipped: Count
     classes: NotRequired[list[str]]
     prompts: NotRequired[list[str] | str]
+    shown_sha256: NotRequired[dict[str, Sha256]]
 
 
 @with_config(OPEN)

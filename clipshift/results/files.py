@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+from safetensors import SafetensorError
 
 from clipshift.data import open_file
 from clipshift.errors import UserError
@@ -68,14 +69,30 @@ def write_whole(path: Path, write: Callable[[Path], Any]) -> None:
 
     Not even after a power failure: its content is on the disk before it gets its name. A link in
     its place, or in that of the unfinished file, is replaced and not followed.
+
+    Raises:
+        OSError: If it cannot be written, as on a full disk; with the file's name, whatever writes.
     """
     partial = path.with_name(f".{path.name}.partial")
     partial.unlink(missing_ok=True)
-    os.close(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666))
-    write(partial)
-    with partial.open("rb") as stream:
-        os.fsync(stream.fileno())
-    os.replace(partial, path)
+    try:
+        os.close(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666))
+        write(partial)
+        with partial.open("rb") as stream:
+            os.fsync(stream.fileno())
+        os.replace(partial, path)
+    except (OSError, SafetensorError) as error:
+        partial.unlink(missing_ok=True)
+        code = error.errno if isinstance(error, OSError) else _system_error(error)
+        if code is None:
+            raise
+        raise OSError(code, os.strerror(code), str(path)) from error
+
+
+def _system_error(error: SafetensorError) -> int | None:
+    """The number of the system's error that safetensors tells of; None for any other."""
+    found = re.search(r"os error (\d+)", str(error))
+    return int(found[1]) if found else None
 
 
 def write_csv(path: Path, table: pd.DataFrame) -> None:

@@ -192,11 +192,13 @@ def clear_results(folder: Path) -> None:
 def copy_results(source: Path, target: Path) -> None:
     """Let the results of a run be those of another folder as well: its files, and no others.
 
+    ``run.json`` comes last: a run is complete by it.
+
     Raises:
         UserError: If a folder among them is a link.
     """
     clear_results(target)
-    for file in results_in(source):
+    for file in sorted(results_in(source), key=lambda file: file.name == "run.json"):
         inside = file.relative_to(source)
         folder = target if inside.parent == Path() else subfolder(target, inside.parent.name)
         write_whole(folder / file.name, partial(shutil.copyfile, file))
