@@ -47,11 +47,12 @@ from clipshift.cli.build import calibration_for, make_augmentations
 from clipshift.cli.command import compose_config
 from clipshift.cli.config import plain
 from clipshift.cli.evaluate import evaluate
-from clipshift.data import Photo, clean_view, decode, folder, sample
+from clipshift.data import Photo, clean_view, decode, folder, sample, typed
 from clipshift.encode import Encoder
 from clipshift.errors import UserError
 from clipshift.evaluate.calibration import (
     DISTORTIONS,
+    STORED,
     calibrate,
     calibration_notes,
     left_to_measure,
@@ -503,7 +504,7 @@ def test_a_calibration_is_read_back_as_it_was_written(target: float) -> None:
     match = match_strength(lambda strength: both + strength, target + 0.01, math.inf)
     assert match.reached == (target == 0.7)
     made = replace(made, target=target + 0.01, matches={"noise": match})
-    assert Calibration.from_json(json.loads(json.dumps(made.as_json()))) == made
+    assert typed(STORED, json.dumps(made.as_json())) == made
 
 
 def with_file(file: Path, stored: dict[str, Any], *overrides: str) -> Calibration:

@@ -8,10 +8,11 @@ augmentation's strength is chosen such that its views' mean distortion is a comm
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Annotated, Any, ClassVar
 
 import numpy as np
 import torch
+from pydantic import BeforeValidator, ConfigDict
 from scipy.optimize import brentq
 from torch import Tensor
 
@@ -24,6 +25,8 @@ WEAKEST, STRONGEST = 2.0**-10, 2.0**12
 
 UNDISTORTED = {"ssim": 1.0, "rmse": 0.0, "displacement": 0.0}
 """What a clean view has of each distortion."""
+
+FORBID = ConfigDict(extra="forbid")
 
 Distortion = Callable[[Augmentation, Tensor, Draws, float], Tensor]
 """Of clean views (B, 3, H, W) under an augmentation with draws and strength: (B,)."""
@@ -41,6 +44,8 @@ class Match:
             versions.
     """
 
+    __pydantic_config__: ClassVar[ConfigDict] = FORBID
+
     strength: float
     realised: float
     reached: bool
@@ -57,9 +62,16 @@ class CalibrationPhoto:
         length: Its number of bytes; None likewise.
     """
 
+    __pydantic_config__: ClassVar[ConfigDict] = FORBID
+
     id: str
     sha256: str | None = None
     length: int | None = None
+
+
+def _photo(stored: Any) -> Any:
+    """A photo as earlier versions stored it: its id alone."""
+    return CalibrationPhoto(stored) if isinstance(stored, str) else stored
 
 
 @dataclass(frozen=True)
@@ -76,12 +88,14 @@ class Calibration:
         matches: By augmentation.
     """
 
+    __pydantic_config__: ClassVar[ConfigDict] = FORBID
+
     distortion: str
     target: float
     seed: int
     resize: str | Mapping[str, Any]
     parameters: dict[str, dict[str, Any]]
-    photos: list[CalibrationPhoto]
+    photos: list[Annotated[CalibrationPhoto, BeforeValidator(_photo)]]
     matches: dict[str, Match]
 
     def relative_distortions(self) -> dict[str, np.ndarray]:
@@ -102,56 +116,31 @@ class Calibration:
         """What is stored."""
         return asdict(self)
 
-    @classmethod
-    def from_json(cls, stored: Mapping[str, object]) -> "Calibration":
-        """What was stored.
+    def check(self) -> None:
+        """Make sure that `match_strength` can have made it.
 
         Raises:
-            AttributeError, KeyError, TypeError: If it is not a calibration.
-            ValueError: If it is one that `match_strength` cannot have made.
+            ValueError: If it cannot.
         """
-        if not isinstance(stored, Mapping):
-            raise TypeError
-        fields: dict[str, Any] = dict(stored)
-        matches = {name: Match(**match) for name, match in fields.pop("matches").items()}
-        photos = [
-            CalibrationPhoto(photo)
-            if isinstance(photo, str)
-            else CalibrationPhoto(photo["id"], photo["sha256"], photo["length"])
-            for photo in fields.pop("photos")
-        ]
-        for name, match in matches.items():
+        if self.distortion not in UNDISTORTED:
+            raise ValueError(f"the distortion is {self.distortion}")
+        if not (math.isfinite(self.target) and self.target > 0):
+            raise ValueError(f"the target is {self.target}")
+        for name, match in self.matches.items():
             if not WEAKEST <= match.strength <= STRONGEST:
                 raise ValueError(f"the strength of {name} is {match.strength}")
             if not math.isfinite(match.realised):
                 raise ValueError(f"the realised distortion of {name} is {match.realised}")
-            if match.reached != is_reached(match.realised, fields["target"]):
+            if match.reached != is_reached(match.realised, self.target):
                 raise ValueError(f"{name} came to {match.realised}, reached is {match.reached}")
             values = match.distortions
-            if values and not (len(values) == len(photos) and all(map(math.isfinite, values))):
+            if values and not (len(values) == len(self.photos) and all(map(math.isfinite, values))):
                 raise ValueError(f"{name} does not have one distortion for each photo")
-        made = cls(**fields, matches=matches, photos=photos)
-        if made.distortion not in UNDISTORTED:
-            raise ValueError(f"the distortion is {made.distortion}")
-        if not (math.isfinite(made.target) and made.target > 0):
-            raise ValueError(f"the target is {made.target}")
-        if not all(map(_is_calibration_photo, photos)):
-            raise TypeError
-        if not all(isinstance(drawn_from, dict) for drawn_from in made.parameters.values()):
-            raise TypeError
-        return made
 
 
 def is_reached(realised: float, target: float) -> bool:
     """Whether a mean distortion is its target, to within half a per cent."""
     return abs(realised - target) <= TOLERANCE * target
-
-
-def _is_calibration_photo(photo: CalibrationPhoto) -> bool:
-    return isinstance(photo.id, str) and (
-        (photo.sha256 is None and photo.length is None)
-        or (isinstance(photo.sha256, str) and isinstance(photo.length, int))
-    )
 
 
 def match_strength(

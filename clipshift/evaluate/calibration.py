@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from pydantic import TypeAdapter
 from rich.progress import track
 from torch import Tensor
 from torch.utils.data import default_collate
@@ -22,7 +23,15 @@ from clipshift.augment.matching import (
     match_strength,
     pixel_distortion,
 )
-from clipshift.data import Photo, Resize, Skipped, ViewDataset, keyed_order, read_json
+from clipshift.data import (
+    Photo,
+    Resize,
+    Skipped,
+    ViewDataset,
+    keyed_order,
+    read_text,
+    typed,
+)
 from clipshift.errors import UserError
 from clipshift.measure.functional import rmse, ssim
 from clipshift.results import CALIBRATION, write_json
@@ -32,6 +41,7 @@ DISTORTIONS: dict[str, Distortion] = {
     "rmse": pixel_distortion(rmse),
     "displacement": displacement,
 }
+STORED: TypeAdapter[Calibration] = TypeAdapter(Calibration)
 BATCH = 25
 DEFAULTS = {"distortion": "ssim", "target": 0.7, "photos": 100}
 """What strengths are matched by, where neither the user nor a stored calibration says otherwise."""
@@ -127,15 +137,13 @@ def load_calibration(
             other views or otherwise than asked.
     """
     try:
-        stored = read_json(file)
+        calibration = typed(STORED, read_text(file))
     except OSError as error:
         raise UserError(f"no calibration {file}: {error.strerror}; set matching.file") from None
     except ValueError as error:
         raise UserError(f"{file} is not a {CALIBRATION} of clipshift: {error}") from None
     try:
-        calibration = Calibration.from_json(stored)
-    except (TypeError, KeyError, AttributeError):
-        raise UserError(f"{file} is not a {CALIBRATION} of clipshift") from None
+        calibration.check()
     except ValueError as error:
         raise UserError(f"{file} is damaged: {error}; calibrate again") from None
     again = "calibrate again without matching.file"
