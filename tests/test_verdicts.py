@@ -175,7 +175,8 @@ def towards(p: float) -> str:
 
 
 def corruptions(mce: float | None) -> str:
-    run = made(APART, {"corruption_error": {"mce": mce, "rho": None}})
+    ends = {"mce_low": 0.6, "mce_high": 0.8}
+    run = made(APART, {"corruption_error": {"mce": mce, **ends, "rho": None}})
     run.corruption_error = pd.DataFrame(
         {"augmentation": ["fog"] * 5, "severity": list("12345"), "alexnet_error": 0.8}
     )

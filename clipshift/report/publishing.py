@@ -162,9 +162,10 @@ def eval_results(run: Run) -> list[dict[str, Any]]:
 def write_published(run: Run) -> None:
     """Write ``clip_benchmark/`` and ``eval_results.yaml``, where photos have labels."""
     contents = clip_benchmark(run)
-    if not contents:
-        return
     folder = subfolder(run.folder, LEADERBOARD, anew=True)
+    if not contents:
+        folder.rmdir()
+        return
     for view, content in contents.items():
         write_json(folder / f"{file_name(view)}.json", content)
     name, hub = dataset_of(run.facts["config"]["data"])
