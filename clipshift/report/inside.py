@@ -90,7 +90,7 @@ def direction_section(run: Run) -> Section:
         "Is every photo moved the same way? A common direction is a bias that can be subtracted; "
         "without one, each photo goes its own way."
     )
-    return Section("directions", "Where to", [text], drawn, [table])
+    return Section("directions", "Shift direction", [text], drawn, [table])
 
 
 def cosine_matrices(run: Run) -> list[pd.DataFrame]:
@@ -252,11 +252,11 @@ def named_section(run: Run) -> Section:
         "because all photos move towards it a little; its probability gains only if it gains more "
         f"than the other texts of its list.{without}"
     )
-    return Section("named", "Towards what", [text], [], [table, whole])
+    return Section("named", "Texts gained and lost", [text], [], [table, whole])
 
 
 def outlier_sections(run: Run) -> list[Section]:
-    """Whose gaze it is: how many tokens are outliers, and how much of the gaze is on them."""
+    """Outlier tokens: how many tokens are outliers, and how much of the gaze is on them."""
     rows, layer = run.outliers, run.facts["model"].get("gaze_layer")
     if rows.empty or not run.facts["config"].get("inside"):
         return []
@@ -266,7 +266,7 @@ def outlier_sections(run: Run) -> list[Section]:
         "as the view’s median one. A gaze on them says little of what is seen there."
     ]
     if not rows["tokens"].any():
-        return [Section("outliers", "Whose gaze", [*text, "There are none, in any layer."])]
+        return [Section("outliers", "Outlier tokens", [*text, "There are none, in any layer."])]
     figure = Figure(
         "outliers",
         figures.draw_layers(rows, "tokens"),
@@ -295,7 +295,7 @@ def outlier_sections(run: Run) -> list[Section]:
                 f"After layer {layer}, whose tokens the gaze looks at.",
             )
         ]
-    return [Section("outliers", "Whose gaze", text, [figure], tables)]
+    return [Section("outliers", "Outlier tokens", text, [figure], tables)]
 
 
 def _texts(rows: pd.DataFrame) -> str:

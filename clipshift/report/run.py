@@ -303,7 +303,7 @@ def layer_sections(run: Run) -> list[Section]:
     return [
         Section(
             "layers",
-            "Where it starts",
+            "Shift by layer",
             ["How alike view and clean view still are after each layer of the image tower."],
             drawn,
             [layer_table(layers)],
@@ -371,7 +371,7 @@ def alike_sections(run: Run) -> list[Section]:
         "their Ward linkage: those that join early take a photo to the same place."
     )
     return [
-        Section("alike", "Which augmentations act alike", (),
+        Section("alike", "Similarity of augmentations", (),
                 [Figure("distances", drawn, caption)])
     ]  # fmt: skip
 
@@ -405,7 +405,7 @@ def correlation_sections(run: Run) -> list[Section]:
     return [
         Section(
             "correlations",
-            "What goes with it",
+            "Correlations with the shift",
             ["Which photos move far? What goes with a large shift need not be its cause."],
             [Figure("correlations", drawn, caption)],
             [table],

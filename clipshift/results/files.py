@@ -76,9 +76,12 @@ def write_whole(path: Path, write: Callable[[Path], Any]) -> None:
     partial = path.with_name(f".{path.name}.partial")
     partial.unlink(missing_ok=True)
     try:
-        os.close(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666))
+        created = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
+        mode = os.fstat(created).st_mode
+        os.close(created)
         write(partial)
         with partial.open("rb") as stream:
+            os.fchmod(stream.fileno(), mode & 0o777)  # safetensors lets nobody else read its files
             os.fsync(stream.fileno())
         os.replace(partial, path)
     except (OSError, SafetensorError) as error:
