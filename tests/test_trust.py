@@ -31,7 +31,7 @@ from safetensors.numpy import load_file, save_file
 
 import clipshift
 from clipshift.cli.evaluate import remake_report
-from clipshift.comparison import compare_runs
+from clipshift.comparison import compare_runs, compare_sweep
 from clipshift.data import sample, typed
 from clipshift.errors import UserError
 from clipshift.evaluate.calibration import load_calibration
@@ -528,4 +528,26 @@ def test_options_of_an_interrupted_run_are_compared_and_no_more(
         (records.folder / "options.json").write_text(json.dumps({"seed": value}))
         (records.folder / "000000000.safetensors").write_bytes(b"")
         assert records.begin({"seed": 0}, anew=False) == ["seed"] or value == 0
+    canary.check()
+
+
+def test_a_sweeps_files_are_text(
+    stranger: Path, canary: Canary, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its jobs' folders lie below ``multirun/``, where anybody may have put some."""
+    made = f"{canary.folder}/made"
+    overrides = [
+        f"!!python/object/apply:os.mkdir [{made}]", f"- !!python/object/apply:os.mkdir [{made}]",
+        f"- aug=${{oc.env:CLIPSHIFT_SECRET}}\n- x={made}", "- {a: 1}", "[" * 10**5, "\0", "",
+    ]  # fmt: skip
+    for job, content in enumerate(overrides):
+        folder = shutil.copytree(stranger, tmp_path / "sweep" / str(job))
+        (folder / ".hydra").mkdir()
+        (folder / ".hydra/overrides.yaml").write_text(content)
+    (tmp_path / "sweep/6/run.json").write_text("{}")
+    (tmp_path / "sweep/6/error.txt").write_text("two\nlines \x1b[2J ${oc.env:CLIPSHIFT_SECRET}")
+    assert not compare_sweep(tmp_path / "sweep", {}), "the last job has failed"
+    said = capsys.readouterr()
+    assert SECRET not in said.out + said.err
+    assert "\x1b" not in said.err
     canary.check()

@@ -35,7 +35,7 @@ def job_overrides(folder: Path) -> dict[str, str]:
     """What a job's command line set, by option."""
     try:
         lines = yaml.safe_load(read_text(folder / ".hydra/overrides.yaml")) or []
-    except (OSError, ValueError, yaml.YAMLError):
+    except (OSError, ValueError, RecursionError, yaml.YAMLError):
         return {}
     pairs = (str(line).lstrip("+~").partition("=") for line in lines)
     return {option: value for option, equals, value in pairs if equals}
