@@ -256,6 +256,10 @@ def test_a_file_is_written_whole_or_not_at_all(tmp_path) -> None:  # type: ignor
     with pytest.raises(OSError, match="disk full"):
         write_whole(target, breaks)
     assert target.read_text() == "old"
+    # safetensors makes files that only their owner can read
+    write_whole(tmp_path / "t.safetensors", lambda path: save_file({"a": np.ones(1)}, path))
+    modes = {file.stat().st_mode & 0o777 for file in (target, tmp_path / "t.safetensors")}
+    assert len(modes) == 1
 
 
 def shifts(columns: dict[tuple[str, str], np.ndarray]) -> pd.DataFrame:

@@ -81,8 +81,8 @@ def write_whole(path: Path, write: Callable[[Path], Any]) -> None:
         os.close(created)
         write(partial)
         with partial.open("rb") as stream:
-            os.fchmod(stream.fileno(), mode & 0o777)  # safetensors lets nobody else read its files
             os.fsync(stream.fileno())
+        partial.chmod(mode & 0o777)  # safetensors lets nobody else read its files
         os.replace(partial, path)
     except (OSError, SafetensorError) as error:
         partial.unlink(missing_ok=True)
