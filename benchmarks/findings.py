@@ -272,25 +272,22 @@ def summary(lite: Run, tiny: Run) -> str:
     return "\n".join(f"- {line}" for line in lines)
 
 
-def training_summary(lite: Training, tiny: Training) -> str:
-    """What the two fine-tunes reached, in a sentence each."""
-    lines = []
-    for training in (lite, tiny):
-        before, after = training.facts["model"]["name"], training.comparison["model_b"].iloc[-1]
-        pair = pair_of(training, before, after)
-        told = [change_in_words(pair, group) for group in GROUPS]
-        line = (
-            f"Fine-tuning `{before}` on {counted(len(training.trained_on), 'augmentation')} "
-            f"changes its mean relative shift by {told[0]} on these, and by {told[1]} on "
-            f"those held out, over {counted(int(pair['n'].max()), 'photograph')} it was not "
-            "trained on"
-        )
-        if len(models_of(training)) == 3:
-            control = pair_of(training, before, models_of(training)[1])
-            told = [change_in_words(control, group) for group in GROUPS]
-            line += f"; the same training on clean views alone: {told[0]} and {told[1]}"
-        lines.append(f"- {line}.")
-    return "\n".join(lines)
+def training_summary(training: Training) -> str:
+    """What a fine-tune reached, in a sentence."""
+    before, after = training.facts["model"]["name"], training.comparison["model_b"].iloc[-1]
+    pair = pair_of(training, before, after)
+    told = [change_in_words(pair, group) for group in GROUPS]
+    line = (
+        f"Fine-tuning `{before}` on {counted(len(training.trained_on), 'augmentation')} "
+        f"changes its mean relative shift by {told[0]} on these, and by {told[1]} on "
+        f"those held out, over {counted(int(pair['n'].max()), 'photograph')} it was not "
+        "trained on"
+    )
+    if len(models_of(training)) == 3:
+        control = pair_of(training, before, models_of(training)[1])
+        told = [change_in_words(control, group) for group in GROUPS]
+        line += f"; the same training on clean views alone: {told[0]} and {told[1]}"
+    return f"- {line}."
 
 
 def shift_table(run: Run, severity: str) -> str:
@@ -665,7 +662,6 @@ def caption(run: Run) -> str:
 Block = tuple[Callable[..., str], tuple[str, ...]]
 BLOCKS: dict[str, Block] = {
     "summary": (summary, ("lite", "tiny")),
-    "training-summary": (training_summary, ("robustify_lite", "robustify_tiny")),
     "caption": (caption, ("lite",)),
     "ranks": (ranks_table, ("lite", "tiny")),
     "gaze": (gaze_sentence, ("lite", "tiny")),
@@ -684,6 +680,7 @@ for _model in ("lite", "tiny"):
         f"correlations-{_model}": (correlation_table, (_model,)),
         f"inside-{_model}": (inside_table, (_model,)),
         f"cosines-{_model}": (cosines_table, (_model,)),
+        f"training-summary-{_model}": (training_summary, (f"robustify_{_model}",)),
         f"interpolation-{_model}": (interpolation_table, (f"robustify_{_model}",)),
         f"robust-{_model}": (robust_table, (f"robustify_{_model}",)),
         f"outcome-{_model}": (outcome_table, (f"robustify_{_model}",)),
