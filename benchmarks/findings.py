@@ -97,7 +97,7 @@ def photos_folder() -> str:
 
 
 def arguments_of(name: str, limit: int | None) -> list[str]:
-    """What is typed behind ``clipshift`` for a run, on so many photographs."""
+    """The arguments of ``clipshift`` for a run, on a limited number of photographs."""
     arguments = [argument.replace(PHOTOS, photos_folder()) for argument in RUNS[name]]
     if limit and "train" in arguments:
         evaluation = OmegaConf.to_container(compose_config("train", arguments[1:]).evaluation)
@@ -763,7 +763,9 @@ def main() -> None:
     """Make the runs, and write what they found into the pages."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("runs", nargs="*", metavar="RUN", help=f"(all): {', '.join(RUNS)}")
-    parser.add_argument("--limit", type=int, help="a trial on so many photographs: 24 or more")
+    parser.add_argument(
+        "--limit", type=int, help="the number of photographs of a trial: 24 or more"
+    )
     given = parser.parse_args()
     if unknown := set(given.runs) - set(RUNS):
         parser.error(f"unknown run {unknown.pop()}; valid are {', '.join(RUNS)}")

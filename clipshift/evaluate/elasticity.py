@@ -13,7 +13,7 @@ from clipshift.measure.functional import cosine_similarity
 from clipshift.results import CLEAN, Measured
 
 ELASTICITY_PHOTOS = 32
-"""Of so many photos at random the shift is measured at a weaker strength as well."""
+"""The number of random photos whose shift is measured at a weaker strength as well."""
 WEAKER = 0.8
 """That strength, as a share of the matched one."""
 

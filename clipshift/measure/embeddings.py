@@ -26,7 +26,7 @@ RIDGES = np.append(10.0 ** np.arange(-6, 6.5, 0.5), np.inf)
 """The penalties λ to choose from, as multiples of the views' mean variance of a dimension, summed
 over photos; ∞ is what is shrunk towards."""
 QUANTILE_PHOTOS = 1000
-"""From the pairs of so many photos the quantiles of distances are taken."""
+"""The number of photos from whose pairs the quantiles of distances are taken."""
 NAMED_PAIRS = 3
 """How many pairs of near copies are named."""
 BLOCK = 2**24
@@ -227,7 +227,7 @@ def flipped_directions(steps: np.ndarray, seed: int) -> np.ndarray:
 
     Args:
         steps: From `unit_steps`, shape (N, D), N ≥ 2.
-        seed: Of the signs, which are the same for all steps of so many photos.
+        seed: Of the signs, which are the same for every run of as many photos.
 
     Returns:
         `FLIPS` values in [0, 1].
