@@ -262,7 +262,7 @@ def repeated_photos(digests: np.ndarray) -> list[str]:
 
 
 COMPARED_PHOTOS = 20_000
-"""The number of random photos of which every two are compared, to find near copies: some seconds."""
+"""The number of random photos that are compared, every two of them, to find near copies."""
 
 
 def near_photos(records: Records, photos: Sequence[Photo]) -> list[str]:
