@@ -424,6 +424,25 @@ def renamed(folder: Path, names: dict[str, str]) -> None:
     signed(folder)
 
 
+def test_a_run_of_an_earlier_version_is_reported_and_compared(
+    stranger: Path, tmp_path: Path
+) -> None:
+    """It has fewer facts and columns."""
+    folder = copied(stranger, tmp_path)
+    ranking = pd.read_csv(folder / "ranking.csv", dtype=str)
+    ranking.drop(columns=[c for c in ranking if c.startswith("distortion")]).to_csv(
+        folder / "ranking.csv", index=False
+    )
+    signed(folder)
+    facts = json.loads((folder / "run.json").read_text())
+    del facts["resampled"], facts["data"]["shown_sha256"]
+    (folder / "run.json").write_text(json.dumps(facts))
+    remake_report(folder, fetch=False)
+    page = (folder / "report.html").read_text()
+    assert "shift" in page
+    compare_runs([str(stranger), str(folder)], 0, tmp_path / "compared")
+
+
 def everything(folder: Path) -> set[str]:
     return {str(file.relative_to(folder)) for file in folder.rglob("*")}
 

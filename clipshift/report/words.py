@@ -313,7 +313,8 @@ def corruption_error(run: Run) -> list[str]:
     """What a run found of errors under stored corruptions, in sentences; empty where nothing."""
     if run.corruption_error.empty:
         return []
-    found = run.facts["corruption_error"]
+    later = dict.fromkeys(("mce_low", "mce_high", "rho_within", "n"))  # earlier versions lack them
+    found = later | run.facts["corruption_error"]
     of_imagenet_c = run.corruption_error.dropna(subset="alexnet_error")
     whole = of_imagenet_c.groupby("augmentation").size() == len(SEVERITIES)
     if found["mce"] is not None:
@@ -335,6 +336,8 @@ def corruption_error(run: Run) -> list[str]:
         correlation = (
             f"Spearman’s ρ of shift and error over {found['n']:.0f} corruptions, of their means "
             f"over severities: {rho}"
+            if found["n"]
+            else f"Spearman’s ρ of shift and error over corruptions and severities: {rho}"
         )
         if found["rho_within"] is not None:
             correlation += f"; over the severities of one corruption: {found['rho_within']:+.2f}"

@@ -290,7 +290,7 @@ def read_run(folder: Path) -> Run:
 
 
 def _read_table(folder: Path, name: str, written: bool) -> pd.DataFrame:
-    """A table of known columns: texts, numbers, and no more."""
+    """A table of known columns: texts, numbers, and no more. Earlier versions wrote fewer."""
     columns = list(DEFINITIONS.get(name, ()))
     if not written:
         return pd.DataFrame(columns=columns)
@@ -298,9 +298,10 @@ def _read_table(folder: Path, name: str, written: bool) -> pd.DataFrame:
     with open_file(folder / f"{name}.csv") as stream:
         index = "augmentation" if is_matrix else None
         table = pd.read_csv(stream, dtype={"severity": str}, index_col=index)
-    if not is_matrix and set(table.columns) != set(columns):
-        wrong = min(set(table.columns) ^ set(columns))
-        raise ValueError(f"{name}.csv: unknown or missing column {wrong}")
+    if not is_matrix:
+        if unknown := set(table.columns) - set(columns):
+            raise ValueError(f"{name}.csv: unknown column {min(unknown)}")
+        table = table.reindex(columns=columns)
     for column in table:
         if column not in TEXTS and not is_numeric_dtype(table[column]):
             raise ValueError(f"{name}.csv: {column} holds something else than numbers")
