@@ -606,7 +606,7 @@ def robust_table(training: Training) -> str:
                 number(row["mean_a"]),
                 number(row["mean_b"]),
                 number(100 * (row["mean_b"] / row["mean_a"] - 1), digits="+.0f") + " %",
-                number(*ends(row, "difference"), "+.3f"),
+                number(*ends(row, "difference"), "+.5f"),
                 number(100 * row["improved"], digits=".0f") + " %",
             ]
         )
