@@ -301,7 +301,7 @@ def _read_table(folder: Path, name: str, written: bool) -> pd.DataFrame:
     if not is_matrix:
         if unknown := set(table.columns) - set(columns):
             raise ValueError(f"{name}.csv: unknown column {min(unknown)}")
-        table = table.reindex(columns=columns)
+        table = table.assign(**{name: np.nan for name in columns if name not in table})
     for column in table:
         if column not in TEXTS and not is_numeric_dtype(table[column]):
             raise ValueError(f"{name}.csv: {column} holds something else than numbers")
