@@ -886,7 +886,7 @@ def test_a_run_writes_tables_and_sections_whatever_the_batch_size(
 
 
 def write_photos(root: Path, copies: int) -> Path:
-    """Twelve different photographs, each with so many copies under other names."""
+    """Twelve different photographs, each with the given number of copies under other names."""
     for number, photo in enumerate(sample()[:6]):
         image = decode(photo.read()).resize((64, 64))
         for half, box in enumerate([(0, 0, 32, 64), (32, 0, 64, 64)]):

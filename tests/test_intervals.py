@@ -23,13 +23,19 @@ from clipshift.results.intervals import (
 # --- means ---------------------------------------------------------------------------------------
 
 
-def test_a_skewed_means_interval_is_that_of_a_plain_loop() -> None:
+def skewed_values_and_their_t() -> tuple[np.ndarray, list[float]]:
+    """Forty lognormal values, and Student's t of resamples by a plain loop."""
     values = np.random.default_rng(0).lognormal(0, 1, 40)
     rng = np.random.default_rng(9)
     t = []
     for _ in range(8000):
         sample = rng.choice(values, 40)
         t.append((sample.mean() - values.mean()) / (sample.std(ddof=1) / np.sqrt(40)))
+    return values, t
+
+
+def test_a_skewed_means_interval_is_that_of_a_plain_loop() -> None:
+    values, t = skewed_values_and_their_t()
     low, high = mean_interval(values, seed=5)
     error, reach = stats.sem(values), stats.t.ppf(0.975, 39)
     assert -np.quantile(t, 0.025) > reach > np.quantile(t, 0.975)
@@ -245,12 +251,7 @@ def test_a_p_below_5_per_cent_is_an_interval_without_0() -> None:
 
 
 def test_p_is_students_by_the_reach_of_a_plain_loop() -> None:
-    values = np.random.default_rng(0).lognormal(0, 1, 40)
-    rng = np.random.default_rng(9)
-    t = []
-    for _ in range(8000):
-        sample = rng.choice(values, 40)
-        t.append((sample.mean() - values.mean()) / (sample.std(ddof=1) / np.sqrt(40)))
+    values, t = skewed_values_and_their_t()
     error, reach = stats.sem(values), stats.t.ppf(0.975, 39)
     for errors in (-3.5, 2.5):
         moved = values - values.mean() + errors * error

@@ -442,7 +442,9 @@ def test_intervals_at_matched_severity_hold_the_calibration_photos_as_well() -> 
     gap = 1.96 * np.sqrt((a - b).var(ddof=1) / 900 + (pushed[0] - pushed[1]).var(ddof=1) / 100)
     row = made.loc["matched", "a"]
     assert row["difference_high"] - row["difference"] == pytest.approx(gap, rel=0.06)
-    assert plain.loc["matched", "a"]["rank_high"] == 1  # of the photos alone: beyond doubt
+    assert (
+        plain.loc["matched", "a"]["rank_high"] == 1
+    )  # certain, without the calibration photos' share
     assert row[["rank_low", "rank_high", "different"]].tolist() == [1, 2, False]
     assert ranking_agreement(table, ("paper", "matched"), 0) == (1, 1, 1)
     assert ranking_agreement(table, ("paper", "matched"), 0, matching) == (1, -1, 1)
