@@ -57,6 +57,20 @@ def optional(check: Check) -> Check:
     return f"{words}, or null", lambda v: v is None or test(v)
 
 
+def list_of(check: Check, words: str) -> Check:
+    """A list of what the check asks for."""
+    test = check[1]
+    return f"a list of {words}", lambda v: isinstance(v, list) and all(map(test, v))
+
+
+def is_template(value: Any) -> bool:
+    """Whether a value is a text with ``{}`` in the place of the class, and nothing else to fill."""
+    try:
+        return "{}" in value and bool(value.format(""))
+    except (AttributeError, IndexError, KeyError, TypeError, ValueError):
+        return False
+
+
 def rising(count: int) -> Check:
     """So many rising numbers > 0."""
     return (

@@ -21,9 +21,9 @@ from clipshift.augment import (
     as_augmentation,
 )
 from clipshift.augment.matching import Calibration
-from clipshift.checks import checked, rising
+from clipshift.checks import checked, is_template, rising
 from clipshift.cli.command import CONF
-from clipshift.cli.config import is_template, plain
+from clipshift.cli.config import plain
 from clipshift.cli.jobs import targets
 from clipshift.data import (
     LOADING,

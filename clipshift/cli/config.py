@@ -8,20 +8,23 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import InterpolationKeyError
 
-from clipshift.checks import BOOLEAN, INFINITY, TEXT, Check, number, one_of, optional, share, whole
+from clipshift.checks import (
+    BOOLEAN,
+    INFINITY,
+    TEXT,
+    Check,
+    is_template,
+    number,
+    one_of,
+    optional,
+    share,
+    whole,
+)
 from clipshift.errors import UserError, did_you_mean, one_line
 
 
 def _is_severity(value: Any) -> bool:
     return type(value) in (int, str) and value in SEVERITIES
-
-
-def is_template(value: Any) -> bool:
-    """Whether a value is a text with ``{}`` in the place of the class, and nothing else to fill."""
-    try:
-        return "{}" in value and bool(value.format(""))
-    except (AttributeError, IndexError, KeyError, TypeError, ValueError):
-        return False
 
 
 DISTURBED = {"aug": "aug=noise"}
