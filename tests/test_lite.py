@@ -16,11 +16,10 @@ from PIL import Image
 from safetensors.torch import load_file
 from torch import nn
 
-from clipshift.cli import make_models
 from clipshift.data import clean_view, folder
 from clipshift.data.wordnet import imagenet_names
 from clipshift.errors import UserError
-from clipshift.train import lite
+from clipshift.make_models import lite
 
 ROOT = Path(__file__).resolve().parent.parent
 SHIPPED = ROOT / "clipshift" / "models" / "lite"
@@ -104,7 +103,7 @@ def test_targets_without_the_clips_share_lie_as_the_nets_principal_components_do
     """Compared by the cosines between classes, which no rotation changes; by numpy."""
     generator = torch.Generator().manual_seed(0)
     net = linear(torch.randn(40, 30, generator=generator), torch.randn(40, generator=generator))
-    targets = lite.text_targets(torch.randn(40, 20, generator=generator), net, 5, clip_weight=0.0)
+    targets = lite.class_targets(torch.randn(40, 20, generator=generator), net, 5, clip_weight=0.0)
     wanted = np.column_stack([net.weight.numpy(), net.bias.numpy()]).astype(np.float64)
     wanted -= wanted.mean(axis=0)
     axes = np.linalg.eigh(wanted.T @ wanted)[1][:, -5:]
@@ -118,13 +117,17 @@ def test_targets_are_the_clips_own_where_it_has_all_the_weight() -> None:
     net = linear(torch.randn(40, 30, generator=generator), torch.randn(40, generator=generator))
     clip = torch.randn(40, 20, generator=generator)
     centred = torch.nn.functional.normalize(clip - clip.mean(dim=0), dim=1)
-    made = lite.text_targets(clip, net, 20, clip_weight=1.0)
+    made = lite.class_targets(clip, net, 20, clip_weight=1.0)
     torch.testing.assert_close(made, centred, atol=1e-4, rtol=0)
 
 
 @pytest.mark.parametrize(
     ("content", "words"),
-    [(None, "no classifier"), (b"text", "no array"), (np.ones((4, 1000)), r"shape \(4, 1000\)")],
+    [
+        (None, "no classifier"),
+        (b"text", "not a numpy array"),
+        (np.ones((4, 1000)), r"shape \(4, 1000\)"),
+    ],
 )
 def test_classifiers_that_are_none_are_told(
     tmp_path: Path, content: bytes | np.ndarray | None, words: str
@@ -145,7 +148,7 @@ def twelve(monkeypatch: pytest.MonkeyPatch) -> nn.Module:
     tower = timm.create_model(TOWER, num_classes=0).eval()
     net = linear(torch.randn(12, tower.num_features), torch.zeros(12))
     monkeypatch.setattr(lite, "load_net", lambda: (tower, net))
-    monkeypatch.setattr(make_models, "imagenet_names", lambda: TWELVE)
+    monkeypatch.setattr(lite, "imagenet_names", lambda: TWELVE)
     monkeypatch.setattr(lite, "TEMPLATES", ["{}", "a photo of a {}."])
     return tower
 
@@ -154,7 +157,7 @@ def test_same_seed_same_weights_and_other_seed_others(tmp_path: Path, twelve: nn
     classifier = write_classifier(tmp_path / "classifier.npy", 16)
     runs = []
     for name, seed in (("a", 0), ("b", 0), ("c", 1)):
-        make_models.make_lite(small(classifier, seed), tmp_path / name)
+        lite.make_lite(small(classifier, seed), tmp_path / name)
         runs.append((tmp_path / name / "model/open_clip_model.safetensors").read_bytes())
     assert runs[0] == runs[1]
     assert runs[0] != runs[2]
@@ -188,10 +191,10 @@ def test_exported_model_has_the_net_and_knows_what_its_text_tower_learnt(
     cfg = small(write_classifier(tmp_path / "classifier.npy", 16))
     cfg.model_cfg.text_cfg.width = 16
     cfg.optimization.steps, cfg.optimization.lr = 200, 1e-2
-    make_models.make_lite(cfg, tmp_path)
+    lite.make_lite(cfg, tmp_path)
     model = open_clip.create_model(f"local-dir:{tmp_path / 'model'}").eval()
     clip = torch.from_numpy(np.load(tmp_path / "classifier.npy").T)
-    targets = lite.text_targets(clip, lite.load_net()[1], 16, cfg.clip_weight)
+    targets = lite.class_targets(clip, lite.load_net()[1], 16, cfg.clip_weight)
     tokenize = open_clip.get_tokenizer(f"local-dir:{tmp_path / 'model'}")
     with torch.inference_mode():
         for index, template in ((0, "{}"), (-1, "{}"), (0, "a photo of a {}.")):

@@ -22,19 +22,18 @@ from omegaconf import DictConfig, OmegaConf
 from PIL import Image
 from safetensors.torch import load_file
 
-from clipshift.cli.make_models import pretrain
 from clipshift.data.shards import class_names, shards
 from clipshift.encode import load_encoder
 from clipshift.errors import UserError
-from clipshift.train.pretraining import (
+from clipshift.make_models.pretraining import (
     Pretraining,
     contrastive_loss,
-    export,
     load_pixels,
     random_views,
     seen_in_evaluation,
     whole_views,
 )
+from clipshift.make_models.tiny import export_tiny, pretrain_tiny
 from clipshift.train.views import Shuffled
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -217,7 +216,7 @@ def test_the_moving_average_is_what_is_exported(
     monkeypatch.setattr(Pretraining, "on_train_batch_end", record, raising=False)
     cfg = small(root, tmp_path)
     cfg.optimization.lr, cfg.optimization.text_lr, cfg.trainer.max_epochs = 1e-2, 1e-2, 2
-    pretrain(cfg, tmp_path)
+    pretrain_tiny(cfg, tmp_path)
     assert len(steps) == 12
     average = steps[0]
     for step in steps[1:]:
@@ -257,7 +256,7 @@ def test_same_seed_same_losses_and_other_seed_others(root: Path, tmp_path: Path)
     for name, seed in (("a", 0), ("b", 0), ("c", 1)):
         cfg = small(root, tmp_path / name)
         cfg.seed, cfg.trainer.max_epochs = seed, 2
-        pretrain(cfg, tmp_path / name)
+        pretrain_tiny(cfg, tmp_path / name)
         runs.append(losses(tmp_path / name))
     assert len(runs[0]) == 12
     assert runs[0] == runs[1]
@@ -268,8 +267,7 @@ KILLED = """
 import os, signal, sys
 from pathlib import Path
 from omegaconf import OmegaConf
-from clipshift.cli.make_models import pretrain
-from clipshift.train import pretraining
+from clipshift.make_models import pretraining, tiny
 
 step = pretraining.Pretraining.training_step
 
@@ -279,13 +277,13 @@ def killed_in_the_third_epoch(self, batch, index):
     return step(self, batch, index)
 
 pretraining.Pretraining.training_step = killed_in_the_third_epoch
-pretrain(OmegaConf.load(sys.argv[1]), Path(sys.argv[2]))
+tiny.pretrain_tiny(OmegaConf.load(sys.argv[1]), Path(sys.argv[2]))
 """
 
 
 def test_killed_and_started_again_it_ends_as_if_uninterrupted(root: Path, tmp_path: Path) -> None:
     cfg = small(root, tmp_path / "whole")
-    pretrain(cfg, tmp_path / "whole")
+    pretrain_tiny(cfg, tmp_path / "whole")
 
     cfg = small(root, tmp_path / "killed")
     stored = tmp_path / "cfg.yaml"
@@ -295,7 +293,7 @@ def test_killed_and_started_again_it_ends_as_if_uninterrupted(root: Path, tmp_pa
     assert process.returncode == -signal.SIGKILL, process.stderr.decode()
     assert (tmp_path / "killed" / "last.ckpt").exists()
     assert not (tmp_path / "killed" / "model").exists()
-    pretrain(cfg, tmp_path / "killed")
+    pretrain_tiny(cfg, tmp_path / "killed")
 
     assert (tmp_path / "killed" / "version_0" / "metrics.csv").exists()
     assert losses(tmp_path / "whole")[-5:] == losses(tmp_path / "killed")[-5:]
@@ -324,7 +322,7 @@ def test_adaptation_goes_on_from_the_first_stage_with_photos_as_an_evaluation_sh
     optimization = {"lr": 1e-3, "views": [[1.0, 16, 0.9]]}
     options = {"trainer": {"max_epochs": 1}, "optimization": optimization}
     cfg.adaptations = {"mild": options, "strong": options | {"ema": 0.5}}
-    pretrain(cfg, tmp_path)
+    pretrain_tiny(cfg, tmp_path)
 
     pixels = load_pixels(shards(root, "train-*.tar"), 16)
     for batches, photos in ((shown[:12], pixels), (shown[12:18], seen_in_evaluation(pixels))):
@@ -343,7 +341,7 @@ def test_adaptation_goes_on_from_the_first_stage_with_photos_as_an_evaluation_sh
 
     for folder in names:
         (tmp_path / folder / "last.ckpt").unlink()
-    pretrain(cfg, tmp_path)
+    pretrain_tiny(cfg, tmp_path)
     assert len(begun) == 3  # what has ended is not trained again
     again = weights(tmp_path)
     assert all(torch.equal(again[name], value) for name, value in averaged.items())
@@ -365,7 +363,7 @@ def test_photos_are_seen_as_an_evaluation_shows_them_to_the_model(root: Path) ->
 def test_training_learns_three_colours(root: Path, tmp_path: Path) -> None:
     cfg = small(root, tmp_path / "run")
     cfg.trainer.max_epochs, cfg.optimization.lr = 10, 3e-3
-    pretrain(cfg, tmp_path / "run")
+    pretrain_tiny(cfg, tmp_path / "run")
     top1 = [row["val/zero_shot_top1"] for row in logged(tmp_path / "run")]
     curve = [float(value) for value in top1 if value]
     assert len(curve) == 10
@@ -377,7 +375,7 @@ def test_export_is_a_folder_that_open_clip_loads(tmp_path: Path) -> None:
         cfg = compose("train", ["experiment=pretrain_tiny"])
     model_cfg = OmegaConf.to_container(cfg.model_cfg)
     model = open_clip.CLIP(**model_cfg).eval()
-    export(model, model_cfg, tmp_path)
+    export_tiny(model, model_cfg, tmp_path)
     weights_file = tmp_path / "open_clip_model.safetensors"
     digest = hashlib.sha256(weights_file.read_bytes()).hexdigest()
     recorded = (tmp_path / "open_clip_model.safetensors.sha256").read_text()

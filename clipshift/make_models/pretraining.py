@@ -1,12 +1,6 @@
-"""Train a small open_clip dual encoder from scratch on labelled photos in shards."""
+"""Contrastive pretraining of a small open_clip dual encoder on labelled photos."""
 
-import contextlib
-import hashlib
-import json
-import logging
 import math
-import os
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,8 +9,6 @@ import pytorch_lightning as pl
 import torch
 from PIL import Image
 from pytorch_lightning.utilities.types import OptimizerLRSchedulerConfig
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import Dataset
@@ -25,14 +17,10 @@ from tqdm import tqdm
 
 from clipshift.data.dataset import pixels_of, unit_range
 from clipshift.data.photos import Photo, UnreadablePhotoError, decode
-from clipshift.data.shards import class_wnids
-from clipshift.encode import NAMES, tiny  # noqa: F401  (registers the image tower with timm)
 from clipshift.errors import UserError
-from clipshift.train.export import export_model
 
-log = logging.getLogger(__name__)
-
-Batch = dict[str, Tensor]
+PixelBatch = dict[str, Tensor]
+"""Rows of the columns of `PixelData`."""
 
 UNDECAYED = {
     "visual.trunk.cls_token",
@@ -122,12 +110,7 @@ def random_views(pixels: Tensor, size: int, area: float, generator: torch.Genera
     transform[:, 0, 2] = (1 - side) * (2 * draws[1] - 1)
     transform[:, 1, 2] = (1 - side) * (2 * draws[2] - 1)
     grid = F.affine_grid(transform, [len(pixels), 3, size, size], align_corners=False)
-    views = F.grid_sample(
-        whole_views(pixels),
-        grid,
-        padding_mode="reflection",
-        align_corners=False,
-    )
+    views = F.grid_sample(whole_views(pixels), grid, padding_mode="reflection", align_corners=False)
     return views.contiguous(memory_format=torch.channels_last)
 
 
@@ -168,30 +151,22 @@ def seen_in_evaluation(pixels: Tensor) -> Tensor:
     return torch.cat(seen)
 
 
-class Pixels(Dataset[Batch]):
-    """Decoded photos with labels and, for training, the teacher's logits.
+class PixelData(Dataset[PixelBatch]):
+    """Decoded photos in memory.
 
     Args:
-        pixels: (N, 3, H, W), uint8.
-        labels: (N,), int64.
-        teacher: Logits, (N, C), or ``None``.
+        columns: With a row for each photo: ``pixels``, (N, 3, H, W), uint8, ``labels``, (N,),
+            int64, and, for training, ``teacher``, the teacher's logits, (N, C).
     """
 
-    def __init__(self, pixels: Tensor, labels: Tensor, teacher: Tensor | None = None) -> None:
-        self.columns = {"pixels": pixels, "labels": labels}
-        if teacher is not None:
-            self.columns["teacher"] = teacher
+    def __init__(self, **columns: Tensor) -> None:
+        self.columns = columns
 
     def __len__(self) -> int:
         return len(self.columns["labels"])
 
-    def __getitems__(self, rows: list[int]) -> Batch:
+    def __getitems__(self, rows: list[int]) -> PixelBatch:
         return {name: column[rows] for name, column in self.columns.items()}
-
-
-def whole_batch(batch: Any) -> Batch:
-    """How a loader puts a batch together: `Pixels` has done so already."""
-    return batch
 
 
 class Pretraining(pl.LightningModule):
@@ -242,9 +217,10 @@ class Pretraining(pl.LightningModule):
         self.model = open_clip.CLIP(**model_cfg)
         self.model.visual.to(memory_format=torch.channels_last)
         tokenize = open_clip.SimpleTokenizer(context_length=self.model.context_length)
-        prompts = torch.stack([tokenize([t.format(c) for c in classes]) for t in templates])
         # No buffer: the moving average would average the token numbers too.
-        self.prompts = prompts  # (templates, C, context)
+        self.prompts = torch.stack(  # (templates, C, context)
+            [tokenize([template.format(name) for name in classes]) for template in templates]
+        )
         self.top1 = MulticlassAccuracy(len(classes), average="micro")
 
     def _phase(self) -> tuple[int, float]:
@@ -253,7 +229,7 @@ class Pretraining(pl.LightningModule):
         phase = sum(progress >= end - 1e-9 for end in np.cumsum(shares)[:-1])
         return sides[phase], areas[phase]
 
-    def training_step(self, batch: Batch, _: int) -> Tensor:
+    def training_step(self, batch: PixelBatch, _: int) -> Tensor:
         """The loss of one batch, under the draws of this step."""
         # Philox, because torch keeps only 32 bits of a seed.
         draw = np.random.Generator(np.random.Philox(key=[self.hparams["seed"], self.global_step]))
@@ -282,7 +258,7 @@ class Pretraining(pl.LightningModule):
         texts = torch.stack([self.model.encode_text(p, normalize=True) for p in prompts])
         self.classifier = F.normalize(texts.float().mean(dim=0), dim=1)  # (C, D)
 
-    def validation_step(self, batch: Batch, _: int) -> None:
+    def validation_step(self, batch: PixelBatch, _: int) -> None:
         """Count the photos that are nearest to their own class."""
         images = self.model.encode_image(whole_views(batch["pixels"]), normalize=True)
         self.top1.update(images.float() @ self.classifier.T, batch["labels"])
@@ -313,52 +289,3 @@ class Pretraining(pl.LightningModule):
 
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
-
-
-def export(model: nn.Module, model_cfg: dict[str, Any], folder: Path) -> None:
-    """Write a model as open_clip's hub folder, in half precision.
-
-    Args:
-        model: An open_clip model that takes pixels scaled to [-1, 1].
-        model_cfg: The architecture it was built from.
-        folder: Where to; made if missing.
-    """
-    weights = {
-        name: value.half() if value.is_floating_point() else value
-        for name, value in model.state_dict().items()
-    }
-    preprocess_cfg = {"mean": [0.5] * 3, "std": [0.5] * 3, "interpolation": "bilinear",
-                      "resize_mode": "squash"}  # fmt: skip
-    export_model(weights, model_cfg, preprocess_cfg, folder, NAMES)
-
-
-def teacher_logits(cfg: dict[str, Any], data: Pixels, root: Path, file: Path, seed: int) -> Tensor:
-    """The teacher's logits, (N, C): from ``file`` where it holds those of this very setting.
-
-    Of the photos as they are; their mirror images and cuts are taken to have the same.
-    """
-    pixels, labels = data.columns["pixels"], data.columns["labels"]
-    photos = hashlib.sha256(pixels.contiguous().numpy().data).hexdigest()
-    setting = json.dumps({"teacher": cfg, "photos": photos, "seed": seed}, sort_keys=True)
-    if file.is_file():
-        # what is damaged is made anew
-        with contextlib.suppress(SafetensorError), safe_open(file, "pt") as stored:
-            if stored.metadata() == {"setting": setting}:
-                return stored.get_tensor("logits")
-    try:
-        from clipshift.train import distillation
-    except ModuleNotFoundError as error:
-        raise UserError(
-            f"the teacher needs {error.name}: pip install 'clipshift[train]', or train without it "
-            f"by teacher=null"
-        ) from None
-
-    model = distillation.Teacher(class_wnids(root))
-    distillation.finetune(model, pixels, labels, seed=seed, **cfg)
-    logits = distillation.logits(model, pixels, size=cfg["size"])
-    agreement = (logits.argmax(1) == labels).float().mean()
-    log.info("teacher: top-1 %.3f on the training photos", agreement)
-    partial = file.with_suffix(".partial")
-    save_file({"logits": logits}, partial, {"setting": setting})
-    os.replace(partial, file)
-    return logits

@@ -2,6 +2,7 @@
 
 import math
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import open_clip
@@ -11,15 +12,88 @@ import torch
 from pytorch_lightning.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.data import DataLoader
 
+from clipshift.cli.config import plain, validate
+from clipshift.cli.jobs import started_logger
+from clipshift.cli.trainer import make_trainer
+from clipshift.data.wordnet import imagenet_names
+from clipshift.encode import NAMES
 from clipshift.errors import UserError
+from clipshift.report.tracking import track_checkpoint
+from clipshift.train.export import export_model
 
 TEMPLATES = ["{}", *(template("{}") for template in open_clip.OPENAI_IMAGENET_TEMPLATES)]
 """The bare name, and the 80 prompts of Radford et al. for ImageNet (CLIP, 2021)."""
 EIGHT_BIT = ("token_embedding.weight", "visual.head.proj.weight")
-"""Weights that are kept in 8 bits; those of the 49,408 tokens would else be most of the model."""
+"""Weights that are shipped in 8 bits: in 16, the token table would be most of the model."""
 PREPROCESSING = {"mean": [0.5] * 3, "std": [0.5] * 3, "interpolation": "bicubic",
                  "resize_mode": "squash"}  # fmt: skip
+
+
+def make_lite(cfg: Any, folder: Path) -> None:
+    """Train the text tower, fit the picture side to it, and export both as one model.
+
+    Args:
+        cfg: The composed ``conf/train.yaml``, of ``experiment=make_lite``.
+        folder: Where the log and the exported ``model/`` go.
+
+    Raises:
+        UserError: If an option is out of range, the CLIP's classifier is missing or malformed, or
+            the package with the net's weights is missing.
+    """
+    validate(cfg, {})
+    settings = plain(cfg)
+    model_cfg = settings["model_cfg"]
+    tower, net = load_net()
+    clip = load_classifier(Path(cfg.classifier), (model_cfg["embed_dim"], net.out_features))
+    names = imagenet_names()
+    targets = class_targets(clip, net, model_cfg["text_cfg"]["width"], cfg.clip_weight)
+
+    pl.seed_everything(cfg.seed, verbose=False)
+    model = open_clip.CLIP(**model_cfg)
+    tokenize = open_clip.SimpleTokenizer(context_length=model.context_length)
+    prompts = [
+        torch.stack([tokenize([t.format(name) for name in synonyms]) for t in TEMPLATES])
+        for synonyms in names
+    ]
+    # Few of CLIP's tokens occur. Renumbered in their order, the end of text, where the tower reads
+    # a prompt, is still the highest.
+    tokens = torch.cat([of_class.flatten() for of_class in prompts]).unique()
+    small = open_clip.CLIP(
+        **model_cfg | {"text_cfg": model_cfg["text_cfg"] | {"vocab_size": len(tokens)}}
+    )
+    prompts = [torch.searchsorted(tokens, of_class) for of_class in prompts]
+    nn.init.normal_(small.token_embedding.weight, std=0.2)
+    module = TextTraining(small, prompts, targets, seed=cfg.seed, **settings["optimization"])
+    with started_logger(cfg, "pretrain", ["lite"]) as logger:
+        trainer = make_trainer(
+            settings["trainer"],
+            logger=logger or False,
+            enable_checkpointing=False,
+            default_root_dir=str(folder),
+        )
+        steps: Any = range(cfg.optimization.steps)
+        trainer.fit(module, DataLoader(steps, batch_size=None))
+
+        # The embedding of a token that occurs in no prompt is zero.
+        table = torch.zeros_like(model.token_embedding.weight)
+        table[tokens] = small.token_embedding.weight.detach()
+        weights = small.state_dict() | {"token_embedding.weight": table}
+        weights |= {f"visual.trunk.{name}": value for name, value in tower.state_dict().items()}
+        weights["logit_scale"] = torch.tensor(math.log(cfg.logit_scale))
+        weights = {name: shipped(name, value) for name, value in weights.items()}
+        model.load_state_dict(weights)
+        # Fitted to the text tower as it is shipped, which makes up for its rounding.
+        classes = class_embeddings(model.eval(), [synonyms[0] for synonyms in names])
+        projection = fit_projection(classes, net, cfg.ridge)
+        # Only the direction of embeddings counts. This length is near CLIP's, and suits 8 bits.
+        length = 16 * projection.weight.square().mean().sqrt()
+        for name, value in projection.state_dict().items():
+            name = f"visual.head.proj.{name}"
+            weights[name] = shipped(name, value / length)
+        export_model(weights, model_cfg, PREPROCESSING, folder / "model", NAMES)
+        track_checkpoint(logger, folder / "model")
 
 
 def load_net() -> tuple[nn.Module, nn.Linear]:
@@ -48,7 +122,7 @@ def load_net() -> tuple[nn.Module, nn.Linear]:
     return tower.eval(), classifier.eval().requires_grad_(False)
 
 
-def text_targets(clip: Tensor, net: nn.Linear, dimensions: int, clip_weight: float) -> Tensor:
+def class_targets(clip: Tensor, net: nn.Linear, dimensions: int, clip_weight: float) -> Tensor:
     r"""Class embeddings in few dimensions, between a CLIP's and those of a picture classifier.
 
     The text embeddings of an open_clip tower span no more dimensions than its width, and a linear
@@ -149,7 +223,7 @@ class TextTraining(pl.LightningModule):
         # Philox, because torch keeps only 32 bits of a seed.
         draw = np.random.Generator(np.random.Philox(key=[self.seed, int(step)]))
         prompts = torch.stack(
-            [own[draw.integers(own.shape[0]), draw.integers(own.shape[1])] for own in self.prompts]
+            [of_class[tuple(map(draw.integers, of_class.shape[:2]))] for of_class in self.prompts]
         )
         embeddings = self.model.encode_text(prompts.to(self.device), normalize=True)
         cosine = (embeddings * self.targets.to(self.device)).sum(dim=1).mean()
@@ -166,11 +240,11 @@ class TextTraining(pl.LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
 
-def shipped_dtype(name: str, value: Tensor) -> torch.dtype:
-    """The precision in which a weight is kept."""
+def shipped(name: str, value: Tensor) -> Tensor:
+    """A weight in the precision in which it is shipped."""
     if not value.is_floating_point():
-        return value.dtype
-    return torch.float8_e4m3fn if name in EIGHT_BIT else torch.float16
+        return value
+    return value.to(torch.float8_e4m3fn if name in EIGHT_BIT else torch.float16)
 
 
 def class_embeddings(model: open_clip.CLIP, names: list[str]) -> Tensor:
@@ -179,9 +253,8 @@ def class_embeddings(model: open_clip.CLIP, names: list[str]) -> Tensor:
     total = torch.zeros(len(names), model.text_projection.shape[1])
     with torch.inference_mode():
         for template in TEMPLATES:
-            total += model.encode_text(
-                tokenize([template.format(n) for n in names]), normalize=True
-            )
+            prompts = tokenize([template.format(name) for name in names])
+            total += model.encode_text(prompts, normalize=True)
     return F.normalize(total, dim=1)
 
 
@@ -202,7 +275,7 @@ def load_classifier(file: Path, shape: tuple[int, int]) -> Tensor:
             f"no classifier {file}: set classifier=FILE, see docs/models/lite.md"
         ) from None
     except ValueError as error:
-        raise UserError(f"{file} is no array of numpy's: {error}") from None
+        raise UserError(f"{file} is not a numpy array: {error}") from None
     if content.shape != shape:
-        raise UserError(f"{file} has shape {content.shape}: {shape} is needed")
+        raise UserError(f"{file} has shape {content.shape}: it must be {shape}")
     return torch.from_numpy(content).float().T.contiguous()

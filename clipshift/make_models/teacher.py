@@ -1,6 +1,6 @@
-"""The teacher of the built-in model: an ImageNet EfficientNet-Lite0, for training alone.
+"""The teacher of ``tiny``: an ImageNet EfficientNet-Lite0.
 
-Needs the extra ``clipshift[train]``; nothing that evaluates imports this module.
+Needs the extra ``clipshift[train]``.
 """
 
 from importlib.resources import files
@@ -11,6 +11,8 @@ from efficientnet_lite_pytorch import EfficientNet
 from torch import Tensor, nn
 from torch.nn import functional as F
 from tqdm import tqdm
+
+from clipshift.make_models.pretraining import whole_views
 
 
 class Teacher(nn.Module):
@@ -46,12 +48,12 @@ class Teacher(nn.Module):
         return self.late(early.float())
 
 
-def _input(pixels: Tensor, size: int) -> Tensor:
-    larger = F.interpolate(pixels.float(), size=(size, size), mode="bilinear")
-    return (larger / 127.5 - 1).contiguous(memory_format=torch.channels_last)
+def enlarged(pixels: Tensor, size: int) -> Tensor:
+    """Photos (B, 3, H, W), uint8, as float32 in [-1, 1], (B, 3, size, size), channels last."""
+    return whole_views(F.interpolate(pixels.float(), size=(size, size), mode="bilinear"))
 
 
-def finetune(
+def adapt(
     model: Teacher,
     pixels: Tensor,
     labels: Tensor,
@@ -62,7 +64,7 @@ def finetune(
     lr: float,
     seed: int,
 ) -> None:
-    """Accustom the teacher to enlarged small photos, in place: AdamW, one cycle, random flips.
+    """Fine-tune the teacher on enlarged small photos, in place: AdamW, one cycle, random flips.
 
     Args:
         model: The teacher.
@@ -85,7 +87,7 @@ def finetune(
         images = pixels[batch]
         mirrored = torch.rand(len(batch)) < 0.5
         images = torch.where(mirrored[:, None, None, None], images.flip(3), images)
-        loss = F.cross_entropy(model(_input(images, size)), labels[batch], label_smoothing=0.1)
+        loss = F.cross_entropy(model(enlarged(images, size)), labels[batch], label_smoothing=0.1)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -93,8 +95,8 @@ def finetune(
 
 
 @torch.inference_mode()
-def logits(model: Teacher, pixels: Tensor, *, size: int, batch_size: int = 128) -> Tensor:
-    """What the teacher says of every photo, by bfloat16 autocast.
+def predict(model: Teacher, pixels: Tensor, *, size: int, batch_size: int = 128) -> Tensor:
+    """The teacher's logits of every photo, under bfloat16 autocast.
 
     Args:
         model: The teacher.
@@ -109,5 +111,5 @@ def logits(model: Teacher, pixels: Tensor, *, size: int, batch_size: int = 128) 
     batches = pixels.split(batch_size)
     with torch.autocast("cpu", torch.bfloat16):
         return torch.cat(
-            [model(_input(b, size)).float() for b in tqdm(batches, desc="logits", mininterval=5)]
+            [model(enlarged(b, size)).float() for b in tqdm(batches, desc="logits", mininterval=5)]
         )
