@@ -22,7 +22,7 @@ from clipshift.cli.evaluate import carry_out, evaluate, prepare
 from clipshift.data import Photo, ViewDataset, decode, sample
 from clipshift.encode import NAMES, Encoder, Vocabulary, as_encoder
 from clipshift.encode.encoder import MODELS, known_texts
-from clipshift.evaluate import Evaluation
+from clipshift.evaluate.evaluation import encode_vocabularies
 from clipshift.evaluate.inside import inside_tables
 from clipshift.evaluate.tables import (
     amplification_values,
@@ -494,14 +494,8 @@ def test_only_sentences_are_asked_of_a_model_that_knows_them(
     """Of a small open_clip model: its own embeddings of the attributes, and none where it knows
     names alone."""
 
-    def found(asked: Encoder) -> tuple[dict[str, Vocabulary], list[str]]:
-        evaluation = Evaluation(
-            sample(), [], asked, {}, {}, ["paper"], {}, [], 0, "squash", inside=True,
-            attributes=compose_config("evaluate", []).attributes,
-        )  # fmt: skip
-        return evaluation.vocabularies(None), evaluation.notes
-
-    known, notes = found(encoder)
+    attributes = compose_config("evaluate", []).attributes
+    known, notes = encode_vocabularies(encoder, None, attributes)
     assert list(known) == ["attributes"]
     assert not notes
     tokens = open_clip.get_tokenizer("ViT-B-32", context_length=16)(["a blurry photo"])
@@ -511,7 +505,7 @@ def test_only_sentences_are_asked_of_a_model_that_knows_them(
     np.testing.assert_allclose(row, text / np.linalg.norm(text), atol=1e-6)
     assert own.logit_scale == pytest.approx(encoder.model.logit_scale.exp().item())
     monkeypatch.setattr(encoder, "text", NAMES)
-    known, notes = found(encoder)
+    known, notes = encode_vocabularies(encoder, None, attributes)
     assert not known
     assert "only names" in notes[0]
 

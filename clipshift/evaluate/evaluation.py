@@ -13,7 +13,7 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor
 
-from clipshift.augment import Augmentation, make_variants
+from clipshift.augment import Augmentation, Variant, make_variants
 from clipshift.augment.matching import Calibration
 from clipshift.data import Cache, Photo, Resize, ViewDataset, is_wordnet_id, keyed_order
 from clipshift.encode import (
@@ -40,6 +40,7 @@ from clipshift.results import (
     KEPT,
     ROWS,
     SHOWN_PHOTOS,
+    Measured,
     Records,
     Run,
     clear_results,
@@ -114,66 +115,108 @@ class Evaluation:
         """The photos' views, and what is drawn for them."""
         return ViewDataset(self.photos, self.augmentations, self.seed, self.resize, cache)
 
-    def texts(self) -> tuple[ZeroShot | None, Tensor | None]:
-        """The classifier of the photos' classes, and their captions' embeddings.
+    def variants(self) -> dict[str, Variant]:
+        """The augmentations at their severities, by view name."""
+        strengths = {}
+        if self.calibration:
+            strengths = matched_strengths(
+                self.calibration, self.augmentations, self.photos, self.seed
+            )
+        return make_variants(self.augmentations, self.ladders, self.severities, strengths)
 
-        None where there are none, or where the encoder's tokenizer cannot be had, which is noted.
-        """
-        zero_shot = captions = None
-        try:
-            zero_shot = make_zero_shot(self.encoder, self.photos, self.classes, self.templates)
-            captions = caption_embeddings(self.encoder, self.photos)
-        except UserError as error:
-            self.notes.append(f"Measures with text are left out: {error}.")
-        targets = zero_shot.targets.tolist() if zero_shot else []
-        unknown = sum(t < 0 for t, p in zip(targets, self.photos, strict=False) if p.label)
-        if unknown:
-            self.notes.append(
-                f"Photos whose label is not among the classes of zero_shot.classes: {unknown} of "
-                f"{len(self.photos)}. They have no zero-shot accuracy."
-            )
-        labels = [photo.label for photo in self.photos if photo.left_out is None]
-        if zero_shot and 0 < (without := labels.count(None)) < len(labels):
-            self.notes.append(
-                f"Photos without a label: {without} of {len(labels)}. They have no zero-shot "
-                "accuracy."
-            )
-        if len(self.classes) == 1 and self.templates:
-            self.notes.append(
-                f"Zero-shot accuracies are left out: they require two classes, and the photos have "
-                f"one, {self.classes[0]}. Set zero_shot.classes."
-            )
-        unnamed = [label for label in self.classes if is_wordnet_id(label)]
-        if zero_shot and unnamed:
-            prompt = prompt_templates(self.templates)[0].format(unnamed[0])
-            self.notes.append(
-                f"Classes that look like WordNet ids and have no known name: {len(unnamed)} of "
-                f"{len(self.classes)}. The model was asked for “{prompt}”."
-            )
-        return zero_shot, captions
 
-    def vocabularies(self, zero_shot: ZeroShot | None) -> dict[str, Vocabulary]:
-        """What views may move towards: the ``classes``, and the ``attributes``.
+@dataclass(frozen=True)
+class Texts:
+    """The texts that embeddings are compared with.
 
-        The attributes are left out, and that is noted, where the encoder knows only names, or its
-        tokenizer cannot be had.
-        """
-        found, scale = {}, self.encoder.logit_scale
-        if zero_shot is not None:
-            rows = zero_shot.classifier.double().cpu().numpy().T
-            found["classes"] = Vocabulary(zero_shot.names, rows, scale)
-        if self.attributes and self.encoder.text == NAMES:
-            self.notes.append(
-                "What views move towards is named by classes alone: the model's text side knows "
-                f"only names, and the {len(self.attributes)} attributes would say nothing to it."
-            )
-        elif self.attributes:
-            try:
-                rows = self.encoder.encode_texts(list(self.attributes)).double().cpu().numpy()
-                found["attributes"] = Vocabulary(tuple(self.attributes), rows, scale)
-            except UserError as error:
-                self.notes.append(f"The attributes are left out: {error}.")
-        return found
+    Attributes:
+        zero_shot: The classifier of the photos' classes; None without classes.
+        captions: For each photo the mean embedding of its captions, shape (N, D); None without.
+        vocabularies: What views may move towards, by name.
+        notes: What limits them, a sentence each.
+    """
+
+    zero_shot: ZeroShot | None
+    captions: Tensor | None
+    vocabularies: Mapping[str, Vocabulary]
+    notes: Sequence[str]
+
+
+def encode_texts(evaluation: Evaluation) -> Texts:
+    """Encode what an evaluation compares embeddings with.
+
+    Texts are left out, and that is noted, where the encoder's tokenizer cannot be loaded.
+    """
+    encoder, photos, notes = evaluation.encoder, evaluation.photos, []
+    zero_shot = captions = None
+    try:
+        zero_shot = make_zero_shot(encoder, photos, evaluation.classes, evaluation.templates)
+        captions = caption_embeddings(encoder, photos)
+    except UserError as error:
+        notes.append(f"Measures with text are left out: {error}.")
+    notes += class_notes(evaluation, zero_shot)
+    vocabularies: dict[str, Vocabulary] = {}
+    if evaluation.inside:
+        vocabularies, more = encode_vocabularies(encoder, zero_shot, evaluation.attributes)
+        notes += more
+    return Texts(zero_shot, captions, vocabularies, notes)
+
+
+def class_notes(evaluation: Evaluation, zero_shot: ZeroShot | None) -> list[str]:
+    """What limits zero-shot accuracies: labels without a class, photos without a label."""
+    photos, classes, notes = evaluation.photos, evaluation.classes, []
+    targets = zero_shot.targets.tolist() if zero_shot else []
+    unknown = sum(t < 0 for t, p in zip(targets, photos, strict=False) if p.label)
+    if unknown:
+        notes.append(
+            f"Photos whose label is not among the classes of zero_shot.classes: {unknown} of "
+            f"{len(photos)}. They have no zero-shot accuracy."
+        )
+    labels = [photo.label for photo in photos if photo.left_out is None]
+    if zero_shot and 0 < (without := labels.count(None)) < len(labels):
+        notes.append(
+            f"Photos without a label: {without} of {len(labels)}. They have no zero-shot accuracy."
+        )
+    if len(classes) == 1 and evaluation.templates:
+        notes.append(
+            f"Zero-shot accuracies are left out: they require two classes, and the photos have "
+            f"one, {classes[0]}. Set zero_shot.classes."
+        )
+    unnamed = [label for label in classes if is_wordnet_id(label)]
+    if zero_shot and unnamed:
+        prompt = prompt_templates(evaluation.templates)[0].format(unnamed[0])
+        notes.append(
+            f"Classes that look like WordNet ids and have no known name: {len(unnamed)} of "
+            f"{len(classes)}. The model was asked for “{prompt}”."
+        )
+    return notes
+
+
+def encode_vocabularies(
+    encoder: Encoder, zero_shot: ZeroShot | None, attributes: Sequence[str]
+) -> tuple[dict[str, Vocabulary], list[str]]:
+    """What views may move towards: the ``classes``, and the ``attributes``; and notes.
+
+    The attributes are left out, and that is noted, where the encoder knows only names, or its
+    tokenizer cannot be loaded.
+    """
+    vocabularies: dict[str, Vocabulary] = {}
+    if zero_shot is not None:
+        rows = zero_shot.classifier.double().cpu().numpy().T
+        vocabularies["classes"] = Vocabulary(zero_shot.names, rows, encoder.logit_scale)
+    if not attributes:
+        return vocabularies, []
+    if encoder.text == NAMES:
+        return vocabularies, [
+            "What views move towards is named by classes alone: the model's text side knows only "
+            f"names, and the {len(attributes)} attributes would say nothing to it."
+        ]
+    try:
+        rows = encoder.encode_texts(list(attributes)).double().cpu().numpy()
+    except UserError as error:
+        return vocabularies, [f"The attributes are left out: {error}."]
+    vocabularies["attributes"] = Vocabulary(tuple(attributes), rows, encoder.logit_scale)
+    return vocabularies, []
 
 
 def run_evaluation(
@@ -208,115 +251,160 @@ def run_evaluation(
             all the same.
     """
     start, started = time.perf_counter(), datetime.now().astimezone()
-    encoder, photos = evaluation.encoder, evaluation.photos
-    calibration = evaluation.calibration
-    strengths = {}
-    if calibration:
-        strengths = matched_strengths(
-            calibration, evaluation.augmentations, photos, evaluation.seed
-        )
-    variants = make_variants(
-        evaluation.augmentations, evaluation.ladders, evaluation.severities, strengths
-    )
-    zero_shot, texts = evaluation.texts()
-    vocabularies = evaluation.vocabularies(zero_shot) if evaluation.inside else {}
     device = device_name(trainer.strategy.root_device)
-    key = f"features {encoder.fingerprint} {device} {evaluation.resize} {evaluation.layers}"
-    cacheable = encoder.cacheable and not evaluation.save_gaze_heads
-    module = ShiftEvaluation(
-        encoder,
-        variants,
-        evaluation.measures,
-        records,
-        Keep(
-            embeddings=evaluation.save_embeddings or evaluation.inside,
-            gallery=frozenset(keyed_order(photos, "sample")[: evaluation.gallery]),
-            views=evaluation.save_views,
-            gaze=max(evaluation.save_gaze, GAZED_PHOTOS),
-            heads=evaluation.save_gaze_heads,
-            tokens=frozenset(
-                keyed_order(photos, "sample")[:TOKEN_PHOTOS] if evaluation.inside else ()
-            ),
-            weaker=frozenset(keyed_order(photos, "sample")[:ELASTICITY_PHOTOS]),
-        ),
-        zero_shot=zero_shot,
-        texts=texts,
-        features=FeatureCache(cache, key) if cache is not None and cacheable else None,
-        reference=evaluation.reference,
-        distortion=DISTORTIONS[calibration.distortion] if calibration else None,
-        layers=evaluation.layers,
-    )
+    texts = encode_texts(evaluation)
+    module = make_module(evaluation, texts, records, device, cache)
     data = ViewData(evaluation.views(cache), batch_size, num_workers, records, evaluation.layers)
+    facts = {
+        **facts,
+        "device": device,
+        "started": started.isoformat(timespec="seconds"),
+        "notes": [*evaluation.notes, *texts.notes],
+    }
     run = None
     try:
-        trainer.test(module, data, verbose=False)
-        records.gather()
+        measure(module, data, trainer)
     finally:
-        if evaluation.layers and not module.in_step:
-            module.write_sums()
-        kinds: tuple[str, ...] = (*ROWS, *KEPT)
-        if module.keep.embeddings:
-            kinds += ("embeddings",)
-        measured = records.read(*kinds) if trainer.is_global_zero else None
-        if measured is not None and measured.photos:
+        kinds = (*ROWS, *KEPT, *(("embeddings",) if module.keep.embeddings else ()))
+        measured = records.read(*kinds) if trainer.is_global_zero else Measured()
+        if measured.photos:
             clear_results(folder)
-            if calibration:
-                save_calibration(folder, calibration)
-            complete = len(measured.photos) == len(photos)
-            spent = {"photos": time.perf_counter() - start, **measured.seconds}
-            seconds = {name: round(value, 3) for name, value in spent.items()}
-
-            def inside(groups: np.ndarray | None) -> dict[str, pd.DataFrame]:
-                begun = time.perf_counter()
-                made = inside_tables(
-                    measured, photos, variants, evaluation.seed, vocabularies, groups
-                )
-                seconds["inside"] = round(time.perf_counter() - begun, 3)
-                return made
-
-            known = {
-                **facts,
-                "complete": complete,
-                "model": facts["model"] | model_facts(encoder),
-                "data": {
-                    "classes": list(evaluation.classes),
-                    "prompts": evaluation.templates,
-                },
-                "seed": evaluation.seed,
-                "device": device,
-                "floor": precision_floor(measured, variants),
-                "seconds": seconds,
-                "started": started.isoformat(timespec="seconds"),
-                "notes": evaluation.notes,
-                **provenance(),
-            }
-            run = make_run(
-                folder, measured, records, photos, variants, module.columns,
-                evaluation.seed, known, inside if evaluation.inside else None, calibration,
-                evaluation.resample,
-            )  # fmt: skip
-            if not evaluation.save_embeddings:
-                measured.embeddings.clear()
-            shown = shown_photos(run.rows, SHOWN_PHOTOS)
-            run.facts["data"]["shown_sha256"] = {
-                photos[index].id: digest.tobytes().hex()
-                for index, digest in zip(measured.index, measured.digests, strict=True)
-                if photos[index].id in shown
-            }
-            write_tensors(
-                folder, measured, photos, evaluation.save_views, evaluation.save_gaze,
-                shown, evaluation.save_gaze_heads,
-            )  # fmt: skip
-            if zero_shot:
-                write_nearest(folder, measured, photos, zero_shot.names, shown)
-            write_run(run)  # last: a run is complete by its run.json
+            seconds = {"photos": time.perf_counter() - start, **measured.seconds}
+            run = tabulate(evaluation, texts, module, measured, folder, facts, seconds)
+            write(run, evaluation, measured, texts)
     if run is not None and run.rows.empty:
         raise UserError(
-            f"none of the {len(photos)} photos could be read "
+            f"none of the {len(evaluation.photos)} photos could be read "
             f"(the first: {run.skipped['reason'].iloc[0]}); "
             f"all are listed in {folder / 'skipped.csv'}"
         )
     return run
+
+
+def make_module(
+    evaluation: Evaluation, texts: Texts, records: Records, device: str, cache: Cache | None
+) -> ShiftEvaluation:
+    """The module that measures an evaluation's photos on a device, and what it keeps of them."""
+    encoder, calibration = evaluation.encoder, evaluation.calibration
+    at_random = keyed_order(evaluation.photos, "sample")
+    keep = Keep(
+        embeddings=evaluation.save_embeddings or evaluation.inside,
+        gallery=frozenset(at_random[: evaluation.gallery]),
+        views=evaluation.save_views,
+        gaze=max(evaluation.save_gaze, GAZED_PHOTOS),
+        heads=evaluation.save_gaze_heads,
+        tokens=frozenset(at_random[:TOKEN_PHOTOS] if evaluation.inside else ()),
+        weaker=frozenset(at_random[:ELASTICITY_PHOTOS]),
+    )
+    features = None
+    if cache is not None and encoder.cacheable and not keep.heads:
+        key = f"features {encoder.fingerprint} {device} {evaluation.resize} {evaluation.layers}"
+        features = FeatureCache(cache, key)
+    return ShiftEvaluation(
+        encoder,
+        evaluation.variants(),
+        evaluation.measures,
+        records,
+        keep,
+        zero_shot=texts.zero_shot,
+        texts=texts.captions,
+        features=features,
+        reference=evaluation.reference,
+        distortion=DISTORTIONS[calibration.distortion] if calibration else None,
+        layers=evaluation.layers,
+    )
+
+
+def measure(module: ShiftEvaluation, data: ViewData, trainer: pl.Trainer) -> None:
+    """Measure into the records, so that an interruption loses at most a batch."""
+    try:
+        trainer.test(module, data, verbose=False)
+        module.records.gather()
+    finally:
+        if data.layers and not module.in_step:
+            module.write_sums()
+
+
+def tabulate(
+    evaluation: Evaluation,
+    texts: Texts,
+    module: ShiftEvaluation,
+    measured: Measured,
+    folder: Path,
+    facts: Mapping[str, Any],
+    seconds: Mapping[str, float],
+) -> Run:
+    """Make a run's tables and facts of what was measured, complete or not.
+
+    Args:
+        evaluation: What was to be measured.
+        texts: What embeddings were compared with.
+        module: What measured it.
+        measured: What was measured, but for the values, which the records hold.
+        folder: The run's folder.
+        facts: What else ``run.json`` should say.
+        seconds: What each part of the work took.
+    """
+    rounded = {name: round(value, 3) for name, value in seconds.items()}
+
+    def inside(groups: np.ndarray | None) -> dict[str, pd.DataFrame]:
+        begun = time.perf_counter()
+        tables = inside_tables(
+            measured,
+            evaluation.photos,
+            module.variants,
+            evaluation.seed,
+            texts.vocabularies,
+            groups,
+        )
+        rounded["inside"] = round(time.perf_counter() - begun, 3)
+        return tables
+
+    facts = {
+        **facts,
+        "complete": len(measured.photos) == len(evaluation.photos),
+        "model": facts["model"] | model_facts(evaluation.encoder),
+        "data": {"classes": list(evaluation.classes), "prompts": evaluation.templates},
+        "seed": evaluation.seed,
+        "floor": precision_floor(measured, module.variants),
+        "seconds": rounded,
+        **provenance(),
+    }
+    return make_run(
+        folder,
+        measured,
+        module.records,
+        evaluation.photos,
+        module.variants,
+        module.columns,
+        evaluation.seed,
+        facts,
+        inside if evaluation.inside else None,
+        evaluation.calibration,
+        evaluation.resample,
+    )
+
+
+def write(run: Run, evaluation: Evaluation, measured: Measured, texts: Texts) -> None:
+    """Write a run's files but its report; ``run.json`` last, as a run is complete by it."""
+    folder, photos = run.folder, evaluation.photos
+    if evaluation.calibration:
+        save_calibration(folder, evaluation.calibration)
+    if not evaluation.save_embeddings:
+        measured.embeddings.clear()
+    shown = shown_photos(run.rows, SHOWN_PHOTOS)
+    run.facts["data"]["shown_sha256"] = {
+        photos[index].id: digest.tobytes().hex()
+        for index, digest in zip(measured.index, measured.digests, strict=True)
+        if photos[index].id in shown
+    }
+    save = evaluation
+    write_tensors(
+        folder, measured, photos, save.save_views, save.save_gaze, shown, save.save_gaze_heads
+    )
+    if texts.zero_shot:
+        write_nearest(folder, measured, photos, texts.zero_shot.names, shown)
+    write_run(run)
 
 
 def model_facts(encoder: Encoder) -> dict[str, Any]:
