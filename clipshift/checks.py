@@ -33,7 +33,7 @@ def share(low: float = 0, high: float = 1) -> Check:
     return f"a number from {low:g} to {high:g}", lambda v: _number(v) and low <= v <= high
 
 
-def interval(low: float, high: float) -> Check:
+def interval(low: float, high: float = INFINITY) -> Check:
     """A range [a, b] with low ≤ a ≤ b ≤ high."""
     bounds = f"{low:g} ≤ a ≤ b" + (f" ≤ {high:g}" if high < INFINITY else "")
     return (

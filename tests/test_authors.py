@@ -135,7 +135,7 @@ def test_smoothing_repeats_the_ends_like_scipy() -> None:
     line = np.random.default_rng(0).standard_normal(50)
     expected = gaussian_filter1d(line, 5.0, mode="nearest", truncate=4)
     np.testing.assert_allclose(
-        authors.repeating_smoothing(50, 5.0).double() @ line, expected, atol=1e-6
+        authors.smoothing_matrix(50, 5.0).double() @ line, expected, atol=1e-6
     )
 
 

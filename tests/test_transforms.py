@@ -152,16 +152,16 @@ def memory() -> Callable[[Tensor], Tensor]:
 @pytest.mark.parametrize(
     ("part", "says"),
     [
-        (albumentations.RandomCrop(100, 100), "returns a picture of shape (3, 100, 100)"),
-        (v2.Grayscale(1), "returns a picture of shape (1, 224, 224)"),
-        (albumentations.Compose([albumentations.Normalize()]), "normalises: leave Normalize out"),
-        (v2.Compose([v2.Normalize([0.5] * 3, [0.5] * 3)]), "normalises: leave Normalize out"),
-        (own_generator(), "makes two views with one seed"),
-        (memory(), "makes two views with one seed"),
+        (albumentations.RandomCrop(100, 100), "returns an image of shape (3, 100, 100)"),
+        (v2.Grayscale(1), "returns an image of shape (1, 224, 224)"),
+        (albumentations.Compose([albumentations.Normalize()]), "normalises: remove Normalize"),
+        (v2.Compose([v2.Normalize([0.5] * 3, [0.5] * 3)]), "normalises: remove Normalize"),
+        (own_generator(), "makes two different views with the same seed"),
+        (memory(), "makes two different views with the same seed"),
         (lambda photo: None, "returns NoneType"),
         (lambda photo: (photo * 255).long(), "returns torch.int64"),
         (lambda photo: photo.missing, "fails: AttributeError: 'Tensor' object has no attribute"),
-        ("noise", "str is no augmentation"),
+        ("noise", "str is not an augmentation"),
     ],
 )
 def test_what_cannot_be_keyed_is_refused_in_one_line(part: Any, says: str) -> None:
@@ -198,7 +198,7 @@ def test_options_reach_the_transform_as_they_stand() -> None:
         (FOG | {"ladder": [1, 2, 3, 4, 5]}, "aug.fog.ladder: a transform has no strength"),
         (
             {"_target_": "albumentations.RandomCrop", "height": 9, "width": 9},
-            "aug.fog: RandomCrop returns a picture of shape (3, 9, 9)",
+            "aug.fog: RandomCrop returns an image of shape (3, 9, 9)",
         ),
         ({"_target_": "albumentations.RandomFogg"}, "aug.fog: Error loading 'albumentations.Ran"),
         ({"_target_": "missing.Fog"}, "aug.fog: Error loading 'missing.Fog'"),

@@ -17,23 +17,30 @@ from kornia.geometry.transform import (
 from torch import Tensor
 from torch.nn.functional import grid_sample
 
-from clipshift.augment.keyed import VIEW_SIZE, Draws, must_be_waited_for, uniform
+from clipshift.augment.keyed import (
+    VIEW_SIZE,
+    Draws,
+    MovingAugmentation,
+    runs_asynchronously,
+    uniform,
+)
 from clipshift.checks import checked, interval, number
 
-INVERSION_STEPS = 30
-"""Steps, at most, of the iteration that inverts an elastic displacement."""
-SETTLED, FOUND = 1e-3, 0.1
-"""Pixels by which a step moves every pixel of a settled photo, and one that is found, at most."""
+MAX_INVERSION_STEPS = 30
+"""Most steps of the iteration that inverts an elastic displacement."""
+CONVERGED = 1e-3
+"""The iteration stops for a photo once no pixel moves farther than this in a step, in pixels."""
+INVERTED = 0.1
+"""A pixel counts as inverted if its last step was shorter than this, in pixels."""
 
 
-class Flip:
-    """Horizontal flip: always at strength 1; below, of that share of the photos."""
+class Flip(MovingAugmentation):
+    """Horizontal flip: of all photos at strength 1, of that share of them below."""
 
     strongest = 1.0
-    moves_pixels = True
 
     def sample(self, rng: np.random.Generator, size: int) -> Draws:
-        return {"turn": uniform(rng, (0.0, 1.0))}
+        return {"turn": uniform(rng)}
 
     def apply(self, images: Tensor, draws: Draws, strength: float = 1.0) -> Tensor:
         return torch.where(draws["turn"][..., None, None] < strength, hflip(images), images)
@@ -42,7 +49,24 @@ class Flip:
         return self.apply(images, draws, strength)
 
 
-class ShiftScaleRotate:
+class Homography(MovingAugmentation):
+    """Base of augmentations that map the pixels of a photo by a 3 × 3 matrix."""
+
+    def matrix(self, images: Tensor, draws: Draws, strength: float) -> Tensor:
+        """Homographies from positions in a photo to those in its view, shape (B, 3, 3)."""
+        raise NotImplementedError
+
+    def apply(self, images: Tensor, draws: Draws, strength: float = 1.0) -> Tensor:
+        height, width = images.shape[-2:]
+        matrix = self.matrix(images, draws, strength)
+        return warp_perspective(images, matrix, (height, width), padding_mode="zeros")
+
+    def move_back(self, images: Tensor, draws: Draws, strength: float = 1.0) -> Tensor:
+        matrix = self.matrix(images, draws, strength)
+        return sample_at(images, transformed_positions(images, matrix))
+
+
+class ShiftScaleRotate(Homography):
     """Shift, scale and rotation about the centre; bilinear, with zeros outside the photo.
 
     Strength multiplies shift and angle, and is the power of the scale.
@@ -52,9 +76,6 @@ class ShiftScaleRotate:
         scale: Interval of the scale factor of each axis.
         rotation: Interval of the angle, in degrees.
     """
-
-    strongest = math.inf
-    moves_pixels = True
 
     def __init__(
         self,
@@ -75,14 +96,10 @@ class ShiftScaleRotate:
 
     def apply(self, images: Tensor, draws: Draws, strength: float = 1.0) -> Tensor:
         height, width = images.shape[-2:]
-        matrix = self._matrix(images, draws, strength)
+        matrix = self.matrix(images, draws, strength)
         return warp_affine(images, matrix[:, :2], (height, width), padding_mode="zeros")
 
-    def move_back(self, images: Tensor, draws: Draws, strength: float = 1.0) -> Tensor:
-        matrix = self._matrix(images, draws, strength)
-        return sample_at(images, transformed_positions(images, matrix))
-
-    def _matrix(self, images: Tensor, draws: Draws, strength: float) -> Tensor:
+    def matrix(self, images: Tensor, draws: Draws, strength: float) -> Tensor:
         height, width = images.shape[-2:]
         sides = images.new_tensor([width, height])
         return get_affine_matrix2d(
@@ -93,7 +110,7 @@ class ShiftScaleRotate:
         )
 
 
-class Elastic:
+class Elastic(MovingAugmentation):
     """A smooth random displacement; bilinear, with zeros outside the photo.
 
     Standard normal noise for every pixel and axis is smoothed by a Gaussian (beyond the border
@@ -105,17 +122,14 @@ class Elastic:
         sigma: Standard deviation of the Gaussian, in pixels.
     """
 
-    strongest = math.inf
-    moves_pixels = True
-
     def __init__(self, alpha: float, sigma: float) -> None:
         self.alpha = checked("alpha", alpha, number(0))
         self.sigma = checked("sigma", sigma, number(0, VIEW_SIZE))
 
     def sample(self, rng: np.random.Generator, size: int) -> Draws:
         noise = torch.from_numpy(rng.standard_normal((2, size, size), dtype=np.float32))
-        smooth = gaussian_smoothing(size, float(self.sigma))
-        return {"displacement": self.alpha * (smooth @ noise @ smooth.T)}
+        smoothing = smoothing_matrix(size, float(self.sigma))
+        return {"displacement": self.alpha * (smoothing @ noise @ smoothing.T)}
 
     def apply(self, images: Tensor, draws: Draws, strength: float = 1.0) -> Tensor:
         height, width = images.shape[-2:]
@@ -125,34 +139,35 @@ class Elastic:
         return remap(images, x, y, mode="bilinear", padding_mode="zeros", align_corners=True)
 
     def move_back(self, images: Tensor, draws: Draws, strength: float = 1.0) -> Tensor:
-        # The view shows pixel q where q = p + d(p). Where d does not fold the photo, p ← q − d(p)
-        # converges to that p; pixels that it does not find count as not shown. A photo that has
-        # settled stays as it is, however long the others of its batch go on.
+        # Pixel p of the view shows pixel q = p + d(p) of the photo. Where d does not fold the
+        # photo, the iteration p ← q − d(p) converges to that p; where it does not converge, the
+        # pixel counts as not shown. A photo that has converged stays as it is, however long the
+        # others of its batch go on: its result must not depend on them.
         displacement = strength * draws["displacement"]
         start = pixel_positions(images)
-        found = start.expand(len(images), -1, -1, -1)
-        step = torch.full_like(found[..., :1], torch.inf)
-        for _ in range(INVERSION_STEPS):
-            unsettled = step.amax((1, 2, 3), keepdim=True) > SETTLED
-            if not must_be_waited_for(images) and not unsettled.any():
+        positions = start.expand(len(images), -1, -1, -1)
+        step = torch.full_like(positions[..., :1], torch.inf)
+        for _ in range(MAX_INVERSION_STEPS):
+            unfinished = step.amax((1, 2, 3), keepdim=True) > CONVERGED
+            if not runs_asynchronously(images) and not unfinished.any():
                 break
-            moved = start - sample_at(displacement, found, "border").movedim(1, -1)
-            length = torch.linalg.vector_norm(moved - found, dim=-1, keepdim=True)
-            found, step = moved.where(unsettled, found), length.where(unsettled, step)
-        lost = step >= FOUND
-        return sample_at(images, found.masked_fill(lost, -2.0))
+            moved = start - sample_at(displacement, positions, "border").movedim(1, -1)
+            length = torch.linalg.vector_norm(moved - positions, dim=-1, keepdim=True)
+            positions, step = moved.where(unfinished, positions), length.where(unfinished, step)
+        outside_view = -2.0
+        return sample_at(images, positions.masked_fill(step >= INVERTED, outside_view))
 
 
 @lru_cache
-def gaussian_smoothing(size: int, sigma: float) -> Tensor:
-    """Gaussian smoothing of a line of ``size`` pixels as a matrix, zeros beyond both ends.
+def smoothing_matrix(size: int, sigma: float) -> Tensor:
+    """Gaussian smoothing of a line of ``size`` pixels as a matrix, with zeros beyond both ends.
 
-    At a sigma of a quarter of the view two products with this matrix are 60 times faster than the
-    convolution they stand for.
+    At a sigma of a quarter of the view, two products with this matrix are 60 times faster than the
+    convolution that they replace.
 
     Args:
         size: Number of pixels.
-        sigma: Standard deviation in pixels; the kernel is cut at three of them.
+        sigma: Standard deviation in pixels; the kernel is cut at three standard deviations.
 
     Returns:
         float32, shape (size, size); a row sums to at most 1.
@@ -163,16 +178,13 @@ def gaussian_smoothing(size: int, sigma: float) -> Tensor:
     return kernel[(offset + radius).clamp(0, 2 * radius)] * (offset.abs() <= radius)
 
 
-class Perspective:
+class Perspective(Homography):
     """Each corner moves inward, and the inner quadrilateral is stretched over the view; bilinear.
 
     Args:
-        scale: Interval of s; a corner moves by ``|N(0, s)|`` of the side along each axis, and by
-            0.45 at the most, so that the four stay apart.
+        scale: Interval of s; a corner moves by ``|N(0, s)|`` of the side along each axis, at most
+            by 0.45, so that the four corners stay apart.
     """
-
-    strongest = math.inf
-    moves_pixels = True
 
     def __init__(self, scale: tuple[float, float]) -> None:
         self.scale = checked("scale", scale, interval(0, 0.45))
@@ -182,23 +194,14 @@ class Perspective:
         inward = torch.from_numpy(np.abs(rng.standard_normal((4, 2)))).float()
         return {"scale": scale, "inward": scale * inward}
 
-    def apply(self, images: Tensor, draws: Draws, strength: float = 1.0) -> Tensor:
+    def matrix(self, images: Tensor, draws: Draws, strength: float) -> Tensor:
         height, width = images.shape[-2:]
-        matrix = self._matrix(images, draws, strength)
-        return warp_perspective(images, matrix, (height, width), padding_mode="zeros")
-
-    def move_back(self, images: Tensor, draws: Draws, strength: float = 1.0) -> Tensor:
-        matrix = self._matrix(images, draws, strength)
-        return sample_at(images, transformed_positions(images, matrix))
-
-    def _matrix(self, images: Tensor, draws: Draws, strength: float) -> Tensor:
-        height, width = images.shape[-2:]
-        far = images.new_tensor([width - 1, height - 1])
-        return stretch(strength * draws["inward"], far)
+        last = images.new_tensor([width - 1, height - 1])
+        return stretching_homography(strength * draws["inward"], last)
 
 
-def corners_moved(inward: Tensor) -> Tensor:
-    """Corners (x, y) of the unit square after moves inward along both axes, by 0.45 at the most.
+def moved_corners(inward: Tensor) -> Tensor:
+    """Corners (x, y) of the unit square, moved inward along both axes by at most 0.45.
 
     Args:
         inward: Moves of the corners, clockwise from the top left, shape (..., 4, 2).
@@ -210,30 +213,30 @@ def corners_moved(inward: Tensor) -> Tensor:
     return corners + inward.clamp(max=0.45) * (1 - 2 * corners)
 
 
-def stretch(inward: Tensor, far: Tensor) -> Tensor:
+def stretching_homography(inward: Tensor, last: Tensor) -> Tensor:
     """Homographies that stretch the quadrilateral of moved corners over the whole view.
 
     Args:
-        inward: Moves of the corners, as shares of the sides, shape (B, 4, 2).
-        far: Position (x, y) of the view's bottom right corner, in pixels.
+        inward: Moves of the corners, as fractions of the sides, shape (B, 4, 2).
+        last: Position (x, y) of the view's bottom right corner, in pixels.
 
     Returns:
         Shape (B, 3, 3).
     """
-    whole = corners_moved(torch.zeros_like(inward))
-    return get_perspective_transform(corners_moved(inward) * far, whole * far)
+    unmoved = moved_corners(torch.zeros_like(inward))
+    return get_perspective_transform(moved_corners(inward) * last, unmoved * last)
 
 
 def pixel_positions(images: Tensor) -> Tensor:
-    """The position (x, y) of every pixel of images, in pixels, shape (H, W, 2)."""
+    """The position (x, y) of every pixel of an image, in pixels, shape (H, W, 2)."""
     rows, columns = (torch.arange(n, device=images.device).float() for n in images.shape[-2:])
     return torch.stack(torch.meshgrid(columns, rows, indexing="xy"), dim=-1)
 
 
 def transformed_positions(images: Tensor, matrix: Tensor) -> Tensor:
-    """Where homographies take the pixels of images: (B, 3, 3) → (B, H, W, 2).
+    """Positions to which homographies map the pixels of images: (B, 3, 3) → (B, H, W, 2).
 
-    Not as a matrix product, whose rounding might depend on the batch.
+    Not computed as a matrix product, whose rounding might depend on the batch.
     """
     x, y = pixel_positions(images).unbind(dim=-1)
     rows = matrix[..., None, None].unbind(dim=1)
@@ -242,12 +245,15 @@ def transformed_positions(images: Tensor, matrix: Tensor) -> Tensor:
 
 
 def sample_at(images: Tensor, positions: Tensor, beyond: str = "zeros") -> Tensor:
-    """Images read bilinearly at positions (x, y) in pixels, shape (B, H, W, 2).
+    """Sample images bilinearly.
 
     Args:
         images: Shape (B, C, H, W).
-        positions: Where each pixel of the result is read.
-        beyond: What lies outside the images: ``zeros``, or the nearest pixel of the ``border``.
+        positions: Where each pixel of the result is sampled, (x, y) in pixels, shape (B, H, W, 2).
+        beyond: Values outside the images: ``zeros``, or the nearest pixel of the ``border``.
+
+    Returns:
+        Shape (B, C, H, W).
     """
     height, width = images.shape[-2:]
     last = images.new_tensor([width - 1, height - 1])

@@ -1,4 +1,4 @@
-"""Keyed randomness: what is drawn for a view depends on (seed, photo, augmentation) alone.
+"""Keyed randomness: the draws of a view depend only on the seed, the photo and the augmentation.
 
 Every augmentation is split in two. `sample` draws a photo's parameters on the CPU from a generator
 keyed by `draw`; `apply` is a deterministic function of images and parameters that runs batched on
@@ -7,6 +7,7 @@ run can change a view.
 """
 
 import hashlib
+import math
 from typing import ClassVar, Protocol, runtime_checkable
 
 import numpy as np
@@ -20,22 +21,22 @@ VIEW_SIZE = 224
 
 
 class Augmentation(Protocol):
-    """A disturbance of photos, in two halves: random draws, and what they do to images.
+    """A perturbation of photos in two halves: the random draws, and their effect on images.
 
     Attributes:
-        strongest: The strength beyond which nothing changes any more.
-        moves_pixels: Whether it moves pixels to other places, and only that: then it should be a
+        strongest: The strength beyond which views no longer change.
+        moves_pixels: Whether it only moves pixels to other places: then it should be a
             `MovingAugmentation`.
     """
 
-    strongest: ClassVar[float]
-    moves_pixels: ClassVar[bool]
+    strongest: ClassVar[float] = math.inf
+    moves_pixels: ClassVar[bool] = False
 
     def sample(self, rng: np.random.Generator, size: int) -> Draws:
         """Draw the parameters of one view.
 
         Args:
-            rng: Where the random numbers come from.
+            rng: Source of the random numbers.
             size: Side of the square view, in pixels.
 
         Returns:
@@ -44,13 +45,13 @@ class Augmentation(Protocol):
         ...
 
     def apply(self, images: Tensor, draws: Draws, strength: float = 1.0) -> Tensor:
-        """Disturb a batch of images.
+        """Perturb a batch of images.
 
         Args:
             images: Clean views in [0, 1], float32, shape (B, 3, H, W).
             draws: What `sample` drew for each of them, stacked along a first dimension B.
-            strength: Scales the disturbance and leaves its draws as they are: 0 changes nothing
-                (JPEG's best quality apart), 1 is what was drawn.
+            strength: Scales the perturbation without changing its draws: 0 changes nothing (except
+                that JPEG compresses at its best quality), 1 is what was drawn.
 
         Returns:
             The views, shape (B, 3, H, W), not yet clamped.
@@ -62,17 +63,19 @@ class Augmentation(Protocol):
 class MovingAugmentation(Augmentation, Protocol):
     """An augmentation that moves pixels, and can move them back."""
 
+    moves_pixels: ClassVar[bool] = True
+
     def move_back(self, images: Tensor, draws: Draws, strength: float = 1.0) -> Tensor:
         """Move the pixels of views back to where `apply` took them from.
 
         Args:
-            images: Maps of the views (pixels, or any other channels), float32, shape (B, C, H, W).
+            images: Pixels or other maps of the views, float32, shape (B, C, H, W).
             draws: What `sample` drew for each view, stacked along a first dimension B.
             strength: The strength at which the views were made.
 
         Returns:
-            Shape (B, C, H, W), read bilinearly; 0 at pixels of the photo that the view does not
-            show.
+            Shape (B, C, H, W), interpolated bilinearly; 0 at pixels of the photo that the view does
+            not show.
         """
         ...
 
@@ -94,11 +97,11 @@ def draw(augmentation: Augmentation, seed: int, photo: str, name: str, size: int
 
 
 def keyed_generator(seed: int, photo: str, name: str) -> np.random.Generator:
-    """The random numbers of a photo under a name.
+    """The random generator of a photo under a name.
 
     The random stream is Philox (Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", 2011)
     under a 128-bit BLAKE2b key of the three arguments: two photos share a stream with a
-    probability of 2⁻¹²⁸, where a 32-bit seed would repeat after some tens of thousands.
+    probability of 2⁻¹²⁸, whereas a 32-bit seed would repeat after some tens of thousands.
 
     Args:
         seed: The run's seed.
@@ -119,7 +122,7 @@ def augment(
         augmentation: The augmentation.
         images: Clean views in [0, 1], float32, shape (B, 3, H, W).
         draws: Parameters from `draw`, stacked along a first dimension B, on the images' device.
-        strength: Scales the disturbance; 1 is what was drawn.
+        strength: Scales the perturbation; 1 is what was drawn.
 
     Returns:
         Views in [0, 1], float32, shape (B, 3, H, W).
@@ -127,18 +130,20 @@ def augment(
     return augmentation.apply(images, draws, strength).clamp(0.0, 1.0)
 
 
-def must_be_waited_for(images: Tensor) -> bool:
-    """Whether a number that depends on images is not there yet, as on a GPU, which runs behind."""
+def runs_asynchronously(images: Tensor) -> bool:
+    """Whether reading a number that depends on images would wait for them, as on a GPU."""
     return images.device.type != "cpu"
 
 
 def unit_range(pixels: Tensor) -> Tensor:
-    """8-bit pixels as float32 in [0, 1], the same to the bit on every device."""
+    """8-bit pixels as float32 in [0, 1], equal to the bit on every device."""
     # a GPU divides by a Python number through its reciprocal, which rounds once more
     return pixels.float() / torch.full((), 255.0, device=pixels.device)
 
 
-def uniform(rng: np.random.Generator, interval: tuple[float, float], count: int = 1) -> Tensor:
+def uniform(
+    rng: np.random.Generator, interval: tuple[float, float] = (0.0, 1.0), count: int = 1
+) -> Tensor:
     """``count`` numbers from U[low, high], float32; a wider interval scales the same draws."""
     low, high = interval
     return torch.from_numpy(low + (high - low) * rng.random(count)).float()
@@ -147,7 +152,7 @@ def uniform(rng: np.random.Generator, interval: tuple[float, float], count: int 
 def dithered(number: Tensor, offset: Tensor) -> Tensor:
     """Round to whole numbers so that the mean over offsets from U[0, 1) is the number itself.
 
-    A whole number stays as it is. So a scaled count grows step by step over photos, and not for all
-    at the same strength.
+    A whole number stays as it is. A scaled count thus grows at another strength for each photo, not
+    for all photos at once.
     """
     return torch.floor(number + offset)

@@ -1,8 +1,9 @@
-"""Matched strengths: every augmentation made as strong as all others, by a pixel measure.
+"""Matched strengths: every augmentation made equally strong by a pixel measure.
 
-At the paper's ranges noise destroys a photo and an elastic deformation moves it by a tenth of a
-pixel: their ranking mixes what a model is sensitive to with what was made strong. Here each
-augmentation's strength is chosen such that its views' mean distortion is a common target.
+At the paper's ranges noise destroys a photo, and an elastic deformation moves it by a tenth of a
+pixel. Their ranking thus reflects how strong each was made as well as how sensitive a model is to
+it. Here each augmentation's strength is chosen such that its views' mean distortion is a common
+target.
 """
 
 import math
@@ -19,29 +20,29 @@ from torch import Tensor
 from clipshift.augment.keyed import Augmentation, Draws, augment
 
 TOLERANCE = 0.005
-"""Distance of the realised mean distortion from the target, as a share of the target."""
+"""Largest distance of the realised mean distortion from the target, as a share of the target."""
 WEAKEST, STRONGEST = 2.0**-10, 2.0**12
-"""Strengths between which a match is sought."""
+"""The range of strengths that is searched."""
 
 UNDISTORTED = {"ssim": 1.0, "rmse": 0.0, "displacement": 0.0}
-"""What a clean view has of each distortion."""
+"""The value of each distortion for a clean view."""
 
 FORBID = ConfigDict(extra="forbid")
 
 Distortion = Callable[[Augmentation, Tensor, Draws, float], Tensor]
-"""Of clean views (B, 3, H, W) under an augmentation with draws and strength: (B,)."""
+"""Maps an augmentation, clean views (B, 3, H, W), draws and a strength to distortions (B,)."""
 
 
 @dataclass(frozen=True)
 class Match:
-    """The strength of one augmentation, and what it came to.
+    """The strength of one augmentation, and the distortion that it results in.
 
     Attributes:
         strength: Factor on the augmentation's draws.
         realised: Mean distortion of the calibration photos at that strength.
         reached: Whether ``realised`` is the target, to within half a per cent.
-        distortions: Of each calibration photo, at that strength; empty in files of earlier
-            versions.
+        distortions: The distortion of each calibration photo at that strength; empty in files of
+            earlier versions.
     """
 
     __pydantic_config__: ClassVar[ConfigDict] = FORBID
@@ -54,12 +55,12 @@ class Match:
 
 @dataclass(frozen=True)
 class CalibrationPhoto:
-    """A photo that strengths were matched on, told from others by its id and by its content.
+    """A photo that strengths were matched on, identified by its id and its content.
 
     Attributes:
         id: Its id.
         sha256: SHA-256 of the encoded photo, in hexadecimal; None in files of earlier versions.
-        length: Its number of bytes; None likewise.
+        length: Number of bytes of the encoded photo; None in files of earlier versions.
     """
 
     __pydantic_config__: ClassVar[ConfigDict] = FORBID
@@ -69,23 +70,23 @@ class CalibrationPhoto:
     length: int | None = None
 
 
-def _photo(stored: Any) -> Any:
-    """A photo as earlier versions stored it: its id alone."""
+def _read_photo(stored: Any) -> Any:
+    """Read a photo also as earlier versions stored it: as its id alone."""
     return CalibrationPhoto(stored) if isinstance(stored, str) else stored
 
 
 @dataclass(frozen=True)
 class Calibration:
-    """Strengths at which all augmentations distort alike.
+    """Strengths at which all augmentations distort photos equally.
 
     Attributes:
         distortion: ``ssim``, ``rmse`` or ``displacement``.
         target: Its common mean.
         seed: Seed of the draws.
         resize: How photos became clean views.
-        parameters: What each augmentation draws from, by name: strengths hold for these alone.
+        parameters: Parameters of each augmentation, by name: strengths hold only for these.
         photos: The calibration photos, which must not be measured.
-        matches: By augmentation.
+        matches: The match of each augmentation, by name.
     """
 
     __pydantic_config__: ClassVar[ConfigDict] = FORBID
@@ -95,29 +96,29 @@ class Calibration:
     seed: int
     resize: str | Mapping[str, Any]
     parameters: dict[str, dict[str, Any]]
-    photos: list[Annotated[CalibrationPhoto, BeforeValidator(_photo)]]
+    photos: list[Annotated[CalibrationPhoto, BeforeValidator(_read_photo)]]
     matches: dict[str, Match]
 
     def relative_distortions(self) -> dict[str, np.ndarray]:
-        r"""By how much each calibration photo is distorted more or less than their mean.
+        r"""How much more or less each calibration photo is distorted than their mean.
 
         Returns:
-            :math:`(x_j - \bar x) / (\bar x - x_0)`, with :math:`x_0` of an undistorted view, by
-            augmentation: of those whose strength was found on the photos.
+            :math:`(x_j - \bar x) / (\bar x - x_0)`, with :math:`x_0` of an undistorted view, for
+            each augmentation whose strength was matched on the photos.
         """
         distances = {
             name: np.array(match.distortions) - UNDISTORTED[self.distortion]
             for name, match in self.matches.items()
             if match.reached and match.distortions
         }
-        return {name: of / of.mean() - 1 for name, of in distances.items() if of.any()}
+        return {name: d / d.mean() - 1 for name, d in distances.items() if d.any()}
 
     def as_json(self) -> dict[str, object]:
-        """What is stored."""
+        """The calibration as it is stored."""
         return asdict(self)
 
     def check(self) -> None:
-        """Make sure that `match_strength` can have made it.
+        """Check that `match_strength` can have produced it.
 
         Raises:
             ValueError: If it cannot.
@@ -132,7 +133,7 @@ class Calibration:
             if not math.isfinite(match.realised):
                 raise ValueError(f"the realised distortion of {name} is {match.realised}")
             if match.reached != is_reached(match.realised, self.target):
-                raise ValueError(f"{name} came to {match.realised}, reached is {match.reached}")
+                raise ValueError(f"{name} has realised={match.realised}, reached={match.reached}")
             values = match.distortions
             if values and not (len(values) == len(self.photos) and all(map(math.isfinite, values))):
                 raise ValueError(f"{name} does not have one distortion for each photo")
@@ -146,14 +147,14 @@ def is_reached(realised: float, target: float) -> bool:
 def match_strength(
     distortions: Callable[[float], np.ndarray], target: float, strongest: float
 ) -> Match:
-    """The least strength at which a mean distortion reaches its target, by bracketing.
+    """Find the smallest strength at which a mean distortion reaches its target, by bracketing.
 
     The strength is doubled from the weakest until the target is passed, and the bracket is then
     narrowed by Brent's method (scipy's ``brentq``, on the logarithm of the strength).
 
     Args:
-        distortions: Of the calibration photos at a strength, shape (N,).
-        target: What their mean should be.
+        distortions: Maps a strength to the distortions of the calibration photos, shape (N,).
+        target: The mean that they should have.
         strongest: The strength beyond which the augmentation does not change.
 
     Returns:
@@ -177,9 +178,9 @@ def match_strength(
             brentq(excess, low, high, xtol=1e-4)
             break
         low = high
-    strength, found = min(tried.items(), key=lambda pair: abs(pair[1].mean() - target))
-    realised = float(found.mean())
-    return Match(strength, realised, is_reached(realised, target), found.tolist())
+    strength, nearest = min(tried.items(), key=lambda pair: abs(pair[1].mean() - target))
+    realised = float(nearest.mean())
+    return Match(strength, realised, is_reached(realised, target), nearest.tolist())
 
 
 def displacement(
@@ -187,17 +188,17 @@ def displacement(
 ) -> Tensor:
     """Mean distance by which an augmentation moves the pixels that stay in the view.
 
-    An image that holds its own coordinates is augmented like the photo: it then tells of every
-    pixel where it came from.
+    An image that holds its own coordinates is augmented like the photo: each pixel of the result
+    then holds the place that it came from.
 
     Args:
         augmentation: The augmentation. One that does not move pixels displaces none.
-        clean: Views, of which only the shape matters, (B, 3, H, W).
-        draws: Its draws for them.
+        clean: Views, shape (B, 3, H, W); only their shape matters.
+        draws: The augmentation's draws for them.
         strength: Its strength.
 
     Returns:
-        In pixels, (B,), float32.
+        In pixels, float32, shape (B,).
     """
     if not augmentation.moves_pixels:
         return torch.zeros(len(clean), device=clean.device)
@@ -212,7 +213,7 @@ def displacement(
 
 
 def pixel_distortion(measure: Callable[[Tensor, Tensor], Tensor]) -> Distortion:
-    """A measure of view and clean view, as the distortion of an augmentation."""
+    """The distortion of an augmentation as a measure of view and clean view."""
 
     def distortion(
         augmentation: Augmentation, clean: Tensor, draws: Draws, strength: float

@@ -1,4 +1,4 @@
-"""Augmentations that change the values of pixels and leave them in their place."""
+"""Augmentations that change the values of pixels and leave every pixel in its place."""
 
 import math
 from collections.abc import Callable
@@ -16,8 +16,15 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 from torchvision.io import ImageReadMode, decode_jpeg, encode_jpeg
 
-from clipshift.augment.keyed import VIEW_SIZE, Draws, dithered, must_be_waited_for, uniform
-from clipshift.checks import INFINITY, Check, checked, interval, whole
+from clipshift.augment.keyed import (
+    VIEW_SIZE,
+    Augmentation,
+    Draws,
+    dithered,
+    runs_asynchronously,
+    uniform,
+)
+from clipshift.checks import Check, checked, interval, whole
 
 ODD: Check = (
     "a list of odd whole numbers ≥ 1",
@@ -31,18 +38,15 @@ COUNTS: Check = (
 )
 
 
-class Noise:
+class Noise(Augmentation):
     """Additive Gaussian noise, independent for every pixel and channel.
 
     Args:
         std: Interval of the standard deviation, in units of the full pixel range.
     """
 
-    strongest = math.inf
-    moves_pixels = False
-
     def __init__(self, std: tuple[float, float]) -> None:
-        self.std = checked("std", std, interval(0, INFINITY))
+        self.std = checked("std", std, interval(0))
 
     def sample(self, rng: np.random.Generator, size: int) -> Draws:
         std = uniform(rng, self.std)
@@ -53,7 +57,7 @@ class Noise:
         return images + strength * draws["std"][..., None, None] * draws["field"]
 
 
-class Blur:
+class Blur(Augmentation):
     """Gaussian blur. Strength scales the Gaussian and the radius at which its kernel is cut.
 
     Args:
@@ -61,19 +65,16 @@ class Blur:
         sigma: Interval of the Gaussian's standard deviation, in pixels.
     """
 
-    strongest = math.inf
-    moves_pixels = False
-
     def __init__(self, kernel: tuple[int, ...], sigma: tuple[float, float]) -> None:
         self.kernel = checked("kernel", kernel, ODD)
-        self.sigma = checked("sigma", sigma, interval(1e-3, INFINITY))
+        self.sigma = checked("sigma", sigma, interval(1e-3))
 
     def sample(self, rng: np.random.Generator, size: int) -> Draws:
         side = self.kernel[int(rng.integers(len(self.kernel)))]
         return {
             "sigma": uniform(rng, self.sigma),
             "side": torch.tensor([side]),
-            "offset": uniform(rng, (0.0, 1.0)),
+            "offset": uniform(rng),
         }
 
     def apply(self, images: Tensor, draws: Draws, strength: float = 1.0) -> Tensor:
@@ -87,7 +88,7 @@ class Blur:
         return filter2d_separable(images, weights, weights, "reflect")
 
 
-class ColorJitter:
+class ColorJitter(Augmentation):
     """Brightness, contrast, saturation and hue, each changed by a random factor in random order.
 
     Strength multiplies a factor's distance from 1, down to a factor of 0, and the shift of hue, up
@@ -100,9 +101,6 @@ class ColorJitter:
         hue: Interval of the shift of hue, in turns of the colour circle.
     """
 
-    strongest = math.inf
-    moves_pixels = False
-
     def __init__(
         self,
         brightness: tuple[float, float],
@@ -111,9 +109,9 @@ class ColorJitter:
         hue: tuple[float, float],
     ) -> None:
         self.intervals = {
-            "brightness": checked("brightness", brightness, interval(0, INFINITY)),
-            "contrast": checked("contrast", contrast, interval(0, INFINITY)),
-            "saturation": checked("saturation", saturation, interval(0, INFINITY)),
+            "brightness": checked("brightness", brightness, interval(0)),
+            "contrast": checked("contrast", contrast, interval(0)),
+            "saturation": checked("saturation", saturation, interval(0)),
             "hue": checked("hue", hue, interval(-0.5, 0.5)),
         }
 
@@ -134,10 +132,10 @@ class ColorJitter:
             (adjust_hue, hue * 2 * math.pi),
         )
         views = images.clone()
-        for turn in draws["order"].T:
+        for steps_now in draws["order"].T:
             for step, (adjust, factor) in enumerate(steps):
-                rows = turn == step
-                if must_be_waited_for(images):
+                rows = steps_now == step
+                if runs_asynchronously(images):
                     adjusted = adjust(views, factor)
                     views = torch.where(rows[:, None, None, None], adjusted, views)
                 elif rows.any():
@@ -162,7 +160,7 @@ def adjust_contrast(images: Tensor, factor: Tensor) -> Tensor:
     return torch.lerp(mean, images, factor[:, None, None, None]).clamp(0.0, 1.0)
 
 
-class BrightnessContrast:
+class BrightnessContrast(Augmentation):
     """A linear change of all values, ``x * (1 + contrast) + brightness``, strength times both.
 
     Args:
@@ -170,12 +168,9 @@ class BrightnessContrast:
         contrast: Interval of what is added to the factor 1.
     """
 
-    strongest = math.inf
-    moves_pixels = False
-
     def __init__(self, brightness: tuple[float, float], contrast: tuple[float, float]) -> None:
         self.brightness = checked("brightness", brightness, interval(-1, 1))
-        self.contrast = checked("contrast", contrast, interval(-1, INFINITY))
+        self.contrast = checked("contrast", contrast, interval(-1))
 
     def sample(self, rng: np.random.Generator, size: int) -> Draws:
         return {
@@ -188,19 +183,17 @@ class BrightnessContrast:
         return images * (1 + strength * contrast).clamp(min=0) + strength * brightness
 
 
-MOST_HOLES = 128
+MAX_HOLES = 128
+"""Holes whose positions are drawn for every photo, so that any strength finds enough of them."""
 
 
-class CoarseDropout:
+class CoarseDropout(Augmentation):
     """Square holes filled with uniform random pixels. Strength multiplies their number.
 
     Args:
         holes: Least and greatest number of holes, all numbers between equally likely.
         side: Side of a hole, in pixels.
     """
-
-    strongest = math.inf
-    moves_pixels = False
 
     def __init__(self, holes: tuple[int, int], side: int) -> None:
         self.holes = checked("holes", holes, COUNTS)
@@ -212,12 +205,12 @@ class CoarseDropout:
         positions = size - self.side + 1
         corners = rng.integers(positions, size=(high, 2))
         fill = rng.random((3, size, size), dtype=np.float32)
-        more = rng.integers(positions, size=(max(0, MOST_HOLES - high), 2))
+        spare = rng.integers(positions, size=(max(0, MAX_HOLES - high), 2))
         return {
             "count": torch.tensor([count]),
-            "corners": torch.from_numpy(np.concatenate([corners, more])),
+            "corners": torch.from_numpy(np.concatenate([corners, spare])),
             "fill": torch.from_numpy(fill),
-            "offset": uniform(rng, (0.0, 1.0)),
+            "offset": uniform(rng),
         }
 
     def apply(self, images: Tensor, draws: Draws, strength: float = 1.0) -> Tensor:
@@ -231,7 +224,7 @@ class CoarseDropout:
         return torch.where(mask[:, None], draws["fill"], images)
 
 
-class JPEG:
+class JPEG(Augmentation):
     """Compression as JPEG, by libjpeg with 4:2:0 chroma. Strength multiplies its quantisation.
 
     libjpeg multiplies its quantisation tables by ``50 / quality`` below quality 50 and by
@@ -241,14 +234,11 @@ class JPEG:
         quality: Interval of libjpeg's quality, 1 to 100.
     """
 
-    strongest = math.inf
-    moves_pixels = False
-
     def __init__(self, quality: tuple[float, float]) -> None:
         self.quality = checked("quality", quality, interval(1, 100))
 
     def sample(self, rng: np.random.Generator, size: int) -> Draws:
-        return {"quality": uniform(rng, self.quality), "offset": uniform(rng, (0.0, 1.0))}
+        return {"quality": uniform(rng, self.quality), "offset": uniform(rng)}
 
     def apply(self, images: Tensor, draws: Draws, strength: float = 1.0) -> Tensor:
         drawn = draws["quality"]
@@ -263,21 +253,18 @@ class JPEG:
         return torch.stack(views).to(images) / 255
 
 
-class Pixelate:
+class Pixelate(Augmentation):
     """A coarser grid of square blocks, each the mean of its pixels. Strength scales the blocks.
 
     Args:
         block: Interval of a block's side, in pixels.
     """
 
-    strongest = math.inf
-    moves_pixels = False
-
     def __init__(self, block: tuple[float, float]) -> None:
         self.block = checked("block", block, interval(1, VIEW_SIZE))
 
     def sample(self, rng: np.random.Generator, size: int) -> Draws:
-        return {"block": uniform(rng, self.block), "offset": uniform(rng, (0.0, 1.0))}
+        return {"block": uniform(rng, self.block), "offset": uniform(rng)}
 
     def apply(self, images: Tensor, draws: Draws, strength: float = 1.0) -> Tensor:
         size = images.shape[-1]
@@ -289,15 +276,12 @@ class Pixelate:
         return torch.cat(views)
 
 
-class MotionBlur:
+class MotionBlur(Augmentation):
     """The mean along a straight line through each pixel. Strength scales the line.
 
     Args:
         length: Interval of the line's length, in pixels; its direction is any.
     """
-
-    strongest = math.inf
-    moves_pixels = False
 
     def __init__(self, length: tuple[float, float]) -> None:
         self.length = checked("length", length, interval(0, VIEW_SIZE))
@@ -318,15 +302,12 @@ class MotionBlur:
         return filter2d(images, weights, "reflect")
 
 
-class Grayscale:
+class Grayscale(Augmentation):
     """Colour fades towards luma. Strength multiplies how far, up to all the way.
 
     Args:
         amount: Interval of the share of luma, in [0, 1].
     """
-
-    strongest = math.inf
-    moves_pixels = False
 
     def __init__(self, amount: tuple[float, float]) -> None:
         self.amount = checked("amount", amount, interval(0, 1))

@@ -1,37 +1,35 @@
-"""Stored corruptions: views that lie on the disk, as those of ImageNet-C."""
+"""Stored corruptions: views that are read from files, such as those of ImageNet-C."""
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import ClassVar
 
 import numpy as np
 from torch import Tensor
 
-from clipshift.augment.keyed import Draws, unit_range
+from clipshift.augment.keyed import Augmentation, Draws, unit_range
 from clipshift.checks import Check, checked
 from clipshift.errors import UserError
 
 LEVELS: Check = (
     "one or more of 1 to 5, as by severity=[1,2,3,4,5]",
-    lambda v: bool(v) and all(type(one) is int and 1 <= one <= 5 for one in v),
+    lambda v: bool(v) and all(type(level) is int and 1 <= level <= 5 for level in v),
 )
 
 
-class Stored:
-    """A corruption whose views are photographs: ``ROOT/CORRUPTION/LEVEL/CLASS/NAME``.
+class Stored(Augmentation):
+    """A corruption whose views are image files: ``ROOT/CORRUPTION/LEVEL/CLASS/NAME``.
 
     The strength is the level, from 1 to 5, so that severity k is the k-th folder. Nothing is drawn.
-    What moves pixels (elastic_transform, zoom_blur) cannot move them back, so that aligned measures
-    of gaze are the unaligned ones.
+    Corruptions that move pixels (elastic_transform, zoom_blur) cannot move them back, so aligned
+    measures of gaze equal the unaligned ones.
 
     Args:
         root: The folder of all corruptions.
-        corruption: The name of one.
-        levels: Which levels are measured: a photo's views at each of them are read with it.
+        corruption: The corruption's name.
+        levels: The levels that are measured: a photo's views at these levels are read with it.
     """
 
-    strongest: ClassVar[float] = 5.0
-    moves_pixels: ClassVar[bool] = False
+    strongest = 5.0
 
     def __init__(self, root: str, corruption: str, levels: int | Sequence[int]) -> None:
         wanted = [levels] if isinstance(levels, int | str) else list(levels)
@@ -42,7 +40,7 @@ class Stored:
                 raise UserError(f"no folder {self.folder / str(level)}", "corruption")
 
     def files(self, photo: str) -> list[Path]:
-        """The photographs of a photo's views, one for each level.
+        """The image files of a photo's views, one for each level.
 
         Args:
             photo: The photo's id, ``CLASS/NAME``.
@@ -56,8 +54,8 @@ class Stored:
         )
 
     def apply(self, images: Tensor, draws: Draws, strength: float = 1.0) -> Tensor:
-        """The stored views: ``draws["pixels"]`` holds them, uint8, (B, levels, 3, H, W).
+        """The stored views, which ``draws["pixels"]`` holds, uint8, (B, levels, 3, H, W).
 
-        ``draws["digests"]`` holds the SHA-256 of the files that they come from.
+        ``draws["digests"]`` holds the SHA-256 of the files that they were read from.
         """
         return unit_range(draws["pixels"][:, self.levels.index(int(strength))])

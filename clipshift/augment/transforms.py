@@ -3,111 +3,109 @@
 import random
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from clipshift.augment.keyed import VIEW_SIZE, Augmentation, Draws
+from clipshift.augment.keyed import VIEW_SIZE, Augmentation, Draws, MovingAugmentation
 from clipshift.errors import UserError, one_line
 
 TRIALS = 4
-"""Seeds under which a transform is tried before it is used."""
+"""Number of seeds that a transform is tried with before it is used."""
 
 
-class KeyedTransform:
-    """A transform of one picture, whose random numbers follow from a photo's own seed.
+class KeyedTransform(MovingAugmentation):
+    """A transform of one image, whose random numbers follow from a seed of the photo.
 
-    The seed is drawn from the photo's keyed generator. Before every call, Python's, numpy's and
-    torch's global generators are seeded by it, and albumentations' own; afterwards the global ones
-    are what they were. The transform sees one photo at a time, on the CPU. So neither batch,
-    workers, device nor other augmentations change what it makes of a photo.
+    The seed is drawn from the photo's keyed generator. Before every call, the global generators of
+    Python, numpy and torch are seeded with it, and albumentations' generator too; the global ones
+    are restored afterwards. The transform receives one photo at a time, on the CPU. So neither
+    batch, workers, device nor other augmentations change the view that it makes of a photo.
 
-    It has no strength. Whether it moves pixels is not known, so the aligned measures of gaze have
-    no value for its views: `move_back` finds no pixel of the photo again.
+    A transform has no strength. Whether it moves pixels is not known, so the aligned measures of
+    gaze have no value for its views: `move_back` marks every pixel as not shown.
 
     Args:
-        transform: What it is given, and may give back, is in `as_augmentation`.
+        transform: The transform; `as_augmentation` says what it receives and may return.
     """
 
-    strongest: ClassVar[float] = 1.0
-    moves_pixels: ClassVar[bool] = True
+    strongest = 1.0
 
     def __init__(self, transform: Callable[..., Any]) -> None:
         self.transform = transform
         self.name = getattr(transform, "__name__", type(transform).__name__)
-        made_by = {
-            kind.__module__.partition(".")[0]
+        libraries = {
+            base.__module__.partition(".")[0]
             for step in steps_of(transform)
-            for kind in type(step).__mro__
+            for base in type(step).__mro__
         }
-        self.call = _call_plain
-        if "albumentations" in made_by:
-            self.call = _call_albumentations
-        elif "kornia" in made_by:
-            self.call = _call_kornia
+        self.call = next((CALLS[name] for name in CALLS if name in libraries), _call_plain)
 
     def sample(self, rng: np.random.Generator, size: int) -> Draws:
         return {"seed": torch.from_numpy(rng.integers(2**63, size=1))}
 
     def apply(self, images: Tensor, draws: Draws, strength: float = 1.0) -> Tensor:
         if strength != 1:
-            raise UserError(f"{self.name} has no strength: it can be applied as it is alone")
+            raise UserError(f"{self.name} has no strength: it supports only severity=paper")
         views = []
         for photo, seed in zip(images.cpu(), draws["seed"].flatten().tolist(), strict=True):
             with seeded(seed):
-                made = self.call(self.transform, photo.clone(), seed)
-            views.append(self._view(made, photo))
+                output = self.call(self.transform, photo.clone(), seed)
+            views.append(self._as_view(output, photo))
         return torch.stack(views).to(images)
 
     def move_back(self, images: Tensor, draws: Draws, strength: float = 1.0) -> Tensor:
         return torch.zeros_like(images)
 
-    def _view(self, made: Any, photo: Tensor) -> Tensor:
-        if isinstance(made, np.ndarray) and made.ndim == 3:
-            made = torch.from_numpy(np.ascontiguousarray(made.transpose(2, 0, 1)))
-        if not isinstance(made, Tensor):
-            raise UserError(f"{self.name} returns {type(made).__name__}: a picture is needed")
-        if made.shape == (1, *photo.shape):
-            made = made[0]
-        if made.shape != photo.shape:
+    def _as_view(self, output: Any, photo: Tensor) -> Tensor:
+        """Check the output of the transform, and turn it into a view, float32, shape (3, H, W)."""
+        if isinstance(output, np.ndarray) and output.ndim == 3:
+            output = torch.from_numpy(np.ascontiguousarray(output.transpose(2, 0, 1)))
+        if not isinstance(output, Tensor):
+            raise UserError(f"{self.name} returns {type(output).__name__}: it must return an image")
+        if output.shape == (1, *photo.shape):
+            output = output[0]
+        if output.shape != photo.shape:
             raise UserError(
-                f"{self.name} returns a picture of shape {tuple(made.shape)}: a transform must "
-                f"return the size and channels that it is given, {tuple(photo.shape)}"
+                f"{self.name} returns an image of shape {tuple(output.shape)}: a transform must "
+                f"return the size and channels that it receives, {tuple(photo.shape)}"
             )
-        if made.dtype == torch.uint8:
-            return made.float() / 255
-        if not made.is_floating_point():
-            raise UserError(f"{self.name} returns {made.dtype}: floats in [0, 1] or uint8 needed")
-        return made.float()
+        if output.dtype == torch.uint8:
+            return output.float() / 255
+        if not output.is_floating_point():
+            raise UserError(
+                f"{self.name} returns {output.dtype}: it must return floats in [0, 1] or uint8"
+            )
+        return output.float()
 
 
 def as_augmentation(part: Any) -> Augmentation:
-    """An augmentation of a part of one's own: one already, or any transform of one picture.
+    """Turn an augmentation, or any transform of one image, into an augmentation.
 
     =================================  ==========================================================
-    part                               what it is given
+    part                               input that it receives
     =================================  ==========================================================
-    has ``sample`` and ``apply``       nothing: it is an augmentation, and stays as it is
-    of albumentations, at least 2.0    ``image=`` uint8, shape (224, 224, 3)
-    of kornia                          float32 in [0, 1], shape (1, 3, 224, 224)
-    of torchvision (v2, or v1 on       float32 in [0, 1], shape (3, 224, 224)
+    has ``sample`` and ``apply``       it is an augmentation already, and is returned as it is
+    albumentations, at least 2.0       ``image=`` uint8, shape (224, 224, 3)
+    kornia                             float32 in [0, 1], shape (1, 3, 224, 224)
+    torchvision (v2, or v1 on          float32 in [0, 1], shape (3, 224, 224)
     tensors), or any other callable
     =================================  ==========================================================
 
-    A sequence of transforms is given what the first of albumentations or kornia in it needs. A
-    transform returns floats in [0, 1], which are clamped, or uint8, of the shape that it is given.
-    It must draw from the global generators of Python, numpy and torch, or be one of albumentations,
-    and keep nothing from one photo to the next: it is tried on a picture, twice with each of a few
-    seeds.
+    A sequence that contains a transform of albumentations, or else of kornia, receives the input of
+    that library. A transform returns floats in [0, 1], which are clamped, or uint8, in the shape
+    that it receives. It must draw from the global generators of Python, numpy and torch, or be one
+    of albumentations, and keep nothing from one photo to the next: it is tried on an image, twice
+    with each of a few seeds.
 
     Args:
         part: The augmentation or transform.
 
     Raises:
-        UserError: If it is neither, fails on a picture, returns another size, normalises by a mean
-            and standard deviation, or makes two different views with one seed.
+        UserError: If it is neither, fails on an image, returns another size, normalises by a mean
+            and standard deviation, or makes two different views with the same seed.
 
     Example:
         >>> from torchvision.transforms.v2 import RandomInvert
@@ -119,33 +117,34 @@ def as_augmentation(part: Any) -> Augmentation:
         return part
     if not callable(part):
         raise UserError(
-            f"{type(part).__name__} is no augmentation: it needs sample and apply, or must be a "
-            "transform of one picture"
+            f"{type(part).__name__} is not an augmentation: it must have sample and apply, or be a "
+            "transform of one image"
         )
-    made = KeyedTransform(part)
+    keyed = KeyedTransform(part)
     if any(type(step).__name__ == "Normalize" for step in steps_of(part)):
-        raise UserError(f"{made.name} normalises: leave Normalize out, the model does it itself")
-    picture = torch.rand(1, 3, VIEW_SIZE, VIEW_SIZE, generator=torch.Generator().manual_seed(0))
+        raise UserError(f"{keyed.name} normalises: remove Normalize, the model does it itself")
+    image = torch.rand(1, 3, VIEW_SIZE, VIEW_SIZE, generator=torch.Generator().manual_seed(0))
     try:
         first, second = (
-            torch.cat([made.apply(picture, {"seed": torch.tensor([i])}) for i in range(TRIALS)])
+            torch.cat([keyed.apply(image, {"seed": torch.tensor([i])}) for i in range(TRIALS)])
             for _ in range(2)
         )
     except UserError:
         raise
     except Exception as error:
         reason = one_line(str(error)) or "no reason given"
-        raise UserError(f"{made.name} fails: {type(error).__name__}: {reason}") from error
+        raise UserError(f"{keyed.name} fails: {type(error).__name__}: {reason}") from error
     if not torch.equal(first, second):
         raise UserError(
-            f"{made.name} makes two views with one seed: it must draw from the global generators "
-            "of Python, numpy or torch alone, and keep nothing from one photo to the next"
+            f"{keyed.name} makes two different views with the same seed: it must draw only from "
+            "the global generators of Python, numpy or torch, and keep nothing from one photo to "
+            "the next"
         )
-    return made
+    return keyed
 
 
 def steps_of(transform: Any) -> Iterator[Any]:
-    """A transform and all those that it is made of."""
+    """A transform and all transforms that it consists of."""
     yield transform
     parts = getattr(transform, "transforms", None)
     if parts is None and isinstance(transform, nn.Module):
@@ -163,7 +162,7 @@ def seeded(seed: int) -> Iterator[None]:
     """
     python, legacy = random.getstate(), np.random.get_state()
     with torch.random.fork_rng(devices=[]):
-        # torch.manual_seed would seed the generators of GPUs as well, which are not restored
+        # torch.manual_seed would also seed the generators of GPUs, which are not restored
         torch.default_generator.manual_seed(seed)
         random.seed(seed)
         np.random.seed([seed % 2**32, seed // 2**32])
@@ -186,3 +185,10 @@ def _call_albumentations(transform: Any, photo: Tensor, seed: int) -> Any:
     transform.set_random_seed(seed)
     pixels = (photo * 255).round().to(torch.uint8).permute(1, 2, 0)
     return transform(image=pixels.contiguous().numpy())["image"]
+
+
+CALLS: dict[str, Callable[[Any, Tensor, int], Any]] = {
+    "albumentations": _call_albumentations,
+    "kornia": _call_kornia,
+}
+"""How to call the transforms of a library; the first library that a sequence uses decides."""

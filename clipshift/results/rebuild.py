@@ -44,7 +44,7 @@ AUGMENTATIONS: dict[str, Callable[..., Any]] = {
     for module in (augment, authors)
     for name in module.__all__
     if inspect.isclass(part := getattr(module, name)) and hasattr(part, "strongest")
-    if part is not augment.KeyedTransform
+    if part not in (augment.KeyedTransform, augment.Augmentation, augment.MovingAugmentation)
 }
 """What may be done to them."""
 PICKED: TypeAdapter[dict[str, int | None]] = TypeAdapter(dict[str, int | None])
