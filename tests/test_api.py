@@ -8,9 +8,10 @@ import open_clip
 import pandas as pd
 import pytest
 import torch
-from conftest import ROOT, VIT, write_hub_folder
 from PIL import Image
 from skimage import data as photographs
+from support.models import VIT, write_hub_folder
+from support.terminal import ROOT
 from torch import nn
 from torch.utils.data import Dataset
 from torchvision.transforms import v2

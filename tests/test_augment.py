@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import torch
 import torchvision.transforms.functional as TF
-from conftest import AUGMENTATIONS, EXTENDED, draws_of
 from scipy import ndimage, stats
 from skimage.transform import ProjectiveTransform, warp
+from support.augmentations import EXTENDED, PAPER, augmentation_named, draws_of
 
 from clipshift.augment import (
     JPEG,
@@ -76,7 +76,7 @@ def test_uniform_parameters(name: str, parameter: str, low: float, high: float) 
 
 @pytest.mark.parametrize("name", ["blur", "coarse_dropout", "jpeg", "pixelate", "flip"])
 def test_what_is_counted_is_dithered_uniformly(name: str) -> None:
-    made = [draw(EXTENDED[name], 0, f"{i}.jpg", name, 32) for i in range(400)]
+    made = [draw(augmentation_named(name), 0, f"{i}.jpg", name, 32) for i in range(400)]
     offsets = torch.cat([draws["turn" if name == "flip" else "offset"] for draws in made])
     assert looks_uniform(offsets, 0, 1)
 
@@ -111,7 +111,7 @@ def test_parameters_end_where_they_have_no_meaning(
 
 @pytest.mark.parametrize("name", EXTENDED)
 def test_without_a_strength_it_is_what_was_drawn(name: str, views: torch.Tensor) -> None:
-    augmentation, draws = EXTENDED[name], draws_of(name, 2)
+    augmentation, draws = augmentation_named(name), draws_of(name, 2)
     if name == "grayscale":
         draws = {"amount": torch.tensor([[0.2], [0.4]])}  # of which twice as much is not all
     for change in ("apply", *["move_back"] * isinstance(augmentation, MovingAugmentation)):
@@ -133,7 +133,7 @@ def test_discrete_parameters() -> None:
 def test_holes_lie_anywhere_and_are_square() -> None:
     draws = draws_of("coarse_dropout", 300)
     untouched = torch.full((300, 3, SIZE, SIZE), -1.0)
-    mask = (AUGMENTATIONS["coarse_dropout"].apply(untouched, draws) >= 0)[:, 0].numpy()
+    mask = (augmentation_named("coarse_dropout").apply(untouched, draws) >= 0)[:, 0].numpy()
     covered = mask.mean(axis=(1, 2)) * SIZE**2 / 16**2
     assert covered.max() <= 8
     assert covered.min() > 3  # overlaps are rare
@@ -162,7 +162,8 @@ def test_perspective_moves_are_half_normal() -> None:
 def test_elastic_displacement_is_smoothed_noise() -> None:
     """Against scipy's Gaussian filter, and the closed form of the standard deviation it leaves."""
     rng = np.random.default_rng(3)
-    got = AUGMENTATIONS["elastic"].sample(np.random.default_rng(3), SIZE)["displacement"].numpy()
+    elastic = augmentation_named("elastic")
+    got = elastic.sample(np.random.default_rng(3), SIZE)["displacement"].numpy()
     noise = rng.standard_normal((2, SIZE, SIZE), dtype=np.float32)
     expected = 30 * np.stack(
         [ndimage.gaussian_filter(n.astype(float), 60, mode="constant", truncate=3) for n in noise]
@@ -175,9 +176,9 @@ def test_elastic_displacement_is_smoothed_noise() -> None:
 # --- keys ----------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", [n for n in AUGMENTATIONS if n != "flip"])
+@pytest.mark.parametrize("name", [n for n in PAPER if n != "flip"])
 def test_draws_depend_on_the_key_alone(name: str) -> None:
-    augmentation = AUGMENTATIONS[name]
+    augmentation = augmentation_named(name)
 
     def drawn(seed: int, photo: str, as_name: str) -> torch.Tensor:
         drawn = draw(augmentation, seed, photo, as_name, SIZE)
@@ -230,7 +231,7 @@ def test_photos_that_share_32_bits_of_their_hash_share_no_draws(
 
 
 def test_a_stronger_noise_is_the_same_noise_stronger() -> None:
-    noise = AUGMENTATIONS["noise"]
+    noise = augmentation_named("noise")
     weak, strong = type(noise)((0.1, 0.1)), type(noise)((0.3, 0.3))
     one, other = (draw(a, 0, "a.jpg", "noise", SIZE) for a in (weak, strong))
     assert torch.equal(one["field"], other["field"])
@@ -239,10 +240,10 @@ def test_a_stronger_noise_is_the_same_noise_stronger() -> None:
 # --- images --------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", AUGMENTATIONS)
+@pytest.mark.parametrize("name", PAPER)
 def test_views_do_not_depend_on_the_batch_or_the_threads(name: str, views: torch.Tensor) -> None:
     draws = draws_of(name, len(views))
-    together = augment(AUGMENTATIONS[name], views, draws)
+    together = augment(augmentation_named(name), views, draws)
     assert together.min() >= 0
     assert together.max() <= 1
     assert not torch.equal(together, views)
@@ -251,7 +252,7 @@ def test_views_do_not_depend_on_the_batch_or_the_threads(name: str, views: torch
     try:
         for row in range(len(views)):
             alone = {key: value[row : row + 1] for key, value in draws.items()}
-            view = augment(AUGMENTATIONS[name], views[row : row + 1], alone)
+            view = augment(augmentation_named(name), views[row : row + 1], alone)
             assert torch.equal(view[0], together[row])
     finally:
         torch.set_num_threads(threads)
@@ -259,7 +260,7 @@ def test_views_do_not_depend_on_the_batch_or_the_threads(name: str, views: torch
 
 def applied(name: str, views: torch.Tensor) -> tuple[np.ndarray, dict[str, np.ndarray]]:
     draws = draws_of(name, len(views))
-    got = augment(AUGMENTATIONS[name], views, draws).numpy()
+    got = augment(augmentation_named(name), views, draws).numpy()
     return got, {key: value.numpy() for key, value in draws.items()}
 
 

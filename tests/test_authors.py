@@ -12,10 +12,10 @@ import pytest
 import torch
 from albumentations.augmentations.blur.functional import create_gaussian_kernel_1d
 from albumentations.augmentations.geometric import functional as geometry
-from conftest import configured
 from numpy.typing import NDArray
 from scipy import stats
 from scipy.ndimage import gaussian_filter1d
+from support.augmentations import augmentation_named, choice_of_aug
 from torch import Tensor
 from torch.utils.data import default_collate
 
@@ -32,8 +32,6 @@ Array = NDArray[np.float32]
 
 SIZE = 224
 SHAPE = (SIZE, SIZE)
-AUTHORS, LADDERS = configured("authors")
-PAPER, _ = configured("paper")
 PEERS = {
     "noise": A.GaussNoise(std_range=(0.44, 0.88), p=1),
     "blur": A.GaussianBlur(blur_limit=(3, 7), p=1),
@@ -50,11 +48,17 @@ PEERS = {
     "coarse_dropout": A.CoarseDropout((6, 8), (16, 16), (16, 16), fill="random", p=1),
 }
 DIFFERING = ["blur", "shift_scale_rotate", "elastic", "perspective"]
-MOVING = [name for name, made in AUTHORS.items() if made.moves_pixels]
+MOVING = ["shift_scale_rotate", "flip", "elastic", "perspective"]
+
+
+def as_the_authors(name: str) -> Augmentation:
+    return choice_of_aug("authors")[0][name]
 
 
 def test_the_nine_keep_their_names_and_ranges() -> None:
-    assert list(AUTHORS) == list(PAPER) == list(PEERS)
+    parts = choice_of_aug("authors")[0]
+    assert list(parts) == list(choice_of_aug("paper")[0]) == list(PEERS)
+    assert [name for name, part in parts.items() if part.moves_pixels] == MOVING
     paper, own = (plain(compose_config("evaluate", [f"aug={c}"]).aug) for c in ("paper", "authors"))
     assert [name for name in PEERS if paper[name] != own[name]] == DIFFERING
 
@@ -108,10 +112,10 @@ def test_the_same_parameters_make_the_same_pixels(name: str, views: Tensor) -> N
     agrees as well. The random filling of holes is replaced by black.
     """
     for seed, view in enumerate(views):
-        drawn = AUTHORS[name].sample(np.random.default_rng(seed), SIZE)
+        drawn = as_the_authors(name).sample(np.random.default_rng(seed), SIZE)
         if name == "coarse_dropout":
             drawn["fill"].zero_()
-        got = augment(AUTHORS[name], view[None], default_collate([drawn]))[0]
+        got = augment(as_the_authors(name), view[None], default_collate([drawn]))[0]
         image = np.ascontiguousarray(view.permute(1, 2, 0))
         peer = PEERS[name] if name != "coarse_dropout" else A.CoarseDropout(fill=0, p=1)
         parameters = peer_parameters(name, {k: v.numpy() for k, v in drawn.items()}, seed)
@@ -158,8 +162,10 @@ def test_kernels_are_drawn_at_the_same_odds() -> None:
     )
     rng = np.random.default_rng(0)
     sides = {
-        choice: np.array([made["blur"].sample(rng, SIZE)["side"].item() for _ in range(3000)])
-        for choice, made in (("authors", AUTHORS), ("paper", PAPER))
+        choice: np.array(
+            [choice_of_aug(choice)[0]["blur"].sample(rng, SIZE)["side"].item() for _ in range(3000)]
+        )
+        for choice in ("authors", "paper")
     }
     assert same_frequencies(sides["authors"], theirs)
     assert not same_frequencies(sides["paper"], theirs)
@@ -174,7 +180,7 @@ def test_shifts_are_cut_to_whole_pixels_towards_zero() -> None:
         [peer.get_params_dependent_on_data(shape, {})["matrix"][:2, 2] for _ in range(3000)]
     ).round(3)
     rng = np.random.default_rng(0)
-    drawn = [AUTHORS["shift_scale_rotate"].sample(rng, SIZE)["shift"] for _ in range(3000)]
+    drawn = [as_the_authors("shift_scale_rotate").sample(rng, SIZE)["shift"] for _ in range(3000)]
     ours = (SIZE * torch.cat(drawn)).numpy().round(3)
     assert same_frequencies(ours, theirs)
     assert set(ours) == set(range(-13, 14))
@@ -242,10 +248,13 @@ def test_distortions_follow_one_distribution(name: str, views: Tensor) -> None:
     """
     photos = [view.permute(1, 2, 0).numpy() for view in views]
     theirs = theirs_of(name, photos, 5)
-    found = p_values(ours_of(name, AUTHORS[name], photos, 5), theirs)
+    found = p_values(ours_of(name, as_the_authors(name), photos, 5), theirs)
     assert min(found.values()) > 0.01, found
     if name in ("elastic", "perspective"):
-        assert p_values(ours_of(name, PAPER[name], photos, 5), theirs)["displacement"] < 0.01
+        assert (
+            p_values(ours_of(name, augmentation_named(name), photos, 5), theirs)["displacement"]
+            < 0.01
+        )
 
 
 @pytest.mark.photos
@@ -261,7 +270,7 @@ def test_distortions_of_60_photos_follow_one_distribution(name: str, photos_root
     photos = [
         clean_view(decode(file.read_bytes()), "squash").permute(1, 2, 0).numpy() for file in files
     ]
-    found = p_values(ours_of(name, AUTHORS[name], photos, 5), theirs_of(name, photos, 5))
+    found = p_values(ours_of(name, as_the_authors(name), photos, 5), theirs_of(name, photos, 5))
     assert min(found.values()) > 0.01, found
 
 
@@ -272,7 +281,7 @@ def test_distortions_of_60_photos_follow_one_distribution(name: str, photos_root
 @pytest.mark.parametrize("strength", [0.3, 1.0, 1.5])
 def test_moved_back_pixels_are_where_they_came_from(name: str, strength: float) -> None:
     """A chart of positions, moved and moved back, holds its own positions where it is shown."""
-    made = AUTHORS[name]
+    made = as_the_authors(name)
     assert isinstance(made, MovingAugmentation)
     whole = torch.from_numpy(chart()).permute(2, 0, 1).expand(8, -1, -1, -1)
     draws = default_collate([draw(made, 0, f"{i}.jpg", name, SIZE) for i in range(8)])
@@ -285,16 +294,19 @@ def test_moved_back_pixels_are_where_they_came_from(name: str, strength: float) 
 
 @pytest.mark.parametrize("name", DIFFERING)
 def test_severities_grow_from_nothing(name: str, views: Tensor) -> None:
-    made = AUTHORS[name]
+    made = as_the_authors(name)
     draws = default_collate([draw(made, 0, f"{i}.jpg", name, SIZE) for i in range(len(views))])
     assert (augment(made, views, draws, 1e-7) - views).abs().max() < 5e-5
-    means = [ssim(augment(made, views, draws, step), views).mean() for step in LADDERS[name]]
+    means = [
+        ssim(augment(made, views, draws, step), views).mean()
+        for step in choice_of_aug("authors")[1][name]
+    ]
     assert all(weaker > stronger for weaker, stronger in pairwise(means)), means
 
 
 @pytest.mark.parametrize("name", DIFFERING)
 def test_views_do_not_depend_on_the_batch_or_the_threads(name: str, views: Tensor) -> None:
-    made = AUTHORS[name]
+    made = as_the_authors(name)
 
     def views_of(rows: range) -> Tensor:
         draws = default_collate([draw(made, 0, f"{i}.jpg", name, SIZE) for i in rows])
@@ -318,8 +330,9 @@ def test_a_calibration_of_the_papers_does_not_serve_the_authors(
     """
     calibrate = build.calibrate
     monkeypatch.setattr(build, "calibrate", lambda *a: calibrate(a[0], {}, *a[2:]))
-    made = build.calibration_for(compose_config("evaluate"), sample()[:2], PAPER, "squash")
-    stored = made.as_json() | {"matches": dict.fromkeys(PAPER, asdict(Match(0.1, 0.7, True)))}
+    paper = choice_of_aug("paper")[0]
+    made = build.calibration_for(compose_config("evaluate"), sample()[:2], paper, "squash")
+    stored = made.as_json() | {"matches": dict.fromkeys(paper, asdict(Match(0.1, 0.7, True)))}
     earlier = {
         name: {key: value for key, value in drawn_from.items() if key != "_target_"}
         for name, drawn_from in made.parameters.items()
@@ -330,6 +343,6 @@ def test_a_calibration_of_the_papers_does_not_serve_the_authors(
             compose_config("evaluate", [f"aug={choice}", f"matching.file={tmp_path}/made.json"])
             for choice in ("paper", "authors")
         )
-        assert set(build.calibration_for(again, [], PAPER, "squash").matches) == set(PAPER)
+        assert set(build.calibration_for(again, [], paper, "squash").matches) == set(paper)
         with pytest.raises(UserError, match=f"other parameters of {', '.join(DIFFERING)}: "):
-            build.calibration_for(other, [], AUTHORS, "squash")
+            build.calibration_for(other, [], choice_of_aug("authors")[0], "squash")

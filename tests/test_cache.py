@@ -11,8 +11,8 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import torch
-from conftest import measure
 from safetensors.torch import load, save
+from support.evaluation import measure
 from torch import Tensor
 
 from clipshift.data import Cache, sample

@@ -12,8 +12,9 @@ import pytest
 import skimage.data
 import torch
 import yaml
-from conftest import ROOT, VIT, write_hub_folder
 from PIL import Image
+from support.models import VIT, write_hub_folder
+from support.terminal import ROOT
 
 from clipshift.cli.check import check
 from clipshift.cli.command import compose_config

@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import ClassVar
 
 import pytest
-from conftest import ROOT, run_evaluate, run_script
 from omegaconf import DictConfig, OmegaConf
+from support.commands import run_evaluate, run_script
+from support.terminal import ROOT
 
 from clipshift.cli import command
 from clipshift.cli.build import make, make_augmentations

@@ -14,8 +14,12 @@ import numpy as np
 import pandas as pd
 import pytest
 import yaml
-from conftest import MEASURED, ROOT, measure, run_evaluate, wandb_records
 from scipy import stats
+from support.columns import all_columns
+from support.commands import run_evaluate
+from support.evaluation import measure
+from support.terminal import ROOT
+from support.wandb_log import wandb_records
 from torch import Tensor
 
 from clipshift.cli.command import compose_config
@@ -38,7 +42,7 @@ from clipshift.results.paired import holm
 
 
 def compared(a: pd.DataFrame, b: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
-    return compare_photos(a, b, MEASURED, seed)
+    return compare_photos(a, b, all_columns(), seed)
 
 
 def a_run(facts: dict[str, Any], shift: pd.DataFrame | None = None, **model: Any) -> Run:
@@ -50,7 +54,7 @@ def a_run(facts: dict[str, Any], shift: pd.DataFrame | None = None, **model: Any
         "config": {"prompts": {}}, "versions": {"torch": "2.9"}, "python": "3.11",
         "code_sha256": "a", "intraclass_correlation": None,
     }  # fmt: skip
-    return Run(Path(), known | facts, MEASURED, pd.DataFrame() if shift is None else shift)
+    return Run(Path(), known | facts, all_columns(), pd.DataFrame() if shift is None else shift)
 
 
 def photos(values: np.ndarray, **more: np.ndarray) -> pd.DataFrame:

@@ -9,9 +9,9 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from conftest import write_hub_folder
 from safetensors.numpy import load_file
 from scipy.spatial.distance import jensenshannon
+from support.models import write_hub_folder
 from torch import Tensor, nn
 
 from clipshift.cli.command import compose_config

@@ -12,9 +12,9 @@ import pandas as pd
 import pytest
 import torch
 import yaml
-from conftest import ROOT
 from PIL import Image
 from scipy.stats import rankdata
+from support.terminal import ROOT
 from torchvision.transforms import CenterCrop, Compose, Resize
 
 from clipshift.augment import Stored, augment

@@ -14,11 +14,11 @@ import open_clip
 import pandas as pd
 import pytest
 import torch
-from conftest import ROOT
 from omegaconf import OmegaConf
 from PIL import Image
 from scipy import stats
 from skimage import data as photographs
+from support.terminal import ROOT
 from torch.utils.data import Dataset
 
 from clipshift.cli.build import load_photos

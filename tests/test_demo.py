@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import AUGMENTATIONS, LADDERS, write_hub_folder
+from support.augmentations import PAPER, augmentations_named, ladders
+from support.models import write_hub_folder
 
 import clipshift
 from clipshift.augment import make_variants
@@ -59,7 +60,7 @@ def test_numbers_gaze_and_classes_are_those_of_measure_shift(
     rows = result.shift.set_index(["augmentation", "severity"])["cosine_similarity"]
     gazes, classes = (read(result.run.folder)[photo.name] for read in (read_gazes, read_nearest))
     for severity in ("paper", "4"):
-        variants = make_variants({n: AUGMENTATIONS[n] for n in names}, LADDERS, [severity], {})
+        variants = make_variants(augmentations_named(*names), ladders(), [severity], {})
         measured = measure_photo(photo, models[0], variants, seed=3)
         for name in names:
             view = f"{name}@{severity}"
@@ -85,7 +86,7 @@ def test_the_relative_shift_is_against_the_built_in_photographs(
     )
     assert models[0].spread == every.run.facts["spread"]
     own = every.shift[every.shift["photo"].str.endswith(photo.name)]
-    variants = make_variants({"flip": AUGMENTATIONS["flip"]}, LADDERS, ["paper"], {})
+    variants = make_variants(augmentations_named("flip"), ladders(), ["paper"], {})
     measured = measure_photo(photo, models[0], variants, seed=0)
     np.testing.assert_array_equal(measured.values["flip", "relative_shift"], own["relative_shift"])
 
@@ -122,7 +123,7 @@ def test_a_port_in_use_is_said() -> None:
         taken.listen()
         port = taken.getsockname()[1]
         with pytest.raises(UserError, match=f"port {port} is in use"):
-            page.launch(page.make_demo([], {"noise": AUGMENTATIONS["noise"]}, LADDERS), port)
+            page.launch(page.make_demo([], augmentations_named("noise"), ladders()), port)
 
 
 # --- the page ------------------------------------------------------------------------------------
@@ -146,7 +147,7 @@ def served(models: list[Model], tmp_path_factory: pytest.TempPathFactory) -> Ite
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("GRADIO_TEMP_DIR", str(tmp_path_factory.mktemp("dragged")))
         patch.setattr(socket.socket, "connect", watched)
-        demo = page.make_demo(models, AUGMENTATIONS, LADDERS)
+        demo = page.make_demo(models, augmentations_named(*PAPER), ladders())
         yield SimpleNamespace(address=page.launch(demo, port), called=called)
         demo.close(verbose=False)
 
@@ -219,7 +220,7 @@ def known(photo: Path, models: list[Model]) -> dict[str, dict[str, list[float]]]
     """The same by severity, measured here: relative shift and cosine of each model."""
     made = {}
     for severity in ("paper", "5"):
-        variants = make_variants(AUGMENTATIONS, LADDERS, [severity], {})
+        variants = make_variants(augmentations_named(*PAPER), ladders(), [severity], {})
         every = [measure_photo(photo, model, variants, seed=0).values for model in models]
         made[severity] = {
             name: [
@@ -227,7 +228,7 @@ def known(photo: Path, models: list[Model]) -> dict[str, dict[str, list[float]]]
                 for of in every
                 for measure in ("relative_shift", "cosine_similarity")
             ]
-            for name in AUGMENTATIONS
+            for name in PAPER
         }
     return made
 

@@ -12,10 +12,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from conftest import ROOT
-from docs_words import Words
-from hub import Hub
-from terminal import Terminal
+from support.docs_words import Words
+from support.hub import Hub
+from support.terminal import ROOT, Terminal
 
 from clipshift.cli.command import compose_config, quoted
 from clipshift.cli.config import DISTURBED, MEASURED, validate

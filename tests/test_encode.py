@@ -12,8 +12,8 @@ import numpy as np
 import open_clip
 import pytest
 import torch
-from conftest import VIT, write_hub_folder
 from PIL import Image
+from support.models import VIT, write_hub_folder
 from torch import Tensor, nn
 from torch.nn.functional import interpolate, multi_head_attention_forward
 

@@ -10,20 +10,16 @@ import open_clip
 import pandas as pd
 import pytest
 import torch
-from conftest import (
-    AUGMENTATIONS,
-    LADDERS,
-    MEASURED,
-    measure,
-    run_evaluate,
-    run_module,
-    wandb_records,
-)
 from safetensors import safe_open
 from safetensors.numpy import load_file
 from safetensors.torch import save_file
 from scipy import stats
 from scipy.spatial.distance import jensenshannon, pdist
+from support.augmentations import PAPER, augmentation_named, augmentations_named, ladders
+from support.columns import all_columns
+from support.commands import run_evaluate
+from support.evaluation import measure, run_module
+from support.wandb_log import wandb_records
 
 from clipshift.augment import augment, draw, make_variants
 from clipshift.cli.command import compose_config
@@ -53,14 +49,14 @@ from clipshift.results import (
 
 @pytest.fixture(scope="module")
 def reference(encoder: Encoder) -> tuple[pd.DataFrame, ShiftEvaluation, dict]:
-    return measure(encoder, sample()[:4], list(AUGMENTATIONS))
+    return measure(encoder, sample()[:4], list(PAPER))
 
 
 @pytest.mark.parametrize(("batch_size", "num_workers"), [(1, 0), (4, 2)])
 def test_batch_size_and_workers_do_not_matter(
     encoder: Encoder, reference: tuple, batch_size: int, num_workers: int
 ) -> None:
-    table, *_ = measure(encoder, sample()[:4], list(AUGMENTATIONS), batch_size, num_workers)
+    table, *_ = measure(encoder, sample()[:4], list(PAPER), batch_size, num_workers)
     pd.testing.assert_frame_equal(table, reference[0], check_exact=True)
 
 
@@ -68,14 +64,14 @@ def test_full_passes_are_encoded_without_a_copy_of_all_views(
     encoder: Encoder, reference: tuple, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("clipshift.evaluate.module.ENCODE_BATCH", 2)
-    table, *_ = measure(encoder, sample()[:4], list(AUGMENTATIONS), batch_size=4)
+    table, *_ = measure(encoder, sample()[:4], list(PAPER), batch_size=4)
     pd.testing.assert_frame_equal(table, reference[0], check_exact=True)
 
 
 def test_order_of_photos_does_not_matter(encoder: Encoder, reference: tuple) -> None:
     photos = sample()[:4]
     random.Random(3).shuffle(photos)
-    table, *_ = measure(encoder, photos, list(AUGMENTATIONS), batch_size=4)
+    table, *_ = measure(encoder, photos, list(PAPER), batch_size=4)
     pd.testing.assert_frame_equal(table, reference[0], check_exact=True)
 
 
@@ -106,8 +102,8 @@ def test_other_severities_do_not_matter(encoder: Encoder, reference: tuple) -> N
 
 
 def test_another_seed_changes_what_is_random(encoder: Encoder, reference: tuple) -> None:
-    table, *_ = measure(encoder, sample()[:4], list(AUGMENTATIONS), seed=1)
-    for name in AUGMENTATIONS:
+    table, *_ = measure(encoder, sample()[:4], list(PAPER), seed=1)
+    for name in PAPER:
         rows = table["augmentation"] == name
         same = table.loc[rows, "l2_distance"].eq(reference[0].loc[rows, "l2_distance"])
         assert same.all() if name == "flip" else not same.any()
@@ -117,8 +113,8 @@ def test_metrics_and_distances_agree_with_the_table(reference: tuple) -> None:
     table, module, measured = reference
     for name, metric in module.measures.items():  # over all augmentations: one metric each
         assert metric.compute().item() == pytest.approx(table[name].mean(), rel=1e-6)
-    distances, low, high = distance_tables(measured, sample()[:4], list(AUGMENTATIONS), 0)
-    assert list(distances.index) == list(distances.columns) == list(AUGMENTATIONS)
+    distances, low, high = distance_tables(measured, sample()[:4], list(PAPER), 0)
+    assert list(distances.index) == list(distances.columns) == list(PAPER)
     np.testing.assert_allclose(distances, module.distance.compute(), rtol=1e-6)
     apart = ~np.eye(9, dtype=bool)
     assert (low.to_numpy() < distances.to_numpy())[apart].all()
@@ -139,7 +135,7 @@ def test_gazes_are_moved_back_by_the_views_own_draws(encoder: Encoder, severity:
     table, module, _ = measure(encoder, photos, names, batch_size=3, severities=[severity])
     table = table.set_index(["augmentation", "photo"])
     for name in names:
-        augmentation, strength = AUGMENTATIONS[name], module.variants[name].strength
+        augmentation, strength = augmentation_named(name), module.variants[name].strength
         for photo in photos:
             draws = {k: v[None] for k, v in draw(augmentation, 0, photo.id, name, 224).items()}
             clean = clean_view(decode(photo.read()), "squash")[None]
@@ -162,16 +158,13 @@ def test_gazes_are_moved_back_by_the_views_own_draws(encoder: Encoder, severity:
     assert (apart != 0).any()
 
 
-def test_an_augmentation_that_cannot_move_gazes_back_is_named(
-    encoder: Encoder, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_augmentation_that_cannot_move_gazes_back_is_named(encoder: Encoder) -> None:
     class Mirror:
         strongest, moves_pixels = 1.0, True
-        sample, apply = AUGMENTATIONS["flip"].sample, AUGMENTATIONS["flip"].apply
+        sample, apply = augmentation_named("flip").sample, augmentation_named("flip").apply
 
-    monkeypatch.setitem(AUGMENTATIONS, "mirror", Mirror())
     with pytest.raises(UserError, match=r"aug\.mirror moves pixels but has no move_back.*metric="):
-        measure(encoder, sample()[:1], ["mirror"])
+        measure(encoder, sample()[:1], {"mirror": Mirror()})
 
 
 def test_text_shift_is_the_mean_change_over_a_photos_captions(encoder: Encoder) -> None:
@@ -180,8 +173,8 @@ def test_text_shift_is_the_mean_change_over_a_photos_captions(encoder: Encoder) 
     table, *_ = measure(encoder, photos, ["noise"], captions=True, batch_size=2)
     got = table.set_index("photo")["text_shift"]
     for photo in photos:
-        batch = collate([ViewDataset([photo], {"noise": AUGMENTATIONS["noise"]}, 0, "squash")[0]])
-        view = augment(AUGMENTATIONS["noise"], batch.clean, batch.draws["noise"])
+        batch = collate([ViewDataset([photo], augmentations_named("noise"), 0, "squash")[0]])
+        view = augment(augmentation_named("noise"), batch.clean, batch.draws["noise"])
         after, before = (
             encoder.model.encode_image((x - encoder.mean) / encoder.std, normalize=True)[0]
             for x in torch.nn.functional.interpolate(
@@ -229,8 +222,8 @@ def u_centred(gram: np.ndarray) -> np.ndarray:
 def test_layers_are_those_of_whole_gram_matrices(encoder: Encoder, names: tuple[str]) -> None:
     """On real photographs: running sums in batches against features of all photos at once."""
     photos = sample()
-    chosen = {name: AUGMENTATIONS[name] for name in names}
-    variants = make_variants(chosen, LADDERS, ["2"], {})
+    chosen = augmentations_named(*names)
+    variants = make_variants(chosen, ladders(), ["2"], {})
     dataset = ViewDataset(photos, chosen, 0, "squash")
     records, _ = run_module(encoder, variants, {}, dataset, batch_size=5, layers=True)
     table = layer_table(records.read(), records.sums(), photos, variants, 0)
@@ -292,10 +285,10 @@ def test_ranks_and_batches_leave_the_same_files(
             own = np.arange(rank, count, ranks)
             for start in range(0, len(own), batch):
                 records.add(measured(own[start : start + batch]))
-        variants = make_variants({name: AUGMENTATIONS[name] for name in names}, {}, ["paper"], {})
+        variants = make_variants(augmentations_named(*names), {}, ["paper"], {})
         kept = records.read("digests", "distances", "gallery")
         facts = {"data": {}, "notes": [], "model": {"gaze_layer": None}}
-        run = make_run(folder, kept, records, photos, variants, MEASURED, 0, facts)
+        run = make_run(folder, kept, records, photos, variants, all_columns(), 0, facts)
         write_run(run)
         shift = by_photo(run.rows, "cosine_similarity")
         assert shift.index.tolist() == sorted(photo.id for photo in photos)
@@ -345,7 +338,7 @@ def test_run_writes_everything(finished: tuple[Path, str]) -> None:
     assert len(summary) == 9 * (9 + 7 + 3)  # the paper's and the distortion, and of five classes
     assert beyond | {"zero_shot_flip", "zero_shot_top1_clean"} <= set(summary["measure"])
     distances = pd.read_csv(folder / "distances.csv", index_col=0)
-    assert list(distances.index) == list(distances.columns) == list(AUGMENTATIONS)
+    assert list(distances.index) == list(distances.columns) == list(PAPER)
     assert pd.read_csv(folder / "skipped.csv").empty
     facts = json.loads((folder / "run.json").read_text())
     assert facts["complete"]
@@ -378,7 +371,7 @@ def test_saved_tensors_reproduce_the_numbers(finished: tuple[Path, str]) -> None
     unit = {
         name: embeddings[name]
         / np.linalg.norm(embeddings[name].astype(float), axis=1, keepdims=True)
-        for name in AUGMENTATIONS
+        for name in PAPER
     }
     for name, moved in embeddings.items():
         rows = shift.loc[name].loc[ids]
@@ -403,7 +396,7 @@ def test_saved_tensors_reproduce_the_numbers(finished: tuple[Path, str]) -> None
     assert views["clean"].shape == (2, 3, 224, 224)
     assert gazes["noise"].shape == (5, 4, 4)  # the page shows all of them
     assert (gazes["noise"].sum((1, 2)) <= 1).all()
-    for name in AUGMENTATIONS:
+    for name in PAPER:
         rows = shift.loc[name].loc[ids]
         pairs = [(a.ravel(), b.ravel()) for a, b in zip(gazes[name], gazes["clean"], strict=True)]
         divergence = [jensenshannon(a, b, base=2) ** 2 for a, b in pairs]

@@ -19,11 +19,13 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from conftest import AUGMENTATIONS, ROOT, run_evaluate, run_script
 from omegaconf import DictConfig
 from PIL import Image
 from safetensors.numpy import save_file as save_numpy
 from safetensors.torch import load_file, save_file
+from support.augmentations import augmentations_named
+from support.commands import run_evaluate, run_script
+from support.terminal import ROOT
 
 from clipshift.cli import interruption
 from clipshift.cli.command import compose_config, file_error
@@ -273,7 +275,7 @@ def test_runs_that_start_in_the_same_second_have_folders_of_their_own() -> None:
 
 
 def test_a_batch_needs_no_shared_memory_between_processes() -> None:
-    dataset = ViewDataset(sample()[:3], {"noise": AUGMENTATIONS["noise"]}, 0, "squash")
+    dataset = ViewDataset(sample()[:3], augmentations_named("noise"), 0, "squash")
     batch = collate([dataset[index] for index in range(3)])
     sent = bytes(ForkingPickler.dumps(batch))
     assert len(sent) > batch.pixels.numel() + batch.draws["noise"]["field"].numel() * 4

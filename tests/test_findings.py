@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import ROOT
+from support.terminal import ROOT
 
 from clipshift.encode import load_encoder
 from clipshift.results import file_sha256

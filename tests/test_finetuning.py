@@ -17,11 +17,13 @@ import open_clip
 import pandas as pd
 import pytest
 import torch
-from conftest import ROOT, first_loss, run_script
 from omegaconf import DictConfig, OmegaConf
 from PIL import Image
 from safetensors.torch import load_file, save_file
 from scipy.stats import chisquare, kstest, uniform
+from support.commands import run_script
+from support.terminal import ROOT
+from support.training import first_loss
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, normalize
 from torchmetrics import MeanMetric

@@ -7,7 +7,8 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from conftest import AUGMENTATIONS, LADDERS, MEASURES, draws_of, run_module
+from support.augmentations import PAPER, augmentation_named, augmentations_named, draws_of, ladders
+from support.evaluation import MEASURES, run_module
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -28,9 +29,9 @@ def test_floor_is_what_float32_changes(
     monkeypatch.setattr("clipshift.evaluate.module.FLOOR_PHOTOS", 3)
     half = load_encoder(f"local-dir:{hub_folder}", precision="bf16")
     names = ["noise", "flip"]
-    chosen = {name: AUGMENTATIONS[name] for name in names}
+    chosen = augmentations_named(*names)
     photos = sample()[:4]
-    variants = make_variants(chosen, LADDERS, ["paper"], {})
+    variants = make_variants(chosen, ladders(), ["paper"], {})
     dataset = ViewDataset(photos, chosen, 0, "squash")
     records, _ = run_module(half, variants, {}, dataset, batch_size=2, reference=encoder)
     measured = records.read()
@@ -135,13 +136,13 @@ def as_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_step_waits_for_nothing(as_on_a_gpu: None, encoder: Encoder, tmp_path: Path) -> None:
     """What is measured leaves the device as one block, and nothing is read from it before."""
-    dataset = ViewDataset(sample()[:2], AUGMENTATIONS, 0, "squash")
+    dataset = ViewDataset(sample()[:2], augmentations_named(*PAPER), 0, "squash")
     batch = collate([dataset[index] for index in range(2)])
     records = Records(tmp_path)
     records.begin({}, anew=True)
     classifier = torch.nn.functional.normalize(torch.rand(32, 4), dim=0)
     module = ShiftEvaluation(
-        encoder, make_variants(AUGMENTATIONS, LADDERS, ["paper"], {}),
+        encoder, make_variants(augmentations_named(*PAPER), ladders(), ["paper"], {}),
         {name: kind() for name, kind in MEASURES.items()}, records,
         Keep(gallery={1}, views=1, gaze=2), layers=True, reference=encoder,
         zero_shot=ZeroShot(classifier, torch.tensor([0, 3]), tuple("abcd")),
@@ -153,7 +154,7 @@ def test_step_waits_for_nothing(as_on_a_gpu: None, encoder: Encoder, tmp_path: P
     assert waits.seen == set()
     assert module.features is not None
     assert module.features.get(batch.digests, torch.device("cpu")) is not None
-    assert set(records.read().views) == {"clean", *AUGMENTATIONS}
+    assert set(records.read().views) == {"clean", *PAPER}
 
 
 def test_waits_are_noticed() -> None:
@@ -172,7 +173,7 @@ def test_waits_are_noticed() -> None:
 def test_way_of_a_gpu_gives_the_same_views(
     name: str, views: Tensor, request: pytest.FixtureRequest
 ) -> None:
-    augmentation, draws = AUGMENTATIONS[name], draws_of(name, len(views))
+    augmentation, draws = augmentation_named(name), draws_of(name, len(views))
 
     def made() -> list[Tensor]:
         back = [augmentation.move_back(views, draws)] if augmentation.moves_pixels else []

@@ -19,11 +19,11 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from conftest import VIT, write_hub_folder
 from hypothesis import assume, example, given
 from hypothesis import strategies as st
 from PIL import Image
 from skimage import data as photographs
+from support.models import VIT, write_hub_folder
 
 from clipshift.augment.matching import Calibration, CalibrationPhoto, Match
 from clipshift.data import (

@@ -9,12 +9,13 @@ import open_clip
 import pandas as pd
 import pytest
 import torch
-from conftest import AUGMENTATIONS, run_module
 from safetensors import safe_open
 from scipy import stats
 from scipy.linalg import orthogonal_procrustes
 from scipy.spatial import cKDTree
 from scipy.spatial.distance import pdist
+from support.augmentations import augmentation_named, augmentations_named
+from support.evaluation import run_module
 
 from clipshift.augment import make_variants
 from clipshift.cli.command import compose_config
@@ -61,7 +62,9 @@ def tables_of(
     """The tables of constructed embeddings, under names of the paper's augmentations."""
     count = len(views[CLEAN])
     photos = [Photo(name, Path(name)) for name in ids or [f"{i:04d}.jpg" for i in range(count)]]
-    variants = make_variants({n: AUGMENTATIONS[n] for n in views if n != CLEAN}, {}, ["paper"], {})
+    variants = make_variants(
+        {n: augmentation_named(n) for n in views if n != CLEAN}, {}, ["paper"], {}
+    )
     measured = Measured(index=np.arange(count), embeddings=views)
     return inside_tables(measured, photos, variants, seed, **inputs)
 
@@ -516,7 +519,7 @@ def test_a_model_without_layers_that_are_known_has_no_outliers() -> None:
             return images.mean(dim=(2, 3))
 
     encoder = as_encoder(Colours(), {"size": 32, "mean": [0, 0, 0], "std": [1, 1, 1]})
-    chosen = {"flip": AUGMENTATIONS["flip"]}
+    chosen = augmentations_named("flip")
     variants, photos = make_variants(chosen, {}, ["paper"], {}), sample()[:2]
     dataset = ViewDataset(photos, chosen, 0, "squash")
     records, _ = run_module(encoder, variants, {}, dataset, batch_size=2, layers=True)
@@ -680,7 +683,7 @@ def gazed(norms: np.ndarray, gaze: np.ndarray) -> list[str]:
         index=np.arange(20), outliers=OutlierTokens(2, 2)(lengths, seen).movedim(1, 0).numpy()
     )
     photos = [Photo(f"{k}.jpg", Path(f"{k}.jpg")) for k in range(20)]
-    variants = make_variants({"noise": AUGMENTATIONS["noise"]}, {}, ["paper"], {})
+    variants = make_variants(augmentations_named("noise"), {}, ["paper"], {})
     table = outlier_table(measured, photos, variants, 0)
     assert table["augmentation"].tolist() == [CLEAN] * 2 + ["noise"] * 2
     assert not carried_gaze(table, None)

@@ -14,9 +14,10 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from conftest import ROOT, run_evaluate
 from omegaconf import OmegaConf
 from PIL import Image
+from support.commands import run_evaluate
+from support.terminal import ROOT
 
 from clipshift.cli.build import load_photos
 from clipshift.cli.command import compose_config

@@ -5,7 +5,7 @@ from pathlib import Path
 import open_clip
 import pandas as pd
 import pytest
-from conftest import run_script
+from support.commands import run_script
 
 from clipshift.cli.main import COMMANDS, main
 from clipshift.cli.models import HEADER, model_row

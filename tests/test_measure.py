@@ -8,13 +8,14 @@ from itertools import product
 import numpy as np
 import pytest
 import torch
-from conftest import MEASURED, ROOT
 from PIL import Image
 from scipy import stats
 from scipy.cluster.hierarchy import fcluster, linkage
 from scipy.ndimage import gaussian_filter, map_coordinates
 from scipy.spatial.distance import cdist, cosine, jensenshannon, pdist, squareform
 from skimage.transform import ProjectiveTransform
+from support.columns import all_columns
+from support.terminal import ROOT
 from torch import Tensor
 from torch.nn.functional import avg_pool2d, interpolate
 from torch.utils.data import default_collate
@@ -269,11 +270,11 @@ def test_columns_of_an_unchanged_photo_have_the_value_that_their_facts_promise()
         ("zero_shot_flip", zero_shot_flip(*same, torch.eye(8))),
         ("text_shift", functional.text_shift(*same, torch.eye(8)[:6])),
     ):
-        assert values.eq(MEASURED[name].unchanged).all(), name
+        assert values.eq(all_columns()[name].unchanged).all(), name
 
 
 def test_facts_are_the_same_after_json() -> None:
-    for facts in MEASURED.values():
+    for facts in all_columns().values():
         stored = json.dumps(facts.as_json(), allow_nan=False)
         assert Facts.from_json(json.loads(stored)) == facts
 
@@ -284,13 +285,13 @@ def test_gain_is_positive_where_less_harm_is_done() -> None:
         ("gaze_entropy_change", 0.1, -0.5), ("gaze_entropy_change", -0.1, 0.5),
         ("zero_shot_flip", 0, 1), ("text_shift", 0.1, -0.1), ("retained", 1, 0),
     ]:  # fmt: skip
-        assert MEASURED[name].gain(np.array(worse), np.array(better)) > 0, name
-        assert MEASURED[name].gain(np.array(better), np.array(worse)) < 0, name
-    assert np.isnan(MEASURED["brightness"].gain(0.2, 0.4))
+        assert all_columns()[name].gain(np.array(worse), np.array(better)) > 0, name
+        assert all_columns()[name].gain(np.array(better), np.array(worse)) < 0, name
+    assert np.isnan(all_columns()["brightness"].gain(0.2, 0.4))
 
 
 def test_losses_are_correlated_where_more_is_better() -> None:
-    labels = {name: MEASURED[name].correlate_label for name in ("ssim", "rmse", "brightness")}
+    labels = {name: all_columns()[name].correlate_label for name in ("ssim", "rmse", "brightness")}
     assert labels == {"ssim": "1 − SSIM", "rmse": "RMSE", "brightness": "brightness of the photo"}
 
 
@@ -309,13 +310,15 @@ def test_ranges_are_those_that_the_protocol_states() -> None:
     """Intervals are cut off at a measure's range, and axes end there."""
     stated = {"contrast": (0, 0.5)}  # half of the pixels black and half white: the most there is
     for line in (ROOT / "docs/protocol.md").read_text(encoding="utf-8").splitlines():
-        names = [name for name in re.findall(r"`(\w+)`", line.split(" | ")[0]) if name in MEASURED]
+        names = [
+            name for name in re.findall(r"`(\w+)`", line.split(" | ")[0]) if name in all_columns()
+        ]
         if bounds := re.search(r"[(\[](\S+), ([^ \])]+)[)\]](?:, high|, low)? \|$", line):
             low, high = (float(b.replace("−", "-").replace("∞", "inf")) for b in bounds.groups())
             stated = dict.fromkeys(names, (low, high)) | stated
     entropy = {"gaze_entropy_change": (-np.inf, np.inf)}  # ± log₂ of however many patches
     clean = {f"zero_shot_top{k}_clean": (0, 1) for k in (1, 5)}
-    made = {name: (facts.low, facts.high) for name, facts in MEASURED.items()}
+    made = {name: (facts.low, facts.high) for name, facts in all_columns().items()}
     assert made == stated | entropy | clean
 
 

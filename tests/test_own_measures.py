@@ -7,8 +7,9 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from conftest import EXTENDED, run_module
 from scipy.stats import pearsonr
+from support.augmentations import augmentations_named
+from support.evaluation import run_module
 from torch import Tensor
 from torchmetrics import Accuracy, MeanMetric, Metric
 from torchmetrics.functional.image import structural_similarity_index_measure
@@ -188,7 +189,7 @@ def test_names_of_other_columns_are_taken() -> None:
 
 
 def test_they_are_measured_beside_ours_whatever_the_batch(encoder: Encoder) -> None:
-    photos, chosen = sample()[:5], {name: EXTENDED[name] for name in ("noise", "blur")}
+    photos, chosen = sample()[:5], augmentations_named("noise", "blur")
     variants = make_variants(chosen, {}, ["paper"], {})
 
     def table(batch_size: int) -> pd.DataFrame:

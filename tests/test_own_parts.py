@@ -11,8 +11,8 @@ import numpy as np
 import pandas as pd
 import pytest
 import yaml
-from conftest import ROOT
 from PIL import Image
+from support.terminal import ROOT
 
 from clipshift.cli.build import make_augmentations
 from clipshift.comparison import compare_runs

@@ -12,8 +12,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import AUGMENTATIONS, MEASURED
 from safetensors.numpy import save_file
+from support.augmentations import augmentations_named
+from support.columns import all_columns
 
 from clipshift.comparison.pair import write_pairs
 from clipshift.data import ViewDataset, sample
@@ -63,7 +64,7 @@ def made_run(folder: Path, severities: tuple[str, ...], model: str = "small") ->
     save_file(gaze, folder / "gaze.safetensors", {"photos": json.dumps(photos)})
     nearest = {v: [[HOSTILE_CLASS, 0.5], ["cat", 0.25]] for v in ["clean", *views]}
     write_json(folder / "nearest.json", dict.fromkeys(photos, nearest))
-    columns = {name: MEASURED[name] for name in shift if name in MEASURED}
+    columns = {name: all_columns()[name] for name in shift if name in all_columns()}
     distances = pd.DataFrame(
         1 - np.eye(len(views)), index=pd.Index(views, name="augmentation"), columns=views
     )
@@ -89,7 +90,7 @@ def made_run(folder: Path, severities: tuple[str, ...], model: str = "small") ->
 def page_photos(names: tuple[str, ...] = tuple(NAMES)) -> ViewDataset:
     photos = [replace(photo, label=photo.label or "thing") for photo in sample()[:6]]
     photos[0] = replace(photos[0], id=HOSTILE, label=HOSTILE_CLASS)
-    return ViewDataset(photos, {name: AUGMENTATIONS[name] for name in names}, 0, "squash")
+    return ViewDataset(photos, augmentations_named(*names), 0, "squash")
 
 
 @pytest.fixture(scope="module")
@@ -373,7 +374,7 @@ def test_a_chart_can_be_enlarged(browser: Any, report: Path) -> None:
 
 
 def test_photos_that_are_gone_leave_their_numbers(browser: Any, run: Run, tmp_path: Path) -> None:
-    gone = ViewDataset([], {name: AUGMENTATIONS[name] for name in NAMES}, 0, "squash")
+    gone = ViewDataset([], augmentations_named(*NAMES), 0, "squash")
     file = write_page(tmp_path / "report.html", report_page(run, gone))
     with opened(browser, file) as tab:
         assert tab.locator(".card").count() == 6

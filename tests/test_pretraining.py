@@ -16,11 +16,11 @@ import open_clip
 import pytest
 import timm
 import torch
-from conftest import first_loss
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig, OmegaConf
 from PIL import Image
 from safetensors.torch import load_file
+from support.training import first_loss
 
 from clipshift.data.shards import class_names, shards
 from clipshift.encode import load_encoder

@@ -8,10 +8,10 @@ import open_clip
 import pandas as pd
 import pytest
 import torch
-from conftest import VIT, write_hub_folder
 from open_clip.pretrained import get_pretrained_cfg
 from open_clip.transform import PreprocessCfg, image_transform_v2
 from PIL import Image
+from support.models import VIT, write_hub_folder
 
 from clipshift.cli.command import compose_config
 from clipshift.cli.evaluate import evaluate
@@ -140,10 +140,10 @@ def test_measures_that_need_another_size_are_named(tmp_path: Path) -> None:
 
 
 def test_draws_are_made_for_the_views_size() -> None:
-    from conftest import AUGMENTATIONS
+    from support.augmentations import augmentations_named
 
     resize = native_resize(vars(PreprocessCfg(size=96)))
-    view = ViewDataset(sample()[:1], {"elastic": AUGMENTATIONS["elastic"]}, 0, resize)[0]
+    view = ViewDataset(sample()[:1], augmentations_named("elastic"), 0, resize)[0]
     assert {tensor.shape[-1] for tensor in view.draws["elastic"].values() if tensor.ndim} == {96}
 
 

@@ -8,8 +8,8 @@ import numpy as np
 import pandas as pd
 import pytest
 import yaml
-from conftest import MEASURED
 from huggingface_hub import ModelCard
+from support.columns import all_columns
 
 from clipshift.report.publishing import (
     base_on_hub,
@@ -47,7 +47,7 @@ def labelled_run(folder: Path, severities: list[str], source: dict[str, Any]) ->
     shift.loc[unlabelled, ["zero_shot_top1", "zero_shot_top1_clean"]] = np.nan
     shift["relative_shift"] = (1 - shift["cosine_similarity"]) / 0.5
     shift["distance_to_others"] = 0.5
-    columns = MEASURED
+    columns = all_columns()
     facts = {
         "model": {"name": "m", "architecture": "ViT-B-32", "pretrained": "openai",
                   "checkpoint": None, "trained": True},

@@ -14,8 +14,9 @@ import numpy as np
 import pandas as pd
 import pyarrow.parquet as pq
 import pytest
-from conftest import MEASURED, ROOT
 from PIL import Image
+from support.columns import all_columns
+from support.terminal import ROOT
 
 from clipshift.measure.facts import Facts
 from clipshift.report import figures, page, vega, words
@@ -186,7 +187,7 @@ def test_augmentations_can_be_told_without_their_hue() -> None:
 
 def harm_of(measure: str, rows: list[tuple[float, float, float]]) -> list[float]:
     summary = summary_of({f"a{i}": {measure: row} for i, row in enumerate(rows)})
-    return figures.harm(summary, MEASURED)[measure].tolist()
+    return figures.harm(summary, all_columns())[measure].tolist()
 
 
 def test_a_heatmap_paints_no_difference_that_is_noise() -> None:
@@ -201,7 +202,7 @@ def test_a_heatmap_paints_no_difference_that_is_noise() -> None:
 
 def test_what_a_figure_shows_of_measures_follows_from_their_facts() -> None:
     lost = Facts("lost detail", "lost", "what is gone", "pixels", "lower", 0, 1, 0)
-    columns = MEASURED | {"lost": lost}
+    columns = all_columns() | {"lost": lost}
     row = dict.fromkeys(("lost", "cosine_similarity", "brightness", "retained"), (0.5, 0.4, 0.6))
     shown = figures.shown_measures(summary_of({"noise": row}), columns)
     assert shown == ["cosine_similarity", "retained", "lost"]
@@ -220,7 +221,7 @@ def test_correlations_that_may_be_none_stay_blank() -> None:
     rows = [("noise", 0.5, 0.2, 0.7), ("blur", 0.3, -0.1, 0.6), ("flip", -0.6, -0.8, -0.3)]
     table = pd.DataFrame(rows, columns=["augmentation", "rho", "ci_low", "ci_high"])
     table = table.assign(severity="paper", p_holm=0.1, n=9, **{"with": "rmse"})
-    drawn = data_of(figures.draw_correlations(table, MEASURED)).set_index("augmentation")
+    drawn = data_of(figures.draw_correlations(table, all_columns())).set_index("augmentation")
     assert drawn["rho"].to_dict() == {"noise": 0.5, "blur": 0, "flip": -0.6}
     assert drawn["text"].to_dict() == {"noise": "+0.50", "blur": "", "flip": "-0.60"}
 
@@ -234,7 +235,7 @@ def test_a_distribution_shows_quantiles_over_photos() -> None:
         )
         for name, column in values.items()
     )
-    drawn = data_of(figures.draw_distribution(shift, "rmse", MEASURED["rmse"]))
+    drawn = data_of(figures.draw_distribution(shift, "rmse", all_columns()["rmse"]))
     for row in drawn.itertuples():
         expected = np.percentile(values[row.augmentation], [5, 25, 50, 75, 95])
         np.testing.assert_allclose([row.p5, row.p25, row.median, row.p75, row.p95], expected)
@@ -257,7 +258,7 @@ def test_a_figure_is_saved_once_for_each_severity(tmp_path: Path) -> None:
     table = pd.DataFrame(rows, columns=["augmentation", "mean", "ci_low", "ci_high"])
     table = table.assign(measure="relative_shift", n=9)
     summary = pd.concat([table.assign(severity=s, mean=table["mean"] * int(s)) for s in "12"])
-    chart = vega.drawn(figures.draw_heatmap(summary, MEASURED))
+    chart = vega.drawn(figures.draw_heatmap(summary, all_columns()))
     paths = vega.save_figures({"heatmap": chart}, tmp_path / "figures", "five photos")
     assert set(paths) == {"heatmap@1", "heatmap@2"}
     assert all(Image.open(path).format == "PNG" for path in paths.values())

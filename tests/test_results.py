@@ -15,10 +15,10 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from conftest import MEASURED
 from safetensors import safe_open
 from safetensors.numpy import save_file
 from scipy import stats
+from support.columns import all_columns
 
 from clipshift.augment import make_variants
 from clipshift.data import GONE, Photo, Skipped
@@ -73,7 +73,7 @@ def test_table_and_summary_are_sorted_and_leave_out_nan() -> None:
     assert table["photo"].tolist() == ["a", "a", "b", "b", "c", "c"]
     assert table["augmentation"].tolist() == ["noise", "blur"] * 3
     np.testing.assert_array_equal(table["rmse"], [np.nan, 0.2, 0.1, 0.4, 0.3, 0.6])
-    summary = summarize(table, MEASURED, seed=0).set_index("augmentation")
+    summary = summarize(table, all_columns(), seed=0).set_index("augmentation")
     assert summary.index.tolist() == ["noise", "blur"]
     assert summary.loc["noise", "n"] == 2
     assert summary.loc["noise", "mean"] == pytest.approx(0.2)
@@ -99,7 +99,7 @@ def test_each_measure_has_the_interval_of_its_kind() -> None:
         zero_shot_top1=hit,
         distance_to_others=others,
     )
-    made = summarize(table, MEASURED, seed=3)
+    made = summarize(table, all_columns(), seed=3)
     assert made.index.tolist() == [0, 1, 2]
     summary = made.set_index("measure")
     assert list(summary.index) == ["cosine_similarity", "relative_shift", "zero_shot_top1"]
@@ -116,7 +116,8 @@ def test_no_interval_reaches_beyond_what_a_measure_can_be() -> None:
     cosines = np.append(np.ones(9), 0.2)
     assert mean_interval(cosines, seed=0)[1] > 1
     assert (
-        summarize(of_measures(cosine_similarity=cosines), MEASURED, seed=0)["ci_high"].item() == 1
+        summarize(of_measures(cosine_similarity=cosines), all_columns(), seed=0)["ci_high"].item()
+        == 1
     )
     ranking = rank_augmentations(of_measures(cosine_similarity=cosines), seed=0)
     assert ranking["ci_low"].item() == 0
@@ -150,7 +151,10 @@ def test_a_photo_without_a_value_in_one_run_is_left_out_of_both() -> None:
     values = np.array([0.5, 0.6, 0.7, 0.8])
     gap = np.array([0.9, 0.9, np.nan, 0.9])
     row = compare_photos(
-        of_measures(cosine_similarity=values), of_measures(cosine_similarity=gap), MEASURED, seed=0
+        of_measures(cosine_similarity=values),
+        of_measures(cosine_similarity=gap),
+        all_columns(),
+        seed=0,
     ).iloc[0]
     assert row["n"] == 3
     assert row["mean_a"] == pytest.approx((0.5 + 0.6 + 0.8) / 3)
@@ -165,7 +169,7 @@ def test_paired_shares_are_tested_by_the_photos_that_changed() -> None:
     table = compare_photos(
         of_measures(zero_shot_top1=before, cosine_similarity=before),
         of_measures(zero_shot_top1=after, cosine_similarity=after * 0.1),
-        MEASURED,
+        all_columns(),
         seed=0,
     ).set_index("measure")
     share = table.loc["zero_shot_top1"]
@@ -177,7 +181,9 @@ def test_paired_shares_are_tested_by_the_photos_that_changed() -> None:
     )
     np.testing.assert_allclose(table["p_holm"], holm(table["p"].to_numpy()))
     half = of_measures(retained=np.append(after[:20], 0.5))
-    fractions = compare_photos(of_measures(retained=np.zeros(21)), half, MEASURED, seed=0).iloc[0]
+    fractions = compare_photos(
+        of_measures(retained=np.zeros(21)), half, all_columns(), seed=0
+    ).iloc[0]
     np.testing.assert_allclose(
         fractions[["ci_low", "ci_high"]].astype(float), mean_interval(half["retained"], 0)
     )
@@ -196,7 +202,7 @@ def test_less_shift_is_better_and_less_change_of_the_gazes_entropy_in_either_dir
         gaze_entropy_change=np.repeat([0.1, -0.6, 0.7], [7, 2, 1]),
         distance_to_others=np.full(10, 0.5),
     )
-    table = compare_photos(before, after, MEASURED, seed=0)
+    table = compare_photos(before, after, all_columns(), seed=0)
     assert table["improved"].tolist() == [0.7] * 3
     assert table["worsened"].tolist() == [0.3] * 3
 
@@ -210,7 +216,7 @@ def test_paired_relative_shifts_let_both_spreads_vary() -> None:
         of_measures(relative_shift=r, distance_to_others=s)
         for r, s in zip(relative, others, strict=True)
     ]
-    row = compare_photos(*runs, MEASURED, seed=0).iloc[0]
+    row = compare_photos(*runs, all_columns(), seed=0).iloc[0]
     both = np.arange(50) != 7
     a, b = (relative_shift_values(r[both], s[both]) for r, s in zip(relative, others, strict=True))
     assert row["difference"] == pytest.approx((b - a).mean())
@@ -228,7 +234,7 @@ def test_group_means_are_of_photos() -> None:
     )
     a, b = (keys.assign(cosine_similarity=rng.uniform(size=60)) for _ in range(2))
     made = compare_photos(
-        *(with_group_means(t, ["noise", "blur"]) for t in (a, b)), MEASURED, seed=0
+        *(with_group_means(t, ["noise", "blur"]) for t in (a, b)), all_columns(), seed=0
     )
     row = made.set_index("augmentation").loc["mean of trained on"]
     change = (b["cosine_similarity"] - a["cosine_similarity"]).to_numpy().reshape(20, 3)
@@ -280,7 +286,7 @@ def shifts(columns: dict[tuple[str, str], np.ndarray]) -> pd.DataFrame:
 
 def test_rows_of_all_severities_are_numbered_through() -> None:
     table = shifts({(n, s): np.linspace(0, 1, 5) for s in ("1", "2") for n in ("noise", "blur")})
-    for made in (summarize(table, MEASURED, seed=0), rank_augmentations(table, seed=0)):
+    for made in (summarize(table, all_columns(), seed=0), rank_augmentations(table, seed=0)):
         assert made["severity"].tolist() == ["1", "1", "2", "2"]
         assert made.index.tolist() == [0, 1, 2, 3]
 
@@ -448,7 +454,7 @@ def test_intervals_at_matched_severity_hold_the_calibration_photos_as_well() -> 
     assert row[["rank_low", "rank_high", "different"]].tolist() == [1, 2, False]
     assert ranking_agreement(table, ("paper", "matched"), 0) == (1, 1, 1)
     assert ranking_agreement(table, ("paper", "matched"), 0, matching) == (1, -1, 1)
-    columns = {"cosine_similarity": MEASURED["cosine_similarity"]}
+    columns = {"cosine_similarity": all_columns()["cosine_similarity"]}
     summary = summarize(table, columns, 0, matching).set_index(["severity", "augmentation"])
     for key, row in made.iterrows():
         ends = 1 - summary.loc[key, ["ci_high", "ci_low"]].astype(float)
@@ -490,7 +496,7 @@ def test_correlations_are_spearmans_of_what_is_lost() -> None:
         table[name] = table["cosine_similarity"] + rng.normal(0, spread, 80)
     table["rmse"] = 1 - table["cosine_similarity"] + rng.normal(0, 0.3, 80)
     table["brightness"] = 0.5
-    made = correlate(table, MEASURED).set_index("with")
+    made = correlate(table, all_columns()).set_index("with")
     assert set(made.index) == {"rmse", "ssim_loss", "edge_loss", "detail_loss", "brightness"}
     for row, column, sign in (
         ("rmse", "rmse", -1), ("ssim_loss", "ssim", 1), ("edge_loss", "edge_preservation", 1),
@@ -508,7 +514,7 @@ def test_correlations_are_corrected_for_all_of_their_severity() -> None:
     table = shifts(
         {(n, s): rng.uniform(0, 1, 30) for s in ("1", "2") for n in ("noise", "blur")}
     ).assign(rmse=rng.uniform(0, 1, 120), contrast=rng.uniform(0, 1, 120), brightness=0.5)
-    made = correlate(table, MEASURED)
+    made = correlate(table, all_columns())
     for _, rows in made.groupby("severity"):
         known = rows.dropna()
         assert len(known) == 4
@@ -520,14 +526,14 @@ def test_two_values_are_enough_for_a_correlation() -> None:
     """Of a table of two by two, where Spearman's ρ is Pearson's φ."""
     moved, distorted = np.repeat([[1, 1, 0, 0], [1, 0, 1, 0]], [5, 2, 1, 4], axis=1)
     table = of_measures(cosine_similarity=1 - moved / 4, rmse=distorted / 8)
-    row = correlate(table, MEASURED).iloc[0]
+    row = correlate(table, all_columns()).iloc[0]
     assert row["rho"] == pytest.approx((5 * 4 - 2 * 1) / np.sqrt(7 * 5 * 6 * 6))
 
 
 @pytest.mark.parametrize(("photos", "known"), [(3, False), (4, True)])
 def test_correlations_take_four_photos(photos: int, known: bool) -> None:
     table = of_measures(cosine_similarity=np.arange(photos) / 8, rmse=np.arange(photos) ** 2 / 16)
-    row = correlate(table, MEASURED).iloc[0]
+    row = correlate(table, all_columns()).iloc[0]
     assert row["n"] == photos
     assert np.isfinite(row[["rho", "ci_low", "p"]].astype(float)).all() == known
 
@@ -750,9 +756,9 @@ def small_run(folder: Path, **changes: Any) -> Run:
     names = ["clean", "noise"]
     distances = pd.DataFrame([[0.0, 0.5], [0.5, 0.0]], pd.Index(names, name="augmentation"))
     return Run(
-        folder, facts, {"cosine_similarity": MEASURED["cosine_similarity"]}, shift,
+        folder, facts, {"cosine_similarity": all_columns()["cosine_similarity"]}, shift,
         skipped=skipped_table(Measured(), []),
-        summary=summarize(shift, MEASURED, seed=0), ranking=rank_augmentations(shift, seed=0),
+        summary=summarize(shift, all_columns(), seed=0), ranking=rank_augmentations(shift, seed=0),
         distances=distances.set_axis(names, axis=1),
     )  # fmt: skip
 
@@ -760,10 +766,12 @@ def small_run(folder: Path, **changes: Any) -> Run:
 def test_facts_travel_with_the_table(tmp_path: Path) -> None:
     keys = {"photo": ["a"], "augmentation": ["noise"], "severity": ["paper"]}
     shift = pd.DataFrame({**keys, "l2_distance": [1.0], "gaze_entropy_change": [0.0]})
-    write_shift(tmp_path / "shift.parquet", [shift], MEASURED)
+    write_shift(tmp_path / "shift.parquet", [shift], all_columns())
     file = ShiftFile(tmp_path / "shift.parquet")
     pd.testing.assert_frame_equal(file.read(), shift)
-    assert file.facts == {name: MEASURED[name] for name in ("l2_distance", "gaze_entropy_change")}
+    assert file.facts == {
+        name: all_columns()[name] for name in ("l2_distance", "gaze_entropy_change")
+    }
 
 
 def test_a_column_of_the_file_is_that_of_the_table(
@@ -778,7 +786,7 @@ def test_a_column_of_the_file_is_that_of_the_table(
     table = pd.DataFrame(rows, columns=["photo", "label", "augmentation", "severity"])
     table["rmse"], table["ssim"] = rng.random((2, 21))
     table.loc[4, "ssim"] = np.nan
-    write_shift(tmp_path / "shift.parquet", [table[:9], table[9:]], MEASURED)
+    write_shift(tmp_path / "shift.parquet", [table[:9], table[9:]], all_columns())
     file = ShiftFile(tmp_path / "shift.parquet")
     pd.testing.assert_frame_equal(file.read(), table, check_dtype=False)
     pd.testing.assert_frame_equal(pd.read_parquet(tmp_path / "shift.parquet"), file.read())
@@ -790,10 +798,10 @@ def test_a_column_of_the_file_is_that_of_the_table(
     assert labels_of(file).isna().tolist() == [True] * 3 + [False] * 4
     assert file.head(2)["rmse"].tolist() == table["rmse"].tolist()[:2]
     assert (len(file), list(file), file.empty) == (21, list(table), False)
-    whole = summarize(table, MEASURED, 0)
-    pd.testing.assert_frame_equal(summarize(file, MEASURED, 0), whole)
+    whole = summarize(table, all_columns(), 0)
+    pd.testing.assert_frame_equal(summarize(file, all_columns(), 0), whole)
     monkeypatch.setattr("clipshift.results.table.AT_ONCE", 1)
-    pd.testing.assert_frame_equal(summarize(file, MEASURED, 0), whole)
+    pd.testing.assert_frame_equal(summarize(file, all_columns(), 0), whole)
 
 
 def test_a_spreadsheet_takes_no_cell_for_a_formula(tmp_path: Path) -> None:

@@ -15,10 +15,18 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from conftest import AUGMENTATIONS, EXTENDED, EXTENDED_LADDERS, LADDERS, draws_of
 from PIL import Image
 from scipy import ndimage, stats
 from skimage.color import rgb2gray
+from support.augmentations import (
+    EXTENDED,
+    PAPER,
+    augmentation_named,
+    augmentations_named,
+    choice_of_aug,
+    draws_of,
+    ladders,
+)
 from torch import Tensor
 from torch.utils.data import default_collate
 from torchvision.transforms.functional import adjust_hue
@@ -65,17 +73,17 @@ from clipshift.measure.functional import rmse, ssim
 from clipshift.report import terminal
 from clipshift.results import Measured, read_run
 
-PAPER_FIVE = set(EXTENDED) - set(AUGMENTATIONS)
-
 
 def test_extended_has_five_more() -> None:
-    assert {"jpeg", "pixelate", "motion_blur", "rotation", "grayscale"} == PAPER_FIVE
-    assert {name: EXTENDED_LADDERS[name] for name in LADDERS} == LADDERS
+    paper, paper_ladders = choice_of_aug("paper")
+    extended, extended_ladders = choice_of_aug("extended")
+    assert (tuple(paper), tuple(extended)) == (PAPER, EXTENDED)
+    assert {name: extended_ladders[name] for name in paper} == paper_ladders
 
 
 def severities_of(name: str, views: Tensor) -> list[Tensor]:
     draws = draws_of(name, len(views))
-    return [augment(EXTENDED[name], views, draws, step) for step in EXTENDED_LADDERS[name]]
+    return [augment(augmentation_named(name), views, draws, step) for step in ladders()[name]]
 
 
 @pytest.mark.parametrize("name", EXTENDED)
@@ -88,7 +96,7 @@ def test_ssim_falls_from_severity_to_severity(name: str, views: Tensor) -> None:
 
 @pytest.mark.parametrize("name", EXTENDED)
 def test_at_no_strength_nothing_changes(name: str, views: Tensor) -> None:
-    made = augment(EXTENDED[name], views, draws_of(name, len(views)), 1e-7)
+    made = augment(augmentation_named(name), views, draws_of(name, len(views)), 1e-7)
     # quality 100 still rounds, and an oblique line's soft edge touches the pixels beside it
     tolerance = {"jpeg": 6 / 255, "motion_blur": 0.02}.get(name, 2e-5)
     assert (made - views).abs().amax((1, 2, 3)).median() < tolerance
@@ -104,14 +112,15 @@ def test_at_strength_zero_no_photo_is_mirrored(views: Tensor) -> None:
 
 @pytest.mark.parametrize("name", EXTENDED)
 def test_what_moves_pixels_says_so_and_can_move_them_back(name: str) -> None:
-    augmentation = EXTENDED[name]
+    augmentation = augmentation_named(name)
     moved = displacement(augmentation, torch.zeros(4, 3, 224, 224), draws_of(name, 4), 1.0)
     assert augmentation.moves_pixels == isinstance(augmentation, MovingAugmentation)
     assert augmentation.moves_pixels == moved.any()
 
 
 def test_a_severity_scales_the_same_draws(views: Tensor) -> None:
-    weak, strong = ((AUGMENTATIONS["noise"].apply(views, draws_of("noise", 8), s)) for s in (1, 3))
+    noise, draws = augmentation_named("noise"), draws_of("noise", 8)
+    weak, strong = (noise.apply(views, draws, strength) for strength in (1, 3))
     torch.testing.assert_close(strong - views, 3 * (weak - views), atol=1e-5, rtol=0)
     flips = [draws_of("flip", 400)["turn"] < share for share in (0.2, 0.6)]
     assert not (flips[0] & ~flips[1]).any()
@@ -143,7 +152,7 @@ def test_scale_is_to_the_power_of_the_strength(strength: float) -> None:
         "scale": torch.tensor([[0.8, 1.25]]),
         "rotation": torch.zeros(1),
     }
-    moved = EXTENDED["shift_scale_rotate"].apply(chart(), draws, strength)[0]
+    moved = augmentation_named("shift_scale_rotate").apply(chart(), draws, strength)[0]
     centre = slice(100, 124)  # which no scale here leaves without a source
     x, y = moved[0, 112, centre].diff(), moved[1, centre, 112].diff()
     torch.testing.assert_close(x, torch.full_like(x, 0.8**-strength), atol=1e-3, rtol=0)
@@ -153,7 +162,7 @@ def test_scale_is_to_the_power_of_the_strength(strength: float) -> None:
 def test_corners_stay_apart_at_any_strength() -> None:
     """They move inward by 0.45 of the side at the most, so that a tenth of each side is left."""
     draws = {"inward": torch.full((1, 4, 2), 0.1)}
-    moved = EXTENDED["perspective"].apply(chart(), draws, 100.0)[0]
+    moved = augmentation_named("perspective").apply(chart(), draws, 100.0)[0]
     for corner, expected in (
         ((0, 0), (0.45, 0.45)),
         ((-1, 0), (0.45, 0.55)),
@@ -168,7 +177,7 @@ def test_no_colour_factor_turns_negative(views: Tensor) -> None:
 
     A negative one would show the photo's negative, and become stronger without end.
     """
-    jitter, neutral = EXTENDED["color_jitter"], {
+    jitter, neutral = augmentation_named("color_jitter"), {
         "brightness": torch.ones(8), "contrast": torch.ones(8), "saturation": torch.ones(8),
         "hue": torch.zeros(8), "order": torch.arange(4).expand(8, 4),
     }  # fmt: skip
@@ -180,7 +189,7 @@ def test_no_colour_factor_turns_negative(views: Tensor) -> None:
     turned = augment(jitter, views, neutral | {"hue": torch.full((8,), 0.2)}, 20.0)
     torch.testing.assert_close(turned, adjust_hue(views, 0.5), atol=1e-3, rtol=0)
     flat = {"contrast": torch.full((8, 1), -0.2), "brightness": torch.full((8, 1), 0.01)}
-    made = augment(EXTENDED["brightness_contrast"], views, flat, 20.0)
+    made = augment(augmentation_named("brightness_contrast"), views, flat, 20.0)
     torch.testing.assert_close(made, torch.full_like(views, 0.2))
 
 
@@ -203,14 +212,14 @@ def test_variants_are_named_by_severity_where_there_are_several() -> None:
 def test_jpeg_is_libjpegs(views: Tensor) -> None:
     pixels = (views[:2] * 255).round() / 255
     draws = {"quality": torch.tensor([[40.0], [10.0]]), "offset": torch.zeros(2, 1)}
-    made = EXTENDED["jpeg"].apply(pixels, draws)
+    made = augmentation_named("jpeg").apply(pixels, draws)
     for photo, view, quality in zip(pixels, made, (40, 10), strict=True):
         stream = io.BytesIO()
         array = (photo.permute(1, 2, 0) * 255).round().byte().numpy()
         Image.fromarray(array).save(stream, "jpeg", quality=quality)
         expected = np.asarray(Image.open(stream)).transpose(2, 0, 1) / 255
         assert np.abs(view.numpy() - expected).mean() < 1 / 255
-    harder = EXTENDED["jpeg"].apply(pixels[:1], {k: v[:1] for k, v in draws.items()}, 4.0)
+    harder = augmentation_named("jpeg").apply(pixels[:1], {k: v[:1] for k, v in draws.items()}, 4.0)
     assert rmse(harder, made[1:] * 0 + pixels[:1]).item() > rmse(made[:1], pixels[:1]).item()
 
 
@@ -233,7 +242,7 @@ def test_strength_multiplies_jpegs_quantisation(
     encode = pixel.encode_jpeg
     monkeypatch.setattr(pixel, "encode_jpeg", lambda p, q: used.append(q) or encode(p, q))
     draws = {"quality": torch.tensor([[float(quality)]]), "offset": torch.full((1, 1), 0.5)}
-    EXTENDED["jpeg"].apply(torch.zeros(1, 3, 8, 8), draws, strength)
+    augmentation_named("jpeg").apply(torch.zeros(1, 3, 8, 8), draws, strength)
     assert abs(used[0] - expected) <= 1
 
 
@@ -244,7 +253,7 @@ def test_jpeg_at_strength_one_has_the_quality_that_was_drawn(
     encode = pixel.encode_jpeg
     monkeypatch.setattr(pixel, "encode_jpeg", lambda p, q: used.append(q) or encode(p, q))
     draws = {"quality": torch.arange(1.0, 101)[:, None], "offset": torch.full((100, 1), 0.5)}
-    EXTENDED["jpeg"].apply(torch.zeros(100, 3, 8, 8), draws)
+    augmentation_named("jpeg").apply(torch.zeros(100, 3, 8, 8), draws)
     assert used == list(range(1, 101))
 
 
@@ -277,14 +286,14 @@ def test_motion_blur_is_a_mean_along_a_line(views: Tensor) -> None:
 def test_motion_blur_in_any_direction_keeps_the_mean() -> None:
     flat = torch.full((50, 3, 64, 64), 0.3)
     draws = draws_of("motion_blur", 50)
-    torch.testing.assert_close(EXTENDED["motion_blur"].apply(flat, draws), flat)
+    torch.testing.assert_close(augmentation_named("motion_blur").apply(flat, draws), flat)
     assert stats.kstest(
         draws_of("motion_blur", 1000)["angle"].numpy().ravel(), stats.uniform(0, math.pi).cdf
     ).pvalue > 1e-3  # fmt: skip
 
 
 def test_grayscale_is_luma(views: Tensor) -> None:
-    made = EXTENDED["grayscale"].apply(views, draws_of("grayscale", 8))
+    made = augmentation_named("grayscale").apply(views, draws_of("grayscale", 8))
     for view, photo in zip(made, views, strict=True):
         weights = np.array([0.299, 0.587, 0.114])
         np.testing.assert_allclose(view[1], np.tensordot(weights, photo, 1), atol=1e-6)
@@ -333,7 +342,7 @@ def test_strengths_are_sought_far_below_and_above_what_was_chosen(strength: floa
 
 @pytest.mark.parametrize("distortion", ["ssim", "rmse"])
 def test_all_reach_the_same_distortion(distortion: str) -> None:
-    chosen = {name: EXTENDED[name] for name in ("noise", "blur", "perspective", "coarse_dropout")}
+    chosen = augmentations_named("noise", "blur", "perspective", "coarse_dropout")
     target = {"ssim": 0.7, "rmse": 0.08}[distortion]
     photos = sample()[:6]
     made = calibrate(photos, chosen, distortion, target, seed=3, resize="squash", parameters={})
@@ -360,13 +369,13 @@ def test_displacement_in_closed_form(views: Tensor) -> None:
         "scale": torch.ones(8, 2),
         "rotation": torch.zeros(8),
     }
-    moved = displacement(EXTENDED["shift_scale_rotate"], views, draws, 1.0)
+    moved = displacement(augmentation_named("shift_scale_rotate"), views, draws, 1.0)
     torch.testing.assert_close(moved, torch.full((8,), 0.05 * 224), atol=0.01, rtol=0)
     elastic = draws_of("elastic", 8)
     expected = elastic["displacement"].norm(dim=1).mean((1, 2))
-    moved = displacement(EXTENDED["elastic"], views, elastic, 3.0)
+    moved = displacement(augmentation_named("elastic"), views, elastic, 3.0)
     torch.testing.assert_close(moved, 3 * expected, rtol=0.03, atol=0)
-    assert displacement(EXTENDED["noise"], views, draws_of("noise", 8), 1.0).eq(0).all()
+    assert displacement(augmentation_named("noise"), views, draws_of("noise", 8), 1.0).eq(0).all()
 
 
 def test_photos_set_aside_do_not_depend_on_the_order() -> None:
@@ -439,14 +448,14 @@ def test_flip_is_at_its_target_on_photographs(photos_root: Path) -> None:
 
 
 def test_at_other_severities_flip_stays_what_it_was() -> None:
-    variants = make_variants({"flip": Flip()}, LADDERS, ["paper", "1", "matched"], {"flip": 0.41})
-    assert [v.strength for v in variants.values()] == [1.0, LADDERS["flip"][0], 0.41]
+    variants = make_variants({"flip": Flip()}, ladders(), ["paper", "1", "matched"], {"flip": 0.41})
+    assert [v.strength for v in variants.values()] == [1.0, ladders()["flip"][0], 0.41]
     assert set(mirrored_photos(list(variants.values())[:2], ["a"], 0)) == set()
 
 
 def test_elasticity_is_the_powers_ratio() -> None:
     """Shift ∝ s³ and 1 − SSIM ∝ s²: 1.5; flip's is 1, and so is one that cannot be told."""
-    chosen = {name: AUGMENTATIONS[name] for name in ("noise", "flip", "blur")}
+    chosen = augmentations_named("noise", "flip", "blur")
     variants = make_variants(chosen, {}, ["paper", "matched"], dict.fromkeys(chosen, 0.5))
     rng = np.random.default_rng(0)
     shift, loss = rng.uniform(0.1, 0.3, (2, 9))
@@ -463,7 +472,7 @@ def test_elasticity_is_the_powers_ratio() -> None:
 
 def test_shift_and_distortion_around_the_match(encoder: Encoder, views: Tensor) -> None:
     """Of two photos in turn, as encoded and disturbed one at a time."""
-    chosen = {name: AUGMENTATIONS[name] for name in ("noise", "blur")}
+    chosen = augmentations_named("noise", "blur")
     variants = make_variants(chosen, {}, ["matched", "paper"], {"noise": 0.1, "blur": 2.0})
     draws = {name: draws_of(name, 2) for name in chosen}
     made = {"clean": views[:2]} | {

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from conftest import MEASURED
 from rich.progress import Task
+from support.columns import all_columns
 
 from clipshift.cli.command import SweepComparison
 from clipshift.report import terminal
@@ -47,7 +47,7 @@ def made_run(severities: list[str]) -> Run:
                   "checkpoint": "/home/me/model", "pretrained": None},
         "data": {"photos": 50}, "spread": 0.975,
     }  # fmt: skip
-    return Run(Path("/x"), facts, MEASURED, pd.DataFrame(), summary, ranking=ranking)
+    return Run(Path("/x"), facts, all_columns(), pd.DataFrame(), summary, ranking=ranking)
 
 
 def said_in(columns: int, run: Run, monkeypatch: pytest.MonkeyPatch,

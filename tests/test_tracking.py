@@ -7,8 +7,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import MEASURED, run_evaluate, wandb_records
 from PIL import Image
+from support.columns import all_columns
+from support.commands import run_evaluate
+from support.wandb_log import wandb_records
 
 from clipshift.report.dashboard import sweep_dashboard
 from clipshift.report.tracking import HEADLINE, PICTURED_ROWS, photo_table
@@ -203,5 +205,5 @@ def test_the_dashboard_shows_what_was_tracked(tracked: Tracked) -> None:
     given = set(tracked.summary) | {"clean_top1"}  # which photos without labels have not
     assert {key for key in used - given if not key.startswith("zero_shot")} == set()
     titles = {panel.title.lower() for panel in panels}
-    assert {MEASURED[name].label.lower() for name in ("relative_shift", "retained")} <= titles
+    assert {all_columns()[name].label.lower() for name in ("relative_shift", "retained")} <= titles
     assert "2026/now" in report.title

@@ -10,7 +10,8 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from conftest import EXTENDED, run_module
+from support.augmentations import augmentation_named
+from support.evaluation import run_module
 from torch import Tensor, nn
 from torch.utils.data import default_collate
 from torchvision.transforms import v2
@@ -71,9 +72,13 @@ def rows(
 
 def test_rows_depend_on_the_photo_alone(encoder: Encoder) -> None:
     made = {name: as_augmentation(transform) for name, transform in TRANSFORMS.items()}
-    together = rows(encoder, {"noise": EXTENDED["noise"], **made}, batch_size=7, num_workers=0)
+    together = rows(
+        encoder, {"noise": augmentation_named("noise"), **made}, batch_size=7, num_workers=0
+    )
     pd.testing.assert_frame_equal(
-        together, rows(encoder, {**made, "noise": EXTENDED["noise"]}, 1, 2), check_exact=True
+        together,
+        rows(encoder, {**made, "noise": augmentation_named("noise")}, 1, 2),
+        check_exact=True,
     )
     for name in made:
         alone = rows(encoder, {name: made[name]}, 3, 0)
@@ -172,7 +177,7 @@ def test_what_cannot_be_keyed_is_refused_in_one_line(part: Any, says: str) -> No
 
 
 def test_an_augmentation_stays_as_it_is() -> None:
-    assert as_augmentation(EXTENDED["noise"]) is EXTENDED["noise"]
+    assert as_augmentation(augmentation_named("noise")) is augmentation_named("noise")
 
 
 FOG = {"_target_": "albumentations.RandomFog", "p": 1.0}

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import MEASURED
+from support.columns import all_columns
 
 from clipshift.augment.matching import Calibration, Match
 from clipshift.comparison.pair import (
@@ -53,7 +53,7 @@ def made(
     facts = FACTS | {"model": MODEL | model} | dict(facts or {})
     rows, summary, ranking = tables(tuple(shifts.items()), facts["spread"], photos)
     rows = rows if top1 is None else rows.assign(zero_shot_top1_clean=np.resize(top1, len(rows)))
-    return Run(Path("/run"), facts, MEASURED, rows.copy(), summary.copy(), ranking=ranking)
+    return Run(Path("/run"), facts, all_columns(), rows.copy(), summary.copy(), ranking=ranking)
 
 
 @cache
@@ -76,7 +76,7 @@ def tables(
         }
         parts.append(pd.DataFrame(values))
     rows = pd.concat(parts, ignore_index=True)
-    return rows, summarize(rows, MEASURED, seed=0), rank_augmentations(rows, seed=0)
+    return rows, summarize(rows, all_columns(), seed=0), rank_augmentations(rows, seed=0)
 
 
 APART, ALIKE = {"noise": 0.4, "blur": 0.3}, {"noise": 0.301, "blur": 0.3}
@@ -338,5 +338,5 @@ def test_cells_are_painted_only_where_the_interval_excludes_no_change() -> None:
         rows = table[table["measure"] == "relative_shift"]
         [row] = pair_table(rows, before, []).rows
         assert (row[4].tint > 0) == painted
-    unmoved = figures.harm(made({"noise": 0.3, "blur": 0.0}).summary, MEASURED)
+    unmoved = figures.harm(made({"noise": 0.3, "blur": 0.0}).summary, all_columns())
     assert unmoved.loc["noise", "cosine_similarity"] > 0 == unmoved.loc["blur", "cosine_similarity"]

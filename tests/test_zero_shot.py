@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from conftest import run_evaluate
+from support.commands import run_evaluate
 from torch import Tensor
 
 from clipshift.data import Photo, candidate_classes, sample
@@ -156,7 +156,8 @@ def test_a_tokenizer_that_is_not_here_is_said(monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_hits_are_columns_of_the_table(encoder, views: Tensor) -> None:  # type: ignore[no-untyped-def]
-    from conftest import AUGMENTATIONS, run_module
+    from support.augmentations import augmentations_named
+    from support.evaluation import run_module
 
     from clipshift.augment import make_variants
     from clipshift.data import ViewDataset
@@ -166,7 +167,7 @@ def test_hits_are_columns_of_the_table(encoder, views: Tensor) -> None:  # type:
     photos = [replace(photo, label=photo.id) for photo in sample()[:8]]
     classes = [photo.id for photo in photos]
     zero_shot = make_zero_shot(encoder, photos, classes, ["a photo of a {}."])
-    chosen = {"flip": AUGMENTATIONS["flip"]}
+    chosen = augmentations_named("flip")
     variants = make_variants(chosen, {}, ["paper"], {})
     dataset = ViewDataset(photos, chosen, 0, "squash")
     records, _ = run_module(

@@ -16,9 +16,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import ROOT
 from PIL import Image
-from slurm import PATH, free_port, jobs, missing, slurm, wait_until
+from support.slurm import PATH, free_port, jobs, missing, slurm, wait_until
+from support.terminal import ROOT
 
 from clipshift.cli.command import compose_config
 from clipshift.cli.evaluate import evaluate

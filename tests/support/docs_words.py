@@ -13,13 +13,14 @@ import numpy as np
 import open_clip
 import torch
 import yaml
-from conftest import ROOT, VIT, write_hub_folder
-from hub import COMMIT
 from open_clip.pretrained import get_pretrained_cfg
 from PIL import Image
 from safetensors.torch import save_file
 
 from clipshift.data import decode, sample
+from support.hub import COMMIT
+from support.models import VIT, write_hub_folder
+from support.terminal import ROOT
 
 CLASSES = {"n01440764": "tench", "n02123045": "tabby", "n07920052": "espresso"}
 

@@ -18,7 +18,7 @@ from collections.abc import Mapping, Sequence
 from http.client import HTTPResponse
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 IMPORTED = [
     "clipshift.cli.evaluate", "clipshift.cli.train", "clipshift.comparison", "altair",
     "kornia.augmentation", "torchmetrics.functional.image", "vl_convert",

@@ -1,0 +1,1 @@
+"""What tests share: models, augmentations, commands, and services that run on this machine."""
