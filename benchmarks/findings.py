@@ -29,12 +29,12 @@ from omegaconf import OmegaConf
 from PIL import Image
 from scipy.stats import spearmanr
 
-from clipshift.augment import MATCHED, PAPER
 from clipshift.cli.command import compose_config
 from clipshift.data import read_json, sample
 from clipshift.report.words import answer, counted, ranks_in_words, with_interval
 from clipshift.results import GROUPS, Run, read_run, write_json
 from clipshift.results.intervals import spearman_interval
+from clipshift.severities import MATCHED, PAPER
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]

@@ -21,11 +21,12 @@ from clipshift.checks import (
     whole,
 )
 from clipshift.errors import UserError
+from clipshift.severities import LADDER, MATCHED, PAPER
 
 Options = TypeVar("Options")
 REQUIRED = "???"
 """The default of an option that has none: it must be set. The word is Hydra's."""
-SEVERITIES = ("paper", 1, 2, 3, 4, 5, "matched")
+SEVERITIES = (PAPER, *map(int, LADDER), MATCHED)
 FILE, FOLDER = "file", "folder"
 PATH: Check = ("a path", TEXT[1])
 
@@ -145,9 +146,7 @@ SEVERITY: Check = (
 TRAINED_SEVERITIES: Check = (
     "a list of paper and 1 to 5",
     lambda v: (
-        isinstance(v, list)
-        and bool(v)
-        and all(_is_severity(one) and one != SEVERITIES[-1] for one in v)
+        isinstance(v, list) and bool(v) and all(_is_severity(one) and one != MATCHED for one in v)
     ),
 )
 TEMPLATES: Check = (

@@ -13,15 +13,12 @@ from clipshift.augment.pixel import (
     Noise,
     Pixelate,
 )
-from clipshift.augment.severity import LADDER, MATCHED, PAPER, Variant, make_variants
 from clipshift.augment.stored import Stored
 from clipshift.augment.transforms import KeyedTransform, as_augmentation
+from clipshift.augment.variants import Variant, make_variants
 
 __all__ = [
     "JPEG",
-    "LADDER",
-    "MATCHED",
-    "PAPER",
     "VIEW_SIZE",
     "Augmentation",
     "Blur",

@@ -12,14 +12,7 @@ from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
-from clipshift.augment import (
-    LADDER,
-    MATCHED,
-    VIEW_SIZE,
-    Augmentation,
-    KeyedTransform,
-    as_augmentation,
-)
+from clipshift.augment import VIEW_SIZE, Augmentation, KeyedTransform, as_augmentation
 from clipshift.augment.matching import Calibration
 from clipshift.checks import checked, is_template, rising
 from clipshift.cli.command import CONF
@@ -53,6 +46,7 @@ from clipshift.evaluate.calibration import (
 )
 from clipshift.measure import PhotoMeasure, as_measure
 from clipshift.results import CLASSES
+from clipshift.severities import LADDER, MATCHED
 
 AUTO, FULL = "auto", "fp32"
 """The precision that suits the hardware, and the one that loses nothing."""

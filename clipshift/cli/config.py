@@ -21,6 +21,7 @@ from clipshift.checks import (
     whole,
 )
 from clipshift.errors import UserError, did_you_mean, one_line
+from clipshift.severities import LADDER, MATCHED, PAPER
 
 
 def _is_severity(value: Any) -> bool:
@@ -31,7 +32,7 @@ DISTURBED = {"aug": "aug=noise"}
 """The group that the demo cannot be without, see `validate`."""
 MEASURED = DISTURBED | {"metric": "metric=cosine_similarity", "prompts": "prompts=auto"}
 """The groups that an evaluation cannot be without."""
-SEVERITIES = ("paper", 1, 2, 3, 4, 5, "matched")
+SEVERITIES = (PAPER, *map(int, LADDER), MATCHED)
 CHECKS: dict[str, Check] = {
     "seed": whole(0),
     "precision": one_of("fp32", "bf16", "fp16", "pure_bf16", "pure_fp16", "auto"),
@@ -121,7 +122,7 @@ CHECKS: dict[str, Check] = {
         lambda v: (
             isinstance(v, list)
             and bool(v)
-            and all(_is_severity(one) and one != SEVERITIES[-1] for one in v)
+            and all(_is_severity(one) and one != MATCHED for one in v)
         ),
     ),
 }

@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from clipshift.augment import PAPER
 from clipshift.data import ViewDataset, read_json
 from clipshift.errors import UserError
 from clipshift.report import terminal
@@ -25,7 +24,6 @@ from clipshift.report.words import (
     counted,
     few_photos,
     headline_measure,
-    leading_severity,
     listed,
     model_notes,
     p_value,
@@ -49,6 +47,7 @@ from clipshift.results import (
     with_group_means,
     write_csv,
 )
+from clipshift.severities import PAPER, leading_severity
 
 LEADING = (
     "relative_shift",

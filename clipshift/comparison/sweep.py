@@ -29,6 +29,7 @@ from clipshift.report.page import WIDE, Cell, Figure, Page, Section, Table, writ
 from clipshift.report.vega import save_figures
 from clipshift.report.words import counted, model_in_words, short, with_interval
 from clipshift.results import Run, differing_views, read_run, write_csv
+from clipshift.severities import LADDER
 
 
 def job_overrides(folder: Path) -> dict[str, str]:
@@ -173,9 +174,7 @@ def write_sweep(
             "The shift of every job", file="comparison.csv",
         )  # fmt: skip
         sections.append(Section("jobs", "The shift of every job", tables=[shifts]))
-        numbered = table[
-            (table["measure"] == "cosine_similarity") & table["severity"].str.isdigit()
-        ]
+        numbered = table[(table["measure"] == "cosine_similarity") & table["severity"].isin(LADDER)]
         if numbered["severity"].nunique() > 1:
             of_jobs = {job.name: describe(overrides[job], untold(options)) for job in runs}
             if len(set(models.values())) > 1:

@@ -13,7 +13,7 @@ from rich.progress import track
 from torch import Tensor
 from torch.utils.data import default_collate
 
-from clipshift.augment import MATCHED, VIEW_SIZE, Augmentation, Flip, Variant, draw
+from clipshift.augment import VIEW_SIZE, Augmentation, Flip, Variant, draw
 from clipshift.augment.keyed import Draws
 from clipshift.augment.matching import (
     Calibration,
@@ -35,6 +35,7 @@ from clipshift.data import (
 from clipshift.errors import UserError
 from clipshift.measure.functional import rmse, ssim
 from clipshift.results import CALIBRATION, write_json
+from clipshift.severities import MATCHED
 
 DISTORTIONS: dict[str, Distortion] = {
     "ssim": pixel_distortion(ssim),

@@ -6,11 +6,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from clipshift.augment import MATCHED, Flip, Variant, augment
+from clipshift.augment import Flip, Variant, augment
 from clipshift.augment.keyed import Draws
 from clipshift.augment.matching import Distortion
 from clipshift.measure.functional import cosine_similarity
 from clipshift.results import CLEAN, Measured
+from clipshift.severities import MATCHED
 
 ELASTICITY_PHOTOS = 32
 """The number of random photos whose shift is measured at a weaker strength as well."""

@@ -11,7 +11,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from clipshift.augment import MATCHED, PAPER, Stored, Variant
+from clipshift.augment import Stored, Variant
 from clipshift.augment.matching import UNDISTORTED, Calibration
 from clipshift.data import Photo, keyed_order
 from clipshift.evaluate.calibration import mirrored_photos
@@ -53,6 +53,7 @@ from clipshift.results import (
     write_shift,
     write_whole,
 )
+from clipshift.severities import MATCHED, PAPER
 
 AUTO = "auto"
 """To resample photos or classes, see `resampling`."""

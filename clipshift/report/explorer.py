@@ -30,6 +30,7 @@ from clipshift.results import (
     read_nearest,
     shown_photos,
 )
+from clipshift.severities import split_view_name
 
 PICTURES = 480
 """How many pictures a page holds at the most, so that it stays small with many severities."""
@@ -60,9 +61,7 @@ def explored(runs: Mapping[str, Run], dataset: ViewDataset | None) -> dict[str, 
     """
     every = list(runs.values())
     first = every[0]
-    only = first.rows.head(1)["severity"].iloc[0]
-    names = list(first.facts["strengths"])
-    keys = [(name.partition("@")[0], name.partition("@")[2] or only) for name in names]
+    keys = list(view_keys(first).values())
     both = [set(run.rows) for run in every]
     measure = "relative_shift" if all("relative_shift" in known for known in both) else (
         "cosine_similarity"
@@ -174,16 +173,20 @@ def photo_rows(
     return rows, unlisted
 
 
+def view_keys(run: Run) -> dict[str, tuple[str, str]]:
+    """The augmentation and the severity of each view of a run, by view name."""
+    only = run.rows.head(1)["severity"].iloc[0]
+    parts = {view: split_view_name(view) for view in run.facts["strengths"]}
+    return {view: (name, severity or only) for view, (name, severity) in parts.items()}
+
+
 def variants_of(run: Run, dataset: ViewDataset) -> dict[str, Variant]:
     """The variants of a run, by view name."""
-    only = run.rows.head(1)["severity"].iloc[0]
-    variants = {}
-    for view, strength in run.facts["strengths"].items():
-        name, several, severity = view.partition("@")
-        variants[view] = Variant(
-            name, severity if several else only, dataset.augmentations[name], strength
-        )
-    return variants
+    strengths = run.facts["strengths"]
+    return {
+        view: Variant(name, severity, dataset.augmentations[name], strengths[view])
+        for view, (name, severity) in view_keys(run).items()
+    }
 
 
 def views_of(run: Run, dataset: ViewDataset, photos: Sequence[str]) -> dict[str, View]:

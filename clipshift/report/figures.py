@@ -12,7 +12,6 @@ import numpy as np
 import pandas as pd
 from scipy.cluster.hierarchy import dendrogram
 
-from clipshift.augment import MATCHED, PAPER
 from clipshift.measure import Facts
 from clipshift.measure.functional import augmentation_linkage
 from clipshift.report.vega import (
@@ -28,6 +27,7 @@ from clipshift.report.vega import (
 )
 from clipshift.report.words import capitalised, ranks_in_words, with_interval
 from clipshift.results import Shift, by_photo, pivot
+from clipshift.severities import LADDER, MATCHED, PAPER, split_view_name
 
 FAINT = 0.05
 """A heat map's strongest colour stands for at least this share of a measure's range, or of 1."""
@@ -268,7 +268,7 @@ def draw_severity(summary: pd.DataFrame, measure: str, facts: Facts) -> Chart:
         measure: Which; the shift 1 − cosine for ``cosine_similarity``.
         facts: The measure's.
     """
-    rows = summary[(summary["measure"] == measure) & summary["severity"].str.isdigit()]
+    rows = summary[(summary["measure"] == measure) & summary["severity"].isin(LADDER)]
     means, low, high = rows["mean"], rows["ci_low"], rows["ci_high"]
     title = capitalised(facts.label)
     if measure == "cosine_similarity":
@@ -593,7 +593,7 @@ def draw_distances(
         description: What they are, for those who cannot see the figure.
     """
     views = list(distances.index)
-    severity_of = {view: view.partition("@")[2] for view in views}
+    severity_of = {view: split_view_name(view)[1] for view in views}
     cells, branches = [], []
     for severity in dict.fromkeys(severity_of.values()):
         own = [view for view in views if severity_of[view] == severity]
@@ -603,7 +603,7 @@ def draw_distances(
         tree = augmentation_linkage(matrix)
         drawn = dendrogram(tree, no_plot=True)
         leaves = drawn["leaves"]
-        names = [view.partition("@")[0] for view in own]
+        names = [split_view_name(view)[0] for view in own]
         most = matrix.max() or 1
         for row, i in enumerate(leaves):
             for column, j in enumerate(leaves):

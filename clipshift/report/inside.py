@@ -9,6 +9,7 @@ from clipshift.report.page import WIDE, Cell, Figure, Section, Table, number, pr
 from clipshift.report.words import SIGNIFICANT
 from clipshift.results import Run
 from clipshift.results.columns import DEFINITIONS
+from clipshift.severities import view_name
 
 SHOWN_TEXTS = 3
 """How many texts a row of the page names, of those that a view gains or loses."""
@@ -102,12 +103,12 @@ def cosine_matrices(run: Run) -> list[pd.DataFrame]:
     """
     told = (run.directions["p_holm"] < SIGNIFICANT) & (run.directions["share"] > 0)
     known = run.directions[told]
-    views = [f"{row.augmentation}@{row.severity}" for row in known.itertuples()]
+    views = [view_name(row.augmentation, row.severity) for row in known.itertuples()]
     made = [
         pd.DataFrame(np.where(np.eye(len(views)) > 0, 0.0, np.nan), views, views) for _ in range(3)
     ]
     for row in run.direction_cosines.dropna(subset="cosine").itertuples():
-        pair = [f"{name}@{row.severity}" for name in (row.augmentation, row.other)]
+        pair = [view_name(name, row.severity) for name in (row.augmentation, row.other)]
         if not set(pair) <= set(views):
             continue
         for matrix, cosine in zip(made, (row.cosine, row.ci_high, row.ci_low), strict=True):

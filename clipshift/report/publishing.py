@@ -26,6 +26,7 @@ from clipshift.results import (
     write_json,
     write_whole,
 )
+from clipshift.severities import split_view_name, view_name
 
 TASK = "zeroshot_classification"
 """What CLIP_benchmark calls zero-shot classification."""
@@ -59,7 +60,7 @@ def zero_shot_rows(run: Run) -> dict[str, dict[str, float]]:
     variants = hits["zero_shot_top1"].columns
     several = len(variants.unique("severity")) > 1
     views = [(CLEAN, variants[0], "_clean")] if len(variants) else []
-    views += [(f"{n}@{s}" if several else str(n), (n, s), "") for n, s in variants]
+    views += [(view_name(n, s if several else None), (n, s), "") for n, s in variants]
     made = {}
     for name, variant, ending in views:
         top1 = hits[f"zero_shot_top1{ending}"][variant]
@@ -137,7 +138,7 @@ def eval_results(run: Run) -> list[dict[str, Any]]:
     for view, metrics in zero_shot_rows(run).items():
         measure = "zero_shot_top1_clean" if view == CLEAN else "zero_shot_top1"
         rows = run.summary[run.summary["measure"] == measure]
-        augmentation, _, severity = view.partition("@")
+        augmentation, severity = split_view_name(view)
         if view != CLEAN:
             rows = rows[rows["augmentation"] == augmentation]
             rows = rows[rows["severity"] == severity] if several else rows

@@ -7,7 +7,6 @@ from typing import Any
 import pandas as pd
 from pytorch_lightning.loggers import Logger, WandbLogger
 
-from clipshift.augment import PAPER
 from clipshift.data import ViewDataset
 from clipshift.report import figures, page, publishing, terminal, tracking, vega, words
 from clipshift.report.explorer import explored
@@ -15,6 +14,7 @@ from clipshift.report.inside import inside_sections, outlier_sections
 from clipshift.report.page import WIDE, Figure, Page, Section, Table
 from clipshift.results import Run, errors_by_corruption
 from clipshift.results.columns import DEFINITIONS
+from clipshift.severities import PAPER, ladder_steps, leading_severity
 
 UNEQUAL = (
     "The paper’s augmentations are unequally strong: this ranking mixes the model’s sensitivity "
@@ -103,7 +103,7 @@ def report_page(run: Run, dataset: ViewDataset) -> Page:
         sections=sections,
         facts=facts_of(run),
         severities=severities if len(severities) > 1 else [],
-        severity=words.leading_severity(severities),
+        severity=leading_severity(severities),
         citation=citation(run),
         methods=methods(run),
     )
@@ -186,8 +186,7 @@ def ranking_sections(run: Run) -> list[Section]:
             else []
         )
         sections.append(Section("ranking", "Ranking", figures=drawn, tables=tables))
-    steps = [s for s in run.summary["severity"].unique() if s.isdigit()]
-    if measure and len(steps) > 1:
+    if measure and len(ladder_steps(run.summary["severity"])) > 1:
         curves = figures.draw_severity(run.summary, measure, run.columns[measure])
         caption = (
             "The same draws, stronger: each photo’s curve is paired with itself. Bars are 95 % "

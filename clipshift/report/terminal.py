@@ -17,12 +17,12 @@ from rich.progress import ProgressColumn, Task
 from rich.table import Table
 from rich.text import Text
 
-from clipshift.augment import MATCHED
 from clipshift.measure import Facts
 from clipshift.report.figures import shown_measures
 from clipshift.report.tracking import HEADLINE, headline
 from clipshift.report.words import resampled
 from clipshift.results import Run
+from clipshift.severities import MATCHED
 
 LEADING = ("relative_shift", "cosine_similarity", "retained", "gaze_divergence_aligned")
 """The measures that a terminal of 80 columns has room for; wider ones show more."""

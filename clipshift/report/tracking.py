@@ -16,12 +16,12 @@ from pytorch_lightning.loggers import Logger, WandbLogger
 from clipshift.errors import one_line
 from clipshift.report.explorer import from_data_url, gazed
 from clipshift.report.words import (
-    leading_severity,
     model_in_words,
     weights_in_words,
     without_paths,
 )
 from clipshift.results import Run
+from clipshift.severities import LADDER, ladder_steps, leading_severity, view_name
 
 
 def wandb_logger(
@@ -145,7 +145,7 @@ def headline(run: Run) -> dict[str, Any]:
         means = run.summary[run.summary["severity"] == severity].pivot(
             index="augmentation", columns="measure", values="mean"
         )
-        found["severity"] = int(severity) if severity.isdigit() else severity
+        found["severity"] = int(severity) if severity in LADDER else severity
         found["mean_shift"] = float(ranked["shift"].mean())
         if "relative_shift" in means:
             found["mean_relative_shift"] = float(means["relative_shift"].mean())
@@ -172,7 +172,7 @@ def key_of(measure: str, augmentation: str, severity: str | None = None) -> str:
         >>> key_of("cosine_similarity", "noise"), key_of("shift", "noise", "3")
         ('cosine_similarity/noise', 'shift/noise@3')
     """
-    return f"{measure}/{augmentation}" + (f"@{severity}" if severity else "")
+    return f"{measure}/{view_name(augmentation, severity)}"
 
 
 def means(run: Run) -> dict[str, float]:
@@ -248,13 +248,13 @@ def track_results(
 
 def track_curves(tracked: Any, run: Run) -> None:
     """Log shift and relative shift against ``severity``, where a run has two steps or more."""
-    steps = run.summary[run.summary["severity"].str.isdigit()]
+    steps = run.summary[run.summary["severity"].isin(LADDER)]
     if steps["severity"].nunique() < 2:
         return
     tracked.define_metric("severity", hidden=True)
     for family in ("shift", "relative_shift"):
         tracked.define_metric(f"{family}/*", step_metric="severity", summary="none")
-    for severity in sorted(steps["severity"].unique()):
+    for severity in ladder_steps(steps["severity"]):
         rows = steps[steps["severity"] == severity]
         curves = {"severity": int(severity)}
         for row in rows[rows["measure"] == "cosine_similarity"].itertuples():

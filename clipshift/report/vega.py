@@ -10,6 +10,7 @@ import pandas as pd
 import vl_convert
 
 from clipshift.results import file_name, subfolder, write_whole
+from clipshift.severities import view_name
 
 Chart = alt.TopLevelMixin
 """Any of Altair's charts."""
@@ -127,7 +128,7 @@ def save_figures(figures: Mapping[str, Drawn], folder: Path, source: str) -> dic
     for name, chart in figures.items():
         for severity in severities_of(chart) or [""]:
             spec = specification(chart, severity or None, source)
-            title = f"{name}@{severity}" if severity else name
+            title = view_name(name, severity)
             svg = vl_convert.vegalite_to_svg(spec, vl_version=VEGALITE, config=config(back="white"))
             png = vl_convert.svg_to_png(svg, scale=PNG_SCALE)
             file = folder / file_name(title)

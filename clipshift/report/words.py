@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from clipshift.augment import MATCHED, PAPER
-from clipshift.results import ALEXNET_ERROR, CLASSES, DESIGN_EFFECT, SEVERITIES, Run
+from clipshift.results import ALEXNET_ERROR, CLASSES, DESIGN_EFFECT, Run
+from clipshift.severities import LADDER, MATCHED, PAPER, ladder_steps, leading_severity
 
 FEW_PHOTOS = 30
 """Below this many, pages and the terminal say how few photos there are."""
@@ -260,7 +260,7 @@ def answer(run: Run) -> list[str]:
         missing = "two photos with a value" if known else "a measured cosine similarity"
         return [f"No ranking of the shift: it requires {missing}."]
     severities = list(run.ranking["severity"].unique())
-    steps = sorted(s for s in severities if s.isdigit())
+    steps = ladder_steps(severities)
     first = leading_severity(severities)
     ranked = run.ranking[run.ranking["severity"] == first]
     leader, last = ranked["augmentation"].iloc[0], ranked["augmentation"].iloc[-1]
@@ -303,12 +303,6 @@ def _first_place(leader: str, rivals: Sequence[str]) -> str:
     return f"`{leader}` ranks first at the 95 % level"
 
 
-def leading_severity(severities: Sequence[str]) -> str:
-    """The severity that a page tells of first: the paper's, or else the strongest step."""
-    steps = sorted(severity for severity in severities if severity.isdigit())
-    return PAPER if PAPER in severities else steps[-1] if steps else severities[0]
-
-
 def corruption_error(run: Run) -> list[str]:
     """What a run found of errors under stored corruptions, in sentences; empty where nothing."""
     if run.corruption_error.empty:
@@ -316,7 +310,7 @@ def corruption_error(run: Run) -> list[str]:
     later = dict.fromkeys(("mce_low", "mce_high", "rho_within", "n"))  # earlier versions lack them
     found = later | run.facts["corruption_error"]
     of_imagenet_c = run.corruption_error.dropna(subset="alexnet_error")
-    whole = of_imagenet_c.groupby("augmentation").size() == len(SEVERITIES)
+    whole = of_imagenet_c.groupby("augmentation").size() == len(LADDER)
     if found["mce"] is not None:
         low, high = (
             np.nan if end is None else 100 * end for end in (found["mce_low"], found["mce_high"])
@@ -329,7 +323,7 @@ def corruption_error(run: Run) -> list[str]:
     else:
         told = [
             f"No mean corruption error (mCE): it is over the {len(ALEXNET_ERROR)} corruptions of "
-            f"ImageNet-C at all {len(SEVERITIES)} severities, of which {whole.sum()} are here."
+            f"ImageNet-C at all {len(LADDER)} severities, of which {whole.sum()} are here."
         ]
     if found["rho"] is not None:
         rho = with_interval(found["rho"], found["ci_low"], found["ci_high"], "+.2f")

@@ -3,7 +3,6 @@
 from clipshift.results.columns import ShiftFile, write_shift
 from clipshift.results.corruptions import (
     ALEXNET_ERROR,
-    SEVERITIES,
     corruption_errors,
     errors_by_corruption,
     mean_corruption_error,
@@ -89,7 +88,6 @@ __all__ = [
     "LEADERBOARD",
     "PHOTOS",
     "ROWS",
-    "SEVERITIES",
     "SHIFT",
     "SHOWN_PHOTOS",
     "UNMATCHED",

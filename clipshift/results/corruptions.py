@@ -8,6 +8,7 @@ from scipy.stats import spearmanr
 
 from clipshift.results.intervals import mean_interval, spearman_interval
 from clipshift.results.table import Shift, by_photo
+from clipshift.severities import LADDER
 
 ALEXNET_ERROR = {
     "gaussian_noise": 0.886428,
@@ -29,7 +30,6 @@ ALEXNET_ERROR = {
 """AlexNet's top-1 error under each corruption of ImageNet-C, the mean over its five severities:
 ``ALEXNET_ERR`` in ``imagenet.py`` of github.com/google-research/augmix (Hendrycks et al., "AugMix",
 2020), from github.com/hendrycks/robustness."""
-SEVERITIES = ("1", "2", "3", "4", "5")
 
 
 def mean_corruption_error(errors: Mapping[str, Sequence[float]]) -> float:
@@ -53,7 +53,7 @@ def mean_corruption_error(errors: Mapping[str, Sequence[float]]) -> float:
         >>> round(mean_corruption_error({c: [e] * 5 for c, e in ALEXNET_ERROR.items()}), 6)
         1.0
     """
-    if any(len(errors.get(name, ())) != len(SEVERITIES) for name in ALEXNET_ERROR):
+    if any(len(errors.get(name, ())) != len(LADDER) for name in ALEXNET_ERROR):
         return float("nan")
     return float(np.mean([np.mean(errors[name]) / e for name, e in ALEXNET_ERROR.items()]))
 
@@ -126,7 +126,7 @@ def corruption_error_interval(shift: Shift, seed: int) -> tuple[float, float]:
         seed: Seed of the resampling.
     """
     errors = 1 - by_photo(shift, "zero_shot_top1")
-    named = [(name, severity) for name in ALEXNET_ERROR for severity in SEVERITIES]
+    named = [(name, severity) for name in ALEXNET_ERROR for severity in LADDER]
     errors = errors[named].dropna(how="all")
     relative = errors.fillna(errors.mean()) / [ALEXNET_ERROR[name] for name, _ in named]
     low, high = mean_interval(relative.mean(axis=1).to_numpy(), seed)
@@ -150,7 +150,7 @@ def shift_and_error(table: pd.DataFrame, shift: Shift, seed: int) -> dict[str, f
         where it cannot be said.
     """
     errors = {
-        str(name): list(rows.loc[rows["severity"].isin(SEVERITIES), "error"])
+        str(name): list(rows.loc[rows["severity"].isin(LADDER), "error"])
         for name, rows in table.groupby("augmentation")
     }
     found = {"mce": mean_corruption_error(errors)}

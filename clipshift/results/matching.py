@@ -5,8 +5,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from clipshift.augment import MATCHED
 from clipshift.results.intervals import Studentized, stratum_values, studentize
+from clipshift.severities import MATCHED
 
 Variants = Sequence[tuple[str, str]]
 """Augmentation and severity of each column."""

@@ -17,7 +17,6 @@ from pydantic import TypeAdapter
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
-from clipshift.augment import LADDER, MATCHED, PAPER
 from clipshift.data import NATIVE, Photo, native_resize, open_file, read_text, typed
 from clipshift.errors import UserError, one_line
 from clipshift.measure import Facts
@@ -26,6 +25,7 @@ from clipshift.results.facts import RUN_FACTS
 from clipshift.results.files import file_sha256, subfolder, write_csv, write_json, write_whole
 from clipshift.results.measured import CLEAN, Measured
 from clipshift.results.table import Shift, by_photo
+from clipshift.severities import SEVERITIES, view_name
 
 CALIBRATION = "calibration.json"
 NEAREST = "nearest.json"
@@ -317,10 +317,10 @@ def _check_names(
         ValueError: If one names another.
     """
     names, severities = (set(rows.variants.unique(key)) for key in ("augmentation", "severity"))
-    if other := severities - {PAPER, MATCHED, *LADDER}:
+    if other := severities.difference(SEVERITIES):
         raise ValueError(f"{SHIFT} has the severity {min(other)}")
     several = len(severities) > 1
-    views = {f"{name}@{severity}" if several else name for name, severity in rows.variants}
+    views = {view_name(n, severity if several else None) for n, severity in rows.variants}
     known: dict[str, set[Any]] = {
         "strengths": views,
         "aug": names,

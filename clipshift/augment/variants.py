@@ -1,14 +1,11 @@
-"""Severities: how strong an augmentation is, as a factor on what it draws."""
+"""Variants: augmentations at a severity, which is a factor on what they draw."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from clipshift.augment.keyed import Augmentation
 from clipshift.errors import UserError
-
-PAPER = "paper"
-MATCHED = "matched"
-LADDER = ("1", "2", "3", "4", "5")
+from clipshift.severities import MATCHED, PAPER, view_name
 
 
 @dataclass(frozen=True)
@@ -62,7 +59,7 @@ def make_variants(
         return ladders[name][int(severity) - 1]
 
     return {
-        f"{name}@{severity}" if len(severities) > 1 else name: Variant(
+        view_name(name, severity if len(severities) > 1 else None): Variant(
             name, severity, augmentation, strength(name, severity)
         )
         for severity in severities
