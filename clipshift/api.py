@@ -30,7 +30,8 @@ from clipshift.comparison.pair import compare_pair, trained_on_of
 from clipshift.data import ViewDataset, candidate_classes, photos_of, select
 from clipshift.encode import as_encoder
 from clipshift.errors import UserError
-from clipshift.report import figures, page, vega
+from clipshift.report import charts, page
+from clipshift.report.charts import vega
 from clipshift.report.explorer import gazed_pictures
 from clipshift.report.run import write_report
 from clipshift.results import (
@@ -89,7 +90,7 @@ class Result:
 
     def plot_ranking(self) -> vega.Chart:
         """Augmentations by their mean shift: an Altair chart."""
-        return figures.draw_ranking(self.ranking, self.summary)
+        return charts.draw_ranking(self.ranking, self.summary)
 
     def plot_gaze(self, photo: int | str) -> vega.Chart:
         """Where the model looks on a photo, clean and under every augmentation: an Altair chart.
@@ -103,7 +104,7 @@ class Result:
         if isinstance(self._views, UserError):
             raise self._views
         name = self._views.photos[photo].id if isinstance(photo, int) else photo
-        return figures.draw_pictures(gazed_pictures(self.run, self._views, name))
+        return charts.draw_pictures(gazed_pictures(self.run, self._views, name))
 
     def save(self, folder: str | Path) -> Path:
         """Write all tables and, where the photos can still be had, the report.

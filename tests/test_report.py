@@ -19,9 +19,10 @@ from support.columns import all_columns
 from support.terminal import ROOT
 
 from clipshift.measure.facts import Facts
-from clipshift.report import figures, page, vega, words
+from clipshift.report import charts, page, words
+from clipshift.report.charts import marks, vega
 from clipshift.report.tracking import run_name
-from clipshift.results import Run, read_gazes, read_nearest
+from clipshift.results import Run, normalized_change, read_gazes, read_nearest, shown_measures
 
 
 class Tables(HTMLParser):
@@ -187,7 +188,7 @@ def test_augmentations_can_be_told_without_their_hue() -> None:
 
 def harm_of(measure: str, rows: list[tuple[float, float, float]]) -> list[float]:
     summary = summary_of({f"a{i}": {measure: row} for i, row in enumerate(rows)})
-    return figures.harm(summary, all_columns())[measure].tolist()
+    return normalized_change(summary, all_columns())[measure].tolist()
 
 
 def test_a_heatmap_paints_no_difference_that_is_noise() -> None:
@@ -204,7 +205,7 @@ def test_what_a_figure_shows_of_measures_follows_from_their_facts() -> None:
     lost = Facts("lost detail", "lost", "what is gone", "pixels", "lower", 0, 1, 0)
     columns = all_columns() | {"lost": lost}
     row = dict.fromkeys(("lost", "cosine_similarity", "brightness", "retained"), (0.5, 0.4, 0.6))
-    shown = figures.shown_measures(summary_of({"noise": row}), columns)
+    shown = shown_measures(summary_of({"noise": row}), columns)
     assert shown == ["cosine_similarity", "retained", "lost"]
     table = page.ranked_table(summary_of({"noise": row}), columns, ["noise"])
     assert table[0] == ["augmentation", "cosine", "retained", "lost"]
@@ -221,7 +222,7 @@ def test_correlations_that_may_be_none_stay_blank() -> None:
     rows = [("noise", 0.5, 0.2, 0.7), ("blur", 0.3, -0.1, 0.6), ("flip", -0.6, -0.8, -0.3)]
     table = pd.DataFrame(rows, columns=["augmentation", "rho", "ci_low", "ci_high"])
     table = table.assign(severity="paper", p_holm=0.1, n=9, **{"with": "rmse"})
-    drawn = data_of(figures.draw_correlations(table, all_columns())).set_index("augmentation")
+    drawn = data_of(charts.draw_correlations(table, all_columns())).set_index("augmentation")
     assert drawn["rho"].to_dict() == {"noise": 0.5, "blur": 0, "flip": -0.6}
     assert drawn["text"].to_dict() == {"noise": "+0.50", "blur": "", "flip": "-0.60"}
 
@@ -235,7 +236,7 @@ def test_a_distribution_shows_quantiles_over_photos() -> None:
         )
         for name, column in values.items()
     )
-    drawn = data_of(figures.draw_distribution(shift, "rmse", all_columns()["rmse"]))
+    drawn = data_of(charts.draw_distribution(shift, "rmse", all_columns()["rmse"]))
     for row in drawn.itertuples():
         expected = np.percentile(values[row.augmentation], [5, 25, 50, 75, 95])
         np.testing.assert_allclose([row.p5, row.p25, row.median, row.p75, row.p95], expected)
@@ -245,12 +246,12 @@ def test_names_beside_lines_do_not_cover_one_another() -> None:
     rng = np.random.default_rng(0)
     for count in (1, 2, 9, 14):
         places = np.sort(rng.uniform(0, 0.1, count))
-        moved = figures._spread(places, 0.05, 0, 1)
+        moved = marks._spread(places, 0.05, 0, 1)
         assert (np.diff(moved) > 0.05 - 1e-9).all()  # and in the same order
         assert moved.min() >= 0
         assert moved.max() <= 1
     apart = np.array([0.9, 0.1, 0.5])
-    np.testing.assert_allclose(figures._spread(apart, 0.05, 0, 1), apart)
+    np.testing.assert_allclose(marks._spread(apart, 0.05, 0, 1), apart)
 
 
 def test_a_figure_is_saved_once_for_each_severity(tmp_path: Path) -> None:
@@ -258,7 +259,7 @@ def test_a_figure_is_saved_once_for_each_severity(tmp_path: Path) -> None:
     table = pd.DataFrame(rows, columns=["augmentation", "mean", "ci_low", "ci_high"])
     table = table.assign(measure="relative_shift", n=9)
     summary = pd.concat([table.assign(severity=s, mean=table["mean"] * int(s)) for s in "12"])
-    chart = vega.drawn(figures.draw_heatmap(summary, all_columns()))
+    chart = vega.drawn(charts.draw_heatmap(summary, all_columns()))
     paths = vega.save_figures({"heatmap": chart}, tmp_path / "figures", "five photos")
     assert set(paths) == {"heatmap@1", "heatmap@2"}
     assert all(Image.open(path).format == "PNG" for path in paths.values())

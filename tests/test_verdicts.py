@@ -22,9 +22,9 @@ from clipshift.comparison.pair import (
 from clipshift.comparison.sweep import sweep_answer, sweep_notes
 from clipshift.evaluate.calibration import calibration_notes
 from clipshift.evaluate.tables import carried_gaze
-from clipshift.report import check, figures, inside, page, terminal, words
+from clipshift.report import check, inside, page, terminal, words
 from clipshift.report.run import UNEQUAL, ranking_figure, run_notes
-from clipshift.results import Run, rank_augmentations, summarize
+from clipshift.results import Run, normalized_change, rank_augmentations, summarize
 
 PHOTOS = 40
 NOISE = np.random.default_rng(0).normal(0, 0.03, (4, PHOTOS))
@@ -338,5 +338,5 @@ def test_cells_are_painted_only_where_the_interval_excludes_no_change() -> None:
         rows = table[table["measure"] == "relative_shift"]
         [row] = pair_table(rows, before, []).rows
         assert (row[4].tint > 0) == painted
-    unmoved = figures.harm(made({"noise": 0.3, "blur": 0.0}).summary, all_columns())
+    unmoved = normalized_change(made({"noise": 0.3, "blur": 0.0}).summary, all_columns())
     assert unmoved.loc["noise", "cosine_similarity"] > 0 == unmoved.loc["blur", "cosine_similarity"]

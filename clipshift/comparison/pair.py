@@ -11,10 +11,10 @@ import pandas as pd
 from clipshift.data import ViewDataset, read_json
 from clipshift.errors import UserError
 from clipshift.report import terminal
+from clipshift.report.charts import draw_differences, draw_interpolation
+from clipshift.report.charts.vega import save_figures
 from clipshift.report.explorer import explored
-from clipshift.report.figures import draw_differences, draw_interpolation
 from clipshift.report.page import Cell, Figure, Page, Section, Table, marked, write_page
-from clipshift.report.vega import save_figures
 from clipshift.report.words import (
     SIGNIFICANT,
     alike_photos,

@@ -24,9 +24,9 @@ from clipshift.comparison.pair import (
 from clipshift.data import read_text
 from clipshift.errors import ERROR_FILE, UserError, one_line
 from clipshift.report import terminal, tracking
-from clipshift.report.figures import draw_curves, draw_parallel
+from clipshift.report.charts import draw_curves, draw_parallel
+from clipshift.report.charts.vega import save_figures
 from clipshift.report.page import WIDE, Cell, Figure, Page, Section, Table, write_page
-from clipshift.report.vega import save_figures
 from clipshift.report.words import counted, model_in_words, short, with_interval
 from clipshift.results import Run, differing_views, read_run, write_csv
 from clipshift.severities import LADDER

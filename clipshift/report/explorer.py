@@ -18,7 +18,6 @@ from clipshift.augment import MovingAugmentation, Variant, augment
 from clipshift.data import Batch, View, ViewDataset, collate
 from clipshift.errors import UserError
 from clipshift.measure.functional import gaze_moved_back
-from clipshift.report.figures import shown_measures
 from clipshift.results import (
     CLEAN,
     SHOWN_PHOTOS,
@@ -28,6 +27,7 @@ from clipshift.results import (
     labels_of,
     read_gazes,
     read_nearest,
+    shown_measures,
     shown_photos,
 )
 from clipshift.severities import split_view_name

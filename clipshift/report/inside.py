@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 
 from clipshift.encode import NAMES
-from clipshift.report import figures, words
+from clipshift.report import charts, words
 from clipshift.report.page import WIDE, Cell, Figure, Section, Table, number, probability
 from clipshift.report.words import SIGNIFICANT
 from clipshift.results import Run
@@ -29,7 +29,7 @@ def direction_section(run: Run) -> Section:
     drawn = [
         Figure(
             "directions",
-            figures.draw_against(
+            charts.draw_against(
                 rows.rename(columns={"direction": "value", "null": "reference"}),
                 "length of the mean unit displacement",
             ),
@@ -45,7 +45,7 @@ def direction_section(run: Run) -> Section:
         drawn.append(
             Figure(
                 "direction_cosines",
-                figures.draw_distances(
+                charts.draw_distances(
                     cosines,
                     low,
                     high,
@@ -145,7 +145,7 @@ def undone_section(run: Run) -> Section:
     )
     return Section(
         "undone", "Can it be undone?", [text],
-        [Figure("undone", figures.draw_undone(rows), caption)], [table],
+        [Figure("undone", charts.draw_undone(rows), caption)], [table],
     )  # fmt: skip
 
 
@@ -155,7 +155,7 @@ def neighbourhood_section(run: Run) -> Section:
     kept = rows[rows["measure"] == "neighbours_kept"]
     figure = Figure(
         "neighbours_kept",
-        figures.draw_against(kept, "share of the 10 nearest photos that stay nearest"),
+        charts.draw_against(kept, "share of the 10 nearest photos that stay nearest"),
         "Of a photo’s ten nearest photos, how many are still nearest when all are augmented. Bars "
         "are 95 % intervals among these photos; the tick is chance.",
     )
@@ -270,7 +270,7 @@ def outlier_sections(run: Run) -> list[Section]:
         return [Section("outliers", "Outlier tokens", [*text, "There are none, in any layer."])]
     figure = Figure(
         "outliers",
-        figures.draw_layers(rows, "tokens"),
+        charts.draw_layers(rows, "tokens"),
         "Outlier tokens of a view after each layer: means over photos with 95 % intervals.",
         least=WIDE,
     )

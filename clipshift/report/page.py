@@ -17,9 +17,9 @@ import vl_convert
 from markupsafe import Markup, escape
 
 from clipshift.measure import Facts
-from clipshift.report import figures, vega
+from clipshift.report.charts import vega
 from clipshift.report.words import p_value, ranks_in_words, with_interval
-from clipshift.results import write_whole
+from clipshift.results import normalized_change, shown_measures, write_whole
 
 WIDE = 560
 """The least width in pixels of figures with names at their sides."""
@@ -73,7 +73,7 @@ class Figure:
 
     Attributes:
         name: Under which it is saved: ``figures/NAME.svg``, or ``figures/NAME@SEVERITY.svg``.
-        chart: From `clipshift.report.figures`.
+        chart: From `clipshift.report.charts`.
         caption: What it shows.
         notes: What else to say of it, by severity.
         least: Its least width in pixels: on a narrower page it scrolls.
@@ -286,7 +286,7 @@ def measure_table(
     trained_on: Sequence[str],
     below: Collection[tuple[str, str]] = (),
 ) -> Table:
-    """All means with intervals, painted as `clipshift.report.figures.draw_heatmap` does.
+    """All means with intervals, painted as `clipshift.report.charts.draw_heatmap` does.
 
     Args:
         summary: Means with intervals.
@@ -294,14 +294,14 @@ def measure_table(
         trained_on: Augmentations that the model was fine-tuned on, to be marked.
         below: Augmentations and severities whose shift may be rounding, to be marked.
     """
-    measures = figures.shown_measures(summary, columns)
+    measures = shown_measures(summary, columns)
     rows, severities = [], []
     for severity, group in summary.groupby("severity", sort=False):
         cells = group.set_index(["measure", "augmentation"])
         names = list(group["augmentation"].unique())
         if "cosine_similarity" in measures:
             names.sort(key=lambda name: cells.loc[("cosine_similarity", name), "mean"])
-        tints = figures.harm(group, columns)
+        tints = normalized_change(group, columns)
         for name in names:
             made = [cells.loc[(m, name), ["mean", "ci_low", "ci_high"]] for m in measures]
             rows.append(

@@ -8,11 +8,12 @@ import pandas as pd
 from pytorch_lightning.loggers import Logger, WandbLogger
 
 from clipshift.data import ViewDataset
-from clipshift.report import figures, page, publishing, terminal, tracking, vega, words
+from clipshift.report import charts, page, publishing, terminal, tracking, words
+from clipshift.report.charts import vega
 from clipshift.report.explorer import explored
 from clipshift.report.inside import inside_sections, outlier_sections
 from clipshift.report.page import WIDE, Figure, Page, Section, Table
-from clipshift.results import Run, errors_by_corruption
+from clipshift.results import Run, errors_by_corruption, shown_measures
 from clipshift.results.columns import DEFINITIONS
 from clipshift.severities import PAPER, ladder_steps, leading_severity
 
@@ -114,7 +115,7 @@ def ranking_figure(run: Run) -> Figure:
     at_paper = run.ranking["severity"].eq(PAPER).sum()
     return Figure(
         "ranking",
-        figures.draw_ranking(run.ranking, run.summary),
+        charts.draw_ranking(run.ranking, run.summary),
         "Mean shift with 95 % intervals, and the interval of each rank: all of them "
         "hold together at the 95 % level.",
         {PAPER: UNEQUAL} if at_paper > 1 else {},
@@ -153,7 +154,7 @@ def ranking_sections(run: Run) -> list[Section]:
         drawn.append(
             Figure(
                 "agreement",
-                figures.draw_agreement(run.ranking),
+                charts.draw_agreement(run.ranking),
                 "Sensitivity or strength? The ranks, with intervals that hold together at the 95 % "
                 "level, at the strengths that the paper set, and where all augmentations distort "
                 f"equally. Kendall’s τ between the two: {tau}.",
@@ -165,7 +166,7 @@ def ranking_sections(run: Run) -> list[Section]:
         drawn.append(
             Figure(
                 "distribution",
-                figures.draw_distribution(run.rows, measure, run.columns[measure]),
+                charts.draw_distribution(run.rows, measure, run.columns[measure]),
                 "How the shift spreads over photos: the median, the middle half of the photos "
                 "(bar) and the middle 90 % (line).",
             )
@@ -187,7 +188,7 @@ def ranking_sections(run: Run) -> list[Section]:
         )
         sections.append(Section("ranking", "Ranking", figures=drawn, tables=tables))
     if measure and len(ladder_steps(run.summary["severity"])) > 1:
-        curves = figures.draw_severity(run.summary, measure, run.columns[measure])
+        curves = charts.draw_severity(run.summary, measure, run.columns[measure])
         caption = (
             "The same draws, stronger: each photo’s curve is paired with itself. Bars are 95 % "
             "intervals; point at a curve to see it alone."
@@ -203,9 +204,9 @@ def measures_section(run: Run) -> Section:
     """All measures under all augmentations."""
     table = page.measure_table(run.summary, run.columns, run.trained_on, run.below_floor)
     if run.summary["augmentation"].nunique() > 1:
-        drawn = figures.draw_heatmap(run.summary, run.columns)
+        drawn = charts.draw_heatmap(run.summary, run.columns)
         table.figure = Figure("heatmap", drawn, table.note)
-    shown = [run.columns[m] for m in figures.shown_measures(run.summary, run.columns)]
+    shown = [run.columns[m] for m in shown_measures(run.summary, run.columns)]
     return Section(
         "measures",
         "All measures",
@@ -229,7 +230,7 @@ def corruption_sections(run: Run) -> list[Section]:
         drawn.append(
             Figure(
                 "corruption_error",
-                figures.draw_corruption_error(errors),
+                charts.draw_corruption_error(errors),
                 "Does the shift predict the error? Each point is a corruption at a severity, which "
                 "its number tells; bars are 95 % intervals of the error.",
                 least=WIDE,
@@ -293,7 +294,7 @@ def layer_sections(run: Run) -> list[Section]:
     }
     layers = run.layers.reindex(columns=list(DEFINITIONS["layers"]))  # earlier runs have fewer
     drawn = [
-        Figure(f"layers_{column}", figures.draw_layers(layers, column), caption, least=WIDE)
+        Figure(f"layers_{column}", charts.draw_layers(layers, column), caption, least=WIDE)
         for column, caption in captions.items()
         if layers[column].notna().any()
     ]
@@ -355,7 +356,7 @@ def gaze_sections(run: Run) -> list[Section]:
             "gaze",
             "Gaze",
             [f"Where the model looks: {kind}. Bars are 95 % intervals."],
-            [Figure("gaze", figures.draw_gaze(run.summary), caption)],
+            [Figure("gaze", charts.draw_gaze(run.summary), caption)],
         )
     ]
 
@@ -364,7 +365,7 @@ def alike_sections(run: Run) -> list[Section]:
     """Which augmentations take a photo to the same place; empty where there is one alone."""
     if run.summary["augmentation"].nunique() < 2 or run.distances.empty:
         return []
-    drawn = figures.draw_distances(run.distances, run.distances_low, run.distances_high)
+    drawn = charts.draw_distances(run.distances, run.distances_low, run.distances_high)
     caption = (
         "Mean 1 − cosine between the views of one photo under two augmentations, and the tree of "
         "their Ward linkage: those that join early take a photo to the same place."
@@ -380,7 +381,7 @@ def correlation_sections(run: Run) -> list[Section]:
     known = run.correlations.dropna(subset=["rho"]) if len(run.correlations) else run.correlations
     if known.empty:
         return []
-    drawn = figures.draw_correlations(run.correlations, run.columns)
+    drawn = charts.draw_correlations(run.correlations, run.columns)
     caption = (
         "Spearman’s rank correlation of 1 − cosine with other measures over photos. Blue: large "
         "together; amber: one large where the other is small; blank: the 95 % interval includes 0."

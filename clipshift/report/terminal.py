@@ -18,10 +18,9 @@ from rich.table import Table
 from rich.text import Text
 
 from clipshift.measure import Facts
-from clipshift.report.figures import shown_measures
 from clipshift.report.tracking import HEADLINE, headline
 from clipshift.report.words import resampled
-from clipshift.results import Run
+from clipshift.results import Run, shown_measures
 from clipshift.severities import MATCHED
 
 LEADING = ("relative_shift", "cosine_similarity", "retained", "gaze_divergence_aligned")

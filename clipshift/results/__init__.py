@@ -1,5 +1,11 @@
 """Results: what was measured, its tables with intervals, and the files of a run."""
 
+from clipshift.results.change import (
+    LEAST_CHANGE,
+    augmentations_by_shift,
+    normalized_change,
+    shown_measures,
+)
 from clipshift.results.columns import ShiftFile, write_shift
 from clipshift.results.corruptions import (
     ALEXNET_ERROR,
@@ -86,6 +92,7 @@ __all__ = [
     "GROUPS",
     "KEPT",
     "LEADERBOARD",
+    "LEAST_CHANGE",
     "PHOTOS",
     "ROWS",
     "SHIFT",
@@ -97,6 +104,7 @@ __all__ = [
     "Run",
     "Shift",
     "ShiftFile",
+    "augmentations_by_shift",
     "by_photo",
     "clear_results",
     "compare_photos",
@@ -120,6 +128,7 @@ __all__ = [
     "mean_corruption_error",
     "mean_interval",
     "misfits",
+    "normalized_change",
     "order_of_photos",
     "pair_values",
     "pivot",
@@ -134,6 +143,7 @@ __all__ = [
     "rebuild_views",
     "shift_and_error",
     "shift_table",
+    "shown_measures",
     "shown_photos",
     "skipped_table",
     "subfolder",

@@ -163,7 +163,7 @@ def specification(chart: Drawn, severity: str | None = None, source: str = "") -
     """A chart alone: without a dropdown, of one severity.
 
     Args:
-        chart: From `clipshift.report.figures`, as `drawn` makes it, which stays as it is.
+        chart: From `clipshift.report.charts`, as `drawn` makes it, which stays as it is.
         severity: Which one to show; None leaves the first.
         source: To stand below it.
     """
