@@ -1,4 +1,4 @@
-# Each command sets up .venv itself, once. PYTHON and VENV can be set: make test VENV=/tmp/venv
+# Each target sets up .venv once. PYTHON and VENV can be set: make test VENV=/tmp/venv
 .DEFAULT_GOAL := help
 PYTHON ?= python3
 VENV ?= .venv
@@ -20,50 +20,51 @@ $(READY): $(INSTALLED)
 	$(BIN)/pip install --quiet --editable ".[dev]"
 	touch $@
 
-evaluate: $(INSTALLED)  ## Set up, and measure the shift of the built-in photographs: ARGS="aug=noise" adds options
+evaluate: $(INSTALLED)  ## Set up and measure the built-in photographs: ARGS="aug=noise" adds options
 	$(BIN)/python evaluate.py $(ARGS)
 
-# Two processes of one thread each: tests are small, and threads that wait for one another cost more than they save.
-test: $(READY)  ## Run all tests: ARGS="-k gaze" chooses some
+# Two processes of one thread each: tests are small, and threads would cost more than they save.
+test: $(READY)  ## Run all tests but the slow ones: ARGS="-k gaze" selects some
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses=2 --dist=loadfile $(ARGS)
 
-test-cluster: $(READY)  ## Run the tests on several machines: those of SLURM need Debian's slurm-wlm and munge
+test-cluster: $(READY)  ## Run the tests of several machines; SLURM's require Debian's slurm-wlm and munge
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/cluster -m cluster $(ARGS)
 
-test-docs: $(READY)  ## Run every command of README and docs as it is written
+test-docs: $(READY)  ## Run every command of README and docs as written
 	$(BIN)/pip install --quiet --editable ".[dev,train,launchers]"
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses=2 --dist=worksteal -m "" tests/test_docs.py $(ARGS)
 
-fuzz: $(READY)  ## Damage more files than the tests do: COUNT=10000 photos, SEED=2
+fuzz: $(READY)  ## Test with more damaged files: COUNT=10000 photos, SEED=2
 	OMP_NUM_THREADS=1 CLIPSHIFT_FUZZ=$(or $(COUNT),3000) CLIPSHIFT_FUZZ_SEED=$(or $(SEED),1) \
 		$(BIN)/python -m pytest tests/test_fuzz.py $(ARGS)
 
-mutate: $(READY)  ## Change lines and see whether a test fails: COUNT=150 of them, SEED=0
+mutate: $(READY)  ## Mutation testing: change COUNT=150 lines one by one (SEED=0), and see whether a test fails
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/mutation.py $(or $(COUNT),150) $(or $(SEED),0) $(FOLDER)
 
-benchmark: $(READY)  ## Photos a second, beside the paper's own procedure: ARGS="PHOTOS --rounds=1"
+benchmark: $(READY)  ## Photos per second, compared with the paper's procedure: ARGS="PHOTOS --rounds=1"
 	$(BIN)/pip install --quiet --editable ".[benchmark]"
 	$(BIN)/python benchmarks/speed.py $(or $(ARGS),../shared/photos/imagenet-sample)
 
-findings: $(READY)  ## Run the docs' measurements and write their numbers into the pages: ARGS="lite tiny" chooses runs
+findings: $(READY)  ## Run the docs' measurements and write their numbers into the pages: ARGS="lite tiny" selects runs
 	$(BIN)/python benchmarks/findings.py $(ARGS)
 
-lint: $(READY)  ## Check style, types and who imports whom
+lint: $(READY)  ## Check style, types, imports between rooms, and spelling
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache
+	$(BIN)/codespell *.md .ci .github benchmarks clipshift conf docs tests
 
-# PyPI does not know local versions, as of torch 2.13.0+cpu. What cannot be looked up fails, too.
+# PyPI does not list local versions such as torch 2.13.0+cpu. A failed look-up fails the target.
 audit: $(READY)  ## Look up known vulnerabilities of the lowest and the installed versions at pypi.org
 	$(BIN)/pip install --quiet "pip-audit>=2.9"
 	$(BIN)/pip-audit --strict --no-deps --disable-pip --requirement .ci/lowest.txt
 	$(BIN)/pip freeze --exclude-editable | sed 's/+[a-z0-9.]*$$//' > $(VENV)/audited.txt
 	$(BIN)/pip-audit --strict --no-deps --disable-pip --requirement $(VENV)/audited.txt
 
-format: $(READY)  ## Mend the style
+format: $(READY)  ## Fix formatting
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-clean:  ## Remove the environment and caches, and keep results
+clean:  ## Remove the environment and caches; results stay
 	rm -rf $(VENV) build *.egg-info .pytest_cache .mypy_cache .ruff_cache

@@ -15,6 +15,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import textwrap
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -64,6 +65,8 @@ SECOND = ("noise", "blur", "coarse_dropout", "color_jitter")
 MILD = ("flip", "brightness_contrast")
 """What they name as mild."""
 SIGNIFICANT = 0.05
+WIDTH = 118
+"""Columns of prose in the pages."""
 
 
 @dataclass
@@ -209,7 +212,9 @@ def ranking(run: Run, severity: str) -> pd.DataFrame:
 
 def command_block(name: str) -> str:
     """The command of a run."""
-    return f"```sh\n{command_of(name)}\n```"
+    line = command_of(name)
+    broken = textwrap.wrap(line, WIDTH - 2, break_long_words=False, break_on_hyphens=False)
+    return "```sh\n" + " \\\n    ".join(broken) + "\n```"
 
 
 def weights_of(made: Run | Training) -> str:
@@ -451,7 +456,7 @@ def claims_table(lite: Run, tiny: Run) -> str:
     for kind in ("edge", "detail"):
         rows.append(
             [
-                f"{kind} preservation goes with embedding similarity: ρ across augmentations",
+                f"{kind} preservation correlates with embedding similarity: ρ across augmentations",
                 *(across_augmentations(*own, f"{kind}_preservation") for own in runs),
             ]
         )
@@ -495,11 +500,19 @@ def inside_table(run: Run) -> str:
         )
     kept, rank = (near.loc[(m, MATCHED, shown[0][1]), "reference"]
                   for m in ("neighbours_kept", "effective_rank"))  # fmt: skip
-    head = ["augmentation", "direction", *(["contraction"] * contracts), "share", "R² as it is",
-            "R² by ridge", "neighbours kept", "effective rank"]  # fmt: skip
+    head = [
+        "augmentation",
+        "direction",
+        *(["contraction"] * contracts),
+        "share",
+        "R² without a map",
+        "R² by ridge",
+        "neighbours kept",
+        "effective rank",
+    ]
     told = (
-        f"By chance, {number(kept)} of the ten nearest photos stay; the clean photos' effective "
-        f"rank is {number(rank, digits='.0f')}. n. s.: not significant after Holm's correction."
+        f"Neighbours kept by chance: {number(kept)}. Effective rank of the clean photos: "
+        f"{number(rank, digits='.0f')}. n. s.: not significant after Holm's correction."
     )
     return f"{table(head, rows)}\n\n{told}"
 
@@ -581,7 +594,12 @@ def change_in_words(pair: pd.DataFrame, augmentation: str) -> str:
 def interpolation_table(training: Training) -> str:
     """The curve from base to tuned weights."""
     rows = training.interpolation
-    head = ["α", "mean 1 − cosine, trained on", "clean top-1", "top-1 under trained on"]
+    head = [
+        "α",
+        "mean 1 − cosine, trained augmentations",
+        "clean top-1",
+        "top-1, trained augmentations",
+    ]
     return table(
         head,
         (
@@ -691,6 +709,22 @@ for _model in ("lite", "tiny"):
 # --- pages ---------------------------------------------------------------------------------------
 
 
+def wrapped(block: str) -> str:
+    """Break prose into lines below 120 columns; tables and commands keep theirs."""
+    if block.startswith("```"):
+        return block
+    lines = []
+    for line in block.split("\n"):
+        prose = textwrap.TextWrapper(
+            WIDTH,
+            subsequent_indent="  " if line.startswith("- ") else "",
+            break_long_words=False,
+            break_on_hyphens=False,
+        )
+        lines += [line] if line.startswith("|") or not line else prose.wrap(line)
+    return "\n".join(lines)
+
+
 def with_blocks(page: str, contents: Mapping[str, str]) -> str:
     """A page with new contents between its markers; blocks without any stay as they are.
 
@@ -701,7 +735,7 @@ def with_blocks(page: str, contents: Mapping[str, str]) -> str:
     def filled(match: re.Match[str]) -> str:
         start, name, old, end = match.groups()
         BLOCKS[name]  # a misspelt marker would never be written
-        return start + (f"\n{contents[name]}\n\n" if name in contents else old) + end
+        return start + (f"\n{wrapped(contents[name])}\n\n" if name in contents else old) + end
 
     return MARKED.sub(filled, page)
 
