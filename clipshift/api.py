@@ -14,13 +14,13 @@ from omegaconf import OmegaConf
 from torch import Tensor, nn
 
 from clipshift.augment import as_augmentation
+from clipshift.choices import model_options
 from clipshift.cli.build import (
     classes_of,
     make_augmentations,
     make_encoder,
     make_evaluation,
     make_reference,
-    model_options,
 )
 from clipshift.cli.command import as_typed, compose_config
 from clipshift.cli.config import MEASURED, plain, validate
@@ -220,8 +220,9 @@ def measure_shift(
         "data.num_workers": num_workers,
         "save.gaze": SHOWN_GAZES,
         "logger": "none",
-        **({} if isinstance(model, nn.Module) else model_options(model)),
     }
+    if not isinstance(model, nn.Module):
+        overrides |= {f"model.{name}": value for name, value in model_options(model).items()}
     cfg = compose_config("evaluate", [f"{name}={_typed(v)}" for name, v in overrides.items()])
     every = photos_of(photos, labels)
     found = select(every, sample=sample)

@@ -12,7 +12,7 @@ from support.commands import run_evaluate, run_script
 from support.terminal import ROOT
 
 from clipshift.cli import command
-from clipshift.cli.build import make, make_augmentations
+from clipshift.cli.build import instantiate_part, make_augmentations
 from clipshift.cli.command import compose_config
 from clipshift.cli.config import MEASURED, name_model, plain, validate
 from clipshift.errors import UserError
@@ -76,7 +76,7 @@ def test_options_out_of_range(override: str, expected: str) -> None:
 
 def make_parts(cfg: DictConfig) -> None:
     make_augmentations(plain(cfg.aug))
-    make(plain(cfg.metric)["ssim"], "metric.ssim")
+    instantiate_part("metric.ssim", plain(cfg.metric)["ssim"])
 
 
 @pytest.mark.parametrize(

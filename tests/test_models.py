@@ -5,7 +5,7 @@ import torch
 from hydra import compose, initialize_config_dir
 from torch import Tensor
 
-from clipshift.cli.command import CONF
+from clipshift.choices import CONF
 from clipshift.encode import Encoder, encoder, load_encoder
 from clipshift.encode.layers import tower_blocks
 

@@ -23,6 +23,7 @@ import webdataset
 from PIL import Image
 from torch.utils.data import DataLoader
 
+from clipshift import parts
 from clipshift.cli.build import load_photos
 from clipshift.cli.command import compose_config
 from clipshift.cli.config import check_paths, plain
@@ -41,7 +42,7 @@ from clipshift.data import (
 from clipshift.data import download as downloads
 from clipshift.data.wordnet import class_name
 from clipshift.errors import UserError
-from clipshift.results import Run, rebuild, rebuild_views
+from clipshift.results import Run, rebuild_views
 
 
 def noise(seed: int, side: int = 12) -> Image.Image:
@@ -465,7 +466,7 @@ def test_a_runs_file_does_not_say_where_files_are_written(monkeypatch: pytest.Mo
         seen.append(download)
         return sample()
 
-    monkeypatch.setitem(rebuild.SOURCES, "clipshift.data.shards", load)
+    monkeypatch.setitem(parts.SOURCES, "clipshift.data.shards", load)
     facts = {"config": config, "model": {"preprocessing": {}}, "seed": 0}
     rebuild_views(Run(Path(), facts, {}, pd.DataFrame()), fetch=True)
     assert seen == [None]

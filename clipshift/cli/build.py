@@ -12,10 +12,10 @@ from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
-from clipshift.augment import VIEW_SIZE, Augmentation, KeyedTransform, as_augmentation
+from clipshift import parts
+from clipshift.augment import VIEW_SIZE, Augmentation, KeyedTransform
 from clipshift.augment.matching import Calibration
-from clipshift.checks import checked, is_template, rising
-from clipshift.cli.command import CONF
+from clipshift.checks import is_template
 from clipshift.cli.config import plain
 from clipshift.cli.jobs import targets
 from clipshift.data import (
@@ -34,7 +34,7 @@ from clipshift.data import (
     without_copies,
 )
 from clipshift.encode import OPENAI, Encoder, as_encoder, best_precision, load_encoder
-from clipshift.errors import UserError, did_you_mean, one_line
+from clipshift.errors import UserError, one_line
 from clipshift.evaluate import Evaluation
 from clipshift.evaluate.calibration import (
     DEFAULTS,
@@ -44,16 +44,20 @@ from clipshift.evaluate.calibration import (
     load_calibration,
     set_aside,
 )
-from clipshift.measure import PhotoMeasure, as_measure
+from clipshift.measure import PhotoMeasure
 from clipshift.results import CLASSES
-from clipshift.severities import LADDER, MATCHED
+from clipshift.severities import MATCHED
 
 AUTO, FULL = "auto", "fp32"
 """The precision that suits the hardware, and the one that loses nothing."""
 
 
-def make(node: Mapping[str, Any], option: str) -> Any:
-    """What a configuration's ``_target_`` makes of its other options.
+def instantiate_part(option: str, node: Mapping[str, Any]) -> Any:
+    """What a configuration's ``_target_``, which may be anyone's code, makes of its other options.
+
+    Args:
+        option: Where it stands among the options.
+        node: The configuration.
 
     Raises:
         UserError: If an option is wrong, with its full name.
@@ -95,33 +99,6 @@ def make_reference(model: DictConfig, encoder: Encoder) -> Encoder | None:
     return make_encoder(model, FULL)
 
 
-def model_options(model: str | Path | tuple[str, str | Path]) -> dict[str, Any]:
-    """The options that choose a model.
-
-    Args:
-        model: One of ``clipshift models``; a folder in the hub's format; or open_clip's name and
-            tag, or name and checkpoint file.
-
-    Raises:
-        UserError: If there is none.
-    """
-    if isinstance(model, tuple):
-        architecture, weights = model
-        kind = "checkpoint" if Path(weights).exists() else "pretrained"
-        name = Path(architecture.rpartition(":")[2]).name
-        chosen = {"name": name, "architecture": architecture, "pretrained": None, kind: weights}
-        return {f"model.{option}": value for option, value in chosen.items()}
-    if isinstance(model, str) and (CONF / "model" / f"{model}.yaml").is_file():
-        return {"model": model}
-    if Path(model).is_dir():
-        return {"model.name": Path(model).name, "model.checkpoint": model}
-    known = [file.stem for file in (CONF / "model").glob("*.yaml")]
-    raise UserError(
-        f"no model {str(model)!r}{did_you_mean(str(model), known)} (clipshift models lists them); "
-        "a folder in the hub's format, or (architecture, tag or file), is taken as well"
-    )
-
-
 def model_origin(model: DictConfig) -> dict[str, Any]:
     """Where a model comes from, for ``run.json``: of one's own, the code that makes it."""
     options = plain(model)
@@ -140,7 +117,7 @@ def _encoder_of(described: str, precision: str) -> Encoder:
             options["architecture"], options["pretrained"], options["checkpoint"], precision,
             image_tower=options.get("image_tower"),
         )  # fmt: skip
-    made = make(options, "model")
+    made = instantiate_part("model", options)
     try:
         encoder = as_encoder(made)
     except UserError as error:
@@ -166,7 +143,7 @@ def load_photos(data: DictConfig, option: str = "data") -> tuple[list[Photo], li
     options = plain(data)
     choice = {name: options.pop(name, None) for name in SELECTION}
     source = {name: value for name, value in options.items() if name not in LOADING}
-    photos: list[Photo] = make(source, option)
+    photos: list[Photo] = instantiate_part(option, source)
     try:
         chosen = select(photos, **choice)
     except UserError as error:
@@ -240,23 +217,7 @@ def make_augmentations(
     Raises:
         UserError: If a parameter is out of its range, or a part is no augmentation.
     """
-    augmentations, ladders = {}, {}
-    for name, node in aug.items():
-        parameters = {key: value for key, value in node.items() if key != "ladder"}
-        part = make(parameters, f"{option}.{name}")
-        try:
-            augmentations[name] = as_augmentation(part)
-        except UserError as error:
-            raise UserError(f"{option}.{name}: {error}") from None
-        if "ladder" not in node:
-            continue
-        if isinstance(augmentations[name], KeyedTransform):
-            raise UserError(f"{option}.{name}.ladder: a transform has no strength, so leave it out")
-        try:
-            ladders[name] = checked("ladder", node["ladder"], rising(len(LADDER)))
-        except UserError as error:
-            raise error.within(f"{option}.{name}") from None
-    return augmentations, ladders
+    return parts.make_augmentations(aug, option, instantiate_part)
 
 
 def make_measures(metric: Mapping[str, Any]) -> dict[str, PhotoMeasure]:
@@ -265,14 +226,7 @@ def make_measures(metric: Mapping[str, Any]) -> dict[str, PhotoMeasure]:
     Raises:
         UserError: If a part is no measure.
     """
-    measures = {}
-    for name, node in metric.items():
-        part = make(node, f"metric.{name}")
-        try:
-            measures[name] = as_measure(name, part)
-        except UserError as error:
-            raise UserError(f"metric.{name}: {error}") from None
-    return measures
+    return parts.make_measures(metric, instantiate_part)
 
 
 def make_cache(cfg: DictConfig) -> tuple[Cache | None, list[str]]:

@@ -11,7 +11,7 @@ from typing import Any
 import pandas as pd
 from omegaconf import DictConfig, OmegaConf
 
-from clipshift.cli.build import classes_of, make, make_encoder
+from clipshift.cli.build import classes_of, instantiate_part, make_encoder
 from clipshift.cli.config import plain
 from clipshift.cli.evaluate import advice_on_memory
 from clipshift.cli.jobs import is_first_process, locked
@@ -259,7 +259,7 @@ def labelled(source: Mapping[str, Any], name: str) -> list[Photo]:
     Raises:
         UserError: If it cannot be read.
     """
-    photos: list[Photo] = make(source, f"check.data.{name}")
+    photos: list[Photo] = instantiate_part(f"check.data.{name}", source)
     return [photo for photo in photos if photo.label is not None and photo.left_out is None]
 
 

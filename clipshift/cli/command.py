@@ -22,22 +22,15 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from clipshift.choices import CONF, choice_names
 from clipshift.cli.config import PATHS, composition_error, dotted_names
 from clipshift.cli.interruption import EXIT_CODE, interrupted, stop_on_signals
 from clipshift.cli.output import lenient_output
 from clipshift.errors import ERROR_FILE, UserError, one_line
 
-PACKAGE = Path(__file__).resolve().parents[1]
-CONF = next(folder for folder in (PACKAGE / "conf", PACKAGE.parent / "conf") if folder.is_dir())
-"""All options: inside the package where it was installed from a wheel, beside it in a checkout."""
-
-
-def choices(group: str) -> str:
-    """The choices of a group, for the help texts."""
-    return ", ".join(sorted(file.stem for file in (CONF / group).glob("*.yaml")))
-
-
-OmegaConf.register_new_resolver("choices", choices, replace=True)
+OmegaConf.register_new_resolver(
+    "choices", lambda group: ", ".join(choice_names(group)), replace=True
+)
 
 
 KEPT_JOBS = 32

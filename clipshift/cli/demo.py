@@ -3,16 +3,15 @@
 import sys
 from importlib.util import find_spec
 
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
+from clipshift.choices import model_options
 from clipshift.cli.build import (
     load_classes,
     make_augmentations,
     make_encoder,
-    model_options,
     templates_for,
 )
-from clipshift.cli.command import as_typed, compose_config
 from clipshift.cli.config import plain
 from clipshift.demo.photo import Model, make_model
 from clipshift.errors import UserError
@@ -34,8 +33,7 @@ def demo(cfg: DictConfig) -> None:
 
     chosen = [cfg.model]
     if cfg.beside:
-        options = [f"{name}={as_typed(str(v))}" for name, v in model_options(cfg.beside).items()]
-        chosen.append(compose_config("evaluate", options).model)
+        chosen.append(OmegaConf.create(model_options(cfg.beside)))
     augmentations, ladders = make_augmentations(plain(cfg.aug))
     models = [demo_model(cfg, model) for model in chosen]
     page = make_demo(models, augmentations, ladders, cfg.seed)

@@ -11,7 +11,8 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from clipshift.cli.command import CONF, as_typed, explained_errors, fail, run_command
+from clipshift.choices import CONF
+from clipshift.cli.command import as_typed, explained_errors, fail, run_command
 from clipshift.cli.config import DISTURBED, MEASURED, check_paths, name_model, validate
 from clipshift.cli.output import lenient_output
 from clipshift.errors import UserError, did_you_mean, one_line

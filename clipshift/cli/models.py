@@ -1,12 +1,11 @@
 """The models that can be chosen by name: what they are, and whether their weights are here."""
 
 import open_clip
-import yaml
 from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from clipshift.cli.command import CONF
+from clipshift.choices import choice_names, read_choice
 from clipshift.encode import gaze_probe, model_config, model_outline, weights_are_here
 
 HEADER = ("model", "architecture", "weights", "parameters", "input", "embedding", "gaze", "here")
@@ -18,9 +17,9 @@ def print_models() -> None:
     if not console.is_terminal:
         console = Console(width=120)
     table = Table(*HEADER, box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    for file in sorted((CONF / "model").glob("*.yaml")):
-        model = yaml.safe_load(file.read_text())
-        table.add_row(*model_row(file.stem, model["architecture"], model["pretrained"]))
+    for name in choice_names("model"):
+        model = read_choice("model", name)
+        table.add_row(*model_row(name, model["architecture"], model["pretrained"]))
     console.print(table)
     console.print(
         f"Also any of open_clip's {len(open_clip.list_models())} architectures by "

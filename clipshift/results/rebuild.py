@@ -1,52 +1,30 @@
 """The views of a finished run, drawn again for its page from what its ``run.json`` says.
 
-A run's folder may come from a stranger. The parts that draw views are therefore looked up in
-`SOURCES` and `AUGMENTATIONS`, by name, and given values of the types that they declare. No dotted
-path is imported, and no ``${…}`` is resolved: here it is text.
+A run's folder may come from a stranger. The parts that draw views are therefore looked up by name
+among clipshift's own, see `clipshift.parts.build_part`.
 """
 
-import inspect
 import json
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, get_type_hints
+from collections.abc import Mapping
+from typing import Any
 
-from pydantic import ConfigDict, JsonValue, TypeAdapter, ValidationError
+from pydantic import TypeAdapter
 
-from clipshift import augment
-from clipshift.augment import authors
 from clipshift.data import (
     LOADING,
     NATIVE,
     SELECTION,
-    Photo,
     ViewDataset,
-    captions,
-    folder,
     huggingface,
-    imagenet_c,
     is_url,
     native_resize,
-    sample,
     select,
-    shards,
     typed,
 )
 from clipshift.errors import UserError
+from clipshift.parts import AUGMENTATIONS, SOURCES, build_part, without_ladder
 from clipshift.results.runs import Run
 
-SOURCES: dict[str, Callable[..., list[Photo]]] = {
-    f"clipshift.data.{source.__name__}": source
-    for source in (captions, folder, huggingface, imagenet_c, sample, shards)
-}
-"""Where photos may come from, by the name in a run's file."""
-AUGMENTATIONS: dict[str, Callable[..., Any]] = {
-    f"{module.__name__}.{name}": part
-    for module in (augment, authors)
-    for name in module.__all__
-    if inspect.isclass(part := getattr(module, name)) and hasattr(part, "strongest")
-    if part not in (augment.KeyedTransform, augment.Augmentation, augment.MovingAugmentation)
-}
-"""What may be done to them."""
 PICKED: TypeAdapter[dict[str, int | None]] = TypeAdapter(dict[str, int | None])
 
 
@@ -76,14 +54,15 @@ def rebuild_views(run: Run, fetch: bool = False) -> ViewDataset:
         choice = typed(PICKED, json.dumps(picked))
         if any(value is not None and value < 0 for value in choice.values()):
             raise ValueError(f"data: {picked} has a number below 0")
-        photos = select(_rebuilt("data", SOURCES, options, leave_out=LOADING), **choice)
+        source = {name: value for name, value in options.items() if name not in LOADING}
+        photos = select(build_part("data", source, SOURCES), **choice)
         augmentations = {
-            name: _rebuilt(f"aug.{name}", AUGMENTATIONS, node, leave_out=("ladder",))
+            name: build_part(f"aug.{name}", without_ladder(node), AUGMENTATIONS)
             for name, node in config["aug"].items()
         }
         shape = native_resize(run.facts["model"]["preprocessing"]) if resize == NATIVE else resize
         return ViewDataset(photos, augmentations, run.facts["seed"], shape)
-    except (ValueError, TypeError, LookupError) as error:
+    except (UserError, ValueError, TypeError, LookupError) as error:
         raise UserError(f"the views of {run.folder} cannot be drawn again: {error}") from None
 
 
@@ -95,39 +74,3 @@ def _address(options: Mapping[str, Any]) -> str | None:
     if options.get("_target_") == f"clipshift.data.{huggingface.__name__}":
         return str(options.get("dataset"))
     return next((str(value) for value in options.values() if is_url(value)), None)
-
-
-def _rebuilt(
-    option: str,
-    registry: Mapping[str, Callable[..., Any]],
-    described: Mapping[str, JsonValue],
-    leave_out: Sequence[str],
-) -> Any:
-    """A part of a run, from the registry and with values of the types that it declares.
-
-    Raises:
-        ValueError: If it is not in the registry, or has other options.
-        UserError: From the part itself.
-    """
-    values = {key: value for key, value in described.items() if key not in leave_out}
-    name = values.pop("_target_", None)
-    part = registry.get(name) if isinstance(name, str) else None
-    if part is None:
-        raise ValueError(
-            f"{option} was made by {str(name)[:200]}, which is not clipshift's, and the file of a "
-            "run is not trusted to name code"
-        )
-    hints = get_type_hints(part.__init__ if inspect.isclass(part) else part)
-    config = ConfigDict(coerce_numbers_to_str=True)  # a folder may be called 2024
-    for key, value in values.items():
-        if key not in hints:
-            raise ValueError(f"{option}.{key[:200]} is not an option of {name}")
-        try:
-            shape: TypeAdapter[Any] = TypeAdapter(hints[key], config=config)
-            values[key] = shape.validate_json(json.dumps(value))
-        except ValidationError as error:
-            raise ValueError(f"{option}.{key}: {error.errors()[0]['msg']}") from None
-    try:
-        return part(**values)
-    except UserError as error:
-        raise error.within(option) from None

@@ -1,0 +1,100 @@
+"""What can be chosen by name: the files ``conf/GROUP/CHOICE.yaml``, read without Hydra."""
+
+import os
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from clipshift.errors import UserError, did_you_mean
+
+PACKAGE = Path(__file__).resolve().parent
+CONF = next(folder for folder in (PACKAGE / "conf", PACKAGE.parent / "conf") if folder.is_dir())
+"""All choices: inside the package where it was installed from a wheel, beside it in a checkout."""
+ENVIRONMENT = re.compile(r'\$\{oc\.env:(\w+),"([^"]*)"\}')
+"""A variable of the environment, and its default."""
+
+
+def choice_names(group: str) -> list[str]:
+    """The choices of a group, in alphabetical order."""
+    return sorted(file.stem for file in (CONF / group).glob("*.yaml"))
+
+
+def unknown_choice(group: str, choice: str) -> UserError:
+    """The error of a choice that a group does not have."""
+    names = choice_names(group)
+    return UserError(
+        f"no {choice!r} in group {group}{did_you_mean(choice, names)} "
+        f"(there are: {', '.join(names)})"
+    )
+
+
+def read_choice(group: str, choices: str | Sequence[str]) -> dict[str, Any]:
+    """The options of a choice, or of several together, as Hydra composes them.
+
+    Args:
+        group: The group, as ``aug``.
+        choices: One of its choices, or several.
+
+    Raises:
+        UserError: If the group does not have one of them.
+
+    Example:
+        >>> list(read_choice("aug", ["noise", "blur"])), read_choice("prompts", "openai")
+        (['noise', 'blur'], {'templates': 'openai'})
+    """
+    options: dict[str, Any] = {}
+    for choice in [choices] if isinstance(choices, str) else choices:
+        file = CONF / group / f"{choice}.yaml"
+        if not file.is_file():
+            raise unknown_choice(group, choice)
+        chosen = yaml.safe_load(file.read_text(encoding="utf-8")) or {}
+        for listed in chosen.pop("defaults", []):
+            if listed != "_self_":
+                name, _, node = listed.partition("@")
+                read = read_choice(group, name)
+                options = _merged(options, {node: read} if node else read)
+        options = _merged(options, chosen)
+    return options
+
+
+def model_options(model: str | Path | tuple[str, str | Path]) -> dict[str, Any]:
+    """The options of a model.
+
+    Args:
+        model: One of ``clipshift models``; a folder in the hub's format; or open_clip's name and
+            tag, or name and checkpoint file.
+
+    Raises:
+        UserError: If it is none of these.
+    """
+    if isinstance(model, tuple):
+        architecture, weights = model
+        kind = "checkpoint" if Path(weights).exists() else "pretrained"
+        name = Path(architecture.rpartition(":")[2]).name
+        options = {"name": name, "architecture": architecture}
+        return options | {"pretrained": None, "checkpoint": None, kind: str(weights)}
+    names = choice_names("model")
+    if model in names:
+        return read_choice("model", str(model))
+    if Path(model).is_dir():
+        return read_choice("model", "lite") | {"name": Path(model).name, "checkpoint": str(model)}
+    raise UserError(
+        f"no model {str(model)!r}{did_you_mean(str(model), names)} (clipshift models lists them); "
+        "a folder in the hub's format, or (architecture, tag or file), is taken as well"
+    )
+
+
+def _merged(options: Mapping[str, Any], later: Mapping[str, Any]) -> dict[str, Any]:
+    """Options with later ones over them: nested ones one by one, lists as a whole."""
+    merged = dict(options)
+    for name, value in later.items():
+        if isinstance(value, str):
+            value = ENVIRONMENT.sub(lambda match: os.environ.get(match[1], match[2]), value)
+            if "${" in value:
+                raise UserError(f"{name}={value} depends on other options: use the command line")
+        nested = isinstance(value, Mapping) and isinstance(merged.get(name, {}), Mapping)
+        merged[name] = _merged(merged.get(name, {}), value) if nested else value
+    return merged

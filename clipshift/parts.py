@@ -1,0 +1,143 @@
+"""clipshift's own parts by the names that configurations and runs' files have for them."""
+
+import inspect
+import json
+from collections.abc import Callable, Mapping
+from typing import Any, get_type_hints
+
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+
+from clipshift import augment, data, measure
+from clipshift.augment import (
+    Augmentation,
+    KeyedTransform,
+    MovingAugmentation,
+    as_augmentation,
+    authors,
+)
+from clipshift.checks import checked, rising
+from clipshift.errors import UserError
+from clipshift.measure import PhotoMeasure, as_measure
+from clipshift.severities import LADDER
+
+Registry = dict[str, Callable[..., Any]]
+Build = Callable[[str, Mapping[str, Any]], Any]
+"""Makes a part, given the option that describes it, and the description."""
+SOURCES: Registry = {
+    f"clipshift.data.{name}": getattr(data, name)
+    for name in ("captions", "folder", "huggingface", "imagenet_c", "sample", "shards")
+}
+AUGMENTATIONS: Registry = {
+    f"{module.__name__}.{name}": part
+    for module in (augment, authors)
+    for name in module.__all__
+    if inspect.isclass(part := getattr(module, name)) and hasattr(part, "strongest")
+    if part not in (Augmentation, MovingAugmentation, KeyedTransform)
+}
+MEASURES: Registry = {
+    f"clipshift.measure.{name}": part
+    for name in measure.__all__
+    if inspect.isclass(part := getattr(measure, name)) and issubclass(part, PhotoMeasure)
+}
+PARTS: Registry = SOURCES | AUGMENTATIONS | MEASURES
+
+
+def build_part(option: str, described: Mapping[str, Any], registry: Registry = PARTS) -> Any:
+    """A part of clipshift's own, with values of the types that it declares.
+
+    No dotted path is imported, and no ``${…}`` is resolved: here it is text.
+
+    Args:
+        option: Which option describes it, for errors.
+        described: Its name as ``_target_``, and its parameters.
+        registry: Where its name is looked up.
+
+    Raises:
+        UserError: If it is not in the registry, or does not take these parameters.
+    """
+    values = dict(described)
+    name = values.pop("_target_", None)
+    part = registry.get(name) if isinstance(name, str) else None
+    if part is None:
+        raise UserError(
+            f"{option} is made by {str(name)[:200]}, which is not clipshift's: only the command "
+            "line may name other code"
+        )
+    hints = get_type_hints(part.__init__ if inspect.isclass(part) else part)
+    config = ConfigDict(coerce_numbers_to_str=True)  # a folder may be called 2024
+    for key, value in values.items():
+        if key not in hints:
+            raise UserError(f"{option}.{key[:200]} is not an option of {name}")
+        try:
+            shape: TypeAdapter[Any] = TypeAdapter(hints[key], config=config)
+            values[key] = shape.validate_json(json.dumps(value))
+        except ValidationError as error:
+            raise UserError(f"{option}.{key}: {error.errors()[0]['msg']}") from None
+    try:
+        return part(**values)
+    except UserError as error:
+        raise error.within(option) from None
+
+
+def make_augmentations(
+    nodes: Mapping[str, Mapping[str, Any]],
+    option: str = "aug",
+    build: Build = build_part,
+) -> tuple[dict[str, Augmentation], dict[str, list[float]]]:
+    """The augmentations that a group's options describe, and their strengths at severity 1 to 5.
+
+    Args:
+        nodes: The options, by name.
+        option: Where they stand among all options.
+        build: Makes one of them.
+
+    Returns:
+        Both by name; strengths of those that have a ladder.
+
+    Raises:
+        UserError: If a parameter is out of its range, or a part is not an augmentation.
+    """
+    augmentations, ladders = {}, {}
+    for name, node in nodes.items():
+        where = f"{option}.{name}"
+        part = build(where, without_ladder(node))
+        try:
+            augmentations[name] = as_augmentation(part)
+        except UserError as error:
+            raise UserError(f"{where}: {error}") from None
+        if "ladder" not in node:
+            continue
+        if isinstance(augmentations[name], KeyedTransform):
+            raise UserError(f"{where}.ladder: a transform has no strength, so leave it out")
+        try:
+            ladders[name] = checked("ladder", node["ladder"], rising(len(LADDER)))
+        except UserError as error:
+            raise error.within(where) from None
+    return augmentations, ladders
+
+
+def without_ladder(node: Mapping[str, Any]) -> dict[str, Any]:
+    """An augmentation's ``_target_`` and parameters, which say what is drawn."""
+    return {key: value for key, value in node.items() if key != "ladder"}
+
+
+def make_measures(
+    nodes: Mapping[str, Mapping[str, Any]], build: Build = build_part
+) -> dict[str, PhotoMeasure]:
+    """The measures that the options of ``metric`` describe, by name.
+
+    Args:
+        nodes: The options, by name.
+        build: Makes one of them.
+
+    Raises:
+        UserError: If a part is not a measure.
+    """
+    measures = {}
+    for name, node in nodes.items():
+        part = build(f"metric.{name}", node)
+        try:
+            measures[name] = as_measure(name, part)
+        except UserError as error:
+            raise UserError(f"metric.{name}: {error}") from None
+    return measures
