@@ -31,11 +31,11 @@ from clipshift.cli import interruption
 from clipshift.cli.command import compose_config, file_error
 from clipshift.cli.evaluate import evaluate, remake_report
 from clipshift.cli.jobs import finished_job, locked, take_over
+from clipshift.cli.report import report_run
 from clipshift.data import Cache, ViewDataset, collate, sample
 from clipshift.errors import UserError
 from clipshift.evaluate import ShiftEvaluation
 from clipshift.evaluate.loading import ViewData
-from clipshift.report.run import report_run
 from clipshift.results import Records, read_run, write_shift, write_whole
 
 TABLES = ("summary", "distances", "distances_low", "distances_high", "ranking", "correlations",

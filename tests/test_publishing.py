@@ -11,7 +11,7 @@ import yaml
 from huggingface_hub import ModelCard
 from support.columns import all_columns
 
-from clipshift.report.publishing import (
+from clipshift.integrations.publishing import (
     base_on_hub,
     dataset_of,
     model_card,

@@ -18,10 +18,10 @@ from PIL import Image
 from support.columns import all_columns
 from support.terminal import ROOT
 
+from clipshift.integrations.tracking import run_name
 from clipshift.measure.facts import Facts
 from clipshift.report import charts, page, words
 from clipshift.report.charts import marks, vega
-from clipshift.report.tracking import run_name
 from clipshift.results import Run, normalized_change, read_gazes, read_nearest, shown_measures
 
 

@@ -12,8 +12,9 @@ from support.columns import all_columns
 from support.commands import run_evaluate
 from support.wandb_log import wandb_records
 
-from clipshift.report.dashboard import sweep_dashboard
-from clipshift.report.tracking import HEADLINE, PICTURED_ROWS, photo_table
+from clipshift.integrations.dashboard import sweep_dashboard
+from clipshift.integrations.tracking import PICTURED_ROWS, photo_table
+from clipshift.report.headline import HEADLINE
 
 
 class Tracked:

@@ -35,11 +35,11 @@ from clipshift.cli.jobs import (
     sweep_folders,
     take_over,
 )
+from clipshift.cli.report import report_run
 from clipshift.cli.trainer import make_trainer
 from clipshift.data import Cache
 from clipshift.errors import UserError, one_line
 from clipshift.evaluate import Evaluation, run_evaluation
-from clipshift.report.run import report_run
 from clipshift.report.terminal import PhotoProgressBar
 from clipshift.results import Records, Run, misfits, read_run, rebuild_views
 from clipshift.train.export import trained_augmentations

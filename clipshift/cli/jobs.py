@@ -21,7 +21,7 @@ from clipshift.cli.interruption import EXIT_CODE, interrupted
 from clipshift.data import Photo, read_text
 from clipshift.encode import Encoder
 from clipshift.errors import UserError
-from clipshift.report import tracking
+from clipshift.integrations import tracking
 from clipshift.results import copy_results, data_fingerprint, read_facts, read_run
 from clipshift.versions import CODE_SHA256, package_versions, source_sha256
 

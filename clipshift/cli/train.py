@@ -25,7 +25,7 @@ from clipshift.comparison import compare_runs
 from clipshift.data import Photo, Skipped, View, ViewDataset, collate
 from clipshift.encode import Encoder, load_encoder, make_zero_shot
 from clipshift.errors import UserError
-from clipshift.report.tracking import track_checkpoint
+from clipshift.integrations.tracking import track_checkpoint
 from clipshift.results import data_fingerprint, read_run, write_csv
 from clipshift.train.export import write_card
 from clipshift.train.finetuning import (

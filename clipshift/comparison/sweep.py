@@ -8,7 +8,6 @@ from typing import Any
 
 import pandas as pd
 import yaml
-from pytorch_lightning.loggers import WandbLogger
 
 from clipshift.comparison.pair import (
     LEADING,
@@ -23,7 +22,8 @@ from clipshift.comparison.pair import (
 )
 from clipshift.data import read_text
 from clipshift.errors import ERROR_FILE, UserError, one_line
-from clipshift.report import terminal, tracking
+from clipshift.integrations import tracking
+from clipshift.report import terminal
 from clipshift.report.charts import draw_curves, draw_parallel
 from clipshift.report.charts.vega import save_figures
 from clipshift.report.page import WIDE, Cell, Figure, Page, Section, Table, write_page
@@ -85,10 +85,7 @@ def compare_sweep(
     notes = sweep_notes(runs, failed)
     report, files = write_sweep(folder, runs, failed, overrides, options, table, notes)
     if runs:
-        with tracking.optional_tracking():
-            group = logger.get("group") or tracking.sweep_group(folder, sweeps)
-            track_sweep(folder, logger, group, dashboard, table, files, failed=bool(failed))
-    if runs:
+        tracking.track_sweep(folder, logger, sweeps, dashboard, table, files, failed=bool(failed))
         jobs_by_name = {job.name: run for job, run in runs.items()}
         told = {job.name: own for job, own in overrides.items()}
         terminal.print_sweep(terminal.sweep_table(jobs_by_name, told, options))
@@ -307,44 +304,3 @@ def job_table(
         cells = [job, models[job], *told, augmentation, severity, *numbers]
         rows.append((cosine["mean"], cells))
     return [header] + [cells for _, cells in sorted(rows, key=itemgetter(0))]
-
-
-def track_sweep(
-    folder: Path,
-    options: Mapping[str, Any],
-    group: str,
-    dashboard: bool,
-    table: pd.DataFrame,
-    files: dict[str, Path],
-    failed: bool,
-) -> None:
-    """Put the comparison into a W&B run of its own, in the group of the jobs that were tracked."""
-    if "project" not in options:
-        return
-    logger = tracking.wandb_logger(
-        str(folder),
-        options["project"],
-        options["entity"],
-        name="comparison",
-        group=group,
-        tags=[*options["tags"], "comparison"],
-        job_type="comparison",
-    )
-    tracking.track_comparison(logger, table, files)
-    if dashboard:
-        print(publish_dashboard(logger, list(table["augmentation"].unique())))
-    logger.experiment.finish(exit_code=int(failed))
-
-
-def publish_dashboard(logger: WandbLogger, augmentations: list[str]) -> str:
-    """Publish the sweep's W&B report; says where it is, or why it is not."""
-    run = logger.experiment
-    if run.offline:
-        return "no dashboard: W&B is offline, log in with `wandb login`"
-    try:
-        from clipshift.report.dashboard import sweep_dashboard
-    except ModuleNotFoundError:
-        return "no dashboard: it needs pip install 'clipshift[dashboard]'"
-    report = sweep_dashboard(run.project, run.entity, run.group, augmentations)
-    report.save()
-    return f"dashboard: {report.url}"

@@ -20,7 +20,7 @@ from clipshift.cli.trainer import make_trainer
 from clipshift.data.wordnet import imagenet_names
 from clipshift.encode import NAMES
 from clipshift.errors import UserError
-from clipshift.report.tracking import track_checkpoint
+from clipshift.integrations.tracking import track_checkpoint
 from clipshift.train.export import export_model
 
 TEMPLATES = ["{}", *(template("{}") for template in open_clip.OPENAI_IMAGENET_TEMPLATES)]

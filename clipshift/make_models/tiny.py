@@ -26,6 +26,7 @@ from clipshift.data import class_names, shards
 from clipshift.data.shards import class_wnids
 from clipshift.encode import NAMES, tiny  # noqa: F401  (registers the image tower with timm)
 from clipshift.errors import UserError
+from clipshift.integrations.tracking import track_checkpoint
 from clipshift.make_models.pretraining import (
     PixelData,
     Pretraining,
@@ -33,7 +34,6 @@ from clipshift.make_models.pretraining import (
     seen_in_evaluation,
     whole_views,
 )
-from clipshift.report.tracking import track_checkpoint
 from clipshift.results import write_whole
 from clipshift.train.export import WEIGHTS, export_model
 from clipshift.train.resuming import (

@@ -1,14 +1,13 @@
-"""A run's report, made from its files: figures and page, its W&B run, and its last words."""
+"""A run's report, made from its files: figures and page."""
 
 import shlex
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from pytorch_lightning.loggers import Logger, WandbLogger
 
 from clipshift.data import ViewDataset
-from clipshift.report import charts, page, publishing, terminal, tracking, words
+from clipshift.report import charts, page, words
 from clipshift.report.charts import vega
 from clipshift.report.explorer import explored
 from clipshift.report.inside import inside_sections, outlier_sections
@@ -21,32 +20,6 @@ UNEQUAL = (
     "The paper’s augmentations are unequally strong: this ranking mixes the model’s sensitivity "
     "with their strength."
 )
-
-
-def report_run(run: Run, dataset: ViewDataset, logger: Logger | None = None) -> None:
-    """Write the report, track it, and say the last words in the terminal.
-
-    Args:
-        run: The run.
-        dataset: Its photos, of which some are shown; those that are gone are left out.
-        logger: The run's logger.
-    """
-    with terminal.busy("Drawing figures and page"):
-        publishing.write_published(run)
-        made, report, files = write_report(run, dataset)
-    notes = list(made.notes)
-    clean = page.clean_accuracy(run.summary)
-    lines = [f"zero-shot on the clean views: {clean}"] if clean else []
-    lines += words.corruption_error(run)
-    lines += [f"gaze: {made.facts['gaze']}", f"report: {terminal.shortened(report)}"]
-    if isinstance(logger, WandbLogger):
-        with tracking.optional_tracking(), terminal.busy("Tracking in W&B"):
-            [photos] = [s.explorer for s in made.sections if s.explorer]
-            notes += tracking.track_results(logger, run, files, report, photos)
-            lines.append(tracking.run_place(logger))
-    elif logger is not None:
-        logger.log_metrics(tracking.means(run))
-    terminal.print_run(run, made.title, made.answer, notes, lines)
 
 
 def write_report(run: Run, dataset: ViewDataset) -> tuple[Page, Path, dict[str, Path]]:

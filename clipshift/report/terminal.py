@@ -18,7 +18,7 @@ from rich.table import Table
 from rich.text import Text
 
 from clipshift.measure import Facts
-from clipshift.report.tracking import HEADLINE, headline
+from clipshift.report.headline import HEADLINE, headline
 from clipshift.report.words import resampled
 from clipshift.results import Run, shown_measures
 from clipshift.severities import MATCHED

@@ -12,7 +12,7 @@ from torch import Tensor
 from clipshift.data import read_json
 from clipshift.encode import SENTENCES
 from clipshift.errors import UserError
-from clipshift.report.publishing import model_card
+from clipshift.integrations.publishing import model_card
 from clipshift.results import Run, write_json, write_whole
 
 PROVENANCE = "provenance.json"
@@ -58,7 +58,7 @@ def write_card(
     tuned: Run | None = None,
     comparison: pd.DataFrame | None = None,
 ) -> None:
-    """Write the model card of a fine-tuned model, as `clipshift.report.publishing.model_card`.
+    """Write a fine-tuned model's card, see `clipshift.integrations.publishing.model_card`.
 
     Args:
         folder: The model's.

@@ -4,8 +4,9 @@ from typing import Any
 
 import wandb_workspaces.reports.v2 as wr
 
+from clipshift.integrations.tracking import key_of
 from clipshift.measure import COLUMNS
-from clipshift.report.tracking import HEADLINE, key_of
+from clipshift.report.headline import HEADLINE
 from clipshift.report.words import capitalised
 
 

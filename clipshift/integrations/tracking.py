@@ -15,13 +15,10 @@ from pytorch_lightning.loggers import Logger, WandbLogger
 
 from clipshift.errors import one_line
 from clipshift.report.explorer import from_data_url, gazed
-from clipshift.report.words import (
-    model_in_words,
-    weights_in_words,
-    without_paths,
-)
+from clipshift.report.headline import headline
+from clipshift.report.words import without_paths
 from clipshift.results import Run
-from clipshift.severities import LADDER, ladder_steps, leading_severity, view_name
+from clipshift.severities import LADDER, ladder_steps, view_name
 
 
 def wandb_logger(
@@ -108,61 +105,6 @@ WANDB_ROWS = 10_000
 """How many rows W&B shows of a table."""
 PICTURED_ROWS = 216
 """How many rows its table of photos has at the most, with four pictures each."""
-HEADLINE = {
-    "severity": "severity",
-    "mean_shift": "mean 1 − cosine",
-    "mean_relative_shift": "mean relative shift",
-    "worst_augmentation": "largest mean shift",
-    "worst_relative_shift": "by how much",
-    "clean_top1": "top-1 clean",
-    "spread": "spread",
-    "photos": "photos",
-    "trained": "trained",
-    "model": "model",
-    "weights": "weights",
-}
-"""The keys of W&B's summary that lead, in the order of `headline`, and what they are in words."""
-
-
-def headline(run: Run) -> dict[str, Any]:
-    """A run in a few numbers, to line up many runs by: the keys are those of `HEADLINE`.
-
-    Returns:
-        ``severity`` (of the numbers that follow: the paper's, or else the strongest step; a step as
-        a number); ``mean_shift`` and ``mean_relative_shift``, means over augmentations of the mean
-        1 − cosine and of the mean relative shift; ``worst_augmentation``, the one that moves
-        embeddings most, and its ``worst_relative_shift``; ``clean_top1``, zero-shot accuracy on
-        the clean views; ``spread``, the mean 1 − cosine between different photos; ``photos``;
-        ``trained``, whether the weights are; ``model`` and ``weights`` in words. What a run has
-        not is left out.
-    """
-    model = run.facts["model"]
-    found: dict[str, Any] = {}
-    if len(run.ranking):
-        severity = leading_severity(list(run.ranking["severity"].unique()))
-        ranked = run.ranking[run.ranking["severity"] == severity]
-        worst = ranked["augmentation"].iloc[0]
-        means = run.summary[run.summary["severity"] == severity].pivot(
-            index="augmentation", columns="measure", values="mean"
-        )
-        found["severity"] = int(severity) if severity in LADDER else severity
-        found["mean_shift"] = float(ranked["shift"].mean())
-        if "relative_shift" in means:
-            found["mean_relative_shift"] = float(means["relative_shift"].mean())
-            found["worst_relative_shift"] = float(means.loc[worst, "relative_shift"])
-        found["worst_augmentation"] = worst
-    top = run.summary.loc[run.summary["measure"] == "zero_shot_top1_clean", "mean"]
-    if len(top):
-        found["clean_top1"] = float(top.iloc[0])
-    if run.facts["spread"] is not None:
-        found["spread"] = run.facts["spread"]
-    found |= {
-        "photos": run.facts["data"]["photos"],
-        "trained": model["trained"],
-        "model": model_in_words(model),
-        "weights": weights_in_words(model),
-    }
-    return {key: found[key] for key in HEADLINE if key in found}
 
 
 def key_of(measure: str, augmentation: str, severity: str | None = None) -> str:
@@ -323,20 +265,60 @@ def track_checkpoint(logger: Logger | None, checkpoint: Path) -> None:
         logger.experiment.log_artifact(checkpoint_artifact(checkpoint))
 
 
-def track_comparison(logger: WandbLogger, table: pd.DataFrame, figures: Mapping[str, Path]) -> None:
-    """Put a sweep's comparison into a W&B run.
+@optional_tracking()
+def track_sweep(
+    folder: Path,
+    options: Mapping[str, Any],
+    sweeps: str,
+    dashboard: bool,
+    table: pd.DataFrame,
+    figures: Mapping[str, Path],
+    failed: bool,
+) -> None:
+    """Put a sweep's comparison into a W&B run of its own, in the group of its jobs.
 
     Args:
-        logger: The run's logger.
+        folder: The sweep's folder.
+        options: Its options ``logger``; nothing is done where they are not W&B's.
+        sweeps: The folder of all sweeps.
+        dashboard: Whether to publish a W&B report.
         table: The summaries of all jobs.
         figures: Image files by figure name.
+        failed: Whether a job has failed.
     """
+    if "project" not in options:
+        return
+    logger = wandb_logger(
+        str(folder),
+        options["project"],
+        options["entity"],
+        name="comparison",
+        group=options.get("group") or sweep_group(folder, sweeps),
+        tags=[*options["tags"], "comparison"],
+        job_type="comparison",
+    )
     run = logger.experiment
     run.log(
         {"tables/comparison": wandb_table(table)}
         | {f"figures/{name}": wandb.Image(str(path)) for name, path in figures.items()}
     )
     run.summary["jobs"] = int(table["job"].nunique())
+    if dashboard:
+        print(publish_dashboard(run, list(table["augmentation"].unique())))
+    run.finish(exit_code=int(failed))
+
+
+def publish_dashboard(run: Any, augmentations: list[str]) -> str:
+    """Publish a sweep's W&B report; returns a line on where it is, or why there is none."""
+    if run.offline:
+        return "no dashboard: W&B is offline, log in with `wandb login`"
+    try:
+        from clipshift.integrations.dashboard import sweep_dashboard
+    except ModuleNotFoundError:
+        return "no dashboard: it needs pip install 'clipshift[dashboard]'"
+    report = sweep_dashboard(run.project, run.entity, run.group, augmentations)
+    report.save()
+    return f"dashboard: {report.url}"
 
 
 def run_place(logger: WandbLogger) -> str:

@@ -1,0 +1,35 @@
+"""What a command says of a finished run: its report, files for other tools, and a summary."""
+
+from pytorch_lightning.loggers import Logger, WandbLogger
+
+from clipshift.data import ViewDataset
+from clipshift.integrations import publishing, tracking
+from clipshift.report import page, terminal, words
+from clipshift.report.run import write_report
+from clipshift.results import Run
+
+
+def report_run(run: Run, dataset: ViewDataset, logger: Logger | None = None) -> None:
+    """Write the report, track it, and print the summary.
+
+    Args:
+        run: The run.
+        dataset: Its photos, of which some are shown; those that are gone are left out.
+        logger: The run's logger.
+    """
+    with terminal.busy("Drawing figures and page"):
+        publishing.write_published(run)
+        made, report, files = write_report(run, dataset)
+    notes = list(made.notes)
+    clean = page.clean_accuracy(run.summary)
+    lines = [f"zero-shot on the clean views: {clean}"] if clean else []
+    lines += words.corruption_error(run)
+    lines += [f"gaze: {made.facts['gaze']}", f"report: {terminal.shortened(report)}"]
+    if isinstance(logger, WandbLogger):
+        with tracking.optional_tracking(), terminal.busy("Tracking in W&B"):
+            [photos] = [s.explorer for s in made.sections if s.explorer]
+            notes += tracking.track_results(logger, run, files, report, photos)
+            lines.append(tracking.run_place(logger))
+    elif logger is not None:
+        logger.log_metrics(tracking.means(run))
+    terminal.print_run(run, made.title, made.answer, notes, lines)

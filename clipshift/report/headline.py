@@ -1,0 +1,63 @@
+"""A run in a few numbers, for the table of a sweep's jobs and for W&B."""
+
+from typing import Any
+
+from clipshift.report.words import model_in_words, weights_in_words
+from clipshift.results import Run
+from clipshift.severities import LADDER, leading_severity
+
+HEADLINE = {
+    "severity": "severity",
+    "mean_shift": "mean 1 − cosine",
+    "mean_relative_shift": "mean relative shift",
+    "worst_augmentation": "largest mean shift",
+    "worst_relative_shift": "by how much",
+    "clean_top1": "top-1 clean",
+    "spread": "spread",
+    "photos": "photos",
+    "trained": "trained",
+    "model": "model",
+    "weights": "weights",
+}
+"""The keys of W&B's summary that lead, in the order of `headline`, and what they are in words."""
+
+
+def headline(run: Run) -> dict[str, Any]:
+    """A run in a few numbers, to line up many runs by: the keys are those of `HEADLINE`.
+
+    Returns:
+        ``severity`` (of the numbers that follow: the paper's, or else the strongest step; a step as
+        a number); ``mean_shift`` and ``mean_relative_shift``, means over augmentations of the mean
+        1 − cosine and of the mean relative shift; ``worst_augmentation``, the one that moves
+        embeddings most, and its ``worst_relative_shift``; ``clean_top1``, zero-shot accuracy on
+        the clean views; ``spread``, the mean 1 − cosine between different photos; ``photos``;
+        ``trained``, whether the weights are; ``model`` and ``weights`` in words. What a run has
+        not is left out.
+    """
+    model = run.facts["model"]
+    found: dict[str, Any] = {}
+    if len(run.ranking):
+        severity = leading_severity(list(run.ranking["severity"].unique()))
+        ranked = run.ranking[run.ranking["severity"] == severity]
+        worst = ranked["augmentation"].iloc[0]
+        means = run.summary[run.summary["severity"] == severity].pivot(
+            index="augmentation", columns="measure", values="mean"
+        )
+        found["severity"] = int(severity) if severity in LADDER else severity
+        found["mean_shift"] = float(ranked["shift"].mean())
+        if "relative_shift" in means:
+            found["mean_relative_shift"] = float(means["relative_shift"].mean())
+            found["worst_relative_shift"] = float(means.loc[worst, "relative_shift"])
+        found["worst_augmentation"] = worst
+    top = run.summary.loc[run.summary["measure"] == "zero_shot_top1_clean", "mean"]
+    if len(top):
+        found["clean_top1"] = float(top.iloc[0])
+    if run.facts["spread"] is not None:
+        found["spread"] = run.facts["spread"]
+    found |= {
+        "photos": run.facts["data"]["photos"],
+        "trained": model["trained"],
+        "model": model_in_words(model),
+        "weights": weights_in_words(model),
+    }
+    return {key: found[key] for key in HEADLINE if key in found}
