@@ -1,9 +1,9 @@
-"""What `clipshift check` holds our own models to, by plain open_clip, Pillow and numpy.
+"""Reference values of `clipshift check` for the built-in models, with open_clip alone.
 
-``python benchmarks/check_reference.py [PHOTOS]`` prints the numbers of our own models in
-``conf/experiment/check.yaml``. Nothing of clipshift is used but the models' files, and the code of
-tiny's tower. PHOTOS is the folder of the shared photographs; without it, the built-in ones are
-measured alone.
+``python benchmarks/check_reference.py [PHOTOS]`` prints the built-in models' numbers in
+``conf/experiment/check.yaml``, with plain open_clip, Pillow and numpy. Of clipshift it uses the
+models' files and the code of tiny's tower. PHOTOS is the folder of the shared photographs;
+without it, only the built-in ones are measured.
 """
 
 import io
@@ -25,19 +25,19 @@ BUILTIN = {"camera.png": 872, "chelsea.png": 281, "coffee.png": 967, "motorcycle
 
 
 def builtin_photos() -> list[tuple[Image.Image, int]]:
-    """The built-in photographs that show a class, with its place among ImageNet's."""
+    """Return the built-in photographs that show a class, with its ImageNet index."""
     folder = Path(skimage.data.__file__).parent
     return [(Image.open(folder / name), index) for name, index in BUILTIN.items()]
 
 
 def imagenet_sample(folder: Path, classes: list[str]) -> list[tuple[Image.Image, int]]:
-    """Photographs ``NAME/WNID.jpg`` with the places of their folders among the classes."""
+    """Return photographs ``NAME/WNID.jpg`` with the indices of their folders' classes."""
     files = sorted(folder.glob("*/*.jpg"))
     return [(Image.open(file), classes.index(file.parent.name)) for file in files]
 
 
 def tiny_imagenet(shard: Path) -> list[tuple[Image.Image, int]]:
-    """The photographs of a shard, with the indices of their classes."""
+    """Return the photographs of a shard, with the indices of their classes."""
     with tarfile.open(shard) as tar:
         files = {member.name: tar.extractfile(member) for member in tar if member.isfile()}
         content = {name: file.read() for name, file in files.items()}
@@ -49,15 +49,15 @@ def tiny_imagenet(shard: Path) -> list[tuple[Image.Image, int]]:
 
 @torch.inference_mode()
 def reference(model_name: str, photos: list[tuple[Image.Image, int]], names: list[str]) -> str:
-    """Top-1 accuracy and the mean cosine with the own class, both in hundredths.
+    """Return top-1 accuracy and the mean cosine with the own class, in hundredths.
 
     A photo whose class shares its name with another one is right by chance: it counts half.
     """
     if model_name == "tiny":
-        import clipshift.encode.tiny  # noqa: F401  (its tower has to be known to timm)
+        import clipshift.encode.tiny  # noqa: F401  (registers its tower with timm)
     name = f"local-dir:{MODELS / model_name}"
     model, transform = open_clip.create_model_from_pretrained(name)
-    model.eval()  # or batch norms would take the batch's own statistics
+    model.eval()  # otherwise batch norms use the batch's own statistics
     classifier = open_clip.build_zero_shot_classifier(
         model, open_clip.get_tokenizer(name), names, open_clip.OPENAI_IMAGENET_TEMPLATES
     ).double()

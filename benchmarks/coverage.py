@@ -1,4 +1,4 @@
-"""How often each kind of interval covers the truth, by simulation: docs/protocol.md, "Intervals".
+"""Coverage of each kind of interval, by simulation: docs/protocol.md, "Coverage".
 
 ``python benchmarks/coverage.py [RUN/shift.parquet]`` prints a Markdown table. With a run's table,
 the shifts of its augmentations are populations too, drawn with replacement.
@@ -32,22 +32,22 @@ SAMPLES = 2000
 """Simulated runs of each size; `RANKINGS` of ranks, CKA and directions."""
 RANKINGS = 300
 WIDTH = 16
-"""Of simulated embeddings."""
+"""Dimensions of simulated embeddings."""
 Rng = np.random.Generator
 Draw = Callable[[Rng, int], np.ndarray]
-"""So many values of a population."""
+"""Draws a number of values from a population."""
 Coverage = Callable[[Rng, int], float]
-"""Coverage of a kind of interval at n photos."""
+"""Returns the coverage of a kind of interval at n photos."""
 
 
 def covers(ends: tuple[np.ndarray, np.ndarray] | tuple[float, float], truth: float) -> float:
-    """The share of intervals that hold the truth, to rounding."""
+    """Return the share of intervals that contain the truth, up to rounding."""
     low, high = ends
     return float(np.mean((low <= truth + 1e-12) & (truth - 1e-12 <= high)))
 
 
 def of_means(draw: Draw, truth: float) -> Coverage:
-    """Of the mean of a population."""
+    """Return the coverage of a population's mean."""
 
     def coverage(rng: Rng, n: int) -> float:
         values = draw(rng, n * SAMPLES).reshape(n, SAMPLES)
@@ -57,7 +57,7 @@ def of_means(draw: Draw, truth: float) -> Coverage:
 
 
 def of_p(draw: Draw, truth: float, level: float) -> Coverage:
-    """How often the p of a paired difference of its true mean is not below a level."""
+    """Return how often p of a paired difference from its true mean is not below a level."""
 
     def coverage(rng: Rng, n: int) -> float:
         values = draw(rng, n * SAMPLES).reshape(n, SAMPLES) - truth
@@ -67,7 +67,7 @@ def of_p(draw: Draw, truth: float, level: float) -> Coverage:
 
 
 def of_classes(icc: float, resample: bool) -> Coverage:
-    """Of the mean of n classes of ten photos each, over classes or over photos."""
+    """Return the coverage of a mean of n classes of ten photos, over classes or photos."""
 
     def coverage(rng: Rng, n: int) -> float:
         groups = np.repeat(np.arange(n), 10)
@@ -79,7 +79,7 @@ def of_classes(icc: float, resample: bool) -> Coverage:
 
 
 def of_shares_of_classes(share: float, icc: float) -> Coverage:
-    """Of a share over n classes of ten photos each."""
+    """Return the coverage of a share over n classes of ten photos each."""
 
     def coverage(rng: Rng, n: int) -> float:
         groups = np.repeat(np.arange(n), 10)
@@ -92,41 +92,41 @@ def of_shares_of_classes(share: float, icc: float) -> Coverage:
 
 
 def lognormal(sigma: float) -> tuple[Draw, float]:
-    """Skewed shifts: most photos move little, a few far."""
+    """Draw skewed shifts: most photos move little, a few far."""
     return lambda rng, size: rng.lognormal(0, sigma, size), float(np.exp(sigma**2 / 2))
 
 
 def mostly_zero(rng: Rng, size: int) -> np.ndarray:
-    """Seven of ten photos do not move at all, as where a share of them is mirrored."""
+    """Draw shifts of which 70 % are zero, as when a share of the photos is mirrored."""
     return rng.gamma(4, 0.1, size) * (rng.random(size) < 0.3)
 
 
 def few_far(rng: Rng, size: int) -> np.ndarray:
-    """A tenth of the photos moves ten times as far as the others: of few, often none is at hand."""
+    """Draw shifts of which a tenth is ten times the others; small samples often have none."""
     return rng.lognormal(0, 0.3, size) * np.where(rng.random(size) < 0.1, 10, 1)
 
 
 def paired_lognormal(rng: Rng, size: int) -> np.ndarray:
-    """Shifts of the same photos in two models, the second a tenth smaller in the mean."""
+    """Draw shifts of the same photos in two models, the second smaller by a tenth on average."""
     photo = rng.normal(0, 0.8, size)
     before, after = np.exp(photo + rng.normal(0, 0.6, (2, size)))
     return 0.9 * after - before
 
 
 def embeddings(rng: Rng, size: int, cone: float) -> np.ndarray:
-    """Unit embeddings of photos: the larger ``cone``, the nearer to one another."""
+    """Draw unit embeddings of photos: the larger ``cone``, the closer to each other."""
     vectors = rng.normal(size=(size, WIDTH))
     vectors[:, 0] += cone
     return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
 
 
 def shifts_of(rng: Rng, unit: np.ndarray) -> np.ndarray:
-    """1 − cosine of each photo, skewed, larger for photos that lie apart."""
+    """Draw 1 − cosine of each photo, skewed, larger for photos that are far from the others."""
     return 0.02 * (1.2 - unit[:, 0]) * rng.lognormal(0, 0.5, len(unit))
 
 
 def of_relative_shift(cone: float) -> Coverage:
-    """Of the relative shift, with embeddings and shifts drawn anew for every run."""
+    """Return the relative shift's coverage; embeddings and shifts are drawn for every run."""
     rng = np.random.default_rng(0)
     many = embeddings(rng, 1_000_000, cone)
     truth = shifts_of(rng, many).mean() / (1 - np.square(many.mean(axis=0)).sum())
@@ -143,7 +143,7 @@ def of_relative_shift(cone: float) -> Coverage:
 
 
 def of_shares(share: float) -> Coverage:
-    """Of a share: exact, over all numbers of hits."""
+    """Return the exact coverage of a share, over all numbers of hits."""
 
     def coverage(rng: Rng, n: int) -> float:
         hits = np.arange(n + 1)
@@ -154,7 +154,7 @@ def of_shares(share: float) -> Coverage:
 
 
 def of_share_differences(gained: float, lost: float) -> Coverage:
-    """Of a difference of paired shares, where so many photos are gained and lost."""
+    """Return the coverage of a paired difference of shares, with photos gained and lost."""
 
     def coverage(rng: Rng, n: int) -> float:
         chances = [gained, lost, 1 - gained - lost]
@@ -166,7 +166,7 @@ def of_share_differences(gained: float, lost: float) -> Coverage:
 
 
 def of_spearman(r: float) -> Coverage:
-    """Of Spearman's ρ of a normal pair with correlation r."""
+    """Return the coverage of Spearman's ρ of a normal pair with correlation r."""
     truth = float(6 / np.pi * np.arcsin(r / 2))
 
     def coverage(rng: Rng, n: int) -> float:
@@ -181,7 +181,7 @@ def of_spearman(r: float) -> Coverage:
 
 
 def of_views(spread: float, layer: bool) -> Coverage:
-    """Of the mean distance of two views' embeddings, or of a layer's mean cosine."""
+    """Return the coverage of the mean distance of two views, or of a layer's mean cosine."""
 
     def draw(rng: Rng, size: int) -> np.ndarray:
         photo = embeddings(rng, size, cone=2)
@@ -196,7 +196,7 @@ def of_views(spread: float, layer: bool) -> Coverage:
 
 
 def of_directions(measure: str) -> Coverage:
-    """Of a direction or a contraction, where photos in a cone are moved partly the same way."""
+    """Return the coverage of a direction or a contraction, with a partly common displacement."""
 
     def draw(rng: Rng, size: int) -> dict[str, np.ndarray]:
         clean = embeddings(rng, size, cone=4)
@@ -219,7 +219,7 @@ def of_directions(measure: str) -> Coverage:
 
 
 def of_cka(noise: float, skew: float = 0, common: float = 0) -> Coverage:
-    """Of debiased CKA between tokens and their views, in dimensions of unequal variance.
+    """Return the coverage of debiased CKA, in dimensions of unequal variance.
 
     Args:
         noise: Standard deviation of the noise in each dimension.
@@ -255,7 +255,7 @@ def of_cka(noise: float, skew: float = 0, common: float = 0) -> Coverage:
 
 
 def shift_table(rng: Rng, n: int, means: dict[str, np.ndarray]) -> pd.DataFrame:
-    """A run's table: skewed shifts of the same photos under augmentations of given means."""
+    """Draw a run's table: skewed shifts of the same photos, with a mean for each augmentation."""
     photo = rng.lognormal(-0.125, 0.5, (n, 1))
     parts = []
     for severity, centre in means.items():
@@ -274,7 +274,7 @@ def shift_table(rng: Rng, n: int, means: dict[str, np.ndarray]) -> pd.DataFrame:
 
 
 def of_matched(elasticity: float) -> Coverage:
-    """Of the mean shift where a strength was matched on as many calibration photos.
+    """Return the coverage of a mean shift at a strength matched on as many photos.
 
     The shift grows with a power of the strength, and the distortion with the strength itself.
     """
@@ -300,7 +300,7 @@ def of_matched(elasticity: float) -> Coverage:
 
 
 def of_matched_flip(rng: Rng, n: int) -> float:
-    """Of the same under flip, where the strength is the share of photos that is mirrored."""
+    """Return the same under flip, whose strength is the share of mirrored photos."""
     target, means = 0.3, np.array([0.7, 0.2])
 
     def mirrored(size: int) -> np.ndarray:
@@ -329,7 +329,7 @@ TIED = np.array([0.1, 0.1, 0.2, 0.2, 0.6, 0.6])
 
 
 def of_ranks(means: np.ndarray, leader: bool = False) -> Coverage:
-    """Of all ranks' intervals together; or how often no augmentation is falsely said to lead."""
+    """Return the joint coverage of all ranks, or how often no leader is falsely declared."""
     first = 1 + (means[:, None] < means).sum(axis=1)
     last = (means[:, None] <= means).sum(axis=1)
 
@@ -349,7 +349,7 @@ def of_ranks(means: np.ndarray, leader: bool = False) -> Coverage:
 
 
 def of_agreement(first: np.ndarray, second: np.ndarray) -> Coverage:
-    """Of τ between two rankings."""
+    """Return the coverage of τ between two rankings."""
     truth = float(stats.kendalltau(first, second).statistic)
 
     def coverage(rng: Rng, n: int) -> float:
@@ -364,7 +364,7 @@ def of_agreement(first: np.ndarray, second: np.ndarray) -> Coverage:
 
 
 def populations(run: str | None) -> Iterator[tuple[str, str, Coverage]]:
-    """Each kind of interval with what it is tried on."""
+    """Yield each kind of interval with the populations that it is tested on."""
     yield "mean", "normal", of_means(lambda rng, size: rng.normal(size=size), 0)
     yield "mean", "beta(8, 2)", of_means(lambda rng, size: rng.beta(8, 2, size), 0.8)
     yield "mean", "gamma, 70 % zeros", of_means(mostly_zero, 0.12)

@@ -1,9 +1,10 @@
-"""Makes the numbers of the findings: runs clipshift, and writes its results into the docs.
+"""Run clipshift for the findings, and write the results into the docs.
 
-``make findings`` makes every run that is missing or outdated; ``ARGS="lite tiny"`` chooses some;
-``ARGS=--limit=30`` is a trial on few photographs, whose pages lie beside its runs. Each part of
-README and docs between ``<!-- findings:NAME -->`` and ``<!-- /findings:NAME -->`` is what `BLOCKS`
-makes of the runs; a part whose runs are outdated stays as it is, and is named at the end.
+``make findings`` makes every run that is missing or outdated; ``ARGS="lite tiny"`` selects runs.
+``ARGS=--limit=30`` is a trial on few photographs, whose pages are written beside its runs. `BLOCKS`
+writes each part of README and docs between ``<!-- findings:NAME -->`` and
+``<!-- /findings:NAME -->`` from the runs. A part whose runs are outdated stays as it is, and is
+named at the end.
 """
 
 import argparse
@@ -41,7 +42,7 @@ ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 IMAGES = ROOT / "docs" / "images"
 PHOTOS = "../shared/photos"
-"""Where the photographs are, as the page says; `CLIPSHIFT_PHOTOS` says where they are in truth."""
+"""The folder of the photographs in the pages; `CLIPSHIFT_PHOTOS` may be their real folder."""
 SAMPLE = ["data=folder", f"data.root={PHOTOS}/imagenet-sample"]
 RUNS = {
     "lite": ["evaluate", "experiment=inside", "model=lite", *SAMPLE],
@@ -53,17 +54,17 @@ RUNS = {
                        "data.train.pattern=train-000.tar"],
     "builtin": ["evaluate"],
 }  # fmt: skip
-"""By name: what is typed behind ``clipshift``."""
+"""Arguments of ``clipshift``, by name of the run."""
 DEMO = ["model=lite", "beside=tiny"]
 STAMP = "findings.json"
-"""The file of a finished run that says what it was made by."""
+"""The file of a finished run that records its options and sources."""
 MARKED = re.compile(r"(<!-- findings:([\w-]+) -->\n)(.*?)(<!-- /findings:\2 -->)", re.DOTALL)
 NAMED = ("noise", "perspective", "shift_scale_rotate")
-"""What the paper's abstract names as the most drastic."""
+"""The most drastic augmentations in the paper's abstract."""
 SECOND = ("noise", "blur", "coarse_dropout", "color_jitter")
-"""What summaries of the paper name first."""
+"""The strongest augmentations in summaries of the paper."""
 MILD = ("flip", "brightness_contrast")
-"""What they name as mild."""
+"""The mild augmentations in summaries of the paper."""
 SIGNIFICANT = 0.05
 WIDTH = 118
 """Columns of prose in the pages."""
@@ -71,7 +72,7 @@ WIDTH = 118
 
 @dataclass
 class Training:
-    """A fine-tune: the comparison of its models, photo by photo, and the curve of α."""
+    """A fine-tuning: the comparison of its models, photo by photo, and the curve of α."""
 
     facts: dict[str, Any]
     """The base's ``run.json``."""
@@ -85,7 +86,7 @@ class Training:
 
 @cache
 def sources_sha256() -> str:
-    """SHA-256 over all that decides a run's numbers here: code, options and weights."""
+    """Return a SHA-256 over everything that determines a run's numbers: code, options, weights."""
     digest = hashlib.sha256()
     kinds = {".py", ".yaml", ".json", ".safetensors"}
     files = (file for folder in ("clipshift", "conf") for file in (ROOT / folder).rglob("*"))
@@ -95,12 +96,12 @@ def sources_sha256() -> str:
 
 
 def photos_folder() -> str:
-    """Where the photographs are."""
+    """Return the folder of the photographs."""
     return os.environ.get("CLIPSHIFT_PHOTOS", str(ROOT / PHOTOS))
 
 
 def arguments_of(name: str, limit: int | None) -> list[str]:
-    """The arguments of ``clipshift`` for a run, on a limited number of photographs."""
+    """Return the arguments of ``clipshift`` for a run, on a limited number of photographs."""
     arguments = [argument.replace(PHOTOS, photos_folder()) for argument in RUNS[name]]
     if limit and "train" in arguments:
         evaluation = OmegaConf.to_container(compose_config("train", arguments[1:]).evaluation)
@@ -124,12 +125,12 @@ def is_current(name: str, folder: Path, limit: int | None) -> bool:
 
 
 def options_of(name: str, limit: int | None) -> list[str]:
-    """What a run is, wherever the photographs are."""
+    """Return what identifies a run, independent of the photographs' folder."""
     return [*RUNS[name], f"limit={limit}"]
 
 
 def make(name: str, folder: Path, limit: int | None) -> None:
-    """Make a run, unless it is current; one that was interrupted goes on."""
+    """Make a run, unless it is current; continue an interrupted one."""
     if is_current(name, folder, limit):
         print(f"{name}: current, in {folder}")
         return
@@ -150,7 +151,7 @@ def make(name: str, folder: Path, limit: int | None) -> None:
 
 
 def load(folder: Path) -> Run | Training:
-    """A finished run of `RUNS`."""
+    """Read a finished run of `RUNS`."""
     if (folder / "run.json").exists():
         return read_run(folder)
     return Training(
@@ -165,45 +166,45 @@ def load(folder: Path) -> Run | Training:
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """A Markdown table."""
+    """Format a Markdown table."""
     lines = [head, ["---"] * len(head), *rows]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 def number(value: float, low: float = np.nan, high: float = np.nan, digits: str = ".3f") -> str:
-    """A number with its interval, with a typographic minus sign; nothing where there is none."""
+    """Format a number with its interval and a typographic minus sign; NaN is empty."""
     return "" if np.isnan(value) else with_interval(value, low, high, digits).replace("-", "−")
 
 
 def percent(value: float, low: float = np.nan, high: float = np.nan) -> str:
-    """A share in per cent."""
+    """Format a share in per cent."""
     return number(100 * value, 100 * low, 100 * high, ".1f") + " %"
 
 
 def code(name: str) -> str:
-    """An augmentation's name; words stand as they are."""
+    """Format an augmentation's name as code, and words in italics."""
     return f"*{name}*" if " " in name else f"`{name}`"
 
 
 def ends(row: Any, value: str, low: str = "ci_low", high: str = "ci_high") -> list[float]:
-    """A row's number and its interval."""
+    """Return a row's number and its interval."""
     return [float(row[column]) for column in (value, low, high)]
 
 
 def command_of(name: str) -> str:
-    """A run's command as a reader types it."""
+    """Return a run's command as a reader types it."""
     return shlex.join(["clipshift", *RUNS[name]])
 
 
 def means(run: Run, severity: str, measure: str) -> pd.DataFrame:
-    """``mean``, ``ci_low`` and ``ci_high`` of a measure, by augmentation."""
+    """Return ``mean``, ``ci_low`` and ``ci_high`` of a measure, by augmentation."""
     rows = run.summary
     own = rows[(rows["severity"] == severity) & (rows["measure"] == measure)]
     return own.set_index("augmentation")[["mean", "ci_low", "ci_high"]]
 
 
 def ranking(run: Run, severity: str) -> pd.DataFrame:
-    """The rows of ``ranking.csv`` at a severity, by augmentation."""
+    """Return the rows of ``ranking.csv`` at a severity, by augmentation."""
     return run.ranking[run.ranking["severity"] == severity].set_index("augmentation")
 
 
@@ -211,20 +212,20 @@ def ranking(run: Run, severity: str) -> pd.DataFrame:
 
 
 def command_block(name: str) -> str:
-    """The command of a run."""
+    """Return a code block with the command of a run."""
     line = command_of(name)
     broken = textwrap.wrap(line, WIDTH - 2, break_long_words=False, break_on_hyphens=False)
     return "```sh\n" + " \\\n    ".join(broken) + "\n```"
 
 
 def weights_of(made: Run | Training) -> str:
-    """A model with the beginning of its weights' SHA-256."""
+    """Name a model with the beginning of its weights' SHA-256."""
     model = made.facts["model"]
     return f"`{model['name']}` (weights SHA-256 `{model['weights_sha256'][:8]}…`)"
 
 
 def version_of(made: Run | Training) -> str:
-    """By what and when a run was made."""
+    """Return the version, commit and date of a run."""
     facts = made.facts
     digits, plus, _ = (facts["commit"] or "unknown").partition("+")
     commit = digits[:7] + (" with changes" if plus else "")
@@ -232,7 +233,7 @@ def version_of(made: Run | Training) -> str:
 
 
 def provenance(made: Run | Training) -> str:
-    """What a section's numbers are of."""
+    """Return model, photographs, seed, precision and version of a section's run."""
     facts = made.facts
     photos = counted(facts["data"]["photos"], "photograph")
     return (
@@ -242,12 +243,12 @@ def provenance(made: Run | Training) -> str:
 
 
 def demo_provenance(lite: Run, tiny: Run) -> str:
-    """What the demo's picture is of."""
+    """Return the models and the version of the demo's picture."""
     return f"In the picture: {weights_of(lite)} and {weights_of(tiny)}, {version_of(lite)}."
 
 
 def headline(run: Run) -> str:
-    """A run's own answer, and how its two rankings agree."""
+    """Return a run's own summary, and the agreement of its two rankings."""
     tau = number(*run.agreement, ".2f") if run.agreement else ""
     name = run.facts["model"]["name"]
     return " ".join(
@@ -256,7 +257,7 @@ def headline(run: Run) -> str:
 
 
 def summary(lite: Run, tiny: Run) -> str:
-    """The page's first lines."""
+    """Return the summary at the top of the page."""
     lines = [headline(lite), headline(tiny)]
     clean = means(lite, PAPER, "zero_shot_top1_clean").iloc[0]
     under = means(lite, PAPER, "zero_shot_top1")
@@ -278,7 +279,7 @@ def summary(lite: Run, tiny: Run) -> str:
 
 
 def training_summary(training: Training) -> str:
-    """What a fine-tune reached, in a sentence."""
+    """Return a sentence about the effect of a fine-tuning."""
     before, after = training.facts["model"]["name"], training.comparison["model_b"].iloc[-1]
     pair = pair_of(training, before, after)
     told = [change_in_words(pair, group) for group in GROUPS]
@@ -296,7 +297,7 @@ def training_summary(training: Training) -> str:
 
 
 def shift_table(run: Run, severity: str) -> str:
-    """A ranking with the measures beside it, and which neighbours are not told apart."""
+    """Return a ranking with the measures, and the neighbours that do not differ significantly."""
     ranked = ranking(run, severity)
     columns = {
         "relative shift": ("relative_shift", ".3f"),
@@ -333,7 +334,7 @@ def shift_table(run: Run, severity: str) -> str:
 
 
 def ranks_table(lite: Run, tiny: Run) -> str:
-    """The ranks of both models at both severities."""
+    """Return the ranks of both models at both severities."""
     runs = [(run, severity) for run in (lite, tiny) for severity in (PAPER, MATCHED)]
     tables = [ranking(run, severity) for run, severity in runs]
     rows = [
@@ -351,7 +352,7 @@ def ranks_table(lite: Run, tiny: Run) -> str:
 
 
 def gaze_sentence(lite: Run, tiny: Run) -> str:
-    """What moving the gaze back with the pixels changes under flip."""
+    """Return a sentence about the effect of aligning the gaze under flip."""
     told = []
     for run in (lite, tiny):
         plain_gaze, aligned = (
@@ -366,7 +367,7 @@ def gaze_sentence(lite: Run, tiny: Run) -> str:
 
 
 def layer_table(run: Run) -> str:
-    """Debiased CKA after each layer at the paper's strengths, and where it rises or falls."""
+    """Return debiased CKA after each layer at the paper's strengths, and where it changes."""
     rows = run.layers[run.layers["severity"] == PAPER]
     cka = rows.pivot(index="augmentation", columns="layer", values="cka")
     cka = cka.loc[ranking(run, PAPER).index]
@@ -392,7 +393,7 @@ def layer_table(run: Run) -> str:
 
 
 def in_words(names: Sequence[str]) -> str:
-    """All names, however many; or none."""
+    """List names in words; "none" if there are none."""
     quoted = [f"`{name}`" for name in names]
     return (
         ", ".join(quoted[:-1]) + " and " + quoted[-1]
@@ -402,7 +403,7 @@ def in_words(names: Sequence[str]) -> str:
 
 
 def correlation_table(run: Run) -> str:
-    """Correlations with the shift over photos, at the paper's strengths."""
+    """Return correlations with the shift over photos, at the paper's strengths."""
     rows = run.correlations[run.correlations["severity"] == PAPER]
     columns = list(dict.fromkeys(rows["with"]))
     by_name = rows.set_index(["augmentation", "with"])
@@ -418,7 +419,7 @@ def correlation_table(run: Run) -> str:
 
 
 def across_augmentations(run: Run, severity: str, measure: str) -> str:
-    """Spearman's ρ of mean cosine similarity and another mean, over augmentations."""
+    """Return Spearman's ρ of mean cosine similarity and another mean, over augmentations."""
     both = means(run, severity, "cosine_similarity")[["mean"]].join(
         means(run, severity, measure)[["mean"]], rsuffix="_other"
     )
@@ -427,7 +428,7 @@ def across_augmentations(run: Run, severity: str, measure: str) -> str:
 
 
 def within_augmentations(run: Run, severity: str, loss: str) -> str:
-    """The range of ρ over photos of 1 − cosine and a loss, and how often it is significant."""
+    """Return the range of ρ over photos of 1 − cosine and a loss, and the significant cases."""
     rows = run.correlations
     own = rows[(rows["severity"] == severity) & (rows["with"] == loss)]
     low, high = (number(end, digits="+.2f") for end in (own["rho"].min(), own["rho"].max()))
@@ -436,7 +437,7 @@ def within_augmentations(run: Run, severity: str, loss: str) -> str:
 
 
 def claims_table(lite: Run, tiny: Run) -> str:
-    """The paper's claims, one by one, beside what these runs say."""
+    """Return the paper's claims, one by one, with the results of these runs."""
     runs = [(run, severity) for run in (lite, tiny) for severity in (PAPER, MATCHED)]
 
     def ranks(names: Sequence[str]) -> list[str]:
@@ -472,7 +473,7 @@ def claims_table(lite: Run, tiny: Run) -> str:
 
 
 def inside_table(run: Run) -> str:
-    """Direction, recovery and neighbourhoods, matched; the paper's noise in the last row."""
+    """Return direction, recovery and neighbours, matched; the last row is the paper's noise."""
     keys = ["severity", "augmentation"]
     directions = run.directions.set_index(keys)
     undone = run.undone.set_index(["method", *keys])
@@ -518,7 +519,7 @@ def inside_table(run: Run) -> str:
 
 
 def cosines_table(run: Run, count: int = 4) -> str:
-    """The pairs of augmentations whose mean displacements agree and disagree most, matched."""
+    """Return the pairs with the most similar and most opposed mean displacements, matched."""
     rows = run.direction_cosines
     known = rows[(rows["severity"] == MATCHED) & ((rows["ci_low"] > 0) | (rows["ci_high"] < 0))]
     known = known.sort_values("cosine", ascending=False)
@@ -534,7 +535,7 @@ def cosines_table(run: Run, count: int = 4) -> str:
 
 
 def texts_table(run: Run) -> str:
-    """The class that views come nearer to most, and the one they leave most, matched."""
+    """Return the class that gains most and the one that loses most, matched."""
     rows = run.named[(run.named["severity"] == MATCHED) & (run.named["vocabulary"] == "classes")]
     sure = rows[rows["p_holm"] < SIGNIFICANT]
 
@@ -556,7 +557,7 @@ def texts_table(run: Run) -> str:
 
 
 def ladder_table(run: Run) -> str:
-    """Strength and realised SSIM at each step of each ladder."""
+    """Return strength and realised SSIM at each step of each ladder."""
     steps = sorted(run.summary["severity"].unique())
     realised = {step: means(run, step, "ssim")["mean"] for step in steps}
     strengths = run.facts["strengths"]
@@ -572,19 +573,19 @@ def ladder_table(run: Run) -> str:
 
 
 def models_of(training: Training) -> list[str]:
-    """A fine-tune's models: base, control where there is one, robust."""
+    """Return the models: base, control if there is one, robust."""
     names = training.comparison
     return list(dict.fromkeys([*names["model_a"], *names["model_b"]]))
 
 
 def pair_of(training: Training, before: str, after: str) -> pd.DataFrame:
-    """The paired comparison of two of its models."""
+    """Return the paired comparison of two models."""
     rows = training.comparison
     return rows[(rows["model_a"] == before) & (rows["model_b"] == after)]
 
 
 def change_in_words(pair: pd.DataFrame, augmentation: str) -> str:
-    """The change of the relative shift in per cent of the first model's, with its interval."""
+    """Return the change of the relative shift in per cent of the first model's."""
     own = pair[(pair["augmentation"] == augmentation) & (pair["measure"] == "relative_shift")]
     (row,) = own.to_dict("records")
     change = 100 * np.array(ends(row, "difference")) / row["mean_a"]
@@ -592,7 +593,7 @@ def change_in_words(pair: pd.DataFrame, augmentation: str) -> str:
 
 
 def interpolation_table(training: Training) -> str:
-    """The curve from base to tuned weights."""
+    """Return the curve from base to tuned weights."""
     rows = training.interpolation
     head = [
         "α",
@@ -610,7 +611,7 @@ def interpolation_table(training: Training) -> str:
 
 
 def robust_table(training: Training) -> str:
-    """The relative shift of base and robust model, by augmentation."""
+    """Return the relative shift of base and robust model, by augmentation."""
     base, robust = models_of(training)[0], models_of(training)[-1]
     pair = pair_of(training, base, robust)
     rows = []
@@ -634,7 +635,7 @@ def robust_table(training: Training) -> str:
 
 
 def outcome_table(training: Training) -> str:
-    """What a fine-tune changed beside the shift, and its control where there is one."""
+    """Return the changes of other measures, with the control if there is one."""
     models = models_of(training)
     pairs = [pair_of(training, before, models[-1]) for before in models[:-1]]
     if len(models) == 3:
@@ -672,7 +673,7 @@ def outcome_table(training: Training) -> str:
 
 
 def caption(run: Run) -> str:
-    """What stands below the picture of README and the docs' start."""
+    """Return the caption of the picture in README and the docs' start page."""
     photos = counted(run.facts["data"]["photos"], "photograph")
     return f"*{headline(run)} Ranks with their 95 % intervals over {photos}.*"
 
@@ -703,7 +704,7 @@ for _model in ("lite", "tiny"):
         f"robust-{_model}": (robust_table, (f"robustify_{_model}",)),
         f"outcome-{_model}": (outcome_table, (f"robustify_{_model}",)),
     }
-"""By the name between the markers: what writes it, and of which runs."""
+"""The function that writes a block and the runs that it uses, by the markers' name."""
 
 
 # --- pages ---------------------------------------------------------------------------------------
@@ -726,7 +727,7 @@ def wrapped(block: str) -> str:
 
 
 def with_blocks(page: str, contents: Mapping[str, str]) -> str:
-    """A page with new contents between its markers; blocks without any stay as they are.
+    """Return a page with new contents between its markers; other blocks stay as they are.
 
     Raises:
         KeyError: If a marker's name is none of `BLOCKS`.
@@ -741,7 +742,7 @@ def with_blocks(page: str, contents: Mapping[str, str]) -> str:
 
 
 def take_pictures(runs: Mapping[str, Path], images: Path) -> None:
-    """The pictures of README and docs that hold numbers of runs; screenshots need Chromium."""
+    """Take the pictures of README and docs that show runs; screenshots require Chromium."""
     images.mkdir(parents=True, exist_ok=True)
     if "lite" in runs:
         shutil.copy(runs["lite"] / "figures" / "agreement.png", images / "rankings.png")
@@ -760,7 +761,7 @@ def take_pictures(runs: Mapping[str, Path], images: Path) -> None:
 
 
 def take_report(tab: Any, run: Path, images: Path) -> None:
-    """The first screen of a page, and an enlarged photo."""
+    """Take the first screen of a page, and an enlarged photo."""
     tab.goto((run / "report.html").resolve().as_uri())
     tab.wait_for_selector("#ranking svg")
     tab.screenshot(path=images / "report.png")
@@ -771,7 +772,7 @@ def take_report(tab: Any, run: Path, images: Path) -> None:
 
 
 def take_demo(tab: Any, folder: Path, images: Path) -> None:
-    """The demo of two models, with a photo at severity 4."""
+    """Take the demo of two models, with a photo at severity 4."""
     photo = next(photo for photo in sample() if photo.id == "chelsea.png")
     file = folder / photo.id
     file.write_bytes(photo.read())
@@ -794,7 +795,7 @@ def take_demo(tab: Any, folder: Path, images: Path) -> None:
 
 
 def main() -> None:
-    """Make the runs, and write what they found into the pages."""
+    """Make the runs, and write their results into the pages."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("runs", nargs="*", metavar="RUN", help=f"(all): {', '.join(RUNS)}")
     parser.add_argument(

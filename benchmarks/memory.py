@@ -1,8 +1,7 @@
 """Peak memory of an evaluation: ``python benchmarks/memory.py 1000 20000``, numbers of photos.
 
-The photos are small and made up, the model is ``tiny``, the augmentation ``flip``. The peak is that
-of the command and of what its loader's processes have for themselves, looked at four times a
-second.
+The photos are small noise images, the model is ``tiny``, the augmentation ``flip``. The peak is the
+command's, with its loader processes' private memory, sampled four times per second.
 """
 
 import subprocess
@@ -21,7 +20,7 @@ OPTIONS = ("model=tiny", "aug=flip", "prompts=none", "logger=none", "cache=off")
 
 
 def make_photos(folder: Path, count: int) -> None:
-    """Photos of noise."""
+    """Write photos of noise."""
     rng = np.random.default_rng(0)
     for index in range(count):
         pixels = rng.integers(0, 256, (48, 64, 3), dtype=np.uint8)
@@ -29,7 +28,7 @@ def make_photos(folder: Path, count: int) -> None:
 
 
 def memory_of(process: psutil.Process) -> int:
-    """Bytes of a process, and those that its children have for themselves."""
+    """Return the bytes of a process, and its children's private bytes."""
     total = process.memory_info().rss
     for child in process.children(recursive=True):
         with suppress(psutil.Error):  # it has ended
@@ -38,7 +37,7 @@ def memory_of(process: psutil.Process) -> int:
 
 
 def peak(photos: Path, count: int, folder: Path) -> tuple[float, float]:
-    """The largest memory of an evaluation of some photos, in MB, and its seconds."""
+    """Return the peak memory of an evaluation, in MB, and its seconds."""
     start, most = time.perf_counter(), 0
     where = ["data=folder", f"data.root={photos}", f"hydra.run.dir={folder}/{count}"]
     command = [sys.executable, str(ROOT / "evaluate.py"), *OPTIONS, *where, f"data.limit={count}"]

@@ -1,4 +1,4 @@
-"""How many wrong lines the tests notice: a seeded sample of mutants, by cosmic-ray's operators.
+"""Mutation testing: a seeded sample of mutants, by cosmic-ray's operators.
 
 ``make mutate COUNT=150 SEED=0`` copies the project to a temporary folder, changes one operator,
 number or keyword of one file there, runs its tests (`TESTS`) and the file's doctests, and
@@ -31,7 +31,7 @@ FILES = [
     *(f"{folder}/*.py" for folder in ("augment", "measure", "results")),
     *(f"train/{name}.py" for name in ("interpolation", "objectives", "tuning", "views")),
 ]
-"""What is mutated, below ``clipshift/``."""
+"""The files that are mutated, below ``clipshift/``."""
 SLOW = (
     "60_photos or follow_one or falls_from or leaks or contradict or papers_does_not or batch_or "
     "or covered or columns_of_the_table or sweep or job or command or views_are_refused or no_run "
@@ -39,7 +39,7 @@ SLOW = (
     "no_numbers or among_which or writes_tables or shows_stored or paper_experiment or "
     "two_processes or writes_everything or saved_tensors or matched_run or nothing_of_an_earlier"
 )
-"""Tests that take too long for one mutant, as pytest's ``-k`` chooses them."""
+"""Tests that take too long for one mutant, as an expression for pytest's ``-k``."""
 TESTS = {
     "augment": "augment authors measure severity",
     "authors": "authors",
@@ -70,16 +70,16 @@ HEAVY = [
 ]  # fmt: skip
 """Imported once, before a process is forked for each mutant."""
 CPU_SECONDS = 300
-"""Processor time after which a mutant counts as noticed: several times what the tests take."""
+"""Processor time after which a mutant counts as detected: several times that of the tests."""
 HUNG_SECONDS = 1200
-"""Time after which it counts as noticed too: some mutants wait for ever."""
+"""Time after which it counts as detected too: some mutants wait forever."""
 
 Mutant = tuple[Path, str, int]
 """A file below the root, an operator of cosmic-ray, and which of its matches there, from 0."""
 
 
 def words(source: str) -> list[tuple[tuple[int, int], tuple[int, int]]]:
-    """Where a file holds annotations and texts, which no test should have to notice."""
+    """Return the places of annotations and texts, which tests need not detect."""
     found: list[ast.AST | None] = []
     for node in ast.walk(ast.parse(source)):
         found += [getattr(node, "annotation", None), getattr(node, "returns", None)]
@@ -88,7 +88,7 @@ def words(source: str) -> list[tuple[tuple[int, int], tuple[int, int]]]:
 
 
 def mutants(file: Path) -> list[Mutant]:
-    """All mutants of a file."""
+    """Return all mutants of a file."""
     source = (ROOT / file).read_text()
     nodes, skipped, made = list(ast_nodes(get_ast(source))), words(source), list[Mutant]()
     for name in sorted(operator_names()):

@@ -1,7 +1,7 @@
-"""What a table of many photos costs: ``python benchmarks/scale.py [PHOTOS]``, a million by default.
+"""Cost of a table of many photos: ``python benchmarks/scale.py [PHOTOS]``, by default a million.
 
-Writes made-up records as an evaluation does, nine augmentations and all measures, and makes the
-run's tables of them. Prints seconds by step, those of the processor, and the peak memory.
+Writes synthetic records as an evaluation does, with nine augmentations and all measures, and makes
+the run's tables of them. Prints wall-clock and processor seconds by step, and the peak memory.
 """
 
 import resource
@@ -27,7 +27,7 @@ from clipshift.results import CLEAN, KEPT, Measured, Records, write_run
 
 BATCH = 256
 WIDTH = 64
-"""Of made-up embeddings."""
+"""Dimensions of synthetic embeddings."""
 GALLERY = 1000
 STEPS = (
     "write_shift", "summarize", "distance_tables", "rank_augmentations", "correlate",
@@ -36,7 +36,7 @@ STEPS = (
 
 
 def measured_columns() -> dict[str, Facts]:
-    """The measures of one number for each photo that the package has, by name."""
+    """Return the package's measures with one number per photo, by name."""
     configured = compose_config("evaluate", ["metric=full"]).metric
     classes = {name: node["_target_"].rpartition(".")[2] for name, node in configured.items()}
     made: dict[str, type[PhotoMeasure]] = {n: getattr(measure, kind) for n, kind in classes.items()}
@@ -44,7 +44,7 @@ def measured_columns() -> dict[str, Facts]:
 
 
 def batch(index: np.ndarray, views: list[str], measures: list[str]) -> Measured:
-    """What might have been measured of some photos: skewed numbers in [0, 1]."""
+    """Draw synthetic measurements of some photos: skewed numbers in [0, 1]."""
     rng = np.random.default_rng(index[0])
     size = len(index)
     embeddings = rng.normal(size=(1 + len(views), size, WIDTH)).astype(np.float32)
@@ -71,7 +71,7 @@ def batch(index: np.ndarray, views: list[str], measures: list[str]) -> Measured:
 
 @contextmanager
 def told(step: str) -> Iterator[None]:
-    """Print how long a step takes, and the peak of the memory so far."""
+    """Print the time of a step, and the peak memory so far."""
     start, begun = time.perf_counter(), time.process_time()
     yield
     spent, busy = time.perf_counter() - start, time.process_time() - begun
@@ -80,7 +80,7 @@ def told(step: str) -> Iterator[None]:
 
 
 def timed(name: str) -> Any:
-    """A function of `clipshift.evaluate.tables` that tells how long it takes."""
+    """Wrap a function of `clipshift.evaluate.tables` to print its time."""
     function = getattr(tables, name)
 
     def run(*args: Any) -> Any:

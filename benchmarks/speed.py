@@ -1,12 +1,12 @@
-"""Photos a second: the paper's procedure and clipshift, in turn, on the same photos and weights.
+"""Photos per second: the paper's procedure and clipshift, in turn, on the same photos and weights.
 
-The paper's is that of its authors' scripts (main.py and genfrompt.py of
-github.com/ashimdahal/clip-shift-analysis), written anew: Hugging Face's CLIP in float32,
-albumentations image by image, embeddings in batches. Then every photo is augmented once more, and
-for each augmentation the attention of the clean image and of the view is taken, one image at a
-time, and the measures by numpy.
+The paper's procedure reimplements its authors' scripts (main.py and genfrompt.py of
+github.com/ashimdahal/clip-shift-analysis): Hugging Face's CLIP in float32, albumentations image by
+image, embeddings in batches. Then every photo is augmented a second time. For each augmentation the
+attention of the clean image and of the view is computed, one image at a time, and the measures with
+numpy.
 
-Each measurement has a process of its own, so that its peak of memory is its own. The weights are
+Each measurement runs in its own process, so that its peak memory is its own. The weights are
 random, from one seed. ``make benchmark ARGS="PHOTOS"``, with a folder of photos.
 """
 
@@ -35,19 +35,19 @@ from clipshift.results import Records
 from clipshift.versions import environment
 
 PHOTOS = {"ViT-B-32-quickgelu": 64, "ViT-L-14-quickgelu": 16, "builtin:lite": 64}
-"""How many photos each model is measured on."""
+"""The number of photos for each model."""
 COLUMNS = (
     "photos/s", "÷ the paper’s", "÷ encoder alone", "augment, ms", "encode, ms", "measure, ms",
     "once, s", "peak, MB",
 )  # fmt: skip
-"""Milliseconds are by photo; *once* is the floor of half precision, and in no other number."""
+"""Milliseconds are per photo; *once* is the precision error, which no other number includes."""
 VIEWS = 10
-"""Of a photo: the clean one, and nine augmentations."""
+"""Views of a photo: the clean one, and nine augmentations."""
 Found = dict[str, float]
 
 
 def transforms() -> dict[str, Any]:
-    """The authors' nine augmentations, by albumentations."""
+    """Return the authors' nine augmentations, by albumentations."""
     import albumentations as A
 
     return {
@@ -64,7 +64,7 @@ def transforms() -> dict[str, Any]:
 
 
 class Images(torch.utils.data.Dataset):
-    """Each photo at 224 × 224, clean and augmented, 8 bits a channel."""
+    """Each photo at 224 × 224, clean and augmented, 8 bits per channel."""
 
     def __init__(self, files: list[Path]) -> None:
         import albumentations as A
@@ -123,17 +123,17 @@ def hugging_face(tower: Any) -> Any:
 
 
 def patches(image: np.ndarray, grid: int) -> list[np.ndarray]:
-    """An image cut into a grid."""
+    """Cut an image into a grid."""
     return [part for row in np.split(image, grid) for part in np.split(row, grid, axis=1)]
 
 
 def gray(image: np.ndarray) -> np.ndarray:
-    """Luma, on the 0–255 scale."""
+    """Return luma, on the 0–255 scale."""
     return image @ [0.299, 0.587, 0.114]
 
 
 def edges(image: np.ndarray) -> np.ndarray:
-    """The edge map, divided by its maximum."""
+    """Return the edge map, divided by its maximum."""
     down, right = np.gradient(gray(image))
     found = (np.abs(down) + np.abs(right)) / 2
     return found / (found.max() or 1)
@@ -156,7 +156,7 @@ def measures(view: np.ndarray, clean: np.ndarray) -> list[float]:
 
 @torch.no_grad()
 def paper(architecture: str, photos: Path, count: int) -> Found:
-    """The authors' procedure."""
+    """Run the authors' procedure."""
     import cv2
     from transformers import CLIPImageProcessor
 
@@ -182,7 +182,7 @@ def paper(architecture: str, photos: Path, count: int) -> Found:
     for batch in DataLoader(images, batch_size=32, num_workers=2, collate_fn=list):
         made = {n: model(ready([views[n] for views in batch])).image_embeds for n in batch[0]}
         embeddings += [{n: rows[i].numpy() for n, rows in made.items()} for i in range(len(batch))]
-    model.set_attn_implementation("eager")  # the fused one hands no attention out
+    model.set_attn_implementation("eager")  # the fused one does not return attention
     for index, known in enumerate(embeddings):
         views = images[index]
         for name in images.transforms:
@@ -195,7 +195,7 @@ def paper(architecture: str, photos: Path, count: int) -> Found:
 
 
 def ours(architecture: str, photos: Path, count: int, precision: str) -> Found:
-    """An evaluation as the command makes it, up to its tables: the paper's measures."""
+    """Run an evaluation like the command, up to its tables: the paper's measures."""
     keep_freed_memory()
     with tempfile.TemporaryDirectory() as folder:
         options = [
@@ -217,7 +217,7 @@ def ours(architecture: str, photos: Path, count: int, precision: str) -> Found:
 
 
 def encoder_alone(architecture: str, count: int, precision: str) -> Found:
-    """As many of open_clip's own forward passes as the photos' views take, and nothing else."""
+    """Run open_clip's own forward passes for the photos' views, and nothing else."""
     made = load_encoder(architecture, precision=precision)
     inputs = torch.randn(ENCODE_BATCH, 3, *made.input_size, dtype=made.input_dtype)
     passes = max(1, count * VIEWS // ENCODE_BATCH)
@@ -230,7 +230,7 @@ def encoder_alone(architecture: str, count: int, precision: str) -> Found:
 
 
 def alone(procedure: Callable[[], Found]) -> Found:
-    """What a procedure finds in a process of its own, with that process's peak of memory."""
+    """Run a procedure in its own process; return its result with the process's peak memory."""
     with ProcessPoolExecutor(1, multiprocessing.get_context("fork")) as pool:
         return pool.submit(_with_memory, procedure).result()
 
@@ -241,7 +241,7 @@ def _with_memory(procedure: Callable[[], Found]) -> Found:
 
 
 def compare(model: str, photos: Path, count: int, rounds: int) -> pd.DataFrame:
-    """Medians over rounds of all procedures, one row each."""
+    """Return the medians over rounds of all procedures, one row each."""
     procedures: dict[str, Callable[[], Found]] = {}
     if model.startswith("ViT"):
         procedures["the paper’s, fp32"] = partial(paper, model, photos, count)

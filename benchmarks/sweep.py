@@ -1,6 +1,6 @@
-"""Seconds of one job with nine augmentations, and of a sweep with a job for each, in turn.
+"""Seconds of one job with nine augmentations, and of a sweep with one job for each, in turn.
 
-Each starts from an empty cache, in a process of its own, and ends with its report.
+Each starts from an empty cache in its own process, and ends with its report.
 ``python benchmarks/sweep.py PHOTOS --logger=wandb``
 """
 
@@ -19,7 +19,7 @@ ROOT = Path(__file__).parents[1]
 
 
 def seconds(*options: str) -> float:
-    """What an evaluation takes, from the command to its end."""
+    """Return the seconds of an evaluation, from the command to its end."""
     with tempfile.TemporaryDirectory() as folder:
         here = [f"cache.folder={folder}/cache", f"sweeps={folder}", f"hydra.run.dir={folder}/run"]
         start = time.perf_counter()
