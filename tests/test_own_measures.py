@@ -163,12 +163,12 @@ class Elsewhere(MeanAbsoluteError):
 @pytest.mark.parametrize(
     ("part", "says"),
     [
-        (Ends(), "Ends gives 2 numbers for one photo: one is needed"),
-        (PearsonCorrCoef(), "PearsonCorrCoef does not say whether more is better: derive"),
+        (Ends(), "Ends returns 2 numbers for one photo, not one number"),
+        (PearsonCorrCoef(), "PearsonCorrCoef does not define higher_is_better: set it"),
         (TotalVariation(), "TotalVariation fails: TypeError: "),
         (Accuracy(task="binary"), "BinaryAccuracy fails: RuntimeError: "),
-        (MeanMetric(), "MeanMetric is no measure"),
-        (abs, "builtin_function_or_method is no measure"),
+        (MeanMetric(), "MeanMetric is not a measure"),
+        (abs, "builtin_function_or_method is not a measure"),
         (Elsewhere(), "Elsewhere: space='layers' must be one of pixels, embedding, gaze"),
     ],
 )
@@ -182,7 +182,7 @@ def test_what_is_no_measure_is_refused_in_one_line(part: Any, says: str) -> None
 def test_names_of_other_columns_are_taken() -> None:
     with pytest.raises(UserError, match="contrast is the name of another column"):
         as_measure("contrast", OUR_SSIM())
-    with pytest.raises(UserError, match=r"metric\.own: MeanMetric is no measure"):
+    with pytest.raises(UserError, match=r"metric\.own: MeanMetric is not a measure"):
         make_measures({"own": {"_target_": "torchmetrics.MeanMetric"}})
     ours = OUR_SSIM()
     assert as_measure("ssim", ours) is ours

@@ -19,12 +19,12 @@ from clipshift.measure.embeddings import (
     closeness,
     common_share,
     contraction,
-    directed,
     direction,
     direction_cosine,
     displacements,
     effective_rank,
     flipped_directions,
+    has_direction,
     hubness,
     neighbours_kept,
     remove_contraction,
@@ -352,7 +352,7 @@ def _compared(embeddings: np.ndarray, vocabulary: Vocabulary) -> tuple[np.ndarra
 
 def _known(embeddings: Embeddings, name: str) -> np.ndarray:
     """Which photos have an embedding with a direction, under a variant and clean."""
-    known: np.ndarray = directed(embeddings[name]) & directed(embeddings[CLEAN])
+    known: np.ndarray = has_direction(embeddings[name]) & has_direction(embeddings[CLEAN])
     return known
 
 

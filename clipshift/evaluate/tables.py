@@ -17,7 +17,7 @@ from clipshift.data import Photo, keyed_order
 from clipshift.evaluate.calibration import mirrored_photos
 from clipshift.evaluate.elasticity import elasticities
 from clipshift.measure import CleanSpread, Facts, LayerShift, retained_facts
-from clipshift.measure.embeddings import directed, near_copies
+from clipshift.measure.embeddings import has_direction, near_copies
 from clipshift.measure.functional import cka_left_out, cka_null, retained
 from clipshift.results import (
     CLASSES,
@@ -273,7 +273,7 @@ def near_photos(records: Records, photos: Sequence[Photo]) -> list[str]:
     clean: dict[int, np.ndarray] = {}
     for part in records.parts("embeddings"):
         rows = part.embeddings[CLEAN]
-        known = zip(part.index.tolist(), rows, directed(rows), strict=True)
+        known = zip(part.index.tolist(), rows, has_direction(rows), strict=True)
         clean |= {index: row.copy() for index, row, use in known if use and index in compared}
     listed = [index for index in order if index in clean]
     pairs, near, limit = near_copies(np.array([clean[index] for index in listed]))

@@ -1,4 +1,4 @@
-"""What every measured column means: one record each, read by tables, figures and pages."""
+"""Facts about every measured column, which tables, figures and pages read."""
 
 import math
 from collections.abc import Iterable
@@ -8,27 +8,27 @@ from typing import Any, ClassVar, Literal
 from pydantic import ConfigDict, TypeAdapter
 
 Space = Literal["embedding", "gaze", "aligned gaze", "pixels", "text", "photo"]
-"""What a measure is taken on; ``photo``: on the clean photo alone, so that it is no shift."""
+"""What a measure is computed from; ``photo``: only the clean photo, so that it is not a shift."""
 Better = Literal["higher", "lower", "nearer 0"]
 
 
 @dataclass(frozen=True)
 class Facts:
-    """What a column of ``shift.parquet`` means.
+    """Facts about a column of ``shift.parquet``.
 
     Attributes:
         label: Its name in words.
         short: Its name where there is little room.
         definition: Its definition in one sentence; the formulas are in docs/protocol.md.
-        space: What it is taken on. Measures of ``pixels`` do not depend on the model.
-        better: Which way is less harm; None where neither is.
-        low: The least value that it can have.
-        high: The greatest.
+        space: What it is computed from. Measures of ``pixels`` do not depend on the model.
+        better: The direction that means less harm; None where neither does.
+        low: The smallest possible value.
+        high: The largest possible value.
         unchanged: Its value where the augmentation changed nothing; None where that depends on the
             photo.
         unit: Its unit; empty for a plain number. The mean of a ``share`` is a share of photos.
-        correlate: Under which name its correlation with the shift is listed; empty where it is not.
-            Of a measure of which higher is better, the loss 1 − x is correlated.
+        correlate: Name under which its correlation with the shift is listed; empty where it is not
+            listed. If higher is better, the loss 1 − x is correlated instead of x.
     """
 
     __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
@@ -38,30 +38,30 @@ class Facts:
     definition: str
     space: Space
     better: Better | None
-    low: float
-    high: float
+    low: float = 0
+    high: float = 1
     unchanged: float | None = None
     unit: str = ""
     correlate: str = ""
 
     @property
     def correlate_label(self) -> str:
-        """What is correlated with the shift, in words."""
+        """The quantity that is correlated with the shift, in words."""
         if self.space == "photo":
             return self.label
         return f"1 − {self.short}" if self.better == "higher" else self.short
 
     @property
     def is_share(self) -> bool:
-        """Whether a photo's value is 0, 1 or, with ties, between: the mean is a share of photos."""
+        """Whether the mean is a share of photos: each photo counts 0, 1 or, with ties, between."""
         return self.unit == "share"
 
     def gain(self, before: Any, after: Any) -> Any:
         """How much better ``after`` is than ``before``; NaN where neither direction is better.
 
         Args:
-            before: Numbers or arrays.
-            after: Likewise.
+            before: A number or array.
+            after: A number or array of the same shape.
 
         Example:
             >>> COLUMNS["relative_shift"].gain(0.5, 0.3)
@@ -74,13 +74,13 @@ class Facts:
         return before - after if self.better == "lower" else abs(before) - abs(after)
 
     def as_json(self) -> dict[str, Any]:
-        """The facts as JSON holds them: an infinite bound is null."""
+        """The facts for JSON, where an infinite bound is null."""
         fields = asdict(self)
         return {n: None if v in (math.inf, -math.inf) else v for n, v in fields.items()}
 
     @classmethod
     def from_json(cls, stored: dict[str, Any]) -> "Facts":
-        """What `as_json` gave.
+        """Read what `as_json` returned.
 
         Raises:
             ValueError: If it is something else.
@@ -99,21 +99,19 @@ def accuracy(k: int, clean: bool, classes: int | None = None) -> Facts:
     """The facts of zero-shot top-k accuracy, on the augmented or on the clean view.
 
     Args:
-        k: How many classes count.
-        clean: Whether it is that of the clean view.
-        classes: How many there are to choose among, where that is known.
+        k: Number of classes with the highest cosine that count as a hit.
+        clean: Whether the accuracy is that of the clean view.
+        classes: Number of classes to choose from, where it is known.
     """
-    of = "the clean view" if clean else "the augmented view"
+    view = "the clean view" if clean else "the augmented view"
     among = f" of {classes:,}" if classes else ""
     return Facts(
-        label=f"zero-shot top-{k} accuracy of {of}" + (f"{among} classes" if among else ""),
+        label=f"zero-shot top-{k} accuracy of {view}" + (f"{among} classes" if among else ""),
         short=f"top-{k} clean{among}" if clean else f"top-{k}{among}",
         definition=f"1 if the photo's own class is among the {k}{among} classes of the highest "
-        f"cosine with {of}, 0 if not; classes that tie share their places",
+        f"cosine with {view}, 0 if not; classes that tie share their places",
         space="photo" if clean else "text",
         better="higher",
-        low=0,
-        high=1,
         unit="share",
     )
 
@@ -131,7 +129,7 @@ def retained_facts(gallery: int | None = None) -> Facts:
     """The facts of `retained`.
 
     Args:
-        gallery: Among how many photos, where that is known. It falls as they become more.
+        gallery: Number of photos to find it among, where it is known. More photos make it harder.
     """
     among = f" among {gallery:,}" if gallery else ""
     return Facts(
@@ -141,8 +139,6 @@ def retained_facts(gallery: int | None = None) -> Facts:
         "view's highest cosine is with its own photo, 0 if not; photos that tie share the place",
         space="embedding",
         better="higher",
-        low=0,
-        high=1,
         unchanged=1,
         unit="share",
     )
@@ -156,7 +152,6 @@ COLUMNS = {
         "1: as far as another photo",
         space="embedding",
         better="lower",
-        low=0,
         high=math.inf,
         unchanged=0,
     ),
@@ -165,12 +160,10 @@ COLUMNS = {
     "zero_shot_flip": Facts(
         label="changed zero-shot predictions",
         short="top-1 changes",
-        definition="1 if the class of the highest cosine is another than on the clean view, 0 if "
-        "not; between where classes tie",
+        definition="1 if the class of the highest cosine differs from that on the clean view, 0 if "
+        "not; between 0 and 1 where classes tie",
         space="text",
         better="lower",
-        low=0,
-        high=1,
         unchanged=0,
         unit="share",
     ),
@@ -191,8 +184,6 @@ COLUMNS = {
         definition="mean luma of the clean view",
         space="photo",
         better=None,
-        low=0,
-        high=1,
         correlate="brightness",
     ),
     "contrast": Facts(
@@ -201,7 +192,6 @@ COLUMNS = {
         definition="standard deviation of the clean view's luma",
         space="photo",
         better=None,
-        low=0,
         high=0.5,
         correlate="contrast",
     ),
@@ -211,8 +201,7 @@ COLUMNS = {
         definition="mean 1 − cosine between the photo's clean embedding and those of all others",
         space="photo",
         better=None,
-        low=0,
         high=2,
     ),
 }
-"""The columns that the evaluation makes itself; those of a metric are its ``facts``."""
+"""The columns that the evaluation computes itself; those of a metric are its ``facts``."""

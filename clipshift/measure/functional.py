@@ -1,10 +1,10 @@
-"""The measures as functions: B views and their clean ones in, one number per photo out.
+"""The measures as functions of B views and their clean views, with one number per photo.
 
 The formulas are those of the protocol (docs/protocol.md), after "Embedding Shift Dissection on
 CLIP" (arXiv 2503.23495). Each mean over pixels is taken along rows first: torch splits a reduction
 to a single number among threads, and its rounding would then depend on the batch.
 
-An embedding without a direction (zero, or not finite) has no cosine: what is made of it is NaN.
+An embedding without a direction (zero, or not finite) has no cosine: its measures are NaN.
 """
 
 import math
@@ -29,53 +29,52 @@ SSIM_WINDOW: list[float] = get_gaussian_kernel1d(11, 1.5)[0].tolist()
 FLAT = 1e-6
 """A cell whose standard deviation is below this, on the 0–255 scale, has no detail to preserve."""
 TIE = 1e-9
-"""Cosines that differ by less are equal."""
+"""Cosines that differ by less than this count as equal."""
 ROUNDING = 1e-12
-"""What is left of a sum after a subtraction, and is less of it, is rounding."""
+"""A difference that is smaller than this share of its largest value counts as rounding error."""
 OUTLIER = 3.0
-"""Patch tokens longer than so many times the median are outliers: halfway, by ratio, between an
+"""Patch tokens longer than this multiple of the median are outliers: halfway, by ratio, between an
 ordinary token and the outliers of Darcet et al., which are about ten times as long."""
 SHOWN = 0.999
-"""A pixel counts as shown by a view where a map of ones, moved back, is above this."""
+"""A view shows a pixel of the photo where a map of ones, moved back, is above this."""
 
 MoveBack = Callable[[Tensor], Tensor]
 """Moves maps of views, (B, C, S, S), back to where their pixels came from, with zeros where a
 view does not show the photo: `clipshift.augment.MovingAugmentation.move_back` with its draws."""
 
-
-AT_ONCE = 4
-"""Images whose maps a processor's cache holds."""
-
-
-class Prepared(list[Any]):
-    """What a measure needs of clean views, made once for all the views compared with them."""
+CHUNK_SIZE = 4
+"""Number of images whose maps fit into a processor's cache."""
 
 
-def few_at_a_time(prepare: Callable[[Tensor], Any] = lambda images: images) -> Any:
-    """Make a measure of what is done to each image alone, and of how two are then compared.
+class PreparedChunks(list[Any]):
+    """Clean views, prepared once for all views that are compared with them, chunk by chunk."""
 
-    On a CPU only few images are taken at a time: their maps then stay in the processor's cache,
-    where those of a batch do not, which is three to four times faster. The measure's ``prepare``
-    makes of clean views what it takes in their place.
+
+def chunked(prepare: Callable[[Tensor], Any] = lambda images: images) -> Any:
+    """Decorate a comparison of prepared images so that it prepares and compares images in chunks.
+
+    On a CPU the maps of a few images stay in the processor's cache, whereas those of a batch do
+    not: chunks are three to four times faster. The decorated measure accepts, in place of clean
+    views, the result of its ``prepare`` of them.
 
     Args:
-        prepare: What is done to images of B photos.
+        prepare: Processes each image on its own, before the comparison.
     """
 
-    def parts(images: Tensor) -> Sequence[Tensor]:
-        return images.split(AT_ONCE) if images.device.type == "cpu" else [images]
+    def chunks(images: Tensor) -> Sequence[Tensor]:
+        return images.split(CHUNK_SIZE) if images.device.type == "cpu" else [images]
 
-    def prepared(clean: Tensor) -> Prepared:
-        return Prepared(prepare(part) for part in parts(clean))
+    def prepare_chunks(clean: Tensor) -> PreparedChunks:
+        return PreparedChunks(map(prepare, chunks(clean)))
 
     def decorate(compare: Callable[[Any, Any], Tensor]) -> Callable[..., Tensor]:
         @wraps(compare)
-        def measure(view: Tensor, clean: Tensor | Prepared) -> Tensor:
-            known = clean if isinstance(clean, Prepared) else prepared(clean)
-            pairs = zip(parts(view), known, strict=True)
-            return torch.cat([compare(prepare(part), before) for part, before in pairs])
+        def measure(view: Tensor, clean: Tensor | PreparedChunks) -> Tensor:
+            prepared = clean if isinstance(clean, PreparedChunks) else prepare_chunks(clean)
+            pairs = zip(chunks(view), prepared, strict=True)
+            return torch.cat([compare(prepare(chunk), before) for chunk, before in pairs])
 
-        measure.prepare = prepared  # type: ignore[attr-defined]
+        measure.prepare = prepare_chunks  # type: ignore[attr-defined]
         return measure
 
     return decorate
@@ -98,7 +97,7 @@ def cosine_similarity(view: Tensor, clean: Tensor) -> Tensor:
     """
     cosine = torch.cosine_similarity(view.double(), clean.double(), dim=-1).clamp(-1, 1)
     same = (view == clean).all(dim=-1)
-    return cosine.masked_fill(same, 1).where(directed(view) & directed(clean), torch.nan)
+    return cosine.masked_fill(same, 1).where(has_direction(view) & has_direction(clean), torch.nan)
 
 
 def l2_distance(view: Tensor, clean: Tensor) -> Tensor:
@@ -122,12 +121,12 @@ def _scaled_gaze(gaze: Tensor) -> Tensor:
     return _scaled(_smooth_map(gaze))
 
 
-@few_at_a_time(_scaled_gaze)
+@chunked(_scaled_gaze)
 def attention_similarity(view: Tensor, clean: Tensor) -> Tensor:
-    r"""Likeness of two gazes, :math:`1 / (1 + \mathrm{MSE})` of the scaled maps.
+    r"""Similarity of two gazes, :math:`1 / (1 + \mathrm{MSE})` of the scaled maps.
 
-    Both are resized bilinearly to 224 × 224 and min–max scaled to [0, 1] on their own; a
-    uniform gaze scales to 0 everywhere.
+    Each is resized bilinearly to 224 × 224 and min–max scaled to [0, 1]; a uniform gaze scales to 0
+    everywhere.
 
     Args:
         view: Gazes on the views, shape (B, h, w).
@@ -149,9 +148,9 @@ def attention_similarity_aligned(
 ) -> Tensor:
     r"""`attention_similarity` of the same content: the view's gaze is moved back first.
 
-    Both gazes are resized bilinearly to the view size. The view's is then moved back as its pixels
-    are, and pixels of the photo that the view does not show are left out: of the min–max scaling of
-    both, and of the mean.
+    Both gazes are resized bilinearly to the view size. The view's is then moved back like its
+    pixels. Pixels of the photo that the view does not show are left out of the min–max scaling of
+    both gazes, and of the mean.
 
     Args:
         view: Gazes on the views, shape (B, h, w).
@@ -171,10 +170,10 @@ def attention_similarity_aligned(
     if move_back is None:
         return attention_similarity(view, clean)
     moved, shown = _moved_back(_smooth_map(view, size), move_back)
-    return _likeness(moved, _smooth_map(clean, size), shown)
+    return _scaled_similarity(moved, _smooth_map(clean, size), shown)
 
 
-@few_at_a_time()
+@chunked()
 def patch_similarity(view: Tensor, clean: Tensor) -> Tensor:
     r"""Mean over a 4×4 grid of cells of :math:`1 / (1 + \mathrm{MSE})`, pixels in [0, 1].
 
@@ -189,7 +188,7 @@ def patch_similarity(view: Tensor, clean: Tensor) -> Tensor:
         >>> patch_similarity(torch.ones(1, 3, 8, 8), torch.zeros(1, 3, 8, 8))
         tensor([0.5000])
     """
-    error = cells(((view - clean) ** 2).mean(dim=1), PATCH_GRID)
+    error = grid_cells(((view - clean) ** 2).mean(dim=1), PATCH_GRID)
     return pixel_mean(1 / (1 + pixel_mean(error)))
 
 
@@ -197,12 +196,12 @@ def _to_uint8(images: Tensor) -> Tensor:
     return (images * 255).round().to(torch.uint8)
 
 
-@few_at_a_time(_to_uint8)
+@chunked(_to_uint8)
 def patch_similarity_uint8(view: Tensor, clean: Tensor) -> Tensor:
-    r"""Patch similarity as the authors' script computes it, for comparison with their table alone.
+    r"""Patch similarity as the authors' script computes it, only for comparison with their table.
 
     Their difference of 8-bit pixels and its square wrap around modulo 256, so that the mean square
-    never passes 255, or 255/255² of full scale: every value lies above 0.996.
+    is at most 255, or 255/255² of full scale: every value lies above 0.996.
 
     Args:
         view: Views in [0, 1], shape (B, 3, H, W), sides divisible by 4.
@@ -217,7 +216,7 @@ def patch_similarity_uint8(view: Tensor, clean: Tensor) -> Tensor:
     """
     difference = view - clean
     square = (difference * difference).float()
-    return pixel_mean(1 / (1 + pixel_mean(cells(square.mean(dim=1), PATCH_GRID)) / 255**2))
+    return pixel_mean(1 / (1 + pixel_mean(grid_cells(square.mean(dim=1), PATCH_GRID)) / 255**2))
 
 
 def _edge_map(images: Tensor) -> Tensor:
@@ -227,9 +226,9 @@ def _edge_map(images: Tensor) -> Tensor:
     return edges / peak.where(peak > 0, 1)
 
 
-@few_at_a_time(_edge_map)
+@chunked(_edge_map)
 def edge_preservation(view: Tensor, clean: Tensor) -> Tensor:
-    r"""Likeness of edges, 1 − mean absolute difference of edge maps.
+    r"""Similarity of edges, 1 − mean absolute difference of edge maps.
 
     An edge map is :math:`(|\partial_x| + |\partial_y|) / 2` of the luma by central differences
     (one-sided at the border), divided by its maximum; without any edge it is 0.
@@ -250,10 +249,10 @@ def edge_preservation(view: Tensor, clean: Tensor) -> Tensor:
 
 
 def _detail(images: Tensor) -> Tensor:
-    return pixel_std(cells(255 * luma(images.double()), DETAIL_GRID)).flatten(1)
+    return pixel_std(grid_cells(255 * luma(images.double()), DETAIL_GRID)).flatten(1)
 
 
-@few_at_a_time(_detail)
+@chunked(_detail)
 def detail_preservation(view: Tensor, clean: Tensor) -> Tensor:
     r"""Mean over an 8×8 grid of cells of :math:`\exp(-|\ln(\sigma' / \sigma)|)` of the luma.
 
@@ -278,9 +277,9 @@ def detail_preservation(view: Tensor, clean: Tensor) -> Tensor:
     return (ratio.where(kept, 0).sum(dim=-1) / kept.sum(dim=-1)).float()
 
 
-@few_at_a_time()
+@chunked()
 def rmse(view: Tensor, clean: Tensor) -> Tensor:
-    r"""Realised distortion: root mean square error of pixels.
+    r"""Root mean square error of pixels, a measure of realised distortion.
 
     Args:
         view: Views in [0, 1], shape (B, 3, H, W).
@@ -297,15 +296,15 @@ def rmse(view: Tensor, clean: Tensor) -> Tensor:
 
 
 def _window_means(maps: Tensor) -> Tensor:
-    """Means in the windows of SSIM, as sums of shifted maps: a convolution takes longer."""
+    """Means in the windows of SSIM, as sums of shifted maps: faster than a convolution."""
     reach = len(SSIM_WINDOW) // 2
     maps = pad(maps, [reach] * 4, "reflect")
     for dim in (-2, -1):
         size = maps.shape[dim] - 2 * reach
         shifted = [maps.narrow(dim, start, size) for start in range(len(SSIM_WINDOW))]
         maps = shifted[0] * SSIM_WINDOW[0]
-        for one, weight in zip(shifted[1:], SSIM_WINDOW[1:], strict=True):
-            maps.add_(one, alpha=weight)
+        for shifted_maps, weight in zip(shifted[1:], SSIM_WINDOW[1:], strict=True):
+            maps.add_(shifted_maps, alpha=weight)
     return maps
 
 
@@ -315,9 +314,9 @@ def _pixel_moments(images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return images, mean, square
 
 
-@few_at_a_time(_pixel_moments)
+@chunked(_pixel_moments)
 def ssim(view: Tensor, clean: Tensor) -> Tensor:
-    r"""Realised distortion: structural similarity with torchmetrics' defaults, data range 1.
+    r"""Structural similarity with torchmetrics' defaults, data range 1: a realised distortion.
 
     .. math::
         \frac{(2\mu\mu' + c_1)(2\sigma_{\mu\mu'} + c_2)}
@@ -325,7 +324,7 @@ def ssim(view: Tensor, clean: Tensor) -> Tensor:
 
     of every pixel's Gaussian window (σ = 1.5, 11 pixels wide, reflected at the border), with
     :math:`c_1 = 0.01^2` and :math:`c_2 = 0.03^2`, averaged over pixels and channels. The float32
-    variances are differences of near numbers: exact to about 2e-5.
+    variances are differences of nearly equal numbers: exact to about 2e-5.
 
     Source: Wang et al., "Image quality assessment: from error visibility to structural
     similarity", 2004.
@@ -354,7 +353,7 @@ def ssim(view: Tensor, clean: Tensor) -> Tensor:
 
 
 def augmentation_distance(embeddings: Tensor) -> Tensor:
-    r"""How far apart augmentations take the same photos: mean of :math:`1 - \cos(e'_i, e'_j)`.
+    r"""Mean distance between the views of two augmentations, :math:`1 - \cos(e'_i, e'_j)`.
 
     Args:
         embeddings: Of N photos under K augmentations, shape (K, N, D).
@@ -399,23 +398,23 @@ def relative_shift(view: Tensor, clean: Tensor) -> Tensor:
     .. math::
         (1 - \cos(e_i, e'_i)) \Big/ \frac{1}{N(N-1)} \sum_{j \neq k} (1 - \cos(e_j, e_k))
 
-    1 is "as far as another photo". All embeddings of a narrow cone have cosines near 1 (Ethayarajh,
-    2019, arXiv:1909.00512); dividing by their spread makes models comparable.
+    1 means as far as another photo. All embeddings in a narrow cone have cosines near 1
+    (Ethayarajh, 2019, arXiv:1909.00512); dividing by their spread makes models comparable.
 
     Args:
         view: Embeddings of the views, shape (N, D).
         clean: Embeddings of their clean views, shape (N, D), N ≥ 2.
 
     Returns:
-        float64, shape (N,), in [0, ∞); NaN where all clean embeddings point the same way. Those
-        without a direction are left out of the mean.
+        float64, shape (N,), in [0, ∞); NaN where all clean embeddings have the same direction.
+        Those without a direction are left out of the mean.
 
     Example:
         >>> clean = torch.tensor([[1.0, 0.0], [0.0, 1.0]])
         >>> relative_shift(torch.tensor([[0.0, 1.0], [0.0, 2.0]]), clean)
         tensor([1., 0.], dtype=torch.float64)
     """
-    directions = unit(clean[directed(clean)])
+    directions = unit(clean[has_direction(clean)])
     spread = spread_of(directions.sum(dim=0), len(directions))
     return (1 - cosine_similarity(view, clean)) / spread
 
@@ -438,18 +437,18 @@ def spread_of(direction: Tensor, count: Tensor | int) -> Tensor:
 
 
 def retained(view: Tensor, clean: Tensor) -> Tensor:
-    """Whether a view still finds its own photo first in a gallery of clean ones (recall at 1).
+    """Whether a view's nearest photo in a gallery of clean views is its own (recall@1).
 
-    Photos that are equally near share the first place, so that a model that sees no difference
-    scores by chance, 1 / N.
+    Photos that are equally near share the first place, so that a model that cannot tell photos
+    apart scores 1 / N, as by chance.
 
     Args:
         view: Embeddings of the views, shape (N, D).
         clean: Embeddings of their clean views, the gallery, shape (N, D).
 
     Returns:
-        1 where the own photo has the highest cosine, 0 where another has, 1/m where m share it, NaN
-        where an embedding of its own has no direction; float32, shape (N,).
+        1 where the photo itself has the highest cosine, 0 where another has, 1/m where m share it,
+        NaN where the photo's view or clean view has no direction; float32, shape (N,).
 
     Example:
         >>> clean = torch.tensor([[1.0, 0.0], [0.0, 1.0]])
@@ -492,12 +491,13 @@ def gaze_divergence_aligned(
 ) -> Tensor:
     r"""`gaze_divergence` of the same content: the view's gaze is moved back first.
 
-    Both gazes are brought to the view size, constant over each patch (a pixel belongs to the patch
-    that its centre lies in). The view's is moved back as its pixels are. Pixels of the photo that
-    the view does not show are set to 0 in both, and both are averaged over each patch again.
+    Both gazes are resized to the view size, constant over each patch (a pixel belongs to the patch
+    that its centre lies in). The view's is moved back like its pixels. Pixels of the photo that the
+    view does not show are set to 0 in both, and both are averaged over each patch again.
 
-    Attention weighs patches by what they show, however far a view stretches it. So the values are
-    moved, as those of pixels are, and not the mass, and what is left is divided by its sum.
+    Attention weighs patches by their content, however far a view stretches it. So values are moved
+    like those of pixels, without preserving the total, and the remaining gaze is divided by its
+    sum.
 
     Args:
         view: Gazes on the views, shape (B, h, w), not resized.
@@ -524,7 +524,7 @@ def gaze_divergence_aligned(
 
 
 def gaze_moved_back(view: Tensor, move_back: MoveBack, size: int = VIEW_SIZE) -> Tensor:
-    """Gazes on views, moved back to where the photo's pixels were, as `gaze_divergence_aligned`.
+    """Move gazes on views back to the photo's pixels, as `gaze_divergence_aligned` does.
 
     Args:
         view: Shape (B, h, w), not resized.
@@ -545,7 +545,7 @@ def gaze_moved_back(view: Tensor, move_back: MoveBack, size: int = VIEW_SIZE) ->
 
 
 def gaze_entropy_change(view: Tensor, clean: Tensor) -> Tensor:
-    """Whether the gaze scatters (> 0) or focuses (< 0): entropy after minus before, in bits.
+    """Entropy of the gaze after minus before, in bits: the gaze scatters (> 0) or focuses (< 0).
 
     Args:
         view: Gazes on the views, shape (B, h, w), not resized.
@@ -568,7 +568,7 @@ def linear_cka(x: Tensor, y: Tensor) -> Tensor:
         \mathrm{HSIC}_1(x, y) \Big/ \sqrt{\mathrm{HSIC}_1(x, x) \, \mathrm{HSIC}_1(y, y)}
 
     of the unbiased estimator of HSIC (Song et al., "Feature selection via dependence
-    maximization", 2012). For linear kernels and with column means taken off it is, but for a
+    maximization", 2012). For linear kernels and after subtracting column means it is, up to a
     factor that cancels,
 
     .. math::
@@ -576,8 +576,8 @@ def linear_cka(x: Tensor, y: Tensor) -> Tensor:
         + \frac{\sum_i \|x_i\|^2 \sum_i \|y_i\|^2}{(N - 1)(N - 2)}
         - \frac{N}{N - 2} \sum_i \|x_i\|^2 \|y_i\|^2
 
-    Of independent representations it is 0 on average, where `linear_cka_biased` nears 1 as they
-    grow wider than N (Murphy et al., 2024, arXiv:2405.01012). Source of CKA: Kornblith et al.,
+    For independent representations it is 0 on average, whereas `linear_cka_biased` approaches 1 as
+    they grow wider than N (Murphy et al., 2024, arXiv:2405.01012). Source of CKA: Kornblith et al.,
     "Similarity of neural network representations revisited", 2019 (arXiv:1905.00414); with this
     estimator: Nguyen et al., 2021 (arXiv:2010.15327), eq. 3.
 
@@ -604,8 +604,8 @@ def linear_cka_biased(x: Tensor, y: Tensor) -> Tensor:
     .. math::
         \|Y_c^T X_c\|_F^2 \Big/ \big(\|X_c^T X_c\|_F \, \|Y_c^T Y_c\|_F\big)
 
-    with the column means taken off. It grows with the width of the representations and falls with
-    N: compare it only at the same width and N. Source: Kornblith et al., "Similarity of neural
+    after subtracting column means. It grows with the width of the representations and falls with N:
+    compare it only at the same width and N. Source: Kornblith et al., "Similarity of neural
     network representations revisited", 2019 (arXiv:1905.00414), eq. 4 and 5.
 
     Args:
@@ -661,10 +661,10 @@ def cka_null(count: int) -> float:
     .. math::
         \sqrt{\frac{2}{N (N - 3)}}
 
-    over all permutations of the photos, exactly and whatever the representations; the mean is 0.
+    over all permutations of the photos, exactly and for any representations; the mean is 0.
     It follows from the rows of the estimator's U-centred matrices, which sum to 0. Source: Székely
     and Rizzo, "The distance correlation t-test of independence in high dimension", 2013, whose
-    statistic is the same of other matrices.
+    statistic applies the same formula to other matrices.
 
     Args:
         count: N.
@@ -680,7 +680,7 @@ def cka_null(count: int) -> float:
 
 
 def cka_left_out(x: Tensor, y: Tensor) -> Tensor:
-    r"""`linear_cka` of all photos but one, for each: what its jackknife needs.
+    r"""`linear_cka` without each photo in turn, for its jackknife.
 
     With the matrices K and L of the products :math:`x_i \cdot x_j` and :math:`y_i \cdot y_j`, their
     diagonals set to 0, the unbiased estimator of HSIC over n photos is
@@ -717,19 +717,19 @@ def cka_left_out(x: Tensor, y: Tensor) -> Tensor:
 
     k, g = ((rows @ rows.T).fill_diagonal_(0) for rows in (_centred(x), _centred(y)))
     first, second = (
-        own.where(own > ROUNDING * own.max(), torch.nan) for own in (hsic(k, k), hsic(g, g))
+        norm.where(norm > ROUNDING * norm.max(), torch.nan) for norm in (hsic(k, k), hsic(g, g))
     )
     return hsic(k, g) / (first * second).sqrt()
 
 
 def outlier_tokens(norms: Tensor) -> Tensor:
-    """Which patch tokens of a view are outliers: longer than `OUTLIER` times the median one.
+    """Find the patch tokens of a view that are outliers: longer than `OUTLIER` times the median.
 
-    Large ViTs turn tokens of patches that say little into such ones, about ten times as long as
-    the others, and keep in them what concerns the whole picture ("registers"). Source: Darcet et
+    Large ViTs turn tokens of uninformative patches into outliers, about ten times as long as the
+    others, and store information about the whole image in them ("registers"). Source: Darcet et
     al., "Vision transformers need registers", 2024 (arXiv:2309.16588), section 2.1, who set the
-    cut-off by eye for each model; that it is a multiple of the median, which needs no eye and no
-    unit, is our choice.
+    cut-off by eye for each model; the multiple of the median, which needs neither eye nor unit, is
+    our choice.
 
     Args:
         norms: Lengths of the patch tokens after a block, shape (…, P).
@@ -745,10 +745,10 @@ def outlier_tokens(norms: Tensor) -> Tensor:
 
 
 def gaze_on(tokens: Tensor, gaze: Tensor) -> Tensor:
-    """Which share of a gaze falls on some of the patches.
+    """Share of a gaze that falls on some of the patches.
 
     Args:
-        tokens: Which, boolean, shape (…, P).
+        tokens: Whether each patch counts, boolean, shape (…, P).
         gaze: At least 0, broadcast to the same shape.
 
     Returns:
@@ -767,8 +767,8 @@ def text_shift(view: Tensor, clean: Tensor, text: Tensor) -> Tensor:
     Args:
         view: Embeddings of the views, shape (B, D).
         clean: Embeddings of their clean views, shape (B, D).
-        text: For each photo the mean of its captions' unit embeddings, shape (B, D): so the cosine
-            is the mean over its captions. NaN where a photo has none.
+        text: For each photo the mean of its captions' unit embeddings, shape (B, D), so that the
+            cosine is the mean over its captions. NaN where a photo has none.
 
     Returns:
         float32, shape (B,), in [−2, 2]; negative where the view fits its captions less. NaN where
@@ -782,15 +782,15 @@ def text_shift(view: Tensor, clean: Tensor, text: Tensor) -> Tensor:
     return ((unit(view) - unit(clean)) * text.double()).sum(dim=-1).float()
 
 
-def directed(embeddings: Tensor) -> Tensor:
-    """Whether embeddings have a direction, being finite and not zero: (…, D) → (…), boolean."""
+def has_direction(embeddings: Tensor) -> Tensor:
+    """Whether embeddings are finite and not zero: (…, D) → (…), boolean."""
     return embeddings.isfinite().all(dim=-1) & embeddings.any(dim=-1)
 
 
 def unit(embeddings: Tensor) -> Tensor:
     """Embeddings divided by their length, float64, (…, D); NaN where they have no direction."""
     normalized = normalize(embeddings.double(), dim=-1)
-    return normalized.where(directed(embeddings)[..., None], torch.nan)
+    return normalized.where(has_direction(embeddings)[..., None], torch.nan)
 
 
 def luma(images: Tensor) -> Tensor:
@@ -802,7 +802,7 @@ def luma(images: Tensor) -> Tensor:
     return 0.299 * red + 0.587 * green + 0.114 * blue
 
 
-def cells(maps: Tensor, grid: int) -> Tensor:
+def grid_cells(maps: Tensor, grid: int) -> Tensor:
     """Cut maps into a grid of cells: (B, H, W) → (B, grid, grid, H / grid, W / grid).
 
     Raises:
@@ -820,7 +820,7 @@ def pixel_mean(maps: Tensor) -> Tensor:
 
 
 def pixel_std(maps: Tensor) -> Tensor:
-    """Standard deviation over the last two dimensions, by `pixel_mean`: torch's takes longer."""
+    """Standard deviation over the last two dimensions, by `pixel_mean`: faster than torch's."""
     return pixel_mean((maps - pixel_mean(maps)[..., None, None]).square()).sqrt()
 
 
@@ -844,12 +844,12 @@ def _moved_back(maps: Tensor, move_back: MoveBack) -> tuple[Tensor, Tensor]:
 
 
 def _patch_of_pixels(count: int, size: int, device: torch.device | str = "cpu") -> Tensor:
-    """The patch that each pixel's centre lies in, along a side of the view, int64, (size,)."""
+    """Index of the patch that each pixel's centre lies in, along one side, int64, (size,)."""
     return (2 * torch.arange(size, device=device) + 1) * count // (2 * size)
 
 
 def _constant_patches(gaze: Tensor, size: int) -> Tensor:
-    """Gazes at the view size, constant over each patch: (B, h, w) → (B, S, S)."""
+    """Resize gazes to the view size, constant over each patch: (B, h, w) → (B, S, S)."""
     rows, columns = (_patch_of_pixels(count, size, gaze.device) for count in gaze.shape[-2:])
     return gaze[:, rows[:, None], columns]
 
@@ -862,22 +862,22 @@ def _patch_means(maps: Tensor, grid: torch.Size) -> Tensor:
     return maps
 
 
-def _likeness(view: Tensor, clean: Tensor, shown: Tensor) -> Tensor:
+def _scaled_similarity(view: Tensor, clean: Tensor, shown: Tensor) -> Tensor:
     """1 / (1 + MSE) of maps, each min–max scaled, over the pixels that are shown."""
     error = (_scaled(view, shown) - _scaled(clean, shown)) ** 2
     return 1 / (1 + pixel_mean(error * shown) / pixel_mean(shown.float()))
 
 
 def _scaled(maps: Tensor, shown: Tensor | None = None) -> Tensor:
-    """Maps from 0 to 1 over the pixels that are shown; over all without."""
+    """Scale maps to [0, 1] over the pixels that are shown; over all pixels without ``shown``."""
     low, high = (
-        of(maps if shown is None else maps.where(shown, hidden), (-2, -1), keepdim=True)
-        for of, hidden in ((torch.amin, torch.inf), (torch.amax, -torch.inf))
+        bound(maps if shown is None else maps.where(shown, hidden), (-2, -1), keepdim=True)
+        for bound, hidden in ((torch.amin, torch.inf), (torch.amax, -torch.inf))
     )
     return (maps - low) / (high - low).where(high > low, 1)
 
 
 def _centred(x: Tensor) -> Tensor:
-    # Without the first row: columns that do not vary become exactly 0, whatever they hold.
+    # Subtracting the first row first turns columns that do not vary into exact zeros.
     x = x.double() - x[0].double()
     return x - x.mean(dim=0)

@@ -13,73 +13,86 @@ from clipshift.measure import functional
 from clipshift.measure.facts import Facts
 
 COLLAPSED = 1e-6
-"""A layer whose tokens' mean squared distance from their mean is below this share of that mean's
-squared length is the same for all photos: what is left is lost in the rounding of running sums."""
+"""Tokens count as the same for all photos where their mean squared distance from their mean is
+below this share of that mean's squared length: running sums round off what is smaller."""
 
 
-class PhotoMeasure(Metric):
-    """A measure with one number per photo, averaged over photos.
+class PhotoMean(Metric):
+    """Base of metrics that average values per photo, leaving out those that are NaN.
 
-    As input to ``forward`` and ``update`` the metric accepts embeddings, gazes or pixels, as its
-    ``facts.space`` says:
+    ``forward`` returns the photos' values, and ``compute`` their mean over all photos, float64.
 
-    - ``view`` (`Tensor`): of B augmented views.
-    - ``clean`` (`Tensor`): of their clean views, same shape.
-    - ``geometry``: in the space ``aligned gaze`` alone, a
-      `clipshift.measure.functional.MoveBack` or None, and the side of the views in pixels.
-
-    As output, ``compute`` gives the mean over all photos seen (float64 scalar; photos whose value
-    is NaN are left out), and ``forward`` the B photos' own values, shape (B,).
+    Args:
+        shape: Shape of the mean.
     """
 
     is_differentiable = False
     full_state_update = False
-    facts: Facts
-    measure: ClassVar[Callable[..., Tensor]]
     total: Tensor
     count: Tensor
 
-    def __init_subclass__(cls, **kwargs: Any) -> None:
-        super().__init_subclass__(**kwargs)
-        if not hasattr(cls, "facts"):
-            return  # each of its metrics has its own
-        cls.higher_is_better = {"higher": True, "lower": False}.get(cls.facts.better or "")
-        cls.plot_lower_bound, cls.plot_upper_bound = (
-            bound if math.isfinite(bound) else None for bound in (cls.facts.low, cls.facts.high)
-        )
-
-    def __init__(self, **kwargs: Any) -> None:
+    def __init__(self, shape: tuple[int, ...] = (), **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        self.add_state("total", torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
-        self.add_state("count", torch.zeros((), dtype=torch.long), dist_reduce_fx="sum")
+        self.add_state("total", torch.zeros(shape, dtype=torch.float64), dist_reduce_fx="sum")
+        self.add_state("count", torch.zeros(shape, dtype=torch.long), dist_reduce_fx="sum")
         self.photo_values = torch.empty(0)
 
-    def prepare(self, clean: Tensor) -> Any:
-        """What can take the place of the clean views, made once for many views of the same."""
-        return getattr(self.measure, "prepare", lambda clean: clean)(clean)
+    def add_photos(self, values: Tensor, dim: int = 0) -> None:
+        """Add the values of B photos, which lie along a dimension."""
+        self.photo_values = values
+        self.total += values.double().nansum(dim=dim)
+        self.count += values.isfinite().sum(dim=dim)
 
-    def update(
-        self, view: Tensor, clean: Tensor, *geometry: functional.MoveBack | int | None
-    ) -> None:
-        """Add B photos."""
-        self.photo_values = self.measure(view, clean, *geometry)
-        self.total += self.photo_values.double().nansum()
-        self.count += self.photo_values.isfinite().sum()
-
-    def forward(
-        self, view: Tensor, clean: Tensor, *geometry: functional.MoveBack | int | None
-    ) -> Tensor:
-        """Add B photos and return their own values, shape (B,)."""
-        self.update(view, clean, *geometry)
+    def forward(self, *args: Any, **kwargs: Any) -> Tensor:
+        """Add B photos and return their values."""
+        self.update(*args, **kwargs)
         return self.photo_values
 
-    def compute(self) -> Tensor:
+    def compute(self) -> Any:
         """The mean over all photos."""
         return self.total / self.count
 
     def plot(self, val: Tensor | Sequence[Tensor] | None = None, ax: Any = None) -> Any:
         """Plot one value or several; see `torchmetrics.Metric.plot`."""
         return self._plot(val, ax)
+
+
+class PhotoMeasure(PhotoMean):
+    """A measure with one number per photo, averaged over photos.
+
+    As input to ``forward`` and ``update`` the metric accepts embeddings, gazes or pixels, depending
+    on its ``facts.space``:
+
+    - ``view`` (`Tensor`): those of B augmented views.
+    - ``clean`` (`Tensor`): those of their clean views, same shape.
+    - ``geometry``: only in the space ``aligned gaze``, a `clipshift.measure.functional.MoveBack` or
+      None, and the side of the views in pixels.
+
+    As output, ``compute`` gives the mean over all photos seen (float64 scalar; photos whose value
+    is NaN are left out), and ``forward`` the values of the B photos, shape (B,).
+    """
+
+    facts: Facts
+    measure: ClassVar[Callable[..., Tensor]]
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if not hasattr(cls, "facts"):
+            return  # each instance has its own, as those of `MetricPerPhoto`
+        cls.higher_is_better = {"higher": True, "lower": False}.get(cls.facts.better or "")
+        cls.plot_lower_bound, cls.plot_upper_bound = (
+            bound if math.isfinite(bound) else None for bound in (cls.facts.low, cls.facts.high)
+        )
+
+    def prepare(self, clean: Tensor) -> Any:
+        """Precompute what the measure needs of clean views, once for many views of the same."""
+        return getattr(self.measure, "prepare", lambda clean: clean)(clean)
+
+    def update(
+        self, view: Tensor, clean: Tensor, *geometry: functional.MoveBack | int | None
+    ) -> None:
+        """Add B photos."""
+        self.add_photos(self.measure(view, clean, *geometry))
 
 
 class CosineSimilarity(PhotoMeasure):
@@ -100,7 +113,6 @@ class CosineSimilarity(PhotoMeasure):
         space="embedding",
         better="higher",
         low=-1,
-        high=1,
         unchanged=1,
     )
     measure = staticmethod(functional.cosine_similarity)
@@ -123,7 +135,6 @@ class L2Distance(PhotoMeasure):
         definition="Euclidean distance of the embeddings before normalisation",
         space="embedding",
         better="lower",
-        low=0,
         high=math.inf,
         unchanged=0,
     )
@@ -148,8 +159,6 @@ class AttentionSimilarity(PhotoMeasure):
         definition="1 / (1 + mean square difference) of the two gazes, each scaled to [0, 1]",
         space="gaze",
         better="higher",
-        low=0,
-        high=1,
         unchanged=1,
     )
     measure = staticmethod(functional.attention_similarity)
@@ -171,11 +180,9 @@ class AttentionSimilarityAligned(PhotoMeasure):
         label="aligned attention similarity",
         short="aligned attention",
         definition="attention similarity with the view's gaze moved back to where the pixels came "
-        "from; what left the view is left out",
+        "from; pixels that left the view are left out",
         space="aligned gaze",
         better="higher",
-        low=0,
-        high=1,
         unchanged=1,
     )
     measure = staticmethod(functional.attention_similarity_aligned)
@@ -198,8 +205,6 @@ class PatchSimilarity(PhotoMeasure):
         definition="mean over a 4 × 4 grid of 1 / (1 + mean square difference of pixels)",
         space="pixels",
         better="higher",
-        low=0,
-        high=1,
         unchanged=1,
     )
     measure = staticmethod(functional.patch_similarity)
@@ -224,7 +229,6 @@ class PatchSimilarityUint8(PhotoMeasure):
         space="pixels",
         better="higher",
         low=0.996,
-        high=1,
         unchanged=1,
     )
     measure = staticmethod(functional.patch_similarity_uint8)
@@ -248,8 +252,6 @@ class EdgePreservation(PhotoMeasure):
         definition="1 − mean absolute difference of the edge maps of luma",
         space="pixels",
         better="higher",
-        low=0,
-        high=1,
         unchanged=1,
         correlate="edge_loss",
     )
@@ -274,8 +276,6 @@ class DetailPreservation(PhotoMeasure):
         definition="mean over an 8 × 8 grid of exp(−|ln(σ′/σ)|), the standard deviations of luma",
         space="pixels",
         better="higher",
-        low=0,
-        high=1,
         unchanged=1,
         correlate="detail_loss",
     )
@@ -299,8 +299,6 @@ class RMSE(PhotoMeasure):
         definition="root mean square difference of pixels",
         space="pixels",
         better="lower",
-        low=0,
-        high=1,
         unchanged=0,
         correlate="rmse",
     )
@@ -326,7 +324,6 @@ class SSIM(PhotoMeasure):
         space="pixels",
         better="higher",
         low=-1,
-        high=1,
         unchanged=1,
         correlate="ssim_loss",
     )
@@ -351,8 +348,6 @@ class GazeDivergence(PhotoMeasure):
         "counts pixels that moved as a change",
         space="gaze",
         better="lower",
-        low=0,
-        high=1,
         unchanged=0,
         unit="bits",
         correlate="gaze_divergence",
@@ -375,12 +370,10 @@ class GazeDivergenceAligned(PhotoMeasure):
     facts = Facts(
         label="aligned gaze divergence",
         short="aligned divergence",
-        definition="gaze divergence with the view's gaze moved back to where the pixels came from, "
-        "so that it tells whether the model looks elsewhere; what left the view is left out",
+        definition="gaze divergence with the view's gaze moved back to where the pixels came from: "
+        "whether the model looks elsewhere; pixels that left the view are left out",
         space="aligned gaze",
         better="lower",
-        low=0,
-        high=1,
         unchanged=0,
         unit="bits",
         correlate="gaze_divergence_aligned",
@@ -422,8 +415,8 @@ class CleanSpread(Metric):
     - ``clean`` (`Tensor`): embeddings of B clean views, shape (B, D).
 
     As output, ``compute`` gives the mean over all pairs of photos seen, a float64 scalar in [0, 2],
-    NaN where the encoder makes no difference between them. Embeddings without a direction (zero, or
-    not finite) do not count. It keeps one running sum of directions, in steps of 2⁻⁴⁰: sums of
+    NaN where all photos have the same embedding. Embeddings without a direction (zero, or not
+    finite) do not count. The metric keeps one running sum of directions, in steps of 2⁻⁴⁰: sums of
     integers are the same in any order, for up to 8 million photos.
 
     Args:
@@ -452,13 +445,13 @@ class CleanSpread(Metric):
 
     def update(self, clean: Tensor) -> None:
         """Add B photos."""
-        units = functional.unit(clean[functional.directed(clean)])
-        self.direction += self.fixed(units).sum(dim=0)
+        units = functional.unit(clean[functional.has_direction(clean)])
+        self.direction += self.in_steps(units).sum(dim=0)
         self.count += len(units)
 
     @classmethod
-    def fixed(cls, units: Tensor) -> Tensor:
-        """Directions in whole steps, int64."""
+    def in_steps(cls, units: Tensor) -> Tensor:
+        """Unit vectors as whole numbers of steps, int64."""
         return (units * cls.steps).round().long()
 
     def compute(self) -> Tensor:
@@ -466,7 +459,7 @@ class CleanSpread(Metric):
         return functional.spread_of(self.direction.double() / self.steps, self.count)
 
     def distance_to_others(self, clean: Tensor) -> Tensor:
-        r"""Mean :math:`1 - \cos` of photos to all others: their mean is what ``compute`` gives.
+        r"""Mean :math:`1 - \cos` of photos to all others; its mean is the value of ``compute``.
 
         Args:
             clean: Embeddings of B of the photos seen, shape (B, D).
@@ -484,7 +477,7 @@ class CleanSpread(Metric):
 
 
 class LayerShift(Metric):
-    """How far one layer's tokens shift under K variants: cosines, and linear CKA.
+    """Shift of one layer's tokens under K variants: cosines, and linear CKA.
 
     As input to ``forward`` and ``update`` the metric accepts:
 
@@ -492,8 +485,8 @@ class LayerShift(Metric):
       where the tower has none) and mean patch token.
     - ``clean`` (`Tensor`): of their clean views, shape (B, 2, width).
 
-    As output, ``forward`` gives the photos' own cosines of class token and mean patch token,
-    float64, shape (K, B, 2), and ``compute`` a dictionary of float64 tensors of shape (K,):
+    As output, ``forward`` gives each photo's cosines of class token and mean patch token, float64,
+    shape (K, B, 2), and ``compute`` a dictionary of float64 tensors of shape (K,):
 
     - ``cosine``: mean cosine of the class tokens, and ``patch_cosine``: of the mean patch tokens;
       photos without one are left out;
@@ -545,7 +538,7 @@ class LayerShift(Metric):
 
     @classmethod
     def from_sums(cls, sums: Mapping[str, Tensor]) -> "LayerShift":
-        """The metric whose running sums are given, as its ``metric_state`` names them."""
+        """Restore a metric from its running sums, by their names in ``metric_state``."""
         metric = cls(len(sums["yy"]), len(sums["xx"]) - 2, sync_on_compute=False)
         for name, value in sums.items():
             setattr(metric, name, value)
@@ -557,21 +550,21 @@ class LayerShift(Metric):
         self.photo_values = functional.cosine_similarity(views, clean)
         self.cosine += self.photo_values.nansum(dim=1)
         self.cosine_count += self.photo_values.isfinite().sum(dim=1)
-        units = functional.unit(clean[:, 0]).nan_to_num(0)  # without a direction: no part in it
-        self.direction += CleanSpread.fixed(units).sum(dim=0)
-        self.directed += functional.directed(clean[:, 0]).sum()
+        units = functional.unit(clean[:, 0]).nan_to_num(0)  # NaN without a direction: adds nothing
+        self.direction += CleanSpread.in_steps(units).sum(dim=0)
+        self.directed += functional.has_direction(clean[:, 0]).sum()
         x, y = self._extended(clean[:, 1]), self._extended(views[:, :, 1])
         self.xx += x.T @ x
         self.yy += y.mT @ y
         self.yx += y.mT @ x
 
     def forward(self, views: Tensor, clean: Tensor) -> Tensor:
-        """Add B photos and return their own cosines, shape (K, B, 2)."""
+        """Add B photos and return their cosines, shape (K, B, 2)."""
         self.update(views, clean)
         return self.photo_values
 
     def compute(self) -> dict[str, Tensor]:
-        """Mean cosines and both CKA, over all photos."""
+        """The mean cosines and both kinds of CKA over all photos."""
         count = self.xx[-1, -1]
         mean_x, mean_y = self.xx[-1, :-2] / count, self.yy[:, -1, :-2] / count
         xx, aa = self._centred(self.xx, mean_x, mean_x)
@@ -581,15 +574,15 @@ class LayerShift(Metric):
             torch.einsum("...ii->...", products) > COLLAPSED * count * mean.square().sum(dim=-1)
             for products, mean in ((xx, mean_x), (yy, mean_y))
         )
-        known = varies_x & varies_y
+        both_vary = varies_x & varies_y
         cka = functional.debiased_cka_of(xx, yy, yx, aa, bb, ab, count)
         biased = functional.biased_cka_of(xx, yy, yx)
         cosine, patch_cosine = (self.cosine / self.cosine_count).unbind(dim=1)
         return {
             "cosine": cosine,
             "patch_cosine": patch_cosine,
-            "cka": cka.where(known, torch.nan),
-            "cka_biased": biased.where(known, torch.nan),
+            "cka": cka.where(both_vary, torch.nan),
+            "cka_biased": biased.where(both_vary, torch.nan),
             "spread": functional.spread_of(
                 self.direction.double() / CleanSpread.steps, self.directed
             ),
@@ -597,14 +590,14 @@ class LayerShift(Metric):
 
     @staticmethod
     def _extended(tokens: Tensor) -> Tensor:
-        """Tokens with their squared length and 1 behind, so that products hold all other sums."""
+        """Append to tokens their squared length and a 1, so that products hold all other sums."""
         tokens = tokens.double()
         square = tokens.square().sum(dim=-1, keepdim=True)
         return torch.cat([tokens, square, torch.ones_like(square)], dim=-1)
 
     @staticmethod
     def _centred(sums: Tensor, left: Tensor, right: Tensor) -> tuple[Tensor, Tensor]:
-        """From sums of products of extended tokens and their means: the same of centred tokens.
+        """Turn sums of products of extended tokens into those of centred tokens.
 
         Returns:
             The sums of their products, and the sum of the products of their squared lengths.
@@ -619,20 +612,20 @@ class LayerShift(Metric):
         return products, torch.einsum("...i,...ij,...j->...", left, sums, right)
 
 
-class OutlierTokens(Metric):
+class OutlierTokens(PhotoMean):
     """Outlier tokens of several views of a photo, layer by layer, and the gaze that falls on them.
 
     As input to ``forward`` and ``update`` the metric accepts:
 
     - ``norms`` (`Tensor`): lengths of the patch tokens of B photos in K views after L layers, shape
       (K, B, L, P).
-    - ``gaze`` (`Tensor`): where these views are looked at, at least 0, shape (K, B, P); None where
-      that is not known.
+    - ``gaze`` (`Tensor`): gaze on these views, at least 0, shape (K, B, P); None where it is not
+      known.
 
-    As output, ``forward`` gives the photos' own numbers of `functional.outlier_tokens`, their share
-    of all patch tokens, and of the gaze (NaN without one; `functional.gaze_on`), float64, shape
-    (K, B, L, 3), and ``compute`` the means over photos: ``tokens``, ``share`` and ``gaze_share``,
-    each float64, shape (K, L). A view with a length that is not finite is left out.
+    As output, ``forward`` gives for each photo the number of `functional.outlier_tokens`, their
+    share of all patch tokens, and their share of the gaze (NaN without one; `functional.gaze_on`),
+    float64, shape (K, B, L, 3), and ``compute`` the means over photos: ``tokens``, ``share`` and
+    ``gaze_share``, each float64, shape (K, L). A view with a length that is not finite is left out.
 
     Args:
         views: K.
@@ -647,42 +640,27 @@ class OutlierTokens(Metric):
         {'tokens': 1.0, 'share': 0.25, 'gaze_share': 0.75}
     """
 
-    is_differentiable = False
-    full_state_update = False
-    total: Tensor
-    count: Tensor
-
     def __init__(self, views: int, layers: int, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        zeros = torch.zeros(views, layers, 3, dtype=torch.float64)
-        for name in ("total", "count"):
-            self.add_state(name, zeros.clone(), dist_reduce_fx="sum")
-        self.photo_values = torch.empty(0)
+        super().__init__((views, layers, 3), **kwargs)
 
     def update(self, norms: Tensor, gaze: Tensor | None) -> None:
         """Add B photos."""
         outliers = functional.outlier_tokens(norms)
         tokens = outliers.sum(dim=-1).double()
-        on_them = torch.full_like(tokens, torch.nan)
+        gaze_share = torch.full_like(tokens, torch.nan)
         if gaze is not None:
-            on_them = functional.gaze_on(outliers, gaze.double()[:, :, None])
-        found = torch.stack([tokens, tokens / norms.shape[-1], on_them], dim=-1)
-        self.photo_values = found.where(norms.isfinite().all(dim=-1)[..., None], torch.nan)
-        self.total += self.photo_values.nansum(dim=1)
-        self.count += self.photo_values.isfinite().sum(dim=1)
-
-    def forward(self, norms: Tensor, gaze: Tensor | None) -> Tensor:
-        """Add B photos and return their own values, shape (K, B, L, 3)."""
-        self.update(norms, gaze)
-        return self.photo_values
+            gaze_share = functional.gaze_on(outliers, gaze.double()[:, :, None])
+        values = torch.stack([tokens, tokens / norms.shape[-1], gaze_share], dim=-1)
+        is_finite = norms.isfinite().all(dim=-1)[..., None]
+        self.add_photos(values.where(is_finite, torch.nan), dim=1)
 
     def compute(self) -> dict[str, Tensor]:
-        """Means over all photos."""
-        means = (self.total / self.count).unbind(dim=-1)
+        """The means over all photos."""
+        means = super().compute().unbind(dim=-1)
         return dict(zip(("tokens", "share", "gaze_share"), means, strict=True))
 
 
-class AugmentationDistance(Metric):
+class AugmentationDistance(PhotoMean):
     """`clipshift.measure.functional.augmentation_distance` over photos that arrive in batches.
 
     As input to ``forward`` and ``update`` the metric accepts:
@@ -690,8 +668,8 @@ class AugmentationDistance(Metric):
     - ``embeddings`` (`Tensor`): of B photos under K augmentations, shape (K, B, D).
 
     As output, ``compute`` gives the mean distance over all photos, float64, shape (K, K), and
-    ``forward`` the B photos' own distances, shape (B, K, K); photos whose distance is NaN are left
-    out of the mean.
+    ``forward`` the distances of the B photos, shape (B, K, K); photos whose distance is NaN are
+    left out of the mean.
 
     Args:
         names: The K augmentations.
@@ -704,37 +682,17 @@ class AugmentationDistance(Metric):
                 [1., 0.]], dtype=torch.float64)
     """
 
-    is_differentiable = False
-    full_state_update = False
     higher_is_better = False
-    total: Tensor
-    count: Tensor
 
     def __init__(self, names: Sequence[str], **kwargs: Any) -> None:
-        super().__init__(**kwargs)
+        super().__init__((len(names), len(names)), **kwargs)
         self.names = list(names)
-        size = len(self.names)
-        total = torch.zeros(size, size, dtype=torch.float64)
-        self.add_state("total", total, dist_reduce_fx="sum")
-        self.add_state("count", torch.zeros_like(total), dist_reduce_fx="sum")
-        self.photo_values = torch.empty(0)
 
     def update(self, embeddings: Tensor) -> None:
         """Add B photos."""
-        self.photo_values = functional.pairwise_distances(embeddings)
-        self.total += self.photo_values.nansum(dim=0)
-        self.count += self.photo_values.isfinite().sum(dim=0)
+        self.add_photos(functional.pairwise_distances(embeddings))
 
-    def forward(self, embeddings: Tensor) -> Tensor:
-        """Add B photos and return their own distances, shape (B, K, K)."""
-        self.update(embeddings)
-        return self.photo_values
-
-    def compute(self) -> Tensor:
-        """The mean distance over all photos."""
-        return self.total / self.count
-
-    def plot(self, val: Tensor | None = None, ax: Any = None) -> Any:
+    def plot(self, val: Tensor | Sequence[Tensor] | None = None, ax: Any = None) -> Any:
         """Plot the matrix as a heatmap; see `torchmetrics.Metric.plot`."""
         matrix = self.compute() if val is None else val
         return plot_confusion_matrix(matrix, ax=ax, labels=self.names)

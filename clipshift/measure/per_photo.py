@@ -1,4 +1,4 @@
-"""Any torchmetrics metric as a measure: applied to one photo after another."""
+"""Use any torchmetrics metric as a measure by computing it for each photo separately."""
 
 import math
 import re
@@ -18,18 +18,18 @@ EXAMPLES: dict[Space, tuple[int, ...]] = {
     "embedding": (1, 64),
     "gaze": (1, 14, 14),
 }
-"""What a metric can be taken on, with the shape of an example for one photo."""
-OF = {"pixels": "pixels", "embedding": "embeddings", "gaze": "gazes"}
+"""The spaces that a metric can be computed in, with the shape of the input for one photo."""
+PLURALS = {"pixels": "pixels", "embedding": "embeddings", "gaze": "gazes"}
 
 
 class MetricPerPhoto(PhotoMeasure):
-    """The mean over photos of a torchmetrics metric that is computed for each photo on its own.
+    """The mean over photos of a torchmetrics metric that is computed for each photo separately.
 
     Args:
         metric: The metric, whose ``update`` takes view and clean view as predictions and target,
-            and whose ``compute`` gives one number.
-        facts: What it means.
-        flat: Whether it is given one photo's numbers in one dimension, without that of the batch.
+            and whose ``compute`` returns one number.
+        facts: Its facts.
+        flat: Whether its inputs are flattened to one dimension, without that of the batch.
     """
 
     def __init__(self, metric: Metric, facts: Facts, flat: bool = False) -> None:
@@ -37,11 +37,11 @@ class MetricPerPhoto(PhotoMeasure):
         self.metric, self.facts, self.flat = metric, facts, flat
 
     def measure(self, view: Tensor, clean: Tensor) -> Tensor:  # type: ignore[override]
-        """The B photos' own values; NaN where the metric's is not finite, as PSNR's of no change.
+        """The values of B photos; NaN where the metric is not finite, as PSNR of equal images.
 
         Args:
-            view: Embeddings, gazes or pixels of B views, as `Facts.space` says.
-            clean: The same of their clean views.
+            view: Embeddings, gazes or pixels of B views, depending on `Facts.space`.
+            clean: Those of their clean views.
 
         Returns:
             Shape (B,).
@@ -52,22 +52,22 @@ class MetricPerPhoto(PhotoMeasure):
 
 
 def as_measure(name: str, part: Any) -> PhotoMeasure:
-    """A measure of a part of one's own: one already, or any torchmetrics metric of two inputs.
+    """Turn a measure, or any torchmetrics metric of two inputs, into a measure.
 
-    A metric is given one photo's view and clean view, and no other: pixels in [0, 1], (1, 3, 224,
-    224), if it is one of ``torchmetrics.image`` or says ``space = "pixels"``; gazes, (1, h, w), if
-    it says ``space = "gaze"``; else embeddings, (1, D), or (D,) where it does not take the former.
+    A metric receives the view and the clean view of one photo at a time: pixels in [0, 1], (1, 3,
+    224, 224), if it is from ``torchmetrics.image`` or has ``space = "pixels"``; gazes, (1, h, w),
+    if it has ``space = "gaze"``; otherwise embeddings, (1, D), or (D,) if it does not accept those.
 
-    Its `Facts` follow from its class, but for the ends of its range, which are left open:
-    torchmetrics' are ends of plots (0 for a cosine), and intervals would be cut there.
+    Its `Facts` follow from its class, except for the bounds of its range, which are left open:
+    torchmetrics' bounds are meant for plots (0 for a cosine), and intervals would be clipped there.
 
     Args:
-        name: What it is called, in tables too.
+        name: Its name, also in tables.
         part: The measure or metric.
 
     Raises:
-        UserError: If it is neither, fails, gives more than one number for a photo, or does not say
-            whether more is better; or if the name is that of another column.
+        UserError: If it is neither, fails, returns more than one number for a photo, or does not
+            define whether higher is better; or if the name is that of another column.
 
     Example:
         >>> from torchmetrics.regression import MeanSquaredError
@@ -76,19 +76,21 @@ def as_measure(name: str, part: Any) -> PhotoMeasure:
         tensor([ 0.5000, 12.5000])
     """
     if name in COLUMNS:
-        raise UserError(f"{name} is the name of another column: choose another")
+        raise UserError(f"{name} is the name of another column: choose another name")
     if isinstance(part, PhotoMeasure):
         return part
     kind = type(part)
     if not isinstance(part, Metric) or isinstance(part, BaseAggregator):
-        raise UserError(f"{kind.__name__} is no measure: a PhotoMeasure or torchmetrics metric is")
+        raise UserError(
+            f"{kind.__name__} is not a measure: pass a PhotoMeasure or a torchmetrics.Metric"
+        )
     if part.higher_is_better is None:
         raise UserError(
-            f"{kind.__name__} does not say whether more is better: derive a class from it with "
-            "higher_is_better = True or False"
+            f"{kind.__name__} does not define higher_is_better: set it to True or False in a "
+            "subclass"
         )
-    of_images = any(base.__module__.startswith("torchmetrics.image") for base in kind.__mro__)
-    space: Space = getattr(part, "space", "pixels" if of_images else "embedding")
+    is_image_metric = any(base.__module__.startswith("torchmetrics.image") for base in kind.__mro__)
+    space: Space = getattr(part, "space", "pixels" if is_image_metric else "embedding")
     if space not in EXAMPLES:
         raise UserError(f"{kind.__name__}: space={space!r} must be one of {', '.join(EXAMPLES)}")
     generator = torch.Generator().manual_seed(0)
@@ -103,23 +105,24 @@ def as_measure(name: str, part: Any) -> PhotoMeasure:
             if not flat:
                 raise
             _value(part, views[0], views[1], flat)
-        same = [float(_value(part, view, view, flat)) for view in views]
+        without_change = [float(_value(part, view, view, flat)) for view in views]
     except UserError:
         raise
     except Exception as error:
         reason = one_line(str(error))[:160]
         raise UserError(f"{kind.__name__} fails: {type(error).__name__}: {reason}") from error
     words = re.sub("(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", " ", kind.__name__).lower()
-    agree = max(same) - min(same) < 1e-4  # NaN or infinite: it does not
+    # NaN and infinite values do not agree
+    agree = max(without_change) - min(without_change) < 1e-4
     facts = Facts(
-        label=f"{words} of {OF[space]}",
+        label=f"{words} of {PLURALS[space]}",
         short=name,
         definition=f"{kind.__module__}.{kind.__name__} of each photo's view and clean view",
         space=space,
         better="higher" if part.higher_is_better else "lower",
         low=-math.inf,
         high=math.inf,
-        unchanged=round(same[0], 3) + 0.0 if agree else None,
+        unchanged=round(without_change[0], 3) + 0.0 if agree else None,
         correlate=name,
     )
     return MetricPerPhoto(part, facts, flat)
@@ -132,5 +135,5 @@ def _value(metric: Metric, view: Tensor, clean: Tensor, flat: bool) -> Tensor:
     value = metric(view, clean)
     if not isinstance(value, Tensor) or value.numel() != 1:
         given = f"{value.numel()} numbers" if isinstance(value, Tensor) else type(value).__name__
-        raise UserError(f"{type(metric).__name__} gives {given} for one photo: one is needed")
+        raise UserError(f"{type(metric).__name__} returns {given} for one photo, not one number")
     return value.detach().reshape(()).float()

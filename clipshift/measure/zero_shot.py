@@ -9,21 +9,21 @@ from clipshift.measure.functional import TIE, unit
 def zero_shot_hit(embedding: Tensor, classifier: Tensor, target: Tensor, k: int) -> Tensor:
     """Whether the target is among the k classes of the highest cosine.
 
-    Classes at the target's own cosine count against it by chance: with b classes above and m at it,
-    the target among them, it is among the first k with a probability of (k − b) / m, at least 0 and
-    at most 1.
+    Ties are broken by chance: if b classes have a higher cosine than the target and m have the same
+    (the target included), the target is among the first k with probability (k − b) / m, clipped to
+    [0, 1].
 
     Source: Radford et al., "Learning transferable visual models from natural language
     supervision", 2021 (arXiv 2103.00020), section 3.1.
 
     Args:
         embedding: Of B views, shape (B, D).
-        classifier: A unit vector a class, shape (D, C).
+        classifier: A unit vector for each class, shape (D, C).
         target: Class indices, int64, shape (B,); −1 where there is no label.
-        k: How many classes count.
+        k: Number of classes that count as a hit.
 
     Returns:
-        1 for a hit and 0 for a miss, between them for ties; NaN where there is no label or the
+        1 for a hit, 0 for a miss, in between for ties; NaN where there is no label or the
         embedding has no direction (zero, or not finite). float32, shape (B,).
 
     Example:
@@ -33,28 +33,28 @@ def zero_shot_hit(embedding: Tensor, classifier: Tensor, target: Tensor, k: int)
         tensor([1., 0., nan])
     """
     cosines = unit(embedding) @ classifier.double()
-    own = cosines.gather(1, target.clamp(min=0)[:, None])
-    above = (cosines >= own + TIE).sum(dim=1)
-    level = ((cosines - own).abs() < TIE).sum(dim=1)
-    hit = ((k - above) / level).clamp(0, 1)
-    return hit.where((target >= 0) & own[:, 0].isfinite(), torch.nan).float()
+    target_cosine = cosines.gather(1, target.clamp(min=0)[:, None])
+    higher = (cosines >= target_cosine + TIE).sum(dim=1)
+    equal = ((cosines - target_cosine).abs() < TIE).sum(dim=1)
+    hit = ((k - higher) / equal).clamp(0, 1)
+    return hit.where((target >= 0) & target_cosine[:, 0].isfinite(), torch.nan).float()
 
 
 def zero_shot_flip(view: Tensor, clean: Tensor, classifier: Tensor) -> Tensor:
-    """Whether the first choice among the classes changes from the clean view to the view.
+    """Whether the predicted class differs between the view and its clean view.
 
-    Where several classes share the highest cosine, any of them is the first choice, by the same
-    order of preference in view and clean view: the choice changes with a probability of
-    1 − |A ∩ B| / |A ∪ B|, A and B being the classes that share it in the one and the other.
+    Where several classes share the highest cosine, one of them is predicted at random, in the same
+    order of preference for both views: the prediction changes with probability
+    1 − |A ∩ B| / |A ∪ B|, where A and B are the sets of classes that share the highest cosine.
 
     Args:
         view: Embeddings of B views, shape (B, D).
         clean: Embeddings of their clean views, shape (B, D).
-        classifier: A unit vector a class, shape (D, C).
+        classifier: A unit vector for each class, shape (D, C).
 
     Returns:
-        1 where it changes and 0 where it stays, between them for ties; NaN where an embedding has
-        no direction. float32, shape (B,).
+        1 where it changes, 0 where it stays, in between for ties; NaN where an embedding has no
+        direction. float32, shape (B,).
 
     Example:
         >>> zero_shot_flip(torch.tensor([[2.0, 1.0]]), torch.tensor([[1.0, 2.0]]), torch.eye(2))
@@ -63,17 +63,17 @@ def zero_shot_flip(view: Tensor, clean: Tensor, classifier: Tensor) -> Tensor:
     cosines = [unit(embedding) @ classifier.double() for embedding in (view, clean)]
     after, before = (c > c.amax(dim=1, keepdim=True) - TIE for c in cosines)
     kept = (after & before).sum(dim=1) / (after | before).sum(dim=1)
-    known = cosines[0].isfinite().all(dim=1) & cosines[1].isfinite().all(dim=1)
-    return (1 - kept).where(known, torch.nan).float()
+    is_finite = cosines[0].isfinite().all(dim=1) & cosines[1].isfinite().all(dim=1)
+    return (1 - kept).where(is_finite, torch.nan).float()
 
 
 def nearest_classes(embedding: Tensor, classifier: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """The classes of the highest cosine; of classes that tie, the first in their order.
+    """The classes with the highest cosine; ties are broken by the order of the classes.
 
     Args:
         embedding: Embeddings of B views, shape (B, D).
-        classifier: A unit vector a class, shape (D, C).
-        k: How many, at most C.
+        classifier: A unit vector for each class, shape (D, C).
+        k: Number of classes, at most C.
 
     Returns:
         Their indices and cosines, the highest first, each float64, shape (B, min(k, C)).
