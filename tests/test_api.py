@@ -199,8 +199,8 @@ def test_photos_in_memory_lose_nothing(folder: Path) -> None:
     ("photos", "options", "words"),
     [
         ([], {}, "the list of photos is empty"),
-        (3, {}, "int is no list of photos"),
-        (["a.png", "./a.png"], {}, "a.png is 2 times among the photos"),
+        (3, {}, "int is not a list of photos"),
+        (["a.png", "./a.png"], {}, "a.png is listed 2 times"),
         (torch.rand(2, 3, 8, 8), {"labels": ["a"]}, "1 labels for 2 photos"),
         (torch.rand(2, 3, 8, 8) * 3, {}, "it must be in \\[0, 1\\]"),
         (np.zeros((2, 8, 8, 3)), {}, "array of float64 has shape \\(8, 8, 3\\)"),
@@ -212,7 +212,7 @@ def test_photos_in_memory_lose_nothing(folder: Path) -> None:
         (None, {"measures": ["cosin"]}, "no 'cosin' in group metric"),
         (None, {"seed": -1}, "seed=-1 is out of range"),
         (None, {"model": nn.Identity()}, "encode_image"),
-        (None, {"labels": ["a"] * 14}, "labels are for a list of photos"),
+        (None, {"labels": ["a"] * 14}, "labels are only for lists of photos"),
         (None, {"tokenizer": str}, "for a model in memory"),
     ],
 )

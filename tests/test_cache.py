@@ -188,7 +188,7 @@ def test_processes_may_write_the_same_entries_at_once(tmp_path: Path) -> None:
             found = cache.get(str(key))
             assert found is None or found["x"].eq(key).all()
             cache.set(str(key), {"x": torch.full((50_000,), key, dtype=torch.uint8)})
-        assert not cache.refused
+        assert not cache.has_warned
 
     writers = [forked(write) for _ in range(3)]
     assert [ended(writer) for writer in writers] == [0, 0, 0]

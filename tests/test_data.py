@@ -169,13 +169,13 @@ def test_captions_gather_by_image(tmp_path: Path) -> None:
     ]
     assert photos[0].file == str(tmp_path / "images" / "b.png")
     table.write_text("file,caption\nx,y\n")
-    with pytest.raises(UserError, match="needs the columns image and caption"):
+    with pytest.raises(UserError, match="must have the columns image and caption"):
         captions(str(table))
     table.write_text("image,caption\n")
     with pytest.raises(UserError, match="no rows"):
         captions(str(table))
     table.write_text("image,caption\na.png,one\nb.png\n")
-    with pytest.raises(UserError, match=r"line 3: a row needs an image and a caption"):
+    with pytest.raises(UserError, match=r"line 3: a row must have an image and a caption"):
         captions(str(table))
 
 
@@ -243,7 +243,7 @@ def test_two_files_with_one_id_are_told_of(tmp_path: Path) -> None:
     assert "\n" not in str(error.value)
     table = tmp_path / "captions.csv"
     table.write_text(f"image,caption\n{COMPOSED}.png,a\n{DECOMPOSED}.png,b\n", encoding="utf-8")
-    with pytest.raises(UserError, match=r"would have one id, café\.png"):
+    with pytest.raises(UserError, match=r"would have the same id, café\.png"):
         captions(str(table))
     table.write_text(f"image,caption\n{DECOMPOSED}.png,b\n", encoding="utf-8")
     assert Path(captions(str(table))[0].file).name == f"{DECOMPOSED}.png"

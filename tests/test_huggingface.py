@@ -133,7 +133,7 @@ def test_columns_are_found_or_named(tmp_path: Path) -> None:
     options = {"label": "number", "classnames": str(names)}
     assert [p.label for p in huggingface(str(tmp_path), **options)] == ["red fox", "tench", "tench"]
     names.write_text("red fox\n")
-    assert "1 in the column number is none of the 1 classes" in said(str(tmp_path), **options)
+    assert "1 in the column number is not one of the 1 classes" in said(str(tmp_path), **options)
     assert [p.label for p in huggingface(str(tmp_path), label="text")] == ["a", "b", "c"]
     assert "data.image: " in (line := said(str(tmp_path), image="pictures"))
     assert "did you mean 'picture'" in line

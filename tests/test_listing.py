@@ -135,7 +135,9 @@ def test_ids_do_not_depend_on_the_locale(tmp_path: Path) -> None:
 def test_a_root_whose_name_no_table_holds_is_refused_at_once(tmp_path: Path) -> None:
     write(tmp_path, b"caf\xe9/x.png", "two\nlines/x.png")
     for name in (os.fsdecode(b"caf\xe9"), "two\nlines"):
-        assert "has characters that no" in (line := said(folder, str(tmp_path / name)))
+        assert "has characters that tables cannot hold" in (
+            line := said(folder, str(tmp_path / name))
+        )
         assert "rename it" in line
     assert "cannot be read (File name too long)" in said(folder, str(tmp_path / ("x" * 300)))
     assert "cannot be read" in said(folder, "~nobody-of-that-name/photos")
@@ -188,7 +190,7 @@ def test_links_to_folders_are_followed_and_each_folder_is_read_once(tmp_path: Pa
     assert ids(found) == ["cat/3.png", "cat/4.png", "dog/1.png", "dog/deep/2.png"]
     assert left_out(found) == {
         "aardvark": "the same folder as cat, where it is read",
-        "cat/around": "a link to a folder around this one",
+        "cat/around": "a link to a folder that contains this one",
         "cat/gone.jpg": "a link to no file",
         "cat/round": "the same folder as cat, where it is read",
         "cat/self": "a link to no file",
@@ -284,13 +286,13 @@ def test_images_that_pillow_cannot_open_are_listed_and_other_files_counted(tmp_p
         ".jxl", ".nef", ".svg", ".ps",
     ]  # fmt: skip
     assert listed == {
-        "*": "no images by their names: 2 files",
-        "*.gz": "no images by their names: 1 files",
-        "*.txt": "no images by their names: 2 files",
+        "*": "not images: 2 other files",
+        "*.gz": "not images: 1 other file",
+        "*.txt": "not images: 2 other files",
         "j.jpg": "not a regular file",
     }
     (tmp_path / "a.jpg").unlink()
-    assert "(left out: *, no images by their names" in said(folder, str(tmp_path))
+    assert "(left out: *, not images" in said(folder, str(tmp_path))
 
 
 def test_postscript_is_never_run() -> None:
@@ -410,16 +412,16 @@ def test_shards_hold_photos_of_all_formats_and_all_else_is_said(shard: Path) -> 
     ]  # fmt: skip
     assert found[0].read() == found[3].read() == PHOTO
     assert {name: reason[:30] for name, reason in left_out(found).items()} == {
-        "*": "no images by their names: 1 fi",
-        "*.json": "no images by their names: 2 fi",
+        "*": "not images: 1 other file",
+        "*.json": "not images: 2 other files",
         "x/0.png": "0.png before it has the same k",
         "x/3.png": "3.jpg before it has the same k",
         "x/4.heic": ".heic files cannot be opened h",
-        "x/._5.jpg": "hidden, as what programs keep ",
+        "x/._5.jpg": "hidden, like the files that pr",
         "x/9.jpg": "a link or special file in its ",
         "x/10.jpg": "a link or special file in its ",
         "x/11.jpg": "a link or special file in its ",
-        "x/__MACOSX/7.jpg": "hidden, as what programs keep ",
+        "x/__MACOSX/7.jpg": "hidden, like the files that pr",
     }
 
 
@@ -433,7 +435,9 @@ def test_a_shard_that_is_not_whole_is_told_of(shard: Path) -> None:
         shard.write_bytes(whole[:cut])
         with tarfile.open(shard) as tar:
             assert len(tar.getnames()) < 4
-        assert f"cut or damaged: after {members.index(cut)} members" in said(shards, shard.parent)
+        assert f"truncated or damaged after {members.index(cut)} members" in said(
+            shards, shard.parent
+        )
     damaged = bytearray(whole)
     damaged[members[2] + 150] ^= 1  # in its checksum
     shard.write_bytes(damaged)
@@ -480,7 +484,7 @@ def test_a_shard_is_a_file(shard: Path) -> None:
 
 def test_labels_are_short_files(shard: Path) -> None:
     for content, reason in [
-        (b"2", "'2', which is not an index of one of the 2 classes"),
+        (b"2", "'2' is not an index of one of the 2 classes"),
         (b"-1", "'-1'"), (b"", "''"), (b"\xff", "'�'"), (b"1" * 33, "a short file"),
         ("²".encode(), "'²'"), (b"\x1b[2J", r"'\x1b[2J'"),
     ]:  # fmt: skip

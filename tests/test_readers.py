@@ -108,7 +108,7 @@ def test_a_list_names_photos_below_its_folder(tmp_path: Path) -> None:
     [
         ("/elsewhere/1.png\n", "names /elsewhere/1.png, which is not below its folder"),
         ("../1.png\n", "names ../1.png, which is not below its folder"),
-        (b"\xff\xfe\x00", "no list of images either"),
+        (b"\xff\xfe\x00", "neither an image nor a list of images"),
         ("\n", "no images in file"),
         ("no.png\n", "no images in file"),
     ],
@@ -159,12 +159,12 @@ def test_a_file_names_the_classes_in_their_order_or_one_by_one(tmp_path: Path) -
     for line in ("9,nine\n10,ten, or so\nx,ex\nunused,u\n", "9\tnine\nx\tex\n10\tten, or so\n"):
         names.write_text(line)
         assert labels() == ["ten, or so", "nine", None, "ex"]
-    for content, reason in [("a\nb\n", "2 names for 3 classes"), ("9,a\n10,b\n", "(x has none)"),
+    for content, reason in [("a\nb\n", "2 names for 3 classes"), ("9,a\n10,b\n", "(x has no name)"),
                             ("", "0 names for 3 classes")]:  # fmt: skip
         names.write_text(content)
         assert reason in said(folder, str(tmp_path / "photos"), str(names))
     names.write_bytes(b"\xff\n")
-    assert "cannot be read" in said(folder, str(tmp_path / "photos"), str(names))
+    assert "cannot read" in said(folder, str(tmp_path / "photos"), str(names))
     assert "no file" in said(folder, str(tmp_path / "photos"), str(tmp_path / "none.txt"))
 
 
@@ -235,7 +235,7 @@ def test_shards_of_captions_need_no_classes(tmp_path: Path) -> None:
     assert [(p.id, p.label, p.captions) for p in photos] == [
         ("0/a", None, ("one", "two")), ("0/b", None, ()),
     ]  # fmt: skip
-    assert (other.id, other.left_out) == ("*.txt", "no images by their names: 1 files")
+    assert (other.id, other.left_out) == ("*.txt", "not images: 1 other file")
 
 
 def test_all_of_imagenets_classes_are_told_apart_in_shards(tmp_path: Path) -> None:
@@ -365,19 +365,17 @@ def test_what_cannot_be_had_over_http_ends_in_a_line(
 ) -> None:
     url, handler = server
     kept = {"download": str(tmp_path / "kept")}
-    assert "of an address, shards are read in the layout" in said(
-        shards, url, split="train", **kept
-    )
+    assert "shards at an address must have the layout" in said(shards, url, split="train", **kept)
     (benchmark / "test" / "2.tar").unlink()
-    assert f"{url}/test/2.tar cannot be had: 404" in said(shards, url, **kept)
+    assert f"cannot read {url}/test/2.tar: 404" in said(shards, url, **kept)
     handler.errors["/test/0.tar"] = 5
-    assert f"{url}/test/0.tar cannot be had: 503" in said(shards, url, **kept)
+    assert f"cannot read {url}/test/0.tar: 503" in said(shards, url, **kept)
     assert handler.errors["/test/0.tar"] == 0  # five tries
     (benchmark / "test" / "0.tar").write_bytes(b"x" * 700)
     assert "is not a tar file" in said(shards, url, **kept)
     write(tmp_path / "file", "")
-    assert "cannot be made" in said(shards, url, download=str(tmp_path / "file" / "x"))
-    assert "cannot be had" in said(shards, "http://127.0.0.1:1", **kept)
+    assert "cannot create" in said(shards, url, download=str(tmp_path / "file" / "x"))
+    assert "cannot read http://127.0.0.1:1" in said(shards, "http://127.0.0.1:1", **kept)
 
 
 def test_a_download_takes_no_memory_of_its_own(

@@ -210,7 +210,7 @@ def test_candidates_come_from_a_file(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("content", "words"), [(None, "no file"), (b"\xff", "cannot be read"), (b"a\n", "two")]
+    ("content", "words"), [(None, "no file"), (b"\xff", "cannot read"), (b"a\n", "two")]
 )
 def test_candidates_that_cannot_be_read_are_told(
     tmp_path: Path, content: bytes | None, words: str

@@ -1,4 +1,4 @@
-"""The cache: what jobs on the same photos share, kept on disk between them."""
+"""A cache on disk, shared by runs on the same photos."""
 
 import contextlib
 import hashlib
@@ -19,39 +19,39 @@ log = logging.getLogger(__name__)
 
 ENDING = ".safetensors"
 ENTRY_BYTES = 2**30
-"""The largest entry that is read."""
+"""Largest entry that is read."""
 DIGEST_BYTES = hashlib.sha256().digest_size
 
 
 class Cache:
     """Tensors by key in files, within a size limit; several processes may share one.
 
-    A key holds everything that the tensors depend on, and clipshift's source and the versions of
-    its packages belong to every key, so that nothing in the cache is ever out of date. A file is
-    the SHA-256 of its content, then the content as safetensors, which holds numbers and no code:
-    one that was damaged counts as missing. Who reads an entry checks that its tensors are of the
-    kind that it stores. What cannot be written is not kept. Where the limit is passed, what was
-    stored first goes first.
+    A key names everything that the tensors depend on, and clipshift's source and the versions of
+    its packages belong to every key, so that entries are never out of date. A file consists of the
+    SHA-256 of its content and the content in the safetensors format, which cannot hold code; a
+    damaged file counts as missing. Readers of an entry check the types and shapes of its tensors.
+    If an entry cannot be written, it is not cached. Above the size limit, the oldest entries are
+    removed.
 
     Args:
-        folder: Where it lies; made if missing.
+        folder: The folder of the cache; created if missing.
         gigabytes: The size limit.
 
     Raises:
-        OSError: If the folder cannot be made.
+        OSError: If the folder cannot be created.
     """
 
     def __init__(self, folder: str, gigabytes: float) -> None:
-        made_with = json.dumps(package_versions(), sort_keys=True) + CODE_SHA256
-        self.made_with = hashlib.sha256(made_with.encode()).hexdigest()
+        code = json.dumps(package_versions(), sort_keys=True) + CODE_SHA256
+        self.code_sha256 = hashlib.sha256(code.encode()).hexdigest()
         self.folder = Path(folder).expanduser()
         self.folder.mkdir(parents=True, exist_ok=True)
         self.limit = int(gigabytes * 1e9)
-        self.unchecked = 0  # bytes written since the size was last looked at
-        self.refused = False
+        self.unchecked = 0  # bytes written since the size was last checked
+        self.has_warned = False
 
     def get(self, key: str) -> dict[str, Tensor] | None:
-        """The tensors of a key, on the CPU; None where there are none."""
+        """The tensors of a key, on the CPU; None if the key is not cached."""
         file = self._file(key)
         try:
             status = file.stat()
@@ -65,7 +65,7 @@ class Cache:
             return None
         try:
             return load(content)
-        except (SafetensorError, KeyError, ValueError, RuntimeError):  # as of types torch has not
+        except (SafetensorError, KeyError, ValueError, RuntimeError):  # or unknown dtypes
             return None
 
     def set(self, key: str, tensors: dict[str, Tensor]) -> None:
@@ -85,16 +85,16 @@ class Cache:
                     os.unlink(partial.name)
                     raise
         except OSError as error:
-            if not self.refused:
-                log.warning("the cache in %s keeps nothing more: %s", self.folder, error.strerror)
-            self.refused = True
+            if not self.has_warned:
+                log.warning("cannot write the cache in %s: %s", self.folder, error.strerror)
+            self.has_warned = True
             return
         self.unchecked += len(content)
         if self.unchecked > self.limit / 20:
             self.shrink()
 
     def shrink(self) -> None:
-        """Remove what was stored first until the rest is within the limit."""
+        """Remove the oldest entries until the rest is within the limit."""
         self.unchecked = 0
         files = []
         for file in self.folder.glob(f"??/*{ENDING}"):
@@ -105,10 +105,10 @@ class Cache:
         for _, size, file in sorted(files):
             if total <= self.limit:
                 return
-            with contextlib.suppress(OSError):  # it may be another user's, or gone
+            with contextlib.suppress(OSError):  # another user may own it, or have removed it
                 file.unlink()
                 total -= size
 
     def _file(self, key: str) -> Path:
-        name = hashlib.sha256(f"{self.made_with} {key}".encode()).hexdigest()
+        name = hashlib.sha256(f"{self.code_sha256} {key}".encode()).hexdigest()
         return self.folder / name[:2] / f"{name[2:]}{ENDING}"

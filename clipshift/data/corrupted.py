@@ -1,4 +1,4 @@
-"""Photos whose corruptions are stored, as those of ImageNet-C and ImageNet-C-bar."""
+"""Photos whose corruptions are stored as files, such as ImageNet-C and ImageNet-C-bar."""
 
 import io
 from dataclasses import dataclass, replace
@@ -16,7 +16,7 @@ MARGIN = 8 / 7
 
 @dataclass(frozen=True)
 class Cropped(Photo):
-    """A clean photograph, cut as its stored corruptions were.
+    """A clean photograph, resized and cropped like its stored corruptions.
 
     Args:
         side: Side of the stored photographs, in pixels.
@@ -25,14 +25,14 @@ class Cropped(Photo):
     side: int = 224
 
     def read(self) -> bytes:
-        """The cut photograph, without loss, as BMP; a broken one as it is.
+        """The cropped photograph as a BMP file, which is lossless; a damaged one unchanged.
 
         Raises:
             OSError: If it cannot be read.
         """
         encoded = super().read()
         try:
-            image = decode(encoded, upright=False)  # as it was when it was corrupted
+            image = decode(encoded, upright=False)  # the corruptions ignored EXIF orientations
         except UnreadablePhotoError:
             return encoded
         if image.size != (self.side, self.side):
@@ -42,30 +42,30 @@ class Cropped(Photo):
         return stream.getvalue()
 
     def length(self) -> int:
-        """How many bytes the cut photograph has."""
+        """Number of bytes of the cropped photograph."""
         return len(self.read())
 
 
 def imagenet_c(root: str, clean: str) -> list[Photo]:
-    """The clean photographs of a set of stored corruptions, by `clipshift.augment.Stored`.
+    """The clean photographs of a set of stored corruptions; see `clipshift.augment.Stored`.
 
-    Stored photographs lie in ``root/CORRUPTION/LEVEL/CLASS/NAME``. They were made of clean ones
-    whose shortest side was brought to 256 px and whose centre of 224 × 224 was kept (Hendrycks and
-    Dietterich, "Benchmarking neural network robustness to common corruptions and perturbations",
-    2019, and their ``make_imagenet_c.py``). So are the clean ones here, but for those that have the
-    stored ones' size already. All then become views in the same way.
+    Stored photographs are in ``root/CORRUPTION/LEVEL/CLASS/NAME``. They were made from clean ones
+    whose shortest side was resized to 256 px and which were cropped to the central 224 × 224
+    (Hendrycks and Dietterich, "Benchmarking neural network robustness to common corruptions and
+    perturbations", 2019, and their ``make_imagenet_c.py``). The clean ones are resized and cropped
+    in the same way, unless they already have the size of the stored ones.
 
     Args:
         root: The folder of the corruptions.
         clean: The folder of the clean photographs, ``CLASS/NAME``.
 
     Returns:
-        The photos, with the id ``CLASS/NAME``, and then what is left out, as photographs of one of
-        the two without a counterpart in the other.
+        The photos, with the id ``CLASS/NAME``, and then what is left out, such as photographs of
+        one folder that are missing from the other.
 
     Raises:
-        UserError: If there is no such folder, ``root`` holds no corruptions, or no photograph is in
-            both.
+        UserError: If there is no such folder, ``root`` holds no corruptions, or the two folders
+            have no photograph in common.
     """
     top = existing(root, "folder", "root")
     levels = sorted(path for path in top.glob("*/[1-5]") if path.is_dir())
@@ -76,31 +76,33 @@ def imagenet_c(root: str, clean: str) -> list[Photo]:
         listed = folder(clean)
     except UserError as error:
         raise UserError(str(error), "clean") from None
+    clean_ids = {photo.id for photo in listed}
     photos = [p for p in listed if p.left_out is None and p.id in stored]
     if not photos:
         raise UserError(
             f"no photograph of {clean} has the class folder and name of one in {levels[0]}", "clean"
         )
     side = _side(stored[photos[0].id])
-    cut = [Cropped(photo.id, photo.file, label=photo.label, side=side) for photo in photos]
-    missing = f"no corruption of it in {levels[0].relative_to(top)}"
-    unpaired = [p for p in listed if p.left_out is None and p.id not in stored]
-    without = [replace(p, left_out=missing) for p in unpaired]
-    known = {photo.id for photo in listed}
-    alone = [
-        replace(photo, left_out="no clean photograph of it")
-        for photo in stored.values()
-        if photo.id not in known
+    cropped = [Cropped(photo.id, photo.file, label=photo.label, side=side) for photo in photos]
+    not_corrupted = f"no corruption of it in {levels[0].relative_to(top)}"
+    left_out = [
+        replace(p, left_out=p.left_out or not_corrupted)
+        for p in listed
+        if p.left_out is not None or p.id not in stored
     ]
-    left_out = [p for p in listed if p.left_out is not None] + without + alone
-    return cut + sorted(left_out, key=lambda photo: photo.id)
+    left_out += [
+        replace(p, left_out="no clean photograph of it")
+        for p in stored.values()
+        if p.id not in clean_ids
+    ]
+    return cropped + sorted(left_out, key=lambda photo: photo.id)
 
 
 def _side(photo: Photo) -> int:
     try:
         width, height = decode(photo.read()).size
     except (OSError, UnreadablePhotoError) as error:
-        raise UserError(f"{photo.file} cannot be read: {error}", "root") from None
+        raise UserError(f"cannot read {photo.file}: {error}", "root") from None
     if width != height:
         raise UserError(
             f"{photo.file} has {width} × {height} pixels: stored corruptions must be square", "root"

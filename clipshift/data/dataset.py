@@ -1,7 +1,7 @@
-"""From photos to batches: clean views, and the random draws of every augmentation."""
+"""From photos to batches of clean views, with the random draws of every augmentation."""
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -20,12 +20,12 @@ from clipshift.data.photos import Photo, UnreadablePhotoError, decode
 from clipshift.errors import UserError
 
 GONE = "the file is gone since the run began"
-"""Why a photo is skipped that was there when the photos were listed."""
+"""Why a photo is skipped whose file existed when the photos were listed."""
 
 
 @dataclass
 class View:
-    """A photo's clean view and what was drawn for its augmented ones.
+    """A photo's clean view and the draws for its augmented views.
 
     Attributes:
         index: The photo's index in the list of photos.
@@ -47,7 +47,7 @@ class View:
 
 @dataclass
 class Skipped:
-    """A photo that could not be read, or what was left out of the source, and why."""
+    """An entry of the list of photos that was left out or could not be read, and why."""
 
     index: int
     reason: str
@@ -55,10 +55,10 @@ class Skipped:
 
 @dataclass
 class Batch:
-    """What the loader yields: B photos that could be read, and those that could not.
+    """A batch of the data loader: B photos that could be read, and those that could not.
 
-    It goes from a worker to the main process as bytes through a pipe: torch would put each tensor
-    into shared memory, of which containers have little, and keep a file open for it.
+    A worker sends it to the main process as bytes through a pipe: torch would put each tensor into
+    shared memory, which is scarce in containers, and keep a file open for it.
 
     Attributes:
         index: Indices of the photos in the list, int64, shape (B,).
@@ -81,38 +81,39 @@ class Batch:
 
     def to(self, device: torch.device) -> "Batch":
         """The batch with its tensors on a device."""
-        draws = {
-            name: {key: value.to(device, non_blocking=True) for key, value in drawn.items()}
-            for name, drawn in self.draws.items()
-        }
         pixels = self.pixels.to(device, non_blocking=True)
+        draws = _map_draws(lambda value: value.to(device, non_blocking=True), self.draws)
         return Batch(self.index, pixels, draws, self.digests, self.skipped)
 
     def __getstate__(self) -> dict[str, Any]:
-        draws = {
-            name: {key: value.numpy() for key, value in drawn.items()}
-            for name, drawn in self.draws.items()
-        }
+        draws = _map_draws(lambda value: value.numpy(), self.draws)
         arrays = {"index": self.index.numpy(), "pixels": self.pixels.numpy(), "draws": draws}
         return self.__dict__ | arrays
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
         self.index, self.pixels = map(torch.from_numpy, (state["index"], state["pixels"]))
-        self.draws = {
-            name: {key: torch.from_numpy(value) for key, value in drawn.items()}
-            for name, drawn in state["draws"].items()
-        }
+        self.draws = _map_draws(torch.from_numpy, state["draws"])
+
+
+def _map_draws(
+    convert: Callable[[Any], Any], draws: Mapping[str, Mapping[str, Any]]
+) -> dict[str, dict[str, Any]]:
+    """Convert every value of the draws of all augmentations."""
+    return {
+        name: {key: convert(value) for key, value in values.items()}
+        for name, values in draws.items()
+    }
 
 
 NATIVE = "native"
-"""The option ``data.resize`` that stands for the model's own."""
+"""The value of ``data.resize`` that stands for the model's preprocessing."""
 Resize = str | Mapping[str, Any]
-"""How photos become views: ``squash``, ``crop``, or a model's own `native_resize`."""
+"""How photos become views: ``squash``, ``crop``, or the `native_resize` of a model."""
 
 
 def native_resize(preprocessing: Mapping[str, Any]) -> dict[str, Any]:
-    """What of a model's preprocessing decides its native views.
+    """The part of a model's preprocessing that defines its native views.
 
     Args:
         preprocessing: open_clip's ``preprocess_cfg`` of the model.
@@ -124,8 +125,8 @@ def native_resize(preprocessing: Mapping[str, Any]) -> dict[str, Any]:
     height, width = (size, size) if isinstance(size, int) else size
     if height != width:
         raise UserError(
-            f"the model's own views are {height} × {width}, and views must be square: choose "
-            "squash or crop",
+            f"the model's input is {height} × {width} pixels, and views must be square: set squash "
+            "or crop",
             "resize",
         )
     kept = ("interpolation", "resize_mode", "fill_color")
@@ -133,12 +134,12 @@ def native_resize(preprocessing: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def view_size(resize: Resize) -> int:
-    """The side of the views, in pixels."""
+    """Side of the views, in pixels."""
     return VIEW_SIZE if isinstance(resize, str) else resize["size"]
 
 
 def pixels_of(image: Image.Image, resize: Resize) -> Tensor:
-    """Bring an image to the view size, 8 bits a channel: see `clean_view`."""
+    """Resize an image to the view size with 8 bits per channel, as `clean_view` describes."""
     if not isinstance(resize, str):
         view = _native_transform(**resize)(image)
         return torch.from_numpy(np.array(view)).permute(2, 0, 1)
@@ -153,24 +154,24 @@ def pixels_of(image: Image.Image, resize: Resize) -> Tensor:
 
 @lru_cache(maxsize=2)
 def _native_transform(**resize: Any) -> Compose:
-    """open_clip's transform without what an encoder does: to divide by 255 and to normalise."""
+    """open_clip's transform without the steps that an encoder does: scaling and normalisation."""
     from open_clip.transform import PreprocessCfg, image_transform_v2
 
-    made = image_transform_v2(PreprocessCfg(**resize), is_train=False).transforms
-    return Compose([step for step in made if not isinstance(step, ToTensor | Normalize)])
+    steps = image_transform_v2(PreprocessCfg(**resize), is_train=False).transforms
+    return Compose([step for step in steps if not isinstance(step, ToTensor | Normalize)])
 
 
 def clean_view(image: Image.Image, resize: Resize) -> Tensor:
-    """Bring an image to the view size.
+    """Resize an image to the view size.
 
     Args:
         image: An RGB image.
-        resize: ``squash`` ignores the aspect ratio; ``crop`` brings the shortest side to the view
+        resize: ``squash`` ignores the aspect ratio; ``crop`` resizes the shortest side to the view
             size and keeps the centre; both bilinearly, with antialiasing. A `native_resize` is
-            open_clip's own transform of a model: its size, interpolation, and crop.
+            open_clip's transform of a model: its size, interpolation and crop.
 
     Returns:
-        float32 in [0, 1], shape (3, S, S), S being 224 or the model's own size.
+        float32 in [0, 1], shape (3, S, S), where S is 224 or the model's input size.
     """
     return unit_range(pixels_of(image, resize))
 
@@ -183,10 +184,10 @@ class ViewDataset(Dataset[View | Skipped]):
         augmentations: Augmentations by name.
         seed: The run's seed.
         resize: See `clean_view`.
-        cache: Where decoded and resized photos are kept.
+        cache: Cache of decoded and resized photos.
 
     Attributes:
-        size: The side of the views, in pixels.
+        size: Side of the views, in pixels.
     """
 
     def __init__(
@@ -257,14 +258,14 @@ def collate(items: list[View | Skipped]) -> Batch:
     views = [item for item in items if isinstance(item, View)]
     skipped = [item for item in items if isinstance(item, Skipped)]
     if not views:
-        nothing = torch.empty(0, 3, VIEW_SIZE, VIEW_SIZE, dtype=torch.uint8)
-        return Batch(torch.empty(0, dtype=torch.long), nothing, {}, [], skipped)
+        no_pixels = torch.empty(0, 3, VIEW_SIZE, VIEW_SIZE, dtype=torch.uint8)
+        return Batch(torch.empty(0, dtype=torch.long), no_pixels, {}, [], skipped)
     return Batch(
         index=torch.tensor([view.index for view in views]),
         pixels=torch.stack([view.pixels for view in views]),
         draws={  # not torch's default_collate, which stacks into shared memory
-            name: {key: torch.stack([view.draws[name][key] for view in views]) for key in drawn}
-            for name, drawn in views[0].draws.items()
+            name: {key: torch.stack([view.draws[name][key] for view in views]) for key in draws}
+            for name, draws in views[0].draws.items()
         },
         digests=[view.digest for view in views],
         skipped=skipped,

@@ -1,4 +1,4 @@
-"""Files behind an address: brought to this machine once and whole, or read in parts."""
+"""Files at an address: downloaded once, or read in parts."""
 
 import contextlib
 import hashlib
@@ -22,32 +22,30 @@ from clipshift.errors import UserError, one_line, printable
 Result = TypeVar("Result")
 TRIES = 5
 PAUSE = 1.0
-"""Seconds before the second try; twice as many before each further one."""
+"""Seconds before the second try; doubled before each further one."""
 TIMEOUT = 60
 CHUNK = 2**20
-PASSING = (408, 425, 429)
-"""Answers below 500 after which a server may answer otherwise."""
-
-
-VERSIONS = ("ETag", "etag", "Last-Modified", "LastModified", "mtime")
-"""What file systems of `fsspec` call that by which a changed file is known."""
+RETRIED_CODES = (408, 425, 429)
+"""HTTP status codes below 500 after which a request is tried again."""
+VERSION_KEYS = ("ETag", "etag", "Last-Modified", "LastModified", "mtime")
+"""Facts of `fsspec`'s file systems by which a changed file is recognised."""
 
 
 def is_url(root: object) -> bool:
-    """Whether a root is an address and not a path; one of `fsspec`'s within another is none."""
+    """Whether a root is an address and not a path; chained addresses of `fsspec` are not."""
     return re.match(r"\w+://", str(root)) is not None
 
 
 def is_http(root: object) -> bool:
-    """Whether an address is one of http(s), from where files can be brought by `fetch`."""
+    """Whether an address is one of http(s), which `fetch` can download."""
     return str(root).startswith(("http://", "https://"))
 
 
 def read_url(url: str, limit: int) -> bytes | None:
-    """What an address holds, up to so many bytes; None if there is nothing (404).
+    """Read the file at an address, at most ``limit`` bytes; None if there is no file (404).
 
     Raises:
-        UserError: If it cannot be had after five tries.
+        UserError: If it cannot be read after five tries.
     """
 
     def read() -> bytes | None:
@@ -61,28 +59,28 @@ def read_url(url: str, limit: int) -> bytes | None:
                 return None
             raise
 
-    return _patiently(url, read)
+    return _retry(url, read)
 
 
 class RemoteFile(io.RawIOBase):
-    """What an address of `fsspec` holds (``https://``, ``s3://``, …), read in parts, with patience.
+    """The file at an address of `fsspec` (``https://``, ``s3://``, …), read in parts, with retries.
 
     Args:
         url: The address.
 
     Attributes:
-        size: How many bytes there are.
-        version: What changes when they change, as its ``ETag``; empty if its keeper does not say.
+        size: Number of bytes.
+        version: Changes when the file does, such as its ``ETag``; empty if the server sends none.
 
     Raises:
-        UserError: If it cannot be had after five tries, as of all that reads it.
+        UserError: If it cannot be read after five tries; so do its methods.
     """
 
     def __init__(self, url: str) -> None:
-        self.url, self.place = url, 0
-        facts = _patiently(url, lambda: _facts(url))
+        self.url, self.position = url, 0
+        facts = _retry(url, lambda: _facts(url))
         self.size = int(facts["size"])
-        self.version = next((str(facts[name]) for name in VERSIONS if facts.get(name)), "")
+        self.version = next((str(facts[name]) for name in VERSION_KEYS if facts.get(name)), "")
 
     def readable(self) -> bool:
         return True
@@ -91,35 +89,35 @@ class RemoteFile(io.RawIOBase):
         return True
 
     def tell(self) -> int:
-        return self.place
+        return self.position
 
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        start = {io.SEEK_SET: 0, io.SEEK_CUR: self.place, io.SEEK_END: self.size}[whence]
-        self.place = start + offset
-        return self.place
+        start = {io.SEEK_SET: 0, io.SEEK_CUR: self.position, io.SEEK_END: self.size}[whence]
+        self.position = start + offset
+        return self.position
 
     def readinto(self, buffer: Any) -> int:
-        size = max(0, min(len(buffer), self.size - self.place))
-        buffer[:size] = read_part(self.url, self.place, size)
-        self.place += size
+        size = max(0, min(len(buffer), self.size - self.position))
+        buffer[:size] = read_part(self.url, self.position, size)
+        self.position += size
         return size
 
 
 def read_part(url: str, start: int, size: int) -> bytes:
-    """So many bytes of what an address of `fsspec` holds.
+    """Read ``size`` bytes of the file at an address of `fsspec`, from byte ``start`` on.
 
     Raises:
-        UserError: If they cannot be had after five tries.
+        UserError: If they cannot be read after five tries.
     """
 
     def read() -> bytes:
         files, path = fsspec.core.url_to_fs(url)
         content = files.cat_file(path, start=start, end=start + size) if size else b""
         if len(content) != size:
-            raise ConnectionError(f"{len(content)} bytes came instead of {size}")
+            raise ConnectionError(f"received {len(content)} bytes instead of {size}")
         return content
 
-    return _patiently(url, read)
+    return _retry(url, read)
 
 
 def _facts(url: str) -> dict[str, Any]:
@@ -127,80 +125,82 @@ def _facts(url: str) -> dict[str, Any]:
     try:
         facts = files.info(path)
     except FileNotFoundError:
-        with _open(url) if is_http(url) else files.open(path):  # http's says so of any failure
-            raise ConnectionError("its length is not told") from None
+        # fsspec's http raises this for any failure: opening it raises the actual one
+        with _open(url) if is_http(url) else files.open(path):
+            raise ConnectionError("the server does not send its length") from None
     if facts.get("size") is None:
-        raise ConnectionError("its length is not told")
+        raise ConnectionError("the server does not send its length")
     return facts
 
 
 def fetch(url: str, folder: Path) -> Path:
-    """The file that an address holds, downloaded unless it is there already.
+    """Download the file at an address, unless it has been downloaded already.
 
-    It is written as it comes, so that memory does not grow with it. What a broken connection has
-    brought is kept, and the rest is asked for. A file that has changed (its ``ETag``,
-    ``Last-Modified`` or length) is another one.
+    It is written while it arrives, so that memory use does not grow with its size. After a broken
+    connection the download is resumed. A file that has changed (its ``ETag``, ``Last-Modified`` or
+    length) is downloaded again.
 
     Args:
         url: The address.
-        folder: Where files go; made if missing. Several processes may share it.
+        folder: The folder of the downloads; created if missing. Several processes may share it.
 
     Raises:
-        UserError: If it cannot be had after five tries, or the folder cannot be written.
+        UserError: If it cannot be downloaded after five tries, or the folder cannot be written.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise UserError(f"{folder} cannot be made: {error.strerror}", "download") from None
-    return _patiently(url, lambda: _fetch(url, folder))
+        raise UserError(f"cannot create {folder}: {error.strerror}", "download") from None
+    return _retry(url, lambda: _fetch(url, folder))
 
 
 def _fetch(url: str, folder: Path) -> Path:
-    with contextlib.ExitStack() as opened:
-        response = opened.enter_context(_open(url))
+    with contextlib.ExitStack() as stack:
+        response = stack.enter_context(_open(url))
         length = response.headers.get("Content-Length")
         version = response.headers.get("ETag") or response.headers.get("Last-Modified")
         key = hashlib.sha256("\0".join([url, version or "", length or ""]).encode()).hexdigest()
         file = folder / f"{key[:24]}-{Path(url.partition('?')[0]).name}"
         if file.is_file():
             return file
-        opened.enter_context(FileLock(f"{file}.lock"))
+        stack.enter_context(FileLock(f"{file}.lock"))
         partial = Path(f"{file}.part")
         if file.is_file():  # another process was quicker
             return file
-        have = partial.stat().st_size if version and length and partial.is_file() else 0
-        if have:
+        received = partial.stat().st_size if version and length and partial.is_file() else 0
+        if received:
             response.close()
-            response = opened.enter_context(_open(url, f"bytes={have}-"))
-        goes_on = response.status == http.client.PARTIAL_CONTENT
-        with partial.open("ab" if goes_on else "wb") as stream:
+            response = stack.enter_context(_open(url, f"bytes={received}-"))
+        is_resumed = response.status == http.client.PARTIAL_CONTENT
+        with partial.open("ab" if is_resumed else "wb") as stream:
             shutil.copyfileobj(response, stream, CHUNK)
             size = stream.tell()
         if length is not None and size != int(length):
-            raise ConnectionError(f"{size} of {length} bytes came")
+            raise ConnectionError(f"received {size} of {length} bytes")
         os.replace(partial, file)
     return file
 
 
-def _open(url: str, part: str | None = None) -> http.client.HTTPResponse:
-    headers = {"User-Agent": "clipshift"} | ({"Range": part} if part else {})
+def _open(url: str, byte_range: str | None = None) -> http.client.HTTPResponse:
+    headers = {"User-Agent": "clipshift"} | ({"Range": byte_range} if byte_range else {})
     return urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=TIMEOUT)
 
 
-def _patiently(url: str, call: Callable[[], Result]) -> Result:
+def _retry(url: str, call: Callable[[], Result]) -> Result:
+    """Call a function that reads an address, several times unless an error is permanent."""
     reason = ""
     for attempt in range(TRIES):
         if attempt:
             time.sleep(PAUSE * 2 ** (attempt - 1))
         try:
             return call()
-        except Exception as error:  # the libraries of file systems raise all kinds
+        except Exception as error:  # the libraries of file systems raise various exceptions
             code = getattr(error, "code", None) or getattr(error, "status", None)
             reason = str(getattr(error, "reason", error)) or type(error).__name__
             if isinstance(code, int):
                 reason = f"{code} {getattr(error, 'reason', None) or error}"
-                if code < 500 and code not in PASSING:
+                if code < 500 and code not in RETRIED_CODES:
                     break
             elif isinstance(error, FileNotFoundError | ImportError | ValueError):
                 break
-    raise UserError(f"{printable(url)} cannot be had: {one_line(reason)}", "root")
+    raise UserError(f"cannot read {printable(url)}: {one_line(reason)}", "root")

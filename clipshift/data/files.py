@@ -1,4 +1,4 @@
-"""Files and names that users give, looked at before they are relied on."""
+"""Reading files whose names and contents come from users: everything is checked first."""
 
 import json
 import os
@@ -11,45 +11,50 @@ from pydantic import TypeAdapter, ValidationError
 from clipshift.errors import UserError, printable
 
 JSON_BYTES = 2**26
-"""The largest JSON file that is read."""
+"""Largest JSON file that is read."""
 Shape = TypeVar("Shape")
 
 
 def existing(path: Any, kind: str, option: str) -> Path:
-    """The path, if there is a ``folder``, ``file``, or either; else a `UserError` of the option.
+    """The path that an option names, after checking that it exists.
 
-    A name that is a number, as of the folder 2024, comes from the command line as one.
+    Args:
+        path: The path. A name that is a number, such as that of a folder 2024, may be an integer.
+        kind: What it must be: ``folder``, ``file`` or ``folder or file``.
+        option: The option, for the error.
+
+    Raises:
+        UserError: If it does not exist, is of another kind, or has unprintable characters.
     """
-    said = printable(str(path))
-    if said != str(path):
+    name = printable(str(path))
+    if name != str(path):
         raise UserError(
-            f"{said} has characters that no table can hold: rename it or, if they are letters, set "
-            "PYTHONUTF8=1",
+            f"{name} has characters that tables cannot hold: rename it or, if they are letters, "
+            "set PYTHONUTF8=1",
             option,
         )
     try:
-        found = Path(str(path)).expanduser()
-        kinds = {"folder": found.is_dir, "file": found.is_file}
-        there = kinds.get(kind, found.exists)()
+        file = Path(name).expanduser()
+        exists = {"folder": file.is_dir, "file": file.is_file}.get(kind, file.exists)()
     except (OSError, RuntimeError) as error:
         reason = getattr(error, "strerror", None) or error
         raise UserError(f"{kind} {path} cannot be read ({reason})", option) from None
-    if not there:
+    if not exists:
         raise UserError(f"no {kind} {path}", option)
-    return found
+    return file
 
 
 def path_in(top: Path, file: Path) -> str:
-    """A file's path below a folder, with slashes; bytes that are not UTF-8 by ``surrogateescape``.
+    """A file's path below a folder, with slashes; bytes that are not UTF-8 as ``surrogateescape``.
 
-    It is the same whatever the encoding of file names in this process, which is ASCII under
+    It does not depend on the encoding of file names in this process, which is ASCII under
     ``LC_ALL=C PYTHONUTF8=0``.
     """
     return os.fsencode(file.relative_to(top).as_posix()).decode("utf-8", "surrogateescape")
 
 
 def open_file(file: Path) -> BinaryIO:
-    """A regular file, opened to be read: not a device or pipe, which may never end.
+    """Open a regular file for reading, but not a device or pipe, which may never end.
 
     Raises:
         OSError: If it cannot be opened.
@@ -63,11 +68,11 @@ def open_file(file: Path) -> BinaryIO:
 
 
 def read_text(file: Path, limit: int = JSON_BYTES) -> str:
-    """The text of a regular file in UTF-8.
+    """Read the text of a regular file in UTF-8.
 
     Raises:
         OSError: If it cannot be read.
-        ValueError: If it is not a regular file, has more bytes than allowed, or is not UTF-8.
+        ValueError: If it is not a regular file, is larger than ``limit`` bytes, or is not UTF-8.
     """
     with open_file(file) as stream:
         content = stream.read(limit + 1)
@@ -77,7 +82,7 @@ def read_text(file: Path, limit: int = JSON_BYTES) -> str:
 
 
 def read_json(file: Path) -> Any:
-    """What a JSON file holds: plain data.
+    """Read a JSON file.
 
     Raises:
         OSError: If it cannot be read.
@@ -91,14 +96,14 @@ def read_json(file: Path) -> Any:
 
 
 def typed(shape: "TypeAdapter[Shape]", text: str) -> Shape:
-    """JSON as values of known types.
+    """Parse JSON as values of given types.
 
     Args:
-        shape: The types, with the keys that there may be.
+        shape: The types, with the keys that are allowed.
         text: The JSON.
 
     Raises:
-        ValueError: If it is not JSON or has another shape: one line on where it differs.
+        ValueError: If it is not JSON or has another shape: one line that says where it differs.
     """
     try:
         return shape.validate_json(text, strict=True)

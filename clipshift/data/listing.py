@@ -1,4 +1,4 @@
-"""What a source holds: its photos, and with its reason whatever else lies among them."""
+"""Listing a source: its photos, and every other file with the reason why it is left out."""
 
 from collections import Counter
 from functools import cache
@@ -9,19 +9,18 @@ from PIL import Image
 from clipshift.data.photos import POSTSCRIPT, Photo, photo_id
 from clipshift.errors import UserError, printable
 
-HIDDEN = "hidden, as what programs keep for themselves: rename it if it is to be measured"
+HIDDEN = "hidden, like the files that programs create for themselves: rename it to measure it"
 NOT_REGULAR = "not a regular file"
 NO_FILE = "no such file"
 SYSTEM_FOLDERS = {"@eaDir", "__MACOSX"}
-"""Where Synology's disks and macOS's archives keep thumbnails and attributes of photos."""
+"""Folders of thumbnails and attributes that Synology's disks and macOS's archives contain."""
 
-IMAGE_ENDINGS = frozenset({
-    ".ai", ".arw", ".avif", ".avifs", ".cr2", ".cr3", ".dng", ".emf", ".eps", ".exr", ".hdr",
-    ".heic", ".heics", ".heif", ".heifs", ".hif", ".j2k", ".jp2", ".jpf", ".jpm", ".jpx", ".jxl",
-    ".jxr", ".nef", ".orf", ".pef", ".ps", ".psb", ".raf", ".raw", ".rw2", ".srw", ".svg",
-    ".svgz", ".tif", ".tiff", ".wdp", ".webp", ".wmf", ".xcf",
-})  # fmt: skip
-"""How the names of images end that Pillow cannot open, or not wherever it runs."""
+_EXTENSIONS = (
+    "ai arw avif avifs cr2 cr3 dng emf eps exr hdr heic heics heif heifs hif j2k jp2 jpf jpm "
+    "jpx jxl jxr nef orf pef ps psb raf raw rw2 srw svg svgz tif tiff wdp webp wmf xcf"
+)
+IMAGE_ENDINGS = frozenset(f".{extension}" for extension in _EXTENSIONS.split())
+"""File name extensions of images that Pillow cannot open, or not on every machine."""
 
 
 class Listing:
@@ -38,17 +37,17 @@ class Listing:
         self.others: Counter[str] = Counter()
 
     def leave_out(self, path: str, file: Path, reason: str) -> None:
-        """List what is not measured.
+        """List an entry that is not measured.
 
         Args:
             path: Its path in the source, with slashes.
-            file: The file that it is or lies in.
+            file: The file, or the file that contains it.
             reason: Why it is not measured.
         """
         self.left_out.append(Photo(photo_id(path), file, left_out=reason))
 
     def takes(self, path: str, file: Path) -> bool:
-        """Whether a file may be a photo by its name; if not, it is left out or counted."""
+        """Whether a file's name is that of a photo; if not, the file is left out or counted."""
         ending = PurePosixPath(path).suffix.lower()
         if ending not in opened_endings() | IMAGE_ENDINGS:
             self.others[ending] += 1
@@ -63,21 +62,22 @@ class Listing:
         return False
 
     def listed(self) -> list[Photo]:
-        """The photos in their order and then what is left out, by id.
+        """The photos in their order, and then what is left out, by id.
 
-        Files that are no images by their names are counted, in one entry for each ending.
+        Other files than images are counted, in one entry per file name extension.
 
         Raises:
             UserError: If two photos have the same id.
         """
         check_ids(self.photos)
         for ending, count in self.others.items():
-            self.leave_out(f"*{ending}", self.top, f"no images by their names: {count} files")
+            files = "1 other file" if count == 1 else f"{count} other files"
+            self.leave_out(f"*{ending}", self.top, f"not images: {files}")
         self.left_out.sort(key=lambda photo: photo.id)
         return self.photos + self.left_out
 
     def summary(self) -> str:
-        """What is left out, in a few words for an error; nothing if nothing is."""
+        """A short description of what is left out, for an error; empty if nothing is."""
         if not self.left_out:
             return ""
         first = self.left_out[0]
@@ -86,16 +86,16 @@ class Listing:
 
 
 def check_ids(photos: list[Photo]) -> None:
-    """Make sure that every photo has an id of its own.
+    """Check that photos have different ids.
 
     Raises:
         UserError: If two have the same.
     """
-    first: dict[str, Photo] = {}
+    by_id: dict[str, Photo] = {}
     for photo in photos:
-        other = first.setdefault(photo.id, photo)
+        other = by_id.setdefault(photo.id, photo)
         if other is not photo:
-            files = (printable(str(one.file)) for one in (other, photo))
+            files = (printable(str(file)) for file in (other.file, photo.file))
             raise UserError(
                 f"two photos have the id {photo.id}, in {' and in '.join(files)}: rename or remove "
                 "one of them"
@@ -103,12 +103,12 @@ def check_ids(photos: list[Photo]) -> None:
 
 
 def is_hidden(name: str) -> bool:
-    """Whether a file's or folder's name says that a program keeps it for itself."""
+    """Whether a file or folder is hidden, or one that a program creates for itself."""
     return name.startswith(".") or name in SYSTEM_FOLDERS
 
 
 @cache
 def opened_endings() -> frozenset[str]:
-    """How the names of files end that Pillow opens here, in lower case and with the dot."""
+    """File name extensions of images that Pillow opens here, in lower case, with the dot."""
     formats = {*Image.registered_extensions().values()} & {*Image.OPEN, "MPO"} - {POSTSCRIPT}
     return frozenset(e for e, kind in Image.registered_extensions().items() if kind in formats)

@@ -1,6 +1,5 @@
-"""Photos that a Python caller has: files, images, arrays, tensors, a data set."""
+"""Photos that are passed from Python: files, images, arrays, tensors, data sets."""
 
-import hashlib
 import io
 import os
 from collections import Counter
@@ -15,38 +14,33 @@ from PIL import Image
 from torch import Tensor
 
 from clipshift.data.huggingface import rows_of
-from clipshift.data.photos import Photo, UnreadablePhotoError, as_rgb, photo_id
+from clipshift.data.photos import Photo, UnreadablePhotoError, WholePhoto, as_rgb, photo_id
 from clipshift.data.sources import folder, sample
 from clipshift.data.wordnet import class_name
 from clipshift.errors import UserError
 
 
 @dataclass(frozen=True)
-class HeldPhoto(Photo):
-    """A photo that a Python caller holds, and no file.
+class MemoryPhoto(WholePhoto):
+    """A photo in memory, without a file.
 
     Args:
-        get: Gives it, as `as_image` takes it.
+        get: Returns the photo in a form that `as_image` accepts.
     """
 
     file: Path = Path()
     get: Callable[[], Any] = field(kw_only=True)
 
     def read(self) -> bytes:
-        """The image as a PPM file, which loses nothing."""
+        """The image as a PPM file, which is lossless."""
         encoded = io.BytesIO()
         as_rgb(as_image(self.get())).save(encoded, "PPM")
         return encoded.getvalue()
 
-    def excerpt(self) -> tuple[int, bytes]:
-        """The length and the SHA-256 of the image: there is no part of it to be read alone."""
-        encoded = self.read()
-        return len(encoded), hashlib.sha256(encoded).digest()
-
 
 @dataclass(frozen=True)
 class Item:
-    """How to get an item of a list or data set; worker processes can be told so."""
+    """Returns the image of an item of a list or data set; can be pickled for worker processes."""
 
     items: Any
     index: int
@@ -57,7 +51,7 @@ class Item:
 
 
 def as_image(picture: Any) -> Image.Image:
-    """A picture as Pillow has it.
+    """Convert a picture to a Pillow image.
 
     Args:
         picture: A Pillow image; pixels as an array (H, W, 3) or (H, W) of uint8; or a tensor
@@ -71,14 +65,14 @@ def as_image(picture: Any) -> Image.Image:
     if isinstance(picture, Tensor):
         if picture.ndim != 3 or picture.shape[0] != 3:
             raise UnreadablePhotoError(
-                f"a tensor has shape {tuple(picture.shape)}: (3, H, W) is needed"
+                f"a tensor has shape {tuple(picture.shape)}: it must be (3, H, W)"
             )
         if picture.is_floating_point():
             low, high = (bound.item() for bound in picture.detach().aminmax())
             if not (low >= 0 and high <= 1):
                 raise UnreadablePhotoError(
-                    f"a tensor reaches from {low:.4g} to {high:.4g}: it must be in [0, 1], and not "
-                    "yet normalised by a mean and std"
+                    f"a tensor has values from {low:.4g} to {high:.4g}: they must be in [0, 1], "
+                    "not normalised by a mean and std"
                 )
             picture = (picture.detach() * 255).round().byte()
         picture = picture.permute(1, 2, 0).cpu().numpy()
@@ -93,66 +87,72 @@ def as_image(picture: Any) -> Image.Image:
         or picture.shape[2:] not in ((), (3,))
     ):
         raise UnreadablePhotoError(
-            f"an array of {picture.dtype} has shape {picture.shape}: uint8 and (H, W, 3) are needed"
+            f"an array of {picture.dtype} has shape {picture.shape}: it must be uint8, (H, W, 3)"
         )
     return Image.fromarray(picture)
 
 
 def photos_of(source: Any, labels: Sequence[str | None] | None = None) -> list[Photo]:
-    """The photos that a Python caller has.
+    """Turn photos that are passed from Python into a list of `Photo`.
 
-    Photos that are files, or Pillow images opened from files, are named by their paths below the
-    folder that they have in common, so that they are the same as those of that folder; all others
-    by their position.
+    The ids of files, and of Pillow images opened from files, are their paths below the folder that
+    they have in common, so that they equal those of that folder's photos. The ids of all others are
+    their positions.
 
     Args:
         source: None for the photographs that come with scikit-image; a folder; a list of paths,
             Pillow images, arrays or tensors (see `as_image`); one array (N, H, W, 3) or tensor
             (N, 3, H, W); a ``datasets.Dataset`` of Hugging Face; or a data set with a length, whose
             items are such images, or tuples that begin with one.
-        labels: The class of each photo of a list or data set. By default that of its sub-folder,
-            or what the data set says by ``targets`` and ``classes``, as torchvision's do.
+        labels: The class of each photo of a list or data set. By default the name of its
+            sub-folder, or what the ``targets`` and ``classes`` of the data set define, as those of
+            torchvision do.
 
     Raises:
-        UserError: If there are no photos, one is there twice, or what is given is none of these.
+        UserError: If there are no photos, a photo is listed twice, or the source is none of these.
     """
-    rows = type(source).__module__.partition(".")[0] == "datasets"
-    if source is None or isinstance(source, str | os.PathLike) or rows:
+    is_hf_dataset = type(source).__module__.partition(".")[0] == "datasets"
+    if source is None or isinstance(source, str | os.PathLike) or is_hf_dataset:
         if labels is not None:
-            raise UserError("labels are for a list of photos: folders and data sets have their own")
-        if rows:
+            raise UserError(
+                "labels are only for lists of photos: folders and data sets have labels already"
+            )
+        if is_hf_dataset:
             return rows_of(source)
         return sample() if source is None else folder(os.fspath(source))
     try:
         count = len(source)
     except TypeError:
-        raise UserError(f"{type(source).__name__} is no list of photos: it has no length") from None
+        raise UserError(
+            f"{type(source).__name__} is not a list of photos: it has no length"
+        ) from None
     if not count:
         raise UserError("the list of photos is empty")
     if labels is not None and len(labels) != count:
-        raise UserError(f"{len(labels)} labels for {count} photos: give one for each")
+        raise UserError(f"{len(labels)} labels for {count} photos: pass one label per photo")
     files = [_file(item) for item in source] if isinstance(source, list | tuple) else [None]
-    named = all(files)
-    names = _below_common_folder(files) if named else [str(index) for index in range(count)]
-    if repeated := [name for name, times in Counter(names).items() if times > 1]:
-        raise UserError(f"{repeated[0]} is {names.count(repeated[0])} times among the photos")
+    all_files = all(files)
+    names = _below_common_folder(files) if all_files else [str(index) for index in range(count)]
+    name, times = Counter(names).most_common(1)[0]
+    if times > 1:
+        raise UserError(f"{name} is listed {times} times: list each photo once")
     if labels is None:
         folders = [PurePosixPath(name).parent.name for name in names]
         labels = [class_name(name) if name else None for name in folders]
-        if not named:
+        if not all_files:
             labels = _targets(source) or labels
     return [
         Photo(name, Path(item), label=label)
         if isinstance(item, str | os.PathLike)
-        else HeldPhoto(name, label=label, get=Item(source, index))
+        else MemoryPhoto(name, label=label, get=Item(source, index))
         for index, (name, label, item) in enumerate(
-            zip(names, labels, source if named else repeat(None), strict=False)
+            zip(names, labels, source if all_files else repeat(None), strict=False)
         )
     ]
 
 
 def _file(item: Any) -> str | None:
-    """The file that an item is, or was opened from."""
+    """The path that an item is, or the file that it was opened from."""
     if isinstance(item, str | os.PathLike):
         return os.path.abspath(item)
     return os.path.abspath(name) if (name := getattr(item, "filename", None)) else None
@@ -165,7 +165,7 @@ def _below_common_folder(files: Sequence[str | None]) -> list[str]:
 
 
 def _targets(source: Any) -> list[str | None] | None:
-    """The classes of a torchvision data set's photos; None where it does not tell."""
+    """The classes of a torchvision data set's photos; None where it does not define them."""
     targets, classes = (getattr(source, name, None) for name in ("targets", "classes"))
     if targets is None or classes is None or len(targets) != len(source):
         return None

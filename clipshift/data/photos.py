@@ -1,4 +1,4 @@
-"""A photo: where its bytes lie, what it shows, and how the bytes become pixels."""
+"""Photos: where their bytes are, what they show, and how to decode them."""
 
 import errno
 import hashlib
@@ -19,9 +19,9 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from clipshift.errors import printable
 
 EXCERPT = 64
-"""So many bytes from a photo's middle tell it from others of its length, as a rule."""
+"""Number of bytes from a photo's middle that are compared to find copies."""
 POSTSCRIPT = "EPS"
-"""The format of Pillow that is a program, and is run by Ghostscript: it is never opened."""
+"""Pillow's format that is a program, which Ghostscript would run: it is never opened."""
 
 
 class UnreadablePhotoError(Exception):
@@ -30,17 +30,17 @@ class UnreadablePhotoError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Photo:
-    """One input image: a range of bytes in a file, with its id and what is known of it.
+    """One input image: a range of bytes in a file, with its id, label and captions.
 
-    There may be a million of them, so each is small: 280 bytes with two texts of 50.
+    There may be a million photos, so each is small: 280 bytes with two texts of 50.
 
     Args:
-        id: Path relative to the data root, or ``SHARD/KEY`` in a shard, as `photo_id` spells it.
-            Names the photo in every table and keys its random numbers.
+        id: Path relative to the data root, or ``SHARD/KEY`` in a shard, in the spelling of
+            `photo_id`. It names the photo in every table and keys its random numbers.
         file: The path of the file that holds the encoded image.
-        offset: Where in the file it begins, in bytes.
-        size: How many bytes it has; ``None`` means to the end of the file.
-        label: The class it shows.
+        offset: Start of the encoded image in the file, in bytes.
+        size: Number of bytes; ``None`` means to the end of the file.
+        label: The class that the photo shows.
         captions: Sentences that describe it.
         left_out: Why this file of the source is not measured; ``None`` for a photo.
     """
@@ -57,7 +57,7 @@ class Photo:
         object.__setattr__(self, "file", str(self.file))  # a Path is twice as large
 
     def read(self) -> bytes:
-        """The encoded image.
+        """Read the encoded image.
 
         Raises:
             OSError: If it cannot be read, is not a regular file (a pipe would never end), or its
@@ -71,11 +71,11 @@ class Photo:
         return encoded
 
     def excerpt(self) -> tuple[int, bytes] | None:
-        """What tells most photos apart before they are read: their length, and some bytes inside.
+        """Length and some bytes from the middle, to tell most photos apart without reading them.
 
         Returns:
-            The same for photos with the same bytes, and seldom for others; None where it could be
-            had only at the price of the whole photo over a network.
+            Equal for copies, and rarely for other photos; None where it would require downloading
+            the photo.
 
         Raises:
             OSError: See `read`.
@@ -93,24 +93,39 @@ class Photo:
         return open(self.file, "rb")
 
     def digest(self) -> bytes | None:
-        """SHA-256 of the encoded image; None if its file is not there."""
+        """SHA-256 of the encoded image; None if its file is missing."""
         return hashlib.sha256(self.read()).digest() if os.path.isfile(self.file) else None
 
     def length(self) -> int:
-        """How many bytes the encoded image has; unlike `read`, this does not open the file."""
+        """Number of bytes of the encoded image; unlike `read`, this does not open the file."""
         return os.stat(self.file).st_size - self.offset if self.size is None else self.size
 
 
+@dataclass(frozen=True)
+class WholePhoto(Photo):
+    """A photo that is not a range of bytes in a file: it can only be read as a whole."""
+
+    def length(self) -> int:
+        """Number of bytes of the encoded image."""
+        return len(self.read())
+
+    def excerpt(self) -> tuple[int, bytes] | None:
+        """The length and the SHA-256 of the encoded image."""
+        encoded = self.read()
+        return len(encoded), hashlib.sha256(encoded).digest()
+
+
 def photo_id(path: str) -> str:
-    r"""The id of a photo, the same for every spelling of its path.
+    r"""The id of a photo, equal for every spelling of its path.
 
     Args:
-        path: Relative, with slashes; bytes that are not UTF-8 by ``surrogateescape``.
+        path: Relative, with slashes; bytes that are not UTF-8 as by ``surrogateescape``.
 
     Returns:
-        The path without ``.``, ``..`` and doubled slashes, in Unicode's composed form (NFC): some
-        file systems give names back decomposed. Bytes that are not UTF-8 and control characters are
-        escaped (`printable`), so that tables hold it, and different names have different ids.
+        The path without ``.``, ``..`` and repeated slashes, in Unicode's composed form (NFC),
+        because some file systems return names decomposed. Bytes that are not UTF-8 and control
+        characters are escaped (`printable`), so that tables can hold the id, and different names
+        have different ids.
 
     >>> photo_id("./cats//x/../cafe\N{COMBINING ACUTE ACCENT}.jpg")
     'cats/café.jpg'
@@ -121,10 +136,10 @@ def photo_id(path: str) -> str:
 
 
 def keyed_order(photos: Sequence[Photo], key: str) -> list[int]:
-    """The indices of photos in a random order that depends on a key and on their ids alone.
+    """The indices of photos in a random order that depends only on a key and on their ids.
 
-    It is that of BLAKE2b hashes of key and id, so that the first N are the same random photos
-    whatever the order in which photos are listed. What is left out comes last.
+    It is the order of the BLAKE2b hashes of key and id, so that the first N are the same random
+    photos however photos are listed. Entries that are left out come last.
 
     Args:
         photos: The photos.
@@ -139,17 +154,17 @@ def keyed_order(photos: Sequence[Photo], key: str) -> list[int]:
 
 
 def decode(encoded: bytes, upright: bool = True) -> Image.Image:
-    """Turn an encoded image into 8-bit RGB pixels.
+    """Decode an image to 8-bit RGB pixels.
 
     Args:
-        encoded: A file in any format that Pillow reads itself; PostScript is not among them.
-        upright: Whether to turn it as its EXIF orientation says.
+        encoded: A file in any format that Pillow reads itself, which excludes PostScript.
+        upright: Whether to apply its EXIF orientation.
 
     Returns:
         The image in mode ``RGB``.
 
     Raises:
-        UnreadablePhotoError: If the bytes are not a whole image.
+        UnreadablePhotoError: If the bytes are not a complete image.
     """
     try:
         with Image.open(io.BytesIO(encoded), formats=_formats()) as image:
@@ -159,7 +174,7 @@ def decode(encoded: bytes, upright: bool = True) -> Image.Image:
         raise
     except UnidentifiedImageError:
         raise UnreadablePhotoError("not an image") from None
-    except Exception as error:  # Pillow's decoders raise all kinds on damaged files
+    except Exception as error:  # Pillow's decoders raise various exceptions for damaged files
         reason = printable(str(error).partition("\n")[0])
         raise UnreadablePhotoError(reason or type(error).__name__) from None
 
@@ -171,14 +186,14 @@ def _formats() -> list[str]:
 
 
 def as_rgb(image: Image.Image, upright: bool = True) -> Image.Image:
-    """Bring an image to 8-bit RGB pixels.
+    """Convert an image to 8-bit RGB pixels.
 
-    16-bit greyscale is scaled to 8 bits (Pillow alone would clip it), CMYK and palettes are
-    converted, and transparency is dropped, as open_clip drops it.
+    16-bit greyscale is scaled to 8 bits (Pillow would clip it), CMYK and palettes are converted,
+    and transparency is dropped, as open_clip drops it.
 
     Args:
         image: An image in any mode of Pillow.
-        upright: Whether to turn it as its EXIF orientation says.
+        upright: Whether to apply its EXIF orientation.
 
     Returns:
         The image in mode ``RGB``.

@@ -1,4 +1,4 @@
-"""Which of a source's photos are measured: not those left out, nor copies of others."""
+"""Selection of the photos of a source: subsets, and leaving out copies."""
 
 import hashlib
 from collections import defaultdict
@@ -27,23 +27,23 @@ def select(
 
     Args:
         photos: A source's list.
-        skip: Leave out so many first photos.
-        limit: Of the others, take so many first.
-        skip_sample: Of these, leave out those that ``sample`` of this number would choose.
-        sample: Of the rest, take so many at random.
+        skip: Number of leading photos to leave out.
+        limit: Largest number of photos to keep after these.
+        skip_sample: Leave out the photos that ``sample`` of this number would choose.
+        sample: Number of photos to choose at random from the rest.
 
     Returns:
         The photos in the list's order, and after them what the source leaves out
-        (`Photo.left_out`), which counts in none of these.
+        (`Photo.left_out`), which is not counted in any of these numbers.
 
     Raises:
         UserError: If none are left.
     """
     left_out = [photo for photo in photos if photo.left_out is not None]
-    found = [photo for photo in photos if photo.left_out is None]
-    listed = found[skip:][:limit]
+    readable = [photo for photo in photos if photo.left_out is None]
+    listed = readable[skip:][:limit]
     if not listed:
-        raise UserError(f"{skip} leaves none of the {len(found)} photos", "skip")
+        raise UserError(f"{skip} leaves none of the {len(readable)} photos", "skip")
     drawn = keyed_order(listed, "sample")[skip_sample:][:sample]
     if not drawn:
         raise UserError(f"{skip_sample} leaves none of the {len(listed)} photos", "skip_sample")
@@ -51,44 +51,44 @@ def select(
 
 
 def without_copies(photos: Sequence[Photo]) -> list[Photo]:
-    """Leave out photos that have the same bytes as another: of these the first by id stays.
+    """Leave out photos that have the same bytes as another, except the first of them by id.
 
-    A copy is no photo more. It would narrow intervals, be the nearest neighbour of its original,
-    and stand among the photos that a map is tested on as well as among those it was made of. Only
-    photos of one length with the same bytes in their middle are read in full (`Photo.excerpt`), and
-    none of a shard that is streamed.
+    A copy adds no information. It would narrow intervals, be the nearest neighbour of its original,
+    and leak from the photos that a map is fitted to into those that it is tested on. Only photos
+    with the same length and the same bytes in their middle are read in full (`Photo.excerpt`), and
+    no photos of shards that are streamed.
 
     Args:
         photos: The photos of a run.
 
     Returns:
-        The photos in their order, and after them what is left out.
+        The photos in their order, and after them those that are left out.
     """
     originals: dict[str, str] = {}
     for alike in _alike(photos, lambda photo: photo.excerpt()):
         for copies in _alike(alike, lambda photo: hashlib.sha256(photo.read()).digest()):
             first, *others = sorted(photo.id for photo in copies)
             originals |= dict.fromkeys(others, first)
-    told = [
+    marked = [
         replace(photo, left_out=f"the same file as {originals[photo.id]}")
         if photo.left_out is None and photo.id in originals
         else photo
         for photo in photos
     ]
-    return sorted(told, key=lambda photo: photo.left_out is not None)
+    return sorted(marked, key=lambda photo: photo.left_out is not None)
 
 
 def _alike(
     photos: Sequence[Photo], key: Callable[[Photo], Hashable | None]
 ) -> Iterator[list[Photo]]:
-    """The photos that share a key with others, key by key; those that cannot be read have none."""
-    found: dict[Hashable, list[Photo]] = defaultdict(list)
+    """Groups of photos that share a key; photos that cannot be read have no key."""
+    groups: dict[Hashable, list[Photo]] = defaultdict(list)
     for photo in photos:
         if photo.left_out is not None:
             continue
         try:
-            found[key(photo)].append(photo)
+            groups[key(photo)].append(photo)
         except (OSError, UnreadablePhotoError):
-            continue  # it cannot be measured either, and is listed as such
-    found.pop(None, None)
-    return (alike for alike in found.values() if len(alike) > 1)
+            continue  # it will be skipped and listed when it is measured
+    groups.pop(None, None)
+    return (group for group in groups.values() if len(group) > 1)

@@ -1,4 +1,4 @@
-"""Where photos come from: an image folder, a CSV of captions, the sample."""
+"""Sources of photos: an image folder, a CSV file of captions, and the sample."""
 
 import csv
 import os
@@ -23,8 +23,8 @@ from clipshift.data.photos import Photo, photo_id
 from clipshift.data.wordnet import class_name
 from clipshift.errors import UserError, printable
 
-# Photographs that come inside the scikit-image wheel (public domain or CC0): the class of ImageNet
-# that it shows, if any, by open_clip's name, and a caption.
+# Photographs in the scikit-image wheel (public domain or CC0): the class of ImageNet that each
+# shows, if any, by open_clip's name, and a caption.
 SAMPLE: dict[str, tuple[str | None, str]] = {
     "astronaut.png": (None, "an astronaut in an orange space suit in front of a flag"),
     "brick.png": (None, "a wall of red bricks seen from the front"),
@@ -42,14 +42,13 @@ SAMPLE: dict[str, tuple[str | None, str]] = {
     "rocket.jpg": ("missile", "a rocket on its launch pad at night"),
 }
 
-
 OUTSIDE = "not below the folder of the images (data.root), so that its id would depend on the disk"
-LINE = 2**20
-"""So many characters no line of a CSV file may have."""
+MAX_LINE = 2**20
+"""Number of characters that a line of a text file must stay below."""
 
 
 def sample() -> list[Photo]:
-    """The photographs that come with scikit-image, with captions; five show a class of ImageNet."""
+    """The photographs of scikit-image, with captions; five of them show a class of ImageNet."""
     import skimage.data
 
     root = Path(skimage.data.__file__).parent
@@ -60,27 +59,28 @@ def sample() -> list[Photo]:
 
 
 def folder(root: str, classnames: str | None = None) -> list[Photo]:
-    """Every image below a folder, sorted by path; the name of its sub-folder is its label.
+    """All images below a folder, sorted by path; the name of the sub-folder is the label.
 
     Links to folders are followed. A folder that can be reached in several ways is read once.
 
     Args:
         root: The folder; or a single image; or a text file with the path of an image on each line,
-            below its own folder. A file counts as an image by its name's ending.
+            below the folder of the text file. The extension of a file's name tells whether it is an
+            image.
         classnames: A file with the names of the classes, see
             `clipshift.data.classes.names_of_classes`.
 
     Returns:
         The photos, and then what is left out (`Photo.left_out`): hidden files and folders, folders
-        that cannot be read, images that Pillow cannot open here, and a count of the other files. A
+        that cannot be read, images that Pillow cannot open here, and the number of other files. A
         photo directly below ``root`` has no label; a WordNet id becomes a name, see
         `clipshift.data.wordnet.class_name`.
 
     Raises:
-        UserError: If there is no such folder or file, no image in it, two images with one id, or
-            ``classnames`` does not name the classes.
+        UserError: If there is no such folder or file, no image in it, two images with the same id,
+            or ``classnames`` does not name the classes.
     """
-    top, files = _files(root)
+    top, files = _find_files(root)
     listing = Listing(top)
     for file, reason in files:
         path = path_in(top, file)
@@ -104,74 +104,78 @@ def folder(root: str, classnames: str | None = None) -> list[Photo]:
     return listed
 
 
-def _files(root: str) -> tuple[Path, Iterable[tuple[Path, str | None]]]:
-    """The folder that ids are relative to, and every file of a source, as `_below` gives them."""
+def _find_files(root: str) -> tuple[Path, Iterable[tuple[Path, str | None]]]:
+    """The folder that ids are relative to, and every file with the reason if it is left out."""
     file = existing(root, "folder or file", "root")
     if file.is_dir():
-        return file, _below(file)
+        return file, _walk(file)
     if file.suffix.lower() in opened_endings() | IMAGE_ENDINGS:
         return file.parent, [(file, None)]
-    return file.parent, _listed_in(file)
+    return file.parent, _read_list(file)
 
 
-def _listed_in(file: Path) -> Iterator[tuple[Path, str | None]]:
-    """The files that a text file names, each once, and why one of them is left out."""
+def _read_list(file: Path) -> Iterator[tuple[Path, str | None]]:
+    """The files that a text file names, each once, with the reason if one is left out."""
     try:
         with file.open(encoding="utf-8-sig") as stream:
             lines = dict.fromkeys(line.strip() for line in _lines(stream))
     except (UnicodeDecodeError, csv.Error, OSError) as error:
         raise UserError(
-            f"{file} is no image by its name and no list of images either ({error}): a list has a "
-            "path on each line, in UTF-8",
+            f"{file} is neither an image nor a list of images ({error}): a list has one path per "
+            "line, in UTF-8",
             "root",
         ) from None
-    names = {photo_id(below(line, file.parent)) for line in lines if line}
+    names = {photo_id(relative_path(line, file.parent)) for line in lines if line}
     for name in sorted(names):
         if os.path.isabs(name) or name.startswith("../"):
             raise UserError(
                 f"{file} names {name}, which is not below its folder, so that its id would depend "
-                "on where it lies: move the list to a folder around all of its photos",
+                "on the disk: move the list to a folder that contains all of its photos",
                 "root",
             )
-        photo = _file_of(name, {name}, file.parent)
-        if os.path.isfile(photo):
-            yield photo, None
-        else:
-            yield photo, NOT_REGULAR if os.path.exists(photo) else NO_FILE
+        photo = _find_file(name, {name}, file.parent)
+        yield photo, _missing(photo)
 
 
-def below(path: str, top: Path) -> str:
-    """A path relative to a folder, where it is an absolute one below it; otherwise as it is."""
+def _missing(file: Path) -> str | None:
+    """Why a path is not that of a file; None where it is."""
+    if os.path.isfile(file):
+        return None
+    return NOT_REGULAR if os.path.exists(file) else NO_FILE
+
+
+def relative_path(path: str, top: Path) -> str:
+    """An absolute path below a folder as relative to it; any other path unchanged."""
     if not os.path.isabs(path):
         return path
     relative = os.path.relpath(path, os.path.abspath(top))
     return path if relative.startswith("..") else relative
 
 
-def _below(top: Path) -> Iterator[tuple[Path, str | None]]:
-    """Every file below a folder; and each folder and special file that is left out, and why."""
+def _walk(top: Path) -> Iterator[tuple[Path, str | None]]:
+    """Every file below a folder, and each folder and special file that is left out, with why."""
     folders: list[Path] = [top]
     links: list[Path] = []
-    read: dict[tuple[int, int], Path] = {}
-    around = {_identity(parent) for parent in top.resolve().parents}
+    visited: dict[tuple[int, int], Path] = {}
+    parents = {_identity(parent) for parent in top.resolve().parents}
     while folders or links:
-        # Links last, so that a folder is read where it lies and not where a link leads to it.
+        # Links last, so that a folder is read at its own path and not at that of a link to it.
         current = folders.pop() if folders else links.pop(0)
         try:
             identity = _identity(current)
-            if identity in around:
-                yield current, "a link to a folder around this one"
+            if identity in parents:
+                yield current, "a link to a folder that contains this one"
                 continue
-            if identity in read:
-                same = photo_id(path_in(top, read[identity]))
+            if identity in visited:
+                same = photo_id(path_in(top, visited[identity]))
                 yield current, f"the same folder as {same}, where it is read"
                 continue
-            with os.scandir(current) as entries:
-                found = sorted(entries, key=lambda entry: entry.name)
-            read[identity] = current
-            for entry in found:
+            with os.scandir(current) as scan:
+                entries = sorted(scan, key=lambda entry: entry.name)
+            visited[identity] = current
+            for entry in entries:
                 file = current / entry.name
-                is_link = entry.is_symlink()  # os.path, because entries raise on a link to itself
+                is_link = entry.is_symlink()  # os.path, because entries raise for a link to itself
                 if os.path.isdir(file) if is_link else entry.is_dir():
                     if is_hidden(entry.name):
                         yield file, HIDDEN
@@ -195,18 +199,18 @@ def captions(csv_file: str, root: str | None = None) -> list[Photo]:
 
     Args:
         csv_file: A file with the column ``image`` (a path relative to ``root``, or an absolute one
-            below it) and at least one of ``caption`` and ``label``; one row per caption. A photo
-            may be spelled in several ways, see `clipshift.data.photos.photo_id`.
-        root: The folder of the images; by default the CSV file's own, or ``images`` beside it if
-            the first image lies there.
+            below it) and at least one of ``caption`` and ``label``; one row per caption. A path
+            may have several spellings, see `clipshift.data.photos.photo_id`.
+        root: The folder of the images; by default that of the CSV file, or ``images`` beside it if
+            it contains the first image.
 
     Returns:
-        The photos, each once, and then those that are not there or elsewhere (`Photo.left_out`).
+        The photos, each once, and then those that are missing or elsewhere (`Photo.left_out`).
 
     Raises:
-        UserError: If there is no such file, it is no CSV in UTF-8, it lacks a column or rows, it
-            names different files that would have one id, it gives a photo two labels, or none of
-            its photos is there.
+        UserError: If there is no such file, it is not a CSV file in UTF-8, it lacks a column or
+            rows, it names different files that would have the same id, a photo has two labels, or
+            all of its photos are missing.
     """
     table = existing(csv_file, "file", "csv_file")
     top = existing(root, "folder", "root") if root else table.parent
@@ -217,24 +221,24 @@ def captions(csv_file: str, root: str | None = None) -> list[Photo]:
         with table.open(newline="", encoding="utf-8-sig") as stream:
             reader = csv.DictReader(_lines(stream))
             columns = set(reader.fieldnames or ())
-            wanted = ["image", *(name for name in ("caption", "label") if name in columns)]
-            if "image" not in columns or len(wanted) < 2:
+            required = ["image", *(name for name in ("caption", "label") if name in columns)]
+            if "image" not in columns or len(required) < 2:
                 raise UserError(
-                    f"{csv_file} needs the columns image and caption, or image and label"
+                    f"{csv_file} must have the columns image and caption, or image and label"
                 )
             for row in reader:
-                named = row["image"] and "\0" not in row["image"]
-                if not named or None in (row[column] for column in wanted):
+                has_path = row["image"] and "\0" not in row["image"]
+                if not has_path or None in (row[column] for column in required):
                     raise UserError(
-                        f"{csv_file}, line {reader.line_num}: a row needs an "
-                        f"{' and a '.join(wanted)}"
+                        f"{csv_file}, line {reader.line_num}: a row must have an "
+                        f"{' and a '.join(required)}"
                     )
-                image = below(row["image"], top)
+                image = relative_path(row["image"], top)
                 name = photo_id(image)
-                captions_of = texts.setdefault(name, [])
-                if "caption" in wanted:
-                    captions_of.append(row["caption"])
-                if "label" in wanted and labels.setdefault(name, row["label"]) != row["label"]:
+                photo_texts = texts.setdefault(name, [])
+                if "caption" in required:
+                    photo_texts.append(row["caption"])
+                if "label" in required and labels.setdefault(name, row["label"]) != row["label"]:
                     raise UserError(
                         f"{csv_file}, line {reader.line_num}: {name} has two labels, "
                         f"{printable(labels[name])} and {printable(row['label'])}"
@@ -247,16 +251,16 @@ def captions(csv_file: str, root: str | None = None) -> list[Photo]:
     except OSError as error:
         raise UserError(f"{csv_file} cannot be read: {error.strerror}") from None
     if not texts:
-        raise UserError(f"{csv_file} has no rows: it needs one per caption, or one per photo")
+        raise UserError(f"{csv_file} has no rows: add one per caption, or one per photo")
     if not root and (top / "images").is_dir():
         first = next(iter(texts))
-        if not os.path.exists(_file_of(first, spellings[first], top)):
+        if not os.path.exists(_find_file(first, spellings[first], top)):
             top = top / "images"
     listing = Listing(top)
     for name, lines in texts.items():
-        file = _file_of(name, spellings[name], top)
-        if not os.path.isfile(file):
-            listing.leave_out(name, file, NOT_REGULAR if os.path.exists(file) else NO_FILE)
+        file = _find_file(name, spellings[name], top)
+        if reason := _missing(file):
+            listing.leave_out(name, file, reason)
         elif os.path.isabs(name):
             listing.leave_out(name, file, OUTSIDE)
         else:
@@ -264,7 +268,7 @@ def captions(csv_file: str, root: str | None = None) -> list[Photo]:
             listing.photos.append(Photo(name, file, label=label, captions=tuple(lines)))
     if not listing.photos:
         raise UserError(
-            f"none of the {len(texts)} photos of {csv_file} is in {top}: give their folder"
+            f"none of the {len(texts)} photos of {csv_file} is in {top}: set their folder"
             f"{listing.summary()}",
             "root",
         )
@@ -272,25 +276,26 @@ def captions(csv_file: str, root: str | None = None) -> list[Photo]:
 
 
 def _lines(stream: TextIO) -> Iterator[str]:
-    """The lines of a text, none of which may fill the memory."""
-    while line := stream.readline(LINE):
-        if len(line) == LINE:
-            raise csv.Error(f"a line has more than {LINE - 1} characters")
+    """The lines of a text, whose length is limited so that none can fill the memory."""
+    while line := stream.readline(MAX_LINE):
+        if len(line) == MAX_LINE:
+            raise csv.Error(f"a line has more than {MAX_LINE - 1} characters")
         yield line
 
 
-def _file_of(name: str, spellings: set[str], top: Path) -> Path:
+def _find_file(name: str, spellings: set[str], top: Path) -> Path:
+    """The file of an id, by the spellings of its path in a list, or in Unicode's other form."""
     decomposed = unicodedata.normalize("NFD", name)
     if spellings == {name} == {decomposed}:
         return _path(top, name)
-    written = [f for spelling in sorted(spellings) if os.path.exists(f := _path(top, spelling))]
-    for other in written[1:]:
-        if not other.samefile(written[0]):
-            both = " and ".join(printable(str(file)) for file in (written[0], other))
-            raise UserError(f"{both} would have one id, {name}: rename one")
-    if written:
-        return written[0]
-    # the file system may spell the name in another way than the CSV file does
+    files = [f for spelling in sorted(spellings) if os.path.exists(f := _path(top, spelling))]
+    for other in files[1:]:
+        if not other.samefile(files[0]):
+            both = " and ".join(printable(str(file)) for file in (files[0], other))
+            raise UserError(f"{both} would have the same id, {name}: rename one")
+    if files:
+        return files[0]
+    # the file system may spell the name differently from the list
     file = _path(top, decomposed)
     return file if os.path.exists(file) else _path(top, name)
 

@@ -1,4 +1,4 @@
-"""English names of ImageNet's classes, whose folders are called by WordNet ids or lemmas."""
+"""English names of ImageNet's classes, whose folders are named by WordNet ids or lemmas."""
 
 import re
 from collections import Counter
@@ -12,14 +12,14 @@ def is_wordnet_id(label: str) -> bool:
 
 
 def class_name(label: str) -> str:
-    """The English name of a label that is a WordNet id; any other label as it is.
+    """The English name of a label that is a WordNet id; any other label unchanged.
 
     ImageNet-1k's classes have open_clip's names. The other 20,844 classes of ImageNet-21k, and the
-    four whose name open_clip gives to two (missile, sunglasses), have timm's: WordNet's lemmas,
-    with its definition where another class has the same. So no two ids have one name.
+    four classes whose name open_clip uses twice (missile, sunglasses), have timm's: WordNet's
+    lemmas, with the definition where another class has the same lemmas. So names are unique.
 
     Args:
-        label: A label. An id that is in neither list stays as it is.
+        label: A label. An id that is in neither list is returned unchanged.
 
     >>> class_name("n01440764"), class_name("n04008634"), class_name("my_tench")
     ('tench', 'projectile, missile', 'my_tench')
@@ -28,13 +28,13 @@ def class_name(label: str) -> str:
 
 
 def class_labels(names: Sequence[str]) -> list[str]:
-    """The labels of classes that are told apart by their index in a list of names.
+    """The labels of classes that are identified by their index in a list of names.
 
-    A list of ImageNet's 1,000 has two classes that open_clip calls "missile", two "sunglasses" and
-    two that WordNet calls "crane": there the index decides. All labels are as of `class_name`.
+    Of ImageNet's 1,000 classes, open_clip calls two "missile" and two "sunglasses", and WordNet
+    calls two "crane": the index tells these apart. Labels are those of `class_name`.
 
     Args:
-        names: In the order of the classes: open_clip's names, WordNet's lemmas or ids, or others.
+        names: Names in the order of the classes: open_clip's, WordNet's lemmas or ids, or others.
 
     >>> from open_clip import IMAGENET_CLASSNAMES
     >>> labels = class_labels(IMAGENET_CLASSNAMES)
@@ -51,7 +51,7 @@ def class_labels(names: Sequence[str]) -> list[str]:
 
 @lru_cache(maxsize=1)
 def spoken_names() -> dict[str, str]:
-    """What open_clip calls ImageNet's 1,000 classes, by their labels, in the order of the classes.
+    """open_clip's names of ImageNet's 1,000 classes by label, in the order of the classes.
 
     >>> spoken_names()["projectile, missile"]
     'missile'
@@ -62,7 +62,7 @@ def spoken_names() -> dict[str, str]:
 
 
 def is_imagenet(name: str) -> bool:
-    """Whether a label or name is that of one of ImageNet's 1,000 classes.
+    """Whether a label or name belongs to one of ImageNet's 1,000 classes.
 
     >>> is_imagenet("tench"), is_imagenet("sunglasses"), is_imagenet("projectile, missile")
     (True, True, True)
@@ -89,7 +89,7 @@ def _names() -> dict[str, str]:
     from timm.data import ImageNetInfo
 
     imagenet, full = ImageNetInfo("imagenet-1k"), ImageNetInfo("imagenet-21k-goog")
-    # open_clip's list is in the order of the classes, which timm's gives as ids
+    # open_clip's names are in the order of timm's ids
     names = dict(zip(imagenet.label_names(), IMAGENET_CLASSNAMES, strict=True))
     uses = Counter(name.lower() for name in names.values())
     names = {label: name for label, name in names.items() if uses[name.lower()] == 1}
@@ -97,8 +97,8 @@ def _names() -> dict[str, str]:
     lemmas = {label: full.label_name_to_description(label) for label in others}
     uses = Counter(name.lower() for name in (*names.values(), *lemmas.values()))
     for label, name in lemmas.items():
-        alone = uses[name.lower()] == 1
-        names[label] = name if alone else full.label_name_to_description(label, detailed=True)
+        is_unique = uses[name.lower()] == 1
+        names[label] = name if is_unique else full.label_name_to_description(label, detailed=True)
     return names
 
 
@@ -112,19 +112,19 @@ def imagenet_names() -> list[list[str]]:
     from open_clip import IMAGENET_CLASSNAMES
 
     return [
-        [name, *(lemma for lemma in own.split(", ") if lemma.casefold() != name.casefold())]
-        for name, own in zip(IMAGENET_CLASSNAMES, _imagenet()[1], strict=True)
+        [name, *(lemma for lemma in lemmas.split(", ") if lemma.casefold() != name.casefold())]
+        for name, lemmas in zip(IMAGENET_CLASSNAMES, _imagenet()[1], strict=True)
     ]
 
 
 def imagenet_name(name: str) -> str | None:
-    """open_clip's name of the ImageNet class with this label, or with it among WordNet's lemmas.
+    """open_clip's name of the ImageNet class that has a name as its label or WordNet lemma.
 
     Args:
-        name: In words, in any case.
+        name: A name in words, upper or lower case.
 
     Returns:
-        None where no class has it, or several have.
+        The name; None if no class or more than one matches.
 
     >>> imagenet_name("american chameleon"), imagenet_name("crane"), imagenet_name("my tench")
     ('Carolina anole', None, None)
@@ -134,7 +134,7 @@ def imagenet_name(name: str) -> str | None:
 
 @lru_cache(maxsize=1)
 def _synonyms() -> dict[str, str]:
-    named = {(name.casefold(), own[0]) for own in imagenet_names() for name in own}
-    uses = Counter(name for name, _ in named)
-    labels = {label.casefold(): theirs for label, theirs in spoken_names().items()}
-    return {name: theirs for name, theirs in named if uses[name] == 1} | labels
+    pairs = {(name.casefold(), names[0]) for names in imagenet_names() for name in names}
+    uses = Counter(name for name, _ in pairs)
+    labels = {label.casefold(): spoken for label, spoken in spoken_names().items()}
+    return {name: spoken for name, spoken in pairs if uses[name] == 1} | labels

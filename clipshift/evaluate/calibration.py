@@ -27,6 +27,7 @@ from clipshift.data import (
     Photo,
     Resize,
     Skipped,
+    UnreadablePhotoError,
     ViewDataset,
     keyed_order,
     read_text,
@@ -247,7 +248,7 @@ def left_to_measure(photos: Sequence[Photo], calibration: Calibration) -> list[P
             if photo.length() not in lengths:  # most: their bytes need not be read
                 return False
             return hashlib.sha256(photo.read()).hexdigest() in digests
-        except OSError:
+        except (OSError, UnreadablePhotoError):
             return False  # it cannot be measured either, and is listed as such
 
     left = [photo for photo in photos if photo.left_out is not None or not is_one(photo)]
