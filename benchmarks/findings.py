@@ -34,7 +34,7 @@ from scipy.stats import spearmanr
 from clipshift.cli.command import compose_config
 from clipshift.data import read_json, sample
 from clipshift.report.words import answer, counted, ranks_in_words, with_interval
-from clipshift.results import GROUPS, Run, read_run, write_json
+from clipshift.results import GROUPS, Run, RunInfo, read_info, read_run, write_json
 from clipshift.results.intervals import spearman_interval
 from clipshift.severities import MATCHED, PAPER
 
@@ -74,7 +74,7 @@ WIDTH = 118
 class Training:
     """A fine-tuning: the comparison of its models, photo by photo, and the curve of α."""
 
-    facts: dict[str, Any]
+    info: RunInfo
     """The base's ``run.json``."""
     trained_on: list[str]
     comparison: pd.DataFrame
@@ -155,7 +155,7 @@ def load(folder: Path) -> Run | Training:
     if (folder / "run.json").exists():
         return read_run(folder)
     return Training(
-        read_json(folder / "base" / "run.json"),
+        read_info(folder / "base"),
         read_run(folder / "robust").trained_on,
         pd.read_csv(folder / "comparison.csv", dtype={"severity": str}),
         pd.read_csv(folder / "interpolation.csv"),
@@ -220,24 +220,24 @@ def command_block(name: str) -> str:
 
 def weights_of(made: Run | Training) -> str:
     """Name a model with the beginning of its weights' SHA-256."""
-    model = made.facts["model"]
-    return f"`{model['name']}` (weights SHA-256 `{model['weights_sha256'][:8]}…`)"
+    model = made.info.model
+    return f"`{model.name}` (weights SHA-256 `{model.weights_sha256[:8]}…`)"
 
 
 def version_of(made: Run | Training) -> str:
     """Return the version, commit and date of a run."""
-    facts = made.facts
-    digits, plus, _ = (facts["commit"] or "unknown").partition("+")
+    info = made.info
+    digits, plus, _ = (info.commit or "unknown").partition("+")
     commit = digits[:7] + (" with changes" if plus else "")
-    return f"clipshift {facts['versions']['clipshift']} at commit {commit}, {facts['started'][:10]}"
+    return f"clipshift {info.versions['clipshift']} at commit {commit}, {info.started[:10]}"
 
 
 def provenance(made: Run | Training) -> str:
     """Return model, photographs, seed, precision and version of a section's run."""
-    facts = made.facts
-    photos = counted(facts["data"]["photos"], "photograph")
+    info = made.info
+    photos = counted(info.data.photos, "photograph")
     return (
-        f"Model {weights_of(made)}, {photos}, seed {facts['seed']}, {facts['precision']}, "
+        f"Model {weights_of(made)}, {photos}, seed {info.seed}, {info.precision}, "
         f"{version_of(made)}."
     )
 
@@ -250,7 +250,7 @@ def demo_provenance(lite: Run, tiny: Run) -> str:
 def headline(run: Run) -> str:
     """Return a run's own summary, and the agreement of its two rankings."""
     tau = number(*run.agreement, ".2f") if run.agreement else ""
-    name = run.facts["model"]["name"]
+    name = run.info.model.name
     return " ".join(
         [*answer(run), f"Kendall's τ between the two rankings of `{name}`: {tau}."]
     ).replace("[-", "[−")
@@ -262,13 +262,13 @@ def summary(lite: Run, tiny: Run) -> str:
     clean = means(lite, PAPER, "zero_shot_top1_clean").iloc[0]
     under = means(lite, PAPER, "zero_shot_top1")
     worst = under["mean"].idxmin()
-    classes = counted(len(lite.facts["data"]["classes"]), "class name")
+    classes = counted(len(lite.info.data.classes), "class name")
     lines.append(
         f"Zero-shot top-1 of `lite` over {classes}: {percent(*clean)} on clean photographs, "
         f"{percent(*under.loc[worst])} under `{worst}` at the paper's strength, the lowest."
     )
     told = "; ".join(
-        f"`{run.facts['model']['name']}`: {in_words(ranking(run, PAPER).index[:3])}"
+        f"`{run.info.model.name}`: {in_words(ranking(run, PAPER).index[:3])}"
         for run in (lite, tiny)
     )
     lines.append(
@@ -280,7 +280,7 @@ def summary(lite: Run, tiny: Run) -> str:
 
 def training_summary(training: Training) -> str:
     """Return a sentence about the effect of a fine-tuning."""
-    before, after = training.facts["model"]["name"], training.comparison["model_b"].iloc[-1]
+    before, after = training.info.model.name, training.comparison["model_b"].iloc[-1]
     pair = pair_of(training, before, after)
     told = [change_in_words(pair, group) for group in GROUPS]
     line = (
@@ -320,7 +320,7 @@ def shift_table(run: Run, severity: str) -> str:
             *(number(found[head].loc[name, "mean"]) for head in columns),
             number(*ssim.loc[name]) if matched else number(ssim.loc[name, "mean"]),
         ]
-        strength = run.facts["strengths"][f"{name}@{severity}"]
+        strength = run.info.strengths[f"{name}@{severity}"]
         rows.append([*cells, *([f"{strength:.3g}"] if matched else [])])
     head = ["augmentation", "1 − cosine", "rank", *columns, "SSIM", *(["strength"] * matched)]
     names = list(ranked.index)
@@ -347,7 +347,7 @@ def ranks_table(lite: Run, tiny: Run) -> str:
         ]
         for name in tables[0].index
     ]
-    head = [f"`{run.facts['model']['name']}`, {severity}" for run, severity in runs]
+    head = [f"`{run.info.model.name}`, {severity}" for run, severity in runs]
     return table(["augmentation", *head], rows)
 
 
@@ -359,7 +359,7 @@ def gaze_sentence(lite: Run, tiny: Run) -> str:
             number(means(run, PAPER, measure).loc["flip", "mean"])
             for measure in ("gaze_divergence", "gaze_divergence_aligned")
         )
-        told.append(f"from {plain_gaze} to {aligned} for `{run.facts['model']['name']}`")
+        told.append(f"from {plain_gaze} to {aligned} for `{run.info.model.name}`")
     return (
         "Moving the gaze back with the pixels changes its divergence under `flip` "
         f"{' and '.join(told)}."
@@ -468,7 +468,7 @@ def claims_table(lite: Run, tiny: Run) -> str:
                 *(within_augmentations(*own, f"{kind}_loss") for own in runs),
             ]
         )
-    head = [f"`{run.facts['model']['name']}`, {severity}" for run, severity in runs]
+    head = [f"`{run.info.model.name}`, {severity}" for run, severity in runs]
     return table(["the paper's claim", *head], rows)
 
 
@@ -560,7 +560,7 @@ def ladder_table(run: Run) -> str:
     """Return strength and realised SSIM at each step of each ladder."""
     steps = sorted(run.summary["severity"].unique())
     realised = {step: means(run, step, "ssim")["mean"] for step in steps}
-    strengths = run.facts["strengths"]
+    strengths = run.info.strengths
     names = list(dict.fromkeys(run.summary["augmentation"]))
     rows = [
         [code(name), *(f"{strengths[f'{name}@{s}']:.3g} ({realised[s][name]:.3f})" for s in steps)]
@@ -674,7 +674,7 @@ def outcome_table(training: Training) -> str:
 
 def caption(run: Run) -> str:
     """Return the caption of the picture in README and the docs' start page."""
-    photos = counted(run.facts["data"]["photos"], "photograph")
+    photos = counted(run.info.data.photos, "photograph")
     return f"*{headline(run)} Ranks with their 95 % intervals over {photos}.*"
 
 

@@ -24,6 +24,7 @@ from clipshift.evaluate import tables
 from clipshift.evaluate.tables import make_run
 from clipshift.measure import COLUMNS, Facts, PhotoMeasure
 from clipshift.results import CLEAN, KEPT, Measured, Records, write_run
+from clipshift.versions import provenance
 
 BATCH = 256
 WIDTH = 64
@@ -33,6 +34,20 @@ STEPS = (
     "write_shift", "summarize", "distance_tables", "rank_augmentations", "correlate",
     "label_correlation",
 )  # fmt: skip
+FACTS: dict[str, Any] = {
+    "model": {
+        "name": "none", "architecture": "none", "pretrained": None, "checkpoint": None,
+        "trained": False, "weights_sha256": "0" * 64, "fingerprint": "0" * 64,
+        "preprocessing": {"size": 224, "mean": [0.5] * 3, "std": [0.5] * 3}, "gaze_layer": None,
+    },
+    "config": {
+        "data": {"_target_": "none", "resize": "squash"}, "aug": {}, "metric": {}, "prompts": {},
+        "logger": {}, "seed": 0, "sweeps": "", "dashboard": False,
+    },
+    "job": None, "precision": "fp32", "complete": True, "data": {}, "seed": 0, "device": "none",
+    "floor": {}, "seconds": {}, "started": "", "notes": [], **provenance(),
+}  # fmt: skip
+"""What else ``run.json`` says: nothing was measured."""
 
 
 def measured_columns() -> dict[str, Facts]:
@@ -112,7 +127,6 @@ def main() -> None:
                 Photo(f"{i % 1000:03d}/{i:07d}.jpg", folder, label=f"class {i % 1000}")
                 for i in range(count)
             ]
-        facts = {"data": {}, "notes": [], "model": {"gaze_layer": None}}
         with told("all after the last photo"):
             with told("read what is kept"):
                 measured = records.read("digests", "distances", *KEPT)
@@ -124,7 +138,7 @@ def main() -> None:
                 variants,
                 columns | COLUMNS,
                 0,
-                facts,
+                FACTS,
             )
             write_run(run)
         print(run.ranking.head(3).to_string())

@@ -209,7 +209,7 @@ def ours(architecture: str, photos: Path, count: int, precision: str) -> Found:
         assert prepared is not None
         run = carry_out(cfg, prepared[0], records, Path(folder), prepared[1], progress=False)
     assert run is not None
-    seconds = run.facts["seconds"]
+    seconds = run.info.seconds
     once = seconds.pop("floor", 0)  # of 32 photos, whatever the number of photos
     whole = seconds.pop("photos") - once
     stages = {f"{name}, ms": 1000 * spent / count for name, spent in seconds.items()}

@@ -132,7 +132,7 @@ def test_the_classes_are_those_of_all_photos_whatever_the_sample(
     options = {"measures": "cosine_similarity", "prompts": ["a {}"], "progress": False}
     drawn = clipshift.measure_shift(folder, hub_folder, "flip", sample=1, **options)
     assert drawn.shift["photo"].nunique() == 1
-    assert drawn.run.facts["data"]["classes"] == ["cat", "sky"]
+    assert drawn.run.info.data.classes == ["cat", "sky"]
 
 
 def alike(classes: int = 6) -> tuple[list[np.ndarray], list[str]]:
@@ -149,9 +149,9 @@ def test_classes_are_resampled_where_their_photos_shift_alike(hub_folder: Path) 
         made = clipshift.measure_shift(
             pixels, hub_folder, "flip", labels=labels, resample=resample, **FAST
         )
-        facts = made.run.facts
-        assert facts["resampled"]["unit"] == ("photos" if expected is None else "classes")
-        assert facts["resampled"]["design_effect"] > 2
+        resampled = made.run.info.resampled
+        assert resampled.unit == ("photos" if expected is None else "classes")
+        assert resampled.design_effect > 2
         told = " ".join(run_notes(made.run))
         assert ("too narrow" in told) == (expected is None)
         assert ("6 classes, of 18 photos" in told) == (expected is not None)
@@ -171,7 +171,7 @@ def test_numbers_say_among_how_many_and_over_which_photos(hub_folder: Path) -> N
     told = {}
     for name, given in (("all", labels), ("some", [None, *labels[1:]]), ("one", ["c0"] * 6)):
         run = clipshift.measure_shift(pixels, hub_folder, "flip", labels=given, **options).run
-        told[name] = " ".join(run.facts["notes"])
+        told[name] = " ".join(run.info.notes)
         assert run.columns["retained"].short == "retained among 6"
         if name != "one":
             assert run.columns["zero_shot_top1_clean"].short == "top-1 clean of 2"

@@ -18,6 +18,7 @@ from scipy import stats
 from support.columns import all_columns
 from support.commands import run_evaluate
 from support.evaluation import measure
+from support.runs import run_info
 from support.terminal import ROOT
 from support.wandb_log import wandb_records
 from torch import Tensor
@@ -47,14 +48,8 @@ def compared(a: pd.DataFrame, b: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
 
 def a_run(facts: dict[str, Any], shift: pd.DataFrame | None = None, **model: Any) -> Run:
     """A finished run as it is read back, with the facts that a comparison reads."""
-    known = {
-        "model": {"name": "small", "checkpoint": None, "pretrained": None, "trained": True,
-                  "architecture": "ViT-S-32-alt", "trained_on": None} | model,
-        "precision": "fp32", "device": "cpu", "data": {"photos": 40}, "spread": 0.5,
-        "config": {"prompts": {}}, "versions": {"torch": "2.9"}, "python": "3.11",
-        "code_sha256": "a", "intraclass_correlation": None,
-    }  # fmt: skip
-    return Run(Path(), known | facts, all_columns(), pd.DataFrame() if shift is None else shift)
+    info = run_info(model={"name": "small"} | model, **facts)
+    return Run(Path(), info, all_columns(), pd.DataFrame() if shift is None else shift)
 
 
 def photos(values: np.ndarray, **more: np.ndarray) -> pd.DataFrame:
@@ -163,7 +158,7 @@ def test_photos_that_close_up_are_told(after: float, warned: bool) -> None:
     runs = [a_run({"spread": spread}) for spread in (0.6, after)]
     assert spread_change(*runs) == f"0.600 → {after:.3f}"
     assert ("relative_shift" in "".join(notes_on_runs(runs))) == warned
-    runs[1].facts["data"] = {"photos": 40, "fingerprint": "of other photos"}
+    runs[1] = a_run({"spread": after, "data": {"fingerprint": "0" * 64}})
     assert notes_on_runs(runs) == []
 
 
@@ -187,7 +182,7 @@ def test_a_sweep_warns_of_its_models_and_shows_their_relative_shift() -> None:
     assert sweep_notes({}, {Path("0"): "no photos"}) == ["1 of 1 job failed."]
     table = pd.DataFrame(
         [
-            {"job": job, "model": run.facts["model"]["name"], "augmentation": "noise",
+            {"job": job, "model": run.info.model.name, "augmentation": "noise",
              "severity": "paper", "measure": measure, "mean": mean, "ci_low": mean - 0.1,
              "ci_high": mean + 0.1, "n": 40}
             for (job, run), means in zip(
@@ -197,7 +192,7 @@ def test_a_sweep_warns_of_its_models_and_shows_their_relative_shift() -> None:
             for measure, mean in zip(("cosine_similarity", "relative_shift"), means, strict=True)
         ]
     )  # fmt: skip
-    models = {path.name: model_in_words(run.facts["model"]) for path, run in runs.items()}
+    models = {path.name: model_in_words(run.info.model) for path, run in runs.items()}
     rows = job_table(table, models, [])
     assert rows[0] == ["job", "model", "augmentation", "severity", "1 − cosine", "relative shift",
                        "photos"]  # fmt: skip
@@ -216,17 +211,20 @@ def test_a_comparison_of_few_photos_or_of_photos_that_are_alike_says_so() -> Non
 
 
 def test_a_run_says_what_its_intervals_take_as_drawn_at_random() -> None:
-    old = {"data": {"photos": 400}, "intraclass_correlation": 0.05}
+    facts = {"data": {"photos": 400}, "intraclass_correlation": 0.05}
     photos = {"unit": "photos", "units": 400, "alone": 0}
     classes = {"unit": "classes", "units": 40, "alone": 3, "design_effect": 3.7}
-    apart = old | {"resampled": photos | {"design_effect": 1.05}}
-    narrow = old | {"resampled": photos | {"design_effect": 3.7}}
-    by_classes = old | {"resampled": classes}
+    old, apart, narrow, by_classes = (
+        run_info(**facts, resampled=unit)
+        for unit in (
+            None, photos | {"design_effect": 1.05}, photos | {"design_effect": 3.7}, classes
+        )
+    )  # fmt: skip
     assert resampled(old) == resampled(apart) == resampled(narrow) == "400 photos"
     assert resampled(by_classes) == "40 classes and 3 photos without one, of 400 photos"
     assert alike_photos(old) == alike_photos(apart) == []
-    for facts, told in ((narrow, "too narrow"), (by_classes, "classes as drawn at random")):
-        [note] = alike_photos(facts)
+    for info, told in ((narrow, "too narrow"), (by_classes, "classes as drawn at random")):
+        [note] = alike_photos(info)
         assert told in note
     assert "too narrow" not in note
 
@@ -236,13 +234,10 @@ def test_two_runs_are_compared_over_classes_where_one_of_them_was() -> None:
     shift = photos(rng.uniform(0.4, 0.6, 40))
     better = photos(shift["cosine_similarity"] + np.repeat(rng.uniform(0, 0.1, 8), 5))
     labels = [f"class {place // 5}" for place in range(40)]
+    by_class = {"unit": "classes", "units": 8, "alone": 0, "design_effect": None}
     runs = [
-        a_run(facts, rows.assign(label=labels))
-        for facts, rows in (
-            ({}, shift),
-            ({}, better),
-            ({"resampled": {"unit": "classes", "units": 8, "alone": 0}}, better),
-        )
+        a_run({"resampled": unit}, rows.assign(label=labels))
+        for unit, rows in ((None, shift), (None, better), (by_class, better))
     ]
     over_photos, over_classes = (
         compare_pair(runs[0], other, 0, []).set_index("measure").loc["cosine_similarity"]
@@ -256,7 +251,9 @@ def test_two_runs_are_compared_over_classes_where_one_of_them_was() -> None:
 def test_other_versions_and_other_code_are_told() -> None:
     run = a_run({})
     assert software_notes([run, run]) == []
-    [note] = software_notes([run, a_run({"versions": {"torch": "2.8"}, "code_sha256": "b"})])
+    [note] = software_notes(
+        [run, a_run({"versions": {"clipshift": "0", "torch": "2.8"}, "code_sha256": "b" * 64})]
+    )
     assert "torch (2.9, 2.8)" in note
     assert "clipshift's own code" in note
 

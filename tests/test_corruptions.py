@@ -207,7 +207,7 @@ def test_a_report_shows_stored_corruptions_as_generated_ones(
     evaluate(cfg, tmp_path)
     run = read_run(tmp_path)
     assert len(run.corruption_error) == 4
-    assert run.facts["corruption_error"]["mce"] is None
+    assert run.info.corruption_error.mce is None
     assert set(run.ranking["severity"]) == {"2", "4"}
     said = capsys.readouterr().out
     assert "No mean corruption error (mCE)" in said
@@ -249,19 +249,19 @@ def test_a_run_has_the_mean_corruption_error(
             1 - accuracy.loc[(name, str(level)), "zero_shot_top1"] for level in range(1, 6)
         )
         mce += summed / (5 * alexnet) / 15
-    found = run.facts["corruption_error"]
-    assert found["mce"] == pytest.approx(mce, abs=1e-12)
-    assert found["mce_low"] < mce < found["mce_high"]
+    found = run.info.corruption_error
+    assert found.mce == pytest.approx(mce, abs=1e-12)
+    assert found.mce_low < mce < found.mce_high
     by_corruption = errors.groupby("augmentation").mean()
     ranks = [rankdata(by_corruption[column]) for column in ("error", "shift")]
-    assert found["rho"] == pytest.approx(np.corrcoef(ranks)[0, 1], abs=1e-12)
-    assert found["ci_low"] < found["rho"] < found["ci_high"]
-    assert found["n"] == 15
+    assert found.rho == pytest.approx(np.corrcoef(ranks)[0, 1], abs=1e-12)
+    assert found.ci_low < found.rho < found.ci_high
+    assert found.n == 15
     relative = errors[["ci_low", "ci_high"]].div(errors["alexnet_error"], axis=0)
     np.testing.assert_allclose(errors[["relative_low", "relative_high"]], relative)
-    assert run.facts["data"]["prompts"] == "openai"
+    assert run.info.data.prompts == "openai"
     (mean, correlated) = words.corruption_error(run)
-    ends = f"[{100 * found['mce_low']:.1f}, {100 * found['mce_high']:.1f}]"
+    ends = f"[{100 * found.mce_low:.1f}, {100 * found.mce_high:.1f}]"
     assert mean.startswith(f"Mean corruption error (mCE): {100 * mce:.1f} {ends} %, of 15 of the ")
     assert correlated.startswith("Spearman’s ρ of shift and error over 15 corruptions")
     means = errors_by_corruption(run.corruption_error).set_index("augmentation")
@@ -277,8 +277,9 @@ def test_a_run_has_the_mean_corruption_error(
                  for level in range(1, 6)]  # fmt: skip
         hashes = b"".join(hashlib.sha256(file.read_bytes()).digest() for file in files)
         whole.update(photo.encode() + b"\0" + hashlib.sha256(hashes).digest())
-    assert run.facts["data"]["stored_fingerprint"] == whole.hexdigest()
-    other = replace(run, facts=run.facts | {"data": run.facts["data"] | {"stored_fingerprint": ""}})
+    assert run.info.data.stored_fingerprint == whole.hexdigest()
+    data = run.info.data.model_copy(update={"stored_fingerprint": "0" * 64})
+    other = replace(run, info=run.info.model_copy(update={"data": data}))
     assert differing_views(run, run) == []
     assert differing_views(run, other) == ["their stored corruptions"]
 

@@ -84,7 +84,7 @@ def test_the_relative_shift_is_against_the_built_in_photographs(
     every = clipshift.measure_shift(
         None, hub_folder, "flip", measures="cosine_similarity", progress=False
     )
-    assert models[0].spread == every.run.facts["spread"]
+    assert models[0].spread == every.run.info.spread
     own = every.shift[every.shift["photo"].str.endswith(photo.name)]
     variants = make_variants(augmentations_named("flip"), ladders(), ["paper"], {})
     measured = measure_photo(photo, models[0], variants, seed=0)

@@ -19,6 +19,7 @@ from support.augmentations import PAPER, augmentation_named, augmentations_named
 from support.columns import all_columns
 from support.commands import run_evaluate
 from support.evaluation import measure, run_module
+from support.runs import run_facts
 from support.wandb_log import wandb_records
 
 from clipshift.augment import augment, draw, make_variants
@@ -287,8 +288,9 @@ def test_ranks_and_batches_leave_the_same_files(
                 records.add(measured(own[start : start + batch]))
         variants = make_variants(augmentations_named(*names), {}, ["paper"], {})
         kept = records.read("digests", "distances", "gallery")
-        facts = {"data": {}, "notes": [], "model": {"gaze_layer": None}}
-        run = make_run(folder, kept, records, photos, variants, all_columns(), 0, facts)
+        run = make_run(
+            folder, kept, records, photos, variants, all_columns(), 0, run_facts(data={})
+        )
         write_run(run)
         shift = by_photo(run.rows, "cosine_similarity")
         assert shift.index.tolist() == sorted(photo.id for photo in photos)

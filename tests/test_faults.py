@@ -331,7 +331,7 @@ def test_wandbs_process_may_die(photos: Path, hub_folder: Path, tmp_path: Path) 
     assert process.returncode == 0
     assert "warning: W&B has not got all of this run" in error
     assert "[/x] on 40 photos" in said
-    assert read_run(tmp_path).facts["model"]["name"] == "[/x]"
+    assert read_run(tmp_path).info.model.name == "[/x]"
 
 
 def test_foreign_files_among_the_sweeps(photos: Path, hub_folder: Path, tmp_path: Path) -> None:
@@ -428,7 +428,7 @@ def test_a_job_that_is_taken_over_is_complete_last(
     written = {file.name for file in tmp_path.iterdir()}
     assert {"shift.parquet", "summary.csv", "gaze.safetensors", "report.html"} <= written
     take_over(finished[0], tmp_path)
-    assert read_run(tmp_path).facts["complete"]
+    assert read_run(tmp_path).info.complete
 
 
 # --- full and closed places ----------------------------------------------------------------------
@@ -484,7 +484,7 @@ def test_a_full_disk_loses_nothing(photos: Path, hub_folder: Path, tmp_path: Pat
     assert f"{tmp_path}/" in str(file_error(raised.value))
     assert list((tmp_path / "measured").glob("[0-9]*"))
     evaluate(cfg, tmp_path)
-    assert read_run(tmp_path).facts["complete"]
+    assert read_run(tmp_path).info.complete
 
 
 READ_ONLY = (
@@ -519,7 +519,7 @@ def unread(photos: Path, hub_folder: Path, tmp_path_factory: pytest.TempPathFact
 def test_a_run_ends_well_though_its_reader_has_left(unread: Unread) -> None:
     folder, done, _ = unread
     assert (done.returncode, done.stderr.strip()) == (0, "")
-    assert read_run(folder).facts["complete"]
+    assert read_run(folder).info.complete
     assert (folder / "report.html").exists()
     assert not (folder / "measured").exists()
 

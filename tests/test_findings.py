@@ -96,7 +96,7 @@ def run() -> SimpleNamespace:
     )  # fmt: skip
     strengths = {f"{name}@paper": 1.0 for name in NAMES}
     return SimpleNamespace(
-        summary=summary, ranking=ranking, layers=layers, facts={"strengths": strengths}
+        summary=summary, ranking=ranking, layers=layers, info=SimpleNamespace(strengths=strengths)
     )
 
 

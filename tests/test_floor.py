@@ -9,6 +9,7 @@ import pytest
 import torch
 from support.augmentations import PAPER, augmentation_named, augmentations_named, draws_of, ladders
 from support.evaluation import MEASURES, run_module
+from support.runs import run_info
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -67,15 +68,15 @@ def test_shifts_below_the_floor_are_marked() -> None:
     )  # fmt: skip
     found = {"mean": 0.001, "p95": 0.002, "photos": 32}
     floors = {name: {"paper": found} for name in ("noise", "flip")}
-    facts = {"floor": floors, "precision": "bf16", "model": {}}
-    run = Run(Path(), facts, {}, pd.DataFrame(), summary)
+    info = run_info(floor=floors, precision="bf16")
+    run = Run(Path(), info, {}, pd.DataFrame(), summary)
     assert run.below_floor == {("flip", "paper")}
     assert terminal.starred("flip", run, ["paper"]) == "flip °"
     assert terminal.starred("noise", run, ["paper"]) == "noise"
     first, second = words.floor_notes(run)
     assert first.endswith("32 photos, against float32: noise 0.002, flip 0.002.")
     assert ": flip." in second
-    assert words.floor_notes(Run(Path(), {"precision": "fp32"}, {}, pd.DataFrame(), summary)) == []
+    assert words.floor_notes(Run(Path(), run_info(), {}, pd.DataFrame(), summary)) == []
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,7 @@ from scipy.spatial import cKDTree
 from scipy.spatial.distance import pdist
 from support.augmentations import augmentation_named, augmentations_named
 from support.evaluation import run_module
+from support.runs import run_info
 
 from clipshift.augment import make_variants
 from clipshift.cli.command import compose_config
@@ -790,7 +791,7 @@ def test_the_tree_holds_augmentations_that_have_a_direction() -> None:
     rows = [("paper", "noise", "blur", 0.25, 0.125, 0.5), ("paper", "noise", "flip", 0.5, 0, 1)]
     columns = ["severity", "augmentation", "other", "cosine", "ci_low", "ci_high"]
     run = Run(
-        Path(), {}, {}, pd.DataFrame(), directions=directions,
+        Path(), run_info(), {}, pd.DataFrame(), directions=directions,
         direction_cosines=pd.DataFrame(rows, columns=columns),
     )  # fmt: skip
     distances, low, high = cosine_matrices(run)
@@ -879,7 +880,7 @@ def test_a_run_writes_tables_and_sections_whatever_the_batch_size(
         assert stored.get_tensor("clean").shape == (2, 2, 4, 4)
     aligned = run.neighbourhoods[run.neighbourhoods["measure"] == "alignment"]["value"]
     np.testing.assert_allclose(aligned, 2 * (1 - shift), rtol=1e-6, atol=3e-9)
-    assert len(sample()) == run.facts["data"]["photos"]
+    assert len(sample()) == run.info.data.photos
 
 
 def write_photos(root: Path, copies: int) -> Path:
@@ -909,7 +910,7 @@ def test_copies_of_photos_change_no_number(hub_folder: Path, tmp_path: Path) -> 
         evaluation, facts = prepare(cfg, folder, records)
         carry_out(cfg, evaluation, records, folder, facts, progress=False)
     plain, fourfold = map(read_run, folders)
-    assert fourfold.facts["data"]["photos"] == 12
+    assert fourfold.info.data.photos == 12
     tables = [file.name for file in folders[0].glob("*.csv") if file.name != "skipped.csv"]
     assert {"summary.csv", "undone.csv", "layers.csv", "neighbourhoods.csv"} <= set(tables)
     for name in (*tables, "views.safetensors"):
@@ -918,4 +919,4 @@ def test_copies_of_photos_change_no_number(hub_folder: Path, tmp_path: Path) -> 
     assert len(fourfold.skipped) == 36
     assert fourfold.skipped.loc[0].tolist() == ["b0/00.png", "the same file as a/00.png"]
     told = "Photos that are the same file as another: 36 of 48."
-    assert [told in " ".join(run.facts["notes"]) for run in (plain, fourfold)] == [False, True]
+    assert [told in " ".join(run.info.notes) for run in (plain, fourfold)] == [False, True]

@@ -15,6 +15,7 @@ import pytest
 from safetensors.numpy import save_file
 from support.augmentations import augmentations_named
 from support.columns import all_columns
+from support.runs import run_info
 
 from clipshift.comparison.pair import write_pairs
 from clipshift.data import ViewDataset, sample
@@ -69,21 +70,15 @@ def made_run(folder: Path, severities: tuple[str, ...], model: str = "small") ->
         1 - np.eye(len(views)), index=pd.Index(views, name="augmentation"), columns=views
     )
     facts: dict[str, Any] = {
-        "model": {"name": model, "architecture": "ViT", "checkpoint": None, "pretrained": None,
-                  "trained": True, "gaze": "attention", "weights_sha256": "0" * 64},
-        "data": {"photos": 6, "skipped": 0, "fingerprint": "1" * 64},
-        "config": {"metric": {}, "seed": 0}, "spread": 0.8, "collapsed": False, "gallery": 6,
-        "strengths": dict.fromkeys(views, 1.0), "intraclass_correlation": None, "notes": [],
-        "seed": 0, "precision": "fp32", "device": "cpu", "command": ["evaluate.py"],
-        "started": "2026-01-01T00:00:00+00:00", "commit": None, "processor": "p", "system": "s",
-        "seconds": {}, "python": "3", "versions": {"clipshift": "0"},
+        "model": {"name": model, "architecture": "ViT", "gaze": "attention"},
+        "data": {"photos": 6}, "spread": 0.8, "gallery": 6, "strengths": dict.fromkeys(views, 1.0),
     }  # fmt: skip
     if {"paper", "matched"} <= set(severities):
         found = ranking_agreement(shift, ("paper", "matched"), 0)
         facts["paper_and_matched"] = dict(zip(("tau", "ci_low", "ci_high"), found, strict=True))
     return Run(
-        folder, facts, columns, shift, summarize(shift, columns, 0), distances, distances,
-        distances, rank_augmentations(shift, 0), correlate(shift, columns),
+        folder, run_info(**facts), columns, shift, summarize(shift, columns, 0), distances,
+        distances, distances, rank_augmentations(shift, 0), correlate(shift, columns),
     )  # fmt: skip
 
 

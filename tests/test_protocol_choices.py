@@ -12,6 +12,7 @@ from open_clip.pretrained import get_pretrained_cfg
 from open_clip.transform import PreprocessCfg, image_transform_v2
 from PIL import Image
 from support.models import VIT, write_hub_folder
+from support.runs import run_info
 
 from clipshift.cli.command import compose_config
 from clipshift.cli.evaluate import evaluate
@@ -87,14 +88,10 @@ def test_models_are_made_with_the_preprocessing_of_their_tags(
 def test_native_views_of_two_models_are_compared_if_they_are_the_same() -> None:
     def run(option: str, **changes: object) -> Run:
         made = vars(PreprocessCfg(**changes))  # type: ignore[arg-type]
-        facts = {
-            "config": {"aug": {}, "seed": 0, "data": {"resize": option}},
-            "data": {"fingerprint": "", "photos": 0},
-            "strengths": {},
-            "model": {"preprocessing": made},
-        }
+        source = {"_target_": "clipshift.data.sample", "resize": option}
+        info = run_info(config={"data": source}, model={"preprocessing": made})
         shift = pd.DataFrame(columns=["augmentation", "severity"])
-        return Run(Path(), facts, {}, shift)
+        return Run(Path(), info, {}, shift)
 
     native = run("native", mean=(0.0, 0.0, 0.0))
     assert differing_views(native, run("native")) == []

@@ -10,6 +10,7 @@ import pytest
 import yaml
 from huggingface_hub import ModelCard
 from support.columns import all_columns
+from support.runs import run_info
 
 from clipshift.integrations.publishing import (
     base_on_hub,
@@ -25,18 +26,24 @@ CLASSES = ["tabby cat", "dog", "sea lion", "zebra"]
 PHOTOS = 60
 
 
-def labelled_run(folder: Path, severities: list[str], source: dict[str, Any]) -> Run:
+def labelled_run(
+    folder: Path,
+    severities: list[str],
+    source: dict[str, Any],
+    name: str = "m",
+    trained_on: list[str] | None = None,
+) -> Run:
     """A run with zero-shot columns of chance, of photos of classes of unequal size."""
     random = np.random.default_rng(0)
     labels = random.choice(np.array(LABELS, object), PHOTOS, p=[0.4, 0.1, 0.2, 0.1, 0.1, 0.1])
     parts = []
     clean = random.integers(0, 2, PHOTOS).astype(float)
-    for name in ("noise", "flip"):
+    for augmentation in ("noise", "flip"):
         for severity in severities:
             parts.append(
                 pd.DataFrame(
                     {"photo": [f"{i}.jpg" for i in range(PHOTOS)], "label": labels,
-                     "augmentation": name, "severity": severity,
+                     "augmentation": augmentation, "severity": severity,
                      "cosine_similarity": random.uniform(0.5, 1, PHOTOS),
                      "zero_shot_top1": random.integers(0, 2, PHOTOS).astype(float),
                      "zero_shot_top1_clean": clean}
@@ -48,15 +55,14 @@ def labelled_run(folder: Path, severities: list[str], source: dict[str, Any]) ->
     shift["relative_shift"] = (1 - shift["cosine_similarity"]) / 0.5
     shift["distance_to_others"] = 0.5
     columns = all_columns()
-    facts = {
-        "model": {"name": "m", "architecture": "ViT-B-32", "pretrained": "openai",
-                  "checkpoint": None, "trained": True},
-        "config": {"data": source, "prompts": {"templates": ["a photo of a {}."]}},
-        "data": {"classes": CLASSES, "prompts": ["a photo of a {}."], "photos": PHOTOS},
-        "started": "2026-11-25T22:54:43+00:00",
-        "versions": {"clipshift": "0.1.0"},
-    }  # fmt: skip
-    return Run(folder, facts, columns, shift, summarize(shift, columns, seed=0))
+    info = run_info(
+        model={"pretrained": "openai", "trained_on": trained_on, "name": name},
+        config={"data": source | {"resize": "squash"}},
+        data={"classes": CLASSES, "prompts": ["a photo of a {}."], "photos": PHOTOS},
+        started="2026-11-25T22:54:43+00:00",
+        versions={"clipshift": "0.1.0"},
+    )
+    return Run(folder, info, columns, shift, summarize(shift, columns, seed=0))
 
 
 HUB = {
@@ -171,8 +177,8 @@ def test_a_cards_metadata_is_the_hubs(tmp_path: Path) -> None:
 
 
 def test_a_card_has_the_comparisons_numbers(tmp_path: Path) -> None:
-    base, tuned = (labelled_run(tmp_path, ["paper"], HUB) for _ in range(2))
-    tuned.facts["model"] |= {"name": "m_robust", "trained_on": ["noise"]}
+    base = labelled_run(tmp_path, ["paper"], HUB)
+    tuned = labelled_run(tmp_path, ["paper"], HUB, "m_robust", ["noise"])
     rows = [("noise", "paper", "relative_shift", 0.9, 0.4, -0.5, -0.6, -0.4),
             ("clean", np.nan, "zero_shot_top1_clean", 0.61, 0.6, -0.01, -0.03, 0.01)]  # fmt: skip
     names = ["augmentation", "severity", "measure", "mean_a", "mean_b", "difference", "ci_low",

@@ -21,6 +21,7 @@ import pandas as pd
 import pytest
 import webdataset
 from PIL import Image
+from support.runs import run_info
 from torch.utils.data import DataLoader
 
 from clipshift import parts
@@ -465,8 +466,7 @@ def test_a_runs_file_does_not_say_where_files_are_written(monkeypatch: pytest.Mo
         return sample()
 
     monkeypatch.setitem(parts.SOURCES, "clipshift.data.shards", load)
-    facts = {"config": config, "model": {"preprocessing": {}}, "seed": 0}
-    rebuild_views(Run(Path(), facts, {}, pd.DataFrame()), fetch=True)
+    rebuild_views(Run(Path(), run_info(config=config), {}, pd.DataFrame()), fetch=True)
     assert seen == [None]
 
 

@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 from support.columns import all_columns
+from support.runs import run_info
 from support.terminal import ROOT
 
 from clipshift.integrations.tracking import run_name
@@ -65,9 +66,6 @@ def summary_of(values: dict[str, dict[str, tuple[float, float, float]]]) -> pd.D
 
 # --- models and numbers in words -----------------------------------------------------------------
 
-MODEL = {"name": "m", "architecture": "ViT-B-32", "checkpoint": None, "pretrained": None,
-         "trained": True}  # fmt: skip
-
 
 @pytest.mark.parametrize(
     ("facts", "weights", "untrained"),
@@ -81,7 +79,7 @@ MODEL = {"name": "m", "architecture": "ViT-B-32", "checkpoint": None, "pretraine
     ],
 )
 def test_what_is_said_of_weights_is_true(facts: dict, weights: str, untrained: bool) -> None:
-    model = MODEL | facts
+    model = run_info(model=facts).model
     assert words.weights_in_words(model) == weights
     assert ("UNTRAINED" in words.model_in_words(model)) == untrained
     assert bool(words.model_notes(model)) == untrained
@@ -287,8 +285,7 @@ def ranked_run(*severities: tuple[str, list[tuple[str, float, int, int]]]) -> Ru
         "cosine_similarity": ranking.assign(mean=1 - ranking["shift"]),
     }
     summary = pd.concat(part.assign(measure=name) for name, part in parts.items())
-    facts = {"model": MODEL, "data": {"photos": 50}}
-    return Run(Path(), facts, {}, pd.DataFrame(), summary, ranking=ranking)
+    return Run(Path(), run_info(data={"photos": 50}), {}, pd.DataFrame(), summary, ranking=ranking)
 
 
 def test_the_answer_says_what_leads_and_whether_that_is_sure() -> None:

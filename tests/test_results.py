@@ -3,9 +3,7 @@
 import json
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from functools import reduce
 from itertools import pairwise
-from operator import getitem
 from pathlib import Path
 from queue import Queue
 from threading import Barrier, local
@@ -19,6 +17,7 @@ from safetensors import safe_open
 from safetensors.numpy import save_file
 from scipy import stats
 from support.columns import all_columns
+from support.runs import run_info
 
 from clipshift.augment import make_variants
 from clipshift.data import GONE, Photo, Skipped
@@ -730,33 +729,13 @@ def test_records_on_another_disk_are_brought_to_the_first_processes(
 
 
 def small_run(folder: Path, **changes: Any) -> Run:
-    """Ten photos under noise; ``changes`` of its facts by dotted name, as in ``data__photos``."""
+    """Ten photos under noise, with ``changes`` of `run_info`."""
     shift = of_measures(cosine_similarity=np.linspace(0, 0.9, 10)).assign(severity="1", label="x")
-    facts: dict[str, Any] = {
-        "complete": True, "job": None, "precision": "fp32", "seed": 0, "device": "cpu", "floor": {},
-        "model": {
-            "name": "m", "architecture": "a", "pretrained": None, "checkpoint": None,
-            "trained": True, "weights_sha256": "0" * 64, "fingerprint": "1" * 64,
-            "preprocessing": {"size": 8, "mean": [0, 0, 0], "std": [1, 1, 1]},
-        },
-        "data": {"fingerprint": "f" * 64, "photos": 10, "skipped": 0},
-        "config": {
-            "aug": {"noise": {"std": 1}}, "seed": 0, "metric": {}, "prompts": {}, "logger": {},
-            "data": {"_target_": "clipshift.data.sample", "resize": "squash"},
-            "sweeps": "multirun", "dashboard": False,
-        },
-        "strengths": {"noise": 1}, "gallery": 10, "distortion": {}, "spread": 0.5, "notes": [],
-        "collapsed": False, "intraclass_correlation": None, "seconds": {}, "started": "2026",
-        "command": [], "commit": None, "versions": {"clipshift": "0"}, "code_sha256": "2" * 64,
-        **dict.fromkeys(("python", "system", "processor"), ""),
-    }  # fmt: skip
-    for dotted, value in changes.items():
-        *outer, last = dotted.split("__")
-        reduce(getitem, outer, facts)[last] = value
     names = ["clean", "noise"]
     distances = pd.DataFrame([[0.0, 0.5], [0.5, 0.0]], pd.Index(names, name="augmentation"))
     return Run(
-        folder, facts, {"cosine_similarity": all_columns()["cosine_similarity"]}, shift,
+        folder, run_info(**changes), {"cosine_similarity": all_columns()["cosine_similarity"]},
+        shift,
         skipped=skipped_table(Measured(), []),
         summary=summarize(shift, all_columns(), seed=0), ranking=rank_augmentations(shift, seed=0),
         distances=distances.set_axis(names, axis=1),
@@ -826,7 +805,7 @@ def test_a_run_is_read_as_it_was_written_or_not_at_all(tmp_path: Path) -> None:
     assert read.correlations.empty
     assert not (tmp_path / "correlations.csv").exists()
     files = {file.name for file in tmp_path.iterdir()} - {"run.json"}
-    assert set(read.facts["sha256"]) == files
+    assert set(read.info.sha256) == files
     for name in files:
         content = (tmp_path / name).read_bytes()
         (tmp_path / name).write_bytes(content[:-1] + b"?")
@@ -859,7 +838,7 @@ def test_a_run_that_was_interrupted_or_measured_nothing_is_none(tmp_path: Path) 
 
 def test_a_run_says_how_its_rankings_agree_and_what_its_model_was_trained_on() -> None:
     agreement = {"tau": 0.5, "ci_low": None, "ci_high": 1}
-    run = small_run(Path(), paper_and_matched=agreement, model__trained_on=["blur"])
+    run = small_run(Path(), paper_and_matched=agreement, model={"trained_on": ["blur"]})
     assert run.agreement == pytest.approx((0.5, np.nan, 1), nan_ok=True)
     assert run.trained_on == ["blur"]
     assert small_run(Path()).agreement is None
@@ -867,10 +846,11 @@ def test_a_run_says_how_its_rankings_agree_and_what_its_model_was_trained_on() -
 
 
 @pytest.mark.parametrize(("change", "told"), [
-    ({"data__fingerprint": "0" * 64}, "their photos (10 and 10, or others)"),
-    ({"config__seed": 1}, "seed (0 and 1)"),
-    ({"config__aug": {}}, "aug"),
-    ({"config__data": {"resize": "crop"}}, "data.resize (squash and crop)"),
+    ({"data": {"fingerprint": "0" * 64, "photos": 10}}, "their photos (40 and 10, or others)"),
+    ({"config": {"seed": 1}}, "seed (0 and 1)"),
+    ({"config": {"aug": {}}}, "aug"),
+    ({"config": {"data": {"_target_": "clipshift.data.sample", "resize": "crop"}}},
+     "data.resize (squash and crop)"),
     ({"strengths": {"noise": 2}}, "the strengths of their augmentations"),
 ])  # fmt: skip
 def test_runs_of_other_views_say_in_what_they_differ(change: dict[str, Any], told: str) -> None:

@@ -652,10 +652,9 @@ def test_a_calibration_used_again_from_another_root_leaks_no_photo(
         assert "are not measured: 4 here." in page
         made = read_run(tmp_path / run)
         summary = made.summary.set_index(["augmentation", "measure"])
-        assert made.facts["matching"] | {"elasticity": None} == {
-            "distortion": "ssim", "target": 0.7, "photos": 4, "elasticity": None,
-        }  # fmt: skip
-        assert made.facts["matching"]["elasticity"].keys() == {"noise", "flip"}
+        matching = made.info.matching
+        assert (matching.distortion, matching.target, matching.photos) == ("ssim", 0.7, 4)
+        assert matching.elasticity.keys() == {"noise", "flip"}
         for row in made.ranking.itertuples():
             realised = summary.loc[(row.augmentation, "ssim")]
             told = [row.distortion, row.distortion_low, row.distortion_high]

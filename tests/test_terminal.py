@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 from rich.progress import Task
 from support.columns import all_columns
+from support.runs import run_info
 
 from clipshift.cli.command import SweepComparison
 from clipshift.report import terminal
@@ -42,12 +43,9 @@ def made_run(severities: list[str]) -> Run:
             for name, shift in (("coarse_dropout", 0.5), ("noise", 0.4), ("flip", 0.3))
         ]
     )
-    facts = {
-        "model": {"name": "m", "architecture": "a", "trained": True, "trained_on": ["noise"],
-                  "checkpoint": "/home/me/model", "pretrained": None},
-        "data": {"photos": 50}, "spread": 0.975,
-    }  # fmt: skip
-    return Run(Path("/x"), facts, all_columns(), pd.DataFrame(), summary, ranking=ranking)
+    model = {"trained_on": ["noise"], "checkpoint": "/home/me/model"}
+    info = run_info(model=model, data={"photos": 50}, spread=0.975)
+    return Run(Path("/x"), info, all_columns(), pd.DataFrame(), summary, ranking=ranking)
 
 
 def said_in(columns: int, run: Run, monkeypatch: pytest.MonkeyPatch,

@@ -36,7 +36,7 @@ from clipshift.data import sample, typed
 from clipshift.errors import UserError
 from clipshift.evaluate.calibration import load_calibration
 from clipshift.results import Records, file_name, read_gazes, read_nearest, read_run, rebuild_views
-from clipshift.results.facts import RUN_FACTS
+from clipshift.results.info import RUN_INFO
 
 SECRET = "canary-in-the-environment"
 
@@ -230,7 +230,7 @@ def test_every_option_of_a_part_is_typed(
             for how in ("value", "more"):
                 config = facts["config"] | {part: replaced(facts["config"][part], way, value, how)}
                 try:
-                    run.facts = typed(RUN_FACTS, json.dumps(facts | {"config": config}))
+                    run.info = typed(RUN_INFO, json.dumps(facts | {"config": config}))
                 except ValueError:
                     continue  # refused before anything is rebuilt
                 with one_line():
@@ -276,9 +276,9 @@ def test_the_network_is_asked_only_with_consent(
 
 def test_a_data_set_of_the_hub_counts_as_an_address(stranger: Path, tmp_path: Path) -> None:
     run = read_run(stranger)
-    run.facts["config"]["data"] = {
-        "_target_": "clipshift.data.huggingface", "dataset": str(tmp_path), "resize": "squash",
-    }  # fmt: skip
+    run.info.config.data.update(
+        _target_="clipshift.data.huggingface", dataset=str(tmp_path), resize="squash"
+    )
     with pytest.raises(UserError, match="add fetch=true"):
         rebuild_views(run)
 

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from support.columns import all_columns
+from support.runs import run_info
 
 from clipshift.augment.matching import Calibration, Match
 from clipshift.comparison.pair import (
@@ -29,14 +30,8 @@ from clipshift.results import Run, normalized_change, rank_augmentations, summar
 PHOTOS = 40
 NOISE = np.random.default_rng(0).normal(0, 0.03, (4, PHOTOS))
 NOISE -= NOISE.mean(axis=1, keepdims=True)
-FACTS = {
-    "notes": [], "floor": None, "intraclass_correlation": None, "collapsed": False, "spread": 0.5,
-    "data": {"photos": PHOTOS, "skipped": 0, "classes": ["cat", "dog"], "fingerprint": "f"},
-    "config": {"metric": {}, "inside": False, "prompts": {}}, "precision": "fp32", "device": "cpu",
-    "versions": {"torch": "2.9"}, "python": "3.11", "code_sha256": "a",
-}  # fmt: skip
-MODEL = {"name": "m", "architecture": "ViT-B-32", "checkpoint": None, "pretrained": None,
-         "trained": True, "trained_on": None, "gaze": "attention", "gaze_layer": 2}  # fmt: skip
+FACTS = {"data": {"photos": PHOTOS, "classes": ["cat", "dog"]}, "config": {"inside": False}}
+MODEL = {"gaze": "attention", "gaze_layer": 2}
 
 
 def made(
@@ -50,10 +45,10 @@ def made(
 
     Photos differ by 0.03 (standard deviation), independently between up to four augmentations.
     """
-    facts = FACTS | {"model": MODEL | model} | dict(facts or {})
-    rows, summary, ranking = tables(tuple(shifts.items()), facts["spread"], photos)
+    info = run_info(**FACTS | {"model": MODEL | model} | dict(facts or {}))
+    rows, summary, ranking = tables(tuple(shifts.items()), info.spread, photos)
     rows = rows if top1 is None else rows.assign(zero_shot_top1_clean=np.resize(top1, len(rows)))
-    return Run(Path("/run"), facts, all_columns(), rows.copy(), summary.copy(), ranking=ranking)
+    return Run(Path("/run"), info, all_columns(), rows.copy(), summary.copy(), ranking=ranking)
 
 
 @cache
@@ -175,7 +170,7 @@ def towards(p: float) -> str:
 
 
 def corruptions(mce: float | None) -> str:
-    ends = {"mce_low": 0.6, "mce_high": 0.8}
+    ends = {"mce_low": 0.6, "mce_high": 0.8, "ci_low": None, "ci_high": None}
     run = made(APART, {"corruption_error": {"mce": mce, **ends, "rho": None}})
     run.corruption_error = pd.DataFrame(
         {"augmentation": ["fog"] * 5, "severity": list("12345"), "alexnet_error": 0.8}
@@ -214,7 +209,7 @@ VERDICTS: list[tuple[str, list[Text], list[Text]]] = [
      [lambda: answer(APART, facts={"spread": None})]),
     ("requires two photos", [lambda: answer(APART, photos=1)], [lambda: answer(APART)]),
     ("requires a measured cosine", [lambda: " ".join(words.answer(
-        Run(Path(), {"model": MODEL}, {}, pd.DataFrame())))], [lambda: answer(APART, photos=1)]),
+        Run(Path(), run_info(), {}, pd.DataFrame())))], [lambda: answer(APART, photos=1)]),
     (UNEQUAL, [lambda: str(ranking_figure(made(APART)).notes)],
      [lambda: str(ranking_figure(made(MATCHED)).notes),
       lambda: str(ranking_figure(made({("noise", "paper"): 0.3, ("noise", "1"): 0.3})).notes)]),
@@ -279,7 +274,7 @@ VERDICTS: list[tuple[str, list[Text], list[Text]]] = [
      [lambda: " ".join(pair_notes(made(APART), made(APART, {"precision": "bf16"})))],
      [lambda: " ".join(pair_notes(made(APART), made(APART)))]),
     ("different versions",
-     [lambda: " ".join(pair_notes(made(APART), made(APART, {"code_sha256": "b"})))],
+     [lambda: " ".join(pair_notes(made(APART), made(APART, {"code_sha256": "b" * 64})))],
      [lambda: " ".join(pair_notes(made(APART), made(APART)))]),
     ("Left out: zero_shot", [lambda: left_out(["cat", "cow"])],
      [lambda: left_out(["cat", "dog"])]),

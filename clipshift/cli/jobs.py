@@ -22,7 +22,7 @@ from clipshift.data import Photo, read_text
 from clipshift.encode import Encoder
 from clipshift.errors import UserError
 from clipshift.integrations import tracking
-from clipshift.results import copy_results, data_fingerprint, read_facts, read_run
+from clipshift.results import copy_results, data_fingerprint, read_info, read_run
 from clipshift.versions import CODE_SHA256, package_versions, source_sha256
 
 LOCK = ".lock"
@@ -116,9 +116,9 @@ def finished_job(roots: list[Path], key: str, content: str) -> Path | None:
     for root in roots:
         for file in sorted(root.rglob("run.json")):
             try:
-                facts = read_facts(file.parent)
-                alike = facts["data"]["skipped"] or facts["data"]["fingerprint"] == content
-                if facts["job"] == key and alike:
+                info = read_info(file.parent)
+                alike = info.data.skipped or info.data.fingerprint == content
+                if info.job == key and alike:
                     read_run(file.parent)
                     if (file.parent / "report.html").exists():  # written after all else
                         return file.parent

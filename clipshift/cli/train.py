@@ -329,6 +329,7 @@ def compare_with_base(
     table = pd.read_csv(folder / "comparison.csv", dtype={"severity": str})
     base, *tuned = (read_run(run) for run in evaluations)
     for run in tuned:
-        write_card(Path(run.facts["model"]["checkpoint"]), base, run, table)
+        if checkpoint := run.info.model.checkpoint:
+            write_card(Path(checkpoint), base, run, table)
     if sys.stdout.isatty():
         webbrowser.open(report.resolve().as_uri())

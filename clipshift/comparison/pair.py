@@ -18,7 +18,6 @@ from clipshift.report.page import Cell, Figure, Page, Section, Table, marked, wr
 from clipshift.report.words import (
     SIGNIFICANT,
     alike_photos,
-    by_class,
     capitalised,
     collapsed_notes,
     counted,
@@ -140,7 +139,7 @@ def compare_pair(a: Run, b: Run, seed: int, trained_on: Sequence[str]) -> pd.Dat
     """
     lost = [name for name in a.shift if name.startswith(tuple(incomparable(a, b)))]
     groups = None
-    if by_class(a.facts) or by_class(b.facts):
+    if a.info.by_class or b.info.by_class:
         labels = labels_of(a.rows)
         groups = pd.Series(label_groups(list(labels)), labels.index)
     table = compare_photos(
@@ -150,8 +149,8 @@ def compare_pair(a: Run, b: Run, seed: int, trained_on: Sequence[str]) -> pd.Dat
         seed,
         groups,
     )
-    table.insert(0, "model_a", a.facts["model"]["name"])
-    table.insert(1, "model_b", b.facts["model"]["name"])
+    table.insert(0, "model_a", a.info.model.name)
+    table.insert(1, "model_b", b.info.model.name)
     return table
 
 
@@ -201,16 +200,20 @@ def shift_change(row: Any) -> str:
 
 def spread_change(a: Run, b: Run) -> str:
     """The mean distances between different photos in A and in B; empty where one has none."""
-    before, after = (run.facts.get("spread") for run in (a, b))
+    before, after = (run.info.spread for run in (a, b))
     return f"{before:.3f} → {after:.3f}" if before and after else ""
 
 
 def pair_notes(a: Run, b: Run) -> list[str]:
     """What one must know before reading a paired comparison's numbers."""
+    compared = {
+        "precision": (a.info.precision, b.info.precision),
+        "device": (a.info.device, b.info.device),
+    }
     notes = [
-        f"{name} differs: {a.facts[name]} and {b.facts[name]}. Part of the difference is this."
-        for name in ("precision", "device")
-        if a.facts[name] != b.facts[name]
+        f"{name} differs: {of_a} and {of_b}. Part of the difference is this."
+        for name, (of_a, of_b) in compared.items()
+        if of_a != of_b
     ]
     notes += software_notes([a, b])
     lost = incomparable(a, b)
@@ -222,11 +225,11 @@ def pair_notes(a: Run, b: Run) -> list[str]:
 
 def software_notes(runs: Sequence[Run]) -> list[str]:
     """Whether runs were made by different versions of packages, or of clipshift's own code."""
-    made_by = [run.facts["versions"] | {"python": run.facts["python"]} for run in runs]
+    made_by = [run.info.versions | {"python": run.info.python} for run in runs]
     names = dict.fromkeys(name for versions in made_by for name in versions)
     found = {name: dict.fromkeys(v.get(name, "none") for v in made_by) for name in names}
     other = [f"{name} ({', '.join(seen)})" for name, seen in found.items() if len(seen) > 1]
-    if len({run.facts["code_sha256"] for run in runs}) > 1:
+    if len({run.info.code_sha256 for run in runs}) > 1:
         other.append("clipshift's own code")
     if not other:
         return []
@@ -238,21 +241,19 @@ def software_notes(runs: Sequence[Run]) -> list[str]:
 
 def notes_on_runs(runs: Sequence[Run]) -> list[str]:
     """What a reader must know of runs: random weights, photos that are few, alike or close."""
-    notes = [
-        note for run in runs for note in (*model_notes(run.facts["model"]), *collapsed_notes(run))
-    ]
-    notes += few_photos(min(run.facts["data"]["photos"] for run in runs))
-    most_alike = max((run.facts for run in runs), key=lambda f: f["intraclass_correlation"] or 0)
+    notes = [note for run in runs for note in (*model_notes(run.info.model), *collapsed_notes(run))]
+    notes += few_photos(min(run.info.data.photos for run in runs))
+    most_alike = max((run.info for run in runs), key=lambda info: info.intraclass_correlation or 0)
     notes += alike_photos(most_alike)
     first = runs[0]
     for run in runs[1:]:
-        photos = [one.facts["data"].get("fingerprint") for one in (first, run)]
-        change = spread_change(first, run) if photos[0] == photos[1] else ""
-        if change and run.facts["spread"] < (1 - SPREAD_FALL) * first.facts["spread"]:
+        before, after = first.info.spread, run.info.spread
+        same_photos = run.info.data.fingerprint == first.info.data.fingerprint
+        if same_photos and before and after and after < (1 - SPREAD_FALL) * before:
             notes.append(
                 f"With {run_title(run)} all photos lie closer together than with "
-                f"{run_title(first)} (mean distance {change}): that alone makes 1 − cosine "
-                "smaller. Compare relative_shift and retained."
+                f"{run_title(first)} (mean distance {spread_change(first, run)}): that alone makes "
+                "1 − cosine smaller. Compare relative_shift and retained."
             )
     return list(dict.fromkeys(notes))
 
@@ -301,7 +302,7 @@ def write_pairs(
     sections.append(pair_photos(a, b, photos))
     names = ["A", *(run.folder.name for run in runs[1:-1]), "B"]
     facts = {
-        name: f"{run_title(run)}: {run.folder}; {weights_in_words(run.facts['model'])}"
+        name: f"{run_title(run)}: {run.folder}; {weights_in_words(run.info.model)}"
         for name, run in zip(names, runs, strict=True)
     }
     for index, (pair, _) in enumerate(pairs):
@@ -410,7 +411,7 @@ def _kept(a: Run, b: Run, table: pd.DataFrame) -> list[str]:
     change = with_interval(
         100 * row["difference"], 100 * row["ci_low"], 100 * row["ci_high"], "+.1f"
     )
-    classes = a.facts["data"].get("classes")
+    classes = a.info.data.classes
     of = f" over {len(classes):,} classes" if classes else ""
     alike = "" if row["p"] < SIGNIFICANT else ", not distinguishable at the 95 % level"
     return [

@@ -78,7 +78,7 @@ def compare_sweep(
     for job, run in runs.items():
         summary = run.summary
         settings = {name: overrides[job].get(name, "") for name in untold(options)}
-        head = {"job": job.name, "model": run.facts["model"]["name"], **settings}
+        head = {"job": job.name, "model": run.info.model.name, **settings}
         parts.append(pd.DataFrame(head, index=summary.index).join(summary))
     table = pd.concat(parts, ignore_index=True) if parts else pd.DataFrame()
     write_csv(folder / "comparison.csv", table)
@@ -141,7 +141,7 @@ def write_sweep(
         The page's path, and the figures' by name.
     """
     sections = []
-    models = {job.name: model_in_words(run.facts["model"]) for job, run in runs.items()}
+    models = {job.name: model_in_words(run.info.model) for job, run in runs.items()}
     lead = None
     answer = [f"None of the {counted(len(overrides), 'job')} has finished."]
     if len(table):
@@ -186,7 +186,7 @@ def write_sweep(
     if pair := comparable_pair(runs):
         a, b = pair
         trained_on = trained_on_of(pair)
-        paired = compare_pair(a, b, a.facts["seed"], trained_on)
+        paired = compare_pair(a, b, a.info.seed, trained_on)
         write_csv(folder / "paired.csv", paired)
         answer = pair_answer(a, b, paired)
         known = set(paired.dropna(subset="difference")["measure"])

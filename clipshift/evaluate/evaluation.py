@@ -39,12 +39,10 @@ from clipshift.results import (
     GAZED_PHOTOS,
     KEPT,
     ROWS,
-    SHOWN_PHOTOS,
     Measured,
     Records,
     Run,
     clear_results,
-    shown_photos,
     write_nearest,
     write_run,
     write_tensors,
@@ -392,12 +390,7 @@ def write(run: Run, evaluation: Evaluation, measured: Measured, texts: Texts) ->
         save_calibration(folder, evaluation.calibration)
     if not evaluation.save_embeddings:
         measured.embeddings.clear()
-    shown = shown_photos(run.rows, SHOWN_PHOTOS)
-    run.facts["data"]["shown_sha256"] = {
-        photos[index].id: digest.tobytes().hex()
-        for index, digest in zip(measured.index, measured.digests, strict=True)
-        if photos[index].id in shown
-    }
+    shown = run.info.data.shown_sha256
     save = evaluation
     write_tensors(
         folder, measured, photos, save.save_views, save.save_gaze, shown, save.save_gaze_heads

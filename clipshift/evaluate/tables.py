@@ -25,11 +25,13 @@ from clipshift.results import (
     DESIGN_EFFECT,
     PHOTOS,
     SHIFT,
+    SHOWN_PHOTOS,
     UNMATCHED,
     Matching,
     Measured,
     Records,
     Run,
+    RunInfo,
     Shift,
     ShiftFile,
     by_photo,
@@ -48,6 +50,7 @@ from clipshift.results import (
     ratio_values,
     shift_and_error,
     shift_table,
+    shown_photos,
     skipped_table,
     summarize,
     write_shift,
@@ -122,9 +125,10 @@ def make_run(
     summary = summarize(shift, columns, seed, matching, groups)
     stored = {v.name for v in variants.values() if isinstance(v.augmentation, Stored)}
     errors = corruption_errors(summary, sorted(stored))
+    shown = shown_photos(shift, SHOWN_PHOTOS)
     several = len(order) > 1 and len(shift.variants.unique("augmentation")) > 1
     both = cosine and several and {PAPER, MATCHED} <= set(shift.variants.unique("severity"))
-    made = {
+    made: dict[str, Any] = {
         "data": {
             "fingerprint": data_fingerprint(
                 (photos[index].id, digest.tobytes())
@@ -132,8 +136,13 @@ def make_run(
             ),
             "photos": len(measured.index),
             "skipped": len(measured.skipped),
-        }
-        | facts["data"],
+            **facts["data"],
+            "shown_sha256": {
+                photos[index].id: digest.tobytes().hex()
+                for index, digest in zip(measured.index, measured.digests, strict=True)
+                if photos[index].id in shown
+            },
+        },
         "spread": None if math.isnan(spread) else spread,
         "collapsed": math.isnan(spread) and bool((measured.digests != measured.digests[:1]).any()),
         "strengths": {name: variant.strength for name, variant in variants.items()},
@@ -170,9 +179,10 @@ def make_run(
     ]
     if len(errors):
         made["corruption_error"] = shift_and_error(errors, shift, seed)
+    inside_tables = inside(groups) if inside else {}  # adds to facts["seconds"]
     return Run(
         folder,
-        {**facts, **made},
+        RunInfo.model_validate({**facts, **made}),
         dict(columns),
         shift,
         summary,
@@ -183,7 +193,7 @@ def make_run(
         outliers,
         errors,
         skipped=skipped_table(measured, photos),
-        **(inside(groups) if inside else {}),
+        **inside_tables,
     )
 
 

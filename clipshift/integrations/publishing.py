@@ -21,7 +21,6 @@ from clipshift.results import (
     by_photo,
     file_name,
     labels_of,
-    prompts_of,
     subfolder,
     write_json,
     write_whole,
@@ -48,7 +47,7 @@ def zero_shot_rows(run: Run) -> dict[str, dict[str, float]]:
     """
     if "zero_shot_top1" not in run.rows:
         return {}
-    classes, prompts = run.facts["data"]["classes"], prompts_of(run)
+    classes, prompts = run.info.data.classes, run.info.prompts
     positions = {name: index for index, name in enumerate(class_names(classes, prompts))}
     known = labels_of(run.rows).map(lambda label: class_of(label, positions), na_action="ignore")
     hits = {
@@ -107,14 +106,14 @@ def clip_benchmark(run: Run) -> dict[str, dict[str, Any]]:
         Contents by ``clean`` or the name of the variant, whose data set is then called
         ``NAME (VARIANT)``. ``clip_benchmark build FILES`` makes one table of them.
     """
-    name, _ = dataset_of(run.facts["config"]["data"])
-    model = run.facts["model"]
-    weights = model["pretrained"] or Path(model["checkpoint"] or "").name
+    name, _ = dataset_of(run.info.config.data)
+    model = run.info.model
+    weights = model.pretrained or Path(model.checkpoint or "").name
     return {
         view: {
             "dataset": name if view == CLEAN else f"{name} ({view})",
-            "model": model["architecture"].rpartition("/")[2],
-            "pretrained": weights if model["trained"] else "",
+            "model": model.architecture.rpartition("/")[2],
+            "pretrained": weights if model.trained else "",
             "task": TASK,
             "metrics": metrics,
             "language": "en",
@@ -131,9 +130,9 @@ def eval_results(run: Run) -> list[dict[str, Any]]:
         the task, the top-1 accuracy in [0, 1], the date, and in ``notes`` what view it is of, the
         95 % interval and the number of photos.
     """
-    name, hub = dataset_of(run.facts["config"]["data"])
+    name, hub = dataset_of(run.info.config.data)
     several = run.summary["severity"].nunique() > 1
-    version = run.facts["versions"]["clipshift"]
+    version = run.info.versions["clipshift"]
     entries = []
     for view, metrics in zero_shot_rows(run).items():
         measure = "zero_shot_top1_clean" if view == CLEAN else "zero_shot_top1"
@@ -152,7 +151,7 @@ def eval_results(run: Run) -> list[dict[str, Any]]:
                     "task_id": TASK if view == CLEAN else f"{TASK}_{view}",
                 },
                 "value": round(metrics["acc1"], 6),
-                "date": run.facts["started"],
+                "date": run.info.started,
                 "notes": f"top-1 accuracy of the {what}: {accuracy} (95 % interval) over "
                 f"{counted(int(row['n']), 'photo')}; clipshift {version}",
             }
@@ -169,7 +168,7 @@ def write_published(run: Run) -> None:
         return
     for view, content in contents.items():
         write_json(folder / f"{file_name(view)}.json", content)
-    name, hub = dataset_of(run.facts["config"]["data"])
+    name, hub = dataset_of(run.info.config.data)
     text = yaml.safe_dump(eval_results(run), sort_keys=False, allow_unicode=True, width=1000)
     if hub is None:
         text = f"# The hub's id of the data set {name!r} is not known: fill it in.\n{text}"
@@ -280,7 +279,7 @@ def _training(provenance: Mapping[str, Any]) -> str:
 
 def _results(run: Run) -> list[EvalResult]:
     """A run's leading numbers for the card's metadata."""
-    name, hub = dataset_of(run.facts["config"]["data"])
+    name, hub = dataset_of(run.info.config.data)
     clean = run.summary[run.summary["measure"] == "zero_shot_top1_clean"][:1]
     moved = run.summary[run.summary["measure"] == "relative_shift"]
     found = [("accuracy", "zero-shot top-1, clean views", row.mean) for row in clean.itertuples()]
@@ -305,14 +304,14 @@ def _results(run: Run) -> list[EvalResult]:
 
 def _compared(base: Run, tuned: Run, comparison: pd.DataFrame) -> str:
     """What the fine-tune changed, as a table for people."""
-    names = [run.facts["model"]["name"] for run in (base, tuned)]
+    names = [run.info.model.name for run in (base, tuned)]
     rows = comparison[
         (comparison["model_a"] == names[0])
         & (comparison["model_b"] == names[1])
         & comparison["measure"].isin(["relative_shift", "zero_shot_top1_clean"])
     ]
-    photos = counted(tuned.facts["data"]["photos"], "photo")
-    source, _ = dataset_of(tuned.facts["config"]["data"])
+    photos = counted(tuned.info.data.photos, "photo")
+    source, _ = dataset_of(tuned.info.config.data)
     lines = [
         "## What it changes",
         f"Against the base, on {photos} of `{source}`, photo by photo, with 95 % intervals. "

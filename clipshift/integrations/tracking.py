@@ -175,7 +175,7 @@ def track_results(
     artifact = wandb.Artifact(f"shift-{tracked.id}", type="evaluation")
     for file in ("shift.parquet", "summary.csv", "run.json", report.name):
         artifact.add_file(str(run.folder / file))
-    checkpoint = run.facts["model"]["checkpoint"]
+    checkpoint = run.info.model.checkpoint
     if checkpoint and not tracked.offline:
         tracked.use_artifact(checkpoint_artifact(Path(checkpoint)))
     tracked.log_artifact(artifact)

@@ -92,7 +92,7 @@ def explored(runs: Mapping[str, Run], dataset: ViewDataset | None) -> dict[str, 
     }
     return {
         "models": list(runs),
-        "kinds": [run.facts["model"]["gaze"] for run in every],
+        "kinds": [run.info.model.gaze for run in every],
         "measure": measure,
         "variants": keys,
         "measures": [[name, first.columns[name].short] for name in measures],
@@ -123,7 +123,7 @@ def shown_numbers(
         for name in measures
     }
     classes = read_nearest(run.folder)
-    views = [CLEAN, *run.facts["strengths"]]
+    views = [CLEAN, *run.info.strengths]
     made = {}
     for row, photo in enumerate(photos):
         known = classes.get(photo, {})
@@ -176,13 +176,13 @@ def photo_rows(
 def view_keys(run: Run) -> dict[str, tuple[str, str]]:
     """The augmentation and the severity of each view of a run, by view name."""
     only = run.rows.head(1)["severity"].iloc[0]
-    parts = {view: split_view_name(view) for view in run.facts["strengths"]}
+    parts = {view: split_view_name(view) for view in run.info.strengths}
     return {view: (name, severity or only) for view, (name, severity) in parts.items()}
 
 
 def variants_of(run: Run, dataset: ViewDataset) -> dict[str, Variant]:
     """The variants of a run, by view name."""
-    strengths = run.facts["strengths"]
+    strengths = run.info.strengths
     return {
         view: Variant(name, severity, dataset.augmentations[name], strengths[view])
         for view, (name, severity) in view_keys(run).items()
@@ -191,7 +191,7 @@ def variants_of(run: Run, dataset: ViewDataset) -> dict[str, Variant]:
 
 def views_of(run: Run, dataset: ViewDataset, photos: Sequence[str]) -> dict[str, View]:
     """The views of photos by their ids, of those that can still be read and have not changed."""
-    measured = run.facts["data"].get("shown_sha256", {})  # in no run of earlier versions
+    measured = run.info.data.shown_sha256
     index = {photo.id: position for position, photo in enumerate(dataset.photos)}
     items = {photo: dataset[index[photo]] for photo in photos if photo in index}
     return {

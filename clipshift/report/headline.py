@@ -34,7 +34,7 @@ def headline(run: Run) -> dict[str, Any]:
         ``trained``, whether the weights are; ``model`` and ``weights`` in words. What a run has
         not is left out.
     """
-    model = run.facts["model"]
+    model = run.info.model
     found: dict[str, Any] = {}
     if len(run.ranking):
         severity = leading_severity(list(run.ranking["severity"].unique()))
@@ -52,11 +52,11 @@ def headline(run: Run) -> dict[str, Any]:
     top = run.summary.loc[run.summary["measure"] == "zero_shot_top1_clean", "mean"]
     if len(top):
         found["clean_top1"] = float(top.iloc[0])
-    if run.facts["spread"] is not None:
-        found["spread"] = run.facts["spread"]
+    if run.info.spread is not None:
+        found["spread"] = run.info.spread
     found |= {
-        "photos": run.facts["data"]["photos"],
-        "trained": model["trained"],
+        "photos": run.info.data.photos,
+        "trained": model.trained,
         "model": model_in_words(model),
         "weights": weights_in_words(model),
     }

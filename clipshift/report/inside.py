@@ -245,7 +245,7 @@ def named_section(run: Run) -> Section:
     without = (
         " The attributes (how a photo can look) are left out: this model’s text side knows only "
         "names."
-        if run.facts["model"].get("text") == NAMES
+        if run.info.model.text == NAMES
         else ""
     )
     text = (
@@ -258,8 +258,8 @@ def named_section(run: Run) -> Section:
 
 def outlier_sections(run: Run) -> list[Section]:
     """Outlier tokens: how many tokens are outliers, and how much of the gaze is on them."""
-    rows, layer = run.outliers, run.facts["model"].get("gaze_layer")
-    if rows.empty or not run.facts["config"].get("inside"):
+    rows, layer = run.outliers, run.info.model.gaze_layer
+    if rows.empty or not run.info.config.inside:
         return []
     text = [
         "Large ViTs turn some patches of little content into outlier tokens, in which they keep "

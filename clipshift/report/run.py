@@ -39,13 +39,13 @@ def write_report(run: Run, dataset: ViewDataset) -> tuple[Page, Path, dict[str, 
 
 def title_of(run: Run) -> str:
     """What was run."""
-    photos = words.counted(run.facts["data"]["photos"], "photo")
-    return f"Embedding shift of {words.model_in_words(run.facts['model'])} on {photos}"
+    photos = words.counted(run.info.data.photos, "photo")
+    return f"Embedding shift of {words.model_in_words(run.info.model)} on {photos}"
 
 
 def source_of(run: Run) -> str:
     """What a figure was made from, to stand below it."""
-    return f"{title_of(run)}; seed {run.facts['seed']}, {run.facts['precision']}; clipshift"
+    return f"{title_of(run)}; seed {run.info.seed}, {run.info.precision}; clipshift"
 
 
 def report_page(run: Run, dataset: ViewDataset) -> Page:
@@ -97,14 +97,14 @@ def ranking_figure(run: Run) -> Figure:
 
 def measured_in_words(run: Run) -> str:
     """What was measured, in a sentence."""
-    facts = run.facts
+    info = run.info
     names = words.counted(run.summary["augmentation"].nunique(), "augmentation")
     severities = list(run.summary["severity"].unique())
     at = f"severity {severities[0]}" if len(severities) == 1 else (
         f"severities {', '.join(severities[:-1])} and {severities[-1]}"
     )  # fmt: skip
-    photos = words.counted(facts["data"]["photos"], "photo")
-    spread = facts["spread"]
+    photos = words.counted(info.data.photos, "photo")
+    spread = info.spread
     apart = (
         f" Different photos are {spread:.2f} apart on average (1 − cosine): that is a relative "
         "shift of 1."
@@ -115,7 +115,7 @@ def measured_in_words(run: Run) -> str:
     accuracy = f" Zero-shot accuracy on the clean views: {clean}." if clean else ""
     return (
         f"Each of {photos} was compared with itself under {names} at {at}, as "
-        f"{words.model_in_words(facts['model'])} sees them.{apart}{accuracy}"
+        f"{words.model_in_words(info.model)} sees them.{apart}{accuracy}"
     )
 
 
@@ -236,10 +236,10 @@ def corruption_sections(run: Run) -> list[Section]:
 def floor_tables(run: Run) -> list[Table]:
     """What half precision costs; empty for a run in float32."""
     rows, severities = [], []
-    for augmentation, by_severity in (run.facts.get("floor") or {}).items():
+    for augmentation, by_severity in run.info.floor.items():
         for severity, found in by_severity.items():
-            numbers = [page.Cell(f"{found[key]:.1e}", found[key]) for key in ("mean", "p95")]
-            photos = page.Cell(str(found["photos"]), found["photos"])
+            numbers = [page.Cell(f"{value:.1e}", value) for value in (found.mean, found.p95)]
+            photos = page.Cell(str(found.photos), found.photos)
             rows.append([page.Cell(augmentation), *numbers, photos])
             severities.append(severity)
     if not rows:
@@ -247,7 +247,7 @@ def floor_tables(run: Run) -> list[Table]:
     return [
         Table(
             ["augmentation", "mean |Δ cosine|", "95th percentile", "photos"], rows,
-            f"The floor of {run.facts['precision']}", severities, "run.json",
+            f"The floor of {run.info.precision}", severities, "run.json",
             "By how much the cosine of view and clean view differs from float32’s, over the first "
             "photos of the run. A shift below the 95th percentile may be rounding.",
             folded=True,
@@ -313,7 +313,8 @@ def layer_table(layers: pd.DataFrame) -> Table:
 def gaze_sections(run: Run) -> list[Section]:
     """Whether the model looks elsewhere; empty where the gaze was not measured."""
     measures = {"gaze_divergence", "gaze_divergence_aligned"} & set(run.summary["measure"])
-    if not measures:
+    kind = run.info.model.gaze
+    if not measures or kind is None:
         return []
     both = len(measures) == 2
     caption = (
@@ -323,12 +324,11 @@ def gaze_sections(run: Run) -> list[Section]:
         if both
         else "How far the gaze on the view is from the gaze on the clean view."
     )
-    kind = words.gaze_in_words(run.facts["model"]["gaze"])
     return [
         Section(
             "gaze",
             "Gaze",
-            [f"Where the model looks: {kind}. Bars are 95 % intervals."],
+            [f"Where the model looks: {words.gaze_in_words(kind)}. Bars are 95 % intervals."],
             [Figure("gaze", charts.draw_gaze(run.summary), caption)],
         )
     ]
@@ -388,10 +388,10 @@ def correlation_sections(run: Run) -> list[Section]:
 
 def photos_section(run: Run, dataset: ViewDataset) -> Section:
     """The photo explorer."""
-    found = explored({words.model_in_words(run.facts["model"]): run}, dataset)
+    found = explored({words.model_in_words(run.info.model): run}, dataset)
     pictured = sum(bool(shown["pictures"]) for shown in found["shown"].values())
     text = (
-        f"All {words.counted(run.facts['data']['photos'], 'photo')}, by how far they move; "
+        f"All {words.counted(run.info.data.photos, 'photo')}, by how far they move; "
         f"{pictured} with pictures: those that moved most, those that moved least, and some "
         "between. Choose one to see its views, where the model looks, and its numbers."
     )
@@ -402,81 +402,81 @@ def photos_section(run: Run, dataset: ViewDataset) -> Section:
 
 def facts_of(run: Run) -> dict[str, Any]:
     """What a reader must know to repeat the run, by name."""
-    facts = run.facts
-    model, data = facts["model"], facts["data"]
-    versions = {"python": facts["python"], **facts["versions"]}
+    info = run.info
+    model, data = info.model, info.data
+    versions = {"python": info.python, **info.versions}
     return {
-        "model": f"{model['name']}: {model['architecture']}, {words.weights_in_words(model)}",
-        "weights (SHA-256)": model["weights_sha256"],
-        "gaze": words.gaze_in_words(model["gaze"]) if model["gaze"] else "none",
-        "photos": f"{data['photos']} measured, {data['skipped']} skipped",
-        "gallery of retained": words.counted(facts["gallery"], "photo"),
-        "intervals over": words.resampled(facts),
-        "data (SHA-256)": data["fingerprint"],
+        "model": f"{model.name}: {model.architecture}, {words.weights_in_words(model)}",
+        "weights (SHA-256)": model.weights_sha256,
+        "gaze": words.gaze_in_words(model.gaze) if model.gaze else "none",
+        "photos": f"{data.photos} measured, {data.skipped} skipped",
+        "gallery of retained": words.counted(info.gallery, "photo"),
+        "intervals over": words.resampled(info),
+        "data (SHA-256)": data.fingerprint,
         **(
-            {"stored corruptions (SHA-256)": data["stored_fingerprint"]}
-            if "stored_fingerprint" in data
+            {"stored corruptions (SHA-256)": data.stored_fingerprint}
+            if data.stored_fingerprint
             else {}
         ),
-        "strengths": ", ".join(f"{k} {v:.4g}" for k, v in facts["strengths"].items()),
-        "seed": facts["seed"],
-        "precision, device": f"{facts['precision']}, {facts['device']}",
-        "command": shlex.join(facts["command"]),
-        "started": facts["started"],
-        "commit": facts["commit"] or "none",
-        "machine": f"{facts['processor']}, {facts['system']}",
-        "seconds": ", ".join(f"{k} {v:.1f}" for k, v in facts["seconds"].items()),
+        "strengths": ", ".join(f"{k} {v:.4g}" for k, v in info.strengths.items()),
+        "seed": info.seed,
+        "precision, device": f"{info.precision}, {info.device}",
+        "command": shlex.join(info.command),
+        "started": info.started,
+        "commit": info.commit or "none",
+        "machine": f"{info.processor}, {info.system}",
+        "seconds": ", ".join(f"{k} {v:.1f}" for k, v in info.seconds.items()),
         "versions": ", ".join(f"{k} {v}" for k, v in versions.items()),
     }
 
 
 def citation(run: Run) -> str:
     """A BibTeX entry of the software that made the run."""
-    facts = run.facts
-    commit = f", commit {facts['commit'].removesuffix('+changes')[:12]}" if facts["commit"] else ""
+    info = run.info
+    commit = f", commit {info.commit.removesuffix('+changes')[:12]}" if info.commit else ""
     fields = {
         "author": "{The clipshift founders}",
         "title": "clipshift: measure how CLIP embeddings shift when the picture is messed with",
-        "version": facts["versions"]["clipshift"] + commit,
-        "year": facts["started"][:4],
+        "version": info.versions["clipshift"] + commit,
+        "year": info.started[:4],
     }
     return f"@software{{clipshift, {', '.join(f'{k} = {{{v}}}' for k, v in fields.items())}}}"
 
 
 def methods(run: Run) -> str:
     """A sentence on the run for a paper's methods section."""
-    facts = run.facts
-    model, data = facts["model"], facts["data"]
+    info = run.info
+    model, data = info.model, info.data
     severities = ", ".join(run.summary["severity"].unique())
     return (
         f"The shift of image embeddings was measured with clipshift "
-        f"{facts['versions']['clipshift']} for {model['architecture']} "
-        f"({words.weights_in_words(model)}, SHA-256 {model['weights_sha256'][:12]}) on "
-        f"{words.counted(data['photos'], 'photograph')} (SHA-256 {data['fingerprint'][:12]}) under "
+        f"{info.versions['clipshift']} for {model.architecture} "
+        f"({words.weights_in_words(model)}, SHA-256 {model.weights_sha256[:12]}) on "
+        f"{words.counted(data.photos, 'photograph')} (SHA-256 {data.fingerprint[:12]}) under "
         f"{words.counted(run.summary['augmentation'].nunique(), 'augmentation')} (severity "
-        f"{severities}; seed {facts['seed']}, {facts['precision']}); intervals are 95 % intervals "
-        f"over {words.resampled(facts)}, by bootstrap-t or, of shares, Wilson’s."
+        f"{severities}; seed {info.seed}, {info.precision}); intervals are 95 % intervals "
+        f"over {words.resampled(info)}, by bootstrap-t or, of shares, Wilson’s."
     )
 
 
 def run_notes(run: Run) -> list[str]:
     """What limits a run's numbers, a sentence each."""
-    model, data = run.facts["model"], run.facts["data"]
-    notes = [*run.facts["notes"], *words.model_notes(model), *words.floor_notes(run)]
-    notes += words.few_photos(data["photos"])
-    notes += words.alike_photos(run.facts)
+    model, data = run.info.model, run.info.data
+    notes = [*run.info.notes, *words.model_notes(model), *words.floor_notes(run)]
+    notes += words.few_photos(data.photos)
+    notes += words.alike_photos(run.info)
     notes += words.collapsed_notes(run)
-    if not model["gaze"] and "attention_similarity" in run.facts["config"]["metric"]:
+    if not model.gaze and "attention_similarity" in run.info.config.metric:
         notes.append(
-            f"Gaze is not available for {model['architecture']}: measures of it are left out."
+            f"Gaze is not available for {model.architecture}: measures of it are left out."
         )
-    if run.facts["config"].get("inside") and len(run.layers) and run.outliers.empty:
+    if run.info.config.inside and len(run.layers) and run.outliers.empty:
         notes.append(
-            f"{model['architecture']} has no patch tokens of one number in all layers: outlier "
+            f"{model.architecture} has no patch tokens of one number in all layers: outlier "
             "tokens are left out."
         )
-    if data["skipped"]:
+    if data.skipped:
         notes.append(
-            f"{words.counted(data['skipped'], 'file')} of the source not measured: see skipped.csv."
+            f"{words.counted(data.skipped, 'file')} of the source not measured: see skipped.csv."
         )
     return notes

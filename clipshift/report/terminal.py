@@ -112,7 +112,7 @@ def print_run(
     print_text(console, " ".join(answer))
     console.print()
     severities = list(run.summary["severity"].unique())
-    over = f", with 95 % intervals over {resampled(run.facts)}"
+    over = f", with 95 % intervals over {resampled(run.info)}"
     if len(severities) <= 2:
         shown = set()
         for severity, summary in run.summary.groupby("severity", sort=False):
@@ -131,7 +131,7 @@ def print_run(
     if not {*run.trained_on}.isdisjoint(run.summary["augmentation"]):
         print_text(console, "* trained on")
     if run.below_floor:
-        print_text(console, f"° below the floor of {run.facts['precision']}")
+        print_text(console, f"° below the floor of {run.info.precision}")
     if left:
         names = ", ".join(heading(measure, run.columns) for measure in left)
         print_text(console, f"In the report and summary.csv as well: {names}")

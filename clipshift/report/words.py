@@ -1,13 +1,12 @@
 """Numbers and models in words, the same in terminal, pages, figures and W&B."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from clipshift.results import ALEXNET_ERROR, CLASSES, DESIGN_EFFECT, Run
+from clipshift.results import ALEXNET_ERROR, DESIGN_EFFECT, ModelInfo, Run, RunInfo
 from clipshift.severities import LADDER, MATCHED, PAPER, ladder_steps, leading_severity
 
 FEW_PHOTOS = 30
@@ -53,51 +52,38 @@ def p_value(p: float) -> str:
     return f"{p:.2g}" if p else "< 1e-300"
 
 
-def weights_in_words(model: Mapping[str, Any]) -> str:
-    """Where a model's weights come from.
-
-    Args:
-        model: ``model`` of a ``run.json``.
-    """
-    if not model["trained"]:
+def weights_in_words(model: ModelInfo) -> str:
+    """Where a model's weights come from."""
+    if not model.trained:
         return "random weights"
-    if model["checkpoint"]:
-        return str(model["checkpoint"])
-    if model["pretrained"]:
-        return f"weights {model['pretrained']}"
-    schema, _, name = model["architecture"].partition(":")
+    if model.checkpoint:
+        return str(model.checkpoint)
+    if model.pretrained:
+        return f"weights {model.pretrained}"
+    schema, _, name = model.architecture.partition(":")
     return "weights of its own, inside clipshift" if schema == "builtin" else f"weights of {name}"
 
 
-def model_in_words(model: Mapping[str, Any]) -> str:
-    """A model's name, marked where its weights are random.
-
-    Args:
-        model: ``model`` of a ``run.json``.
-    """
-    return model["name"] + ("" if model["trained"] else " (UNTRAINED: random weights)")
+def model_in_words(model: ModelInfo) -> str:
+    """A model's name, marked where its weights are random."""
+    return model.name + ("" if model.trained else " (UNTRAINED: random weights)")
 
 
-def model_notes(model: Mapping[str, Any]) -> list[str]:
-    """What a reader must know of a model before its numbers, one sentence each.
-
-    Args:
-        model: ``model`` of a ``run.json``.
-    """
-    if model["trained"]:
+def model_notes(model: ModelInfo) -> list[str]:
+    """What a reader must know of a model before its numbers, one sentence each."""
+    if model.trained:
         return []
     return [
-        f"The weights of {model['name']} are random (untrained): its numbers say nothing about "
-        "CLIP."
+        f"The weights of {model.name} are random (untrained): its numbers say nothing about CLIP."
     ]
 
 
 def collapsed_notes(run: Run) -> list[str]:
     """A warning where a model gives all photos the same embedding; empty where it does not."""
-    if not run.facts.get("collapsed"):
+    if not run.info.collapsed:
         return []
     return [
-        f"{run.facts['model']['name']} is collapsed: it gives all photos the same embedding, so "
+        f"{run.info.model.name} is collapsed: it gives all photos the same embedding, so "
         "that a shift of 0 means nothing."
     ]
 
@@ -117,14 +103,14 @@ def gaze_in_words(kind: str) -> str:
 
 def floor_notes(run: Run) -> list[str]:
     """What half precision costs, a sentence each; empty for a run in float32."""
-    floor = run.facts.get("floor")
+    floor = run.info.floor
     if not floor:
         return []
     severities = {name: found.values() for name, found in floor.items()}
-    worst = {name: max(one["p95"] for one in found) for name, found in severities.items()}
-    photos = max(one["photos"] for found in severities.values() for one in found)
+    worst = {name: max(one.p95 for one in found) for name, found in severities.items()}
+    photos = max(one.photos for found in severities.values() for one in found)
     told = ", ".join(f"{name} {p95:.1g}" for name, p95 in worst.items())
-    precision = run.facts["precision"]
+    precision = run.info.precision
     notes = [
         f"Floor of {precision}: by so much it changes the cosine of 95 % of the first "
         f"{counted(photos, 'photo')}, against float32: {told}."
@@ -145,37 +131,24 @@ def few_photos(count: int) -> list[str]:
     return [f"Only {photos}: intervals over so few are wide, and only roughly 95 %."]
 
 
-def resampled(facts: Mapping[str, Any]) -> str:
-    """What a run's intervals take as drawn at random; of earlier versions it is always photos.
-
-    Args:
-        facts: Of a ``run.json``.
-    """
-    photos = counted(facts["data"]["photos"], "photo")
-    if not by_class(facts):
+def resampled(info: RunInfo) -> str:
+    """What a run's intervals take as drawn at random; of earlier versions it is always photos."""
+    photos = counted(info.data.photos, "photo")
+    if info.resampled is None or not info.by_class:
         return photos
-    found = facts["resampled"]
-    alone = f" and {counted(found['alone'], 'photo')} without one" if found["alone"] else ""
-    return f"{found['units']:,} classes{alone}, of {photos}"
+    units, alone = info.resampled.units, info.resampled.alone
+    without = f" and {counted(alone, 'photo')} without one" if alone else ""
+    return f"{units:,} classes{without}, of {photos}"
 
 
-def by_class(facts: Mapping[str, Any]) -> bool:
-    """Whether a run's intervals take classes as drawn at random."""
-    return (facts.get("resampled") or {}).get("unit") == CLASSES
-
-
-def alike_photos(facts: Mapping[str, Any]) -> list[str]:
-    """What a reader must know where photos of one label shift alike; empty where they do not.
-
-    Args:
-        facts: Of a ``run.json``.
-    """
-    correlation = facts["intraclass_correlation"]
-    effect = (facts.get("resampled") or {}).get("design_effect")
+def alike_photos(info: RunInfo) -> list[str]:
+    """What a reader must know where photos of one label shift alike; empty where they do not."""
+    correlation = info.intraclass_correlation
+    effect = info.resampled.design_effect if info.resampled else None
     told = "" if correlation is None else f" (intraclass correlation {correlation:.2f})"
-    if by_class(facts):
+    if info.by_class:
         return [
-            f"Intervals take classes as drawn at random, not photos: {resampled(facts)}{told}. "
+            f"Intervals take classes as drawn at random, not photos: {resampled(info)}{told}. "
             "Correlations, and p-values within a run, take photos as independent."
         ]
     alike = effect > DESIGN_EFFECT if effect is not None else (correlation or 0) > ALIKE
@@ -189,9 +162,9 @@ def alike_photos(facts: Mapping[str, Any]) -> list[str]:
 
 def run_title(run: Run) -> str:
     """What tells a run from others: its model, and the end of its checkpoint's path, or its tag."""
-    model = run.facts["model"]
-    weights = model["checkpoint"] or model["pretrained"]
-    if weights and model["checkpoint"]:
+    model = run.info.model
+    weights = model.checkpoint or model.pretrained
+    if weights and model.checkpoint:
         weights = "/".join(Path(weights).parts[-2:])
     return model_in_words(model) + (f" ({weights})" if weights else "")
 
@@ -254,7 +227,7 @@ def answer(run: Run) -> list[str]:
     Only what holds at the 95 % level is said to lead (`rank_augmentations`); of all else means are
     told. Augmentations are in backquotes, 95 % intervals in brackets.
     """
-    model = model_in_words(run.facts["model"])
+    model = model_in_words(run.info.model)
     if run.ranking.empty:
         known = "measure" in run.summary and headline_measure(run.summary)
         missing = "two photos with a value" if known else "a measured cosine similarity"
@@ -305,17 +278,16 @@ def _first_place(leader: str, rivals: Sequence[str]) -> str:
 
 def corruption_error(run: Run) -> list[str]:
     """What a run found of errors under stored corruptions, in sentences; empty where nothing."""
-    if run.corruption_error.empty:
+    found = run.info.corruption_error
+    if found is None or run.corruption_error.empty:
         return []
-    later = dict.fromkeys(("mce_low", "mce_high", "rho_within", "n"))  # earlier versions lack them
-    found = later | run.facts["corruption_error"]
     of_imagenet_c = run.corruption_error.dropna(subset="alexnet_error")
     whole = of_imagenet_c.groupby("augmentation").size() == len(LADDER)
-    if found["mce"] is not None:
+    if found.mce is not None:
         low, high = (
-            np.nan if end is None else 100 * end for end in (found["mce_low"], found["mce_high"])
+            np.nan if end is None else 100 * end for end in (found.mce_low, found.mce_high)
         )
-        mce = with_interval(100 * found["mce"], low, high, ".1f")
+        mce = with_interval(100 * found.mce, low, high, ".1f")
         told = [
             f"Mean corruption error (mCE): {mce} %, of {len(whole)} of the "
             f"{len(ALEXNET_ERROR)} corruptions of ImageNet-C; 100 % is AlexNet’s."
@@ -325,16 +297,17 @@ def corruption_error(run: Run) -> list[str]:
             f"No mean corruption error (mCE): it is over the {len(ALEXNET_ERROR)} corruptions of "
             f"ImageNet-C at all {len(LADDER)} severities, of which {whole.sum()} are here."
         ]
-    if found["rho"] is not None:
-        rho = with_interval(found["rho"], found["ci_low"], found["ci_high"], "+.2f")
+    if found.rho is not None:
+        low, high = (np.nan if end is None else end for end in (found.ci_low, found.ci_high))
+        rho = with_interval(found.rho, low, high, "+.2f")
         correlation = (
-            f"Spearman’s ρ of shift and error over {found['n']:.0f} corruptions, of their means "
+            f"Spearman’s ρ of shift and error over {found.n} corruptions, of their means "
             f"over severities: {rho}"
-            if found["n"]
+            if found.n
             else f"Spearman’s ρ of shift and error over corruptions and severities: {rho}"
         )
-        if found["rho_within"] is not None:
-            correlation += f"; over the severities of one corruption: {found['rho_within']:+.2f}"
+        if found.rho_within is not None:
+            correlation += f"; over the severities of one corruption: {found.rho_within:+.2f}"
         told.append(f"{correlation}.")
     return told
 

@@ -39,15 +39,15 @@ def rebuild_views(run: Run, fetch: bool = False) -> ViewDataset:
         UserError: If its photos cannot be read, lie behind an address and ``fetch`` is not set, or
             its file describes parts that are not clipshift's or have other options.
     """
-    config = run.facts["config"]
-    options: dict[str, Any] = dict(config["data"])
+    config = run.info.config
+    options: dict[str, Any] = dict(config.data)
     if not fetch and (address := _address(options)):
         raise UserError(
             f"the photos of {run.folder} lie at {address}, which is not read again without being "
             "asked: add fetch=true if you trust it"
         )
     picked = {name: options.pop(name, None) for name in SELECTION}
-    resize = config["data"]["resize"]
+    resize = config.data["resize"]
     if "download" in options:
         options["download"] = None  # a run's file does not say where files are written
     try:
@@ -58,10 +58,10 @@ def rebuild_views(run: Run, fetch: bool = False) -> ViewDataset:
         photos = select(build_part("data", source, SOURCES), **choice)
         augmentations = {
             name: build_part(f"aug.{name}", without_ladder(node), AUGMENTATIONS)
-            for name, node in config["aug"].items()
+            for name, node in config.aug.items()
         }
-        shape = native_resize(run.facts["model"]["preprocessing"]) if resize == NATIVE else resize
-        return ViewDataset(photos, augmentations, run.facts["seed"], shape)
+        shape = native_resize(run.info.model.preprocessing) if resize == NATIVE else resize
+        return ViewDataset(photos, augmentations, run.info.seed, shape)
     except (UserError, ValueError, TypeError, LookupError) as error:
         raise UserError(f"the views of {run.folder} cannot be drawn again: {error}") from None
 

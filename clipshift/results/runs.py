@@ -21,8 +21,8 @@ from clipshift.data import NATIVE, Photo, native_resize, open_file, read_text, t
 from clipshift.errors import UserError, one_line
 from clipshift.measure import Facts
 from clipshift.results.columns import DEFINITIONS, ShiftFile, column_dictionary
-from clipshift.results.facts import RUN_FACTS
 from clipshift.results.files import file_sha256, subfolder, write_csv, write_json, write_whole
+from clipshift.results.info import RUN_INFO, RunInfo
 from clipshift.results.measured import CLEAN, Measured
 from clipshift.results.table import Shift, by_photo
 from clipshift.severities import SEVERITIES, view_name
@@ -77,9 +77,6 @@ TEXTS = frozenset({
 })  # fmt: skip
 """The columns of tables that hold texts; all others hold numbers."""
 
-VIEWS = ("aug", "seed", "data.resize")
-"""Options that decide what the views are, beside the photos and the strengths."""
-
 
 @dataclass
 class Run:
@@ -87,7 +84,7 @@ class Run:
 
     Attributes:
         folder: Its folder.
-        facts: What ``run.json`` holds: provenance, and what is true of the run as a whole.
+        info: What ``run.json`` holds: provenance, and what is true of the run as a whole.
         columns: What the measured columns mean.
         rows: ``shift.parquet``, a column at a time; or the table itself.
         summary: Means with intervals.
@@ -110,7 +107,7 @@ class Run:
     """
 
     folder: Path
-    facts: dict[str, Any]
+    info: RunInfo
     columns: dict[str, Facts]
     rows: Shift
     summary: pd.DataFrame = field(default_factory=pd.DataFrame)
@@ -137,7 +134,7 @@ class Run:
     @property
     def trained_on(self) -> list[str]:
         """The augmentations that its model was fine-tuned on; empty for any other model."""
-        return self.facts["model"].get("trained_on") or []
+        return self.info.model.trained_on or []
 
     @property
     def below_floor(self) -> set[tuple[str, str]]:
@@ -146,17 +143,21 @@ class Run:
         Their mean of 1 − cosine is below the 95th percentile of what float32 changes of a cosine.
         """
         means = self.summary[self.summary["measure"] == "cosine_similarity"]
-        floor = self.facts.get("floor") or {}
+        floors = {
+            (augmentation, severity): floor.p95
+            for augmentation, by_severity in self.info.floor.items()
+            for severity, floor in by_severity.items()
+        }
         return {
             (row.augmentation, row.severity)
             for row in means.itertuples()
-            if 1 - row.mean < floor.get(row.augmentation, {}).get(row.severity, {"p95": 0})["p95"]
+            if 1 - row.mean < floors.get((row.augmentation, row.severity), 0)
         }
 
     @property
     def matched_by(self) -> str | None:
         """The measure of distortion that severity ``matched`` is at, where the run has both."""
-        name: str | None = self.facts.get("matching", {}).get("distortion")
+        name = self.info.matching.distortion if self.info.matching else None
         known = name in self.columns and len(self.ranking) > 0
         return name if known and self.ranking["distortion"].notna().any() else None
 
@@ -166,11 +167,11 @@ class Run:
 
         With its interval; None where the run has not both severities.
         """
-        found = self.facts.get("paper_and_matched")
+        found = self.info.paper_and_matched
         if found is None:
             return None
         tau, low, high = (
-            np.nan if found[key] is None else found[key] for key in ("tau", "ci_low", "ci_high")
+            np.nan if value is None else value for value in (found.tau, found.ci_low, found.ci_high)
         )
         return tau, low, high
 
@@ -238,23 +239,24 @@ def write_run(run: Run) -> None:
         write_csv(run.folder / f"{name}.csv", table)
     write_json(run.folder / "columns.json", column_dictionary(run.rows, run.columns, written))
     files = [SHIFT, "columns.json", *(f"{name}.csv" for name in written)]
-    run.facts["sha256"] = {name: file_sha256(run.folder / name) for name in files}
-    write_json(run.folder / "run.json", run.facts)
+    hashes = {name: file_sha256(run.folder / name) for name in files}
+    run.info = run.info.model_copy(update={"sha256": hashes})
+    write_json(run.folder / "run.json", run.info.as_json())
 
 
-def read_facts(folder: Path) -> dict[str, Any]:
+def read_info(folder: Path) -> RunInfo:
     """What the ``run.json`` of a finished run says.
 
     Raises:
         UserError: If the folder holds none, or one that was interrupted.
     """
     try:
-        facts: dict[str, Any] = typed(RUN_FACTS, read_text(folder / "run.json"))
+        info = typed(RUN_INFO, read_text(folder / "run.json"))
     except (OSError, ValueError) as error:
         raise UserError(f"no finished run in {folder}: run.json: {error}") from None
-    if not facts["complete"]:
+    if not info.complete:
         raise UserError(f"the run in {folder} was interrupted: run it again")
-    return facts
+    return info
 
 
 def read_run(folder: Path) -> Run:
@@ -265,28 +267,26 @@ def read_run(folder: Path) -> Run:
             whose files are no longer what was written, or do not belong together.
     """
     again = "measure it again"
-    facts = read_facts(folder)
+    info = read_info(folder)
     try:
-        for name, written in facts["sha256"].items():
+        for name, written in info.sha256.items():
             if name not in HASHED:
                 raise ValueError(f"run.json names {name}, which is not a table of a run")
             if file_sha256(folder / name) != written:
                 raise UserError(f"{folder / name} is not what the run wrote: {again}")
-        if missing := [name for name in (SHIFT, "skipped.csv") if name not in facts["sha256"]]:
+        if missing := [name for name in (SHIFT, "skipped.csv") if name not in info.sha256]:
             raise ValueError(f"run.json has no SHA-256 of {missing[0]}")
         rows = ShiftFile(folder / SHIFT)
-        tables = {
-            name: _read_table(folder, name, f"{name}.csv" in facts["sha256"]) for name in TABLES
-        }
+        tables = {name: _read_table(folder, name, f"{name}.csv" in info.sha256) for name in TABLES}
         if not rows.empty:
-            _check_names(facts, rows, tables)
+            _check_names(info, rows, tables)
     except OSError as error:
         raise UserError(f"no finished run in {folder}: {error}") from None
     except (ValueError, TypeError, LookupError, AttributeError, pa.ArrowException) as error:
         raise UserError(f"the run in {folder} cannot be read ({error}): {again}") from None
     if rows.empty:
         raise UserError(f"the run in {folder} measured no photo: see its skipped.csv")
-    return Run(folder, facts, rows.facts, rows, **tables)
+    return Run(folder, info, rows.facts, rows, **tables)
 
 
 def _read_table(folder: Path, name: str, written: bool) -> pd.DataFrame:
@@ -308,9 +308,7 @@ def _read_table(folder: Path, name: str, written: bool) -> pd.DataFrame:
     return table
 
 
-def _check_names(
-    facts: Mapping[str, Any], rows: ShiftFile, tables: Mapping[str, pd.DataFrame]
-) -> None:
+def _check_names(info: RunInfo, rows: ShiftFile, tables: Mapping[str, pd.DataFrame]) -> None:
     """Make sure that tables and facts are of the same augmentations, severities and measures.
 
     Raises:
@@ -331,11 +329,11 @@ def _check_names(
         "distances": views | {CLEAN},
     }
     named = [
-        ("run.json", "strengths", facts["strengths"]),
-        ("run.json", "aug", facts["config"]["aug"]),
-        ("run.json", "augmentation", facts["distortion"]),
-        ("run.json", "augmentation", facts["floor"]),
-        ("run.json", "aug", facts.get("matching", {}).get("elasticity", ())),
+        ("run.json", "strengths", info.strengths),
+        ("run.json", "aug", info.config.aug),
+        ("run.json", "augmentation", info.distortion),
+        ("run.json", "augmentation", info.floor),
+        ("run.json", "aug", info.matching.elasticity if info.matching else ()),
         *(
             (f"{name}.csv", column, table[column].dropna())
             for name, table in tables.items()
@@ -353,8 +351,8 @@ def _check_names(
     for file, kind, values in named:
         if other := set(values) - known[kind]:
             raise ValueError(f"{file} names {min(map(str, other))}, which {SHIFT} does not")
-    if set(facts["strengths"]) != views:
-        raise ValueError(f"run.json has no strength of {min(views - set(facts['strengths']))}")
+    if set(info.strengths) != views:
+        raise ValueError(f"run.json has no strength of {min(views - set(info.strengths))}")
 
 
 def write_tensors(
@@ -471,25 +469,20 @@ def read_gazes(folder: Path) -> dict[str, dict[str, np.ndarray]]:
 
 def differing_views(a: Run, b: Run) -> list[str]:
     """Why two runs cannot be compared photo by photo: what differs, in words; empty if nothing."""
+    infos = (a.info, b.info)
     found = []
-    if a.facts["data"]["fingerprint"] != b.facts["data"]["fingerprint"]:
-        found.append(
-            f"their photos ({a.facts['data']['photos']} and {b.facts['data']['photos']}, or others)"
-        )
-
-    elif a.facts["data"].get("stored_fingerprint") != b.facts["data"].get("stored_fingerprint"):
+    if a.info.data.fingerprint != b.info.data.fingerprint:
+        found.append(f"their photos ({a.info.data.photos} and {b.info.data.photos}, or others)")
+    elif a.info.data.stored_fingerprint != b.info.data.stored_fingerprint:
         found.append("their stored corruptions")
-
-    def option(run: Run, dotted: str) -> Any:
-        value = run.facts["config"]
-        for key in dotted.split("."):
-            value = value[key]
-        return native_resize(run.facts["model"]["preprocessing"]) if value == NATIVE else value
-
+    if a.info.config.aug != b.info.config.aug:
+        found.append("aug")
+    options: dict[str, list[Any]] = {
+        "seed": [info.config.seed for info in infos],
+        "data.resize": [_resize(info) for info in infos],
+    }
     found += [
-        f"{name} ({option(a, name)} and {option(b, name)})" if name != "aug" else "aug"
-        for name in VIEWS
-        if option(a, name) != option(b, name)
+        f"{name} ({of_a} and {of_b})" for name, (of_a, of_b) in options.items() if of_a != of_b
     ]
     keys = [
         sorted(run.shift[["augmentation", "severity"]].drop_duplicates().itertuples(index=False))
@@ -497,9 +490,15 @@ def differing_views(a: Run, b: Run) -> list[str]:
     ]
     if keys[0] != keys[1]:
         found.append("their augmentations or severities")
-    elif a.facts["strengths"] != b.facts["strengths"]:
+    elif a.info.strengths != b.info.strengths:
         found.append("the strengths of their augmentations")
     return found
+
+
+def _resize(info: RunInfo) -> str | dict[str, Any]:
+    """How photos became clean views."""
+    resize = info.config.data["resize"]
+    return native_resize(info.model.preprocessing) if resize == NATIVE else resize
 
 
 def incomparable(a: Run, b: Run) -> dict[str, str]:
@@ -514,30 +513,15 @@ def incomparable(a: Run, b: Run) -> dict[str, str]:
         else set()
         for run in (a, b)
     ]
-    texts = [(run.facts["data"].get("classes"), prompts_of(run)) for run in (a, b)]
+    texts = [(run.info.data.classes, run.info.prompts) for run in (a, b)]
     found = {}
     if galleries[0] != galleries[1]:
         found["retained"] = "the galleries hold other photos"
     if texts[0] != texts[1]:
         found["zero_shot"] = "classes or prompts differ"
-    kinds = [gaze_kind(run) for run in (a, b)]
+    kinds = [run.info.model.gaze for run in (a, b)]
     if kinds[0] != kinds[1]:
         cause = f"the gaze is {kinds[0]} in one and {kinds[1]} in the other"
         of_gaze = [n for n, facts in a.columns.items() if facts.space in ("gaze", "aligned gaze")]
         found |= {n: cause for n in of_gaze if n in a.shift and n in b.shift}
     return found
-
-
-def prompts_of(run: Run) -> list[str] | str:
-    """A run's templates, or ``openai``. In runs of earlier versions they are options alone."""
-    prompts: list[str] | str = run.facts["data"].get("prompts", [])
-    return prompts or run.facts["config"]["prompts"].get("templates", [])
-
-
-def gaze_kind(run: Run) -> str | None:
-    """The kind of a run's gaze; None where it has none.
-
-    Runs of earlier versions only say whether they have one: it was attention.
-    """
-    kind: str | bool | None = run.facts["model"].get("gaze")
-    return "attention" if kind is True else kind or None
