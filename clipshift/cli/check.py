@@ -1,10 +1,11 @@
-"""What ``clipshift check`` does: our accuracies beside those that were published."""
+"""What ``clipshift check`` does: our accuracies beside the published ones."""
 
 import hashlib
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import datetime
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -27,20 +28,20 @@ from clipshift.data import (
 from clipshift.encode import (
     OPENAI,
     Encoder,
-    ZeroShot,
     find_checkpoint,
     make_zero_shot,
     weights_are_here,
 )
 from clipshift.errors import UserError
-from clipshift.evaluate import CleanAccuracy, measure_accuracy
+from clipshift.evaluate import CleanAccuracy, Keep, ShiftEvaluation, clean_accuracy
+from clipshift.evaluate.loading import ViewData
 from clipshift.report.check import NOT_CHECKED, OUTSIDE, WITHIN, print_check
 from clipshift.report.terminal import PhotoProgressBar
 from clipshift.results import Records, write_csv, write_json
 from clipshift.versions import CODE_SHA256, provenance
 
 RECORDS = "check"
-"""The folder of what is measured until all of it is, in that of the check."""
+"""The folder, within that of the check, of what is measured until all of it is."""
 SHARDS = "clipshift.data.shards"
 MEASURES = ("top1", "cosine")
 """What a row may give a value of, see `clipshift.evaluate.CleanAccuracy`."""
@@ -66,12 +67,16 @@ def check(cfg: DictConfig, folder: Path) -> bool:
         UserError: If a row names no model, or the folder is in use.
     """
     started = datetime.now().astimezone().isoformat(timespec="seconds")
-    known: dict[str, CleanAccuracy | None] = {}
     rows = plain(cfg.check)["rows"]
     if wrong := [row["model"] for row in rows if row["model"] not in cfg.check.models]:
         raise UserError(f"check.rows: no model {wrong[0]} among check.models")
+
+    @cache
+    def accuracy(model: str, data: str) -> CleanAccuracy | None:
+        return measure_accuracy(cfg, model, data, folder / RECORDS / f"{model} {data}")
+
     with locked(folder):
-        table = pd.DataFrame([checked_row(cfg, row, folder / RECORDS, known) for row in rows])
+        table = pd.DataFrame([checked_row(cfg, row, accuracy) for row in rows])
         if not is_first_process():
             return True
         write_csv(folder / "check.csv", table)
@@ -89,24 +94,20 @@ def check(cfg: DictConfig, folder: Path) -> bool:
 
 
 def checked_row(
-    cfg: DictConfig,
-    row: Mapping[str, Any],
-    folder: Path,
-    known: dict[str, CleanAccuracy | None],
+    cfg: DictConfig, row: Mapping[str, Any], accuracy: Callable[[str, str], CleanAccuracy | None]
 ) -> dict[str, Any]:
     """A row of ``check.csv``: what was published, what we measure, and whether that is the same.
 
     Args:
         cfg: The configuration.
         row: One of ``check.rows``.
-        folder: Where what is measured goes.
-        known: What was measured for earlier rows, to which this one's is added.
+        accuracy: Measures a model on a data set, both by name.
     """
     (measure,) = (name for name in MEASURES if name in row)
-    sets = [row["data"]] if isinstance(row["data"], str) else list(row["data"])
-    made = {
+    data_sets = [row["data"]] if isinstance(row["data"], str) else list(row["data"])
+    checked = {
         "model": row["model"],
-        "data": sets[0] if len(sets) == 1 else f"{len(sets)} data sets",
+        "data": data_sets[0] if len(data_sets) == 1 else f"{len(data_sets)} data sets",
         "measure": measure,
         "published": float(row[measure]),
         "ours": None,
@@ -118,76 +119,83 @@ def checked_row(
         "source": cfg.check.sources[row["source"]],
     }
     try:
-        sources = [photos_here(cfg, name) for name in sets]  # all, before weights are downloaded
-        model = model_here(cfg, row["model"])
-        found = []
-        for name, source in zip(sets, sources, strict=True):
-            key = f"{row['model']} {name}"
-            if key not in known:
-                known[key] = measured(cfg, model, name, source, folder / key)
-            found.append(known[key])
+        for name in data_sets:  # all of them before weights are downloaded
+            photos_here(cfg, name)
+        accuracies = [accuracy(row["model"], name) for name in data_sets]
     except NotHereError as error:
-        return made | {"reason": str(error)}
+        return checked | {"reason": str(error)}
     except UserError as error:  # what is here cannot be used
-        return made | {"within": OUTSIDE, "reason": str(error)}
-    if None in found:  # another process than the first
-        return made
-    ours = sum(100 * getattr(accuracy, measure) for accuracy in found) / len(found)
-    within = abs(ours - made["published"]) <= made["tolerance"] + 1e-9
-    return made | {
+        return checked | {"within": OUTSIDE, "reason": str(error)}
+    if None in accuracies:  # another process than the first
+        return checked
+    ours = sum(100 * getattr(one, measure) for one in accuracies) / len(accuracies)
+    difference = ours - checked["published"]
+    return checked | {
         "ours": ours,
-        "difference": ours - made["published"],
-        "within": WITHIN if within else OUTSIDE,
-        "photos": sum(accuracy.photos for accuracy in found if accuracy),
+        "difference": difference,
+        "within": WITHIN if abs(difference) <= checked["tolerance"] + 1e-9 else OUTSIDE,
+        "photos": sum(one.photos for one in accuracies if one),
     }
 
 
-def measured(
-    cfg: DictConfig,
-    model: Mapping[str, Any],
-    name: str,
-    source: Mapping[str, Any],
-    folder: Path,
+def measure_accuracy(
+    cfg: DictConfig, model_name: str, data: str, folder: Path
 ) -> CleanAccuracy | None:
     """A model's accuracy on a data set; None on other processes than the first.
 
     Args:
         cfg: The configuration.
-        model: From `model_here`.
-        name: The data set's.
-        source: From `photos_here`.
+        model_name: One of ``check.models``.
+        data: The data set's name.
         folder: Where what is measured goes.
 
     Raises:
-        NotHereError: If the photos are not those of the published value, by their number.
+        NotHereError: If weights or photos are not here, or the photos are not those of the
+            published value, by their number.
         UserError: If the model or the photos are here and cannot be used.
     """
-    photos, wanted = labelled(source, name), cfg.check.data.get(name, {}).get("photos")
-    if wanted is not None and len(photos) != wanted:
-        raise NotHereError(f"{name} has {len(photos):,} photos with a class here, not {wanted:,}")
-    encoder = encoder_of(model, cfg.precision)
-    classes = classes_of(photos)
-    own = shard_templates(source["root"]) if source["_target_"] == SHARDS else None
-    templates = OPENAI if own is None or all(map(is_imagenet, classes)) else own
-    zero_shot = make_zero_shot(encoder, photos, classes, templates)
+    source, model = photos_here(cfg, data), model_here(cfg, model_name)
+    listed: list[Photo] = instantiate_part(f"check.data.{data}", source)
+    photos = [photo for photo in listed if photo.label is not None and photo.left_out is None]
+    count = cfg.check.data.get(data, {}).get("photos")
+    if count is not None and len(photos) != count:
+        raise NotHereError(f"{data} has {len(photos):,} photos with a class here, not {count:,}")
+    encoder, classes = encoder_of(model, cfg.precision), classes_of(photos)
+    templates: list[str] | str | None = None
+    if source["_target_"] == SHARDS and not all(map(is_imagenet, classes)):
+        templates = shard_templates(source["root"])
+    zero_shot = make_zero_shot(encoder, photos, classes, templates or OPENAI)
     if zero_shot is None:
-        raise UserError(f"{name} has fewer than two classes")
+        raise UserError(f"{data} has fewer than two classes")
     resize = native_resize(encoder.preprocessing)
-    records = begun(folder, encoder, photos, zero_shot, resize, cfg.rerun)
+    records = Records(folder)
     if is_first_process():
-        print(f"{model['name']} on {name}: {len(photos):,} photos", flush=True)
+        print(f"{model['name']} on {data}: {len(photos):,} photos", flush=True)
+        asked = json.dumps([[(photo.id, photo.label) for photo in photos], zero_shot.names])
+        classifier = zero_shot.classifier.cpu().numpy().tobytes()
+        options = {
+            "encoder": encoder.fingerprint,
+            "resize": dict(resize),
+            "photos and classes": hashlib.sha256(asked.encode() + classifier).hexdigest(),
+            "clipshift's code": CODE_SHA256,
+        }
+        if records.begin(options, cfg.rerun):
+            records.begin(options, anew=True)
     trainer = make_trainer(
         plain(cfg.trainer), callbacks=[PhotoProgressBar()], logger=False,
         enable_checkpointing=False, default_root_dir=str(folder),
     )  # fmt: skip
+    views = ViewDataset(photos, {}, cfg.seed, resize)
+    batches = ViewData(views, cfg.data.batch_size, cfg.data.num_workers, records)
     with advice_on_memory():
-        found = measure_accuracy(
-            encoder, zero_shot, ViewDataset(photos, {}, cfg.seed, resize), records, trainer,
-            batch_size=cfg.data.batch_size, num_workers=cfg.data.num_workers,
-        )  # fmt: skip
-    if found and found.photos != len(photos):
-        raise UserError(f"{name}: only {found.photos:,} of {len(photos):,} photos can be read")
-    return found
+        trainer.test(ShiftEvaluation(encoder, {}, {}, records, Keep()), batches, verbose=False)
+    records.gather()
+    if not is_first_process():
+        return None
+    accuracy = clean_accuracy(records, zero_shot)
+    if accuracy.photos != len(photos):
+        raise UserError(f"{data}: only {accuracy.photos:,} of {len(photos):,} photos can be read")
+    return accuracy
 
 
 def model_here(cfg: DictConfig, name: str) -> dict[str, Any]:
@@ -241,47 +249,13 @@ def photos_here(cfg: DictConfig, name: str) -> dict[str, Any]:
     source.pop("photos", None)
     root, place = source.get("root"), cfg.check.shards
     if "_target_" in source and (root is not None or "root" not in source):
-        found = source
+        pass
     elif place:
         root = str(place).replace("{}", name)
-        found = {"_target_": SHARDS, "root": root}
+        source = {"_target_": SHARDS, "root": root}
     else:
-        own = f"check.data.{name}.root=FOLDER or " if "root" in source else ""
-        raise NotHereError(f"no photos: set {own}check.shards=FOLDER/wds_{{}}")
+        option = f"check.data.{name}.root=FOLDER or " if "root" in source else ""
+        raise NotHereError(f"no photos: set {option}check.shards=FOLDER/wds_{{}}")
     if root is not None and not is_url(root) and not Path(root).expanduser().exists():
         raise NotHereError(f"no photos: there is no {root}")
-    return {key: value for key, value in found.items() if value is not None}
-
-
-def labelled(source: Mapping[str, Any], name: str) -> list[Photo]:
-    """The photos of a source that have a class.
-
-    Raises:
-        UserError: If it cannot be read.
-    """
-    photos: list[Photo] = instantiate_part(f"check.data.{name}", source)
-    return [photo for photo in photos if photo.label is not None and photo.left_out is None]
-
-
-def begun(
-    folder: Path,
-    encoder: Encoder,
-    photos: list[Photo],
-    zero_shot: ZeroShot,
-    resize: Mapping[str, Any],
-    anew: bool,
-) -> Records:
-    """The records of a measurement, with what an interrupted one of the same parts has left."""
-    records = Records(folder)
-    if is_first_process():
-        asked = json.dumps([[(photo.id, photo.label) for photo in photos], zero_shot.names])
-        classifier = zero_shot.classifier.cpu().numpy().tobytes()
-        options = {
-            "encoder": encoder.fingerprint,
-            "resize": dict(resize),
-            "photos and classes": hashlib.sha256(asked.encode() + classifier).hexdigest(),
-            "clipshift's code": CODE_SHA256,
-        }
-        if records.begin(options, anew):
-            records.begin(options, anew=True)
-    return records
+    return {key: value for key, value in source.items() if value is not None}

@@ -1,6 +1,6 @@
 """The evaluation: photos through augmentations and encoder into measures, tables and facts."""
 
-from clipshift.evaluate.accuracy import CleanAccuracy, measure_accuracy
+from clipshift.evaluate.accuracy import CleanAccuracy, clean_accuracy
 from clipshift.evaluate.evaluation import Evaluation, device_name, run_evaluation
 from clipshift.evaluate.module import Keep, ShiftEvaluation
 
@@ -9,7 +9,7 @@ __all__ = [
     "Evaluation",
     "Keep",
     "ShiftEvaluation",
+    "clean_accuracy",
     "device_name",
-    "measure_accuracy",
     "run_evaluation",
 ]

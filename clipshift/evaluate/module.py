@@ -82,7 +82,8 @@ class Keep:
 class ShiftEvaluation(pl.LightningModule):
     """Measures the shift of every photo under every variant of the augmentations.
 
-    What it measured of a batch goes to the records at once.
+    Without variants it only embeds the clean views. What it measured of a batch goes to the records
+    at once.
 
     Args:
         encoder: The encoder.
@@ -195,14 +196,15 @@ class ShiftEvaluation(pl.LightningModule):
         with self._stage("measure"):
             values = self._measure(batch, views, by_view)
             embeddings = torch.stack([made.embedding for made in by_view.values()])
-            distances = self.distance(embeddings[1:])
+            count = len(self.variants)
+            first, second = torch.triu_indices(count, count, 1, device=embeddings.device)
+            distances = self.distance(embeddings[1:])[:, first, second]
+            numbers = [value.double() for value in values.values()]
             arrays = on_host(
                 {
-                    "values": torch.stack([value.double() for value in values.values()]),
+                    "values": torch.stack(numbers) if numbers else torch.empty(0),
                     "embeddings": embeddings,
-                    "distances": torch.cat(
-                        [row[:, k + 1 :] for k, row in enumerate(distances.unbind(dim=1))], dim=1
-                    ),
+                    "distances": distances,
                     **floor,
                     **weaker,
                     **self._layer_shift(by_view),
