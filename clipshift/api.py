@@ -30,8 +30,10 @@ from clipshift.comparison.pair import compare_pair, trained_on_of
 from clipshift.data import ViewDataset, candidate_classes, photos_of, select
 from clipshift.encode import as_encoder
 from clipshift.errors import UserError
-from clipshift.report import charts, page
+from clipshift.report import page
 from clipshift.report.charts import vega
+from clipshift.report.charts.gaze import draw_pictures
+from clipshift.report.charts.ranking import draw_ranking
 from clipshift.report.explorer import gazed_pictures
 from clipshift.report.run import write_report
 from clipshift.results import (
@@ -90,7 +92,7 @@ class Result:
 
     def plot_ranking(self) -> vega.Chart:
         """Augmentations by their mean shift: an Altair chart."""
-        return charts.draw_ranking(self.ranking, self.summary)
+        return draw_ranking(self.ranking, self.summary)
 
     def plot_gaze(self, photo: int | str) -> vega.Chart:
         """Where the model looks on a photo, clean and under every augmentation: an Altair chart.
@@ -104,7 +106,7 @@ class Result:
         if isinstance(self._views, UserError):
             raise self._views
         name = self._views.photos[photo].id if isinstance(photo, int) else photo
-        return charts.draw_pictures(gazed_pictures(self.run, self._views, name))
+        return draw_pictures(gazed_pictures(self.run, self._views, name))
 
     def save(self, folder: str | Path) -> Path:
         """Write all tables and, where the photos can still be had, the report.
@@ -132,7 +134,7 @@ class Result:
             parts.append(f"<p>severity {html.escape(severity)}: means with 95 % intervals</p>")
             parts.append(table.to_html(index=False))
         if len(self.ranking):
-            parts.append(vega.svg(self.plot_ranking()))
+            parts.append(vega.svg(vega.spec_of(self.plot_ranking())))
         return "".join(parts)
 
     def _tables(self) -> dict[str, pd.DataFrame]:

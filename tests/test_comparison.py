@@ -36,7 +36,8 @@ from clipshift.comparison.sweep import grid, job_table, sweep_answer, sweep_note
 from clipshift.data import Cache, dataset, sample
 from clipshift.encode import Encoder, FeatureCache, Features
 from clipshift.errors import UserError
-from clipshift.report.charts import draw_curves, draw_parallel
+from clipshift.report.charts.comparison import draw_parallel
+from clipshift.report.charts.curves import draw_curves
 from clipshift.report.words import alike_photos, model_in_words, resampled, run_title
 from clipshift.results import Run, compare_photos, incomparable, mean_interval, read_run
 from clipshift.results.paired import holm

@@ -21,8 +21,9 @@ from support.terminal import ROOT
 
 from clipshift.integrations.tracking import run_name
 from clipshift.measure.facts import Facts
-from clipshift.report import charts, page, words
-from clipshift.report.charts import marks, vega
+from clipshift.report import page, words
+from clipshift.report.charts import look, marks, vega
+from clipshift.report.charts.measures import draw_correlations, draw_distribution, draw_heatmap
 from clipshift.results import Run, normalized_change, read_gazes, read_nearest, shown_measures
 
 
@@ -165,23 +166,24 @@ def luminance(color: str) -> float:
 
 
 def test_an_augmentations_look_does_not_depend_on_the_others() -> None:
-    alone, together = vega.looks(["blur"]), vega.looks(["noise", "blur", "zoom", "flip"])
+    alone, together = look.looks(["blur"]), look.looks(["noise", "blur", "zoom", "flip"])
     assert alone["blur"] == together["blur"]
-    assert len(set(vega.looks(list(vega.LOOKS)).values())) == len(vega.LOOKS)
-    assert vega.looks(["noise (trained on)"]) == {"noise (trained on)": vega.LOOKS["noise"]}
+    assert len(set(look.looks(list(look.LOOKS)).values())) == len(look.LOOKS)
+    assert look.looks(["noise (trained on)"]) == {"noise (trained on)": look.LOOKS["noise"]}
 
 
 def test_augmentations_can_be_told_without_their_hue() -> None:
     """On white and on a dark page by contrast, and from one another by dash and shape."""
-    for look in vega.LOOKS.values():
+    looks = look.LOOKS.values()
+    for one in looks:
         for page_luminance in (1.0, luminance("#15171b")):
-            light, dark = sorted([luminance(look.color), page_luminance], reverse=True)
-            assert (light + 0.05) / (dark + 0.05) >= 3, look
-        hue, saturation, _ = colorsys.rgb_to_hsv(*bytes.fromhex(look.color[1:]))
-        assert saturation < 0.2 or not 70 < 360 * hue < 170, look  # no green
-        assert saturation < 0.2 or 15 < 360 * hue < 340, look  # no red
-    pairs = [(look.dash, look.shape) for look in vega.LOOKS.values()]
-    assert len(set(pairs)) == len(pairs)
+            light, dark = sorted([luminance(one.color), page_luminance], reverse=True)
+            assert (light + 0.05) / (dark + 0.05) >= 3, one
+        hue, saturation, _ = colorsys.rgb_to_hsv(*bytes.fromhex(one.color[1:]))
+        assert saturation < 0.2 or not 70 < 360 * hue < 170, one  # no green
+        assert saturation < 0.2 or 15 < 360 * hue < 340, one  # no red
+    pairs = {(one.dash, one.shape) for one in looks}
+    assert len(pairs) == len(looks)
 
 
 def harm_of(measure: str, rows: list[tuple[float, float, float]]) -> list[float]:
@@ -220,7 +222,7 @@ def test_correlations_that_may_be_none_stay_blank() -> None:
     rows = [("noise", 0.5, 0.2, 0.7), ("blur", 0.3, -0.1, 0.6), ("flip", -0.6, -0.8, -0.3)]
     table = pd.DataFrame(rows, columns=["augmentation", "rho", "ci_low", "ci_high"])
     table = table.assign(severity="paper", p_holm=0.1, n=9, **{"with": "rmse"})
-    drawn = data_of(charts.draw_correlations(table, all_columns())).set_index("augmentation")
+    drawn = data_of(draw_correlations(table, all_columns())).set_index("augmentation")
     assert drawn["rho"].to_dict() == {"noise": 0.5, "blur": 0, "flip": -0.6}
     assert drawn["text"].to_dict() == {"noise": "+0.50", "blur": "", "flip": "-0.60"}
 
@@ -234,7 +236,7 @@ def test_a_distribution_shows_quantiles_over_photos() -> None:
         )
         for name, column in values.items()
     )
-    drawn = data_of(charts.draw_distribution(shift, "rmse", all_columns()["rmse"]))
+    drawn = data_of(draw_distribution(shift, "rmse", all_columns()["rmse"]))
     for row in drawn.itertuples():
         expected = np.percentile(values[row.augmentation], [5, 25, 50, 75, 95])
         np.testing.assert_allclose([row.p5, row.p25, row.median, row.p75, row.p95], expected)
@@ -244,12 +246,12 @@ def test_names_beside_lines_do_not_cover_one_another() -> None:
     rng = np.random.default_rng(0)
     for count in (1, 2, 9, 14):
         places = np.sort(rng.uniform(0, 0.1, count))
-        moved = marks._spread(places, 0.05, 0, 1)
+        moved = marks.spread(places, 0.05, 0, 1)
         assert (np.diff(moved) > 0.05 - 1e-9).all()  # and in the same order
         assert moved.min() >= 0
         assert moved.max() <= 1
     apart = np.array([0.9, 0.1, 0.5])
-    np.testing.assert_allclose(marks._spread(apart, 0.05, 0, 1), apart)
+    np.testing.assert_allclose(marks.spread(apart, 0.05, 0, 1), apart)
 
 
 def test_a_figure_is_saved_once_for_each_severity(tmp_path: Path) -> None:
@@ -257,7 +259,7 @@ def test_a_figure_is_saved_once_for_each_severity(tmp_path: Path) -> None:
     table = pd.DataFrame(rows, columns=["augmentation", "mean", "ci_low", "ci_high"])
     table = table.assign(measure="relative_shift", n=9)
     summary = pd.concat([table.assign(severity=s, mean=table["mean"] * int(s)) for s in "12"])
-    chart = vega.drawn(charts.draw_heatmap(summary, all_columns()))
+    chart = vega.spec_of(draw_heatmap(summary, all_columns()))
     paths = vega.save_figures({"heatmap": chart}, tmp_path / "figures", "five photos")
     assert set(paths) == {"heatmap@1", "heatmap@2"}
     assert all(Image.open(path).format == "PNG" for path in paths.values())

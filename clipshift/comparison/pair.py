@@ -11,7 +11,7 @@ import pandas as pd
 from clipshift.data import ViewDataset, read_json
 from clipshift.errors import UserError
 from clipshift.report import terminal
-from clipshift.report.charts import draw_differences, draw_interpolation
+from clipshift.report.charts.comparison import draw_differences, draw_interpolation
 from clipshift.report.charts.vega import save_figures
 from clipshift.report.explorer import explored
 from clipshift.report.page import Cell, Figure, Page, Section, Table, marked, write_page

@@ -24,7 +24,8 @@ from clipshift.data import read_text
 from clipshift.errors import ERROR_FILE, UserError, one_line
 from clipshift.integrations import tracking
 from clipshift.report import terminal
-from clipshift.report.charts import draw_curves, draw_parallel
+from clipshift.report.charts.comparison import draw_parallel
+from clipshift.report.charts.curves import draw_curves
 from clipshift.report.charts.vega import save_figures
 from clipshift.report.page import WIDE, Cell, Figure, Page, Section, Table, write_page
 from clipshift.report.words import counted, model_in_words, short, with_interval

@@ -18,7 +18,7 @@ import torch
 from clipshift.augment import Augmentation, make_variants
 from clipshift.demo.photo import Model, measure_photo, nearest
 from clipshift.errors import UserError
-from clipshift.report.charts.vega import looks
+from clipshift.report.charts.look import looks
 from clipshift.report.explorer import data_url, lit_pictures
 from clipshift.results import CLEAN, Measured
 from clipshift.severities import LADDER, PAPER

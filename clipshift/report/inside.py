@@ -4,7 +4,9 @@ import numpy as np
 import pandas as pd
 
 from clipshift.encode import NAMES
-from clipshift.report import charts, words
+from clipshift.report import words
+from clipshift.report.charts.curves import draw_layers
+from clipshift.report.charts.geometry import draw_against, draw_distances, draw_undone
 from clipshift.report.page import WIDE, Cell, Figure, Section, Table, number, probability
 from clipshift.report.words import SIGNIFICANT
 from clipshift.results import Run
@@ -29,7 +31,7 @@ def direction_section(run: Run) -> Section:
     drawn = [
         Figure(
             "directions",
-            charts.draw_against(
+            draw_against(
                 rows.rename(columns={"direction": "value", "null": "reference"}),
                 "length of the mean unit displacement",
             ),
@@ -45,7 +47,7 @@ def direction_section(run: Run) -> Section:
         drawn.append(
             Figure(
                 "direction_cosines",
-                charts.draw_distances(
+                draw_distances(
                     cosines,
                     low,
                     high,
@@ -145,7 +147,7 @@ def undone_section(run: Run) -> Section:
     )
     return Section(
         "undone", "Can it be undone?", [text],
-        [Figure("undone", charts.draw_undone(rows), caption)], [table],
+        [Figure("undone", draw_undone(rows), caption)], [table],
     )  # fmt: skip
 
 
@@ -155,7 +157,7 @@ def neighbourhood_section(run: Run) -> Section:
     kept = rows[rows["measure"] == "neighbours_kept"]
     figure = Figure(
         "neighbours_kept",
-        charts.draw_against(kept, "share of the 10 nearest photos that stay nearest"),
+        draw_against(kept, "share of the 10 nearest photos that stay nearest"),
         "Of a photo’s ten nearest photos, how many are still nearest when all are augmented. Bars "
         "are 95 % intervals among these photos; the tick is chance.",
     )
@@ -270,7 +272,7 @@ def outlier_sections(run: Run) -> list[Section]:
         return [Section("outliers", "Outlier tokens", [*text, "There are none, in any layer."])]
     figure = Figure(
         "outliers",
-        charts.draw_layers(rows, "tokens"),
+        draw_layers(rows, "tokens"),
         "Outlier tokens of a view after each layer: means over photos with 95 % intervals.",
         least=WIDE,
     )

@@ -17,13 +17,13 @@ import vl_convert
 from markupsafe import Markup, escape
 
 from clipshift.measure import Facts
-from clipshift.report.charts import vega
+from clipshift.report.charts import look, vega
 from clipshift.report.words import p_value, ranks_in_words, with_interval
 from clipshift.results import normalized_change, shown_measures, write_whole
 
 WIDE = 560
 """The least width in pixels of figures with names at their sides."""
-LIGHT = {"ink": vega.INK, "muted": vega.MUTED, "grid": vega.GRID}
+LIGHT = {"ink": look.INK, "muted": look.MUTED, "grid": look.GRID}
 DARK = {"ink": "#e8eaed", "muted": "#a3abb6", "grid": "#30353c"}
 """The colours of charts on a light and on a dark page, as in ``page.css``."""
 
@@ -86,9 +86,9 @@ class Figure:
     least: int = 0
 
     @cached_property
-    def drawn(self) -> vega.Drawn:
+    def drawn(self) -> vega.Spec:
         """The chart as Vega-Lite has it."""
-        return vega.drawn(self.chart)
+        return vega.spec_of(self.chart)
 
     @property
     def severities(self) -> list[str]:
@@ -157,13 +157,13 @@ class Page:
     about: str = "This run"
 
     @property
-    def charts(self) -> dict[str, vega.Drawn]:
+    def charts(self) -> dict[str, vega.Spec]:
         """The charts that it shows, by name."""
         drawn = [figure for section in self.sections for figure in section.figures]
         return {figure.name: figure.drawn for figure in ([self.lead] if self.lead else []) + drawn}
 
     @property
-    def saved(self) -> dict[str, vega.Drawn]:
+    def saved(self) -> dict[str, vega.Spec]:
         """All charts that lie beside the page, by name: those that it shows, and of its tables."""
         tables = [table for section in self.sections for table in section.tables]
         of_tables = [table.figure for table in tables if table.figure]
@@ -183,8 +183,8 @@ def write_page(path: Path, page: Page) -> Path:
     scripts = [chart_library(), Path(__file__).with_name("page.js").read_text(encoding="utf-8")]
     text = page_template().render(
         page=page,
-        charts={name: vega.specification(chart) for name, chart in page.charts.items()},
-        configs={"light": vega.config(**LIGHT), "dark": vega.config(**DARK)},
+        charts={name: vega.standalone(chart) for name, chart in page.charts.items()},
+        configs={"light": look.config(**LIGHT), "dark": look.config(**DARK)},
         scripts=[Markup(script) for script in scripts],
         policy=content_security_policy(scripts),
     )
@@ -286,7 +286,7 @@ def measure_table(
     trained_on: Sequence[str],
     below: Collection[tuple[str, str]] = (),
 ) -> Table:
-    """All means with intervals, painted as `clipshift.report.charts.draw_heatmap` does.
+    """All means with intervals, painted as `clipshift.report.charts.measures.draw_heatmap` does.
 
     Args:
         summary: Means with intervals.

@@ -7,8 +7,18 @@ from typing import Any
 import pandas as pd
 
 from clipshift.data import ViewDataset
-from clipshift.report import charts, page, words
+from clipshift.report import page, words
 from clipshift.report.charts import vega
+from clipshift.report.charts.curves import draw_layers, draw_severity
+from clipshift.report.charts.gaze import draw_gaze
+from clipshift.report.charts.geometry import draw_distances
+from clipshift.report.charts.measures import (
+    draw_correlations,
+    draw_corruption_error,
+    draw_distribution,
+    draw_heatmap,
+)
+from clipshift.report.charts.ranking import draw_agreement, draw_ranking
 from clipshift.report.explorer import explored
 from clipshift.report.inside import inside_sections, outlier_sections
 from clipshift.report.page import WIDE, Figure, Page, Section, Table
@@ -88,7 +98,7 @@ def ranking_figure(run: Run) -> Figure:
     at_paper = run.ranking["severity"].eq(PAPER).sum()
     return Figure(
         "ranking",
-        charts.draw_ranking(run.ranking, run.summary),
+        draw_ranking(run.ranking, run.summary),
         "Mean shift with 95 % intervals, and the interval of each rank: all of them "
         "hold together at the 95 % level.",
         {PAPER: UNEQUAL} if at_paper > 1 else {},
@@ -127,7 +137,7 @@ def ranking_sections(run: Run) -> list[Section]:
         drawn.append(
             Figure(
                 "agreement",
-                charts.draw_agreement(run.ranking),
+                draw_agreement(run.ranking),
                 "Sensitivity or strength? The ranks, with intervals that hold together at the 95 % "
                 "level, at the strengths that the paper set, and where all augmentations distort "
                 f"equally. Kendall’s τ between the two: {tau}.",
@@ -139,7 +149,7 @@ def ranking_sections(run: Run) -> list[Section]:
         drawn.append(
             Figure(
                 "distribution",
-                charts.draw_distribution(run.rows, measure, run.columns[measure]),
+                draw_distribution(run.rows, measure, run.columns[measure]),
                 "How the shift spreads over photos: the median, the middle half of the photos "
                 "(bar) and the middle 90 % (line).",
             )
@@ -161,7 +171,7 @@ def ranking_sections(run: Run) -> list[Section]:
         )
         sections.append(Section("ranking", "Ranking", figures=drawn, tables=tables))
     if measure and len(ladder_steps(run.summary["severity"])) > 1:
-        curves = charts.draw_severity(run.summary, measure, run.columns[measure])
+        curves = draw_severity(run.summary, measure, run.columns[measure])
         caption = (
             "The same draws, stronger: each photo’s curve is paired with itself. Bars are 95 % "
             "intervals; point at a curve to see it alone."
@@ -177,7 +187,7 @@ def measures_section(run: Run) -> Section:
     """All measures under all augmentations."""
     table = page.measure_table(run.summary, run.columns, run.trained_on, run.below_floor)
     if run.summary["augmentation"].nunique() > 1:
-        drawn = charts.draw_heatmap(run.summary, run.columns)
+        drawn = draw_heatmap(run.summary, run.columns)
         table.figure = Figure("heatmap", drawn, table.note)
     shown = [run.columns[m] for m in shown_measures(run.summary, run.columns)]
     return Section(
@@ -203,7 +213,7 @@ def corruption_sections(run: Run) -> list[Section]:
         drawn.append(
             Figure(
                 "corruption_error",
-                charts.draw_corruption_error(errors),
+                draw_corruption_error(errors),
                 "Does the shift predict the error? Each point is a corruption at a severity, which "
                 "its number tells; bars are 95 % intervals of the error.",
                 least=WIDE,
@@ -267,7 +277,7 @@ def layer_sections(run: Run) -> list[Section]:
     }
     layers = run.layers.reindex(columns=list(DEFINITIONS["layers"]))  # earlier runs have fewer
     drawn = [
-        Figure(f"layers_{column}", charts.draw_layers(layers, column), caption, least=WIDE)
+        Figure(f"layers_{column}", draw_layers(layers, column), caption, least=WIDE)
         for column, caption in captions.items()
         if layers[column].notna().any()
     ]
@@ -329,7 +339,7 @@ def gaze_sections(run: Run) -> list[Section]:
             "gaze",
             "Gaze",
             [f"Where the model looks: {words.gaze_in_words(kind)}. Bars are 95 % intervals."],
-            [Figure("gaze", charts.draw_gaze(run.summary), caption)],
+            [Figure("gaze", draw_gaze(run.summary), caption)],
         )
     ]
 
@@ -338,7 +348,7 @@ def alike_sections(run: Run) -> list[Section]:
     """Which augmentations take a photo to the same place; empty where there is one alone."""
     if run.summary["augmentation"].nunique() < 2 or run.distances.empty:
         return []
-    drawn = charts.draw_distances(run.distances, run.distances_low, run.distances_high)
+    drawn = draw_distances(run.distances, run.distances_low, run.distances_high)
     caption = (
         "Mean 1 − cosine between the views of one photo under two augmentations, and the tree of "
         "their Ward linkage: those that join early take a photo to the same place."
@@ -354,7 +364,7 @@ def correlation_sections(run: Run) -> list[Section]:
     known = run.correlations.dropna(subset=["rho"]) if len(run.correlations) else run.correlations
     if known.empty:
         return []
-    drawn = charts.draw_correlations(run.correlations, run.columns)
+    drawn = draw_correlations(run.correlations, run.columns)
     caption = (
         "Spearman’s rank correlation of 1 − cosine with other measures over photos. Blue: large "
         "together; amber: one large where the other is small; blank: the 95 % interval includes 0."

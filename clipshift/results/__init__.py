@@ -6,6 +6,7 @@ from clipshift.results.change import (
     normalized_change,
     shown_measures,
 )
+from clipshift.results.clusters import Tree, cluster_views
 from clipshift.results.columns import ShiftFile, write_shift
 from clipshift.results.corruptions import (
     ALEXNET_ERROR,
@@ -106,9 +107,11 @@ __all__ = [
     "RunInfo",
     "Shift",
     "ShiftFile",
+    "Tree",
     "augmentations_by_shift",
     "by_photo",
     "clear_results",
+    "cluster_views",
     "compare_photos",
     "copy_results",
     "correlate",

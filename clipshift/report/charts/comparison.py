@@ -1,20 +1,15 @@
-"""Charts of two runs against each other."""
+"""Charts of comparisons: of two runs, of a sweep's jobs, of fine-tuned weights and their base."""
+
+from collections.abc import Sequence
 
 import altair as alt
 import numpy as np
 import pandas as pd
 
 from clipshift.measure import Facts
-from clipshift.report.charts.marks import intervals_in_words
-from clipshift.report.charts.vega import (
-    ACCENT,
-    MUTED,
-    Chart,
-    color_of,
-    scale_of,
-    shape_of,
-    with_severity,
-)
+from clipshift.report.charts import marks
+from clipshift.report.charts.look import ACCENT, MUTED, color_of, shape_of
+from clipshift.report.charts.vega import Chart
 
 
 def draw_differences(table: pd.DataFrame, facts: Facts) -> Chart:
@@ -26,44 +21,33 @@ def draw_differences(table: pd.DataFrame, facts: Facts) -> Chart:
         facts: The measure's.
     """
     rows = table.assign(
-        told=intervals_in_words(table, "difference", "ci_low", "ci_high", "+.3f"),
+        interval=marks.intervals_in_words(table, "difference", "+.3f"),
         clear=np.where((table["ci_low"] > 0) | (table["ci_high"] < 0), "yes", "no"),
         group=table.get("group", ""),
         label=table.get("label", table["augmentation"]),
     )
     order = list(dict.fromkeys(rows["label"]))
     title = "B minus A" + (f" ({facts.better} is better)" if facts.better else "")
-    y = alt.Y("label:N", sort=order, title=None)
     x = alt.X("difference:Q", title=title, axis=alt.Axis(tickCount=6))
-    names = sorted(rows["augmentation"].unique())
-    color = color_of(names)
-    tooltip = [
-        alt.Tooltip("augmentation:N"),
-        alt.Tooltip("group:N", title="the model was"),
-        alt.Tooltip("mean_a:Q", title="A", format=".3f"),
-        alt.Tooltip("mean_b:Q", title="B", format=".3f"),
-        alt.Tooltip("told:N", title="difference, 95 %"),
-        alt.Tooltip("improved:Q", title="photos improved", format=".0%"),
-        alt.Tooltip("worsened:Q", title="photos worsened", format=".0%"),
-        alt.Tooltip("n:Q", title="photos"),
-    ]
-    kept = ["severity", "augmentation", "label", "group", "mean_a", "mean_b", "difference",
-            "ci_low", "ci_high", "told", "improved", "worsened", "clear", "n"]  # fmt: skip
-    chart = alt.layer(
-        alt.Chart(pd.DataFrame({"difference": [0]})).mark_rule(strokeDash=[4, 3]).encode(x=x),
-        alt.Chart().mark_rule(strokeWidth=5, opacity=0.45).encode(
-            x=alt.X("ci_low:Q", title=title), x2="ci_high:Q", y=y, color=color
-        ),
-        alt.Chart().mark_point(size=90, opacity=1, strokeWidth=2).encode(
-            x=x, y=y, color=color, shape=shape_of(names),
-            fill=alt.Fill("augmentation:N", scale=scale_of(names, "color"), legend=None),
-            fillOpacity=alt.condition("datum.clear == 'yes'", alt.value(1), alt.value(0)),
-            tooltip=tooltip,
-        ),
-        data=rows[kept],
-    )  # fmt: skip
-    return with_severity(chart, rows).properties(
-        width="container",
+    y = alt.Y("label:N", sort=order, title=None)
+    outlined = {"size": 90, "opacity": 1, "strokeWidth": 2}
+    interval, point = marks.interval_and_point(x, point=outlined, y=y, color=color_of(rows))
+    hovering = marks.tooltip(
+        "augmentation",
+        group="the model was",
+        mean_a=("A", ".3f"),
+        mean_b=("B", ".3f"),
+        interval="difference, 95 %",
+        improved=("photos improved", ".0%"),
+        worsened=("photos worsened", ".0%"),
+        n="photos",
+    )
+    filled = marks.filled_where("datum.clear == 'yes'", rows)
+    return marks.layered(
+        rows,
+        _dashed_at(0, "difference", x),
+        interval,
+        point.encode(shape_of(rows), tooltip=hovering, **filled),
         height=27 * len(order),
         description=f"Paired differences in {facts.label} with 95 % intervals.",
     )
@@ -78,50 +62,99 @@ def draw_interpolation(curve: pd.DataFrame, alpha: float, tolerance: float) -> C
         alpha: The chosen one.
         tolerance: How much accuracy may be lost, as a fraction.
     """
-    across = "clean_top1" if "clean_top1" in curve else "alpha"
+    across, title, form, least = "alpha", "α", "g", 0.0
+    if "clean_top1" in curve:
+        across, title, form = "clean_top1", "zero-shot top-1 on clean views", ".1%"
+        least = float(curve[across].iloc[0] - tolerance)
     table = curve.assign(
-        label=[f"α {value:g}" for value in curve["alpha"]],
+        label=curve["alpha"].map("α {:g}".format),
         chosen=np.where(curve["alpha"] == alpha, "chosen", "not chosen"),
     )
-    title = "zero-shot top-1 on clean views" if across == "clean_top1" else "α"
-    least = float(curve[across].iloc[0] - tolerance) if across == "clean_top1" else 0.0
     ends = np.array([min(least, curve[across].min()), curve[across].max()])
     # wide enough that a photo more or less does not look like a difference
     ends = ends + np.array([-1, 1]) * max(0.02, 0.15 * np.ptp(ends))
-    x = alt.X(
-        f"{across}:Q",
-        title=title,
-        axis=alt.Axis(tickCount=6, format=".1%" if across == "clean_top1" else "g"),
-        scale=alt.Scale(domain=ends.tolist(), nice=False),
-    )
-    y = alt.Y("shift:Q", title="1 − cosine under the trained augmentations",
-              scale=alt.Scale(zero=True))  # fmt: skip
-    tooltip = [
-        alt.Tooltip(f"{name}:Q", title=words, format=form)
-        for name, words, form in (
-            ("alpha", "α", "g"),
-            ("shift", "1 − cosine", ".3f"),
-            ("clean_top1", "clean top-1", ".1%"),
-            ("top1", "top-1 under them", ".1%"),
-        )
-        if name in curve
-    ]
-    base = alt.Chart().encode(x=x, y=y)
+    scale = alt.Scale(domain=ends.tolist(), nice=False)
+    x = alt.X(f"{across}:Q", title=title, axis=alt.Axis(tickCount=6, format=form), scale=scale)
+    shift = "1 − cosine under the trained augmentations"
+    at = alt.Chart().encode(x, alt.Y("shift:Q", title=shift, scale=alt.Scale(zero=True)))
+    chosen = "datum.chosen == 'chosen'"
+    shown: dict[str, tuple[str, str]] = {
+        "alpha": ("α", "g"),
+        "shift": ("1 − cosine", ".3f"),
+        "clean_top1": ("clean top-1", ".1%"),
+        "top1": ("top-1 under them", ".1%"),
+    }
+    hovering = marks.tooltip(**{name: words for name, words in shown.items() if name in curve})
     layers = [
-        base.mark_line(strokeWidth=1.5, color=MUTED).encode(order="alpha:Q"),
-        base.mark_point(filled=True, opacity=1).encode(
-            size=alt.condition("datum.chosen == 'chosen'", alt.value(170), alt.value(60)),
-            color=alt.condition("datum.chosen == 'chosen'", alt.value(ACCENT), alt.value(MUTED)),
-            tooltip=tooltip,
+        at.mark_line(strokeWidth=1.5, color=MUTED).encode(order="alpha:Q"),
+        at.mark_point(filled=True, opacity=1).encode(
+            size=alt.condition(chosen, alt.value(170), alt.value(60)),
+            color=alt.condition(chosen, alt.value(ACCENT), alt.value(MUTED)),
+            tooltip=hovering,
         ),
-        base.mark_text(align="left", dx=9, dy=-9).encode(text="label:N"),
+        at.mark_text(align="left", dx=9, dy=-9).encode(text="label:N"),
     ]
-    if across == "clean_top1":
-        accepted = pd.DataFrame({across: [least]})
-        layers.insert(0, alt.Chart(accepted).mark_rule(strokeDash=[4, 3]).encode(x=x))
-    return alt.layer(*layers, data=table).properties(
-        width="container",
+    return marks.layered(
+        table,
+        *([_dashed_at(least, across, x)] if across == "clean_top1" else []),
+        *layers,
+        by_severity=False,
         height=320,
         description="Shift against clean accuracy from the base (α 0) to the fine-tuned weights "
         f"(α 1); chosen: {alpha:g}.",
     )
+
+
+def _dashed_at(value: float, column: str, x: alt.X) -> alt.Chart:
+    """A dashed rule at a value of an x axis."""
+    return alt.Chart(pd.DataFrame({column: [value]})).mark_rule(strokeDash=[4, 3]).encode(x)
+
+
+def draw_parallel(jobs: pd.DataFrame, numbers: Sequence[str]) -> Chart:
+    """A sweep's jobs as lines over parallel axes: their options, and what came of them.
+
+    Args:
+        jobs: One row per job, with a column ``job``; every other column is an axis.
+        numbers: The columns that are numbers, each with an axis from its least to its greatest;
+            the others' values lie at equal distances. The last one colours the lines.
+    """
+    axes = [column for column in jobs if column != "job"]
+    strength = _in_unit_range(jobs[numbers[-1]].astype(float)).fillna(0).round(3)
+    parts = []
+    for axis in axes:
+        if axis in numbers:
+            values = jobs[axis].astype(float)
+            texts = values.map("{:.3g}".format)
+        else:
+            texts = jobs[axis].astype(str)
+            values = pd.Series(pd.factorize(texts)[0], jobs.index)
+        heights = _in_unit_range(values)
+        part = jobs[["job"]].assign(axis=axis, height=heights, value=texts, strength=strength)
+        parts.append(part)
+    table = pd.concat(parts, ignore_index=True)
+    labelled = ~table["axis"].isin(numbers) | table["height"].isin([0, 1])
+    labels = table[labelled].drop_duplicates(["axis", "height"])
+    over = alt.selection_point(name="over", fields=["job"], on="pointerover", clear="pointerout")
+    dim = alt.condition(over, alt.value(0.9), alt.value(0.12))
+    top = alt.Axis(orient="top", labelAngle=0, grid=True, domain=False, labelOverlap=False)
+    x = alt.X("axis:N", sort=axes, title=None, scale=alt.Scale(padding=0.4), axis=top)
+    y = alt.Y("height:Q", axis=None, scale=alt.Scale(domain=[-0.06, 1.06]))
+    blue_to_amber = alt.Scale(range=["#7fb0ea", ACCENT, "#c05a00"])
+    color = alt.Color("strength:Q", scale=blue_to_amber, legend=None)
+    line = alt.Chart(table).encode(x, y, color, opacity=dim, detail="job:N")
+    point = line.mark_point(filled=True, size=60).add_params(over)
+    names = alt.Chart(labels[["axis", "height", "value"]]).mark_text(align="left", dx=8, dy=-7)
+    return alt.layer(
+        line.mark_line(strokeWidth=2),
+        point.encode(tooltip=marks.tooltip("job", "axis", "value")),
+        names.encode(x, y, text="value:N"),
+    ).properties(
+        width=alt.Step(120),
+        height=300,
+        description="A sweep's jobs as lines over their options and results.",
+    )
+
+
+def _in_unit_range(values: pd.Series) -> pd.Series:
+    """Values from their least, 0, to their greatest, 1; all 0 where they are equal."""
+    return (values - values.min()) / ((values.max() - values.min()) or 1)

@@ -5,8 +5,9 @@ from collections.abc import Mapping
 import altair as alt
 import pandas as pd
 
-from clipshift.report.charts.marks import intervals_in_words
-from clipshift.report.charts.vega import Chart, color_of, scale_of, with_severity
+from clipshift.report.charts import marks
+from clipshift.report.charts.look import color_of
+from clipshift.report.charts.vega import Chart
 
 
 def draw_pictures(pictures: Mapping[str, str], columns: int = 5) -> Chart:
@@ -17,13 +18,12 @@ def draw_pictures(pictures: Mapping[str, str], columns: int = 5) -> Chart:
         columns: How many stand in a row.
     """
     table = pd.DataFrame({"name": list(pictures), "picture": list(pictures.values())})
-    return (
-        alt.Chart(table, width=160, height=160)
-        .mark_image(width=160, height=160, align="left", baseline="top")
-        .encode(url="picture:N", x=alt.value(0), y=alt.value(0))
-        .facet(
-            facet=alt.Facet("name:N", sort=list(pictures), title=None), columns=columns, spacing=8
-        )
+    picture = alt.Chart(table, width=160, height=160).encode(
+        url="picture:N", x=alt.value(0), y=alt.value(0)
+    )
+    name = alt.Facet("name:N", sort=list(pictures), title=None)
+    return picture.mark_image(width=160, height=160, align="left", baseline="top").facet(
+        facet=name, columns=columns, spacing=8
     )
 
 
@@ -34,47 +34,32 @@ def draw_gaze(summary: pd.DataFrame) -> Chart:
         summary: From `clipshift.results.summarize`, with ``gaze_divergence`` and, where it was
             measured, ``gaze_divergence_aligned``.
     """
-    kinds = {
-        "gaze_divergence_aligned": "on the photo (moved back)",
-        "gaze_divergence": "in the view",
-    }
-    rows = summary[summary["measure"].isin(list(kinds))]
+    on_photo, in_view = "on the photo (moved back)", "in the view"
+    kinds = {"gaze_divergence_aligned": on_photo, "gaze_divergence": in_view}
+    rows = pd.concat([summary[summary["measure"] == measure] for measure in kinds])
     # one point is enough where no pixel moves
-    keys = ["augmentation", "severity", "mean", "ci_low", "ci_high"]
-    aligned = rows["measure"] == "gaze_divergence_aligned"
-    rows = pd.concat([rows[aligned], rows[~aligned]]).drop_duplicates(keys)
-    table = rows.assign(
-        told=intervals_in_words(rows, "mean", "ci_low", "ci_high"), kind=rows["measure"].map(kinds)
+    rows = rows.drop_duplicates(["augmentation", "severity", "mean", "ci_low", "ci_high"])
+    words = marks.intervals_in_words(rows, "mean")
+    table = rows.assign(kind=rows["measure"].map(kinds), interval=words)
+    interval, point = marks.interval_and_point(
+        marks.values_from_zero("mean", "gaze divergence (bits)"),
+        {"strokeWidth": 4, "opacity": 0.3},
+        {"size": 85, "filled": False, "opacity": 1, "strokeWidth": 2},
+        y=marks.augmentations_by("mean", op="min"),
+        color=color_of(table),
     )
-    names = sorted(table["augmentation"].unique())
-    order = alt.EncodingSortField("mean", op="min", order="descending")
-    y = alt.Y("augmentation:N", sort=order, title=None)
-    title = "gaze divergence (bits)"
-    x = alt.X("mean:Q", title=title, scale=alt.Scale(zero=True), axis=alt.Axis(tickCount=6))
-    shape = alt.Shape(
-        "kind:N",
-        scale=alt.Scale(domain=list(kinds.values()), range=["circle", "square"]),
-        legend=alt.Legend(title=None, orient="top", columns=1, labelLimit=300),
+    shapes = alt.Scale(domain=[on_photo, in_view], range=["circle", "square"])
+    legend = alt.Legend(title=None, orient="top", columns=1, labelLimit=300)
+    point = point.encode(
+        alt.Shape("kind:N", scale=shapes, legend=legend),
+        tooltip=marks.tooltip("augmentation", kind="compared", interval="divergence"),
+        **marks.filled_where(f"datum.kind == '{on_photo}'", table),
     )
-    filled = f"datum.kind == '{kinds['gaze_divergence_aligned']}'"
-    color = color_of(names)
-    chart = alt.layer(
-        alt.Chart().mark_rule(strokeWidth=4, opacity=0.3).encode(
-            x=alt.X("ci_low:Q", title=title), x2="ci_high:Q", y=y, color=color
-        ),
-        alt.Chart().mark_point(filled=False, size=85, opacity=1, strokeWidth=2).encode(
-            x=x, y=y, color=color, fill=alt.Fill("augmentation:N", scale=scale_of(names, "color"),
-            legend=None), shape=shape,
-            fillOpacity=alt.condition(filled, alt.value(1), alt.value(0)), tooltip=[
-                alt.Tooltip("augmentation:N"), alt.Tooltip("kind:N", title="compared"),
-                alt.Tooltip("told:N", title="divergence"),
-            ],
-        ),
-        data=table[["severity", "augmentation", "kind", "mean", "ci_low", "ci_high", "told"]],
-    )  # fmt: skip
-    return with_severity(chart, table).properties(
-        width="container",
-        height=27 * len(names),
+    return marks.layered(
+        table,
+        interval,
+        point,
+        height=27 * table["augmentation"].nunique(),
         description="Divergence of the gaze between view and clean view, by augmentation, as it is "
         "in the view and moved back onto the photo, with 95 % intervals.",
     )

@@ -1,22 +1,16 @@
 """Charts of the geometry of embeddings: distances, directions, and what can be undone."""
 
+from itertools import product
+
 import altair as alt
 import numpy as np
 import pandas as pd
-from scipy.cluster.hierarchy import dendrogram
 
-from clipshift.measure.functional import augmentation_linkage
-from clipshift.report.charts.marks import STRONGEST, heat_map, intervals_in_words
-from clipshift.report.charts.vega import (
-    ACCENT,
-    MUTED,
-    OPPOSITE,
-    Chart,
-    color_of,
-    shape_of,
-    with_severity,
-)
+from clipshift.report.charts import marks
+from clipshift.report.charts.look import ACCENT, MUTED, OPPOSITE, color_of, shape_of
+from clipshift.report.charts.vega import Chart
 from clipshift.report.words import capitalised, with_interval
+from clipshift.results.clusters import cluster_views
 from clipshift.severities import split_view_name
 
 
@@ -35,76 +29,36 @@ def draw_distances(
         high: Upper ends.
         description: What they are, for those who cannot see the figure.
     """
-    views = list(distances.index)
-    severity_of = {view: split_view_name(view)[1] for view in views}
     cells, branches = [], []
-    for severity in dict.fromkeys(severity_of.values()):
-        own = [view for view in views if severity_of[view] == severity]
-        if len(own) < 2:
-            continue
-        matrix = distances.loc[own, own].to_numpy(float)
-        tree = augmentation_linkage(matrix)
-        drawn = dendrogram(tree, no_plot=True)
-        leaves = drawn["leaves"]
-        names = [split_view_name(view)[0] for view in own]
-        most = matrix.max() or 1
-        for row, i in enumerate(leaves):
-            for column, j in enumerate(leaves):
-                value, ends = matrix[i, j], (low.loc[own[i], own[j]], high.loc[own[i], own[j]])
-                cells.append(
-                    (severity, names[i], names[j], row, column, round(value / most, 4),
-                     f"{value:.2f}" if i != j else "",
-                     with_interval(value, *(ends if i != j else (np.nan, np.nan))))
-                )  # fmt: skip
-        for branch, (xs, ys) in enumerate(zip(drawn["icoord"], drawn["dcoord"], strict=True)):
-            branches += [
-                (severity, branch, step, (x - 5) / 10, y)
-                for step, (x, y) in enumerate(zip(xs, ys, strict=True))
-            ]
-    table = pd.DataFrame(
-        cells,
-        columns=["severity", "augmentation", "other", "row", "column", "share", "text", "told"],
-    )
-    tree_table = pd.DataFrame(branches, columns=["severity", "branch", "step", "leaf", "height"])
-    count = table["augmentation"].nunique()
-    matrix_chart = heat_map(
+    for severity, tree in cluster_views(distances).items():
+        most = distances.loc[tree.leaves, tree.leaves].max(axis=None) or 1
+        branches.append(tree.branches.assign(severity=severity))
+        for (row, one), (column, other) in product(enumerate(tree.leaves), repeat=2):
+            value, ends = distances.loc[one, other], (low.loc[one, other], high.loc[one, other])
+            names = split_view_name(one)[0], split_view_name(other)[0]
+            text = f"{value:.2f}" if one != other else ""
+            words = with_interval(value, *(ends if one != other else (np.nan, np.nan)))
+            cells.append((severity, *names, row, column, round(value / most, 4), text, words))
+    head = ["severity", "augmentation", "other", "row", "column", "strength", "text", "interval"]
+    table = pd.DataFrame(cells, columns=head)
+    matrix = marks.heat_map(
         table,
-        alt.X("other:N", sort=alt.EncodingSortField("column", op="min"), title=None),
-        alt.Y("augmentation:N", sort=alt.EncodingSortField("row", op="min"), title=None),
-        alt.FillOpacity(
-            "share:Q", scale=alt.Scale(domain=[0, 1], range=[0, STRONGEST]), legend=None
-        ),
-        alt.value(ACCENT),
-        "text",
-        [
-            alt.Tooltip("augmentation:N", title="one"),
-            alt.Tooltip("other:N"),
-            alt.Tooltip("told:N", title="1 − cosine, 95 %"),
-        ],
-    ).properties(width=alt.Step(46))
-    tree_chart = (
-        alt.Chart(tree_table)
-        .mark_line(interpolate="linear", strokeWidth=1.5, color=MUTED)
-        .encode(
-            x=alt.X("height:Q", title="height of the merge (Ward)", axis=alt.Axis(tickCount=3)),
-            y=alt.Y("leaf:Q", axis=None, scale=alt.Scale(domain=[-0.5, count - 0.5], reverse=True)),
-            detail="branch:N",
-            order="step:Q",
-        )
-        .properties(width=150, height=26 * count)
+        "other",
+        alt.EncodingSortField("column", op="min"),
+        alt.EncodingSortField("row", op="min"),
+        marks.tooltip(augmentation="one", other="other", interval="1 − cosine, 95 %"),
+        cell=46,
+        by_severity=False,
     )
-    several = table["severity"].nunique() > 1
-    if several:
-        matrix_chart, tree_chart = (
-            chart.transform_filter("datum.severity == severity")
-            for chart in (matrix_chart, tree_chart)
-        )
-    chart = alt.hconcat(matrix_chart, tree_chart, spacing=14)
-    if several:
-        severities = list(table["severity"].unique())
-        choice = alt.binding_select(options=severities, name="severity ")
-        chart = chart.add_params(alt.param(name="severity", value=severities[0], bind=choice))
-    return chart.properties(description=description)
+    count = table["augmentation"].nunique()
+    top_down = alt.Scale(domain=[-0.5, count - 0.5], reverse=True)
+    height = alt.X("height:Q", title="height of the merge (Ward)", axis=alt.Axis(tickCount=3))
+    branch = alt.Chart(pd.concat(branches), width=150, height=26 * count).mark_line(
+        interpolate="linear", strokeWidth=1.5, color=MUTED
+    )
+    leaf = alt.Y("leaf:Q", axis=None, scale=top_down)
+    trees = branch.encode(height, leaf, detail="branch:N", order="step:Q")
+    return marks.with_severity(table, matrix, trees).properties(description=description)
 
 
 def draw_against(rows: pd.DataFrame, title: str) -> Chart:
@@ -114,35 +68,17 @@ def draw_against(rows: pd.DataFrame, title: str) -> Chart:
         rows: ``severity``, ``augmentation``, ``value``, ``ci_low``, ``ci_high`` and ``reference``.
         title: What the number is.
     """
-    table = rows.dropna(subset="value").assign(
-        told=lambda known: intervals_in_words(known, "value", "ci_low", "ci_high")
-    )
-    names = sorted(table["augmentation"].unique())
-    order = alt.EncodingSortField("value", op="max", order="descending")
-    y = alt.Y("augmentation:N", sort=order, title=None)
-    x = alt.X("value:Q", title=title, scale=alt.Scale(zero=True), axis=alt.Axis(tickCount=6))
-    color = color_of(names)
-    tooltip = [
-        alt.Tooltip("augmentation:N"),
-        alt.Tooltip("told:N", title=title),
-        alt.Tooltip("reference:Q", title="tick", format=".3f"),
-    ]
-    chart = alt.layer(
-        alt.Chart().mark_rule(strokeWidth=5, opacity=0.45).encode(
-            x=alt.X("ci_low:Q", title=title), x2="ci_high:Q", y=y, color=color
-        ),
-        alt.Chart().mark_tick(thickness=2, height=17, color=MUTED).encode(
-            x=alt.X("reference:Q", title=title), y=y
-        ),
-        alt.Chart().mark_point(size=90, filled=True, opacity=1).encode(
-            x=x, y=y, color=color, shape=shape_of(names), tooltip=tooltip
-        ),
-        data=table[
-            ["severity", "augmentation", "value", "ci_low", "ci_high", "reference", "told"]
-        ],
-    )  # fmt: skip
-    return with_severity(chart, table).properties(
-        width="container",
+    table = rows.dropna(subset="value")
+    table = table.assign(interval=marks.intervals_in_words(table, "value"))
+    x, y = marks.values_from_zero("value", title), marks.augmentations_by("value")
+    interval, point = marks.interval_and_point(x, y=y, color=color_of(table))
+    hovering = marks.tooltip("augmentation", interval=title, reference=("tick", ".3f"))
+    tick = alt.Chart().mark_tick(thickness=2, height=17, color=MUTED)
+    return marks.layered(
+        table,
+        interval,
+        tick.encode(alt.X("reference:Q", title=title), y),
+        point.encode(shape_of(table), tooltip=hovering),
         height=alt.Step(25),
         description=f"{capitalised(title)}, by augmentation, with 95 % intervals.",
     )
@@ -154,39 +90,27 @@ def draw_undone(undone: pd.DataFrame) -> Chart:
     Args:
         undone: ``undone.csv`` of a run.
     """
-    table = undone.assign(told=intervals_in_words(undone, "r_squared", "ci_low", "ci_high"))
+    table = undone.assign(interval=marks.intervals_in_words(undone, "r_squared"))
     methods = list(table["method"].unique())
-    order = alt.EncodingSortField("r_squared", op="min", order="ascending")
-    y = alt.Y("augmentation:N", sort=order, title=None)
-    offset = alt.YOffset("method:N", sort=methods)
+    colors = alt.Scale(domain=methods, range=[MUTED, OPPOSITE, ACCENT, "#8a4fb3"])
+    shapes = alt.Scale(domain=methods, range=["cross", "square", "circle", "triangle-up"])
+    legend = alt.Legend(title=None, orient="top")
+    least_first = alt.EncodingSortField("r_squared", op="min", order="ascending")
     title = "R² of the clean embedding"
-    color = alt.Color(
-        "method:N",
-        scale=alt.Scale(domain=methods, range=[MUTED, OPPOSITE, ACCENT, "#8a4fb3"]),
-        legend=alt.Legend(title=None, orient="top"),
+    interval, point = marks.interval_and_point(
+        alt.X("r_squared:Q", title=title),
+        {"strokeWidth": 3, "opacity": 0.45},
+        marks.SOLID | {"size": 55},
+        y=alt.Y("augmentation:N", sort=least_first, title=None),
+        yOffset=alt.YOffset("method:N", sort=methods),
+        color=alt.Color("method:N", scale=colors, legend=legend),
     )
-    shape = alt.Shape(
-        "method:N",
-        scale=alt.Scale(domain=methods, range=["cross", "square", "circle", "triangle-up"]),
-        legend=alt.Legend(title=None, orient="top"),
-    )
-    tooltip = [
-        alt.Tooltip("augmentation:N"), alt.Tooltip("method:N"), alt.Tooltip("told:N", title=title),
-    ]  # fmt: skip
-    chart = alt.layer(
-        alt.Chart().mark_rule(strokeWidth=3, opacity=0.45).encode(
-            x=alt.X("ci_low:Q", title=title), x2="ci_high:Q", y=y, yOffset=offset, color=color
-        ),
-        alt.Chart().mark_point(size=55, filled=True, opacity=1).encode(
-            x=alt.X("r_squared:Q", title=title), y=y, yOffset=offset, color=color, shape=shape,
-            tooltip=tooltip,
-        ),
-        data=table[
-            ["severity", "augmentation", "method", "r_squared", "ci_low", "ci_high", "told"]
-        ],
-    )  # fmt: skip
-    return with_severity(chart, table).properties(
-        width="container",
+    shape = alt.Shape("method:N", scale=shapes, legend=legend)
+    hovering = marks.tooltip("augmentation", "method", interval=title)
+    return marks.layered(
+        table,
+        interval,
+        point.encode(shape, tooltip=hovering),
         height=alt.Step(11),
         description="How much of the clean embedding each method recovers from the view's, by "
         "augmentation, with 95 % intervals.",

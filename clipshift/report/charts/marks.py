@@ -1,13 +1,15 @@
-"""The marks that several charts are made of: named lines and heat maps."""
+"""The marks that charts are made of: intervals with a point, named lines, heat maps, tooltips."""
 
-from collections.abc import Sequence
-from typing import Any
+import json
+import re
+from collections.abc import Mapping
+from typing import Any, Literal
 
 import altair as alt
 import numpy as np
 import pandas as pd
 
-from clipshift.report.charts.vega import MUTED, color_of, dash_of, shape_of
+from clipshift.report.charts.look import ACCENT, MUTED, color_of, dash_of, scale_of, shape_of
 from clipshift.report.words import with_interval
 
 STRONGEST = 0.6
@@ -16,21 +18,72 @@ MANY_LINES = 6
 """With more lines than this, their intervals are thin."""
 LABEL = 160
 """Room for an augmentation's name beside a line's end, in pixels."""
-CELL = 58
-"""Width of a heat map's cell in pixels."""
+WIDE: dict[str, Any] = {"strokeWidth": 5, "opacity": 0.45}
+"""How the rule of an interval is drawn."""
+SOLID: dict[str, Any] = {"size": 90, "filled": True, "opacity": 1}
+"""How the point of a value is drawn."""
 
 
-def intervals_in_words(
-    table: pd.DataFrame, mean: str, low: str, high: str, digits: str = ".3f"
-) -> list[str]:
-    """Means with intervals in words, for hovering."""
-    return [
-        with_interval(value, least, most, digits)
-        for value, least, most in table[[mean, low, high]].to_numpy(float)
-    ]
+def intervals_in_words(table: pd.DataFrame, value: str, digits: str = ".3f") -> list[str]:
+    """A column's values with their intervals (``ci_low``, ``ci_high``), for hovering."""
+    numbers = table[[value, "ci_low", "ci_high"]].to_numpy(float)
+    return [with_interval(mean, low, high, digits) for mean, low, high in numbers]
 
 
-def _spread(positions: np.ndarray, gap: float, low: float, high: float) -> np.ndarray:
+def tooltip(*names: str, **titles: str | tuple[str, str]) -> list[alt.Tooltip]:
+    """What hovering shows.
+
+    Args:
+        names: Columns under their own names.
+        titles: Titles of further columns, or their titles and number formats.
+    """
+    tips = []
+    for column, title in {**{name: name for name in names}, **titles}.items():
+        words, form = title if isinstance(title, tuple) else (title, alt.Undefined)
+        kind = "Q" if isinstance(title, tuple) else "N"
+        tips.append(alt.Tooltip(f"{column}:{kind}", title=words, format=form))
+    return tips
+
+
+def augmentations_by(column: str, op: Literal["min", "max"] = "max") -> alt.Y:
+    """A y axis of augmentations in the order of a column's greatest or least values."""
+    sort = alt.EncodingSortField(column, op=op, order="descending")
+    return alt.Y("augmentation:N", sort=sort, title=None)
+
+
+def values_from_zero(column: str, title: str, **scale: Any) -> alt.X:
+    """An x axis of a column's values that begins at 0."""
+    from_zero = alt.Scale(zero=True, **scale)
+    return alt.X(f"{column}:Q", title=title, axis=alt.Axis(tickCount=6), scale=from_zero)
+
+
+def interval_and_point(
+    value: alt.X | alt.Y,
+    rule: Mapping[str, Any] = WIDE,
+    point: Mapping[str, Any] = SOLID,
+    **encodings: Any,
+) -> tuple[alt.Chart, alt.Chart]:
+    """A rule from ``ci_low`` to ``ci_high``, and a point at the value.
+
+    Args:
+        value: The axis of the value, and so of the interval.
+        rule: How the rule is drawn.
+        point: How the point is drawn.
+        encodings: What both encode.
+    """
+    axis = "x" if isinstance(value, alt.X) else "y"
+    both = alt.Chart().encode(**encodings)
+    ends = {axis: type(value)("ci_low:Q", title=value["title"]), f"{axis}2": "ci_high:Q"}
+    return both.mark_rule(**rule).encode(**ends), both.mark_point(**point).encode(value)
+
+
+def filled_where(test: str, table: pd.DataFrame) -> dict[str, Any]:
+    """The encodings of points that are filled where a test of ``datum`` holds."""
+    color = alt.Fill("augmentation:N", scale=scale_of(table, "color"), legend=None)
+    return {"fill": color, "fillOpacity": alt.condition(test, alt.value(1), alt.value(0))}
+
+
+def spread(positions: np.ndarray, gap: float, low: float, high: float) -> np.ndarray:
     """Positions moved apart to at least a gap, in their order, upwards from low where they can."""
     order = np.argsort(positions, kind="stable")
     moved = positions[order].astype(float)
@@ -40,95 +93,131 @@ def _spread(positions: np.ndarray, gap: float, low: float, high: float) -> np.nd
         moved[:-1] -= push
         moved[1:] += push
     room = high - low - gap * (len(moved) - 1)
-    for index in range(len(moved)):
-        least = low + gap * index if room > 0 else low
-        moved[index] = max(moved[index], least, moved[index - 1] + gap if index else least)
-    for index in range(len(moved))[::-1]:
-        after = moved[index + 1] - gap if index + 1 < len(moved) else high
-        moved[index] = min(moved[index], after)
+    steps = gap * np.arange(len(moved))
+    least = low + (steps if room > 0 else 0)
+    moved = np.maximum.accumulate(np.maximum(moved, least) - steps) + steps
+    moved = np.minimum.accumulate((np.minimum(moved, high) - steps)[::-1])[::-1] + steps
     result = np.empty_like(moved)
     result[order] = moved
     return result
 
 
 def named_lines(
-    table: pd.DataFrame, across: str, y: str, title: str, bounds: tuple[str, str] | None,
-    tooltip: list[alt.Tooltip], domain: tuple[float, float], height: int = 340,
-) -> Any:  # fmt: skip
-    """One line for each augmentation with its name at its end; hovering dims the others.
+    table: pd.DataFrame,
+    across: str,
+    title: str,
+    domain: tuple[float, float],
+    description: str,
+    height: int = 340,
+) -> Any:
+    """Means as lines, each with its name at its end; hovering dims the others.
 
     Args:
-        table: One row per line and point on the x axis: ``augmentation``, and, where an
-            augmentation has several lines, ``line``, what each is called.
-        across: Column of the x axis, of whole numbers.
-        y: Column of the y axis.
+        table: One row per line and point on the x axis: ``augmentation``, ``mean``, ``ci_low`` and
+            ``ci_high``, NaN where there are none, and, where an augmentation has several lines,
+            ``line``, what each is called.
+        across: Column of the x axis, of whole numbers. Where it is not the severity, and there are
+            several, the reader chooses one.
         title: Of the y axis.
-        bounds: Columns of the interval's ends; None where there is none.
-        tooltip: What hovering shows.
         domain: Of the y axis.
+        description: What the chart shows, for those who cannot see it.
         height: In pixels.
     """
-    names = sorted(table["augmentation"].unique())
-    table = table.assign(line=table.get("line", table["augmentation"]), label_y=np.nan)
-    ends = table[(table[across] == table[across].max()) & table[y].notna()]
+    hovering = tooltip("augmentation", across, interval=title)
+    if "line" in table:
+        hovering = tooltip(line="curve", severity="severity", interval=title)
+    words = intervals_in_words(table, "mean")
+    table = table.assign(line=table.get("line", table["augmentation"]), interval=words)
+    table = table.assign(label_y=np.nan).reset_index(drop=True)
+    ends = table[(table[across] == table[across].max()) & table["mean"].notna()]
     gap = 15 / height * (domain[1] - domain[0])
-    apart = across != "severity" and "severity" in table
-    for _, part in ends.groupby("severity" if apart else lambda _: 0, sort=False):
-        table.loc[part.index, "label_y"] = _spread(part[y].to_numpy(float), gap, *domain)
+    by_severity = across != "severity"
+    for _, part in ends.groupby("severity" if by_severity else lambda _: 0, sort=False):
+        table.loc[part.index, "label_y"] = spread(part["mean"].to_numpy(float), gap, *domain)
     over = alt.selection_point(name="over", fields=["line"], on="pointerover", clear="pointerout")
     dim = alt.condition(over, alt.value(1), alt.value(0.15))
+    steps = alt.Axis(values=sorted(table[across].unique().tolist()), format="d", grid=False)
+    room = alt.Scale(range=[0, alt.expr(f"width - {LABEL}")], zero=False)
+    x = alt.X(f"{across}:Q", title=across, axis=steps, scale=room)
     scale = alt.Scale(domain=list(domain), nice=False)
-    steps = sorted(table[across].unique().tolist())
-    x = alt.X(
-        f"{across}:Q",
-        title=across,
-        axis=alt.Axis(values=steps, format="d", grid=False),
-        scale=alt.Scale(range=[0, alt.expr(f"width - {LABEL}")], zero=False),
-    )
-    color, shape = color_of(names), shape_of(names)
-    of_y, of_label = (alt.Y(f"{column}:Q", title=title, scale=scale) for column in (y, "label_y"))
-    base = alt.Chart().encode(x=x, color=color, detail="line:N")
-    labels = alt.Chart().transform_filter("isValid(datum.label_y)").encode(x=x, y=of_label)
+    y, label_y = (alt.Y(f"{column}:Q", title=title, scale=scale) for column in ("mean", "label_y"))
+    color, shape = color_of(table), shape_of(table)
+    rule = {"strokeWidth": 1.5 if table["line"].nunique() > MANY_LINES else 5}
+    same = {"x": x, "color": color, "detail": "line:N"}
+    interval, point = interval_and_point(y, rule, SOLID | {"size": 55}, **same)
+    label = alt.Chart().transform_filter("isValid(datum.label_y)").encode(x, label_y, opacity=dim)
     layers = [
-        base.mark_line(strokeWidth=2).encode(y=of_y, strokeDash=dash_of(names), opacity=dim),
-        base.mark_point(filled=True, size=55, opacity=1)
-        .encode(y=of_y, shape=shape, opacity=dim, tooltip=tooltip)
-        .add_params(over),
-        labels.mark_point(filled=True, size=40, xOffset=16).encode(
-            color=color, shape=shape, opacity=dim
-        ),
-        labels.mark_text(align="left", dx=24).encode(text="line:N", opacity=dim),
+        point.mark_line(strokeWidth=2).encode(strokeDash=dash_of(table), opacity=dim),
+        point.encode(shape=shape, opacity=dim, tooltip=hovering).add_params(over),
+        label.mark_point(filled=True, size=40, xOffset=16).encode(color=color, shape=shape),
+        label.mark_text(align="left", dx=24).encode(text="line:N"),
     ]
-    if bounds:
-        thin = table["line"].nunique() > MANY_LINES
-        interval = base.mark_rule(strokeWidth=1.5 if thin else 5).encode(
-            y=alt.Y(f"{bounds[0]}:Q", title=title, scale=scale),
-            y2=f"{bounds[1]}:Q",
-            opacity=alt.condition(over, alt.value(0.35), alt.value(0.08)),
-        )
-        layers.insert(0, interval)
-    return alt.layer(*layers, data=table).properties(width="container", height=height)
-
-
-def domain_of(table: pd.DataFrame, columns: Sequence[str]) -> tuple[float, float]:
-    """From 0 or the least value to the greatest, with a margin."""
-    values = table[list(columns)].to_numpy(float)
-    low, high = min(0.0, np.nanmin(values)), np.nanmax(values)
-    margin = 0.04 * ((high - low) or 1)
-    return float(low - (margin if low < 0 else 0)), float(high + margin)
+    if table[["ci_low", "ci_high"]].notna().any(axis=None):
+        faint = alt.condition(over, alt.value(0.35), alt.value(0.08))
+        layers.insert(0, interval.encode(opacity=faint))
+    return layered(table, *layers, by_severity=by_severity, height=height, description=description)
 
 
 def heat_map(
-    table: pd.DataFrame, x: alt.X, y: alt.Y, opacity: alt.FillOpacity, color: Any, text: str,
-    tooltip: list[alt.Tooltip],
-) -> Any:  # fmt: skip
-    """A heat map: rectangles with text on them."""
-    x = x.axis(orient="top", labelAngle=-38, labelAlign="left", grid=False, labelOverlap=False)
-    y = y.axis(grid=False, labelOverlap=False)
-    return alt.layer(
-        alt.Chart().mark_rect(cornerRadius=2, stroke=MUTED, strokeOpacity=0.15).encode(
-            x=x, y=y, fillOpacity=opacity, fill=color, tooltip=tooltip
-        ),
-        alt.Chart().mark_text().encode(x=x, y=y, text=f"{text}:N", tooltip=tooltip),
-        data=table,
-    ).properties(width=alt.Step(CELL), height=alt.Step(26))  # fmt: skip
+    table: pd.DataFrame,
+    across: str,
+    columns: Any,
+    rows: Any,
+    hovering: list[alt.Tooltip],
+    color: Any = ACCENT,
+    cell: int = 58,
+    **options: Any,
+) -> Any:
+    """Rectangles with their ``text`` on them, painted as strongly as their ``strength``.
+
+    Args:
+        table: One row per rectangle, with ``augmentation``, ``text`` and ``strength``, in [0, 1].
+        across: The column whose values are the heat map's columns; its rows are augmentations.
+        columns: The order of the columns.
+        rows: The order of the rows.
+        hovering: What hovering shows.
+        color: Of the rectangles.
+        cell: Width of one in pixels.
+        options: For `layered`.
+    """
+    scale = alt.Scale(domain=[0, 1], range=[0, STRONGEST])
+    opacity = alt.FillOpacity("strength:Q", scale=scale, legend=None)
+    plain: dict[str, Any] = {"grid": False, "labelOverlap": False}
+    slanted = alt.Axis(orient="top", labelAngle=-38, labelAlign="left", **plain)
+    x = alt.X(f"{across}:N", sort=columns, title=None, axis=slanted)
+    y = alt.Y("augmentation:N", sort=rows, title=None, axis=alt.Axis(**plain))
+    at = alt.Chart().encode(x, y, tooltip=hovering)
+    fill = alt.value(color) if isinstance(color, str) else color
+    rectangle = at.mark_rect(cornerRadius=2, stroke=MUTED, strokeOpacity=0.15)
+    layers = [rectangle.encode(opacity, fill=fill), at.mark_text().encode(text="text:N")]
+    return layered(table, *layers, width=alt.Step(cell), height=alt.Step(26), **options)
+
+
+def layered(
+    table: pd.DataFrame, *layers: alt.Chart, by_severity: bool = True, **properties: Any
+) -> Any:
+    """Layers over one table, of which the chart holds only the columns that they use.
+
+    Args:
+        table: What they draw.
+        layers: The lowest first.
+        by_severity: Whether the reader chooses a severity, where the table has several.
+        properties: Of the chart: ``height``, ``description``; its width is the page's.
+    """
+    chart = alt.layer(*layers).properties(**{"width": "container"} | properties)
+    text = json.dumps(chart.to_dict(validate=False))
+    used = {"severity"}.union(*re.findall(r'"field": "(\w+)"|datum\.(\w+)', text))
+    chart.data = table[[column for column in table if column in used]]
+    return with_severity(table, chart) if by_severity else chart
+
+
+def with_severity(table: pd.DataFrame, *charts: Any) -> Any:
+    """A chart, or several side by side, with a choice of severity where the table has several."""
+    severities = list(table["severity"].unique())
+    several = len(severities) > 1
+    if several:
+        charts = tuple(chart.transform_filter("datum.severity == severity") for chart in charts)
+    chart = charts[0] if len(charts) == 1 else alt.hconcat(*charts, spacing=14)
+    choice = alt.binding_select(options=severities, name="severity ")
+    chosen = alt.param(name="severity", value=severities[0], bind=choice)
+    return chart.add_params(chosen) if several else chart

@@ -1,4 +1,4 @@
-"""Charts of measures: means of all, against severity, over photos, and what goes with them."""
+"""Charts of measures: all means, one measure over photos, correlations and errors."""
 
 from collections.abc import Mapping
 
@@ -6,98 +6,12 @@ import altair as alt
 import pandas as pd
 
 from clipshift.measure import Facts
-from clipshift.report.charts.marks import (
-    STRONGEST,
-    domain_of,
-    heat_map,
-    intervals_in_words,
-    named_lines,
-)
-from clipshift.report.charts.vega import ACCENT, OPPOSITE, Chart, color_of, with_severity
+from clipshift.report.charts import marks
+from clipshift.report.charts.look import ACCENT, OPPOSITE, color_of
+from clipshift.report.charts.vega import Chart
 from clipshift.report.words import capitalised
-from clipshift.results import (
-    Shift,
-    augmentations_by_shift,
-    by_photo,
-    normalized_change,
-    shown_measures,
-)
-from clipshift.severities import LADDER
-
-
-def draw_severity(summary: pd.DataFrame, measure: str, facts: Facts) -> Chart:
-    """A measure's mean against numbered severities, one line per augmentation, with intervals.
-
-    Args:
-        summary: From `clipshift.results.summarize`.
-        measure: Which; the shift 1 − cosine for ``cosine_similarity``.
-        facts: The measure's.
-    """
-    rows = summary[(summary["measure"] == measure) & summary["severity"].isin(LADDER)]
-    means, low, high = rows["mean"], rows["ci_low"], rows["ci_high"]
-    title = capitalised(facts.label)
-    if measure == "cosine_similarity":
-        means, low, high, title = 1 - means, 1 - high, 1 - low, "1 − cosine"
-    table = pd.DataFrame(
-        {"severity": rows["severity"].astype(int), "augmentation": rows["augmentation"],
-         "mean": means, "ci_low": low, "ci_high": high}
-    ).reset_index(drop=True)  # fmt: skip
-    table["told"] = intervals_in_words(table, "mean", "ci_low", "ci_high")
-    tooltip = [
-        alt.Tooltip("augmentation:N"),
-        alt.Tooltip("severity:Q"),
-        alt.Tooltip("told:N", title=title),
-    ]
-    domain = domain_of(table, ["mean", "ci_low", "ci_high"])
-    chart = named_lines(
-        table, "severity", "mean", title, ("ci_low", "ci_high"), tooltip, domain, 380
-    )
-    return chart.properties(
-        description=f"{title} against severity, one line per augmentation, with 95 % intervals."
-    )
-
-
-def draw_distribution(shift: Shift, measure: str, facts: Facts) -> Chart:
-    """How a measure spreads over photos, by augmentation: 90 % and 50 % of them, and the median.
-
-    Args:
-        shift: From `clipshift.results.shift_table`, or its file.
-        measure: Which.
-        facts: The measure's.
-    """
-    table = by_photo(shift, measure).quantile([0.05, 0.25, 0.5, 0.75, 0.95]).T
-    table.columns = pd.Index(["p5", "p25", "median", "p75", "p95"])
-    table = table.reset_index()
-    names = sorted(table["augmentation"].unique())
-    order = alt.EncodingSortField("median", op="max", order="descending")
-    y = alt.Y("augmentation:N", sort=order, title=None)
-    color, title = color_of(names), f"{facts.label}, photo by photo"
-    tooltip = [
-        alt.Tooltip("augmentation:N"),
-        alt.Tooltip("median:Q", format=".3f"),
-        *(alt.Tooltip(f"p{k}:Q", title=f"{k} % of photos below", format=".3f")
-          for k in (5, 25, 75, 95)),
-    ]  # fmt: skip
-    chart = alt.layer(
-        alt.Chart().mark_rule(strokeWidth=1.5).encode(
-            x=alt.X("p5:Q", title=title), x2="p95:Q", y=y, color=color
-        ),
-        alt.Chart().mark_bar(height=11, opacity=0.55, cornerRadius=2).encode(
-            x=alt.X("p25:Q", title=title), x2="p75:Q", y=y, color=color, tooltip=tooltip
-        ),
-        alt.Chart().mark_tick(thickness=2.5, height=17).encode(
-            x=alt.X("median:Q", title=title, scale=alt.Scale(zero=True),
-                    axis=alt.Axis(tickCount=6)), y=y, color=color,
-            tooltip=tooltip,
-        ),
-        data=table,
-    )  # fmt: skip
-    return with_severity(chart, table).properties(
-        width="container",
-        height=25 * len(names),
-        description=f"{capitalised(facts.label)} over photos: median, middle half, and middle 90 %"
-        " of them, by augmentation.",
-    )
+from clipshift.results import Shift, by_photo
+from clipshift.results.change import augmentations_by_shift, normalized_change, shown_measures
 
 
 def draw_heatmap(summary: pd.DataFrame, columns: Mapping[str, Facts]) -> Chart:
@@ -112,37 +26,23 @@ def draw_heatmap(summary: pd.DataFrame, columns: Mapping[str, Facts]) -> Chart:
     """
     names = shown_measures(summary, columns)
     parts = []
-    for severity, rows in summary.groupby("severity", sort=False):
-        changes = normalized_change(rows, columns)
+    for _, rows in summary.groupby("severity", sort=False):
+        changes = normalized_change(rows, columns).round(4)
         for name in names:
-            own = rows[rows["measure"] == name].set_index("augmentation")
-            parts.append(
-                pd.DataFrame(
-                    {"severity": severity, "measure": columns[name].short,
-                     "label": columns[name].label, "harm": changes[name].round(4),
-                     "mean": own["mean"].map("{:.2f}".format),
-                     "told": intervals_in_words(own, "mean", "ci_low", "ci_high")}
-                ).reset_index(names="augmentation")
-            )  # fmt: skip
+            means = rows[rows["measure"] == name]
+            words = {"measure": columns[name].short, "label": columns[name].label}
+            strength = changes.loc[means["augmentation"], name].to_numpy()
+            parts.append(means.assign(strength=strength, **words))
     table = pd.concat(parts, ignore_index=True)
-    tooltip = [
-        alt.Tooltip("augmentation:N"),
-        alt.Tooltip("label:N", title="measure"),
-        alt.Tooltip("told:N", title="mean, 95 %"),
-    ]
-    chart = heat_map(
+    table["text"] = table["mean"].map("{:.2f}".format)
+    table["interval"] = marks.intervals_in_words(table, "mean")
+    return marks.heat_map(
         table,
-        alt.X("measure:N", sort=[columns[m].short for m in names], title=None),
-        alt.Y("augmentation:N", sort=augmentations_by_shift(summary), title=None),
-        alt.FillOpacity(
-            "harm:Q", scale=alt.Scale(domain=[0, 1], range=[0, STRONGEST]), legend=None
-        ),
-        alt.value(ACCENT),
-        "mean",
-        tooltip,
-    )
-    return with_severity(chart, table).properties(
-        description="Every measure under every augmentation; blank where it may be no change."
+        "measure",
+        [columns[name].short for name in names],
+        augmentations_by_shift(summary),
+        marks.tooltip("augmentation", label="measure", interval="mean, 95 %"),
+        description="Every measure under every augmentation; blank where it may be no change.",
     )
 
 
@@ -154,38 +54,80 @@ def draw_correlations(correlations: pd.DataFrame, columns: Mapping[str, Facts]) 
         columns: What the run's measured columns are.
     """
     words = {facts.correlate: facts.correlate_label for facts in columns.values()}
-    known = correlations.dropna(subset=["rho"])
-    told = (known["ci_low"] > 0) | (known["ci_high"] < 0)
-    table = pd.DataFrame(
-        {
-            "severity": known["severity"],
-            "augmentation": known["augmentation"],
-            "with": known["with"].map(words),
-            "rho": known["rho"].where(told, 0).round(4),
-            "text": [f"{rho:+.2f}" if clear else "" for rho, clear in
-                     zip(known["rho"], told, strict=True)],
-            "told": intervals_in_words(known, "rho", "ci_low", "ci_high", "+.2f"),
-            "p": known["p_holm"],
-        }
-    )  # fmt: skip
-    strength = alt.FillOpacity(
-        "strength:Q", scale=alt.Scale(domain=[0, 1], range=[0, STRONGEST]), legend=None
+    rows = correlations.dropna(subset=["rho"])
+    significant = (rows["ci_low"] > 0) | (rows["ci_high"] < 0)
+    rho = rows["rho"].where(significant, 0).round(4)
+    table = rows.assign(
+        rho=rho,
+        strength=rho.abs(),
+        text=rows["rho"].map("{:+.2f}".format).where(significant, ""),
+        other=rows["with"].map(words),
+        interval=marks.intervals_in_words(rows, "rho", "+.2f"),
     )
-    chart = heat_map(
+    p = ("p after Holm’s correction", ".2g")
+    return marks.heat_map(
         table,
-        alt.X("with:N", sort=[words[w] for w in correlations["with"].unique()], title=None),
-        alt.Y("augmentation:N", sort=list(table["augmentation"].unique()), title=None),
-        strength,
+        "other",
+        [words[name] for name in correlations["with"].unique()],
+        list(table["augmentation"].unique()),
+        marks.tooltip("augmentation", other="with", interval="Spearman’s ρ, 95 %", p_holm=p),
         alt.condition("datum.rho > 0", alt.value(ACCENT), alt.value(OPPOSITE)),
-        "text",
-        [
-            alt.Tooltip("augmentation:N"),
-            alt.Tooltip("with:N"),
-            alt.Tooltip("told:N", title="Spearman’s ρ, 95 %"),
-            alt.Tooltip("p:Q", title="p after Holm’s correction", format=".2g"),
-        ],
-    ).transform_calculate(strength="abs(datum.rho)")
-    return with_severity(chart, table).properties(
         description="Spearman's rank correlation of the shift with other measures over photos; "
-        "blue: both large together, amber: the opposite, blank: may be none."
+        "blue: both large together, amber: the opposite, blank: may be none.",
+    )
+
+
+def draw_distribution(shift: Shift, measure: str, facts: Facts) -> Chart:
+    """How a measure spreads over photos, by augmentation: 90 % and 50 % of them, and the median.
+
+    Args:
+        shift: From `clipshift.results.shift_table`, or its file.
+        measure: Which.
+        facts: The measure's.
+    """
+    table = by_photo(shift, measure).quantile([0.05, 0.25, 0.5, 0.75, 0.95]).T
+    table = table.set_axis(["p5", "p25", "median", "p75", "p95"], axis=1).reset_index()
+    below = {f"p{share}": (f"{share} % of photos below", ".3f") for share in (5, 25, 75, 95)}
+    hovering = marks.tooltip("augmentation", median=("median", ".3f"), **below)
+    title = f"{facts.label}, photo by photo"
+    row = alt.Chart().encode(y=marks.augmentations_by("median"), color=color_of(table))
+    most, half = (
+        {"x": alt.X(f"{low}:Q", title=title), "x2": f"{high}:Q"}
+        for low, high in (("p5", "p95"), ("p25", "p75"))
+    )
+    median = {"x": marks.values_from_zero("median", title), "tooltip": hovering}
+    return marks.layered(
+        table,
+        row.mark_rule(strokeWidth=1.5).encode(**most),
+        row.mark_bar(height=11, opacity=0.55, cornerRadius=2).encode(**half, tooltip=hovering),
+        row.mark_tick(thickness=2.5, height=17).encode(**median),
+        height=25 * table["augmentation"].nunique(),
+        description=f"{capitalised(facts.label)} over photos: median, middle half, and middle 90 %"
+        " of them, by augmentation.",
+    )
+
+
+def draw_corruption_error(errors: pd.DataFrame) -> Chart:
+    """The error under each stored corruption and severity over the shift, with 95 % intervals.
+
+    Args:
+        errors: From `clipshift.results.corruption_errors`, with shifts.
+    """
+    table = errors.dropna(subset=["error", "shift"])
+    table = table.assign(interval=marks.intervals_in_words(table, "error"))
+    x = alt.X("shift:Q", title="shift (1 − cosine)", scale=alt.Scale(zero=True))
+    y = alt.Y("error:Q", title="top-1 error", scale=alt.Scale(domain=[0, 1]))
+    rule, solid = {"strokeWidth": 2, "opacity": 0.3}, marks.SOLID | {"size": 70}
+    interval, point = marks.interval_and_point(y, rule, solid, x=x, color=color_of(table))
+    hovering = marks.tooltip(
+        augmentation="corruption", severity="severity", interval="error", shift=("shift", ".3f")
+    )
+    return marks.layered(
+        table,
+        interval,
+        point.encode(tooltip=hovering),
+        alt.Chart().mark_text(align="left", dx=7).encode(x, y, text="severity:N"),
+        by_severity=False,
+        height=360,
+        description="Top-1 error over the shift, a point for each stored corruption and severity.",
     )

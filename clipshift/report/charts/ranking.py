@@ -1,12 +1,11 @@
 """Charts of rankings."""
 
-from typing import Literal
-
 import altair as alt
 import pandas as pd
 
-from clipshift.report.charts.marks import intervals_in_words
-from clipshift.report.charts.vega import Chart, color_of, dash_of, shape_of, with_severity
+from clipshift.report.charts import marks
+from clipshift.report.charts.look import color_of, dash_of, shape_of
+from clipshift.report.charts.vega import Chart
 from clipshift.report.words import ranks_in_words
 from clipshift.severities import MATCHED, PAPER
 
@@ -20,53 +19,29 @@ def draw_ranking(ranking: pd.DataFrame, summary: pd.DataFrame) -> Chart:
         ranking: From `clipshift.results.rank_augmentations`.
         summary: From `clipshift.results.summarize`.
     """
-    table = ranking.assign(
-        cosine=intervals_in_words(ranking, "shift", "ci_low", "ci_high"),
-        ranks=[ranks_in_words(row.rank_low, row.rank_high) for row in ranking.itertuples()],
-    )
-    title = "mean of 1 − cosine similarity"
+    table = _with_ranks(ranking).assign(cosine=marks.intervals_in_words(ranking, "shift"))
+    table["place"] = "rank " + table["ranks"]
+    name, unit = "mean of 1 − cosine similarity", ""
     relative = summary[summary["measure"] == "relative_shift"]
     if len(relative) and relative["mean"].notna().all():
-        title = "relative shift (1: another photo)"
-        keys = ["augmentation", "severity"]
-        own = table.drop(columns=["ci_low", "ci_high"])
-        table = own.merge(relative[[*keys, "mean", "ci_low", "ci_high"]], on=keys)
-    else:
-        table = table.rename(columns={"shift": "mean"})
-    table = table.assign(
-        told=intervals_in_words(table, "mean", "ci_low", "ci_high"),
-        place="rank " + table["ranks"],
+        name, unit = "relative shift", " (1: another photo)"
+        keys, numbers = ["augmentation", "severity"], ["mean", "ci_low", "ci_high"]
+        table = table.drop(columns=numbers[1:]).merge(relative[keys + numbers], on=keys)
+    table = table.rename(columns={} if unit else {"shift": "mean"})
+    table["interval"] = marks.intervals_in_words(table, "mean")
+    x = marks.values_from_zero("mean", name + unit, range=[0, alt.expr("width - 62")])
+    y = marks.augmentations_by("mean")
+    interval, point = marks.interval_and_point(x, y=y, color=color_of(table))
+    hovering = marks.tooltip(
+        "augmentation", interval=name, cosine="1 − cosine", ranks="rank, 95 %", n="photos"
     )
-    names = sorted(table["augmentation"].unique())
-    order = alt.EncodingSortField("mean", op="max", order="descending")
-    y = alt.Y("augmentation:N", sort=order, title=None)
-    scale = alt.Scale(zero=True, range=[0, alt.expr("width - 62")])
-    x = alt.X("mean:Q", title=title, axis=alt.Axis(tickCount=6), scale=scale)
-    tooltip = [
-        alt.Tooltip("augmentation:N"),
-        alt.Tooltip("told:N", title=title.split(" (")[0]),
-        alt.Tooltip("cosine:N", title="1 − cosine"),
-        alt.Tooltip("ranks:N", title="rank, 95 %"),
-        alt.Tooltip("n:Q", title="photos"),
-    ]
-    chart = alt.layer(
-        alt.Chart()
-        .mark_rule(strokeWidth=5, opacity=0.45)
-        .encode(x=alt.X("ci_low:Q", title=title), x2="ci_high:Q", y=y, color=color_of(names)),
-        alt.Chart()
-        .mark_point(size=90, filled=True, opacity=1)
-        .encode(x=x, y=y, color=color_of(names), shape=shape_of(names), tooltip=tooltip),
-        alt.Chart()
-        .mark_text(align="left", dx=9)
-        .encode(x=alt.X("ci_high:Q", title=title), y=y, text="place:N"),
-        data=table[
-            ["severity", "augmentation", "mean", "ci_low", "ci_high", "told", "cosine", "ranks",
-             "place", "n"]
-        ],
-    )  # fmt: skip
-    return with_severity(chart, table).properties(
-        width="container",
-        height=27 * len(names),
+    beside = alt.Chart().encode(x=alt.X("ci_high:Q", title=name + unit), y=y)
+    return marks.layered(
+        table,
+        interval,
+        point.encode(shape=shape_of(table), tooltip=hovering),
+        beside.mark_text(align="left", dx=9).encode(text="place:N"),
+        height=27 * table["augmentation"].nunique(),
         description="Augmentations by their mean shift, with 95 % intervals and ranks.",
     )
 
@@ -77,48 +52,33 @@ def draw_agreement(ranking: pd.DataFrame) -> Chart:
     Args:
         ranking: From `clipshift.results.rank_augmentations`, with both severities.
     """
-    table = ranking[ranking["severity"].isin([PAPER, MATCHED])].assign(
-        ranks=[ranks_in_words(row.rank_low, row.rank_high) for row in ranking.itertuples()]
+    table = _with_ranks(ranking[ranking["severity"].isin([PAPER, MATCHED])])
+    names, ranks, count = table["augmentation"], table["ranks"], table["augmentation"].nunique()
+    at_left, left, right = table["severity"] == PAPER, names + "  " + ranks, ranks + "  " + names
+    table["text"] = left.where(at_left, right)
+    middle = alt.Scale(padding=0, range=[alt.expr("190"), alt.expr("width - 190")])
+    heads = alt.Axis(orient="top", labelAngle=0, labelFontWeight="bold")
+    x = alt.X("severity:N", sort=[PAPER, MATCHED], title=None, scale=middle, axis=heads)
+    y = alt.Y("rank:Q", axis=None, scale=alt.Scale(reverse=True, domain=[0.5, count + 0.5]))
+    at = alt.Chart().encode(x, y)
+    line = at.encode(color_of(table))
+    hovering = marks.tooltip(
+        "augmentation", "severity", ranks="rank, 95 %", shift=("1 − cosine", ".3f")
     )
-    names = sorted(table["augmentation"].unique())
-    x = alt.X(
-        "severity:N",
-        sort=[PAPER, MATCHED],
-        title=None,
-        scale=alt.Scale(padding=0, range=[alt.expr("190"), alt.expr("width - 190")]),
-        axis=alt.Axis(orient="top", labelAngle=0, labelFontWeight="bold"),
-    )
-    y = alt.Y("rank:Q", axis=None, scale=alt.Scale(reverse=True, domain=[0.5, len(names) + 0.5]))
-    tooltip = [
-        alt.Tooltip("augmentation:N"),
-        alt.Tooltip("severity:N"),
-        alt.Tooltip("ranks:N", title="rank, 95 %"),
-        alt.Tooltip("shift:Q", title="1 − cosine", format=".3f"),
-    ]
-
-    def side(severity: str, align: Literal["left", "right"], dx: int) -> alt.Chart:
-        text = "datum.ranks + '  ' + datum.augmentation"
-        text = text if severity == MATCHED else "datum.augmentation + '  ' + datum.ranks"
-        return (
-            alt.Chart()
-            .mark_text(align=align, dx=dx, fontSize=12)
-            .transform_filter(f"datum.severity == '{severity}'")
-            .transform_calculate(text=text)
-            .encode(x=x, y=y, text="text:N")
-        )
-
-    color, shape, dash = color_of(names), shape_of(names), dash_of(names)
-    columns = ["severity", "augmentation", "rank", "ranks", "shift"]
-    return alt.layer(
-        alt.Chart().mark_line(strokeWidth=2).encode(x=x, y=y, color=color, strokeDash=dash),
-        alt.Chart()
-        .mark_point(filled=True, size=80, opacity=1)
-        .encode(x=x, y=y, color=color, shape=shape, tooltip=tooltip),
-        side(PAPER, "right", -10),
-        side(MATCHED, "left", 10),
-        data=table[columns],
-    ).properties(
-        width="container",
-        height=27 * len(names),
+    text, of = at.encode(text="text:N"), "datum.severity =="
+    return marks.layered(
+        table,
+        line.mark_line(strokeWidth=2).encode(dash_of(table)),
+        line.mark_point(**marks.SOLID | {"size": 80}).encode(shape_of(table), tooltip=hovering),
+        text.mark_text(align="right", dx=-10, fontSize=12).transform_filter(f"{of} '{PAPER}'"),
+        text.mark_text(align="left", dx=10, fontSize=12).transform_filter(f"{of} '{MATCHED}'"),
+        by_severity=False,
+        height=27 * count,
         description="Ranks of the augmentations at the paper's strengths and at equal distortion.",
     )
+
+
+def _with_ranks(ranking: pd.DataFrame) -> pd.DataFrame:
+    """A ranking with the intervals of its ranks in words."""
+    ranks = map(ranks_in_words, ranking["rank_low"], ranking["rank_high"])
+    return ranking.assign(ranks=list(ranks))
