@@ -1,4 +1,4 @@
-"""What README and docs tell people to type works as it is written."""
+"""The commands of README and docs work as written."""
 
 import http.server
 import os
@@ -12,8 +12,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from support.docs_words import Words
 from support.hub import Hub
+from support.placeholders import Placeholders
 from support.terminal import ROOT, Terminal
 
 from clipshift.cli.command import compose_config, quoted
@@ -35,32 +35,32 @@ FEWER = {
     "adaptations.strong.trainer.max_epochs=1",
     "make_lite": "optimization.steps=2",
 }
-"""By experiment: what is typed behind a command, so that few photos and seconds are enough."""
+"""By experiment: options that make a command fast, with few photos."""
 QUICK = (
     "clipshift models",
     "clipshift evaluate --help",
     "clipshift evaluate data=folder data.root=PHOTOS/cat/2.png",
 )
-"""What runs in every test run; the rest is marked as slow."""
+"""Commands that every test run includes; the others are marked as slow."""
 NOT_RUN = {
-    "it is what runs this": ["make test"],
-    "it serves a page until it is stopped: test_demo.py": [
+    "it runs this test": ["make test"],
+    "it serves a page until it is stopped; see test_demo.py": [
         "clipshift demo",
         "clipshift demo model=lite beside=outputs/robustify_lite/model",
         "clipshift demo model=vit_b32_openai beside=lite",
     ],
-    "it downloads ten gigabytes of weights: test_check.py": [
+    "it downloads ten gigabytes of weights; see test_check.py": [
         "clipshift check check.data.imagenet1k.root=IMAGENET_VAL check.download=true",
         "clipshift check 'check.shards=FOLDER/wds_{}' check.download=true data.batch_size=256",
     ],
-    "it is another package's, with ten more behind it: test_publishing.py": [
+    "it belongs to a package with ten dependencies; see test_publishing.py": [
         "clip_benchmark build 'outputs/*/*/clip_benchmark/*.json' --output benchmark.csv"
     ],
-    "it needs an account": ["hf upload USER/NAME outputs/robustify/model"],
+    "it requires an account": ["hf upload USER/NAME outputs/robustify/model"],
 }
-"""By reason."""
+"""Commands that are not run, by reason."""
 ELSEWHERE = {"extend.md": "test_own_parts.py", "cluster.md": "cluster/test_cluster.py"}
-"""By page: what runs its commands."""
+"""By page: the module that runs its commands."""
 
 
 def blocks(page: Path, language: str) -> list[str]:
@@ -68,37 +68,41 @@ def blocks(page: Path, language: str) -> list[str]:
 
 
 def commands(page: Path) -> list[str]:
-    """The lines of a page's shell blocks, and clipshift's commands in its text."""
+    """Return the lines of a page's shell blocks, and the clipshift commands in its text."""
     lines = "\n".join(blocks(page, "sh|bash")).replace("\\\n", " ").splitlines()
     lines += re.findall(r"`((?:clipshift|python \w+\.py) [^`…\n]+)`", page.read_text("utf-8"))
     return [shlex.join(shlex.split(line, comments=True)) for line in lines]
 
 
-TOLD = [line for page in PAGES if page.name not in ELSEWHERE for line in commands(page) if line]
+COMMANDS_OF_DOCS = [
+    line for page in PAGES if page.name not in ELSEWHERE for line in commands(page) if line
+]
 LEFT_OUT = {line for lines in NOT_RUN.values() for line in lines}
-RUN = [line for line in dict.fromkeys(TOLD) if line not in LEFT_OUT]
+RUN = [line for line in dict.fromkeys(COMMANDS_OF_DOCS) if line not in LEFT_OUT]
 OURS = [line for line in RUN if line.startswith(("clipshift ", "python "))]
 
 
-def test_the_tests_that_the_docs_name_are_there() -> None:
-    told = [one for page in PAGES for one in re.findall(r"`([\w/]+\.py)::(\w+)`", page.read_text())]
-    assert told
-    for file, name in told:
+def test_tests_named_in_the_docs_exist() -> None:
+    named = [
+        one for page in PAGES for one in re.findall(r"`([\w/]+\.py)::(\w+)`", page.read_text())
+    ]
+    assert named
+    for file, name in named:
         assert f"def {name}(" in (ROOT / "tests" / file).read_text(), f"{file}::{name}"
 
 
-def test_what_is_not_run_is_still_told() -> None:
-    assert set(TOLD) >= LEFT_OUT
+def test_commands_that_are_not_run_are_still_in_the_docs() -> None:
+    assert set(COMMANDS_OF_DOCS) >= LEFT_OUT
     for page, module in ELSEWHERE.items():
         assert page in (ROOT / "tests" / module).read_text()
     others = {line.split()[0] for line in set(RUN) - set(OURS)}
-    assert others == {"make", "pip"}  # each has a test of its own below
+    assert others == {"make", "pip"}  # each has its own test below
 
 
 @pytest.mark.parametrize(
     "line", [*OURS, *(line for line in sorted(LEFT_OUT) if line.startswith("clipshift demo"))]
 )
-def test_a_command_of_the_docs_has_options_that_are_there(line: str) -> None:
+def test_a_command_of_the_docs_has_valid_options(line: str) -> None:
     name, *arguments = shlex.split(re.sub(r"^(clipshift|python) (\w+)(\.py)?", r"\2", line))
     assert name in COMMANDS
     if name == "check":
@@ -107,9 +111,9 @@ def test_a_command_of_the_docs_has_options_that_are_there(line: str) -> None:
         return
     sweep = "-m" in arguments
     for argument in arguments:
-        assert argument in FLAGS or "=" in argument, f"{argument} is no option"
+        assert argument in FLAGS or "=" in argument, f"{argument} is not an option"
     overrides = [quoted(a) for a in arguments if a not in FLAGS]
-    # of a sweep its first job; what chooses Hydra's own parts is not in the configuration itself
+    # only the first job of a sweep; Hydra's own options are not in the configuration
     overrides = [re.sub(r"^([^=\[']+=[^,\[']*),.*", r"\1", o) if sweep else o for o in overrides]
     overrides = [o for o in overrides if not o.startswith("hydra")]
     if name == "train":
@@ -121,11 +125,11 @@ def test_a_command_of_the_docs_has_options_that_are_there(line: str) -> None:
 
 
 class Desk:
-    """A folder in which the docs' commands are typed, on a machine with a hub of its own.
+    """A folder in which the docs' commands are run, with a local hub.
 
     Args:
         root: The folder.
-        environment: What is different there.
+        environment: Additional environment variables.
     """
 
     def __init__(self, root: Path, environment: dict[str, str]) -> None:
@@ -133,25 +137,25 @@ class Desk:
         self.environment = {k: v for k, v in os.environ.items() if k != "CLIPSHIFT_PHOTOS"}
         self.environment |= environment
         self.terminal = Terminal(environment)
-        (root / "words").mkdir()
-        self.words = Words(root / "words", self.type_in)
+        (root / "placeholders").mkdir()
+        self.placeholders = Placeholders(root / "placeholders", self.type_in)
 
-    def type_in(self, folder: Path, words: list[str]) -> str:
-        """Run a command in a folder; what it says."""
-        done = self.terminal.run(words, folder, self.environment)
+    def type_in(self, folder: Path, command: list[str]) -> str:
+        """Run a command in a folder; return its output."""
+        done = self.terminal.run(command, folder, self.environment)
         assert done.returncode == 0, done.stdout + done.stderr
         return done.stdout
 
     def empty_folder(self, name: str) -> Path:
-        """A folder where nothing is but what the docs speak of."""
+        """Make a folder with nothing but the placeholders."""
         folder = self.root / name
         folder.mkdir()
-        for made in self.words.root.iterdir():
-            (folder / made.name).symlink_to(made)
+        for file in self.placeholders.root.iterdir():
+            (folder / file.name).symlink_to(file)
         return folder
 
     def checkout(self, name: str) -> Path:
-        """The same, in a checkout."""
+        """Make a checkout with the placeholders."""
         folder = self.empty_folder(name)
         for part in CHECKOUT:
             (folder / part).symlink_to(ROOT / part)
@@ -170,9 +174,9 @@ def desk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Desk]:
         "HF_ENDPOINT": f"http://127.0.0.1:{server.server_port}",
         "CLIPSHIFT_CACHE": str(root / "cache"),
     }
-    made = Desk(root, environment)
-    yield made
-    made.terminal.close()
+    desk = Desk(root, environment)
+    yield desk
+    desk.terminal.close()
     server.shutdown()
 
 
@@ -184,7 +188,7 @@ def test_a_command_of_the_docs_runs(line: str, desk: Desk) -> None:
     fewer = FEWER.get(line.partition("experiment=")[2].partition(" ")[0], "")
     if "pretrain" in line or "make_lite" in line:
         pytest.importorskip("efficientnet_lite_pytorch", reason="the extra train is not installed")
-    desk.words.make_for(line)
+    desk.placeholders.make_for(line)
     place = desk.checkout if line.startswith("python") else desk.empty_folder
     desk.type_in(place(f"command {OURS.index(line)}"), shlex.split(f"{line} {fewer}"))
 
@@ -196,9 +200,9 @@ def run_python(code: str, desk: Desk, name: str) -> Path:
     return folder
 
 
-def test_the_readmes_python_runs(desk: Desk) -> None:
+def test_the_python_of_the_readme_runs(desk: Desk) -> None:
     (code,) = blocks(ROOT / "README.md", "python")
-    desk.words.make_for(code)
+    desk.placeholders.make_for(code)
     folder = run_python(code, desk, "readme")
     assert (folder / "my_run" / "report.html").is_file()
 
@@ -206,7 +210,7 @@ def test_the_readmes_python_runs(desk: Desk) -> None:
 @pytest.mark.slow
 def test_the_python_page_runs(desk: Desk) -> None:
     (code,) = blocks(ROOT / "docs" / "api.md", "python")
-    desk.words.make_for("RUN_A RUN_B")
+    desk.placeholders.make_for("RUN_A RUN_B")
     given = """
 import clipshift
 photos = "PHOTOS"
@@ -218,7 +222,7 @@ result_a, result_b = clipshift.load_run("RUN_A"), clipshift.load_run("RUN_B")
 
 @pytest.mark.slow
 def test_make_evaluate_runs(desk: Desk) -> None:
-    """In an environment that is set up already: setting it up is what `pip install` does below."""
+    """In an existing environment: the test of `pip install` below sets one up."""
     folder = desk.checkout("make")
     binaries = folder / "environment" / "bin"
     binaries.mkdir(parents=True)
@@ -234,8 +238,8 @@ def test_make_evaluate_runs(desk: Desk) -> None:
 
 
 @pytest.mark.slow
-def test_it_installs_as_the_docs_say_and_runs_where_nothing_of_the_checkout_is(desk: Desk) -> None:
-    """In a fresh environment that finds here what is heavy to install, as torch."""
+def test_it_installs_as_documented_and_runs_outside_the_checkout(desk: Desk) -> None:
+    """In a fresh environment that uses the installed large packages, such as torch."""
     checkout = desk.root / "checkout"
     checkout.mkdir()
     for part in CHECKOUT:
@@ -258,7 +262,7 @@ def test_it_installs_as_the_docs_say_and_runs_where_nothing_of_the_checkout_is(d
     for line in sorted(installs, key=lambda line: "-e" not in line):
         bash(line, checkout)
     shutil.rmtree(checkout)
-    desk.words.make_for("PHOTOS RUN_A RUN_B")
+    desk.placeholders.make_for("PHOTOS RUN_A RUN_B")
     folder = desk.empty_folder("newcomer")
     where = bash("python -c 'import clipshift; print(clipshift.__file__)'", folder)
     assert where.startswith(str(desk.root / "fresh"))

@@ -1,4 +1,4 @@
-"""The Hugging Face hub, as far as data sets need it, served from a folder on this machine."""
+"""A local server with the part of the Hugging Face hub's interface that data sets use."""
 
 import http.server
 import json
@@ -13,7 +13,7 @@ API = re.compile(r"/api/datasets/([^/]+/[^/]+)(?:/(\w[\w-]*)/([^/]+)(?:/(.*))?)?
 
 
 class Hub(http.server.BaseHTTPRequestHandler):
-    """Answers for the data sets in ``folder/ORGANISATION/NAME/``."""
+    """Serves the data sets in ``folder/ORGANISATION/NAME/``."""
 
     protocol_version = "HTTP/1.1"
     folder: Path
@@ -26,20 +26,21 @@ class Hub(http.server.BaseHTTPRequestHandler):
 
     def answer(self, body: bool = True) -> None:
         path = unquote(urlsplit(self.path).path)
-        if (found := FILE.fullmatch(path)) and (self.folder / found[1] / found[2]).is_file():
-            self.send_part((self.folder / found[1] / found[2]).read_bytes(), body)
-        elif (found := API.fullmatch(path)) and self.holds(found[1], found[4] or ""):
-            told = self.facts(self.folder / found[1], found[2], found[4] or "")
-            self.send(200, json.dumps(told).encode())
+        file, question = FILE.fullmatch(path), API.fullmatch(path)
+        if file and (self.folder / file[1] / file[2]).is_file():
+            self.send_part((self.folder / file[1] / file[2]).read_bytes(), body)
+        elif question and self.holds(question[1], question[4] or ""):
+            facts = self.facts(self.folder / question[1], question[2], question[4] or "")
+            self.send(200, json.dumps(facts).encode())
         else:
-            missing = "EntryNotFound" if found or FILE.fullmatch(path) else "RepoNotFound"
+            missing = "EntryNotFound" if file or question else "RepoNotFound"
             self.send(404, b"", **{"X-Error-Code": missing})
 
     def holds(self, dataset: str, below: str) -> bool:
         return (self.folder / dataset / below).is_dir()
 
     def facts(self, data: Path, asked: str | None, below: str) -> Any:
-        """What the hub tells of a data set, or of a folder in it."""
+        """Return the hub's description of a data set, or of a folder in it."""
         if asked == "tree":
             return [
                 {

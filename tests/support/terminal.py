@@ -1,7 +1,7 @@
-"""A terminal for tests: each command has a process of its own, as a user's has.
+"""A terminal for tests: each command runs in its own process, as a user's does.
 
-Python and its packages take seconds to start. So one process imports them once and is forked for
-every command; what a command sees of its own process is the same.
+Importing Python's packages takes seconds. One process therefore imports them once, and is forked
+for every command. For a command, this is the same as a new process.
 """
 
 import importlib
@@ -24,14 +24,14 @@ IMPORTED = [
     "kornia.augmentation", "torchmetrics.functional.image", "vl_convert",
 ]  # fmt: skip
 SECONDS = 600
-"""After so long a command is taken to hang."""
+"""Seconds after which a command counts as hanging."""
 
 
 class Terminal:
     """Runs commands one after another.
 
     Args:
-        env: Variables that packages may read when they are imported, beside those there are.
+        env: Additional variables, which packages may read when they are imported.
     """
 
     def __init__(self, env: Mapping[str, str] | None = None) -> None:
@@ -47,8 +47,8 @@ class Terminal:
 
         Args:
             words: The command.
-            cwd: The folder that it is typed in.
-            env: All variables that it sees; None leaves them as they are in the terminal.
+            cwd: The folder in which it is run.
+            env: All its environment variables; by default those of the terminal.
         """
         assert self.process.stdin is not None
         assert self.process.stdout is not None
@@ -57,19 +57,19 @@ class Terminal:
             self.process.stdin.flush()
             if not select.select([self.process.stdout], [], [], SECONDS)[0]:
                 self.close()
-                raise TimeoutError(f"{words} has not ended")
+                raise TimeoutError(f"{words} did not end within {SECONDS} s")
             code = int(self.process.stdout.readline())
             files = [Path(said, name) for name in ("stdout", "stderr")]
             return subprocess.CompletedProcess(words, code, *(file.read_text() for file in files))
 
     def close(self) -> None:
-        """End it, and what it runs."""
+        """Kill the terminal and its command."""
         os.killpg(self.process.pid, signal.SIGKILL)
         self.process.wait()
 
 
 class HubHere(urllib.request.HTTPSHandler):
-    """Has what stands on the hub from ``$HF_ENDPOINT``."""
+    """Redirects requests for the hub to ``$HF_ENDPOINT``."""
 
     def https_open(self, req: urllib.request.Request) -> HTTPResponse:
         here = os.environ["HF_ENDPOINT"]
@@ -89,7 +89,9 @@ def become(words: list[str], folder: str, said: str, env: dict[str, str] | None)
 
     from clipshift.cli import command
 
-    os.makedirs(MEDIA_TMP.name, exist_ok=True)  # made by the import, removed by the last command
+    os.makedirs(
+        MEDIA_TMP.name, exist_ok=True
+    )  # created by the import, removed by the previous command
     sys.argv[:] = words[1:] if words[0] == "python" else words
     command.TYPED[:] = sys.argv
     if words[0] == "python":

@@ -1,4 +1,4 @@
-"""What the docs' commands speak of, ``PHOTOS``, ``RUN_A`` or ``../shared``, made when needed."""
+"""The docs' placeholders, such as ``PHOTOS``, ``RUN_A`` and ``../shared``, as files and folders."""
 
 import io
 import json
@@ -27,7 +27,7 @@ CLASSES = {"n01440764": "tench", "n02123045": "tabby", "n07920052": "espresso"}
 
 @cache
 def picture(number: int, side: int) -> Image.Image:
-    """A square of one of scikit-image's photographs, another for every number."""
+    """Return a square crop of one of scikit-image's photographs, different for every number."""
     image = decode(sample()[number % 14].read())
     rng = np.random.default_rng(number)
     edge = rng.integers(min(image.size) // 2, min(image.size))
@@ -58,31 +58,32 @@ def write_tar(file: Path, numbers: Sequence[int], kind: str) -> None:
                 tar.addfile(member, io.BytesIO(content))
 
 
-class Words:
-    """A folder in which the docs' words become true, one after the other.
+class Placeholders:
+    """A folder with the files that the docs' placeholders stand for, made when they are needed.
 
     Args:
         root: The folder.
-        type_in: Types a command in a folder, and sees to it that it succeeds.
+        type_in: Runs a command in a folder, and asserts that it succeeds.
     """
 
     def __init__(self, root: Path, type_in: Callable[[Path, list[str]], object]) -> None:
         self.root = root
         self.type_in = type_in
-        self.made: set[str] = set()
+        self.finished: set[str] = set()
 
     def make_for(self, command: str) -> None:
-        """Make what a command needs."""
-        told = re.split(r"[\s=,:/'\"]+", command)
-        for word in MAKERS:
-            if word in {IMPLIED.get(one, one) for one in told}:
-                self.need(word)
+        """Make the files that a command needs."""
+        words = re.split(r"[\s=,:/'\"]+", command)
+        for name in MAKERS:
+            if name in {IMPLIED.get(word, word) for word in words}:
+                self.need(name)
 
-    def need(self, word: str) -> Path:
-        if word not in self.made:
-            MAKERS[word](self, self.root / word)
-            self.made.add(word)
-        return self.root / word
+    def need(self, name: str) -> Path:
+        """Return the path of a placeholder, made if it is missing."""
+        if name not in self.finished:
+            MAKERS[name](self, self.root / name)
+            self.finished.add(name)
+        return self.root / name
 
     def photos(self, folder: Path) -> None:
         for number in range(4):
@@ -128,20 +129,20 @@ class Words:
         features = {"image": datasets.Image(), "label": datasets.ClassLabel(names=["cat", "dog"])}
         rows = {"image": [picture(n, 96) for n in range(4)], "label": [0, 1, 0, 1]}
         (folder / "data").mkdir(parents=True)
-        made = datasets.Dataset.from_dict(rows, features=datasets.Features(features))
-        made.to_parquet(str(folder / "data" / "test-00000-of-00001.parquet"))
+        dataset = datasets.Dataset.from_dict(rows, features=datasets.Features(features))
+        dataset.to_parquet(str(folder / "data" / "test-00000-of-00001.parquet"))
 
     def on_the_hub(self, _: Path) -> None:
         self.parquet(self.hub / "ORGANISATION" / "NAME")
 
     def vit_b32(self, file: Path) -> None:
-        """Random weights, in half precision to be small."""
+        """Write random weights, in half precision to be small."""
         torch.manual_seed(0)
         model = open_clip.create_model("ViT-B-32", precision="fp16")
         save_file(model.state_dict(), file)
 
     def cached(self, architecture: str, tag: str) -> None:
-        """Put weights where the hub's client keeps what it has downloaded."""
+        """Put weights into the cache of the hub's client."""
         repo = get_pretrained_cfg(architecture, tag)["hf_hub"].rstrip("/")
         folder = self.root.parent / "huggingface/hub" / f"models--{repo.replace('/', '--')}"
         (folder / "refs").mkdir(parents=True)
@@ -163,7 +164,7 @@ class Words:
         self.run(folder, "tiny")
 
     def shared(self, _: Path) -> None:
-        """Folders like those of CONTRIBUTING's ``../shared``, with far fewer photographs."""
+        """Write folders like those of CONTRIBUTING's ``../shared``, with far fewer photographs."""
         shared = self.root.parent / "shared"
         names = [name.replace(" ", "_") for name in open_clip.IMAGENET_CLASSNAMES[:12]]
         for number, name in enumerate(names):
@@ -184,29 +185,31 @@ class Words:
         return self.root.parent / "hub"
 
 
-MAKERS: dict[str, Callable[[Words, Path], None]] = {
-    "PHOTOS": Words.photos,
-    "OTHERS": Words.others,
-    "LIST.txt": Words.photo_list,
-    "NAMES.txt": Words.names,
-    "FILE.csv": Words.captions,
-    "VAL": Words.imagenet,
-    "C": Words.corruptions,
-    "C_BAR": Words.corruptions,
-    "ROOT": Words.clip_benchmark,
-    "https": Words.food101,
-    "FOLDER": Words.parquet,
-    "ORGANISATION": Words.on_the_hub,
-    "my.safetensors": Words.vit_b32,
-    "vit_b32_openai": lambda words, _: words.cached("ViT-B-32-quickgelu", "openai"),
-    "laion2b_s34b_b79k": lambda words, _: words.cached("ViT-B-32", "laion2b_s34b_b79k"),
-    "MODEL": Words.model,
-    "RUN": Words.run,
-    "RUN_A": Words.run,
-    "RUN_B": Words.other_run,
-    "shared": Words.shared,
+MAKERS: dict[str, Callable[[Placeholders, Path], None]] = {
+    "PHOTOS": Placeholders.photos,
+    "OTHERS": Placeholders.others,
+    "LIST.txt": Placeholders.photo_list,
+    "NAMES.txt": Placeholders.names,
+    "FILE.csv": Placeholders.captions,
+    "VAL": Placeholders.imagenet,
+    "C": Placeholders.corruptions,
+    "C_BAR": Placeholders.corruptions,
+    "ROOT": Placeholders.clip_benchmark,
+    "https": Placeholders.food101,
+    "FOLDER": Placeholders.parquet,
+    "ORGANISATION": Placeholders.on_the_hub,
+    "my.safetensors": Placeholders.vit_b32,
+    "vit_b32_openai": lambda placeholders, _: placeholders.cached("ViT-B-32-quickgelu", "openai"),
+    "laion2b_s34b_b79k": lambda placeholders, _: placeholders.cached(
+        "ViT-B-32", "laion2b_s34b_b79k"
+    ),
+    "MODEL": Placeholders.model,
+    "RUN": Placeholders.run,
+    "RUN_A": Placeholders.run,
+    "RUN_B": Placeholders.other_run,
+    "shared": Placeholders.shared,
 }
-"""By the word, as it stands in a command."""
+"""The function that makes a placeholder, by its name in commands."""
 
 IMPLIED = {
     "robustify_vit_b32": "vit_b32_openai",
@@ -215,4 +218,4 @@ IMPLIED = {
     "pretrain_tiny": "shared",
     "make_lite": "shared",
 }
-"""By experiment: what it needs without saying so."""
+"""By experiment: the placeholder that it needs without naming it."""
