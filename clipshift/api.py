@@ -23,7 +23,7 @@ from clipshift.cli.build import (
     make_reference,
 )
 from clipshift.cli.command import as_typed, compose_config
-from clipshift.cli.config import MEASURED, plain, validate
+from clipshift.cli.config import plain, validate
 from clipshift.cli.evaluate import carry_out
 from clipshift.cli.jobs import locked
 from clipshift.comparison.pair import compare_pair, trained_on_of
@@ -250,7 +250,7 @@ def measure_shift(
     else:
         made, ladders = {name: as_augmentation(part) for name, part in own.items()}, {}
         cfg.aug = {name: {"_target_": _name_of(part)} for name, part in own.items()}
-    validate(cfg, MEASURED)
+    validate(cfg, "evaluate")
     known = classes_of(every) if classes is None else classes
     if isinstance(known, str):
         known = candidate_classes(known)

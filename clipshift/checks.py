@@ -30,7 +30,8 @@ def number(low: float, high: float = INFINITY) -> Check:
 
 def share(low: float = 0, high: float = 1) -> Check:
     """A number between two, both included."""
-    return f"a number from {low:g} to {high:g}", lambda v: _number(v) and low <= v <= high
+    words = f"from {low:g} to {high:g}" if high < INFINITY else f"≥ {low:g}"
+    return f"a number {words}", lambda v: _number(v) and low <= v <= high
 
 
 def interval(low: float, high: float = INFINITY) -> Check:

@@ -1,15 +1,21 @@
-"""Every option of the commands, described once: name, type, default, check and a line of help.
+"""Every option of the commands, once: its name, type, default, range and a line of help.
 
-The configuration's defaults, the checks, ``--help``, the parameters of `clipshift.measure_shift`
-and ``docs/options.md`` are all made from these descriptions. To add an option, add a field.
+An option is a field of a dataclass, and the line below it is its help. The configuration's
+defaults, the checks, ``--help``, the parameters of `clipshift.measure_shift` and
+``docs/options.md`` are made from these fields: to add an option, add a field.
 """
 
+import ast
+import inspect
 from collections.abc import Iterator, Mapping
 from dataclasses import MISSING, Field, dataclass, field, fields, is_dataclass
-from typing import Any, TypeVar
+from itertools import pairwise
+from types import UnionType
+from typing import Any, TypeVar, get_args
 
 from clipshift.checks import (
     BOOLEAN,
+    INFINITY,
     TEXT,
     Check,
     is_template,
@@ -25,65 +31,92 @@ from clipshift.severities import LADDER, MATCHED, PAPER
 
 Options = TypeVar("Options")
 REQUIRED = "???"
-"""The default of an option that has none: it must be set. The word is Hydra's."""
-SEVERITIES = (PAPER, *map(int, LADDER), MATCHED)
-FILE, FOLDER = "file", "folder"
-PATH: Check = ("a path", TEXT[1])
+"""The default of an option that must be set. The word is Hydra's."""
+FROM_CHOICE: Any = ...
+"""The default of an option that only a choice of a group sets, as ``data=folder`` sets its root."""
 
 
-def option(default: Any, check: Check, help: str, *, paths: tuple[str, ...] = ()) -> Any:
-    """A dataclass field that describes an option.
+def option(
+    default: Any, check: Check | None = None, *, paths: tuple[str, ...] = (), missing: str = ""
+) -> Any:
+    """A field whose type does not say all about the option.
 
     Args:
-        default: Its value where nothing else is given; ``...`` where the chosen part of a group
-            (as ``data=folder``) brings it, or not.
-        check: Its range, see `clipshift.checks`.
-        help: What it is, in a line.
-        paths: Of an option that names one: ``file``, ``folder``, or both.
+        default: Its value unless another is given.
+        check: Its range; by default any value of its type.
+        paths: Of an option that names one: ``file``, ``dir``, or both.
+        missing: What to do where it is `REQUIRED` and not set.
     """
-    metadata = {"check": check, "help": help, "paths": paths}
+    metadata = {"check": check, "paths": paths, "missing": missing}
     if isinstance(default, list):
         return field(default_factory=default.copy, metadata=metadata)
     return field(default=default, metadata=metadata)
 
 
-def group(help: str, *, of: str = "", example: str = "", options: type | None = None) -> Any:
-    """A dataclass field for what is chosen in a group of configurations, as ``model=lite``.
+def group(options: type | None = None, *, of: str = "", example: str = "") -> Any:
+    """A field for what is chosen in a group of ``conf/``, as by ``model=lite``.
 
     Args:
-        help: What is chosen, in a line.
+        options: A description of the chosen part's options.
         of: The group, where that is not the field's name.
-        example: How to choose one, of a group of which at least one must be chosen.
-        options: The described options of what is chosen.
+        example: Of a group in which several can be chosen, and at least one must be: how.
     """
-    metadata = {"group": of, "help": help, "example": example}
-    if options:
-        return field(default_factory=options, metadata=metadata)
-    return field(default=..., metadata=metadata)
+    metadata = {"group": of, "example": example}
+    return field(default_factory=options or (lambda: FROM_CHOICE), metadata=metadata)
+
+
+def type_of(one: Field) -> tuple[Any, bool]:
+    """An option's type, and whether the option may be null."""
+    kinds = get_args(one.type) if isinstance(one.type, UnionType) else (one.type,)
+    return kinds[0], len(kinds) > 1
+
+
+def nested(one: Field) -> Any:
+    """The description of a field that holds options of its own, as ``save``; else None."""
+    kind = type_of(one)[0]
+    return kind if is_dataclass(kind) else None
 
 
 def options_of(description: type, within: str = "") -> Iterator[tuple[str, Field]]:
-    """All fields of a description by their dotted names, nested ones after their parent's."""
+    """All fields of a description by their dotted names, nested ones after their parent."""
     for one in fields(description):
         yield within + one.name, one
-        if is_dataclass(one.type):
-            yield from options_of(one.type, f"{within}{one.name}.")  # type: ignore[arg-type]
+        if nested(one):
+            yield from options_of(nested(one), f"{within}{one.name}.")
 
 
-def default_of(described: Field) -> Any:
-    """An option's default; ``...`` where it has none of its own."""
-    if described.default_factory is not MISSING:
-        return described.default_factory()
-    return described.default
+def help_of(description: type) -> dict[str, str]:
+    """The lines of help that stand below the fields of a description, by the fields' names."""
+    lines = {}
+    for ancestor in reversed(description.__mro__[:-1]):
+        source: Any = ast.parse(inspect.cleandoc(inspect.getsource(ancestor))).body[0]
+        for one, below in pairwise(source.body):
+            if isinstance(one, ast.AnnAssign) and isinstance(below, ast.Expr):
+                lines[ast.unparse(one.target)] = " ".join(ast.literal_eval(below.value).split())
+    return lines
+
+
+def default_of(one: Field) -> Any:
+    """An option's default, see `REQUIRED` and `FROM_CHOICE`."""
+    return one.default if one.default_factory is MISSING else one.default_factory()
+
+
+def check_of(one: Field) -> Check | None:
+    """An option's range; None of a group, or a field that holds options of its own."""
+    kind, nullable = type_of(one)
+    by_type: dict[Any, Check] = {bool: BOOLEAN, str: TEXT, list[str]: list_of(TEXT, "texts")}
+    check = one.metadata.get("check") or by_type.get(kind)
+    return optional(check) if check and nullable else check
 
 
 def defaults(description: type) -> dict[str, Any]:
-    """The defaults of a description as nested dictionaries, without what groups bring."""
+    """The defaults of a description as nested dictionaries, without what only choices set."""
     values = {}
     for one in fields(description):
-        nested = is_dataclass(one.type)
-        value = defaults(one.type) if nested else default_of(one)  # type: ignore[arg-type]
-        if value is not ... and (value or not nested):
+        value = default_of(one)
+        if is_dataclass(value):
+            value = defaults(nested(one)) or FROM_CHOICE
+        if value is not FROM_CHOICE:
             values[one.name] = value
     return values
 
@@ -95,59 +128,59 @@ def read_options(description: type[Options], values: Mapping[str, Any]) -> Optio
         >>> read_options(EvaluateOptions, {"seed": 3, "save": {"gaze": 8}, "mine": 1}).save.gaze
         8
     """
-    given = {}
-    for one in fields(description):  # type: ignore[arg-type]
-        if one.name in values:
-            value = values[one.name]
-            nested = is_dataclass(one.type) and isinstance(value, Mapping)
-            given[one.name] = read_options(one.type, value) if nested else value  # type: ignore[arg-type]
-    return description(**given)
+    given = {one: values[one.name] for one in fields(description) if one.name in values}  # type: ignore[arg-type]
+    return description(
+        **{
+            one.name: read_options(nested(one), value) if nested(one) and value else value
+            for one, value in given.items()
+        }
+    )
 
 
 def check_options(description: type, values: Mapping[str, Any], within: str = "") -> None:
-    """Check the values that a description has a check for.
+    """Check values against their description.
 
     Args:
         description: The description.
-        values: Nested dictionaries. What they lack is not checked, nor what is not described.
+        values: Nested dictionaries. What is not described is not checked, nor what is not there,
+            except for groups of which one part at least must be chosen.
         within: What the options' names begin with.
 
     Raises:
         UserError: If one is out of its range, naming the option and the range.
     """
     for one in fields(description):
-        name, value = within + one.name, values.get(one.name, values)
-        if value is values:
+        name, value, example = within + one.name, values.get(one.name), one.metadata.get("example")
+        if example and not value:
+            raise UserError(f"{name} is empty: choose at least one, as in {example}")
+        if one.name not in values:
             continue
-        if "check" in one.metadata:
-            expected, test = one.metadata["check"]
-            if not test(value):
-                raise UserError(f"{name}={value} is out of range: it must be {expected}")
-        elif one.metadata.get("example") and not value:
-            raise UserError(
-                f"{name} is empty: choose at least one, as in {one.metadata['example']}"
-            )
-        if is_dataclass(one.type) and isinstance(value, Mapping):
-            check_options(one.type, value, f"{name}.")  # type: ignore[arg-type]
+        if (check := check_of(one)) and not check[1](value):
+            raise UserError(f"{name}={value} is out of range: it must be {check[0]}")
+        if example and not all(isinstance(chosen, Mapping) for chosen in values[one.name].values()):
+            raise UserError(f"{name} contains an invalid entry: choose by name, as in {example}")
+        if nested(one) and isinstance(value, Mapping):
+            check_options(nested(one), value, f"{name}.")
+        elif nested(one) and value != default_of(one):
+            raise UserError(f"{name}={value} is out of range: set its options, {name}.NAME=VALUE")
 
 
-def _is_severity(value: Any) -> bool:
-    return type(value) in (int, str) and value in SEVERITIES
+def _are_severities(values: Any) -> bool:
+    choices = (PAPER, *map(int, LADDER), MATCHED)
+    return isinstance(values, list) and all(type(v) in (int, str) and v in choices for v in values)
 
 
 SEVERITY: Check = (
     "paper, 1 to 5, matched, or a list of them, each once",
     lambda v: (
-        bool(v) and all(map(_is_severity, v)) and len(set(v)) == len(v)
+        (_are_severities(v) and 0 < len(v) == len(set(v)))
         if isinstance(v, list)
-        else _is_severity(v)
+        else _are_severities([v])
     ),
 )
 TRAINED_SEVERITIES: Check = (
     "a list of paper and 1 to 5",
-    lambda v: (
-        isinstance(v, list) and bool(v) and all(_is_severity(one) and one != MATCHED for one in v)
-    ),
+    lambda v: _are_severities(v) and bool(v) and MATCHED not in v,
 )
 TEMPLATES: Check = (
     "auto, openai, a file, or a list of texts with {} in the place of the class",
@@ -155,11 +188,15 @@ TEMPLATES: Check = (
 )
 TWO_RUNS: Check = (
     "two run folders, [A,B]",
-    lambda v: v is None or (isinstance(v, list) and [type(path) for path in v] == [str] * 2),
+    lambda v: isinstance(v, list) and [type(run) for run in v] == [str] * 2,
 )
 ALPHAS: Check = (
     "numbers from 0 to 1, and 0 first",
     lambda v: isinstance(v, list) and all(map(share()[1], v)) and bool(v) and float(v[0]) == 0,
+)
+WORDS: Check = (
+    "a list of words",
+    lambda v: isinstance(v, list) and all(isinstance(word, str) for word in v),
 )
 PRECISION = one_of("fp32", "bf16", "fp16", "pure_bf16", "pure_fp16", "auto")
 
@@ -168,106 +205,377 @@ PRECISION = one_of("fp32", "bf16", "fp16", "pure_bf16", "pure_fp16", "auto")
 class LoadingOptions:
     """Which photos of a source are measured, and how they become batches of views."""
 
-    skip: int = option(0, optional(whole(0)), "leave out the first N photos")
-    limit: int | None = option(None, optional(whole(1)), "of the others, only the first N (all)")
-    skip_sample: int = option(
-        0, optional(whole(0)), "of these, leave out the N photos that sample=N would choose"
-    )
-    sample: int | None = option(
-        None, optional(whole(1)), "of the rest, only N at random; the same for every seed (all)"
-    )
-    resize: str = option(
-        "squash",
-        one_of("squash", "crop", "native"),
-        "squash; crop, which keeps the aspect ratio; or native, the model's own preprocessing",
-    )
-    batch_size: int = option(32, whole(1), "photos in a batch; the numbers do not depend on it")
-    num_workers: int | None = option(
-        None,
-        optional(whole(0)),
-        "processes that read photos (0 on a CPU, 4 for a GPU); the numbers do not depend on it",
-    )
+    skip: int | None = option(0, whole(0))
+    """Leave out the first N photos, by name."""
+    limit: int | None = option(None, whole(1))
+    """Of the others, only the first N, which may all be of the first classes (all)."""
+    skip_sample: int | None = option(0, whole(0))
+    """Of these, leave out the N photos that sample=N would choose: data.sample=250, and
+    data.skip_sample=250 data.sample=500, are random parts of one folder without a common photo."""
+    sample: int | None = option(None, whole(1))
+    """Of the rest, only N photos at random, the same ones for every seed (all)."""
+    resize: str = option("squash", one_of("squash", "crop", "native"))
+    """How photos become square: squash; crop, which keeps the aspect ratio; or native, the model's
+    own preprocessing."""
+    batch_size: int = option(32, whole(1))
+    """Photos in a batch; the numbers do not depend on it."""
+    num_workers: int | None = option(None, whole(0))
+    """Processes that read photos; the numbers do not depend on it (0 on a CPU, 4 for a GPU)."""
+
+
+@dataclass
+class DataOptions(LoadingOptions):
+    """The options of ``data``. Which of the following there are depends on the source."""
+
+    root: str | None = option(FROM_CHOICE, paths=("dir", "file"))
+    """Of data=folder: a folder, a photo, or a text file that lists photos; of data=shards: a
+    folder, or an address; of data=captions: the images; of data=imagenet_c: the corruptions."""
+    classnames: str | None = option(FROM_CHOICE, paths=("file",))
+    """Of data=folder: a file of the classes' names, if they are not known by WordNet ids."""
+    csv_file: str = option(FROM_CHOICE, paths=("file",))
+    """Of data=captions: the CSV file."""
+    dataset: str = FROM_CHOICE
+    """Of data=huggingface: a folder, or a name on the hub."""
+    rows: int | None = option(FROM_CHOICE, whole(1))
+    """Of data=huggingface: stream the first N rows, and download nothing else (all)."""
+    clean: str = option(FROM_CHOICE, paths=("dir",))
+    """Of data=imagenet_c: the clean photographs."""
+    pattern: str | None = FROM_CHOICE
+    """Of data=shards: which shards."""
+    stream: bool = FROM_CHOICE
+    """Of data=shards: read each photo from its address when it is measured."""
 
 
 @dataclass
 class MatchingOptions:
-    """How augmentations are set to the same distortion, of ``severity=matched``."""
+    """Of ``severity=matched``: the distortion that all augmentations are set to."""
 
-    distortion: str | None = option(
-        None,
-        optional(one_of("ssim", "rmse", "displacement")),
-        "ssim, rmse, or displacement in pixels, for augmentations that move pixels (ssim)",
-    )
-    target: float | None = option(
-        None, optional(number(0)), "the mean distortion of every augmentation (0.7)"
-    )
-    photos: int | None = option(
-        None,
-        optional(whole(1)),
-        "photos to match on, at most half of all, which are then not measured (100)",
-    )
-    file: str | None = option(
-        None,
-        optional(TEXT),
-        "a calibration.json to use again, with its target, distortion and photos",
-        paths=(FILE,),
-    )
+    distortion: str | None = option(None, one_of("ssim", "rmse", "displacement"))
+    """The measure of distortion: ssim, rmse, or displacement in pixels, for augmentations that
+    move pixels (ssim)."""
+    target: float | None = option(None, number(0))
+    """The mean distortion of every augmentation (0.7)."""
+    photos: int | None = option(None, whole(1))
+    """Photos to match on, at most half of all, which are then not measured (100)."""
+    file: str | None = option(None, paths=("file",))
+    """A calibration.json to use again, with its target, distortion and photos."""
 
 
 @dataclass
 class ZeroShotOptions:
-    """What zero-shot classification chooses among."""
+    """Zero-shot classification."""
 
-    classes: str | None = option(
-        None,
-        optional(TEXT),
-        "classes to choose among: imagenet, or a file of names (those of the photos)",
-    )
+    classes: str | None = None
+    """The classes to choose among: imagenet, or a file of names (those of the photos)."""
 
 
 @dataclass
 class SaveOptions:
     """What is written beside the tables."""
 
-    embeddings: bool = option(False, BOOLEAN, "write all embeddings (embeddings.safetensors)")
-    views: int = option(0, whole(0), "write the views of the first N photos")
-    gaze: int = option(0, whole(0), "write the gaze on the first N photos")
-    gaze_heads: int = option(0, whole(0), "write the gaze of each head on the first N photos")
+    embeddings: bool = False
+    """Write all embeddings (embeddings.safetensors)."""
+    views: int = option(0, whole(0))
+    """Write the views of the first N photos."""
+    gaze: int = option(0, whole(0))
+    """Write the gaze on the views of the first N photos."""
+    gaze_heads: int = option(0, whole(0))
+    """Write the gaze of each attention head on the views of the first N photos."""
 
 
 @dataclass
-class EvaluateOptions:
-    """What an evaluation's numbers depend on, beside photos, model and parts."""
+class SeedOptions:
+    """What all commands have."""
 
-    seed: int = option(0, whole(0), "the seed of every random draw")
-    precision: str = option(
-        "fp32",
-        PRECISION,
-        "of the encoder: fp32, bf16, fp16, pure_bf16, pure_fp16, or auto: bf16 where the "
-        "hardware computes in it, otherwise fp32",
-    )
-    severity: Any = option(
-        "paper", SEVERITY, "paper, 1 to 5, matched, or a list: severity=[paper,matched]"
-    )
+    seed: int = option(0, whole(0))
+    """The seed of every random draw."""
+
+
+@dataclass
+class EncoderOptions(SeedOptions):
+    """What all commands have that encode photos."""
+
+    precision: str = option("fp32", PRECISION)
+    """The encoder's precision: fp32, bf16, fp16, pure_bf16, pure_fp16, or auto: bf16 where the
+    hardware computes in it, otherwise fp32."""
+
+
+@dataclass
+class EvaluateOptions(EncoderOptions):
+    """What the numbers of an evaluation depend on, beside its photos and parts."""
+
+    severity: Any = option("paper", SEVERITY)
+    """How strong augmentations are: paper, 1 to 5, matched, or a list: severity=[paper,matched]."""
     matching: MatchingOptions = field(default_factory=MatchingOptions)
-    layers: bool = option(
-        False, BOOLEAN, "measure the shift of every layer (layers.csv, outliers.csv)"
-    )
-    inside: bool = option(
-        False, BOOLEAN, "analyse the geometry of the shift, and whether it can be reversed"
-    )
-    attributes: list[str] = option(
-        [], list_of(TEXT, "texts"), "of inside=true: how photos can look (conf/attributes.yaml)"
-    )
     zero_shot: ZeroShotOptions = field(default_factory=ZeroShotOptions)
-    gallery: int = option(
-        1000, whole(0), "photos at random among which a view must find its own (recall@1)"
-    )
-    resample: str = option(
-        "auto",
-        one_of("auto", "photos", "classes"),
-        "what intervals resample: photos, classes, or auto: classes where photos of one class "
-        "shift alike",
-    )
+    layers: bool = False
+    """Measure the shift of every layer (layers.csv, outliers.csv)."""
+    inside: bool = False
+    """Analyse the geometry of the shift, and whether it can be undone."""
+    attributes: list[str] = option([])
+    """Of inside=true: texts that say how a photo can look (conf/attributes.yaml)."""
+    gallery: int = option(1000, whole(0))
+    """Photos at random, among which a view must find its own."""
+    resample: str = option("auto", one_of("auto", "photos", "classes"))
+    """What intervals resample: photos, classes, or auto: classes where photos of one class shift
+    alike."""
     save: SaveOptions = field(default_factory=SaveOptions)
     data: LoadingOptions = field(default_factory=LoadingOptions)
+
+
+@dataclass
+class ModelOptions:
+    """The options of ``model``."""
+
+    name: str = FROM_CHOICE
+    """What tables and figures call the model."""
+    architecture: str = FROM_CHOICE
+    """Any of open_clip's, or local-dir:FOLDER, or hf-hub:ORGANISATION/NAME."""
+    pretrained: str | None = FROM_CHOICE
+    """A tag of open_clip's for that architecture; null for random weights."""
+    checkpoint: str | None = option(FROM_CHOICE, paths=("file", "dir"))
+    """A .safetensors or .pt file, or a folder in the hub's format."""
+
+
+@dataclass
+class PromptOptions:
+    """The options of ``prompts``."""
+
+    templates: Any = option(FROM_CHOICE, TEMPLATES)
+    """Texts with {} in the place of the class, or a file of them."""
+
+
+@dataclass
+class LoggerOptions:
+    """The options of ``logger``."""
+
+    tags: list[str] = option(FROM_CHOICE, WORDS)
+    """Of logger=wandb: the run's tags."""
+
+
+@dataclass
+class CacheOptions:
+    """The options of ``cache``."""
+
+    gigabytes: float = option(FROM_CHOICE, number(0))
+    """Of cache=disk: its largest size."""
+
+
+@dataclass
+class CheckOptions:
+    """The options of ``experiment=check``."""
+
+    tolerance: float = option(FROM_CHOICE, number(0))
+    """The largest difference to a published value, in percentage points."""
+    download: bool = FROM_CHOICE
+    """Download weights that are not here."""
+    shards: str | None = FROM_CHOICE
+    """CLIP_benchmark's shards, with {} for the name of a data set: FOLDER/wds_{}."""
+
+
+@dataclass
+class EvaluateCommand(EvaluateOptions):
+    """All options of ``clipshift evaluate``."""
+
+    data: DataOptions = group(DataOptions)
+    """The photos."""
+    model: ModelOptions = group(ModelOptions)
+    """The model."""
+    aug: Any = group(example="aug=noise")
+    """The augmentations."""
+    metric: Any = group(example="metric=cosine_similarity")
+    """The measures."""
+    prompts: PromptOptions = group(PromptOptions)
+    """The texts of zero-shot classification."""
+    trainer: Any = group()
+    """The devices, and other options of Lightning's Trainer."""
+    logger: LoggerOptions = group(LoggerOptions)
+    """Where the run is tracked."""
+    cache: CacheOptions = group(CacheOptions)
+    """What is kept between jobs."""
+    compare: list[str] | None = option(None, TWO_RUNS)
+    """Compare two finished runs photo by photo, and measure nothing."""
+    check: CheckOptions | None = None
+    report: str | None = option(None, paths=("dir",))
+    """Draw the figures and the page of a finished run again, and measure nothing."""
+    fetch: bool = False
+    """With compare and report: read photos again from the address that a run names; only for runs
+    that you trust."""
+    rerun: bool = False
+    """Measure again what an interrupted run or another job has measured."""
+    sweeps: str = "multirun"
+    """The folder of all sweeps."""
+    dashboard: bool = False
+    """Publish a sweep as a W&B report, which needs clipshift[dashboard] and a login."""
+
+
+@dataclass
+class TrainerOptions:
+    """The options of ``trainer``."""
+
+    max_epochs: int = option(FROM_CHOICE, whole(1))
+    """Epochs of the training."""
+
+
+@dataclass
+class TrainOptions(SeedOptions):
+    """What all trainings have."""
+
+    stage: str = option(
+        REQUIRED, missing="nothing to train: add experiment=robustify_demo, or another one"
+    )
+    """A function (cfg, folder), by its dotted name."""
+    prompts: PromptOptions = group(PromptOptions)
+    """The texts of zero-shot classification."""
+    trainer: TrainerOptions = group(TrainerOptions)
+    """The devices, and other options of Lightning's Trainer."""
+    logger: LoggerOptions = group(LoggerOptions)
+    """Where the training is tracked."""
+
+
+@dataclass
+class LossOptions:
+    """The options of ``objective.loss``."""
+
+    distance: str = option(FROM_CHOICE, one_of("l2", "cosine"))
+    """Between view and clean view: l2 (squared, unnormalised) or cosine."""
+    weight: float = option(FROM_CHOICE, share(0, INFINITY))
+    """The weight of the cross-entropy."""
+
+
+@dataclass
+class ObjectiveOptions:
+    """The options of ``objective``."""
+
+    loss: LossOptions = field(default_factory=LossOptions)
+    anchor_weight: float = option(FROM_CHOICE, share(0, INFINITY))
+    """The weight of the loss that holds the clean view's embedding."""
+
+
+@dataclass
+class TuneOptions:
+    """The options of ``tune``."""
+
+    blocks: int = option(FROM_CHOICE, whole(1))
+    """Of tune=last_blocks: how many blocks are trained."""
+    rank: int = option(FROM_CHOICE, whole(1))
+    """Of tune=lora: the rank of the changes."""
+    alpha: float = option(FROM_CHOICE, number(0))
+    """Of tune=lora: the scale of the changes, times the rank."""
+
+
+@dataclass
+class OptimizationOptions:
+    """The optimizer."""
+
+    lr: float = option(5.0e-4, number(0))
+    """The peak learning rate."""
+    weight_decay: float = option(0.0, share())
+    """The weight decay."""
+
+
+@dataclass
+class TrainingData:
+    """The photos of a training."""
+
+    train: DataOptions = group(DataOptions, of="data")
+    """The photos to train on."""
+    val: DataOptions = group(DataOptions, of="data")
+    """Photos that choose between weights; the models are compared on the rest."""
+    batch_size: int = option(128, whole(1))
+    """Photos in a step, over all devices."""
+    num_workers: int | None = option(8, whole(0))
+    """Processes that read photos."""
+
+
+@dataclass
+class FinetuneOptions(TrainOptions):
+    """All options of the ``robustify`` experiments."""
+
+    model: ModelOptions = group(ModelOptions)
+    """The model to fine-tune."""
+    objective: ObjectiveOptions = group(ObjectiveOptions)
+    """The loss."""
+    tune: TuneOptions = group(TuneOptions)
+    """Which weights are trained."""
+    train_aug: Any = group(of="aug", example="aug@train_aug=[noise,blur]")
+    """The augmentations to train on."""
+    data: TrainingData = field(default_factory=TrainingData)
+    severities: list[Any] = option(["paper", 1, 2, 3, 4, 5], TRAINED_SEVERITIES)
+    """Severities, of which one is drawn for every photo and epoch: paper and 1 to 5."""
+    optimization: OptimizationOptions = field(default_factory=OptimizationOptions)
+    ema: float | None = option(0.99, share())
+    """The decay of a moving average of the weights, which is what is kept; null: none."""
+    patience: int | None = option(None, whole(1))
+    """Epochs without a smaller shift of the validation photos, after which to stop (never)."""
+    alphas: list[float] = option([0.0, 0.25, 0.5, 0.75, 1.0], ALPHAS)
+    """Points of the interpolation with the base."""
+    tolerance: float = option(0.01, share())
+    """How much clean zero-shot top-1 accuracy may be lost."""
+    control: bool = False
+    """Train on clean views alone as well, and compare all three models."""
+    evaluation: list[str] | None = option(FROM_CHOICE, list_of(TEXT, "options"))
+    """What `clipshift evaluate` is given for the comparison; null: no comparison."""
+
+
+@dataclass
+class MakingData:
+    """The photos that ``tiny`` learns from."""
+
+    limit: int | None = option(FROM_CHOICE, whole(1))
+    """Only the first N photos (all)."""
+    batch_size: int = option(FROM_CHOICE, whole(1))
+    """Photos in a step."""
+
+
+@dataclass
+class MakingOptimization:
+    """The optimizer of a built-in model."""
+
+    lr: float = option(FROM_CHOICE, number(0))
+    """The peak learning rate."""
+    weight_decay: float = option(FROM_CHOICE, share())
+    """The weight decay."""
+    steps: int = option(FROM_CHOICE, whole(1))
+    """Of make_lite: steps."""
+
+
+@dataclass
+class MakingOptions(TrainOptions):
+    """The options of the other experiments, whose files in ``conf/experiment/`` set more."""
+
+    data: MakingData = field(default_factory=MakingData)
+    optimization: MakingOptimization = field(default_factory=MakingOptimization)
+    ema: float | None = option(FROM_CHOICE, share())
+    """Of pretrain_tiny: the decay of a moving average of the weights."""
+    clip_weight: float = option(FROM_CHOICE, share())
+    """Of make_lite: the weight of the CLIP's classifier against the network's."""
+    ridge: float = option(FROM_CHOICE, number(0))
+    """Of make_lite: the ridge of the projection."""
+    logit_scale: float = option(FROM_CHOICE, number(0))
+    """Of make_lite: the model's logit scale."""
+
+
+@dataclass
+class DemoClasses:
+    """Zero-shot classification in the demo."""
+
+    classes: str = "imagenet"
+    """The classes to choose among: imagenet, or a file of names."""
+
+
+@dataclass
+class DemoOptions(EncoderOptions):
+    """All options of ``clipshift demo``."""
+
+    model: ModelOptions = group(ModelOptions)
+    """The model."""
+    aug: Any = group(example="aug=noise")
+    """The augmentations."""
+    prompts: PromptOptions = group(PromptOptions)
+    """The texts of zero-shot classification."""
+    beside: str | None = None
+    """A second model: a choice of model, or a folder in the hub's format."""
+    zero_shot: DemoClasses = field(default_factory=DemoClasses)
+    port: int = option(7860, whole(1, 65535))
+    """The port of localhost."""

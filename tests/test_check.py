@@ -18,7 +18,7 @@ from support.terminal import ROOT
 
 from clipshift.cli.check import check
 from clipshift.cli.command import compose_config
-from clipshift.cli.config import MEASURED, validate
+from clipshift.cli.config import validate
 from clipshift.encode import load_encoder, weights
 from clipshift.errors import UserError
 from clipshift.report.check import verdict
@@ -36,7 +36,7 @@ def checked(tmp_path: Path) -> Callable[..., tuple[pd.DataFrame, bool]]:
     def run(*options: str, rows: list[dict] | None = None) -> tuple[pd.DataFrame, bool]:
         given = ["experiment=check", "logger=none", "trainer=cpu", "data.num_workers=0"]
         cfg = compose_config("evaluate", [*given, *ABSENT, *options])
-        validate(cfg, MEASURED)
+        validate(cfg, "evaluate")
         if rows is not None:
             cfg.check.rows = [{"source": "reference"} | row for row in rows]
         passed = check(cfg, tmp_path / "run")

@@ -14,7 +14,7 @@ from support.terminal import ROOT
 from clipshift.cli import command
 from clipshift.cli.build import instantiate_part, make_augmentations
 from clipshift.cli.command import compose_config
-from clipshift.cli.config import MEASURED, name_model, plain, validate
+from clipshift.cli.config import name_model, plain, validate
 from clipshift.errors import UserError
 
 
@@ -26,7 +26,7 @@ from clipshift.errors import UserError
         ("aug=[noise,blr]", "did you mean 'blur'"),
         ("data.lmit=3", "did you mean 'data.limit'"),
         ("mdel=untrained", "did you mean 'model'"),
-        ("data.csv_file=x.csv", "comes with data=captions"),
+        ("data.csv_file=x.csv", "requires data=captions"),
         ("aug.noise.sdt=[0,1]", "did you mean 'aug.noise.std'"),
         ("data.batch_size=0", "whole number ≥ 1"),
         ("precision=fp8", "one of fp32"),
@@ -63,13 +63,13 @@ def test_composition_mistakes(override: str, expected: str) -> None:
         ("data.skip_sample=-1", "a whole number ≥ 0, or null"),
         ("compare=[a]", "two run folders"),
         ("compare=[1,2]", "two run folders"),
-        ("+aug.mine=3", "choose it by name"),
+        ("+aug.mine=3", "contains an invalid entry: choose by name"),
         ("metric=[]", "metric is empty"),
     ],
 )
 def test_options_out_of_range(override: str, expected: str) -> None:
     with pytest.raises(UserError) as error:
-        validate(compose_config("evaluate", ["logger=none", override]), MEASURED)
+        validate(compose_config("evaluate", ["logger=none", override]), "evaluate")
     assert expected in str(error.value)
     assert override.lstrip("+").partition(".")[0].partition("=")[0] in str(error.value)
 
@@ -93,7 +93,7 @@ def make_parts(cfg: DictConfig) -> None:
 )
 def test_parts_check_their_own_parameters(override: str, expected: str) -> None:
     cfg = compose_config("evaluate", ["logger=none", override])
-    validate(cfg, MEASURED)
+    validate(cfg, "evaluate")
     with pytest.raises(UserError) as error:
         make_parts(cfg)
     assert expected in str(error.value)

@@ -103,7 +103,7 @@ def test_mistakes_are_one_line(options: list[str], expected: str) -> None:
     cfg = compose_config("demo", options)
 
     def checked_demo() -> None:
-        validate(cfg, {})
+        validate(cfg, "demo")
         command.demo(cfg)
 
     with pytest.raises(UserError, match=expected):

@@ -17,7 +17,7 @@ from support.placeholders import Placeholders
 from support.terminal import ROOT, Terminal
 
 from clipshift.cli.command import compose_config, quoted
-from clipshift.cli.config import DISTURBED, MEASURED, validate
+from clipshift.cli.config import validate
 from clipshift.cli.main import COMMANDS
 
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -119,9 +119,9 @@ def test_a_command_of_the_docs_has_valid_options(line: str) -> None:
     if name == "train":
         assert "stage" in compose_config("train", overrides)
     elif name == "demo":
-        validate(compose_config("demo", overrides), DISTURBED)
+        validate(compose_config("demo", overrides), "demo")
     else:
-        validate(compose_config("evaluate", ["logger=none", *overrides]), MEASURED)
+        validate(compose_config("evaluate", ["logger=none", *overrides]), "evaluate")
 
 
 class Desk:

@@ -82,7 +82,7 @@ def test_one_photo_is_a_source(tmp_path: Path) -> None:
     (photo,) = folder(str(file))
     assert (photo.id, photo.label, photo.read()) == ("x.png", None, encoded(1))
     cfg = compose_config("evaluate", ["data=folder", f"data.root={file}"])
-    check_paths(cfg)
+    check_paths(cfg, "evaluate")
     assert facts(load_photos(cfg.data)[0]) == facts([photo])
 
 
@@ -334,7 +334,7 @@ def test_over_http_photos_and_ids_are_those_of_the_disk(
     url, _ = server
     options = ["data=shards", f"data.root={url}/", f"data.download={tmp_path}/kept"]
     cfg = compose_config("evaluate", options)
-    check_paths(cfg)
+    check_paths(cfg, "evaluate")
     photos, classes = load_photos(cfg.data)
     assert facts(photos) == expected(benchmark)
     assert classes == NAMES

@@ -228,4 +228,4 @@ def test_it_has_no_strength() -> None:
 
 def test_a_custom_augmentation_must_be_given() -> None:
     with pytest.raises(UserError, match=r"aug\.custom\._target_ is not set"):
-        validate(compose_config("evaluate", ["aug=custom"]), {})
+        validate(compose_config("evaluate", ["aug=custom"]), "evaluate")

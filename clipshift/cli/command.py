@@ -13,6 +13,7 @@ from typing import Any
 
 from hydra import compose, initialize_config_dir
 from hydra.core.config_loader import ConfigLoader
+from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -22,16 +23,18 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from clipshift.choices import CONF, choice_names
-from clipshift.cli.config import PATHS, composition_error, dotted_names
+from clipshift.choices import CONF
+from clipshift.cli.config import DESCRIPTIONS, PATHS, composition_error, dotted_names
+from clipshift.cli.help import experiments, groups, options
 from clipshift.cli.interruption import EXIT_CODE, interrupted, stop_on_signals
 from clipshift.cli.output import lenient_output
 from clipshift.errors import ERROR_FILE, UserError, one_line
+from clipshift.options import defaults
 
-OmegaConf.register_new_resolver(
-    "choices", lambda group: ", ".join(choice_names(group)), replace=True
-)
-
+for command, description in DESCRIPTIONS.items():
+    ConfigStore.instance().store(name=f"{command}_options", node=defaults(description))
+for part in (groups, options, experiments):
+    OmegaConf.register_new_resolver(part.__name__, part, replace=True)
 
 KEPT_JOBS = 32
 """Of how many jobs of a sweep the configuration is kept until they run."""
@@ -91,7 +94,7 @@ def explain(error: BaseException, config_name: str) -> None:
         sys.exit(1)  # explained by its job
     except (HydraException, OmegaConfBaseException, ValueError) as error:
         chosen = [override for override in sys.argv[1:] if override.startswith("experiment=")]
-        fail(composition_error(str(error), option_names(config_name, chosen), CONF))
+        fail(composition_error(str(error), option_names(config_name, chosen)))
     except OSError as error:
         said = file_error(error)
         if said is None:
@@ -286,7 +289,7 @@ def compose_config(name: str, overrides: Sequence[str] = ()) -> DictConfig:
         with initialize_config_dir(str(CONF), version_base="1.3"):
             return compose(name, list(overrides))
     except (HydraException, OmegaConfBaseException, ValueError) as error:
-        options = option_names(name) if overrides else []
-        raise UserError(composition_error(str(error), options, CONF)) from None
+        names = option_names(name) if overrides else []
+        raise UserError(composition_error(str(error), names)) from None
     finally:
         GlobalHydra.instance().hydra = running

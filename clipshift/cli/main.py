@@ -9,11 +9,11 @@ from pathlib import Path
 import hydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from clipshift.choices import CONF
 from clipshift.cli.command import as_typed, explained_errors, fail, run_command
-from clipshift.cli.config import DISTURBED, MEASURED, check_paths, name_model, validate
+from clipshift.cli.config import check_paths, name_model, validate
 from clipshift.cli.output import lenient_output
 from clipshift.errors import UserError, did_you_mean, one_line
 
@@ -24,10 +24,10 @@ from clipshift.errors import UserError, did_you_mean, one_line
 def evaluate_job(cfg: DictConfig) -> None:
     """Check the configuration, then measure."""
     with explained_errors():
-        validate(cfg, MEASURED)
+        validate(cfg, "evaluate")
         name_model(cfg, HydraConfig.get().overrides.task)
         if HydraConfig.get().mode == RunMode.RUN:  # a sweep tracks its failed jobs as well
-            check_paths(cfg)
+            check_paths(cfg, "evaluate")
         folder = Path(HydraConfig.get().runtime.output_dir)
         if cfg.compare:
             from clipshift.comparison import compare_runs
@@ -52,11 +52,11 @@ def evaluate_job(cfg: DictConfig) -> None:
 def train_job(cfg: DictConfig) -> None:
     """Run the stage that the experiment names."""
     with explained_errors():
-        if OmegaConf.is_missing(cfg, "stage"):
-            raise UserError("nothing to train: add experiment=robustify_demo, or another one")
+        options = "finetune" if "train_aug" in cfg else "train"
+        validate(cfg, options)
         if "model" in cfg:
             name_model(cfg, HydraConfig.get().overrides.task)
-        check_paths(cfg)
+        check_paths(cfg, options)
         from clipshift.cli.jobs import announce_stop, locked
 
         folder = Path(HydraConfig.get().runtime.output_dir)
@@ -69,9 +69,9 @@ def train_job(cfg: DictConfig) -> None:
 def demo_job(cfg: DictConfig) -> None:
     """Check the configuration, then show the demo's page."""
     try:
-        validate(cfg, DISTURBED)
+        validate(cfg, "demo")
         name_model(cfg, HydraConfig.get().overrides.task)
-        check_paths(cfg)
+        check_paths(cfg, "demo")
         from clipshift.cli.demo import demo
 
         demo(cfg)
@@ -104,7 +104,7 @@ def check(arguments: Sequence[str]) -> None:
 
 
 def report(arguments: Sequence[str]) -> None:
-    """Make a finished run's page anew, and open it."""
+    """Draw a finished run's page again, and open it."""
     runs = [argument for argument in arguments if "=" not in argument]
     if len(runs) != 1:
         fail("report needs the folder of a run: clipshift report RUN")
@@ -141,7 +141,7 @@ COMMANDS: dict[str, tuple[Callable[[Sequence[str]], None], str]] = {
 """By name: what it does, and its arguments."""
 
 HELP = """\
-clipshift: what happens inside CLIP when the picture is messed with.
+clipshift: what happens inside CLIP when an image is perturbed.
 
 {commands}
 

@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader
 from clipshift.augment import Augmentation
 from clipshift.cli.build import load_photos, make_augmentations, resize_of, templates_for
 from clipshift.cli.command import compose_config
-from clipshift.cli.config import MEASURED, plain, validate
+from clipshift.cli.config import plain, validate
 from clipshift.cli.evaluate import evaluate
 from clipshift.cli.interruption import ignore_signals, interrupted
 from clipshift.cli.jobs import started_logger
@@ -65,7 +65,7 @@ def finetune(cfg: DictConfig, folder: Path) -> None:
         UserError: If an option is out of range, photos or model cannot be had, the objective needs
             texts that the photos lack, or the folder holds a training with other options.
     """
-    validate(cfg, {"train_aug": "aug@train_aug=[noise,blur]"})
+    validate(cfg, "finetune")
     if "_target_" in cfg.model:
         raise UserError(f"model={cfg.model.name}: only open_clip models can be fine-tuned")
     evaluations = compose_evaluations(cfg, folder)
@@ -274,7 +274,7 @@ def compose_evaluations(cfg: DictConfig, folder: Path) -> dict[Path, DictConfig]
         if "project" in run.logger:  # W&B, where both would be named by the training's options
             run.logger.name = run.model.name
         try:  # says now, and not after the training, what is wrong
-            validate(run, MEASURED)
+            validate(run, "evaluate")
             load_photos(run.data)
         except UserError as error:
             raise UserError(f"evaluation: {error}") from None

@@ -42,7 +42,7 @@ def make_lite(cfg: Any, folder: Path) -> None:
         UserError: If an option is out of range, the CLIP's classifier is missing or malformed, or
             the package with the net's weights is missing.
     """
-    validate(cfg, {})
+    validate(cfg, "train")
     settings = plain(cfg)
     model_cfg = settings["model_cfg"]
     tower, net = load_net()

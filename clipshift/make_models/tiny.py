@@ -67,7 +67,7 @@ def pretrain_tiny(cfg: Any, folder: Path) -> None:
         UserError: If an option is out of range, the shards are missing or malformed or hold less
             than a batch, or, with a teacher, its package is missing.
     """
-    validate(cfg, {})
+    validate(cfg, "train")
     pl.seed_everything(cfg.seed, verbose=False)
     torch.set_float32_matmul_precision("high")
     settings, root = plain(cfg), Path(cfg.data.root)

@@ -1,0 +1,134 @@
+"""What ``--help`` and ``docs/options.md`` say of options and choices."""
+
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import Field, fields
+from itertools import takewhile, zip_longest
+from textwrap import wrap
+
+import yaml
+
+from clipshift.choices import CONF, choice_names
+from clipshift.cli.config import DESCRIPTIONS
+from clipshift.options import (
+    FROM_CHOICE,
+    REQUIRED,
+    check_of,
+    default_of,
+    help_of,
+    nested,
+    options_of,
+)
+
+PLACEHOLDERS = {"list": "LIST", "bool": "true", "int": "N", "float": "N"}
+"""By a type's name, what stands for a value in the help; for any other, ``NAME``."""
+PAGE = """\
+<!-- Written by `python -m clipshift.cli.help`, from clipshift/options.py and conf/. -->
+# Options
+
+Every option of every command, as in `clipshift evaluate seed=1 save.gaze=8`, and every choice of
+every group, as in `clipshift evaluate model=tiny`. Options without a default are set by choices.
+"""
+TITLES = {
+    "evaluate": "clipshift evaluate",
+    "finetune": "clipshift train: fine-tune a model",
+    "train": "clipshift train: make a built-in model",
+    "demo": "clipshift demo",
+}
+
+
+def summary(group: str, choice: str) -> str:
+    """The first sentence of the comment that begins a choice's file."""
+    lines = (CONF / group / f"{choice}.yaml").read_text("utf-8").splitlines()
+    comment = " ".join(line[2:] for line in takewhile(lambda line: line.startswith("#"), lines))
+    return re.split(r"(?<=\.) ", comment.removeprefix("@package _global_ "))[0].rstrip(".")
+
+
+def chosen_groups(command: str) -> dict[str, str]:
+    """The groups of a command, by what chooses in them: ``aug@train_aug`` in ``aug``."""
+    named = options_of(DESCRIPTIONS[command])
+    found = {name: one.metadata["group"] for name, one in named if "group" in one.metadata}
+    return {f"{group}@{name}".lstrip("@"): group or name for name, group in found.items()}
+
+
+def described_options(
+    description: type, within: str = "", told: dict[type, str] | None = None
+) -> Iterator[tuple[str, Field, str]]:
+    """Name, field and help of each option of a description. What stands twice is told once."""
+    lines, told = help_of(description), {} if told is None else told
+    for one in fields(description):
+        name, options = within + one.name, nested(one)
+        if options in told:
+            yield f"{name}.OPTION", one, f"As {told[options]}.OPTION"
+        elif options:
+            told[options] = name
+            yield from described_options(options, f"{name}.", told)
+        elif "group" not in one.metadata:
+            yield name, one, lines[one.name].rstrip(".")
+
+
+def default(one: Field) -> str:
+    """An option's default for people; nothing where its help or a choice says it."""
+    value = default_of(one)
+    silent = nested(one) or value is None or value is FROM_CHOICE or value in ([], REQUIRED)
+    return "" if silent else str(value).replace("'", "").replace("False", "false")
+
+
+def columns(rows: Iterable[tuple[str, str]]) -> str:
+    """Lines of two columns, of which the second is wrapped."""
+    rows = list(rows)
+    edge = max(len(name) for name, _ in rows) + 2
+    lines = [
+        (name, line)
+        for name, text in rows
+        for name, line in zip_longest([name], wrap(text, 98 - edge), fillvalue="")
+    ]
+    return "\n".join(f"  {name:{edge}}{line}" for name, line in lines)
+
+
+def groups(command: str) -> str:
+    """The groups of a command and their choices, for its help."""
+    named = chosen_groups(command)
+    return columns((name, ", ".join(choice_names(group))) for name, group in named.items())
+
+
+def experiments(command: str) -> str:
+    """The experiments of a command, for its help."""
+    rows = []
+    for name in choice_names("experiment"):
+        content = yaml.safe_load((CONF / "experiment" / f"{name}.yaml").read_text("utf-8"))
+        trains = "stage" in content or "robustify" in content.get("defaults", ())
+        if trains == (command == "train"):
+            rows.append((name, summary("experiment", name)))
+    return columns(rows)
+
+
+def options(command: str) -> str:
+    """The options of a command, for its help."""
+    rows = []
+    for name, one, text in described_options(DESCRIPTIONS[command]):
+        placeholders = (word for kind, word in PLACEHOLDERS.items() if kind in str(one.type))
+        placeholder = "PATH" if one.metadata.get("paths") else next(placeholders, "NAME")
+        value = default(one).replace("false", "")
+        rows.append((f"{name}={placeholder}", f"{text} ({value})" if value else text))
+    return columns(rows)
+
+
+def options_page() -> str:
+    """``docs/options.md``: all options, and all choices of all groups."""
+    lines = [PAGE]
+    for command, title in TITLES.items():
+        lines += [f"## {title}\n", "| option | default | range | |", "| --- | --- | --- | --- |"]
+        for name, one, text in described_options(DESCRIPTIONS[command]):
+            cells = [f"`{name}`", default(one), (check_of(one) or [""])[0], text]
+            lines.append(f"| {' | '.join(cells)} |")
+        lines.append("")
+    chosen = {group for command in TITLES for group in chosen_groups(command).values()}
+    for group in [*sorted(chosen), "experiment"]:
+        lines += [f"## {group}=\n", "| choice | |", "| --- | --- |"]
+        lines += [f"| `{name}` | {summary(group, name)} |" for name in choice_names(group)] + [""]
+    return "\n".join(lines[:-1])
+
+
+if __name__ == "__main__":
+    print(options_page())
