@@ -59,7 +59,7 @@ def group(options: type | None = None, *, of: str = "", example: str = "") -> An
     Args:
         options: A description of the chosen part's options.
         of: The group, where that is not the field's name.
-        example: Of a group in which several can be chosen, and at least one must be: how.
+        example: How to choose one, of a group of which at least one must be chosen.
     """
     metadata = {"group": of, "example": example}
     return field(default_factory=options or (lambda: FROM_CHOICE), metadata=metadata)
@@ -150,19 +150,20 @@ def check_options(description: type, values: Mapping[str, Any], within: str = ""
         UserError: If one is out of its range, naming the option and the range.
     """
     for one in fields(description):
-        name, value, example = within + one.name, values.get(one.name), one.metadata.get("example")
+        name, check, example = within + one.name, check_of(one), one.metadata.get("example")
+        value: Any = values.get(one.name)
         if example and not value:
             raise UserError(f"{name} is empty: choose at least one, as in {example}")
         if one.name not in values:
             continue
-        if (check := check_of(one)) and not check[1](value):
+        if check and not check[1](value):
             raise UserError(f"{name}={value} is out of range: it must be {check[0]}")
-        if example and not all(isinstance(chosen, Mapping) for chosen in values[one.name].values()):
-            raise UserError(f"{name} contains an invalid entry: choose by name, as in {example}")
         if nested(one) and isinstance(value, Mapping):
             check_options(nested(one), value, f"{name}.")
         elif nested(one) and value != default_of(one):
             raise UserError(f"{name}={value} is out of range: set its options, {name}.NAME=VALUE")
+        elif example and not all(isinstance(part, Mapping) for part in value.values()):
+            raise UserError(f"{name} contains an invalid entry: choose by name, as in {example}")
 
 
 def _are_severities(values: Any) -> bool:
@@ -385,7 +386,7 @@ class EvaluateCommand(EvaluateOptions):
     """The augmentations."""
     metric: Any = group(example="metric=cosine_similarity")
     """The measures."""
-    prompts: PromptOptions = group(PromptOptions)
+    prompts: PromptOptions = group(PromptOptions, example="prompts=auto")
     """The texts of zero-shot classification."""
     trainer: Any = group()
     """The devices, and other options of Lightning's Trainer."""
