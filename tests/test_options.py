@@ -10,9 +10,10 @@ from pathlib import Path
 import pytest
 from support.terminal import ROOT
 
+from clipshift.choices import CONF, choice_names
 from clipshift.cli.command import compose_config
-from clipshift.cli.config import CONF, DESCRIPTIONS, plain, validate
-from clipshift.cli.help import choices, chosen_groups, described_options, options_page, summary
+from clipshift.cli.config import DESCRIPTIONS, plain, validate
+from clipshift.cli.help import chosen_groups, described_options, options_page, summary
 from clipshift.errors import UserError
 from clipshift.options import (
     FROM_CHOICE,
@@ -29,7 +30,7 @@ from clipshift.options import (
 
 LINE = '    sharpness: int = option(3, whole(2))\n    """How sharp a photo must be."""\n'
 USE = """
-import inspect, sys
+import sys
 from clipshift.cli.command import compose_config
 from clipshift.cli.config import validate
 from clipshift.cli.help import options, options_page
@@ -93,7 +94,7 @@ def test_help_lists_every_option_and_every_choice_without_torch(command: str) ->
     for name, *_ in described_options(DESCRIPTIONS[described]):
         assert f" {name}=" in text
     for name, group in chosen_groups(described).items():
-        assert f" {name} {', '.join(choices(group))} " in text
+        assert f" {name} {', '.join(choice_names(group))} " in text
 
 
 def test_all_groups_are_described() -> None:
@@ -101,7 +102,7 @@ def test_all_groups_are_described() -> None:
     groups = {group for command in DESCRIPTIONS for group in chosen_groups(command).values()}
     assert groups == folders - {"experiment", "sweep"}
     for group in groups | {"experiment"}:
-        for choice in choices(group):
+        for choice in choice_names(group):
             assert summary(group, choice), f"conf/{group}/{choice}.yaml begins without a comment"
 
 

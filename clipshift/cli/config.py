@@ -8,7 +8,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import InterpolationKeyError
 
-from clipshift.choices import CONF, choice_names
+from clipshift.choices import CONF, unknown_choice
 from clipshift.errors import UserError, did_you_mean, one_line
 from clipshift.options import (
     REQUIRED,
@@ -120,11 +120,7 @@ def composition_error(message: str, options: list[str]) -> str:
     """
     if match := re.search(r"Could not (?:find|load) '([^']+)/([^']+)'", message):
         group, choice = match.groups()
-        choices = choice_names(group)
-        return (
-            f"no {choice!r} in group {group}{did_you_mean(choice, choices)} "
-            f"(there are: {', '.join(choices)})"
-        )
+        return str(unknown_choice(group, choice))
     if match := re.search(r"Could not override '([^']+)'", message):
         option = match[1]
         group, _, key = option.partition(".")
