@@ -17,21 +17,8 @@ from clipshift.cli.config import plain
 from clipshift.cli.evaluate import advice_on_memory
 from clipshift.cli.jobs import is_first_process, locked
 from clipshift.cli.trainer import make_trainer
-from clipshift.data import (
-    Photo,
-    ViewDataset,
-    is_imagenet,
-    is_url,
-    native_resize,
-    shard_templates,
-)
-from clipshift.encode import (
-    OPENAI,
-    Encoder,
-    find_checkpoint,
-    make_zero_shot,
-    weights_are_here,
-)
+from clipshift.data import Photo, ViewDataset, is_imagenet, is_url, native_resize, shard_templates
+from clipshift.encode import OPENAI, Encoder, find_checkpoint, make_zero_shot, weights_are_here
 from clipshift.errors import UserError
 from clipshift.evaluate import CleanAccuracy, Keep, ShiftEvaluation, clean_accuracy
 from clipshift.evaluate.loading import ViewData

@@ -6,12 +6,7 @@ from importlib.util import find_spec
 from omegaconf import DictConfig, OmegaConf
 
 from clipshift.choices import model_options
-from clipshift.cli.build import (
-    load_classes,
-    make_augmentations,
-    make_encoder,
-    templates_for,
-)
+from clipshift.cli.build import load_classes, make_augmentations, make_encoder, templates_for
 from clipshift.cli.config import plain
 from clipshift.demo.photo import Model, make_model
 from clipshift.errors import UserError

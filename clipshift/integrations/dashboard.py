@@ -60,8 +60,7 @@ def sweep_dashboard(project: str, entity: str, group: str, augmentations: list[s
             wr.H2("Base against robust"),
             wr.P("What the views keep: zero-shot accuracy, and finding their own photo again."),
             wr.PanelGrid(
-                runsets=[runs],
-                panels=[bars(measure) for measure in ("zero_shot_top1", "retained")],
+                runsets=[runs], panels=[bars(measure) for measure in ("zero_shot_top1", "retained")]
             ),
         ],
     )

@@ -18,13 +18,7 @@ from torchmetrics import MeanMetric
 
 from clipshift.augment import Augmentation, augment
 from clipshift.data import Batch, Photo
-from clipshift.encode import (
-    Encoder,
-    ZeroShot,
-    caption_embeddings,
-    make_zero_shot,
-    model_config,
-)
+from clipshift.encode import Encoder, ZeroShot, caption_embeddings, make_zero_shot, model_config
 from clipshift.measure.functional import cosine_similarity
 from clipshift.measure.zero_shot import zero_shot_hit
 from clipshift.results import write_json
