@@ -256,7 +256,7 @@ def test_ranks_and_batches_leave_the_same_files(
     count: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """One process with batches of 32, and two with every second photo each, in batches of 5."""
-    monkeypatch.setattr("clipshift.results.records.AT_ONCE", 200)
+    monkeypatch.setattr("clipshift.results.records.PHOTOS_PER_CHUNK", 200)
     rng = np.random.default_rng(count)
     photos = [Photo(f"{i}.jpg", Path(), label=str(i % 3)) for i in rng.permutation(count)]
     names = ["noise", "blur", "flip"]

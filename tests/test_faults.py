@@ -30,7 +30,7 @@ from support.terminal import ROOT
 from clipshift.cli import interruption
 from clipshift.cli.command import compose_config, file_error
 from clipshift.cli.evaluate import evaluate, remake_report
-from clipshift.cli.jobs import finished_job, locked, take_over
+from clipshift.cli.jobs import finished_job, locked, reuse_results
 from clipshift.cli.report import report_run
 from clipshift.data import Cache, ViewDataset, collate, sample
 from clipshift.errors import UserError
@@ -424,10 +424,10 @@ def test_a_job_that_is_taken_over_is_complete_last(
     with monkeypatch.context() as patched:
         patched.setattr("clipshift.results.runs.write_whole", cut)
         with pytest.raises(KeyboardInterrupt):
-            take_over(finished[0], tmp_path)
+            reuse_results(finished[0], tmp_path)
     written = {file.name for file in tmp_path.iterdir()}
     assert {"shift.parquet", "summary.csv", "gaze.safetensors", "report.html"} <= written
-    take_over(finished[0], tmp_path)
+    reuse_results(finished[0], tmp_path)
     assert read_run(tmp_path).info.complete
 
 

@@ -17,7 +17,7 @@ from clipshift.api import measure_shift
 from clipshift.augment import augment, draw, geometric, make_variants, pixel
 from clipshift.data import Cache, ViewDataset, clean_view, collate, decode, sample
 from clipshift.encode import Encoder, FeatureCache, ZeroShot, best_precision, load_encoder
-from clipshift.evaluate import Keep, ShiftEvaluation
+from clipshift.evaluate import SaveOptions, ShiftEvaluation
 from clipshift.evaluate.floor import precision_floor
 from clipshift.report import terminal, words
 from clipshift.results import Measured, Records, Run
@@ -145,7 +145,7 @@ def test_step_waits_for_nothing(as_on_a_gpu: None, encoder: Encoder, tmp_path: P
     module = ShiftEvaluation(
         encoder, make_variants(augmentations_named(*PAPER), ladders(), ["paper"], {}),
         {name: kind() for name, kind in MEASURES.items()}, records,
-        Keep(gallery={1}, views=1, gaze=2), layers=True, reference=encoder,
+        SaveOptions(gallery={1}, views=1, gaze=2), layers=True, reference=encoder,
         zero_shot=ZeroShot(classifier, torch.tensor([0, 3]), tuple("abcd")),
         texts=torch.rand(2, 32), features=FeatureCache(Cache(str(tmp_path), 1), "features"),
     )  # fmt: skip

@@ -410,7 +410,7 @@ def test_a_page_holds_few_pictures_however_many_views(
     run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(explorer, "PICTURES", 28)  # of six views and the clean one
-    found = explorer.explored({"small": run}, page_photos())
+    found = explorer.explorer_data({"small": run}, page_photos())
     assert sum(len(shown["pictures"]) for shown in found["shown"].values()) == 28
     assert len(found["photos"]) == 6
     monkeypatch.setattr(explorer, "LISTED", 4)

@@ -580,7 +580,7 @@ def test_records_are_read_in_the_order_of_photos_in_whatever_order_they_were_wri
 def test_values_are_sorted_a_few_photos_at_a_time(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("clipshift.results.records.AT_ONCE", 2)
+    monkeypatch.setattr("clipshift.results.records.PHOTOS_PER_CHUNK", 2)
     records, order = Records(tmp_path), [2, 6, 0, 3, 5]
     records.begin({}, anew=True)
     for photos in ((5, 3), (0, 6), (2,)):
@@ -779,7 +779,7 @@ def test_a_column_of_the_file_is_that_of_the_table(
     assert (len(file), list(file), file.empty) == (21, list(table), False)
     whole = summarize(table, all_columns(), 0)
     pd.testing.assert_frame_equal(summarize(file, all_columns(), 0), whole)
-    monkeypatch.setattr("clipshift.results.table.AT_ONCE", 1)
+    monkeypatch.setattr("clipshift.results.table.COLUMNS_PER_CHUNK", 1)
     pd.testing.assert_frame_equal(summarize(file, all_columns(), 0), whole)
 
 

@@ -20,7 +20,7 @@ from clipshift.cli.trainer import make_trainer
 from clipshift.data import Photo, ViewDataset, is_imagenet, is_url, native_resize, shard_templates
 from clipshift.encode import OPENAI, Encoder, find_checkpoint, make_zero_shot, weights_are_here
 from clipshift.errors import UserError
-from clipshift.evaluate import CleanAccuracy, Keep, ShiftEvaluation, clean_accuracy
+from clipshift.evaluate import CleanAccuracy, SaveOptions, ShiftEvaluation, clean_accuracy
 from clipshift.evaluate.loading import ViewData
 from clipshift.report.check import NOT_CHECKED, OUTSIDE, WITHIN, print_check
 from clipshift.report.terminal import PhotoProgressBar
@@ -175,7 +175,9 @@ def measure_accuracy(
     views = ViewDataset(photos, {}, cfg.seed, resize)
     batches = ViewData(views, cfg.data.batch_size, cfg.data.num_workers, records)
     with advice_on_memory():
-        trainer.test(ShiftEvaluation(encoder, {}, {}, records, Keep()), batches, verbose=False)
+        trainer.test(
+            ShiftEvaluation(encoder, {}, {}, records, SaveOptions()), batches, verbose=False
+        )
     records.gather()
     if not is_first_process():
         return None

@@ -46,7 +46,7 @@ FROM_HEAP = 1 << 25
 """Tensors of up to so many bytes, the most that glibc allows, are made of what is kept."""
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 """A full disk, a used-up quota, and ``ulimit -f``: of these the system does not name the file."""
-TYPED = list(sys.argv)
+ORIGINAL_ARGV = list(sys.argv)
 """The command line as it was typed."""
 
 
@@ -120,7 +120,7 @@ def explained_errors() -> Iterator[None]:
     job = HydraConfig.get()
     error_file = Path(job.runtime.output_dir) / ERROR_FILE
     # Hydra has read what it was given. Lightning runs the typed command again for more devices.
-    sys.argv[:] = TYPED
+    sys.argv[:] = ORIGINAL_ARGV
     try:
         yield
     except Exception as error:

@@ -31,9 +31,9 @@ from clipshift.cli.jobs import (
     job_key,
     locked,
     numbers_depend_on,
+    reuse_results,
     started_logger,
     sweep_folders,
-    take_over,
 )
 from clipshift.cli.report import report_run
 from clipshift.cli.trainer import make_trainer
@@ -139,7 +139,7 @@ def prepare(
         content = content_of(photos)
         key = job_key(cfg, encoder, photos, classes, content)
         if not cfg.rerun and (finished := finished_job(sweep_folders(cfg), key, content)):
-            take_over(finished, folder)
+            reuse_results(finished, folder)
             return None
     if is_first_process():
         options = numbers_depend_on(cfg, encoder, photos, classes)

@@ -44,7 +44,16 @@ def sweep_folders(cfg: DictConfig) -> list[Path]:
     return [Path(HydraConfig.get().sweep.dir), Path(cfg.sweeps)]
 
 
-HARMLESS = ("logger", "cache", "sweeps", "rerun", "compare", "report", "fetch", "dashboard")
+NO_EFFECT_ON_NUMBERS = (
+    "logger",
+    "cache",
+    "sweeps",
+    "rerun",
+    "compare",
+    "report",
+    "fetch",
+    "dashboard",
+)
 """Options that change no number."""
 
 
@@ -65,7 +74,9 @@ def numbers_depend_on(
     Returns:
         By a name for people, as JSON.
     """
-    options = {name: value for name, value in plain(cfg).items() if name not in HARMLESS}
+    options = {
+        name: value for name, value in plain(cfg).items() if name not in NO_EFFECT_ON_NUMBERS
+    }
     for name in ("num_workers", "batch_size", "download", "stream"):
         options["data"].pop(name, None)
     for name in ("devices", "num_nodes", "strategy"):
@@ -100,7 +111,7 @@ def job_key(
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
 
-def take_over(done: Path, run_folder: Path) -> None:
+def reuse_results(done: Path, run_folder: Path) -> None:
     """Let a finished job's results be this job's."""
     if done.resolve() != run_folder.resolve():
         copy_results(done, run_folder)

@@ -13,7 +13,7 @@ from clipshift.errors import UserError
 from clipshift.report import terminal
 from clipshift.report.charts.comparison import draw_differences, draw_interpolation
 from clipshift.report.charts.vega import save_figures
-from clipshift.report.explorer import explored
+from clipshift.report.explorer import explorer_data
 from clipshift.report.page import Cell, Figure, Page, Section, Table, marked, write_page
 from clipshift.report.words import (
     SIGNIFICANT,
@@ -48,7 +48,7 @@ from clipshift.results import (
 )
 from clipshift.severities import PAPER, leading_severity
 
-LEADING = (
+COMPARED_MEASURES = (
     "relative_shift",
     "cosine_similarity",
     "retained",
@@ -281,7 +281,7 @@ def write_pairs(
     main = len(runs) - 2
     table = tables[main]
     known = set(table.dropna(subset="difference")["measure"])
-    measures = [measure for measure in LEADING if measure in known]
+    measures = [measure for measure in COMPARED_MEASURES if measure in known]
     of_views = [measure for measure in measures if a.columns[measure].space != "photo"]
     drawn = [forest(table, measure, a, trained_on) for measure in of_views]
     severities = [s for s in table["severity"].unique() if s]
@@ -450,8 +450,8 @@ def curve_sections(folder: Path) -> list[Section]:
 
 def other_pair(a: Run, b: Run, table: pd.DataFrame, trained_on: Sequence[str]) -> Section:
     """Two more runs of a comparison, as a robust model and its control."""
-    shown = table[table["measure"].isin(LEADING)]
-    measure = next(m for m in (*LEADING, *table["measure"]) if m in set(table["measure"]))
+    shown = table[table["measure"].isin(COMPARED_MEASURES)]
+    measure = next(m for m in (*COMPARED_MEASURES, *table["measure"]) if m in set(table["measure"]))
     drawn = forest(table, measure, a, trained_on)
     names = [run_title(run) for run in (a, b)]
     drawn.name = file_name(f"difference_{a.folder.name}_{b.folder.name}")
@@ -466,7 +466,7 @@ def other_pair(a: Run, b: Run, table: pd.DataFrame, trained_on: Sequence[str]) -
 
 def pair_photos(a: Run, b: Run, photos: ViewDataset | None) -> Section:
     """The photo explorer with both models."""
-    found = explored(dict(zip(pair_titles(a, b), (a, b), strict=True)), photos)
+    found = explorer_data(dict(zip(pair_titles(a, b), (a, b), strict=True)), photos)
     text = "Every photo with both models, sorted by the change from A to B."
     return Section("photos", "Photos", [text], explorer=found)
 
@@ -482,7 +482,7 @@ def pair_table(
         trained_on: What the fine-tuned model was trained on.
         file: Where all rows are.
     """
-    order = {measure: index for index, measure in enumerate(LEADING)}
+    order = {measure: index for index, measure in enumerate(COMPARED_MEASURES)}
     rows = rows.sort_values("measure", key=lambda names: names.map(order), kind="stable")
     head = ["augmentation", "measure", "A", "B", "difference", "improved", "worsened", "p (Holm)"]
     several = rows["severity"].replace("", np.nan).nunique() > 1

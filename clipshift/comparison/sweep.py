@@ -10,7 +10,7 @@ import pandas as pd
 import yaml
 
 from clipshift.comparison.pair import (
-    LEADING,
+    COMPARED_MEASURES,
     compare_pair,
     forest,
     notes_on_runs,
@@ -191,7 +191,7 @@ def write_sweep(
         write_csv(folder / "paired.csv", paired)
         answer = pair_answer(a, b, paired)
         known = set(paired.dropna(subset="difference")["measure"])
-        measures = [m for m in LEADING if m in known]
+        measures = [m for m in COMPARED_MEASURES if m in known]
         drawn = [forest(paired, measure, a, trained_on) for measure in measures[:1]]
         shown = pair_table(paired[paired["measure"].isin(measures)], a, trained_on, "paired.csv")
         title = f"Job {b.folder.name} against job {a.folder.name}, photo by photo"

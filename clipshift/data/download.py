@@ -19,7 +19,7 @@ from filelock import FileLock
 
 from clipshift.errors import UserError, one_line, printable
 
-Result = TypeVar("Result")
+Answer = TypeVar("Answer")
 TRIES = 5
 PAUSE = 1.0
 """Seconds before the second try; doubled before each further one."""
@@ -186,7 +186,7 @@ def _open(url: str, byte_range: str | None = None) -> http.client.HTTPResponse:
     return urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=TIMEOUT)
 
 
-def _retry(url: str, call: Callable[[], Result]) -> Result:
+def _retry(url: str, call: Callable[[], Answer]) -> Answer:
     """Call a function that reads an address, several times unless an error is permanent."""
     reason = ""
     for attempt in range(TRIES):

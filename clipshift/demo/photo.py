@@ -10,7 +10,7 @@ from clipshift.augment import Variant
 from clipshift.data import Photo, View, ViewDataset, collate, photos_of, sample
 from clipshift.encode import Encoder, ZeroShot, make_zero_shot
 from clipshift.errors import UserError
-from clipshift.evaluate import Keep, ShiftEvaluation
+from clipshift.evaluate import SaveOptions, ShiftEvaluation
 from clipshift.measure import CleanSpread, CosineSimilarity
 from clipshift.results import CLEAN, Measured, Records
 
@@ -100,7 +100,7 @@ def measure_photo(file: Path, model: Model, variants: Mapping[str, Variant], see
         variants,
         {"cosine_similarity": CosineSimilarity()},
         Records(file.parent),  # of which none are made
-        Keep(views=1, gaze=1),
+        SaveOptions(views=1, gaze=1),
         zero_shot=model.zero_shot,
     )
     measured = module.measure_batch(collate([view]))

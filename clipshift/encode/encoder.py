@@ -483,7 +483,7 @@ def load_encoder(
             RuntimeError, ValueError, LookupError, AttributeError, AssertionError, TypeError,
             OSError, EOFError, UnpicklingError, SafetensorError, StopIteration,
         ) as error:  # fmt: skip
-            raise UserError(unfit(weights or name, architecture, error)) from error
+            raise UserError(load_error(weights or name, architecture, error)) from error
     check_finite(model, weights or name)
     return Encoder(
         model,
@@ -591,7 +591,7 @@ def builtin_folder(name: str) -> Path:
     return folder
 
 
-def unfit(source: str, architecture: str, error: Exception) -> str:
+def load_error(source: str, architecture: str, error: Exception) -> str:
     """One line on why weights could not be loaded into an architecture."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     detail = next((line for line in lines if "size mismatch" in line), lines[-1] if lines else "")

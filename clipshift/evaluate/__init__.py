@@ -2,12 +2,12 @@
 
 from clipshift.evaluate.accuracy import CleanAccuracy, clean_accuracy
 from clipshift.evaluate.evaluation import Evaluation, device_name, run_evaluation
-from clipshift.evaluate.module import Keep, ShiftEvaluation
+from clipshift.evaluate.module import SaveOptions, ShiftEvaluation
 
 __all__ = [
     "CleanAccuracy",
     "Evaluation",
-    "Keep",
+    "SaveOptions",
     "ShiftEvaluation",
     "clean_accuracy",
     "device_name",

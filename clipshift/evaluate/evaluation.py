@@ -32,7 +32,7 @@ from clipshift.evaluate.elasticity import ELASTICITY_PHOTOS
 from clipshift.evaluate.floor import precision_floor
 from clipshift.evaluate.inside import inside_tables
 from clipshift.evaluate.loading import ViewData
-from clipshift.evaluate.module import Keep, ShiftEvaluation
+from clipshift.evaluate.module import SaveOptions, ShiftEvaluation
 from clipshift.evaluate.tables import AUTO, make_run
 from clipshift.measure import PhotoMeasure
 from clipshift.results import (
@@ -285,7 +285,7 @@ def make_module(
     """The module that measures an evaluation's photos on a device, and what it keeps of them."""
     encoder, calibration = evaluation.encoder, evaluation.calibration
     at_random = keyed_order(evaluation.photos, "sample")
-    keep = Keep(
+    keep = SaveOptions(
         embeddings=evaluation.save_embeddings or evaluation.inside,
         gallery=frozenset(at_random[: evaluation.gallery]),
         views=evaluation.save_views,

@@ -56,7 +56,7 @@ SUMS_SHARE = 0.05
 
 
 @dataclass
-class Keep:
+class SaveOptions:
     """What to keep beside the measures.
 
     Attributes:
@@ -108,7 +108,7 @@ class ShiftEvaluation(pl.LightningModule):
         variants: Mapping[str, Variant],
         measures: Mapping[str, PhotoMeasure],
         records: Records,
-        keep: Keep,
+        keep: SaveOptions,
         *,
         zero_shot: ZeroShot | None = None,
         texts: Tensor | None = None,

@@ -149,7 +149,7 @@ def track_results(
         run: The run: its tables and ``run.json`` become an artifact.
         figures: Image files by figure name.
         report: The page, which becomes an artifact and a panel.
-        explorer: The page's photos, from `clipshift.report.explorer.explored`.
+        explorer: The page's photos, from `clipshift.report.explorer.explorer_data`.
 
     Returns:
         What W&B does not show, in words.
@@ -213,7 +213,7 @@ def photo_table(explorer: Mapping[str, Any]) -> wandb.Table:
     least.
 
     Args:
-        explorer: From `clipshift.report.explorer.explored`.
+        explorer: From `clipshift.report.explorer.explorer_data`.
     """
     variants = explorer["variants"]
     labels = {photo["id"]: photo["label"] for photo in explorer["photos"]}

@@ -24,7 +24,7 @@ def verdict(table: pd.DataFrame) -> str:
     return ", ".join(f"{(table['within'] == key).sum()} {words}" for key, words in told.items())
 
 
-def cells(row: Any) -> list[str]:
+def check_row(row: Any) -> list[str]:
     """A row for people, in the columns of `HEAD`."""
     data, digits = (
         (row.data, ".2f") if row.measure == "top1" else (f"{row.data}, {row.measure}", ".3f")
@@ -48,7 +48,7 @@ def print_check(table: pd.DataFrame, file: Path) -> None:
     rows = table[table["within"] != NOT_CHECKED]
     if len(rows):
         title = "Zero-shot top-1 in % (cosines in hundredths): is ours what was published?"
-        print_table(console, title, [HEAD, *map(cells, rows.itertuples())])
+        print_table(console, title, [HEAD, *map(check_row, rows.itertuples())])
     for row in rows[rows["reason"] != ""].itertuples():
         print_text(console, f"`{row.model}` on `{row.data}`: {row.reason}", "failed: ")
     for reason, missing in table[table["within"] == NOT_CHECKED].groupby("reason", sort=False):

@@ -42,7 +42,7 @@ LISTED = 2000
 """How many photos a page lists at the most: half of them moved most, half moved least."""
 
 
-def explored(runs: Mapping[str, Run], dataset: ViewDataset | None) -> dict[str, Any]:
+def explorer_data(runs: Mapping[str, Run], dataset: ViewDataset | None) -> dict[str, Any]:
     """What the photo explorer shows, for JSON.
 
     Args:
@@ -117,7 +117,7 @@ def chosen_photos(runs: Sequence[Run], count: int) -> dict[str, str]:
 def shown_numbers(
     run: Run, photos: Sequence[str], keys: Sequence[tuple[str, str]], measures: Sequence[str]
 ) -> dict[str, dict[str, Any]]:
-    """What a run knows of some photos: ``values`` and ``nearest`` by photo id, see `explored`."""
+    """Some photos' ``values`` and ``nearest`` by photo id, see `explorer_data`."""
     tables = {
         name: numbers(by_photo(run.rows, name).reindex(index=photos, columns=keys))
         for name in measures

@@ -111,7 +111,7 @@ class Section:
         text: Paragraphs before its figures.
         figures: Its charts.
         tables: Its tables.
-        explorer: The photos to explore, from `clipshift.report.explorer.explored`.
+        explorer: The photos to explore, from `clipshift.report.explorer.explorer_data`.
         definitions: Terms and what they mean.
     """
 

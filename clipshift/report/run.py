@@ -19,7 +19,7 @@ from clipshift.report.charts.measures import (
     draw_heatmap,
 )
 from clipshift.report.charts.ranking import draw_agreement, draw_ranking
-from clipshift.report.explorer import explored
+from clipshift.report.explorer import explorer_data
 from clipshift.report.inside import inside_sections, outlier_sections
 from clipshift.report.page import WIDE, Figure, Page, Section, Table
 from clipshift.results import Run, errors_by_corruption, shown_measures
@@ -398,7 +398,7 @@ def correlation_sections(run: Run) -> list[Section]:
 
 def photos_section(run: Run, dataset: ViewDataset) -> Section:
     """The photo explorer."""
-    found = explored({words.model_in_words(run.info.model): run}, dataset)
+    found = explorer_data({words.model_in_words(run.info.model): run}, dataset)
     pictured = sum(bool(shown["pictures"]) for shown in found["shown"].values())
     text = (
         f"All {words.counted(run.info.data.photos, 'photo')}, by how far they move; "

@@ -23,7 +23,7 @@ from clipshift.report.words import resampled
 from clipshift.results import Run, shown_measures
 from clipshift.severities import MATCHED
 
-LEADING = ("relative_shift", "cosine_similarity", "retained", "gaze_divergence_aligned")
+HEADLINE_MEASURES = ("relative_shift", "cosine_similarity", "retained", "gaze_divergence_aligned")
 """The measures that a terminal of 80 columns has room for; wider ones show more."""
 LOG_WIDTH = 120
 """How wide tables are where nobody looks on, as in a log file."""
@@ -216,7 +216,9 @@ def heading(measure: str, columns: Mapping[str, Facts]) -> str:
 def measures_in_order(summary: pd.DataFrame, columns: Mapping[str, Facts]) -> list[str]:
     """The measures of a summary, the leading ones first."""
     shown = shown_measures(summary, columns)
-    return [m for m in LEADING if m in shown] + [m for m in shown if m not in LEADING]
+    return [m for m in HEADLINE_MEASURES if m in shown] + [
+        m for m in shown if m not in HEADLINE_MEASURES
+    ]
 
 
 def measure_table(summary: pd.DataFrame, run: Run, width: int) -> Rows:
@@ -236,12 +238,12 @@ def measure_table(summary: pd.DataFrame, run: Run, width: int) -> Rows:
     measures = measures_in_order(summary, run.columns)
     if run.matched_by in measures and MATCHED in set(summary["severity"]):
         measures.remove(run.matched_by)
-        measures.insert(LEADING.index("cosine_similarity") + 1, run.matched_by)
+        measures.insert(HEADLINE_MEASURES.index("cosine_similarity") + 1, run.matched_by)
     cells = summary.set_index(["measure", "augmentation"])
     names = list(summary["augmentation"].unique())
     if "cosine_similarity" in measures:
         names.sort(key=lambda name: cells.loc[("cosine_similarity", name), "mean"])
-    leading = 1 + sum(measure in (*LEADING, run.matched_by) for measure in measures)
+    leading = 1 + sum(measure in (*HEADLINE_MEASURES, run.matched_by) for measure in measures)
     marked, made = [starred(name, run, summary["severity"]) for name in names], []
     for digits in (3, 2):
         columns = [[cell(cells.loc[(m, n)], m, digits) for n in names] for m in measures]

@@ -25,7 +25,7 @@ FOLDER = "measured"
 """Where a run keeps its records until its report is written, in its folder."""
 OPTIONS = "options.json"
 STORED_OPTIONS: TypeAdapter[dict[str, Any]] = TypeAdapter(dict[str, Any])
-AT_ONCE = 1024
+PHOTOS_PER_CHUNK = 1024
 """So many photos' values are held at once on their way into ``shift.parquet``."""
 
 
@@ -143,7 +143,7 @@ class Records:
     def sorted_values(
         self, order: np.ndarray, complete: Callable[[Measured], None]
     ) -> Iterator[Measured]:
-        """The photos' values in an order, `AT_ONCE` photos at a time, sorted on the disk.
+        """The photos' values in an order, `PHOTOS_PER_CHUNK` photos at a time, sorted on the disk.
 
         Args:
             order: The indices of all photos that were measured.
@@ -162,8 +162,8 @@ class Records:
                     rows.seek(int(row) * values.nbytes)
                     rows.write(values)
             rows.seek(0)
-            for start in range(0, max(1, len(order)), AT_ONCE):
-                index = order[start : start + AT_ONCE]
+            for start in range(0, max(1, len(order)), PHOTOS_PER_CHUNK):
+                index = order[start : start + PHOTOS_PER_CHUNK]
                 table = np.fromfile(rows, float, len(index) * len(keys))
                 columns = table.reshape(len(index), len(keys)).T
                 yield Measured(index=index, values=dict(zip(keys, columns, strict=True)))

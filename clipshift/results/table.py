@@ -20,7 +20,7 @@ from clipshift.results.matching import UNMATCHED, Matching
 from clipshift.results.measured import Measured
 
 KEYS = ["photo", "label", "augmentation", "severity"]
-AT_ONCE = 27
+COLUMNS_PER_CHUNK = 27
 """So many columns are resampled at once, three measures under nine augmentations: more would take
 more memory, and fewer draw the resamples more often."""
 SHIFTS = {"cosine_similarity": 1.0, "relative_shift": 0.0}
@@ -117,7 +117,7 @@ def summarize(
     if resampled:
         first = by_photo(shift, resampled[0])
         shape, variants = first.shape, list(first.columns)
-    step = max(1, AT_ONCE // shape[1])
+    step = max(1, COLUMNS_PER_CHUNK // shape[1])
     ends: dict[str, np.ndarray] = {}
     for chosen in (resampled[start : start + step] for start in range(0, len(resampled), step)):
         every = [variant for _ in chosen for variant in variants]

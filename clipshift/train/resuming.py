@@ -32,7 +32,7 @@ PARTS = {"state_dict", "optimizer_states", "lr_schedulers", "loops", "callbacks"
 """The keys that a checkpoint must have."""
 SAVE_SECONDS = 300
 """How often the state is saved within an epoch."""
-HARMLESS = ("logger", "evaluation", "control")
+NO_EFFECT_ON_TRAINING = ("logger", "evaluation", "control")
 """Options that do not change what is trained."""
 
 
@@ -187,7 +187,7 @@ def last_checkpoint(folder: Path, options: Mapping[str, Any]) -> Path | None:
     Raises:
         UserError: If the folder holds a training with other options, or a damaged one.
     """
-    wanted = {name: value for name, value in options.items() if name not in HARMLESS}
+    wanted = {name: value for name, value in options.items() if name not in NO_EFFECT_ON_TRAINING}
     wanted = json.loads(json.dumps(wanted))
     wanted["data"].pop("num_workers", None)
     file = folder / SETTINGS

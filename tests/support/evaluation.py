@@ -11,7 +11,7 @@ import pytorch_lightning as pl
 from clipshift.augment import Augmentation, Variant, make_variants
 from clipshift.data import Cache, Photo, ViewDataset
 from clipshift.encode import Encoder, caption_embeddings
-from clipshift.evaluate import Keep, ShiftEvaluation
+from clipshift.evaluate import SaveOptions, ShiftEvaluation
 from clipshift.evaluate.loading import ViewData
 from clipshift.evaluate.tables import add_retained, retained_photos
 from clipshift.measure import (
@@ -49,7 +49,7 @@ def run_module(
     dataset: ViewDataset,
     batch_size: int,
     num_workers: int = 0,
-    keep: Keep | None = None,
+    keep: SaveOptions | None = None,
     layers: bool = False,
     **inputs: Any,
 ) -> tuple[Records, ShiftEvaluation]:
@@ -57,7 +57,7 @@ def run_module(
     records = Records(Path(tempfile.mkdtemp()))
     records.begin({}, anew=True)
     module = ShiftEvaluation(
-        encoder, variants, measures, records, keep or Keep(), layers=layers, **inputs
+        encoder, variants, measures, records, keep or SaveOptions(), layers=layers, **inputs
     )
     trainer = pl.Trainer(
         accelerator="cpu",
@@ -97,7 +97,7 @@ def measure(
         ViewDataset(photos, chosen, seed, "squash", cache),
         batch_size,
         num_workers,
-        Keep(gallery=gallery),
+        SaveOptions(gallery=gallery),
         texts=caption_embeddings(encoder, photos) if captions else None,
         **inputs,
     )

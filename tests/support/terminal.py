@@ -93,7 +93,7 @@ def become(words: list[str], folder: str, said: str, env: dict[str, str] | None)
         MEDIA_TMP.name, exist_ok=True
     )  # created by the import, removed by the previous command
     sys.argv[:] = words[1:] if words[0] == "python" else words
-    command.TYPED[:] = sys.argv
+    command.ORIGINAL_ARGV[:] = sys.argv
     if words[0] == "python":
         runpy.run_path(words[1], run_name="__main__")
     else:
