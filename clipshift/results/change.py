@@ -40,15 +40,10 @@ def normalized_change(summary: pd.DataFrame, columns: Mapping[str, Facts]) -> pd
         One row per augmentation, one column per measure, in [0, 1].
     """
     means, low, high = (pivot(summary, column) for column in ("mean", "ci_low", "ci_high"))
-    changes = {}
-    for name in means:
-        facts = columns[str(name)]
-        if facts.unchanged is None:
-            changes[name] = pd.Series(0.0, means.index)
-            continue
-        changed = (low[name] > facts.unchanged) | (high[name] < facts.unchanged)
-        distance = (means[name] - facts.unchanged).abs().where(changed, 0.0)
-        span = facts.high - facts.low
-        least = LEAST_CHANGE * (max(span, 1.0) if np.isfinite(span) else 1.0)
-        changes[name] = distance / max(distance.max(), least)
-    return pd.DataFrame(changes)
+    facts = {name: columns[str(name)] for name in means}
+    unchanged = pd.Series({name: one.unchanged for name, one in facts.items()}, dtype=float)
+    ranges = pd.Series({name: one.high - one.low for name, one in facts.items()}, dtype=float)
+    least = LEAST_CHANGE * ranges.clip(lower=1.0).where(np.isfinite(ranges), 1.0)
+    changed = (low > unchanged) | (high < unchanged)
+    distances = (means - unchanged).abs().where(changed, 0.0)
+    return distances / distances.max().clip(lower=least)

@@ -20,8 +20,7 @@ def draw_differences(table: pd.DataFrame, facts: Facts) -> Chart:
             it has one, names what stands together, and ``label`` what to call each augmentation.
         facts: The measure's.
     """
-    rows = table.assign(
-        interval=marks.intervals_in_words(table, "difference", "+.3f"),
+    rows = marks.with_words(table, "difference", "+.3f").assign(
         clear=np.where((table["ci_low"] > 0) | (table["ci_high"] < 0), "yes", "no"),
         group=table.get("group", ""),
         label=table.get("label", table["augmentation"]),
@@ -32,22 +31,16 @@ def draw_differences(table: pd.DataFrame, facts: Facts) -> Chart:
     y = alt.Y("label:N", sort=order, title=None)
     outlined = {"size": 90, "opacity": 1, "strokeWidth": 2}
     interval, point = marks.interval_and_point(x, point=outlined, y=y, color=color_of(rows))
-    hovering = marks.tooltip(
-        "augmentation",
-        group="the model was",
-        mean_a=("A", ".3f"),
-        mean_b=("B", ".3f"),
-        interval="difference, 95 %",
-        improved=("photos improved", ".0%"),
-        worsened=("photos worsened", ".0%"),
-        n="photos",
-    )
+    means = {"group": "the model was", "mean_a": ("A", ".3f"), "mean_b": ("B", ".3f")}
+    shares = {"improved": ("photos improved", ".0%"), "worsened": ("photos worsened", ".0%")}
+    difference = {"interval": "difference, 95 %"}
+    tips = marks.tooltip("augmentation", **means, **difference, **shares, n="photos")
     filled = marks.filled_where("datum.clear == 'yes'", rows)
     return marks.layered(
         rows,
         _dashed_at(0, "difference", x),
         interval,
-        point.encode(shape_of(rows), tooltip=hovering, **filled),
+        point.encode(shape_of(rows), tooltip=tips, **filled),
         height=27 * len(order),
         description=f"Paired differences in {facts.label} with 95 % intervals.",
     )
@@ -78,19 +71,15 @@ def draw_interpolation(curve: pd.DataFrame, alpha: float, tolerance: float) -> C
     shift = "1 − cosine under the trained augmentations"
     at = alt.Chart().encode(x, alt.Y("shift:Q", title=shift, scale=alt.Scale(zero=True)))
     chosen = "datum.chosen == 'chosen'"
-    shown: dict[str, tuple[str, str]] = {
-        "alpha": ("α", "g"),
-        "shift": ("1 − cosine", ".3f"),
-        "clean_top1": ("clean top-1", ".1%"),
-        "top1": ("top-1 under them", ".1%"),
-    }
-    hovering = marks.tooltip(**{name: words for name, words in shown.items() if name in curve})
+    shown = {"alpha": ("α", "g"), "shift": ("1 − cosine", ".3f")}
+    shown |= {"clean_top1": ("clean top-1", ".1%"), "top1": ("top-1 under them", ".1%")}
+    tips = marks.tooltip(**{name: words for name, words in shown.items() if name in curve})
     layers = [
         at.mark_line(strokeWidth=1.5, color=MUTED).encode(order="alpha:Q"),
         at.mark_point(filled=True, opacity=1).encode(
             size=alt.condition(chosen, alt.value(170), alt.value(60)),
             color=alt.condition(chosen, alt.value(ACCENT), alt.value(MUTED)),
-            tooltip=hovering,
+            tooltip=tips,
         ),
         at.mark_text(align="left", dx=9, dy=-9).encode(text="label:N"),
     ]

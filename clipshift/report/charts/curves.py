@@ -61,9 +61,9 @@ def draw_layers(layers: pd.DataFrame, column: str) -> Chart:
     values = table[["mean", "ci_low", "ci_high"]].to_numpy(float)
     low, high = (0, np.nanmax(values)) if column == "tokens" else (np.nanmin(values), 1)
     margin = 0.05 * ((high - low) or 1)
-    domain = (float(low - margin), float(high + margin))
+    domain = [float(low - margin), float(high + margin)]
     about = f"{capitalised(title)} of views, after each layer, by augmentation."
-    return named_lines(table, "layer", title, domain, about)
+    return named_lines(table, "layer", title, domain, about, 340)
 
 
 def _one_minus(rows: pd.DataFrame) -> pd.DataFrame:
@@ -72,11 +72,11 @@ def _one_minus(rows: pd.DataFrame) -> pd.DataFrame:
     return rows.assign(mean=1 - rows["mean"], **ends)
 
 
-def _over_severities(rows: pd.DataFrame, title: str, description: str, height: int) -> Chart:
+def _over_severities(rows: pd.DataFrame, title: str, about: str, height: int) -> Chart:
     """Means with intervals as lines over severities, from 0 or the least value."""
     values = rows[["mean", "ci_low", "ci_high"]].to_numpy(float)
     low, high = min(0.0, np.nanmin(values)), np.nanmax(values)
     margin = 0.04 * ((high - low) or 1)
-    domain = (float(low - (margin if low < 0 else 0)), float(high + margin))
+    domain = [float(low - (margin if low < 0 else 0)), float(high + margin)]
     table = rows.assign(severity=rows["severity"].astype(int))
-    return named_lines(table, "severity", title, domain, description, height)
+    return named_lines(table, "severity", title, domain, about, height)

@@ -39,8 +39,7 @@ def draw_gaze(summary: pd.DataFrame) -> Chart:
     rows = pd.concat([summary[summary["measure"] == measure] for measure in kinds])
     # one point is enough where no pixel moves
     rows = rows.drop_duplicates(["augmentation", "severity", "mean", "ci_low", "ci_high"])
-    words = marks.intervals_in_words(rows, "mean")
-    table = rows.assign(kind=rows["measure"].map(kinds), interval=words)
+    table = marks.with_words(rows.assign(kind=rows["measure"].map(kinds)), "mean")
     interval, point = marks.interval_and_point(
         marks.values_from_zero("mean", "gaze divergence (bits)"),
         {"strokeWidth": 4, "opacity": 0.3},

@@ -46,8 +46,9 @@ def draw_distances(
         "other",
         alt.EncodingSortField("column", op="min"),
         alt.EncodingSortField("row", op="min"),
+        alt.value(ACCENT),
         marks.tooltip(augmentation="one", other="other", interval="1 − cosine, 95 %"),
-        cell=46,
+        width=alt.Step(46),
         by_severity=False,
     )
     count = table["augmentation"].nunique()
@@ -68,8 +69,7 @@ def draw_against(rows: pd.DataFrame, title: str) -> Chart:
         rows: ``severity``, ``augmentation``, ``value``, ``ci_low``, ``ci_high`` and ``reference``.
         title: What the number is.
     """
-    table = rows.dropna(subset="value")
-    table = table.assign(interval=marks.intervals_in_words(table, "value"))
+    table = marks.with_words(rows.dropna(subset="value"), "value")
     x, y = marks.values_from_zero("value", title), marks.augmentations_by("value")
     interval, point = marks.interval_and_point(x, y=y, color=color_of(table))
     hovering = marks.tooltip("augmentation", interval=title, reference=("tick", ".3f"))
@@ -90,7 +90,7 @@ def draw_undone(undone: pd.DataFrame) -> Chart:
     Args:
         undone: ``undone.csv`` of a run.
     """
-    table = undone.assign(interval=marks.intervals_in_words(undone, "r_squared"))
+    table = marks.with_words(undone, "r_squared")
     methods = list(table["method"].unique())
     colors = alt.Scale(domain=methods, range=[MUTED, OPPOSITE, ACCENT, "#8a4fb3"])
     shapes = alt.Scale(domain=methods, range=["cross", "square", "circle", "triangle-up"])

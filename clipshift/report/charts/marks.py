@@ -2,14 +2,14 @@
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import altair as alt
 import numpy as np
 import pandas as pd
 
-from clipshift.report.charts.look import ACCENT, MUTED, color_of, dash_of, scale_of, shape_of
+from clipshift.report.charts.look import MUTED, color_of, dash_of, scale_of, shape_of
 from clipshift.report.words import with_interval
 
 STRONGEST = 0.6
@@ -18,31 +18,37 @@ MANY_LINES = 6
 """With more lines than this, their intervals are thin."""
 LABEL = 160
 """Room for an augmentation's name beside a line's end, in pixels."""
-WIDE: dict[str, Any] = {"strokeWidth": 5, "opacity": 0.45}
+Style = dict[str, Any]
+"""The properties of a mark."""
+WIDE: Style = {"strokeWidth": 5, "opacity": 0.45}
 """How the rule of an interval is drawn."""
-SOLID: dict[str, Any] = {"size": 90, "filled": True, "opacity": 1}
+SOLID: Style = {"size": 90, "filled": True, "opacity": 1}
 """How the point of a value is drawn."""
 
 
-def intervals_in_words(table: pd.DataFrame, value: str, digits: str = ".3f") -> list[str]:
-    """A column's values with their intervals (``ci_low``, ``ci_high``), for hovering."""
+def with_words(
+    table: pd.DataFrame, value: str, digits: str = ".3f", into: str = "interval"
+) -> pd.DataFrame:
+    """A table with a column's values and their intervals (``ci_low``, ``ci_high``) in words."""
     numbers = table[[value, "ci_low", "ci_high"]].to_numpy(float)
-    return [with_interval(mean, low, high, digits) for mean, low, high in numbers]
+    words = [with_interval(mean, low, high, digits) for mean, low, high in numbers]
+    return table.assign(**{into: words})
 
 
-def tooltip(*names: str, **titles: str | tuple[str, str]) -> list[alt.Tooltip]:
+def tooltip(*names: str, **titles: Sequence[str]) -> list[alt.Tooltip]:
     """What hovering shows.
 
     Args:
         names: Columns under their own names.
         titles: Titles of further columns, or their titles and number formats.
     """
-    tips = []
-    for column, title in {**{name: name for name in names}, **titles}.items():
-        words, form = title if isinstance(title, tuple) else (title, alt.Undefined)
-        kind = "Q" if isinstance(title, tuple) else "N"
-        tips.append(alt.Tooltip(f"{column}:{kind}", title=words, format=form))
-    return tips
+    words = dict(zip(names, names, strict=True)) | titles
+    return [
+        alt.Tooltip(f"{column}:N", title=title)
+        if isinstance(title, str)
+        else alt.Tooltip(f"{column}:Q", title=title[0], format=title[1])
+        for column, title in words.items()
+    ]
 
 
 def augmentations_by(column: str, op: Literal["min", "max"] = "max") -> alt.Y:
@@ -58,10 +64,7 @@ def values_from_zero(column: str, title: str, **scale: Any) -> alt.X:
 
 
 def interval_and_point(
-    value: alt.X | alt.Y,
-    rule: Mapping[str, Any] = WIDE,
-    point: Mapping[str, Any] = SOLID,
-    **encodings: Any,
+    value: alt.X | alt.Y, rule: Style = WIDE, point: Style = SOLID, **encodings: Any
 ) -> tuple[alt.Chart, alt.Chart]:
     """A rule from ``ci_low`` to ``ci_high``, and a point at the value.
 
@@ -97,18 +100,11 @@ def spread(positions: np.ndarray, gap: float, low: float, high: float) -> np.nda
     least = low + (steps if room > 0 else 0)
     moved = np.maximum.accumulate(np.maximum(moved, least) - steps) + steps
     moved = np.minimum.accumulate((np.minimum(moved, high) - steps)[::-1])[::-1] + steps
-    result = np.empty_like(moved)
-    result[order] = moved
-    return result
+    return moved[np.argsort(order)]
 
 
 def named_lines(
-    table: pd.DataFrame,
-    across: str,
-    title: str,
-    domain: tuple[float, float],
-    description: str,
-    height: int = 340,
+    table: pd.DataFrame, across: str, title: str, domain: list[float], about: str, height: int
 ) -> Any:
     """Means as lines, each with its name at its end; hovering dims the others.
 
@@ -120,15 +116,14 @@ def named_lines(
             several, the reader chooses one.
         title: Of the y axis.
         domain: Of the y axis.
-        description: What the chart shows, for those who cannot see it.
+        about: What the chart shows, for those who cannot see it.
         height: In pixels.
     """
     hovering = tooltip("augmentation", across, interval=title)
     if "line" in table:
         hovering = tooltip(line="curve", severity="severity", interval=title)
-    words = intervals_in_words(table, "mean")
-    table = table.assign(line=table.get("line", table["augmentation"]), interval=words)
-    table = table.assign(label_y=np.nan).reset_index(drop=True)
+    table = with_words(table.reset_index(drop=True), "mean")
+    table = table.assign(line=table.get("line", table["augmentation"]), label_y=np.nan)
     ends = table[(table[across] == table[across].max()) & table["mean"].notna()]
     gap = 15 / height * (domain[1] - domain[0])
     by_severity = across != "severity"
@@ -139,7 +134,7 @@ def named_lines(
     steps = alt.Axis(values=sorted(table[across].unique().tolist()), format="d", grid=False)
     room = alt.Scale(range=[0, alt.expr(f"width - {LABEL}")], zero=False)
     x = alt.X(f"{across}:Q", title=across, axis=steps, scale=room)
-    scale = alt.Scale(domain=list(domain), nice=False)
+    scale = alt.Scale(domain=domain, nice=False)
     y, label_y = (alt.Y(f"{column}:Q", title=title, scale=scale) for column in ("mean", "label_y"))
     color, shape = color_of(table), shape_of(table)
     rule = {"strokeWidth": 1.5 if table["line"].nunique() > MANY_LINES else 5}
@@ -155,18 +150,11 @@ def named_lines(
     if table[["ci_low", "ci_high"]].notna().any(axis=None):
         faint = alt.condition(over, alt.value(0.35), alt.value(0.08))
         layers.insert(0, interval.encode(opacity=faint))
-    return layered(table, *layers, by_severity=by_severity, height=height, description=description)
+    return layered(table, *layers, by_severity=by_severity, height=height, description=about)
 
 
 def heat_map(
-    table: pd.DataFrame,
-    across: str,
-    columns: Any,
-    rows: Any,
-    hovering: list[alt.Tooltip],
-    color: Any = ACCENT,
-    cell: int = 58,
-    **options: Any,
+    table: pd.DataFrame, across: str, columns: Any, rows: Any, fill: Any, tips: Any, **options: Any
 ) -> Any:
     """Rectangles with their ``text`` on them, painted as strongly as their ``strength``.
 
@@ -175,9 +163,8 @@ def heat_map(
         across: The column whose values are the heat map's columns; its rows are augmentations.
         columns: The order of the columns.
         rows: The order of the rows.
-        hovering: What hovering shows.
-        color: Of the rectangles.
-        cell: Width of one in pixels.
+        fill: The colour of the rectangles.
+        tips: What hovering shows.
         options: For `layered`.
     """
     scale = alt.Scale(domain=[0, 1], range=[0, STRONGEST])
@@ -186,11 +173,11 @@ def heat_map(
     slanted = alt.Axis(orient="top", labelAngle=-38, labelAlign="left", **plain)
     x = alt.X(f"{across}:N", sort=columns, title=None, axis=slanted)
     y = alt.Y("augmentation:N", sort=rows, title=None, axis=alt.Axis(**plain))
-    at = alt.Chart().encode(x, y, tooltip=hovering)
-    fill = alt.value(color) if isinstance(color, str) else color
+    at = alt.Chart().encode(x, y, tooltip=tips)
     rectangle = at.mark_rect(cornerRadius=2, stroke=MUTED, strokeOpacity=0.15)
     layers = [rectangle.encode(opacity, fill=fill), at.mark_text().encode(text="text:N")]
-    return layered(table, *layers, width=alt.Step(cell), height=alt.Step(26), **options)
+    size = {"width": alt.Step(58), "height": alt.Step(26)}
+    return layered(table, *layers, **size | options)
 
 
 def layered(

@@ -33,14 +33,14 @@ def draw_heatmap(summary: pd.DataFrame, columns: Mapping[str, Facts]) -> Chart:
             words = {"measure": columns[name].short, "label": columns[name].label}
             strength = changes.loc[means["augmentation"], name].to_numpy()
             parts.append(means.assign(strength=strength, **words))
-    table = pd.concat(parts, ignore_index=True)
+    table = marks.with_words(pd.concat(parts, ignore_index=True), "mean")
     table["text"] = table["mean"].map("{:.2f}".format)
-    table["interval"] = marks.intervals_in_words(table, "mean")
     return marks.heat_map(
         table,
         "measure",
         [columns[name].short for name in names],
         augmentations_by_shift(summary),
+        alt.value(ACCENT),
         marks.tooltip("augmentation", label="measure", interval="mean, 95 %"),
         description="Every measure under every augmentation; blank where it may be no change.",
     )
@@ -54,7 +54,7 @@ def draw_correlations(correlations: pd.DataFrame, columns: Mapping[str, Facts]) 
         columns: What the run's measured columns are.
     """
     words = {facts.correlate: facts.correlate_label for facts in columns.values()}
-    rows = correlations.dropna(subset=["rho"])
+    rows = marks.with_words(correlations.dropna(subset=["rho"]), "rho", "+.2f")
     significant = (rows["ci_low"] > 0) | (rows["ci_high"] < 0)
     rho = rows["rho"].where(significant, 0).round(4)
     table = rows.assign(
@@ -62,7 +62,6 @@ def draw_correlations(correlations: pd.DataFrame, columns: Mapping[str, Facts]) 
         strength=rho.abs(),
         text=rows["rho"].map("{:+.2f}".format).where(significant, ""),
         other=rows["with"].map(words),
-        interval=marks.intervals_in_words(rows, "rho", "+.2f"),
     )
     p = ("p after Holm’s correction", ".2g")
     return marks.heat_map(
@@ -70,8 +69,8 @@ def draw_correlations(correlations: pd.DataFrame, columns: Mapping[str, Facts]) 
         "other",
         [words[name] for name in correlations["with"].unique()],
         list(table["augmentation"].unique()),
-        marks.tooltip("augmentation", other="with", interval="Spearman’s ρ, 95 %", p_holm=p),
         alt.condition("datum.rho > 0", alt.value(ACCENT), alt.value(OPPOSITE)),
+        marks.tooltip("augmentation", other="with", interval="Spearman’s ρ, 95 %", p_holm=p),
         description="Spearman's rank correlation of the shift with other measures over photos; "
         "blue: both large together, amber: the opposite, blank: may be none.",
     )
@@ -113,8 +112,7 @@ def draw_corruption_error(errors: pd.DataFrame) -> Chart:
     Args:
         errors: From `clipshift.results.corruption_errors`, with shifts.
     """
-    table = errors.dropna(subset=["error", "shift"])
-    table = table.assign(interval=marks.intervals_in_words(table, "error"))
+    table = marks.with_words(errors.dropna(subset=["error", "shift"]), "error")
     x = alt.X("shift:Q", title="shift (1 − cosine)", scale=alt.Scale(zero=True))
     y = alt.Y("error:Q", title="top-1 error", scale=alt.Scale(domain=[0, 1]))
     rule, solid = {"strokeWidth": 2, "opacity": 0.3}, marks.SOLID | {"size": 70}

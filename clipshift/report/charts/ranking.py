@@ -19,7 +19,7 @@ def draw_ranking(ranking: pd.DataFrame, summary: pd.DataFrame) -> Chart:
         ranking: From `clipshift.results.rank_augmentations`.
         summary: From `clipshift.results.summarize`.
     """
-    table = _with_ranks(ranking).assign(cosine=marks.intervals_in_words(ranking, "shift"))
+    table = marks.with_words(_with_ranks(ranking), "shift", into="cosine")
     table["place"] = "rank " + table["ranks"]
     name, unit = "mean of 1 − cosine similarity", ""
     relative = summary[summary["measure"] == "relative_shift"]
@@ -27,8 +27,7 @@ def draw_ranking(ranking: pd.DataFrame, summary: pd.DataFrame) -> Chart:
         name, unit = "relative shift", " (1: another photo)"
         keys, numbers = ["augmentation", "severity"], ["mean", "ci_low", "ci_high"]
         table = table.drop(columns=numbers[1:]).merge(relative[keys + numbers], on=keys)
-    table = table.rename(columns={} if unit else {"shift": "mean"})
-    table["interval"] = marks.intervals_in_words(table, "mean")
+    table = marks.with_words(table.rename(columns={} if unit else {"shift": "mean"}), "mean")
     x = marks.values_from_zero("mean", name + unit, range=[0, alt.expr("width - 62")])
     y = marks.augmentations_by("mean")
     interval, point = marks.interval_and_point(x, y=y, color=color_of(table))

@@ -45,10 +45,9 @@ def standalone(spec: Spec, severity: str | None = None) -> Spec:
     """
     alone = {name: value for name, value in spec.items() if name != "config"}
     if "params" in spec:
+        choice = {"name": "severity"}
         alone["params"] = [
-            {"name": "severity", "value": severity or param["value"]}
-            if param["name"] == "severity"
-            else param
+            choice | {"value": severity or param["value"]} if param["name"] == "severity" else param
             for param in spec["params"]
         ]
     if spec.get("width") == "container":
