@@ -33,7 +33,8 @@ from scipy.stats import spearmanr
 
 from clipshift.cli.command import compose_config
 from clipshift.data import read_json, sample
-from clipshift.report.words import answer, counted, ranks_in_words, with_interval
+from clipshift.report.answer import answer
+from clipshift.report.words import counted, ranks_in_words, with_interval
 from clipshift.results import GROUPS, Run, RunInfo, read_info, read_run, write_json
 from clipshift.results.intervals import spearman_interval
 from clipshift.severities import MATCHED, PAPER

@@ -30,12 +30,12 @@ from clipshift.comparison.pair import compare_pair, trained_on_of
 from clipshift.data import ViewDataset, candidate_classes, photos_of, select
 from clipshift.encode import as_encoder
 from clipshift.errors import UserError
-from clipshift.report import page
 from clipshift.report.charts import vega
 from clipshift.report.charts.gaze import draw_pictures
 from clipshift.report.charts.ranking import draw_ranking
 from clipshift.report.explorer import gazed_pictures
 from clipshift.report.run import write_report
+from clipshift.report.sections.measures import ranked_table
 from clipshift.results import (
     Records,
     Run,
@@ -141,8 +141,8 @@ class Result:
         """The summary for people, by severity."""
         tables = {}
         for severity, summary in self.summary.groupby("severity", sort=False):
-            header, *rows = page.ranked_table(summary, self.run.columns, self.run.trained_on)
-            tables[str(severity)] = pd.DataFrame(rows, columns=header)
+            columns, trained_on = self.run.columns, self.run.trained_on
+            tables[str(severity)] = ranked_table(summary, columns, trained_on)
         return tables
 
 

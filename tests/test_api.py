@@ -21,7 +21,7 @@ from clipshift.cli.command import compose_config
 from clipshift.cli.evaluate import evaluate
 from clipshift.data import ViewDataset, decode, photos_of, sample
 from clipshift.errors import UserError
-from clipshift.report.run import run_notes
+from clipshift.report.notes import run_notes
 from clipshift.results import ShiftFile, mean_interval
 
 NAMES = {"cat": ["chelsea.png"], "sky": ["moon.png", "rocket.jpg"]}

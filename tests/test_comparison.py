@@ -25,20 +25,18 @@ from torch import Tensor
 
 from clipshift.cli.command import compose_config
 from clipshift.cli.jobs import content_of, job_key
-from clipshift.comparison.pair import (
-    compare_pair,
-    notes_on_runs,
-    pair_notes,
-    software_notes,
-    spread_change,
-)
-from clipshift.comparison.sweep import grid, job_table, sweep_answer, sweep_notes
+from clipshift.comparison.notes import notes_on_runs, pair_notes, software_notes, spread_change
+from clipshift.comparison.pair import compare_pair
+from clipshift.comparison.sweep import Sweep, grid, shifts_by_job, sweep_notes
+from clipshift.comparison.sweep_report import shift_columns, sweep_answer
 from clipshift.data import Cache, dataset, sample
 from clipshift.encode import Encoder, FeatureCache, Features
 from clipshift.errors import UserError
 from clipshift.report.charts.comparison import draw_parallel
 from clipshift.report.charts.curves import draw_curves
-from clipshift.report.words import alike_photos, model_in_words, resampled, run_title
+from clipshift.report.notes import alike_photos
+from clipshift.report.tables import make_table
+from clipshift.report.words import resampled, run_title
 from clipshift.results import Run, compare_photos, incomparable, mean_interval, read_run
 from clipshift.results.paired import holm
 
@@ -174,32 +172,31 @@ def test_random_weights_are_marked_wherever_models_are_compared() -> None:
 
 def test_a_sweep_warns_of_its_models_and_shows_their_relative_shift() -> None:
     """As `compare=` does: a small shift of random weights is not taken for robustness."""
-    runs = {Path("0"): a_run({"spread": 0.6}), Path("1"): a_run({"spread": 0.6}, name="other"),
-            Path("2"): a_run({"spread": 0.1}, name="blank", trained=False)}  # fmt: skip
-    weights, spread = sweep_notes(runs, {})
+    runs = {"0": a_run({"spread": 0.6}), "1": a_run({"spread": 0.6}, name="other"),
+            "2": a_run({"spread": 0.1}, name="blank", trained=False)}  # fmt: skip
+    sweep = Sweep(Path(), {job: {} for job in runs}, runs)
+    weights, spread = sweep_notes(sweep)
     assert "weights of blank are random" in weights
     assert "closer together" in spread
-    assert sweep_notes(runs, {Path("3"): "no photos"})[0] == "1 of 4 jobs failed."
-    assert sweep_notes({}, {Path("0"): "no photos"}) == ["1 of 1 job failed."]
-    table = pd.DataFrame(
-        [
-            {"job": job, "model": run.info.model.name, "augmentation": "noise",
-             "severity": "paper", "measure": measure, "mean": mean, "ci_low": mean - 0.1,
-             "ci_high": mean + 0.1, "n": 40}
-            for (job, run), means in zip(
-                [(path.name, run) for path, run in runs.items()],
-                [(0.5, 0.8), (0.7, 0.6), (0.9, 1.0)], strict=True,
-            )
-            for measure, mean in zip(("cosine_similarity", "relative_shift"), means, strict=True)
-        ]
-    )  # fmt: skip
-    models = {path.name: model_in_words(run.info.model) for path, run in runs.items()}
-    rows = job_table(table, models, [])
-    assert rows[0] == ["job", "model", "augmentation", "severity", "1 − cosine", "relative shift",
-                       "photos"]  # fmt: skip
-    assert rows[1] == ["0", "small", "noise", "paper", "0.5000 [0.4000, 0.6000]",
+    assert sweep_notes(Sweep(Path(), {}, runs, {"3": "no photos"}))[0] == "1 of 4 jobs failed."
+    assert sweep_notes(Sweep(Path(), {}, {}, {"0": "no photos"})) == ["1 of 1 job failed."]
+    means = [(0.5, 0.8), (0.7, 0.6), (0.9, 1.0)]
+    for run, both in zip(runs.values(), means, strict=True):
+        run.summary = pd.DataFrame(
+            [
+                {"augmentation": "noise", "severity": "paper", "measure": measure, "mean": mean,
+                 "ci_low": mean - 0.1, "ci_high": mean + 0.1, "n": 40}
+                for measure, mean in zip(("cosine_similarity", "relative_shift"), both,
+                                         strict=True)
+            ]
+        )  # fmt: skip
+    table = make_table(shifts_by_job(sweep), shift_columns(sweep), name="")
+    assert table.head == ["job", "model", "augmentation", "severity", "1 − cosine",
+                          "relative shift", "photos"]  # fmt: skip
+    rows = [[cell.text for cell in row] for row in table.rows]
+    assert rows[0] == ["0", "small", "noise", "paper", "0.5000 [0.4000, 0.6000]",
                        "0.800 [0.700, 0.900]", "40"]  # fmt: skip
-    assert [row[1] for row in rows[2:]] == ["other", "blank (UNTRAINED: random weights)"]
+    assert [row[1] for row in rows[1:]] == ["other", "blank (UNTRAINED: random weights)"]
 
 
 def test_a_comparison_of_few_photos_or_of_photos_that_are_alike_says_so() -> None:
@@ -386,15 +383,18 @@ def test_folders_that_hold_no_run_are_refused(sweep: Path, tmp_path: Path) -> No
 
 
 def test_a_sweeps_grid_has_what_came_of_every_job() -> None:
-    rows = [
-        {"job": job, "model": "small", "augmentation": name, "severity": "paper",
-         "measure": measure, "mean": mean}
-        for job, means in (("0", (0.9, 0.7)), ("1", (0.5, 0.3)))
-        for name, cosine in zip(("noise", "flip"), means, strict=True)
-        for measure, mean in (("cosine_similarity", cosine), ("retained", 1 - cosine))
-    ]  # fmt: skip
+    def summary(cosines: tuple[float, float]) -> pd.DataFrame:
+        return pd.DataFrame(
+            {"augmentation": name, "severity": "paper", "measure": measure, "mean": mean}
+            for name, cosine in zip(("noise", "flip"), cosines, strict=True)
+            for measure, mean in (("cosine_similarity", cosine), ("retained", 1 - cosine))
+        )
+
     overrides = {"0": {"seed": "0", "aug": "x"}, "1": {"seed": "1", "aug": "x"}}
-    jobs, numbers = grid(pd.DataFrame(rows), {"0": "small", "1": "small"}, overrides, ["seed"])
+    runs = {job: a_run({}) for job in overrides}
+    for run, cosines in zip(runs.values(), ((0.9, 0.7), (0.5, 0.3)), strict=True):
+        run.summary = summary(cosines)
+    jobs, numbers = grid(Sweep(Path(), overrides, runs))
     assert list(jobs) == ["job", "seed", *numbers] == ["job", "seed", "retained", "1 − cosine"]
     assert jobs["1 − cosine"].to_list() == pytest.approx([0.2, 0.6])
     assert jobs["retained"].to_list() == pytest.approx([0.2, 0.6])

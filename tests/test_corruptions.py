@@ -25,7 +25,7 @@ from clipshift.cli.config import plain
 from clipshift.cli.evaluate import evaluate, remake_report
 from clipshift.data import Skipped, View, ViewDataset, clean_view, collate, imagenet_c
 from clipshift.errors import UserError
-from clipshift.report import words
+from clipshift.report.answer import corruption_error
 from clipshift.results import (
     corruption_errors,
     differing_views,
@@ -260,7 +260,7 @@ def test_a_run_has_the_mean_corruption_error(
     relative = errors[["ci_low", "ci_high"]].div(errors["alexnet_error"], axis=0)
     np.testing.assert_allclose(errors[["relative_low", "relative_high"]], relative)
     assert run.info.data.prompts == "openai"
-    (mean, correlated) = words.corruption_error(run)
+    (mean, correlated) = corruption_error(run)
     ends = f"[{100 * found.mce_low:.1f}, {100 * found.mce_high:.1f}]"
     assert mean.startswith(f"Mean corruption error (mCE): {100 * mce:.1f} {ends} %, of 15 of the ")
     assert correlated.startswith("Spearman’s ρ of shift and error over 15 corruptions")

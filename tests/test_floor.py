@@ -19,7 +19,8 @@ from clipshift.data import Cache, ViewDataset, clean_view, collate, decode, samp
 from clipshift.encode import Encoder, FeatureCache, ZeroShot, best_precision, load_encoder
 from clipshift.evaluate import SaveOptions, ShiftEvaluation
 from clipshift.evaluate.floor import precision_floor
-from clipshift.report import terminal, words
+from clipshift.report import terminal
+from clipshift.report.notes import floor_notes
 from clipshift.results import Measured, Records, Run
 
 
@@ -73,10 +74,11 @@ def test_shifts_below_the_floor_are_marked() -> None:
     assert run.below_floor == {("flip", "paper")}
     assert terminal.starred("flip", run, ["paper"]) == "flip °"
     assert terminal.starred("noise", run, ["paper"]) == "noise"
-    first, second = words.floor_notes(run)
-    assert first.endswith("32 photos, against float32: noise 0.002, flip 0.002.")
+    first, second = floor_notes(run)
+    most = "by at most 0.002 under noise, 0.002 under flip."
+    assert first.endswith(f"over 32 photos: 95 % of cosines differ from float32’s {most}")
     assert ": flip." in second
-    assert words.floor_notes(Run(Path(), run_info(), {}, pd.DataFrame(), summary)) == []
+    assert floor_notes(Run(Path(), run_info(), {}, pd.DataFrame(), summary)) == []
 
 
 @pytest.mark.parametrize(
@@ -104,9 +106,9 @@ def test_auto_run_says_its_precision_and_floor(
     assert facts["precision"] == "bf16"
     assert facts["floor"]["flip"]["paper"]["photos"] == 2
     assert facts["seconds"]["floor"] > 0
-    assert any("Floor of bf16" in note for note in words.floor_notes(result.run))
+    assert any("Precision error of bf16" in note for note in floor_notes(result.run))
     result.save(tmp_path)
-    assert "The floor of bf16" in (tmp_path / "report.html").read_text()
+    assert "Precision error of bf16" in (tmp_path / "report.html").read_text()
 
 
 class Waits(TorchDispatchMode):

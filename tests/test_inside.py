@@ -35,7 +35,7 @@ from clipshift.evaluate.tables import (
 from clipshift.measure import OutlierTokens
 from clipshift.measure import embeddings as measures
 from clipshift.measure.functional import cka_null, linear_cka
-from clipshift.report.inside import cosine_matrices
+from clipshift.report.sections.geometry import cosine_matrices
 from clipshift.results import (
     CLEAN,
     Measured,

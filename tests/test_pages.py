@@ -17,7 +17,8 @@ from support.augmentations import augmentations_named
 from support.columns import all_columns
 from support.runs import run_info
 
-from clipshift.comparison.pair import write_pairs
+from clipshift.comparison.pair import Pair
+from clipshift.comparison.pair_report import write_comparison
 from clipshift.data import ViewDataset, sample
 from clipshift.report import explorer
 from clipshift.report.page import Page, write_page
@@ -108,7 +109,8 @@ def comparison(run: Run, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("pair")
     other = made_run(folder / "b", ("paper", "matched"), "other")
     table = compare_photos(run.shift, other.shift, run.columns, 0)
-    return write_pairs(folder, [run, other], [table], [], ["A note."], page_photos())
+    pairs = [Pair(run, other, [], table)]
+    return write_comparison(folder, [run, other], pairs, ["A note."], page_photos())
 
 
 @contextmanager

@@ -22,8 +22,11 @@ from support.terminal import ROOT
 from clipshift.integrations.tracking import run_name
 from clipshift.measure.facts import Facts
 from clipshift.report import page, words
+from clipshift.report.answer import answer
 from clipshift.report.charts import look, marks, vega
 from clipshift.report.charts.measures import draw_correlations, draw_distribution, draw_heatmap
+from clipshift.report.notes import model_notes
+from clipshift.report.sections.measures import ranked_table
 from clipshift.results import Run, normalized_change, read_gazes, read_nearest, shown_measures
 
 
@@ -83,7 +86,7 @@ def test_what_is_said_of_weights_is_true(facts: dict, weights: str, untrained: b
     model = run_info(model=facts).model
     assert words.weights_in_words(model) == weights
     assert ("UNTRAINED" in words.model_in_words(model)) == untrained
-    assert bool(words.model_notes(model)) == untrained
+    assert bool(model_notes(model)) == untrained
 
 
 def test_wandb_names_carry_no_paths() -> None:
@@ -207,9 +210,9 @@ def test_what_a_figure_shows_of_measures_follows_from_their_facts() -> None:
     row = dict.fromkeys(("lost", "cosine_similarity", "brightness", "retained"), (0.5, 0.4, 0.6))
     shown = shown_measures(summary_of({"noise": row}), columns)
     assert shown == ["cosine_similarity", "retained", "lost"]
-    table = page.ranked_table(summary_of({"noise": row}), columns, ["noise"])
-    assert table[0] == ["augmentation", "cosine", "retained", "lost"]
-    assert table[1][:2] == ["noise (trained on)", "0.500 [0.400, 0.600]"]
+    table = ranked_table(summary_of({"noise": row}), columns, ["noise"])
+    assert list(table) == ["augmentation", "cosine", "retained", "lost"]
+    assert list(table.iloc[0, :2]) == ["noise (trained on)", "0.500 [0.400, 0.600]"]
 
 
 def data_of(chart: vega.Chart) -> pd.DataFrame:
@@ -293,14 +296,14 @@ def ranked_run(*severities: tuple[str, list[tuple[str, float, int, int]]]) -> Ru
 def test_the_answer_says_what_leads_and_whether_that_is_sure() -> None:
     sure = [("noise", 0.2, 1, 1), ("blur", 0.1, 2, 2)]
     unit = "(1 = the mean distance between two different photos)"
-    assert words.answer(ranked_run(("paper", sure))) == [
+    assert answer(ranked_run(("paper", sure))) == [
         f"`noise` shifts m most: relative shift 0.40 [0.38, 0.42] {unit}. The mean is smallest "
         "under `blur`: 0.20 [0.18, 0.22].",
         "`noise` ranks first at the 95 % level.",
     ]
     tied = [("noise", 0.2, 1, 2), ("blur", 0.1, 1, 2)]
     alike = "At the 95 % level `noise` is not distinguishable from `blur`."
-    mean, which = words.answer(ranked_run(("paper", tied)))
+    mean, which = answer(ranked_run(("paper", tied)))
     assert mean.startswith("The mean shift of m is largest under `noise`: relative shift 0.40")
     assert which == alike
     for other, said in (
@@ -308,20 +311,20 @@ def test_the_answer_says_what_leads_and_whether_that_is_sure() -> None:
                      "distinguishable from `noise`."),
         (sure, "`noise` again: 0.40 [0.38, 0.42]. `noise` ranks first at the 95 % level."),
     ):  # fmt: skip
-        made = words.answer(ranked_run(("paper", sure), ("matched", other)))
+        made = answer(ranked_run(("paper", sure), ("matched", other)))
         assert made[2] == f"At equal distortion the mean is largest under {said}"
-    ladder = words.answer(ranked_run(("1", tied), ("5", sure)))
+    ladder = answer(ranked_run(("1", tied), ("5", sure)))
     assert ladder[0].startswith("`noise` shifts m most at severity 5: relative shift 0.40")
     assert ladder[2].startswith("At severity 1 the mean is largest under `noise` again")
     assert ladder[2].endswith(alike)
-    [alone] = words.answer(ranked_run(("paper", sure[:1])))
+    [alone] = answer(ranked_run(("paper", sure[:1])))
     assert alone == f"The mean shift of m under `noise`: relative shift 0.40 [0.38, 0.42] {unit}."
 
 
 def test_a_collapsed_models_answer_is_in_cosines() -> None:
     run = ranked_run(("paper", [("noise", 0.2, 1, 1), ("blur", 0.1, 2, 2)]))
     run.summary.loc[run.summary["measure"] == "relative_shift", "mean"] = np.nan
-    assert words.answer(run)[0].startswith("`noise` shifts m most: 1 − cosine 0.20 ")
+    assert answer(run)[0].startswith("`noise` shifts m most: 1 − cosine 0.20 ")
 
 
 def test_json_in_a_page_ends_no_element_and_reads_back() -> None:

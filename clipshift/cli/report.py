@@ -4,8 +4,10 @@ from pytorch_lightning.loggers import Logger, WandbLogger
 
 from clipshift.data import ViewDataset
 from clipshift.integrations import publishing, tracking
-from clipshift.report import page, terminal, words
+from clipshift.report import terminal
+from clipshift.report.answer import corruption_error
 from clipshift.report.run import write_report
+from clipshift.report.words import clean_accuracy
 from clipshift.results import Run
 
 
@@ -21,9 +23,9 @@ def report_run(run: Run, dataset: ViewDataset, logger: Logger | None = None) -> 
         publishing.write_published(run)
         made, report, files = write_report(run, dataset)
     notes = list(made.notes)
-    clean = page.clean_accuracy(run.summary)
+    clean = clean_accuracy(run.summary)
     lines = [f"zero-shot on the clean views: {clean}"] if clean else []
-    lines += words.corruption_error(run)
+    lines += corruption_error(run)
     lines += [f"gaze: {made.facts['gaze']}", f"report: {terminal.shortened(report)}"]
     if isinstance(logger, WandbLogger):
         with tracking.optional_tracking(), terminal.busy("Tracking in W&B"):

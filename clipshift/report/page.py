@@ -4,22 +4,18 @@ import base64
 import hashlib
 import json
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jinja2
-import numpy as np
-import pandas as pd
 import vl_convert
 from markupsafe import Markup, escape
 
-from clipshift.measure import Facts
 from clipshift.report.charts import look, vega
-from clipshift.report.words import p_value, ranks_in_words, with_interval
-from clipshift.results import normalized_change, shown_measures, write_whole
+from clipshift.results import write_whole
 
 WIDE = 560
 """The least width in pixels of figures with names at their sides."""
@@ -244,151 +240,3 @@ def rich(text: str) -> Markup:
     safe = re.sub(r"`([^`]+)`", r"<code>\1</code>", str(escape(text)))
     interval = r"(\[[-+−]?[\d.]+(?: ?%)?, [-+−]?[\d.]+(?: ?%)?\])"
     return Markup(re.sub(interval, r'<span class="ci">\1</span>', safe))
-
-
-def clean_accuracy(summary: pd.DataFrame) -> str:
-    """Zero-shot accuracies on the clean views with intervals; empty where photos have no labels."""
-    rows = summary.dropna(subset="mean").drop_duplicates("measure").set_index("measure")
-    names = {f"top-{k}": f"zero_shot_top{k}_clean" for k in (1, 5)}
-    return ", ".join(
-        f"{short} {with_interval(*rows.loc[name, ['mean', 'ci_low', 'ci_high']])}"
-        for short, name in names.items()
-        if name in rows.index
-    )
-
-
-def marked(augmentation: str, trained_on: Sequence[str], below: bool = False) -> str:
-    """An augmentation's name, marked where the model was trained on it or rounding may be all."""
-    name = f"{augmentation} (trained on)" if augmentation in trained_on else augmentation
-    return f"{name} (below the floor)" if below else name
-
-
-def ranked_table(
-    summary: pd.DataFrame, columns: Mapping[str, Facts], trained_on: Sequence[str]
-) -> list[list[str]]:
-    """The summary for people: one row per augmentation, the largest shift first.
-
-    Args:
-        summary: Means with intervals, of one severity.
-        columns: What the measures are.
-        trained_on: Augmentations that the model was fine-tuned on, to be marked.
-
-    Returns:
-        Rows of cells, header first.
-    """
-    table = measure_table(summary, columns, trained_on)
-    return [list(table.head), *([cell.text for cell in row] for row in table.rows)]
-
-
-def measure_table(
-    summary: pd.DataFrame,
-    columns: Mapping[str, Facts],
-    trained_on: Sequence[str],
-    below: Collection[tuple[str, str]] = (),
-) -> Table:
-    """All means with intervals, painted as `clipshift.report.charts.measures.draw_heatmap` does.
-
-    Args:
-        summary: Means with intervals.
-        columns: What the measures are.
-        trained_on: Augmentations that the model was fine-tuned on, to be marked.
-        below: Augmentations and severities whose shift may be rounding, to be marked.
-    """
-    measures = shown_measures(summary, columns)
-    rows, severities = [], []
-    for severity, group in summary.groupby("severity", sort=False):
-        cells = group.set_index(["measure", "augmentation"])
-        names = list(group["augmentation"].unique())
-        if "cosine_similarity" in measures:
-            names.sort(key=lambda name: cells.loc[("cosine_similarity", name), "mean"])
-        tints = normalized_change(group, columns)
-        for name in names:
-            made = [cells.loc[(m, name), ["mean", "ci_low", "ci_high"]] for m in measures]
-            rows.append(
-                [Cell(marked(name, trained_on, (name, str(severity)) in below))]
-                + [
-                    Cell(with_interval(*ends), _value(ends["mean"]), float(tints.loc[name, m]))
-                    for m, ends in zip(measures, made, strict=True)
-                ]
-            )
-            severities.append(str(severity))
-    return Table(
-        ["augmentation", *(columns[m].short for m in measures)],
-        rows,
-        "Every measure under every augmentation",
-        severities,
-        "summary.csv",
-        "Means over photos against the clean view, with 95 % intervals. Painted: how far from no "
-        "change, in shares of a column’s farthest; blank where it may be no change.",
-    )
-
-
-def number(value: float, low: float = np.nan, high: float = np.nan, digits: str = ".3f") -> Cell:
-    """The cell of a number with its interval; empty where it is not known."""
-    text = with_interval(value, low, high, digits) if np.isfinite(value) else ""
-    return Cell(text, _value(value))
-
-
-def probability(p: float) -> Cell:
-    """The cell of a p-value; empty where it is not known."""
-    return Cell(p_value(p) if np.isfinite(p) else "", _value(p))
-
-
-def _value(number: float) -> float | None:
-    return float(number) if np.isfinite(number) else None
-
-
-def ranking_table(
-    ranking: pd.DataFrame,
-    summary: pd.DataFrame,
-    trained_on: Sequence[str],
-    below: Collection[tuple[str, str]] = (),
-    distortion: str = "",
-) -> Table:
-    """The ranking with what the choice of photos leaves open.
-
-    Args:
-        ranking: From `clipshift.results.rank_augmentations`.
-        summary: From `clipshift.results.summarize`.
-        trained_on: Augmentations that the model was fine-tuned on, to be marked.
-        below: Augmentations and severities whose shift may be rounding, to be marked.
-        distortion: The short name of what severities were matched by, where they were.
-    """
-    relative = summary[summary["measure"] == "relative_shift"]
-    relative = relative.set_index(["augmentation", "severity"])
-    rows = []
-    for row in ranking.itertuples():
-        key = (row.augmentation, row.severity)
-        ends = relative.loc[key, ["mean", "ci_low", "ci_high"]] if key in relative.index else None
-        gap = with_interval(row.difference, row.difference_low, row.difference_high)
-        rows.append(
-            [
-                Cell(marked(row.augmentation, trained_on, key in below)),
-                Cell(ranks_in_words(row.rank_low, row.rank_high), row.rank),
-                Cell(with_interval(row.shift, row.ci_low, row.ci_high), row.shift),
-                Cell("" if ends is None else with_interval(*ends),
-                     None if ends is None else _value(ends["mean"])),
-                Cell(gap if np.isfinite(row.difference) else "", _value(row.difference)),
-                *([number(row.distortion, row.distortion_low, row.distortion_high)]
-                  if distortion else []),
-                Cell(str(row.n), row.n),
-            ]
-        )  # fmt: skip
-    return Table(
-        [
-            "augmentation",
-            "rank",
-            "1 − cosine",
-            "relative shift",
-            "ahead of the next by",
-            *([distortion] if distortion else []),
-            "photos",
-        ],
-        rows,
-        "Augmentations by their shift",
-        list(ranking["severity"]),
-        "ranking.csv",
-        "Ranks are intervals from differences on the same photos: 6–8 means that all three places "
-        "are possible. “Ahead of the next by” is the paired difference in 1 − cosine. The "
-        "intervals of all ranks and differences of a severity hold together at the 95 % level.",
-    )

@@ -19,11 +19,14 @@ from rich.text import Text
 
 from clipshift.measure import Facts
 from clipshift.report.headline import HEADLINE, headline
+from clipshift.report.sections.measures import measure_columns, ranked_means
+from clipshift.report.shift import COSINE, HEADLINE_MEASURES, as_shift, shift_name
+from clipshift.report.tables import AUGMENTATION, Column, side_by_side
 from clipshift.report.words import resampled
 from clipshift.results import Run, shown_measures
 from clipshift.severities import MATCHED
 
-HEADLINE_MEASURES = ("relative_shift", "cosine_similarity", "retained", "gaze_divergence_aligned")
+FIRST_MEASURES = (*HEADLINE_MEASURES, "retained", "gaze_divergence_aligned")
 """The measures that a terminal of 80 columns has room for; wider ones show more."""
 LOG_WIDTH = 120
 """How wide tables are where nobody looks on, as in a log file."""
@@ -113,28 +116,27 @@ def print_run(
     console.print()
     severities = list(run.summary["severity"].unique())
     over = f", with 95 % intervals over {resampled(run.info)}"
+    measures = measures_in_order(run.summary, run.columns)
+    heads = headings(run.columns)
     if len(severities) <= 2:
         shown = set()
         for severity, summary in run.summary.groupby("severity", sort=False):
             table = measure_table(summary, run, console.width)
             shown |= set(table[0])
             print_table(console, f"Means at severity {severity}{over}", table)
-        left = [m for m in measures_in_order(run.summary, run.columns)
-                if heading(m, run.columns) not in shown]  # fmt: skip
+        left = [heads[measure] for measure in measures if heads[measure] not in shown]
     else:
-        measure = measures_in_order(run.summary, run.columns)[0]
-        table, intervals = severity_table(run, measure, console.width)
-        title = f"Mean {heading(measure, run.columns)} by severity"
+        table, intervals = severity_table(run, measures[0], console.width)
+        title = f"Mean {heads[measures[0]]} by severity"
         title += over if intervals else " (summary.csv has the intervals)"
         print_table(console, title, table)
-        left = [m for m in measures_in_order(run.summary, run.columns) if m != measure]
+        left = [heads[measure] for measure in measures[1:]]
     if not {*run.trained_on}.isdisjoint(run.summary["augmentation"]):
         print_text(console, "* trained on")
     if run.below_floor:
-        print_text(console, f"° below the floor of {run.info.precision}")
+        print_text(console, f"° may be rounding: below the precision error of {run.info.precision}")
     if left:
-        names = ", ".join(heading(measure, run.columns) for measure in left)
-        print_text(console, f"In the report and summary.csv as well: {names}")
+        print_text(console, f"In the report and summary.csv as well: {', '.join(left)}")
     console.print()
     for note in notes:
         print_text(console, note, "note: ")
@@ -178,10 +180,26 @@ def aligned(cells: Sequence[str]) -> list[str]:
     return [" " * (width - len(cell.partition(" ")[0])) + cell for cell in cells]
 
 
-def with_head(head: Sequence[str], names: Sequence[str], columns: Sequence[Sequence[str]]) -> Rows:
-    """A table's rows, head first, from a column of names and columns of numbers."""
-    cells = [aligned(column) for column in columns]
-    return [list(head), *([name, *row] for name, *row in zip(names, *cells, strict=True))]
+def compact_rows(
+    data: pd.DataFrame, columns: Sequence[Column], digits: int, intervals: bool = True
+) -> Rows:
+    """A table's rows, head first, in little room.
+
+    Args:
+        data: One row per row of the table.
+        columns: What it shows.
+        digits: Of numbers, after the point.
+        intervals: Whether they are shown.
+    """
+
+    def show(mean: float, low: float, high: float) -> str:
+        return compact(mean, *((low, high) if intervals else (math.nan, math.nan)), digits)
+
+    texts = [
+        aligned(column.texts(data, show)) if column.is_number(data) else column.texts(data)
+        for column in columns
+    ]
+    return [[column.head for column in columns], *map(list, zip(*texts, strict=True))]
 
 
 def widths(rows: Sequence[Sequence[str]]) -> list[int]:
@@ -208,23 +226,22 @@ def fitted(rows: Sequence[Sequence[str]], width: int) -> Rows:
     return [list(row[:count]) for row in rows]
 
 
-def heading(measure: str, columns: Mapping[str, Facts]) -> str:
-    """What a terminal calls a measure: the cosine is shown as the shift that it is."""
-    return "1 − cosine" if measure == "cosine_similarity" else columns[measure].short
+def headings(columns: Mapping[str, Facts]) -> dict[str, str]:
+    """What a terminal calls each measure: the cosine is shown as the shift that it is."""
+    heads = {measure: facts.short for measure, facts in columns.items()}
+    return heads | {COSINE: shift_name(COSINE)}
 
 
 def measures_in_order(summary: pd.DataFrame, columns: Mapping[str, Facts]) -> list[str]:
-    """The measures of a summary, the leading ones first."""
+    """The measures of a summary, the first ones first."""
     shown = shown_measures(summary, columns)
-    return [m for m in HEADLINE_MEASURES if m in shown] + [
-        m for m in shown if m not in HEADLINE_MEASURES
-    ]
+    return [m for m in FIRST_MEASURES if m in shown] + [m for m in shown if m not in FIRST_MEASURES]
 
 
 def measure_table(summary: pd.DataFrame, run: Run, width: int) -> Rows:
     """The summary at one severity: one row per augmentation, the largest shift first.
 
-    To three decimals where that leaves room for the leading measures, or else to two.
+    To three decimals where that leaves room for the first measures, or else to two.
 
     Args:
         summary: Means with intervals, of one severity.
@@ -238,20 +255,16 @@ def measure_table(summary: pd.DataFrame, run: Run, width: int) -> Rows:
     measures = measures_in_order(summary, run.columns)
     if run.matched_by in measures and MATCHED in set(summary["severity"]):
         measures.remove(run.matched_by)
-        measures.insert(HEADLINE_MEASURES.index("cosine_similarity") + 1, run.matched_by)
-    cells = summary.set_index(["measure", "augmentation"])
-    names = list(summary["augmentation"].unique())
-    if "cosine_similarity" in measures:
-        names.sort(key=lambda name: cells.loc[("cosine_similarity", name), "mean"])
-    leading = 1 + sum(measure in (*HEADLINE_MEASURES, run.matched_by) for measure in measures)
-    marked, made = [starred(name, run, summary["severity"]) for name in names], []
+        measures.insert(FIRST_MEASURES.index(COSINE) + 1, run.matched_by)
+    columns = measure_columns(measures, headings(run.columns))
+    data = ranked_means(as_shift(summary), ascending=False)
+    data["augmentation"] = [starred(n, run, summary["severity"]) for n in data["augmentation"]]
+    least = 1 + sum(measure in (*FIRST_MEASURES, run.matched_by) for measure in measures)
     for digits in (3, 2):
-        columns = [[cell(cells.loc[(m, n)], m, digits) for n in names] for m in measures]
-        head = ["augmentation", *(heading(measure, run.columns) for measure in measures)]
-        made = fitted(with_head(head, marked, columns), width)
-        if len(made[0]) >= leading:
+        rows = fitted(compact_rows(data, columns, digits), width)
+        if len(rows[0]) >= least:
             break
-    return made
+    return rows
 
 
 def severity_table(run: Run, measure: str, width: int) -> tuple[Rows, bool]:
@@ -265,22 +278,17 @@ def severity_table(run: Run, measure: str, width: int) -> tuple[Rows, bool]:
     Returns:
         The table, and whether it has room for intervals.
     """
-    table = run.summary[run.summary["measure"] == measure]
-    severities = list(table["severity"].unique())
-    last = table[table["severity"] == severities[-1]]
-    last = last.sort_values("mean", ascending=measure == "cosine_similarity", kind="stable")
-    names = list(last["augmentation"])
-    cells = table.set_index(["severity", "augmentation"])
-    marked, head = [starred(n, run, severities) for n in names], ["augmentation", *severities]
-    for interval in (True, False):
-        columns = [
-            [cell(cells.loc[(severity, name)], measure, 2, interval) for name in names]
-            for severity in severities
-        ]
-        made = with_head(head, marked, columns)
-        if fitted(made, width) == made:
+    means = as_shift(run.summary[run.summary["measure"] == measure])
+    severities = list(means["severity"].unique())
+    data = side_by_side(means, "severity", index=["augmentation"])
+    data = data.sort_values(severities[-1], ascending=False, kind="stable")
+    data["augmentation"] = [starred(name, run, severities) for name in data["augmentation"]]
+    columns = [AUGMENTATION, *(Column(severity, severity, severity) for severity in severities)]
+    for intervals in (True, False):
+        rows = compact_rows(data, columns, 2, intervals)
+        if fitted(rows, width) == rows:
             break
-    return fitted(made, width), interval
+    return fitted(rows, width), intervals
 
 
 def starred(augmentation: str, run: Run, severities: Iterable[str]) -> str:
@@ -288,14 +296,6 @@ def starred(augmentation: str, run: Run, severities: Iterable[str]) -> str:
     below = run.below_floor & {(augmentation, severity) for severity in severities}
     marks = "*" * (augmentation in run.trained_on) + "°" * bool(below)
     return f"{augmentation} {marks}".rstrip()
-
-
-def cell(row: pd.Series, measure: str, digits: int, interval: bool = True) -> str:
-    """A mean of a summary, with its interval; of the cosine, 1 minus it."""
-    mean, low, high = (float(row[column]) for column in ("mean", "ci_low", "ci_high"))
-    if measure == "cosine_similarity":
-        mean, low, high = 1 - mean, 1 - high, 1 - low
-    return compact(mean, *((low, high) if interval else (math.nan, math.nan)), digits)
 
 
 def compact(mean: float, low: float, high: float, digits: int) -> str:
@@ -326,30 +326,35 @@ def sweep_table(
     Returns:
         Rows of cells, header first; a column that no job has a value for is left out.
     """
-    keys = ("worst_augmentation", "worst_relative_shift", "mean_relative_shift", "clean_top1")
-    columns: dict[str, list[str]] = {"job": list(runs)}
+    data = pd.DataFrame({"job": list(runs)})
+    columns = [Column("job", "job")]
     for option in options:
-        given = [overrides[job].get(option, "") for job in runs]
         name = option.rpartition(".")[2]
-        columns[option if name in columns else name] = [Path(value).name for value in given]
-    found = [headline(run) for run in runs.values()]
-    for key in keys:
-        cells = [
-            _of_headline(run, kept, key) for run, kept in zip(runs.values(), found, strict=True)
-        ]
-        if any(cells):
-            columns[HEADLINE[key]] = aligned(cells) if key != keys[0] else cells
-    return [list(columns), *map(list, zip(*columns.values(), strict=True))]
+        head = option if name in {column.head for column in columns} else name
+        data[f"option {option}"] = [Path(overrides[job].get(option, "")).name for job in runs]
+        columns.append(Column(head, f"option {option}"))
+    numbers = pd.DataFrame(map(numbers_of_job, runs.values()))
+    columns += [
+        Column(HEADLINE[key], key, ends)
+        for key, ends in (
+            ("worst_augmentation", ""),
+            ("worst_relative_shift", "worst"),
+            ("mean_relative_shift", ""),
+            ("clean_top1", ""),
+        )
+        if key in numbers and numbers[key].notna().any()
+    ]
+    return compact_rows(data.join(numbers), columns, 3)
 
 
-def _of_headline(run: Run, found: Mapping[str, Any], key: str) -> str:
-    if key not in found:
-        return ""
-    if key == "worst_relative_shift":
-        rows = run.summary.set_index(["measure", "augmentation", "severity"])
-        worst = ("relative_shift", found["worst_augmentation"], str(found["severity"]))
-        return cell(rows.loc[worst], "relative_shift", 3)
-    return found[key] if isinstance(found[key], str) else f"{found[key]:.3f}"
+def numbers_of_job(run: Run) -> dict[str, Any]:
+    """The numbers of `headline`, with the interval of the largest relative shift."""
+    numbers = headline(run)
+    if "worst_relative_shift" not in numbers:
+        return numbers
+    means = run.summary.set_index(["measure", "augmentation", "severity"])
+    worst = means.loc[("relative_shift", numbers["worst_augmentation"], str(numbers["severity"]))]
+    return numbers | {"worst_low": worst["ci_low"], "worst_high": worst["ci_high"]}
 
 
 def print_sweep(rows: Rows) -> None:

@@ -1,0 +1,70 @@
+"""What one must know before reading a comparison's numbers, a sentence each."""
+
+from collections.abc import Sequence
+
+from clipshift.report.notes import alike_photos, collapsed_notes, few_photos, model_notes
+from clipshift.report.words import run_title
+from clipshift.results import Run, incomparable
+
+SPREAD_FALL = 0.1
+"""How much closer together photos may lie before a comparison warns of it, as a fraction."""
+
+
+def spread_change(a: Run, b: Run) -> str:
+    """The mean distances between different photos in A and in B; empty where one has none."""
+    before, after = (run.info.spread for run in (a, b))
+    return f"{before:.3f} → {after:.3f}" if before and after else ""
+
+
+def pair_notes(a: Run, b: Run) -> list[str]:
+    """What one must know before reading a paired comparison's numbers."""
+    compared = {
+        "precision": (a.info.precision, b.info.precision),
+        "device": (a.info.device, b.info.device),
+    }
+    notes = [
+        f"{name} differs: {of_a} and {of_b}. Part of the difference is this."
+        for name, (of_a, of_b) in compared.items()
+        if of_a != of_b
+    ]
+    notes += software_notes([a, b])
+    lost = incomparable(a, b)
+    for cause in dict.fromkeys(lost.values()):
+        measures = [measure for measure in lost if lost[measure] == cause]
+        notes.append(f"Left out: {', '.join(measures)} ({cause}).")
+    return notes + notes_on_runs([a, b])
+
+
+def software_notes(runs: Sequence[Run]) -> list[str]:
+    """Whether runs were made by different versions of packages, or of clipshift's own code."""
+    versions = [run.info.versions | {"python": run.info.python} for run in runs]
+    names = dict.fromkeys(name for packages in versions for name in packages)
+    used = {name: dict.fromkeys(v.get(name, "none") for v in versions) for name in names}
+    other = [f"{name} ({', '.join(seen)})" for name, seen in used.items() if len(seen) > 1]
+    if len({run.info.code_sha256 for run in runs}) > 1:
+        other.append("clipshift's own code")
+    if not other:
+        return []
+    return [
+        f"The runs were made by different versions: {'; '.join(other)}. Part of the difference may "
+        "be this."
+    ]
+
+
+def notes_on_runs(runs: Sequence[Run]) -> list[str]:
+    """What a reader must know of runs: random weights, photos that are few, alike or close."""
+    notes = [note for run in runs for note in (*model_notes(run.info.model), *collapsed_notes(run))]
+    notes += few_photos(min(run.info.data.photos for run in runs))
+    most_alike = max((run.info for run in runs), key=lambda info: info.intraclass_correlation or 0)
+    notes += alike_photos(most_alike)
+    first = runs[0]
+    for run in runs[1:]:
+        before, after = first.info.spread, run.info.spread
+        same_photos = run.info.data.fingerprint == first.info.data.fingerprint
+        if same_photos and before and after and after < (1 - SPREAD_FALL) * before:
+            notes.append(
+                f"With {run_title(run)} all photos lie closer together than with "
+                f"{run_title(first)} (mean distance {spread_change(first, run)}): that alone makes "
+                "1 − cosine smaller. Compare relative_shift and retained."
+            )
+    return list(dict.fromkeys(notes))

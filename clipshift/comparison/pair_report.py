@@ -1,0 +1,351 @@
+"""A paired comparison for people: sentences, terminal and page."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from itertools import combinations
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from clipshift.comparison.notes import pair_notes, spread_change
+from clipshift.comparison.pair import COMPARED_MEASURES, Pair, compare_pair, trained_on_of
+from clipshift.data import ViewDataset, read_json
+from clipshift.errors import UserError
+from clipshift.report import terminal
+from clipshift.report.charts.comparison import draw_differences, draw_interpolation
+from clipshift.report.charts.vega import save_figures
+from clipshift.report.explorer import explorer_data
+from clipshift.report.page import Figure, Page, Section, write_page
+from clipshift.report.prose import Contents, make_section
+from clipshift.report.shift import COSINE, as_shift, headline_measure, shift_name
+from clipshift.report.tables import AUGMENTATION, Column, marked
+from clipshift.report.words import (
+    SIGNIFICANT,
+    capitalised,
+    counted,
+    listed,
+    p_value,
+    run_title,
+    short,
+    weights_in_words,
+    with_interval,
+)
+from clipshift.results import (
+    GROUPS,
+    Run,
+    differing_views,
+    file_name,
+    misfits,
+    read_run,
+    rebuild_views,
+    write_csv,
+)
+from clipshift.severities import PAPER, leading_severity
+
+COLUMNS = (
+    AUGMENTATION,
+    Column("measure", "label"),
+    Column("A", "mean_a", form=".4f"),
+    Column("B", "mean_b", text="b_in_words"),
+    Column("difference", "difference", "ci", "+.4f", tint="tint"),
+    Column("improved", "improved", form=".1%"),
+    Column("worsened", "worsened", form=".1%"),
+    Column("p (Holm)", "p_holm", form=p_value),
+)
+PAINTED = 0.35
+"""The tint of a difference whose interval excludes 0."""
+FILE = "comparison.csv"
+INTERPOLATION = "interpolation.csv"
+PROVENANCE = "provenance.json"
+"""What a fine-tune's folder has beside its runs: the curve of α, and its model's record."""
+CURVE_HEADS = {"alpha": "α", "clean_top1": "clean top-1", "top1": "top-1 under them"}
+GROUP_NAMES = dict(
+    zip(GROUPS, ("the augmentations trained on", "the held-out augmentations"), strict=True)
+)
+
+
+@misfits("the comparison")
+def compare_runs(
+    runs: Sequence[str],
+    seed: int,
+    folder: Path,
+    notes: Sequence[str] = (),
+    fetch: bool = False,
+) -> Path:
+    """Compare finished runs photo by photo, every two of them: ``compare=[RUN_A,RUN_B]``.
+
+    The page shows the curve of ``interpolation.csv`` as well, where the folder has one.
+
+    Args:
+        runs: Run folders.
+        seed: Seed of the bootstrap.
+        folder: Where ``comparison.csv`` and ``comparison.html`` go.
+        notes: What else a reader must know.
+        fetch: Whether photos behind an address are read again, for their pictures.
+
+    Returns:
+        The page's path.
+
+    Raises:
+        UserError: If a folder holds no finished run, or two measured different photos or views.
+    """
+    compared = [read_run(Path(path).expanduser()) for path in runs]
+    for a, b in combinations(compared, 2):
+        if differences := differing_views(a, b):
+            raise UserError(
+                f"{a.folder} and {b.folder} cannot be compared photo by photo: "
+                f"they differ in {', '.join(differences)}"
+            )
+    trained_on = trained_on_of(compared)
+    pairs = [
+        Pair(a, b, trained_on, compare_pair(a, b, seed, trained_on))
+        for a, b in combinations(compared, 2)
+    ]
+    folder.mkdir(parents=True, exist_ok=True)
+    tables = pd.concat([pair.table for pair in pairs], ignore_index=True)
+    write_csv(folder / FILE, tables)
+    every_note = dict.fromkeys(
+        [*notes, *(note for pair in pairs for note in pair_notes(pair.a, pair.b))]
+    )
+    photos = None
+    try:
+        photos = rebuild_views(compared[0], fetch)
+    except UserError as error:
+        every_note[f"Photos are listed without pictures: {error}."] = None
+    report = write_comparison(folder, compared, pairs, list(every_note), photos)
+    console = terminal.make_console()
+    for pair in pairs:
+        print(pair_lines(pair))
+        terminal.print_text(console, " ".join(pair_answer(pair)))
+    for note in every_note:
+        print(f"note: {note}")
+    print(f"report: {report}")
+    return report
+
+
+def pair_titles(a: Run, b: Run) -> list[str]:
+    """What two runs are called beside each other."""
+    names = [run_title(run) for run in (a, b)]
+    return names if names[0] != names[1] else [f"{names[0]} (A)", f"{names[1]} (B)"]
+
+
+def pair_lines(pair: Pair) -> str:
+    """A paired comparison in the headline measure, row by row, for the terminal."""
+    table = pair.table
+    photos = counted(int(table["n"].max()), "photo")
+    before, after = pair_titles(pair.a, pair.b)
+    measure = headline_measure(table, "difference")
+    lines = [f"{after} against {before}, {photos}, paired:"]
+    lines += [
+        f"  {row.augmentation:20} {row.severity:8} {row.measure} "
+        f"{row.mean_a:.4f} → {row.mean_b:.4f}{shift_change(row)}  difference "
+        f"{with_interval(row.difference, row.ci_low, row.ci_high, '+.4f')}  "
+        f"improved {row.improved:.1%} of photos  p (Holm) {p_value(row.p_holm)}"
+        for row in (table[table["measure"] == measure] if measure else table).itertuples()
+    ]
+    return "\n".join(lines)
+
+
+def shift_change(row: Any) -> str:
+    """By how much the shift of a comparison's row changes, in per cent of A's."""
+    if row.measure == "relative_shift" and row.mean_a > 0:
+        return f" ({row.mean_b / row.mean_a - 1:+.0%})"
+    if row.measure == COSINE and row.mean_a != 1:
+        return f" (1 − cosine {(1 - row.mean_b) / (1 - row.mean_a) - 1:+.0%})"
+    return ""
+
+
+def write_comparison(
+    folder: Path,
+    runs: Sequence[Run],
+    pairs: Sequence[Pair],
+    notes: Sequence[str],
+    photos: ViewDataset | None,
+) -> Path:
+    """Write the page of a comparison: the last run against the first, then every other two.
+
+    Args:
+        folder: Where to.
+        runs: The runs.
+        pairs: Every two of them.
+        notes: What a reader must know.
+        photos: The photos, for their pictures; None where they cannot be read.
+    """
+    main = pairs[len(runs) - 2]
+    others = [pair for pair in pairs if pair is not main]
+    a, b = (run_title(run) for run in (main.a, main.b))
+    views = [m for m in main.measures if main.a.columns[m].space != "photo"]
+    forests = [forest(main, measure) for measure in views]
+    table = pair_table(main, main.measures)
+    differences = make_section("differences", {}, [table], a=a, b=b, file=FILE)
+    differences.figures = forests[1:]
+    sections = [
+        differences,
+        *map(other_pair, reversed(others)),
+        *curve_sections(folder),
+        explorer_section(main, photos),
+    ]
+    names = ["A", *(run.folder.name for run in runs[1:-1]), "B"]
+    facts = {
+        name: f"{run_title(run)}: {run.folder}; {weights_in_words(run.info.model)}"
+        for name, run in zip(names, runs, strict=True)
+    }
+    for pair in pairs:
+        if spread := spread_change(pair.a, pair.b):
+            of_pair = "" if pair is main else f", {run_title(pair.a)} → {run_title(pair.b)}"
+            facts[f"mean distance between different photos{of_pair}"] = spread
+    severities = [severity for severity in main.table["severity"].unique() if severity]
+    number = counted(int(main.table["n"].max()), "photo")
+    page = Page(
+        title=f"{b} against {a}, photo by photo",
+        answer=pair_answer(main),
+        measured=f"The same views of {number} with both models: A is {a}, B is {b}.",
+        notes=notes,
+        lead=forests[0] if forests else None,
+        sections=sections,
+        facts=facts,
+        severities=severities if len(severities) > 1 else [],
+        severity=leading_severity(severities) if severities else "",
+        about="What is compared",
+    )
+    save_figures(page.saved, folder / "figures", f"{b} minus {a}, {number}; clipshift")
+    return write_page(folder / "comparison.html", page)
+
+
+def forest(pair: Pair, measure: str) -> Figure:
+    """The paired differences in one measure as a figure: trained on first, held out below."""
+    rows = pair.table[pair.table["measure"] == measure]
+    facts = pair.a.columns[measure]
+    if pair.trained_on:
+        trained = rows["augmentation"].isin([*pair.trained_on, GROUPS[0]])
+        rows = rows.assign(group=trained.map({True: "trained on", False: "held out"}))
+        rows = pd.concat([rows[trained], rows[~trained]])
+    caption = f"{capitalised(facts.label)}: B minus A."
+    if facts.better:
+        caption += f" {capitalised(facts.better)} is better."
+    labels = [marked(name, pair.trained_on) for name in rows["augmentation"]]
+    chart = draw_differences(rows.assign(label=labels), facts)
+    return Figure(f"difference_{measure}", chart, caption)
+
+
+def pair_answer(pair: Pair) -> list[str]:
+    """What the second model changes, in sentences.
+
+    They tell the models apart where a difference in the headline measure, at the leading severity,
+    has a p below 0.05 after Holm's correction: the one beside them in terminal and table.
+    """
+    first, second = pair_titles(pair.a, pair.b)
+    measure = headline_measure(pair.table, "p_holm")
+    rows = pair.table[pair.table["measure"] == measure].dropna(subset="p_holm")
+    if measure is None or rows.empty:
+        return [f"{second} and {first} have no shift in common that two photos have a value of."]
+    severity = leading_severity(rows["severity"].unique())
+    rows = as_shift(rows[rows["severity"] == severity])
+    groups = rows["augmentation"].isin(GROUPS)
+    rows = rows[groups] if groups.any() else rows
+    rows = rows.assign(apart=rows["p_holm"] < SIGNIFICANT)
+    name = shift_name(measure)
+    level = "at the 95 % level" + ("" if severity == PAPER else f" and severity {severity}")
+    if groups.any():
+        changes = [
+            f"{_changed(row)} under {GROUP_NAMES[row.augmentation]}" for row in rows.itertuples()
+        ]
+        return [
+            f"The {name} of {second} against {first}, {level}: {'; '.join(changes)}.",
+            *_clean_accuracy(pair),
+        ]
+    less, more = rows["apart"] & (rows["difference"] < 0), rows["apart"] & (rows["difference"] > 0)
+    changes = [
+        f"{word} under {listed(list(rows.loc[those, 'augmentation']))}"
+        for word, those in ((f"less than {first}", less), (f"more than {first}", more))
+        if those.any()
+    ]
+    answer = [f"{second} is shifted {' and '.join(changes)} {level} ({name})."] if changes else []
+    if not rows["apart"].all():
+        alike = listed(list(rows.loc[~rows["apart"], "augmentation"]))
+        answer.append(f"{first} and {second} are not distinguishable under {alike} {level}.")
+    return [*answer, *_clean_accuracy(pair)]
+
+
+def _changed(row: Any) -> str:
+    """How a mean shift changed, in words."""
+    if not row.apart:
+        return f"not distinguishable ({short(row.mean_a)} and {short(row.mean_b)})"
+    by = short(row.difference, row.ci_low, row.ci_high)
+    size = f"{abs(row.difference / row.mean_a):.0%} " if row.mean_a else ""
+    return f"{size}{'higher' if row.difference > 0 else 'lower'} ({by})"
+
+
+def _clean_accuracy(pair: Pair) -> list[str]:
+    """What it costs or gains on clean photos; empty where that was not measured."""
+    clean = pair.table[pair.table["measure"] == "zero_shot_top1_clean"]
+    if clean.empty:
+        return []
+    row = clean.iloc[0]
+    change = with_interval(
+        100 * row["difference"], 100 * row["ci_low"], 100 * row["ci_high"], "+.1f"
+    )
+    classes = pair.a.info.data.classes
+    among = f" over {len(classes):,} classes" if classes else ""
+    alike = "" if row["p"] < SIGNIFICANT else ", not distinguishable at the 95 % level"
+    return [
+        f"Clean zero-shot top-1{among}: {row['mean_a']:.1%} → {row['mean_b']:.1%}, {change} points"
+        f"{alike}."
+    ]
+
+
+def curve_sections(folder: Path) -> list[Section]:
+    """The curve between base and tuned weights; empty where the folder has none."""
+    try:
+        curve = pd.read_csv(folder / INTERPOLATION)
+        chosen = read_json(folder / "model" / PROVENANCE)
+        chart = draw_interpolation(curve, chosen["alpha"], chosen["config"]["tolerance"])
+    except (OSError, ValueError, LookupError, TypeError):
+        return []
+    columns = [
+        Column(CURVE_HEADS.get(name, name), name, form=".3g" if name == "alpha" else ".4f")
+        for name in curve
+    ]
+    charts, tables = {"interpolation": chart}, [(curve, columns)]
+    values = {"alpha": chosen["alpha"], "file": INTERPOLATION}
+    return [make_section("interpolation", charts, tables, **values)]
+
+
+def other_pair(pair: Pair) -> Section:
+    """Two more runs of a comparison, as a robust model and its control."""
+    measures = [*COMPARED_MEASURES, *pair.table["measure"]]
+    figure = forest(pair, next(m for m in measures if m in set(pair.table["measure"])))
+    folders = pair.a.folder.name, pair.b.folder.name
+    figure.name = file_name(f"difference_{'_'.join(folders)}")
+    a, b = (run_title(run) for run in (pair.a, pair.b))
+    table = pair_table(pair, COMPARED_MEASURES)
+    section = make_section("other_pair", {}, [table], a=a, b=b, file=FILE)
+    return replace(section, name="-".join(folders), figures=[figure])
+
+
+def explorer_section(pair: Pair, photos: ViewDataset | None) -> Section:
+    """The photo explorer with both models."""
+    runs = dict(zip(pair_titles(pair.a, pair.b), (pair.a, pair.b), strict=True))
+    about = "Every photo with both models, sorted by the change from A to B."
+    return replace(make_section("photos", about=about), explorer=explorer_data(runs, photos))
+
+
+def pair_table(pair: Pair, measures: Sequence[str]) -> Contents:
+    """A paired comparison's rows for people.
+
+    Args:
+        pair: The comparison.
+        measures: Of which measures, in their order.
+    """
+    order = {measure: place for place, measure in enumerate(measures)}
+    rows = pair.table[pair.table["measure"].isin(order)]
+    rows = rows.sort_values("measure", key=lambda names: names.map(order), kind="stable")
+    clear = (rows["ci_low"] > 0) | (rows["ci_high"] < 0)
+    data = rows.assign(
+        augmentation=[marked(name, pair.trained_on) for name in rows["augmentation"]],
+        label=[pair.a.columns[measure].short for measure in rows["measure"]],
+        b_in_words=[f"{row.mean_b:.4f}{shift_change(row)}" for row in rows.itertuples()],
+        tint=PAINTED * clear,
+    )
+    return data, COLUMNS

@@ -1,0 +1,103 @@
+"""What the shift does to the space of embeddings: directions, neighbours, what can be undone."""
+
+import numpy as np
+import pandas as pd
+
+from clipshift.report.charts.geometry import draw_against, draw_distances, draw_undone
+from clipshift.report.page import Section
+from clipshift.report.prose import make_section
+from clipshift.report.tables import AUGMENTATION, PHOTOS, Column, side_by_side
+from clipshift.report.words import SIGNIFICANT, p_value
+from clipshift.results import Run
+from clipshift.results.columns import DEFINITIONS
+from clipshift.severities import view_name
+
+DIRECTION_COLUMNS = (
+    AUGMENTATION,
+    Column("direction", "direction", "ci"),
+    Column("chance, 95 %", "null"),
+    Column("p (Holm)", "p_holm", form=p_value),
+    Column("share of the shift", "share", "share"),
+    Column("contraction", "contraction", "contraction"),
+    PHOTOS,
+)
+NEIGHBOURHOOD_COLUMNS = (
+    AUGMENTATION,
+    Column("measure", "measure"),
+    Column("views", "value", "ci"),
+    Column("clean, or chance", "reference"),
+)
+NEIGHBOURHOOD_NAMES = {
+    "neighbours_kept": "neighbours kept",
+    "uniformity_change": "change of uniformity",
+    "effective_rank": "effective rank",
+}
+"""What measures of neighbourhoods are called where their own name is not in words."""
+
+
+def similarity_section(run: Run) -> Section | None:
+    """Which augmentations take a photo to the same place, where there are several."""
+    if run.summary["augmentation"].nunique() < 2 or run.distances.empty:
+        return None
+    chart = draw_distances(run.distances, run.distances_low, run.distances_high)
+    return make_section("alike", {"distances": chart})
+
+
+def direction_section(run: Run) -> Section | None:
+    """Whether all photos are moved the same way, and which augmentations share a direction."""
+    rows = run.directions.reindex(columns=list(DEFINITIONS["directions"]))  # earlier: fewer
+    if rows.empty:
+        return None
+    lengths = rows.rename(columns={"direction": "value", "null": "reference"})
+    drawn = {"directions": draw_against(lengths, "length of the mean unit displacement")}
+    if matrices := cosine_matrices(run):
+        cosines, low, high = matrices
+        drawn["direction_cosines"] = draw_distances(
+            cosines,
+            low,
+            high,
+            "1 − cosine between the mean displacements of augmentations, and the tree of their "
+            "Ward linkage.",
+        )
+    return make_section("directions", drawn, [(rows, DIRECTION_COLUMNS)])
+
+
+def cosine_matrices(run: Run) -> list[pd.DataFrame]:
+    """1 − cosine of directions and the ends of its intervals, as matrices by view name.
+
+    Of augmentations whose direction is told from chance at a severity and that have a mean
+    displacement, where there are several. Empty where there are none.
+    """
+    significant = (run.directions["p_holm"] < SIGNIFICANT) & (run.directions["share"] > 0)
+    rows = run.directions[significant]
+    views = [view_name(row.augmentation, row.severity) for row in rows.itertuples()]
+    matrices = [
+        pd.DataFrame(np.where(np.eye(len(views)) > 0, 0.0, np.nan), views, views) for _ in range(3)
+    ]
+    for row in run.direction_cosines.dropna(subset="cosine").itertuples():
+        pair = [view_name(name, row.severity) for name in (row.augmentation, row.other)]
+        if not set(pair) <= set(views):
+            continue
+        for matrix, cosine in zip(matrices, (row.cosine, row.ci_high, row.ci_low), strict=True):
+            matrix.loc[pair[0], pair[1]] = matrix.loc[pair[1], pair[0]] = 1 - cosine
+    return matrices if rows["severity"].duplicated().any() else []
+
+
+def undone_section(run: Run) -> Section | None:
+    """How much of the shift is lost, and how much was only moved."""
+    if run.undone.empty:
+        return None
+    methods = [Column(method, method, method) for method in run.undone["method"].unique()]
+    table = side_by_side(run.undone, "method", "r_squared"), [AUGMENTATION, *methods]
+    return make_section("undone", {"undone": draw_undone(run.undone)}, [table])
+
+
+def neighbourhood_section(run: Run) -> Section | None:
+    """What becomes of photos' neighbours, and of how embeddings fill their space."""
+    rows = run.neighbourhoods
+    if rows.empty:
+        return None
+    title = "share of the 10 nearest photos that stay nearest"
+    chart = draw_against(rows[rows["measure"] == "neighbours_kept"], title)
+    table = rows.replace({"measure": NEIGHBOURHOOD_NAMES}), NEIGHBOURHOOD_COLUMNS
+    return make_section("neighbourhoods", {"neighbours_kept": chart}, [table])

@@ -1,0 +1,106 @@
+"""Every measure under every augmentation, and what half precision costs."""
+
+from collections.abc import Collection, Mapping, Sequence
+
+import pandas as pd
+
+from clipshift.measure import Facts
+from clipshift.report.charts.measures import draw_heatmap
+from clipshift.report.page import Figure, Section
+from clipshift.report.prose import Contents, make_section
+from clipshift.report.shift import COSINE
+from clipshift.report.tables import AUGMENTATION, COUNT, Column, side_by_side, with_marks
+from clipshift.results import Run, normalized_change, shown_measures
+
+FLOOR_COLUMNS = (
+    AUGMENTATION,
+    Column("mean |Δ cosine|", "mean", form=".1e"),
+    Column("95th percentile", "p95", form=".1e"),
+    Column("photos", "photos", form=COUNT),
+)
+
+
+def measure_section(run: Run) -> Section:
+    """All measures under all augmentations, and what half precision costs of them."""
+    floors = [
+        {"augmentation": name, "severity": severity} | dict(floor)
+        for name, by_severity in run.info.floor.items()
+        for severity, floor in by_severity.items()
+    ]
+    tables = [measure_table(run.summary, run.columns, run.trained_on, run.below_floor)]
+    tables += [(pd.DataFrame(floors), FLOOR_COLUMNS)] if floors else []
+    section = make_section("measures", {}, tables, precision=run.info.precision)
+    if run.summary["augmentation"].nunique() > 1:
+        chart = draw_heatmap(run.summary, run.columns)
+        section.tables[0].figure = Figure("heatmap", chart, section.tables[0].note)
+    shown = [run.columns[measure] for measure in shown_measures(run.summary, run.columns)]
+    section.definitions = {
+        facts.short: facts.definition
+        + (f", in {facts.unit}" if facts.unit and facts.unit != "share" else "")
+        + (f". No change: {facts.unchanged:g}" if facts.unchanged is not None else "")
+        for facts in shown
+    }
+    return section
+
+
+def measure_columns(measures: Sequence[str], heads: Mapping[str, str]) -> list[Column]:
+    """The columns of a table of measures, for data from `ranked_means`.
+
+    Args:
+        measures: Which, in their order.
+        heads: Their headers.
+    """
+    return [AUGMENTATION, *(Column(heads[m], m, m, tint=f"{m}_tint") for m in measures)]
+
+
+def ranked_means(summary: pd.DataFrame, ascending: bool = True) -> pd.DataFrame:
+    """The means of a summary side by side, the largest shift first at each severity.
+
+    Args:
+        summary: Means with intervals.
+        ascending: Whether less is a larger shift, as of cosines.
+    """
+    means = side_by_side(summary, "measure")
+    if COSINE not in means:
+        return means
+    groups = means.groupby("severity", sort=False)
+    ranked = [group.sort_values(COSINE, ascending=ascending, kind="stable") for _, group in groups]
+    return pd.concat(ranked)
+
+
+def measure_table(
+    summary: pd.DataFrame,
+    columns: Mapping[str, Facts],
+    trained_on: Sequence[str],
+    below: Collection[tuple[str, str]] = (),
+) -> Contents:
+    """All means with intervals, painted as `clipshift.report.charts.measures.draw_heatmap` does.
+
+    Args:
+        summary: Means with intervals.
+        columns: What the measures are.
+        trained_on: Augmentations that the model was fine-tuned on, to be marked.
+        below: Augmentations and severities whose shift may be rounding, to be marked.
+    """
+    groups = summary.groupby("severity", sort=False)
+    changes = {severity: normalized_change(group, columns) for severity, group in groups}
+    tints = pd.concat(changes, names=["severity"]).add_suffix("_tint")
+    data = ranked_means(summary).join(tints, on=["severity", "augmentation"])
+    heads = {name: facts.short for name, facts in columns.items()}
+    spec = measure_columns(shown_measures(summary, columns), heads)
+    return with_marks(data, trained_on, below), spec
+
+
+def ranked_table(
+    summary: pd.DataFrame, columns: Mapping[str, Facts], trained_on: Sequence[str]
+) -> pd.DataFrame:
+    """The summary for people: one row per augmentation, the largest shift first.
+
+    Args:
+        summary: Means with intervals, of one severity.
+        columns: What the measures are.
+        trained_on: Augmentations that the model was fine-tuned on, to be marked.
+    """
+    data, spec = measure_table(summary, columns, trained_on)
+    table = pd.DataFrame([column.texts(data) for column in spec]).T
+    return table.set_axis([column.head for column in spec], axis="columns")

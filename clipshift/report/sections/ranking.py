@@ -1,0 +1,70 @@
+"""Which augmentations shift the embedding most, how certain that is, and at which severity."""
+
+from clipshift.report.charts.curves import draw_severity
+from clipshift.report.charts.measures import draw_distribution
+from clipshift.report.charts.ranking import draw_agreement, draw_ranking
+from clipshift.report.page import Figure, Section
+from clipshift.report.prose import Contents, make_figure, make_section
+from clipshift.report.shift import headline_measure
+from clipshift.report.tables import AUGMENTATION, PHOTOS, Column, with_marks
+from clipshift.report.words import ranks_in_words, short
+from clipshift.results import Run
+from clipshift.severities import PAPER, ladder_steps
+
+UNEQUAL = (
+    "The paper’s augmentations are unequally strong: this ranking mixes the model’s sensitivity "
+    "with their strength."
+)
+
+
+def ranking_figure(run: Run) -> Figure:
+    """The ranking; at the paper's strengths, which are unequal, with a note that they are."""
+    figure = make_figure("ranking", "ranking", draw_ranking(run.ranking, run.summary))
+    if run.ranking["severity"].eq(PAPER).sum() > 1:
+        figure.notes = {PAPER: UNEQUAL}
+    return figure
+
+
+def ranking_section(run: Run) -> Section | None:
+    """The ranking, its agreement between severities, and the shift's spread over photos."""
+    measure = headline_measure(run.summary)
+    drawn = {}
+    if run.agreement:
+        drawn["agreement"] = draw_agreement(run.ranking)
+    if measure:
+        facts = run.columns[measure]
+        drawn["distribution"] = draw_distribution(run.rows, measure, facts)
+    tables = [ranking_table(run)] if len(run.ranking) else []
+    tau = short(*run.agreement) if run.agreement else ""
+    return make_section("ranking", drawn, tables, tau=tau) if drawn or tables else None
+
+
+def ranking_table(run: Run) -> Contents:
+    """The ranking with the intervals of ranks, means and gaps."""
+    columns = [
+        AUGMENTATION,
+        Column("rank", "rank", text="ranks"),
+        Column("1 − cosine", "shift", "ci"),
+        Column("relative shift", "mean", "relative"),
+        Column("gap to next", "difference", "difference"),
+        PHOTOS,
+    ]
+    if run.matched_by:
+        distortion = Column(run.columns[run.matched_by].short, "distortion", "distortion")
+        columns.insert(-1, distortion)
+    keys = ["augmentation", "severity"]
+    names = {"ci_low": "relative_low", "ci_high": "relative_high"}
+    relative = run.summary[run.summary["measure"] == "relative_shift"].rename(columns=names)
+    data = run.ranking.merge(relative[[*keys, "mean", *names.values()]], "left", keys)
+    ranks = zip(data["rank_low"], data["rank_high"], strict=True)
+    data = data.assign(ranks=[ranks_in_words(low, high) for low, high in ranks])
+    return with_marks(data, run.trained_on, run.below_floor), columns
+
+
+def severity_section(run: Run) -> Section | None:
+    """The shift against severity, where there are several steps of the ladder."""
+    measure = headline_measure(run.summary)
+    if not measure or len(ladder_steps(run.summary["severity"])) < 2:
+        return None
+    curves = draw_severity(run.summary, measure, run.columns[measure])
+    return make_section("severity", {"severity": curves})
