@@ -23,7 +23,7 @@ from clipshift.cli.command import compose_config
 from clipshift.cli.evaluate import carry_out, evaluate, prepare
 from clipshift.data import Photo, ViewDataset, decode, sample
 from clipshift.encode import NAMES, Encoder, Vocabulary, as_encoder
-from clipshift.encode.encoder import MODELS, known_texts
+from clipshift.encode.encoder import MODELS, trained_texts
 from clipshift.evaluate.evaluation import encode_vocabularies
 from clipshift.evaluate.inside import inside_tables
 from clipshift.evaluate.tables import (
@@ -531,14 +531,14 @@ def test_a_model_without_layers_that_are_known_has_no_outliers() -> None:
 
 def test_an_exported_model_says_what_it_knows(tmp_path: Path) -> None:
     export_model({}, {}, {}, tmp_path, NAMES)
-    assert known_texts(tmp_path) == NAMES
+    assert trained_texts(tmp_path) == NAMES
     export_model({}, {}, {}, tmp_path)
-    assert known_texts(tmp_path) == "sentences"
+    assert trained_texts(tmp_path) == "sentences"
 
 
 @pytest.mark.parametrize("name", ["lite", "tiny"])
 def test_the_builtin_models_say_that_they_know_names_alone(name: str) -> None:
-    assert known_texts(MODELS / name) == NAMES
+    assert trained_texts(MODELS / name) == NAMES
 
 
 def test_the_null_of_cka_is_that_of_all_permutations() -> None:

@@ -145,33 +145,37 @@ def giving(make: Any) -> nn.Module:
 @pytest.mark.parametrize(
     ("model", "preprocess", "says"),
     [
-        (Colours(), None, "Colours does not say how its pixels are normalised: give preprocess="),
-        (nn.Linear(2, 2), KNOWN, "Linear is no model: a torch.nn.Module with encode_image"),
-        ("ViT-B-32", KNOWN, "str is no model"),
-        (Colours(), {"size": 32, "mean": [0.5] * 3}, "preprocess says no std, which is never"),
+        (Colours(), None, "the preprocessing of Colours is required: pass preprocess="),
+        (nn.Linear(2, 2), KNOWN, "Linear is not a model: pass a torch.nn.Module with encode_image"),
+        ("ViT-B-32", KNOWN, "str is not a model"),
+        (Colours(), {"size": 32, "mean": [0.5] * 3}, "preprocess: `std` is required"),
         (Colours(), KNOWN | {"mean": [120, 110, 100]}, "preprocess.mean: [120, 110, 100] is out"),
         (Colours(), KNOWN | {"std": [0.5, 0, 0.5]}, "preprocess.std: [0.5, 0.0, 0.5] is out"),
         (Colours(), KNOWN | {"size": [32, 0]}, "preprocess.size: [32, 0] is out of range"),
-        (Colours(), KNOWN | {"scale": 255}, "preprocess: 'scale' is not understood"),
+        (Colours(), KNOWN | {"scale": 255}, "preprocess: unknown key 'scale'; valid keys are size"),
         (
             Colours(),
             transforms.Compose([transforms.RandomResizedCrop(32), transforms.ToTensor()]),
-            "preprocess: RandomResizedCrop is not understood",
+            "preprocess: unknown step RandomResizedCrop",
         ),
         (
             Colours(),
             transforms.Compose([transforms.Resize(32), transforms.ToTensor()]),
-            "preprocess says no mean",
+            "preprocess: `mean` is required",
         ),
         (
             BatchStatistics(),
             KNOWN | {"size": 224},
-            "BatchStatistics gives a view another embedding beside other",
+            "the embeddings of BatchStatistics change with the other views",
         ),
-        (giving(lambda x: x[:, 0, 0] + torch.rand(len(x), 32)), KNOWN, "another embedding beside"),
-        (giving(lambda x: x.mean(dim=1)), KNOWN, "gives (2, 32, 32) for 2 views: (2, D) is needed"),
-        (giving(lambda x: (x[:, 0, 0],)), KNOWN, "gives tuple for 2 views"),
-        (giving(lambda x: x[:, 0, 0].long()), KNOWN, "gives torch.int64: floats are needed"),
+        (giving(lambda x: x[:, 0, 0] + torch.rand(len(x), 32)), KNOWN, "from call to call"),
+        (
+            giving(lambda x: x.mean(dim=1)),
+            KNOWN,
+            "returns (2, 32, 32) for 2 views: it must return (2, D)",
+        ),
+        (giving(lambda x: (x[:, 0, 0],)), KNOWN, "returns tuple for 2 views"),
+        (giving(lambda x: x[:, 0, 0].long()), KNOWN, "returns torch.int64: it must return floats"),
         (giving(lambda x: x @ torch.ones(5, 5)), KNOWN, "Colours fails: RuntimeError: "),
     ],
 )
@@ -188,11 +192,11 @@ def test_texts_need_both_tokenizer_and_text_tower(loaded: tuple[Any, Any, Any]) 
     model, preprocess, tokenizer = loaded
     with pytest.raises(UserError, match="Colours has no encode_text"):
         as_encoder(Colours(), KNOWN, tokenizer)
-    with pytest.raises(UserError, match="came without a tokenizer"):
+    with pytest.raises(UserError, match="has no tokenizer"):
         as_encoder(Plain(model), preprocess).encode_texts(["a cat"])
     wide = copy.deepcopy(model)
     wide.encode_text = lambda tokens: torch.ones(len(tokens), 7)
-    with pytest.raises(UserError, match=r"encode_text gives \(2, 7\) for 2 texts, not \(2, 32\)"):
+    with pytest.raises(UserError, match=r"encode_text returns \(2, 7\) for 2 texts, not \(2, 32\)"):
         as_encoder(wide, tokenizer=tokenizer)
 
 
@@ -268,7 +272,7 @@ def test_mistakes_in_its_options_are_one_line(own_code: Path, tmp_path: Path) ->
     for options, precision, says in (
         (OPTIONS, "bf16", "own_model_of_a_test.load makes is in fp32: set precision=fp32"),
         (OPTIONS | {"size": 0}, "fp32", "preprocess.size: 0 is out of range"),
-        ({"_target_": "torch.nn.Identity"}, "fp32", "model: Identity is no model"),
+        ({"_target_": "torch.nn.Identity"}, "fp32", "model: Identity is not a model"),
         ({"_target_": "own_model_of_a_test.missing"}, "fp32", "model: Error loading 'own_model"),
     ):
         with pytest.raises(UserError) as error:

@@ -1,4 +1,4 @@
-"""The encoder: an open_clip model that turns views into features, in one forward pass."""
+"""Encoders: open_clip models that turn views into features in one forward pass."""
 
 import hashlib
 import json
@@ -44,33 +44,34 @@ from clipshift.errors import UserError, did_you_mean
 
 BUILTIN = "builtin:"
 SENTENCES, NAMES = "sentences", "names"
-"""What a model's text side knows."""
+"""The texts that a model was trained with: sentences, or only names of classes."""
 MODELS = Path(__file__).parent.parent / "models"
 ENCODE_BATCH = 32
-"""Views a forward pass. Matrix products may round differently for another number of rows, so every
-pass has this many, filled up where fewer are left: then an embedding is the same in any company."""
+"""Number of views in a forward pass. The rounding of matrix products may depend on the number of
+rows, so every pass has this many, padded if fewer are left: an embedding then does not depend on
+the other views of its batch."""
 SLACK = 1e-3
-"""How far views may reach beyond [0, 1], as after interpolation."""
+"""Views may exceed [0, 1] by this much, as they do after interpolation."""
 
 Picture = Image.Image | np.ndarray
-"""An image of Pillow's, or its pixels, uint8, shape (H, W, 3)."""
+"""A Pillow image, or its pixels, uint8, shape (H, W, 3)."""
 
 
 @dataclass
 class Features:
-    """What an encoder makes of B views.
+    """The output of an encoder for B views.
 
     Attributes:
         embedding: Before normalisation, float32, shape (B, D).
-        gaze: Where the tower looks, at least 0, float32, shape (B, h, w): attention over patches or
-            contribution of locations, as `GazeProbe.kind` of the encoder's probe says; None where
-            the tower has none.
-        layers: Where asked for, class token (NaN where the tower has none) and mean patch token
-            after each block, float32, shape (B, 2, width).
+        gaze: The tower's gaze, at least 0, float32, shape (B, h, w): attention over patches or
+            contribution of locations, see `GazeProbe.kind` of the encoder's probe; None where the
+            tower has none.
+        layers: If requested, class token (NaN where the tower has none) and mean patch token after
+            each block, float32, shape (B, 2, width).
         norms: With ``layers``, the lengths of all patch tokens after each block, float32, shape
             (B, layers, patches); None where the tower has no tokens, or changes their number.
-        heads: Where asked for, the gaze of each attention head, float32, shape (B, heads, h, w);
-            None where the gaze is no attention.
+        heads: If requested, the gaze of each attention head, float32, shape (B, heads, h, w); None
+            where the gaze is not attention.
     """
 
     embedding: Tensor
@@ -80,27 +81,26 @@ class Features:
     heads: Tensor | None = None
 
     def split(self, count: int) -> list["Features"]:
-        """Cut into parts of ``count`` views."""
-        parts = [Features(embedding, None) for embedding in self.embedding.split(count)]
-        for name in ("gaze", "norms", "heads"):
-            whole = getattr(self, name)
-            if whole is not None:
-                for part, own in zip(parts, whole.split(count), strict=True):
-                    setattr(part, name, own)
-        if self.layers is not None:
-            for index, part in enumerate(parts):
-                part.layers = [layer.split(count)[index] for layer in self.layers]
-        return parts
+        """Split into parts of ``count`` views."""
+
+        def part(index: int) -> Features:
+            rows = slice(index, index + count)
+            gaze, norms, heads = (t if t is None else t[rows] for t in optional)
+            layers = self.layers and [layer[rows] for layer in self.layers]
+            return Features(self.embedding[rows], gaze, layers, norms, heads)
+
+        optional = (self.gaze, self.norms, self.heads)
+        return [part(index) for index in range(0, len(self.embedding), count)]
 
 
 class HubModel(TypedDict):
-    """What builds the image tower: open_clip checks the rest."""
+    """The configuration of the image tower: open_clip checks the rest."""
 
     vision_cfg: NotRequired[dict[str, JsonValue]]
 
 
 class HubConfig(TypedDict):
-    """``open_clip_config.json`` of a folder in the hub's format, of which more is not read."""
+    """The keys of ``open_clip_config.json`` that may stand in a folder in the hub's format."""
 
     model_cfg: HubModel
     preprocess_cfg: NotRequired[dict[str, JsonValue]]
@@ -111,26 +111,26 @@ HUB_CONFIG: TypeAdapter[HubConfig] = TypeAdapter(HubConfig)
 
 
 class Encoder(nn.Module):
-    """A model seen from here: views in, features out. `load_encoder` and `as_encoder` make one.
+    """Wraps a model that turns views into features; see `load_encoder` and `as_encoder`.
 
     Args:
         model: An open_clip model, or a module with ``encode_image`` and perhaps ``encode_text``.
-        preprocessing: What belongs to it: ``size``, ``mean`` and ``std``, as open_clip has them.
-        config: What else decides its features, as JSON: its architecture.
-        trained: Whether its weights were learnt, and not drawn at random.
-        precision: open_clip's name of the precision it was made in.
-        tokenizer: Makes the text tower's tokenizer.
-        text: What its text side knows: ``sentences``, or only ``names`` of classes.
+        preprocessing: Its preprocessing as in open_clip: ``size``, ``mean``, ``std``, ….
+        config: Everything else that determines its features, as JSON: its architecture.
+        trained: Whether its weights were trained, not drawn at random.
+        precision: open_clip's name of its precision.
+        tokenizer: Creates the text tower's tokenizer.
+        text: The texts that it was trained with: ``sentences``, or only ``names`` of classes.
 
     Attributes:
-        fill: Whether every pass has `ENCODE_BATCH` views. Without, few views are encoded sooner,
-            and numbers depend on their company in the seventh digit.
+        fill: Whether every pass is padded to `ENCODE_BATCH` views. Otherwise few views are encoded
+            faster, but numbers depend on the rest of the batch in the seventh digit.
         probe: Reads the gaze; None where the image tower has none.
-        cacheable: Whether `fingerprint` says all of its code, so that other runs may use the
-            features that it makes.
+        cacheable: Whether `fingerprint` covers all of its code, so that other runs may reuse its
+            features.
         weights_sha256: SHA-256 of the weights.
-        fingerprint: SHA-256 over all that decides its features: weights, architecture, precision,
-            and what is done to pixels. Models with the same weights may differ in the others.
+        fingerprint: SHA-256 of everything that determines its features: weights, architecture,
+            precision and preprocessing. Models with the same weights may differ in the others.
     """
 
     model: Any
@@ -157,12 +157,12 @@ class Encoder(nn.Module):
         self.preprocessing = preprocessing
         self.weights_sha256 = weights_sha256(model)
         facts = [self.weights_sha256, config, precision, self.preprocessing]
-        described = json.dumps(facts, sort_keys=True, default=str)
-        self.fingerprint = hashlib.sha256(described.encode()).hexdigest()
+        facts_json = json.dumps(facts, sort_keys=True, default=str)
+        self.fingerprint = hashlib.sha256(facts_json.encode()).hexdigest()
         self.input_dtype = get_input_dtype(precision) or torch.float32
         tower = self._tower
         if is_convolutional(tower):
-            # Up to 1.6 times faster on a CPU. The outputs of a layer follow its weights' format.
+            # Up to 1.6 times faster on a CPU. A layer's outputs have the format of its weights.
             tower.to(memory_format=torch.channels_last)
         self.probe = gaze_probe(tower)
         self.layer_probe = LayerProbe(tower)
@@ -183,57 +183,52 @@ class Encoder(nn.Module):
         layers: bool = False,
         heads: bool = False,
     ) -> Features:
-        """Encode views or pictures, once they are found to be what they should be.
+        """Encode views or pictures after checking them.
 
         Args:
             views: See `as_views`.
-            layers: Whether to hand out `Features.layers` and `Features.norms` as well.
-            heads: Whether to hand out `Features.heads` as well.
+            layers: Whether to return `Features.layers` and `Features.norms` as well.
+            heads: Whether to return `Features.heads` as well.
 
         Raises:
-            TypeError, ValueError: If they are no views and no pictures.
+            TypeError, ValueError: If they are neither views nor pictures.
         """
         return self.encode_views(as_views(views).to(self.mean.device), layers, heads)
 
     def encode_views(self, views: Tensor, layers: bool = False, heads: bool = False) -> Features:
-        """Encode views that are known to be in [0, 1]: looking would make a GPU wait.
+        """Encode views without checking their range, which would make a GPU wait.
 
         Args:
             views: In [0, 1], float32, shape (B, 3, H, W).
-            layers: Whether to hand out `Features.layers` and `Features.norms` as well.
-            heads: Whether to hand out `Features.heads` as well.
+            layers: Whether to return `Features.layers` and `Features.norms` as well.
+            heads: Whether to return `Features.heads` as well.
         """
         self.layer_probe.wanted = layers
         with class_token_alone(self._tower, patches=layers):
             parts = [self._encode(part, heads) for part in views.split(ENCODE_BATCH)]
-        self.layer_probe.wanted = False  # or `embed` would leave tokens behind that nobody reads
+        self.layer_probe.wanted = False  # otherwise `embed` would keep tokens that nobody reads
 
-        def joined(name: str) -> Tensor | None:
-            made = [getattr(part, name) for part in parts]
-            return None if made[0] is None else torch.cat(made)
+        def joined(name: str) -> Any:
+            tensors = [getattr(part, name) for part in parts]
+            return None if tensors[0] is None else torch.cat(tensors)
 
         tokens = [part.layers for part in parts if part.layers is not None]
-        return Features(
-            embedding=torch.cat([part.embedding for part in parts]),
-            gaze=joined("gaze"),
-            layers=[torch.cat(layer) for layer in zip(*tokens, strict=True)] if layers else None,
-            norms=joined("norms"),
-            heads=joined("heads"),
-        )
+        blocks = [torch.cat(layer) for layer in zip(*tokens, strict=True)] if layers else None
+        gaze, norms, heads_gaze = map(joined, ("gaze", "norms", "heads"))
+        return Features(joined("embedding"), gaze, blocks, norms, heads_gaze)
 
     @cached_property
     @torch.inference_mode()
     def layer_widths(self) -> list[int]:
         """The width of the tokens after each block."""
-        size = (1, 3, *self.input_size)
-        made = self.encode_views(torch.zeros(size, device=self.mean.device), layers=True)
-        return [layer.shape[2] for layer in made.layers or ()]
+        view = torch.zeros((1, 3, *self.input_size), device=self.mean.device)
+        return [layer.shape[2] for layer in self.encode_views(view, layers=True).layers or ()]
 
     @property
     def logit_scale(self) -> float:
-        """What cosines are multiplied by before a softmax over texts.
+        """The factor on cosines before a softmax over texts.
 
-        The model's own, or 100 where it has none: the largest that CLIP was allowed to learn.
+        The model's, or 100 if it has none: the upper limit in the training of CLIP.
         """
         learnt = getattr(self.model, "logit_scale", None)
         return float(learnt.exp()) if isinstance(learnt, Tensor) else 100.0
@@ -243,38 +238,35 @@ class Encoder(nn.Module):
         """Unit embeddings of texts.
 
         Args:
-            texts: N texts; what is beyond the text tower's length is cut off.
+            texts: N texts; they are truncated to the text tower's length.
 
         Returns:
             float32, shape (N, D).
 
         Raises:
-            UserError: If the model's tokenizer is not to be had here.
+            UserError: If the model's tokenizer cannot be loaded.
         """
         tokenize = self._tokenizer()
-        parts = [texts[i : i + ENCODE_BATCH] for i in range(0, len(texts), ENCODE_BATCH)]
-        return torch.cat(
-            [
-                self._unit_texts(
-                    tokenize(part + [""] * (ENCODE_BATCH - len(part))).to(self.mean.device)
-                )[: len(part)]
-                for part in parts
-            ]
-        ).float()
+        rows = []
+        for start in range(0, len(texts), ENCODE_BATCH):
+            part = texts[start : start + ENCODE_BATCH]
+            tokens = tokenize(part + [""] * (ENCODE_BATCH - len(part)))
+            rows.append(self._unit_texts(tokens.to(self.mean.device))[: len(part)])
+        return torch.cat(rows).float()
 
     @torch.inference_mode()
     def zero_shot_classifier(self, classes: list[str], templates: list[str]) -> Tensor:
-        """A unit vector a class: the mean over templates of its prompts' unit embeddings.
+        """A unit vector for each class: the mean over templates of its prompts' unit embeddings.
 
         Args:
             classes: Names of classes.
-            templates: Prompts with ``{}`` in the name's place.
+            templates: Prompts with ``{}`` in place of the name.
 
         Returns:
             float32, shape (D, C).
 
         Raises:
-            UserError: If the model's tokenizer is not to be had here.
+            UserError: If the model's tokenizer cannot be loaded.
         """
         return open_clip.build_zero_shot_classifier(
             SimpleNamespace(encode_text=self._unit_texts),
@@ -289,7 +281,7 @@ class Encoder(nn.Module):
         return unit_length(self.model.encode_text(tokens), dim=-1)
 
     def embed(self, views: Tensor) -> Tensor:
-        """Embeddings of views in one pass of their own number, differentiable: for training.
+        """Embeddings of views in one pass without padding, differentiable, for training.
 
         Args:
             views: In [0, 1], float32, shape (B, 3, H, W).
@@ -306,50 +298,50 @@ class Encoder(nn.Module):
         count = len(views)
         if self.fill and count < ENCODE_BATCH:
             views = torch.cat([views, views[:1].expand(ENCODE_BATCH - count, -1, -1, -1)])
-        made = Features(self.embed(views.contiguous())[:count], gaze=None)
+        features = Features(self.embed(views.contiguous())[:count], gaze=None)
         if heads and isinstance(self.probe, AttentionProbe):
-            made.heads = self.probe.read_heads()[:count]
-            made.gaze = made.heads.mean(dim=1)
+            features.heads = self.probe.read_heads()[:count]
+            features.gaze = features.heads.mean(dim=1)
         elif self.probe:
-            made.gaze = self.probe.read()[:count]
-        read = self.layer_probe.read()
-        made.layers = [tokens.pooled[:count] for tokens in read]
-        norms = [tokens.norms[:count] for tokens in read if tokens.norms is not None]
-        if len(norms) == len(read) and len({of.shape for of in norms}) == 1:
-            made.norms = torch.stack(norms, dim=1)
-        return made
+            features.gaze = self.probe.read()[:count]
+        blocks = self.layer_probe.read()
+        features.layers = [tokens.pooled[:count] for tokens in blocks]
+        norms = [tokens.norms[:count] for tokens in blocks if tokens.norms is not None]
+        if len(norms) == len(blocks) and len({lengths.shape for lengths in norms}) == 1:
+            features.norms = torch.stack(norms, dim=1)
+        return features
 
 
 def as_views(images: Tensor | Picture | Sequence[Picture]) -> Tensor:
-    """Views of what a caller has.
+    """Check views, or turn pictures into views.
 
     Args:
-        images: Views in [0, 1], floats, shape (B, 3, H, W), before any model's mean and std; or a
+        images: Views in [0, 1], floats, shape (B, 3, H, W), not normalised by a mean and std; or a
             Pillow image, an array of 8-bit pixels of shape (H, W, 3), or a list of them, which
-            become clean views as photos of a run do: upright, RGB, and squashed to 224 × 224.
+            become clean views like the photos of a run: upright, RGB, and squashed to 224 × 224.
 
     Returns:
         float32, shape (B, 3, H, W).
 
     Raises:
         TypeError: If they are none of these.
-        ValueError: If they have another shape, or leave [0, 1].
+        ValueError: If they have another shape, or values outside [0, 1].
     """
     if isinstance(images, Tensor):
         if images.ndim != 4 or images.shape[1] != 3 or not images.numel():
-            raise ValueError(f"views have shape {tuple(images.shape)}: (B, 3, H, W) is needed")
+            raise ValueError(f"views have shape {tuple(images.shape)}: it must be (B, 3, H, W)")
         if not images.is_floating_point():
             raise TypeError(f"views are {images.dtype}: divide 8-bit pixels by 255")
         low, high = (bound.item() for bound in images.detach().aminmax())
         if not (low >= -SLACK and high <= 1 + SLACK):
             raise ValueError(
-                f"views reach from {low:.4g} to {high:.4g}: they must be in [0, 1], 8-bit pixels "
-                "divided by 255, and not yet normalised by a mean and std"
+                f"views have values from {low:.4g} to {high:.4g}: they must be in [0, 1], 8-bit "
+                "pixels divided by 255, not normalised by a mean and std"
             )
         return images.float()
     pictures = images if isinstance(images, (list, tuple)) else [images]
     if not pictures:
-        raise ValueError("an empty list holds no images to encode")
+        raise ValueError("the list of images is empty")
     return torch.stack([_picture_view(picture) for picture in pictures])
 
 
@@ -357,21 +349,21 @@ def _picture_view(picture: Any) -> Tensor:
     if isinstance(picture, np.ndarray):
         if picture.dtype != np.uint8 or picture.ndim != 3 or picture.shape[-1] != 3:
             raise ValueError(
-                f"an array of {picture.dtype} has shape {picture.shape}: uint8 and (H, W, 3) are "
-                "needed"
+                f"an array of {picture.dtype} has shape {picture.shape}: it must be uint8, "
+                "(H, W, 3)"
             )
         picture = Image.fromarray(picture)
     if not isinstance(picture, Image.Image):
         raise TypeError(
-            "an encoder takes views as one tensor (B, 3, H, W), or Pillow images or arrays, not "
+            "an encoder accepts views as one tensor (B, 3, H, W), or Pillow images or arrays, not "
             f"{type(picture).__name__}"
         )
     return clean_view(as_rgb(picture), "squash")
 
 
 @contextmanager
-def errors_alone() -> Iterator[None]:
-    """Silence all but errors: open_clip logs every step of loading through the root logger."""
+def only_errors_logged() -> Iterator[None]:
+    """Silence the root logger except for errors: open_clip logs every step of loading to it."""
     root = logging.getLogger()
     level = root.level
     root.setLevel(logging.ERROR)
@@ -387,13 +379,13 @@ def best_precision(accelerator: str) -> str:
     CPUs with AVX512-BF16 or AMX do, and NVIDIA's GPUs from compute capability 8 on.
 
     Args:
-        accelerator: Lightning's name: ``cpu``, or any other, which is a GPU where there is one.
+        accelerator: Lightning's name: ``cpu``, or any other, which means a GPU if there is one.
     """
     if accelerator != "cpu" and torch.cuda.is_available():
-        computes = torch.cuda.is_bf16_supported(including_emulation=False)
+        has_bf16 = torch.cuda.is_bf16_supported(including_emulation=False)
     else:
-        computes = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
-    return "bf16" if computes else "fp32"
+        has_bf16 = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    return "bf16" if has_bf16 else "fp32"
 
 
 def load_encoder(
@@ -404,21 +396,21 @@ def load_encoder(
     seed: int = 0,
     image_tower: str | None = None,
 ) -> Encoder:
-    """Build an open_clip model and load its weights, from here where possible.
+    """Build an open_clip model and load its weights, without a network if possible.
 
     Args:
-        architecture: A name in ``open_clip.list_models()``; ``builtin:NAME`` for a model that comes
-            with clipshift; ``local-dir:FOLDER`` for a folder in the hub's format
+        architecture: A name in ``open_clip.list_models()``; ``builtin:NAME`` for a model that is
+            part of clipshift; ``local-dir:FOLDER`` for a folder in the hub's format
             (``open_clip_config.json`` beside the weights); or ``hf-hub:ORGANISATION/NAME``.
         pretrained: A tag of open_clip's. Without it, and without a checkpoint, the weights are
             random.
         checkpoint: A ``.safetensors`` or ``.pt`` file with weights for the architecture, or a
-            folder in the hub's format, which brings its own architecture.
+            folder in the hub's format, which defines the architecture.
         precision: open_clip's name: ``fp32``, ``bf16`` or ``fp16`` (weights and activations, with
             layer norms in float32), ``pure_bf16``, ``pure_fp16``.
         seed: Seed of the random weights.
-        image_tower: A file with weights of the image tower alone, as those of FARE and TeCoA, which
-            take the place of the others.
+        image_tower: A file with weights of only the image tower, such as those of FARE and TeCoA,
+            which replace those of the model.
 
     Returns:
         The encoder, in evaluation mode and without gradients.
@@ -448,24 +440,24 @@ def load_encoder(
         raise UserError(f"no weights {image_tower}: set model.image_tower to a file")
     if pretrained and schema:
         raise UserError(
-            f"model.pretrained={pretrained} does not go with {architecture}, which brings its own "
-            "weights: set model.architecture as well, or choose model="
+            f"model.pretrained={pretrained} cannot be used with {architecture}, which has weights "
+            "already: set model.architecture as well, or choose model="
         )
     if checkpoint and not Path(checkpoint).is_file():
         raise UserError(f"no checkpoint {checkpoint}: set model.checkpoint to a file or folder")
     if pretrained and not schema:
-        # A checkpoint of one's own keeps the preprocessing of the tag that it came from.
+        # A checkpoint that was trained from a tag keeps the tag's preprocessing.
         if checkpoint:
             facts = tag_facts(name, pretrained)
         else:
             file, facts = find_checkpoint(name, pretrained)
             weights = str(file)
-        decisive = ("mean", "std", "interpolation", "resize_mode")
-        preprocessing = {key: facts[key] for key in decisive if key in facts}
-    with errors_alone(), torch.random.fork_rng(devices=[]):
+        keys = ("mean", "std", "interpolation", "resize_mode")
+        preprocessing = {key: facts[key] for key in keys if key in facts}
+    with only_errors_logged(), torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         try:
-            text = known_texts(Path(name)) if schema == "local-dir" else SENTENCES
+            text = trained_texts(Path(name)) if schema == "local-dir" else SENTENCES
             model = open_clip.create_model(
                 architecture,
                 pretrained=None if schema else weights,
@@ -479,10 +471,7 @@ def load_encoder(
             if image_tower:
                 weights = image_tower
                 model.visual.load_state_dict(load_state_dict(image_tower))
-        except (
-            RuntimeError, ValueError, LookupError, AttributeError, AssertionError, TypeError,
-            OSError, EOFError, UnpicklingError, SafetensorError, StopIteration,
-        ) as error:  # fmt: skip
+        except LOAD_ERRORS as error:
             raise UserError(load_error(weights or name, architecture, error)) from error
     check_finite(model, weights or name)
     return Encoder(
@@ -496,13 +485,13 @@ def load_encoder(
     )
 
 
-def known_texts(folder: Path) -> str:
-    """What a model's text side knows, as ``text`` of its config in the hub's format says.
+def trained_texts(folder: Path) -> str:
+    """The texts that a model was trained with: ``text`` in its config in the hub's format.
 
-    open_clip does not read it. A config without it is that of a model that knows sentences.
+    open_clip does not read it. Models without it were trained with sentences.
 
     Raises:
-        ValueError: If the config has other keys or types, or names a tower that is elsewhere.
+        ValueError: If the config has other keys or types, or names a tower on the hub.
     """
     config = typed(HUB_CONFIG, read_text(folder / CONFIG))
     tower = str(config["model_cfg"].get("vision_cfg", {}).get("timm_model_name", ""))
@@ -511,71 +500,69 @@ def known_texts(folder: Path) -> str:
     return NAMES if config.get("text") == NAMES else SENTENCES
 
 
-@errors_alone()
+@only_errors_logged()
 def load_tokenizer(architecture: str) -> Callable[[list[str]], Tensor]:
     """The tokenizer of an architecture's text tower.
 
     Raises:
-        UserError: If it comes from the hub and cannot be had here, or wants to run code of its own.
+        UserError: If it is on the hub and cannot be loaded, or requires running remote code.
     """
     text = open_clip.get_model_config(architecture)["text_cfg"]
     if (text.get("tokenizer_kwargs") or {}).get("trust_remote_code"):
         raise UserError(
-            f"the tokenizer of {architecture} wants to run code of its own, which clipshift never "
-            f"does: take trust_remote_code out of its {CONFIG} if the tokenizer works without"
+            f"the tokenizer of {architecture} requires running remote code, which clipshift never "
+            f"does: remove trust_remote_code from its {CONFIG} if the tokenizer works without it"
         )
     if repo := text.get("hf_tokenizer_name"):
         if find_spec("transformers") is None:
-            raise UserError(f"the tokenizer {repo} needs the package transformers")
+            raise UserError(f"the tokenizer {repo} requires the package transformers")
         hub_file(repo, ["tokenizer_config.json"])
         try:
             return open_clip.get_tokenizer(architecture, trust_remote_code=False)
         except (OSError, ValueError, ImportError) as error:
             reason = str(error).strip().partition("\n")[0]
-            raise UserError(f"the tokenizer of {architecture} cannot be had: {reason}") from error
+            raise UserError(f"cannot load the tokenizer of {architecture}: {reason}") from error
     return open_clip.get_tokenizer(architecture)
 
 
-@errors_alone()
+@only_errors_logged()
 def model_config(architecture: str, checkpoint: str | None = None) -> dict[str, Any]:
     """open_clip's configuration of a model that `load_encoder` loads."""
     if checkpoint and Path(checkpoint).is_dir():
         architecture = f"local-dir:{checkpoint}"
-    return open_clip.get_model_config(_known_to_open_clip(architecture))
+    return open_clip.get_model_config(_open_clip_name(architecture))
 
 
-@errors_alone()
+@only_errors_logged()
 def model_outline(architecture: str) -> Any:
-    """A model without its weights: its modules on torch's device ``meta``, which take no memory.
+    """A model without its weights: its modules on torch's device ``meta`` occupy no memory.
 
     Args:
         architecture: A name in ``open_clip.list_models()``, or ``builtin:NAME``.
     """
 
-    def made(device: str) -> Any:
+    def create(device: str) -> Any:
+        name = _open_clip_name(architecture)
         with torch.device(device):
             return open_clip.create_model(
-                _known_to_open_clip(architecture),
-                device=device,
-                load_weights=False,
-                pretrained_text=False,
+                name, device=device, load_weights=False, pretrained_text=False
             )
 
     try:
-        return made("meta")
-    except RuntimeError:  # towers of older timm read numbers while they are built
-        return made("cpu")
+        return create("meta")
+    except RuntimeError:  # some towers of timm read numbers while they are built
+        return create("cpu")
 
 
-def _known_to_open_clip(architecture: str) -> str:
-    """An architecture in open_clip's own words."""
+def _open_clip_name(architecture: str) -> str:
+    """open_clip's name of an architecture."""
     if architecture.startswith(BUILTIN):
         return f"local-dir:{builtin_folder(architecture.removeprefix(BUILTIN))}"
     return architecture
 
 
 def builtin_folder(name: str) -> Path:
-    """The folder of a model that comes with clipshift, its weights checked against their SHA-256.
+    """The folder of a model that is part of clipshift, after checking the SHA-256 of its weights.
 
     Raises:
         UserError: If there is no such model, or its weights are damaged.
@@ -583,24 +570,29 @@ def builtin_folder(name: str) -> Path:
     folder = MODELS / name
     record = folder / "open_clip_model.safetensors.sha256"
     if not record.is_file():
-        known = [path.name for path in MODELS.iterdir() if path.is_dir()]
-        raise UserError(f"no built-in model {name!r}{did_you_mean(name, known)}")
+        names = [path.name for path in MODELS.iterdir() if path.is_dir()]
+        raise UserError(f"no built-in model {name!r}{did_you_mean(name, names)}")
     expected, file = record.read_text().split()
     if hashlib.sha256((folder / file).read_bytes()).hexdigest() != expected:
-        raise UserError(f"{folder / file} is damaged (its SHA-256 differs): install clipshift anew")
+        raise UserError(f"{folder / file} is damaged (its SHA-256 differs): reinstall clipshift")
     return folder
 
 
+LOAD_ERRORS: tuple[type[Exception], ...] = (RuntimeError, ValueError, LookupError, TypeError)
+LOAD_ERRORS += (OSError, AttributeError, AssertionError, EOFError)
+LOAD_ERRORS += (UnpicklingError, SafetensorError, StopIteration)
+"""Errors that torch, safetensors and open_clip raise for weights that cannot be loaded."""
+
+
 def load_error(source: str, architecture: str, error: Exception) -> str:
-    """One line on why weights could not be loaded into an architecture."""
+    """Explain in one line why weights could not be loaded into an architecture."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     detail = next((line for line in lines if "size mismatch" in line), lines[-1] if lines else "")
-    if any(sign in str(error) for sign in ("Missing key", "size mismatch", "width changed")):
-        problem = f"is not a checkpoint of {architecture}"
-    elif isinstance(error, StopIteration):
+    if isinstance(error, StopIteration):
         return f"{source} cannot be loaded: it holds no weights"
-    else:
-        problem = "cannot be loaded"
+    mismatches = ("Missing key", "size mismatch", "width changed")
+    is_other = any(mismatch in str(error) for mismatch in mismatches)
+    problem = f"is not a checkpoint of {architecture}" if is_other else "cannot be loaded"
     return f"{source} {problem}: {detail[:160] or type(error).__name__}"
 
 

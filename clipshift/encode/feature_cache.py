@@ -1,4 +1,4 @@
-"""The features of clean views, kept on the disk for other runs of the same model."""
+"""Features of clean views, cached on disk for other runs of the same model."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -12,28 +12,26 @@ from clipshift.encode.encoder import Features
 
 @dataclass
 class FeatureCache:
-    """The clean views' features in the cache, by photo.
+    """The features of clean views in the cache, by photo.
 
     Attributes:
         cache: The cache.
-        key: What they depend on beside the photo: weights, precision, device, resizing, layers.
+        key: Everything else that they depend on: weights, precision, device, resizing, layers.
     """
 
     cache: Cache
     key: str
 
     def get(self, digests: list[bytes], device: torch.device) -> Features | None:
-        """The features of some photos; None unless all of them are there, alike and finite."""
+        """The features of photos; None unless all are cached, finite, and have equal shapes."""
         rows: list[dict[str, Tensor]] = []
         for digest in digests:
             stored = self.cache.get(f"{self.key} {digest.hex()}")
             if stored is None or "embedding" not in stored:
                 return None
-            if kinds_of(stored) != kinds_of(rows[0] if rows else stored):
-                return None
-            if not stored["embedding"].isfinite().all():
-                return None
             rows.append(stored)
+            if kinds_of(stored) != kinds_of(rows[0]) or not stored["embedding"].isfinite().all():
+                return None
         stacked = {
             name: torch.stack([row[name] for row in rows]).to(device, non_blocking=True)
             for name in rows[0]
@@ -44,24 +42,22 @@ class FeatureCache:
         )
 
     def set(self, digests: list[bytes], tensors: Mapping[str, Tensor]) -> None:
-        """Store the features of some photos, as `by_name` has them."""
+        """Store the features of photos, in the form of `by_name`."""
         for row, digest in enumerate(digests):
             stored = {name: rows[row] for name, rows in tensors.items()}
             self.cache.set(f"{self.key} {digest.hex()}", stored)
 
     @staticmethod
     def by_name(features: Features) -> dict[str, Tensor]:
-        """What is stored of features, by name."""
-        tensors = {"embedding": features.embedding}
-        for name in ("gaze", "norms"):
-            if (known := getattr(features, name)) is not None:
-                tensors[name] = known
-        layers = enumerate(features.layers or ())
-        return tensors | {f"layer{index:03d}": layer for index, layer in layers}
+        """The tensors of features that are stored, by name."""
+        names = ("embedding", "gaze", "norms")
+        tensors = {name: getattr(features, name) for name in names}
+        layers = {f"layer{i:03d}": layer for i, layer in enumerate(features.layers or ())}
+        return {name: t for name, t in (tensors | layers).items() if t is not None}
 
     @classmethod
     def alike(cls, one: Features, other: Features) -> bool:
-        """Whether the features of as many photos have the same names, types and shapes."""
+        """Whether two batches of features have the same names, types and shapes."""
         return kinds_of(cls.by_name(one)) == kinds_of(cls.by_name(other))
 
 

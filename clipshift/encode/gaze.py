@@ -1,10 +1,10 @@
-"""Gaze: where the image tower looks, read from the forward pass that makes the embedding.
+"""Gaze: where the image tower looks, read from the forward pass that computes the embedding.
 
-Of towers that pool by attention it is the attention. They do not hand its weights out, but these
-follow from what goes into the last attention layer: a hook keeps that input, and the one query that
-makes the embedding is compared with all keys once more. Of towers that pool by averaging it is what
-each location contributes to the embedding, from the features before the average. Either way a per
-cent of the tower's work, and no second pass.
+For towers that pool by attention, the gaze is that attention. They do not return its weights, but
+the weights follow from the inputs of the last attention layer: a hook keeps these, and the query
+that produces the embedding is compared with all keys again. For towers that pool by averaging, the
+gaze is the contribution of each location to the embedding, from the features before the average.
+Both cost about one per cent of a forward pass.
 """
 
 from abc import ABC, abstractmethod
@@ -25,7 +25,7 @@ from clipshift.encode.layers import tower_blocks
 Heads = tuple[Tensor, Tensor]
 """A query (B, heads, 1, d) and all keys (B, heads, tokens, d) of an attention layer."""
 PASSING = (nn.Identity, nn.Flatten, nn.Dropout)
-"""Layers that change no number once a model is trained."""
+"""Layers that change no number in evaluation mode."""
 
 
 class GazeProbe(ABC):
@@ -33,8 +33,8 @@ class GazeProbe(ABC):
 
     Attributes:
         kind: ``attention`` or ``contribution``. Gazes of different kinds cannot be compared.
-        layer: After how many of the tower's blocks it looks at the tokens; 0 where that is no
-            block's output.
+        layer: Number of the tower's blocks before the tokens that it reads; 0 where these are not
+            the output of a block.
     """
 
     kind: ClassVar[str]
@@ -46,13 +46,13 @@ class GazeProbe(ABC):
 
 
 class AttentionProbe(GazeProbe):
-    """The attention of the query that makes the embedding.
+    """The attention of the query that produces the embedding.
 
     Args:
-        attention: The attention layer whose single query makes the embedding.
-        project: Turns the attention layer and its inputs into the query and the keys.
-        grid: Rows and columns of patches; they are the last keys.
-        layer: After how many of the tower's blocks these inputs are taken.
+        attention: The attention layer with this query.
+        project: Computes the query and the keys from the attention layer and its inputs.
+        grid: Rows and columns of patches, which are the last keys.
+        layer: Number of the tower's blocks before this attention layer's inputs.
     """
 
     kind = "attention"
@@ -78,13 +78,14 @@ class AttentionProbe(GazeProbe):
         """The gaze of the last forward pass.
 
         Returns:
-            Attention weights over patches, averaged over heads, as softmax gave them (class and
-            other extra tokens had their share, so the sum is at most 1); float32, shape (B, h, w).
+            Attention weights over patches, averaged over heads, after the softmax over all tokens
+            (including class and other extra tokens, so that the sum is at most 1); float32, shape
+            (B, h, w).
         """
         return self.read_heads().mean(dim=1)
 
     def read_heads(self) -> Tensor:
-        """The same of each head on its own, float32, shape (B, heads, h, w)."""
+        """The gaze of each attention head, float32, shape (B, heads, h, w)."""
         query, keys = self.project(self.attention, *self._inputs)
         self._inputs = ()
         rows, columns = self.grid
@@ -92,7 +93,7 @@ class AttentionProbe(GazeProbe):
 
 
 class ContributionProbe(GazeProbe):
-    """Each location's share of the embedding, of a tower that averages over locations.
+    """The share of each location in the embedding of a tower that averages over locations.
 
     Args:
         tower: The image tower.
@@ -126,8 +127,8 @@ class ContributionProbe(GazeProbe):
         """The gaze of the last forward pass.
 
         Returns:
-            The positive ones of `contribution_shares`, divided by their sum, with 0 for the others;
-            NaN everywhere where no share is positive; float32, shape (B, h, w).
+            The positive values of `contribution_shares`, divided by their sum, and 0 for others;
+            NaN for views without a positive share; float32, shape (B, h, w).
         """
         shares = contribution_shares(self._features, self._embedding, self.norm, self.projection)
         self._features = self._embedding = torch.empty(0)
@@ -138,29 +139,29 @@ class ContributionProbe(GazeProbe):
 def contribution_shares(
     features: Tensor, embedding: Tensor, norm: nn.LayerNorm | None, projection: nn.Linear | None
 ) -> Tensor:
-    r"""The exact share of each location in an embedding that is made from their average.
+    r"""The exact share of each location in an embedding that is computed from their average.
 
-    What follows the average of the features :math:`f_i` of N locations is linear but for a
-    constant, :math:`e = A \frac{1}{N} \sum_i f_i + c`, so that
+    The layers after the average of the features :math:`f_i` of N locations are affine,
+    :math:`e = A \frac{1}{N} \sum_i f_i + c`, so that
 
     .. math::
         s_i = \frac{\langle A f_i, e \rangle}{N \|e\|^2},
         \qquad \sum_i s_i = 1 - \frac{\langle c, e \rangle}{\|e\|^2}
 
-    A layer norm divides by the standard deviation of the averaged features. That is taken as the
-    number that it is for this view: A and c are then the view's own, and the sum is exact as well.
+    A layer norm divides by the standard deviation of the averaged features, which is treated as a
+    constant of each view: A and c then depend on the view, and the sum stays exact.
 
     Source: class activation maps, Zhou et al., "Learning deep features for discriminative
     localization", 2016 (arXiv:1512.04150), eq. 2, with the embedding in place of a class.
 
     Args:
-        features: Before the average, shape (B, C, h, w).
-        embedding: What the tower makes of them, before normalisation, shape (B, D).
+        features: Features before the average, shape (B, C, h, w).
+        embedding: The tower's output before normalisation, shape (B, D).
         norm: The layer norm of the averaged features; None where there is none.
         projection: The linear layer after that; None where there is none.
 
     Returns:
-        Float32, shape (B, h, w); below 0 where a location pulls against the embedding.
+        Float32, shape (B, h, w); below 0 where a location points away from the embedding.
 
     Example:
         >>> features = torch.tensor([[[[3.0, 0.0]], [[0.0, -1.0]]]])  # 2 channels, 1 × 2 locations
@@ -179,7 +180,7 @@ def contribution_shares(
 
 
 def gaze_probe(tower: nn.Module) -> GazeProbe | None:
-    """The probe that fits an open_clip image tower, or None where there is no gaze to read.
+    """The probe for an open_clip image tower, or None if the tower has no gaze.
 
     ========================================  =================================================
     tower                                     gaze
@@ -197,39 +198,32 @@ def gaze_probe(tower: nn.Module) -> GazeProbe | None:
     Args:
         tower: ``model.visual`` of an open_clip model, or any module.
     """
+    depth = len(tower_blocks(tower))
     if isinstance(tower, VisionTransformer) and tower.pool_type == "tok":
         if tower.attn_pool is not None:
-            return AttentionProbe(
-                tower.attn_pool.attn, multihead_heads, tower.grid_size, len(tower_blocks(tower))
-            )
+            return AttentionProbe(tower.attn_pool.attn, multihead_heads, tower.grid_size, depth)
         block = tower.transformer.resblocks[-1]
         if isinstance(block, ResidualAttentionBlock):
-            return AttentionProbe(
-                block.attn, multihead_heads, tower.grid_size, len(tower_blocks(tower)) - 1
-            )
+            return AttentionProbe(block.attn, multihead_heads, tower.grid_size, depth - 1)
     if isinstance(tower, TimmModel):
-        trunk = tower.trunk
+        trunk: Any = tower.trunk
         pool = getattr(trunk, "attn_pool", None)
         if isinstance(pool, AttentionPoolLatent) and pool.latent_len == 1:
-            return AttentionProbe(
-                pool, latent_heads, trunk.patch_embed.grid_size, len(tower_blocks(tower))
-            )
+            return AttentionProbe(pool, latent_heads, trunk.patch_embed.grid_size, depth)
         blocks = getattr(trunk, "blocks", None)
         attention = getattr(blocks[-1], "attn", None) if blocks is not None else None
         if isinstance(attention, Attention) and getattr(trunk, "global_pool", "") == "token":
-            return AttentionProbe(
-                attention, timm_heads, trunk.patch_embed.grid_size, len(tower_blocks(tower)) - 1
-            )
+            return AttentionProbe(attention, timm_heads, trunk.patch_embed.grid_size, depth - 1)
         return contribution_probe(tower)
     if isinstance(tower, ModifiedResNet):
-        # spatial grid + 1 for the mean token
+        # the position embedding has one row for each patch and one for the mean token
         side = round((tower.attnpool.positional_embedding.shape[0] - 1) ** 0.5)
         return AttentionProbe(tower.attnpool, resnet_heads, (side, side))
     return None
 
 
 def contribution_probe(tower: TimmModel) -> ContributionProbe | None:
-    """The probe of a timm CNN whose embedding is linear in its average features, but for a norm."""
+    """The probe of a timm CNN whose embedding is affine in its averaged features, up to a norm."""
     trunk: Any = tower.trunk
     if isinstance(trunk, (EfficientNet, ResNet)):
         pool, after = trunk.global_pool, [trunk.get_classifier()]
@@ -253,19 +247,19 @@ def split(tokens: Tensor, heads: int) -> Tensor:
 
 
 def first(tokens: Tensor) -> Tensor:
-    """The first token, (B, 1, D), in one piece: else torch copies the weights for each view."""
+    """The first token, (B, 1, D), contiguous: otherwise torch copies the weights for each view."""
     return tokens[:, :1].contiguous()
 
 
 def attention_weights(query: Tensor, keys: Tensor) -> Tensor:
-    """Attention of one query to all keys: `Heads` → float32, (B, heads, tokens), of sum 1."""
-    # No matrix product: with one row, its rounding depends on the view's position in the batch.
+    """Attention of one query to all keys: `Heads` → float32, (B, heads, tokens), with sum 1."""
+    # Not a matrix product: its rounding for one row depends on the view's position in the batch.
     logits = (query.float() * keys.float()).sum(dim=-1) * query.shape[-1] ** -0.5
     return logits.softmax(dim=-1)
 
 
 def query_and_key_bias(bias: Tensor | None) -> tuple[Tensor | None, Tensor | None]:
-    """The query's and the key's part of a bias that the query, key and value share."""
+    """The parts for query and key of a bias that concatenates those of query, key and value."""
     return (None, None) if bias is None else bias.chunk(3)[:2]  # type: ignore[return-value]
 
 

@@ -1,4 +1,4 @@
-"""Layers: the tokens after each block of an image tower, from the pass that makes the embedding."""
+"""Layers: the tokens after each block of an image tower, read from the same forward pass."""
 
 from typing import Any, NamedTuple
 
@@ -11,12 +11,12 @@ from torch import Tensor, nn
 
 
 class LayerTokens(NamedTuple):
-    """What is read of B views after one block.
+    """Tokens of B views after one block.
 
     Attributes:
-        pooled: The class token (NaN where the tower has none), and the mean of the patch tokens;
-            of convolutional towers, the pixels of a stage's feature map are the patches. Float32,
-            shape (B, 2, width).
+        pooled: The class token (NaN where the tower has none), and the mean of the patch tokens,
+            float32, shape (B, 2, width). The patches of convolutional towers are the pixels of a
+            stage's feature map.
         norms: The lengths of the patch tokens, float32, shape (B, patches); None for feature maps.
     """
 
@@ -25,10 +25,10 @@ class LayerTokens(NamedTuple):
 
 
 class LayerProbe:
-    """Reads the tokens after each block of an image tower, each forward pass.
+    """Reads the tokens after each block of an image tower in a forward pass.
 
     Args:
-        tower: ``model.visual`` of an open_clip model; any other has no blocks that are known.
+        tower: ``model.visual`` of an open_clip model; in other modules no blocks are found.
     """
 
     def __init__(self, tower: nn.Module) -> None:
@@ -43,7 +43,7 @@ class LayerProbe:
             self._outputs.append(output)
 
     def read(self) -> list[LayerTokens]:
-        """The tokens of the last forward pass by block, if it was made while ``wanted`` was set."""
+        """The tokens of the last forward pass by block, if ``wanted`` was set during it."""
         outputs, self._outputs = self._outputs, []
         return [self._tokens(output.float()) for output in outputs]
 
@@ -70,14 +70,14 @@ def tower_blocks(tower: nn.Module) -> list[nn.Module]:
 
 
 def is_convolutional(tower: nn.Module) -> bool:
-    """Whether a tower's blocks hold convolutions, as those of a ViT do not."""
+    """Whether a tower's blocks contain convolutions, unlike those of a ViT."""
     return any(
         isinstance(layer, nn.Conv2d) for block in tower_blocks(tower) for layer in block.modules()
     )
 
 
 def prefix_tokens(tower: nn.Module) -> tuple[bool, int]:
-    """Whether the first token is the class token, and how many tokens stand before the patches."""
+    """Whether the first token is the class token, and the number of tokens before the patches."""
     if isinstance(tower, VisionTransformer):
         return True, 1
     if isinstance(tower, TimmModel):

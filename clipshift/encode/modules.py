@@ -19,11 +19,9 @@ Tokenizer = Callable[[list[str]], Tensor]
 
 PRECISIONS = {torch.float16: "fp16", torch.bfloat16: "bf16"}
 RESIZING = ("Resize", "ResizeKeepRatio", "CenterCrop", "CenterCropOrPad")
-CONVERTING = (
-    "MaybeConvertMode", "MaybeToTensor", "ToTensor", "PILToTensor", "ToImage", "ToDtype", "RGB",
-    "ConvertImageDtype", "_convert_to_rgb",
-)  # fmt: skip
-"""Steps of a preprocessing that bring a photo to numbers in [0, 1], as views are already."""
+CONVERTING: tuple[str, ...] = ("MaybeConvertMode", "MaybeToTensor", "ToTensor", "PILToTensor")
+CONVERTING += ("ToImage", "ToDtype", "RGB", "ConvertImageDtype", "_convert_to_rgb")
+"""Preprocessing steps that convert a photo to numbers in [0, 1], which views are already."""
 SIZE: Check = (
     "a side in pixels, or two",
     lambda v: all(whole(1)[1](side) for side in (v if isinstance(v, list) else [v])),
@@ -46,27 +44,26 @@ def as_encoder(
     tokenizer: Tokenizer | None = None,
     trained: bool = True,
 ) -> Encoder:
-    """An encoder of a model in memory, which is copied and stays as it is.
+    """Make an encoder from a copy of a model in memory.
 
     Args:
         model: An open_clip model, or any module whose ``encode_image`` turns normalised views,
-            (B, 3, H, W), into embeddings, floats of shape (B, D). With ``encode_text``, which turns
-            what the tokenizer gives into embeddings of the same D, texts are measured too. Gaze and
-            layers are read where ``model.visual`` is an image tower of open_clip's. An encoder is
-            handed back.
-        preprocess: What the model's views need: a mapping with ``size`` (a side, or height and
-            width), ``mean`` and ``std`` of pixels in [0, 1]; or a torchvision ``Compose`` that says
-            the same, as ``open_clip.create_model_and_transforms`` returns it. None: what an
-            open_clip model brings. Of its resizing only the size counts: views are 224 × 224, and
-            are brought to it bilinearly.
-        tokenizer: Turns a list of texts into one tensor. None leaves measures with text out.
-        trained: Whether the weights were learnt. There is no way to see it, so they count as
-            learnt unless said otherwise.
+            (B, 3, H, W), into embeddings, floats of shape (B, D). If it has ``encode_text``, which
+            turns the tokenizer's output into embeddings of the same D, texts are measured too. Gaze
+            and layers are read if ``model.visual`` is an image tower of open_clip. An encoder is
+            returned as it is.
+        preprocess: The preprocessing of views: a mapping with ``size`` (a side, or height and
+            width), ``mean`` and ``std`` of pixels in [0, 1]; or a torchvision ``Compose``, such as
+            ``open_clip.create_model_and_transforms`` returns. None uses that of an open_clip model.
+            Only the size of its resizing is used: views of 224 × 224 are resized to it bilinearly.
+        tokenizer: Turns a list of texts into one tensor. Without it, measures with text are left
+            out.
+        trained: Whether the weights were trained, which the model does not tell.
 
     Raises:
-        UserError: If the model has no ``encode_image`` or gives no embeddings; if its preprocessing
-            is not known, which is never guessed, or not understood; or if a view's embedding
-            depends on the other views.
+        UserError: If the model has no ``encode_image`` or returns no embeddings; if its
+            preprocessing is missing or has unknown steps; or if a view's embedding depends on the
+            other views.
 
     Example:
         >>> class Colours(nn.Module):
@@ -81,15 +78,15 @@ def as_encoder(
         return model
     name = type(model).__name__
     if not isinstance(model, nn.Module) or not callable(getattr(model, "encode_image", None)):
-        raise UserError(f"{name} is no model: a torch.nn.Module with encode_image is needed")
+        raise UserError(f"{name} is not a model: pass a torch.nn.Module with encode_image")
     if tokenizer is not None and not callable(getattr(model, "encode_text", None)):
-        raise UserError(f"{name} has no encode_text: give it one, or leave the tokenizer out")
+        raise UserError(f"{name} has no encode_text: define it, or pass no tokenizer")
     if preprocess is None:
         preprocess = getattr(getattr(model, "visual", None), "preprocess_cfg", None)
     if preprocess is None:
         raise UserError(
-            f"{name} does not say how its pixels are normalised: give preprocess=dict(size=…, "
-            "mean=…, std=…), the mean and std of pixels in [0, 1]"
+            f"the preprocessing of {name} is required: pass preprocess=dict(size=…, mean=…, "
+            "std=…), with the mean and std of pixels in [0, 1]"
         )
     if not isinstance(preprocess, Mapping):
         preprocess = _preprocessing_of(preprocess)
@@ -104,7 +101,7 @@ def as_encoder(
             },
             trained,
             PRECISIONS.get(next((p.dtype for p in model.parameters()), torch.float32), "fp32"),
-            lambda: _given(tokenizer),
+            lambda: _require(tokenizer),
         )
         encoder.cacheable = False
         _try(encoder, name, tokenizer)
@@ -115,71 +112,66 @@ def as_encoder(
     return encoder
 
 
-def _given(tokenizer: Tokenizer | None) -> Tokenizer:
+def _require(tokenizer: Tokenizer | None) -> Tokenizer:
     if tokenizer is None:
-        raise UserError("the model came without a tokenizer")
+        raise UserError("the model has no tokenizer: pass one to as_encoder")
     return tokenizer
 
 
 def _preprocessing_of(compose: Any) -> dict[str, Any]:
-    """What a torchvision ``Compose`` says of size, mean and std."""
-    found: dict[str, Any] = {}
+    """The size, mean and std of a torchvision ``Compose``."""
+    settings: dict[str, Any] = {}
     for step in getattr(compose, "transforms", [compose]):
         kind = getattr(step, "__name__", type(step).__name__)
         if kind in RESIZING:
-            found["size"] = step.size
+            settings["size"] = step.size
         elif kind == "Normalize":
-            found |= {"mean": step.mean, "std": step.std}
+            settings |= {"mean": step.mean, "std": step.std}
         elif kind not in CONVERTING:
-            raise UserError(
-                f"preprocess: {kind} is not understood: give a dict of size, mean and std"
-            )
-    return found
+            raise UserError(f"preprocess: unknown step {kind}; pass a dict of size, mean and std")
+    return settings
 
 
 def _checked(preprocessing: Mapping[str, Any]) -> dict[str, Any]:
-    """Preprocessing as open_clip writes it, in its ranges."""
-    known = [field.name for field in fields(PreprocessCfg)]
+    """Preprocessing with the keys of open_clip, in its ranges."""
+    keys = [field.name for field in fields(PreprocessCfg)]
     for key in preprocessing:
-        if key not in known:
-            raise UserError(f"preprocess: {key!r} is not understood ({', '.join(known)} are)")
-    made = {
-        key: np.asarray(value).tolist() if key in ("size", "mean", "std") else value
-        for key, value in preprocessing.items()
-    }
+        if key not in keys:
+            raise UserError(f"preprocess: unknown key {key!r}; valid keys are {', '.join(keys)}")
+    settings = dict(preprocessing)
     for key, check in (("size", SIZE), ("mean", MEAN), ("std", STD)):
-        if key not in made:
-            raise UserError(f"preprocess says no {key}, which is never guessed: give it as well")
+        if key not in settings:
+            raise UserError(f"preprocess: `{key}` is required")
         try:
-            checked(key, made[key], check)
+            settings[key] = checked(key, np.asarray(settings[key]).tolist(), check)
         except UserError as error:
             raise error.within("preprocess") from None
-    return made
+    return settings
 
 
 @torch.inference_mode()
 def _try(encoder: Encoder, name: str, tokenizer: Tokenizer | None) -> None:
-    """Find out whether a model gives what it must, on a bright and a dark view of noise."""
+    """Check the output of a model for a bright and a dark view of noise."""
     views = torch.rand(2, 3, *encoder.input_size, generator=torch.Generator().manual_seed(0))
     views[0] /= 8
     inputs = ((views - encoder.mean) / encoder.std).to(encoder.input_dtype)
-    made = encoder.model.encode_image(inputs)
-    shape = tuple(made.shape) if isinstance(made, Tensor) else type(made).__name__
-    if not isinstance(made, Tensor) or made.ndim != 2 or len(made) != 2:
-        raise UserError(f"{name}.encode_image gives {shape} for 2 views: (2, D) is needed")
-    if not made.is_floating_point():
-        raise UserError(f"{name}.encode_image gives {made.dtype}: floats are needed")
+    output = encoder.model.encode_image(inputs)
+    shape = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
+    if not isinstance(output, Tensor) or output.ndim != 2 or len(output) != 2:
+        raise UserError(f"{name}.encode_image returns {shape} for 2 views: it must return (2, D)")
+    if not output.is_floating_point():
+        raise UserError(f"{name}.encode_image returns {output.dtype}: it must return floats")
     if encoder.probe:
         encoder.probe.read()
-    both, alone = made[1:].float(), encoder.model.encode_image(inputs[1:]).float()
-    if not (both - alone).norm() <= 0.01 * both.norm():
+    in_batch, alone = output[1:].float(), encoder.model.encode_image(inputs[1:]).float()
+    if not (in_batch - alone).norm() <= 0.01 * in_batch.norm():
         raise UserError(
-            f"{name} gives a view another embedding beside other views, or when asked again: then "
-            "numbers would depend on the batch"
+            f"the embeddings of {name} change with the other views of the batch, or from call to "
+            "call: numbers would depend on the batch"
         )
     if tokenizer is not None:
         texts = encoder.model.encode_text(tokenizer(["a photo", "a dog"]))
         if tuple(texts.shape) != shape:
             raise UserError(
-                f"{name}.encode_text gives {tuple(texts.shape)} for 2 texts, not {shape}"
+                f"{name}.encode_text returns {tuple(texts.shape)} for 2 texts, not {shape}"
             )

@@ -1,4 +1,4 @@
-"""Texts that belong to photos: the zero-shot classifier of their classes, and their captions."""
+"""Embeddings of texts: the zero-shot classifier of the photos' classes, and their captions."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -13,17 +13,17 @@ from clipshift.data import Photo, class_labels, imagenet_name, spoken_names
 from clipshift.encode.encoder import Encoder
 
 OPENAI = "openai"
-"""Instead of templates: the 80 of Radford et al. (CLIP, 2021) and open_clip's names of classes."""
+"""Stands for the 80 templates of Radford et al. (CLIP, 2021) and open_clip's class names."""
 
 
 @dataclass
 class ZeroShot:
-    """A zero-shot classifier and what it should say.
+    """A zero-shot classifier and the classes of photos.
 
     Attributes:
         classifier: A unit vector for each class, float32, shape (D, C).
         targets: The class of each photo in the list, −1 for none, int64, shape (N,).
-        names: What the model is asked for of each class, C of them.
+        names: The name of each class in the prompts, C of them.
     """
 
     classifier: Tensor
@@ -32,7 +32,7 @@ class ZeroShot:
 
     @property
     def top(self) -> tuple[int, ...]:
-        """The k of the accuracies: of five classes or fewer, top-5 would say nothing."""
+        """The k of the top-k accuracies: top-5 is meaningless for five classes or fewer."""
         return (1, 5) if self.classifier.shape[1] > 5 else (1,)
 
 
@@ -41,9 +41,9 @@ class Vocabulary:
     """Texts that views are compared with.
 
     Attributes:
-        texts: What they say, T of them.
+        texts: The T texts.
         embeddings: Their unit embeddings, float64, shape (T, D).
-        logit_scale: What the model multiplies cosines by before a softmax over texts.
+        logit_scale: The model's factor on cosines before a softmax over texts.
     """
 
     texts: Sequence[str]
@@ -57,29 +57,29 @@ def make_zero_shot(
     classes: Sequence[str],
     templates: Sequence[str] | str,
 ) -> ZeroShot | None:
-    """The zero-shot classifier of labelled photos; None where there is nothing to tell apart.
+    """The zero-shot classifier of labelled photos; None for fewer than two classes.
 
-    Labels that read alike, but for case, underscores and spaces, are one class: the model is asked
-    the same. A photo whose label is not among the classes is of the class of ImageNet that has this
-    label, or that WordNet calls by it, or else of none.
+    Labels that differ only in case, underscores and spaces are one class. A photo whose label is
+    not among the classes belongs to the class of ImageNet that has this label or WordNet lemma, if
+    there is one.
 
     Args:
         encoder: The model.
         photos: The photos.
         classes: Labels or names of the classes.
-        templates: Prompts with ``{}`` for the class. Or `OPENAI`: then classes of ImageNet are
-            asked for by open_clip's names as well, so that the classifier of ``imagenet``'s 1,000
-            (`candidate_classes`) is open_clip's own. It calls two classes "missile" and two
-            "sunglasses": they stay apart, and such a photo is right by chance, in half of the
-            cases.
+        templates: Prompts with ``{}`` for the class; or `OPENAI`, which also uses open_clip's names
+            of ImageNet's classes, so that the classifier of ``imagenet``'s 1,000 classes
+            (`candidate_classes`) equals open_clip's. open_clip calls two classes "missile" and two
+            "sunglasses": they remain two classes, and a photo of one of them counts as correct with
+            a probability of one half.
 
     Raises:
-        UserError: If the encoder's tokenizer cannot be had.
+        UserError: If the encoder's tokenizer cannot be loaded.
     """
     names = class_names(classes, templates)
     if len(names) < 2 or not templates:
         return None
-    position = {reading: index for index, reading in enumerate(names)}
+    position = {key: index for index, key in enumerate(names)}
     return ZeroShot(
         _classifier(encoder, tuple(names.values()), tuple(prompt_templates(templates))),
         torch.tensor([class_of(photo.label, position) for photo in photos]),
@@ -88,16 +88,16 @@ def make_zero_shot(
 
 
 def class_names(classes: Sequence[str], templates: Sequence[str] | str) -> dict[str, str]:
-    """What the model is asked for of each class, by how its labels read; see `make_zero_shot`."""
+    """The name of each class in the prompts, by its normalised label; see `make_zero_shot`."""
     spoken = spoken_names() if templates == OPENAI else {}
     names: dict[str, str] = {}
     for label in class_labels(classes) if spoken else classes:
-        names.setdefault(_reading(label), spoken.get(label) or label.replace("_", " "))
+        names.setdefault(_normalised(label), spoken.get(label) or label.replace("_", " "))
     return names
 
 
 def prompt_templates(templates: Sequence[str] | str) -> list[str]:
-    """Templates as texts with ``{}`` for the class.
+    """Prompts with ``{}`` for the class.
 
     >>> len(prompt_templates(OPENAI)), prompt_templates(OPENAI)[0]
     (80, 'a bad photo of a {}.')
@@ -111,35 +111,36 @@ def class_of(label: str | None, position: Mapping[str, int]) -> int:
     """The class of a label, by the positions of `class_names`; −1 for none."""
     if label is None:
         return -1
-    reading = _reading(label)
-    return position.get(reading, position.get(_reading(imagenet_name(reading) or ""), -1))
+    key = _normalised(label)
+    return position.get(key, position.get(_normalised(imagenet_name(key) or ""), -1))
 
 
 def caption_embeddings(encoder: Encoder, photos: Sequence[Photo]) -> Tensor | None:
-    """For each photo the mean of its captions' unit embeddings, (N, D); NaN where it has none.
+    """The mean unit embedding of each photo's captions, (N, D); NaN for photos without captions.
 
-    None where no photo has captions.
+    Returns:
+        None if no photo has captions.
 
     Raises:
-        UserError: If the encoder's tokenizer cannot be had.
+        UserError: If the encoder's tokenizer cannot be loaded.
     """
     texts = [text for photo in photos for text in photo.captions]
     if not texts:
         return None
-    parts = _embeddings(encoder, tuple(texts)).split([len(photo.captions) for photo in photos])
-    return torch.stack([rows.mean(dim=0) for rows in parts])
+    rows = _text_embeddings(encoder, tuple(texts)).split([len(p.captions) for p in photos])
+    return torch.stack([of_photo.mean(dim=0) for of_photo in rows])
 
 
-def _reading(label: str) -> str:
+def _normalised(label: str) -> str:
     return " ".join(label.replace("_", " ").split()).casefold()
 
 
-# The jobs of a sweep have the same texts.
+# Cached because the jobs of a sweep use the same texts.
 @lru_cache(maxsize=2)
 def _classifier(encoder: Encoder, classes: tuple[str, ...], templates: tuple[str, ...]) -> Tensor:
     return encoder.zero_shot_classifier(list(classes), list(templates))
 
 
 @lru_cache(maxsize=2)
-def _embeddings(encoder: Encoder, texts: tuple[str, ...]) -> Tensor:
+def _text_embeddings(encoder: Encoder, texts: tuple[str, ...]) -> Tensor:
     return encoder.encode_texts(list(texts))

@@ -1,4 +1,4 @@
-"""The image tower of the built-in model: a small ViT behind a convolutional stem."""
+"""The image tower of the built-in model ``tiny``: a small ViT with a convolutional stem."""
 
 from typing import Any
 
@@ -33,14 +33,14 @@ def _patches(img_size: int, embed_dim: int, output_fmt: str | None = None, **_: 
 def vit_clipshift_tiny(pretrained: bool = False, **kwargs: Any) -> VisionTransformer:
     """A ViT of 4 layers, 192 wide, with a class token, on an 8x8 grid of a 64-px image.
 
-    The patches are made by a convolutional stem (three halvings, as residual blocks) instead of
-    one 8-px convolution: Xiao et al., "Early Convolutions Help Transformers See Better", 2021
+    The patch embedding is a convolutional stem (three halvings, as residual blocks) instead of one
+    8-px convolution: Xiao et al., "Early Convolutions Help Transformers See Better", 2021
     (arXiv:2106.14881). Other image sizes that 8 divides are accepted; the position embedding is
     resampled to their grid.
 
     Args:
-        pretrained: Only ``False``: our weights come by open_clip's ``local-dir:``, not by timm.
-        kwargs: More arguments of timm's ``VisionTransformer``.
+        pretrained: Only ``False``: open_clip loads the weights by ``local-dir:``, not timm.
+        kwargs: Further arguments of timm's ``VisionTransformer``.
 
     Raises:
         RuntimeError: If ``pretrained`` is true.
@@ -58,6 +58,6 @@ def vit_clipshift_tiny(pretrained: bool = False, **kwargs: Any) -> VisionTransfo
         VisionTransformer, "vit_clipshift_tiny", pretrained, **(settings | kwargs)
     )
     for block in model.blocks:
-        # At 65 tokens the fused kernel's backward pass is 3 times slower than plain products (CPU).
+        # With 65 tokens on a CPU, the fused kernel's backward pass is 3 times slower than this.
         block.attn.fused_attn = False  # type: ignore[union-attr]
     return model

@@ -1,4 +1,4 @@
-"""Where an encoder's weights lie: a local checkpoint, the hub's cache, or, last, the network."""
+"""Finding an encoder's weights: in a local file, in a cache, or else on the network."""
 
 import os
 import urllib.error
@@ -20,18 +20,18 @@ PROBE_SECONDS = 5
 
 
 def find_checkpoint(architecture: str, pretrained: str) -> tuple[Path, dict[str, Any]]:
-    """The file of a pretrained tag's weights, downloaded only if no cache has it.
+    """Find the file of a pretrained tag's weights, and download it only if it is not cached.
 
     Args:
         architecture: A name in ``open_clip.list_models()``.
         pretrained: A tag of that architecture.
 
     Returns:
-        The file, and what open_clip knows of the tag (``mean``, ``std``, ``quick_gelu``, …).
+        The file, and open_clip's facts about the tag (``mean``, ``std``, ``quick_gelu``, …).
 
     Raises:
         UserError: If there is no such tag, it was trained with another activation than the
-            architecture has, or the file is not here and the hub cannot be reached.
+            architecture has, or the file is not cached and the hub cannot be reached.
     """
     facts = tag_facts(architecture, pretrained)
     has_quick_gelu = bool(open_clip.get_model_config(architecture).get("quick_gelu"))
@@ -55,7 +55,7 @@ def weights_are_here(architecture: str, pretrained: str | None) -> bool:
     Args:
         architecture: A name in ``open_clip.list_models()``, ``builtin:NAME``, or
             ``hf-hub:ORGANISATION/NAME``.
-        pretrained: A tag of that architecture; ``None`` where it has weights of its own, or none.
+        pretrained: A tag of that architecture; ``None`` if its weights are built in or random.
 
     Raises:
         UserError: If there is no such tag.
@@ -73,22 +73,22 @@ def weights_are_here(architecture: str, pretrained: str | None) -> bool:
 
 
 def _downloaded(address: str) -> Path:
-    """Where open_clip keeps what it has downloaded from an address that is not the hub's."""
+    """The path at which open_clip stores a download from an address that is not on the hub."""
     return Path("~/.cache/clip").expanduser() / Path(address).name
 
 
 def _cached(repo: str, name: str) -> Path | None:
-    """A file of a hub model in the hub's cache; None where it is not there."""
-    found = try_to_load_from_cache(repo, name)
-    return Path(found) if isinstance(found, str) else None
+    """A file of a hub model in the hub's cache; None if it is not cached."""
+    file = try_to_load_from_cache(repo, name)
+    return Path(file) if isinstance(file, str) else None
 
 
 def check_finite(model: nn.Module, source: str) -> None:
-    """Make sure that a model's weights are numbers.
+    """Check that a model's weights are finite.
 
     Args:
         model: The model, with its weights.
-        source: Where they come from, for the message.
+        source: The weights' file or name, for the message.
 
     Raises:
         UserError: If any is NaN or infinite.
@@ -103,7 +103,7 @@ def check_finite(model: nn.Module, source: str) -> None:
 
 
 def tag_facts(architecture: str, pretrained: str) -> dict[str, Any]:
-    """What open_clip knows of a pretrained tag.
+    """open_clip's facts about a pretrained tag.
 
     Raises:
         UserError: If there is no such tag.
@@ -119,7 +119,7 @@ def tag_facts(architecture: str, pretrained: str) -> dict[str, Any]:
 
 
 def find_hub_folder(repo: str) -> Path:
-    """The folder of a hub model in open_clip's format, downloaded only if it is not cached.
+    """Find the folder of a hub model in open_clip's format, and download it if it is not cached.
 
     Args:
         repo: ``organisation/name`` on the Hugging Face hub.
@@ -133,7 +133,7 @@ def find_hub_folder(repo: str) -> Path:
 
 
 def weight_files(name: str) -> list[str]:
-    """Names under which a hub model keeps its weights, safetensors first."""
+    """Possible names of the file with a hub model's weights, safetensors first."""
     if not name:
         return [HF_SAFE_WEIGHTS_NAME, HF_WEIGHTS_NAME]
     stem, ending = os.path.splitext(name)
@@ -141,7 +141,7 @@ def weight_files(name: str) -> list[str]:
 
 
 def hub_file(repo: str, names: list[str]) -> Path:
-    """The first of the files that a hub model has: from the cache, else by download."""
+    """Find the first file that a hub model has, in the cache, or else download it."""
     for name in names:
         if cached := _cached(repo, name):
             return cached
@@ -155,23 +155,20 @@ def hub_file(repo: str, names: list[str]) -> Path:
 
 
 def require_network(address: str) -> None:
-    """Ask once, and briefly, whether an address answers: the hub's client would try for a minute.
+    """Check once, briefly, that an address answers: the hub's client would try for a minute.
 
     Raises:
-        UserError: If it does not, naming what works without a network.
+        UserError: If it does not answer, with the options that work without a network.
     """
-    trouble = "HF_HUB_OFFLINE is set" if constants.HF_HUB_OFFLINE else None
-    if not trouble:
-        try:
-            urllib.request.urlopen(
-                urllib.request.Request(address, method="HEAD"), timeout=PROBE_SECONDS
-            )
-        except urllib.error.HTTPError:
-            return
-        except OSError as error:
-            trouble = str(getattr(error, "reason", error))
-    if trouble:
+    try:
+        if constants.HF_HUB_OFFLINE:
+            raise OSError("HF_HUB_OFFLINE is set")
+        request = urllib.request.Request(address, method="HEAD")
+        urllib.request.urlopen(request, timeout=PROBE_SECONDS)
+    except urllib.error.HTTPError:
+        return
+    except OSError as error:
         raise UserError(
-            f"cannot download {address}: {trouble}, and it is not in the cache; without a network "
-            f"use model=lite, model.checkpoint=PATH, or a model cached before"
-        )
+            f"cannot download {address}: {getattr(error, 'reason', error)}, and it is not cached; "
+            "without a network use model=lite, model.checkpoint=PATH, or a cached model"
+        ) from None
