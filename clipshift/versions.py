@@ -1,4 +1,4 @@
-"""What the numbers were made with: versions of packages, clipshift's own source, the machine."""
+"""Provenance of results: versions of packages, clipshift's source, the machine, the command."""
 
 import hashlib
 import platform
@@ -40,7 +40,7 @@ def environment() -> dict[str, str]:
 
 
 def provenance() -> dict[str, Any]:
-    """What a result was made by and on: command, commit, machine, packages and source."""
+    """Command, commit, machine, packages and source of a result."""
     return {
         "command": command_line(),
         "commit": git_commit(),
@@ -51,24 +51,22 @@ def provenance() -> dict[str, Any]:
 
 
 def command_line() -> list[str]:
-    """The program and its arguments, as they were given."""
+    """The program's name and its arguments."""
     return [Path(sys.argv[0]).name, *sys.argv[1:]]
 
 
 def git_commit() -> str | None:
     """The commit of the checkout that clipshift runs from, with ``+changes`` where files differ.
 
-    None where it does not run from a checkout of its own, or git is missing.
+    None if it does not run from its own checkout, or git is missing.
     """
     root = Path(__file__).parent.parent
     if not (root / ".git").exists():
         return None
 
     def git(*arguments: str) -> str:
-        done = subprocess.run(
-            ["git", "-C", str(root), *arguments], capture_output=True, text=True, check=True
-        )
-        return done.stdout.strip()
+        command = ["git", "-C", str(root), *arguments]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
 
     try:
         changed = git("status", "--porcelain", "--untracked-files=no")
@@ -78,7 +76,7 @@ def git_commit() -> str | None:
 
 
 def source_sha256(modules: Iterable[str]) -> str:
-    """SHA-256 over the source files of imported modules; those without a file have their name."""
+    """SHA-256 over the names and source files of imported modules."""
     digest = hashlib.sha256()
     for name in sorted(set(modules)):
         file = getattr(sys.modules.get(name), "__file__", None)
@@ -103,4 +101,4 @@ def _code_sha256() -> str:
 
 
 CODE_SHA256 = _code_sha256()
-"""SHA-256 over clipshift's own source, as it was when it was loaded."""
+"""SHA-256 over clipshift's source when it was loaded."""

@@ -10,7 +10,7 @@ import torch
 from open_clip.transform import PreprocessCfg
 from torch import Tensor, nn
 
-from clipshift.checks import Check, checked, whole
+from clipshift.checks import Check, are_numbers, checked, whole
 from clipshift.encode.encoder import Encoder
 from clipshift.errors import UserError, one_line
 from clipshift.versions import source_sha256
@@ -26,16 +26,14 @@ SIZE: Check = (
     "a side in pixels, or two",
     lambda v: all(whole(1)[1](side) for side in (v if isinstance(v, list) else [v])),
 )
-MEAN: Check = ("three numbers from 0 to 1", lambda v: _are_three(v) and min(v) >= 0)
-STD: Check = ("three numbers > 0 and ≤ 1", lambda v: _are_three(v) and min(v) > 0)
 
 
-def _are_three(value: Any) -> bool:
-    return (
-        isinstance(value, list)
-        and len(value) == 3
-        and all(isinstance(number, (int, float)) and number <= 1 for number in value)
-    )
+def _are_in_unit_range(values: Any) -> bool:
+    return are_numbers(values, 3) and 0 <= min(values) <= max(values) <= 1
+
+
+MEAN: Check = ("three numbers from 0 to 1", _are_in_unit_range)
+STD: Check = ("three numbers > 0 and ≤ 1", lambda v: _are_in_unit_range(v) and min(v) > 0)
 
 
 def as_encoder(

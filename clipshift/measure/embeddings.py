@@ -1,4 +1,4 @@
-r"""The geometry of the shift over many photos: its direction, and whether it can be undone.
+r"""The geometry of the shift over many photos: its direction, and whether it is reversible.
 
 Functions over embeddings as ``embeddings.safetensors`` holds them: float arrays of shape (N, D), a
 row per photo, with views and clean views in the same order. All use unit embeddings u = e / ‖e‖ in
@@ -21,7 +21,7 @@ FLIPS = 2000
 NEIGHBOURS = 10
 """k of the k nearest neighbours."""
 FOLDS = 5
-"""Number of folds of the cross-validation that tests whether a shift can be undone."""
+"""Number of folds of the cross-validation that tests whether a shift is reversible."""
 RIDGES = np.append(10.0 ** np.arange(-6, 6.5, 0.5), np.inf)
 """The penalties λ to choose from, as multiples of the views' mean variance of a dimension, summed
 over photos; with λ = ∞ the map is the one that is shrunk towards."""
