@@ -46,7 +46,7 @@ PHRASES = {
     r"ahead of the next": "gap to next",
     r"with pictures alone": "only photos with pictures",
     r"How sure it is": "Uncertainty and caveats",
-    r"where embeddings move to|can be undone": "the geometry of the shift",
+    r"where embeddings move to|whether that can be undone": "the geometry of the shift",
     r"\bmend(s|ed)? (the )?style": "fix formatting",
     r"Only these two know": "only … may import …",
     r"beyond doubt": "ranks first at the 95 % level",

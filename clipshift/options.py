@@ -312,7 +312,7 @@ class EvaluateOptions(EncoderOptions):
     layers: bool = False
     """Measure the shift of every layer (layers.csv, outliers.csv)."""
     inside: bool = False
-    """Analyse the geometry of the shift, and whether it can be undone."""
+    """Analyse the geometry of the shift."""
     attributes: list[str] = option([])
     """Of inside=true: texts that say how a photo can look (conf/attributes.yaml)."""
     gallery: int = option(1000, whole(0))
