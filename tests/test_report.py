@@ -228,6 +228,7 @@ def test_correlations_that_may_be_none_stay_blank() -> None:
     drawn = data_of(draw_correlations(table, all_columns())).set_index("augmentation")
     assert drawn["rho"].to_dict() == {"noise": 0.5, "blur": 0, "flip": -0.6}
     assert drawn["text"].to_dict() == {"noise": "+0.50", "blur": "", "flip": "-0.60"}
+    assert not {"n", "ci_low", "ci_high"} & set(drawn)  # which no mark of the chart needs
 
 
 def test_a_distribution_shows_quantiles_over_photos() -> None:

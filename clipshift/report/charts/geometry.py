@@ -1,4 +1,4 @@
-"""Charts of the geometry of embeddings: distances, directions, and what can be undone."""
+"""Charts of the geometry of the shift: distances, directions, and how much maps recover."""
 
 from itertools import product
 
@@ -72,13 +72,13 @@ def draw_against(rows: pd.DataFrame, title: str) -> Chart:
     table = marks.with_words(rows.dropna(subset="value"), "value")
     x, y = marks.values_from_zero("value", title), marks.augmentations_by("value")
     interval, point = marks.interval_and_point(x, y=y, color=color_of(table))
-    hovering = marks.tooltip("augmentation", interval=title, reference=("tick", ".3f"))
+    tips = marks.tooltip("augmentation", interval=title, reference=("tick", ".3f"))
     tick = alt.Chart().mark_tick(thickness=2, height=17, color=MUTED)
     return marks.layered(
         table,
         interval,
         tick.encode(alt.X("reference:Q", title=title), y),
-        point.encode(shape_of(table), tooltip=hovering),
+        point.encode(shape_of(table), tooltip=tips),
         height=alt.Step(25),
         description=f"{capitalised(title)}, by augmentation, with 95 % intervals.",
     )
@@ -106,11 +106,11 @@ def draw_undone(undone: pd.DataFrame) -> Chart:
         color=alt.Color("method:N", scale=colors, legend=legend),
     )
     shape = alt.Shape("method:N", scale=shapes, legend=legend)
-    hovering = marks.tooltip("augmentation", "method", interval=title)
+    tips = marks.tooltip("augmentation", "method", interval=title)
     return marks.layered(
         table,
         interval,
-        point.encode(shape, tooltip=hovering),
+        point.encode(shape, tooltip=tips),
         height=alt.Step(11),
         description="How much of the clean embedding each method recovers from the view's, by "
         "augmentation, with 95 % intervals.",

@@ -119,9 +119,9 @@ def named_lines(
         about: What the chart shows, for those who cannot see it.
         height: In pixels.
     """
-    hovering = tooltip("augmentation", across, interval=title)
+    tips = tooltip("augmentation", across, interval=title)
     if "line" in table:
-        hovering = tooltip(line="curve", severity="severity", interval=title)
+        tips = tooltip(line="curve", severity="severity", interval=title)
     table = with_words(table.reset_index(drop=True), "mean")
     table = table.assign(line=table.get("line", table["augmentation"]), label_y=np.nan)
     ends = table[(table[across] == table[across].max()) & table["mean"].notna()]
@@ -143,7 +143,7 @@ def named_lines(
     label = alt.Chart().transform_filter("isValid(datum.label_y)").encode(x, label_y, opacity=dim)
     layers = [
         point.mark_line(strokeWidth=2).encode(strokeDash=dash_of(table), opacity=dim),
-        point.encode(shape=shape, opacity=dim, tooltip=hovering).add_params(over),
+        point.encode(shape=shape, opacity=dim, tooltip=tips).add_params(over),
         label.mark_point(filled=True, size=40, xOffset=16).encode(color=color, shape=shape),
         label.mark_text(align="left", dx=24).encode(text="line:N"),
     ]

@@ -47,7 +47,7 @@ def draw_heatmap(summary: pd.DataFrame, columns: Mapping[str, Facts]) -> Chart:
 
 
 def draw_correlations(correlations: pd.DataFrame, columns: Mapping[str, Facts]) -> Chart:
-    """What goes with the shift over photos: Spearman's ρ, blank where its interval includes 0.
+    """Correlations with the shift over photos: Spearman's ρ, blank where its interval includes 0.
 
     Args:
         correlations: From `clipshift.results.correlate`.
@@ -87,18 +87,18 @@ def draw_distribution(shift: Shift, measure: str, facts: Facts) -> Chart:
     table = by_photo(shift, measure).quantile([0.05, 0.25, 0.5, 0.75, 0.95]).T
     table = table.set_axis(["p5", "p25", "median", "p75", "p95"], axis=1).reset_index()
     below = {f"p{share}": (f"{share} % of photos below", ".3f") for share in (5, 25, 75, 95)}
-    hovering = marks.tooltip("augmentation", median=("median", ".3f"), **below)
+    tips = marks.tooltip("augmentation", median=("median", ".3f"), **below)
     title = f"{facts.label}, photo by photo"
     row = alt.Chart().encode(y=marks.augmentations_by("median"), color=color_of(table))
     most, half = (
         {"x": alt.X(f"{low}:Q", title=title), "x2": f"{high}:Q"}
         for low, high in (("p5", "p95"), ("p25", "p75"))
     )
-    median = {"x": marks.values_from_zero("median", title), "tooltip": hovering}
+    median = {"x": marks.values_from_zero("median", title), "tooltip": tips}
     return marks.layered(
         table,
         row.mark_rule(strokeWidth=1.5).encode(**most),
-        row.mark_bar(height=11, opacity=0.55, cornerRadius=2).encode(**half, tooltip=hovering),
+        row.mark_bar(height=11, opacity=0.55, cornerRadius=2).encode(**half, tooltip=tips),
         row.mark_tick(thickness=2.5, height=17).encode(**median),
         height=25 * table["augmentation"].nunique(),
         description=f"{capitalised(facts.label)} over photos: median, middle half, and middle 90 %"
@@ -117,13 +117,13 @@ def draw_corruption_error(errors: pd.DataFrame) -> Chart:
     y = alt.Y("error:Q", title="top-1 error", scale=alt.Scale(domain=[0, 1]))
     rule, solid = {"strokeWidth": 2, "opacity": 0.3}, marks.SOLID | {"size": 70}
     interval, point = marks.interval_and_point(y, rule, solid, x=x, color=color_of(table))
-    hovering = marks.tooltip(
+    tips = marks.tooltip(
         augmentation="corruption", severity="severity", interval="error", shift=("shift", ".3f")
     )
     return marks.layered(
         table,
         interval,
-        point.encode(tooltip=hovering),
+        point.encode(tooltip=tips),
         alt.Chart().mark_text(align="left", dx=7).encode(x, y, text="severity:N"),
         by_severity=False,
         height=360,

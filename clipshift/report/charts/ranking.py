@@ -31,14 +31,14 @@ def draw_ranking(ranking: pd.DataFrame, summary: pd.DataFrame) -> Chart:
     x = marks.values_from_zero("mean", name + unit, range=[0, alt.expr("width - 62")])
     y = marks.augmentations_by("mean")
     interval, point = marks.interval_and_point(x, y=y, color=color_of(table))
-    hovering = marks.tooltip(
+    tips = marks.tooltip(
         "augmentation", interval=name, cosine="1 − cosine", ranks="rank, 95 %", n="photos"
     )
     beside = alt.Chart().encode(x=alt.X("ci_high:Q", title=name + unit), y=y)
     return marks.layered(
         table,
         interval,
-        point.encode(shape=shape_of(table), tooltip=hovering),
+        point.encode(shape=shape_of(table), tooltip=tips),
         beside.mark_text(align="left", dx=9).encode(text="place:N"),
         height=27 * table["augmentation"].nunique(),
         description="Augmentations by their mean shift, with 95 % intervals and ranks.",
@@ -61,14 +61,14 @@ def draw_agreement(ranking: pd.DataFrame) -> Chart:
     y = alt.Y("rank:Q", axis=None, scale=alt.Scale(reverse=True, domain=[0.5, count + 0.5]))
     at = alt.Chart().encode(x, y)
     line = at.encode(color_of(table))
-    hovering = marks.tooltip(
+    tips = marks.tooltip(
         "augmentation", "severity", ranks="rank, 95 %", shift=("1 − cosine", ".3f")
     )
     text, of = at.encode(text="text:N"), "datum.severity =="
     return marks.layered(
         table,
         line.mark_line(strokeWidth=2).encode(dash_of(table)),
-        line.mark_point(**marks.SOLID | {"size": 80}).encode(shape_of(table), tooltip=hovering),
+        line.mark_point(**marks.SOLID | {"size": 80}).encode(shape_of(table), tooltip=tips),
         text.mark_text(align="right", dx=-10, fontSize=12).transform_filter(f"{of} '{PAPER}'"),
         text.mark_text(align="left", dx=10, fontSize=12).transform_filter(f"{of} '{MATCHED}'"),
         by_severity=False,
