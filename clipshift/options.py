@@ -8,24 +8,13 @@ defaults, the checks, ``--help``, the parameters of `clipshift.measure_shift` an
 import ast
 import inspect
 from collections.abc import Iterator, Mapping
-from dataclasses import MISSING, Field, dataclass, field, fields, is_dataclass
+from dataclasses import MISSING, Field, asdict, dataclass, field, fields, is_dataclass
 from itertools import pairwise
 from types import UnionType
 from typing import Any, TypeVar, get_args
 
-from clipshift.checks import (
-    BOOLEAN,
-    INFINITY,
-    TEXT,
-    Check,
-    is_template,
-    list_of,
-    number,
-    one_of,
-    optional,
-    share,
-    whole,
-)
+from clipshift import checks
+from clipshift.checks import TEXT, Check, list_of, number, one_of, share, whole
 from clipshift.errors import UserError
 from clipshift.severities import LADDER, MATCHED, PAPER
 
@@ -96,6 +85,22 @@ def help_of(description: type) -> dict[str, str]:
     return lines
 
 
+def described_options(
+    description: type, within: str = "", listed: dict[type, str] | None = None
+) -> Iterator[tuple[str, Field, str]]:
+    """Name, field and help of each option of a description. What stands twice is listed once."""
+    lines, listed = help_of(description), {} if listed is None else listed
+    for one in fields(description):
+        name, options = within + one.name, nested(one)
+        if options in listed:
+            yield f"{name}.OPTION", one, f"As {listed[options]}.OPTION"
+        elif options:
+            listed[options] = name
+            yield from described_options(options, f"{name}.", listed)
+        elif "group" not in one.metadata:
+            yield name, one, lines[one.name].rstrip(".")
+
+
 def default_of(one: Field) -> Any:
     """An option's default, see `REQUIRED` and `FROM_CHOICE`."""
     return one.default if one.default_factory is MISSING else one.default_factory()
@@ -104,21 +109,21 @@ def default_of(one: Field) -> Any:
 def check_of(one: Field) -> Check | None:
     """An option's range; None of a group, or a field that holds options of its own."""
     kind, nullable = type_of(one)
-    by_type: dict[Any, Check] = {bool: BOOLEAN, str: TEXT, list[str]: list_of(TEXT, "texts")}
+    by_type: dict[Any, Check] = {bool: checks.BOOLEAN, str: TEXT, list[str]: list_of(TEXT, "texts")}
     check = one.metadata.get("check") or by_type.get(kind)
-    return optional(check) if check and nullable else check
+    return checks.optional(check) if check and nullable else check
 
 
 def defaults(description: type) -> dict[str, Any]:
     """The defaults of a description as nested dictionaries, without what only choices set."""
-    values = {}
-    for one in fields(description):
-        value = default_of(one)
-        if is_dataclass(value):
-            value = defaults(nested(one)) or FROM_CHOICE
-        if value is not FROM_CHOICE:
-            values[one.name] = value
-    return values
+
+    def without_choices(values: dict[str, Any]) -> dict[str, Any]:
+        values = {
+            name: without_choices(v) if isinstance(v, dict) else v for name, v in values.items()
+        }
+        return {name: v for name, v in values.items() if v is not FROM_CHOICE and v != {}}
+
+    return without_choices(asdict(description()))
 
 
 def read_options(description: type[Options], values: Mapping[str, Any]) -> Options:
@@ -171,33 +176,24 @@ def _are_severities(values: Any) -> bool:
     return isinstance(values, list) and all(type(v) in (int, str) and v in choices for v in values)
 
 
-SEVERITY: Check = (
-    "paper, 1 to 5, matched, or a list of them, each once",
-    lambda v: (
-        (_are_severities(v) and 0 < len(v) == len(set(v)))
-        if isinstance(v, list)
-        else _are_severities([v])
-    ),
-)
+def _is_severity(value: Any) -> bool:
+    listed = value if isinstance(value, list) else [value]
+    return _are_severities(listed) and 0 < len(listed) == len(set(listed))
+
+
+SEVERITY = ("paper, 1 to 5, matched, or a list of them, each once", _is_severity)
 TRAINED_SEVERITIES: Check = (
     "a list of paper and 1 to 5",
     lambda v: _are_severities(v) and bool(v) and MATCHED not in v,
 )
 TEMPLATES: Check = (
     "auto, openai, a file, or a list of texts with {} in the place of the class",
-    lambda v: isinstance(v, str) or (isinstance(v, list) and all(map(is_template, v))),
+    lambda v: isinstance(v, str) or (isinstance(v, list) and all(map(checks.is_template, v))),
 )
-TWO_RUNS: Check = (
-    "two run folders, [A,B]",
-    lambda v: isinstance(v, list) and [type(run) for run in v] == [str] * 2,
-)
+TWO_RUNS = ("two run folders, [A,B]", lambda v: list_of(TEXT, "")[1](v) and len(v) == 2)
 ALPHAS: Check = (
     "numbers from 0 to 1, and 0 first",
-    lambda v: isinstance(v, list) and all(map(share()[1], v)) and bool(v) and float(v[0]) == 0,
-)
-WORDS: Check = (
-    "a list of words",
-    lambda v: isinstance(v, list) and all(isinstance(word, str) for word in v),
+    lambda v: list_of(share(), "")[1](v) and bool(v) and float(v[0]) == 0,
 )
 PRECISION = one_of("fp32", "bf16", "fp16", "pure_bf16", "pure_fp16", "auto")
 
@@ -350,7 +346,7 @@ class PromptOptions:
 class LoggerOptions:
     """The options of ``logger``."""
 
-    tags: list[str] = option(FROM_CHOICE, WORDS)
+    tags: list[str] = option(FROM_CHOICE, list_of(TEXT, "words"))
     """Of logger=wandb: the run's tags."""
 
 
@@ -440,7 +436,7 @@ class LossOptions:
 
     distance: str = option(FROM_CHOICE, one_of("l2", "cosine"))
     """Between view and clean view: l2 (squared, unnormalised) or cosine."""
-    weight: float = option(FROM_CHOICE, share(0, INFINITY))
+    weight: float = option(FROM_CHOICE, share(0, checks.INFINITY))
     """The weight of the cross-entropy."""
 
 
@@ -449,7 +445,7 @@ class ObjectiveOptions:
     """The options of ``objective``."""
 
     loss: LossOptions = field(default_factory=LossOptions)
-    anchor_weight: float = option(FROM_CHOICE, share(0, INFINITY))
+    anchor_weight: float = option(FROM_CHOICE, share(0, checks.INFINITY))
     """The weight of the loss that holds the clean view's embedding."""
 
 

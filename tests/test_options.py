@@ -13,7 +13,7 @@ from support.terminal import ROOT
 from clipshift.choices import CONF, choice_names
 from clipshift.cli.command import compose_config
 from clipshift.cli.config import DESCRIPTIONS, plain, validate
-from clipshift.cli.help import chosen_groups, described_options, options_page, summary
+from clipshift.cli.help import chosen_groups, options_page, summary
 from clipshift.errors import UserError
 from clipshift.options import (
     FROM_CHOICE,
@@ -23,6 +23,7 @@ from clipshift.options import (
     check_options,
     default_of,
     defaults,
+    described_options,
     nested,
     options_of,
     read_options,

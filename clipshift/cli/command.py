@@ -77,7 +77,7 @@ def run_command(main: Callable[[], None], config_name: str, arguments: Sequence[
 def keep_freed_memory() -> None:
     """Keep what one batch frees for the next one, where the C library is glibc.
 
-    It would give it back at once, and the operating system would clear every page of it anew: a
+    It would give it back at once, and the operating system would clear every page of it again: a
     seventh of the time of ViT-B/32 in float32 (benchmarks/README.md).
     """
     with suppress(AttributeError, OSError, TypeError):
@@ -96,10 +96,10 @@ def explain(error: BaseException, config_name: str) -> None:
         chosen = [override for override in sys.argv[1:] if override.startswith("experiment=")]
         fail(composition_error(str(error), option_names(config_name, chosen)))
     except OSError as error:
-        said = file_error(error)
-        if said is None:
+        message = file_error(error)
+        if message is None:
             raise
-        fail(said)
+        fail(message)
 
 
 def file_error(error: Exception) -> str | None:
@@ -128,15 +128,15 @@ def explained_errors() -> Iterator[None]:
             # Whatever the interruption has brought about: Hydra would print any Exception.
             raise KeyboardInterrupt from error
         mistake = isinstance(error, UserError | HydraException | OmegaConfBaseException)
-        said = one_line(str(error)) if mistake else file_error(error)
-        if said is None:  # a defect of ours keeps its traceback
+        message = one_line(str(error)) if mistake else file_error(error)
+        if message is None:  # a defect of ours keeps its traceback
             traceback.print_exc()
         else:
-            print(f"error: {said}", file=sys.stderr)
+            print(f"error: {message}", file=sys.stderr)
         if job.mode == RunMode.RUN:
             sys.exit(1)
         with suppress(OSError):  # which has made the file at least
-            error_file.write_text(f"{said or f'{type(error).__name__}: {error}'}\n")
+            error_file.write_text(f"{message or f'{type(error).__name__}: {error}'}\n")
     else:
         error_file.unlink(missing_ok=True)
 
@@ -169,9 +169,10 @@ class SweepComparison(Callback):
         if self.jobs:
             from clipshift.report.words import without_paths
 
-            own = [o for o in config.hydra.overrides.task if o.partition("=")[0] in self.options]
-            told = " ".join(map(without_paths, own))
-            print(f"\njob {config.hydra.job.num + 1} of {self.jobs}: {told}", flush=True)
+            overrides = config.hydra.overrides.task
+            swept_options = [o for o in overrides if o.partition("=")[0] in self.options]
+            text = " ".join(map(without_paths, swept_options))
+            print(f"\njob {config.hydra.job.num + 1} of {self.jobs}: {text}", flush=True)
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
         """Hydra calls this when all jobs have ended."""
@@ -206,10 +207,10 @@ def compose_once(loader: ConfigLoader) -> None:
         job = tuple(sweep_overrides)
         if job in kept:
             return kept.pop(job)
-        made = compose_job(master_config, list(sweep_overrides))
+        config = compose_job(master_config, list(sweep_overrides))
         if len(kept) < KEPT_JOBS:
-            kept[job] = made
-        return made
+            kept[job] = config
+        return config
 
     loader.load_sweep_config = composed  # type: ignore[method-assign, assignment]
 

@@ -1,8 +1,8 @@
 """What ``--help`` and ``docs/options.md`` say of options and choices."""
 
 import re
-from collections.abc import Iterable, Iterator
-from dataclasses import Field, fields
+from collections.abc import Iterable
+from dataclasses import Field
 from itertools import takewhile, zip_longest
 from textwrap import wrap
 
@@ -15,7 +15,7 @@ from clipshift.options import (
     REQUIRED,
     check_of,
     default_of,
-    help_of,
+    described_options,
     nested,
     options_of,
 )
@@ -47,24 +47,8 @@ def summary(group: str, choice: str) -> str:
 def chosen_groups(command: str) -> dict[str, str]:
     """The groups of a command, by what chooses in them: ``aug@train_aug`` in ``aug``."""
     named = options_of(DESCRIPTIONS[command])
-    found = {name: one.metadata["group"] for name, one in named if "group" in one.metadata}
-    return {f"{group}@{name}".lstrip("@"): group or name for name, group in found.items()}
-
-
-def described_options(
-    description: type, within: str = "", told: dict[type, str] | None = None
-) -> Iterator[tuple[str, Field, str]]:
-    """Name, field and help of each option of a description. What stands twice is told once."""
-    lines, told = help_of(description), {} if told is None else told
-    for one in fields(description):
-        name, options = within + one.name, nested(one)
-        if options in told:
-            yield f"{name}.OPTION", one, f"As {told[options]}.OPTION"
-        elif options:
-            told[options] = name
-            yield from described_options(options, f"{name}.", told)
-        elif "group" not in one.metadata:
-            yield name, one, lines[one.name].rstrip(".")
+    groups = {name: one.metadata["group"] for name, one in named if "group" in one.metadata}
+    return {f"{group}@{name}".lstrip("@"): group or name for name, group in groups.items()}
 
 
 def default(one: Field) -> str:
