@@ -18,14 +18,7 @@ from clipshift.augment import MovingAugmentation, Variant, augment
 from clipshift.augment.keyed import Draws
 from clipshift.augment.matching import Distortion
 from clipshift.data import GONE, Batch
-from clipshift.encode import (
-    ENCODE_BATCH,
-    Encoder,
-    FeatureCache,
-    Features,
-    ZeroShot,
-    packed_weights,
-)
+from clipshift.encode import ENCODE_BATCH, Encoder, FeatureCache, Features, ZeroShot, packed_weights
 from clipshift.errors import UserError
 from clipshift.evaluate.elasticity import around_match
 from clipshift.evaluate.floor import FLOOR_PHOTOS, rounding
@@ -37,13 +30,7 @@ from clipshift.measure import (
     PhotoMeasure,
     accuracy_columns,
 )
-from clipshift.measure.functional import (
-    MoveBack,
-    luma,
-    pixel_mean,
-    pixel_std,
-    text_shift,
-)
+from clipshift.measure.functional import MoveBack, luma, pixel_mean, pixel_std, text_shift
 from clipshift.measure.zero_shot import nearest_classes, zero_shot_flip, zero_shot_hit
 from clipshift.results import CLEAN, Measured, Records
 
@@ -363,11 +350,7 @@ class ShiftEvaluation(pl.LightningModule):
             return {"floor": rounding(ours, exact.embedding.view_as(ours))}
 
     def _weaker(
-        self,
-        rows: list[int],
-        batch: Batch,
-        views: dict[str, Tensor],
-        features: dict[str, Features],
+        self, rows: list[int], batch: Batch, views: dict[str, Tensor], features: dict[str, Features]
     ) -> dict[str, Tensor]:
         """Some photos' shift and distortion at matched severity and below, by variant."""
         if self.distortion is None or not rows:

@@ -41,12 +41,7 @@ from clipshift.results.intervals import (
 from clipshift.results.matching import UNMATCHED, Matching
 from clipshift.results.measured import CLEAN, KEPT, ROWS, Measured, join
 from clipshift.results.paired import GROUPS, compare_photos, with_group_means
-from clipshift.results.ranking import (
-    correlate,
-    rank_augmentations,
-    ranking_agreement,
-    shown_photos,
-)
+from clipshift.results.ranking import correlate, rank_augmentations, ranking_agreement, shown_photos
 from clipshift.results.rebuild import rebuild_views
 from clipshift.results.records import Records
 from clipshift.results.runs import (

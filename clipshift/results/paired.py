@@ -6,13 +6,8 @@ import numpy as np
 import pandas as pd
 
 from clipshift.measure import Facts
-from clipshift.results.intervals import (
-    holm,
-    relative_shift_values,
-    share_difference,
-    studentize,
-)
-from clipshift.results.table import KEYS
+from clipshift.results.columns import KEYS
+from clipshift.results.intervals import holm, relative_shift_values, share_difference, studentize
 
 GROUPS = ("mean of trained on", "mean of held out")
 
@@ -33,7 +28,7 @@ def with_group_means(shift: pd.DataFrame, trained_on: Sequence[str]) -> pd.DataF
     )
     if group.nunique() < 2:
         return shift
-    measures = shift.columns.difference(KEYS, sort=False)
+    measures = shift.columns.difference(list(KEYS), sort=False)
     means = shift.groupby(["photo", group, "severity"], sort=False)[list(measures)].mean()
     return pd.concat([shift, means.reset_index()], ignore_index=True)
 

@@ -58,10 +58,7 @@ def told_apart(differences: Studentized) -> np.ndarray:
 
 
 def rank_augmentations(
-    shift: Shift,
-    seed: int,
-    matching: Matching = UNMATCHED,
-    groups: np.ndarray | None = None,
+    shift: Shift, seed: int, matching: Matching = UNMATCHED, groups: np.ndarray | None = None
 ) -> pd.DataFrame:
     """Augmentations from the largest mean shift to the smallest, at each severity.
 

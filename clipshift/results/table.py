@@ -9,7 +9,7 @@ import pandas as pd
 from clipshift.augment import Variant
 from clipshift.data import Photo
 from clipshift.measure import Facts
-from clipshift.results.columns import ShiftFile
+from clipshift.results.columns import KEYS, ShiftFile
 from clipshift.results.intervals import (
     mean_interval,
     relative_shift_values,
@@ -19,7 +19,6 @@ from clipshift.results.intervals import (
 from clipshift.results.matching import UNMATCHED, Matching
 from clipshift.results.measured import Measured
 
-KEYS = ["photo", "label", "augmentation", "severity"]
 COLUMNS_PER_CHUNK = 27
 """So many columns are resampled at once, three measures under nine augmentations: more would take
 more memory, and fewer draw the resamples more often."""
@@ -46,7 +45,7 @@ def shift_table(
     names = list(dict.fromkeys(name for name, _ in measured.values))
     measures = list(dict.fromkeys(measure for _, measure in measured.values))
     if not names:
-        return pd.DataFrame(columns=KEYS)
+        return pd.DataFrame(columns=list(KEYS))
     order = order_of_photos(measured, photos)
     listed = [photos[index] for index in np.asarray(measured.index)[order].tolist()]
     columns: dict[str, np.ndarray] = {
