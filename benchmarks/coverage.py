@@ -14,7 +14,7 @@ import torch
 from scipy import stats
 
 from clipshift.evaluate.inside import directions_table
-from clipshift.evaluate.tables import cka_intervals
+from clipshift.evaluate.layers import cka_intervals
 from clipshift.measure.functional import linear_cka, pairwise_distances
 from clipshift.results import CLEAN, Matching
 from clipshift.results.intervals import (

@@ -29,11 +29,11 @@ from clipshift.data import Photo, ViewDataset, clean_view, collate, decode, samp
 from clipshift.encode import Encoder
 from clipshift.errors import UserError
 from clipshift.evaluate import ShiftEvaluation
+from clipshift.evaluate.layers import layer_table
 from clipshift.evaluate.tables import (
     add_relative_shift,
     add_retained,
     clean_spread,
-    layer_table,
     make_run,
     retained_photos,
 )

@@ -26,7 +26,7 @@ from clipshift.encode import NAMES, Encoder, Vocabulary, as_encoder
 from clipshift.encode.encoder import MODELS, trained_texts
 from clipshift.evaluate.evaluation import encode_vocabularies
 from clipshift.evaluate.inside import inside_tables
-from clipshift.evaluate.tables import (
+from clipshift.evaluate.layers import (
     amplification_values,
     carried_gaze,
     cka_intervals,

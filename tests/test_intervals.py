@@ -404,13 +404,13 @@ def test_the_effective_count_is_that_of_the_design_effect() -> None:
 
 def test_classes_are_resampled_where_photos_of_one_shift_alike() -> None:
     labels = [name for name in "abcdef" for _ in range(10)]
-    none, facts = resampling(labels, 0.01, "auto")  # 9 % more variance: 4 % too narrow
-    assert (none, facts["unit"], facts["units"]) == (None, "photos", 60)
-    assert facts["design_effect"] == pytest.approx(1.09)
-    groups, facts = resampling([*labels, None, np.nan], 0.3, "auto")
+    none, units = resampling(labels, 0.01, "auto")  # 9 % more variance: 4 % too narrow
+    assert (none, units.unit, units.units) == (None, "photos", 60)
+    assert units.design_effect == pytest.approx(1.09)
+    groups, units = resampling([*labels, None, np.nan], 0.3, "auto")
     assert groups is not None
     assert groups.tolist() == [k for k in range(6) for _ in range(10)] + [6, 7]
-    assert (facts["unit"], facts["units"], facts["alone"]) == ("classes", 6, 2)
+    assert (units.unit, units.units, units.alone) == ("classes", 6, 2)
     for few, correlation, asked, unit in (
         (labels[:40], 0.3, "auto", "photos"),  # four classes
         (list(map(str, range(60))), 0.3, "auto", "photos"),  # one photo a class
@@ -418,7 +418,7 @@ def test_classes_are_resampled_where_photos_of_one_shift_alike() -> None:
         (labels, 0.3, "photos", "photos"),
         (labels[:40], 0.0, "classes", "classes"),
     ):
-        assert resampling(few, correlation, asked)[1]["unit"] == unit
+        assert resampling(few, correlation, asked)[1].unit == unit
 
 
 def test_shares_and_their_differences_cover_over_classes() -> None:

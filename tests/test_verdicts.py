@@ -18,7 +18,7 @@ from clipshift.comparison.pair_report import pair_answer, pair_lines, pair_table
 from clipshift.comparison.sweep import Sweep, sweep_notes
 from clipshift.comparison.sweep_report import sweep_answer
 from clipshift.evaluate.calibration import calibration_notes
-from clipshift.evaluate.tables import carried_gaze
+from clipshift.evaluate.layers import carried_gaze
 from clipshift.report import check, terminal
 from clipshift.report.answer import answer as answer_of
 from clipshift.report.answer import corruption_error

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from itertools import combinations
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -43,14 +44,10 @@ from clipshift.results import (
     pair_values,
     ratio_values,
 )
+from clipshift.results.columns import DEFINITIONS
 
 NAMED = 10
 """How many texts are listed that a view gains most, and how many that it loses most."""
-NAMED_COLUMNS = [
-    "augmentation", "severity", "vocabulary", "text",
-    "change", "ci_low", "ci_high", "p", "p_holm",
-    "softmax_change", "softmax_low", "softmax_high", "softmax_p", "softmax_p_holm", "n",
-]  # fmt: skip
 
 Embeddings = Mapping[str, np.ndarray]
 """By view, ``clean`` among them; rows in the order of photo ids, shape (N, D)."""
@@ -130,14 +127,16 @@ def directions_table(
     names = ["augmentation", "severity", "direction", "null", "p", "share", "contraction", "n"]
     table = pd.DataFrame(rows, columns=names)
     low, high = mean_interval(np.transpose(columns, (2, 0, 1)), seed, groups)
-    table.insert(3, "ci_low", np.sqrt(low[:, 0].clip(0, 1)))
-    table.insert(4, "ci_high", np.sqrt(high[:, 0].clip(0, 1)))
-    table.insert(7, "p_holm", _corrected(table))
-    table.insert(9, "share_low", low[:, 1].clip(0, 1))
-    table.insert(10, "share_high", high[:, 1].clip(0, 1))
-    table.insert(12, "contraction_low", low[:, 2])
-    table.insert(13, "contraction_high", high[:, 2].clip(max=1))
-    return table
+    table = table.assign(
+        ci_low=np.sqrt(low[:, 0].clip(0, 1)),
+        ci_high=np.sqrt(high[:, 0].clip(0, 1)),
+        p_holm=table.groupby("severity")["p"].transform(lambda p: holm(p.to_numpy())),
+        share_low=low[:, 1].clip(0, 1),
+        share_high=high[:, 1].clip(0, 1),
+        contraction_low=low[:, 2],
+        contraction_high=high[:, 2].clip(max=1),
+    )
+    return table[list(DEFINITIONS["directions"])]
 
 
 def direction_cosines_table(
@@ -146,14 +145,14 @@ def direction_cosines_table(
     seed: int,
     groups: np.ndarray | None = None,
 ) -> pd.DataFrame:
-    """Who pushes the same way: one row per two augmentations of one severity.
+    """Which augmentations share a direction: one row per two augmentations of one severity.
 
     The interval is that of a mean over photos to first order (`pair_values`, `cosine_values`).
     """
     rows, columns = [], []
     for severity in dict.fromkeys(variant.severity for variant in variants.values()):
-        own = [name for name, variant in variants.items() if variant.severity == severity]
-        for pair in combinations(own, 2):
+        views = [name for name, variant in variants.items() if variant.severity == severity]
+        for pair in combinations(views, 2):
             known = np.all([_known(embeddings, name) for name in pair], axis=0)
             clean = units(embeddings[CLEAN][known])
             first, second = (
@@ -162,19 +161,12 @@ def direction_cosines_table(
             values = np.full(len(known), np.nan)
             cosine = direction_cosine(first, second) if known.sum() > 1 else np.nan
             if not np.isnan(cosine):
-                values[known] = cosine_values(
-                    *(pair_values(with_others(x, y))
-                      for x, y in ((first, second), (first, first), (second, second)))
-                )  # fmt: skip
+                products = ((first, second), (first, first), (second, second))
+                values[known] = cosine_values(*(pair_values(with_others(*two)) for two in products))
             columns.append(values)
             names = [variants[name].name for name in pair]
             rows.append((severity, *names, cosine, int(known.sum())))
-    table = pd.DataFrame(rows, columns=["severity", "augmentation", "other", "cosine", "n"])
-    if columns:
-        low, high = np.clip(mean_interval(np.transpose(columns), seed, groups), -1, 1)
-        table.insert(4, "ci_low", low)
-        table.insert(5, "ci_high", high)
-    return table
+    return _with_interval("direction_cosines", rows, columns, (-1, 1), seed, groups)
 
 
 def undone_table(
@@ -204,12 +196,7 @@ def undone_table(
             rows.append(
                 (variant.name, variant.severity, method, np.nanmean(values), int(known.sum()))
             )
-    table = pd.DataFrame(rows, columns=["augmentation", "severity", "method", "r_squared", "n"])
-    if columns:
-        low, high = mean_interval(np.transpose(columns), seed, groups)
-        table.insert(4, "ci_low", low)
-        table.insert(5, "ci_high", np.minimum(high, 1))
-    return table
+    return _with_interval("undone", rows, columns, (-np.inf, 1), seed, groups)
 
 
 def neighbourhoods_table(
@@ -235,8 +222,8 @@ def neighbourhoods_table(
         view, clean = embeddings[name][known], embeddings[CLEAN][known]
         kept, occurrence = neighbours_kept(view, clean)
         if known.tobytes() not in of_clean:
-            own = neighbours_kept(clean, clean)[1]
-            of_clean[known.tobytes()] = hubness(own), effective_rank(clean), _uniformity(clean)
+            in_clean = neighbours_kept(clean, clean)[1]
+            of_clean[known.tobytes()] = hubness(in_clean), effective_rank(clean), _uniformity(clean)
         hubs, rank, even = of_clean[known.tobytes()]
         evenness = _uniformity(view)
         for measure, values, reference in (
@@ -254,16 +241,13 @@ def neighbourhoods_table(
             rows.append(
                 (variant.name, variant.severity, measure, np.mean(values), reference, count)
             )
-    names = ["augmentation", "severity", "measure", "value", "reference", "n"]
-    table = pd.DataFrame(rows, columns=names)
-    if columns:
-        low, high = mean_interval(np.transpose(columns), seed, groups)
-        least = table["measure"].map({"neighbours_kept": 0, "alignment": 0, "uniformity": -8})
-        most = table["measure"].map({"neighbours_kept": 1, "alignment": 4, "uniformity": 0})
-        table.insert(4, "ci_low", np.fmax(low, least))
-        table.insert(5, "ci_high", np.fmin(high, most))
-        pointwise = table["measure"].isin(["effective_rank", "hubness"])
-        table.loc[pointwise, ["ci_low", "ci_high"]] = np.nan
+    table = _with_interval("neighbourhoods", rows, columns, (-np.inf, np.inf), seed, groups)
+    least = table["measure"].map({"neighbours_kept": 0, "alignment": 0, "uniformity": -8})
+    most = table["measure"].map({"neighbours_kept": 1, "alignment": 4, "uniformity": 0})
+    table["ci_low"] = np.fmax(table["ci_low"], least)
+    table["ci_high"] = np.fmin(table["ci_high"], most)
+    pointwise = table["measure"].isin(["effective_rank", "hubness"])
+    table.loc[pointwise, ["ci_low", "ci_high"]] = np.nan
     return table
 
 
@@ -289,11 +273,12 @@ def named_table(
         seed: Of the resampling.
         groups: See `inside_tables`; p takes photos as independent.
     """
-    made = [
+    tables = [
         _named(embeddings, variants, name, vocabulary, seed, groups)
         for name, vocabulary in vocabularies.items()
     ]
-    return pd.concat(made, ignore_index=True) if made else pd.DataFrame(columns=NAMED_COLUMNS)
+    empty = pd.DataFrame(columns=list(DEFINITIONS["named"]))
+    return pd.concat(tables, ignore_index=True) if tables else empty
 
 
 def _named(
@@ -305,21 +290,21 @@ def _named(
     groups: np.ndarray | None,
 ) -> pd.DataFrame:
     clean = _compared(embeddings[CLEAN], vocabulary)
-    chosen, columns, facts, p = [], [], [], []
+    chosen, columns, listed, p = [], [], [], []
     for view, variant in variants.items():
         known = _known(embeddings, view)
         changes = np.stack(_compared(embeddings[view][known], vocabulary))
         changes -= np.stack(clean)[:, known]
         order = np.argsort(-changes[0].mean(axis=0), kind="stable")
         ends = np.unique(np.append(np.arange(NAMED), len(order) - 1 - np.arange(NAMED)))
-        own = order[ends[(ends >= 0) & (ends < len(order))]]
+        texts = order[ends[(ends >= 0) & (ends < len(order))]]
         with np.errstate(invalid="ignore", divide="ignore"):
             p.append(ttest_1samp(changes, 0, axis=1).pvalue)
-        values = np.full((len(known), 2, len(own)), np.nan)
-        values[known] = changes[:, :, own].swapaxes(0, 1)
-        chosen.append(own)
+        values = np.full((len(known), 2, len(texts)), np.nan)
+        values[known] = changes[:, :, texts].swapaxes(0, 1)
+        chosen.append(texts)
         columns.append(values)
-        facts += [(variant.name, variant.severity, name, vocabulary.texts[k]) for k in own]
+        listed += [(variant.name, variant.severity, name, vocabulary.texts[k]) for k in texts]
     severities = np.array([variant.severity for variant in variants.values()])
     tests = np.array(p)
     corrected = np.full_like(tests, np.nan)
@@ -329,7 +314,7 @@ def _named(
             corrected[of, measure] = holm(tests[of, measure].ravel()).reshape(-1, tests.shape[2])
     values = np.concatenate(columns, axis=2)
     interval = mean_interval(values, seed, groups)
-    table = pd.DataFrame(facts, columns=NAMED_COLUMNS[:4])
+    table = pd.DataFrame(listed, columns=["augmentation", "severity", "vocabulary", "text"])
     for measure, prefix, most in ((0, "", 2), (1, "softmax_", 1)):
         low, high = np.clip([end[measure] for end in interval], -most, most)
         table[f"{prefix}change"] = np.nanmean(values[:, measure], axis=0)
@@ -337,7 +322,7 @@ def _named(
         table[f"{prefix or 'ci_'}high"] = high
         for column, of in (("p", tests), ("p_holm", corrected)):
             table[f"{prefix}{column}"] = np.concatenate(
-                [of[row, measure, own] for row, own in enumerate(chosen)]
+                [of[row, measure, texts] for row, texts in enumerate(chosen)]
             )
     table["n"] = np.isfinite(values[:, 0]).sum(axis=0)
     return table
@@ -348,6 +333,32 @@ def _compared(embeddings: np.ndarray, vocabulary: Vocabulary) -> tuple[np.ndarra
     with np.errstate(invalid="ignore", divide="ignore"):
         cosines = units(embeddings) @ np.asarray(vocabulary.embeddings, float).T
     return cosines, softmax(vocabulary.logit_scale * cosines, axis=1)
+
+
+def _with_interval(
+    name: str,
+    rows: Sequence[tuple[Any, ...]],
+    columns: Sequence[np.ndarray],
+    limits: tuple[float, float],
+    seed: int,
+    groups: np.ndarray | None,
+) -> pd.DataFrame:
+    """A table with ``ci_low`` and ``ci_high`` of each row's mean over photos.
+
+    Args:
+        name: The table's name.
+        rows: Its other columns' values, in their order.
+        columns: What each photo adds to a row's mean, shape (N,) each.
+        limits: Where intervals are cut off.
+        seed: Of the resampling.
+        groups: See `inside_tables`.
+    """
+    names = list(DEFINITIONS[name])
+    table = pd.DataFrame(rows, columns=[n for n in names if n not in ("ci_low", "ci_high")])
+    low = high = np.empty(0)
+    if rows:
+        low, high = np.clip(mean_interval(np.transpose(columns), seed, groups), *limits)
+    return table.assign(ci_low=low, ci_high=high)[names]
 
 
 def _known(embeddings: Embeddings, name: str) -> np.ndarray:
@@ -367,7 +378,3 @@ def _uniformity(embeddings: np.ndarray) -> np.ndarray:
     """Values of photos, to first order, whose mean is the uniformity."""
     near = closeness(embeddings)
     return np.asarray(np.log(near.mean()) + pair_values(near) / near.mean() - 1)
-
-
-def _corrected(table: pd.DataFrame) -> pd.Series:
-    return table.groupby("severity")["p"].transform(lambda p: holm(p.to_numpy()))

@@ -1,24 +1,23 @@
 """From what was measured to the tables and facts of a run."""
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from itertools import pairwise
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
-from torch import Tensor
 
 from clipshift.augment import Stored, Variant
 from clipshift.augment.matching import UNDISTORTED, Calibration
 from clipshift.data import Photo, keyed_order
 from clipshift.evaluate.calibration import mirrored_photos
 from clipshift.evaluate.elasticity import elasticities
-from clipshift.measure import CleanSpread, Facts, LayerShift, retained_facts
+from clipshift.evaluate.layers import carried_gaze, layer_table, outlier_table
+from clipshift.measure import CleanSpread, Facts, retained_facts
 from clipshift.measure.embeddings import has_direction, near_copies
-from clipshift.measure.functional import cka_left_out, cka_null, retained
+from clipshift.measure.functional import retained
 from clipshift.results import (
     CLASSES,
     CLEAN,
@@ -43,11 +42,9 @@ from clipshift.results import (
     intraclass_correlation,
     label_groups,
     labels_of,
-    mean_interval,
     order_of_photos,
     rank_augmentations,
     ranking_agreement,
-    ratio_values,
     shift_and_error,
     shift_table,
     shown_photos,
@@ -56,6 +53,7 @@ from clipshift.results import (
     write_shift,
     write_whole,
 )
+from clipshift.results.info import Resampled
 from clipshift.severities import MATCHED, PAPER
 
 AUTO = "auto"
@@ -125,24 +123,10 @@ def make_run(
     summary = summarize(shift, columns, seed, matching, groups)
     stored = {v.name for v in variants.values() if isinstance(v.augmentation, Stored)}
     errors = corruption_errors(summary, sorted(stored))
-    shown = shown_photos(shift, SHOWN_PHOTOS)
     several = len(order) > 1 and len(shift.variants.unique("augmentation")) > 1
     both = cosine and several and {PAPER, MATCHED} <= set(shift.variants.unique("severity"))
-    made: dict[str, Any] = {
-        "data": {
-            "fingerprint": data_fingerprint(
-                (photos[index].id, digest.tobytes())
-                for index, digest in zip(measured.index, measured.digests, strict=True)
-            ),
-            "photos": len(measured.index),
-            "skipped": len(measured.skipped),
-            **facts["data"],
-            "shown_sha256": {
-                photos[index].id: digest.tobytes().hex()
-                for index, digest in zip(measured.index, measured.digests, strict=True)
-                if photos[index].id in shown
-            },
-        },
+    derived: dict[str, Any] = {
+        "data": facts["data"] | data_facts(measured, photos, shown_photos(shift, SHOWN_PHOTOS)),
         "spread": None if math.isnan(spread) else spread,
         "collapsed": math.isnan(spread) and bool((measured.digests != measured.digests[:1]).any()),
         "strengths": {name: variant.strength for name, variant in variants.items()},
@@ -151,17 +135,13 @@ def make_run(
         "intraclass_correlation": correlation,
         "resampled": resampled,
     }
-    if measured.stored is not None:
-        made["data"]["stored_fingerprint"] = data_fingerprint(
-            (photos[index].id, digest.tobytes())
-            for index, digest in zip(measured.index, measured.stored, strict=True)
-        )
     if both:
-        found = ranking_agreement(shift, (PAPER, MATCHED), seed, matching, groups)
-        values = [None if math.isnan(value) else value for value in found]
-        made["paper_and_matched"] = dict(zip(("tau", "ci_low", "ci_high"), values, strict=True))
+        agreement = ranking_agreement(shift, (PAPER, MATCHED), seed, matching, groups)
+        values = [None if math.isnan(value) else value for value in agreement]
+        names = ("tau", "ci_low", "ci_high")
+        derived["paper_and_matched"] = dict(zip(names, values, strict=True))
     if calibration:
-        made["matching"] = {
+        derived["matching"] = {
             "distortion": calibration.distortion,
             "target": calibration.target,
             "photos": len(calibration.photos),
@@ -171,18 +151,18 @@ def make_run(
     if calibration and len(ranking):
         ranking = with_distortion(ranking, summary, calibration.distortion)
     outliers = outlier_table(measured, photos, variants, seed, groups)
-    made["notes"] = [
+    derived["notes"] = [
         *facts["notes"],
         *carried_gaze(outliers, facts["model"]["gaze_layer"]),
         *repeated_photos(measured.digests),
         *near_photos(records, photos),
     ]
     if len(errors):
-        made["corruption_error"] = shift_and_error(errors, shift, seed)
+        derived["corruption_error"] = shift_and_error(errors, shift, seed)
     inside_tables = inside(groups) if inside else {}  # adds to facts["seconds"]
     return Run(
         folder,
-        RunInfo.model_validate({**facts, **made}),
+        RunInfo.model_validate({**facts, **derived}),
         dict(columns),
         shift,
         summary,
@@ -195,6 +175,34 @@ def make_run(
         skipped=skipped_table(measured, photos),
         **inside_tables,
     )
+
+
+def data_facts(
+    measured: Measured, photos: Sequence[Photo], shown: Collection[str]
+) -> dict[str, Any]:
+    """What ``run.json`` says of the photos: how many, and the SHA-256 of their files.
+
+    Args:
+        measured: What was measured.
+        photos: The run's photos.
+        shown: Ids of the photos whose own SHA-256 are kept, to show their pictures later.
+    """
+    ids = [photos[index].id for index in measured.index]
+    digests = [digest.tobytes() for digest in measured.digests]
+    facts = {
+        "fingerprint": data_fingerprint(zip(ids, digests, strict=True)),
+        "photos": len(ids),
+        "skipped": len(measured.skipped),
+        "shown_sha256": {
+            photo: digest.hex()
+            for photo, digest in zip(ids, digests, strict=True)
+            if photo in shown
+        },
+    }
+    if measured.stored is None:
+        return facts
+    stored = (digest.tobytes() for digest in measured.stored)
+    return facts | {"stored_fingerprint": data_fingerprint(zip(ids, stored, strict=True))}
 
 
 def with_distortion(ranking: pd.DataFrame, summary: pd.DataFrame, measure: str) -> pd.DataFrame:
@@ -231,7 +239,7 @@ def label_correlation(shift: Shift) -> float | None:
 
 def resampling(
     labels: Sequence[str | None], correlation: float | None, asked: str
-) -> tuple[np.ndarray | None, dict[str, Any]]:
+) -> tuple[np.ndarray | None, Resampled]:
     """What intervals take as drawn at random: photos, or the classes that they are of.
 
     Classes where that is asked for, or where it is left to us and intervals over photos would be
@@ -244,9 +252,7 @@ def resampling(
         asked: ``auto``, ``photos`` or ``classes``.
 
     Returns:
-        The group of each photo, None where photos are resampled; and what ``run.json`` says of it:
-        the ``unit``, how many of them there are, how many photos are ``alone``, having no class,
-        and the ``design_effect``.
+        The group of each photo, None where photos are resampled; and what ``run.json`` says of it.
     """
     classes = len({label for label in labels if isinstance(label, str)})
     effect = None if correlation is None else design_effect(correlation, labels)
@@ -254,10 +260,8 @@ def resampling(
     if asked == CLASSES or (asked == AUTO and alike):
         groups = label_groups(labels)
         alone = len(np.unique(groups)) - classes
-        facts = {"unit": CLASSES, "units": classes, "alone": alone}
-    else:
-        groups, facts = None, {"unit": PHOTOS, "units": len(labels), "alone": 0}
-    return groups, {**facts, "design_effect": effect}
+        return groups, Resampled(unit=CLASSES, units=classes, alone=alone, design_effect=effect)
+    return None, Resampled(unit=PHOTOS, units=len(labels), alone=0, design_effect=effect)
 
 
 def repeated_photos(digests: np.ndarray) -> list[str]:
@@ -356,230 +360,3 @@ def add_retained(measured: Measured, found: Mapping[str, Mapping[int, float]]) -
     for name, photos in found.items():
         rows = [photos.get(index, math.nan) for index in measured.index.tolist()]
         measured.values[name, "retained"] = np.array(rows)
-
-
-def layer_table(
-    measured: Measured,
-    sums: Mapping[str, Tensor],
-    photos: Sequence[Photo],
-    variants: Mapping[str, Variant],
-    seed: int,
-    groups: np.ndarray | None = None,
-) -> pd.DataFrame:
-    """One row per variant and layer: cosines, the shift's growth from layer to layer, and CKA.
-
-    The intervals are `clipshift.results.mean_interval`, that of the amplification with the spreads
-    of the clean photos as they are, that of CKA of `cka_intervals`. Empty where the sums are of
-    other photos, as after an interruption they may be.
-    """
-    columns = [
-        "augmentation", "severity", "layer", "cosine", "ci_low", "ci_high",
-        "patch_cosine", "patch_low", "patch_high",
-        "amplification", "amplification_low", "amplification_high",
-        "cka", "cka_low", "cka_high", "cka_null", "cka_p", "cka_biased",
-    ]  # fmt: skip
-    summed = set(sums["photos"].tolist()) if sums else set()
-    if measured.layers is None or summed != set(measured.index.tolist()):
-        return pd.DataFrame(columns=columns)
-    both = measured.layers[order_of_photos(measured, photos)]
-    low, high = np.clip(mean_interval(both, seed, groups), -1, 1)
-    cosines = both[..., 0]
-    made = [
-        LayerShift.from_sums(
-            {
-                name.partition(" ")[2]: value
-                for name, value in sums.items()
-                if name.startswith(f"{layer} ")
-            }
-        ).compute()
-        for layer in range(cosines.shape[1])
-    ]
-    growth = amplification_values(cosines, np.array([float(of["spread"]) for of in made]))
-    with np.errstate(invalid="ignore"):
-        amplification = np.nansum(growth, axis=0) / np.isfinite(growth).sum(axis=0)
-    growth_low, growth_high = np.maximum(mean_interval(growth, seed, groups), 0)
-    null = cka_null(len(cosines))
-    # torchmetrics squeezes the values of a single variant.
-    names = ("cosine", "patch_cosine", "cka", "cka_biased")
-    cosine, patch_cosine, cka, biased = np.array(
-        [[of[name].reshape(-1).tolist() for of in made] for name in names]
-    )
-    tokens = {view: _tokens(measured, photos, view) for view in (CLEAN, *variants)}
-    widths = [sums[f"{layer} xx"].shape[0] - 2 for layer in range(len(made))]
-    if groups is not None:
-        order = order_of_photos(measured, photos)
-        groups = groups[np.isin(measured.index[order], list(measured.tokens.get(CLEAN, ())))]
-    cka_low, cka_high = cka_intervals(tokens, widths, cka, len(cosines), seed, groups)
-    rows = [
-        (
-            v.name, v.severity, layer + 1, cosine[layer, k], low[layer, k, 0], high[layer, k, 0],
-            patch_cosine[layer, k], low[layer, k, 1], high[layer, k, 1],
-            amplification[layer, k], growth_low[layer, k], growth_high[layer, k],
-            cka[layer, k], cka_low[layer, k], cka_high[layer, k], null,
-            1 / (1 + (max(cka[layer, k], 0) / null) ** 2), biased[layer, k],
-        )
-        for layer in range(len(made))
-        for k, v in enumerate(variants.values())
-    ]  # fmt: skip
-    return pd.DataFrame(rows, columns=columns)
-
-
-def _tokens(measured: Measured, photos: Sequence[Photo], view: str) -> np.ndarray:
-    """The mean patch tokens of the photos of which they were kept, in the order of ids."""
-    kept = measured.tokens.get(view, {})
-    chosen = sorted(kept, key=lambda index: photos[index].id)
-    return np.array([kept[index] for index in chosen])
-
-
-def cka_intervals(
-    tokens: Mapping[str, np.ndarray],
-    widths: Sequence[int],
-    cka: np.ndarray,
-    count: int,
-    seed: int,
-    groups: np.ndarray | None = None,
-) -> tuple[np.ndarray, np.ndarray]:
-    r"""The 95 % intervals of debiased CKA over photos, by the jackknife.
-
-    .. math::
-        \psi_i = n z - (n - 1) z_{(i)}, \quad z = \operatorname{artanh} \mathrm{CKA}
-
-    with :math:`z_{(i)}` of all n photos but one (`cka_left_out`). The distances from the mean of
-    these pseudo-values to the ends of its `clipshift.results.mean_interval` are taken from the z of
-    CKA, and :math:`\tanh` of both are the ends. Pseudo-values vary as the ratio does, to more than
-    first order; z, which stretches the scale near 1, makes its distribution less skewed. Sources:
-    Tukey, "Bias and confidence in not quite large samples", 1958; Efron and Stein, "The jackknife
-    estimate of variance", 1981; z: Fisher, "On the probable error of a coefficient of correlation",
-    1921.
-
-    Args:
-        tokens: Mean patch tokens of n photos, those of all layers one behind the other, by view,
-            ``clean`` first, each shape (n, sum of widths).
-        widths: Of the layers.
-        cka: Of all N photos, shape (layers, variants).
-        count: N. Where n is less, the variation over n photos is taken for that over all.
-        seed: Of the resampling.
-        groups: Of the n photos, see `mean_interval`.
-
-    Returns:
-        The ends, each shape (layers, variants); NaN for n < 5, or where CKA, or that of all photos
-        but one, is NaN.
-    """
-    clean, *views = tokens.values()
-    if len(clean) < 5:
-        return np.full_like(cka, np.nan), np.full_like(cka, np.nan)
-    values = np.full((len(clean), *cka.shape), np.nan)
-    starts = np.cumsum([0, *widths])
-    for layer, (start, stop) in enumerate(pairwise(starts)):
-        x = torch.from_numpy(clean[:, start:stop])
-        for k, view in enumerate(views):
-            if np.isfinite(cka[layer, k]):
-                left_out = cka_left_out(x, torch.from_numpy(view[:, start:stop])).numpy()
-                values[:, layer, k] = -(len(clean) - 1) * fisher_z(left_out)
-    values[:, np.isnan(values).any(axis=0)] = np.nan
-    low, high = (
-        np.tanh(fisher_z(cka) + (end - values.mean(axis=0)) * np.sqrt(len(clean) / count))
-        for end in mean_interval(values, seed, groups)
-    )
-    return np.minimum(low, cka), np.maximum(high, cka)
-
-
-def fisher_z(cka: np.ndarray) -> np.ndarray:
-    """The inverse of tanh, finite at 1, where two representations differ by rounding alone."""
-    return np.asarray(np.arctanh(np.clip(cka, -1 + 1e-12, 1 - 1e-12)))
-
-
-CARRIED = 0.25
-"""Outlier tokens carry the gaze where they have so much more of it than their number would have."""
-
-
-def outlier_table(
-    measured: Measured,
-    photos: Sequence[Photo],
-    variants: Mapping[str, Variant],
-    seed: int,
-    groups: np.ndarray | None = None,
-) -> pd.DataFrame:
-    """Outlier tokens after each layer, and the gaze on them: a row per view, severity and layer.
-
-    The clean views, which have no severity, have their rows at every one. Empty where there are no
-    tokens.
-    """
-    columns = [
-        "augmentation", "severity", "layer", "tokens", "ci_low", "ci_high", "share",
-        "gaze_share", "gaze_low", "gaze_high", "n",
-    ]  # fmt: skip
-    if measured.outliers is None:
-        return pd.DataFrame(columns=columns)
-    values = measured.outliers[order_of_photos(measured, photos)]
-    low, high = np.clip(mean_interval(values, seed, groups), 0, [np.inf, 1, 1])
-    known = np.isfinite(values).sum(axis=0)
-    with np.errstate(invalid="ignore"):
-        means = np.nansum(values, axis=0) / known
-    severities = list(dict.fromkeys(variant.severity for variant in variants.values()))
-    views = [(CLEAN, severity, 0) for severity in severities] + [
-        (v.name, v.severity, k) for k, v in enumerate(variants.values(), start=1)
-    ]
-    rows = [
-        (
-            name, severity, layer + 1, means[k, layer, 0], low[k, layer, 0], high[k, layer, 0],
-            means[k, layer, 1], means[k, layer, 2], low[k, layer, 2], high[k, layer, 2],
-            known[k, layer, 0],
-        )
-        for name, severity, k in views
-        for layer in range(values.shape[2])
-    ]  # fmt: skip
-    return pd.DataFrame(rows, columns=columns)
-
-
-def carried_gaze(outliers: pd.DataFrame, layer: int | None) -> list[str]:
-    """A warning where outlier tokens carry the gaze; empty where they do not.
-
-    Args:
-        outliers: From `outlier_table`.
-        layer: After how many layers the gaze looks at the tokens; None or 0 where there is none.
-    """
-    seen = outliers[outliers["layer"] == layer]
-    carried = seen[seen["gaze_share"] - seen["share"] >= CARRIED]
-    if carried.empty:
-        return []
-    most = carried.loc[carried["gaze_share"].idxmax()]
-    where = ", ".join(dict.fromkeys(carried["augmentation"]))
-    return [
-        f"Outlier tokens carry the gaze ({where}): up to {most['gaze_share']:.0%} of it falls on "
-        f"{most['share']:.1%} of the patches. Such tokens hold little of their own patch, so that "
-        "measures of gaze say little of where on the photo the model looks."
-    ]
-
-
-def amplification_values(cosines: np.ndarray, spread: np.ndarray) -> np.ndarray:
-    r"""Growth of the shift from layer to layer, as a mean over photos (`ratio_values`).
-
-    .. math::
-        A_l = \frac{M_l}{S_l} \Big/ \frac{M_{l - 1}}{S_{l - 1}}
-
-    with the mean shift M of the class tokens, 1 − cosine, and its spread S, the same mean between
-    different clean photos: the relative shift of a layer over that of the layer before.
-
-    Args:
-        cosines: Class tokens' cosines, shape (N, layers, variants); NaN where there are none.
-        spread: S of each layer, shape (layers,).
-
-    Returns:
-        Shape (N, layers, variants), NaN in the first layer.
-
-    Example:
-        >>> cosines = np.array([[[0.9], [0.6]], [[0.7], [0.6]]])
-        >>> amplification_values(cosines, np.array([0.5, 1.0])).mean(axis=0).round(6).tolist()
-        [[nan], [1.0]]
-    """
-    shift = 1 - cosines
-    values = np.full_like(shift, np.nan)
-    for layer in range(1, shift.shape[1]):
-        for k in range(shift.shape[2]):
-            known = np.isfinite(shift[:, layer - 1 : layer + 1, k]).all(axis=1)
-            before, after = shift[known, layer - 1, k], shift[known, layer, k]
-            if known.any():
-                ratio = ratio_values(after, before)
-                values[known, layer, k] = ratio * spread[layer - 1] / spread[layer]
-    return values

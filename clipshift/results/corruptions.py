@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 from scipy.stats import spearmanr
 
+from clipshift.results.columns import DEFINITIONS
 from clipshift.results.intervals import mean_interval, spearman_interval
 from clipshift.results.table import Shift, by_photo
 from clipshift.severities import LADDER
@@ -71,8 +72,7 @@ def corruption_errors(summary: pd.DataFrame, corruptions: Sequence[str]) -> pd.D
         interval (``relative_low``, ``relative_high``), AlexNet's being given, and ``shift``, the
         mean of 1 − cosine. Empty without zero-shot accuracies.
     """
-    names = ["augmentation", "severity", "error", "ci_low", "ci_high", "alexnet_error",
-             "relative_error", "relative_low", "relative_high", "shift", "n"]  # fmt: skip
+    names = list(DEFINITIONS["corruption_error"])
     stored = summary[summary["augmentation"].isin(corruptions)]
     by_measure = stored.set_index(["augmentation", "severity"]).groupby("measure")
     if "zero_shot_top1" not in by_measure.groups:

@@ -113,7 +113,10 @@ class Floor(Known):
 
 
 class Resampled(Known):
-    """What intervals take as drawn at random, see `clipshift.evaluate.tables.resampling`."""
+    """What intervals take as drawn at random, see `clipshift.evaluate.tables.resampling`.
+
+    The unit, how many of them there are, and how many photos are alone, having no class.
+    """
 
     unit: Literal["photos", "classes"]
     units: Count

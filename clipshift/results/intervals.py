@@ -8,6 +8,7 @@ docs/protocol.md, "Intervals", made by benchmarks/coverage.py.
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import pandas as pd
@@ -28,8 +29,9 @@ mean); with this floor it covers 0.97, and other populations are hardly touched.
 BLOCK = 256
 """Photos, or groups of them, that are resampled at once, from one stream of random numbers: part of
 every interval."""
-PHOTOS, CLASSES = "photos", "classes"
-"""What is resampled."""
+PHOTOS: Literal["photos"] = "photos"
+CLASSES: Literal["classes"] = "classes"
+"""What is resampled: photos or classes."""
 DESIGN_EFFECT = 1.1
 """Above this, intervals over photos are more than 5 % too narrow for photos of one label alike."""
 ROUNDING = 1e-12

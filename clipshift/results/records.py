@@ -26,7 +26,7 @@ FOLDER = "measured"
 OPTIONS = "options.json"
 STORED_OPTIONS: TypeAdapter[dict[str, Any]] = TypeAdapter(dict[str, Any])
 PHOTOS_PER_CHUNK = 1024
-"""So many photos' values are held at once on their way into ``shift.parquet``."""
+"""The number of photos whose values are in memory on their way into ``shift.parquet``."""
 
 
 class Records:
@@ -240,9 +240,9 @@ def _read(file: Path, kinds: Collection[str]) -> Measured:
         for kind in KEPT
     }
     keys = [tuple(key) for key in json.loads(metadata["values"])]
-    values = {} if kinds and "values" not in kinds else dict(
-        zip(keys, tensors.get("values", ()), strict=True)
-    )  # fmt: skip
+    values: dict[Any, np.ndarray] = {}
+    if not kinds or "values" in kinds:
+        values = dict(zip(keys, tensors.get("values", ()), strict=True))
     return Measured(
         index=tensors["index"],
         values=values,

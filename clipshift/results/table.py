@@ -9,7 +9,7 @@ import pandas as pd
 from clipshift.augment import Variant
 from clipshift.data import Photo
 from clipshift.measure import Facts
-from clipshift.results.columns import KEYS, ShiftFile
+from clipshift.results.columns import DEFINITIONS, KEYS, ShiftFile
 from clipshift.results.intervals import (
     mean_interval,
     relative_shift_values,
@@ -20,8 +20,8 @@ from clipshift.results.matching import UNMATCHED, Matching
 from clipshift.results.measured import Measured
 
 COLUMNS_PER_CHUNK = 27
-"""So many columns are resampled at once, three measures under nine augmentations: more would take
-more memory, and fewer draw the resamples more often."""
+"""The number of columns that are resampled together, three measures under nine augmentations: more
+take more memory, and fewer draw the resamples more often."""
 SHIFTS = {"cosine_similarity": 1.0, "relative_shift": 0.0}
 """The measures that are the shift, and their values of no change."""
 Shift: TypeAlias = pd.DataFrame | ShiftFile
@@ -144,9 +144,8 @@ def summarize(
                 n=values.count().to_numpy(),
             )
         )
-    names = ["augmentation", "severity", "measure", "mean", "std", "ci_low", "ci_high", "n"]
     if not parts:
-        return pd.DataFrame(columns=names)
+        return pd.DataFrame(columns=list(DEFINITIONS["summary"]))
     return pd.concat(parts).sort_index(kind="stable", ignore_index=True)
 
 
