@@ -289,7 +289,14 @@ def test_ranks_and_batches_leave_the_same_files(
         variants = make_variants(augmentations_named(*names), {}, ["paper"], {})
         kept = records.read("digests", "distances", "gallery")
         run = make_run(
-            folder, kept, records, photos, variants, all_columns(), 0, run_facts(data={})
+            folder,
+            kept,
+            records,
+            photos,
+            variants,
+            all_columns(),
+            0,
+            run_facts(model={"gaze_layer": None}),
         )
         write_run(run)
         shift = by_photo(run.rows, "cosine_similarity")
