@@ -158,8 +158,8 @@ def complaints(file: Path) -> Iterator[str]:
     for number, text in texts_of(file):
         words = re.sub(r"\s+", " ", text).strip()
         for pattern, better in PHRASES.items():
-            if found := re.search(pattern, words):
-                yield f"{place}:{number}: “{found[0]}”: write “{better}”"
+            if match := re.search(pattern, words):
+                yield f"{place}:{number}: “{match[0]}”: write “{better}”"
     if file.suffix == ".py" and "clipshift" in place.parts:
         for number, name in names_of(file):
             yield f"{place}:{number}: `{name}`: name it for what it holds, as `{NAMES[name]}`"
@@ -173,9 +173,9 @@ def complaints(file: Path) -> Iterator[str]:
 
 def main() -> None:
     """Print what is to be changed; the exit code is 1 if there is anything."""
-    told = [line for file in files() for line in complaints(file)]
-    print("\n".join(told) or "English: nothing to change")
-    sys.exit(bool(told))
+    lines = [line for file in files() for line in complaints(file)]
+    print("\n".join(lines) or "English: nothing to change")
+    sys.exit(bool(lines))
 
 
 if __name__ == "__main__":

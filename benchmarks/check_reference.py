@@ -66,8 +66,8 @@ def reference(model_name: str, photos: list[tuple[Image.Image, int]], names: lis
         part = photos[start : start + 50]
         images = torch.stack([transform(photo) for photo, _ in part])
         embedding = model.encode_image(images).double()
-        found = (embedding / embedding.norm(dim=-1, keepdim=True) @ classifier).numpy()
-        for row, (_, target) in zip(found, part, strict=True):
+        cosines = (embedding / embedding.norm(dim=-1, keepdim=True) @ classifier).numpy()
+        for row, (_, target) in zip(cosines, part, strict=True):
             same = [index for index, other in enumerate(names) if other == names[target]]
             hits.append((np.argmax(row) in same) / len(same))
             cosines.append(row[target])

@@ -290,11 +290,13 @@ def of_matched(elasticity: float) -> Coverage:
         calibrated = sensitivities(rng, n * SAMPLES)[1].reshape(n, SAMPLES)
         measured = sensitivities(rng, n * SAMPLES)[0].reshape(n, SAMPLES)
         mean = calibrated.mean(axis=0)
-        made = studentize(measured / mean**elasticity, seed=n)
+        students = studentize(measured / mean**elasticity, seed=n)
         variants = [(str(run), "matched") for run in range(SAMPLES)]
         columns = elasticity * (calibrated / mean - 1).T
         relative = {name: of for (name, _), of in zip(variants, columns, strict=True)}
-        return covers(Matching(relative).widened(made, made.mean, variants, n).interval(), truth)
+        return covers(
+            Matching(relative).widened(students, students.mean, variants, n).interval(), truth
+        )
 
     return coverage
 
@@ -317,8 +319,8 @@ def of_matched_flip(rng: Rng, n: int) -> float:
         for columns in (calibrated / calibrated.mean(axis=0) - 1, changed)
     )
     matching = Matching(relative, exact)
-    made = studentize(matching.stratified(measured, variants), seed=n)
-    ends = matching.widened(made, made.mean, variants, n).interval()
+    students = studentize(matching.stratified(measured, variants), seed=n)
+    ends = matching.widened(students, students.mean, variants, n).interval()
     return covers(ends, target / means[0] * means[1])
 
 
@@ -336,8 +338,8 @@ def of_ranks(means: np.ndarray, leader: bool = False) -> Coverage:
     def coverage(rng: Rng, n: int) -> float:
         held = []
         for seed in range(RANKINGS):
-            made = rank_augmentations(shift_table(rng, n, {"paper": means}), seed)
-            rows = made.set_index("augmentation").sort_index()
+            ranks = rank_augmentations(shift_table(rng, n, {"paper": means}), seed)
+            rows = ranks.set_index("augmentation").sort_index()
             if leader:
                 led = rows.index[rows["rank_low"] == 1]
                 held.append(len(led) > 1 or last[rows.index.get_loc(led[0])] == 1)
@@ -377,12 +379,12 @@ def populations(run: str | None) -> Iterator[tuple[str, str, Coverage]]:
             draw = lambda rng, size, shift=shift: rng.choice(shift, size)  # noqa: E731
             yield "mean", f"1 − cosine under `{name}`", of_means(draw, shift.mean())
     for icc in (0.3, 0.0):
-        told = f"n classes of ten, ICC {icc}"
-        yield "mean, over classes", told, of_classes(icc, resample=True)
-        yield "mean, over photos", told, of_classes(icc, resample=False)
+        population = f"n classes of ten, ICC {icc}"
+        yield "mean, over classes", population, of_classes(icc, resample=True)
+        yield "mean, over photos", population, of_classes(icc, resample=False)
     for share in (0.1, 0.5):
-        told = f"{share:.0%}, n classes of ten, ICC 0.3"
-        yield "share, over classes", told, of_shares_of_classes(share, 0.3)
+        population = f"{share:.0%}, n classes of ten, ICC 0.3"
+        yield "share, over classes", population, of_shares_of_classes(share, 0.3)
     for share in (0.02, 0.1, 0.5, 0.9, 0.98):
         yield "share", f"{share:.0%}", of_shares(share)
     for cone in (0, 3):
@@ -393,8 +395,8 @@ def populations(run: str | None) -> Iterator[tuple[str, str, Coverage]]:
     skewed = of_means(paired_lognormal, -0.1 * float(np.exp(0.5)))
     yield "paired difference of means", "lognormal, correlated", skewed
     for gained, lost in ((0.02, 0.01), (0.1, 0.05), (0.3, 0.2)):
-        told = f"{gained:.0%} gained, {lost:.0%} lost"
-        yield "paired difference of shares", told, of_share_differences(gained, lost)
+        population = f"{gained:.0%} gained, {lost:.0%} lost"
+        yield "paired difference of shares", population, of_share_differences(gained, lost)
     kind = "p of a paired difference, not below 0.01"  # at 0.05 it is the interval's coverage
     yield kind, "lognormal, correlated", of_p(paired_lognormal, -0.1 * np.exp(0.5), 0.01)
     yield kind, "lognormal, σ 1", of_p(*lognormal(1), 0.01)

@@ -200,8 +200,8 @@ def command_of(name: str) -> str:
 def means(run: Run, severity: str, measure: str) -> pd.DataFrame:
     """Return ``mean``, ``ci_low`` and ``ci_high`` of a measure, by augmentation."""
     rows = run.summary
-    own = rows[(rows["severity"] == severity) & (rows["measure"] == measure)]
-    return own.set_index("augmentation")[["mean", "ci_low", "ci_high"]]
+    rows = rows[(rows["severity"] == severity) & (rows["measure"] == measure)]
+    return rows.set_index("augmentation")[["mean", "ci_low", "ci_high"]]
 
 
 def ranking(run: Run, severity: str) -> pd.DataFrame:
@@ -219,27 +219,26 @@ def command_block(name: str) -> str:
     return "```sh\n" + " \\\n    ".join(broken) + "\n```"
 
 
-def weights_of(made: Run | Training) -> str:
+def weights_of(run: Run | Training) -> str:
     """Name a model with the beginning of its weights' SHA-256."""
-    model = made.info.model
+    model = run.info.model
     return f"`{model.name}` (weights SHA-256 `{model.weights_sha256[:8]}…`)"
 
 
-def version_of(made: Run | Training) -> str:
+def version_of(run: Run | Training) -> str:
     """Return the version, commit and date of a run."""
-    info = made.info
+    info = run.info
     digits, plus, _ = (info.commit or "unknown").partition("+")
     commit = digits[:7] + (" with changes" if plus else "")
     return f"clipshift {info.versions['clipshift']} at commit {commit}, {info.started[:10]}"
 
 
-def provenance(made: Run | Training) -> str:
+def provenance(run: Run | Training) -> str:
     """Return model, photographs, seed, precision and version of a section's run."""
-    info = made.info
+    info = run.info
     photos = counted(info.data.photos, "photograph")
     return (
-        f"Model {weights_of(made)}, {photos}, seed {info.seed}, {info.precision}, "
-        f"{version_of(made)}."
+        f"Model {weights_of(run)}, {photos}, seed {info.seed}, {info.precision}, {version_of(run)}."
     )
 
 
@@ -268,13 +267,13 @@ def summary(lite: Run, tiny: Run) -> str:
         f"Zero-shot top-1 of `lite` over {classes}: {percent(*clean)} on clean photographs, "
         f"{percent(*under.loc[worst])} under `{worst}` at the paper's strength, the lowest."
     )
-    told = "; ".join(
+    largest = "; ".join(
         f"`{run.info.model.name}`: {in_words(ranking(run, PAPER).index[:3])}"
         for run in (lite, tiny)
     )
     lines.append(
         f"The paper's abstract names {in_words(NAMED)} among the most drastic augmentations of "
-        f"CLIP ViT-B/32. The three largest mean shifts here, at the paper's strengths: {told}."
+        f"CLIP ViT-B/32. The three largest mean shifts here, at the paper's strengths: {largest}."
     )
     return "\n".join(f"- {line}" for line in lines)
 
@@ -283,17 +282,17 @@ def training_summary(training: Training) -> str:
     """Return a sentence about the effect of a fine-tuning."""
     before, after = training.info.model.name, training.comparison["model_b"].iloc[-1]
     pair = pair_of(training, before, after)
-    told = [change_in_words(pair, group) for group in GROUPS]
+    changes = [change_in_words(pair, group) for group in GROUPS]
     line = (
         f"Fine-tuning `{before}` on {counted(len(training.trained_on), 'augmentation')} "
-        f"changes its mean relative shift by {told[0]} on these, and by {told[1]} on "
+        f"changes its mean relative shift by {changes[0]} on these, and by {changes[1]} on "
         f"those held out, over {counted(int(pair['n'].max()), 'photograph')} it was not "
         "trained on"
     )
     if len(models_of(training)) == 3:
         control = pair_of(training, before, models_of(training)[1])
-        told = [change_in_words(control, group) for group in GROUPS]
-        line += f"; the same training on clean views alone: {told[0]} and {told[1]}"
+        changes = [change_in_words(control, group) for group in GROUPS]
+        line += f"; the same training on clean views alone: {changes[0]} and {changes[1]}"
     return f"- {line}."
 
 
@@ -309,7 +308,7 @@ def shift_table(run: Run, severity: str) -> str:
         "edge": ("edge_preservation", ".3f"),
         "detail": ("detail_preservation", ".3f"),
     }
-    found = {head: means(run, severity, measure) for head, (measure, _) in columns.items()}
+    values = {head: means(run, severity, measure) for head, (measure, _) in columns.items()}
     ssim = means(run, severity, "ssim")
     matched = severity == MATCHED
     rows = []
@@ -318,7 +317,7 @@ def shift_table(run: Run, severity: str) -> str:
             code(name),
             number(*ends(row, "shift"), ".4f"),
             ranks_in_words(int(row["rank_low"]), int(row["rank_high"])),
-            *(number(found[head].loc[name, "mean"]) for head in columns),
+            *(number(values[head].loc[name, "mean"]) for head in columns),
             number(*ssim.loc[name]) if matched else number(ssim.loc[name, "mean"]),
         ]
         strength = run.info.strengths[f"{name}@{severity}"]
@@ -330,8 +329,8 @@ def shift_table(run: Run, severity: str) -> str:
         for first, second in pairwise(names)
         if not ranked.loc[first, "different"]
     ]
-    told = f"Neighbours that do not differ significantly: {'; '.join(alike) or 'none'}."
-    return f"{table(head, rows)}\n\n{told}"
+    neighbours = f"Neighbours that do not differ significantly: {'; '.join(alike) or 'none'}."
+    return f"{table(head, rows)}\n\n{neighbours}"
 
 
 def ranks_table(lite: Run, tiny: Run) -> str:
@@ -342,8 +341,8 @@ def ranks_table(lite: Run, tiny: Run) -> str:
         [
             code(name),
             *(
-                ranks_in_words(*own.loc[name, ["rank_low", "rank_high"]].astype(int))
-                for own in tables
+                ranks_in_words(*ranks.loc[name, ["rank_low", "rank_high"]].astype(int))
+                for ranks in tables
             ),
         ]
         for name in tables[0].index
@@ -354,16 +353,16 @@ def ranks_table(lite: Run, tiny: Run) -> str:
 
 def gaze_sentence(lite: Run, tiny: Run) -> str:
     """Return a sentence about the effect of aligning the gaze under flip."""
-    told = []
+    changes = []
     for run in (lite, tiny):
         plain_gaze, aligned = (
             number(means(run, PAPER, measure).loc["flip", "mean"])
             for measure in ("gaze_divergence", "gaze_divergence_aligned")
         )
-        told.append(f"from {plain_gaze} to {aligned} for `{run.info.model.name}`")
+        changes.append(f"from {plain_gaze} to {aligned} for `{run.info.model.name}`")
     return (
         "Moving the gaze back with the pixels changes its divergence under `flip` "
-        f"{' and '.join(told)}."
+        f"{' and '.join(changes)}."
     )
 
 
@@ -372,7 +371,7 @@ def layer_table(run: Run) -> str:
     rows = run.layers[run.layers["severity"] == PAPER]
     cka = rows.pivot(index="augmentation", columns="layer", values="cka")
     cka = cka.loc[ranking(run, PAPER).index]
-    made = table(
+    cka_table = table(
         ["augmentation", *map(str, cka.columns)],
         (
             [code(name), *map(number, row)]
@@ -386,11 +385,11 @@ def layer_table(run: Run) -> str:
     first, last = cka.columns[0], cka.columns[-1]
     rises = list(cka.index[low[last] > high[first]])
     falls = list(cka.index[high[last] < low[first]])
-    told = (
+    trend = (
         f"Between the first and the last layer, CKA rises under {in_words(rises)} and falls under "
         f"{in_words(falls)} (their 95 % intervals do not overlap)."
     )
-    return f"{made}\n\n{told}"
+    return f"{cka_table}\n\n{trend}"
 
 
 def in_words(names: Sequence[str]) -> str:
@@ -410,11 +409,11 @@ def correlation_table(run: Run) -> str:
     by_name = rows.set_index(["augmentation", "with"])
     cells = []
     for name in ranking(run, PAPER).index:
-        own = [by_name.loc[(name, column)] for column in columns]
-        told = [number(row["rho"], digits="+.2f") for row in own]
-        sure = [row["p_holm"] < SIGNIFICANT for row in own]
+        correlations = [by_name.loc[(name, column)] for column in columns]
+        rhos = [number(row["rho"], digits="+.2f") for row in correlations]
+        significant = [row["p_holm"] < SIGNIFICANT for row in correlations]
         cells.append(
-            [code(name), *(f"**{t}**" if s else t for t, s in zip(told, sure, strict=True))]
+            [code(name), *(f"**{t}**" if s else t for t, s in zip(rhos, significant, strict=True))]
         )
     return table(["augmentation", *(column.replace("_", " ") for column in columns)], cells)
 
@@ -431,10 +430,12 @@ def across_augmentations(run: Run, severity: str, measure: str) -> str:
 def within_augmentations(run: Run, severity: str, loss: str) -> str:
     """Return the range of ρ over photos of 1 − cosine and a loss, and the significant cases."""
     rows = run.correlations
-    own = rows[(rows["severity"] == severity) & (rows["with"] == loss)]
-    low, high = (number(end, digits="+.2f") for end in (own["rho"].min(), own["rho"].max()))
-    sure = (own["p_holm"] < SIGNIFICANT).sum()
-    return f"{low} to {high}; {sure} of {len(own)} significant"
+    correlations = rows[(rows["severity"] == severity) & (rows["with"] == loss)]
+    low, high = (
+        number(end, digits="+.2f") for end in (correlations["rho"].min(), correlations["rho"].max())
+    )
+    significant = (correlations["p_holm"] < SIGNIFICANT).sum()
+    return f"{low} to {high}; {significant} of {len(correlations)} significant"
 
 
 def claims_table(lite: Run, tiny: Run) -> str:
@@ -442,13 +443,11 @@ def claims_table(lite: Run, tiny: Run) -> str:
     runs = [(run, severity) for run in (lite, tiny) for severity in (PAPER, MATCHED)]
 
     def ranks(names: Sequence[str]) -> list[str]:
-        found = [ranking(run, severity).loc[list(names)] for run, severity in runs]
+        rows = [ranking(run, severity).loc[list(names)] for run, severity in runs]
+        ends = [zip(row["rank_low"], row["rank_high"], strict=True) for row in rows]
         return [
-            "ranks " + ", ".join(
-                ranks_in_words(int(row.rank_low), int(row.rank_high)) for row in own.itertuples()
-            )
-            for own in found
-        ]  # fmt: skip
+            "ranks " + ", ".join(ranks_in_words(int(i), int(j)) for i, j in row) for row in ends
+        ]
 
     rows = [
         [f"{in_words(NAMED)} shift most (abstract)", *ranks(NAMED)],
@@ -459,14 +458,14 @@ def claims_table(lite: Run, tiny: Run) -> str:
         rows.append(
             [
                 f"{kind} preservation correlates with embedding similarity: ρ across augmentations",
-                *(across_augmentations(*own, f"{kind}_preservation") for own in runs),
+                *(across_augmentations(*run, f"{kind}_preservation") for run in runs),
             ]
         )
     for kind in ("edge", "detail"):
         rows.append(
             [
                 f"the same over photos within one augmentation: ρ of {kind} loss and 1 − cosine",
-                *(within_augmentations(*own, f"{kind}_loss") for own in runs),
+                *(within_augmentations(*run, f"{kind}_loss") for run in runs),
             ]
         )
     head = [f"`{run.info.model.name}`, {severity}" for run, severity in runs]
@@ -484,14 +483,14 @@ def inside_table(run: Run) -> str:
     contracts = "contraction" in directions
     rows = []
     for key in [*shown, (PAPER, "noise")]:
-        own = directions.loc[key]
-        chance = " n. s." if own["p_holm"] >= SIGNIFICANT else ""
+        row = directions.loc[key]
+        chance = " n. s." if row["p_holm"] >= SIGNIFICANT else ""
         rows.append(
             [
                 code(key[1]) + (" (paper's strength)" if key[0] == PAPER else ""),
-                number(*ends(own, "direction"), ".2f") + chance,
-                *([number(own["contraction"], digits="+.2f")] if contracts else []),
-                number(*ends(own, "share", "share_low", "share_high"), ".2f"),
+                number(*ends(row, "direction"), ".2f") + chance,
+                *([number(row["contraction"], digits="+.2f")] if contracts else []),
+                number(*ends(row, "share", "share_low", "share_high"), ".2f"),
                 *(
                     number(*ends(undone.loc[(m, *key)], "r_squared"), ".2f")
                     for m in ("none", "ridge")
@@ -512,20 +511,22 @@ def inside_table(run: Run) -> str:
         "neighbours kept",
         "effective rank",
     ]
-    told = (
+    note = (
         f"Neighbours kept by chance: {number(kept)}. Effective rank of the clean photos: "
         f"{number(rank, digits='.0f')}. n. s.: not significant after Holm's correction."
     )
-    return f"{table(head, rows)}\n\n{told}"
+    return f"{table(head, rows)}\n\n{note}"
 
 
 def cosines_table(run: Run, count: int = 4) -> str:
     """Return the pairs with the most similar and most opposed mean displacements, matched."""
     rows = run.direction_cosines
-    known = rows[(rows["severity"] == MATCHED) & ((rows["ci_low"] > 0) | (rows["ci_high"] < 0))]
-    known = known.sort_values("cosine", ascending=False)
-    against = known[known["cosine"] < 0].tail(count)
-    shown = pd.concat([known[known["cosine"] > 0].head(count), against])
+    significant = rows[
+        (rows["severity"] == MATCHED) & ((rows["ci_low"] > 0) | (rows["ci_high"] < 0))
+    ]
+    significant = significant.sort_values("cosine", ascending=False)
+    against = significant[significant["cosine"] < 0].tail(count)
+    shown = pd.concat([significant[significant["cosine"] > 0].head(count), against])
     return table(
         ["augmentation", "other", "cosine of the mean displacements"],
         (
@@ -538,20 +539,20 @@ def cosines_table(run: Run, count: int = 4) -> str:
 def texts_table(run: Run) -> str:
     """Return the class that gains most and the one that loses most, matched."""
     rows = run.named[(run.named["severity"] == MATCHED) & (run.named["vocabulary"] == "classes")]
-    sure = rows[rows["p_holm"] < SIGNIFICANT]
+    significant = rows[rows["p_holm"] < SIGNIFICANT]
 
-    def told(row: Any) -> str:
+    def in_cell(row: Any) -> str:
         return f"*{row['text']}* {number(*ends(row, 'change'), '+.3f')}"
 
     cells = []
     for name in ranking(run, MATCHED).index:
-        own = sure[sure["augmentation"] == name].sort_values("change")
-        gained, lost = own[own["change"] > 0], own[own["change"] < 0]
+        changes = significant[significant["augmentation"] == name].sort_values("change")
+        gained, lost = changes[changes["change"] > 0], changes[changes["change"] < 0]
         cells.append(
             [
                 code(name),
-                told(gained.iloc[-1]) if len(gained) else "",
-                told(lost.iloc[0]) if len(lost) else "",
+                in_cell(gained.iloc[-1]) if len(gained) else "",
+                in_cell(lost.iloc[0]) if len(lost) else "",
             ]
         )
     return table(["augmentation", "class gained most", "class lost most"], cells)
@@ -587,8 +588,8 @@ def pair_of(training: Training, before: str, after: str) -> pd.DataFrame:
 
 def change_in_words(pair: pd.DataFrame, augmentation: str) -> str:
     """Return the change of the relative shift in per cent of the first model's."""
-    own = pair[(pair["augmentation"] == augmentation) & (pair["measure"] == "relative_shift")]
-    (row,) = own.to_dict("records")
+    rows = pair[(pair["augmentation"] == augmentation) & (pair["measure"] == "relative_shift")]
+    (row,) = rows.to_dict("records")
     change = 100 * np.array(ends(row, "difference")) / row["mean_a"]
     return number(*change, "+.0f") + " %"
 
@@ -649,8 +650,8 @@ def outcome_table(training: Training) -> str:
     ]
 
     def row_of(pair: pd.DataFrame, name: str, measure: str) -> Any:
-        own = pair[(pair["augmentation"] == name) & (pair["measure"] == measure)]
-        return own.iloc[0]
+        rows_of_pair = pair[(pair["augmentation"] == name) & (pair["measure"] == measure)]
+        return rows_of_pair.iloc[0]
 
     rows = []
     for label, measure, groups in measures:
@@ -780,8 +781,8 @@ def take_demo(tab: Any, folder: Path, images: Path) -> None:
     command = [sys.executable, "-u", "-m", "clipshift", "demo", *DEMO]
     with subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, text=True) as demo:
         try:
-            found = (re.search(r"http://[\w.:]+", line) for line in demo.stdout or ())
-            tab.goto(next(match[0] for match in found if match))
+            addresses = (re.search(r"http://[\w.:]+", line) for line in demo.stdout or ())
+            tab.goto(next(match[0] for match in addresses if match))
             tab.locator("input[type=file]").set_input_files(file)
             tab.get_by_label("At the paper").uncheck()
             tab.locator("input[type=range]").fill("4")
@@ -810,8 +811,8 @@ def main() -> None:
         make(name, work / name, given.limit)
     current = {n: work / n for n in RUNS if is_current(n, work / n, given.limit)}
     loaded = {name: load(folder) for name, folder in current.items()}
-    known = {name: block for name, block in BLOCKS.items() if set(block[1]) <= set(loaded)}
-    contents = {n: write(*(loaded[run] for run in of)) for n, (write, of) in known.items()}
+    writable = {name: block for name, block in BLOCKS.items() if set(block[1]) <= set(loaded)}
+    contents = {n: write(*(loaded[run] for run in of)) for n, (write, of) in writable.items()}
     for page in PAGES:
         text = page.read_text("utf-8")
         place = work / "pages" / page.relative_to(ROOT) if given.limit else page

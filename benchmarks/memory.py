@@ -54,13 +54,13 @@ def peak(photos: Path, count: int, folder: Path) -> tuple[float, float]:
 def main() -> None:
     """Print a Markdown table."""
     counts = [int(argument) for argument in sys.argv[1:]] or [1000, 20_000]
-    with tempfile.TemporaryDirectory() as made:
-        photos = Path(made) / "photos"
+    with tempfile.TemporaryDirectory() as folder:
+        photos = Path(folder) / "photos"
         photos.mkdir()
         make_photos(photos, max(counts))
         print("| photos | peak of all processes, MB | seconds |\n| --- | --- | --- |")
         for count in counts:
-            megabytes, seconds = peak(photos, count, Path(made))
+            megabytes, seconds = peak(photos, count, Path(folder))
             print(f"| {count:,} | {megabytes:.0f} | {seconds:.0f} |", flush=True)
 
 

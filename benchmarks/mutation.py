@@ -80,17 +80,17 @@ Mutant = tuple[Path, str, int]
 
 def words(source: str) -> list[tuple[tuple[int, int], tuple[int, int]]]:
     """Return the places of annotations and texts, which tests need not detect."""
-    found: list[ast.AST | None] = []
+    left_out: list[ast.AST | None] = []
     for node in ast.walk(ast.parse(source)):
-        found += [getattr(node, "annotation", None), getattr(node, "returns", None)]
-        found += [node] if isinstance(node, ast.JoinedStr) else []
-    return [((n.lineno, n.col_offset), (n.end_lineno, n.end_col_offset)) for n in found if n]
+        left_out += [getattr(node, "annotation", None), getattr(node, "returns", None)]
+        left_out += [node] if isinstance(node, ast.JoinedStr) else []
+    return [((n.lineno, n.col_offset), (n.end_lineno, n.end_col_offset)) for n in left_out if n]
 
 
 def mutants(file: Path) -> list[Mutant]:
     """Return all mutants of a file."""
     source = (ROOT / file).read_text()
-    nodes, skipped, made = list(ast_nodes(get_ast(source))), words(source), list[Mutant]()
+    nodes, skipped, mutants = list(ast_nodes(get_ast(source))), words(source), list[Mutant]()
     for name in sorted(operator_names()):
         far = "Operator_" in name and name.partition("Operator_")[2] not in NEAR.split()
         if far or get_operator(name).arguments():
@@ -99,8 +99,8 @@ def mutants(file: Path) -> list[Mutant]:
         starts = [start for node in nodes for start, _ in operator.mutation_positions(node)]
         for index, start in enumerate(starts):
             if not any(low <= start < high for low, high in skipped):
-                made.append((file, name, index))
-    return made
+                mutants.append((file, name, index))
+    return mutants
 
 
 def run_tests(copy: Path, file: Path) -> None:
@@ -131,10 +131,10 @@ def survives(copy: Path, file: Path, code: str) -> bool:
 
 def main(count: int = 150, seed: int = 0, folder: str = "") -> None:
     """Draw mutants, try them and print the table."""
-    found = [f for glob in FILES for f in sorted((ROOT / "clipshift").glob(glob))]
-    files = [f.relative_to(ROOT) for f in found if folder in f.parent.name]
+    matches = [f for glob in FILES for f in sorted((ROOT / "clipshift").glob(glob))]
+    files = [f.relative_to(ROOT) for f in matches if folder in f.parent.name]
     rng = random.Random(seed)
-    every = [mutant for made in map(mutants, files) for mutant in rng.sample(made, len(made))]
+    every = [mutant for batch in map(mutants, files) for mutant in rng.sample(batch, len(batch))]
     sample = [every[int((n + rng.random()) * len(every) / count)] for n in range(count)]
     rng.shuffle(sample)  # so that those tried before an early stop are of all files
     for name in HEAVY:

@@ -54,8 +54,10 @@ def measured_columns() -> dict[str, Facts]:
     """Return the package's measures with one number per photo, by name."""
     configured = compose_config("evaluate", ["metric=full"]).metric
     classes = {name: node["_target_"].rpartition(".")[2] for name, node in configured.items()}
-    made: dict[str, type[PhotoMeasure]] = {n: getattr(measure, kind) for n, kind in classes.items()}
-    return {name: kind.facts for name, kind in made.items()}
+    metrics: dict[str, type[PhotoMeasure]] = {
+        n: getattr(measure, kind) for n, kind in classes.items()
+    }
+    return {name: kind.facts for name, kind in metrics.items()}
 
 
 def batch(index: np.ndarray, views: list[str], measures: list[str]) -> Measured:
@@ -85,7 +87,7 @@ def batch(index: np.ndarray, views: list[str], measures: list[str]) -> Measured:
 
 
 @contextmanager
-def told(step: str) -> Iterator[None]:
+def timed_step(step: str) -> Iterator[None]:
     """Print the time of a step, and the peak memory so far."""
     start, begun = time.perf_counter(), time.process_time()
     yield
@@ -99,7 +101,7 @@ def timed(name: str) -> Any:
     function = getattr(tables, name)
 
     def run(*args: Any) -> Any:
-        with told(name):
+        with timed_step(name):
             return function(*args)
 
     return run
@@ -114,21 +116,21 @@ def main() -> None:
     for step in STEPS:
         setattr(tables, step, timed(step))
     print("| step | seconds | of the processor | peak so far, MB |\n| --- | --- | --- | --- |")
-    with tempfile.TemporaryDirectory() as made:
-        folder = Path(made)
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
         records = Records(folder)
         records.begin({}, anew=True)
-        with told(f"write the records of {count:,} photos"):
+        with timed_step(f"write the records of {count:,} photos"):
             for start in range(0, count, BATCH):
                 index = np.arange(start, min(start + BATCH, count))
                 records.add(batch(index, names, list(columns)))
-        with told("list the photos"):
+        with timed_step("list the photos"):
             photos = [
                 Photo(f"{i % 1000:03d}/{i:07d}.jpg", folder, label=f"class {i % 1000}")
                 for i in range(count)
             ]
-        with told("all after the last photo"):
-            with told("read what is kept"):
+        with timed_step("all after the last photo"):
+            with timed_step("read what is kept"):
                 measured = records.read("digests", "distances", *KEPT)
             run = make_run(
                 folder,

@@ -77,7 +77,9 @@ class Images(torch.utils.data.Dataset):
 
     def __getitem__(self, index: int) -> dict[str, np.ndarray]:
         clean = self.resize(image=np.array(Image.open(self.files[index]).convert("RGB")))["image"]
-        views = {name: made(image=clean)["image"] for name, made in self.transforms.items()}
+        views = {
+            name: transform(image=clean)["image"] for name, transform in self.transforms.items()
+        }
         return {"clean": clean} | views
 
 
@@ -135,8 +137,8 @@ def gray(image: np.ndarray) -> np.ndarray:
 def edges(image: np.ndarray) -> np.ndarray:
     """Return the edge map, divided by its maximum."""
     down, right = np.gradient(gray(image))
-    found = (np.abs(down) + np.abs(right)) / 2
-    return found / (found.max() or 1)
+    edges = (np.abs(down) + np.abs(right)) / 2
+    return edges / (edges.max() or 1)
 
 
 def measures(view: np.ndarray, clean: np.ndarray) -> list[float]:
@@ -173,24 +175,26 @@ def paper(architecture: str, photos: Path, count: int) -> Found:
     def attention(image: np.ndarray) -> np.ndarray:
         seen = model.vision_model(ready([image]), output_attentions=True).attentions[-1]
         side = round((seen.shape[-1] - 1) ** 0.5)
-        found = cv2.resize(seen.mean(dim=1)[0, 0, 1:].view(side, side).numpy(), (224, 224))
-        return (found - found.min()) / (np.ptp(found) or 1)
+        gaze = cv2.resize(seen.mean(dim=1)[0, 0, 1:].view(side, side).numpy(), (224, 224))
+        return (gaze - gaze.min()) / (np.ptp(gaze) or 1)
 
     images = Images([photo.file for photo in source(str(photos))[:count]])
     start = time.perf_counter()
     embeddings: list[dict[str, np.ndarray]] = []
     for batch in DataLoader(images, batch_size=32, num_workers=2, collate_fn=list):
-        made = {n: model(ready([views[n] for views in batch])).image_embeds for n in batch[0]}
-        embeddings += [{n: rows[i].numpy() for n, rows in made.items()} for i in range(len(batch))]
+        encoded = {n: model(ready([views[n] for views in batch])).image_embeds for n in batch[0]}
+        embeddings += [
+            {n: rows[i].numpy() for n, rows in encoded.items()} for i in range(len(batch))
+        ]
     model.set_attn_implementation("eager")  # the fused one does not return attention
-    for index, known in enumerate(embeddings):
+    for index, by_view in enumerate(embeddings):
         views = images[index]
         for name in images.transforms:
-            e, f = known["clean"], known[name]
-            found = [float(e @ f / np.linalg.norm(e) / np.linalg.norm(f))]
+            e, f = by_view["clean"], by_view[name]
+            values = [float(e @ f / np.linalg.norm(e) / np.linalg.norm(f))]
             difference = attention(views["clean"]) - attention(views[name])
-            found += [1 / (1 + float(np.mean(difference**2)))]
-            found += measures(views[name], views["clean"])
+            values += [1 / (1 + float(np.mean(difference**2)))]
+            values += measures(views[name], views["clean"])
     return {"photos/s": count / (time.perf_counter() - start)}
 
 
@@ -218,14 +222,14 @@ def ours(architecture: str, photos: Path, count: int, precision: str) -> Found:
 
 def encoder_alone(architecture: str, count: int, precision: str) -> Found:
     """Run open_clip's own forward passes for the photos' views, and nothing else."""
-    made = load_encoder(architecture, precision=precision)
-    inputs = torch.randn(ENCODE_BATCH, 3, *made.input_size, dtype=made.input_dtype)
+    encoder = load_encoder(architecture, precision=precision)
+    inputs = torch.randn(ENCODE_BATCH, 3, *encoder.input_size, dtype=encoder.input_dtype)
     passes = max(1, count * VIEWS // ENCODE_BATCH)
     with torch.inference_mode():
-        made.model.encode_image(inputs)
+        encoder.model.encode_image(inputs)
         start = time.perf_counter()
         for _ in range(passes):
-            made.model.encode_image(inputs)
+            encoder.model.encode_image(inputs)
     return {"photos/s": passes * ENCODE_BATCH / VIEWS / (time.perf_counter() - start)}
 
 
@@ -236,8 +240,8 @@ def alone(procedure: Callable[[], Found]) -> Found:
 
 
 def _with_memory(procedure: Callable[[], Found]) -> Found:
-    found = procedure()
-    return found | {"peak, MB": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024}
+    result = procedure()
+    return result | {"peak, MB": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024}
 
 
 def compare(model: str, photos: Path, count: int, rounds: int) -> pd.DataFrame:
@@ -249,10 +253,10 @@ def compare(model: str, photos: Path, count: int, rounds: int) -> pd.DataFrame:
     for precision in precisions:
         procedures[f"encoder alone, {precision}"] = partial(encoder_alone, model, count, precision)
         procedures[f"clipshift, {precision}"] = partial(ours, model, photos, count, precision)
-    found = [
-        pd.DataFrame({n: alone(made) for n, made in procedures.items()}) for _ in range(rounds)
+    results = [
+        pd.DataFrame({n: alone(run) for n, run in procedures.items()}) for _ in range(rounds)
     ]
-    table = pd.concat(found).groupby(level=0).median().T.loc[list(procedures)]
+    table = pd.concat(results).groupby(level=0).median().T.loc[list(procedures)]
     for precision in precisions:
         speed = table["photos/s"]
         share = speed[f"clipshift, {precision}"] / speed[f"encoder alone, {precision}"]
@@ -268,7 +272,7 @@ def main() -> None:
     parser.add_argument("photos", type=Path, help="a folder")
     parser.add_argument("--models", nargs="*", default=list(PHOTOS))
     parser.add_argument("--count", type=int, help="how many photos (64; of ViT-L 16)")
-    parser.add_argument("--rounds", type=int, default=3, help="of which the medians are told (3)")
+    parser.add_argument("--rounds", type=int, default=3, help="(3): medians are shown")
     given = parser.parse_args()
     threads = f"{torch.get_num_threads()} threads, torch {torch.__version__}"
     print(f"{environment()['processor']}, {threads}\n")
@@ -277,8 +281,10 @@ def main() -> None:
         count = given.count or PHOTOS.get(model, 64)
         table = compare(model, given.photos, count, given.rounds)
         for name, numbers in table.reindex(columns=list(COLUMNS)).iterrows():
-            told = ["" if np.isnan(number) else f"{float(f'{number:.3g}'):g}" for number in numbers]
-            print(f"| {model} | {name} | {' | '.join(told)} |", flush=True)
+            cells = [
+                "" if np.isnan(number) else f"{float(f'{number:.3g}'):g}" for number in numbers
+            ]
+            print(f"| {model} | {name} | {' | '.join(cells)} |", flush=True)
 
 
 if __name__ == "__main__":

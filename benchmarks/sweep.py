@@ -35,7 +35,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("photos", type=Path, help="a folder")
     parser.add_argument("--counts", nargs="*", type=int, default=[100, 500], help="(100 and 500)")
-    parser.add_argument("--rounds", type=int, default=3, help="of which the medians are told (3)")
+    parser.add_argument("--rounds", type=int, default=3, help="(3): medians are shown")
     parser.add_argument("--model", default="tiny", help="(tiny)")
     parser.add_argument("--logger", default="none", help="(none); wandb is offline")
     given = parser.parse_args()

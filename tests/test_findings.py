@@ -1,4 +1,4 @@
-"""The docs' numbers are of the models that are shipped, and written by benchmarks/findings.py."""
+"""The docs' numbers are written by benchmarks/findings.py, for the shipped models."""
 
 import importlib.util
 import re
@@ -39,20 +39,20 @@ def test_every_hash_in_the_docs_is_of_a_model_that_is_shipped() -> None:
     }
     assert len(shipped) == 4
     assert "lite.md" in {page for _, page in cited}
-    known = {one for one in cited if any(digest.startswith(one[0]) for digest in shipped)}
-    assert cited - known == set()
+    of_shipped = {one for one in cited if any(digest.startswith(one[0]) for digest in shipped)}
+    assert cited - of_shipped == set()
 
 
 def test_every_block_of_the_docs_is_closed_known_and_written() -> None:
-    found = set()
+    written = set()
     for page in findings.PAGES:
         text = page.read_text("utf-8")
         blocks = findings.MARKED.findall(text)
         assert len(MARKERS.findall(text)) == 2 * len(blocks), page
         assert [name for _, name, content, _ in blocks if not content.strip()] == [], page
-        found |= {name for _, name, _, _ in blocks}
-    assert found <= set(findings.BLOCKS)
-    unused = set(findings.BLOCKS) - found
+        written |= {name for _, name, _, _ in blocks}
+    assert written <= set(findings.BLOCKS)
+    unused = set(findings.BLOCKS) - written
     assert unused == {"command-builtin"}  # nobody has to be told to type `clipshift evaluate`
 
 
@@ -103,9 +103,9 @@ def run() -> SimpleNamespace:
 def test_a_table_of_layers_names_only_what_rises_or_falls_beyond_its_intervals(
     run: SimpleNamespace,
 ) -> None:
-    *rows, _, told = findings.layer_table(run).splitlines()
+    *rows, _, sentence = findings.layer_table(run).splitlines()
     assert rows[2] == "| `noise` | 0.900 | 0.800 | 0.100 |"
-    assert told.startswith(
+    assert sentence.startswith(
         "Between the first and the last layer, CKA rises under `blur` and falls under `noise` ("
     )
 
@@ -115,8 +115,8 @@ def test_a_ranking_names_the_neighbours_that_do_not_differ(run: SimpleNamespace)
                     "detail_preservation"):  # fmt: skip
         extra = run.summary[run.summary["measure"] == "ssim"].assign(measure=measure)
         run.summary = pd.concat([run.summary, extra], ignore_index=True)
-    *rows, _, told = findings.shift_table(run, "paper").splitlines()
-    assert told == "Neighbours that do not differ significantly: `blur` and `flip`."
+    *rows, _, sentence = findings.shift_table(run, "paper").splitlines()
+    assert sentence == "Neighbours that do not differ significantly: `blur` and `flip`."
     assert [row.split(" | ")[:3] for row in rows[2:]] == [
         ["| `noise`", "0.5000 [0.0500, 0.6000]", "1"],
         ["| `blur`", "0.2000 [0.0500, 0.6000]", "2–3"],
@@ -127,8 +127,8 @@ def test_a_ranking_names_the_neighbours_that_do_not_differ(run: SimpleNamespace)
 def test_a_claim_across_augmentations_has_its_correlation_and_interval(
     run: SimpleNamespace,
 ) -> None:
-    told = findings.across_augmentations(run, "paper", "ssim")
-    assert told == "+1.00 [+1.00, +1.00] (n = 3)"
+    claim = findings.across_augmentations(run, "paper", "ssim")
+    assert claim == "+1.00 [+1.00, +1.00] (n = 3)"
     edges = run.summary["measure"] == "edge_preservation"
     more = run.summary.assign(augmentation=run.summary["augmentation"] + "2")
     more.loc[edges, "mean"] = [0.95, 0.85, 0.75]  # cosine 0.5, 0.8, 0.9 once more

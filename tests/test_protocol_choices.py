@@ -117,12 +117,12 @@ def test_what_a_model_is_given_natively_is_what_open_clip_would_give_it(tmp_path
     evaluate(compose_config("evaluate", options), run)
     from safetensors.torch import load_file
 
-    made = load_file(run / "embeddings.safetensors")["clean"]
+    embeddings = load_file(run / "embeddings.safetensors")["clean"]
     model, transform = open_clip.create_model_from_pretrained(f"local-dir:{folder}")
     with torch.inference_mode():
         images = [transform(Image.open(photo.file)) for photo in sample()[:3]]
         expected = model.encode_image(torch.stack(images))
-    torch.testing.assert_close(made, expected, atol=1e-5, rtol=0)
+    torch.testing.assert_close(embeddings, expected, atol=1e-5, rtol=0)
     assert load_file(run / "views.safetensors")["noise"].shape == (1, 3, 64, 64)
     assert json.loads((run / "run.json").read_text())["complete"]
     assert (run / "report.html").is_file()
@@ -180,17 +180,17 @@ def test_classes_of_one_name_stay_two_among_all_of_imagenet(  # type: ignore[no-
     monkeypatch.setattr(
         texts, "_classifier", lambda _, names, templates: asked.append((names, templates))
     )
-    made = make_zero_shot(encoder, labelled, candidate_classes("imagenet"), "openai")
+    zero_shot = make_zero_shot(encoder, labelled, candidate_classes("imagenet"), "openai")
     ((names, templates),) = asked
     assert list(names) == list(open_clip.IMAGENET_CLASSNAMES)
     assert [t.format("x") for t in templates] == [
         t("x") for t in open_clip.OPENAI_IMAGENET_TEMPLATES
     ]
-    assert made.targets.tolist() == [int(photo.id) for photo in labelled]
+    assert zero_shot.targets.tolist() == [int(photo.id) for photo in labelled]
     # of templates of one's own they are one class, and no photo is without one
-    made = make_zero_shot(encoder, labelled, candidate_classes("imagenet"), ["{}"])
+    zero_shot = make_zero_shot(encoder, labelled, candidate_classes("imagenet"), ["{}"])
     assert len(asked[1][0]) == 998
-    assert -1 not in made.targets.tolist()
+    assert -1 not in zero_shot.targets.tolist()
 
 
 @pytest.mark.parametrize(
@@ -205,10 +205,10 @@ def test_classes_of_one_name_stay_two_among_all_of_imagenet(  # type: ignore[no-
 def test_auto_chooses_by_the_classes(labels: list[str], prompts: str | int) -> None:
     from clipshift.cli.build import templates_for
 
-    made = templates_for(compose_config("evaluate").prompts, labels)
-    assert (made if made == "openai" else len(made)) == prompts
-    own = compose_config("evaluate", ["prompts.templates=['{}']"]).prompts
-    assert templates_for(own, labels) == ["{}"]
+    templates = templates_for(compose_config("evaluate").prompts, labels)
+    assert (templates if templates == "openai" else len(templates)) == prompts
+    given = compose_config("evaluate", ["prompts.templates=['{}']"]).prompts
+    assert templates_for(given, labels) == ["{}"]
     assert len(templates_for(compose_config("evaluate", ["prompts=imagenet"]).prompts, labels)) == 8
 
 

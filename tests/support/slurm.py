@@ -98,16 +98,16 @@ def slurm(folder: Path) -> Iterator[dict[str, str]]:
 
 def states(env: dict[str, str]) -> list[str]:
     """The nodes' states."""
-    told = subprocess.run(
+    answer = subprocess.run(
         ["sinfo", "-N", "-h", "-o", "%T"], env=env, capture_output=True, text=True, check=False
     )
-    return told.stdout.split()
+    return answer.stdout.split()
 
 
 def jobs(env: dict[str, str]) -> str:
     """The jobs that have not ended."""
-    told = subprocess.run(["squeue", "-h"], env=env, capture_output=True, text=True, check=False)
-    return told.stdout
+    queue = subprocess.run(["squeue", "-h"], env=env, capture_output=True, text=True, check=False)
+    return queue.stdout
 
 
 def wait_until(come, seconds: float) -> None:  # type: ignore[no-untyped-def]
