@@ -1,4 +1,4 @@
-"""What happens inside CLIP when the picture is messed with, and how to make it care less."""
+"""Measure how CLIP embeddings shift when images are perturbed, and make CLIP more robust."""
 
 from typing import Any
 

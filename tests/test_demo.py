@@ -261,7 +261,7 @@ def test_a_photograph_is_dragged_in(
         check_numbers(tab, "paper", "at the paper’s strengths")
         tab.get_by_label("Augmentation", exact=True).click()
         tab.get_by_role("option", name="blur", exact=True).click()
-        tab.locator("#answer .lead", has_text="blur moves other").wait_for()
+        tab.locator("#answer .lead", has_text="blur shifts other").wait_for()
         assert tab.locator("#answer img").count() == 2 + 2 * 2
         tab.get_by_label("At the paper").uncheck()
         tab.locator("#answer caption", has_text="at severity 3").wait_for()

@@ -329,7 +329,7 @@ def test_wandbs_process_may_die(photos: Path, hub_folder: Path, tmp_path: Path) 
         subprocess.run(["pkill", "-KILL", "-P", str(process.pid), "wandb-core"], check=True)
         said, error = process.communicate(timeout=120)
     assert process.returncode == 0
-    assert "warning: W&B has not got all of this run" in error
+    assert "warning: the W&B log of this run is incomplete" in error
     assert "[/x] on 40 photos" in said
     assert read_run(tmp_path).info.model.name == "[/x]"
 

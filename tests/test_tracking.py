@@ -160,7 +160,7 @@ def test_a_ladder_is_a_curve_and_has_summary_values_at_every_severity(
         "data.limit=3", "aug=[noise,flip]", "severity=[paper,1,3]", "metric=cosine_similarity",
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    assert "W&B has not got all" not in done.stderr
+    assert "W&B log of this run is incomplete" not in done.stderr
     tracked = Tracked(tmp_path)
     summary = pd.read_csv(tmp_path / "summary.csv", dtype={"severity": str})
     cosine = summary[summary["measure"] == "cosine_similarity"]

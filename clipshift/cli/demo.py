@@ -20,7 +20,7 @@ def demo(cfg: DictConfig) -> None:
         cfg: The composed and validated ``conf/demo.yaml``.
 
     Raises:
-        UserError: If Gradio is not installed, a model cannot be had, or the port is in use.
+        UserError: If Gradio is not installed, a model is not available, or the port is in use.
     """
     if find_spec("gradio") is None:
         raise UserError("the demo needs Gradio: pip install 'clipshift[demo]'")
@@ -43,7 +43,7 @@ def demo_model(cfg: DictConfig, model: DictConfig) -> Model:
         model: That of the model.
 
     Raises:
-        UserError: If it cannot be had.
+        UserError: If it is not available.
     """
     classes = load_classes(cfg)
     encoder = make_encoder(model, cfg.precision)

@@ -116,7 +116,7 @@ def report(arguments: Sequence[str]) -> None:
 
 
 def demo(arguments: Sequence[str]) -> None:
-    """Drag a photograph in, and see it move."""
+    """Drag a photograph in, and see its embedding shift."""
     run_command(demo_job, "demo", arguments)
 
 

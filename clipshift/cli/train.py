@@ -27,12 +27,11 @@ from clipshift.encode import Encoder, load_encoder, make_zero_shot
 from clipshift.errors import UserError
 from clipshift.integrations.tracking import track_checkpoint
 from clipshift.results import data_fingerprint, read_run, write_csv
-from clipshift.train.export import write_card
+from clipshift.train.export import export_finetuned, write_card
 from clipshift.train.finetuning import (
     Finetuning,
     ShiftValidation,
     best_weights,
-    export_finetuned,
     interpolation_curve,
     make_callbacks,
     text_targets,
@@ -62,7 +61,7 @@ def finetune(cfg: DictConfig, folder: Path) -> None:
         folder: Where all that goes.
 
     Raises:
-        UserError: If an option is out of range, photos or model cannot be had, the objective needs
+        UserError: If an option is out of range, photos or model cannot be read, the objective needs
             texts that the photos lack, or the folder holds a training with other options.
     """
     validate(cfg, "finetune")
@@ -126,7 +125,7 @@ def train(
         if trainer.is_global_zero:
             base.model.visual.load_state_dict(interpolated(start, end, alpha))
             trained_on = [] if control else list(cfg.train_aug)
-            export(cfg, base, curve, alpha, trained, trained_on, folder)
+            export_chosen(cfg, base, curve, alpha, trained, trained_on, folder)
             track_checkpoint(logger, folder / "model")
     return trained, judged
 
@@ -166,7 +165,7 @@ def training_batches(
     return batches
 
 
-def export(
+def export_chosen(
     cfg: DictConfig,
     model: Encoder,
     curve: pd.DataFrame,
@@ -206,7 +205,7 @@ def make_training(
         control: Whether it is trained on clean views alone.
 
     Raises:
-        UserError: If photos cannot be had, or lack the texts that the objective needs.
+        UserError: If photos cannot be read, or lack the texts that the objective needs.
     """
     photos, classes = _photos_of(cfg, "train")
     held, held_classes = _photos_of(cfg, "val")
@@ -260,7 +259,7 @@ def compose_evaluations(cfg: DictConfig, folder: Path) -> dict[Path, DictConfig]
     """The evaluations of base, control and robust model after the training, by their run folder."""
     if not cfg.evaluation:
         return {}
-    made = {}
+    evaluations = {}
     # null, where an override refers to it, becomes the text None
     overrides = [re.sub("=None$", "=null", override) for override in cfg.evaluation]
     models = {"control": folder / CONTROL} if cfg.control else {}
@@ -273,13 +272,13 @@ def compose_evaluations(cfg: DictConfig, folder: Path) -> dict[Path, DictConfig]
             run.model.checkpoint = str(models[name] / "model")
         if "project" in run.logger:  # W&B, where both would be named by the training's options
             run.logger.name = run.model.name
-        try:  # says now, and not after the training, what is wrong
+        try:  # before the training, and not after it
             validate(run, "evaluate")
             load_photos(run.data)
         except UserError as error:
             raise UserError(f"evaluation: {error}") from None
-        made[folder / name] = run
-    return made
+        evaluations[folder / name] = run
+    return evaluations
 
 
 def comparison_notes(
@@ -302,9 +301,9 @@ def comparison_notes(
     for evaluation in list(evaluations.values())[:1]:
         measured = _in_files(load_photos(evaluation.data)[0])
         for photos, fate in ((trained, "were trained on"), (judged, "chose the weights")):
-            if known := measured & _in_files(photos):
+            if common := measured & _in_files(photos):
                 notes.append(
-                    f"{len(known)} of these {len(measured)} photos {fate}: "
+                    f"{len(common)} of these {len(measured)} photos {fate}: "
                     "on others the model may gain less."
                 )
     return notes
@@ -321,7 +320,7 @@ def compare_with_base(
 ) -> None:
     """Evaluate the models, compare every two, and show the page where someone is looking.
 
-    What was found goes into the cards of the fine-tuned models as well.
+    The differences go into the cards of the fine-tuned models as well.
     """
     for run_folder, evaluation in evaluations.items():
         evaluate(evaluation, run_folder)

@@ -61,21 +61,21 @@ def make_demo(
     """
 
     @lru_cache(maxsize=12)
-    def measured(file: str, severity: str) -> tuple[list[Measured], float]:
+    def measure(file: str, severity: str) -> tuple[list[Measured], float]:
         start = time.perf_counter()
         variants = make_variants(augmentations, ladders, [severity], {})
-        found = [measure_photo(Path(file), model, variants, seed) for model in models]
-        return found, time.perf_counter() - start
+        measured = [measure_photo(Path(file), model, variants, seed) for model in models]
+        return measured, time.perf_counter() - start
 
     def answer(file: str | None, augmentation: str, paper: bool, step: float) -> str:
         if file is None:
             return TEMPLATES.get_template("answer.html.jinja").render(models=[])
         severity = PAPER if paper else str(int(step))
         try:
-            found, seconds = measured(file, severity)
+            measured, seconds = measure(file, severity)
         except UserError as error:
             raise gr.Error(str(error), print_exception=False) from None
-        return answer_page(models, found, augmentation, severity, seconds)
+        return answer_page(models, measured, augmentation, severity, seconds)
 
     with gr.Blocks(title="clipshift demo", analytics_enabled=False, fill_width=True) as demo:
         gr.HTML("<h1>What does it take to move an embedding?</h1>")
@@ -93,14 +93,9 @@ def make_demo(
             lambda chosen: gr.update(visible=not chosen), paper, step, show_progress="hidden"
         )
         inputs: list[Any] = [file, augmentation, paper, step]
-        gr.on(
-            [part.change for part in inputs],
-            answer,
-            inputs,
-            shown,
-            show_progress="minimal",
-            trigger_mode="always_last",
-        )
+        changes = [part.change for part in inputs]
+        options: dict[str, Any] = {"show_progress": "minimal", "trigger_mode": "always_last"}
+        gr.on(changes, answer, inputs, shown, **options)
     return demo
 
 
@@ -111,7 +106,7 @@ def answer_page(
     severity: str,
     seconds: float,
 ) -> str:
-    """What the page says of a photograph, as HTML.
+    """The page's answer for a photograph, as HTML.
 
     Args:
         models: The models.
@@ -148,7 +143,7 @@ def answer_page(
 
 
 def shifts(measured: Measured, model: Model) -> dict[str, dict[str, Any]]:
-    """How far each augmentation moves the photograph, by its name."""
+    """How far each augmentation shifts the photograph's embedding, by its name."""
     return {
         name: {
             "cosine": float(values[0]),
@@ -161,10 +156,10 @@ def shifts(measured: Measured, model: Model) -> dict[str, dict[str, Any]]:
 
 
 class OwnPageOnly:
-    """Answers this machine's browser alone, and there the demo's own page alone.
+    """Refuses requests that do not come from the demo's own page on this machine.
 
-    Another site's page can ask 127.0.0.1, too: under a name of its own that it lets point here (DNS
-    rebinding), which is in ``Host``, or across origins, which is in ``Origin``.
+    Another site's page can send requests to 127.0.0.1 as well: under a name that it lets point here
+    (DNS rebinding), which is in ``Host``, or across origins, which is in ``Origin``.
 
     Args:
         app: What answers the others.
@@ -177,9 +172,9 @@ class OwnPageOnly:
         if scope["type"] in ("http", "websocket"):
             headers = Headers(scope=scope)
             host = headers.get("host", "")
-            own = f"http://{host}"
-            if not LOCAL.fullmatch(host) or headers.get("origin", own) != own:
-                refusal = PlainTextResponse("clipshift demo answers its own page alone", 403)
+            page = f"http://{host}"
+            if not LOCAL.fullmatch(host) or headers.get("origin", page) != page:
+                refusal = PlainTextResponse("clipshift demo answers only its own page", 403)
                 await refusal(scope, receive, send)
                 return
         await self.app(scope, receive, send)

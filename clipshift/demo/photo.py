@@ -1,4 +1,4 @@
-"""A photograph of one's own under every augmentation, as one or two models see it."""
+"""A photograph that the user drags in, measured under every augmentation."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -56,7 +56,7 @@ def make_model(
     """
     try:
         zero_shot = make_zero_shot(encoder, [UNLABELLED], classes, templates)
-    except UserError:  # its tokenizer cannot be had
+    except UserError:  # its tokenizer is not available
         zero_shot = None
     return Model(name, encoder, zero_shot, clean_spread(encoder), trained_on)
 

@@ -21,38 +21,18 @@ from clipshift.results import Run
 from clipshift.severities import LADDER, ladder_steps, view_name
 
 
-def wandb_logger(
-    save_dir: str,
-    project: str,
-    entity: str | None = None,
-    name: str | None = None,
-    group: str | None = None,
-    tags: list[str] | None = None,
-    job_type: str | None = None,
-) -> WandbLogger:
+def wandb_logger(save_dir: str, project: str, **options: Any) -> WandbLogger:
     """Lightning's W&B logger: online when logged in, otherwise offline, without a question asked.
 
     Args:
         save_dir: Folder under which an offline run lies.
         project: The W&B project.
-        entity: User or team; by default the user who is logged in.
-        name: The run's name.
-        group: What the run is grouped under.
-        tags: The run's tags.
-        job_type: The run's kind.
+        options: What else ``wandb.init`` takes: ``entity`` (user or team; by default the user who
+            is logged in), ``name``, ``group``, ``tags``, ``job_type``.
     """
     os.environ.setdefault("WANDB_SILENT", "true")
-    init = partial(
-        wandb.init,
-        dir=save_dir,
-        project=project,
-        entity=entity,
-        name=name,
-        group=group,
-        tags=tags,
-        job_type=job_type,
-        settings=wandb.Settings(init_timeout=20),
-    )
+    settings = wandb.Settings(init_timeout=20)
+    init = partial(wandb.init, dir=save_dir, project=project, settings=settings, **options)
     mode: Any = os.environ.get("WANDB_MODE") or ("online" if logged_in() else "offline")
     try:
         return WandbLogger(experiment=init(mode=mode))
@@ -62,7 +42,7 @@ def wandb_logger(
 
 
 def logged_in() -> bool:
-    """Whether W&B has a key to work with, found without asking anyone."""
+    """Whether W&B has an API key; never asks for one."""
     try:
         return wandb.login(prompt=False, verify=False)
     except (wandb.errors.Error, ValueError) as error:
@@ -71,8 +51,8 @@ def logged_in() -> bool:
 
 
 def _warn_offline(error: Exception) -> None:
-    print(f"warning: this run is tracked offline, for W&B says: {one_line(str(error))}",
-          file=sys.stderr)  # fmt: skip
+    reason = one_line(str(error))
+    print(f"warning: this run is tracked offline. W&B reported: {reason}", file=sys.stderr)
 
 
 @contextmanager
@@ -82,7 +62,7 @@ def optional_tracking() -> Iterator[None]:
         yield
     except Exception as error:
         reason = one_line(str(error)) or type(error).__name__
-        print(f"warning: W&B has not got all of this run: {reason}", file=sys.stderr)
+        print(f"warning: the W&B log of this run is incomplete: {reason}", file=sys.stderr)
 
 
 def sweep_group(folder: Path, sweeps: str) -> str:
@@ -291,7 +271,7 @@ def track_sweep(
     logger = wandb_logger(
         str(folder),
         options["project"],
-        options["entity"],
+        entity=options["entity"],
         name="comparison",
         group=options.get("group") or sweep_group(folder, sweeps),
         tags=[*options["tags"], "comparison"],

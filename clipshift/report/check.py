@@ -20,19 +20,17 @@ def verdict(table: pd.DataFrame) -> str:
         >>> verdict(pd.DataFrame({"within": ["yes", "not checked", "yes"]}))
         '2 within tolerance, 1 not checked, 0 outside'
     """
-    told = {WITHIN: "within tolerance", NOT_CHECKED: "not checked", OUTSIDE: "outside"}
-    return ", ".join(f"{(table['within'] == key).sum()} {words}" for key, words in told.items())
+    words = {WITHIN: "within tolerance", NOT_CHECKED: "not checked", OUTSIDE: "outside"}
+    return ", ".join(f"{(table['within'] == key).sum()} {word}" for key, word in words.items())
 
 
 def check_row(row: Any) -> list[str]:
     """A row for people, in the columns of `HEAD`."""
-    data, digits = (
-        (row.data, ".2f") if row.measure == "top1" else (f"{row.data}, {row.measure}", ".3f")
-    )
-    numbers = [
-        "" if pd.isna(value) else f"{value:{sign}{digits}}"
-        for value, sign in ((row.published, ""), (row.ours, ""), (row.difference, "+"))
-    ]
+    data, digits = row.data, ".2f"
+    if row.measure != "top1":
+        data, digits = f"{row.data}, {row.measure}", ".3f"
+    signed = ((row.published, ""), (row.ours, ""), (row.difference, "+"))
+    numbers = ["" if pd.isna(value) else f"{value:{sign}{digits}}" for value, sign in signed]
     return [row.model, data, *numbers, row.within]
 
 
@@ -52,9 +50,8 @@ def print_check(table: pd.DataFrame, file: Path) -> None:
     for row in rows[rows["reason"] != ""].itertuples():
         print_text(console, f"`{row.model}` on `{row.data}`: {row.reason}", "failed: ")
     for reason, missing in table[table["within"] == NOT_CHECKED].groupby("reason", sort=False):
-        told = [f"{model} on {data}" for model, data in
-                missing[["model", "data"]].drop_duplicates().itertuples(index=False)]  # fmt: skip
-        more = f" and {len(told) - 3} more" if len(told) > 3 else ""
-        print_text(console, f"{', '.join(told[:3])}{more}: {reason}", "not checked: ")
+        names = list(dict.fromkeys(missing["model"] + " on " + missing["data"]))
+        more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+        print_text(console, f"{', '.join(names[:3])}{more}: {reason}", "not checked: ")
     print_text(console, f"`{verdict(table)}`")
     print_text(console, f"{counted(len(table), 'row')} with their sources: {shortened(file)}")

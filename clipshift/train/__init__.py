@@ -1,1 +1,1 @@
-"""Training: the built-in model from scratch, and CLIPs that care less about augmentations."""
+"""Fine-tune a CLIP model to be more robust to augmentations, and resume and export trainings."""

@@ -6,20 +6,32 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+from pydantic import TypeAdapter
 from safetensors.torch import save
 from torch import Tensor
+from typing_extensions import TypedDict
 
-from clipshift.data import read_json
-from clipshift.encode import SENTENCES
+from clipshift.data import read_json, read_text, typed
+from clipshift.encode import SENTENCES, Encoder, model_config
 from clipshift.errors import UserError
 from clipshift.integrations.publishing import model_card
 from clipshift.results import Run, write_json, write_whole
+from clipshift.versions import CODE_SHA256, package_versions
 
 PROVENANCE = "provenance.json"
 """What a fine-tuned model came from, beside its weights."""
 CARD = "README.md"
 """Where the Hugging Face hub looks for a model's card."""
 WEIGHTS = "open_clip_model.safetensors"
+
+
+class TrainedOn(TypedDict):
+    """What is read of `PROVENANCE`."""
+
+    trained_on: list[str]
+
+
+TRAINED_ON = TypeAdapter(TrainedOn)
 
 
 def export_model(
@@ -52,6 +64,32 @@ def export_model(
     write_json(folder / "open_clip_config.json", config)
 
 
+def export_finetuned(
+    encoder: Encoder, model: Mapping[str, Any], facts: Mapping[str, Any], folder: Path
+) -> None:
+    """Write a fine-tuned model as open_clip's hub folder, with its provenance and its card.
+
+    Args:
+        encoder: The model.
+        model: Its base: ``architecture``, ``pretrained`` and ``checkpoint``.
+        facts: What else its provenance says: ``trained_on`` at least, the augmentations.
+        folder: Where to.
+    """
+    kept = ("mean", "std", "interpolation", "resize_mode")
+    preprocess_cfg = {name: encoder.preprocessing[name] for name in kept}
+    model_cfg = model_config(model["architecture"], model["checkpoint"])
+    export_model(encoder.model.state_dict(), model_cfg, preprocess_cfg, folder, encoder.text)
+    base = {name: model[name] for name in ("architecture", "pretrained", "checkpoint")}
+    provenance = {
+        "base": base | {"weights_sha256": encoder.weights_sha256},
+        **facts,
+        "versions": package_versions(),
+        "code_sha256": CODE_SHA256,
+    }
+    write_json(folder / PROVENANCE, provenance)
+    write_card(folder)
+
+
 def write_card(
     folder: Path,
     base: Run | None = None,
@@ -80,9 +118,6 @@ def trained_augmentations(checkpoint: str | None) -> list[str] | None:
     if not file.is_file():
         return None
     try:
-        names = read_json(file)["trained_on"]
-        if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-            raise TypeError
-        return names
-    except (OSError, ValueError, LookupError, TypeError):
+        return typed(TRAINED_ON, read_text(file))["trained_on"]
+    except (OSError, ValueError):
         raise UserError(f"{file} is damaged: delete it, or export the model again") from None

@@ -1,4 +1,4 @@
-"""Fine-tune an open_clip model so that augmentations move its embeddings less."""
+"""Fine-tune an open_clip model so that augmentations shift its embeddings less."""
 
 import copy
 from collections.abc import Callable, Mapping, Sequence
@@ -18,16 +18,13 @@ from torchmetrics import MeanMetric
 
 from clipshift.augment import Augmentation, augment
 from clipshift.data import Batch, Photo
-from clipshift.encode import Encoder, ZeroShot, caption_embeddings, make_zero_shot, model_config
+from clipshift.encode import Encoder, ZeroShot, caption_embeddings, make_zero_shot
 from clipshift.measure.functional import cosine_similarity
 from clipshift.measure.zero_shot import zero_shot_hit
-from clipshift.results import write_json
-from clipshift.train.export import PROVENANCE, export_model, write_card
 from clipshift.train.interpolation import interpolated
 from clipshift.train.objectives import Objective
 from clipshift.train.resuming import BEST, LAST, StateCheckpoint, load_training
 from clipshift.train.tuning import plain_weights
-from clipshift.versions import CODE_SHA256, package_versions
 
 STATES = {"state_dict", "current_model_state"}
 """Where a checkpoint has weights: those to keep and, beside a moving average, those in training."""
@@ -91,7 +88,7 @@ class ShiftValidation(pl.LightningModule):
 
 
 class Finetuning(ShiftValidation):
-    """A student that learns to see through augmentations, beside its frozen base.
+    """A student that becomes robust to augmentations, beside its frozen base.
 
     Only the image tower is trained; its norms keep the base's running statistics.
 
@@ -142,13 +139,13 @@ class Finetuning(ShiftValidation):
         with torch.no_grad():
             target = self._gathered(self.base.embed(clean))
         texts = self._texts(self._gathered(index))
-        made = self._gathered(self.student.embed(views))
-        held = None if self.anchor is None else self._gathered(self.student.embed(clean))
+        embeddings = self._gathered(self.student.embed(views))
+        anchored = None if self.anchor is None else self._gathered(self.student.embed(clean))
         # Where training is in half precision: embeddings are float32, and losses of them as well.
         with torch.autocast(self.device.type, enabled=False):
-            loss = self.objective(made, target, *texts)
-            if self.anchor is not None and held is not None:
-                loss = loss + self.anchor_weight * self.anchor(held, target, *texts)
+            loss = self.objective(embeddings, target, *texts)
+            if self.anchor is not None and anchored is not None:
+                loss = loss + self.anchor_weight * self.anchor(anchored, target, *texts)
         self.log("train/loss", loss, prog_bar=True)
         return loss
 
@@ -167,12 +164,12 @@ class Finetuning(ShiftValidation):
         for state in STATES & checkpoint.keys():
             checkpoint[state] = self.state_dict() | checkpoint[state]
 
-    def _gathered(self, own: Tensor) -> Tensor:
+    def _gathered(self, part: Tensor) -> Tensor:
         """A batch's tensor from all devices, with gradients where it has them."""
         if self.trainer.world_size == 1:
-            return own
-        together: Any = self.all_gather(own, sync_grads=own.requires_grad)
-        return together.flatten(0, 1)
+            return part
+        whole: Any = self.all_gather(part, sync_grads=part.requires_grad)
+        return whole.flatten(0, 1)
 
     def _texts(self, index: Tensor) -> tuple[Tensor, Tensor]:
         if self.texts is None:
@@ -183,12 +180,9 @@ class Finetuning(ShiftValidation):
         """AdamW on what is tuned, and its schedule, step by step."""
         tuned = [p for p in self.student.parameters() if p.requires_grad]
         optimizer = torch.optim.AdamW(tuned, lr=self.lr, weight_decay=self.weight_decay)
+        steps = int(self.trainer.estimated_stepping_batches)
         schedule = torch.optim.lr_scheduler.OneCycleLR(
-            optimizer,
-            self.lr,
-            total_steps=int(self.trainer.estimated_stepping_batches),
-            pct_start=0.1,
-            cycle_momentum=False,
+            optimizer, self.lr, total_steps=steps, pct_start=0.1, cycle_momentum=False
         )
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
@@ -206,8 +200,8 @@ def text_targets(
     captions = caption_embeddings(encoder, photos)
     if captions is None:
         return None
-    known = captions.isfinite().all(dim=1)
-    targets = torch.where(known, torch.arange(len(photos)), -1)
+    captioned = captions.isfinite().all(dim=1)
+    targets = torch.where(captioned, torch.arange(len(photos)), -1)
     return ZeroShot(normalize(captions.nan_to_num(), dim=1).T, targets)
 
 
@@ -257,35 +251,6 @@ def interpolation_curve(
     rows = []
     for alpha in alphas:
         validation.student.model.visual.load_state_dict(interpolated(start, end, alpha))
-        made = trainer.validate(validation, photos, verbose=False)[0]
-        rows.append({"alpha": alpha} | {k.removeprefix("val/"): v for k, v in made.items()})
+        [scores] = trainer.validate(validation, photos, verbose=False)
+        rows.append({"alpha": alpha} | {k.removeprefix("val/"): v for k, v in scores.items()})
     return pd.DataFrame(rows)
-
-
-def export_finetuned(
-    encoder: Encoder, model: Mapping[str, Any], facts: Mapping[str, Any], folder: Path
-) -> None:
-    """Write a fine-tuned model as open_clip's hub folder, with its provenance and its card.
-
-    Args:
-        encoder: The model.
-        model: Its base: ``architecture``, ``pretrained`` and ``checkpoint``.
-        facts: What else there is to know: ``trained_on`` at least, the augmentations.
-        folder: Where to.
-    """
-    kept = ("mean", "std", "interpolation", "resize_mode")
-    model_cfg = model_config(model["architecture"], model["checkpoint"])
-    weights = encoder.model.state_dict()
-    preprocess_cfg = {name: encoder.preprocessing[name] for name in kept}
-    export_model(weights, model_cfg, preprocess_cfg, folder, encoder.text)
-    base = {name: model[name] for name in ("architecture", "pretrained", "checkpoint")}
-    write_json(
-        folder / PROVENANCE,
-        {
-            "base": base | {"weights_sha256": encoder.weights_sha256},
-            **facts,
-            "versions": package_versions(),
-            "code_sha256": CODE_SHA256,
-        },
-    )
-    write_card(folder)

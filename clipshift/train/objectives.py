@@ -1,4 +1,4 @@
-"""What a fine-tune wants of the embeddings of augmented views."""
+"""Losses of a fine-tuning: where the embeddings of augmented views should lie."""
 
 from typing import Literal, Protocol
 
@@ -77,11 +77,11 @@ class Contrastive:
     needs_texts = True
 
     def __call__(self, view: Tensor, clean: Tensor, texts: Tensor, target: Tensor) -> Tensor:
-        known = target >= 0
-        target = target[known]
+        has_text = target >= 0
+        target = target[has_text]
         if not len(target):
             return view.sum() * 0
-        logits = normalize(view[known], dim=1) @ texts[:, target]
+        logits = normalize(view[has_text], dim=1) @ texts[:, target]
         same = (target[:, None] == target).to(logits.dtype)
         positives = same / same.sum(dim=1, keepdim=True)
         return (cross_entropy(logits, positives) + cross_entropy(logits.T, positives)) / 2

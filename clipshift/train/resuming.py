@@ -13,13 +13,15 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 from lightning_fabric.plugins.io import TorchCheckpointIO
+from pydantic import NonNegativeInt, TypeAdapter
 from pytorch_lightning.callbacks import Checkpoint
 from pytorch_lightning.trainer.connectors import checkpoint_connector
 from pytorch_lightning.utilities import rank_zero_only
 from torch import Tensor
+from typing_extensions import TypedDict
 
 from clipshift.augment.keyed import keyed_generator
-from clipshift.data import read_json
+from clipshift.data import read_text, typed
 from clipshift.errors import UserError
 from clipshift.results import write_json, write_whole
 
@@ -27,13 +29,31 @@ LAST = "last.ckpt"
 BEST = "best.ckpt"
 SETTINGS = "settings.json"
 POSITION = "clipshift"
-"""The key of our own part of a checkpoint: epoch, completed batches of it, and best score."""
+"""The key of a checkpoint's `Position`."""
 PARTS = {"state_dict", "optimizer_states", "lr_schedulers", "loops", "callbacks", POSITION}
 """The keys that a checkpoint must have."""
+OPTIONS: TypeAdapter[dict[str, Any]] = TypeAdapter(dict[str, Any])
 SAVE_SECONDS = 300
 """How often the state is saved within an epoch."""
 NO_EFFECT_ON_TRAINING = ("logger", "evaluation", "control")
 """Options that do not change what is trained."""
+
+
+class Position(TypedDict):
+    """Our own part of a checkpoint.
+
+    Attributes:
+        epoch: Completed epochs.
+        batch: Completed batches of the next one.
+        best: The lowest score of a validation; None where there was none.
+    """
+
+    epoch: NonNegativeInt
+    batch: NonNegativeInt
+    best: float | None
+
+
+POSITIONS = TypeAdapter(Position)
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
@@ -196,14 +216,14 @@ def last_checkpoint(folder: Path, options: Mapping[str, Any]) -> Path | None:
         rank_zero_only(write_json)(file, wanted)
         return None
     try:
-        begun = read_json(file) if file.exists() else {}
-        if not isinstance(begun, dict):
-            raise ValueError
+        begun = typed(OPTIONS, read_text(file)) if file.exists() else {}
     except (ValueError, OSError):
         raise UserError(_damaged(file)) from None
     for checkpoint in (folder / LAST, folder / BEST):
         if checkpoint.exists():
-            load_training(checkpoint, "meta")  # a mistake is told before a model is loaded
+            load_training(
+                checkpoint, "meta"
+            )  # so that a damaged one is reported before a model is loaded
     names = sorted(wanted.keys() | begun.keys())
     if differing := [name for name in names if begun.get(name) != wanted.get(name)]:
         raise UserError(
@@ -213,12 +233,12 @@ def last_checkpoint(folder: Path, options: Mapping[str, Any]) -> Path | None:
     return folder / LAST
 
 
-def resume_position(last: Path | None, own: Mapping[str, Tensor]) -> tuple[int, int]:
+def resume_position(last: Path | None, trained: Mapping[str, Tensor]) -> tuple[int, int]:
     """The epoch in which a training resumes, and the number of its completed batches.
 
     Args:
         last: The checkpoint to resume from; None if the training starts.
-        own: The trained weights: the folder's checkpoints must have the same names and shapes.
+        trained: The trained weights: the folder's checkpoints must have their names and shapes.
 
     Raises:
         UserError: If a checkpoint in the folder is damaged, or of another training.
@@ -226,20 +246,20 @@ def resume_position(last: Path | None, own: Mapping[str, Tensor]) -> tuple[int, 
     if last is None:
         return 0, 0
     if (best := last.with_name(BEST)).exists():
-        load_training(best, "meta", own)
-    place = load_training(last, "meta", own)[POSITION]
+        load_training(best, "meta", trained)
+    place = load_training(last, "meta", trained)[POSITION]
     return place["epoch"], place["batch"]
 
 
 def load_training(
-    file: Path, device: str, own: Mapping[str, Tensor] | None = None
+    file: Path, device: str, trained: Mapping[str, Tensor] | None = None
 ) -> dict[str, Any]:
     """What a training's checkpoint holds, once all its bytes are checked.
 
     Args:
         file: A checkpoint of Lightning's.
         device: Where its tensors go; ``meta`` keeps their shapes alone.
-        own: The weights that it must have by name and shape, if these are known.
+        trained: The weights that it must have by name and shape, if these are known.
 
     Raises:
         UserError: If it is damaged, or of something else.
@@ -253,18 +273,15 @@ def load_training(
         stored = torch.load(file, map_location=device, weights_only=True)
         if not stored.keys() >= PARTS:
             raise KeyError
-        place = stored[POSITION]
-        counts = place["epoch"], place["batch"], stored["global_step"]
-        if not all(type(count) is int and count >= 0 for count in counts):
+        POSITIONS.validate_python(stored[POSITION], strict=True)
+        if type(stored["global_step"]) is not int or stored["global_step"] < 0:
             raise ValueError
-        if type(place["best"]) not in (float, type(None)):
-            raise TypeError
         # Lightning would silently restore nothing if these were missing.
         (moments,), (_,) = stored["optimizer_states"], stored["lr_schedulers"]
         if not moments["state"]:
             raise ValueError
         shapes = {name: value.shape for name, value in stored["state_dict"].items()}
-        if own is not None and shapes != {name: value.shape for name, value in own.items()}:
+        if trained is not None and shapes != {n: value.shape for n, value in trained.items()}:
             raise ValueError
     except Exception:  # zipfile and torch raise all kinds on damaged files
         raise UserError(_damaged(file)) from None

@@ -1,7 +1,4 @@
-"""What of an image tower is trained: each function here turns a frozen tower into a trainable one.
-
-They are the choices of the group ``tune``.
-"""
+"""Choices of the group ``tune``: each makes a part of a frozen image tower trainable."""
 
 import math
 from typing import Any
@@ -31,11 +28,11 @@ def last_blocks(tower: nn.Module, blocks: int) -> nn.Module:
     Raises:
         UserError: If the tower has fewer, or none that we know of.
     """
-    found = tower_blocks(tower)
-    if blocks > len(found):
-        raise UserError(f"tune.blocks={blocks}: this image tower has {len(found)}")
-    last = {id(p) for block in found[-blocks:] for p in block.parameters()}
-    within = {id(p) for block in found for p in block.parameters()}
+    all_blocks = tower_blocks(tower)
+    if blocks > len(all_blocks):
+        raise UserError(f"tune.blocks={blocks}: this image tower has {len(all_blocks)}")
+    last = {id(p) for block in all_blocks[-blocks:] for p in block.parameters()}
+    within = {id(p) for block in all_blocks for p in block.parameters()}
     ordered = list(tower.named_parameters())
     final = max(index for index, (_, p) in enumerate(ordered) if id(p) in within)
     for index, (name, parameter) in enumerate(ordered):
