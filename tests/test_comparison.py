@@ -319,6 +319,7 @@ def test_curves_of_jobs_with_other_options_are_lines_of_their_own() -> None:
     jobs = [("seed=0", 0.9), ("seed=1", 0.8)]
     rows = pd.DataFrame(
         {"options": options, "augmentation": "noise", "severity": severity, "mean": mean,
+         "measure": "cosine_similarity",
          "ci_low": mean, "ci_high": mean}
         for options, mean in jobs for severity in ("1", "2", "3")
     )  # fmt: skip

@@ -6,6 +6,7 @@ import pandas as pd
 from clipshift.measure import Facts
 from clipshift.report.charts.marks import named_lines
 from clipshift.report.charts.vega import Chart
+from clipshift.report.shift import COSINE, as_shift, shift_name
 from clipshift.report.words import capitalised
 from clipshift.severities import LADDER
 
@@ -27,9 +28,7 @@ def draw_severity(summary: pd.DataFrame, measure: str, facts: Facts) -> Chart:
         facts: The measure's.
     """
     rows = summary[(summary["measure"] == measure) & summary["severity"].isin(LADDER)]
-    title = capitalised(facts.label)
-    if measure == "cosine_similarity":
-        rows, title = _one_minus(rows), "1 − cosine"
+    title = shift_name(COSINE) if measure == COSINE else capitalised(facts.label)
     about = f"{title} against severity, one line per augmentation, with 95 % intervals."
     return _over_severities(rows, title, about, 380)
 
@@ -45,7 +44,7 @@ def draw_curves(rows: pd.DataFrame) -> Chart:
     lines = [f"{name} ({options})" if options else name for name, options in pairs]
     about = "Mean shift of a sweep's jobs against severity, with 95 % intervals."
     height = max(340, 16 * len(set(lines)))
-    return _over_severities(_one_minus(rows).assign(line=lines), "1 − cosine", about, height)
+    return _over_severities(rows.assign(line=lines), shift_name(COSINE), about, height)
 
 
 def draw_layers(layers: pd.DataFrame, column: str) -> Chart:
@@ -66,14 +65,9 @@ def draw_layers(layers: pd.DataFrame, column: str) -> Chart:
     return named_lines(table, "layer", title, domain, about, 340)
 
 
-def _one_minus(rows: pd.DataFrame) -> pd.DataFrame:
-    """Shifts with their intervals: 1 − the means of cosines."""
-    ends = {"ci_low": 1 - rows["ci_high"], "ci_high": 1 - rows["ci_low"]}
-    return rows.assign(mean=1 - rows["mean"], **ends)
-
-
 def _over_severities(rows: pd.DataFrame, title: str, about: str, height: int) -> Chart:
-    """Means with intervals as lines over severities, from 0 or the least value."""
+    """Means with intervals as lines over severities, from 0 or less; cosines as shifts."""
+    rows = as_shift(rows)
     values = rows[["mean", "ci_low", "ci_high"]].to_numpy(float)
     low, high = min(0.0, np.nanmin(values)), np.nanmax(values)
     margin = 0.04 * ((high - low) or 1)
