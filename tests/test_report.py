@@ -189,18 +189,18 @@ def test_augmentations_can_be_told_without_their_hue() -> None:
     assert len(pairs) == len(looks)
 
 
-def harm_of(measure: str, rows: list[tuple[float, float, float]]) -> list[float]:
+def change_of(measure: str, rows: list[tuple[float, float, float]]) -> list[float]:
     summary = summary_of({f"a{i}": {measure: row} for i, row in enumerate(rows)})
     return normalized_change(summary, all_columns())[measure].tolist()
 
 
 def test_a_heatmap_paints_no_difference_that_is_noise() -> None:
-    assert harm_of("cosine_similarity", [(0.4, 0.3, 0.5), (0.7, 0.6, 0.8)]) == pytest.approx(
+    assert change_of("cosine_similarity", [(0.4, 0.3, 0.5), (0.7, 0.6, 0.8)]) == pytest.approx(
         [1, 0.5]
     )
-    nearly = harm_of("cosine_similarity", [(0.998, 0.997, 0.999), (1, 1, 1)])
+    nearly = change_of("cosine_similarity", [(0.998, 0.997, 0.999), (1, 1, 1)])
     assert nearly == pytest.approx([0.02, 0])  # of a twentieth of the range, 0.1
-    may_be_none = harm_of("gaze_entropy_change", [(0.5, -0.1, 1.1), (-0.8, -0.9, -0.7)])
+    may_be_none = change_of("gaze_entropy_change", [(0.5, -0.1, 1.1), (-0.8, -0.9, -0.7)])
     assert may_be_none == pytest.approx([0, 1])
 
 

@@ -1,12 +1,6 @@
 """Results: what was measured, its tables with intervals, and the files of a run."""
 
-from clipshift.results.change import (
-    LEAST_CHANGE,
-    augmentations_by_shift,
-    normalized_change,
-    shown_measures,
-)
-from clipshift.results.clusters import Tree, cluster_views
+from clipshift.results.change import normalized_change, shown_measures
 from clipshift.results.columns import ShiftFile, write_shift
 from clipshift.results.corruptions import (
     ALEXNET_ERROR,
@@ -88,7 +82,6 @@ __all__ = [
     "GROUPS",
     "KEPT",
     "LEADERBOARD",
-    "LEAST_CHANGE",
     "PHOTOS",
     "ROWS",
     "SHIFT",
@@ -102,11 +95,8 @@ __all__ = [
     "RunInfo",
     "Shift",
     "ShiftFile",
-    "Tree",
-    "augmentations_by_shift",
     "by_photo",
     "clear_results",
-    "cluster_views",
     "compare_photos",
     "copy_results",
     "correlate",

@@ -42,7 +42,7 @@ LOOKS = {
     "motion_blur": Look("#9558a3", LONG, "triangle-up"),
     # what hides a part
     "coarse_dropout": Look("#6b727e", SOLID, "diamond"),
-}  # fmt: skip
+}
 """The augmentations with a look of their own: a hue for each kind, and neither red nor green."""
 OTHERS = tuple(
     Look(color, dash, "cross")

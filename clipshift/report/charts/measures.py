@@ -17,8 +17,9 @@ from clipshift.results.change import augmentations_by_shift, normalized_change, 
 def draw_heatmap(summary: pd.DataFrame, columns: Mapping[str, Facts]) -> Chart:
     """Measure × augmentation: means as numbers, darker the farther from no change.
 
-    A column's darkest colour is its largest change, or `clipshift.results.LEAST_CHANGE` where all
-    are smaller. Blank: an interval that includes no change, or a measure without a value for it.
+    A column's darkest colour is its largest change, or `clipshift.results.change.LEAST_CHANGE`
+    where all are smaller. Blank: an interval that includes no change, or a measure that has no
+    value for it.
 
     Args:
         summary: Means with intervals.
