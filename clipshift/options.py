@@ -487,7 +487,7 @@ class TrainingData:
 
 @dataclass
 class FinetuneOptions(TrainOptions):
-    """All options of the ``robustify`` experiments."""
+    """All options of ``clipshift train`` that fine-tune: the robustify experiments."""
 
     model: ModelOptions = group(ModelOptions)
     """The model to fine-tune."""
@@ -539,7 +539,7 @@ class MakingOptimization:
 
 @dataclass
 class MakingOptions(TrainOptions):
-    """The options of the other experiments, whose files in ``conf/experiment/`` set more."""
+    """Options of ``clipshift train`` that make a built-in model: make_lite and pretrain_tiny."""
 
     data: MakingData = field(default_factory=MakingData)
     optimization: MakingOptimization = field(default_factory=MakingOptimization)

@@ -1,10 +1,11 @@
 """What ``--help`` and ``docs/options.md`` say of options and choices."""
 
+import json
 import re
 from collections.abc import Iterable
 from dataclasses import Field
-from itertools import takewhile, zip_longest
-from textwrap import wrap
+from itertools import takewhile
+from textwrap import TextWrapper
 
 import yaml
 
@@ -27,14 +28,9 @@ PAGE = """\
 # Options
 
 Every option of every command, as in `clipshift evaluate seed=1 save.gaze=8`, and every choice of
-every group, as in `clipshift evaluate model=tiny`. Options without a default are set by choices.
+every group, as in `clipshift evaluate model=tiny`. What null stands for is in brackets. An option
+without a default is set by the choice that brings it.
 """
-TITLES = {
-    "evaluate": "clipshift evaluate",
-    "finetune": "clipshift train: fine-tune a model",
-    "train": "clipshift train: make a built-in model",
-    "demo": "clipshift demo",
-}
 
 
 def summary(group: str, choice: str) -> str:
@@ -52,22 +48,18 @@ def chosen_groups(command: str) -> dict[str, str]:
 
 
 def default(one: Field) -> str:
-    """An option's default for people; nothing where its help or a choice says it."""
+    """An option's default as it is typed; nothing where a choice sets it."""
     value = default_of(one)
-    silent = nested(one) or value is None or value is FROM_CHOICE or value in ([], REQUIRED)
-    return "" if silent else str(value).replace("'", "").replace("False", "false")
+    silent = nested(one) or value is FROM_CHOICE or value in ([], REQUIRED)
+    return "" if silent else json.dumps(value, ensure_ascii=False).replace('"', "")
 
 
 def columns(rows: Iterable[tuple[str, str]]) -> str:
     """Lines of two columns, of which the second is wrapped."""
     rows = list(rows)
-    edge = max(len(name) for name, _ in rows) + 2
-    lines = [
-        (name, line)
-        for name, text in rows
-        for name, line in zip_longest([name], wrap(text, 98 - edge), fillvalue="")
-    ]
-    return "\n".join(f"  {name:{edge}}{line}" for name, line in lines)
+    edge = max(len(name) for name, _ in rows) + 4
+    wrapped = TextWrapper(100, subsequent_indent=" " * edge)
+    return "\n".join(wrapped.fill(f"  {name:{edge - 2}}{text}") for name, text in rows)
 
 
 def groups(command: str) -> str:
@@ -93,21 +85,23 @@ def options(command: str) -> str:
     for name, one, text in described_options(DESCRIPTIONS[command]):
         placeholders = (word for kind, word in PLACEHOLDERS.items() if kind in str(one.type))
         placeholder = "PATH" if one.metadata.get("paths") else next(placeholders, "NAME")
-        value = default(one).replace("false", "")
-        rows.append((f"{name}={placeholder}", f"{text} ({value})" if value else text))
+        value = default(one)
+        silent = value in ("", "null", "false")
+        rows.append((f"{name}={placeholder}", text if silent else f"{text} ({value})"))
     return columns(rows)
 
 
 def options_page() -> str:
     """``docs/options.md``: all options, and all choices of all groups."""
     lines = [PAGE]
-    for command, title in TITLES.items():
+    for description in DESCRIPTIONS.values():
+        title = (description.__doc__ or "").replace("``", "`").rstrip(".")
         lines += [f"## {title}\n", "| option | default | range | |", "| --- | --- | --- | --- |"]
-        for name, one, text in described_options(DESCRIPTIONS[command]):
+        for name, one, text in described_options(description):
             cells = [f"`{name}`", default(one), (check_of(one) or [""])[0], text]
             lines.append(f"| {' | '.join(cells)} |")
         lines.append("")
-    chosen = {group for command in TITLES for group in chosen_groups(command).values()}
+    chosen = {group for command in DESCRIPTIONS for group in chosen_groups(command).values()}
     for group in [*sorted(chosen), "experiment"]:
         lines += [f"## {group}=\n", "| choice | |", "| --- | --- |"]
         lines += [f"| `{name}` | {summary(group, name)} |" for name in choice_names(group)] + [""]
