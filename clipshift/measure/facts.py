@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any, ClassVar, Literal
 
 from pydantic import ConfigDict, TypeAdapter
@@ -93,6 +94,10 @@ class Facts:
 
 
 FACTS: TypeAdapter[Facts] = TypeAdapter(Facts)
+similarity = partial(Facts, better="higher", unchanged=1)
+"""The facts of a measure that is 1 where nothing changed, and lower otherwise."""
+distance = partial(Facts, better="lower", unchanged=0)
+"""The facts of a measure that is 0 where nothing changed, and higher otherwise."""
 
 
 def accuracy(k: int, clean: bool, classes: int | None = None) -> Facts:
@@ -132,39 +137,33 @@ def retained_facts(gallery: int | None = None) -> Facts:
         gallery: Number of photos to find it among, where it is known. More photos make it harder.
     """
     among = f" among {gallery:,}" if gallery else ""
-    return Facts(
+    return similarity(
         label="views that still find their own photo" + (f"{among} photos" if among else ""),
         short=f"retained{among}",
         definition=f"1 if among {f'{gallery:,}' if gallery else 'the gallery of'} clean photos the "
         "view's highest cosine is with its own photo, 0 if not; photos that tie share the place",
         space="embedding",
-        better="higher",
-        unchanged=1,
         unit="share",
     )
 
 
 COLUMNS = {
-    "relative_shift": Facts(
+    "relative_shift": distance(
         label="relative shift",
         short="relative shift",
         definition="1 − cosine of the embeddings, divided by its mean over different clean photos; "
         "1: as far as another photo",
         space="embedding",
-        better="lower",
         high=math.inf,
-        unchanged=0,
     ),
     "retained": retained_facts(),
     **accuracy_columns((1, 5)),
-    "zero_shot_flip": Facts(
+    "zero_shot_flip": distance(
         label="changed zero-shot predictions",
         short="top-1 changes",
         definition="1 if the class of the highest cosine differs from that on the clean view, 0 if "
         "not; between 0 and 1 where classes tie",
         space="text",
-        better="lower",
-        unchanged=0,
         unit="share",
     ),
     "text_shift": Facts(

@@ -456,10 +456,10 @@ def retained(view: Tensor, clean: Tensor) -> Tensor:
         tensor([1., 0.])
     """
     cosines = unit(view) @ unit(clean).T
-    own = cosines.diagonal()[:, None]
-    share = 1 / ((cosines - own).abs() < TIE).sum(dim=1)
-    beaten = (cosines >= own + TIE).any(dim=1)
-    return share.masked_fill(beaten, 0).masked_fill(own[:, 0].isnan(), torch.nan).float()
+    own_cosine = cosines.diagonal()[:, None]
+    share = 1 / ((cosines - own_cosine).abs() < TIE).sum(dim=1)
+    beaten = (cosines >= own_cosine + TIE).any(dim=1)
+    return share.masked_fill(beaten, 0).masked_fill(own_cosine[:, 0].isnan(), torch.nan).float()
 
 
 def gaze_divergence(view: Tensor, clean: Tensor) -> Tensor:

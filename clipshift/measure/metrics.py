@@ -10,7 +10,7 @@ from torchmetrics import Metric
 from torchmetrics.utilities.plot import plot_confusion_matrix
 
 from clipshift.measure import functional
-from clipshift.measure.facts import Facts
+from clipshift.measure.facts import Facts, distance, similarity
 
 COLLAPSED = 1e-6
 """Tokens count as the same for all photos where their mean squared distance from their mean is
@@ -106,14 +106,12 @@ class CosineSimilarity(PhotoMeasure):
         tensor(0.8000, dtype=torch.float64)
     """
 
-    facts = Facts(
+    facts = similarity(
         label="cosine similarity of embeddings",
         short="cosine",
         definition="cosine of the angle between the embeddings of view and clean view",
         space="embedding",
-        better="higher",
         low=-1,
-        unchanged=1,
     )
     measure = staticmethod(functional.cosine_similarity)
 
@@ -129,14 +127,12 @@ class L2Distance(PhotoMeasure):
         tensor(5., dtype=torch.float64)
     """
 
-    facts = Facts(
+    facts = distance(
         label="L2 distance of embeddings",
         short="L2",
         definition="Euclidean distance of the embeddings before normalisation",
         space="embedding",
-        better="lower",
         high=math.inf,
-        unchanged=0,
     )
     measure = staticmethod(functional.l2_distance)
 
@@ -153,13 +149,11 @@ class AttentionSimilarity(PhotoMeasure):
         tensor(1., dtype=torch.float64)
     """
 
-    facts = Facts(
+    facts = similarity(
         label="attention similarity",
         short="attention",
         definition="1 / (1 + mean square difference) of the two gazes, each scaled to [0, 1]",
         space="gaze",
-        better="higher",
-        unchanged=1,
     )
     measure = staticmethod(functional.attention_similarity)
 
@@ -176,14 +170,12 @@ class AttentionSimilarityAligned(PhotoMeasure):
         tensor(1., dtype=torch.float64)
     """
 
-    facts = Facts(
+    facts = similarity(
         label="aligned attention similarity",
         short="aligned attention",
         definition="attention similarity with the view's gaze moved back to where the pixels came "
         "from; pixels that left the view are left out",
         space="aligned gaze",
-        better="higher",
-        unchanged=1,
     )
     measure = staticmethod(functional.attention_similarity_aligned)
 
@@ -199,13 +191,11 @@ class PatchSimilarity(PhotoMeasure):
         tensor(0.5000, dtype=torch.float64)
     """
 
-    facts = Facts(
+    facts = similarity(
         label="patch similarity",
         short="patch",
         definition="mean over a 4 × 4 grid of 1 / (1 + mean square difference of pixels)",
         space="pixels",
-        better="higher",
-        unchanged=1,
     )
     measure = staticmethod(functional.patch_similarity)
 
@@ -221,15 +211,13 @@ class PatchSimilarityUint8(PhotoMeasure):
         tensor(1., dtype=torch.float64)
     """
 
-    facts = Facts(
+    facts = similarity(
         label="patch similarity, the paper's wrapped variant",
         short="patch (uint8)",
         definition="patch similarity of 8-bit pixels whose difference and square wrap, as in the "
         "authors' script",
         space="pixels",
-        better="higher",
         low=0.996,
-        unchanged=1,
     )
     measure = staticmethod(functional.patch_similarity_uint8)
 
@@ -246,13 +234,11 @@ class EdgePreservation(PhotoMeasure):
         tensor(0., dtype=torch.float64)
     """
 
-    facts = Facts(
+    facts = similarity(
         label="edge preservation",
         short="edge",
         definition="1 − mean absolute difference of the edge maps of luma",
         space="pixels",
-        better="higher",
-        unchanged=1,
         correlate="edge_loss",
     )
     measure = staticmethod(functional.edge_preservation)
@@ -270,13 +256,11 @@ class DetailPreservation(PhotoMeasure):
         tensor(0.2500, dtype=torch.float64)
     """
 
-    facts = Facts(
+    facts = similarity(
         label="detail preservation",
         short="detail",
         definition="mean over an 8 × 8 grid of exp(−|ln(σ′/σ)|), the standard deviations of luma",
         space="pixels",
-        better="higher",
-        unchanged=1,
         correlate="detail_loss",
     )
     measure = staticmethod(functional.detail_preservation)
@@ -293,13 +277,11 @@ class RMSE(PhotoMeasure):
         tensor(0.5000, dtype=torch.float64)
     """
 
-    facts = Facts(
+    facts = distance(
         label="RMSE of pixels",
         short="RMSE",
         definition="root mean square difference of pixels",
         space="pixels",
-        better="lower",
-        unchanged=0,
         correlate="rmse",
     )
     measure = staticmethod(functional.rmse)
@@ -317,14 +299,12 @@ class SSIM(PhotoMeasure):
         tensor(1., dtype=torch.float64)
     """
 
-    facts = Facts(
+    facts = similarity(
         label="SSIM of pixels",
         short="SSIM",
         definition="structural similarity of view and clean view",
         space="pixels",
-        better="higher",
         low=-1,
-        unchanged=1,
         correlate="ssim_loss",
     )
     measure = staticmethod(functional.ssim)
@@ -341,14 +321,12 @@ class GazeDivergence(PhotoMeasure):
         tensor(1., dtype=torch.float64)
     """
 
-    facts = Facts(
+    facts = distance(
         label="gaze divergence",
         short="gaze divergence",
         definition="Jensen–Shannon divergence of the two gazes as distributions over patches; it "
         "counts pixels that moved as a change",
         space="gaze",
-        better="lower",
-        unchanged=0,
         unit="bits",
         correlate="gaze_divergence",
     )
@@ -367,14 +345,12 @@ class GazeDivergenceAligned(PhotoMeasure):
         tensor(0., dtype=torch.float64)
     """
 
-    facts = Facts(
+    facts = distance(
         label="aligned gaze divergence",
         short="aligned divergence",
         definition="gaze divergence with the view's gaze moved back to where the pixels came from: "
         "whether the model looks elsewhere; pixels that left the view are left out",
         space="aligned gaze",
-        better="lower",
-        unchanged=0,
         unit="bits",
         correlate="gaze_divergence_aligned",
     )
