@@ -27,9 +27,11 @@ TOWERS = {
     "byobnet": CNN | {"timm_model_name": "test_byobnet", "timm_proj": None},  # own classifier
 }
 AVERAGES = {
-    "efficientnet": "global_pool", "resnet": "global_pool",
-    "convnext": "head.global_pool", "byobnet": "head.global_pool",
-}  # fmt: skip
+    "efficientnet": "global_pool",
+    "resnet": "global_pool",
+    "convnext": "head.global_pool",
+    "byobnet": "head.global_pool",
+}
 
 
 @pytest.fixture(scope="module")
@@ -261,10 +263,16 @@ def test_a_run_says_that_its_gaze_is_contribution(
     cfg = compose_config(
         "evaluate",
         [
-            "logger=none", "trainer=cpu", "cache=off", "data.num_workers=0", "data.limit=3",
-            f"model.checkpoint={folders['efficientnet']}", "aug=noise", "save.gaze=3",
+            "logger=none",
+            "trainer=cpu",
+            "cache=off",
+            "data.num_workers=0",
+            "data.limit=3",
+            f"model.checkpoint={folders['efficientnet']}",
+            "aug=noise",
+            "save.gaze=3",
         ],
-    )  # fmt: skip
+    )
     evaluate(cfg, tmp_path)
     assert json.loads((tmp_path / "run.json").read_text())["model"]["gaze"] == "contribution"
     words = "contribution (the share of each location in the embedding"

@@ -295,11 +295,18 @@ def test_the_report_says_that_the_model_was_asked_for_an_id(
     cfg = compose_config(
         "evaluate",
         [
-            "logger=none", "trainer=cpu", "cache=off", f"model.checkpoint={hub_folder}",
-            "data=folder", f"data.root={tmp_path}/photos", "data.num_workers=0", "aug=noise",
-            "metric=cosine_similarity", "prompts.templates=['a photo of a {}']",
+            "logger=none",
+            "trainer=cpu",
+            "cache=off",
+            f"model.checkpoint={hub_folder}",
+            "data=folder",
+            f"data.root={tmp_path}/photos",
+            "data.num_workers=0",
+            "aug=noise",
+            "metric=cosine_similarity",
+            "prompts.templates=['a photo of a {}']",
         ],
-    )  # fmt: skip
+    )
     evaluate(cfg, tmp_path / "run")
     page = (tmp_path / "run" / "report.html").read_text()
     assert "have no known name: 1 of 2. The model was asked for “a photo of a n99999999”." in page
@@ -386,8 +393,9 @@ def test_a_training_is_judged_and_compared_on_different_photos(
     classes_in_turn: Path, options: list[str], validated: int
 ) -> None:
     root = f"data.train.root={classes_in_turn}"
-    cfg = compose_config("train", ["experiment=robustify", root, f"data.val.root={classes_in_turn}",
-                                   *options])  # fmt: skip
+    cfg = compose_config(
+        "train", ["experiment=robustify", root, f"data.val.root={classes_in_turn}", *options]
+    )
     judged, _ = load_photos(cfg.data.val)
     evaluations = compose_evaluations(cfg, Path("run"))
     measured, _ = load_photos(evaluations[Path("run/base")].data)
@@ -420,11 +428,19 @@ def test_the_gallery_is_a_random_sample_whatever_order_and_batches(
         cfg = compose_config(
             "evaluate",
             [
-                "logger=none", "trainer=cpu", "cache=off", f"model.checkpoint={hub_folder}",
-                "data=captions", f"data.csv_file={table}", f"data.batch_size={batch}",
-                "data.num_workers=0", "gallery=6", "aug=noise", "metric=cosine_similarity",
+                "logger=none",
+                "trainer=cpu",
+                "cache=off",
+                f"model.checkpoint={hub_folder}",
+                "data=captions",
+                f"data.csv_file={table}",
+                f"data.batch_size={batch}",
+                "data.num_workers=0",
+                "gallery=6",
+                "aug=noise",
+                "metric=cosine_similarity",
             ],
-        )  # fmt: skip
+        )
         evaluate(cfg, tmp_path / run)
         shift = pd.read_parquet(tmp_path / run / "shift.parquet").set_index("photo")["retained"]
         found.append(shift.dropna())
@@ -493,8 +509,10 @@ def test_photos_that_differ_are_not_read_to_look_for_copies(
 def test_copies_are_found_among_photos_in_memory() -> None:
     pixels = np.stack([np.asarray(CAT), np.asarray(CAT)[:, ::-1], np.asarray(CAT)])
     assert [photo.left_out for photo in without_copies(photos_of(pixels))] == [
-        None, None, "the same file as 0",
-    ]  # fmt: skip
+        None,
+        None,
+        "the same file as 0",
+    ]
 
 
 @pytest.mark.parametrize("workers", [0, 2])

@@ -132,12 +132,26 @@ def test_resnet_gaze_is_what_its_pool_says(towers: dict[str, Encoder], views: Te
     x = kept["x"][:2].flatten(2).permute(2, 0, 1)
     x = torch.cat([x.mean(0, keepdim=True), x]) + pool.positional_embedding[:, None]
     _, weights = multi_head_attention_forward(
-        x[:1], x, x, x.shape[-1], pool.num_heads, None,
-        torch.cat([pool.q_proj.bias, pool.k_proj.bias, pool.v_proj.bias]), None, None, False, 0.0,
-        pool.c_proj.weight, pool.c_proj.bias, training=False, need_weights=True,
-        use_separate_proj_weight=True, q_proj_weight=pool.q_proj.weight,
-        k_proj_weight=pool.k_proj.weight, v_proj_weight=pool.v_proj.weight,
-    )  # fmt: skip
+        x[:1],
+        x,
+        x,
+        x.shape[-1],
+        pool.num_heads,
+        None,
+        torch.cat([pool.q_proj.bias, pool.k_proj.bias, pool.v_proj.bias]),
+        None,
+        None,
+        False,
+        0.0,
+        pool.c_proj.weight,
+        pool.c_proj.bias,
+        training=False,
+        need_weights=True,
+        use_separate_proj_weight=True,
+        q_proj_weight=pool.q_proj.weight,
+        k_proj_weight=pool.k_proj.weight,
+        v_proj_weight=pool.v_proj.weight,
+    )
     torch.testing.assert_close(gaze.flatten(1), weights[:, 0, 1:], atol=1e-5, rtol=0)
 
 
@@ -222,10 +236,16 @@ def test_the_last_block_goes_on_from_the_class_token_alone(encoder: Encoder, vie
     torch.testing.assert_close(ended, whole, rtol=0, atol=1e-5)
 
 
-@pytest.mark.parametrize("vision", [
-    VIT | {"ls_init_value": 0.5}, VIT | {"final_ln_after_pool": True}, VIT | {"pool_type": "avg"},
-    VIT | {"no_ln_pre": True}, TOWERS["coca"],
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "vision",
+    [
+        VIT | {"ls_init_value": 0.5},
+        VIT | {"final_ln_after_pool": True},
+        VIT | {"pool_type": "avg"},
+        VIT | {"no_ln_pre": True},
+        TOWERS["coca"],
+    ],
+)
 def test_the_last_block_of_other_vits(tmp_path: Path, views: Tensor, vision: dict) -> None:
     encoder = load_encoder(f"local-dir:{write_hub_folder(tmp_path, vision)}")
     with torch.inference_mode():
@@ -236,23 +256,26 @@ def test_the_last_block_of_other_vits(tmp_path: Path, views: Tensor, vision: dic
 # --- what is taken -------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("given", "error", "said"), [
-    (torch.zeros(2, 3, 8, 8, dtype=torch.uint8), TypeError, "uint8: divide"),
-    (torch.full((2, 3, 8, 8), 255.0), ValueError, "from 255 to 255"),
-    (torch.full((2, 3, 8, 8), -1.8), ValueError, "mean and std"),
-    (torch.full((2, 3, 8, 8), 1.002), ValueError, "to 1.002"),
-    (torch.full((2, 3, 8, 8), torch.nan), ValueError, "nan"),
-    (torch.zeros(3, 8, 8), ValueError, r"\(3, 8, 8\)"),
-    (torch.zeros(2, 8, 8, 3), ValueError, r"\(2, 8, 8, 3\)"),
-    (torch.zeros(0, 3, 8, 8), ValueError, r"\(0, 3, 8, 8\)"),
-    (np.zeros((8, 8, 3)), ValueError, "float64"),
-    (np.zeros((8, 8), np.uint8), ValueError, r"\(8, 8\)"),
-    (np.zeros((2, 8, 8, 3), np.uint8), ValueError, r"\(2, 8, 8, 3\)"),
-    ([torch.zeros(3, 8, 8)], TypeError, "Tensor"),
-    ("photo.jpg", TypeError, "str"),
-    (None, TypeError, "NoneType"),
-    ([], ValueError, "empty"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("given", "error", "said"),
+    [
+        (torch.zeros(2, 3, 8, 8, dtype=torch.uint8), TypeError, "uint8: divide"),
+        (torch.full((2, 3, 8, 8), 255.0), ValueError, "from 255 to 255"),
+        (torch.full((2, 3, 8, 8), -1.8), ValueError, "mean and std"),
+        (torch.full((2, 3, 8, 8), 1.002), ValueError, "to 1.002"),
+        (torch.full((2, 3, 8, 8), torch.nan), ValueError, "nan"),
+        (torch.zeros(3, 8, 8), ValueError, r"\(3, 8, 8\)"),
+        (torch.zeros(2, 8, 8, 3), ValueError, r"\(2, 8, 8, 3\)"),
+        (torch.zeros(0, 3, 8, 8), ValueError, r"\(0, 3, 8, 8\)"),
+        (np.zeros((8, 8, 3)), ValueError, "float64"),
+        (np.zeros((8, 8), np.uint8), ValueError, r"\(8, 8\)"),
+        (np.zeros((2, 8, 8, 3), np.uint8), ValueError, r"\(2, 8, 8, 3\)"),
+        ([torch.zeros(3, 8, 8)], TypeError, "Tensor"),
+        ("photo.jpg", TypeError, "str"),
+        (None, TypeError, "NoneType"),
+        ([], ValueError, "empty"),
+    ],
+)
 def test_what_is_no_view_is_refused_in_one_line(
     encoder: Encoder, given: object, error: type[Exception], said: str
 ) -> None:
@@ -311,8 +334,11 @@ def test_every_kind_of_checkpoint_gives_the_same_weights(
     torch.save({"state_dict": {f"module.{k}": v for k, v in weights.items()}}, tmp_path / "ddp.pt")
     other = write_hub_folder(tmp_path / "other", VIT, seed=7)
     assert load_encoder(f"local-dir:{other}").weights_sha256 != reference.weights_sha256
-    for checkpoint in (tmp_path / "plain.pt", tmp_path / "ddp.pt",
-                       hub_folder / "open_clip_model.safetensors"):  # fmt: skip
+    for checkpoint in (
+        tmp_path / "plain.pt",
+        tmp_path / "ddp.pt",
+        hub_folder / "open_clip_model.safetensors",
+    ):
         encoder = load_encoder(f"local-dir:{other}", checkpoint=str(checkpoint))
         assert encoder.trained
         assert encoder.weights_sha256 == reference.weights_sha256

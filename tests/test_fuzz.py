@@ -261,9 +261,15 @@ def test_damaged_trainings_go_on_whole_or_not_at_all(part: str, tmp_path: Path) 
     options = {"data": {"root": "photos"}, "seed": 0}
     last_checkpoint(tmp_path, options)
     weights = {"weight": torch.arange(2000.0)}
-    stored = {"state_dict": weights, "loops": {}, "callbacks": {}, "global_step": 1,
-              "optimizer_states": [{"state": {0: {}}}], "lr_schedulers": [{}],
-              "clipshift": {"epoch": 0, "batch": 0, "best": None}}  # fmt: skip
+    stored = {
+        "state_dict": weights,
+        "loops": {},
+        "callbacks": {},
+        "global_step": 1,
+        "optimizer_states": [{"state": {0: {}}}],
+        "lr_schedulers": [{}],
+        "clipshift": {"epoch": 0, "batch": 0, "best": None},
+    }
     for name in (LAST, BEST):
         torch.save(stored, tmp_path / name)
     assert last_checkpoint(tmp_path, options) == tmp_path / LAST

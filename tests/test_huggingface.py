@@ -107,9 +107,12 @@ def test_workers_read_photos_by_their_rows(made, tmp_path: Path) -> None:  # typ
     check(pickle.loads(pickle.dumps(photos)), "all")
     dataset = ViewDataset(photos, {}, 0, "squash")
     loader = DataLoader(
-        dataset, 2, num_workers=1, collate_fn=collate,
+        dataset,
+        2,
+        num_workers=1,
+        collate_fn=collate,
         multiprocessing_context=multiprocessing.get_context("fork"),
-    )  # fmt: skip
+    )
     views = [view for batch in loader for view in batch.pixels]
     assert all(np.array_equal(view, dataset[i].pixels) for i, view in enumerate(views))  # type: ignore[union-attr]
     assert len(views) == 5
@@ -125,8 +128,10 @@ def test_columns_are_found_or_named(tmp_path: Path) -> None:
     pd.DataFrame(content).to_parquet(tmp_path / "x.parquet")
     found = huggingface(str(tmp_path))
     assert [(p.id, p.label, p.captions) for p in found] == [
-        ("train/0", None, ("a",)), ("train/1", None, ("b",)), ("train/2", None, ("c",)),
-    ]  # fmt: skip
+        ("train/0", None, ("a",)),
+        ("train/1", None, ("b",)),
+        ("train/2", None, ("c",)),
+    ]
     assert np.array_equal(np.asarray(decode(found[2].read())), PIXELS[2])
     names = tmp_path / "names.txt"
     names.write_text("red fox\nn01440764\n")
@@ -150,9 +155,11 @@ def test_a_broken_photo_is_skipped_and_the_others_are_not(tmp_path: Path, rows: 
     stream = io.BytesIO()
     Image.fromarray(PIXELS[0]).save(stream, "png")
     rows_made = [
-        {"bytes": stream.getvalue(), "path": None}, {"bytes": b"broken", "path": None},
-        {"bytes": None, "path": "/etc/hostname"}, None,
-    ]  # fmt: skip
+        {"bytes": stream.getvalue(), "path": None},
+        {"bytes": b"broken", "path": None},
+        {"bytes": None, "path": "/etc/hostname"},
+        None,
+    ]
     features = datasets.Features({"image": datasets.Image()})
     made = datasets.Dataset.from_dict({"image": rows_made}, features=features)
     made.to_parquet(str(tmp_path / "x.parquet"))

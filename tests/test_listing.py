@@ -74,10 +74,30 @@ def said(call: Callable[..., object], *args: object) -> str:
 
 # --- names ---------------------------------------------------------------------------------------
 
-ODD = [b"a\xff.jpg", b"a\xfe.jpg", b"caf\xe9/x.png", b"caf\xe8/x.png", b"c\r.jpg", b"d\ne.jpg",
-       b"f\x7f\x1b[2J.jpg", b"g\xc2\x85.jpg", b"h\x85.jpg", "i\u2028.jpg".encode()]  # fmt: skip
-ESCAPED = [r"a\xff.jpg", r"a\xfe.jpg", r"caf\xe9/x.png", r"caf\xe8/x.png", r"c\r.jpg", r"d\ne.jpg",
-           r"f\x7f\x1b[2J.jpg", r"g\u0085.jpg", r"h\x85.jpg", r"i\u2028.jpg"]  # fmt: skip
+ODD = [
+    b"a\xff.jpg",
+    b"a\xfe.jpg",
+    b"caf\xe9/x.png",
+    b"caf\xe8/x.png",
+    b"c\r.jpg",
+    b"d\ne.jpg",
+    b"f\x7f\x1b[2J.jpg",
+    b"g\xc2\x85.jpg",
+    b"h\x85.jpg",
+    "i\u2028.jpg".encode(),
+]
+ESCAPED = [
+    r"a\xff.jpg",
+    r"a\xfe.jpg",
+    r"caf\xe9/x.png",
+    r"caf\xe8/x.png",
+    r"c\r.jpg",
+    r"d\ne.jpg",
+    r"f\x7f\x1b[2J.jpg",
+    r"g\u0085.jpg",
+    r"h\x85.jpg",
+    r"i\u2028.jpg",
+]
 
 
 def test_names_that_are_no_text_get_ids_that_tables_hold(hub_folder: Path, tmp_path: Path) -> None:
@@ -89,10 +109,16 @@ def test_names_that_are_no_text_get_ids_that_tables_hold(hub_folder: Path, tmp_p
     assert set(ids(photos)) == set(ESCAPED)
     assert {photo.label for photo in photos} == {None, r"caf\xe9", r"caf\xe8"}
     options = [
-        "logger=none", "trainer=cpu", "cache=off", f"model.checkpoint={hub_folder}", "aug=noise",
-        "metric=cosine_similarity", "data=folder", f"data.root={tmp_path}/photos",
+        "logger=none",
+        "trainer=cpu",
+        "cache=off",
+        f"model.checkpoint={hub_folder}",
+        "aug=noise",
+        "metric=cosine_similarity",
+        "data=folder",
+        f"data.root={tmp_path}/photos",
         "data.num_workers=0",
-    ]  # fmt: skip
+    ]
     evaluate(compose_config("evaluate", options), tmp_path / "run")
     shift = pd.read_parquet(tmp_path / "run" / "shift.parquet")
     skipped = pd.read_csv(tmp_path / "run" / "skipped.csv")
@@ -122,8 +148,12 @@ def test_ids_do_not_depend_on_the_locale(tmp_path: Path) -> None:
     )
     said = subprocess.run(
         [sys.executable, "-c", LISTING, str(tmp_path)],
-        capture_output=True, text=True, check=True, cwd=ROOT, env=os.environ | ASCII,
-    ).stdout  # fmt: skip
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=ROOT,
+        env=os.environ | ASCII,
+    ).stdout
     size = len(PHOTO)
     assert said.splitlines() == [
         ascii([("Müll/日本.jpg", "Müll", size), (r"caf\xe9/a\xff.jpg", r"caf\xe9", size)]),
@@ -259,32 +289,55 @@ def test_folders_may_be_nested_as_deep_as_the_system_reads_them(tmp_path: Path) 
 
 def test_what_is_hidden_is_no_class_and_is_listed(tmp_path: Path) -> None:
     write(
-        tmp_path, "cat/a.jpg", "cat/._a.jpg", "cat/.ipynb_checkpoints/a-checkpoint.jpg",
-        ".git/objects/b.jpg", "cat/@eaDir/c.jpg/SYNOPHOTO_THUMB_M.jpg", "__MACOSX/cat/._a.jpg",
-    )  # fmt: skip
+        tmp_path,
+        "cat/a.jpg",
+        "cat/._a.jpg",
+        "cat/.ipynb_checkpoints/a-checkpoint.jpg",
+        ".git/objects/b.jpg",
+        "cat/@eaDir/c.jpg/SYNOPHOTO_THUMB_M.jpg",
+        "__MACOSX/cat/._a.jpg",
+    )
     found = folder(str(tmp_path))
     assert ids(found) == ["cat/a.jpg"]
     assert {photo.label for photo in found if photo.left_out is None} == {"cat"}
     hidden = left_out(found)
-    assert list(hidden) == [".git", "__MACOSX", "cat/._a.jpg", "cat/.ipynb_checkpoints",
-                            "cat/@eaDir"]  # fmt: skip
+    assert list(hidden) == [
+        ".git",
+        "__MACOSX",
+        "cat/._a.jpg",
+        "cat/.ipynb_checkpoints",
+        "cat/@eaDir",
+    ]
     assert all(reason.startswith("hidden") for reason in hidden.values())
     assert ids(folder(str(tmp_path / ".git"))) == ["objects/b.jpg"]  # where it is asked for
 
 
 def test_images_that_pillow_cannot_open_are_listed_and_other_files_counted(tmp_path: Path) -> None:
     write(
-        tmp_path, "a.jpg", "b.HEIC", "c.jxl", "d.nef", "e.svg", "f.ps", "g.txt", "cat/h.TXT",
-        "i.tar.gz", "README", ".DS_Store",
-    )  # fmt: skip
+        tmp_path,
+        "a.jpg",
+        "b.HEIC",
+        "c.jxl",
+        "d.nef",
+        "e.svg",
+        "f.ps",
+        "g.txt",
+        "cat/h.TXT",
+        "i.tar.gz",
+        "README",
+        ".DS_Store",
+    )
     os.mkfifo(tmp_path / "j.jpg")
     found = folder(str(tmp_path))
     assert ids(found) == ["a.jpg"]
     listed = left_out(found)
     assert listed.pop("b.HEIC") == ".heic files cannot be opened here: save it as JPEG or PNG"
     assert [listed.pop(name).partition(" ")[0] for name in ("c.jxl", "d.nef", "e.svg", "f.ps")] == [
-        ".jxl", ".nef", ".svg", ".ps",
-    ]  # fmt: skip
+        ".jxl",
+        ".nef",
+        ".svg",
+        ".ps",
+    ]
     assert listed == {
         "*": "not images: 2 other files",
         "*.gz": "not images: 1 other file",
@@ -331,10 +384,18 @@ def test_a_run_lists_what_it_left_out(hub_folder: Path, tmp_path: Path) -> None:
     names = ["chat/é.png", "chien/b.png", "chien/._b.png", "c.heic", "notes.txt"]
     write(tmp_path / "photos", *names, copies=False)
     done = run_evaluate(
-        f"model.checkpoint={hub_folder}", f"hydra.run.dir={tmp_path}/run", "trainer=cpu",
-        "logger=none", "cache=off", "aug=noise", "metric=cosine_similarity", "data=folder",
-        f"data.root={tmp_path}/photos", "data.num_workers=1", env=ASCII,
-    )  # fmt: skip
+        f"model.checkpoint={hub_folder}",
+        f"hydra.run.dir={tmp_path}/run",
+        "trainer=cpu",
+        "logger=none",
+        "cache=off",
+        "aug=noise",
+        "metric=cosine_similarity",
+        "data=folder",
+        f"data.root={tmp_path}/photos",
+        "data.num_workers=1",
+        env=ASCII,
+    )
     assert done.returncode == 0, done.stderr
     skipped = pd.read_csv(tmp_path / "run" / "skipped.csv")
     assert list(skipped["photo"]) == ["*.txt", "c.heic", "chien/._b.png"]
@@ -393,23 +454,43 @@ def shard(tmp_path: Path) -> Path:
 def test_shards_hold_photos_of_all_formats_and_all_else_is_said(shard: Path) -> None:
     with tarfile.open(shard, "w") as tar:
         for name, content in [
-            ("0.png", PHOTO), ("0.cls", b"1"), ("1.JPEG", encoded("jpeg")), ("2.webp", b"?"),
-            ("3.jpg", PHOTO), ("3.png", encoded(shade=9)), ("3.cls", b"0"), ("3.cls", b"1"),
-            ("0.png", encoded(shade=8)), ("4.heic", b"?"), ("._5.jpg", b"?"), ("0.json", b"{}"),
-            ("1.json", b"{}"), ("sub/6.jpg", PHOTO), ("__MACOSX/7.jpg", b"?"), ("8", b"?"),
-        ]:  # fmt: skip
+            ("0.png", PHOTO),
+            ("0.cls", b"1"),
+            ("1.JPEG", encoded("jpeg")),
+            ("2.webp", b"?"),
+            ("3.jpg", PHOTO),
+            ("3.png", encoded(shade=9)),
+            ("3.cls", b"0"),
+            ("3.cls", b"1"),
+            ("0.png", encoded(shade=8)),
+            ("4.heic", b"?"),
+            ("._5.jpg", b"?"),
+            ("0.json", b"{}"),
+            ("1.json", b"{}"),
+            ("sub/6.jpg", PHOTO),
+            ("__MACOSX/7.jpg", b"?"),
+            ("8", b"?"),
+        ]:
             member = tarfile.TarInfo(name)
             member.size = len(content)
             tar.addfile(member, io.BytesIO(content))
-        for name, kind in [("9.jpg", tarfile.SYMTYPE), ("10.jpg", tarfile.LNKTYPE),
-                           ("11.jpg", tarfile.FIFOTYPE), ("sub", tarfile.DIRTYPE)]:  # fmt: skip
+        for name, kind in [
+            ("9.jpg", tarfile.SYMTYPE),
+            ("10.jpg", tarfile.LNKTYPE),
+            ("11.jpg", tarfile.FIFOTYPE),
+            ("sub", tarfile.DIRTYPE),
+        ]:
             member = tarfile.TarInfo(name)
             member.type, member.linkname = kind, "0.png"
             tar.addfile(member)
     found = shards(shard.parent)
     assert [(p.id, p.label) for p in found if p.left_out is None] == [
-        ("x/0", "dog"), ("x/1", None), ("x/2", None), ("x/3", "cat"), ("x/sub/6", None),
-    ]  # fmt: skip
+        ("x/0", "dog"),
+        ("x/1", None),
+        ("x/2", None),
+        ("x/3", "cat"),
+        ("x/sub/6", None),
+    ]
     assert found[0].read() == found[3].read() == PHOTO
     assert {name: reason[:30] for name, reason in left_out(found).items()} == {
         "*": "not images: 1 other file",
@@ -485,9 +566,13 @@ def test_a_shard_is_a_file(shard: Path) -> None:
 def test_labels_are_short_files(shard: Path) -> None:
     for content, reason in [
         (b"2", "'2' is not an index of one of the 2 classes"),
-        (b"-1", "'-1'"), (b"", "''"), (b"\xff", "'�'"), (b"1" * 33, "a short file"),
-        ("²".encode(), "'²'"), (b"\x1b[2J", r"'\x1b[2J'"),
-    ]:  # fmt: skip
+        (b"-1", "'-1'"),
+        (b"", "''"),
+        (b"\xff", "'�'"),
+        (b"1" * 33, "a short file"),
+        ("²".encode(), "'²'"),
+        (b"\x1b[2J", r"'\x1b[2J'"),
+    ]:
         write_shard(shard, {"0.jpg": PHOTO, "0.cls": content})
         line = said(shards, shard.parent)
         assert f"{shard}: 0.cls" in line
@@ -504,9 +589,18 @@ def test_labels_are_short_files(shard: Path) -> None:
 def test_class_lists_of_any_other_shape_are_damaged(tmp_path: Path) -> None:
     file = tmp_path / "classes.json"
     for content in (
-        "{", "[]", "3", '{"names": {"a": 0}}', '{"names": "cat"}', '{"names": [["a"]]}',
-        '{"names": [1]}', '{"names": null}', "[" * 10**6, '{"names":' * 10**5, "\xff",
-    ):  # fmt: skip
+        "{",
+        "[]",
+        "3",
+        '{"names": {"a": 0}}',
+        '{"names": "cat"}',
+        '{"names": [["a"]]}',
+        '{"names": [1]}',
+        '{"names": null}',
+        "[" * 10**6,
+        '{"names":' * 10**5,
+        "\xff",
+    ):
         file.write_text(content, encoding="latin-1")
         assert "classes.json is damaged" in said(class_names, tmp_path)
     file.write_text(r'{"names": ["two\nlines", "\ud800"]}')

@@ -166,9 +166,10 @@ def test_same_seed_same_weights_and_other_seed_others(tmp_path: Path, twelve: nn
 def test_prompts_depend_on_seed_and_step() -> None:
     prompts = [torch.arange(100 * c, 100 * c + 48).view(4, 3, 4) for c in range(12)]
     model = open_clip.CLIP(
-        8, {"image_size": 8, "patch_size": 8, "width": 8, "layers": 1, "head_width": 8},
+        8,
+        {"image_size": 8, "patch_size": 8, "width": 8, "layers": 1, "head_width": 8},
         {"context_length": 24, "width": 8, "heads": 1, "layers": 1},
-    )  # fmt: skip
+    )
     seen: list[torch.Tensor] = []
 
     def record(prompts: torch.Tensor, normalize: bool) -> torch.Tensor:

@@ -207,10 +207,17 @@ def test_a_cell_is_flat_below_a_millionth_of_a_grey_level() -> None:
     assert functional.detail_preservation(1.001 * stripes, 1.001 * stripes).eq(1).all()
 
 
-@pytest.mark.parametrize("function", [
-    functional.patch_similarity, functional.patch_similarity_uint8, functional.edge_preservation,
-    functional.detail_preservation, functional.rmse, functional.ssim,
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "function",
+    [
+        functional.patch_similarity,
+        functional.patch_similarity_uint8,
+        functional.edge_preservation,
+        functional.detail_preservation,
+        functional.rmse,
+        functional.ssim,
+    ],
+)
 def test_pixel_measures_do_not_depend_on_batch_or_threads(function, views: Tensor) -> None:  # type: ignore[no-untyped-def]
     changed = (views * 0.7 + 0.1).flip(-1)
     together = function(changed, views)
@@ -281,10 +288,15 @@ def test_facts_are_the_same_after_json() -> None:
 
 def test_gain_is_positive_where_less_harm_is_done() -> None:
     for name, better, worse in [
-        ("cosine_similarity", 0.9, 0.5), ("relative_shift", 0.1, 0.5), ("l2_distance", 1, 2),
-        ("gaze_entropy_change", 0.1, -0.5), ("gaze_entropy_change", -0.1, 0.5),
-        ("zero_shot_flip", 0, 1), ("text_shift", 0.1, -0.1), ("retained", 1, 0),
-    ]:  # fmt: skip
+        ("cosine_similarity", 0.9, 0.5),
+        ("relative_shift", 0.1, 0.5),
+        ("l2_distance", 1, 2),
+        ("gaze_entropy_change", 0.1, -0.5),
+        ("gaze_entropy_change", -0.1, 0.5),
+        ("zero_shot_flip", 0, 1),
+        ("text_shift", 0.1, -0.1),
+        ("retained", 1, 0),
+    ]:
         assert all_columns()[name].gain(np.array(worse), np.array(better)) > 0, name
         assert all_columns()[name].gain(np.array(better), np.array(worse)) < 0, name
     assert np.isnan(all_columns()["brightness"].gain(0.2, 0.4))

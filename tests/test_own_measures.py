@@ -109,10 +109,15 @@ def test_intervals_are_not_cut_at_the_ends_of_torchmetrics_plots() -> None:
     assert CosineSimilarity.plot_lower_bound == 0
     facts = as_measure("own", CosineSimilarity()).facts
     rng = np.random.default_rng(0)
-    table = pd.DataFrame({
-        "photo": [f"{i}" for i in range(30)], "label": None, "augmentation": "noise",
-        "severity": "paper", "own": rng.normal(-0.5, 0.1, 30),
-    })  # fmt: skip
+    table = pd.DataFrame(
+        {
+            "photo": [f"{i}" for i in range(30)],
+            "label": None,
+            "augmentation": "noise",
+            "severity": "paper",
+            "own": rng.normal(-0.5, 0.1, 30),
+        }
+    )
     [row] = summarize(table, {"own": facts}, 0).itertuples()
     assert row.ci_low < row.mean < row.ci_high < 0
 

@@ -112,16 +112,24 @@ def test_pixels_are_normalised_as_it_is_said(views: Tensor) -> None:
 @pytest.mark.parametrize(
     "compose",
     [
-        transforms.Compose([
-            transforms.Resize(40), transforms.CenterCrop(32), transforms.ToTensor(),
-            transforms.Normalize(KNOWN["mean"], KNOWN["std"]),
-        ]),
-        v2.Compose([
-            v2.ToImage(), v2.Resize((32, 32)), v2.ToDtype(torch.float32, scale=True),
-            v2.Normalize(KNOWN["mean"], KNOWN["std"]),
-        ]),
+        transforms.Compose(
+            [
+                transforms.Resize(40),
+                transforms.CenterCrop(32),
+                transforms.ToTensor(),
+                transforms.Normalize(KNOWN["mean"], KNOWN["std"]),
+            ]
+        ),
+        v2.Compose(
+            [
+                v2.ToImage(),
+                v2.Resize((32, 32)),
+                v2.ToDtype(torch.float32, scale=True),
+                v2.Normalize(KNOWN["mean"], KNOWN["std"]),
+            ]
+        ),
     ],
-)  # fmt: skip
+)
 def test_a_compose_says_size_mean_and_std(compose: Any, views: Tensor) -> None:
     made, known = as_encoder(Colours(), compose), as_encoder(Colours(), KNOWN)
     assert torch.equal(made(views).embedding, known(views).embedding)
@@ -236,11 +244,19 @@ def own_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_a_run_names_the_code_and_keeps_no_features_of_it(own_code: Path, tmp_path: Path) -> None:
     folder = tmp_path / "run"
-    cfg = compose_config("evaluate", [
-        "logger=none", "trainer=cpu", f"cache.folder={tmp_path}/cache", "data.num_workers=0",
-        "data.limit=4", "aug=[noise,blur]", "metric=[cosine_similarity,gaze_divergence]",
-        "layers=true",
-    ])  # fmt: skip
+    cfg = compose_config(
+        "evaluate",
+        [
+            "logger=none",
+            "trainer=cpu",
+            f"cache.folder={tmp_path}/cache",
+            "data.num_workers=0",
+            "data.limit=4",
+            "aug=[noise,blur]",
+            "metric=[cosine_similarity,gaze_divergence]",
+            "layers=true",
+        ],
+    )
     cfg.model = OmegaConf.create(OPTIONS)
     evaluate(cfg, folder)
     facts = json.loads((folder / "run.json").read_text())

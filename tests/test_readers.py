@@ -94,8 +94,10 @@ def test_a_list_names_photos_below_its_folder(tmp_path: Path) -> None:
     )
     found = folder(str(made))
     assert [(p.id, p.label) for p in found if p.left_out is None] == [
-        ("3.png", None), ("cat/2.png", "cat"), ("dog/1.png", "dog"),
-    ]  # fmt: skip
+        ("3.png", None),
+        ("cat/2.png", "cat"),
+        ("dog/1.png", "dog"),
+    ]
     assert {p.id: p.left_out for p in found if p.left_out} == {"no.png": "no such file"}
     shutil.move(tmp_path, tmp_path.with_name("elsewhere"))
     moved = tmp_path.with_name("elsewhere") / "some.txt"
@@ -135,8 +137,9 @@ def test_a_csv_gives_labels_captions_or_both(tmp_path: Path) -> None:
     )
     found = captions(str(table), str(tmp_path / "in"))
     assert [(p.id, p.label, p.captions) for p in found] == [
-        ("a.png", "dog", ("one", "two")), ("b.png", None, ("three",)),
-    ]  # fmt: skip
+        ("a.png", "dog", ("one", "two")),
+        ("b.png", None, ("three",)),
+    ]
     table.write_text("image,label\na.png,dog\na.png,cat\n")
     assert "line 3: a.png has two labels, dog and cat" in said(captions, str(table), str(tmp_path))
     table.write_text(f"image,label\n{tmp_path}/in/a.png,dog\nb.png,dog\n")
@@ -160,8 +163,11 @@ def test_a_file_names_the_classes_in_their_order_or_one_by_one(tmp_path: Path) -
     for line in ("9,nine\n10,ten, or so\nx,ex\nunused,u\n", "9\tnine\nx\tex\n10\tten, or so\n"):
         names.write_text(line)
         assert labels() == ["ten, or so", "nine", None, "ex"]
-    for content, reason in [("a\nb\n", "2 names for 3 classes"), ("9,a\n10,b\n", "(x has no name)"),
-                            ("", "0 names for 3 classes")]:  # fmt: skip
+    for content, reason in [
+        ("a\nb\n", "2 names for 3 classes"),
+        ("9,a\n10,b\n", "(x has no name)"),
+        ("", "0 names for 3 classes"),
+    ]:
         names.write_text(content)
         assert reason in said(folder, str(tmp_path / "photos"), str(names))
     names.write_bytes(b"\xff\n")
@@ -234,8 +240,9 @@ def test_shards_of_captions_need_no_classes(tmp_path: Path) -> None:
         sink.write({"__key__": "README", "txt": "x" * 2**17})
     *photos, other = shards(tmp_path)
     assert [(p.id, p.label, p.captions) for p in photos] == [
-        ("0/a", None, ("one", "two")), ("0/b", None, ()),
-    ]  # fmt: skip
+        ("0/a", None, ("one", "two")),
+        ("0/b", None, ()),
+    ]
     assert (other.id, other.left_out) == ("*.txt", "not images: 1 other file")
 
 
@@ -262,7 +269,7 @@ def test_all_of_imagenets_classes_are_told_apart_in_shards(tmp_path: Path) -> No
         (lambda root: (root / "test/1.tar").write_bytes(b"x" * 700), "not a tar file"),
         (lambda root: os.truncate(root / "test/1.tar", 1536), "unexpected end of data"),
     ],
-)  # fmt: skip
+)
 def test_damaged_shards_of_clip_benchmark_end_in_a_line(
     benchmark: Path, damage, reason: str
 ) -> None:  # type: ignore[no-untyped-def]
@@ -346,8 +353,9 @@ def test_over_http_photos_and_ids_are_those_of_the_disk(
     with webdataset.TarWriter(str(benchmark / "test" / "2.tar")) as sink:
         sink.write({"__key__": "new", "png": encoded(9), "cls": 2})
     assert facts(shards(url, download=str(tmp_path / "kept"))) == [
-        *expected(benchmark)[:4], ("test/2/new", "red fox", (), encoded(9)),
-    ]  # fmt: skip
+        *expected(benchmark)[:4],
+        ("test/2/new", "red fox", (), encoded(9)),
+    ]
 
 
 def test_a_broken_connection_goes_on_where_it_broke(

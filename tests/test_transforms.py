@@ -42,8 +42,16 @@ def speckle(photo: Tensor) -> Tensor:
 
 TRANSFORMS: dict[str, Callable[..., Any]] = {
     "albumentations": albumentations.Compose(
-        [albumentations.GaussNoise(p=0.8), albumentations.OneOf([albumentations.Blur(), *(
-            albumentations.CoarseDropout(fill="random", p=1) for _ in range(2))], p=1)]
+        [
+            albumentations.GaussNoise(p=0.8),
+            albumentations.OneOf(
+                [
+                    albumentations.Blur(),
+                    *(albumentations.CoarseDropout(fill="random", p=1) for _ in range(2)),
+                ],
+                p=1,
+            ),
+        ]
     ),
     "torchvision": v2.Compose([v2.ColorJitter(0.5, 0.5, 0.5, 0.2), v2.RandomInvert(), v2.AugMix()]),
     "kornia": nn.Sequential(
@@ -51,7 +59,7 @@ TRANSFORMS: dict[str, Callable[..., Any]] = {
         kornia.augmentation.RandomGaussianNoise(p=0.7),
     ),
     "function": speckle,
-}  # fmt: skip
+}
 
 
 def rows(

@@ -228,11 +228,17 @@ def test_a_run_says_among_which_classes_and_how_many_labels_are_not_among_them(
     names = tmp_path / "names.txt"
     names.write_text("tripod\nespresso\nghost\n")
     done = run_evaluate(
-        f"model.checkpoint={hub_folder}", f"hydra.run.dir={tmp_path / 'run'}", "trainer=cpu",
-        "data.skip=2", "data.limit=3", "metric=cosine_similarity", "aug=flip", "cache=off",
+        f"model.checkpoint={hub_folder}",
+        f"hydra.run.dir={tmp_path / 'run'}",
+        "trainer=cpu",
+        "data.skip=2",
+        "data.limit=3",
+        "metric=cosine_similarity",
+        "aug=flip",
+        "cache=off",
         "logger=none",
         f"zero_shot.classes={names}",
-    )  # fmt: skip
+    )
     assert done.returncode == 0, done.stderr
     facts = json.loads((tmp_path / "run" / "run.json").read_text())
     assert facts["data"]["classes"] == ["tripod", "espresso", "ghost"]
