@@ -76,8 +76,8 @@ def test_uniform_parameters(name: str, parameter: str, low: float, high: float) 
 
 @pytest.mark.parametrize("name", ["blur", "coarse_dropout", "jpeg", "pixelate", "flip"])
 def test_what_is_counted_is_dithered_uniformly(name: str) -> None:
-    made = [draw(augmentation_named(name), 0, f"{i}.jpg", name, 32) for i in range(400)]
-    offsets = torch.cat([draws["turn" if name == "flip" else "offset"] for draws in made])
+    all_draws = [draw(augmentation_named(name), 0, f"{i}.jpg", name, 32) for i in range(400)]
+    offsets = torch.cat([draws["turn" if name == "flip" else "offset"] for draws in all_draws])
     assert looks_uniform(offsets, 0, 1)
 
 
@@ -318,8 +318,8 @@ def test_color_jitter_is_torchvisions(views: torch.Tensor) -> None:
 
 
 def test_a_contrast_far_above_one_is_cut_off_before_the_next_step(views: torch.Tensor) -> None:
-    made = adjust_contrast(views, torch.full((8,), 3.0))
-    torch.testing.assert_close(made, TF.adjust_contrast(views, 3.0), atol=1e-3, rtol=0)
+    contrasted = adjust_contrast(views, torch.full((8,), 3.0))
+    torch.testing.assert_close(contrasted, TF.adjust_contrast(views, 3.0), atol=1e-3, rtol=0)
 
 
 def test_shift_scale_rotate_by_an_affine_map(views: torch.Tensor) -> None:

@@ -59,8 +59,10 @@ def test_the_nine_keep_their_names_and_ranges() -> None:
     parts = choice_of_aug("authors")[0]
     assert list(parts) == list(choice_of_aug("paper")[0]) == list(PEERS)
     assert [name for name, part in parts.items() if part.moves_pixels] == MOVING
-    paper, own = (plain(compose_config("evaluate", [f"aug={c}"]).aug) for c in ("paper", "authors"))
-    assert [name for name in PEERS if paper[name] != own[name]] == DIFFERING
+    paper, ours = (
+        plain(compose_config("evaluate", [f"aug={c}"]).aug) for c in ("paper", "authors")
+    )
+    assert [name for name in PEERS if paper[name] != ours[name]] == DIFFERING
 
 
 # --- the same parameters make the same pixels ----------------------------------------------------
@@ -125,9 +127,9 @@ def test_the_same_parameters_make_the_same_pixels(name: str, views: Tensor) -> N
 
 def test_moves_of_corners_wrap_as_albumentations_wraps_them() -> None:
     """At a scale at which most moves are beyond 0.32 of the side."""
-    made = authors.Perspective((0.45, 0.45))
+    perspective = authors.Perspective((0.45, 0.45))
     for seed in range(50):
-        got = made.sample(np.random.default_rng(seed), SIZE)["inward"].numpy()
+        got = perspective.sample(np.random.default_rng(seed), SIZE)["inward"].numpy()
         rng = np.random.default_rng(seed)
         rng.random()  # ours draws the scale, which is fixed here
         points = geometry.generate_perspective_points(SHAPE, 0.45, rng) / SIZE
@@ -208,31 +210,31 @@ def theirs_of(name: str, photos: list[Array], draws: int) -> dict[str, list[floa
     On 8-bit pixels, as in the script.
     """
     peer = A.Compose([PEERS[name]], seed=1, additional_targets={"chart": "image"})
-    found: dict[str, list[float]] = {"rmse": [], "displacement": []}
+    distortions: dict[str, list[float]] = {"rmse": [], "displacement": []}
     for photo in [photo for photo in photos for _ in range(draws)]:
-        made = peer(image=np.uint8(photo * 255 + 0.5), chart=chart())
-        found["rmse"].append(rmse(made["image"] / np.float32(255), photo))
+        output = peer(image=np.uint8(photo * 255 + 0.5), chart=chart())
+        distortions["rmse"].append(rmse(output["image"] / np.float32(255), photo))
         if name in MOVING:
-            found["displacement"].append(displacement(made["chart"]))
-    return {key: values for key, values in found.items() if values}
+            distortions["displacement"].append(displacement(output["chart"]))
+    return {key: values for key, values in distortions.items() if values}
 
 
 def ours_of(
-    name: str, made: Augmentation, photos: list[Array], draws: int
+    name: str, augmentation: Augmentation, photos: list[Array], draws: int
 ) -> dict[str, list[float]]:
     """The same of one of our augmentations."""
-    found: dict[str, list[float]] = {"rmse": [], "displacement": []}
+    distortions: dict[str, list[float]] = {"rmse": [], "displacement": []}
     for index, photo in enumerate(photos):
-        drawn = [draw(made, seed, f"{index}.jpg", name, SIZE) for seed in range(draws)]
+        drawn = [draw(augmentation, seed, f"{index}.jpg", name, SIZE) for seed in range(draws)]
         images = torch.from_numpy(np.stack([photo, chart()])).permute(0, 3, 1, 2)
         for one in drawn:
             view, moved = (
-                made.apply(images, default_collate([one, one])).permute(0, 2, 3, 1).numpy()
+                augmentation.apply(images, default_collate([one, one])).permute(0, 2, 3, 1).numpy()
             )
-            found["rmse"].append(rmse(view.clip(0, 1), photo))
+            distortions["rmse"].append(rmse(view.clip(0, 1), photo))
             if name in MOVING:
-                found["displacement"].append(displacement(moved))
-    return {key: values for key, values in found.items() if values}
+                distortions["displacement"].append(displacement(moved))
+    return {key: values for key, values in distortions.items() if values}
 
 
 def p_values(ours: dict[str, list[float]], theirs: dict[str, list[float]]) -> dict[str, float]:
@@ -248,8 +250,8 @@ def test_distortions_follow_one_distribution(name: str, views: Tensor) -> None:
     """
     photos = [view.permute(1, 2, 0).numpy() for view in views]
     theirs = theirs_of(name, photos, 5)
-    found = p_values(ours_of(name, as_the_authors(name), photos, 5), theirs)
-    assert min(found.values()) > 0.01, found
+    p = p_values(ours_of(name, as_the_authors(name), photos, 5), theirs)
+    assert min(p.values()) > 0.01, p
     if name in ("elastic", "perspective"):
         assert (
             p_values(ours_of(name, augmentation_named(name), photos, 5), theirs)["displacement"]
@@ -270,8 +272,8 @@ def test_distortions_of_60_photos_follow_one_distribution(name: str, photos_root
     photos = [
         clean_view(decode(file.read_bytes()), "squash").permute(1, 2, 0).numpy() for file in files
     ]
-    found = p_values(ours_of(name, as_the_authors(name), photos, 5), theirs_of(name, photos, 5))
-    assert min(found.values()) > 0.01, found
+    p = p_values(ours_of(name, as_the_authors(name), photos, 5), theirs_of(name, photos, 5))
+    assert min(p.values()) > 0.01, p
 
 
 # --- as all augmentations ------------------------------------------------------------------------
@@ -281,11 +283,11 @@ def test_distortions_of_60_photos_follow_one_distribution(name: str, photos_root
 @pytest.mark.parametrize("strength", [0.3, 1.0, 1.5])
 def test_moved_back_pixels_are_where_they_came_from(name: str, strength: float) -> None:
     """A chart of positions, moved and moved back, holds its own positions where it is shown."""
-    made = as_the_authors(name)
-    assert isinstance(made, MovingAugmentation)
+    augmentation = as_the_authors(name)
+    assert isinstance(augmentation, MovingAugmentation)
     whole = torch.from_numpy(chart()).permute(2, 0, 1).expand(8, -1, -1, -1)
-    draws = default_collate([draw(made, 0, f"{i}.jpg", name, SIZE) for i in range(8)])
-    back = made.move_back(made.apply(whole, draws, strength), draws, strength)
+    draws = default_collate([draw(augmentation, 0, f"{i}.jpg", name, SIZE) for i in range(8)])
+    back = augmentation.move_back(augmentation.apply(whole, draws, strength), draws, strength)
     shown = back[:, 2] > 1 - 1e-4
     assert (shown.float().mean(dim=(1, 2)) > 0.1).all()
     error = torch.hypot(*(back - whole)[:, :2].movedim(1, 0))
@@ -294,11 +296,13 @@ def test_moved_back_pixels_are_where_they_came_from(name: str, strength: float) 
 
 @pytest.mark.parametrize("name", DIFFERING)
 def test_severities_grow_from_nothing(name: str, views: Tensor) -> None:
-    made = as_the_authors(name)
-    draws = default_collate([draw(made, 0, f"{i}.jpg", name, SIZE) for i in range(len(views))])
-    assert (augment(made, views, draws, 1e-7) - views).abs().max() < 5e-5
+    augmentation = as_the_authors(name)
+    draws = default_collate(
+        [draw(augmentation, 0, f"{i}.jpg", name, SIZE) for i in range(len(views))]
+    )
+    assert (augment(augmentation, views, draws, 1e-7) - views).abs().max() < 5e-5
     means = [
-        ssim(augment(made, views, draws, step), views).mean()
+        ssim(augment(augmentation, views, draws, step), views).mean()
         for step in choice_of_aug("authors")[1][name]
     ]
     assert all(weaker > stronger for weaker, stronger in pairwise(means)), means
@@ -306,11 +310,11 @@ def test_severities_grow_from_nothing(name: str, views: Tensor) -> None:
 
 @pytest.mark.parametrize("name", DIFFERING)
 def test_views_do_not_depend_on_the_batch_or_the_threads(name: str, views: Tensor) -> None:
-    made = as_the_authors(name)
+    augmentation = as_the_authors(name)
 
     def views_of(rows: range) -> Tensor:
-        draws = default_collate([draw(made, 0, f"{i}.jpg", name, SIZE) for i in rows])
-        return augment(made, views[rows.start : rows.stop], draws)
+        draws = default_collate([draw(augmentation, 0, f"{i}.jpg", name, SIZE) for i in rows])
+        return augment(augmentation, views[rows.start : rows.stop], draws)
 
     together = views_of(range(4))
     threads = torch.get_num_threads()
@@ -331,13 +335,15 @@ def test_a_calibration_of_the_papers_does_not_serve_the_authors(
     calibrate = build.calibrate
     monkeypatch.setattr(build, "calibrate", lambda *a: calibrate(a[0], {}, *a[2:]))
     paper = choice_of_aug("paper")[0]
-    made = build.calibration_for(compose_config("evaluate"), sample()[:2], paper, "squash")
-    stored = made.as_json() | {"matches": dict.fromkeys(paper, asdict(Match(0.1, 0.7, True)))}
+    calibration = build.calibration_for(compose_config("evaluate"), sample()[:2], paper, "squash")
+    stored = calibration.as_json() | {
+        "matches": dict.fromkeys(paper, asdict(Match(0.1, 0.7, True)))
+    }
     earlier = {
         name: {key: value for key, value in drawn_from.items() if key != "_target_"}
-        for name, drawn_from in made.parameters.items()
+        for name, drawn_from in calibration.parameters.items()
     }
-    for parameters in (made.parameters, earlier):
+    for parameters in (calibration.parameters, earlier):
         (tmp_path / "made.json").write_text(json.dumps(stored | {"parameters": parameters}))
         again, other = (
             compose_config("evaluate", [f"aug={choice}", f"matching.file={tmp_path}/made.json"])

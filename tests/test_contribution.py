@@ -42,9 +42,9 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 @pytest.fixture(scope="module")
 def encoders(folders: dict[str, Path]) -> dict[str, Encoder]:
-    made = {name: load_encoder(f"local-dir:{folder}") for name, folder in folders.items()}
-    made["byobnet"].model.visual.trunk.head.fc.weight.mul_(20)  # or its bias would be all
-    return made
+    loaded = {name: load_encoder(f"local-dir:{folder}") for name, folder in folders.items()}
+    loaded["byobnet"].model.visual.trunk.head.fc.weight.mul_(20)  # or its bias would be all
+    return loaded
 
 
 def average(name: str, encoder: Encoder) -> nn.Module:
@@ -147,16 +147,16 @@ def test_a_location_that_pulls_against_the_embedding_has_no_gaze(
     features[0, 1, 1, 1] = 1
     features[1, 0, 2, 0] = 9
     encoder = with_features("resnet", projecting(encoders["resnet"]), features)
-    made = encoder(views[:2])
-    assert made.embedding[0, :3].tolist() == pytest.approx([3 / 9, 1 / 9, 0])
-    shares = contribution_shares(features, made.embedding, None, encoder.probe.projection)
+    output = encoder(views[:2])
+    assert output.embedding[0, :3].tolist() == pytest.approx([3 / 9, 1 / 9, 0])
+    shares = contribution_shares(features, output.embedding, None, encoder.probe.projection)
     expected = torch.zeros(2, 3, 3)
     expected[0, 0, 1], expected[0, 2, 2], expected[0, 1, 1] = 12 / 10, -3 / 10, 1 / 10
     expected[1, 2, 0] = 1
     torch.testing.assert_close(shares, expected)
     expected[0, 2, 2] = 0
     expected[0] /= 13 / 10
-    torch.testing.assert_close(made.gaze, expected)
+    torch.testing.assert_close(output.gaze, expected)
 
 
 @torch.no_grad()
@@ -238,11 +238,13 @@ def test_half_precision_shares_are_near(
     )
     assert half.gaze.dtype == torch.float32
     assert 0 < (half.gaze - full.gaze).abs().max() < 0.02
-    rounded = [made.bfloat16() for made in seen("convnext", encoders["convnext"], views[:2])[:2]]
+    rounded = [
+        tensors.bfloat16() for tensors in seen("convnext", encoders["convnext"], views[:2])[:2]
+    ]
     probe: Any = encoders["convnext"].probe
     given, exact = (
-        contribution_shares(*made, probe.norm, probe.projection)
-        for made in (rounded, [made.float() for made in rounded])
+        contribution_shares(*tensors, probe.norm, probe.projection)
+        for tensors in (rounded, [tensors.float() for tensors in rounded])
     )
     assert torch.equal(given, exact)
 

@@ -253,7 +253,7 @@ def test_two_files_with_one_id_are_told_of(tmp_path: Path) -> None:
 
 
 def test_wordnet_ids_get_their_names() -> None:
-    known = {
+    names = {
         "n01440764": "tench",
         "n02123045": "tabby cat",
         "n02504458": "African bush elephant",
@@ -264,7 +264,7 @@ def test_wordnet_ids_get_their_names() -> None:
         "n15075141": "toilet paper",
         "n00007846": "person, individual, someone, somebody, mortal, soul",  # of ImageNet-21k
     }
-    assert {label: class_name(label) for label in known} == known
+    assert {label: class_name(label) for label in names} == names
     for other in ("n99999999", "n0144076", "tench", "n01440764x"):
         assert class_name(other) == other
 
@@ -421,7 +421,7 @@ def test_the_gallery_is_a_random_sample_whatever_order_and_batches(
     for photo in sample():
         shutil.copy(photo.file, tmp_path)
     ids = [photo.id for photo in sample()]
-    found = []
+    shifts = []
     for run, order, batch in (("a", ids, 14), ("b", ids[7:] + ids[6::-1], 3)):
         table = tmp_path / f"{run}.csv"
         table.write_text("\n".join(["image,caption", *(f"{name},a photo" for name in order)]))
@@ -443,9 +443,9 @@ def test_the_gallery_is_a_random_sample_whatever_order_and_batches(
         )
         evaluate(cfg, tmp_path / run)
         shift = pd.read_parquet(tmp_path / run / "shift.parquet").set_index("photo")["retained"]
-        found.append(shift.dropna())
-    assert set(found[0].index) == set(sorted(ids, key=by_hash)[:6])
-    pd.testing.assert_series_equal(found[1], found[0])
+        shifts.append(shift.dropna())
+    assert set(shifts[0].index) == set(sorted(ids, key=by_hash)[:6])
+    pd.testing.assert_series_equal(shifts[1], shifts[0])
 
 
 class Unread(Dataset):
@@ -487,11 +487,11 @@ def test_copies_are_left_out_whatever_the_order(tmp_path: Path) -> None:
     copies = {"b/photo": "a/again", "c/copy": "a/again", "x/0": "a/again", "x/1": "a/other"}
     expected = {name: f"the same file as {first}" for name, first in copies.items()}
     for listed in (photos, photos[::-1]):
-        found = without_copies(listed)
-        assert sorted(photo.id for photo in found) == sorted(photo.id for photo in photos)
-        kept = [photo for photo in found if photo.left_out is None]
-        assert found[: len(kept)] == [photo for photo in listed if photo in kept]
-        left_out = {photo.id: photo.left_out for photo in found[len(kept) :]}
+        selected = without_copies(listed)
+        assert sorted(photo.id for photo in selected) == sorted(photo.id for photo in photos)
+        kept = [photo for photo in selected if photo.left_out is None]
+        assert selected[: len(kept)] == [photo for photo in listed if photo in kept]
+        left_out = {photo.id: photo.left_out for photo in selected[len(kept) :]}
         assert left_out == expected | {"left": "for a reason"}
 
 

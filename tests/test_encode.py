@@ -205,12 +205,12 @@ def test_packed_weights_multiply_as_the_others_do(hub_folder: Path, views: Tenso
     for precision in ("bf16", "fp32"):
         half = load_encoder(f"local-dir:{hub_folder}", precision=precision)
         linear, changed = half.model.visual.transformer.resblocks[0].mlp[::2]
-        own = changed.forward = lambda x, layer=changed: 2 * type(layer).forward(layer, x)
+        patched = changed.forward = lambda x, layer=changed: 2 * type(layer).forward(layer, x)
         before = half(views)
         with packed_weights(half):
             packed = "forward" in vars(linear)
             within = half(views)
-            assert changed.forward is own
+            assert changed.forward is patched
         assert packed == (precision == "bf16" and torch.ops.mkldnn._is_mkldnn_bf16_supported())
         assert "forward" not in vars(linear)
         torch.testing.assert_close(within.embedding, before.embedding, rtol=2**-7, atol=2**-7)
@@ -224,7 +224,9 @@ def test_the_last_block_goes_on_from_the_class_token_alone(encoder: Encoder, vie
     block, widths = tower.transformer.resblocks[-1], []
     with torch.inference_mode():
         whole = tower(model_inputs(encoder, views))
-        handle = block.register_forward_hook(lambda *found: widths.append(found[2].shape[1]))
+        handle = block.register_forward_hook(
+            lambda *hook_arguments: widths.append(hook_arguments[2].shape[1])
+        )
         alone, layered = encoder(views), encoder(views, layers=True)
         handle.remove()
         assert torch.equal(tower(model_inputs(encoder, views)), whole)

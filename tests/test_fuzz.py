@@ -120,7 +120,7 @@ def written() -> dict[str, list[bytes]]:
     Image.init()
     exif = Image.Exif()
     exif[274], exif[296] = 6, 2  # orientation, so that it is transposed, and resolution unit
-    made: dict[str, list[bytes]] = {}
+    files: dict[str, list[bytes]] = {}
     for kind in sorted(Image.SAVE.keys() & (Image.OPEN.keys() | {"MPO"}) - {"EPS"}):
         for mode in MODES:
             stream = io.BytesIO()
@@ -129,8 +129,8 @@ def written() -> dict[str, list[bytes]]:
                 image.convert(mode).save(stream, kind, exif=exif)
             except (OSError, ValueError, TypeError, KeyError):  # not in this mode, or not at all
                 continue
-            made.setdefault(kind, []).append(stream.getvalue())
-    return made
+            files.setdefault(kind, []).append(stream.getvalue())
+    return files
 
 
 WRITTEN = written()
@@ -229,8 +229,8 @@ def test_damaged_calibrations_are_read_or_told_of(tmp_path: Path) -> None:
     parameters = {"noise": {"_target_": "clipshift.augment.Noise", "std": [0.44, 0.88]}}
     used = [CalibrationPhoto("a", "00" * 32, 7), CalibrationPhoto("b", "11" * 32, 8)]
     matches = {"noise": Match(0.125, 0.701, True)}
-    made = Calibration("ssim", 0.7, 0, "squash", parameters, used, matches)
-    whole = json.dumps(made.as_json(), indent=2).encode()
+    calibration = Calibration("ssim", 0.7, 0, "squash", parameters, used, matches)
+    whole = json.dumps(calibration.as_json(), indent=2).encode()
     file = tmp_path / "calibration.json"
     for _ in range(COUNT // 3):
         file.write_bytes(damaged(whole, rng))
@@ -293,11 +293,11 @@ def spelled(name: bytes) -> str:
 
 @given(NAMES)
 def test_an_id_is_printed_stored_and_read_again_as_it_is(name: bytes) -> None:
-    made = photo_id(spelled(name))
-    assert photo_id(made) == made
-    assert not {"Cc", "Cs", "Zl", "Zp"} & {*map(unicodedata.category, made)}
-    table = io.BytesIO(pd.DataFrame({"photo": [made], "n": [1]}).to_csv(index=False).encode())
-    assert list(pd.read_csv(table, keep_default_na=False, dtype=str)["photo"]) == [made]
+    id_ = photo_id(spelled(name))
+    assert photo_id(id_) == id_
+    assert not {"Cc", "Cs", "Zl", "Zp"} & {*map(unicodedata.category, id_)}
+    table = io.BytesIO(pd.DataFrame({"photo": [id_], "n": [1]}).to_csv(index=False).encode())
+    assert list(pd.read_csv(table, keep_default_na=False, dtype=str)["photo"]) == [id_]
 
 
 @given(NAMES, NAMES)

@@ -126,13 +126,13 @@ def test_columns_are_found_or_named(tmp_path: Path) -> None:
 
     content = {"number": [0, 1, 1], "picture": list(map(png, PIXELS[:3])), "text": ["a", "b", "c"]}
     pd.DataFrame(content).to_parquet(tmp_path / "x.parquet")
-    found = huggingface(str(tmp_path))
-    assert [(p.id, p.label, p.captions) for p in found] == [
+    photos = huggingface(str(tmp_path))
+    assert [(p.id, p.label, p.captions) for p in photos] == [
         ("train/0", None, ("a",)),
         ("train/1", None, ("b",)),
         ("train/2", None, ("c",)),
     ]
-    assert np.array_equal(np.asarray(decode(found[2].read())), PIXELS[2])
+    assert np.array_equal(np.asarray(decode(photos[2].read())), PIXELS[2])
     names = tmp_path / "names.txt"
     names.write_text("red fox\nn01440764\n")
     options = {"label": "number", "classnames": str(names)}
@@ -161,8 +161,8 @@ def test_a_broken_photo_is_skipped_and_the_others_are_not(tmp_path: Path, rows: 
         None,
     ]
     features = datasets.Features({"image": datasets.Image()})
-    made = datasets.Dataset.from_dict({"image": rows_made}, features=features)
-    made.to_parquet(str(tmp_path / "x.parquet"))
+    data_set = datasets.Dataset.from_dict({"image": rows_made}, features=features)
+    data_set.to_parquet(str(tmp_path / "x.parquet"))
     photos = huggingface(str(tmp_path), rows=rows)
     dataset = ViewDataset(photos, {}, 0, "squash")
     items = [dataset[index] for index in range(4)]

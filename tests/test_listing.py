@@ -216,9 +216,9 @@ def test_links_to_folders_are_followed_and_each_folder_is_read_once(tmp_path: Pa
         "cat/4.png": tmp_path / "elsewhere" / "1.png",
     }.items():
         (root / link).symlink_to(target)
-    found = folder(str(root))
-    assert ids(found) == ["cat/3.png", "cat/4.png", "dog/1.png", "dog/deep/2.png"]
-    assert left_out(found) == {
+    photos = folder(str(root))
+    assert ids(photos) == ["cat/3.png", "cat/4.png", "dog/1.png", "dog/deep/2.png"]
+    assert left_out(photos) == {
         "aardvark": "the same folder as cat, where it is read",
         "cat/around": "a link to a folder that contains this one",
         "cat/gone.jpg": "a link to no file",
@@ -235,8 +235,8 @@ def test_folders_that_link_to_one_another_come_to_an_end(tmp_path: Path) -> None
     for number in range(12):
         for other in range(12):
             (tmp_path / f"{number}" / f"to {other}").symlink_to(tmp_path / f"{other}")
-    found = folder(str(tmp_path))
-    assert (len(ids(found)), len(left_out(found))) == (12, 144)
+    photos = folder(str(tmp_path))
+    assert (len(ids(photos)), len(left_out(photos))) == (12, 144)
 
 
 @contextmanager
@@ -257,10 +257,10 @@ def test_a_folder_that_cannot_be_read_is_listed() -> None:
         write(Path(top), "open/a.png", "shut/b.png")
         os.chmod(Path(top) / "shut", 0)
         with nobody():
-            found = folder(top)
+            photos = folder(top)
             alone = said(folder, str(Path(top) / "shut"))
         os.chmod(Path(top) / "shut", 0o755)
-    assert (ids(found), left_out(found)) == (["open/a.png"], {"shut": "Permission denied"})
+    assert (ids(photos), left_out(photos)) == (["open/a.png"], {"shut": "Permission denied"})
     assert "no images in folder" in alone
     assert "Permission denied" in alone
 
@@ -281,9 +281,9 @@ def test_folders_may_be_nested_as_deep_as_the_system_reads_them(tmp_path: Path) 
     """Python calls 1,000 functions deep, and Linux opens no path of more than 4,096 characters."""
     nest(tmp_path, "a", 1100)
     nest(tmp_path, "b" * 250, 20)
-    found = folder(str(tmp_path))
-    assert ids(found) == ["a/" * 1100 + "x.png"]
-    assert list(left_out(found).values()) == [os.strerror(errno.ENAMETOOLONG)]
+    photos = folder(str(tmp_path))
+    assert ids(photos) == ["a/" * 1100 + "x.png"]
+    assert list(left_out(photos).values()) == [os.strerror(errno.ENAMETOOLONG)]
     subprocess.run(["rm", "-rf", str(tmp_path / "a"), str(tmp_path / ("b" * 250))], check=True)
 
 
@@ -297,10 +297,10 @@ def test_what_is_hidden_is_no_class_and_is_listed(tmp_path: Path) -> None:
         "cat/@eaDir/c.jpg/SYNOPHOTO_THUMB_M.jpg",
         "__MACOSX/cat/._a.jpg",
     )
-    found = folder(str(tmp_path))
-    assert ids(found) == ["cat/a.jpg"]
-    assert {photo.label for photo in found if photo.left_out is None} == {"cat"}
-    hidden = left_out(found)
+    photos = folder(str(tmp_path))
+    assert ids(photos) == ["cat/a.jpg"]
+    assert {photo.label for photo in photos if photo.left_out is None} == {"cat"}
+    hidden = left_out(photos)
     assert list(hidden) == [
         ".git",
         "__MACOSX",
@@ -328,9 +328,9 @@ def test_images_that_pillow_cannot_open_are_listed_and_other_files_counted(tmp_p
         ".DS_Store",
     )
     os.mkfifo(tmp_path / "j.jpg")
-    found = folder(str(tmp_path))
-    assert ids(found) == ["a.jpg"]
-    listed = left_out(found)
+    photos = folder(str(tmp_path))
+    assert ids(photos) == ["a.jpg"]
+    listed = left_out(photos)
     assert listed.pop("b.HEIC") == ".heic files cannot be opened here: save it as JPEG or PNG"
     assert [listed.pop(name).partition(" ")[0] for name in ("c.jxl", "d.nef", "e.svg", "f.ps")] == [
         ".jxl",
@@ -483,16 +483,16 @@ def test_shards_hold_photos_of_all_formats_and_all_else_is_said(shard: Path) -> 
             member = tarfile.TarInfo(name)
             member.type, member.linkname = kind, "0.png"
             tar.addfile(member)
-    found = shards(shard.parent)
-    assert [(p.id, p.label) for p in found if p.left_out is None] == [
+    photos = shards(shard.parent)
+    assert [(p.id, p.label) for p in photos if p.left_out is None] == [
         ("x/0", "dog"),
         ("x/1", None),
         ("x/2", None),
         ("x/3", "cat"),
         ("x/sub/6", None),
     ]
-    assert found[0].read() == found[3].read() == PHOTO
-    assert {name: reason[:30] for name, reason in left_out(found).items()} == {
+    assert photos[0].read() == photos[3].read() == PHOTO
+    assert {name: reason[:30] for name, reason in left_out(photos).items()} == {
         "*": "not images: 1 other file",
         "*.json": "not images: 2 other files",
         "x/0.png": "0.png before it has the same k",
@@ -644,9 +644,9 @@ def test_photos_of_captions_that_are_not_there_are_listed(tmp_path: Path) -> Non
     names = ["gone.png", "a.png", "/dev/zero", "pipe.png", "x" * 300, "no/folder.png"]
     table = tmp_path / "captions.csv"
     table.write_text("\n".join(["image,caption", *(f"{name},words" for name in names)]))
-    found = captions(str(table))
-    assert ids(found) == ["a.png"]
-    assert left_out(found) == {
+    photos = captions(str(table))
+    assert ids(photos) == ["a.png"]
+    assert left_out(photos) == {
         "/dev/zero": "not a regular file",
         "gone.png": "no such file",
         "no/folder.png": "no such file",

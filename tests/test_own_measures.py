@@ -79,18 +79,18 @@ def test_other_metrics_are_of_each_photos_embedding(
     generator = torch.Generator().manual_seed(1)
     shape = (6, 5, 4) if metric is GazeError else (6, 20)
     view, clean = (torch.randn(shape, generator=generator) for _ in range(2))
-    made = as_measure("own", metric())
-    values = made(view, clean)
+    measure = as_measure("own", metric())
+    values = measure(view, clean)
     pairs = zip(view.flatten(1).numpy(), clean.flatten(1).numpy(), strict=True)
     np.testing.assert_allclose(values, [expected(a, b) for a, b in pairs], rtol=1e-4, atol=1e-6)
-    backwards = torch.cat([made(view[i : i + 1], clean[i : i + 1]) for i in range(5, -1, -1)])
+    backwards = torch.cat([measure(view[i : i + 1], clean[i : i + 1]) for i in range(5, -1, -1)])
     assert torch.equal(backwards.flip(0), values)
 
 
 def test_no_photo_is_kept() -> None:
-    made = as_measure("own", SpearmanCorrCoef())
-    made(*torch.rand(2, 6, 20, generator=torch.Generator().manual_seed(1)))
-    assert len(made.metric.preds) == 1  # type: ignore[attr-defined,union-attr]
+    measure = as_measure("own", SpearmanCorrCoef())
+    measure(*torch.rand(2, 6, 20, generator=torch.Generator().manual_seed(1)))
+    assert len(measure.metric.preds) == 1  # type: ignore[attr-defined,union-attr]
 
 
 def test_facts_are_what_torchmetrics_says() -> None:
@@ -208,7 +208,7 @@ def test_they_are_measured_beside_ours_whatever_the_batch(encoder: Encoder) -> N
         records, _ = run_module(encoder, variants, measures, dataset, batch_size)
         return shift_table(records.read(), photos, variants)
 
-    made = table(5)
-    pd.testing.assert_frame_equal(made, table(2), check_exact=True)
-    assert made[["own_ssim", "mse", "gaze_error"]].gt(0).all(axis=None)
-    assert made["own_ssim"].corr(made["ssim"]) > 0.95
+    measured = table(5)
+    pd.testing.assert_frame_equal(measured, table(2), check_exact=True)
+    assert measured[["own_ssim", "mse", "gaze_error"]].gt(0).all(axis=None)
+    assert measured["own_ssim"].corr(measured["ssim"]) > 0.95

@@ -69,17 +69,17 @@ def test_a_plain_module_gives_what_the_model_in_it_gives(
 ) -> None:
     model, preprocess, tokenizer = loaded
     usual = encoder(views)
-    made = as_encoder(Plain(model), preprocess, tokenizer)
+    wrapped = as_encoder(Plain(model), preprocess, tokenizer)
     # the code of its last block is not known, so all of it is run: another rounding
-    torch.testing.assert_close(made(views).embedding, usual.embedding, rtol=0, atol=1e-5)
-    assert made(views).gaze is None
-    assert made.layer_widths == []
-    torch.testing.assert_close(made.encode_texts(CLASSES), encoder.encode_texts(CLASSES))
+    torch.testing.assert_close(wrapped(views).embedding, usual.embedding, rtol=0, atol=1e-5)
+    assert wrapped(views).gaze is None
+    assert wrapped.layer_widths == []
+    torch.testing.assert_close(wrapped.encode_texts(CLASSES), encoder.encode_texts(CLASSES))
     torch.testing.assert_close(
-        made.zero_shot_classifier(CLASSES, TEMPLATES),
+        wrapped.zero_shot_classifier(CLASSES, TEMPLATES),
         encoder.zero_shot_classifier(CLASSES, TEMPLATES),
     )
-    assert made.trained
+    assert wrapped.trained
     assert not as_encoder(Plain(model), preprocess, trained=False).trained
 
 
@@ -87,26 +87,26 @@ def test_an_open_clip_model_brings_its_preprocessing_gaze_and_layers(
     loaded: tuple[Any, Any, Any], encoder: Encoder, views: Tensor
 ) -> None:
     model = loaded[0].train()
-    made = as_encoder(model)
-    ours, usual = made(views, layers=True), encoder(views, layers=True)
+    wrapped = as_encoder(model)
+    ours, usual = wrapped(views, layers=True), encoder(views, layers=True)
     assert torch.equal(ours.embedding, usual.embedding)
     assert torch.equal(ours.gaze, usual.gaze)
-    for own, other in zip(ours.layers, usual.layers, strict=True):
-        assert torch.equal(own, other)
-    assert made.weights_sha256 == encoder.weights_sha256
+    for ours_layer, other in zip(ours.layers, usual.layers, strict=True):
+        assert torch.equal(ours_layer, other)
+    assert wrapped.weights_sha256 == encoder.weights_sha256
     # the caller's own is as it was: in training, without our hooks
     assert model.training
     assert all(weight.requires_grad for weight in model.parameters())
     assert not model.visual.transformer.resblocks[-1].attn._forward_pre_hooks
-    assert as_encoder(made) is made
+    assert as_encoder(wrapped) is wrapped
 
 
 def test_pixels_are_normalised_as_it_is_said(views: Tensor) -> None:
-    made = as_encoder(Colours(), KNOWN)
+    wrapped = as_encoder(Colours(), KNOWN)
     small = nn.functional.interpolate(views, (32, 32), mode="bilinear", antialias=True).numpy()
     mean, std = (np.reshape(KNOWN[name], (3, 1, 1)) for name in ("mean", "std"))
     blocks = ((small - mean) / std).reshape(len(views), 3, 4, 8, 4, 8).mean(axis=(3, 5))
-    np.testing.assert_allclose(made(views).embedding, blocks.reshape(len(views), -1), atol=1e-5)
+    np.testing.assert_allclose(wrapped(views).embedding, blocks.reshape(len(views), -1), atol=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -131,17 +131,17 @@ def test_pixels_are_normalised_as_it_is_said(views: Tensor) -> None:
     ],
 )
 def test_a_compose_says_size_mean_and_std(compose: Any, views: Tensor) -> None:
-    made, known = as_encoder(Colours(), compose), as_encoder(Colours(), KNOWN)
-    assert torch.equal(made(views).embedding, known(views).embedding)
-    assert made.input_size == (32, 32)
+    from_compose, from_dict = as_encoder(Colours(), compose), as_encoder(Colours(), KNOWN)
+    assert torch.equal(from_compose(views).embedding, from_dict(views).embedding)
+    assert from_compose.input_size == (32, 32)
 
 
 class BatchStatistics(Colours):
     """A batch norm that has no running statistics."""
 
     def encode_image(self, images: Tensor) -> Tensor:
-        made = nn.functional.batch_norm(images, None, None, training=True)
-        return super().encode_image(made.square())  # of views alike, the same in any company
+        normalised = nn.functional.batch_norm(images, None, None, training=True)
+        return super().encode_image(normalised.square())  # of views alike, the same in any company
 
 
 def giving(make: Any) -> nn.Module:
@@ -209,10 +209,10 @@ def test_texts_need_both_tokenizer_and_text_tower(loaded: tuple[Any, Any, Any]) 
 
 
 def test_models_are_told_apart_by_what_is_done_to_pixels() -> None:
-    made = [as_encoder(Colours(), KNOWN | other) for other in ({}, {"mean": [0, 0, 0]})]
-    made.append(as_encoder(BatchFree(), KNOWN))
-    assert len({encoder.fingerprint for encoder in made}) == 3
-    assert as_encoder(Colours(), KNOWN).fingerprint == made[0].fingerprint
+    encoders = [as_encoder(Colours(), KNOWN | other) for other in ({}, {"mean": [0, 0, 0]})]
+    encoders.append(as_encoder(BatchFree(), KNOWN))
+    assert len({encoder.fingerprint for encoder in encoders}) == 3
+    assert as_encoder(Colours(), KNOWN).fingerprint == encoders[0].fingerprint
 
 
 class BatchFree(Colours):

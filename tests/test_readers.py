@@ -89,21 +89,21 @@ def test_one_photo_is_a_source(tmp_path: Path) -> None:
 def test_a_list_names_photos_below_its_folder(tmp_path: Path) -> None:
     for name in ("dog/1.png", "cat/2.png", "3.png"):
         write(tmp_path / name, encoded(0))
-    made = write(
+    list_file = write(
         tmp_path / "some.txt", f"dog/1.png\n\n./dog/../cat/2.png\n{tmp_path}/3.png\nno.png\n"
     )
-    found = folder(str(made))
-    assert [(p.id, p.label) for p in found if p.left_out is None] == [
+    photos = folder(str(list_file))
+    assert [(p.id, p.label) for p in photos if p.left_out is None] == [
         ("3.png", None),
         ("cat/2.png", "cat"),
         ("dog/1.png", "dog"),
     ]
-    assert {p.id: p.left_out for p in found if p.left_out} == {"no.png": "no such file"}
+    assert {p.id: p.left_out for p in photos if p.left_out} == {"no.png": "no such file"}
     shutil.move(tmp_path, tmp_path.with_name("elsewhere"))
     moved = tmp_path.with_name("elsewhere") / "some.txt"
     moved.write_text(made_text := moved.read_text().replace(str(tmp_path), str(moved.parent)))
     assert str(moved.parent) in made_text
-    assert [p.id for p in folder(str(moved))] == [p.id for p in found]
+    assert [p.id for p in folder(str(moved))] == [p.id for p in photos]
 
 
 @pytest.mark.parametrize(
@@ -127,16 +127,16 @@ def test_a_csv_gives_labels_captions_or_both(tmp_path: Path) -> None:
         write(tmp_path / "in" / name, encoded(0))
     table = tmp_path / "t.csv"
     table.write_text("label,image\nn01440764,a.png\ndog,b.png\n")
-    found = captions(str(table), str(tmp_path / "in"))
-    assert [(p.id, p.label, p.captions) for p in found] == [
+    photos = captions(str(table), str(tmp_path / "in"))
+    assert [(p.id, p.label, p.captions) for p in photos] == [
         ("a.png", "tench", ()),
         ("b.png", "dog", ()),
     ]
     table.write_text(
         f"image,caption,label\n{tmp_path}/in/a.png,one,dog\na.png,two,dog\nb.png,three,\n"
     )
-    found = captions(str(table), str(tmp_path / "in"))
-    assert [(p.id, p.label, p.captions) for p in found] == [
+    photos = captions(str(table), str(tmp_path / "in"))
+    assert [(p.id, p.label, p.captions) for p in photos] == [
         ("a.png", "dog", ("one", "two")),
         ("b.png", None, ("three",)),
     ]
@@ -145,9 +145,9 @@ def test_a_csv_gives_labels_captions_or_both(tmp_path: Path) -> None:
     table.write_text(f"image,label\n{tmp_path}/in/a.png,dog\nb.png,dog\n")
     (tmp_path / "other").mkdir()
     write(tmp_path / "other" / "b.png", encoded(0))
-    found = captions(str(table), str(tmp_path / "other"))
-    assert [p.id for p in found if p.left_out is None] == ["b.png"]
-    assert "not below the folder of the images" in str(found[1].left_out)
+    photos = captions(str(table), str(tmp_path / "other"))
+    assert [p.id for p in photos if p.left_out is None] == ["b.png"]
+    assert "not below the folder of the images" in str(photos[1].left_out)
 
 
 def test_a_file_names_the_classes_in_their_order_or_one_by_one(tmp_path: Path) -> None:
@@ -182,10 +182,10 @@ def test_folders_called_by_the_ids_of_all_of_imagenet_have_open_clips_names(tmp_
     ids = ImageNetInfo("imagenet-1k").label_names()
     for one in ids:
         write(tmp_path / one / "1.jpg", b"")
-    found = {p.id.split("/")[0]: p.label for p in folder(str(tmp_path))}
+    labels = {p.id.split("/")[0]: p.label for p in folder(str(tmp_path))}
     for index, (one, name) in enumerate(zip(ids, open_clip.IMAGENET_CLASSNAMES, strict=True)):
-        assert found[one] == name or index in (657, 744, 836, 837)
-    assert len(set(found.values())) == 1000
+        assert labels[one] == name or index in (657, 744, 836, 837)
+    assert len(set(labels.values())) == 1000
 
 
 # --- CLIP_benchmark's shards ---------------------------------------------------------------------
@@ -214,15 +214,15 @@ def benchmark(tmp_path: Path) -> Path:
 
 def expected(root: Path) -> list[tuple]:
     """The same, read by webdataset itself."""
-    made = []
+    expected_rows = []
     for number in range(3):
         for row in webdataset.WebDataset(
             str(root / "test" / f"{number}.tar"), shardshuffle=False, empty_check=False
         ):
             photo = next(row[kind] for kind in ("webp", "png", "jpg", "jpeg") if kind in row)
             label = NAMES[int(row["cls"])]
-            made.append((f"test/{number}/{row['__key__']}", label, (), photo))
-    return made
+            expected_rows.append((f"test/{number}/{row['__key__']}", label, (), photo))
+    return expected_rows
 
 
 def test_shards_of_clip_benchmark_are_read_as_they_are(benchmark: Path) -> None:
@@ -324,14 +324,14 @@ class Server(http.server.SimpleHTTPRequestHandler):
 def server(benchmark: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[str, type[Server]]]:
     monkeypatch.setattr(downloads, "PAUSE", 0.0)
     handler = type("Handler", (Server,), {"asked": [], "cuts": {}, "errors": {}})
-    made = http.server.ThreadingHTTPServer(
+    http_server = http.server.ThreadingHTTPServer(
         ("127.0.0.1", 0), partial(handler, directory=str(benchmark))
     )
-    thread = threading.Thread(target=made.serve_forever, args=(0.02,), daemon=True)
+    thread = threading.Thread(target=http_server.serve_forever, args=(0.02,), daemon=True)
     thread.start()
-    yield f"http://127.0.0.1:{made.server_port}", handler
-    made.shutdown()
-    made.server_close()
+    yield f"http://127.0.0.1:{http_server.server_port}", handler
+    http_server.shutdown()
+    http_server.server_close()
     thread.join()
 
 
@@ -480,7 +480,7 @@ def test_a_runs_file_does_not_say_where_files_are_written(monkeypatch: pytest.Mo
 
 def test_every_photo_of_these_can_be_decoded(benchmark: Path) -> None:
     for index, photo in enumerate(shards(benchmark)):
-        made = decode(photo.read())
-        assert made.size == (12, 12)
+        image = decode(photo.read())
+        assert image.size == (12, 12)
         if SAMPLES[index][0] == "png":
-            assert np.array_equal(np.asarray(made), np.asarray(noise(index)))
+            assert np.array_equal(np.asarray(image), np.asarray(noise(index)))

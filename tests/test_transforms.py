@@ -79,17 +79,17 @@ def rows(
 
 
 def test_rows_depend_on_the_photo_alone(encoder: Encoder) -> None:
-    made = {name: as_augmentation(transform) for name, transform in TRANSFORMS.items()}
+    transforms = {name: as_augmentation(transform) for name, transform in TRANSFORMS.items()}
     together = rows(
-        encoder, {"noise": augmentation_named("noise"), **made}, batch_size=7, num_workers=0
+        encoder, {"noise": augmentation_named("noise"), **transforms}, batch_size=7, num_workers=0
     )
     pd.testing.assert_frame_equal(
         together,
-        rows(encoder, {**made, "noise": augmentation_named("noise")}, 1, 2),
+        rows(encoder, {**transforms, "noise": augmentation_named("noise")}, 1, 2),
         check_exact=True,
     )
-    for name in made:
-        alone = rows(encoder, {name: made[name]}, 3, 0)
+    for name in transforms:
+        alone = rows(encoder, {name: transforms[name]}, 3, 0)
         pd.testing.assert_frame_equal(alone, together.loc[[name]], check_exact=True)
         assert together.loc[name, "cosine_similarity"].nunique() == 7
         assert together.loc[name, "gaze_divergence"].notna().all()
@@ -107,14 +107,14 @@ def test_global_generators_go_on_as_if_nothing_had_drawn(name: str, views: Tenso
         np.random.seed(5)
         torch.manual_seed(5)
 
-    made = as_augmentation(TRANSFORMS[name])
-    draws = default_collate([draw(made, 0, f"{i}", name, 224) for i in range(2)])
+    transform = as_augmentation(TRANSFORMS[name])
+    draws = default_collate([draw(transform, 0, f"{i}", name, 224) for i in range(2)])
     seed()
     expected = numbers()
     seed()
-    first = made.apply(views[:2], draws)
+    first = transform.apply(views[:2], draws)
     assert numbers() == expected
-    assert torch.equal(first, made.apply(views[:2], draws))
+    assert torch.equal(first, transform.apply(views[:2], draws))
     assert not torch.equal(first[0] - views[0], first[1] - views[1])
 
 
@@ -124,8 +124,8 @@ def test_a_transform_gets_the_photo_as_its_library_has_it(views: Tensor) -> None
     pixels = (clean * 255).round().byte().permute(0, 2, 3, 1).numpy()
     solarize = albumentations.Solarize(threshold_range=(0.5, 0.5), p=1)
     expected = np.stack([solarize(image=image)["image"] for image in pixels]) / 255
-    made = augment(as_augmentation(solarize), clean, draws)
-    np.testing.assert_allclose(made.permute(0, 2, 3, 1).numpy(), expected, atol=1e-6)
+    solarized = augment(as_augmentation(solarize), clean, draws)
+    np.testing.assert_allclose(solarized.permute(0, 2, 3, 1).numpy(), expected, atol=1e-6)
     for invert in (v2.RandomInvert(p=1), kornia.augmentation.RandomInvert(p=1)):
         torch.testing.assert_close(augment(as_augmentation(invert), clean, draws), 1 - clean)
     assert torch.equal(augment(as_augmentation(torch.zeros_like), clean, draws), 0 * clean)
@@ -195,13 +195,15 @@ def test_options_reach_the_transform_as_they_stand() -> None:
     noise = {"_target_": "albumentations.GaussNoise", "std_range": [0.3, 0.4], "p": 1}
     steps = {"_target_": "torchvision.transforms.v2.RandomInvert", "p": 0.25}
     nested = {"_target_": "torchvision.transforms.v2.Compose", "transforms": [steps]}
-    made, ladders = make_augmentations({"noise": noise, "invert": nested})
-    assert isinstance(made["noise"], KeyedTransform)
-    assert isinstance(made["invert"], KeyedTransform)
-    assert made["noise"].transform.std_range == (0.3, 0.4)
-    [step] = made["invert"].transform.transforms
+    augmentations, ladders = make_augmentations({"noise": noise, "invert": nested})
+    assert isinstance(augmentations["noise"], KeyedTransform)
+    assert isinstance(augmentations["invert"], KeyedTransform)
+    assert augmentations["noise"].transform.std_range == (0.3, 0.4)
+    [step] = augmentations["invert"].transform.transforms
     assert step.p == 0.25
-    assert isinstance(made["invert"].transform.transforms, list)  # and not a part of OmegaConf
+    assert isinstance(
+        augmentations["invert"].transform.transforms, list
+    )  # and not a part of OmegaConf
     assert not ladders
 
 
@@ -225,13 +227,13 @@ def test_mistakes_in_its_options_are_one_line(node: dict[str, Any], says: str) -
 
 
 def test_it_has_no_strength() -> None:
-    made, ladders = make_augmentations({"fog": FOG})
+    augmentations, ladders = make_augmentations({"fog": FOG})
     with pytest.raises(UserError, match=r"fog has no ladder of strengths for severity=3"):
-        make_variants(made, ladders, ["paper", "3"], {})
+        make_variants(augmentations, ladders, ["paper", "3"], {})
     with pytest.raises(UserError, match=r"aug\.fog is a transform, which has no strength to match"):
-        calibration_for(compose_config("evaluate"), [], made, "squash")
+        calibration_for(compose_config("evaluate"), [], augmentations, "squash")
     with pytest.raises(UserError, match="RandomFog has no strength"):
-        made["fog"].apply(torch.rand(1, 3, 224, 224), {"seed": torch.tensor([[0]])}, 0.5)
+        augmentations["fog"].apply(torch.rand(1, 3, 224, 224), {"seed": torch.tensor([[0]])}, 0.5)
 
 
 def test_a_custom_augmentation_must_be_given() -> None:

@@ -51,11 +51,11 @@ def test_ties_count_as_they_would_by_chance(k: int) -> None:
         )
         hits.append((ranked[:, :k] == target[:, None]).any(axis=1))
         flips.append(ranked[:, 0] != before[:, 0])
-    made = [torch.tensor(array) for array in (view, clean, classifier)]
-    got = zero_shot_hit(made[0], made[2], torch.tensor(target), k)
+    tensors = [torch.tensor(array) for array in (view, clean, classifier)]
+    got = zero_shot_hit(tensors[0], tensors[2], torch.tensor(target), k)
     np.testing.assert_allclose(got, np.mean(hits, axis=0), atol=1e-6)
     assert len(set(np.mean(hits, axis=0))) > 2
-    np.testing.assert_allclose(zero_shot_flip(*made), np.mean(flips, axis=0), atol=1e-6)
+    np.testing.assert_allclose(zero_shot_flip(*tensors), np.mean(flips, axis=0), atol=1e-6)
 
 
 def test_nearest_classes_are_the_first_of_a_sorted_list() -> None:
