@@ -21,17 +21,17 @@ def report_run(run: Run, dataset: ViewDataset, logger: Logger | None = None) -> 
     """
     with terminal.busy("Drawing figures and page"):
         publishing.write_published(run)
-        made, report, files = write_report(run, dataset)
-    notes = list(made.notes)
+        content, report, files = write_report(run, dataset)
+    notes = list(content.notes)
     clean = clean_accuracy(run.summary)
     lines = [f"zero-shot on the clean views: {clean}"] if clean else []
     lines += corruption_error(run)
-    lines += [f"gaze: {made.facts['gaze']}", f"report: {terminal.shortened(report)}"]
+    lines += [f"gaze: {content.facts['gaze']}", f"report: {terminal.shortened(report)}"]
     if isinstance(logger, WandbLogger):
         with tracking.optional_tracking(), terminal.busy("Tracking in W&B"):
-            [photos] = [s.explorer for s in made.sections if s.explorer]
+            [photos] = [s.explorer for s in content.sections if s.explorer]
             notes += tracking.track_results(logger, run, files, report, photos)
             lines.append(tracking.run_place(logger))
     elif logger is not None:
-        logger.log_metrics(tracking.means(run))
-    terminal.print_run(run, made.title, made.answer, notes, lines)
+        logger.log_metrics(tracking.means(run.summary))
+    terminal.print_run(run, content.title, content.answer, notes, lines)

@@ -76,9 +76,8 @@ def finetune(cfg: DictConfig, folder: Path) -> None:
         first = dist.get_rank() == 0
         dist.destroy_process_group()
     if first and evaluations:
-        compare_with_base(
-            evaluations, cfg.seed, folder, comparison_notes(evaluations, trained, judged)
-        )
+        notes = comparison_notes(evaluations, trained, judged)
+        compare_with_base(evaluations, cfg.seed, folder, notes)
 
 
 def train(
@@ -115,17 +114,23 @@ def train(
         start = plain_weights(base.model.visual)
         end = best_weights(module, folder)
         validation = ShiftValidation(base, module.augmentations, module.zero_shot)
-        judge = make_trainer(
-            plain(cfg.trainer) | {"enable_progress_bar": False},
-            logger=False,
-            enable_checkpointing=False,
-        )
+        quiet = plain(cfg.trainer) | {"enable_progress_bar": False}
+        judge = make_trainer(quiet, logger=False, enable_checkpointing=False)
         curve = interpolation_curve(validation, start, end, list(cfg.alphas), judge, held)
         alpha = choose_alpha(curve, cfg.tolerance)
         if trainer.is_global_zero:
             base.model.visual.load_state_dict(interpolated(start, end, alpha))
-            trained_on = [] if control else list(cfg.train_aug)
-            export_chosen(cfg, base, curve, alpha, trained, trained_on, folder)
+            write_csv(folder / "interpolation.csv", curve)
+            ids = data_fingerprint((photo.id, b"") for photo in trained)
+            facts = {
+                "alpha": alpha,
+                "trained_on": [] if control else list(cfg.train_aug),
+                "photos": {"count": len(trained), "ids": ids},
+                "config": plain(cfg),
+            }
+            export_finetuned(base, plain(cfg.model), facts, folder / "model")
+            print(curve.round(4).to_string(index=False))
+            print(f"alpha {alpha:g}: {folder / 'model'}")
             track_checkpoint(logger, folder / "model")
     return trained, judged
 
@@ -163,29 +168,6 @@ def training_batches(
             f"{len(views)} training photos are fewer than data.batch_size={cfg.data.batch_size}"
         )
     return batches
-
-
-def export_chosen(
-    cfg: DictConfig,
-    model: Encoder,
-    curve: pd.DataFrame,
-    alpha: float,
-    trained: Sequence[Photo],
-    trained_on: Sequence[str],
-    folder: Path,
-) -> None:
-    """Write the chosen model with its provenance, and the curve that it was chosen from."""
-    write_csv(folder / "interpolation.csv", curve)
-    ids = data_fingerprint((photo.id, b"") for photo in trained)
-    facts = {
-        "alpha": alpha,
-        "trained_on": list(trained_on),
-        "photos": {"count": len(trained), "ids": ids},
-        "config": plain(cfg),
-    }
-    export_finetuned(model, plain(cfg.model), facts, folder / "model")
-    print(curve.round(4).to_string(index=False))
-    print(f"alpha {alpha:g}: {folder / 'model'}")
 
 
 def make_training(
@@ -298,7 +280,7 @@ def comparison_notes(
             f"{names[1]} had the same training on clean views alone: what the augmentations "
             f"did is its difference to {names[2]}."
         )
-    for evaluation in list(evaluations.values())[:1]:
+    for evaluation in list(evaluations.values())[:1]:  # all are of the same photos
         measured = _in_files(load_photos(evaluation.data)[0])
         for photos, fate in ((trained, "were trained on"), (judged, "chose the weights")):
             if common := measured & _in_files(photos):

@@ -49,27 +49,23 @@ def zero_shot_rows(run: Run) -> dict[str, dict[str, float]]:
         return {}
     classes, prompts = run.info.data.classes, run.info.prompts
     positions = {name: index for index, name in enumerate(class_names(classes, prompts))}
-    known = labels_of(run.rows).map(lambda label: class_of(label, positions), na_action="ignore")
-    hits = {
-        name: by_photo(run.rows, name)
-        for name in ("zero_shot_top1", "zero_shot_top1_clean", "zero_shot_top5",
-                     "zero_shot_top5_clean")
-        if name in run.rows
-    }  # fmt: skip
+    classes_of = labels_of(run.rows).map(lambda name: class_of(name, positions), na_action="ignore")
+    measures = [f"zero_shot_top{k}{ending}" for k in (1, 5) for ending in ("", "_clean")]
+    hits = {name: by_photo(run.rows, name) for name in measures if name in run.rows}
     variants = hits["zero_shot_top1"].columns
     several = len(variants.unique("severity")) > 1
     views = [(CLEAN, variants[0], "_clean")] if len(variants) else []
     views += [(view_name(n, s if several else None), (n, s), "") for n, s in variants]
-    made = {}
+    rows = {}
     for name, variant, ending in views:
         top1 = hits[f"zero_shot_top1{ending}"][variant]
         metrics = {"acc1": top1.mean()}
         if f"zero_shot_top5{ending}" in hits:
             metrics["acc5"] = hits[f"zero_shot_top5{ending}"][variant].mean()
-        metrics["mean_per_class_recall"] = top1.groupby(known).mean().mean()
+        metrics["mean_per_class_recall"] = top1.groupby(classes_of).mean().mean()
         if np.isfinite(metrics["acc1"]):
-            made[name] = {metric: float(value) for metric, value in metrics.items()}
-    return made
+            rows[name] = {metric: float(value) for metric, value in metrics.items()}
+    return rows
 
 
 def dataset_of(options: Mapping[str, Any]) -> tuple[str, str | None]:
@@ -90,8 +86,8 @@ def dataset_of(options: Mapping[str, Any]) -> tuple[str, str | None]:
     named = [options.get(name) or "" for name in ("root", "csv_file", "dataset")]
     named = [name if isinstance(name, str) else "" for name in named]  # a list of files
     given = next(filter(None, named), "")
-    found = HUB.match(given)
-    hub = found[1] if found else None
+    address = HUB.match(given)
+    hub = address[1] if address else None
     if given == named[2] and given.count("/") == 1 and not Path(given).exists():
         hub = given
     if hub:
@@ -144,12 +140,10 @@ def eval_results(run: Run) -> list[dict[str, Any]]:
         row = rows.iloc[0]
         accuracy = with_interval(row["mean"], row["ci_low"], row["ci_high"])
         what = "clean views" if view == CLEAN else f"views under {view}"
+        task = TASK if view == CLEAN else f"{TASK}_{view}"
         entries.append(
             {
-                "dataset": {
-                    "id": hub or name,
-                    "task_id": TASK if view == CLEAN else f"{TASK}_{view}",
-                },
+                "dataset": {"id": hub or name, "task_id": task},
                 "value": round(metrics["acc1"], 6),
                 "date": run.info.started,
                 "notes": f"top-1 accuracy of the {what}: {accuracy} (95 % interval) over "
@@ -191,14 +185,14 @@ def base_on_hub(base: Mapping[str, Any]) -> str | None:
         return None
     if schema == "hf-hub":
         return str(name)
-    known = open_clip.get_pretrained_cfg(base["architecture"], base["pretrained"] or "")
-    return str(known.get("hf_hub") or "").strip("/") or None
+    weights = open_clip.get_pretrained_cfg(base["architecture"], base["pretrained"] or "")
+    return str(weights.get("hf_hub") or "").strip("/") or None
 
 
 def license_of(base: Mapping[str, Any]) -> str:
     """The licence of a fine-tuned model, as the hub calls it: that of ``lite`` alone is known."""
-    own = base["architecture"] == "builtin:lite" and not base["checkpoint"]
-    return "apache-2.0" if own else "unknown"
+    is_lite = base["architecture"] == "builtin:lite" and not base["checkpoint"]
+    return "apache-2.0" if is_lite else "unknown"
 
 
 def model_card(
@@ -265,7 +259,7 @@ def _training(provenance: Mapping[str, Any]) -> str:
     photos = provenance["photos"]
     source, _ = dataset_of(config["data"]["train"])
     names = provenance["trained_on"]
-    known = [
+    facts = [
         f"{counted(photos['count'], 'photo')} of `{source}` (SHA-256 of their ids "
         f"{photos['ids'][:12]})",
         f"augmentations: {listed(names)}" if names else "clean views alone",
@@ -274,7 +268,7 @@ def _training(provenance: Mapping[str, Any]) -> str:
         f"made by clipshift {provenance['versions']['clipshift']}; all options are in "
         "`provenance.json`",
     ]
-    return "## What it was trained on\n\n" + "\n".join(f"- {line}" for line in known)
+    return "## What it was trained on\n\n" + "\n".join(f"- {line}" for line in facts)
 
 
 def _results(run: Run) -> list[EvalResult]:
@@ -282,8 +276,8 @@ def _results(run: Run) -> list[EvalResult]:
     name, hub = dataset_of(run.info.config.data)
     clean = run.summary[run.summary["measure"] == "zero_shot_top1_clean"][:1]
     moved = run.summary[run.summary["measure"] == "relative_shift"]
-    found = [("accuracy", "zero-shot top-1, clean views", row.mean) for row in clean.itertuples()]
-    found += [
+    scores = [("accuracy", "zero-shot top-1, clean views", row.mean) for row in clean.itertuples()]
+    scores += [
         ("relative_shift", f"mean relative shift, {row.augmentation}, severity {row.severity}",
          row.mean)
         for row in moved.itertuples()
@@ -297,7 +291,7 @@ def _results(run: Run) -> list[EvalResult]:
             metric_name=words,
             metric_value=round(float(value), 6),
         )
-        for kind, words, value in found
+        for kind, words, value in scores
         if np.isfinite(value)
     ]
 

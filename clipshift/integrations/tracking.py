@@ -97,19 +97,19 @@ def key_of(measure: str, augmentation: str, severity: str | None = None) -> str:
     return f"{measure}/{view_name(augmentation, severity)}"
 
 
-def means(run: Run) -> dict[str, float]:
-    """All means of a run, 1 − cosine among them as ``shift``, by `key_of`.
+def means(summary: pd.DataFrame) -> dict[str, float]:
+    """All means of a summary, 1 − cosine among them as ``shift``, by `key_of`.
 
-    The severity is in the key where a run has several.
+    The severity is in the key where there are several.
     """
-    several = run.summary["severity"].nunique() > 1
-    found: dict[str, float] = {}
-    for row in run.summary.itertuples():
-        at = (row.augmentation, row.severity if several else None)
+    several = summary["severity"].nunique() > 1
+    by_key: dict[str, float] = {}
+    for row in summary.itertuples():
+        variant = (row.augmentation, row.severity if several else None)
         if row.measure == "cosine_similarity":
-            found[key_of("shift", *at)] = 1 - row.mean
-        found[key_of(row.measure, *at)] = row.mean
-    return found
+            by_key[key_of("shift", *variant)] = 1 - row.mean
+        by_key[key_of(row.measure, *variant)] = row.mean
+    return by_key
 
 
 def track_results(
@@ -159,7 +159,7 @@ def track_results(
     if checkpoint and not tracked.offline:
         tracked.use_artifact(checkpoint_artifact(Path(checkpoint)))
     tracked.log_artifact(artifact)
-    tracked.summary.update(headline(run) | means(run))
+    tracked.summary.update(headline(run) | means(run.summary))
     if len(run.rows) <= WANDB_ROWS:
         return []
     return [
@@ -174,16 +174,13 @@ def track_curves(tracked: Any, run: Run) -> None:
     if steps["severity"].nunique() < 2:
         return
     tracked.define_metric("severity", hidden=True)
-    for family in ("shift", "relative_shift"):
+    families = ("shift", "relative_shift")
+    for family in families:
         tracked.define_metric(f"{family}/*", step_metric="severity", summary="none")
     for severity in ladder_steps(steps["severity"]):
-        rows = steps[steps["severity"] == severity]
-        curves = {"severity": int(severity)}
-        for row in rows[rows["measure"] == "cosine_similarity"].itertuples():
-            curves[key_of("shift", row.augmentation)] = 1 - row.mean
-        for row in rows[rows["measure"] == "relative_shift"].itertuples():
-            curves[key_of("relative_shift", row.augmentation)] = row.mean
-        tracked.log(curves)
+        at_step = means(steps[steps["severity"] == severity])
+        shifts = {key: at_step[key] for key in at_step if key.split("/")[0] in families}
+        tracked.log({"severity": int(severity)} | shifts)
 
 
 def photo_table(explorer: Mapping[str, Any]) -> wandb.Table:
@@ -206,15 +203,15 @@ def photo_table(explorer: Mapping[str, Any]) -> wandb.Table:
     table = wandb.Table(columns=[*head, *pictures, *measures])
     for photo in chosen:
         shown = explorer["shown"][photo]
-        known = shown["models"][0]
+        measured = shown["models"][0]
         clean, *views = [from_data_url(url) for url in shown["pictures"]]
-        seen_clean, *seen = gazed([clean, *views], known["gaze"])
+        seen_clean, *seen = gazed([clean, *views], measured["gaze"])
         before = [wandb_picture(clean), wandb_picture(seen_clean)]
         for index, (name, severity) in enumerate(variants):
             table.add_data(
                 photo, labels.get(photo, ""), shown["part"], name, severity,
                 before[0], wandb_picture(views[index]), before[1], wandb_picture(seen[index]),
-                *(known["values"][measure][index] for measure in measures),
+                *(measured["values"][measure][index] for measure in measures),
             )  # fmt: skip
     return table
 
