@@ -27,10 +27,13 @@ import torch
 from PIL import Image
 from torch.utils.data import DataLoader
 
+from clipshift.cli.build import make_evaluation
 from clipshift.cli.command import compose_config, keep_freed_memory
-from clipshift.cli.evaluate import carry_out, prepare
+from clipshift.cli.config import plain
+from clipshift.cli.trainer import trainer_maker
 from clipshift.data import folder as source
 from clipshift.encode import ENCODE_BATCH, best_precision, load_encoder
+from clipshift.pipeline import carry_out, evaluation_trainer, prepare
 from clipshift.results import Records
 from clipshift.versions import environment
 
@@ -209,9 +212,10 @@ def ours(architecture: str, photos: Path, count: int, precision: str) -> Found:
         ]  # fmt: skip
         cfg = compose_config("evaluate", options)
         records = Records(Path(folder))
-        prepared = prepare(cfg, Path(folder), records)
-        assert prepared is not None
-        run = carry_out(cfg, prepared[0], records, Path(folder), prepared[1], progress=False)
+        records.begin({}, anew=True)
+        make = trainer_maker(plain(cfg.trainer))
+        trainer = evaluation_trainer(make, Path(folder), progress=False)
+        run = carry_out(prepare(make_evaluation(cfg)), records, trainer, Path(folder))
     assert run is not None
     seconds = run.info.seconds
     once = seconds.pop("floor", 0)  # of 32 photos, whatever the number of photos

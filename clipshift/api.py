@@ -1,35 +1,49 @@
 """The Python interface: the command ``clipshift``, for photos and models that one holds."""
 
 import html
-import json
+import inspect
 import os
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import Field, asdict, fields
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pandas as pd
-from omegaconf import OmegaConf
+import pytorch_lightning as pl
 from torch import Tensor, nn
 
 from clipshift.augment import as_augmentation
-from clipshift.choices import model_options
-from clipshift.cli.build import (
-    classes_of,
-    make_augmentations,
-    make_encoder,
-    make_evaluation,
-    make_reference,
-)
-from clipshift.cli.command import as_typed, compose_config
-from clipshift.cli.config import plain, validate
-from clipshift.cli.evaluate import carry_out
-from clipshift.cli.jobs import locked
+from clipshift.choices import model_options, read_choice
 from clipshift.comparison.pair import compare_pair, trained_on_of
-from clipshift.data import ViewDataset, candidate_classes, photos_of, select
+from clipshift.data import SELECTION, ViewDataset, candidate_classes, photos_of, select
 from clipshift.encode import as_encoder
-from clipshift.errors import UserError
+from clipshift.errors import UserError, did_you_mean
+from clipshift.evaluate import Evaluation
+from clipshift.options import (
+    EvaluateCommand,
+    EvaluateOptions,
+    check_options,
+    default_of,
+    defaults,
+    help_of,
+    nested,
+    read_options,
+)
+from clipshift.parts import make_augmentations, make_measures
+from clipshift.pipeline import (
+    AUTO,
+    FULL,
+    carry_out,
+    classes_of,
+    evaluation_trainer,
+    load_model,
+    load_reference,
+    locked,
+    prepare,
+    templates_for,
+)
 from clipshift.report.charts import vega
 from clipshift.report.charts.gaze import draw_pictures
 from clipshift.report.charts.ranking import draw_ranking
@@ -45,10 +59,13 @@ from clipshift.results import (
     read_run,
     rebuild_views,
 )
-from clipshift.train.export import trained_augmentations
 
+Function = TypeVar("Function", bound=Callable[..., Any])
 SHOWN_GAZES = 1000
-"""Of so many first photos a result can show the gaze."""
+"""The number of leading photos whose gaze a result can show."""
+OTHER_DEFAULTS = {"attributes": None, "num_workers": 0, "save_gaze": SHOWN_GAZES}
+"""Defaults that are not the command's: None for its file of attributes, no processes that would
+import a notebook's code, and gazes to show."""
 
 
 class Result:
@@ -146,6 +163,40 @@ class Result:
         return tables
 
 
+def _described(description: type, within: str = "") -> Iterator[tuple[str, Field, str]]:
+    """All options: their dotted names, their fields, and their lines of help."""
+    lines = help_of(description)
+    for one in fields(description):
+        if nested(one):
+            yield from _described(nested(one), f"{within}{one.name}.")
+        else:
+            yield within + one.name, one, lines[one.name]
+
+
+OPTIONS = {
+    option.removeprefix("data.").replace(".", "_"): (option, one, line)
+    for option, one, line in _described(EvaluateOptions)
+    if option not in ("severity", "zero_shot.classes")  # for which there are other parameters
+}
+"""The options that are parameters of `measure_shift`, by the parameters' names."""
+
+
+def with_options(function: Function) -> Function:
+    """Add the parameters that are options to a function's signature and docstring."""
+    signature = inspect.signature(function)
+    parameters = list(signature.parameters.values())[:-1]
+    before, _, after = (function.__doc__ or "").partition("        **options: ")
+    for name, (_, one, line) in OPTIONS.items():
+        default = OTHER_DEFAULTS.get(name, default_of(one))
+        kind = inspect.Parameter.KEYWORD_ONLY
+        parameters.append(inspect.Parameter(name, kind, default=default, annotation=one.type))
+        before += f"        {name}: {line}\n"
+    function.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
+    function.__doc__ = before + after.partition("\n")[2]
+    return function
+
+
+@with_options
 def measure_shift(
     photos: Any = None,
     model: str | Path | tuple[str, str | Path] | nn.Module = "lite",
@@ -156,18 +207,11 @@ def measure_shift(
     classes: str | Sequence[str] | None = None,
     measures: str | Sequence[str] = "full",
     prompts: str | Sequence[str] = "auto",
-    layers: bool = False,
-    sample: int | None = None,
-    resample: str = "auto",
-    resize: str = "squash",
-    precision: str = "fp32",
-    seed: int = 0,
     preprocess: Any = None,
     tokenizer: Callable[[list[str]], Tensor] | None = None,
     folder: str | Path | None = None,
-    batch_size: int = 32,
-    num_workers: int = 0,
     progress: bool = True,
+    **options: Any,
 ) -> Result:
     """Measure how far a model's embeddings move under augmentations of photos.
 
@@ -188,79 +232,65 @@ def measure_shift(
             default those of the photos.
         measures: A choice of ``metric``, or a list of them.
         prompts: A choice of ``prompts``, or templates with ``{}`` for the class.
-        layers: Whether to measure the shift of every layer.
-        sample: Only so many photos at random, the same for every seed.
-        resample: What intervals take as drawn at random: ``photos``, ``classes``, or ``auto``:
-            classes where photos of one class shift alike.
-        resize: How photos become views: see ``data.resize``.
-        precision: The encoder's: ``fp32``, ``bf16``, ``fp16``; ``auto`` is ``bf16`` where the
-            hardware computes in it, or else ``fp32``.
-        seed: Of every random draw.
         preprocess: What a module in memory is given: see `clipshift.encode.as_encoder`.
         tokenizer: A module's in memory: from a list of texts to what ``encode_text`` takes. Without
             it, measures with text are left out.
         folder: Where the run's files go; by default a temporary folder, which goes with the result.
-        batch_size: Photos at once; the numbers do not depend on it.
-        num_workers: Processes that read photos; the numbers do not depend on it.
         progress: Whether to show a bar.
+        **options: The command's options, with _ for a dot and without ``data.``: ``layers=True``.
 
     Raises:
-        UserError: In one line, whatever of this cannot be had or is out of range.
+        UserError: In one line, if any of this cannot be used or is out of range.
     """
-    own = augmentations if isinstance(augmentations, Mapping) else None
-    overrides = {
-        "aug": augmentations if own is None else "paper",
-        "severity": severities,
-        "metric": measures,
-        "prompts" if isinstance(prompts, str) else "prompts.templates": prompts,
-        "layers": layers,
-        "resample": resample,
-        "precision": precision,
-        "seed": seed,
-        "data.resize": resize,
-        "data.batch_size": batch_size,
-        "data.num_workers": num_workers,
-        "save.gaze": SHOWN_GAZES,
-        "logger": "none",
-    }
-    if not isinstance(model, nn.Module):
-        overrides |= {f"model.{name}": value for name, value in model_options(model).items()}
-    cfg = compose_config("evaluate", [f"{name}={_typed(v)}" for name, v in overrides.items()])
-    every = photos_of(photos, labels)
-    found = select(every, sample=sample)
-    OmegaConf.set_struct(cfg, False)
-    if photos is not None:
-        held = isinstance(photos, str | os.PathLike)
-        cfg.data._target_ = "clipshift.data.folder" if held else "clipshift.data.photos_of"
-        cfg.data.root = os.path.abspath(photos) if held else None
-    cfg.data.sample = sample
-    if isinstance(model, nn.Module):
-        encoder = as_encoder(model, preprocess, tokenizer)
-        if precision not in ("auto", "fp32", encoder.precision):
-            raise UserError(f"precision={precision}, but the model is in {encoder.precision}")
-        cfg.model, cfg.precision = _held_model(model), encoder.precision
-        reference = None
-    elif preprocess is not None or tokenizer is not None:
+    if not isinstance(model, nn.Module) and (preprocess is not None or tokenizer is not None):
         raise UserError(f"preprocess and tokenizer are for a model in memory, not for {model}")
-    else:
-        encoder = make_encoder(cfg.model, precision, cfg.trainer.accelerator)
-        reference = make_reference(cfg.model, encoder)
-    if own is None:
-        made, ladders = make_augmentations(plain(cfg.aug))
-    else:
-        made, ladders = {name: as_augmentation(part) for name, part in own.items()}, {}
-        cfg.aug = {name: {"_target_": _name_of(part)} for name, part in own.items()}
-    validate(cfg, "evaluate")
-    known = classes_of(every) if classes is None else classes
-    if isinstance(known, str):
-        known = candidate_classes(known)
-    evaluation = make_evaluation(cfg, made, ladders, found, list(known), encoder, reference)
-    facts = {
-        "job": None,
-        "model": plain(cfg.model) | {"trained_on": trained_augmentations(cfg.model.checkpoint)},
-        "precision": encoder.precision,
-        "config": plain(cfg),
+    settings = read_options(EvaluateOptions, _values(severities, options))
+    config: dict[str, Any] = {
+        **defaults(EvaluateCommand),
+        **asdict(settings),
+        "data": {**asdict(settings.data), **_source(photos)},
+        "model": _model(model),
+        "aug": _nodes(augmentations),
+        "metric": read_choice("metric", measures),
+        "prompts": read_choice("prompts", prompts if isinstance(prompts, str) else "auto"),
+        "trainer": read_choice("trainer", "auto"),
+        "logger": {},
+        "cache": read_choice("cache", "disk"),
     }
+    if not isinstance(prompts, str):
+        config["prompts"]["templates"] = list(prompts)
+    check_options(EvaluateCommand, config)
+    every = photos_of(photos, labels)
+    selected = select(every, **{name: getattr(settings.data, name) for name in SELECTION})
+    device = {name: value for name, value in config["trainer"].items() if name != "_target_"}
+    if isinstance(model, nn.Module):
+        encoder, reference = as_encoder(model, preprocess, tokenizer), None
+        if settings.precision not in (AUTO, FULL, encoder.precision):
+            raise UserError(
+                f"precision={settings.precision}, but the model is in {encoder.precision}"
+            )
+        config["precision"] = encoder.precision
+    else:
+        encoder = load_model(config["model"], settings.precision, device["accelerator"])
+        reference = load_reference(config["model"], encoder)
+    if isinstance(augmentations, Mapping):
+        parts, ladders = {n: as_augmentation(part) for n, part in augmentations.items()}, None
+    else:
+        parts, ladders = make_augmentations(config["aug"])
+    names = classes_of(every) if classes is None else classes
+    names = candidate_classes(names) if isinstance(names, str) else list(names)
+    evaluation = Evaluation(
+        options=settings,
+        photos=selected,
+        classes=names,
+        encoder=encoder,
+        augmentations=parts,
+        ladders=ladders or {},
+        measures=make_measures(config["metric"]),
+        templates=templates_for(config["prompts"], names),
+        config=config,
+        reference=reference,
+    )
     temporary = None
     if folder is None:
         temporary = tempfile.TemporaryDirectory(prefix="clipshift-")
@@ -269,10 +299,11 @@ def measure_shift(
     with locked(target):
         records = Records(target)
         records.begin({}, anew=True)
-        run = carry_out(cfg, evaluation, records, target, facts, progress=progress)
+        trainer = evaluation_trainer(partial(pl.Trainer, **device), target, progress=progress)
+        run = carry_out(prepare(evaluation), records, trainer, target)
         records.remove()
     assert run is not None  # there is one process
-    return Result(run, replace(evaluation, photos=found).views(), temporary)
+    return Result(run, evaluation.views(), temporary)
 
 
 def load_run(folder: str | Path, fetch: bool = False) -> Result:
@@ -315,19 +346,50 @@ def compare(a: Result, b: Result, seed: int = 0) -> pd.DataFrame:
         return compare_pair(a.run, b.run, seed, trained_on_of([a.run, b.run]))
 
 
-def _typed(value: Any) -> str:
-    """A value as the command line takes it."""
-    if isinstance(value, str | os.PathLike):
-        return as_typed(os.fspath(value))
-    if isinstance(value, Sequence):
-        return f"[{','.join(map(_typed, value))}]"
-    return json.dumps(value)
+def _values(severities: Any, options: Mapping[str, Any]) -> dict[str, Any]:
+    """The given values of the options, and `OTHER_DEFAULTS`, as nested dictionaries.
+
+    Raises:
+        UserError: If one is not an option.
+    """
+    values = read_choice("", "attributes") | {"severity": _plain(severities)}
+    for name, value in {**OTHER_DEFAULTS, **options}.items():
+        if name not in OPTIONS:
+            names = inspect.signature(measure_shift).parameters
+            raise UserError(f"no parameter {name!r}{did_you_mean(name, names)}")
+        group, _, option = OPTIONS[name][0].rpartition(".")
+        if name != "attributes" or value is not None:
+            (values.setdefault(group, {}) if group else values)[option] = _plain(value)
+    return values
 
 
-def _held_model(model: nn.Module) -> dict[str, Any]:
+def _plain(value: Any) -> Any:
+    """A value as a configuration has it."""
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
+    return value if isinstance(value, str) or not isinstance(value, Sequence) else list(value)
+
+
+def _source(photos: Any) -> dict[str, Any]:
+    """Where photos come from, as a configuration has it."""
+    if photos is None:
+        return {"_target_": "clipshift.data.sample"}
+    if isinstance(photos, str | os.PathLike):
+        return {"_target_": "clipshift.data.folder", "root": os.path.abspath(photos)}
+    return {"_target_": "clipshift.data.photos_of", "root": None}
+
+
+def _nodes(augmentations: str | Sequence[str] | Mapping[str, Any]) -> dict[str, Any]:
+    """What augmentations are made from, as a configuration has it."""
+    if not isinstance(augmentations, Mapping):
+        return read_choice("aug", augmentations)
+    kinds = {name: type(part) for name, part in augmentations.items()}
+    return {n: {"_target_": f"{kind.__module__}.{kind.__qualname__}"} for n, kind in kinds.items()}
+
+
+def _model(model: str | Path | tuple[str, str | Path] | nn.Module) -> dict[str, Any]:
+    """A model's options, as a configuration has them."""
+    if not isinstance(model, nn.Module):
+        return model_options(model)
     name = type(model).__name__
     return {"name": name, "architecture": name, "pretrained": None, "checkpoint": None}
-
-
-def _name_of(part: Any) -> str:
-    return f"{type(part).__module__}.{type(part).__qualname__}"

@@ -1,6 +1,12 @@
 """The Python interface: the same numbers as the command's, for what a caller holds."""
 
+import inspect
+import json
+import os
 import pickle
+import subprocess
+import sys
+from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
@@ -17,10 +23,13 @@ from torch.utils.data import Dataset
 from torchvision.transforms import v2
 
 import clipshift
+from clipshift.api import OTHER_DEFAULTS
 from clipshift.cli.command import compose_config
+from clipshift.cli.config import plain
 from clipshift.cli.evaluate import evaluate
 from clipshift.data import ViewDataset, decode, photos_of, sample
 from clipshift.errors import UserError
+from clipshift.options import EvaluateOptions, default_of, nested, options_of
 from clipshift.report.notes import run_notes
 from clipshift.results import ShiftFile, mean_interval
 
@@ -202,7 +211,7 @@ def test_photos_in_memory_lose_nothing(folder: Path) -> None:
         (3, {}, "int is not a list of photos"),
         (["a.png", "./a.png"], {}, "a.png is listed 2 times"),
         (torch.rand(2, 3, 8, 8), {"labels": ["a"]}, "1 labels for 2 photos"),
-        (torch.rand(2, 3, 8, 8) * 3, {}, "it must be in \\[0, 1\\]"),
+        (torch.rand(2, 3, 8, 8) * 3, {}, "they must be in \\[0, 1\\]"),
         (np.zeros((2, 8, 8, 3)), {}, "array of float64 has shape \\(8, 8, 3\\)"),
         ([object()], {}, "not object"),
         ("nowhere", {}, "no folder or file nowhere"),
@@ -214,6 +223,13 @@ def test_photos_in_memory_lose_nothing(folder: Path) -> None:
         (None, {"model": nn.Identity()}, "encode_image"),
         (None, {"labels": ["a"] * 14}, "labels are only for lists of photos"),
         (None, {"tokenizer": str}, "for a model in memory"),
+        (None, {"galery": 3}, "no parameter 'galery'; did you mean 'gallery'"),
+        (None, {"severity": 3}, "no parameter 'severity'; did you mean 'severities'"),
+        (None, {"matching_target": -1}, "matching.target=-1 is out of range"),
+        (None, {"layers": "yes"}, "layers=yes is out of range: it must be true or false"),
+        (None, {"augmentations": []}, "aug is empty"),
+        (None, {"measures": ()}, "metric is empty"),
+        (None, {"prompts": ["a photo"]}, "prompts.templates=.* is out of range"),
     ],
 )
 def test_mistakes_are_told_in_one_line(
@@ -295,9 +311,99 @@ def test_two_results_are_compared_photo_by_photo(
         clipshift.compare(result, less)
 
 
-def test_importing_clipshift_is_quick() -> None:
-    import subprocess
-    import sys
+def test_every_option_of_an_evaluation_is_a_parameter() -> None:
+    parameters = inspect.signature(clipshift.measure_shift).parameters
+    described = {n: one for n, one in options_of(EvaluateOptions) if nested(one) is None}
+    named_otherwise = {"severity": "severities", "zero_shot.classes": "classes"}
+    for name, one in described.items():
+        parameter = named_otherwise.get(name) or name.removeprefix("data.").replace(".", "_")
+        default = OTHER_DEFAULTS.get(parameter, default_of(one))
+        assert parameters[parameter].default == default, name
+        assert f"\n        {parameter}: " in clipshift.measure_shift.__doc__
+    assert all(one.kind is not one.VAR_KEYWORD for one in parameters.values())
+    earlier = [
+        "layers",
+        "sample",
+        "resample",
+        "resize",
+        "precision",
+        "seed",
+        "batch_size",
+        "num_workers",
+    ]
+    assert {*earlier, "save_gaze", "matching_file"} <= set(parameters)
 
+
+def test_a_run_records_what_the_command_would(
+    result: clipshift.Result, folder: Path, hub_folder: Path, tmp_path: Path
+) -> None:
+    composed = compose_config(
+        "evaluate",
+        [
+            "data=folder", f"data.root={folder}", "logger=none", "aug=[noise,flip]", "layers=true",
+            "severity=[paper,2]", "metric=[cosine_similarity,gaze_divergence,ssim]",
+            "prompts.templates=['a {}']", f"model.checkpoint={hub_folder}", "save.gaze=1000",
+            f"model.name={hub_folder.name}", "data.num_workers=0",
+        ],
+    )  # fmt: skip
+    expected = plain(composed)
+    assert expected["data"].pop("classnames") is None
+    facts = json.loads((result.save(tmp_path / "run") / "run.json").read_text())
+    assert facts["config"] == expected
+    assert list(facts["config"]["aug"]) == ["noise", "flip"]
+
+
+def test_any_option_can_be_set(folder: Path, hub_folder: Path, tmp_path: Path) -> None:
+    made = clipshift.measure_shift(
+        folder, hub_folder, "noise", ("paper", "matched"), matching_target=0.8, matching_photos=1,
+        gallery=2, save_views=1, save_embeddings=True, folder=tmp_path, skip=0, **FAST,
+    )  # fmt: skip
+    facts = json.loads((tmp_path / "run.json").read_text())
+    assert facts["matching"]["target"] == 0.8
+    assert facts["gallery"] == 2
+    assert facts["config"]["severity"] == ["paper", "matched"]
+    assert facts["config"]["matching"] == {
+        "distortion": None, "target": 0.8, "photos": 1, "file": None
+    }  # fmt: skip
+    assert (tmp_path / "embeddings.safetensors").exists()
+    assert (tmp_path / "views.safetensors").exists()
+    again = clipshift.measure_shift(
+        folder, hub_folder, "noise", "matched", matching_file=tmp_path / "calibration.json", **FAST
+    )
+    matched = made.shift[made.shift["severity"] == "matched"].reset_index(drop=True)
+    pd.testing.assert_frame_equal(again.shift[["photo", "ssim"]], matched[["photo", "ssim"]])
+
+
+# --- the names that clipshift has ----------------------------------------------------------------
+
+
+def test_the_public_names() -> None:
+    names = ["Result", "UserError", "__version__", "compare", "load_run", "measure_shift"]
+    assert dir(clipshift) == names
+    assert all(getattr(clipshift, name) for name in names)
+    assert clipshift.UserError is UserError
+    assert clipshift.__version__ == version("clipshift")
+    with pytest.raises(AttributeError, match="no attribute 'mesure_shift'"):
+        clipshift.mesure_shift()
+    assert (Path(clipshift.__file__).parent / "py.typed").exists()
+
+
+def test_type_checkers_see_the_public_names(tmp_path: Path) -> None:
+    names = [name for name in dir(clipshift) if name != "__version__"]
+    code = "".join(f"reveal_type(clipshift.{name})\n" for name in [*names, "__version__"])
+    (tmp_path / "user.py").write_text(f"import clipshift\n{code}")
+    command = [sys.executable, "-m", "mypy", "--ignore-missing-imports", "--follow-imports=silent",
+               f"--cache-dir={tmp_path}", "user.py"]  # fmt: skip
+    done = subprocess.run(
+        command, cwd=tmp_path, env=os.environ | {"MYPYPATH": str(ROOT)}, capture_output=True,
+        text=True, check=False,
+    )  # fmt: skip
+    revealed = [line for line in done.stdout.splitlines() if "Revealed type" in line]
+    assert len(revealed) == len(names) + 1, done.stdout
+    assert "clipshift.api.Result" in done.stdout
+    assert not any('"Any"' in line for line in revealed), done.stdout
+
+
+def test_importing_clipshift_is_quick() -> None:
     code = "import sys, clipshift; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0

@@ -50,7 +50,9 @@ def test_parts_are_those_that_hydra_makes() -> None:
             assert type(part) is type(expected[key])
             assert state(part) == state(expected[key])
     measures = make_measures(read_choice("metric", choice_names("metric")))
-    instantiated = build.make_measures(read_choice("metric", choice_names("metric")))
+    instantiated = make_measures(
+        read_choice("metric", choice_names("metric")), build.instantiate_part
+    )
     assert {n: type(m) for n, m in measures.items()} == {
         n: type(m) for n, m in instantiated.items()
     }

@@ -145,7 +145,7 @@ def test_a_model_is_called_by_its_architecture_unless_it_is_named() -> None:
         (["data=folder", "data.root={tmp}/texts"], "none of the 1 photos could be read"),
         (["trainer=gpu"], "gpu"),
         (["severity=matched", "matching.file={tmp}/none.json"], "no file"),
-        (["+trainer.precision=bf16-mixed"], "choose the encoder's by precision=bf16"),
+        (["+trainer.precision=bf16-mixed"], "use precision=bf16 for the encoder"),
     ],
 )
 def test_run_time_mistakes(overrides: list[str], expected: str, tmp_path: Path) -> None:

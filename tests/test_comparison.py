@@ -24,6 +24,7 @@ from support.wandb_log import wandb_records
 from torch import Tensor
 
 from clipshift.cli.command import compose_config
+from clipshift.cli.config import plain
 from clipshift.cli.jobs import content_of, job_key
 from clipshift.comparison.notes import notes_on_runs, pair_notes, software_notes, spread_change
 from clipshift.comparison.pair import compare_pair
@@ -32,6 +33,8 @@ from clipshift.comparison.sweep_report import shift_columns, sweep_answer
 from clipshift.data import Cache, dataset, sample
 from clipshift.encode import Encoder, FeatureCache, Features
 from clipshift.errors import UserError
+from clipshift.evaluate import Evaluation
+from clipshift.options import EvaluateOptions, read_options
 from clipshift.report.charts.comparison import draw_parallel
 from clipshift.report.charts.curves import draw_curves
 from clipshift.report.notes import alike_photos
@@ -300,12 +303,15 @@ def test_gazes_of_different_kinds_are_not_compared() -> None:
 def test_a_jobs_key_is_another_when_what_it_is_made_of_is(encoder: Encoder, tmp_path: Path) -> None:
     calibration = tmp_path / "calibration.json"
     calibration.write_text("1")
-    cfg = compose_config("evaluate", ["logger=none", f"matching.file={calibration}"])
+    config = plain(compose_config("evaluate", ["logger=none", f"matching.file={calibration}"]))
+    options = read_options(EvaluateOptions, config)
     chosen = sample()[:2]
 
     def key(**change: Any) -> str:
         photos = [chosen[0], replace(chosen[1], **change)]
-        return job_key(cfg, encoder, photos, ["cat", "dog"], content_of(photos))
+        labels = ["cat", "dog"]
+        evaluation = Evaluation(options, photos, labels, encoder, {}, {}, {}, [], config)
+        return job_key(evaluation, content_of(photos))
 
     keys = [key(), key(label="cat"), key(captions=("a cat",))]
     calibration.write_text("2")
@@ -479,12 +485,12 @@ def test_a_killed_sweep_goes_on_where_it_was(hub_folder: Path, tmp_path: Path) -
     assert 1 <= finished < 3
     again = run_evaluate(*command("killed"))
     assert again.returncode == 0, again.stderr
-    assert again.stdout.count("already measured") == finished
+    assert again.stdout.count("reusing results from") == finished
     tables = [(tmp_path / s / "now/comparison.csv").read_text() for s in ("whole", "killed")]
     assert tables[0] == tables[1]
 
     rerun = run_evaluate(*command("killed"), "rerun=true", "aug=noise")
-    assert "already measured" not in rerun.stdout
+    assert "reusing results from" not in rerun.stdout
 
 
 def test_a_wandb_sweep_file_runs_the_command_as_it_is(tmp_path: Path, hub_folder: Path) -> None:

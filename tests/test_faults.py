@@ -30,12 +30,13 @@ from support.terminal import ROOT
 from clipshift.cli import interruption
 from clipshift.cli.command import compose_config, file_error
 from clipshift.cli.evaluate import evaluate, remake_report
-from clipshift.cli.jobs import finished_job, locked, reuse_results
+from clipshift.cli.jobs import finished_job, reuse_results
 from clipshift.cli.report import report_run
 from clipshift.data import Cache, ViewDataset, collate, sample
 from clipshift.errors import UserError
 from clipshift.evaluate import ShiftEvaluation
 from clipshift.evaluate.loading import ViewData
+from clipshift.pipeline import locked
 from clipshift.results import Records, read_run, write_shift, write_whole
 
 TABLES = ("summary", "distances", "distances_low", "distances_high", "ranking", "correlations",
@@ -250,7 +251,7 @@ def test_more_processes_than_photos(hub_folder: Path, tmp_path: Path) -> None:
 def test_a_folder_in_use_is_refused_until_its_process_dies(tmp_path: Path) -> None:
     holder = subprocess.Popen(
         [sys.executable, "-c", "import sys, time; from pathlib import Path\n"
-         "from clipshift.cli.jobs import locked\n"
+         "from clipshift.pipeline import locked\n"
          "with locked(Path(sys.argv[1])):\n    print('in', flush=True); time.sleep(60)",
          str(tmp_path)], stdout=subprocess.PIPE, text=True, cwd=ROOT,
     )  # fmt: skip

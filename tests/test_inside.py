@@ -19,8 +19,11 @@ from support.evaluation import run_module
 from support.runs import run_info
 
 from clipshift.augment import make_variants
+from clipshift.cli.build import make_evaluation
 from clipshift.cli.command import compose_config
-from clipshift.cli.evaluate import carry_out, evaluate, prepare
+from clipshift.cli.config import plain as to_dict
+from clipshift.cli.evaluate import evaluate
+from clipshift.cli.trainer import trainer_maker
 from clipshift.data import Photo, ViewDataset, decode, sample
 from clipshift.encode import NAMES, Encoder, Vocabulary, as_encoder
 from clipshift.encode.encoder import MODELS, trained_texts
@@ -35,6 +38,7 @@ from clipshift.evaluate.layers import (
 from clipshift.measure import OutlierTokens
 from clipshift.measure import embeddings as measures
 from clipshift.measure.functional import cka_null, linear_cka
+from clipshift.pipeline import carry_out, evaluation_trainer, prepare
 from clipshift.report.sections.geometry import cosine_matrices
 from clipshift.results import (
     CLEAN,
@@ -907,8 +911,9 @@ def test_copies_of_photos_change_no_number(hub_folder: Path, tmp_path: Path) -> 
                    f"data.root={root}", "data.batch_size=5", "save.views=2", "gallery=9",
                    "prompts=none"]  # fmt: skip
         cfg, records = compose_config("evaluate", options), Records(folder)
-        evaluation, facts = prepare(cfg, folder, records)
-        carry_out(cfg, evaluation, records, folder, facts, progress=False)
+        records.begin({}, anew=True)
+        trainer = evaluation_trainer(trainer_maker(to_dict(cfg.trainer)), folder, progress=False)
+        carry_out(prepare(make_evaluation(cfg)), records, trainer, folder)
     plain, fourfold = map(read_run, folders)
     assert fourfold.info.data.photos == 12
     tables = [file.name for file in folders[0].glob("*.csv") if file.name != "skipped.csv"]

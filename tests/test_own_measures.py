@@ -27,12 +27,13 @@ from torchmetrics.regression import (
 )
 
 from clipshift.augment import make_variants
-from clipshift.cli.build import make_measures
+from clipshift.cli.build import instantiate_part
 from clipshift.data import ViewDataset, sample
 from clipshift.encode import Encoder
 from clipshift.errors import UserError
 from clipshift.measure import SSIM as OUR_SSIM
 from clipshift.measure import PhotoMeasure, as_measure
+from clipshift.parts import make_measures
 from clipshift.results import shift_table, summarize
 
 
@@ -188,7 +189,7 @@ def test_names_of_other_columns_are_taken() -> None:
     with pytest.raises(UserError, match="contrast is the name of another column"):
         as_measure("contrast", OUR_SSIM())
     with pytest.raises(UserError, match=r"metric\.own: MeanMetric is not a measure"):
-        make_measures({"own": {"_target_": "torchmetrics.MeanMetric"}})
+        make_measures({"own": {"_target_": "torchmetrics.MeanMetric"}}, instantiate_part)
     ours = OUR_SSIM()
     assert as_measure("ssim", ours) is ours
 

@@ -19,12 +19,15 @@ from torchvision.transforms import v2
 
 from clipshift.cli.build import make_encoder
 from clipshift.cli.command import compose_config
+from clipshift.cli.config import plain
 from clipshift.cli.evaluate import evaluate
 from clipshift.cli.jobs import numbers_depend_on
 from clipshift.cli.train import finetune
 from clipshift.data import sample
 from clipshift.encode import Encoder, as_encoder
 from clipshift.errors import UserError
+from clipshift.evaluate import Evaluation
+from clipshift.options import EvaluateOptions, read_options
 
 KNOWN = {"size": 32, "mean": [0.5, 0.4, 0.3], "std": [0.25, 0.2, 0.5]}
 CLASSES, TEMPLATES = ["cat", "dog", "fox"], ["a {}.", "a photo of a {}."]
@@ -276,10 +279,13 @@ def test_another_code_of_a_part_is_another_run(own_code: Path, encoder: Encoder)
     cfg.model = OmegaConf.create(OPTIONS)
     own = importlib.import_module(own_code.stem).Own()
     fingerprint = as_encoder(own, KNOWN).fingerprint
-    before = numbers_depend_on(cfg, encoder, sample()[:1], [])
-    assert numbers_depend_on(cfg, encoder, sample()[:1], []) == before
+    config = plain(cfg)
+    options = read_options(EvaluateOptions, config)
+    evaluation = Evaluation(options, sample()[:1], [], encoder, {}, {}, {}, [], config)
+    before = numbers_depend_on(evaluation)
+    assert numbers_depend_on(evaluation) == before
     own_code.write_text(CODE + "# edited\n")
-    after = numbers_depend_on(cfg, encoder, sample()[:1], [])
+    after = numbers_depend_on(evaluation)
     assert [name for name in after if after[name] != before[name]] == ["code of its parts"]
     assert as_encoder(own, KNOWN).fingerprint != fingerprint
 
@@ -292,7 +298,7 @@ def test_mistakes_in_its_options_are_one_line(own_code: Path, tmp_path: Path) ->
         ({"_target_": "own_model_of_a_test.missing"}, "fp32", "model: Error loading 'own_model"),
     ):
         with pytest.raises(UserError) as error:
-            make_encoder(OmegaConf.create(options), precision)
+            make_encoder(options, precision)
         assert says in str(error.value)
         assert "\n" not in str(error.value)
     cfg = compose_config("train", ["experiment=robustify_demo", "logger=none"])

@@ -14,7 +14,9 @@ from PIL import Image
 from support.models import VIT, write_hub_folder
 from support.runs import run_info
 
+from clipshift.choices import read_choice
 from clipshift.cli.command import compose_config
+from clipshift.cli.config import plain
 from clipshift.cli.evaluate import evaluate
 from clipshift.data import (
     Photo,
@@ -27,6 +29,7 @@ from clipshift.data import (
 from clipshift.data.wordnet import class_name, imagenet_names
 from clipshift.encode import load_encoder, make_zero_shot
 from clipshift.errors import UserError
+from clipshift.pipeline import templates_for
 from clipshift.results import Run, differing_views
 
 MODELS = [
@@ -101,7 +104,7 @@ def test_native_views_of_two_models_are_compared_if_they_are_the_same() -> None:
 
 
 def test_views_that_are_not_square_are_refused() -> None:
-    with pytest.raises(UserError, match="224 × 256, and views must be square"):
+    with pytest.raises(UserError, match="224 × 256 pixels, and views must be square"):
         native_resize(vars(PreprocessCfg(size=(224, 256))))
 
 
@@ -203,20 +206,15 @@ def test_classes_of_one_name_stay_two_among_all_of_imagenet(  # type: ignore[no-
     ],
 )
 def test_auto_chooses_by_the_classes(labels: list[str], prompts: str | int) -> None:
-    from clipshift.cli.build import templates_for
-
-    templates = templates_for(compose_config("evaluate").prompts, labels)
+    templates = templates_for(plain(compose_config("evaluate").prompts), labels)
     assert (templates if templates == "openai" else len(templates)) == prompts
-    given = compose_config("evaluate", ["prompts.templates=['{}']"]).prompts
-    assert templates_for(given, labels) == ["{}"]
-    assert len(templates_for(compose_config("evaluate", ["prompts=imagenet"]).prompts, labels)) == 8
+    assert templates_for({"templates": ["{}"]}, labels) == ["{}"]
+    assert len(templates_for(read_choice("prompts", "imagenet"), labels)) == 8
 
 
 def test_templates_may_come_from_a_file_as_clip_benchmark_has_one(tmp_path: Path) -> None:
-    from clipshift.cli.build import templates_for
-
     file = tmp_path / "zeroshot_classification_templates.txt"
-    prompts = compose_config("evaluate", [f"prompts.templates={file}"]).prompts
+    prompts = {"templates": str(file)}
     file.write_text("a photo of a {c}.\n\nart of the {}.\n")
     assert templates_for(prompts, []) == ["a photo of a {}.", "art of the {}."]
     file.write_text("a photo of a cat.\n")

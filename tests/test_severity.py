@@ -6,6 +6,7 @@ import json
 import math
 import os
 import shutil
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -15,6 +16,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from omegaconf import DictConfig
 from PIL import Image
 from scipy import ndimage, stats
 from skimage.color import rgb2gray
@@ -32,6 +34,7 @@ from torch.utils.data import default_collate
 from torchvision.transforms.functional import adjust_hue
 
 from clipshift.augment import (
+    Augmentation,
     CoarseDropout,
     Flip,
     MotionBlur,
@@ -51,7 +54,7 @@ from clipshift.augment.matching import (
     displacement,
     match_strength,
 )
-from clipshift.cli.build import calibration_for, make_augmentations
+from clipshift.cli.build import make_augmentations
 from clipshift.cli.command import compose_config
 from clipshift.cli.config import plain
 from clipshift.cli.evaluate import evaluate
@@ -70,6 +73,8 @@ from clipshift.evaluate.calibration import (
 )
 from clipshift.evaluate.elasticity import around_match, elasticities
 from clipshift.measure.functional import rmse, ssim
+from clipshift.options import EvaluateOptions, read_options
+from clipshift.pipeline import calibration_for
 from clipshift.report import terminal
 from clipshift.results import Measured, read_run
 
@@ -519,7 +524,17 @@ def test_a_calibration_is_read_back_as_it_was_written(target: float) -> None:
 def with_file(file: Path, stored: dict[str, Any], *overrides: str) -> Calibration:
     file.write_text(json.dumps(stored))
     given = ["logger=none", "aug=noise", f"matching.file={file}", *overrides]
-    return calibration_for(compose_config("evaluate", given), sample(), {}, "squash")
+    return calibrated(compose_config("evaluate", given))
+
+
+def calibrated(
+    cfg: DictConfig,
+    photos: Sequence[Photo] = (),
+    augmentations: Mapping[str, Augmentation] | None = None,
+) -> Calibration:
+    config = plain(cfg)
+    options = read_options(EvaluateOptions, config)
+    return calibration_for(options, photos, augmentations or {}, config["aug"], "squash")
 
 
 @pytest.mark.parametrize("strength", [0, -5, 1e300, 2**12 + 1, math.nan, math.inf])
@@ -567,15 +582,15 @@ def test_a_calibration_is_a_file_of_json(tmp_path: Path) -> None:
     for content in ("", "[]", "3", "[" * 10**6, '"text"'):
         file.write_text(content)
         with pytest.raises(UserError, match=r"is not a calibration\.json of clipshift"):
-            calibration_for(cfg, sample(), {}, "squash")
+            calibrated(cfg)
     file.unlink()
     for make in (os.mkfifo, Path.mkdir, lambda path: path.symlink_to("/dev/zero")):
         make(file)
         with pytest.raises(UserError, match=r"is not a calibration\.json .*not a regular file"):
-            calibration_for(cfg, sample(), {}, "squash")
+            calibrated(cfg)
         file.rmdir() if file.is_dir() else file.unlink()
     with pytest.raises(UserError, match="no calibration"):
-        calibration_for(cfg, sample(), {}, "squash")
+        calibrated(cfg)
 
 
 def test_options_that_contradict_a_stored_calibration_are_refused(tmp_path: Path) -> None:
@@ -593,10 +608,10 @@ def test_options_that_contradict_a_stored_calibration_are_refused(tmp_path: Path
 def test_without_options_the_match_is_at_ssim_07(tmp_path: Path) -> None:
     cfg = compose_config("evaluate", ["logger=none", "aug=noise", "severity=matched"])
     augmentations, _ = make_augmentations(plain(cfg.aug))
-    made = calibration_for(cfg, sample()[:4], augmentations, "squash")
+    made = calibrated(cfg, sample()[:4], augmentations)
     assert (made.distortion, made.target, len(made.photos)) == ("ssim", 0.7, 2)
     cfg.matching.update({"distortion": "rmse", "target": 0.1, "photos": 1})
-    made = calibration_for(cfg, sample()[:4], augmentations, "squash")
+    made = calibrated(cfg, sample()[:4], augmentations)
     assert (made.distortion, made.target, len(made.photos)) == ("rmse", 0.1, 1)
 
 

@@ -24,13 +24,15 @@ from clipshift.augment import (
     draw,
     make_variants,
 )
-from clipshift.cli.build import calibration_for, make_augmentations
+from clipshift.cli.build import make_augmentations
 from clipshift.cli.command import compose_config
 from clipshift.cli.config import validate
 from clipshift.data import ViewDataset, sample
 from clipshift.encode import Encoder
 from clipshift.errors import UserError
 from clipshift.measure import CosineSimilarity, GazeDivergence, GazeDivergenceAligned
+from clipshift.options import EvaluateOptions
+from clipshift.pipeline import calibration_for
 from clipshift.results import shift_table
 
 
@@ -231,7 +233,7 @@ def test_it_has_no_strength() -> None:
     with pytest.raises(UserError, match=r"fog has no ladder of strengths for severity=3"):
         make_variants(augmentations, ladders, ["paper", "3"], {})
     with pytest.raises(UserError, match=r"aug\.fog is a transform, which has no strength to match"):
-        calibration_for(compose_config("evaluate"), [], augmentations, "squash")
+        calibration_for(EvaluateOptions(), [], augmentations, {}, "squash")
     with pytest.raises(UserError, match="RandomFog has no strength"):
         augmentations["fog"].apply(torch.rand(1, 3, 224, 224), {"seed": torch.tensor([[0]])}, 0.5)
 

@@ -10,20 +10,24 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
-from clipshift.cli.build import classes_of, instantiate_part, make_encoder
+from clipshift.cli.build import instantiate_part, make_encoder
 from clipshift.cli.config import plain
-from clipshift.cli.evaluate import advice_on_memory
-from clipshift.cli.jobs import is_first_process, locked
-from clipshift.cli.trainer import make_trainer
+from clipshift.cli.trainer import trainer_maker
 from clipshift.data import Photo, ViewDataset, is_imagenet, is_url, native_resize, shard_templates
 from clipshift.encode import OPENAI, Encoder, find_checkpoint, make_zero_shot, weights_are_here
 from clipshift.errors import UserError
 from clipshift.evaluate import CleanAccuracy, SaveOptions, ShiftEvaluation, clean_accuracy
 from clipshift.evaluate.loading import ViewData
+from clipshift.pipeline import (
+    advice_on_memory,
+    classes_of,
+    evaluation_trainer,
+    is_first_process,
+    locked,
+)
 from clipshift.report.check import NOT_CHECKED, OUTSIDE, WITHIN, print_check
-from clipshift.report.terminal import PhotoProgressBar
 from clipshift.results import Records, write_csv, write_json
 from clipshift.versions import CODE_SHA256, provenance
 
@@ -168,10 +172,7 @@ def measure_accuracy(
         }
         if records.begin(options, cfg.rerun):
             records.begin(options, anew=True)
-    trainer = make_trainer(
-        plain(cfg.trainer), callbacks=[PhotoProgressBar()], logger=False,
-        enable_checkpointing=False, default_root_dir=str(folder),
-    )  # fmt: skip
+    trainer = evaluation_trainer(trainer_maker(plain(cfg.trainer)), folder)
     views = ViewDataset(photos, {}, cfg.seed, resize)
     batches = ViewData(views, cfg.data.batch_size, cfg.data.num_workers, records)
     with advice_on_memory():
@@ -221,7 +222,7 @@ def encoder_of(model: Mapping[str, Any], precision: str) -> Encoder:
     try:
         if trained_as and not options["checkpoint"]:
             options["checkpoint"] = str(find_checkpoint(trained_as, tag)[0])
-        return make_encoder(OmegaConf.create(options), precision)
+        return make_encoder(options, precision)
     except UserError as error:
         if options["checkpoint"] or weights_are_here(architecture, tag):
             raise

@@ -6,10 +6,11 @@ from importlib.util import find_spec
 from omegaconf import DictConfig, OmegaConf
 
 from clipshift.choices import model_options
-from clipshift.cli.build import load_classes, make_augmentations, make_encoder, templates_for
+from clipshift.cli.build import load_classes, make_augmentations, make_encoder
 from clipshift.cli.config import plain
 from clipshift.demo.photo import Model, make_model
 from clipshift.errors import UserError
+from clipshift.pipeline import templates_for
 from clipshift.train.export import trained_augmentations
 
 
@@ -46,12 +47,12 @@ def demo_model(cfg: DictConfig, model: DictConfig) -> Model:
         UserError: If it is not available.
     """
     classes = load_classes(cfg)
-    encoder = make_encoder(model, cfg.precision)
+    encoder = make_encoder(plain(model), cfg.precision)
     encoder.fill = False  # one photo's views are a third of a pass, and somebody waits
     return make_model(
         model.name,
         encoder,
         classes,
-        templates_for(cfg.prompts, classes),
+        templates_for(plain(cfg.prompts), classes),
         trained_augmentations(model.get("checkpoint")) or (),
     )

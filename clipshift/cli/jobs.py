@@ -3,35 +3,27 @@
 import hashlib
 import json
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from hydra.utils import get_object, instantiate
 from omegaconf import DictConfig
 from pytorch_lightning.loggers import Logger, WandbLogger
-from pytorch_lightning.utilities import rank_zero_only
 
 from clipshift.cli.config import plain
 from clipshift.cli.interruption import EXIT_CODE, interrupted
 from clipshift.data import Photo, read_text
-from clipshift.encode import Encoder
 from clipshift.errors import UserError
+from clipshift.evaluate import Evaluation
 from clipshift.integrations import tracking
+from clipshift.pipeline import is_first_process, targets
 from clipshift.results import copy_results, data_fingerprint, read_info, read_run
 from clipshift.versions import CODE_SHA256, package_versions, source_sha256
-
-LOCK = ".lock"
-"""The file by which a process keeps others out of a run's folder."""
-
-
-def is_first_process() -> bool:
-    """Whether this is the only process of a run, or the first of several."""
-    return not getattr(rank_zero_only, "rank", 0)
 
 
 def in_sweep() -> bool:
@@ -45,48 +37,30 @@ def sweep_folders(cfg: DictConfig) -> list[Path]:
 
 
 NO_EFFECT_ON_NUMBERS = (
-    "logger",
-    "cache",
-    "sweeps",
-    "rerun",
-    "compare",
-    "report",
-    "fetch",
-    "dashboard",
-)
+    "logger", "cache", "sweeps", "rerun", "compare", "report", "fetch", "dashboard"
+)  # fmt: skip
 """Options that change no number."""
 
 
-def targets(node: Any) -> Iterator[str]:
-    """All code that a configuration names."""
-    if isinstance(node, dict):
-        yield from (str(value) for key, value in node.items() if key == "_target_")
-    for value in node.values() if isinstance(node, dict) else node:
-        if isinstance(value, dict | list):
-            yield from targets(value)
-
-
-def numbers_depend_on(
-    cfg: DictConfig, encoder: Encoder, photos: list[Photo], classes: list[str]
-) -> dict[str, Any]:
+def numbers_depend_on(evaluation: Evaluation) -> dict[str, Any]:
     """All that a run's numbers depend on, but for the photos' pixels: options, model, code.
 
     Returns:
         By a name for people, as JSON.
     """
-    options = {
-        name: value for name, value in plain(cfg).items() if name not in NO_EFFECT_ON_NUMBERS
-    }
+    options = {n: v for n, v in evaluation.config.items() if n not in NO_EFFECT_ON_NUMBERS}
+    options = deepcopy(options)
     for name in ("num_workers", "batch_size", "download", "stream"):
         options["data"].pop(name, None)
     for name in ("devices", "num_nodes", "strategy"):
         options["trainer"].pop(name, None)
-    calibration = Path(cfg.matching.file or "")
+    calibration = Path(evaluation.options.matching.file or "")
     code = {getattr(get_object(name), "__module__", None) or name for name in targets(options)}
-    texts = [classes, [(photo.id, photo.label, photo.captions) for photo in photos]]
+    photos = [(photo.id, photo.label, photo.captions) for photo in evaluation.photos]
+    texts = json.dumps([evaluation.classes, photos])
     return options | {
-        "model": [options["model"], encoder.fingerprint],
-        "photos": hashlib.sha256(json.dumps(texts).encode()).hexdigest(),
+        "model": [options["model"], evaluation.encoder.fingerprint],
+        "photos": hashlib.sha256(texts.encode()).hexdigest(),
         "calibration": read_text(calibration) if calibration.is_file() else None,
         "clipshift's code": CODE_SHA256,
         "code of its parts": source_sha256(code),
@@ -94,7 +68,7 @@ def numbers_depend_on(
     }
 
 
-def content_of(photos: list[Photo]) -> str:
+def content_of(photos: Sequence[Photo]) -> str:
     """The fingerprint of photos as they are now, as ``run.json`` has that of the measured ones."""
     return data_fingerprint(
         (photo.id, digest)
@@ -103,19 +77,17 @@ def content_of(photos: list[Photo]) -> str:
     )
 
 
-def job_key(
-    cfg: DictConfig, encoder: Encoder, photos: list[Photo], classes: list[str], content: str
-) -> str:
+def job_key(evaluation: Evaluation, content: str) -> str:
     """SHA-256 over all that a job's results depend on, the photos' content included."""
-    facts = [numbers_depend_on(cfg, encoder, photos, classes), content]
+    facts = [numbers_depend_on(evaluation), content]
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
 
-def reuse_results(done: Path, run_folder: Path) -> None:
+def reuse_results(finished: Path, run_folder: Path) -> None:
     """Let a finished job's results be this job's."""
-    if done.resolve() != run_folder.resolve():
-        copy_results(done, run_folder)
-    print(f"already measured, so taken from {done} (rerun=true measures it again)")
+    if finished.resolve() != run_folder.resolve():
+        copy_results(finished, run_folder)
+    print(f"reusing results from {finished} (rerun=true measures again)")
 
 
 def finished_job(roots: list[Path], key: str, content: str) -> Path | None:
@@ -136,31 +108,6 @@ def finished_job(roots: list[Path], key: str, content: str) -> Path | None:
             except UserError:
                 continue
     return None
-
-
-@contextmanager
-def locked(folder: Path) -> Iterator[None]:
-    """Keep other processes out of a folder; whatever ends this process lets them in again.
-
-    Raises:
-        UserError: If another process is in it.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    if not is_first_process():
-        yield
-        return
-    lock = FileLock(folder / LOCK)
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        raise UserError(
-            f"{folder} is in use by another process: wait for it, or choose another folder with "
-            "hydra.run.dir=FOLDER"
-        ) from None
-    try:
-        yield
-    finally:
-        lock.release()
 
 
 @contextmanager

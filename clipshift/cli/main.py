@@ -57,7 +57,8 @@ def train_job(cfg: DictConfig) -> None:
         if "model" in cfg:
             name_model(cfg, HydraConfig.get().overrides.task)
         check_paths(cfg, options)
-        from clipshift.cli.jobs import announce_stop, locked
+        from clipshift.cli.jobs import announce_stop
+        from clipshift.pipeline import locked
 
         folder = Path(HydraConfig.get().runtime.output_dir)
         kept = f"the same command goes on from what is kept in {folder}"

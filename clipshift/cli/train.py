@@ -14,7 +14,7 @@ from omegaconf import DictConfig
 from torch.utils.data import DataLoader
 
 from clipshift.augment import Augmentation
-from clipshift.cli.build import load_photos, make_augmentations, resize_of, templates_for
+from clipshift.cli.build import load_photos, make_augmentations
 from clipshift.cli.command import compose_config
 from clipshift.cli.config import plain, validate
 from clipshift.cli.evaluate import evaluate
@@ -25,7 +25,9 @@ from clipshift.comparison import compare_runs
 from clipshift.data import Photo, Skipped, View, ViewDataset, collate
 from clipshift.encode import Encoder, load_encoder, make_zero_shot
 from clipshift.errors import UserError
+from clipshift.evaluate import resize_for
 from clipshift.integrations.tracking import track_checkpoint
+from clipshift.pipeline import templates_for
 from clipshift.results import data_fingerprint, read_run, write_csv
 from clipshift.train.export import export_finetuned, write_card
 from clipshift.train.finetuning import (
@@ -191,7 +193,7 @@ def make_training(
     """
     photos, classes = _photos_of(cfg, "train")
     held, held_classes = _photos_of(cfg, "val")
-    templates = templates_for(cfg.prompts, classes)
+    templates = templates_for(plain(cfg.prompts), classes)
     objective: Objective = instantiate(cfg.objective.loss)
     texts = text_targets(base, photos, classes, templates) if objective.needs_texts else None
     if objective.needs_texts and texts is None:
@@ -214,9 +216,7 @@ def make_training(
         **plain(cfg.optimization),
     )
     severities = [str(severity) for severity in cfg.severities]
-    trained, judged_at = (
-        resize_of(cfg.data[part], base.preprocessing) for part in ("train", "val")
-    )
+    trained, judged_at = (resize_for(base, cfg.data[part].resize) for part in ("train", "val"))
     shown = {} if control else augmentations
     views = RobustViews(photos, shown, ladders, severities, cfg.seed, trained)
     judging = ViewDataset(held, augmentations, cfg.seed, judged_at)

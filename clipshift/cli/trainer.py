@@ -1,10 +1,6 @@
-"""Lightning's trainer, as configured, and without its small talk."""
+"""Lightning's trainer, as configured."""
 
-import logging
-import signal
-import threading
-import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,65 +9,34 @@ from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from torch.utils.data import DataLoader
 
+from clipshift import pipeline
 from clipshift.cli.interruption import deferred_stop
 from clipshift.cli.jobs import announce_stop
 from clipshift.errors import UserError
 from clipshift.train.resuming import StateCheckpoint, restore_errors
 
-HARMLESS_WARNINGS = (
-    ".*does not have many workers",
-    ".*LeafSpec",
-    "The ``compute`` method of metric",
-    "Found .* module.s. in eval mode",
-    "Checkpoint directory .* exists",
-    "The `srun` command is available",
-    ".*your dataloader is not resumable",  # its sampler is: see `clipshift.train.views.Shuffled`
-)
 
+def trainer_maker(options: Mapping[str, Any]) -> Callable[..., pl.Trainer]:
+    """What makes the configured trainer, for `clipshift.pipeline.make_trainer`.
 
-class KeepSigterm(pl.Callback):
-    """Keeps this process's answer to SIGTERM, which Lightning replaces.
+    Args:
+        options: The ``trainer`` configuration.
 
-    Lightning's own waits for all processes, of which some may be dead.
+    Raises:
+        UserError: If a part of it cannot be made.
     """
-
-    def __init__(self) -> None:
-        self.answer = signal.getsignal(signal.SIGTERM)
-
-    def on_test_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        if threading.current_thread() is threading.main_thread():
-            signal.signal(signal.SIGTERM, self.answer)
-
-    on_train_start = on_validation_start = on_test_start
+    try:
+        return instantiate(options, _partial_=True)
+    except InstantiationException as error:
+        cause = error.__cause__ or error
+        raise UserError(f"trainer: {str(cause).strip().splitlines()[0]}") from error
 
 
 def make_trainer(
     options: Mapping[str, Any], callbacks: Sequence[pl.Callback] = (), **fixed: Any
 ) -> pl.Trainer:
-    """The configured trainer; samplers of loaders stay as they are.
-
-    Args:
-        options: The ``trainer`` configuration.
-        callbacks: Lightning's callbacks.
-        fixed: More arguments of Lightning's trainer.
-
-    Raises:
-        UserError: If Lightning refuses it, as where there is no GPU.
-    """
-    logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
-    for words in HARMLESS_WARNINGS:
-        warnings.filterwarnings("ignore", message=words)
-    try:
-        return instantiate(
-            options,
-            callbacks=[KeepSigterm(), *callbacks],
-            enable_model_summary=False,
-            use_distributed_sampler=False,
-            **fixed,
-        )
-    except InstantiationException as error:
-        cause = error.__cause__ or error
-        raise UserError(f"trainer: {str(cause).strip().splitlines()[0]}") from error
+    """The configured trainer, see `clipshift.pipeline.make_trainer`."""
+    return pipeline.make_trainer(trainer_maker(options), callbacks, **fixed)
 
 
 def fit(

@@ -1,7 +1,7 @@
 """The evaluation: photos through augmentations and encoder into measures, tables and facts."""
 
 from clipshift.evaluate.accuracy import CleanAccuracy, clean_accuracy
-from clipshift.evaluate.evaluation import Evaluation, device_name, run_evaluation
+from clipshift.evaluate.evaluation import Evaluation, resize_for, run_evaluation
 from clipshift.evaluate.module import SaveOptions, ShiftEvaluation
 
 __all__ = [
@@ -10,6 +10,6 @@ __all__ = [
     "SaveOptions",
     "ShiftEvaluation",
     "clean_accuracy",
-    "device_name",
+    "resize_for",
     "run_evaluation",
 ]

@@ -2,8 +2,9 @@
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,16 @@ from torch import Tensor
 
 from clipshift.augment import Augmentation, Variant, make_variants
 from clipshift.augment.matching import Calibration
-from clipshift.data import Cache, Photo, Resize, ViewDataset, is_wordnet_id, keyed_order
+from clipshift.data import (
+    NATIVE,
+    Cache,
+    Photo,
+    Resize,
+    ViewDataset,
+    is_wordnet_id,
+    keyed_order,
+    native_resize,
+)
 from clipshift.encode import (
     NAMES,
     Encoder,
@@ -33,8 +43,9 @@ from clipshift.evaluate.floor import precision_floor
 from clipshift.evaluate.inside import inside_tables
 from clipshift.evaluate.loading import ViewData
 from clipshift.evaluate.module import SaveOptions, ShiftEvaluation
-from clipshift.evaluate.tables import AUTO, make_run
+from clipshift.evaluate.tables import make_run
 from clipshift.measure import PhotoMeasure
+from clipshift.options import EvaluateOptions
 from clipshift.results import (
     GAZED_PHOTOS,
     KEPT,
@@ -58,69 +69,57 @@ class Evaluation:
     """What is measured, on which photos, and with which model.
 
     Attributes:
+        options: What is asked for.
         photos: The photos to measure.
         classes: The classes to choose among: those of all photos in their source, or others.
         encoder: The model.
         augmentations: By name.
         ladders: Strengths at severity 1 to 5, by augmentation.
-        severities: ``paper``, ``1`` to ``5``, ``matched``.
         measures: By name.
         templates: Prompts with ``{}`` for the class, or ``openai``, see
             `clipshift.encode.make_zero_shot`; none leave zero-shot measures out.
-        seed: Of every random draw.
-        resize: How photos become views, see `clipshift.data.clean_view`.
-        calibration: Where ``matched`` is among the severities.
+        config: All options, and what the parts are made from, as ``run.json`` records them.
         reference: The same model in float32, where the encoder's precision is lower: it encodes the
             first photos as well, to see what that costs.
-        layers: Whether to measure the shift of every layer.
-        inside: Whether to see what happens inside the space of embeddings, see
-            `clipshift.evaluate.inside.inside_tables`.
-        attributes: What views may look like, to name what they move towards.
-        gallery: How many photos at random a view must find its own among.
-        resample: What intervals take as drawn at random: ``photos``, ``classes``, or ``auto``, see
-            `clipshift.evaluate.tables.resampling`.
-        save_embeddings: Whether to write all embeddings.
-        save_views: Of how many first photos to write the views.
-        save_gaze: Of how many first photos to write the gazes.
-        save_gaze_heads: Of how many first photos to write the gazes of each attention head.
+        calibration: Where ``matched`` is among the severities.
         notes: What limits the numbers, a sentence each.
     """
 
+    options: EvaluateOptions
     photos: Sequence[Photo]
     classes: Sequence[str]
     encoder: Encoder
     augmentations: Mapping[str, Augmentation]
     ladders: Mapping[str, Sequence[float]]
-    severities: Sequence[str]
     measures: Mapping[str, PhotoMeasure]
     templates: Sequence[str] | str
-    seed: int
-    resize: Resize
-    calibration: Calibration | None = None
+    config: Mapping[str, Any]
     reference: Encoder | None = None
-    layers: bool = False
-    inside: bool = False
-    attributes: Sequence[str] = ()
-    gallery: int = 1000
-    resample: str = AUTO
-    save_embeddings: bool = False
-    save_views: int = 0
-    save_gaze: int = 0
-    save_gaze_heads: int = 0
-    notes: list[str] = field(default_factory=list)
+    calibration: Calibration | None = None
+    notes: Sequence[str] = ()
+
+    @property
+    def severities(self) -> list[str]:
+        """The severities, each as text."""
+        severity = self.options.severity
+        return [str(one) for one in (severity if isinstance(severity, list) else [severity])]
+
+    @cached_property
+    def resize(self) -> Resize:
+        """How photos become views, see `resize_for`."""
+        return resize_for(self.encoder, self.options.data.resize)
 
     def views(self, cache: Cache | None = None) -> ViewDataset:
         """The photos' views, and what is drawn for them."""
-        return ViewDataset(self.photos, self.augmentations, self.seed, self.resize, cache)
+        return ViewDataset(self.photos, self.augmentations, self.options.seed, self.resize, cache)
 
     def variants(self) -> dict[str, Variant]:
         """The augmentations at their severities, by view name."""
-        strengths = {}
+        augmentations, strengths = self.augmentations, {}
         if self.calibration:
-            strengths = matched_strengths(
-                self.calibration, self.augmentations, self.photos, self.seed
-            )
-        return make_variants(self.augmentations, self.ladders, self.severities, strengths)
+            seed = self.options.seed
+            strengths = matched_strengths(self.calibration, augmentations, self.photos, seed)
+        return make_variants(augmentations, self.ladders, self.severities, strengths)
 
 
 @dataclass(frozen=True)
@@ -154,8 +153,8 @@ def encode_texts(evaluation: Evaluation) -> Texts:
         notes.append(f"Measures with text are left out: {error}.")
     notes += class_notes(evaluation, zero_shot)
     vocabularies: dict[str, Vocabulary] = {}
-    if evaluation.inside:
-        vocabularies, more = encode_vocabularies(encoder, zero_shot, evaluation.attributes)
+    if evaluation.options.inside:
+        vocabularies, more = encode_vocabularies(encoder, zero_shot, evaluation.options.attributes)
         notes += more
     return Texts(zero_shot, captions, vocabularies, notes)
 
@@ -223,9 +222,6 @@ def run_evaluation(
     trainer: pl.Trainer,
     folder: Path,
     facts: Mapping[str, Any],
-    *,
-    batch_size: int,
-    num_workers: int | None,
     cache: Cache | None = None,
 ) -> Run | None:
     """Measure what the records do not hold yet, and write all that a run writes but its report.
@@ -235,10 +231,7 @@ def run_evaluation(
         records: Where what is measured goes first, so that nothing of it is ever lost.
         trainer: Carries it out.
         folder: The run's folder.
-        facts: What else ``run.json`` should say: ``model``, with its name, and ``precision`` at
-            least.
-        batch_size: Photos at once. The numbers do not depend on it.
-        num_workers: Processes that read photos, see `ViewData`. Nor on this.
+        facts: What else ``run.json`` should say: ``model``, with its name, at least.
         cache: Where decoded photos and clean views' features are kept for other runs.
 
     Returns:
@@ -249,10 +242,11 @@ def run_evaluation(
             all the same.
     """
     start, started = time.perf_counter(), datetime.now().astimezone()
-    device = device_name(trainer.strategy.root_device)
+    options, device = evaluation.options, device_name(trainer.strategy.root_device)
     texts = encode_texts(evaluation)
     module = make_module(evaluation, texts, records, device, cache)
-    data = ViewData(evaluation.views(cache), batch_size, num_workers, records, evaluation.layers)
+    loading = options.data.batch_size, options.data.num_workers
+    data = ViewData(evaluation.views(cache), *loading, records, options.layers)
     facts = {
         **facts,
         "device": device,
@@ -269,7 +263,7 @@ def run_evaluation(
             clear_results(folder)
             seconds = {"photos": time.perf_counter() - start, **measured.seconds}
             run = tabulate(evaluation, texts, module, measured, folder, facts, seconds)
-            write(run, evaluation, measured, texts)
+            write(run, evaluation, texts, measured)
     if run is not None and run.rows.empty:
         raise UserError(
             f"none of the {len(evaluation.photos)} photos could be read "
@@ -283,20 +277,20 @@ def make_module(
     evaluation: Evaluation, texts: Texts, records: Records, device: str, cache: Cache | None
 ) -> ShiftEvaluation:
     """The module that measures an evaluation's photos on a device, and what it keeps of them."""
-    encoder, calibration = evaluation.encoder, evaluation.calibration
+    options, encoder, calibration = evaluation.options, evaluation.encoder, evaluation.calibration
     at_random = keyed_order(evaluation.photos, "sample")
     keep = SaveOptions(
-        embeddings=evaluation.save_embeddings or evaluation.inside,
-        gallery=frozenset(at_random[: evaluation.gallery]),
-        views=evaluation.save_views,
-        gaze=max(evaluation.save_gaze, GAZED_PHOTOS),
-        heads=evaluation.save_gaze_heads,
-        tokens=frozenset(at_random[:TOKEN_PHOTOS] if evaluation.inside else ()),
+        embeddings=options.save.embeddings or options.inside,
+        gallery=frozenset(at_random[: options.gallery]),
+        views=options.save.views,
+        gaze=max(options.save.gaze, GAZED_PHOTOS),
+        heads=options.save.gaze_heads,
+        tokens=frozenset(at_random[:TOKEN_PHOTOS] if options.inside else ()),
         weaker=frozenset(at_random[:ELASTICITY_PHOTOS]),
     )
     features = None
     if cache is not None and encoder.cacheable and not keep.heads:
-        key = f"features {encoder.fingerprint} {device} {evaluation.resize} {evaluation.layers}"
+        key = f"features {encoder.fingerprint} {device} {evaluation.resize} {options.layers}"
         features = FeatureCache(cache, key)
     return ShiftEvaluation(
         encoder,
@@ -309,7 +303,7 @@ def make_module(
         features=features,
         reference=evaluation.reference,
         distortion=DISTORTIONS[calibration.distortion] if calibration else None,
-        layers=evaluation.layers,
+        layers=options.layers,
     )
 
 
@@ -343,61 +337,58 @@ def tabulate(
         facts: What else ``run.json`` should say.
         seconds: What each part of the work took.
     """
+    options, photos, variants = evaluation.options, evaluation.photos, module.variants
     rounded = {name: round(value, 3) for name, value in seconds.items()}
 
     def inside(groups: np.ndarray | None) -> dict[str, pd.DataFrame]:
         begun = time.perf_counter()
-        tables = inside_tables(
-            measured,
-            evaluation.photos,
-            module.variants,
-            evaluation.seed,
-            texts.vocabularies,
-            groups,
-        )
+        vocabularies = texts.vocabularies
+        tables = inside_tables(measured, photos, variants, options.seed, vocabularies, groups)
         rounded["inside"] = round(time.perf_counter() - begun, 3)
         return tables
 
     facts = {
         **facts,
-        "complete": len(measured.photos) == len(evaluation.photos),
+        "complete": len(measured.photos) == len(photos),
         "model": facts["model"] | model_facts(evaluation.encoder),
+        "precision": evaluation.encoder.precision,
+        "config": evaluation.config,
         "data": {"classes": list(evaluation.classes), "prompts": evaluation.templates},
-        "seed": evaluation.seed,
-        "floor": precision_floor(measured, module.variants),
+        "seed": options.seed,
+        "floor": precision_floor(measured, variants),
         "seconds": rounded,
         **provenance(),
     }
     return make_run(
-        folder,
-        measured,
-        module.records,
-        evaluation.photos,
-        module.variants,
-        module.columns,
-        evaluation.seed,
-        facts,
-        inside if evaluation.inside else None,
-        evaluation.calibration,
-        evaluation.resample,
-    )
+        folder, measured, module.records, photos, variants, module.columns, options.seed, facts,
+        inside if options.inside else None, evaluation.calibration, options.resample,
+    )  # fmt: skip
 
 
-def write(run: Run, evaluation: Evaluation, measured: Measured, texts: Texts) -> None:
+def write(run: Run, evaluation: Evaluation, texts: Texts, measured: Measured) -> None:
     """Write a run's files but its report; ``run.json`` last, as a run is complete by it."""
-    folder, photos = run.folder, evaluation.photos
+    folder, photos, save = run.folder, evaluation.photos, evaluation.options.save
     if evaluation.calibration:
         save_calibration(folder, evaluation.calibration)
-    if not evaluation.save_embeddings:
+    if not save.embeddings:
         measured.embeddings.clear()
     shown = run.info.data.shown_sha256
-    save = evaluation
-    write_tensors(
-        folder, measured, photos, save.save_views, save.save_gaze, shown, save.save_gaze_heads
-    )
+    write_tensors(folder, measured, photos, save.views, save.gaze, shown, save.gaze_heads)
     if texts.zero_shot:
         write_nearest(folder, measured, photos, texts.zero_shot.names, shown)
     write_run(run)
+
+
+def resize_for(encoder: Encoder, resize: str) -> Resize:
+    """How photos become views for a model, from the option ``data.resize``.
+
+    Raises:
+        UserError: If the model's own views are asked for, and are not square.
+    """
+    try:
+        return native_resize(encoder.preprocessing) if resize == NATIVE else resize
+    except UserError as error:
+        raise error.within("data") from None
 
 
 def model_facts(encoder: Encoder) -> dict[str, Any]:

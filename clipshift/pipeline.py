@@ -1,0 +1,395 @@
+"""From options and ready parts to a run: what the command and `clipshift.measure_shift` share."""
+
+import logging
+import signal
+import threading
+import warnings
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from filelock import FileLock, Timeout
+from pytorch_lightning.loggers import Logger
+from pytorch_lightning.utilities import rank_zero_only
+
+from clipshift.augment import VIEW_SIZE, Augmentation, KeyedTransform
+from clipshift.augment.matching import Calibration
+from clipshift.checks import is_template
+from clipshift.data import Cache, Photo, Resize, is_imagenet, read_lines, view_size, without_copies
+from clipshift.encode import OPENAI, Encoder, best_precision, load_encoder
+from clipshift.errors import UserError, one_line
+from clipshift.evaluate import Evaluation, run_evaluation
+from clipshift.evaluate.calibration import (
+    DEFAULTS,
+    calibrate,
+    calibration_notes,
+    left_to_measure,
+    load_calibration,
+    set_aside,
+)
+from clipshift.measure import PhotoMeasure
+from clipshift.options import EvaluateOptions
+from clipshift.parts import without_ladder
+from clipshift.report.terminal import PhotoProgressBar
+from clipshift.results import CLASSES, Records, Run
+from clipshift.severities import MATCHED
+from clipshift.train.export import trained_augmentations
+
+AUTO, FULL = "auto", "fp32"
+"""The precision that suits the hardware, and the one that loses nothing."""
+LOCK = ".lock"
+"""The file by which a process keeps others out of a run's folder."""
+HARMLESS_WARNINGS = (
+    ".*does not have many workers",
+    ".*LeafSpec",
+    "The ``compute`` method of metric",
+    "Found .* module.s. in eval mode",
+    "Checkpoint directory .* exists",
+    "The `srun` command is available",
+    ".*your dataloader is not resumable",  # its sampler is: see `clipshift.train.views.Shuffled`
+)
+
+
+def prepare(evaluation: Evaluation) -> Evaluation:
+    """Leave out copies of photos, calibrate matched severities, and note what limits the numbers.
+
+    Args:
+        evaluation: What is asked for, of ready parts.
+
+    Returns:
+        What can be carried out.
+
+    Raises:
+        UserError: If a measure does not fit the views, photos are too few for what is asked for, or
+            a stored calibration cannot be used.
+    """
+    options, encoder, notes = evaluation.options, evaluation.encoder, []
+    photos = without_copies(evaluation.photos)
+    every = len(measurable(evaluation.photos))
+    if copies := every - len(measurable(photos)):
+        notes.append(
+            f"Photos that are the same file as another: {copies} of {every}. They are not "
+            "measured, and skipped.csv lists them."
+        )
+    if options.resample == CLASSES:
+        check_classes(photos)
+    resize, measures = evaluation.resize, evaluation.measures
+    if view_size(resize) != VIEW_SIZE:
+        check_size(measures, view_size(resize))
+    calibration = None
+    if MATCHED in evaluation.severities:
+        nodes = evaluation.config["aug"]
+        calibration = calibration_for(options, photos, evaluation.augmentations, nodes, resize)
+        given, photos = len(photos), left_to_measure(photos, calibration)
+        notes += calibration_notes(calibration, given - len(photos))
+    parts = evaluation.augmentations.items()
+    transforms = [name for name, part in parts if isinstance(part, KeyedTransform)]
+    if transforms and any(m.facts.space == "aligned gaze" for m in measures.values()):
+        notes.append(
+            "Whether a transform moves pixels is not known: the aligned measures of gaze have no "
+            f"value for {', '.join(transforms)}."
+        )
+    if encoder.precision != FULL and evaluation.reference is None:
+        notes.append(f"The model came in {encoder.precision}: what that costs is not known.")
+    return replace(evaluation, photos=photos, calibration=calibration, notes=notes)
+
+
+def carry_out(
+    evaluation: Evaluation,
+    records: Records,
+    trainer: pl.Trainer,
+    folder: Path,
+    job: str | None = None,
+    cache: Cache | None = None,
+) -> Run | None:
+    """Measure, and write a run's files but its report; None on other processes than the first.
+
+    Args:
+        evaluation: From `prepare`.
+        records: Where what is measured goes first.
+        trainer: From `evaluation_trainer`.
+        folder: The run's folder.
+        job: The key by which a sweep's job is found again.
+        cache: Where decoded photos and clean views' features are kept for other runs.
+
+    Raises:
+        UserError: If no photo can be read, or memory runs out. What was measured before an
+            interruption is kept.
+    """
+    model = evaluation.config["model"]
+    trained_on = trained_augmentations(model.get("checkpoint"))
+    facts = {"job": job, "model": model_origin(model) | {"trained_on": trained_on}}
+    with advice_on_memory():
+        return run_evaluation(evaluation, records, trainer, folder, facts, cache)
+
+
+def calibration_for(
+    options: EvaluateOptions,
+    photos: Sequence[Photo],
+    augmentations: Mapping[str, Augmentation],
+    nodes: Mapping[str, Mapping[str, Any]],
+    resize: Resize,
+) -> Calibration:
+    """The calibration that is asked for: a stored one, or one on photos that are set aside.
+
+    Args:
+        options: What is asked for.
+        photos: The run's photos.
+        augmentations: Augmentations by name.
+        nodes: What they are made from.
+        resize: How photos become views.
+
+    Raises:
+        UserError: If a stored one cannot be used or was made with other options ``matching`` than
+            those set, an augmentation has no strength, or there are too few photos.
+    """
+    for name, augmentation in augmentations.items():
+        if isinstance(augmentation, KeyedTransform):
+            raise UserError(
+                f"aug.{name} is a transform, which has no strength to match: leave it out, or "
+                "choose severity=paper"
+            )
+    matching, parameters = options.matching, {n: without_ladder(node) for n, node in nodes.items()}
+    asked = {name: value for name in DEFAULTS if (value := getattr(matching, name)) is not None}
+    if matching.file:
+        return load_calibration(Path(matching.file), parameters, resize, asked)
+    chosen: dict[str, Any] = DEFAULTS | asked
+    calibrated_on = set_aside(photos, chosen["photos"], options.seed)
+    if not calibrated_on:
+        raise UserError("severity=matched sets photos aside to calibrate on: give at least 2")
+    return calibrate(
+        calibrated_on, augmentations, chosen["distortion"], chosen["target"], options.seed, resize,
+        parameters,
+    )  # fmt: skip
+
+
+def measurable(photos: Sequence[Photo]) -> list[Photo]:
+    """The photos of a list that are not left out."""
+    return [photo for photo in photos if photo.left_out is None]
+
+
+def classes_of(photos: Sequence[Photo]) -> list[str]:
+    """The labels of photos, each once, in alphabetical order."""
+    return sorted({photo.label for photo in measurable(photos) if photo.label is not None})
+
+
+def check_classes(photos: Sequence[Photo]) -> None:
+    """Make sure that classes can be resampled.
+
+    Raises:
+        UserError: If there are fewer than two, or none has two photos.
+    """
+    sizes = Counter(photo.label for photo in measurable(photos) if photo.label is not None)
+    if len(sizes) < 2 or max(sizes.values()) < 2:
+        raise UserError(
+            f"resample=classes requires two classes or more, of which one has two photos: there "
+            f"are {len(sizes)}; use resample=photos"
+        )
+
+
+def check_size(measures: Mapping[str, PhotoMeasure], size: int) -> None:
+    """Make sure that measures of pixels can be taken of views of a size.
+
+    Raises:
+        UserError: If one cannot, as where the view cannot be cut into its cells.
+    """
+    view = torch.zeros(1, 3, size, size)
+    for name, measure in measures.items():
+        if measure.facts.space == "pixels":
+            try:
+                measure.measure(view, view)
+            except ValueError as error:
+                raise UserError(
+                    f"metric.{name}: {error}; leave it out with ~metric.{name}, or choose "
+                    "data.resize=squash"
+                ) from None
+
+
+def templates_for(prompts: Mapping[str, Any], classes: Sequence[str]) -> list[str] | str:
+    """The templates that the options of ``prompts`` describe for some classes.
+
+    Returns:
+        What `clipshift.encode.make_zero_shot` takes.
+
+    Raises:
+        UserError: If they are to be read from a file that does not hold any.
+    """
+    chosen = prompts["templates"]
+    if chosen == AUTO:
+        imagenet = classes and all(map(is_imagenet, classes))
+        chosen = OPENAI if imagenet else prompts["elsewhere"]["templates"]
+    if isinstance(chosen, str) and chosen != OPENAI:
+        try:
+            chosen = [line.replace("{c}", "{}") for line in read_lines(chosen, "templates")]
+            if wrong := [line for line in chosen if not is_template(line)]:
+                raise UserError(f"{wrong[0]} has no {{}} or {{c}} for the class", "templates")
+        except UserError as error:
+            raise error.within("prompts") from None
+    return chosen if chosen == OPENAI else list(chosen)
+
+
+def load_model(model: Mapping[str, Any], precision: str, accelerator: str = "cpu") -> Encoder:
+    """The open_clip model that the options of ``model`` describe.
+
+    Args:
+        model: The options.
+        precision: The encoder's; ``auto`` is the best of the accelerator.
+        accelerator: Lightning's name of what the encoder will run on.
+
+    Raises:
+        UserError: If it cannot be loaded.
+    """
+    if precision == AUTO:
+        precision = best_precision(accelerator)
+    weights = model["architecture"], model["pretrained"], model["checkpoint"]
+    return _load_model(*weights, precision, image_tower=model.get("image_tower"))
+
+
+_load_model = lru_cache(maxsize=2)(load_encoder)  # for all jobs of a process, with a reference
+
+
+def load_reference(model: Mapping[str, Any], encoder: Encoder) -> Encoder | None:
+    """The same model in float32, which says what an encoder's lower precision costs.
+
+    None where the encoder is in float32 itself, or comes from a user's code, in its own precision.
+    """
+    in_full = encoder.precision == FULL or "_target_" in model
+    return None if in_full else load_model(model, FULL)
+
+
+def model_origin(model: Mapping[str, Any]) -> dict[str, Any]:
+    """Where a model comes from, for ``run.json``: of a user's own, the code that makes it."""
+    if "_target_" not in model:
+        return dict(model)
+    others = [name for name in targets(model) if not name.startswith("clipshift.")]
+    code = others[0] if others else model["_target_"]
+    return {"architecture": code, "pretrained": None, "checkpoint": None, **model}
+
+
+def targets(node: Any) -> Iterator[str]:
+    """All code that a configuration names."""
+    if isinstance(node, Mapping):
+        yield from (str(value) for key, value in node.items() if key == "_target_")
+    for value in node.values() if isinstance(node, Mapping) else node:
+        if isinstance(value, Mapping | list):
+            yield from targets(value)
+
+
+class KeepSigterm(pl.Callback):
+    """Keeps this process's answer to SIGTERM, which Lightning replaces.
+
+    Lightning's own waits for all processes, of which some may be dead.
+    """
+
+    def __init__(self) -> None:
+        self.answer = signal.getsignal(signal.SIGTERM)
+
+    def on_test_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, self.answer)
+
+    on_train_start = on_validation_start = on_test_start
+
+
+def make_trainer(
+    make: Callable[..., pl.Trainer], callbacks: Sequence[pl.Callback] = (), **options: Any
+) -> pl.Trainer:
+    """Make Lightning's trainer, without its log noise; samplers of loaders stay as they are.
+
+    Args:
+        make: Makes it, with the options of its devices.
+        callbacks: Lightning's callbacks.
+        options: More options of Lightning's trainer.
+
+    Raises:
+        UserError: If Lightning refuses it, as where there is no GPU.
+    """
+    logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
+    for words in HARMLESS_WARNINGS:
+        warnings.filterwarnings("ignore", message=words)
+    callbacks = [KeepSigterm(), *callbacks]
+    fixed = {"enable_model_summary": False, "use_distributed_sampler": False}
+    try:
+        return make(callbacks=callbacks, **fixed, **options)
+    except Exception as error:
+        raise UserError(f"trainer: {str(error).strip().splitlines()[0]}") from error
+
+
+def evaluation_trainer(
+    make: Callable[..., pl.Trainer],
+    folder: Path,
+    logger: Logger | None = None,
+    progress: bool = True,
+) -> pl.Trainer:
+    """The trainer of an evaluation, see `make_trainer`.
+
+    Args:
+        make: Makes it, with the options of its devices.
+        folder: The run's folder.
+        logger: Where the run is tracked.
+        progress: Whether to show a bar.
+    """
+    return make_trainer(
+        make, [PhotoProgressBar()] if progress else [], enable_progress_bar=progress,
+        logger=logger or False, default_root_dir=str(folder), enable_checkpointing=False,
+    )  # fmt: skip
+
+
+def is_first_process() -> bool:
+    """Whether this is the only process of a run, or the first of several."""
+    return not getattr(rank_zero_only, "rank", 0)
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Keep other processes out of a folder; whatever ends this process lets them in again.
+
+    Raises:
+        UserError: If another process is in it.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    if not is_first_process():
+        yield
+        return
+    try:
+        lock = FileLock(folder / LOCK).acquire(timeout=0)
+    except Timeout:
+        raise UserError(
+            f"{folder} is in use by another process: wait for it, or choose another folder with "
+            "hydra.run.dir=FOLDER"
+        ) from None
+    with lock:
+        yield
+
+
+@contextmanager
+def advice_on_memory() -> Iterator[None]:
+    """Say what to do where memory or its like runs out.
+
+    Raises:
+        UserError: Then.
+    """
+    try:
+        yield
+    except Exception as error:
+        if advice := what_to_lower(error):
+            raise UserError(advice) from error
+        raise
+
+
+def what_to_lower(error: BaseException) -> str | None:
+    """What to do where memory or its like has run out; None for any other error."""
+    if not isinstance(error, MemoryError | RuntimeError):
+        return None
+    message = str(error)
+    if isinstance(error, MemoryError | torch.OutOfMemoryError) or "not enough memory" in message:
+        return "out of memory: lower data.batch_size, or the number of augmentations at once"
+    if message.startswith("DataLoader worker (pid"):  # which was killed, as for want of memory
+        return f"{one_line(message)}: lower data.num_workers (0 reads photos in this process)"
+    return None
