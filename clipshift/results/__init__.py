@@ -2,6 +2,7 @@
 
 from clipshift.results.change import normalized_change, shown_measures
 from clipshift.results.columns import ShiftFile, write_shift
+from clipshift.results.compatibility import differing_views, incomparable
 from clipshift.results.corruptions import (
     ALEXNET_ERROR,
     corruption_errors,
@@ -32,6 +33,14 @@ from clipshift.results.intervals import (
     pair_values,
     ratio_values,
 )
+from clipshift.results.kept import (
+    GAZED_PHOTOS,
+    SHOWN_PHOTOS,
+    read_gazes,
+    read_nearest,
+    write_nearest,
+    write_tensors,
+)
 from clipshift.results.matching import UNMATCHED, Matching
 from clipshift.results.measured import CLEAN, KEPT, ROWS, Measured, join
 from clipshift.results.paired import GROUPS, compare_photos, with_group_means
@@ -41,23 +50,15 @@ from clipshift.results.records import Records
 from clipshift.results.runs import (
     CALIBRATION,
     EVAL_RESULTS,
-    GAZED_PHOTOS,
     LEADERBOARD,
     SHIFT,
-    SHOWN_PHOTOS,
     Run,
     clear_results,
     copy_results,
-    differing_views,
-    incomparable,
     misfits,
-    read_gazes,
     read_info,
-    read_nearest,
     read_run,
-    write_nearest,
     write_run,
-    write_tensors,
 )
 from clipshift.results.table import (
     Shift,

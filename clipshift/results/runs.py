@@ -1,8 +1,7 @@
 """A run: its tables and facts, written to its folder and read back."""
 
-import json
 import shutil
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property, partial
@@ -13,22 +12,18 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 from pandas.api.types import is_numeric_dtype
-from pydantic import TypeAdapter
-from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
 
-from clipshift.data import NATIVE, Photo, native_resize, open_file, read_text, typed
+from clipshift.data import open_file, read_text, typed
 from clipshift.errors import UserError, one_line
 from clipshift.measure import Facts
 from clipshift.results.columns import DEFINITIONS, ShiftFile, column_dictionary
 from clipshift.results.files import file_sha256, subfolder, write_csv, write_json, write_whole
 from clipshift.results.info import RUN_INFO, RunInfo
-from clipshift.results.measured import CLEAN, Measured
-from clipshift.results.table import Shift, by_photo
+from clipshift.results.measured import CLEAN
+from clipshift.results.table import Shift
 from clipshift.severities import SEVERITIES, view_name
 
 CALIBRATION = "calibration.json"
-NEAREST = "nearest.json"
 LEADERBOARD = "clip_benchmark"
 """The folder of zero-shot results as CLIP_benchmark writes them."""
 EVAL_RESULTS = "eval_results.yaml"
@@ -51,7 +46,7 @@ RESULTS = (
     *(f"{table}.csv" for table in TABLES),
     *(f"{tensors}.safetensors" for tensors in ("embeddings", "views", "gaze", "gaze_heads")),
     CALIBRATION,
-    NEAREST,
+    "nearest.json",
     f"{LEADERBOARD}/*.json",
     EVAL_RESULTS,
     f"{FIGURES}/*.svg",
@@ -60,14 +55,6 @@ RESULTS = (
 )
 """What an evaluation writes: names, or patterns of names."""
 
-SHOWN_PHOTOS = 24
-"""How many photos a run's page shows pictures of (`shown_photos`), and so the gaze of."""
-NEAREST_CLASSES: TypeAdapter[dict[str, dict[str, list[tuple[str, float]]]]] = TypeAdapter(
-    dict[str, dict[str, list[tuple[str, float]]]]
-)
-IDS: TypeAdapter[list[str]] = TypeAdapter(list[str])
-GAZED_PHOTOS = 500
-"""Of so many first photos the gaze is kept until it is known which of them the page shows."""
 
 HASHED = frozenset({SHIFT, "columns.json", *(f"{table}.csv" for table in TABLES)})
 """The files that ``run.json`` may name with their SHA-256."""
@@ -233,8 +220,8 @@ def write_run(run: Run) -> None:
     ``skipped.csv`` always, the other tables as CSV where they have rows; ``shift.parquet`` is there
     already.
     """
-    made = {name: getattr(run, name) for name in TABLES}
-    written = {n: table for n, table in made.items() if len(table) or n == "skipped"}
+    tables = {name: getattr(run, name) for name in TABLES}
+    written = {n: table for n, table in tables.items() if len(table) or n == "skipped"}
     for name, table in written.items():
         write_csv(run.folder / f"{name}.csv", table)
     write_json(run.folder / "columns.json", column_dictionary(run.rows, run.columns, written))
@@ -353,175 +340,3 @@ def _check_names(info: RunInfo, rows: ShiftFile, tables: Mapping[str, pd.DataFra
             raise ValueError(f"{file} names {min(map(str, other))}, which {SHIFT} does not")
     if set(info.strengths) != views:
         raise ValueError(f"run.json has no strength of {min(views - set(info.strengths))}")
-
-
-def write_tensors(
-    folder: Path,
-    measured: Measured,
-    photos: Sequence[Photo],
-    views: int,
-    gaze: int,
-    shown: Collection[str],
-    heads: int = 0,
-) -> None:
-    """Write ``embeddings`` of all views where kept, ``views``, ``gaze`` and ``gaze_heads``.
-
-    As safetensors: each holds one tensor per view (``clean`` or an augmentation), photos in the
-    order of the run's list, and the photos' ids as a JSON list under ``photos`` in the metadata.
-
-    Args:
-        folder: The run's folder.
-        measured: What was measured.
-        photos: The run's photos.
-        views: Write the views of the first so many photos.
-        gaze: Write the gazes of the first so many photos.
-        shown: Ids of photos whose gazes are written as well, where they were kept.
-        heads: Write the gazes of the first so many photos, head by head.
-    """
-    if len(measured.embeddings) > 1:
-        ids = [photos[index].id for index in measured.index]
-        _write_views(folder / "embeddings.safetensors", measured.embeddings, ids)
-    for file, kept, count, more in (
-        ("views", measured.views, views, ()),
-        ("gaze", measured.gazes, gaze, shown),
-        ("gaze_heads", measured.heads, heads, ()),
-    ):
-        known = kept.get(CLEAN, {})
-        indices = sorted(index for index in known if index < count or photos[index].id in more)
-        if indices:
-            stacked = {name: np.stack([rows[i] for i in indices]) for name, rows in kept.items()}
-            _write_views(folder / f"{file}.safetensors", stacked, [photos[i].id for i in indices])
-
-
-def _write_views(path: Path, tensors: Mapping[str, np.ndarray], ids: Sequence[str]) -> None:
-    metadata = {"photos": json.dumps(list(ids))}
-    # safetensors writes memory as it lies
-    contiguous = {name: np.ascontiguousarray(rows) for name, rows in tensors.items()}
-    write_whole(path, lambda partial: save_file(contiguous, partial, metadata))
-
-
-def write_nearest(
-    folder: Path,
-    measured: Measured,
-    photos: Sequence[Photo],
-    classes: Sequence[str],
-    shown: Collection[str],
-) -> None:
-    """Write ``nearest.json``: the classes nearest to each view of some photos, nearest first.
-
-    Args:
-        folder: The run's folder.
-        measured: What was measured.
-        photos: The run's photos.
-        classes: Their classes' names.
-        shown: Ids of the photos, of which those are written that were kept.
-    """
-    known = measured.nearest.get(CLEAN, {})
-    indices = sorted(index for index in known if photos[index].id in shown)
-    content = {
-        photos[index].id: {
-            view: [[classes[int(k)], round(float(cosine), 6)] for k, cosine in rows[index]]
-            for view, rows in measured.nearest.items()
-        }
-        for index in indices
-    }
-    if content:
-        write_json(folder / NEAREST, content)
-
-
-def read_nearest(folder: Path) -> dict[str, dict[str, list[tuple[str, float]]]]:
-    """The classes nearest to each view, by photo id and view; empty where a run kept none.
-
-    Raises:
-        UserError: If the file is damaged.
-    """
-    file = folder / NEAREST
-    try:
-        return typed(NEAREST_CLASSES, read_text(file)) if file.exists() else {}
-    except (OSError, ValueError) as error:
-        raise UserError(f"cannot read {file}: {error}. Delete it, or measure again") from None
-
-
-def read_gazes(folder: Path) -> dict[str, dict[str, np.ndarray]]:
-    """The gazes that a run kept, by photo id and view; empty where it kept none.
-
-    Raises:
-        UserError: If the file is damaged.
-    """
-    file = folder / "gaze.safetensors"
-    if not file.exists():
-        return {}
-    try:
-        open_file(file).close()
-        with safe_open(file, "np") as stored:
-            ids = typed(IDS, (stored.metadata() or {}).get("photos", ""))
-            views = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118
-        for name, maps in views.items():
-            if maps.ndim != 3 or len(maps) != len(ids) or not np.isfinite(maps).all():
-                raise ValueError(f"{name} is not a map for each of its {len(ids)} photos")
-    except (OSError, SafetensorError, ValueError, TypeError) as error:
-        raise UserError(f"cannot read {file}: {error}. Delete it, or measure again") from None
-    return {
-        photo: {view: rows[index] for view, rows in views.items()}
-        for index, photo in enumerate(ids)
-    }
-
-
-def differing_views(a: Run, b: Run) -> list[str]:
-    """Why two runs cannot be compared photo by photo: what differs, in words; empty if nothing."""
-    infos = (a.info, b.info)
-    found = []
-    if a.info.data.fingerprint != b.info.data.fingerprint:
-        found.append(f"their photos ({a.info.data.photos} and {b.info.data.photos}, or others)")
-    elif a.info.data.stored_fingerprint != b.info.data.stored_fingerprint:
-        found.append("their stored corruptions")
-    if a.info.config.aug != b.info.config.aug:
-        found.append("aug")
-    options: dict[str, list[Any]] = {
-        "seed": [info.config.seed for info in infos],
-        "data.resize": [_resize(info) for info in infos],
-    }
-    found += [
-        f"{name} ({of_a} and {of_b})" for name, (of_a, of_b) in options.items() if of_a != of_b
-    ]
-    keys = [
-        sorted(run.shift[["augmentation", "severity"]].drop_duplicates().itertuples(index=False))
-        for run in (a, b)
-    ]
-    if keys[0] != keys[1]:
-        found.append("their augmentations or severities")
-    elif a.info.strengths != b.info.strengths:
-        found.append("the strengths of their augmentations")
-    return found
-
-
-def _resize(info: RunInfo) -> str | dict[str, Any]:
-    """How photos became clean views."""
-    resize = info.config.data["resize"]
-    return native_resize(info.model.preprocessing) if resize == NATIVE else resize
-
-
-def incomparable(a: Run, b: Run) -> dict[str, str]:
-    """The measures that depend on options in which two runs differ, by how their names begin.
-
-    Returns:
-        The cause of each, in words.
-    """
-    galleries = [
-        set(by_photo(run.rows, "retained").dropna(how="all").index)
-        if "retained" in run.rows
-        else set()
-        for run in (a, b)
-    ]
-    texts = [(run.info.data.classes, run.info.prompts) for run in (a, b)]
-    found = {}
-    if galleries[0] != galleries[1]:
-        found["retained"] = "the galleries hold other photos"
-    if texts[0] != texts[1]:
-        found["zero_shot"] = "classes or prompts differ"
-    kinds = [run.info.model.gaze for run in (a, b)]
-    if kinds[0] != kinds[1]:
-        cause = f"the gaze is {kinds[0]} in one and {kinds[1]} in the other"
-        of_gaze = [n for n, facts in a.columns.items() if facts.space in ("gaze", "aligned gaze")]
-        found |= {n: cause for n in of_gaze if n in a.shift and n in b.shift}
-    return found

@@ -1,0 +1,68 @@
+"""Whether two runs can be compared photo by photo, and in which measures."""
+
+from typing import Any
+
+from clipshift.data import NATIVE, native_resize
+from clipshift.results.info import RunInfo
+from clipshift.results.runs import Run
+from clipshift.results.table import by_photo
+
+
+def differing_views(a: Run, b: Run) -> list[str]:
+    """Why two runs cannot be compared photo by photo: what differs, in words; empty if nothing."""
+    infos = (a.info, b.info)
+    found = []
+    if a.info.data.fingerprint != b.info.data.fingerprint:
+        found.append(f"their photos ({a.info.data.photos} and {b.info.data.photos}, or others)")
+    elif a.info.data.stored_fingerprint != b.info.data.stored_fingerprint:
+        found.append("their stored corruptions")
+    if a.info.config.aug != b.info.config.aug:
+        found.append("aug")
+    options: dict[str, list[Any]] = {
+        "seed": [info.config.seed for info in infos],
+        "data.resize": [_resize(info) for info in infos],
+    }
+    found += [
+        f"{name} ({of_a} and {of_b})" for name, (of_a, of_b) in options.items() if of_a != of_b
+    ]
+    keys = [
+        sorted(run.shift[["augmentation", "severity"]].drop_duplicates().itertuples(index=False))
+        for run in (a, b)
+    ]
+    if keys[0] != keys[1]:
+        found.append("their augmentations or severities")
+    elif a.info.strengths != b.info.strengths:
+        found.append("the strengths of their augmentations")
+    return found
+
+
+def _resize(info: RunInfo) -> str | dict[str, Any]:
+    """How photos became clean views."""
+    resize = info.config.data["resize"]
+    return native_resize(info.model.preprocessing) if resize == NATIVE else resize
+
+
+def incomparable(a: Run, b: Run) -> dict[str, str]:
+    """The measures that depend on options in which two runs differ, by how their names begin.
+
+    Returns:
+        The cause of each, in words.
+    """
+    galleries = [
+        set(by_photo(run.rows, "retained").dropna(how="all").index)
+        if "retained" in run.rows
+        else set()
+        for run in (a, b)
+    ]
+    texts = [(run.info.data.classes, run.info.prompts) for run in (a, b)]
+    found = {}
+    if galleries[0] != galleries[1]:
+        found["retained"] = "the galleries hold other photos"
+    if texts[0] != texts[1]:
+        found["zero_shot"] = "classes or prompts differ"
+    kinds = [run.info.model.gaze for run in (a, b)]
+    if kinds[0] != kinds[1]:
+        cause = f"the gaze is {kinds[0]} in one and {kinds[1]} in the other"
+        of_gaze = [n for n, facts in a.columns.items() if facts.space in ("gaze", "aligned gaze")]
+        found |= {n: cause for n in of_gaze if n in a.shift and n in b.shift}
+    return found

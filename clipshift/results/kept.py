@@ -1,0 +1,137 @@
+"""What a run keeps of single photos: embeddings, views, gazes, and the nearest classes."""
+
+import json
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+from pydantic import TypeAdapter
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
+
+from clipshift.data import Photo, open_file, read_text, typed
+from clipshift.errors import UserError
+from clipshift.results.files import write_json, write_whole
+from clipshift.results.measured import CLEAN, Measured
+
+SHOWN_PHOTOS = 24
+"""The number of photos with pictures on a run's page (`shown_photos`), whose gaze is written."""
+GAZED_PHOTOS = 500
+"""The number of leading photos whose gaze is kept until those that the page shows are chosen."""
+NEAREST = "nearest.json"
+NEAREST_CLASSES: TypeAdapter[dict[str, dict[str, list[tuple[str, float]]]]] = TypeAdapter(
+    dict[str, dict[str, list[tuple[str, float]]]]
+)
+IDS: TypeAdapter[list[str]] = TypeAdapter(list[str])
+
+
+def write_tensors(
+    folder: Path,
+    measured: Measured,
+    photos: Sequence[Photo],
+    views: int,
+    gaze: int,
+    shown: Collection[str],
+    heads: int = 0,
+) -> None:
+    """Write ``embeddings`` of all views where kept, ``views``, ``gaze`` and ``gaze_heads``.
+
+    As safetensors: each holds one tensor per view (``clean`` or an augmentation), photos in the
+    order of the run's list, and the photos' ids as a JSON list under ``photos`` in the metadata.
+
+    Args:
+        folder: The run's folder.
+        measured: What was measured.
+        photos: The run's photos.
+        views: Write the views of the first so many photos.
+        gaze: Write the gazes of the first so many photos.
+        shown: Ids of photos whose gazes are written as well, where they were kept.
+        heads: Write the gazes of the first so many photos, head by head.
+    """
+    if len(measured.embeddings) > 1:
+        ids = [photos[index].id for index in measured.index]
+        _write_views(folder / "embeddings.safetensors", measured.embeddings, ids)
+    for file, kept, count, more in (
+        ("views", measured.views, views, ()),
+        ("gaze", measured.gazes, gaze, shown),
+        ("gaze_heads", measured.heads, heads, ()),
+    ):
+        known = kept.get(CLEAN, {})
+        indices = sorted(index for index in known if index < count or photos[index].id in more)
+        if indices:
+            stacked = {name: np.stack([rows[i] for i in indices]) for name, rows in kept.items()}
+            _write_views(folder / f"{file}.safetensors", stacked, [photos[i].id for i in indices])
+
+
+def _write_views(path: Path, tensors: Mapping[str, np.ndarray], ids: Sequence[str]) -> None:
+    metadata = {"photos": json.dumps(list(ids))}
+    # safetensors writes memory as it lies
+    contiguous = {name: np.ascontiguousarray(rows) for name, rows in tensors.items()}
+    write_whole(path, lambda partial: save_file(contiguous, partial, metadata))
+
+
+def write_nearest(
+    folder: Path,
+    measured: Measured,
+    photos: Sequence[Photo],
+    classes: Sequence[str],
+    shown: Collection[str],
+) -> None:
+    """Write ``nearest.json``: the classes nearest to each view of some photos, nearest first.
+
+    Args:
+        folder: The run's folder.
+        measured: What was measured.
+        photos: The run's photos.
+        classes: Their classes' names.
+        shown: Ids of the photos, of which those are written that were kept.
+    """
+    known = measured.nearest.get(CLEAN, {})
+    indices = sorted(index for index in known if photos[index].id in shown)
+    content = {
+        photos[index].id: {
+            view: [[classes[int(k)], round(float(cosine), 6)] for k, cosine in rows[index]]
+            for view, rows in measured.nearest.items()
+        }
+        for index in indices
+    }
+    if content:
+        write_json(folder / NEAREST, content)
+
+
+def read_nearest(folder: Path) -> dict[str, dict[str, list[tuple[str, float]]]]:
+    """The classes nearest to each view, by photo id and view; empty where a run kept none.
+
+    Raises:
+        UserError: If the file is damaged.
+    """
+    file = folder / NEAREST
+    try:
+        return typed(NEAREST_CLASSES, read_text(file)) if file.exists() else {}
+    except (OSError, ValueError) as error:
+        raise UserError(f"cannot read {file}: {error}. Delete it, or measure again") from None
+
+
+def read_gazes(folder: Path) -> dict[str, dict[str, np.ndarray]]:
+    """The gazes that a run kept, by photo id and view; empty where it kept none.
+
+    Raises:
+        UserError: If the file is damaged.
+    """
+    file = folder / "gaze.safetensors"
+    if not file.exists():
+        return {}
+    try:
+        open_file(file).close()
+        with safe_open(file, "np") as stored:
+            ids = typed(IDS, (stored.metadata() or {}).get("photos", ""))
+            views = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118
+        for name, maps in views.items():
+            if maps.ndim != 3 or len(maps) != len(ids) or not np.isfinite(maps).all():
+                raise ValueError(f"{name} is not a map for each of its {len(ids)} photos")
+    except (OSError, SafetensorError, ValueError, TypeError) as error:
+        raise UserError(f"cannot read {file}: {error}. Delete it, or measure again") from None
+    return {
+        photo: {view: rows[index] for view, rows in views.items()}
+        for index, photo in enumerate(ids)
+    }
