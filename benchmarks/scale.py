@@ -119,7 +119,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         records = Records(folder)
-        records.begin({}, anew=True)
+        records.begin({}, restart=True)
         with timed_step(f"write the records of {count:,} photos"):
             for start in range(0, count, BATCH):
                 index = np.arange(start, min(start + BATCH, count))

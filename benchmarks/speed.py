@@ -212,7 +212,7 @@ def ours(architecture: str, photos: Path, count: int, precision: str) -> Found:
         ]  # fmt: skip
         cfg = compose_config("evaluate", options)
         records = Records(Path(folder))
-        records.begin({}, anew=True)
+        records.begin({}, restart=True)
         make = trainer_maker(plain(cfg.trainer))
         trainer = evaluation_trainer(make, Path(folder), progress=False)
         run = carry_out(prepare(make_evaluation(cfg)), records, trainer, Path(folder))

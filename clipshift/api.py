@@ -298,7 +298,7 @@ def measure_shift(
     target = Path(folder)
     with locked(target):
         records = Records(target)
-        records.begin({}, anew=True)
+        records.begin({}, restart=True)
         trainer = evaluation_trainer(partial(pl.Trainer, **device), target, progress=progress)
         run = carry_out(prepare(evaluation), records, trainer, target)
         records.remove()

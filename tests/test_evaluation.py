@@ -281,7 +281,7 @@ def test_ranks_and_batches_leave_the_same_files(
     def files(ranks: int, batch: int) -> dict[str, bytes]:
         folder = tmp_path / str(ranks)
         records = Records(folder)
-        records.begin({}, anew=True)
+        records.begin({}, restart=True)
         for rank in reversed(range(ranks)):
             own = np.arange(rank, count, ranks)
             for start in range(0, len(own), batch):

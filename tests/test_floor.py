@@ -142,7 +142,7 @@ def test_step_waits_for_nothing(as_on_a_gpu: None, encoder: Encoder, tmp_path: P
     dataset = ViewDataset(sample()[:2], augmentations_named(*PAPER), 0, "squash")
     batch = collate([dataset[index] for index in range(2)])
     records = Records(tmp_path)
-    records.begin({}, anew=True)
+    records.begin({}, restart=True)
     classifier = torch.nn.functional.normalize(torch.rand(32, 4), dim=0)
     module = ShiftEvaluation(
         encoder, make_variants(augmentations_named(*PAPER), ladders(), ["paper"], {}),

@@ -911,7 +911,7 @@ def test_copies_of_photos_change_no_number(hub_folder: Path, tmp_path: Path) -> 
                    f"data.root={root}", "data.batch_size=5", "save.views=2", "gallery=9",
                    "prompts=none"]  # fmt: skip
         cfg, records = compose_config("evaluate", options), Records(folder)
-        records.begin({}, anew=True)
+        records.begin({}, restart=True)
         trainer = evaluation_trainer(trainer_maker(to_dict(cfg.trainer)), folder, progress=False)
         carry_out(prepare(make_evaluation(cfg)), records, trainer, folder)
     plain, fourfold = map(read_run, folders)

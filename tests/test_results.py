@@ -561,7 +561,7 @@ def test_records_are_read_in_the_order_of_photos_in_whatever_order_they_were_wri
     tmp_path: Path,
 ) -> None:
     records = Records(tmp_path)
-    assert records.begin({"seed": 1}, anew=False) == []
+    assert records.begin({"seed": 1}, restart=False) == []
     for part in (batch(5, 3), batch(0, 6, skipped=[Skipped(4, "broken")]), batch(2, 1)):
         records.add(part)
     (records.folder / "000000007.safetensors").write_bytes(b"cut by a power failure")
@@ -582,7 +582,7 @@ def test_values_are_sorted_a_few_photos_at_a_time(
 ) -> None:
     monkeypatch.setattr("clipshift.results.records.PHOTOS_PER_CHUNK", 2)
     records, order = Records(tmp_path), [2, 6, 0, 3, 5]
-    records.begin({}, anew=True)
+    records.begin({}, restart=True)
     for photos in ((5, 3), (0, 6), (2,)):
         records.add(batch(*photos))
 
@@ -599,7 +599,7 @@ def test_values_are_sorted_a_few_photos_at_a_time(
 
 def test_of_no_photos_there_is_a_part_without_rows(tmp_path: Path) -> None:
     records = Records(tmp_path)
-    records.begin({}, anew=True)
+    records.begin({}, restart=True)
     [part] = records.sorted_values(np.empty(0, int), lambda part: None)
     assert (len(part.index), part.values) == (0, {})
 
@@ -607,7 +607,7 @@ def test_of_no_photos_there_is_a_part_without_rows(tmp_path: Path) -> None:
 @pytest.mark.parametrize("tensor", ["values", "gallery"])
 def test_a_record_that_lacks_what_its_names_promise_is_removed(tensor: str, tmp_path: Path) -> None:
     records = Records(tmp_path)
-    records.begin({}, anew=True)
+    records.begin({}, restart=True)
     records.add(batch(0, 1))
     [file] = records.folder.glob("[0-9]*")
     with safe_open(file, "np") as stored:
@@ -621,26 +621,26 @@ def test_a_record_that_lacks_what_its_names_promise_is_removed(tensor: str, tmp_
 
 def test_records_are_gone_on_with_by_the_same_options_alone(tmp_path: Path) -> None:
     options = {"seed": 1, "aug": ["noise"]}
-    Records(tmp_path).begin(options, anew=False)
+    Records(tmp_path).begin(options, restart=False)
     Records(tmp_path).add(batch(0))
-    assert Records(tmp_path).begin(options, anew=False) == []
-    assert Records(tmp_path).begin(options | {"seed": 2}, anew=False) == ["seed"]
+    assert Records(tmp_path).begin(options, restart=False) == []
+    assert Records(tmp_path).begin(options | {"seed": 2}, restart=False) == ["seed"]
     assert Records(tmp_path).photos() == {0}
-    assert Records(tmp_path).begin(options | {"seed": 2}, anew=True) == []
+    assert Records(tmp_path).begin(options | {"seed": 2}, restart=True) == []
     assert Records(tmp_path).photos() == set()
     assert (
-        Records(tmp_path).begin(options, anew=False) == []
+        Records(tmp_path).begin(options, restart=False) == []
     )  # without records, any options will do
     Records(tmp_path).add(batch(0))
     (tmp_path / "measured/options.json").unlink()
-    assert Records(tmp_path).begin(options, anew=False) == []
+    assert Records(tmp_path).begin(options, restart=False) == []
     assert Records(tmp_path).photos() == set()
 
 
 @pytest.mark.parametrize("layers", [False, True])
 def test_a_run_goes_on_from_photos_whose_layers_are_in_a_sum(layers: bool, tmp_path: Path) -> None:
     records = Records(tmp_path)
-    records.begin({}, anew=True)
+    records.begin({}, restart=True)
     gone = batch(8, skipped=[Skipped(9, GONE)])
     for part in (batch(0, 2), batch(1), batch(3, 5), gone):
         records.add(part)
@@ -657,7 +657,7 @@ def test_a_run_goes_on_from_photos_whose_layers_are_in_a_sum(layers: bool, tmp_p
 
 def test_the_latest_sum_of_a_process_counts_alone(tmp_path: Path) -> None:
     records = Records(tmp_path)
-    records.begin({}, anew=True)
+    records.begin({}, restart=True)
     records.gather()  # of a single process there is nothing to bring
     for photos in ([0], [0, 1]):
         records.add_sums({"xx": torch.tensor(float(len(photos)))}, photos, rank=1)
@@ -714,7 +714,7 @@ def test_records_on_another_disk_are_brought_to_the_first_processes(
     def measure(rank: int) -> Records:
         processes.own.rank = rank
         records = Records(tmp_path / f"disk {rank}")
-        records.begin({}, anew=True)
+        records.begin({}, restart=True)
         records.add(batch(rank, rank + 2))
         records.gather()
         return records

@@ -540,13 +540,13 @@ def test_options_of_an_interrupted_run_are_compared_and_no_more(
 ) -> None:
     for value in harms(canary):
         records = Records(tmp_path)
-        records.begin({"seed": 0}, anew=True)
+        records.begin({"seed": 0}, restart=True)
         (records.folder / "000000000.safetensors").write_bytes(b"")
         (records.folder / "options.json").write_text(json.dumps(value))
-        records.begin({"seed": 0}, anew=False)
+        records.begin({"seed": 0}, restart=False)
         (records.folder / "options.json").write_text(json.dumps({"seed": value}))
         (records.folder / "000000000.safetensors").write_bytes(b"")
-        assert records.begin({"seed": 0}, anew=False) == ["seed"] or value == 0
+        assert records.begin({"seed": 0}, restart=False) == ["seed"] or value == 0
     canary.check()
 
 

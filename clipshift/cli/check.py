@@ -171,7 +171,7 @@ def measure_accuracy(
             "clipshift's code": CODE_SHA256,
         }
         if records.begin(options, cfg.rerun):
-            records.begin(options, anew=True)
+            records.begin(options, restart=True)
     trainer = evaluation_trainer(trainer_maker(plain(cfg.trainer)), folder)
     views = ViewDataset(photos, {}, cfg.seed, resize)
     batches = ViewData(views, cfg.data.batch_size, cfg.data.num_workers, records)

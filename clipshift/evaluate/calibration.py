@@ -149,8 +149,8 @@ def load_calibration(
     except ValueError as error:
         raise UserError(f"{file} is damaged: {error}; calibrate again") from None
     again = "calibrate again without matching.file"
-    known = calibration.matches.keys() & calibration.parameters.keys()
-    if missing := [name for name in parameters if name not in known]:
+    calibrated = calibration.matches.keys() & calibration.parameters.keys()
+    if missing := [name for name in parameters if name not in calibrated]:
         raise UserError(f"{file} lacks {', '.join(missing)}: {again}")
     # Earlier versions kept no classes: each augmentation had one, that of clipshift.augment.
     classes = {n: drawn_from["_target_"].split(".")[-1] for n, drawn_from in parameters.items()}
@@ -162,15 +162,15 @@ def load_calibration(
         raise UserError(f"{file} was made with other parameters of {', '.join(other)}: {again}")
     if calibration.resize != resize:
         raise UserError(f"{file} was made with data.resize={calibration.resize}: {again}")
-    made = {
+    settings = {
         "distortion": calibration.distortion,
         "target": calibration.target,
         "photos": len(calibration.photos),
     }
     for name, value in asked.items():
-        if value != made[name]:
+        if value != settings[name]:
             raise UserError(
-                f"matching.{name}={value}, but {file} was made with {made[name]}: leave one out"
+                f"matching.{name}={value}, but {file} was made with {settings[name]}: leave one out"
             )
     return calibration
 

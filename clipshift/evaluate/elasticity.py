@@ -46,17 +46,17 @@ def around_match(
         augment(v.augmentation, clean, draws[v.name], WEAKER * v.strength) for v in matched.values()
     ]
     weaker = dict(zip(matched, encode(torch.cat(views)).split(len(clean)), strict=True))
-    found = torch.full(
+    values = torch.full(
         (len(variants), len(clean), 4), torch.nan, dtype=torch.double, device=clean.device
     )
     for place, (name, v) in enumerate(variants.items()):
         pairs = [(embeddings[name], 1.0), (weaker[name], WEAKER)] if name in matched else []
         for column, (embedding, factor) in enumerate(pairs):
-            found[place, :, 2 * column] = 1 - cosine_similarity(embedding, embeddings[CLEAN])
-            found[place, :, 2 * column + 1] = distortion(
+            values[place, :, 2 * column] = 1 - cosine_similarity(embedding, embeddings[CLEAN])
+            values[place, :, 2 * column + 1] = distortion(
                 v.augmentation, clean, draws[v.name], factor * v.strength
             )
-    return found
+    return values
 
 
 def elasticities(
@@ -79,16 +79,16 @@ def elasticities(
         By augmentation. 1 for flip, whose strength is a share of the photos, so that both are
         proportional to it; and where the logarithms do not exist, as of shifts of 0.
     """
-    found = {}
+    growths = {}
     for name, by_photo in measured.weaker.items():
         variant = variants[name]
         if variant.severity != MATCHED:
             continue
         rows = np.array([by_photo[index] for index in sorted(by_photo)])
-        known = rows[np.isfinite(rows).all(axis=1)] - [0, undistorted] * 2
-        shift, distortion, weaker_shift, weaker_distortion = known.sum(axis=0)
+        differences = rows[np.isfinite(rows).all(axis=1)] - [0, undistorted] * 2
+        shift, distortion, weaker_shift, weaker_distortion = differences.sum(axis=0)
         with np.errstate(all="ignore"):
             growth = np.log(weaker_shift / shift) / np.log(weaker_distortion / distortion)
         proportional = isinstance(variant.augmentation, Flip) or not np.isfinite(growth)
-        found[variant.name] = 1.0 if proportional else float(growth)
-    return found
+        growths[variant.name] = 1.0 if proportional else float(growth)
+    return growths

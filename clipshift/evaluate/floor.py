@@ -23,7 +23,7 @@ def rounding(embeddings: Tensor, exact: Tensor) -> Tensor:
     Returns:
         float64, shape (K, B).
     """
-    cosines = (cosine_similarity(made[1:], made[:1]) for made in (embeddings, exact))
+    cosines = (cosine_similarity(vectors[1:], vectors[:1]) for vectors in (embeddings, exact))
     return (next(cosines) - next(cosines)).abs()
 
 
@@ -39,9 +39,9 @@ def precision_floor(
     for name, by_photo in measured.floor.items():
         changes = np.array([change for change in by_photo.values() if np.isfinite(change)])
         if len(changes):
-            found = {"mean": changes.mean(), "p95": np.quantile(changes, 0.95)}
+            statistics = {"mean": changes.mean(), "p95": np.quantile(changes, 0.95)}
             by_severity = floor.setdefault(variants[name].name, {})
             by_severity[variants[name].severity] = {"photos": len(changes)} | {
-                key: float(value) for key, value in found.items()
+                key: float(value) for key, value in statistics.items()
             }
     return floor

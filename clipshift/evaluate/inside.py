@@ -103,20 +103,20 @@ def directions_table(
     """
     rows, columns = [], []
     for name, variant in variants.items():
-        known, moves, clean = _displacements(embeddings, name)
+        usable, moves, clean = _displacements(embeddings, name)
         steps, moved = unit_steps(moves, clean)
-        values = np.full((3, len(known)), np.nan)
+        values = np.full((3, len(usable)), np.nan)
         length = null = p = share = nearer = np.nan
         if moved.sum() > 1:
-            values[0, np.flatnonzero(known)[moved]] = pair_values(with_others(steps, steps))
+            values[0, np.flatnonzero(usable)[moved]] = pair_values(with_others(steps, steps))
             common = remove_contraction(moves, clean)
             energy = np.square(moves).sum(axis=1)
-            values[1, known] = ratio_values(pair_values(with_others(common, common)), energy)
+            values[1, usable] = ratio_values(pair_values(with_others(common, common)), energy)
             length, share = direction(steps), common_share(moves, clean)
             nearer = contraction(moves, clean)
             if not np.isnan(nearer):
                 apart = pair_values(1 - with_others(clean, clean))
-                values[2, known] = ratio_values(pair_values(with_others(moves, clean)), apart)
+                values[2, usable] = ratio_values(pair_values(with_others(moves, clean)), apart)
             flipped = flipped_directions(steps, seed)
             null = float(np.quantile(flipped, 0.95))
             p = float((1 + (flipped >= length).sum()) / (1 + FLIPS))
@@ -153,19 +153,20 @@ def direction_cosines_table(
     for severity in dict.fromkeys(variant.severity for variant in variants.values()):
         views = [name for name, variant in variants.items() if variant.severity == severity]
         for pair in combinations(views, 2):
-            known = np.all([_known(embeddings, name) for name in pair], axis=0)
-            clean = units(embeddings[CLEAN][known])
+            usable = np.all([_usable(embeddings, name) for name in pair], axis=0)
+            clean = units(embeddings[CLEAN][usable])
             first, second = (
-                remove_contraction(units(embeddings[name][known]) - clean, clean) for name in pair
+                remove_contraction(units(embeddings[name][usable]) - clean, clean) for name in pair
             )
-            values = np.full(len(known), np.nan)
-            cosine = direction_cosine(first, second) if known.sum() > 1 else np.nan
+            values = np.full(len(usable), np.nan)
+            cosine = direction_cosine(first, second) if usable.sum() > 1 else np.nan
             if not np.isnan(cosine):
-                products = ((first, second), (first, first), (second, second))
-                values[known] = cosine_values(*(pair_values(with_others(*two)) for two in products))
+                pairs = ((first, second), (first, first), (second, second))
+                products = [pair_values(with_others(*of)) for of in pairs]
+                values[usable] = cosine_values(*products)
             columns.append(values)
             names = [variants[name].name for name in pair]
-            rows.append((severity, *names, cosine, int(known.sum())))
+            rows.append((severity, *names, cosine, int(usable.sum())))
     return _with_interval("direction_cosines", rows, columns, (-1, 1), seed, groups)
 
 
@@ -176,25 +177,25 @@ def undone_table(
     seed: int,
     groups: np.ndarray | None = None,
 ) -> pd.DataFrame:
-    """Whether the shift can be undone: one row per augmentation, severity and method.
+    """How far a map back undoes the shift: one row per augmentation, severity and method.
 
     The interval is over photos, with the maps as they were made (`ratio_values`): that a map made
     of other photos would be another one is not in it.
     """
     rows, columns = [], []
     for name, variant in variants.items():
-        known = _known(embeddings, name)
-        if known.sum() < 2 * FOLDS:
+        usable = _usable(embeddings, name)
+        if usable.sum() < 2 * FOLDS:
             continue
         errors, spread = undoing_errors(
-            embeddings[name][known], embeddings[CLEAN][known], folds[known]
+            embeddings[name][usable], embeddings[CLEAN][usable], folds[usable]
         )
         for method, error in errors.items():
-            values = np.full(len(known), np.nan)
-            values[known] = 1 - ratio_values(error, spread)
+            values = np.full(len(usable), np.nan)
+            values[usable] = 1 - ratio_values(error, spread)
             columns.append(values)
             rows.append(
-                (variant.name, variant.severity, method, np.nanmean(values), int(known.sum()))
+                (variant.name, variant.severity, method, np.nanmean(values), int(usable.sum()))
             )
     return _with_interval("undone", rows, columns, (-np.inf, 1), seed, groups)
 
@@ -215,16 +216,17 @@ def neighbourhoods_table(
     rows, columns = [], []
     of_clean: dict[bytes, tuple[float, float, np.ndarray]] = {}
     for name, variant in variants.items():
-        known = _known(embeddings, name)
-        count = int(known.sum())
+        usable = _usable(embeddings, name)
+        count = int(usable.sum())
         if count <= NEIGHBOURS:
             continue
-        view, clean = embeddings[name][known], embeddings[CLEAN][known]
+        view, clean = embeddings[name][usable], embeddings[CLEAN][usable]
         kept, occurrence = neighbours_kept(view, clean)
-        if known.tobytes() not in of_clean:
+        key = usable.tobytes()
+        if key not in of_clean:
             in_clean = neighbours_kept(clean, clean)[1]
-            of_clean[known.tobytes()] = hubness(in_clean), effective_rank(clean), _uniformity(clean)
-        hubs, rank, even = of_clean[known.tobytes()]
+            of_clean[key] = hubness(in_clean), effective_rank(clean), _uniformity(clean)
+        hubs, rank, even = of_clean[key]
         evenness = _uniformity(view)
         for measure, values, reference in (
             ("neighbours_kept", kept, NEIGHBOURS / (count - 1)),
@@ -234,9 +236,9 @@ def neighbourhoods_table(
             ("effective_rank", effective_rank(view), rank),
             ("hubness", hubness(occurrence), hubs),
         ):
-            column = np.full(len(known), np.nan)
+            column = np.full(len(usable), np.nan)
             if isinstance(values, np.ndarray):
-                column[known] = values
+                column[usable] = values
             columns.append(column)
             rows.append(
                 (variant.name, variant.severity, measure, np.mean(values), reference, count)
@@ -292,16 +294,16 @@ def _named(
     clean = _compared(embeddings[CLEAN], vocabulary)
     chosen, columns, listed, p = [], [], [], []
     for view, variant in variants.items():
-        known = _known(embeddings, view)
-        changes = np.stack(_compared(embeddings[view][known], vocabulary))
-        changes -= np.stack(clean)[:, known]
+        usable = _usable(embeddings, view)
+        changes = np.stack(_compared(embeddings[view][usable], vocabulary))
+        changes -= np.stack(clean)[:, usable]
         order = np.argsort(-changes[0].mean(axis=0), kind="stable")
         ends = np.unique(np.append(np.arange(NAMED), len(order) - 1 - np.arange(NAMED)))
         texts = order[ends[(ends >= 0) & (ends < len(order))]]
         with np.errstate(invalid="ignore", divide="ignore"):
             p.append(ttest_1samp(changes, 0, axis=1).pvalue)
-        values = np.full((len(known), 2, len(texts)), np.nan)
-        values[known] = changes[:, :, texts].swapaxes(0, 1)
+        values = np.full((len(usable), 2, len(texts)), np.nan)
+        values[usable] = changes[:, :, texts].swapaxes(0, 1)
         chosen.append(texts)
         columns.append(values)
         listed += [(variant.name, variant.severity, name, vocabulary.texts[k]) for k in texts]
@@ -361,17 +363,17 @@ def _with_interval(
     return table.assign(ci_low=low, ci_high=high)[names]
 
 
-def _known(embeddings: Embeddings, name: str) -> np.ndarray:
+def _usable(embeddings: Embeddings, name: str) -> np.ndarray:
     """Which photos have an embedding with a direction, under a variant and clean."""
-    known: np.ndarray = has_direction(embeddings[name]) & has_direction(embeddings[CLEAN])
-    return known
+    usable: np.ndarray = has_direction(embeddings[name]) & has_direction(embeddings[CLEAN])
+    return usable
 
 
 def _displacements(embeddings: Embeddings, name: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Which photos are known, their displacements, and their clean unit embeddings."""
-    known = _known(embeddings, name)
-    view, clean = embeddings[name][known], embeddings[CLEAN][known]
-    return known, displacements(view, clean), units(clean)
+    """Which photos are usable, their displacements, and their clean unit embeddings."""
+    usable = _usable(embeddings, name)
+    view, clean = embeddings[name][usable], embeddings[CLEAN][usable]
+    return usable, displacements(view, clean), units(clean)
 
 
 def _uniformity(embeddings: np.ndarray) -> np.ndarray:

@@ -246,9 +246,9 @@ def amplification_values(cosines: np.ndarray, spread: np.ndarray) -> np.ndarray:
     values = np.full_like(shift, np.nan)
     for layer in range(1, shift.shape[1]):
         for k in range(shift.shape[2]):
-            known = np.isfinite(shift[:, layer - 1 : layer + 1, k]).all(axis=1)
-            before, after = shift[known, layer - 1, k], shift[known, layer, k]
-            if known.any():
+            complete = np.isfinite(shift[:, layer - 1 : layer + 1, k]).all(axis=1)
+            before, after = shift[complete, layer - 1, k], shift[complete, layer, k]
+            if complete.any():
                 ratio = ratio_values(after, before)
-                values[known, layer, k] = ratio * spread[layer - 1] / spread[layer]
+                values[complete, layer, k] = ratio * spread[layer - 1] / spread[layer]
     return values

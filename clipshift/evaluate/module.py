@@ -173,16 +173,16 @@ class ShiftEvaluation(pl.LightningModule):
                 for name, v in self.variants.items()
             }
         with self._stage("encode"):
-            known = self.features.get(batch.digests, self.device) if self.features else None
-            by_view = self._encode(views, known)
-            unknown = self.features and by_view[CLEAN] is not known
+            cached = self.features.get(batch.digests, self.device) if self.features else None
+            by_view = self._encode(views, cached)
+            unknown = self.features and by_view[CLEAN] is not cached
             new = FeatureCache.by_name(by_view[CLEAN]) if unknown else {}
         rows = self._kept_rows(batch)
         floor = self._floor(rows.get("floor", []), views, by_view)
         weaker = self._weaker(rows.get("weaker", []), batch, views, by_view)
         with self._stage("measure"):
             values = self._measure(batch, views, by_view)
-            embeddings = torch.stack([made.embedding for made in by_view.values()])
+            embeddings = torch.stack([each.embedding for each in by_view.values()])
             count = len(self.variants)
             first, second = torch.triu_indices(count, count, 1, device=embeddings.device)
             distances = self.distance(embeddings[1:])[:, first, second]
@@ -200,8 +200,8 @@ class ShiftEvaluation(pl.LightningModule):
                 }
             )
         if self.features and new:
-            found = {name: torch.from_numpy(arrays[f"clean {name}"]) for name in new}
-            self.features.set(batch.digests, found)
+            tensors = {name: torch.from_numpy(arrays[f"clean {name}"]) for name in new}
+            self.features.set(batch.digests, tensors)
         measured.stored = stored_digests(batch.draws.values())
         measured.values = dict(zip(values, arrays["values"], strict=True))
         measured.distances = arrays["distances"].astype(np.float32)
@@ -219,22 +219,22 @@ class ShiftEvaluation(pl.LightningModule):
                 )
         return measured
 
-    def _encode(self, views: dict[str, Tensor], known: Features | None) -> dict[str, Features]:
+    def _encode(self, views: dict[str, Tensor], cached: Features | None) -> dict[str, Features]:
         """The features of all views, the clean ones' being known or not."""
         layers, photos = len(self.layers) > 0, len(views[CLEAN])
-        wanted = {name: view for name, view in views.items() if known is None or name != CLEAN}
+        wanted = {name: view for name, view in views.items() if cached is None or name != CLEAN}
         heads = self.keep.heads > 0
         if photos % ENCODE_BATCH:
             every = self.encoder.encode_views(torch.cat(list(wanted.values())), layers, heads)
-            made = every.split(photos)
+            encoded = every.split(photos)
         else:  # passes are full anyhow, and copying all views takes a while
-            made = [self.encoder.encode_views(view, layers, heads) for view in wanted.values()]
-        features = dict(zip(wanted, made, strict=True))
-        if known is None:
+            encoded = [self.encoder.encode_views(view, layers, heads) for view in wanted.values()]
+        features = dict(zip(wanted, encoded, strict=True))
+        if cached is None:
             return features
-        if not FeatureCache.alike(known, made[0]):  # what lies in the cache is not of this model
-            known = self.encoder.encode_views(views[CLEAN], layers, heads)
-        return {CLEAN: known} | features
+        if not FeatureCache.alike(cached, encoded[0]):  # the cache is of another model
+            cached = self.encoder.encode_views(views[CLEAN], layers, heads)
+        return {CLEAN: cached} | features
 
     def _measure(
         self, batch: Batch, views: dict[str, Tensor], features: dict[str, Features]
@@ -242,18 +242,19 @@ class ShiftEvaluation(pl.LightningModule):
         values: dict[tuple[str, str], Tensor] = {}
         clean = features[CLEAN].embedding
         hits = {
-            name: self._zero_shot_hits(batch, made.embedding) for name, made in features.items()
+            name: self._zero_shot_hits(batch, each.embedding) for name, each in features.items()
         }
         gray = luma(views[CLEAN])
         brightness, contrast = pixel_mean(gray), pixel_std(gray)
-        known = {
+        prepared = {
             name: measure.prepare(_space(measure.facts.space, views[CLEAN], features[CLEAN]))
             for name, measure in self.measures.items()
         }
         for variant in self.variants:
             for name, measure in self.measures.items():
                 space = measure.facts.space
-                inputs: list[Any] = [_space(space, views[variant], features[variant]), known[name]]
+                view = _space(space, views[variant], features[variant])
+                inputs: list[Any] = [view, prepared[name]]
                 if space == "aligned gaze":
                     size = batch.pixels.shape[-1]
                     inputs += [_move_back(self.variants[variant], batch.draws), size]
@@ -290,13 +291,13 @@ class ShiftEvaluation(pl.LightningModule):
         for index, layer in enumerate(self.layers):
             tokens = [features[name].layers[index] for name in self.variants]  # type: ignore[index]
             cosines.append(layer(torch.stack(tokens), clean[index]))
-        found = {"layers": torch.stack(cosines).movedim(2, 0)}
-        norms = [made.norms for made in features.values() if made.norms is not None]
+        values = {"layers": torch.stack(cosines).movedim(2, 0)}
+        norms = [each.norms for each in features.values() if each.norms is not None]
         if norms:
-            gazes = [made.gaze.flatten(1) for made in features.values() if made.gaze is not None]
+            gazes = [each.gaze.flatten(1) for each in features.values() if each.gaze is not None]
             gaze = torch.stack(gazes) if gazes else None
-            found["outliers"] = self.outliers(torch.stack(norms), gaze).movedim(1, 0)
-        return found
+            values["outliers"] = self.outliers(torch.stack(norms), gaze).movedim(1, 0)
+        return values
 
     def _kept_rows(self, batch: Batch) -> dict[str, list[int]]:
         """The rows of a batch of which something is kept, by what."""
@@ -321,15 +322,15 @@ class ShiftEvaluation(pl.LightningModule):
     ) -> dict[str, Tensor]:
         """What is kept of the rows of a batch, of every view."""
         sources: dict[str, list[Tensor | None]] = {
-            "gallery": [made.embedding for made in features.values()],
+            "gallery": [each.embedding for each in features.values()],
             "views": list(views.values()),
-            "gazes": [made.gaze for made in features.values()],
-            "heads": [made.heads for made in features.values()],
+            "gazes": [each.gaze for each in features.values()],
+            "heads": [each.heads for each in features.values()],
         }
         if "tokens" in rows:
-            sources["tokens"] = [patch_tokens(made) for made in features.values()]
+            sources["tokens"] = [patch_tokens(each) for each in features.values()]
         if "nearest" in rows and self.zero_shot is not None:
-            sources["nearest"] = [self._nearest(made) for made in features.values()]
+            sources["nearest"] = [self._nearest(each) for each in features.values()]
         return {
             kind: torch.stack([take(of, rows[kind]) for of in values if of is not None])
             for kind, values in sources.items()
@@ -346,7 +347,7 @@ class ShiftEvaluation(pl.LightningModule):
             exact = self.reference.encode_views(
                 torch.cat([take(view, rows) for view in views.values()])
             )
-            ours = torch.stack([take(made.embedding, rows) for made in features.values()])
+            ours = torch.stack([take(each.embedding, rows) for each in features.values()])
             return {"floor": rounding(ours, exact.embedding.view_as(ours))}
 
     def _weaker(
@@ -356,14 +357,14 @@ class ShiftEvaluation(pl.LightningModule):
         if self.distortion is None or not rows:
             return {}
         with self._stage("elasticity"):
-            embeddings = {name: take(made.embedding, rows) for name, made in features.items()}
+            embeddings = {name: take(each.embedding, rows) for name, each in features.items()}
             draws = {
                 name: {key: take(value, rows) for key, value in drawn.items()}
                 for name, drawn in batch.draws.items()
             }
             return {
                 "weaker": around_match(
-                    lambda made: self.encoder.encode_views(made).embedding,
+                    lambda views: self.encoder.encode_views(views).embedding,
                     self.distortion,
                     self.variants,
                     take(views[CLEAN], rows),
@@ -408,10 +409,10 @@ def stored_digests(draws: Iterable[Draws]) -> np.ndarray | None:
     Returns:
         uint8, shape (B, 32).
     """
-    found = [drawn["digests"].flatten(1).cpu() for drawn in draws if "digests" in drawn]
-    if not found:
+    by_augmentation = [drawn["digests"].flatten(1).cpu() for drawn in draws if "digests" in drawn]
+    if not by_augmentation:
         return None
-    rows = torch.cat(found, dim=1).numpy()
+    rows = torch.cat(by_augmentation, dim=1).numpy()
     whole = b"".join(hashlib.sha256(row.tobytes()).digest() for row in rows)
     return np.frombuffer(whole, np.uint8).reshape(-1, 32)
 

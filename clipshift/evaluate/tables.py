@@ -223,18 +223,18 @@ def with_distortion(ranking: pd.DataFrame, summary: pd.DataFrame, measure: str) 
 
 def realised_distortion(summary: pd.DataFrame) -> dict[str, dict[str, dict[str, float]]]:
     """What the augmentations came to: mean RMSE and SSIM, by augmentation and severity."""
-    found: dict[str, dict[str, dict[str, float]]] = {}
+    distortions: dict[str, dict[str, dict[str, float]]] = {}
     for row in summary[summary["measure"].isin(["rmse", "ssim"])].itertuples():
-        by_severity = found.setdefault(row.augmentation, {})
+        by_severity = distortions.setdefault(row.augmentation, {})
         by_severity.setdefault(row.severity, {})[row.measure] = row.mean
-    return found
+    return distortions
 
 
 def label_correlation(shift: Shift) -> float | None:
     """How alike the mean shifts of photos of one label are; None where that cannot be said."""
     means = by_photo(shift, "cosine_similarity").mean(axis=1).to_numpy()
-    found = intraclass_correlation(means, list(labels_of(shift)))
-    return None if math.isnan(found) else found
+    correlation = intraclass_correlation(means, list(labels_of(shift)))
+    return None if math.isnan(correlation) else correlation
 
 
 def resampling(
@@ -287,8 +287,8 @@ def near_photos(records: Records, photos: Sequence[Photo]) -> list[str]:
     clean: dict[int, np.ndarray] = {}
     for part in records.parts("embeddings"):
         rows = part.embeddings[CLEAN]
-        known = zip(part.index.tolist(), rows, has_direction(rows), strict=True)
-        clean |= {index: row.copy() for index, row, use in known if use and index in compared}
+        candidates = zip(part.index.tolist(), rows, has_direction(rows), strict=True)
+        clean |= {index: row.copy() for index, row, use in candidates if use and index in compared}
     listed = [index for index in order if index in clean]
     pairs, near, limit = near_copies(np.array([clean[index] for index in listed]))
     if not near.any():
@@ -355,8 +355,8 @@ def retained_photos(measured: Measured) -> dict[str, dict[int, float]]:
     }
 
 
-def add_retained(measured: Measured, found: Mapping[str, Mapping[int, float]]) -> None:
-    """Add what `retained_photos` found; NaN for photos outside the gallery."""
-    for name, photos in found.items():
+def add_retained(measured: Measured, retained_views: Mapping[str, Mapping[int, float]]) -> None:
+    """Add what `retained_photos` returns; NaN for photos outside the gallery."""
+    for name, photos in retained_views.items():
         rows = [photos.get(index, math.nan) for index in measured.index.tolist()]
         measured.values[name, "retained"] = np.array(rows)

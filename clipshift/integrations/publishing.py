@@ -156,7 +156,7 @@ def eval_results(run: Run) -> list[dict[str, Any]]:
 def write_published(run: Run) -> None:
     """Write ``clip_benchmark/`` and ``eval_results.yaml``, where photos have labels."""
     contents = clip_benchmark(run)
-    folder = subfolder(run.folder, LEADERBOARD, anew=True)
+    folder = subfolder(run.folder, LEADERBOARD, empty=True)
     if not contents:
         folder.rmdir()
         return

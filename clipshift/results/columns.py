@@ -163,8 +163,8 @@ def write_shift(path: Path, parts: Iterable[pd.DataFrame], columns: Mapping[str,
             for key in set(KEYS) & set(schema.names):  # where the first part has no labels
                 schema = schema.set(schema.get_field_index(key), pa.field(key, pa.string()))
             stored = {name: facts.as_json() for name, facts in columns.items() if name in part}
-            told = {METADATA: json.dumps(stored, ensure_ascii=False)}
-            writer = pq.ParquetWriter(path, schema.with_metadata({**schema.metadata, **told}))
+            metadata = {METADATA: json.dumps(stored, ensure_ascii=False)}
+            writer = pq.ParquetWriter(path, schema.with_metadata({**schema.metadata, **metadata}))
         writer.write_table(pa.Table.from_pandas(part, writer.schema, preserve_index=False))
     if writer is not None:
         writer.close()

@@ -11,18 +11,19 @@ from clipshift.results.table import by_photo
 def differing_views(a: Run, b: Run) -> list[str]:
     """Why two runs cannot be compared photo by photo: what differs, in words; empty if nothing."""
     infos = (a.info, b.info)
-    found = []
-    if a.info.data.fingerprint != b.info.data.fingerprint:
-        found.append(f"their photos ({a.info.data.photos} and {b.info.data.photos}, or others)")
-    elif a.info.data.stored_fingerprint != b.info.data.stored_fingerprint:
-        found.append("their stored corruptions")
+    differences = []
+    first, second = (info.data for info in infos)
+    if first.fingerprint != second.fingerprint:
+        differences.append(f"their photos ({first.photos} and {second.photos}, or others)")
+    elif first.stored_fingerprint != second.stored_fingerprint:
+        differences.append("their stored corruptions")
     if a.info.config.aug != b.info.config.aug:
-        found.append("aug")
+        differences.append("aug")
     options: dict[str, list[Any]] = {
         "seed": [info.config.seed for info in infos],
         "data.resize": [_resize(info) for info in infos],
     }
-    found += [
+    differences += [
         f"{name} ({of_a} and {of_b})" for name, (of_a, of_b) in options.items() if of_a != of_b
     ]
     keys = [
@@ -30,10 +31,10 @@ def differing_views(a: Run, b: Run) -> list[str]:
         for run in (a, b)
     ]
     if keys[0] != keys[1]:
-        found.append("their augmentations or severities")
+        differences.append("their augmentations or severities")
     elif a.info.strengths != b.info.strengths:
-        found.append("the strengths of their augmentations")
-    return found
+        differences.append("the strengths of their augmentations")
+    return differences
 
 
 def _resize(info: RunInfo) -> str | dict[str, Any]:
@@ -55,14 +56,14 @@ def incomparable(a: Run, b: Run) -> dict[str, str]:
         for run in (a, b)
     ]
     texts = [(run.info.data.classes, run.info.prompts) for run in (a, b)]
-    found = {}
+    causes = {}
     if galleries[0] != galleries[1]:
-        found["retained"] = "the galleries hold other photos"
+        causes["retained"] = "the galleries hold other photos"
     if texts[0] != texts[1]:
-        found["zero_shot"] = "classes or prompts differ"
+        causes["zero_shot"] = "classes or prompts differ"
     kinds = [run.info.model.gaze for run in (a, b)]
     if kinds[0] != kinds[1]:
         cause = f"the gaze is {kinds[0]} in one and {kinds[1]} in the other"
         of_gaze = [n for n, facts in a.columns.items() if facts.space in ("gaze", "aligned gaze")]
-        found |= {n: cause for n in of_gaze if n in a.shift and n in b.shift}
-    return found
+        causes |= {n: cause for n in of_gaze if n in a.shift and n in b.shift}
+    return causes

@@ -153,19 +153,19 @@ def shift_and_error(table: pd.DataFrame, shift: Shift, seed: int) -> dict[str, f
         str(name): list(rows.loc[rows["severity"].isin(LADDER), "error"])
         for name, rows in table.groupby("augmentation")
     }
-    found = {"mce": mean_corruption_error(errors)}
-    known = not np.isnan(found["mce"])
-    ends = corruption_error_interval(shift, seed) if known else (np.nan, np.nan)
-    found["mce_low"], found["mce_high"] = ends
+    results = {"mce": mean_corruption_error(errors)}
+    complete = not np.isnan(results["mce"])
+    ends = corruption_error_interval(shift, seed) if complete else (np.nan, np.nan)
+    results["mce_low"], results["mce_high"] = ends
     means = errors_by_corruption(table)
-    found["rho"], count = _correlation(means)
-    found["ci_low"], found["ci_high"] = (
-        (np.nan, np.nan) if np.isnan(found["rho"]) else spearman_interval(found["rho"], count)
+    results["rho"], count = _correlation(means)
+    results["ci_low"], results["ci_high"] = (
+        (np.nan, np.nan) if np.isnan(results["rho"]) else spearman_interval(results["rho"], count)
     )
     steps = [_correlation(rows, least=3)[0] for _, rows in table.groupby("augmentation")]
     steps = [rho for rho in steps if not np.isnan(rho)]
-    found["rho_within"] = float(np.mean(steps)) if steps else np.nan
-    numbers = {name: None if np.isnan(value) else value for name, value in found.items()}
+    results["rho_within"] = float(np.mean(steps)) if steps else np.nan
+    numbers = {name: None if np.isnan(value) else value for name, value in results.items()}
     return numbers | {"n": count, "n_within": len(steps)}
 
 

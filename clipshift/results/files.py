@@ -44,24 +44,24 @@ def file_name(name: str) -> str:
     return f"{safe}-{hashlib.sha256(name.encode(errors='surrogatepass')).hexdigest()[:8]}"
 
 
-def subfolder(folder: Path, name: str, *, anew: bool = False) -> Path:
+def subfolder(folder: Path, name: str, *, empty: bool = False) -> Path:
     """A folder in a run's folder to write to, made where it is missing.
 
     Args:
         folder: The run's folder.
         name: Its name there.
-        anew: Whether to remove what it holds.
+        empty: Whether to remove what it holds.
 
     Raises:
         UserError: If a link or a file has its place: a link may lead out of the run's folder.
     """
-    made = folder / name
-    if made.is_symlink() or (made.exists() and not made.is_dir()):
-        raise UserError(f"{made} is not a folder but a link or a file: remove it")
-    if anew and made.exists():
-        shutil.rmtree(made)
-    made.mkdir(parents=True, exist_ok=True)
-    return made
+    target = folder / name
+    if target.is_symlink() or (target.exists() and not target.is_dir()):
+        raise UserError(f"{target} is not a folder but a link or a file: remove it")
+    if empty and target.exists():
+        shutil.rmtree(target)
+    target.mkdir(parents=True, exist_ok=True)
+    return target
 
 
 def write_whole(path: Path, write: Callable[[Path], Any]) -> None:
@@ -94,8 +94,8 @@ def write_whole(path: Path, write: Callable[[Path], Any]) -> None:
 
 def _system_error(error: SafetensorError) -> int | None:
     """The number of the system's error that safetensors tells of; None for any other."""
-    found = re.search(r"os error (\d+)", str(error))
-    return int(found[1]) if found else None
+    number = re.search(r"os error (\d+)", str(error))
+    return int(number[1]) if number else None
 
 
 def write_csv(path: Path, table: pd.DataFrame) -> None:
@@ -107,8 +107,8 @@ def write_csv(path: Path, table: pd.DataFrame) -> None:
     index = table.index.name is not None
     texts = table.select_dtypes(["object", "string"])
     safe = texts.map(lambda cell: f"'{cell}" if str(cell).startswith(FORMULA) else cell)
-    made = table.assign(**{str(name): safe[name] for name in safe})
-    write_whole(path, lambda partial: made.to_csv(partial, index=index, float_format="%.9g"))
+    escaped = table.assign(**{str(name): safe[name] for name in safe})
+    write_whole(path, lambda partial: escaped.to_csv(partial, index=index, float_format="%.9g"))
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:

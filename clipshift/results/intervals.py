@@ -153,9 +153,9 @@ def resampled(units: int, seed: int) -> Iterator[tuple[slice, np.ndarray]]:
     sizes = np.array([min(BLOCK, units - start) for start in starts])
     draws = np.random.default_rng([seed, len(starts)]).multinomial(units, sizes / units, RESAMPLES)
     for block, (start, size) in enumerate(zip(starts, sizes, strict=True)):
-        own = draws[:, block]
-        drawn = np.random.default_rng([seed, block]).integers(size, size=own.sum())
-        drawn += np.repeat(size * np.arange(RESAMPLES), own)
+        times = draws[:, block]
+        drawn = np.random.default_rng([seed, block]).integers(size, size=times.sum())
+        drawn += np.repeat(size * np.arange(RESAMPLES), times)
         weights = np.bincount(drawn, minlength=RESAMPLES * size).reshape(RESAMPLES, size)
         yield slice(start, start + size), weights.astype(float)
 
@@ -202,12 +202,12 @@ def studentize(
         for block, weights in resampled(units, seed) if units else ():
             rows = block if members is None else np.concatenate(members[block])
             deviation = derive(values[rows]) - centre
-            known = ~np.isnan(deviation)
-            deviation[~known] = 0
-            added = _terms(known.astype(float), deviation, members and members[block])
+            has_value = ~np.isnan(deviation)
+            deviation[~has_value] = 0
+            added = _terms(has_value.astype(float), deviation, members and members[block])
             for place, term in enumerate(added):
                 totals[place] += term.sum(axis=0)
-                alike = place == 0 and members is None and known.all()
+                alike = place == 0 and members is None and has_value.all()
                 sums[place] += weights.sum(axis=1)[:, None] if alike else weights @ term
         shift = totals[1] / totals[0]
         mean = centre + shift
@@ -220,8 +220,8 @@ def studentize(
         drawn = sums[1] / size
         variance = sums[2] / size - drawn**2 + _between(sums, drawn) / size
         number = np.maximum(sums[5], 1) if members else size
-        own = np.sqrt(np.maximum(variance, 0) / np.maximum(number - 1, 1) * (number / size))
-        scaled = (drawn - shift) / np.maximum(own, ERROR_FLOOR * error)
+        drawn_error = np.sqrt(np.maximum(variance, 0) / np.maximum(number - 1, 1) * (number / size))
+        scaled = (drawn - shift) / np.maximum(drawn_error, ERROR_FLOOR * error)
     return Studentized(mean, error, count, np.where(error == 0, 0, scaled))
 
 
@@ -237,13 +237,13 @@ def _members(groups: np.ndarray | None, photos: int) -> list[np.ndarray] | None:
 
 
 def _terms(
-    known: np.ndarray, deviation: np.ndarray, members: list[np.ndarray] | None
+    has_value: np.ndarray, deviation: np.ndarray, members: list[np.ndarray] | None
 ) -> list[np.ndarray]:
     """Of photos, or of groups, m, T, T² and, of groups, T (m − 1), m (m − 1) and whether m > 0."""
     if members is None:
-        return [known, deviation, deviation**2]
+        return [has_value, deviation, deviation**2]
     starts = np.cumsum([0, *map(len, members[:-1])])
-    size, total = (np.add.reduceat(rows, starts) for rows in (known, deviation))
+    size, total = (np.add.reduceat(rows, starts) for rows in (has_value, deviation))
     more = size - 1
     return [size, total, total**2, total * more, size * more, (size > 0).astype(float)]
 
@@ -326,7 +326,7 @@ def effective_count(values: np.ndarray, groups: np.ndarray | None) -> float:
     if len(members) < 2:
         return 0
     deviation = values - np.mean(values)
-    between = np.square([deviation[own].sum() for own in members]).sum()
+    between = np.square([deviation[rows].sum() for rows in members]).sum()
     within = np.square(deviation).sum()
     many = len(members)
     effect = max(1.0, many / (many - 1) * between / within) if within else 1.0
@@ -445,10 +445,10 @@ def relative_shift_values(relative: np.ndarray, others: np.ndarray) -> np.ndarra
         >>> relative_shift_values(np.array([0.1, 0.3]), np.array([0.5, 0.5]))
         array([0.1, 0.3])
     """
-    known = ~np.isnan(relative + others)
-    if not known.any():
+    has_value = ~np.isnan(relative + others)
+    if not has_value.any():
         return np.full(len(relative), np.nan)
-    mean, spread = relative[known].mean(), others[known].mean()
+    mean, spread = relative[has_value].mean(), others[has_value].mean()
     return relative - 2 * mean * (others - spread) / spread
 
 
@@ -523,16 +523,16 @@ def stratum_values(values: np.ndarray, strata: np.ndarray) -> np.ndarray:
         >>> stratum_values(values, np.array([False, False, False, True, True])).round(3)
         array([2.   , 2.   , 2.   , 0.735, 3.265])
     """
-    known = ~np.isnan(values)
-    parts = [part for part in (strata & known, ~strata & known) if part.any()]
+    has_value = ~np.isnan(values)
+    parts = [part for part in (strata & has_value, ~strata & has_value) if part.any()]
     sizes = [part.sum() for part in parts]
     if 1 in sizes:
         return values
-    made = values.copy()
+    stratified = values.copy()
     for part, size in zip(parts, sizes, strict=True):
-        scale = np.sqrt(size / (size - 1) * (known.sum() - 1) / known.sum())
-        made[part] = values[known].mean() + scale * (values[part] - values[part].mean())
-    return made
+        scale = np.sqrt(size / (size - 1) * (has_value.sum() - 1) / has_value.sum())
+        stratified[part] = values[has_value].mean() + scale * (values[part] - values[part].mean())
+    return stratified
 
 
 def cosine_values(both: np.ndarray, first: np.ndarray, second: np.ndarray) -> np.ndarray:

@@ -56,8 +56,8 @@ def write_tensors(
         ("gaze", measured.gazes, gaze, shown),
         ("gaze_heads", measured.heads, heads, ()),
     ):
-        known = kept.get(CLEAN, {})
-        indices = sorted(index for index in known if index < count or photos[index].id in more)
+        clean = kept.get(CLEAN, {})
+        indices = sorted(index for index in clean if index < count or photos[index].id in more)
         if indices:
             stacked = {name: np.stack([rows[i] for i in indices]) for name, rows in kept.items()}
             _write_views(folder / f"{file}.safetensors", stacked, [photos[i].id for i in indices])
@@ -86,8 +86,8 @@ def write_nearest(
         classes: Their classes' names.
         shown: Ids of the photos, of which those are written that were kept.
     """
-    known = measured.nearest.get(CLEAN, {})
-    indices = sorted(index for index in known if photos[index].id in shown)
+    clean = measured.nearest.get(CLEAN, {})
+    indices = sorted(index for index in clean if photos[index].id in shown)
     content = {
         photos[index].id: {
             view: [[classes[int(k)], round(float(cosine), 6)] for k, cosine in rows[index]]

@@ -53,7 +53,7 @@ class Matching:
 
     def widened(
         self,
-        made: Studentized,
+        means: Studentized,
         moved: np.ndarray,
         variants: Variants,
         seed: int,
@@ -62,20 +62,20 @@ class Matching:
         """Means of the shift with what the choice of the calibration photos adds to their errors.
 
         Args:
-            made: Means over the measured photos, of the columns that ``derive`` makes.
+            means: Means over the measured photos, of the columns that ``derive`` makes.
             moved: The mean shift of each variant, shape (C,); 0 where nothing is to be added.
             variants: The C variants.
             seed: Seed of the resampling.
             derive: What makes the means' columns of those of the variants.
         """
         if not self.relative:
-            return made
+            return means
         photos = len(next(iter(self.relative.values())))
         values = np.zeros((photos, len(variants)))
         for place, (name, severity) in enumerate(variants):
             if severity == MATCHED and name in self.relative:
                 values[:, place] = -moved[place] * self.relative[name]
-        return made.widened(studentize(values, seed, derive))
+        return means.widened(studentize(values, seed, derive))
 
 
 UNMATCHED = Matching()

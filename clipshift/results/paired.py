@@ -79,16 +79,16 @@ def compare_photos(
     ]:
         changes = _changes(group, chosen)
         of_photos = None if groups is None else group["photo"].map(groups).to_numpy()
-        made = studentize(_influence(group, changes).to_numpy(), seed, groups=of_photos)
-        of_means = zip(*made.interval(), made.p_values(), strict=True)
+        means = studentize(_influence(group, changes).to_numpy(), seed, groups=of_photos)
+        of_means = zip(*means.interval(), means.p_values(), strict=True)
         for measure, (low, high, p) in zip(chosen, of_means, strict=True):
             pair = group[[f"{measure}_a", f"{measure}_b"]].dropna().to_numpy(float)
-            known = changes[measure].notna().to_numpy()
-            change = changes[measure].to_numpy()[known]
+            has_change = changes[measure].notna().to_numpy()
+            change = changes[measure].to_numpy()[has_change]
             gain = columns[measure].gain(pair[:, 0], pair[:, 1])
             if columns[measure].is_share and np.isin(change, (-1, 0, 1)).all():
-                own = None if of_photos is None else of_photos[known]
-                low, high, p = share_difference(change, own)
+                their_groups = None if of_photos is None else of_photos[has_change]
+                low, high, p = share_difference(change, their_groups)
             rows.append(
                 {
                     "augmentation": name,
@@ -122,10 +122,10 @@ def _influence(group: pd.DataFrame, changes: pd.DataFrame) -> pd.DataFrame:
     """The differences, of ``relative_shift`` with what each photo does to the spreads."""
     if "relative_shift" not in changes:
         return changes
-    known = changes["relative_shift"].notna()
+    has_change = changes["relative_shift"].notna()
     before, after = (
         relative_shift_values(
-            group[f"relative_shift_{run}"].where(known).to_numpy(float),
+            group[f"relative_shift_{run}"].where(has_change).to_numpy(float),
             group[f"distance_to_others_{run}"].to_numpy(float),
         )
         for run in ("a", "b")

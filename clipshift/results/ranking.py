@@ -19,8 +19,8 @@ def shift_matrix(shift: Shift, severity: str) -> pd.DataFrame:
     Augmentations under which fewer than two photos have a value are left out.
     """
     cosines = by_photo(shift, "cosine_similarity")
-    own = cosines.columns.get_level_values("severity") == severity
-    return 1 - cosines.loc[:, own].droplevel("severity", axis=1).dropna(axis=1, thresh=2)
+    of_severity = cosines.columns.get_level_values("severity") == severity
+    return 1 - cosines.loc[:, of_severity].droplevel("severity", axis=1).dropna(axis=1, thresh=2)
 
 
 def pairs_of(count: int) -> np.ndarray:
@@ -40,11 +40,11 @@ def with_differences(values: np.ndarray) -> np.ndarray:
     """
     columns = values.shape[1]
     pairs = pairs_of(columns)
-    made = np.empty((len(values), columns + len(pairs)))
-    made[:, :columns] = values
+    wider = np.empty((len(values), columns + len(pairs)))
+    wider[:, :columns] = values
     for place, (first, second) in enumerate(pairs, columns):
-        np.subtract(values[:, first], values[:, second], out=made[:, place])
-    return made
+        np.subtract(values[:, first], values[:, second], out=wider[:, place])
+    return wider
 
 
 def told_apart(differences: Studentized) -> np.ndarray:
@@ -102,10 +102,10 @@ def rank_augmentations(
         positions = pairs_of(size)
         variants = [(name, severity) for name in means.index]
         values = matching.stratified(matrix.to_numpy(), variants)
-        made = studentize(values, seed, with_differences, groups)
-        made = matching.widened(made, means.to_numpy(), variants, seed, with_differences)
-        low, high = np.clip(made[:size].interval(), 0, 2)
-        differences = made[size:]
+        errors = studentize(values, seed, with_differences, groups)
+        errors = matching.widened(errors, means.to_numpy(), variants, seed, with_differences)
+        low, high = np.clip(errors[:size].interval(), 0, 2)
+        differences = errors[size:]
         ranks = rank_intervals(size, positions, told_apart(differences))
         following = positions[:, 1] == positions[:, 0] + 1
         gap = np.append(differences.mean[following], np.nan)
@@ -194,18 +194,18 @@ def ranking_agreement(
     def differences(rows: np.ndarray) -> np.ndarray:
         return np.hstack([with_differences(of)[:, len(names) :] for of in np.hsplit(rows, 2)])
 
-    made = studentize(matching.stratified(values, variants), seed, differences, groups)
-    made = matching.widened(made, np.nanmean(values, axis=0), variants, seed, differences)
+    errors = studentize(matching.stratified(values, variants), seed, differences, groups)
+    errors = matching.widened(errors, np.nanmean(values, axis=0), variants, seed, differences)
     tau = kendalltau(first[names].mean(), second[names].mean()).statistic
-    signs = told_apart(made)
+    signs = told_apart(errors)
     order = signs[:pairs] * signs[pairs:]
-    told, open_pairs = order.sum(), (order == 0).sum()
-    low, high = (told - open_pairs) / pairs, (told + open_pairs) / pairs
+    certain, open_pairs = order.sum(), (order == 0).sum()
+    low, high = (certain - open_pairs) / pairs, (certain + open_pairs) / pairs
     return float(tau), float(np.fmin(low, tau)), float(np.fmax(high, tau))
 
 
 def correlate(shift: Shift, columns: Mapping[str, Facts]) -> pd.DataFrame:
-    """What goes with the shift over photos: Spearman's ρ with distortion, gaze and the photo.
+    """Correlations with the shift over photos: Spearman's ρ with distortion, gaze and the photo.
 
     Args:
         shift: From `clipshift.results.shift_table`, or its file, with ``cosine_similarity``.
@@ -224,18 +224,18 @@ def correlate(shift: Shift, columns: Mapping[str, Facts]) -> pd.DataFrame:
     for order, (column, facts) in enumerate(compared.items()):
         values = by_photo(shift, column)
         for place, variant in enumerate(cosines.columns):
-            known = (cosines[variant].notna() & values[variant].notna()).to_numpy()
+            complete = (cosines[variant].notna() & values[variant].notna()).to_numpy()
             # Only ranks count: −x ranks as 1 − x does, without its rounding.
-            moved = -cosines[variant].to_numpy()[known]
-            beside = values[variant].to_numpy()[known] * (-1 if facts.better == "higher" else 1)
+            moved = -cosines[variant].to_numpy()[complete]
+            beside = values[variant].to_numpy()[complete] * (-1 if facts.better == "higher" else 1)
             rho = p = low = high = np.nan
             if len(moved) > 3 and all(one.min() < one.max() for one in (moved, beside)):
                 rho, p = (float(value) for value in spearmanr(moved, beside))
                 low, high = spearman_interval(rho, len(moved))
-            found = (*variant, facts.correlate, rho, low, high, p, len(moved))
-            rows.append((place, order, found))
+            row = (*variant, facts.correlate, rho, low, high, p, len(moved))
+            rows.append((place, order, row))
     names = ["augmentation", "severity", "with", "rho", "ci_low", "ci_high", "p", "n"]
-    table = pd.DataFrame([found for *_, found in sorted(rows)], columns=names)
+    table = pd.DataFrame([row for *_, row in sorted(rows)], columns=names)
     corrected = table.groupby("severity")["p"].transform(lambda p: holm(p.to_numpy()))
     table.insert(names.index("n"), "p_holm", corrected)
     return table

@@ -43,25 +43,25 @@ class Records:
         self.folder = run_folder / FOLDER
         self.own: list[str] = []
 
-    def begin(self, options: Mapping[str, Any], anew: bool) -> list[str]:
+    def begin(self, options: Mapping[str, Any], restart: bool) -> list[str]:
         """Start, or go on from what an interrupted run of the same options has left.
 
         Args:
             options: All that decides the run's numbers, as JSON.
-            anew: Whether to remove what is there.
+            restart: Whether to remove what an earlier run has left.
 
         Returns:
             The names of the options that an interrupted run had otherwise, whose records these
             are: then nothing may be added.
         """
         wanted = json.loads(json.dumps(options))
-        anew = anew or not any(self.folder.glob("[0-9]*.safetensors"))
+        restart = restart or not any(self.folder.glob("[0-9]*.safetensors"))
         try:
             begun = typed(STORED_OPTIONS, read_text(self.folder / OPTIONS))
         except (OSError, ValueError):
-            anew = True  # records without their options belong to no run
-        if anew:
-            subfolder(self.folder.parent, FOLDER, anew=True)
+            restart = True  # records without their options belong to no run
+        if restart:
+            subfolder(self.folder.parent, FOLDER, empty=True)
             write_json(self.folder / OPTIONS, wanted)
             return []
         return [name for name in wanted if begun.get(name) != wanted[name]]
@@ -190,12 +190,12 @@ class Records:
             return
         names: list[list[str]] = [[]] * dist.get_world_size()
         dist.all_gather_object(names, self.own)
-        missing = [[[n for n in own if not (self.folder / n).exists()] for own in names]]
+        missing = [[[n for n in written if not (self.folder / n).exists()] for written in names]]
         dist.broadcast_object_list(missing)
         if not any(missing[0]):
             return
         files = dist.new_group(backend="gloo")  # of bytes in memory, whatever the device
-        for sender, name in ((rank, n) for rank, own in enumerate(missing[0]) for n in own):
+        for sender, name in ((rank, n) for rank, written in enumerate(missing[0]) for n in written):
             if dist.get_rank() == sender:
                 content = torch.from_numpy(np.fromfile(self.folder / name, np.uint8))
                 dist.send(torch.tensor(len(content)), 0, files)

@@ -79,15 +79,15 @@ class Run:
         distances_low: The lower ends of their 95 % intervals.
         distances_high: The upper ends.
         ranking: Augmentations by their shift; empty where the cosine was not measured.
-        correlations: What goes with the shift; empty likewise.
+        correlations: Correlations with the shift; empty likewise.
         layers: Shift by layer; empty where not asked for.
         outliers: Outlier tokens by layer, and their share of the gaze; empty likewise, and where
             the tower has no tokens.
         corruption_error: Errors under stored corruptions; empty where there are none.
         directions: Whether every photo is moved the same way; this and the next four are empty
             where ``inside`` was not asked for.
-        direction_cosines: Which augmentations push the same way.
-        undone: Whether the shift can be undone, by method.
+        direction_cosines: Which augmentations share a direction.
+        undone: How far each method undoes the shift.
         neighbourhoods: What becomes of photos' nearest neighbours, and of the embeddings' spread.
         named: The texts that views move towards, and away from; empty without classes as well.
         skipped: Photos that could not be read.
@@ -145,8 +145,8 @@ class Run:
     def matched_by(self) -> str | None:
         """The measure of distortion that severity ``matched`` is at, where the run has both."""
         name = self.info.matching.distortion if self.info.matching else None
-        known = name in self.columns and len(self.ranking) > 0
-        return name if known and self.ranking["distortion"].notna().any() else None
+        is_measured = name in self.columns and len(self.ranking) > 0
+        return name if is_measured and self.ranking["distortion"].notna().any() else None
 
     @property
     def agreement(self) -> tuple[float, float, float] | None:
@@ -154,11 +154,11 @@ class Run:
 
         With its interval; None where the run has not both severities.
         """
-        found = self.info.paper_and_matched
-        if found is None:
+        taus = self.info.paper_and_matched
+        if taus is None:
             return None
         tau, low, high = (
-            np.nan if value is None else value for value in (found.tau, found.ci_low, found.ci_high)
+            np.nan if value is None else value for value in (taus.tau, taus.ci_low, taus.ci_high)
         )
         return tau, low, high
 
@@ -247,7 +247,7 @@ def read_info(folder: Path) -> RunInfo:
 
 
 def read_run(folder: Path) -> Run:
-    """Read a finished run, of whose files nothing is believed but that they are data.
+    """Read a finished run; its files are taken for data and nothing else.
 
     Raises:
         UserError: If the folder holds none, one that was interrupted or measured no photo, or one
@@ -306,7 +306,7 @@ def _check_names(info: RunInfo, rows: ShiftFile, tables: Mapping[str, pd.DataFra
         raise ValueError(f"{SHIFT} has the severity {min(other)}")
     several = len(severities) > 1
     views = {view_name(n, severity if several else None) for n, severity in rows.variants}
-    known: dict[str, set[Any]] = {
+    allowed: dict[str, set[Any]] = {
         "strengths": views,
         "aug": names,
         "augmentation": names | {CLEAN},
@@ -336,7 +336,7 @@ def _check_names(info: RunInfo, rows: ShiftFile, tables: Mapping[str, pd.DataFra
         ),
     ]
     for file, kind, values in named:
-        if other := set(values) - known[kind]:
+        if other := set(values) - allowed[kind]:
             raise ValueError(f"{file} names {min(map(str, other))}, which {SHIFT} does not")
     if set(info.strengths) != views:
         raise ValueError(f"run.json has no strength of {min(views - set(info.strengths))}")

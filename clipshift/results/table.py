@@ -121,11 +121,11 @@ def summarize(
     for chosen in (resampled[start : start + step] for start in range(0, len(resampled), step)):
         every = [variant for _ in chosen for variant in variants]
         values = matching.stratified(_influences(shift, chosen, shape), every)
-        made = studentize(values, seed, groups=groups)
+        means = studentize(values, seed, groups=groups)
         of_shifts = np.repeat([name in SHIFTS for name in chosen], len(variants))
         unchanged = np.repeat([SHIFTS.get(name, 0.0) for name in chosen], len(variants))
-        moved = np.where(of_shifts, made.mean - unchanged, 0)
-        low_high = matching.widened(made, moved, every, seed).interval()
+        moved = np.where(of_shifts, means.mean - unchanged, 0)
+        low_high = matching.widened(means, moved, every, seed).interval()
         ends |= dict(zip(chosen, np.split(np.stack(low_high), len(chosen), axis=1), strict=True))
     parts = []
     for name in measures:
@@ -150,17 +150,17 @@ def summarize(
 
 
 def _share_interval(values: np.ndarray, groups: np.ndarray | None) -> tuple[float, float]:
-    known = ~np.isnan(values)
-    return share_interval(values[known], None if groups is None else groups[known])
+    has_value = ~np.isnan(values)
+    return share_interval(values[has_value], None if groups is None else groups[has_value])
 
 
 def _influences(shift: Shift, measures: Sequence[str], shape: tuple[int, int]) -> np.ndarray:
     """`_influence` of several measures, each of a shape, side by side and none held twice."""
     photos, width = shape
-    made = np.empty((photos, width * len(measures)))
+    influences = np.empty((photos, width * len(measures)))
     for place, measure in enumerate(measures):
-        made[:, place * width : (place + 1) * width] = _influence(shift, measure)
-    return made
+        influences[:, place * width : (place + 1) * width] = _influence(shift, measure)
+    return influences
 
 
 def _influence(shift: Shift, measure: str) -> np.ndarray:

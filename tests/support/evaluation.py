@@ -55,7 +55,7 @@ def run_module(
 ) -> tuple[Records, ShiftEvaluation]:
     """Run the Lightning module; return its records and the module."""
     records = Records(Path(tempfile.mkdtemp()))
-    records.begin({}, anew=True)
+    records.begin({}, restart=True)
     module = ShiftEvaluation(
         encoder, variants, measures, records, keep or SaveOptions(), layers=layers, **inputs
     )
