@@ -52,13 +52,9 @@ def compare_sweep(
     notes = sweep_notes(sweep)
     report, files = write_sweep(sweep, notes)
     if sweep.runs:
-        with tracking.optional_tracking():
-            group = logger.get("group") or tracking.sweep_group(folder, sweeps)
-            tracking.track_sweep(
-                folder, logger, group, dashboard, sweep.table, files, failed=bool(sweep.failed)
-            )
-        rows = terminal.sweep_table(sweep.runs, sweep.overrides, sweep.options)
-        terminal.print_sweep(rows)
+        failed = bool(sweep.failed)
+        tracking.track_sweep(folder, logger, sweeps, dashboard, sweep.table, files, failed)
+        terminal.print_sweep(terminal.sweep_table(sweep.runs, sweep.overrides, sweep.options))
     for note in notes:
         print(f"note: {note}")
     print(f"{len(sweep.runs)} of {len(sweep.overrides)} jobs finished; comparison: {report}")

@@ -1,1 +1,1 @@
-"""The report: figures, one HTML page, the terminal's last words, and W&B."""
+"""The report: charts, sections, one HTML page, and what the terminal shows."""

@@ -18,6 +18,7 @@ from clipshift.augment import MovingAugmentation, Variant, augment
 from clipshift.data import Batch, View, ViewDataset, collate
 from clipshift.errors import UserError
 from clipshift.measure.functional import gaze_moved_back
+from clipshift.report.shift import COSINE, HEADLINE_MEASURES
 from clipshift.results import (
     CLEAN,
     SHOWN_PHOTOS,
@@ -62,15 +63,9 @@ def explorer_data(runs: Mapping[str, Run], dataset: ViewDataset | None) -> dict[
     every = list(runs.values())
     first = every[0]
     keys = list(view_keys(first).values())
-    both = [set(run.rows) for run in every]
-    measure = "relative_shift" if all("relative_shift" in known for known in both) else (
-        "cosine_similarity"
-    )  # fmt: skip
-    measures = [
-        name
-        for name in shown_measures(first.summary, first.columns)
-        if all(name in known for known in both)
-    ]
+    common = set.intersection(*(set(run.rows) for run in every))
+    measure = next((name for name in HEADLINE_MEASURES if name in common), COSINE)
+    measures = [m for m in shown_measures(first.summary, first.columns) if m in common]
     photos, unlisted = photo_rows([run.rows for run in every], keys, measure)
     count = min(SHOWN_PHOTOS, max(3, PICTURES // (1 + len(keys))))
     parts = chosen_photos(every, count)
@@ -84,8 +79,8 @@ def explorer_data(runs: Mapping[str, Run], dataset: ViewDataset | None) -> dict[
             "part": part,
             "pictures": pictures.get(photo, []),
             "models": [
-                known[photo] | {"gaze": gaze.get(photo)}
-                for known, gaze in zip(of_models, gazes, strict=True)
+                numbers[photo] | {"gaze": gaze.get(photo)}
+                for numbers, gaze in zip(of_models, gazes, strict=True)
             ],
         }
         for photo, part in parts.items()
@@ -149,7 +144,7 @@ def photo_rows(
     Args:
         shifts: From `clipshift.results.shift_table`, or its file, one for each model.
         keys: Augmentation and severity of each variant.
-        measure: ``relative_shift`` or, where there is none, ``cosine_similarity``.
+        measure: One of `HEADLINE_MEASURES`.
 
     Returns:
         The rows, at most `LISTED`; and how many photos are left out between most and least moved.
@@ -158,7 +153,7 @@ def photo_rows(
     if measure not in shifts[0]:
         return [], len(labels)
     tables = [by_photo(shift, measure)[list(keys)] for shift in shifts]
-    if measure == "cosine_similarity":
+    if measure == COSINE:
         tables = [1 - table for table in tables]
     means = tables[0].mean(axis=1).sort_values(ascending=False, kind="stable")
     order = list(means.index)

@@ -1,4 +1,4 @@
-"""What a run says in the terminal: progress in photos, and the last words."""
+"""What a run prints in the terminal: progress in photos, and a summary."""
 
 import math
 import re

@@ -1,4 +1,4 @@
-"""What the shift does to the space of embeddings: directions, neighbours, what can be undone."""
+"""The geometry of the shift: its directions, photos' neighbours, and how much a map undoes."""
 
 import numpy as np
 import pandas as pd
