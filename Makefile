@@ -48,12 +48,13 @@ benchmark: $(READY)  ## Photos per second, compared with the paper's procedure: 
 findings: $(READY)  ## Run the docs' measurements and write their numbers into the pages: ARGS="lite tiny" selects runs
 	$(BIN)/python benchmarks/findings.py $(ARGS)
 
-lint: $(READY)  ## Check style, types, imports between rooms, and spelling
+lint: $(READY)  ## Check style, types, imports between rooms, spelling and English
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache
 	$(BIN)/codespell *.md .ci .github benchmarks clipshift conf docs tests
+	$(BIN)/python .ci/english.py
 
 # PyPI does not list local versions such as torch 2.13.0+cpu. A failed look-up fails the target.
 audit: $(READY)  ## Look up known vulnerabilities of the lowest and the installed versions at pypi.org

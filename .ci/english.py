@@ -31,7 +31,7 @@ PHRASES = {
     r"\bsays no \w|never guessed": "… is required",
     r"by its name and no list|by their names: ": "neither an image nor a list of images",
     r"choose the encoder's": "use precision=…",
-    r"\banew\b": "again; regenerated",
+    r"\b(made|makes?|drawn|written)( \w+)? anew\b": "regenerated; again",
     r"for W&B says": "W&B reported",
     r"has not got": "is incomplete, is missing",
     r"so taken from": "reusing results from",

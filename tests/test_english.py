@@ -72,7 +72,7 @@ def test_phrases_are_found_in_docs_strings_comments_and_options(
 
 
 def test_code_is_not_prose(tmp_path: Path) -> None:
-    page = "Run `anew`.\n\n```sh\nclipshift anew\n```\n"
+    page = "Run `made anew`.\n\n```sh\nclipshift made anew\n```\n"
     assert complaints_about(tmp_path, "page.md", page) == []
 
 
@@ -97,4 +97,4 @@ def test_lines_and_paragraphs_of_pages_are_short(tmp_path: Path) -> None:
 
 def test_the_tables_texts_are_read(tmp_path: Path) -> None:
     (complaint,) = complaints_about(tmp_path, "page.md", "| a | made anew |\n")
-    assert complaint.startswith("1: “anew”")
+    assert complaint.startswith("1: “made anew”")

@@ -50,9 +50,9 @@ class SaveOptions:
         embeddings: Whether to keep all embeddings.
         gallery: Indices of the photos whose embeddings are kept until the end in any case, to see
             which views still find their own photo among them.
-        views: The views of so many first photos.
-        gaze: The gazes of so many first photos, and the classes nearest to them.
-        heads: The gazes of so many first photos, head by head.
+        views: The number of leading photos whose views are kept.
+        gaze: The number of leading photos whose gaze and nearest classes are kept.
+        heads: The number of leading photos whose gaze is kept head by head.
         tokens: Indices of the photos whose mean patch tokens are kept, with ``layers``.
         weaker: Indices of the photos that are measured below matched severity as well.
     """
