@@ -13,11 +13,12 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from pydantic import ValidationError
 from safetensors import safe_open
 from safetensors.numpy import save_file
 from scipy import stats
 from support.columns import all_columns
-from support.runs import run_info
+from support.runs import run_facts, run_info
 
 from clipshift.augment import make_variants
 from clipshift.data import GONE, Photo, Skipped
@@ -27,6 +28,7 @@ from clipshift.results import (
     Measured,
     Records,
     Run,
+    RunInfo,
     ShiftFile,
     by_photo,
     clear_results,
@@ -740,6 +742,35 @@ def small_run(folder: Path, **changes: Any) -> Run:
         summary=summarize(shift, all_columns(), seed=0), ranking=rank_augmentations(shift, seed=0),
         distances=distances.set_axis(names, axis=1),
     )  # fmt: skip
+
+
+def test_facts_are_written_as_they_were_given() -> None:
+    """No defaults are added, and what a user's own parts add to the options is kept."""
+    facts = run_facts(config={"compare": None, "own": {"_target_": "mine.Part"}}, data={})
+    assert RunInfo.model_validate(facts).as_json() == facts
+    assert RunInfo.model_validate_json(json.dumps(facts), strict=True).as_json() == facts
+
+
+def test_facts_of_earlier_versions_are_read() -> None:
+    info = run_info(model={"gaze": True})
+    assert (info.model.gaze, info.model.gaze_layer, info.config.inside) == (
+        "attention",
+        None,
+        False,
+    )
+    assert run_info(model={"gaze": False}).model.gaze is None
+    assert (info.data.classes, info.data.shown_sha256, info.by_class) == ([], {}, False)
+    assert run_info(config={"prompts": {"templates": ["a {}"]}}).prompts == ["a {}"]
+
+
+@pytest.mark.parametrize("change", [
+    {"evil": 1}, {"data": {"evil": 1}}, {"versions": {"torch": "2.9"}}, {"seed": -1},
+    {"model": {"name": "\n"}}, {"model": {"weights_sha256": "0"}}, {"strengths": {"noise": None}},
+    {"config": {"data": {"resize": "crop"}}}, {"floor": {"noise": {"paper": {"p95": 0.1}}}},
+])  # fmt: skip
+def test_facts_of_another_shape_are_refused(change: dict[str, Any]) -> None:
+    with pytest.raises(ValidationError):
+        run_info(**change)
 
 
 def test_facts_travel_with_the_table(tmp_path: Path) -> None:

@@ -43,10 +43,10 @@ def write_tensors(
         folder: The run's folder.
         measured: What was measured.
         photos: The run's photos.
-        views: Write the views of the first so many photos.
-        gaze: Write the gazes of the first so many photos.
+        views: The number of leading photos whose views are written.
+        gaze: The number of leading photos whose gazes are written.
         shown: Ids of photos whose gazes are written as well, where they were kept.
-        heads: Write the gazes of the first so many photos, head by head.
+        heads: The number of leading photos whose gazes are written head by head.
     """
     if len(measured.embeddings) > 1:
         ids = [photos[index].id for index in measured.index]
