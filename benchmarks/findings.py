@@ -478,8 +478,11 @@ def inside_table(run: Run) -> str:
     directions = run.directions.set_index(keys)
     undone = run.undone.set_index(["method", *keys])
     near = run.neighbourhoods.set_index(["measure", *keys])
-    shown = [key for key in directions.sort_values("direction", ascending=False).index
-             if key[0] == MATCHED]  # fmt: skip
+    shown = [
+        key
+        for key in directions.sort_values("direction", ascending=False).index
+        if key[0] == MATCHED
+    ]
     contracts = "contraction" in directions
     rows = []
     for key in [*shown, (PAPER, "noise")]:
@@ -499,8 +502,10 @@ def inside_table(run: Run) -> str:
                 number(near.loc[("effective_rank", *key), "value"], digits=".0f"),
             ]
         )
-    kept, rank = (near.loc[(m, MATCHED, shown[0][1]), "reference"]
-                  for m in ("neighbours_kept", "effective_rank"))  # fmt: skip
+    kept, rank = (
+        near.loc[(m, MATCHED, shown[0][1]), "reference"]
+        for m in ("neighbours_kept", "effective_rank")
+    )
     head = [
         "augmentation",
         "direction",

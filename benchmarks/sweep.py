@@ -25,8 +25,11 @@ def seconds(*options: str) -> float:
         start = time.perf_counter()
         subprocess.run(
             [sys.executable, str(ROOT / "evaluate.py"), *options, *here],
-            check=True, capture_output=True, env=os.environ | {"WANDB_MODE": "offline"}, cwd=folder,
-        )  # fmt: skip
+            check=True,
+            capture_output=True,
+            env=os.environ | {"WANDB_MODE": "offline"},
+            cwd=folder,
+        )
         return time.perf_counter() - start
 
 

@@ -363,8 +363,11 @@ def test_any_option_can_be_set(folder: Path, hub_folder: Path, tmp_path: Path) -
     assert facts["gallery"] == 2
     assert facts["config"]["severity"] == ["paper", "matched"]
     assert facts["config"]["matching"] == {
-        "distortion": None, "target": 0.8, "photos": 1, "file": None
-    }  # fmt: skip
+        "distortion": None,
+        "target": 0.8,
+        "photos": 1,
+        "file": None,
+    }
     assert (tmp_path / "embeddings.safetensors").exists()
     assert (tmp_path / "views.safetensors").exists()
     again = clipshift.measure_shift(

@@ -108,13 +108,14 @@ Tensors = dict[str, Tensor]
 POISONS: dict[str, Callable[[Tensors], Tensors]] = {
     "of another shape": lambda entry: {name: t[..., :1].contiguous() for name, t in entry.items()},
     "of another type": lambda entry: {name: t.double() for name, t in entry.items()},
-    "not a number": lambda entry: {n: torch.full_like(t, torch.nan) if t.is_floating_point() else t
-                                   for n, t in entry.items()},
+    "not a number": lambda entry: {
+        n: torch.full_like(t, torch.nan) if t.is_floating_point() else t for n, t in entry.items()
+    },
     "under another name": lambda entry: {f"{name} ": tensor for name, tensor in entry.items()},
     "with more beside": lambda entry: entry | {"layer000": torch.zeros(2, 3)},
     "without a tensor": lambda entry: {},
     "of which one tensor is gone": lambda entry: dict(list(entry.items())[1:]),
-}  # fmt: skip
+}
 
 
 def measured_table(encoder: Encoder, cache: Cache) -> pd.DataFrame:

@@ -52,9 +52,11 @@ def plain_cosine(folder: Path) -> float:
     model, transform = open_clip.create_model_from_pretrained(name)
     model.eval()
     classifier = open_clip.build_zero_shot_classifier(
-        model, open_clip.get_tokenizer(name), list(BUILTIN.values()),
+        model,
+        open_clip.get_tokenizer(name),
+        list(BUILTIN.values()),
         open_clip.OPENAI_IMAGENET_TEMPLATES,
-    )  # fmt: skip
+    )
     photos = Path(skimage.data.__file__).parent
     images = torch.stack([transform(Image.open(photos / photo)) for photo in BUILTIN])
     embeddings = model.encode_image(images, normalize=True)
@@ -94,8 +96,10 @@ def test_what_is_here_passes_and_what_is_not_says_so(
     assert "check.data.imagenet_sample.root=FOLDER" in said
     assert json.loads((tmp_path / "run" / "check.json").read_text())["rows"][0]["within"] == "yes"
     assert {file.name for file in (tmp_path / "run").iterdir()} <= {
-        "check.csv", "check.json", ".lock"
-    }  # fmt: skip
+        "check.csv",
+        "check.json",
+        ".lock",
+    }
     cosine = here[(here["model"] == "lite") & (here["measure"] == "cosine")]["ours"].item()
     assert float(cosine) == pytest.approx(100 * plain_cosine(MODELS / "lite"), abs=1e-3)
 
@@ -135,8 +139,10 @@ def test_folders_and_shards_of_one_set_give_the_same(
     checked: Callable[..., tuple[pd.DataFrame, bool]], photos: tuple[Path, Path]
 ) -> None:
     three = "check.data.imagenet-r.photos=3"
-    rows = [{"model": "tiny", "data": data, "cosine": 0.0, "source": "reference"}
-            for data in ("imagenet-r", ["imagenet-r", "sample"])]  # fmt: skip
+    rows = [
+        {"model": "tiny", "data": data, "cosine": 0.0, "source": "reference"}
+        for data in ("imagenet-r", ["imagenet-r", "sample"])
+    ]
     folder, _ = checked(three, f"check.data.imagenet-r.root={photos[0]}", rows=rows)
     shards, _ = checked(three, f"check.shards='{photos[1]}'", rows=rows)
     pd.testing.assert_frame_equal(folder, shards)
@@ -161,10 +167,12 @@ def test_a_part_of_the_photos_is_not_what_was_published(
     [
         (["check.data.imagenet1k.root=nowhere"], "no photos: there is no nowhere"),
         (["check.shards='nowhere/wds_{}'"], "no photos: there is no nowhere/wds_imagenet1k"),
-        (["check.models.tiny.checkpoint=none.pt"],
-         "no weights none.pt: set check.models.tiny.checkpoint=FILE"),
+        (
+            ["check.models.tiny.checkpoint=none.pt"],
+            "no weights none.pt: set check.models.tiny.checkpoint=FILE",
+        ),
     ],
-)  # fmt: skip
+)
 def test_what_is_not_where_it_should_be_is_not_checked(
     options: list[str], reason: str, checked: Callable[..., tuple[pd.DataFrame, bool]]
 ) -> None:

@@ -224,9 +224,7 @@ def test_a_defect_keeps_its_traceback_and_is_no_mistake_of_the_users(tmp_path: P
         f"sys.argv = ['evaluate.py', 'logger=none', 'hydra.run.dir={tmp_path}']\n"
         f"runpy.run_path({str(ROOT / 'evaluate.py')!r}, run_name='__main__')\n"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=False
-    )  # fmt: skip
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 1
     assert "Traceback" in done.stderr
     assert "ValueError: a defect" in done.stderr

@@ -148,9 +148,12 @@ def test_what_the_models_cannot_differ_in_is_no_test() -> None:
     table = compared(run(), run())
     assert [tuple(key) for key in table[["augmentation", "measure"]].to_numpy()] == [
         ("clean", "zero_shot_top1_clean"),
-        *((name, measure) for name in ("noise", "blur", "flip")
-          for measure in ("cosine_similarity", "zero_shot_top1")),
-    ]  # fmt: skip
+        *(
+            (name, measure)
+            for name in ("noise", "blur", "flip")
+            for measure in ("cosine_similarity", "zero_shot_top1")
+        ),
+    ]
     smallest = table["p"].to_numpy().argmin()
     assert table["p_holm"][smallest] == pytest.approx(min(1, 7 * table["p"][smallest]))
 
@@ -175,8 +178,11 @@ def test_random_weights_are_marked_wherever_models_are_compared() -> None:
 
 def test_a_sweep_warns_of_its_models_and_shows_their_relative_shift() -> None:
     """As `compare=` does: a small shift of random weights is not taken for robustness."""
-    runs = {"0": a_run({"spread": 0.6}), "1": a_run({"spread": 0.6}, name="other"),
-            "2": a_run({"spread": 0.1}, name="blank", trained=False)}  # fmt: skip
+    runs = {
+        "0": a_run({"spread": 0.6}),
+        "1": a_run({"spread": 0.6}, name="other"),
+        "2": a_run({"spread": 0.1}, name="blank", trained=False),
+    }
     sweep = Sweep(Path(), {job: {} for job in runs}, runs)
     weights, spread = sweep_notes(sweep)
     assert "weights of blank are random" in weights
@@ -218,9 +224,12 @@ def test_a_run_says_what_its_intervals_take_as_drawn_at_random() -> None:
     old, apart, narrow, by_classes = (
         run_info(**facts, resampled=unit)
         for unit in (
-            None, photos | {"design_effect": 1.05}, photos | {"design_effect": 3.7}, classes
+            None,
+            photos | {"design_effect": 1.05},
+            photos | {"design_effect": 3.7},
+            classes,
         )
-    )  # fmt: skip
+    )
     assert resampled(old) == resampled(apart) == resampled(narrow) == "400 photos"
     assert resampled(by_classes) == "40 classes and 3 photos without one, of 400 photos"
     assert alike_photos(old) == alike_photos(apart) == []
@@ -424,8 +433,11 @@ def test_a_sweep_ends_in_one_comparison(sweep: Path) -> None:
     table = pd.read_csv(sweep / "comparison.csv")
     assert set(table["job"]) == {0, 1, 2, 3}
     assert set(zip(table["augmentation"], table["severity"], strict=True)) == {
-        ("noise", 1), ("noise", 3), ("flip", 1), ("flip", 3),
-    }  # fmt: skip
+        ("noise", 1),
+        ("noise", 3),
+        ("flip", 1),
+        ("flip", 3),
+    }
     for job in range(4):
         own = pd.read_csv(sweep / str(job) / "summary.csv")
         assert table.loc[table["job"] == job, "mean"].tolist() == own["mean"].tolist()
@@ -502,9 +514,12 @@ def test_a_wandb_sweep_file_runs_the_command_as_it_is(tmp_path: Path, hub_folder
             f"{name}={option['values'][0]}" for name, option in sweep["parameters"].items()
         ]
         done = run_evaluate(
-            *arguments, f"model.checkpoint={hub_folder}", "data.limit=2", "logger=none",
+            *arguments,
+            f"model.checkpoint={hub_folder}",
+            "data.limit=2",
+            "logger=none",
             f"hydra.run.dir={tmp_path}",
-        )  # fmt: skip
+        )
         assert done.returncode == 0, done.stderr
 
 

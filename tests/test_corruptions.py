@@ -273,8 +273,9 @@ def test_a_run_has_the_mean_corruption_error(
     # as written down: by photo the hash of its stored files' hashes, in the order of ids
     whole = hashlib.sha256()
     for photo in sorted(run.shift["photo"].unique()):
-        files = [stored[0] / name / str(level) / photo for name in ALEXNET_ERROR
-                 for level in range(1, 6)]  # fmt: skip
+        files = [
+            stored[0] / name / str(level) / photo for name in ALEXNET_ERROR for level in range(1, 6)
+        ]
         hashes = b"".join(hashlib.sha256(file.read_bytes()).digest() for file in files)
         whole.update(photo.encode() + b"\0" + hashlib.sha256(hashes).digest())
     assert run.info.data.stored_fingerprint == whole.hexdigest()
@@ -321,8 +322,9 @@ def test_severities_of_one_corruption_are_no_corruptions_of_their_own() -> None:
     """Over six corruptions ρ is −1, over the severities of each +1; n is 6."""
     rows = [
         (f"c{k}", str(s), 0.1 * k + 0.01 * s, 0.5 - 0.05 * k + 0.02 * s)
-        for k in range(6) for s in range(1, 6)
-    ]  # fmt: skip
+        for k in range(6)
+        for s in range(1, 6)
+    ]
     table = pd.DataFrame(rows, columns=["augmentation", "severity", "error", "shift"])
     table["relative_error"] = np.nan
     found = shift_and_error(table, pd.DataFrame(), 0)
@@ -330,8 +332,11 @@ def test_severities_of_one_corruption_are_no_corruptions_of_their_own() -> None:
 
 
 def test_errors_without_labels_and_without_variation() -> None:
-    rows = [("fog", str(s), m, 0.5, 0.4, 0.7, 9) for s in range(1, 6)
-            for m in ("zero_shot_top1", "cosine_similarity")]  # fmt: skip
+    rows = [
+        ("fog", str(s), m, 0.5, 0.4, 0.7, 9)
+        for s in range(1, 6)
+        for m in ("zero_shot_top1", "cosine_similarity")
+    ]
     columns = ["augmentation", "severity", "measure", "mean", "ci_low", "ci_high", "n"]
     summary = pd.DataFrame(rows, columns=columns)
     table = corruption_errors(summary, ["fog"])

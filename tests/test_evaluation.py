@@ -463,18 +463,22 @@ def test_a_matched_run_stores_its_calibration_for_use_again(
     assert layers["cka_biased"].between(0, 1 + 1e-9).all()
 
     done = run_evaluate(
-        *common, "severity=matched", f"matching.file={tmp_path}/a/calibration.json",
+        *common,
+        "severity=matched",
+        f"matching.file={tmp_path}/a/calibration.json",
         f"hydra.run.dir={tmp_path}/b",
-    )  # fmt: skip
+    )
     assert done.returncode == 0, done.stderr
     again = pd.read_parquet(tmp_path / "b/shift.parquet")
     before = shift[shift["severity"] == "matched"].reset_index(drop=True)
     pd.testing.assert_frame_equal(before, again, check_exact=True)
 
     done = run_evaluate(
-        *common, "severity=matched", f"matching.file={tmp_path}/a/calibration.json",
+        *common,
+        "severity=matched",
+        f"matching.file={tmp_path}/a/calibration.json",
         "aug.noise.std=[0.1,0.2]",
-    )  # fmt: skip
+    )
     assert "calibration.json was made with other parameters of noise" in done.stderr
 
 
@@ -494,9 +498,12 @@ def test_nothing_of_an_earlier_run_in_the_folder_is_left(hub_folder: Path, tmp_p
 
 def test_sweep_runs_a_job_each_in_one_group(hub_folder: Path, tmp_path: Path) -> None:
     done = run_evaluate(
-        "-m", "aug=noise,flip", f"model.checkpoint={hub_folder}", "data.limit=2",
+        "-m",
+        "aug=noise,flip",
+        f"model.checkpoint={hub_folder}",
+        "data.limit=2",
         f"hydra.sweep.dir={tmp_path}",
-    )  # fmt: skip
+    )
     assert done.returncode == 0, done.stderr
     for job, name in enumerate(("noise", "flip")):
         assert set(pd.read_parquet(tmp_path / str(job) / "shift.parquet")["augmentation"]) == {name}

@@ -227,9 +227,11 @@ def test_a_killed_process_of_several_loses_nothing(
     arguments = options(photos, hub_folder, tmp_path, *OPTIONS, *two)
     with under_way(arguments, tmp_path, batches=6) as process:
         children = subprocess.run(
-            ["pgrep", "-P", str(process.pid), "-f", "evaluate.py"], capture_output=True, text=True,
+            ["pgrep", "-P", str(process.pid), "-f", "evaluate.py"],
+            capture_output=True,
+            text=True,
             check=True,
-        )  # fmt: skip
+        )
         os.kill(int(children.stdout.split()[0]), signal.SIGKILL)
         process.communicate(timeout=60)
         assert process.returncode
@@ -271,7 +273,7 @@ def test_runs_that_start_in_the_same_second_have_folders_of_their_own() -> None:
     folders = {
         run_evaluate("--cfg", "hydra", "-p", "hydra.run.dir", "--resolve").stdout.strip()
         for _ in range(3)
-    }  # fmt: skip
+    }
     assert len(folders) == 3
 
 
@@ -285,8 +287,9 @@ def test_a_batch_needs_no_shared_memory_between_processes() -> None:
     assert torch.equal(back.draws["noise"]["field"], batch.draws["noise"]["field"])
     with Image.open(sample()[0].file) as image:  # of the protocol: bilinear, then 8 bits to [0, 1]
         pixels = np.asarray(image.convert("RGB").resize((224, 224), Image.Resampling.BILINEAR))
-    np.testing.assert_array_equal(back.clean[0].numpy().transpose(1, 2, 0),
-                                  pixels.astype(np.float32) / np.float32(255))  # fmt: skip
+    np.testing.assert_array_equal(
+        back.clean[0].numpy().transpose(1, 2, 0), pixels.astype(np.float32) / np.float32(255)
+    )
 
 
 def test_little_shared_memory_and_few_open_files_suffice(
@@ -340,9 +343,9 @@ def test_foreign_files_among_the_sweeps(photos: Path, hub_folder: Path, tmp_path
         (tmp_path / name).mkdir()
         (tmp_path / name / "run.json").write_bytes(content)
     (tmp_path / "e" / "run.json").mkdir(parents=True)
-    done = run_evaluate(*options(
-        photos, hub_folder, tmp_path, "-m", "seed=0", "data.limit=2", f"sweeps={tmp_path}",
-    ))  # fmt: skip
+    done = run_evaluate(
+        *options(photos, hub_folder, tmp_path, "-m", "seed=0", "data.limit=2", f"sweeps={tmp_path}")
+    )
     assert done.returncode == 0, done.stderr
 
 
@@ -352,10 +355,13 @@ def test_identical_photos_and_a_home_that_cannot_be_written(
     for name in ("a", "b", "c"):
         shutil.copy(sample()[0].file, tmp_path / f"{name}.png")
     done = run_evaluate(
-        f"model.checkpoint={hub_folder}", "data=folder", f"data.root={tmp_path}", "aug=noise",
+        f"model.checkpoint={hub_folder}",
+        "data=folder",
+        f"data.root={tmp_path}",
+        "aug=noise",
         f"hydra.run.dir={tmp_path}/run",
         env={"HOME": "/dev/null", "XDG_CACHE_HOME": "", "CLIPSHIFT_CACHE": "~/.cache/clipshift"},
-    )  # fmt: skip
+    )
     assert done.returncode == 0, done.stderr
     assert "The cache is off" in done.stdout
     assert not json.loads((tmp_path / "run/run.json").read_text())["collapsed"]

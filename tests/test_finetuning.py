@@ -461,14 +461,16 @@ def test_no_epoch_repeats_the_views_of_another(
     recorded: tuple[Path, Finetuning, list[list[Tensor]], list[dict[str, Tensor]]],
 ) -> None:
     _, _, batches, _ = recorded
-    epochs = [[torch.cat(parts) for parts in zip(*batches[i : i + 2], strict=True)]
-              for i in (0, 2, 4)]  # fmt: skip
+    epochs = [
+        [torch.cat(parts) for parts in zip(*batches[i : i + 2], strict=True)] for i in (0, 2, 4)
+    ]
     orders = [index.tolist() for _, _, index in epochs]
     assert orders[0] != orders[1] != orders[2]
     for photo in range(8):
         rows = [order.index(photo) for order in orders]
-        clean, views = ([epoch[part][row] for epoch, row in zip(epochs, rows, strict=True)]
-                        for part in (0, 1))  # fmt: skip
+        clean, views = (
+            [epoch[part][row] for epoch, row in zip(epochs, rows, strict=True)] for part in (0, 1)
+        )
         assert torch.equal(clean[0], clean[1])
         assert torch.equal(clean[0], clean[2])
         assert not any(torch.equal(a, b) for a, b in combinations(views, 2))
@@ -478,9 +480,10 @@ def test_it_lowers_the_shift_and_is_compared_with_its_base(
     hub_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
     cfg = configured(
-        hub_folder, "tolerance=1",
+        hub_folder,
+        "tolerance=1",
         "evaluation=['data=sample','data.limit=6','aug=[noise,blur,flip]','metric=cosine_similarity']",
-    )  # fmt: skip
+    )
     finetune(cfg, tmp_path)
     curve = pd.read_csv(tmp_path / "interpolation.csv")
     assert curve["alpha"].tolist() == [0, 0.25, 0.5, 0.75, 1]
@@ -768,8 +771,9 @@ def test_a_checkpoint_of_any_other_shape_is_one_line(
 def test_a_training_goes_on_from_its_own_whole_checkpoints_alone(
     hub_folder: Path, tmp_path: Path
 ) -> None:
-    cfg = configured(hub_folder, "tune=layernorm", "trainer.max_epochs=1", "alphas=[0,1]",
-                     "data.val.limit=2")  # fmt: skip
+    cfg = configured(
+        hub_folder, "tune=layernorm", "trainer.max_epochs=1", "alphas=[0,1]", "data.val.limit=2"
+    )
     finetune(cfg, tmp_path)
     kept = {name: (tmp_path / name).read_bytes() for name in (LAST, BEST, SETTINGS)}
 
@@ -908,9 +912,12 @@ def test_texts_are_asked_for_in_one_line(hub_folder: Path, tmp_path: Path) -> No
     for photo in sample()[:4]:
         (tmp_path / "photos" / photo.id).write_bytes(photo.read())
     cfg = configured(
-        hub_folder, "objective=tecoa", "data@data.train=folder",
-        f"data.train.root={tmp_path}/photos", "data.train.skip=0",
-    )  # fmt: skip
+        hub_folder,
+        "objective=tecoa",
+        "data@data.train=folder",
+        f"data.train.root={tmp_path}/photos",
+        "data.train.skip=0",
+    )
     with pytest.raises(UserError, match="needs photos with labels or captions"):
         finetune(cfg, tmp_path / "run")
 

@@ -719,8 +719,9 @@ def test_outliers_and_gaze_are_those_of_the_tower(encoder: Encoder, views: torch
     """Lengths of open_clip's own intermediates, and a gaze of heads that sums to the gaze."""
     with torch.inference_mode():
         made = encoder(views[:3], layers=True, heads=True)
-        resized = torch.nn.functional.interpolate(views[:3], (64, 64), mode="bilinear",
-                                                  antialias=True)  # fmt: skip
+        resized = torch.nn.functional.interpolate(
+            views[:3], (64, 64), mode="bilinear", antialias=True
+        )
         blocks = encoder.model.visual.forward_intermediates(
             (resized - encoder.mean) / encoder.std, output_fmt="NLC"
         )["image_intermediates"]

@@ -285,8 +285,9 @@ def test_intervals_of_many_means_hold_together() -> None:
     for seed in range(200):
         made = studentize(rng.normal(0, 1, (30, 8)) + rng.normal(0, 1, (30, 1)), seed)
         for intervals_of, found in (
-            (made.simultaneous_interval, missed), (made.interval, alone),
-        ):  # fmt: skip
+            (made.simultaneous_interval, missed),
+            (made.interval, alone),
+        ):
             low, high = intervals_of()
             found.append(((low > 0) | (high < 0)).any())
     assert 0.01 <= np.mean(missed) <= 0.08 < np.mean(alone)

@@ -136,8 +136,11 @@ def test_a_source_of_ones_own_gets_the_loading_options(tmp_path: Path) -> None:
     ]
     cfg = plain(compose_config("evaluate", own))
     assert cfg["data"] == defaults(EvaluateOptions)["data"] | {
-        "_target_": "mine.photos", "folder": "x", "batch_size": 2, "sample": 3,
-    }  # fmt: skip
+        "_target_": "mine.photos",
+        "folder": "x",
+        "batch_size": 2,
+        "sample": 3,
+    }
     assert cfg["mine"] == {"key": 1}
     validate(compose_config("evaluate", own), "evaluate")
 

@@ -72,8 +72,11 @@ def made_run(folder: Path, severities: tuple[str, ...], model: str = "small") ->
     )
     facts: dict[str, Any] = {
         "model": {"name": model, "architecture": "ViT", "gaze": "attention"},
-        "data": {"photos": 6}, "spread": 0.8, "gallery": 6, "strengths": dict.fromkeys(views, 1.0),
-    }  # fmt: skip
+        "data": {"photos": 6},
+        "spread": 0.8,
+        "gallery": 6,
+        "strengths": dict.fromkeys(views, 1.0),
+    }
     if {"paper", "matched"} <= set(severities):
         found = ranking_agreement(shift, ("paper", "matched"), 0)
         facts["paper_and_matched"] = dict(zip(("tau", "ci_low", "ci_high"), found, strict=True))
@@ -338,8 +341,10 @@ def test_an_enlarged_photo_shows_its_views_gaze_classes_and_numbers(
         assert dialog.locator("h3").inner_text() == HOSTILE
         dialog.locator("#photo-variant").select_option(label="flip (paper)")
         assert dialog.locator("figcaption").all_inner_texts() == [
-            "clean", "flip (paper)", "gaze on the view, moved back onto the photo",
-        ]  # fmt: skip
+            "clean",
+            "flip (paper)",
+            "gaze on the view, moved back onto the photo",
+        ]
         assert HOSTILE_CLASS in dialog.locator("#photo-nearest").inner_text()
         rows = run.shift.set_index(["photo", "augmentation", "severity"])
         for cell in dialog.locator("#photo-numbers tr", has_text="cosine").all():

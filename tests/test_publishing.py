@@ -91,8 +91,10 @@ def test_clip_benchmarks_files_hold_what_the_photos_say(tmp_path: Path) -> None:
         assert content["task"] == "zeroshot_classification"
         assert content["model"] + " " + content["pretrained"] == "ViT-B-32 openai"
         name, _, severity = view.partition("@")
-        rows = run.shift[(run.shift["augmentation"] == ("flip" if view == "clean" else name))
-                         & (run.shift["severity"] == (severity or "1"))]  # fmt: skip
+        rows = run.shift[
+            (run.shift["augmentation"] == ("flip" if view == "clean" else name))
+            & (run.shift["severity"] == (severity or "1"))
+        ]
         column = "zero_shot_top1_clean" if view == "clean" else "zero_shot_top1"
         hits = [hit for hit in rows[column] if hit == hit]
         assert content["metrics"] == {  # of four classes, so without acc5
@@ -110,8 +112,10 @@ def test_the_hub_reads_the_eval_results(tmp_path: Path) -> None:
     text = (tmp_path / "eval_results.yaml").read_text()
     entries = hub.parse_eval_result_entries(yaml.safe_load(text))
     assert [entry.task_id for entry in entries] == [
-        "zeroshot_classification", "zeroshot_classification_noise", "zeroshot_classification_flip",
-    ]  # fmt: skip
+        "zeroshot_classification",
+        "zeroshot_classification_noise",
+        "zeroshot_classification_flip",
+    ]
     assert {entry.dataset_id for entry in entries} == {"clip-benchmark/wds_vtab-pets"}
     clean = run.shift.drop_duplicates("photo")["zero_shot_top1_clean"].dropna()
     assert entries[0].value == pytest.approx(clean.mean(), abs=1e-6)
@@ -151,10 +155,12 @@ def test_without_labels_there_is_nothing_to_publish_and_old_files_go(tmp_path: P
 def provenance(trained_on: list[str], **base: Any) -> dict[str, Any]:
     return {
         "base": {"architecture": "ViT-B-32", "pretrained": "openai", "checkpoint": None} | base,
-        "alpha": 0.5, "trained_on": trained_on, "photos": {"count": 1000, "ids": "f" * 64},
+        "alpha": 0.5,
+        "trained_on": trained_on,
+        "photos": {"count": 1000, "ids": "f" * 64},
         "config": {"model": {"name": "m"}, "data": {"train": HUB}},
         "versions": {"clipshift": "0.1.0"},
-    }  # fmt: skip
+    }
 
 
 def test_a_cards_metadata_is_the_hubs(tmp_path: Path) -> None:
@@ -162,8 +168,10 @@ def test_a_cards_metadata_is_the_hubs(tmp_path: Path) -> None:
     read = ModelCard(str(card)).data
     assert read.base_model == "timm/vit_base_patch32_clip_224.openai"
     assert (read.library_name, read.pipeline_tag, read.license) == (
-        "open_clip", "zero-shot-image-classification", "unknown",
-    )  # fmt: skip
+        "open_clip",
+        "zero-shot-image-classification",
+        "unknown",
+    )
     assert read.eval_results is None
     assert "`noise`" in card.text
     assert "α = 0.5" in card.text
@@ -179,8 +187,10 @@ def test_a_cards_metadata_is_the_hubs(tmp_path: Path) -> None:
 def test_a_card_has_the_comparisons_numbers(tmp_path: Path) -> None:
     base = labelled_run(tmp_path, ["paper"], HUB)
     tuned = labelled_run(tmp_path, ["paper"], HUB, "m_robust", ["noise"])
-    rows = [("noise", "paper", "relative_shift", 0.9, 0.4, -0.5, -0.6, -0.4),
-            ("clean", np.nan, "zero_shot_top1_clean", 0.61, 0.6, -0.01, -0.03, 0.01)]  # fmt: skip
+    rows = [
+        ("noise", "paper", "relative_shift", 0.9, 0.4, -0.5, -0.6, -0.4),
+        ("clean", np.nan, "zero_shot_top1_clean", 0.61, 0.6, -0.01, -0.03, 0.01),
+    ]
     names = ["augmentation", "severity", "measure", "mean_a", "mean_b", "difference", "ci_low",
              "ci_high"]  # fmt: skip
     comparison = pd.DataFrame(rows, columns=names).assign(model_a="m", model_b="m_robust")

@@ -308,10 +308,13 @@ def test_the_answer_says_what_leads_and_whether_that_is_sure() -> None:
     assert mean.startswith("The mean shift of m is largest under `noise`: relative shift 0.40")
     assert which == alike
     for other, said in (
-        (tied[::-1], "`blur` instead: 0.20 [0.18, 0.22]. At the 95 % level `blur` is not "
-                     "distinguishable from `noise`."),
+        (
+            tied[::-1],
+            "`blur` instead: 0.20 [0.18, 0.22]. At the 95 % level `blur` is not "
+            "distinguishable from `noise`.",
+        ),
         (sure, "`noise` again: 0.40 [0.38, 0.42]. `noise` ranks first at the 95 % level."),
-    ):  # fmt: skip
+    ):
         made = answer(ranked_run(("paper", sure), ("matched", other)))
         assert made[2] == f"At equal distortion the mean is largest under {said}"
     ladder = answer(ranked_run(("1", tied), ("5", sure)))

@@ -500,9 +500,11 @@ def test_correlations_are_spearmans_of_what_is_lost() -> None:
     made = correlate(table, all_columns()).set_index("with")
     assert set(made.index) == {"rmse", "ssim_loss", "edge_loss", "detail_loss", "brightness"}
     for row, column, sign in (
-        ("rmse", "rmse", -1), ("ssim_loss", "ssim", 1), ("edge_loss", "edge_preservation", 1),
+        ("rmse", "rmse", -1),
+        ("ssim_loss", "ssim", 1),
+        ("edge_loss", "edge_preservation", 1),
         ("detail_loss", "detail_preservation", 1),
-    ):  # fmt: skip
+    ):
         expected = stats.spearmanr(table["cosine_similarity"], table[column])
         assert made.loc[row, "rho"] == pytest.approx(sign * expected.statistic)
         assert made.loc[row, "p"] == pytest.approx(expected.pvalue)
@@ -594,8 +596,11 @@ def test_values_are_sorted_a_few_photos_at_a_time(
     parts = list(records.sorted_values(np.array(order), complete))
     assert [part.index.tolist() for part in parts] == [[2, 6], [0, 3], [5]]
     whole = {key: np.concatenate([part.values[key] for part in parts]) for key in parts[0].values}
-    expected = {("noise", "rmse"): np.array(order) / 8, ("blur", "ssim"): -np.array(order, float),
-                ("blur", "twice"): 2.0 * np.array(order)}  # fmt: skip
+    expected = {
+        ("noise", "rmse"): np.array(order) / 8,
+        ("blur", "ssim"): -np.array(order, float),
+        ("blur", "twice"): 2.0 * np.array(order),
+    }
     np.testing.assert_equal(whole, expected)
 
 
@@ -736,12 +741,15 @@ def small_run(folder: Path, **changes: Any) -> Run:
     names = ["clean", "noise"]
     distances = pd.DataFrame([[0.0, 0.5], [0.5, 0.0]], pd.Index(names, name="augmentation"))
     return Run(
-        folder, run_info(**changes), {"cosine_similarity": all_columns()["cosine_similarity"]},
+        folder,
+        run_info(**changes),
+        {"cosine_similarity": all_columns()["cosine_similarity"]},
         shift,
         skipped=skipped_table(Measured(), []),
-        summary=summarize(shift, all_columns(), seed=0), ranking=rank_augmentations(shift, seed=0),
+        summary=summarize(shift, all_columns(), seed=0),
+        ranking=rank_augmentations(shift, seed=0),
         distances=distances.set_axis(names, axis=1),
-    )  # fmt: skip
+    )
 
 
 def test_facts_are_written_as_they_were_given() -> None:
@@ -895,8 +903,10 @@ def test_runs_of_other_views_say_in_what_they_differ(change: dict[str, Any], tol
 
 def test_tensors_hold_the_first_photos_under_their_ids(tmp_path: Path) -> None:
     photos = [Photo(f"{i}.jpg", None) for i in range(4)]  # type: ignore[arg-type]
-    maps = {view: {i: np.full((2, 2), 10 * k + i) for i in (3, 1, 0)} for k, view in
-            enumerate(("clean", "noise"))}  # fmt: skip
+    maps = {
+        view: {i: np.full((2, 2), 10 * k + i) for i in (3, 1, 0)}
+        for k, view in enumerate(("clean", "noise"))
+    }
     embeddings = {"clean": np.eye(3)}
     measured = Measured(np.array([0, 1, 3]), embeddings=embeddings, views=maps, gazes=maps)
     write_tensors(tmp_path, measured, photos, views=0, gaze=0, shown=[])
@@ -906,8 +916,9 @@ def test_tensors_hold_the_first_photos_under_their_ids(tmp_path: Path) -> None:
     write_tensors(tmp_path, measured, photos, views=1, gaze=2, shown=[])
     gazes = read_gazes(tmp_path)
     assert {photo: {v: m[0, 0] for v, m in by.items()} for photo, by in gazes.items()} == {
-        "0.jpg": {"clean": 0, "noise": 10}, "1.jpg": {"clean": 1, "noise": 11},
-    }  # fmt: skip
+        "0.jpg": {"clean": 0, "noise": 10},
+        "1.jpg": {"clean": 1, "noise": 11},
+    }
     for name, ids in (("embeddings", ["0.jpg", "1.jpg", "3.jpg"]), ("views", ["0.jpg"])):
         with safe_open(tmp_path / f"{name}.safetensors", "np") as stored:
             assert json.loads(stored.metadata()["photos"]) == ids

@@ -292,9 +292,12 @@ def test_motion_blur_in_any_direction_keeps_the_mean() -> None:
     flat = torch.full((50, 3, 64, 64), 0.3)
     draws = draws_of("motion_blur", 50)
     torch.testing.assert_close(augmentation_named("motion_blur").apply(flat, draws), flat)
-    assert stats.kstest(
-        draws_of("motion_blur", 1000)["angle"].numpy().ravel(), stats.uniform(0, math.pi).cdf
-    ).pvalue > 1e-3  # fmt: skip
+    assert (
+        stats.kstest(
+            draws_of("motion_blur", 1000)["angle"].numpy().ravel(), stats.uniform(0, math.pi).cdf
+        ).pvalue
+        > 1e-3
+    )
 
 
 def test_grayscale_is_luma(views: Tensor) -> None:

@@ -48,8 +48,9 @@ def made_run(severities: list[str]) -> Run:
     return Run(Path("/x"), info, all_columns(), pd.DataFrame(), summary, ranking=ranking)
 
 
-def said_in(columns: int, run: Run, monkeypatch: pytest.MonkeyPatch,
-            capsys: pytest.CaptureFixture[str]) -> str:  # fmt: skip
+def said_in(
+    columns: int, run: Run, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> str:
     monkeypatch.setattr(terminal, "LOG_WIDTH", columns)
     terminal.print_run(
         run, "A run", ["It is `noise` that moves it: 0.42 [0.39, 0.46]."], ["A note."], ["x"]
@@ -71,8 +72,9 @@ def test_tables_fit_the_terminal(
     assert max(map(len, table)) <= columns
     assert "…" not in said
     for name in NAMES:
-        assert sum(line.startswith(name) for line in lines) == (1 if len(severities) > 2 else
-                                                               len(severities))  # fmt: skip
+        assert sum(line.startswith(name) for line in lines) == (
+            1 if len(severities) > 2 else len(severities)
+        )
     assert "noise *" in said
     assert "* trained on" in said
     assert "It is noise that moves it: 0.42 [0.39, 0.46]." in said
@@ -84,8 +86,11 @@ def test_eighty_columns_have_the_leading_measures_and_name_the_rest(
     said = said_in(80, made_run(["paper"]), monkeypatch, capsys)
     [row] = [line for line in said.splitlines() if line.startswith("noise")]
     assert re.findall(r"\S+ \S+–\S+", row.removeprefix("noise *").strip()) == [
-        "0.40 .36–.45", "0.39 .34–.45", "0.95 .90–1.00", "0.20 .18–.21",
-    ]  # fmt: skip
+        "0.40 .36–.45",
+        "0.39 .34–.45",
+        "0.95 .90–1.00",
+        "0.20 .18–.21",
+    ]
     assert "In the report and summary.csv as well: L2, gaze entropy, edge" in said
     wide = said_in(200, made_run(["paper"]), monkeypatch, capsys)
     [row] = [line for line in wide.splitlines() if line.startswith("noise")]
@@ -108,8 +113,10 @@ def test_a_ladder_is_one_table_of_one_measure(
 
 def test_a_sweeps_table_has_a_row_per_job_and_no_path() -> None:
     runs = {"0": made_run(["1"]), "1": made_run(["3"])}
-    overrides = {"0": {"model.checkpoint": "/home/me/a", "severity": "1"},
-                 "1": {"model.checkpoint": "/home/me/b", "severity": "3"}}  # fmt: skip
+    overrides = {
+        "0": {"model.checkpoint": "/home/me/a", "severity": "1"},
+        "1": {"model.checkpoint": "/home/me/b", "severity": "3"},
+    }
     table = terminal.sweep_table(runs, overrides, ["model.checkpoint", "severity"])
     assert table[0][:4] == ["job", "checkpoint", "severity", "largest mean shift"]
     assert table[1][:5] == ["0", "a", "1", "coarse_dropout", "0.320 .288–.360"]

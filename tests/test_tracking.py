@@ -66,9 +66,11 @@ class Tracked:
     def scalars(self) -> list[str]:
         """The keys of all numbers that were logged, which W&B shows as charts."""
         return [
-            key for row in self.history for key, value in row.items()
+            key
+            for row in self.history
+            for key, value in row.items()
             if isinstance(value, int | float) and not key.startswith("_")
-        ]  # fmt: skip
+        ]
 
 
 @pytest.fixture(scope="module")
@@ -143,8 +145,11 @@ def test_a_runs_page_is_an_artifact_and_a_panel(
     page = (finished[0] / "report.html").read_text()
     assert (tracked.folder / "files" / tracked.logged("report")["path"]).read_text() == page
     assert tracked.artifacts["evaluation"] == {
-        "report.html", "run.json", "shift.parquet", "summary.csv",
-    }  # fmt: skip
+        "report.html",
+        "run.json",
+        "shift.parquet",
+        "summary.csv",
+    }
 
 
 def test_a_runs_name_has_no_path(tracked: Tracked) -> None:
@@ -184,10 +189,11 @@ def test_what_w_and_b_is_given_is_bounded() -> None:
     shown = {"part": "most", "pictures": [url] * 71, "models": [known]}
     names = [f"photo {index}" for index in range(100)]
     explorer = {
-        "variants": variants, "measures": [["rmse", "RMSE"]],
+        "variants": variants,
+        "measures": [["rmse", "RMSE"]],
         "photos": [{"id": name, "label": ""} for name in names],
         "shown": dict.fromkeys(names, shown),
-    }  # fmt: skip
+    }
     table = photo_table(explorer)
     assert 0 < len(table.data) <= PICTURED_ROWS
     chosen = list(dict.fromkeys(row[0] for row in table.data))

@@ -114,9 +114,11 @@ def places(content: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]
     """The way to every part of a JSON content."""
     if path:
         yield path
-    parts = content.items() if isinstance(content, dict) else enumerate(
-        content if isinstance(content, list) else ()
-    )  # fmt: skip
+    parts = (
+        content.items()
+        if isinstance(content, dict)
+        else enumerate(content if isinstance(content, list) else ())
+    )
     for key, part in list(parts):
         yield from places(part, (*path, key))
 
@@ -250,11 +252,14 @@ def test_interpolations_are_text(stranger: Path, canary: Canary, tmp_path: Path)
     canary.check()
 
 
-@pytest.mark.parametrize("source", [
-    {"_target_": "clipshift.data.shards", "pattern": "*.tar", "split": "test"},
-    {"_target_": "clipshift.data.shards", "stream": True},
-    {"_target_": "clipshift.data.folder"},
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "source",
+    [
+        {"_target_": "clipshift.data.shards", "pattern": "*.tar", "split": "test"},
+        {"_target_": "clipshift.data.shards", "stream": True},
+        {"_target_": "clipshift.data.folder"},
+    ],
+)
 def test_the_network_is_asked_only_with_consent(
     stranger: Path, canary: Canary, tmp_path: Path, source: dict[str, Any]
 ) -> None:
@@ -353,10 +358,13 @@ def test_gazes_and_nearest_classes_have_their_shapes(
     ids = json.dumps([photo.id for photo in rebuild_views(read_run(stranger)).photos])
     first = next(iter(gaze))
     for name, maps, metadata in [
-        (first, gaze[first][:1], {"photos": ids}), (first, gaze[first].ravel(), {"photos": ids}),
-        (first, gaze[first] * np.nan, {"photos": ids}), (first, gaze[first], {"photos": "{"}),
-        (first, gaze[first], {"photos": '{"a": 1}'}), (first, gaze[first], None),
-    ]:  # fmt: skip
+        (first, gaze[first][:1], {"photos": ids}),
+        (first, gaze[first].ravel(), {"photos": ids}),
+        (first, gaze[first] * np.nan, {"photos": ids}),
+        (first, gaze[first], {"photos": "{"}),
+        (first, gaze[first], {"photos": '{"a": 1}'}),
+        (first, gaze[first], None),
+    ]:
         save_file(gaze | {name: np.ascontiguousarray(maps)}, folder / "gaze.safetensors", metadata)
         with pytest.raises(UserError, match=r"cannot read .*gaze\.safetensors"):
             read_gazes(folder)
@@ -366,8 +374,9 @@ def test_gazes_and_nearest_classes_have_their_shapes(
             read_nearest(folder)
 
 
-@pytest.mark.parametrize("place", ["run.json", "summary.csv", "shift.parquet", "gaze.safetensors",
-                                   "nearest.json"])  # fmt: skip
+@pytest.mark.parametrize(
+    "place", ["run.json", "summary.csv", "shift.parquet", "gaze.safetensors", "nearest.json"]
+)
 def test_devices_and_pipes_are_not_read(stranger: Path, tmp_path: Path, place: str) -> None:
     folder = copied(stranger, tmp_path)
     for special in ("/dev/zero", "pipe"):
@@ -514,11 +523,14 @@ def test_file_names_stay_in_their_folder(first: str, second: str) -> None:
 def test_calibrations_are_typed(stranger: Path, canary: Canary, tmp_path: Path) -> None:
     file = tmp_path / "calibration.json"
     told = {
-        "distortion": "ssim", "target": 0.7, "seed": 0, "resize": "squash",
+        "distortion": "ssim",
+        "target": 0.7,
+        "seed": 0,
+        "resize": "squash",
         "parameters": {"noise": {"_target_": "clipshift.augment.Noise", "std": [0.1, 0.2]}},
         "photos": [{"id": "a.png", "sha256": "00" * 32, "length": 7}],
         "matches": {"noise": {"strength": 1.0, "realised": 0.7, "reached": True}},
-    }  # fmt: skip
+    }
     file.write_text(json.dumps(told))
     kept = load_calibration(file, told["parameters"], "squash", {})
     assert kept.matches["noise"].strength == 1

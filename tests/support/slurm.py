@@ -74,8 +74,10 @@ def slurm(folder: Path) -> Iterator[dict[str, str]]:
     munge += [f"--{name}-file={folder}/munge.{name}" for name in ("key", "pid", "log", "seed")]
     # the nodes' names are in no /etc/hosts, so where the first process is found is told
     env = os.environ | {
-        "PATH": PATH, "SLURM_CONF": f"{folder}/slurm.conf", "MASTER_ADDR": "127.0.0.1"
-    }  # fmt: skip
+        "PATH": PATH,
+        "SLURM_CONF": f"{folder}/slurm.conf",
+        "MASTER_ADDR": "127.0.0.1",
+    }
     daemons = [
         ["munged", "--foreground", "--force", *munge],
         ["slurmctld", "-D", "-i"],

@@ -36,9 +36,12 @@ class Terminal:
 
     def __init__(self, env: Mapping[str, str] | None = None) -> None:
         self.process = subprocess.Popen(
-            [sys.executable, __file__], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+            [sys.executable, __file__],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
             env=os.environ | (env or {}) | {"PYTHONPATH": str(ROOT)},
-        )  # fmt: skip
+        )
 
     def run(
         self, words: Sequence[str], cwd: Path, env: Mapping[str, str] | None = None
