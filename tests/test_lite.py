@@ -10,12 +10,12 @@ import open_clip
 import pytest
 import timm
 import torch
-from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig, OmegaConf
 from PIL import Image
 from safetensors.torch import load_file
 from torch import nn
 
+from clipshift.cli.command import compose_config
 from clipshift.data import clean_view, folder
 from clipshift.data.wordnet import imagenet_names
 from clipshift.errors import UserError
@@ -29,8 +29,7 @@ NO_NET = "the extra clipshift[train] is not installed"
 
 
 def small(classifier: Path, seed: int = 0) -> DictConfig:
-    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-        cfg = compose("train", ["experiment=make_lite", "logger=none"])
+    cfg = compose_config("train", ["experiment=make_lite", "logger=none"])
     OmegaConf.set_struct(cfg, False)
     text = {"width": 8, "heads": 1}
     changes = {

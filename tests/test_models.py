@@ -2,10 +2,10 @@
 
 import pytest
 import torch
-from hydra import compose, initialize_config_dir
 from torch import Tensor
 
 from clipshift.choices import CONF
+from clipshift.cli.command import compose_config
 from clipshift.encode import Encoder, encoder, load_encoder
 from clipshift.encode.layers import tower_blocks
 
@@ -30,8 +30,7 @@ CLASS_TOKEN = {name for name in KINDS if name.startswith("vit_")} | {"untrained"
 
 
 def build(name: str) -> Encoder:
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        model = compose("evaluate", overrides=[f"model={name}", "model.pretrained=null"]).model
+    model = compose_config("evaluate", [f"model={name}", "model.pretrained=null"]).model
     return load_encoder(model.architecture, model.pretrained)
 
 
@@ -85,7 +84,6 @@ def test_layers_are_those_of_open_clips_own_intermediates(views: Tensor) -> None
 def test_openai_configs_have_quick_gelu() -> None:
     """With plain GELU the embeddings of these weights would be subtly wrong."""
     for name in ("vit_b32_openai", "vit_b16_openai", "vit_l14_openai", "rn50_openai"):
-        with initialize_config_dir(str(CONF), version_base="1.3"):
-            model = compose("evaluate", overrides=[f"model={name}"]).model
+        model = compose_config("evaluate", [f"model={name}"]).model
         assert model.architecture.endswith("-quickgelu")
         assert model.pretrained == "openai"

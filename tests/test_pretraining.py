@@ -16,12 +16,12 @@ import open_clip
 import pytest
 import timm
 import torch
-from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig, OmegaConf
 from PIL import Image
 from safetensors.torch import load_file
 from support.training import first_loss
 
+from clipshift.cli.command import compose_config
 from clipshift.data.shards import class_names, shards
 from clipshift.encode import load_encoder
 from clipshift.errors import UserError
@@ -71,9 +71,8 @@ def root(tmp_path: Path) -> Path:
 
 
 def small(root: Path, folder: Path) -> DictConfig:
-    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-        options = ["logger=csv", "teacher=null", "adaptations=null"]
-        cfg = compose("train", ["experiment=pretrain_tiny", *options])
+    options = ["logger=csv", "teacher=null", "adaptations=null"]
+    cfg = compose_config("train", ["experiment=pretrain_tiny", *options])
     OmegaConf.set_struct(cfg, False)
     del cfg.model_cfg.vision_cfg
     changes = {
@@ -371,8 +370,7 @@ def test_training_learns_three_colours(root: Path, tmp_path: Path) -> None:
 
 
 def test_export_is_a_folder_that_open_clip_loads(tmp_path: Path) -> None:
-    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-        cfg = compose("train", ["experiment=pretrain_tiny"])
+    cfg = compose_config("train", ["experiment=pretrain_tiny"])
     model_cfg = OmegaConf.to_container(cfg.model_cfg)
     model = open_clip.CLIP(**model_cfg).eval()
     export_tiny(model, model_cfg, tmp_path)
