@@ -71,8 +71,8 @@ class Listing:
         """
         check_ids(self.photos)
         for ending, count in self.others.items():
-            files = "1 other file" if count == 1 else f"{count} other files"
-            self.leave_out(f"*{ending}", self.top, f"not images: {files}")
+            reason = f"not images: {count} other file{'s' if count > 1 else ''}"
+            self.leave_out(f"*{ending}", self.top, reason)
         self.left_out.sort(key=lambda photo: photo.id)
         return self.photos + self.left_out
 

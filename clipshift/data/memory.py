@@ -81,11 +81,8 @@ def as_image(picture: Any) -> Image.Image:
             "photos are Pillow images, arrays or tensors, paths, or a folder, not "
             f"{type(picture).__name__}"
         )
-    if (
-        picture.dtype != np.uint8
-        or picture.ndim not in (2, 3)
-        or picture.shape[2:] not in ((), (3,))
-    ):
+    is_grey_or_rgb = picture.ndim in (2, 3) and picture.shape[2:] in ((), (3,))
+    if picture.dtype != np.uint8 or not is_grey_or_rgb:
         raise UnreadablePhotoError(
             f"an array of {picture.dtype} has shape {picture.shape}: it must be uint8, (H, W, 3)"
         )

@@ -30,7 +30,7 @@ from typing_extensions import NotRequired, TypedDict
 from clipshift.data import as_rgb, clean_view, read_text, typed
 from clipshift.encode import tiny  # noqa: F401  (registers its image tower with timm)
 from clipshift.encode.gaze import AttentionProbe, gaze_probe
-from clipshift.encode.last_block import class_token_alone
+from clipshift.encode.last_block import only_class_token
 from clipshift.encode.layers import LayerProbe, is_convolutional
 from clipshift.encode.weights import (
     CONFIG,
@@ -204,7 +204,7 @@ class Encoder(nn.Module):
             heads: Whether to return `Features.heads` as well.
         """
         self.layer_probe.wanted = layers
-        with class_token_alone(self._tower, patches=layers):
+        with only_class_token(self._tower, patches=layers):
             parts = [self._encode(part, heads) for part in views.split(ENCODE_BATCH)]
         self.layer_probe.wanted = False  # otherwise `embed` would keep tokens that nobody reads
 
