@@ -67,11 +67,7 @@ GROUP_NAMES = dict(
 
 @misfits("the comparison")
 def compare_runs(
-    runs: Sequence[str],
-    seed: int,
-    folder: Path,
-    notes: Sequence[str] = (),
-    fetch: bool = False,
+    runs: Sequence[str], seed: int, folder: Path, notes: Sequence[str] = (), fetch: bool = False
 ) -> Path:
     """Compare finished runs photo by photo, every two of them: ``compare=[RUN_A,RUN_B]``.
 
