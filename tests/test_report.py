@@ -21,12 +21,14 @@ from support.terminal import ROOT
 
 from clipshift.integrations.tracking import run_name
 from clipshift.measure.facts import Facts
-from clipshift.report import page, words
+from clipshift.report import page, terminal, words
 from clipshift.report.answer import answer
 from clipshift.report.charts import look, marks, vega
+from clipshift.report.charts.curves import draw_layers
 from clipshift.report.charts.measures import draw_correlations, draw_distribution, draw_heatmap
 from clipshift.report.notes import model_notes
 from clipshift.report.sections.measures import ranked_table
+from clipshift.report.tables import COUNT, Column, make_table
 from clipshift.results import Run, normalized_change, read_gazes, read_nearest, shown_measures
 
 
@@ -246,6 +248,17 @@ def test_a_distribution_shows_quantiles_over_photos() -> None:
         np.testing.assert_allclose([row.p5, row.p25, row.median, row.p75, row.p95], expected)
 
 
+def test_all_marks_of_lines_share_an_axis_that_fits_them() -> None:
+    ends = {"ci_low": 0.8, "ci_high": 0.95}
+    rows = [{"augmentation": "noise", "severity": "paper", "layer": layer, "cosine": 0.9} | ends
+            for layer in (1, 2)]  # fmt: skip
+    chart = draw_layers(pd.DataFrame(rows), "cosine").to_dict()
+    low, high = {tuple(layer["encoding"]["y"]["scale"]["domain"]) for layer in chart["layer"]}.pop()
+    assert 0.7 < low < 0.8
+    assert 1 < high < 1.1
+    assert len({str(layer["encoding"]["y"]["scale"]) for layer in chart["layer"]}) == 1
+
+
 def test_names_beside_lines_do_not_cover_one_another() -> None:
     rng = np.random.default_rng(0)
     for count in (1, 2, 9, 14):
@@ -329,6 +342,31 @@ def test_a_collapsed_models_answer_is_in_cosines() -> None:
     run = ranked_run(("paper", [("noise", 0.2, 1, 1), ("blur", 0.1, 2, 2)]))
     run.summary.loc[run.summary["measure"] == "relative_shift", "mean"] = np.nan
     assert answer(run)[0].startswith("`noise` shifts m most: 1 − cosine 0.20 ")
+
+
+def test_a_table_has_one_spec_for_page_and_terminal(tmp_path: Path) -> None:
+    """Numbers, intervals and p-values; a row of no severity, as of clean views, is always shown."""
+    data = pd.DataFrame(
+        {"name": ["noise", "clean"], "severity": ["paper", ""], "x": [0.5, np.nan],
+         "x_low": [0.4, np.nan], "x_high": [0.6, np.nan], "p": [0.012, 1.0], "n": [3, 10]}
+    )  # fmt: skip
+    columns = [Column("augmentation", "name"), Column("x", "x", "x", ".2f"),
+               Column("p", "p", form=words.p_value), Column("photos", "n", form=COUNT)]  # fmt: skip
+    table = make_table(data, columns, name="x of all")
+    assert [[cell.text for cell in row] for row in table.rows] == [
+        ["noise", "0.50 [0.40, 0.60]", "0.012", "3"], ["clean", "", "1", "10"],
+    ]  # fmt: skip
+    assert [row[1].value for row in table.rows] == [0.5, None]
+    assert terminal.compact_rows(data, columns[:2], 2) == [
+        ["augmentation", "x"], ["noise", "0.50 .40–.60"], ["clean", ""],
+    ]  # fmt: skip
+    section = page.Section("all", "All", tables=[table])
+    severities = ["paper", "matched"]
+    made = page.Page("t", [], "m", [], None, [section], {}, severities, severities[0])
+    text = page.write_page(tmp_path / "page.html", made).read_text()
+    assert re.findall(r"<tr([^>]*)><th scope=.row.>(\w+)", text) == [
+        (' data-severity="paper"', "noise"), ("", "clean"),
+    ]  # fmt: skip
 
 
 def test_json_in_a_page_ends_no_element_and_reads_back() -> None:

@@ -149,7 +149,8 @@ def named_lines(
     ]
     if table[["ci_low", "ci_high"]].notna().any(axis=None):
         faint = alt.condition(over, alt.value(0.35), alt.value(0.08))
-        layers.insert(0, interval.encode(opacity=faint))
+        low = alt.Y("ci_low:Q", title=title, scale=scale)  # or Vega-Lite's axis starts at 0
+        layers.insert(0, interval.encode(low, opacity=faint))
     return layered(table, *layers, by_severity=by_severity, height=height, description=about)
 
 
