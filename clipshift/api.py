@@ -4,8 +4,8 @@ import html
 import inspect
 import os
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import Field, asdict, fields
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -27,8 +27,7 @@ from clipshift.options import (
     check_options,
     default_of,
     defaults,
-    help_of,
-    nested,
+    described_options,
     read_options,
 )
 from clipshift.parts import make_augmentations, make_measures
@@ -163,19 +162,9 @@ class Result:
         return tables
 
 
-def _described(description: type, within: str = "") -> Iterator[tuple[str, Field, str]]:
-    """All options: their dotted names, their fields, and their lines of help."""
-    lines = help_of(description)
-    for one in fields(description):
-        if nested(one):
-            yield from _described(nested(one), f"{within}{one.name}.")
-        else:
-            yield within + one.name, one, lines[one.name]
-
-
 OPTIONS = {
     option.removeprefix("data.").replace(".", "_"): (option, one, line)
-    for option, one, line in _described(EvaluateOptions)
+    for option, one, line in described_options(EvaluateOptions)
     if option not in ("severity", "zero_shot.classes")  # for which there are other parameters
 }
 """The options that are parameters of `measure_shift`, by the parameters' names."""
@@ -190,7 +179,7 @@ def with_options(function: Function) -> Function:
         default = OTHER_DEFAULTS.get(name, default_of(one))
         kind = inspect.Parameter.KEYWORD_ONLY
         parameters.append(inspect.Parameter(name, kind, default=default, annotation=one.type))
-        before += f"        {name}: {line}\n"
+        before += f"        {name}: {line}.\n"
     function.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
     function.__doc__ = before + after.partition("\n")[2]
     return function
@@ -274,28 +263,19 @@ def measure_shift(
         encoder = load_model(config["model"], settings.precision, device["accelerator"])
         reference = load_reference(config["model"], encoder)
     if isinstance(augmentations, Mapping):
-        parts, ladders = {n: as_augmentation(part) for n, part in augmentations.items()}, None
+        parts = {name: as_augmentation(part) for name, part in augmentations.items()}
+        ladders: dict[str, list[float]] = {}
     else:
         parts, ladders = make_augmentations(config["aug"])
     names = classes_of(every) if classes is None else classes
     names = candidate_classes(names) if isinstance(names, str) else list(names)
+    measured = make_measures(config["metric"])
+    templates = templates_for(config["prompts"], names)
     evaluation = Evaluation(
-        options=settings,
-        photos=selected,
-        classes=names,
-        encoder=encoder,
-        augmentations=parts,
-        ladders=ladders or {},
-        measures=make_measures(config["metric"]),
-        templates=templates_for(config["prompts"], names),
-        config=config,
-        reference=reference,
+        settings, selected, names, encoder, parts, ladders, measured, templates, config, reference
     )
-    temporary = None
-    if folder is None:
-        temporary = tempfile.TemporaryDirectory(prefix="clipshift-")
-        folder = temporary.name
-    target = Path(folder)
+    temporary = None if folder else tempfile.TemporaryDirectory(prefix="clipshift-")
+    target = Path(folder or temporary.name)  # type: ignore[union-attr]
     with locked(target):
         records = Records(target)
         records.begin({}, restart=True)

@@ -370,26 +370,20 @@ def locked(folder: Path) -> Iterator[None]:
 
 @contextmanager
 def advice_on_memory() -> Iterator[None]:
-    """Say what to do where memory or its like runs out.
+    """Say what to do where memory or shared memory runs out.
 
     Raises:
         UserError: Then.
     """
     try:
         yield
-    except Exception as error:
-        if advice := what_to_lower(error):
-            raise UserError(advice) from error
-        raise
-
-
-def what_to_lower(error: BaseException) -> str | None:
-    """What to do where memory or its like has run out; None for any other error."""
-    if not isinstance(error, MemoryError | RuntimeError):
-        return None
-    message = str(error)
-    if isinstance(error, MemoryError | torch.OutOfMemoryError) or "not enough memory" in message:
-        return "out of memory: lower data.batch_size, or the number of augmentations at once"
-    if message.startswith("DataLoader worker (pid"):  # which was killed, as for want of memory
-        return f"{one_line(message)}: lower data.num_workers (0 reads photos in this process)"
-    return None
+    except (MemoryError, RuntimeError) as error:
+        reason = str(error)
+        of_memory = isinstance(error, MemoryError | torch.OutOfMemoryError)
+        if of_memory or "not enough memory" in reason:
+            advice = "out of memory: lower data.batch_size, or the number of augmentations at once"
+        elif reason.startswith("DataLoader worker (pid"):  # which was killed, as for want of memory
+            advice = f"{one_line(reason)}: lower data.num_workers (0 reads photos in this process)"
+        else:
+            raise
+        raise UserError(advice) from error

@@ -49,23 +49,17 @@ def make_evaluation(cfg: DictConfig) -> Evaluation:
         UserError: If a part cannot be made.
     """
     config = plain(cfg)
-    augmentations, ladders = make_augmentations(config["aug"])
+    options = read_options(EvaluateOptions, config)
+    augmentations = make_augmentations(config["aug"])
     measures = parts.make_measures(config["metric"], instantiate_part)
     photos, classes = load_photos(cfg.data)
     if cfg.zero_shot.classes:
         classes = load_classes(cfg)
+    templates = templates_for(config["prompts"], classes)
     encoder = make_encoder(config["model"], cfg.precision, cfg.trainer.accelerator)
+    reference = load_reference(config["model"], encoder)
     return Evaluation(
-        options=read_options(EvaluateOptions, config),
-        photos=photos,
-        classes=classes,
-        encoder=encoder,
-        augmentations=augmentations,
-        ladders=ladders,
-        measures=measures,
-        templates=templates_for(config["prompts"], classes),
-        config=config,
-        reference=load_reference(config["model"], encoder),
+        options, photos, classes, encoder, *augmentations, measures, templates, config, reference
     )
 
 

@@ -1,10 +1,9 @@
 """Batches of the photos that are not measured yet, each process its share."""
 
 import multiprocessing
-from collections.abc import Iterator, Sequence
 
 from pytorch_lightning import LightningDataModule
-from torch.utils.data import DataLoader, Sampler
+from torch.utils.data import DataLoader
 
 from clipshift.data import Skipped, View, ViewDataset, collate
 from clipshift.errors import UserError
@@ -12,29 +11,6 @@ from clipshift.results import Records
 
 GPU_WORKERS = 4
 """How many processes read photos for each GPU, where it is not said."""
-
-
-class UnrepeatedSampler(Sampler[int]):
-    """A rank's share of the photos, as many consecutive ones as others have, none seen twice.
-
-    Consecutive, so that a machine reads whole shards and no part of those of others. torch's
-    `DistributedSampler` repeats photos until every rank has as many, and so counts some twice.
-
-    Args:
-        photos: Indices of the photos.
-        rank: This process's number.
-        world_size: Number of processes.
-    """
-
-    def __init__(self, photos: Sequence[int], rank: int, world_size: int) -> None:
-        start, end = (len(photos) * one // world_size for one in (rank, rank + 1))
-        self.photos = photos[start:end]
-
-    def __len__(self) -> int:
-        return len(self.photos)
-
-    def __iter__(self) -> Iterator[int]:
-        return iter(self.photos)
 
 
 class ViewData(LightningDataModule):
@@ -81,6 +57,9 @@ class ViewData(LightningDataModule):
     def test_dataloader(self) -> DataLoader[View | Skipped]:
         """The photos that are left, each once over all ranks.
 
+        A rank has as many consecutive photos as others, so that a machine reads whole shards and no
+        part of those of others. torch's `DistributedSampler` would repeat photos until every rank
+        has as many, and so count some twice.
         A rank without photos gets one batch of none: Lightning wants one from every rank.
 
         Raises:
@@ -89,8 +68,8 @@ class ViewData(LightningDataModule):
         rank, world_size = (
             (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
         )
-        sampler = UnrepeatedSampler(self.left, rank, world_size)
-        if not len(sampler):
+        start, end = (len(self.left) * one // world_size for one in (rank, rank + 1))
+        if start == end:
             return DataLoader([None], collate_fn=lambda _: collate([]))  # type: ignore[arg-type]
         workers = self.num_workers
         if workers is None:
@@ -109,7 +88,7 @@ class ViewData(LightningDataModule):
         return DataLoader(
             self.dataset,
             batch_size=self.batch_size,
-            sampler=sampler,
+            sampler=self.left[start:end],
             num_workers=workers,
             collate_fn=collate,
             multiprocessing_context=methods[0] if unknown and workers else None,
