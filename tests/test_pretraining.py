@@ -143,7 +143,7 @@ def test_shards_tell_what_is_wrong(root: Path) -> None:
     with pytest.raises(UserError, match=r"broken\.tar is not a tar file"):
         shards(root, "broken.tar")
     (root / "classes.json").write_text(json.dumps({"names": NAMES[:2]}))
-    with pytest.raises(UserError, match="'2', which is not an index of one of the 2 classes"):
+    with pytest.raises(UserError, match="'2' is not an index of one of the 2 classes"):
         shards(root, "val-*.tar")
     (root / "classes.json").unlink()
     (root / "broken.tar").unlink()
