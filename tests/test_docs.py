@@ -59,7 +59,11 @@ NOT_RUN = {
     "it requires an account": ["hf upload USER/NAME outputs/robustify/model"],
 }
 """Commands that are not run, by reason."""
-ELSEWHERE = {"extend.md": "test_own_parts.py", "cluster.md": "cluster/test_cluster.py"}
+ELSEWHERE = {
+    "extend.md": "test_own_parts.py",
+    "cluster.md": "cluster/test_cluster.py",
+    "options.md": "test_options.py",
+}
 """By page: the module that runs its commands."""
 
 
