@@ -358,7 +358,7 @@ def test_a_table_has_one_spec_for_page_and_terminal(tmp_path: Path) -> None:
     ]  # fmt: skip
     assert [row[1].value for row in table.rows] == [0.5, None]
     assert terminal.compact_rows(data, columns[:2], 2) == [
-        ["augmentation", "x"], ["noise", "0.50 .40–.60"], ["clean", ""],
+        ["augmentation", "x"], ["noise", "0.50 .40–.60"], ["clean", "    "],
     ]  # fmt: skip
     section = page.Section("all", "All", tables=[table])
     severities = ["paper", "matched"]

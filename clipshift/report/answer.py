@@ -26,8 +26,8 @@ def answer(run: Run) -> list[str]:
     """
     model = model_in_words(run.info.model)
     if run.ranking.empty:
-        known = "measure" in run.summary and headline_measure(run.summary)
-        missing = "two photos with a value" if known else "a measured cosine similarity"
+        measured = "measure" in run.summary and headline_measure(run.summary)
+        missing = "two photos with a value" if measured else "a measured cosine similarity"
         return [f"No ranking of the shift: it requires {missing}."]
     severities = list(run.ranking["severity"].unique())
     steps = ladder_steps(severities)
@@ -47,20 +47,20 @@ def answer(run: Run) -> list[str]:
         else f"`{leader}` shifts {model} most{at}"
     )
     _, smallest = _mean_shift(run, first, last)
-    told = [
+    sentences = [
         f"{most}: {largest}. The mean is smallest under `{last}`: {smallest}.",
         f"{_first_place(leader, rivals)}.",
     ]
     other = MATCHED if MATCHED in severities else steps[0] if len(steps) > 1 else first
     again = run.ranking[run.ranking["severity"] == other]
     if other == first or len(again) < 2:
-        return told
+        return sentences
     second, rivals = again["augmentation"].iloc[0], _rivals(again)
     where = "At equal distortion" if other == MATCHED else f"At severity {other}"
     also = "again" if second == leader else "instead"
     _, mean = _mean_shift(run, other, second)
     return [
-        *told,
+        *sentences,
         f"{where} the mean is largest under `{second}` {also}: {mean}. "
         f"{_first_place(second, rivals)}.",
     ]
@@ -92,38 +92,38 @@ def _rivals(ranked: pd.DataFrame) -> list[str]:
 
 def corruption_error(run: Run) -> list[str]:
     """What a run found of errors under stored corruptions, in sentences; empty where nothing."""
-    found = run.info.corruption_error
-    if found is None or run.corruption_error.empty:
+    errors = run.info.corruption_error
+    if errors is None or run.corruption_error.empty:
         return []
     of_imagenet_c = run.corruption_error.dropna(subset="alexnet_error")
     whole = of_imagenet_c.groupby("augmentation").size() == len(LADDER)
-    if found.mce is not None:
+    if errors.mce is not None:
         low, high = (
-            np.nan if end is None else 100 * end for end in (found.mce_low, found.mce_high)
+            np.nan if end is None else 100 * end for end in (errors.mce_low, errors.mce_high)
         )
-        mce = with_interval(100 * found.mce, low, high, ".1f")
-        told = [
+        mce = with_interval(100 * errors.mce, low, high, ".1f")
+        sentences = [
             f"Mean corruption error (mCE): {mce} %, of {len(whole)} of the "
             f"{len(ALEXNET_ERROR)} corruptions of ImageNet-C; 100 % is AlexNet’s."
         ]
     else:
-        told = [
+        sentences = [
             f"No mean corruption error (mCE): it is over the {len(ALEXNET_ERROR)} corruptions of "
             f"ImageNet-C at all {len(LADDER)} severities, of which {whole.sum()} are here."
         ]
-    if found.rho is not None:
-        low, high = (np.nan if end is None else end for end in (found.ci_low, found.ci_high))
-        rho = with_interval(found.rho, low, high, "+.2f")
+    if errors.rho is not None:
+        low, high = (np.nan if end is None else end for end in (errors.ci_low, errors.ci_high))
+        rho = with_interval(errors.rho, low, high, "+.2f")
         correlation = (
-            f"Spearman’s ρ of shift and error over {found.n} corruptions, of their means "
+            f"Spearman’s ρ of shift and error over {errors.n} corruptions, of their means "
             f"over severities: {rho}"
-            if found.n
+            if errors.n
             else f"Spearman’s ρ of shift and error over corruptions and severities: {rho}"
         )
-        if found.rho_within is not None:
-            correlation += f"; over the severities of one corruption: {found.rho_within:+.2f}"
-        told.append(f"{correlation}.")
-    return told
+        if errors.rho_within is not None:
+            correlation += f"; over the severities of one corruption: {errors.rho_within:+.2f}"
+        sentences.append(f"{correlation}.")
+    return sentences
 
 
 def measured_in_words(run: Run) -> str:

@@ -58,7 +58,7 @@ def explorer_data(runs: Mapping[str, Run], dataset: ViewDataset | None) -> dict[
         the first model moves most first; ``unlisted``, how many more there are; and ``shown`` by
         photo id, with ``part`` (``most``, ``typical`` or ``least``), ``pictures`` (data URLs,
         clean first) and, by model, ``values`` (by measure and variant), ``nearest`` (classes by
-        view, clean first) and ``gaze`` (see `made_gazes`).
+        view, clean first) and ``gaze`` (see `encoded_gazes`).
     """
     every = list(runs.values())
     first = every[0]
@@ -71,9 +71,9 @@ def explorer_data(runs: Mapping[str, Run], dataset: ViewDataset | None) -> dict[
     parts = chosen_photos(every, count)
     variants = variants_of(first, dataset) if dataset is not None else {}
     views = views_of(first, dataset, list(parts)) if dataset is not None else {}
-    pictures = made_pictures(variants, views)
+    pictures = encoded_pictures(variants, views)
     of_models = [shown_numbers(run, list(parts), keys, measures) for run in every]
-    gazes = [made_gazes(run, variants, views) for run in every]
+    gazes = [encoded_gazes(run, variants, views) for run in every]
     shown = {
         photo: {
             "part": part,
@@ -119,14 +119,14 @@ def shown_numbers(
     }
     classes = read_nearest(run.folder)
     views = [CLEAN, *run.info.strengths]
-    made = {}
+    rows = {}
     for row, photo in enumerate(photos):
-        known = classes.get(photo, {})
-        made[photo] = {
+        nearest = classes.get(photo, {})
+        rows[photo] = {
             "values": {name: table[row] for name, table in tables.items()},
-            "nearest": [known[view] for view in views] if known.keys() >= set(views) else None,
+            "nearest": [nearest[view] for view in views] if nearest.keys() >= set(views) else None,
         }
-    return made
+    return rows
 
 
 def numbers(table: pd.DataFrame) -> list[list[float | None]]:
@@ -162,8 +162,8 @@ def photo_rows(
         order = [*order[: LISTED // 2], *order[-(LISTED // 2) :]]
     shifts_of = zip(*(numbers(table.loc[order]) for table in tables), strict=True)
     rows = [
-        {"id": photo, "label": label if isinstance(label, str) else "", "shifts": list(found)}
-        for photo, label, found in zip(order, labels[order], shifts_of, strict=True)
+        {"id": photo, "label": label if isinstance(label, str) else "", "shifts": list(by_model)}
+        for photo, label, by_model in zip(order, labels[order], shifts_of, strict=True)
     ]
     return rows, unlisted
 
@@ -196,7 +196,7 @@ def views_of(run: Run, dataset: ViewDataset, photos: Sequence[str]) -> dict[str,
     }
 
 
-def made_pictures(
+def encoded_pictures(
     variants: Mapping[str, Variant], views: Mapping[str, View]
 ) -> dict[str, list[str]]:
     """The clean view of each photo and its views under all variants, as they were measured.
@@ -212,13 +212,13 @@ def made_pictures(
         return {}
     batch = collate(list(views.values()))
     side = None if len(views) * (1 + len(variants)) <= FEW_PICTURES else SMALL
-    columns = [batch.clean, *(made_view(variant, batch) for variant in variants.values())]
+    columns = [batch.clean, *(view_under(variant, batch) for variant in variants.values())]
     with ThreadPoolExecutor() as pool:
         encoded = [list(pool.map(partial(data_url, side=side), column)) for column in columns]
     return {photo: [column[row] for column in encoded] for row, photo in enumerate(views)}
 
 
-def made_view(variant: Variant, batch: Batch) -> Tensor:
+def view_under(variant: Variant, batch: Batch) -> Tensor:
     """Photos' views under a variant, as they were measured: (B, 3, H, W) in [0, 1]."""
     draws = batch.draws[variant.name]
     return augment(variant.augmentation, batch.clean, draws, variant.strength)
@@ -240,7 +240,7 @@ def data_url(pixels: Tensor, side: int | None) -> str:
     return f"data:image/webp;base64,{base64.b64encode(stream.getvalue()).decode()}"
 
 
-def made_gazes(
+def encoded_gazes(
     run: Run, variants: Mapping[str, Variant], views: Mapping[str, View]
 ) -> dict[str, dict[str, Any]]:
     """The gaze on each view of some photos, and moved back onto the photo where pixels moved.
@@ -301,7 +301,7 @@ def gazed_pictures(run: Run, dataset: ViewDataset, photo: str) -> dict[str, str]
         raise UserError(f"{photo} cannot be shown: {missing}")
     variants = variants_of(run, dataset)
     batch = collate([views[photo]])
-    pixels = {CLEAN: batch.clean} | {name: made_view(v, batch) for name, v in variants.items()}
+    pixels = {CLEAN: batch.clean} | {name: view_under(v, batch) for name, v in variants.items()}
     return lit_pictures({name: view[0] for name, view in pixels.items()}, gaze)
 
 
@@ -317,12 +317,12 @@ def lit_pictures(pixels: Mapping[str, Tensor], gaze: Mapping[str, np.ndarray]) -
     """
     shares = {name: gaze[name] / gaze[name].sum() for name in pixels}
     most = max(share.max() for share in shares.values())
-    made = {}
+    pictures = {}
     for name, view in pixels.items():
         light = torch.from_numpy(shares[name] / most).float()[None, None]
         light = interpolate(light, view.shape[-2:], mode="bicubic").clamp(0, 1)
-        made[name] = data_url(view * (0.15 + 0.85 * light[0]), None)
-    return made
+        pictures[name] = data_url(view * (0.15 + 0.85 * light[0]), None)
+    return pictures
 
 
 def from_data_url(url: str) -> Image.Image:
@@ -337,28 +337,28 @@ def gazed(
 
     Args:
         pictures: Clean first.
-        gaze: Of one photo, from `made_gazes`; None where it was not kept.
+        gaze: Of one photo, from `encoded_gazes`; None where it was not kept.
 
     Returns:
         One for each; None where the gaze is not known.
     """
     maps = gaze["maps"] if gaze else [None] * len(pictures)
     most = max((kept[0] for kept in maps if kept), default=0)
-    made: list[Image.Image | None] = []
+    lit: list[Image.Image | None] = []
     for picture, kept in zip(pictures, maps, strict=True):
         if not gaze or not kept:
-            made.append(None)
+            lit.append(None)
             continue
         levels = np.frombuffer(base64.b64decode(kept[1]), np.uint8).reshape(gaze["shape"])
         light = Image.fromarray(np.round(levels * (kept[0] / most)).astype(np.uint8))
         light = light.resize(picture.size, Image.Resampling.BICUBIC)
         dimmed = picture.point(lambda value: value * 0.15)
-        made.append(Image.composite(picture, dimmed, light))
-    return made
+        lit.append(Image.composite(picture, dimmed, light))
+    return lit
 
 
 def encoded_gaze(gaze: np.ndarray) -> list[Any] | None:
-    """A gaze as `made_gazes` gives it; None where it has no sum."""
+    """A gaze as `encoded_gazes` gives it; None where it has no sum."""
     total = gaze.sum(dtype=float)
     if not np.isfinite(total) or total <= 0:
         return None

@@ -35,7 +35,7 @@ def headline(run: Run) -> dict[str, Any]:
         not is left out.
     """
     model = run.info.model
-    found: dict[str, Any] = {}
+    numbers: dict[str, Any] = {}
     if len(run.ranking):
         severity = leading_severity(list(run.ranking["severity"].unique()))
         ranked = run.ranking[run.ranking["severity"] == severity]
@@ -43,21 +43,21 @@ def headline(run: Run) -> dict[str, Any]:
         means = run.summary[run.summary["severity"] == severity].pivot(
             index="augmentation", columns="measure", values="mean"
         )
-        found["severity"] = int(severity) if severity in LADDER else severity
-        found["mean_shift"] = float(ranked["shift"].mean())
+        numbers["severity"] = int(severity) if severity in LADDER else severity
+        numbers["mean_shift"] = float(ranked["shift"].mean())
         if "relative_shift" in means:
-            found["mean_relative_shift"] = float(means["relative_shift"].mean())
-            found["worst_relative_shift"] = float(means.loc[worst, "relative_shift"])
-        found["worst_augmentation"] = worst
+            numbers["mean_relative_shift"] = float(means["relative_shift"].mean())
+            numbers["worst_relative_shift"] = float(means.loc[worst, "relative_shift"])
+        numbers["worst_augmentation"] = worst
     top = run.summary.loc[run.summary["measure"] == "zero_shot_top1_clean", "mean"]
     if len(top):
-        found["clean_top1"] = float(top.iloc[0])
+        numbers["clean_top1"] = float(top.iloc[0])
     if run.info.spread is not None:
-        found["spread"] = run.info.spread
-    found |= {
+        numbers["spread"] = run.info.spread
+    numbers |= {
         "photos": run.info.data.photos,
         "trained": model.trained,
         "model": model_in_words(model),
         "weights": weights_in_words(model),
     }
-    return {key: found[key] for key in HEADLINE if key in found}
+    return {key: numbers[key] for key in HEADLINE if key in numbers}

@@ -2,10 +2,10 @@
 const byId = (id) => document.getElementById(id);
 const parsed = (id) => (byId(id) ? JSON.parse(byId(id).textContent) : null);
 const element = (tag, text, attributes) => {
-  const made = document.createElement(tag);
-  if (text !== undefined && text !== null) made.textContent = text;
-  for (const [name, value] of Object.entries(attributes || {})) made.setAttribute(name, value);
-  return made;
+  const node = document.createElement(tag);
+  if (text !== undefined && text !== null) node.textContent = text;
+  for (const [name, value] of Object.entries(attributes || {})) node.setAttribute(name, value);
+  return node;
 };
 
 // --- charts: drawn when they come near the window, again when the colours of the page change ---
@@ -135,8 +135,8 @@ function oneShift(photo, index) {
 }
 function shiftOf(photo, index) {
   if (index !== null) return oneShift(photo, index);
-  const known = variantsNow().map((variant) => oneShift(photo, variant)).filter((value) => value !== null);
-  return known.length ? known.reduce((sum, value) => sum + value, 0) / known.length : null;
+  const shifts = variantsNow().map((variant) => oneShift(photo, variant)).filter((value) => value !== null);
+  return shifts.length ? shifts.reduce((sum, value) => sum + value, 0) / shifts.length : null;
 }
 function chosenVariant() {
   const name = byId("photo-under").value;

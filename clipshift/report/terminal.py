@@ -147,9 +147,9 @@ def print_run(
 def print_text(console: Console, text: str, label: str = "") -> None:
     """Print sentences: what is in backquotes in bold, intervals faint."""
     parts = [(part, "bold" if index % 2 else "") for index, part in enumerate(text.split("`"))]
-    made = Text.assemble((label, "yellow"), *parts)
-    made.highlight_regex(r"\[[-+−\d., %]+\]", "dim")
-    console.print(made, soft_wrap=not console.is_terminal)
+    styled = Text.assemble((label, "yellow"), *parts)
+    styled.highlight_regex(r"\[[-+−\d., %]+\]", "dim")
+    console.print(styled, soft_wrap=not console.is_terminal)
 
 
 def print_table(console: Console, title: str, rows: Sequence[Sequence[str]]) -> None:
