@@ -31,7 +31,7 @@ from clipshift.options import (
 
 LINE = '    sharpness: int = option(3, whole(2))\n    """How sharp a photo must be."""\n'
 USE = """
-import sys
+import inspect, sys
 from clipshift.cli.command import compose_config
 from clipshift.cli.config import validate
 from clipshift.cli.help import options, options_page
@@ -45,6 +45,12 @@ except UserError as error:
     print(error)
 assert "torch" not in sys.modules
 from clipshift import measure_shift
+assert inspect.signature(measure_shift).parameters["sharpness"].default == 3
+assert "        sharpness: How sharp a photo must be." in measure_shift.__doc__
+try:
+    measure_shift(sharpness=1)
+except UserError as error:
+    print(error)
 """
 
 
@@ -63,7 +69,7 @@ def test_an_option_is_added_by_one_field_in_one_place(tmp_path: Path) -> None:
         cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(tmp_path)},
     )  # fmt: skip
     assert done.stderr == ""
-    assert done.stdout == "sharpness=1 is out of range: it must be a whole number ≥ 2\n"
+    assert done.stdout == "sharpness=1 is out of range: it must be a whole number ≥ 2\n" * 2
 
 
 @pytest.mark.parametrize("command", DESCRIPTIONS)
