@@ -16,7 +16,6 @@ from scipy import stats
 from clipshift.evaluate.inside import directions_table
 from clipshift.evaluate.layers import cka_intervals
 from clipshift.measure.functional import linear_cka, pairwise_distances
-from clipshift.results import CLEAN, Matching
 from clipshift.results.intervals import (
     mean_interval,
     relative_shift_values,
@@ -25,6 +24,8 @@ from clipshift.results.intervals import (
     spearman_interval,
     studentize,
 )
+from clipshift.results.matching import Matching
+from clipshift.results.measured import CLEAN
 from clipshift.results.ranking import rank_augmentations, ranking_agreement
 
 SIZES = (10, 30, 100)

@@ -32,11 +32,15 @@ from PIL import Image
 from scipy.stats import spearmanr
 
 from clipshift.cli.command import compose_config
-from clipshift.data import read_json, sample
+from clipshift.data.files import read_json
+from clipshift.data.sources import sample
 from clipshift.report.answer import answer
 from clipshift.report.words import counted, ranks_in_words, with_interval
-from clipshift.results import GROUPS, Run, RunInfo, read_info, read_run, write_json
+from clipshift.results.files import write_json
+from clipshift.results.info import RunInfo
 from clipshift.results.intervals import spearman_interval
+from clipshift.results.paired import GROUPS
+from clipshift.results.runs import Run, read_info, read_run
 from clipshift.severities import MATCHED, PAPER
 
 ROOT = Path(__file__).parents[1]

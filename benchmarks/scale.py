@@ -16,14 +16,17 @@ from typing import Any
 import numpy as np
 
 from clipshift import measure
-from clipshift.augment import make_variants
+from clipshift.augment.variants import make_variants
 from clipshift.cli.command import compose_config
 from clipshift.cli.config import plain
-from clipshift.data import Photo
+from clipshift.data.photos import Photo
 from clipshift.evaluate import tables
 from clipshift.evaluate.tables import make_run
-from clipshift.measure import COLUMNS, Facts, PhotoMeasure
-from clipshift.results import CLEAN, KEPT, Measured, Records, write_run
+from clipshift.measure.facts import COLUMNS, Facts
+from clipshift.measure.metrics import PhotoMeasure
+from clipshift.results.measured import CLEAN, KEPT, Measured
+from clipshift.results.records import Records
+from clipshift.results.runs import write_run
 from clipshift.versions import provenance
 
 BATCH = 256

@@ -31,10 +31,10 @@ from clipshift.cli.build import make_evaluation
 from clipshift.cli.command import compose_config, keep_freed_memory
 from clipshift.cli.config import plain
 from clipshift.cli.trainer import trainer_maker
-from clipshift.data import folder as source
-from clipshift.encode import ENCODE_BATCH, best_precision, load_encoder
+from clipshift.data.sources import folder as source
+from clipshift.encode.encoder import ENCODE_BATCH, best_precision, load_encoder
 from clipshift.pipeline import carry_out, evaluation_trainer, prepare
-from clipshift.results import Records
+from clipshift.results.records import Records
 from clipshift.versions import environment
 
 PHOTOS = {"ViT-B-32-quickgelu": 64, "ViT-L-14-quickgelu": 16, "builtin:lite": 64}

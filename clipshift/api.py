@@ -14,13 +14,16 @@ import pandas as pd
 import pytorch_lightning as pl
 from torch import Tensor, nn
 
-from clipshift.augment import as_augmentation
+from clipshift.augment.transforms import as_augmentation
 from clipshift.choices import model_options, read_choice
 from clipshift.comparison.pair import compare_pair, trained_on_of
-from clipshift.data import SELECTION, ViewDataset, candidate_classes, photos_of, select
-from clipshift.encode import as_encoder
+from clipshift.data.classes import candidate_classes
+from clipshift.data.dataset import ViewDataset
+from clipshift.data.memory import photos_of
+from clipshift.data.selection import SELECTION, select
+from clipshift.encode.modules import as_encoder
 from clipshift.errors import UserError, did_you_mean
-from clipshift.evaluate import Evaluation
+from clipshift.evaluate.evaluation import Evaluation
 from clipshift.options import (
     EvaluateCommand,
     EvaluateOptions,
@@ -49,15 +52,10 @@ from clipshift.report.charts.ranking import draw_ranking
 from clipshift.report.explorer import gazed_pictures
 from clipshift.report.run import write_report
 from clipshift.report.sections.measures import ranked_table
-from clipshift.results import (
-    Records,
-    Run,
-    copy_results,
-    differing_views,
-    misfits,
-    read_run,
-    rebuild_views,
-)
+from clipshift.results.compatibility import differing_views
+from clipshift.results.rebuild import rebuild_views
+from clipshift.results.records import Records
+from clipshift.results.runs import Run, copy_results, misfits, read_run
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 SHOWN_GAZES = 1000
@@ -209,7 +207,7 @@ def measure_shift(
     Args:
         photos: A folder; a list of paths, Pillow images, uint8 arrays (H, W, 3) or float tensors
             (3, H, W) in [0, 1]; a torch or Hugging Face data set; None for the photographs that
-            come with scikit-image. See `clipshift.data.photos_of`, also for their ids.
+            come with scikit-image. See `clipshift.data.memory.photos_of`, also for their ids.
         model: One of ``clipshift models``; a checkpoint's folder in the hub's format; open_clip's
             name and tag, or name and checkpoint file, as ``("ViT-B-32", "laion2b_s34b_b79k")``; an
             open_clip model; or any module with ``encode_image`` (and ``encode_text``).
@@ -356,7 +354,7 @@ def _source(photos: Any) -> dict[str, Any]:
         return {"_target_": "clipshift.data.sample"}
     if isinstance(photos, str | os.PathLike):
         return {"_target_": "clipshift.data.folder", "root": os.path.abspath(photos)}
-    return {"_target_": "clipshift.data.photos_of", "root": None}
+    return {"_target_": "clipshift.data.memory.photos_of", "root": None}
 
 
 def _nodes(augmentations: str | Sequence[str] | Mapping[str, Any]) -> dict[str, Any]:

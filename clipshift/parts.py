@@ -8,16 +8,13 @@ from typing import Any, get_type_hints
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from clipshift import augment, data, measure
-from clipshift.augment import (
-    Augmentation,
-    KeyedTransform,
-    MovingAugmentation,
-    as_augmentation,
-    authors,
-)
+from clipshift.augment import authors
+from clipshift.augment.keyed import Augmentation, MovingAugmentation
+from clipshift.augment.transforms import KeyedTransform, as_augmentation
 from clipshift.checks import checked, rising
 from clipshift.errors import UserError
-from clipshift.measure import PhotoMeasure, as_measure
+from clipshift.measure.metrics import PhotoMeasure
+from clipshift.measure.per_photo import as_measure
 from clipshift.severities import LADDER
 
 Registry = dict[str, Callable[..., Any]]

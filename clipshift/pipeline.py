@@ -18,13 +18,19 @@ from filelock import FileLock, Timeout
 from pytorch_lightning.loggers import Logger
 from pytorch_lightning.utilities import rank_zero_only
 
-from clipshift.augment import VIEW_SIZE, Augmentation, KeyedTransform
+from clipshift.augment.keyed import VIEW_SIZE, Augmentation
 from clipshift.augment.matching import Calibration
+from clipshift.augment.transforms import KeyedTransform
 from clipshift.checks import is_template
-from clipshift.data import Cache, Photo, Resize, is_imagenet, read_lines, view_size, without_copies
-from clipshift.encode import OPENAI, Encoder, best_precision, load_encoder
+from clipshift.data.cache import Cache
+from clipshift.data.classes import read_lines
+from clipshift.data.dataset import Resize, view_size
+from clipshift.data.photos import Photo
+from clipshift.data.selection import without_copies
+from clipshift.data.wordnet import is_imagenet
+from clipshift.encode.encoder import Encoder, best_precision, load_encoder
+from clipshift.encode.texts import OPENAI
 from clipshift.errors import UserError, one_line
-from clipshift.evaluate import Evaluation, run_evaluation
 from clipshift.evaluate.calibration import (
     DEFAULTS,
     calibrate,
@@ -33,11 +39,14 @@ from clipshift.evaluate.calibration import (
     load_calibration,
     set_aside,
 )
-from clipshift.measure import PhotoMeasure
+from clipshift.evaluate.evaluation import Evaluation, run_evaluation
+from clipshift.measure.metrics import PhotoMeasure
 from clipshift.options import EvaluateOptions
 from clipshift.parts import without_ladder
 from clipshift.report.terminal import PhotoProgressBar
-from clipshift.results import CLASSES, Records, Run
+from clipshift.results.intervals import CLASSES
+from clipshift.results.records import Records
+from clipshift.results.runs import Run
 from clipshift.severities import MATCHED
 from clipshift.train.export import trained_augmentations
 
@@ -215,7 +224,7 @@ def templates_for(prompts: Mapping[str, Any], classes: Sequence[str]) -> list[st
     """The templates that the options of ``prompts`` describe for some classes.
 
     Returns:
-        What `clipshift.encode.make_zero_shot` takes.
+        What `clipshift.encode.texts.make_zero_shot` takes.
 
     Raises:
         UserError: If they are to be read from a file that does not hold any.

@@ -14,8 +14,10 @@ from support.models import VIT, write_hub_folder
 from support.terminal import ROOT
 from torch import Tensor
 
-from clipshift.data import clean_view, decode, sample
-from clipshift.encode import Encoder, load_encoder
+from clipshift.data.dataset import clean_view
+from clipshift.data.photos import decode
+from clipshift.data.sources import sample
+from clipshift.encode.encoder import Encoder, load_encoder
 
 CACHE = tempfile.TemporaryDirectory(prefix="clipshift-cache-")  # is deleted when the tests end
 os.environ["CLIPSHIFT_CACHE"] = CACHE.name

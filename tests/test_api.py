@@ -27,11 +27,15 @@ from clipshift.api import OTHER_DEFAULTS
 from clipshift.cli.command import compose_config
 from clipshift.cli.config import plain
 from clipshift.cli.evaluate import evaluate
-from clipshift.data import ViewDataset, decode, photos_of, sample
+from clipshift.data.dataset import ViewDataset
+from clipshift.data.memory import photos_of
+from clipshift.data.photos import decode
+from clipshift.data.sources import sample
 from clipshift.errors import UserError
 from clipshift.options import EvaluateOptions, default_of, nested, options_of
 from clipshift.report.notes import run_notes
-from clipshift.results import ShiftFile, mean_interval
+from clipshift.results.columns import ShiftFile
+from clipshift.results.intervals import mean_interval
 
 NAMES = {"cat": ["chelsea.png"], "sky": ["moon.png", "rocket.jpg"]}
 FAST = {"measures": ["cosine_similarity", "ssim"], "prompts": "none", "progress": False}

@@ -12,26 +12,20 @@ from scipy import ndimage, stats
 from skimage.transform import ProjectiveTransform, warp
 from support.augmentations import EXTENDED, PAPER, augmentation_named, draws_of
 
-from clipshift.augment import (
+from clipshift.augment.geometric import Elastic, Perspective, ShiftScaleRotate
+from clipshift.augment.keyed import Augmentation, MovingAugmentation, augment, draw, keyed_generator
+from clipshift.augment.pixel import (
     JPEG,
-    Augmentation,
     Blur,
     BrightnessContrast,
     CoarseDropout,
     ColorJitter,
-    Elastic,
     Grayscale,
     MotionBlur,
-    MovingAugmentation,
     Noise,
-    Perspective,
     Pixelate,
-    ShiftScaleRotate,
-    augment,
-    draw,
+    adjust_contrast,
 )
-from clipshift.augment.keyed import keyed_generator
-from clipshift.augment.pixel import adjust_contrast
 from clipshift.errors import UserError
 
 SIZE = 224

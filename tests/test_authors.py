@@ -19,12 +19,15 @@ from support.augmentations import augmentation_named, choice_of_aug
 from torch import Tensor
 from torch.utils.data import default_collate
 
-from clipshift.augment import Augmentation, MovingAugmentation, augment, authors, draw
+from clipshift.augment import authors
+from clipshift.augment.keyed import Augmentation, MovingAugmentation, augment, draw
 from clipshift.augment.matching import Match
 from clipshift.cli import build
 from clipshift.cli.command import compose_config
 from clipshift.cli.config import plain
-from clipshift.data import clean_view, decode, sample
+from clipshift.data.dataset import clean_view
+from clipshift.data.photos import decode
+from clipshift.data.sources import sample
 from clipshift.errors import UserError
 from clipshift.measure.functional import ssim
 

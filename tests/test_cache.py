@@ -15,8 +15,10 @@ from safetensors.torch import load, save
 from support.evaluation import measure
 from torch import Tensor
 
-from clipshift.data import Cache, sample
-from clipshift.encode import Encoder, FeatureCache
+from clipshift.data.cache import Cache
+from clipshift.data.sources import sample
+from clipshift.encode.encoder import Encoder
+from clipshift.encode.feature_cache import FeatureCache
 
 PIXELS = {"pixels": torch.arange(3 * 64 * 64, dtype=torch.int32).view(3, 64, 64)}
 

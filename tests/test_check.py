@@ -19,7 +19,8 @@ from support.terminal import ROOT
 from clipshift.cli.check import check
 from clipshift.cli.command import compose_config
 from clipshift.cli.config import validate
-from clipshift.encode import load_encoder, weights
+from clipshift.encode import weights
+from clipshift.encode.encoder import load_encoder
 from clipshift.errors import UserError
 from clipshift.report.check import verdict
 

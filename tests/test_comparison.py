@@ -30,18 +30,23 @@ from clipshift.comparison.notes import notes_on_runs, pair_notes, software_notes
 from clipshift.comparison.pair import compare_pair
 from clipshift.comparison.sweep import Sweep, grid, shifts_by_job, sweep_notes
 from clipshift.comparison.sweep_report import shift_columns, sweep_answer
-from clipshift.data import Cache, dataset, sample
-from clipshift.encode import Encoder, FeatureCache, Features
+from clipshift.data import dataset
+from clipshift.data.cache import Cache
+from clipshift.data.sources import sample
+from clipshift.encode.encoder import Encoder, Features
+from clipshift.encode.feature_cache import FeatureCache
 from clipshift.errors import UserError
-from clipshift.evaluate import Evaluation
+from clipshift.evaluate.evaluation import Evaluation
 from clipshift.options import EvaluateOptions, read_options
 from clipshift.report.charts.comparison import draw_parallel
 from clipshift.report.charts.curves import draw_curves
 from clipshift.report.notes import alike_photos
 from clipshift.report.tables import make_table
 from clipshift.report.words import resampled, run_title
-from clipshift.results import Run, compare_photos, incomparable, mean_interval, read_run
-from clipshift.results.paired import holm
+from clipshift.results.compatibility import incomparable
+from clipshift.results.intervals import mean_interval
+from clipshift.results.paired import compare_photos, holm
+from clipshift.results.runs import Run, read_run
 
 
 def compared(a: pd.DataFrame, b: pd.DataFrame, seed: int = 0) -> pd.DataFrame:

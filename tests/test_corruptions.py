@@ -17,27 +17,27 @@ from scipy.stats import rankdata
 from support.terminal import ROOT
 from torchvision.transforms import CenterCrop, Compose, Resize
 
-from clipshift.augment import Stored, augment
+from clipshift.augment.keyed import augment
+from clipshift.augment.stored import Stored
 from clipshift.cli import evaluate as command
 from clipshift.cli.build import make_augmentations
 from clipshift.cli.command import compose_config
 from clipshift.cli.config import plain
 from clipshift.cli.evaluate import evaluate, remake_report
-from clipshift.data import Skipped, View, ViewDataset, clean_view, collate, imagenet_c
+from clipshift.data.corrupted import imagenet_c
+from clipshift.data.dataset import Skipped, View, ViewDataset, clean_view, collate
 from clipshift.errors import UserError
 from clipshift.report.answer import corruption_error
-from clipshift.results import (
-    corruption_errors,
-    differing_views,
-    errors_by_corruption,
-    mean_corruption_error,
-    read_run,
-)
+from clipshift.results.compatibility import differing_views
 from clipshift.results.corruptions import (
     ALEXNET_ERROR,
     corruption_error_interval,
+    corruption_errors,
+    errors_by_corruption,
+    mean_corruption_error,
     shift_and_error,
 )
+from clipshift.results.runs import read_run
 
 CLASSES = ["n01440764", "n01443537", "n02123045"]
 SIZES = [(300, 260), (260, 340), (224, 224)]

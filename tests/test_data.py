@@ -25,25 +25,15 @@ from clipshift.cli.build import load_photos
 from clipshift.cli.command import compose_config
 from clipshift.cli.evaluate import evaluate
 from clipshift.cli.train import comparison_notes, compose_evaluations
-from clipshift.data import (
-    GONE,
-    Photo,
-    Skipped,
-    UnreadablePhotoError,
-    View,
-    ViewDataset,
-    captions,
-    decode,
-    folder,
-    keyed_order,
-    photos_of,
-    sample,
-    without_copies,
-)
+from clipshift.data.dataset import GONE, Skipped, View, ViewDataset
+from clipshift.data.memory import photos_of
+from clipshift.data.photos import Photo, UnreadablePhotoError, decode, keyed_order
+from clipshift.data.selection import without_copies
+from clipshift.data.sources import captions, folder, sample
 from clipshift.data.wordnet import class_name
 from clipshift.errors import UserError
 from clipshift.evaluate.loading import GPU_WORKERS, ViewData
-from clipshift.results import Records
+from clipshift.results.records import Records
 
 CAT = Image.fromarray(photographs.chelsea()).resize((120, 80))
 

@@ -16,15 +16,15 @@ from support.augmentations import PAPER, augmentations_named, ladders
 from support.models import write_hub_folder
 
 import clipshift
-from clipshift.augment import make_variants
+from clipshift.augment.variants import make_variants
 from clipshift.cli import demo as command
 from clipshift.cli.command import compose_config
 from clipshift.cli.config import validate
-from clipshift.data import sample
+from clipshift.data.sources import sample
 from clipshift.demo.photo import Model, make_model, measure_photo, nearest
-from clipshift.encode import Encoder, load_encoder
+from clipshift.encode.encoder import Encoder, load_encoder
 from clipshift.errors import UserError
-from clipshift.results import read_gazes, read_nearest
+from clipshift.results.kept import read_gazes, read_nearest
 
 VIT = {"image_size": 64, "patch_size": 32, "layers": 1, "width": 32, "head_width": 32}
 CLASSES = ["cat", "rocket", "cup of coffee", "horse"]

@@ -17,9 +17,10 @@ from support.models import VIT, write_hub_folder
 from torch import Tensor, nn
 from torch.nn.functional import interpolate, multi_head_attention_forward
 
-from clipshift.data import sample
-from clipshift.encode import Encoder, load_encoder, packed_weights
+from clipshift.data.sources import sample
 from clipshift.encode import encoder as encoder_module
+from clipshift.encode.encoder import Encoder, load_encoder
+from clipshift.encode.packing import packed_weights
 from clipshift.errors import UserError
 
 TIMM = {"timm_model_name": "test_vit", "image_size": 160}

@@ -22,14 +22,17 @@ from support.evaluation import measure, run_module
 from support.runs import run_facts
 from support.wandb_log import wandb_records
 
-from clipshift.augment import augment, draw, make_variants
+from clipshift.augment.keyed import augment, draw
+from clipshift.augment.variants import make_variants
 from clipshift.cli.command import compose_config
 from clipshift.cli.evaluate import evaluate
-from clipshift.data import Photo, ViewDataset, clean_view, collate, decode, sample
-from clipshift.encode import Encoder
+from clipshift.data.dataset import ViewDataset, clean_view, collate
+from clipshift.data.photos import Photo, decode
+from clipshift.data.sources import sample
+from clipshift.encode.encoder import Encoder
 from clipshift.errors import UserError
-from clipshift.evaluate import ShiftEvaluation
 from clipshift.evaluate.layers import layer_table
+from clipshift.evaluate.module import ShiftEvaluation
 from clipshift.evaluate.tables import (
     add_relative_shift,
     add_retained,
@@ -38,14 +41,11 @@ from clipshift.evaluate.tables import (
     retained_photos,
 )
 from clipshift.measure.functional import attention_similarity_aligned, gaze_divergence_aligned
-from clipshift.results import (
-    Measured,
-    Records,
-    by_photo,
-    distance_tables,
-    mean_interval,
-    write_run,
-)
+from clipshift.results.intervals import mean_interval
+from clipshift.results.measured import Measured
+from clipshift.results.records import Records
+from clipshift.results.runs import write_run
+from clipshift.results.table import by_photo, distance_tables
 
 
 @pytest.fixture(scope="module")

@@ -32,12 +32,17 @@ from clipshift.cli.command import compose_config, file_error
 from clipshift.cli.evaluate import evaluate, remake_report
 from clipshift.cli.jobs import finished_job, reuse_results
 from clipshift.cli.report import report_run
-from clipshift.data import Cache, ViewDataset, collate, sample
+from clipshift.data.cache import Cache
+from clipshift.data.dataset import ViewDataset, collate
+from clipshift.data.sources import sample
 from clipshift.errors import UserError
-from clipshift.evaluate import ShiftEvaluation
 from clipshift.evaluate.loading import ViewData
+from clipshift.evaluate.module import ShiftEvaluation
 from clipshift.pipeline import locked
-from clipshift.results import Records, read_run, write_shift, write_whole
+from clipshift.results.columns import write_shift
+from clipshift.results.files import write_whole
+from clipshift.results.records import Records
+from clipshift.results.runs import read_run
 
 TABLES = ("summary", "distances", "distances_low", "distances_high", "ranking", "correlations",
           "layers", "skipped")  # fmt: skip

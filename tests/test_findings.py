@@ -10,8 +10,8 @@ import pandas as pd
 import pytest
 from support.terminal import ROOT
 
-from clipshift.encode import load_encoder
-from clipshift.results import file_sha256
+from clipshift.encode.encoder import load_encoder
+from clipshift.results.files import file_sha256
 
 SPEC = importlib.util.spec_from_file_location("findings", ROOT / "benchmarks" / "findings.py")
 findings = importlib.util.module_from_spec(SPEC)

@@ -35,9 +35,11 @@ from clipshift.cli.command import compose_config
 from clipshift.cli.config import plain
 from clipshift.cli.evaluate import evaluate
 from clipshift.cli.train import comparison_notes, compose_evaluations, finetune, make_training
-from clipshift.data import Photo, sample
-from clipshift.encode import Encoder, ZeroShot, load_encoder
+from clipshift.data.photos import Photo
+from clipshift.data.sources import sample
 from clipshift.encode import encoder as encoder_module
+from clipshift.encode.encoder import Encoder, load_encoder
+from clipshift.encode.texts import ZeroShot
 from clipshift.errors import UserError
 from clipshift.train import resuming, tuning
 from clipshift.train.export import trained_augmentations

@@ -14,14 +14,23 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from clipshift.api import measure_shift
-from clipshift.augment import augment, draw, geometric, make_variants, pixel
-from clipshift.data import Cache, ViewDataset, clean_view, collate, decode, sample
-from clipshift.encode import Encoder, FeatureCache, ZeroShot, best_precision, load_encoder
-from clipshift.evaluate import SaveOptions, ShiftEvaluation
+from clipshift.augment import geometric, pixel
+from clipshift.augment.keyed import augment, draw
+from clipshift.augment.variants import make_variants
+from clipshift.data.cache import Cache
+from clipshift.data.dataset import ViewDataset, clean_view, collate
+from clipshift.data.photos import decode
+from clipshift.data.sources import sample
+from clipshift.encode.encoder import Encoder, best_precision, load_encoder
+from clipshift.encode.feature_cache import FeatureCache
+from clipshift.encode.texts import ZeroShot
 from clipshift.evaluate.floor import precision_floor
+from clipshift.evaluate.module import SaveOptions, ShiftEvaluation
 from clipshift.report import terminal
 from clipshift.report.notes import floor_notes
-from clipshift.results import Measured, Records, Run
+from clipshift.results.measured import Measured
+from clipshift.results.records import Records
+from clipshift.results.runs import Run
 
 
 def test_floor_is_what_float32_changes(

@@ -26,21 +26,12 @@ from skimage import data as photographs
 from support.models import VIT, write_hub_folder
 
 from clipshift.augment.matching import Calibration, CalibrationPhoto, Match
-from clipshift.data import (
-    Photo,
-    Skipped,
-    View,
-    ViewDataset,
-    as_rgb,
-    captions,
-    folder,
-    keyed_order,
-    shards,
-)
-from clipshift.data.dataset import pixels_of
+from clipshift.data.dataset import Skipped, View, ViewDataset, pixels_of
 from clipshift.data.listing import opened_endings
-from clipshift.data.photos import photo_id
-from clipshift.encode import load_encoder
+from clipshift.data.photos import Photo, as_rgb, keyed_order, photo_id
+from clipshift.data.shards import shards
+from clipshift.data.sources import captions, folder
+from clipshift.encode.encoder import load_encoder
 from clipshift.errors import UserError, one_line
 from clipshift.evaluate.calibration import load_calibration
 from clipshift.train.resuming import BEST, LAST, SETTINGS, last_checkpoint

@@ -13,7 +13,9 @@ from torch.utils.data import DataLoader
 
 from clipshift.cli.build import load_photos
 from clipshift.cli.command import compose_config
-from clipshift.data import Photo, Skipped, ViewDataset, collate, decode, huggingface
+from clipshift.data.dataset import Skipped, ViewDataset, collate
+from clipshift.data.huggingface import huggingface
+from clipshift.data.photos import Photo, decode
 from clipshift.errors import UserError
 
 datasets = pytest.importorskip("datasets")

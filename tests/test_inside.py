@@ -18,15 +18,18 @@ from support.augmentations import augmentation_named, augmentations_named
 from support.evaluation import run_module
 from support.runs import run_info
 
-from clipshift.augment import make_variants
+from clipshift.augment.variants import make_variants
 from clipshift.cli.build import make_evaluation
 from clipshift.cli.command import compose_config
 from clipshift.cli.config import plain as to_dict
 from clipshift.cli.evaluate import evaluate
 from clipshift.cli.trainer import trainer_maker
-from clipshift.data import Photo, ViewDataset, decode, sample
-from clipshift.encode import NAMES, Encoder, Vocabulary, as_encoder
-from clipshift.encode.encoder import MODELS, trained_texts
+from clipshift.data.dataset import ViewDataset
+from clipshift.data.photos import Photo, decode
+from clipshift.data.sources import sample
+from clipshift.encode.encoder import MODELS, NAMES, Encoder, trained_texts
+from clipshift.encode.modules import as_encoder
+from clipshift.encode.texts import Vocabulary
 from clipshift.evaluate.evaluation import encode_vocabularies
 from clipshift.evaluate.inside import inside_tables
 from clipshift.evaluate.layers import (
@@ -35,22 +38,15 @@ from clipshift.evaluate.layers import (
     cka_intervals,
     outlier_table,
 )
-from clipshift.measure import OutlierTokens
 from clipshift.measure import embeddings as measures
 from clipshift.measure.functional import cka_null, linear_cka
+from clipshift.measure.metrics import OutlierTokens
 from clipshift.pipeline import carry_out, evaluation_trainer, prepare
 from clipshift.report.sections.geometry import cosine_matrices
-from clipshift.results import (
-    CLEAN,
-    Measured,
-    Records,
-    Run,
-    cosine_values,
-    mean_interval,
-    pair_values,
-    ratio_values,
-    read_run,
-)
+from clipshift.results.intervals import cosine_values, mean_interval, pair_values, ratio_values
+from clipshift.results.measured import CLEAN, Measured
+from clipshift.results.records import Records
+from clipshift.results.runs import Run, read_run
 from clipshift.train.export import export_model
 
 TABLES = ("directions", "direction_cosines", "undone", "neighbourhoods", "named")

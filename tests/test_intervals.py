@@ -7,11 +7,14 @@ import pytest
 from scipy import stats
 
 from clipshift.evaluate.tables import resampling
-from clipshift.results import holm, intervals, intraclass_correlation, mean_interval
+from clipshift.results import intervals
 from clipshift.results.intervals import (
     design_effect,
     effective_count,
+    holm,
+    intraclass_correlation,
     label_groups,
+    mean_interval,
     relative_shift_values,
     resampled,
     share_difference,

@@ -22,19 +22,10 @@ from support.terminal import ROOT
 from clipshift.cli.build import load_photos
 from clipshift.cli.command import compose_config
 from clipshift.cli.evaluate import evaluate
-from clipshift.data import (
-    GONE,
-    Photo,
-    Skipped,
-    View,
-    ViewDataset,
-    captions,
-    decode,
-    folder,
-    keyed_order,
-    shards,
-)
-from clipshift.data.shards import class_names
+from clipshift.data.dataset import GONE, Skipped, View, ViewDataset
+from clipshift.data.photos import Photo, decode, keyed_order
+from clipshift.data.shards import class_names, shards
+from clipshift.data.sources import captions, folder
 from clipshift.errors import UserError
 from clipshift.evaluate.calibration import set_aside
 

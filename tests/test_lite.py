@@ -16,7 +16,8 @@ from safetensors.torch import load_file
 from torch import nn
 
 from clipshift.cli.command import compose_config
-from clipshift.data import clean_view, folder
+from clipshift.data.dataset import clean_view
+from clipshift.data.sources import folder
 from clipshift.data.wordnet import imagenet_names
 from clipshift.errors import UserError
 from clipshift.make_models import lite

@@ -22,26 +22,17 @@ from torch.utils.data import default_collate
 from torchmetrics.functional.image import structural_similarity_index_measure
 
 from clipshift import measure
-from clipshift.augment import (
-    ColorJitter,
-    Elastic,
-    Flip,
-    MovingAugmentation,
-    Noise,
-    Perspective,
-    ShiftScaleRotate,
-    augment,
-    draw,
-)
-from clipshift.augment.keyed import Draws
-from clipshift.measure import (
+from clipshift.augment.geometric import Elastic, Flip, Perspective, ShiftScaleRotate
+from clipshift.augment.keyed import Draws, MovingAugmentation, augment, draw
+from clipshift.augment.pixel import ColorJitter, Noise
+from clipshift.measure import functional
+from clipshift.measure.facts import Facts
+from clipshift.measure.metrics import (
     AugmentationDistance,
     CleanSpread,
-    Facts,
     LayerShift,
     OutlierTokens,
     PhotoMeasure,
-    functional,
 )
 from clipshift.measure.zero_shot import zero_shot_flip
 
@@ -345,7 +336,7 @@ def test_undefined_photos_are_left_out_of_the_mean() -> None:
 
 def test_resizing_is_pillows() -> None:
     """The clean view: bilinear with antialiasing on 8-bit pixels, both ways of resizing."""
-    from clipshift.data import clean_view
+    from clipshift.data.dataset import clean_view
 
     pixels = np.random.default_rng(0).integers(0, 256, (448, 600, 3), dtype=np.uint8)
     image = Image.fromarray(pixels)

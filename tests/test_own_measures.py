@@ -26,15 +26,17 @@ from torchmetrics.regression import (
     SpearmanCorrCoef,
 )
 
-from clipshift.augment import make_variants
+from clipshift.augment.variants import make_variants
 from clipshift.cli.build import instantiate_part
-from clipshift.data import ViewDataset, sample
-from clipshift.encode import Encoder
+from clipshift.data.dataset import ViewDataset
+from clipshift.data.sources import sample
+from clipshift.encode.encoder import Encoder
 from clipshift.errors import UserError
-from clipshift.measure import SSIM as OUR_SSIM
-from clipshift.measure import PhotoMeasure, as_measure
+from clipshift.measure.metrics import SSIM as OUR_SSIM
+from clipshift.measure.metrics import PhotoMeasure
+from clipshift.measure.per_photo import as_measure
 from clipshift.parts import make_measures
-from clipshift.results import shift_table, summarize
+from clipshift.results.table import shift_table, summarize
 
 
 class GazeError(MeanAbsoluteError):

@@ -23,10 +23,11 @@ from clipshift.cli.config import plain
 from clipshift.cli.evaluate import evaluate
 from clipshift.cli.jobs import numbers_depend_on
 from clipshift.cli.train import finetune
-from clipshift.data import sample
-from clipshift.encode import Encoder, as_encoder
+from clipshift.data.sources import sample
+from clipshift.encode.encoder import Encoder
+from clipshift.encode.modules import as_encoder
 from clipshift.errors import UserError
-from clipshift.evaluate import Evaluation
+from clipshift.evaluate.evaluation import Evaluation
 from clipshift.options import EvaluateOptions, read_options
 
 KNOWN = {"size": 32, "mean": [0.5, 0.4, 0.3], "std": [0.25, 0.2, 0.5]}

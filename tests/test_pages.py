@@ -19,19 +19,16 @@ from support.runs import run_info
 
 from clipshift.comparison.pair import Pair
 from clipshift.comparison.pair_report import write_comparison
-from clipshift.data import ViewDataset, sample
+from clipshift.data.dataset import ViewDataset
+from clipshift.data.sources import sample
 from clipshift.report import explorer
 from clipshift.report.page import Page, write_page
 from clipshift.report.run import report_page
-from clipshift.results import (
-    Run,
-    compare_photos,
-    correlate,
-    rank_augmentations,
-    ranking_agreement,
-    summarize,
-    write_json,
-)
+from clipshift.results.files import write_json
+from clipshift.results.paired import compare_photos
+from clipshift.results.ranking import correlate, rank_augmentations, ranking_agreement
+from clipshift.results.runs import Run
+from clipshift.results.table import summarize
 
 HOSTILE = "</script><script>window.hacked = 1</script>.png"
 HOSTILE_CLASS = '"><img src=x onerror="window.hacked = 1">'

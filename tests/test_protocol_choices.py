@@ -18,19 +18,17 @@ from clipshift.choices import read_choice
 from clipshift.cli.command import compose_config
 from clipshift.cli.config import plain
 from clipshift.cli.evaluate import evaluate
-from clipshift.data import (
-    Photo,
-    ViewDataset,
-    candidate_classes,
-    clean_view,
-    native_resize,
-    sample,
-)
+from clipshift.data.classes import candidate_classes
+from clipshift.data.dataset import ViewDataset, clean_view, native_resize
+from clipshift.data.photos import Photo
+from clipshift.data.sources import sample
 from clipshift.data.wordnet import class_name, imagenet_names
-from clipshift.encode import load_encoder, make_zero_shot
+from clipshift.encode.encoder import load_encoder
+from clipshift.encode.texts import make_zero_shot
 from clipshift.errors import UserError
 from clipshift.pipeline import templates_for
-from clipshift.results import Run, differing_views
+from clipshift.results.compatibility import differing_views
+from clipshift.results.runs import Run
 
 MODELS = [
     ("ViT-B-32", "openai"),
@@ -228,7 +226,7 @@ def test_templates_may_come_from_a_file_as_clip_benchmark_has_one(tmp_path: Path
 def test_lists_of_imagenets_classes_are_told_apart_by_the_index() -> None:
     from timm.data import ImageNetInfo
 
-    from clipshift.data import class_labels
+    from clipshift.data.wordnet import class_labels
 
     info = ImageNetInfo("imagenet-1k")
     ids = info.label_names()

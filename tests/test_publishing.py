@@ -19,7 +19,8 @@ from clipshift.integrations.publishing import (
     write_published,
     zero_shot_rows,
 )
-from clipshift.results import Run, clear_results, summarize
+from clipshift.results.runs import Run, clear_results
+from clipshift.results.table import summarize
 
 LABELS = ["tabby_cat", "Tabby cat", "dog", "sea_lion", "zebra", None]
 CLASSES = ["tabby cat", "dog", "sea lion", "zebra"]

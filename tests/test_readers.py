@@ -28,22 +28,15 @@ from clipshift import parts
 from clipshift.cli.build import load_photos
 from clipshift.cli.command import compose_config
 from clipshift.cli.config import check_paths, plain
-from clipshift.data import (
-    GONE,
-    Photo,
-    Skipped,
-    ViewDataset,
-    captions,
-    collate,
-    decode,
-    folder,
-    sample,
-    shards,
-)
 from clipshift.data import download as downloads
+from clipshift.data.dataset import GONE, Skipped, ViewDataset, collate
+from clipshift.data.photos import Photo, decode
+from clipshift.data.shards import shards
+from clipshift.data.sources import captions, folder, sample
 from clipshift.data.wordnet import class_name
 from clipshift.errors import UserError
-from clipshift.results import Run, rebuild_views
+from clipshift.results.rebuild import rebuild_views
+from clipshift.results.runs import Run
 
 
 def noise(seed: int, side: int = 12) -> Image.Image:

@@ -29,7 +29,9 @@ from clipshift.report.charts.measures import draw_correlations, draw_distributio
 from clipshift.report.notes import model_notes
 from clipshift.report.sections.measures import ranked_table
 from clipshift.report.tables import COUNT, Column, make_table
-from clipshift.results import Run, normalized_change, read_gazes, read_nearest, shown_measures
+from clipshift.results.change import normalized_change, shown_measures
+from clipshift.results.kept import read_gazes, read_nearest
+from clipshift.results.runs import Run
 
 
 class Tables(HTMLParser):

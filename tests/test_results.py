@@ -20,43 +20,45 @@ from scipy import stats
 from support.columns import all_columns
 from support.runs import run_facts, run_info
 
-from clipshift.augment import make_variants
-from clipshift.data import GONE, Photo, Skipped
+from clipshift.augment.variants import make_variants
+from clipshift.data.dataset import GONE, Skipped
+from clipshift.data.photos import Photo
 from clipshift.errors import UserError
-from clipshift.results import (
-    Matching,
-    Measured,
-    Records,
-    Run,
-    RunInfo,
-    ShiftFile,
-    by_photo,
-    clear_results,
-    compare_photos,
-    correlate,
-    differing_views,
-    distance_tables,
+from clipshift.results.columns import ShiftFile, write_shift
+from clipshift.results.compatibility import differing_views
+from clipshift.results.files import data_fingerprint, write_csv, write_whole
+from clipshift.results.info import RunInfo
+from clipshift.results.intervals import (
     holm,
-    labels_of,
     mean_interval,
+    relative_shift_values,
+    share_difference,
+    studentize,
+)
+from clipshift.results.kept import read_gazes, read_nearest, write_nearest, write_tensors
+from clipshift.results.matching import Matching
+from clipshift.results.measured import Measured
+from clipshift.results.paired import compare_photos, with_group_means
+from clipshift.results.ranking import (
+    correlate,
+    pairs_of,
     rank_augmentations,
+    rank_intervals,
     ranking_agreement,
-    read_gazes,
-    read_nearest,
-    read_run,
-    shift_table,
     shown_photos,
+    told_apart,
+    with_differences,
+)
+from clipshift.results.records import Records
+from clipshift.results.runs import Run, clear_results, read_run, write_run
+from clipshift.results.table import (
+    by_photo,
+    distance_tables,
+    labels_of,
+    shift_table,
     skipped_table,
     summarize,
-    with_group_means,
-    write_nearest,
-    write_run,
-    write_shift,
-    write_tensors,
 )
-from clipshift.results.files import data_fingerprint, write_csv, write_whole
-from clipshift.results.intervals import relative_shift_values, share_difference, studentize
-from clipshift.results.ranking import pairs_of, rank_intervals, told_apart, with_differences
 
 
 def test_table_and_summary_are_sorted_and_leave_out_nan() -> None:

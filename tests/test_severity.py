@@ -33,20 +33,9 @@ from torch import Tensor
 from torch.utils.data import default_collate
 from torchvision.transforms.functional import adjust_hue
 
-from clipshift.augment import (
-    Augmentation,
-    CoarseDropout,
-    Flip,
-    MotionBlur,
-    MovingAugmentation,
-    Noise,
-    Pixelate,
-    augment,
-    draw,
-    make_variants,
-    pixel,
-)
-from clipshift.augment.keyed import dithered
+from clipshift.augment import pixel
+from clipshift.augment.geometric import Flip
+from clipshift.augment.keyed import Augmentation, MovingAugmentation, augment, dithered, draw
 from clipshift.augment.matching import (
     Calibration,
     CalibrationPhoto,
@@ -54,12 +43,17 @@ from clipshift.augment.matching import (
     displacement,
     match_strength,
 )
+from clipshift.augment.pixel import CoarseDropout, MotionBlur, Noise, Pixelate
+from clipshift.augment.variants import make_variants
 from clipshift.cli.build import make_augmentations
 from clipshift.cli.command import compose_config
 from clipshift.cli.config import plain
 from clipshift.cli.evaluate import evaluate
-from clipshift.data import Photo, clean_view, decode, folder, sample, typed
-from clipshift.encode import Encoder
+from clipshift.data.dataset import clean_view
+from clipshift.data.files import typed
+from clipshift.data.photos import Photo, decode
+from clipshift.data.sources import folder, sample
+from clipshift.encode.encoder import Encoder
 from clipshift.errors import UserError
 from clipshift.evaluate.calibration import (
     DISTORTIONS,
@@ -76,7 +70,8 @@ from clipshift.measure.functional import rmse, ssim
 from clipshift.options import EvaluateOptions, read_options
 from clipshift.pipeline import calibration_for
 from clipshift.report import terminal
-from clipshift.results import Measured, read_run
+from clipshift.results.measured import Measured
+from clipshift.results.runs import read_run
 
 
 def test_extended_has_five_more() -> None:

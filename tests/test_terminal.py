@@ -11,7 +11,7 @@ from support.runs import run_info
 
 from clipshift.cli.command import SweepComparison
 from clipshift.report import terminal
-from clipshift.results import Run
+from clipshift.results.runs import Run
 
 MEASURES = {
     "relative_shift": (0.4, 0.36, 0.45),

@@ -16,24 +16,20 @@ from torch import Tensor, nn
 from torch.utils.data import default_collate
 from torchvision.transforms import v2
 
-from clipshift.augment import (
-    Augmentation,
-    KeyedTransform,
-    as_augmentation,
-    augment,
-    draw,
-    make_variants,
-)
+from clipshift.augment.keyed import Augmentation, augment, draw
+from clipshift.augment.transforms import KeyedTransform, as_augmentation
+from clipshift.augment.variants import make_variants
 from clipshift.cli.build import make_augmentations
 from clipshift.cli.command import compose_config
 from clipshift.cli.config import validate
-from clipshift.data import ViewDataset, sample
-from clipshift.encode import Encoder
+from clipshift.data.dataset import ViewDataset
+from clipshift.data.sources import sample
+from clipshift.encode.encoder import Encoder
 from clipshift.errors import UserError
-from clipshift.measure import CosineSimilarity, GazeDivergence, GazeDivergenceAligned
+from clipshift.measure.metrics import CosineSimilarity, GazeDivergence, GazeDivergenceAligned
 from clipshift.options import EvaluateOptions
 from clipshift.pipeline import calibration_for
-from clipshift.results import shift_table
+from clipshift.results.table import shift_table
 
 
 def speckle(photo: Tensor) -> Tensor:

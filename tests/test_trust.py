@@ -32,11 +32,16 @@ from support.commands import run_script
 import clipshift
 from clipshift.cli.evaluate import remake_report
 from clipshift.comparison import compare_runs, compare_sweep
-from clipshift.data import sample, typed
+from clipshift.data.files import typed
+from clipshift.data.sources import sample
 from clipshift.errors import UserError
 from clipshift.evaluate.calibration import load_calibration
-from clipshift.results import Records, file_name, read_gazes, read_nearest, read_run, rebuild_views
+from clipshift.results.files import file_name
 from clipshift.results.info import RUN_INFO
+from clipshift.results.kept import read_gazes, read_nearest
+from clipshift.results.rebuild import rebuild_views
+from clipshift.results.records import Records
+from clipshift.results.runs import read_run
 
 SECRET = "canary-in-the-environment"
 

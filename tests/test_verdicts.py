@@ -26,7 +26,10 @@ from clipshift.report.notes import run_notes
 from clipshift.report.sections import gaze, texts
 from clipshift.report.sections.ranking import UNEQUAL, ranking_figure, ranking_table
 from clipshift.report.tables import make_table
-from clipshift.results import Run, normalized_change, rank_augmentations, summarize
+from clipshift.results.change import normalized_change
+from clipshift.results.ranking import rank_augmentations
+from clipshift.results.runs import Run
+from clipshift.results.table import summarize
 
 PHOTOS = 40
 NOISE = np.random.default_rng(0).normal(0, 0.03, (4, PHOTOS))

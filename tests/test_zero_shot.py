@@ -12,8 +12,11 @@ import torch
 from support.commands import run_evaluate
 from torch import Tensor
 
-from clipshift.data import Photo, candidate_classes, sample
-from clipshift.encode import load_encoder, make_zero_shot
+from clipshift.data.classes import candidate_classes
+from clipshift.data.photos import Photo
+from clipshift.data.sources import sample
+from clipshift.encode.encoder import load_encoder
+from clipshift.encode.texts import make_zero_shot
 from clipshift.errors import UserError
 from clipshift.measure.zero_shot import nearest_classes, zero_shot_flip, zero_shot_hit
 
@@ -159,10 +162,10 @@ def test_hits_are_columns_of_the_table(encoder, views: Tensor) -> None:  # type:
     from support.augmentations import augmentations_named
     from support.evaluation import run_module
 
-    from clipshift.augment import make_variants
-    from clipshift.data import ViewDataset
-    from clipshift.measure import CosineSimilarity
-    from clipshift.results import shift_table
+    from clipshift.augment.variants import make_variants
+    from clipshift.data.dataset import ViewDataset
+    from clipshift.measure.metrics import CosineSimilarity
+    from clipshift.results.table import shift_table
 
     photos = [replace(photo, label=photo.id) for photo in sample()[:8]]
     classes = [photo.id for photo in photos]

@@ -1,7 +1,7 @@
 """Views: disturbances of a photo, drawn under keyed randomness, at any severity."""
 
 from clipshift.augment.geometric import Elastic, Flip, Perspective, ShiftScaleRotate
-from clipshift.augment.keyed import VIEW_SIZE, Augmentation, MovingAugmentation, augment, draw
+from clipshift.augment.keyed import Augmentation, MovingAugmentation
 from clipshift.augment.pixel import (
     JPEG,
     Blur,
@@ -15,11 +15,10 @@ from clipshift.augment.pixel import (
 )
 from clipshift.augment.stored import Stored
 from clipshift.augment.transforms import KeyedTransform, as_augmentation
-from clipshift.augment.variants import Variant, make_variants
+from clipshift.augment.variants import Variant
 
 __all__ = [
     "JPEG",
-    "VIEW_SIZE",
     "Augmentation",
     "Blur",
     "BrightnessContrast",
@@ -38,7 +37,4 @@ __all__ = [
     "Stored",
     "Variant",
     "as_augmentation",
-    "augment",
-    "draw",
-    "make_variants",
 ]

@@ -10,12 +10,16 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig
 
 from clipshift import parts
-from clipshift.augment import Augmentation
+from clipshift.augment.keyed import Augmentation
 from clipshift.cli.config import plain
-from clipshift.data import LOADING, SELECTION, Cache, Photo, candidate_classes, select
-from clipshift.encode import Encoder, as_encoder
+from clipshift.data.cache import Cache
+from clipshift.data.classes import candidate_classes
+from clipshift.data.photos import Photo
+from clipshift.data.selection import LOADING, SELECTION, select
+from clipshift.encode.encoder import Encoder
+from clipshift.encode.modules import as_encoder
 from clipshift.errors import UserError, one_line
-from clipshift.evaluate import Evaluation
+from clipshift.evaluate.evaluation import Evaluation
 from clipshift.options import EvaluateOptions, read_options
 from clipshift.pipeline import AUTO, classes_of, load_model, load_reference, templates_for
 

@@ -15,11 +15,18 @@ from omegaconf import DictConfig
 from clipshift.cli.build import instantiate_part, make_encoder
 from clipshift.cli.config import plain
 from clipshift.cli.trainer import trainer_maker
-from clipshift.data import Photo, ViewDataset, is_imagenet, is_url, native_resize, shard_templates
-from clipshift.encode import OPENAI, Encoder, find_checkpoint, make_zero_shot, weights_are_here
+from clipshift.data.dataset import ViewDataset, native_resize
+from clipshift.data.download import is_url
+from clipshift.data.photos import Photo
+from clipshift.data.shards import shard_templates
+from clipshift.data.wordnet import is_imagenet
+from clipshift.encode.encoder import Encoder
+from clipshift.encode.texts import OPENAI, make_zero_shot
+from clipshift.encode.weights import find_checkpoint, weights_are_here
 from clipshift.errors import UserError
-from clipshift.evaluate import CleanAccuracy, SaveOptions, ShiftEvaluation, clean_accuracy
+from clipshift.evaluate.accuracy import CleanAccuracy, clean_accuracy
 from clipshift.evaluate.loading import ViewData
+from clipshift.evaluate.module import SaveOptions, ShiftEvaluation
 from clipshift.pipeline import (
     advice_on_memory,
     classes_of,
@@ -28,14 +35,15 @@ from clipshift.pipeline import (
     locked,
 )
 from clipshift.report.check import NOT_CHECKED, OUTSIDE, WITHIN, print_check
-from clipshift.results import Records, write_csv, write_json
+from clipshift.results.files import write_csv, write_json
+from clipshift.results.records import Records
 from clipshift.versions import CODE_SHA256, provenance
 
 RECORDS = "check"
 """The folder, within that of the check, of what is measured until all of it is."""
 SHARDS = "clipshift.data.shards"
 MEASURES = ("top1", "cosine")
-"""What a row may give a value of, see `clipshift.evaluate.CleanAccuracy`."""
+"""What a row may give a value of, see `clipshift.evaluate.accuracy.CleanAccuracy`."""
 
 
 class NotHereError(Exception):

@@ -22,9 +22,11 @@ from clipshift.cli.jobs import (
 from clipshift.cli.report import report_run
 from clipshift.cli.trainer import trainer_maker
 from clipshift.errors import UserError
-from clipshift.evaluate import Evaluation
+from clipshift.evaluate.evaluation import Evaluation
 from clipshift.pipeline import carry_out, evaluation_trainer, is_first_process, locked, prepare
-from clipshift.results import Records, misfits, read_run, rebuild_views
+from clipshift.results.rebuild import rebuild_views
+from clipshift.results.records import Records
+from clipshift.results.runs import misfits, read_run
 
 
 def evaluate(cfg: DictConfig, folder: Path) -> None:

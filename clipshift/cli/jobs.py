@@ -17,12 +17,14 @@ from pytorch_lightning.loggers import Logger, WandbLogger
 
 from clipshift.cli.config import plain
 from clipshift.cli.interruption import EXIT_CODE, interrupted
-from clipshift.data import Photo, read_text
+from clipshift.data.files import read_text
+from clipshift.data.photos import Photo
 from clipshift.errors import UserError
-from clipshift.evaluate import Evaluation
+from clipshift.evaluate.evaluation import Evaluation
 from clipshift.integrations import tracking
 from clipshift.pipeline import is_first_process, targets
-from clipshift.results import copy_results, data_fingerprint, read_info, read_run
+from clipshift.results.files import data_fingerprint
+from clipshift.results.runs import copy_results, read_info, read_run
 from clipshift.versions import CODE_SHA256, package_versions, source_sha256
 
 

@@ -2,13 +2,13 @@
 
 from pytorch_lightning.loggers import Logger, WandbLogger
 
-from clipshift.data import ViewDataset
+from clipshift.data.dataset import ViewDataset
 from clipshift.integrations import publishing, tracking
 from clipshift.report import terminal
 from clipshift.report.answer import corruption_error
 from clipshift.report.run import write_report
 from clipshift.report.words import clean_accuracy
-from clipshift.results import Run
+from clipshift.results.runs import Run
 
 
 def report_run(run: Run, dataset: ViewDataset, logger: Logger | None = None) -> None:

@@ -13,7 +13,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig
 from torch.utils.data import DataLoader
 
-from clipshift.augment import Augmentation
+from clipshift.augment.keyed import Augmentation
 from clipshift.cli.build import load_photos, make_augmentations
 from clipshift.cli.command import compose_config
 from clipshift.cli.config import plain, validate
@@ -22,13 +22,16 @@ from clipshift.cli.interruption import ignore_signals, interrupted
 from clipshift.cli.jobs import started_logger
 from clipshift.cli.trainer import fit, make_trainer
 from clipshift.comparison import compare_runs
-from clipshift.data import Photo, Skipped, View, ViewDataset, collate
-from clipshift.encode import Encoder, load_encoder, make_zero_shot
+from clipshift.data.dataset import Skipped, View, ViewDataset, collate
+from clipshift.data.photos import Photo
+from clipshift.encode.encoder import Encoder, load_encoder
+from clipshift.encode.texts import make_zero_shot
 from clipshift.errors import UserError
-from clipshift.evaluate import resize_for
+from clipshift.evaluate.evaluation import resize_for
 from clipshift.integrations.tracking import track_checkpoint
 from clipshift.pipeline import templates_for
-from clipshift.results import data_fingerprint, read_run, write_csv
+from clipshift.results.files import data_fingerprint, write_csv
+from clipshift.results.runs import read_run
 from clipshift.train.export import export_finetuned, write_card
 from clipshift.train.finetuning import (
     Finetuning,

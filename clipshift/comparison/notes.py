@@ -4,7 +4,8 @@ from collections.abc import Sequence
 
 from clipshift.report.notes import alike_photos, collapsed_notes, few_photos, model_notes
 from clipshift.report.words import run_title
-from clipshift.results import Run, incomparable
+from clipshift.results.compatibility import incomparable
+from clipshift.results.runs import Run
 
 SPREAD_FALL = 0.1
 """How much closer together photos may lie before a comparison warns of it, as a fraction."""

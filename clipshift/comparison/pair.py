@@ -6,14 +6,11 @@ from dataclasses import dataclass
 import pandas as pd
 
 from clipshift.report.shift import HEADLINE_MEASURES
-from clipshift.results import (
-    Run,
-    compare_photos,
-    incomparable,
-    label_groups,
-    labels_of,
-    with_group_means,
-)
+from clipshift.results.compatibility import incomparable
+from clipshift.results.intervals import label_groups
+from clipshift.results.paired import compare_photos, with_group_means
+from clipshift.results.runs import Run
+from clipshift.results.table import labels_of
 
 COMPARED_MEASURES = (
     *HEADLINE_MEASURES,

@@ -10,7 +10,8 @@ import pandas as pd
 
 from clipshift.comparison.notes import pair_notes, spread_change
 from clipshift.comparison.pair import COMPARED_MEASURES, Pair, compare_pair, trained_on_of
-from clipshift.data import ViewDataset, read_json
+from clipshift.data.dataset import ViewDataset
+from clipshift.data.files import read_json
 from clipshift.errors import UserError
 from clipshift.report import terminal
 from clipshift.report.charts.comparison import draw_differences, draw_interpolation
@@ -31,16 +32,11 @@ from clipshift.report.words import (
     weights_in_words,
     with_interval,
 )
-from clipshift.results import (
-    GROUPS,
-    Run,
-    differing_views,
-    file_name,
-    misfits,
-    read_run,
-    rebuild_views,
-    write_csv,
-)
+from clipshift.results.compatibility import differing_views
+from clipshift.results.files import file_name, write_csv
+from clipshift.results.paired import GROUPS
+from clipshift.results.rebuild import rebuild_views
+from clipshift.results.runs import Run, misfits, read_run
 from clipshift.severities import PAPER, leading_severity
 
 COLUMNS = (

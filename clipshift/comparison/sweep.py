@@ -9,11 +9,12 @@ import pandas as pd
 import yaml
 
 from clipshift.comparison.notes import notes_on_runs, pair_notes, software_notes
-from clipshift.data import read_text
+from clipshift.data.files import read_text
 from clipshift.errors import ERROR_FILE, UserError, one_line
 from clipshift.report.shift import COSINE, as_shift, shift_name
 from clipshift.report.words import counted, model_in_words
-from clipshift.results import Run, differing_views, read_run
+from clipshift.results.compatibility import differing_views
+from clipshift.results.runs import Run, read_run
 
 TABLE_COLUMNS = ("model", "aug", "severity")
 """The options that the table of a sweep has columns for, whether or not jobs differ in them."""

@@ -27,7 +27,7 @@ from clipshift.report.prose import make_figure, make_section
 from clipshift.report.shift import COSINE, shift_name
 from clipshift.report.tables import AUGMENTATION, PHOTOS, Column
 from clipshift.report.words import counted, short
-from clipshift.results import write_csv
+from clipshift.results.files import write_csv
 from clipshift.severities import ladder_steps
 
 PAIRED = "paired.csv"

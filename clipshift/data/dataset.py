@@ -13,8 +13,8 @@ from torch import Tensor
 from torch.utils.data import Dataset
 from torchvision.transforms import Compose, Normalize, ToTensor
 
-from clipshift.augment import VIEW_SIZE, Augmentation, Stored, draw
-from clipshift.augment.keyed import Draws, unit_range
+from clipshift.augment.keyed import VIEW_SIZE, Augmentation, Draws, draw, unit_range
+from clipshift.augment.stored import Stored
 from clipshift.data.cache import Cache
 from clipshift.data.photos import Photo, UnreadablePhotoError, decode
 from clipshift.errors import UserError

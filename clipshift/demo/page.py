@@ -15,12 +15,13 @@ from typing import Any
 import jinja2
 import torch
 
-from clipshift.augment import Augmentation, make_variants
+from clipshift.augment.keyed import Augmentation
+from clipshift.augment.variants import make_variants
 from clipshift.demo.photo import Model, measure_photo, nearest
 from clipshift.errors import UserError
 from clipshift.report.charts.look import looks
 from clipshift.report.explorer import data_url, lit_pictures
-from clipshift.results import CLEAN, Measured
+from clipshift.results.measured import CLEAN, Measured
 from clipshift.severities import LADDER, PAPER
 
 os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # before Gradio is imported

@@ -6,13 +6,18 @@ from pathlib import Path
 
 import torch
 
-from clipshift.augment import Variant
-from clipshift.data import Photo, View, ViewDataset, collate, photos_of, sample
-from clipshift.encode import Encoder, ZeroShot, make_zero_shot
+from clipshift.augment.variants import Variant
+from clipshift.data.dataset import View, ViewDataset, collate
+from clipshift.data.memory import photos_of
+from clipshift.data.photos import Photo
+from clipshift.data.sources import sample
+from clipshift.encode.encoder import Encoder
+from clipshift.encode.texts import ZeroShot, make_zero_shot
 from clipshift.errors import UserError
-from clipshift.evaluate import SaveOptions, ShiftEvaluation
-from clipshift.measure import CleanSpread, CosineSimilarity
-from clipshift.results import CLEAN, Measured, Records
+from clipshift.evaluate.module import SaveOptions, ShiftEvaluation
+from clipshift.measure.metrics import CleanSpread, CosineSimilarity
+from clipshift.results.measured import CLEAN, Measured
+from clipshift.results.records import Records
 
 RESIZE = "squash"
 UNLABELLED = Photo("", Path())
@@ -51,7 +56,7 @@ def make_model(
         name: What it is called.
         encoder: The model.
         classes: Their names.
-        templates: Prompts, see `clipshift.encode.make_zero_shot`.
+        templates: Prompts, see `clipshift.encode.texts.make_zero_shot`.
         trained_on: The augmentations that it was fine-tuned on.
     """
     try:

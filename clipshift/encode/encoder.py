@@ -27,7 +27,9 @@ from torch.nn.functional import interpolate
 from torch.nn.functional import normalize as unit_length
 from typing_extensions import NotRequired, TypedDict
 
-from clipshift.data import as_rgb, clean_view, read_text, typed
+from clipshift.data.dataset import clean_view
+from clipshift.data.files import read_text, typed
+from clipshift.data.photos import as_rgb
 from clipshift.encode import tiny  # noqa: F401  (registers its image tower with timm)
 from clipshift.encode.gaze import AttentionProbe, gaze_probe
 from clipshift.encode.last_block import only_class_token

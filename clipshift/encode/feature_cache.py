@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from clipshift.data import Cache
+from clipshift.data.cache import Cache
 from clipshift.encode.encoder import Features
 
 

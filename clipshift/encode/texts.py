@@ -9,7 +9,8 @@ import torch
 from open_clip import OPENAI_IMAGENET_TEMPLATES
 from torch import Tensor
 
-from clipshift.data import Photo, class_labels, imagenet_name, spoken_names
+from clipshift.data.photos import Photo
+from clipshift.data.wordnet import class_labels, imagenet_name, spoken_names
 from clipshift.encode.encoder import Encoder
 
 OPENAI = "openai"

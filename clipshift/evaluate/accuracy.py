@@ -4,10 +4,11 @@ from dataclasses import dataclass
 
 import torch
 
-from clipshift.encode import ZeroShot
+from clipshift.encode.texts import ZeroShot
 from clipshift.measure.functional import unit
 from clipshift.measure.zero_shot import zero_shot_hit
-from clipshift.results import CLEAN, Records
+from clipshift.results.measured import CLEAN
+from clipshift.results.records import Records
 
 
 @dataclass(frozen=True)

@@ -13,8 +13,8 @@ from rich.progress import track
 from torch import Tensor
 from torch.utils.data import default_collate
 
-from clipshift.augment import VIEW_SIZE, Augmentation, Flip, Variant, draw
-from clipshift.augment.keyed import Draws
+from clipshift.augment.geometric import Flip
+from clipshift.augment.keyed import VIEW_SIZE, Augmentation, Draws, draw
 from clipshift.augment.matching import (
     Calibration,
     CalibrationPhoto,
@@ -23,19 +23,14 @@ from clipshift.augment.matching import (
     match_strength,
     pixel_distortion,
 )
-from clipshift.data import (
-    Photo,
-    Resize,
-    Skipped,
-    UnreadablePhotoError,
-    ViewDataset,
-    keyed_order,
-    read_text,
-    typed,
-)
+from clipshift.augment.variants import Variant
+from clipshift.data.dataset import Resize, Skipped, ViewDataset
+from clipshift.data.files import read_text, typed
+from clipshift.data.photos import Photo, UnreadablePhotoError, keyed_order
 from clipshift.errors import UserError
 from clipshift.measure.functional import rmse, ssim
-from clipshift.results import CALIBRATION, write_json
+from clipshift.results.files import write_json
+from clipshift.results.runs import CALIBRATION
 from clipshift.severities import MATCHED
 
 DISTORTIONS: dict[str, Distortion] = {

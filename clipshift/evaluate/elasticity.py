@@ -6,11 +6,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from clipshift.augment import Flip, Variant, augment
-from clipshift.augment.keyed import Draws
+from clipshift.augment.geometric import Flip
+from clipshift.augment.keyed import Draws, augment
 from clipshift.augment.matching import Distortion
+from clipshift.augment.variants import Variant
 from clipshift.measure.functional import cosine_similarity
-from clipshift.results import CLEAN, Measured
+from clipshift.results.measured import CLEAN, Measured
 from clipshift.severities import MATCHED
 
 ELASTICITY_PHOTOS = 32

@@ -14,22 +14,16 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor
 
-from clipshift.augment import Augmentation, Variant, make_variants
+from clipshift.augment.keyed import Augmentation
 from clipshift.augment.matching import Calibration
-from clipshift.data import (
-    NATIVE,
-    Cache,
-    Photo,
-    Resize,
-    ViewDataset,
-    is_wordnet_id,
-    keyed_order,
-    native_resize,
-)
-from clipshift.encode import (
-    NAMES,
-    Encoder,
-    FeatureCache,
+from clipshift.augment.variants import Variant, make_variants
+from clipshift.data.cache import Cache
+from clipshift.data.dataset import NATIVE, Resize, ViewDataset, native_resize
+from clipshift.data.photos import Photo, keyed_order
+from clipshift.data.wordnet import is_wordnet_id
+from clipshift.encode.encoder import NAMES, Encoder
+from clipshift.encode.feature_cache import FeatureCache
+from clipshift.encode.texts import (
     Vocabulary,
     ZeroShot,
     caption_embeddings,
@@ -44,20 +38,12 @@ from clipshift.evaluate.inside import inside_tables
 from clipshift.evaluate.loading import ViewData
 from clipshift.evaluate.module import SaveOptions, ShiftEvaluation
 from clipshift.evaluate.tables import make_run
-from clipshift.measure import PhotoMeasure
+from clipshift.measure.metrics import PhotoMeasure
 from clipshift.options import EvaluateOptions
-from clipshift.results import (
-    GAZED_PHOTOS,
-    KEPT,
-    ROWS,
-    Measured,
-    Records,
-    Run,
-    clear_results,
-    write_nearest,
-    write_run,
-    write_tensors,
-)
+from clipshift.results.kept import GAZED_PHOTOS, write_nearest, write_tensors
+from clipshift.results.measured import KEPT, ROWS, Measured
+from clipshift.results.records import Records
+from clipshift.results.runs import Run, clear_results, write_run
 from clipshift.versions import provenance
 
 TOKEN_PHOTOS = 500
@@ -77,7 +63,7 @@ class Evaluation:
         ladders: Strengths at severity 1 to 5, by augmentation.
         measures: By name.
         templates: Prompts with ``{}`` for the class, or ``openai``, see
-            `clipshift.encode.make_zero_shot`; none leave zero-shot measures out.
+            `clipshift.encode.texts.make_zero_shot`; none leave zero-shot measures out.
         config: All options, and what the parts are made from, as ``run.json`` records them.
         reference: The same model in float32, where the encoder's precision is lower: it encodes the
             first photos as well, to see what that costs.

@@ -5,9 +5,9 @@ from collections.abc import Mapping
 import numpy as np
 from torch import Tensor
 
-from clipshift.augment import Variant
+from clipshift.augment.variants import Variant
 from clipshift.measure.functional import cosine_similarity
-from clipshift.results import Measured
+from clipshift.results.measured import Measured
 
 FLOOR_PHOTOS = 32
 """So many first photos of a run in half precision are encoded in float32 as well."""

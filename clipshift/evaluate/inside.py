@@ -9,9 +9,9 @@ import pandas as pd
 from scipy.special import softmax
 from scipy.stats import ttest_1samp
 
-from clipshift.augment import Variant
-from clipshift.data import Photo, keyed_order
-from clipshift.encode import Vocabulary
+from clipshift.augment.variants import Variant
+from clipshift.data.photos import Photo, keyed_order
+from clipshift.encode.texts import Vocabulary
 from clipshift.measure.embeddings import (
     FLIPS,
     FOLDS,
@@ -34,17 +34,16 @@ from clipshift.measure.embeddings import (
     units,
     with_others,
 )
-from clipshift.results import (
-    CLEAN,
-    Measured,
+from clipshift.results.columns import DEFINITIONS
+from clipshift.results.intervals import (
     cosine_values,
     holm,
     mean_interval,
-    order_of_photos,
     pair_values,
     ratio_values,
 )
-from clipshift.results.columns import DEFINITIONS
+from clipshift.results.measured import CLEAN, Measured
+from clipshift.results.table import order_of_photos
 
 NAMED = 10
 """How many texts are listed that a view gains most, and how many that it loses most."""
@@ -74,7 +73,7 @@ def inside_tables(
 
     Returns:
         ``directions``, ``direction_cosines``, ``undone``, ``neighbourhoods`` and ``named``, as
-        `clipshift.results.Run` describes them.
+        `clipshift.results.runs.Run` describes them.
     """
     order = order_of_photos(measured, photos)
     embeddings = {view: rows[order] for view, rows in measured.embeddings.items()}

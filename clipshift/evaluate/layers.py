@@ -8,12 +8,14 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from clipshift.augment import Variant
-from clipshift.data import Photo
-from clipshift.measure import LayerShift
+from clipshift.augment.variants import Variant
+from clipshift.data.photos import Photo
 from clipshift.measure.functional import cka_left_out, cka_null
-from clipshift.results import CLEAN, Measured, mean_interval, order_of_photos, ratio_values
+from clipshift.measure.metrics import LayerShift
 from clipshift.results.columns import DEFINITIONS
+from clipshift.results.intervals import mean_interval, ratio_values
+from clipshift.results.measured import CLEAN, Measured
+from clipshift.results.table import order_of_photos
 
 
 def layer_table(
@@ -26,9 +28,9 @@ def layer_table(
 ) -> pd.DataFrame:
     """One row per variant and layer: cosines, the shift's growth from layer to layer, and CKA.
 
-    The intervals are `clipshift.results.mean_interval`, that of the amplification with the spreads
-    of the clean photos as they are, that of CKA of `cka_intervals`. Empty where the sums are of
-    other photos, as after an interruption they may be.
+    The intervals are `clipshift.results.intervals.mean_interval`, that of the amplification with
+    the spreads of the clean photos as they are, that of CKA of `cka_intervals`. Empty where the
+    sums are of other photos, as after an interruption they may be.
     """
     columns = list(DEFINITIONS["layers"])
     summed = set(sums["photos"].tolist()) if sums else set()
@@ -107,12 +109,12 @@ def cka_intervals(
         \psi_i = n z - (n - 1) z_{(i)}, \quad z = \operatorname{artanh} \mathrm{CKA}
 
     with :math:`z_{(i)}` of all n photos but one (`cka_left_out`). The distances from the mean of
-    these pseudo-values to the ends of its `clipshift.results.mean_interval` are taken from the z of
-    CKA, and :math:`\tanh` of both are the ends. Pseudo-values vary as the ratio does, to more than
-    first order; z, which stretches the scale near 1, makes its distribution less skewed. Sources:
-    Tukey, "Bias and confidence in not quite large samples", 1958; Efron and Stein, "The jackknife
-    estimate of variance", 1981; z: Fisher, "On the probable error of a coefficient of correlation",
-    1921.
+    these pseudo-values to the ends of its `clipshift.results.intervals.mean_interval` are taken
+    from the z of CKA, and :math:`\tanh` of both are the ends. Pseudo-values vary as the ratio
+    does, to more than first order; z, which stretches the scale near 1, makes its distribution
+    less skewed. Sources: Tukey, "Bias and confidence in not quite large samples", 1958; Efron and
+    Stein, "The jackknife estimate of variance", 1981; z: Fisher, "On the probable error of a
+    coefficient of correlation", 1921.
 
     Args:
         tokens: Mean patch tokens of n photos, those of all layers one behind the other, by view,

@@ -5,9 +5,9 @@ import multiprocessing
 from pytorch_lightning import LightningDataModule
 from torch.utils.data import DataLoader
 
-from clipshift.data import Skipped, View, ViewDataset, collate
+from clipshift.data.dataset import Skipped, View, ViewDataset, collate
 from clipshift.errors import UserError
-from clipshift.results import Records
+from clipshift.results.records import Records
 
 GPU_WORKERS = 4
 """How many processes read photos for each GPU, where it is not said."""

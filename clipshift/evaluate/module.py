@@ -14,25 +14,23 @@ import torch
 from torch import Tensor, nn
 from torchmetrics import Metric
 
-from clipshift.augment import MovingAugmentation, Variant, augment
-from clipshift.augment.keyed import Draws
+from clipshift.augment.keyed import Draws, MovingAugmentation, augment
 from clipshift.augment.matching import Distortion
-from clipshift.data import GONE, Batch
-from clipshift.encode import ENCODE_BATCH, Encoder, FeatureCache, Features, ZeroShot, packed_weights
+from clipshift.augment.variants import Variant
+from clipshift.data.dataset import GONE, Batch
+from clipshift.encode.encoder import ENCODE_BATCH, Encoder, Features
+from clipshift.encode.feature_cache import FeatureCache
+from clipshift.encode.packing import packed_weights
+from clipshift.encode.texts import ZeroShot
 from clipshift.errors import UserError
 from clipshift.evaluate.elasticity import around_match
 from clipshift.evaluate.floor import FLOOR_PHOTOS, rounding
-from clipshift.measure import (
-    COLUMNS,
-    AugmentationDistance,
-    LayerShift,
-    OutlierTokens,
-    PhotoMeasure,
-    accuracy_columns,
-)
+from clipshift.measure.facts import COLUMNS, accuracy_columns
 from clipshift.measure.functional import MoveBack, luma, pixel_mean, pixel_std, text_shift
+from clipshift.measure.metrics import AugmentationDistance, LayerShift, OutlierTokens, PhotoMeasure
 from clipshift.measure.zero_shot import nearest_classes, zero_shot_flip, zero_shot_hit
-from clipshift.results import CLEAN, Measured, Records
+from clipshift.results.measured import CLEAN, Measured
+from clipshift.results.records import Records
 
 MANY_GONE = 32
 """After so many photos in a row that are gone, a run ends."""

@@ -9,51 +9,45 @@ import numpy as np
 import pandas as pd
 import torch
 
-from clipshift.augment import Stored, Variant
 from clipshift.augment.matching import UNDISTORTED, Calibration
-from clipshift.data import Photo, keyed_order
+from clipshift.augment.stored import Stored
+from clipshift.augment.variants import Variant
+from clipshift.data.photos import Photo, keyed_order
 from clipshift.evaluate.calibration import mirrored_photos
 from clipshift.evaluate.elasticity import elasticities
 from clipshift.evaluate.layers import carried_gaze, layer_table, outlier_table
-from clipshift.measure import CleanSpread, Facts, retained_facts
 from clipshift.measure.embeddings import has_direction, near_copies
+from clipshift.measure.facts import Facts, retained_facts
 from clipshift.measure.functional import retained
-from clipshift.results import (
+from clipshift.measure.metrics import CleanSpread
+from clipshift.results.columns import ShiftFile, write_shift
+from clipshift.results.corruptions import corruption_errors, shift_and_error
+from clipshift.results.files import data_fingerprint, write_whole
+from clipshift.results.info import Resampled, RunInfo
+from clipshift.results.intervals import (
     CLASSES,
-    CLEAN,
     DESIGN_EFFECT,
     PHOTOS,
-    SHIFT,
-    SHOWN_PHOTOS,
-    UNMATCHED,
-    Matching,
-    Measured,
-    Records,
-    Run,
-    RunInfo,
-    Shift,
-    ShiftFile,
-    by_photo,
-    correlate,
-    corruption_errors,
-    data_fingerprint,
     design_effect,
-    distance_tables,
     intraclass_correlation,
     label_groups,
+)
+from clipshift.results.kept import SHOWN_PHOTOS
+from clipshift.results.matching import UNMATCHED, Matching
+from clipshift.results.measured import CLEAN, Measured
+from clipshift.results.ranking import correlate, rank_augmentations, ranking_agreement, shown_photos
+from clipshift.results.records import Records
+from clipshift.results.runs import SHIFT, Run
+from clipshift.results.table import (
+    Shift,
+    by_photo,
+    distance_tables,
     labels_of,
     order_of_photos,
-    rank_augmentations,
-    ranking_agreement,
-    shift_and_error,
     shift_table,
-    shown_photos,
     skipped_table,
     summarize,
-    write_shift,
-    write_whole,
 )
-from clipshift.results.info import Resampled
 from clipshift.severities import MATCHED, PAPER
 
 AUTO = "auto"
@@ -209,8 +203,8 @@ def with_distortion(ranking: pd.DataFrame, summary: pd.DataFrame, measure: str) 
     """A ranking with the mean ``distortion`` of the photos and its 95 % interval.
 
     Args:
-        ranking: From `clipshift.results.rank_augmentations`.
-        summary: From `clipshift.results.summarize`.
+        ranking: From `clipshift.results.ranking.rank_augmentations`.
+        summary: From `clipshift.results.table.summarize`.
         measure: What strengths were matched by. Where the run did not measure it, there is none.
     """
     names = {"mean": "distortion", "ci_low": "distortion_low", "ci_high": "distortion_high"}

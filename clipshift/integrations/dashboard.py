@@ -5,7 +5,7 @@ from typing import Any
 import wandb_workspaces.reports.v2 as wr
 
 from clipshift.integrations.tracking import key_of
-from clipshift.measure import COLUMNS
+from clipshift.measure.facts import COLUMNS
 from clipshift.report.headline import HEADLINE
 from clipshift.report.words import capitalised
 

@@ -13,18 +13,10 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from clipshift.encode.texts import class_names, class_of
 from clipshift.report.words import counted, listed, with_interval
-from clipshift.results import (
-    CLEAN,
-    EVAL_RESULTS,
-    LEADERBOARD,
-    Run,
-    by_photo,
-    file_name,
-    labels_of,
-    subfolder,
-    write_json,
-    write_whole,
-)
+from clipshift.results.files import file_name, subfolder, write_json, write_whole
+from clipshift.results.measured import CLEAN
+from clipshift.results.runs import EVAL_RESULTS, LEADERBOARD, Run
+from clipshift.results.table import by_photo, labels_of
 from clipshift.severities import split_view_name, view_name
 
 TASK = "zeroshot_classification"

@@ -17,7 +17,7 @@ from clipshift.errors import one_line
 from clipshift.report.explorer import from_data_url, gazed
 from clipshift.report.headline import headline
 from clipshift.report.words import without_paths
-from clipshift.results import Run
+from clipshift.results.runs import Run
 from clipshift.severities import LADDER, ladder_steps, view_name
 
 

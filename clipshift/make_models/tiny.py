@@ -22,9 +22,8 @@ from clipshift.cli.config import plain, validate
 from clipshift.cli.interruption import interrupted
 from clipshift.cli.jobs import started_logger
 from clipshift.cli.trainer import fit, make_trainer
-from clipshift.data import class_names, shards
-from clipshift.data.shards import class_wnids
-from clipshift.encode import NAMES, tiny  # noqa: F401  (registers the image tower with timm)
+from clipshift.data.shards import class_names, class_wnids, shards
+from clipshift.encode.encoder import NAMES
 from clipshift.errors import UserError
 from clipshift.integrations.tracking import track_checkpoint
 from clipshift.make_models.pretraining import (
@@ -34,7 +33,7 @@ from clipshift.make_models.pretraining import (
     seen_in_evaluation,
     whole_views,
 )
-from clipshift.results import write_whole
+from clipshift.results.files import write_whole
 from clipshift.train.export import WEIGHTS, export_model
 from clipshift.train.resuming import (
     LAST,

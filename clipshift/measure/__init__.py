@@ -1,13 +1,11 @@
 """Measures of the shift: torchmetrics metrics, and the same as functions in `functional`."""
 
-from clipshift.measure.facts import COLUMNS, Facts, accuracy_columns, retained_facts
+from clipshift.measure.facts import Facts
 from clipshift.measure.metrics import (
     RMSE,
     SSIM,
     AttentionSimilarity,
     AttentionSimilarityAligned,
-    AugmentationDistance,
-    CleanSpread,
     CosineSimilarity,
     DetailPreservation,
     EdgePreservation,
@@ -15,22 +13,17 @@ from clipshift.measure.metrics import (
     GazeDivergenceAligned,
     GazeEntropyChange,
     L2Distance,
-    LayerShift,
-    OutlierTokens,
     PatchSimilarity,
     PatchSimilarityUint8,
     PhotoMeasure,
 )
-from clipshift.measure.per_photo import MetricPerPhoto, as_measure
+from clipshift.measure.per_photo import MetricPerPhoto
 
 __all__ = [
-    "COLUMNS",
     "RMSE",
     "SSIM",
     "AttentionSimilarity",
     "AttentionSimilarityAligned",
-    "AugmentationDistance",
-    "CleanSpread",
     "CosineSimilarity",
     "DetailPreservation",
     "EdgePreservation",
@@ -39,13 +32,8 @@ __all__ = [
     "GazeDivergenceAligned",
     "GazeEntropyChange",
     "L2Distance",
-    "LayerShift",
     "MetricPerPhoto",
-    "OutlierTokens",
     "PatchSimilarity",
     "PatchSimilarityUint8",
     "PhotoMeasure",
-    "accuracy_columns",
-    "as_measure",
-    "retained_facts",
 ]

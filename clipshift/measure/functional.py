@@ -20,7 +20,7 @@ from scipy.spatial.distance import squareform
 from torch import Tensor
 from torch.nn.functional import interpolate, normalize, pad
 
-from clipshift.augment import VIEW_SIZE
+from clipshift.augment.keyed import VIEW_SIZE
 
 PATCH_GRID = 4
 DETAIL_GRID = 8

@@ -14,7 +14,8 @@ from clipshift.report.words import (
     short,
     with_interval,
 )
-from clipshift.results import ALEXNET_ERROR, Run
+from clipshift.results.corruptions import ALEXNET_ERROR
+from clipshift.results.runs import Run
 from clipshift.severities import LADDER, MATCHED, PAPER, ladder_steps, leading_severity
 
 

@@ -14,23 +14,18 @@ from PIL import Image
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from clipshift.augment import MovingAugmentation, Variant, augment
-from clipshift.data import Batch, View, ViewDataset, collate
+from clipshift.augment.keyed import MovingAugmentation, augment
+from clipshift.augment.variants import Variant
+from clipshift.data.dataset import Batch, View, ViewDataset, collate
 from clipshift.errors import UserError
 from clipshift.measure.functional import gaze_moved_back
 from clipshift.report.shift import COSINE, HEADLINE_MEASURES
-from clipshift.results import (
-    CLEAN,
-    SHOWN_PHOTOS,
-    Run,
-    Shift,
-    by_photo,
-    labels_of,
-    read_gazes,
-    read_nearest,
-    shown_measures,
-    shown_photos,
-)
+from clipshift.results.change import shown_measures
+from clipshift.results.kept import SHOWN_PHOTOS, read_gazes, read_nearest
+from clipshift.results.measured import CLEAN
+from clipshift.results.ranking import shown_photos
+from clipshift.results.runs import Run
+from clipshift.results.table import Shift, by_photo, labels_of
 from clipshift.severities import split_view_name
 
 PICTURES = 480
@@ -142,7 +137,7 @@ def photo_rows(
     """Every photo's shift under every variant, the most moved first.
 
     Args:
-        shifts: From `clipshift.results.shift_table`, or its file, one for each model.
+        shifts: From `clipshift.results.table.shift_table`, or its file, one for each model.
         keys: Augmentation and severity of each variant.
         measure: One of `HEADLINE_MEASURES`.
 

@@ -3,7 +3,7 @@
 from typing import Any
 
 from clipshift.report.words import model_in_words, weights_in_words
-from clipshift.results import Run
+from clipshift.results.runs import Run
 from clipshift.severities import LADDER, leading_severity
 
 HEADLINE = {

@@ -1,7 +1,9 @@
 """What limits a run's numbers, a sentence each."""
 
 from clipshift.report.words import counted, resampled
-from clipshift.results import DESIGN_EFFECT, ModelInfo, Run, RunInfo
+from clipshift.results.info import ModelInfo, RunInfo
+from clipshift.results.intervals import DESIGN_EFFECT
+from clipshift.results.runs import Run
 
 FEW_PHOTOS = 30
 """Below this many, pages and the terminal say how few photos there are."""

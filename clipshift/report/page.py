@@ -15,7 +15,7 @@ import vl_convert
 from markupsafe import Markup, escape
 
 from clipshift.report.charts import look, vega
-from clipshift.results import write_whole
+from clipshift.results.files import write_whole
 
 WIDE = 560
 """The least width in pixels of figures with names at their sides."""

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from clipshift.data import ViewDataset
+from clipshift.data.dataset import ViewDataset
 from clipshift.report.answer import answer, measured_in_words
 from clipshift.report.charts.vega import save_figures
 from clipshift.report.notes import run_notes
@@ -11,7 +11,7 @@ from clipshift.report.sections import run_sections
 from clipshift.report.sections.provenance import citation, methods, provenance
 from clipshift.report.sections.ranking import ranking_figure
 from clipshift.report.words import counted, model_in_words
-from clipshift.results import Run
+from clipshift.results.runs import Run
 from clipshift.severities import leading_severity
 
 

@@ -2,7 +2,7 @@
 
 import pandas as pd
 
-from clipshift.measure import COLUMNS
+from clipshift.measure.facts import COLUMNS
 
 COSINE = "cosine_similarity"
 HEADLINE_MEASURES = ("relative_shift", COSINE)

@@ -17,13 +17,14 @@ from rich.progress import ProgressColumn, Task
 from rich.table import Table
 from rich.text import Text
 
-from clipshift.measure import Facts
+from clipshift.measure.facts import Facts
 from clipshift.report.headline import HEADLINE, headline
 from clipshift.report.sections.measures import measure_columns, ranked_means
 from clipshift.report.shift import COSINE, HEADLINE_MEASURES, as_shift, shift_name
 from clipshift.report.tables import AUGMENTATION, Column, side_by_side
 from clipshift.report.words import resampled
-from clipshift.results import Run, shown_measures
+from clipshift.results.change import shown_measures
+from clipshift.results.runs import Run
 from clipshift.severities import MATCHED
 
 FIRST_MEASURES = (*HEADLINE_MEASURES, "retained", "gaze_divergence_aligned")

@@ -6,7 +6,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from clipshift.results import ModelInfo, Run, RunInfo
+from clipshift.results.info import ModelInfo, RunInfo
+from clipshift.results.runs import Run
 
 SIGNIFICANT = 0.05
 """Below this p, after Holm's correction, sentences say that there is a difference."""

@@ -13,8 +13,8 @@ import pyarrow.parquet as pq
 import yaml
 from pydantic import TypeAdapter
 
-from clipshift.data import typed
-from clipshift.measure import Facts
+from clipshift.data.files import typed
+from clipshift.measure.facts import Facts
 
 METADATA = b"clipshift.columns"
 """Where ``shift.parquet`` holds what its measured columns mean."""
@@ -36,14 +36,14 @@ def _read_definitions() -> tuple[dict[str, str], dict[str, dict[str, str]]]:
 
 COMMON, DEFINITIONS = _read_definitions()
 """What columns mean: those of all tables, and all of each table beside ``shift.parquet``, by its
-name in `clipshift.results.Run`."""
+name in `clipshift.results.runs.Run`."""
 
 
 class ShiftFile:
     """A run's ``shift.parquet``, of which a column is read at a time.
 
-    Its rows are those of `clipshift.results.shift_table`: photo by photo in the order of their ids,
-    each under every variant in the same order. Iterating gives the names of its columns.
+    Its rows are those of `clipshift.results.table.shift_table`: photo by photo in the order of
+    their ids, each under every variant in the same order. Iterating gives the names of its columns.
 
     Args:
         path: The file.

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from clipshift.data import NATIVE, native_resize
+from clipshift.data.dataset import NATIVE, native_resize
 from clipshift.results.info import RunInfo
 from clipshift.results.runs import Run
 from clipshift.results.table import by_photo

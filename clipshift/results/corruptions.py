@@ -63,7 +63,7 @@ def corruption_errors(summary: pd.DataFrame, corruptions: Sequence[str]) -> pd.D
     """Errors and shifts under stored corruptions.
 
     Args:
-        summary: From `clipshift.results.summarize`.
+        summary: From `clipshift.results.table.summarize`.
         corruptions: The names of the stored ones among its augmentations.
 
     Returns:
@@ -121,8 +121,8 @@ def corruption_error_interval(shift: Shift, seed: int) -> tuple[float, float]:
     others.
 
     Args:
-        shift: From `clipshift.results.shift_table`, or its file, with ``zero_shot_top1`` under all
-            corruptions and severities.
+        shift: From `clipshift.results.table.shift_table`, or its file, with ``zero_shot_top1``
+            under all corruptions and severities.
         seed: Seed of the resampling.
     """
     errors = 1 - by_photo(shift, "zero_shot_top1")
@@ -138,7 +138,7 @@ def shift_and_error(table: pd.DataFrame, shift: Shift, seed: int) -> dict[str, f
 
     Args:
         table: From `corruption_errors`.
-        shift: From `clipshift.results.shift_table`, or its file.
+        shift: From `clipshift.results.table.shift_table`, or its file.
         seed: Seed of the resampling.
 
     Returns:

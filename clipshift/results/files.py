@@ -12,7 +12,7 @@ from typing import Any
 import pandas as pd
 from safetensors import SafetensorError
 
-from clipshift.data import open_file
+from clipshift.data.files import open_file
 from clipshift.errors import UserError
 
 FORMULA = ("=", "+", "-", "@", "\t", "\r")

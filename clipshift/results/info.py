@@ -142,8 +142,9 @@ class MatchingInfo(Known):
 
 
 class CorruptionError(Known):
-    """What follows from errors under stored corruptions, see `clipshift.results.shift_and_error`.
+    """Summary of errors under stored corruptions.
 
+    See `clipshift.results.corruptions.shift_and_error`.
     Earlier versions have neither ``mce``'s interval nor the ρ within corruptions.
     """
 

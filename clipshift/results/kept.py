@@ -9,7 +9,8 @@ from pydantic import TypeAdapter
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
-from clipshift.data import Photo, open_file, read_text, typed
+from clipshift.data.files import open_file, read_text, typed
+from clipshift.data.photos import Photo
 from clipshift.errors import UserError
 from clipshift.results.files import write_json, write_whole
 from clipshift.results.measured import CLEAN, Measured

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from clipshift.data import Skipped
+from clipshift.data.dataset import Skipped
 
 CLEAN = "clean"
 """Name of the clean view beside those of the augmentations."""

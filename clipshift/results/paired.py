@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import pandas as pd
 
-from clipshift.measure import Facts
+from clipshift.measure.facts import Facts
 from clipshift.results.columns import KEYS
 from clipshift.results.intervals import holm, relative_shift_values, share_difference, studentize
 
@@ -16,7 +16,7 @@ def with_group_means(shift: pd.DataFrame, trained_on: Sequence[str]) -> pd.DataF
     """A run's table with a photo's mean over augmentations that were trained on, and over others.
 
     Args:
-        shift: From `clipshift.results.shift_table`.
+        shift: From `clipshift.results.table.shift_table`.
         trained_on: Names of augmentations.
 
     Returns:
@@ -48,7 +48,7 @@ def compare_photos(
     (`relative_shift_values`).
 
     Args:
-        a: A run's table, from `clipshift.results.shift_table`.
+        a: A run's table, from `clipshift.results.table.shift_table`.
         b: Another's, of the same photos, augmentations and severities.
         columns: What the measures are. Those of pixels are left out: they do not depend on the
             model.

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 from scipy.stats import kendalltau, spearmanr
 
-from clipshift.measure import Facts
+from clipshift.measure.facts import Facts
 from clipshift.results.intervals import Studentized, holm, spearman_interval, studentize
 from clipshift.results.matching import UNMATCHED, Matching
 from clipshift.results.table import Shift, by_photo, labels_of
@@ -75,7 +75,7 @@ def rank_augmentations(
     value under both.
 
     Args:
-        shift: From `clipshift.results.shift_table`, or its file, with ``cosine_similarity``.
+        shift: From `clipshift.results.table.shift_table`, or its file, with ``cosine_similarity``.
         seed: Seed of the resampling.
         matching: What intervals at severity ``matched`` hold as well.
         groups: The group of each photo, which is resampled whole, integers, photos in the order of
@@ -173,7 +173,7 @@ def ranking_agreement(
     measure of rank correlation", 1938; scipy's τ-b.
 
     Args:
-        shift: From `clipshift.results.shift_table`, or its file.
+        shift: From `clipshift.results.table.shift_table`, or its file.
         severities: The two.
         seed: Seed of the resampling.
         matching: What intervals at severity ``matched`` hold as well.
@@ -208,7 +208,7 @@ def correlate(shift: Shift, columns: Mapping[str, Facts]) -> pd.DataFrame:
     """Correlations with the shift over photos: Spearman's ρ with distortion, gaze and the photo.
 
     Args:
-        shift: From `clipshift.results.shift_table`, or its file, with ``cosine_similarity``.
+        shift: From `clipshift.results.table.shift_table`, or its file, with ``cosine_similarity``.
         columns: What its measured columns are: those with `Facts.correlate` are compared.
 
     Returns:
@@ -245,7 +245,7 @@ def shown_photos(shift: Shift, count: int) -> dict[str, str]:
     """The photos that a page shows: those that moved most and least, and typical ones.
 
     Args:
-        shift: From `clipshift.results.shift_table`, or its file.
+        shift: From `clipshift.results.table.shift_table`, or its file.
         count: How many.
 
     Returns:

@@ -10,17 +10,11 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
-from clipshift.data import (
-    LOADING,
-    NATIVE,
-    SELECTION,
-    ViewDataset,
-    huggingface,
-    is_url,
-    native_resize,
-    select,
-    typed,
-)
+from clipshift.data.dataset import NATIVE, ViewDataset, native_resize
+from clipshift.data.download import is_url
+from clipshift.data.files import typed
+from clipshift.data.huggingface import huggingface
+from clipshift.data.selection import LOADING, SELECTION, select
 from clipshift.errors import UserError
 from clipshift.parts import AUGMENTATIONS, SOURCES, build_part, without_ladder
 from clipshift.results.runs import Run

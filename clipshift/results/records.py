@@ -17,7 +17,8 @@ from safetensors.torch import load_file as load_tensors
 from safetensors.torch import save_file as save_tensors
 from torch import Tensor
 
-from clipshift.data import GONE, Skipped, read_text, typed
+from clipshift.data.dataset import GONE, Skipped
+from clipshift.data.files import read_text, typed
 from clipshift.results.files import subfolder, write_json, write_whole
 from clipshift.results.measured import KEPT, ROWS, Measured, join
 

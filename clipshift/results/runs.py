@@ -13,9 +13,9 @@ import pandas as pd
 import pyarrow as pa
 from pandas.api.types import is_numeric_dtype
 
-from clipshift.data import open_file, read_text, typed
+from clipshift.data.files import open_file, read_text, typed
 from clipshift.errors import UserError, one_line
-from clipshift.measure import Facts
+from clipshift.measure.facts import Facts
 from clipshift.results.columns import DEFINITIONS, ShiftFile, column_dictionary
 from clipshift.results.files import file_sha256, subfolder, write_csv, write_json, write_whole
 from clipshift.results.info import RUN_INFO, RunInfo

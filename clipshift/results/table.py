@@ -6,9 +6,9 @@ from typing import TypeAlias
 import numpy as np
 import pandas as pd
 
-from clipshift.augment import Variant
-from clipshift.data import Photo
-from clipshift.measure import Facts
+from clipshift.augment.variants import Variant
+from clipshift.data.photos import Photo
+from clipshift.measure.facts import Facts
 from clipshift.results.columns import DEFINITIONS, KEYS, ShiftFile
 from clipshift.results.intervals import (
     mean_interval,

@@ -11,11 +11,12 @@ from safetensors.torch import save
 from torch import Tensor
 from typing_extensions import TypedDict
 
-from clipshift.data import read_json, read_text, typed
-from clipshift.encode import SENTENCES, Encoder, model_config
+from clipshift.data.files import read_json, read_text, typed
+from clipshift.encode.encoder import SENTENCES, Encoder, model_config
 from clipshift.errors import UserError
 from clipshift.integrations.publishing import model_card
-from clipshift.results import Run, write_json, write_whole
+from clipshift.results.files import write_json, write_whole
+from clipshift.results.runs import Run
 from clipshift.versions import CODE_SHA256, package_versions
 
 PROVENANCE = "provenance.json"

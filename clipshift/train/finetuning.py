@@ -16,9 +16,11 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn
 from torch.utils.data import DataLoader
 from torchmetrics import MeanMetric
 
-from clipshift.augment import Augmentation, augment
-from clipshift.data import Batch, Photo
-from clipshift.encode import Encoder, ZeroShot, caption_embeddings, make_zero_shot
+from clipshift.augment.keyed import Augmentation, augment
+from clipshift.data.dataset import Batch
+from clipshift.data.photos import Photo
+from clipshift.encode.encoder import Encoder
+from clipshift.encode.texts import ZeroShot, caption_embeddings, make_zero_shot
 from clipshift.measure.functional import cosine_similarity
 from clipshift.measure.zero_shot import zero_shot_hit
 from clipshift.train.interpolation import interpolated

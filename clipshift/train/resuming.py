@@ -21,9 +21,9 @@ from torch import Tensor
 from typing_extensions import TypedDict
 
 from clipshift.augment.keyed import keyed_generator
-from clipshift.data import read_text, typed
+from clipshift.data.files import read_text, typed
 from clipshift.errors import UserError
-from clipshift.results import write_json, write_whole
+from clipshift.results.files import write_json, write_whole
 
 LAST = "last.ckpt"
 BEST = "best.ckpt"

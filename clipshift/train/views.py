@@ -8,9 +8,10 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.utils.data import Dataset, Sampler, default_collate
 
-from clipshift.augment import Augmentation, augment, draw, make_variants
-from clipshift.augment.keyed import keyed_generator
-from clipshift.data import Photo, Resize, Skipped, ViewDataset
+from clipshift.augment.keyed import Augmentation, augment, draw, keyed_generator
+from clipshift.augment.variants import make_variants
+from clipshift.data.dataset import Resize, Skipped, ViewDataset
+from clipshift.data.photos import Photo
 from clipshift.errors import UserError
 
 log = logging.getLogger(__name__)

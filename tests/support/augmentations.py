@@ -5,7 +5,7 @@ from functools import cache
 import torch
 from torch.utils.data import default_collate
 
-from clipshift.augment import Augmentation, draw
+from clipshift.augment.keyed import Augmentation, draw
 from clipshift.cli.build import make_augmentations
 from clipshift.cli.command import compose_config
 from clipshift.cli.config import plain

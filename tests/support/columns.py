@@ -5,8 +5,7 @@ from functools import cache
 import yaml
 from hydra.utils import get_class
 
-from clipshift.measure import COLUMNS
-from clipshift.measure.facts import Facts
+from clipshift.measure.facts import COLUMNS, Facts
 from support.terminal import ROOT
 
 

@@ -8,13 +8,17 @@ from typing import Any
 import pandas as pd
 import pytorch_lightning as pl
 
-from clipshift.augment import Augmentation, Variant, make_variants
-from clipshift.data import Cache, Photo, ViewDataset
-from clipshift.encode import Encoder, caption_embeddings
-from clipshift.evaluate import SaveOptions, ShiftEvaluation
+from clipshift.augment.keyed import Augmentation
+from clipshift.augment.variants import Variant, make_variants
+from clipshift.data.cache import Cache
+from clipshift.data.dataset import ViewDataset
+from clipshift.data.photos import Photo
+from clipshift.encode.encoder import Encoder
+from clipshift.encode.texts import caption_embeddings
 from clipshift.evaluate.loading import ViewData
+from clipshift.evaluate.module import SaveOptions, ShiftEvaluation
 from clipshift.evaluate.tables import add_retained, retained_photos
-from clipshift.measure import (
+from clipshift.measure.metrics import (
     SSIM,
     AttentionSimilarity,
     AttentionSimilarityAligned,
@@ -26,7 +30,9 @@ from clipshift.measure import (
     PatchSimilarity,
     PhotoMeasure,
 )
-from clipshift.results import Measured, Records, shift_table
+from clipshift.results.measured import Measured
+from clipshift.results.records import Records
+from clipshift.results.table import shift_table
 from support.augmentations import augmentations_named, ladders
 
 MEASURES = {

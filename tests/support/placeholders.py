@@ -17,7 +17,8 @@ from open_clip.pretrained import get_pretrained_cfg
 from PIL import Image
 from safetensors.torch import save_file
 
-from clipshift.data import decode, sample
+from clipshift.data.photos import decode
+from clipshift.data.sources import sample
 from support.hub import COMMIT
 from support.models import VIT, write_hub_folder
 from support.terminal import ROOT

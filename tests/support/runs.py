@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from clipshift.results import RunInfo
+from clipshift.results.info import RunInfo
 
 FACTS: dict[str, Any] = {
     "job": None,

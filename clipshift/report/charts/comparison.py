@@ -6,7 +6,7 @@ import altair as alt
 import numpy as np
 import pandas as pd
 
-from clipshift.measure import Facts
+from clipshift.measure.facts import Facts
 from clipshift.report.charts import marks
 from clipshift.report.charts.look import ACCENT, MUTED, color_of, shape_of
 from clipshift.report.charts.vega import Chart
@@ -16,8 +16,9 @@ def draw_differences(table: pd.DataFrame, facts: Facts) -> Chart:
     """Paired differences of two runs in one measure, with 95 % intervals; hollow: may be none.
 
     Args:
-        table: One measure's rows of `clipshift.results.compare_photos`; a column ``group``, where
-            it has one, names what stands together, and ``label`` what to call each augmentation.
+        table: One measure's rows of `clipshift.results.paired.compare_photos`; a column ``group``,
+            where it has one, names what stands together, and ``label`` what to call each
+            augmentation.
         facts: The measure's.
     """
     rows = marks.with_words(table, "difference", "+.3f").assign(

@@ -3,7 +3,7 @@
 import numpy as np
 import pandas as pd
 
-from clipshift.measure import Facts
+from clipshift.measure.facts import Facts
 from clipshift.report.charts.marks import named_lines
 from clipshift.report.charts.vega import Chart
 from clipshift.report.shift import COSINE, as_shift, shift_name
@@ -23,7 +23,7 @@ def draw_severity(summary: pd.DataFrame, measure: str, facts: Facts) -> Chart:
     """A measure's mean against numbered severities, one line per augmentation, with intervals.
 
     Args:
-        summary: From `clipshift.results.summarize`.
+        summary: From `clipshift.results.table.summarize`.
         measure: Which; the shift 1 − cosine for ``cosine_similarity``.
         facts: The measure's.
     """

@@ -31,8 +31,8 @@ def draw_gaze(summary: pd.DataFrame) -> Chart:
     """Divergence of the gaze as it is, and moved back with the pixels, with 95 % intervals.
 
     Args:
-        summary: From `clipshift.results.summarize`, with ``gaze_divergence`` and, where it was
-            measured, ``gaze_divergence_aligned``.
+        summary: From `clipshift.results.table.summarize`, with ``gaze_divergence`` and, where it
+            was measured, ``gaze_divergence_aligned``.
     """
     on_photo, in_view = "on the photo (moved back)", "in the view"
     kinds = {"gaze_divergence_aligned": on_photo, "gaze_divergence": in_view}

@@ -5,13 +5,13 @@ from collections.abc import Mapping
 import altair as alt
 import pandas as pd
 
-from clipshift.measure import Facts
+from clipshift.measure.facts import Facts
 from clipshift.report.charts import marks
 from clipshift.report.charts.look import ACCENT, OPPOSITE, color_of
 from clipshift.report.charts.vega import Chart
 from clipshift.report.words import capitalised
-from clipshift.results import Shift, by_photo
 from clipshift.results.change import augmentations_by_shift, normalized_change, shown_measures
+from clipshift.results.table import Shift, by_photo
 
 
 def draw_heatmap(summary: pd.DataFrame, columns: Mapping[str, Facts]) -> Chart:
@@ -51,7 +51,7 @@ def draw_correlations(correlations: pd.DataFrame, columns: Mapping[str, Facts]) 
     """Correlations with the shift over photos: Spearman's ρ, blank where its interval includes 0.
 
     Args:
-        correlations: From `clipshift.results.correlate`.
+        correlations: From `clipshift.results.ranking.correlate`.
         columns: What the run's measured columns are.
     """
     words = {facts.correlate: facts.correlate_label for facts in columns.values()}
@@ -81,7 +81,7 @@ def draw_distribution(shift: Shift, measure: str, facts: Facts) -> Chart:
     """How a measure spreads over photos, by augmentation: 90 % and 50 % of them, and the median.
 
     Args:
-        shift: From `clipshift.results.shift_table`, or its file.
+        shift: From `clipshift.results.table.shift_table`, or its file.
         measure: Which.
         facts: The measure's.
     """
@@ -111,7 +111,7 @@ def draw_corruption_error(errors: pd.DataFrame) -> Chart:
     """The error under each stored corruption and severity over the shift, with 95 % intervals.
 
     Args:
-        errors: From `clipshift.results.corruption_errors`, with shifts.
+        errors: From `clipshift.results.corruptions.corruption_errors`, with shifts.
     """
     table = marks.with_words(errors.dropna(subset=["error", "shift"]), "error")
     x = alt.X("shift:Q", title="shift (1 − cosine)", scale=alt.Scale(zero=True))

@@ -16,8 +16,8 @@ def draw_ranking(ranking: pd.DataFrame, summary: pd.DataFrame) -> Chart:
     The axis is the relative shift where it was measured, and otherwise 1 − cosine.
 
     Args:
-        ranking: From `clipshift.results.rank_augmentations`.
-        summary: From `clipshift.results.summarize`.
+        ranking: From `clipshift.results.ranking.rank_augmentations`.
+        summary: From `clipshift.results.table.summarize`.
     """
     table = marks.with_words(_with_ranks(ranking), "shift", into="cosine")
     table["place"] = "rank " + table["ranks"]
@@ -49,7 +49,7 @@ def draw_agreement(ranking: pd.DataFrame) -> Chart:
     """The rankings at the paper's and at matched severities, joined by lines.
 
     Args:
-        ranking: From `clipshift.results.rank_augmentations`, with both severities.
+        ranking: From `clipshift.results.ranking.rank_augmentations`, with both severities.
     """
     table = _with_ranks(ranking[ranking["severity"].isin([PAPER, MATCHED])])
     names, ranks, count = table["augmentation"], table["ranks"], table["augmentation"].nunique()

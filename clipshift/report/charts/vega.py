@@ -9,7 +9,7 @@ import altair as alt
 import vl_convert
 
 from clipshift.report.charts.look import MUTED, config
-from clipshift.results import file_name, subfolder, write_whole
+from clipshift.results.files import file_name, subfolder, write_whole
 from clipshift.severities import view_name
 
 Chart = alt.TopLevelMixin

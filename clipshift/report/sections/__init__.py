@@ -1,6 +1,6 @@
 """The sections of a run's page, by topic: each says which figures and tables a run has."""
 
-from clipshift.data import ViewDataset
+from clipshift.data.dataset import ViewDataset
 from clipshift.report.page import Section
 from clipshift.report.sections.correlations import correlation_section
 from clipshift.report.sections.corruptions import corruption_section
@@ -16,7 +16,7 @@ from clipshift.report.sections.measures import measure_section
 from clipshift.report.sections.photos import photo_section
 from clipshift.report.sections.ranking import ranking_section, severity_section
 from clipshift.report.sections.texts import text_section
-from clipshift.results import Run
+from clipshift.results.runs import Run
 
 SECTIONS = (
     ranking_section,

@@ -5,7 +5,7 @@ from clipshift.report.page import Section
 from clipshift.report.prose import make_section
 from clipshift.report.tables import AUGMENTATION, PHOTOS, Column
 from clipshift.report.words import p_value
-from clipshift.results import Run
+from clipshift.results.runs import Run
 
 COLUMNS = (
     AUGMENTATION,

@@ -5,7 +5,8 @@ from clipshift.report.charts.measures import draw_corruption_error
 from clipshift.report.page import Section
 from clipshift.report.prose import make_section
 from clipshift.report.tables import COUNT, Column
-from clipshift.results import Run, errors_by_corruption
+from clipshift.results.corruptions import errors_by_corruption
+from clipshift.results.runs import Run
 
 COLUMNS = (
     Column("corruption", "augmentation"),

@@ -6,7 +6,7 @@ from clipshift.report.page import Section
 from clipshift.report.prose import make_section
 from clipshift.report.tables import AUGMENTATION, PHOTOS, Column
 from clipshift.report.words import gaze_in_words
-from clipshift.results import Run
+from clipshift.results.runs import Run
 
 OUTLIER_COLUMNS = (
     AUGMENTATION,

@@ -8,8 +8,8 @@ from clipshift.report.page import Section
 from clipshift.report.prose import make_section
 from clipshift.report.tables import AUGMENTATION, PHOTOS, Column, side_by_side
 from clipshift.report.words import SIGNIFICANT, p_value
-from clipshift.results import Run
 from clipshift.results.columns import DEFINITIONS
+from clipshift.results.runs import Run
 from clipshift.severities import view_name
 
 DIRECTION_COLUMNS = (

@@ -5,8 +5,8 @@ from clipshift.report.page import Section
 from clipshift.report.prose import make_section
 from clipshift.report.tables import AUGMENTATION, COUNT, Column
 from clipshift.report.words import p_value
-from clipshift.results import Run
 from clipshift.results.columns import DEFINITIONS
+from clipshift.results.runs import Run
 
 COLUMNS = (
     AUGMENTATION,

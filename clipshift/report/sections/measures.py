@@ -4,13 +4,14 @@ from collections.abc import Collection, Mapping, Sequence
 
 import pandas as pd
 
-from clipshift.measure import Facts
+from clipshift.measure.facts import Facts
 from clipshift.report.charts.measures import draw_heatmap
 from clipshift.report.page import Figure, Section
 from clipshift.report.prose import Contents, make_section
 from clipshift.report.shift import COSINE
 from clipshift.report.tables import AUGMENTATION, COUNT, Column, side_by_side, with_marks
-from clipshift.results import Run, normalized_change, shown_measures
+from clipshift.results.change import normalized_change, shown_measures
+from clipshift.results.runs import Run
 
 FLOOR_COLUMNS = (
     AUGMENTATION,

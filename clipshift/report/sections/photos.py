@@ -1,11 +1,11 @@
 """The photos of a run, to explore."""
 
-from clipshift.data import ViewDataset
+from clipshift.data.dataset import ViewDataset
 from clipshift.report.explorer import explorer_data
 from clipshift.report.page import Section
 from clipshift.report.prose import make_section
 from clipshift.report.words import counted, model_in_words
-from clipshift.results import Run
+from clipshift.results.runs import Run
 
 
 def photo_section(run: Run, dataset: ViewDataset) -> Section:

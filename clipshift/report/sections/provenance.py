@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from clipshift.report.words import counted, gaze_in_words, resampled, weights_in_words
-from clipshift.results import Run
+from clipshift.results.runs import Run
 
 
 def provenance(run: Run) -> dict[str, Any]:

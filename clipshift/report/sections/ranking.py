@@ -8,7 +8,7 @@ from clipshift.report.prose import Contents, make_figure, make_section
 from clipshift.report.shift import headline_measure
 from clipshift.report.tables import AUGMENTATION, PHOTOS, Column, with_marks
 from clipshift.report.words import ranks_in_words, short
-from clipshift.results import Run
+from clipshift.results.runs import Run
 from clipshift.severities import PAPER, ladder_steps
 
 UNEQUAL = (

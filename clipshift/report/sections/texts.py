@@ -2,13 +2,13 @@
 
 import pandas as pd
 
-from clipshift.encode import NAMES
+from clipshift.encode.encoder import NAMES
 from clipshift.report.page import Section
 from clipshift.report.prose import make_section
 from clipshift.report.tables import AUGMENTATION, Column
 from clipshift.report.words import SIGNIFICANT, p_value, with_interval
-from clipshift.results import Run
 from clipshift.results.columns import DEFINITIONS
+from clipshift.results.runs import Run
 
 SHOWN_TEXTS = 3
 """How many texts a row of the page names, of those that a view gains or loses."""
