@@ -219,7 +219,7 @@ def test_weights_are_loaded_into_the_wrong_architecture_where_a_row_says_so(
     cfg = compose_config("evaluate", ["experiment=check", "logger=none"])
     module.encoder_of(module.model_here(cfg, "vit_b32_laion400m_gelu"), "fp32")
     assert asked == [("ViT-B-32-quickgelu", "laion400m_e32")]
-    assert (made[0].architecture, made[0].checkpoint) == ("ViT-B-32", "weights.safetensors")
+    assert (made[0]["architecture"], made[0]["checkpoint"]) == ("ViT-B-32", "weights.safetensors")
 
 
 def test_weights_that_cannot_be_downloaded_are_not_checked(
