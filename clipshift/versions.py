@@ -95,7 +95,7 @@ def _processor() -> str:
 def _code_sha256() -> str:
     digest = hashlib.sha256()
     package = Path(__file__).parent
-    for file in sorted(package.rglob("*.py")):
+    for file in sorted([*package.rglob("*.py"), *package.glob("measure/*.yaml")]):
         digest.update(str(file.relative_to(package)).encode() + b"\0" + file.read_bytes())
     return digest.hexdigest()
 

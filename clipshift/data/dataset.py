@@ -1,13 +1,14 @@
 """From photos to batches of clean views, with the random draws of every augmentation."""
 
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
 
 import numpy as np
 import torch
+from lightning_utilities.core.apply_func import apply_to_collection
 from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
@@ -80,30 +81,18 @@ class Batch:
         return unit_range(self.pixels)
 
     def to(self, device: torch.device) -> "Batch":
-        """The batch with its tensors on a device."""
-        pixels = self.pixels.to(device, non_blocking=True)
-        draws = _map_draws(lambda value: value.to(device, non_blocking=True), self.draws)
-        return Batch(self.index, pixels, draws, self.digests, self.skipped)
+        """The batch with its pixels and draws on a device."""
+        inputs = {"pixels": self.pixels, "draws": self.draws}
+        moved = apply_to_collection(inputs, Tensor, Tensor.to, device, non_blocking=True)
+        return replace(self, **moved)
 
     def __getstate__(self) -> dict[str, Any]:
-        draws = _map_draws(lambda value: value.numpy(), self.draws)
-        arrays = {"index": self.index.numpy(), "pixels": self.pixels.numpy(), "draws": draws}
-        return self.__dict__ | arrays
+        tensors = {"index": self.index, "pixels": self.pixels, "draws": self.draws}
+        return vars(self) | apply_to_collection(tensors, Tensor, Tensor.numpy)
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state)
-        self.index, self.pixels = map(torch.from_numpy, (state["index"], state["pixels"]))
-        self.draws = _map_draws(torch.from_numpy, state["draws"])
-
-
-def _map_draws(
-    convert: Callable[[Any], Any], draws: Mapping[str, Mapping[str, Any]]
-) -> dict[str, dict[str, Any]]:
-    """Convert every value of the draws of all augmentations."""
-    return {
-        name: {key: convert(value) for key, value in values.items()}
-        for name, values in draws.items()
-    }
+        arrays = {name: state[name] for name in ("index", "pixels", "draws")}
+        vars(self).update(state | apply_to_collection(arrays, np.ndarray, torch.from_numpy))
 
 
 NATIVE = "native"

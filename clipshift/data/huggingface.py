@@ -3,7 +3,7 @@
 import atexit
 import errno
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -98,16 +98,16 @@ def huggingface(
         loaded = loaded[split]
     else:
         split = _choose_split([str(loaded.split or "all")], split, dataset)
-    columns = _Columns(loaded, dataset, image, label, caption)
-    class_of = columns.class_reader(read_lines(classnames, "classnames") if classnames else None)
+    named = {"image": image, "label": label, "caption": caption}
+    columns = _Columns(loaded, dataset, named, classnames)
     try:
         loaded = loaded.cast_column(columns.image, datasets.Image(decode=False))
         if rows is not None and not is_saved:
-            photos = _stream(loaded.take(rows), columns, split, class_of)
+            photos = _stream(loaded.take(rows), columns, split)
         else:
             if rows is not None:
                 loaded = loaded.select(range(min(rows, len(loaded))))
-            photos = _index(loaded, columns, split, class_of)
+            photos = _index(loaded, columns, split)
     except UserError:
         raise
     except Exception as error:
@@ -125,9 +125,9 @@ def rows_of(dataset: Any) -> list[Photo]:
     """
     import datasets
 
-    columns = _Columns(dataset, "the data set", None, None, None)
+    columns = _Columns(dataset, "the data set", {}, None)
     images = dataset.cast_column(columns.image, datasets.Image(decode=False))
-    return _index(images, columns, str(dataset.split or "all"), columns.class_reader(None))
+    return _index(images, columns, str(dataset.split or "all"))
 
 
 def _choose_split(splits: list[str], requested: str | None, dataset: str) -> str:
@@ -148,19 +148,19 @@ class _Columns:
     Args:
         loaded: The data set.
         dataset: Its name, for messages.
-        image: Name of the column of images; None finds it.
-        label: Name of the column of labels; None finds it.
-        caption: Name of the column of captions; None finds it.
+        named: Names of the columns ``image``, ``label`` and ``caption``; it finds those without.
+        classnames: A file of names for classes that are numbers, if the data set defines none.
     """
 
     def __init__(
-        self, loaded: Any, dataset: str, image: str | None, label: str | None, caption: str | None
+        self, loaded: Any, dataset: str, named: Mapping[str, str | None], classnames: str | None
     ) -> None:
         import datasets
 
         self.dataset = dataset
         self.features: dict[str, Any] = dict(loaded.features or {})
-        for option, column in (("image", image), ("label", label), ("caption", caption)):
+        image, label, caption = map(named.get, ("image", "label", "caption"))
+        for option, column in named.items():
             if column is not None and column not in self.features:
                 raise UserError(
                     f"{dataset} has no column {column}{did_you_mean(column, self.features)} (it "
@@ -183,39 +183,28 @@ class _Columns:
         self.image = image or images[0]
         self.label = label or next(iter(classes), None)
         self.caption = caption or next(iter(captions), None)
+        names = read_lines(classnames, "classnames") if classnames else None
+        names = getattr(self.features.get(self.label or ""), "names", None) or names
+        self.classes = class_labels([printable(name) for name in names]) if names else None
 
     def _select(self, test: Callable[[Any], bool]) -> list[str]:
         return [name for name, feature in self.features.items() if test(feature)]
 
-    def class_reader(self, names: Sequence[str] | None) -> Callable[[Any], str | None]:
-        """A function from values of the label's column to classes.
+    def class_of(self, value: Any) -> str | None:
+        """The class that a value of the label's column stands for."""
+        if value is None or value == -1:  # -1 stands for the secret labels of test sets
+            return None
+        if isinstance(value, str):
+            return class_name(printable(value))
+        if isinstance(value, int) and (self.classes is None or value < len(self.classes)):
+            return self.classes[value] if self.classes is not None else str(value)
+        raise UserError(
+            f"{self.dataset}: {printable(str(value))[:40]} in the column {self.label} is not one "
+            f"of the {len(self.classes or [])} classes: name another column, or set classnames",
+            "label",
+        )
 
-        Args:
-            names: Names of classes that are numbers, if the data set does not define them.
-        """
-        names = getattr(self.features.get(self.label or ""), "names", None) or names
-        classes = class_labels([printable(name) for name in names]) if names else None
-
-        def class_of(value: Any) -> str | None:
-            if value is None or value == -1:  # -1 stands for the secret labels of test sets
-                return None
-            if isinstance(value, str):
-                return class_name(printable(value))
-            if classes is not None and isinstance(value, int) and value < len(classes):
-                return classes[value]
-            if classes is None and isinstance(value, int):
-                return str(value)
-            raise UserError(
-                f"{self.dataset}: {printable(str(value))[:40]} in the column {self.label} is not "
-                f"one of the {len(classes or [])} classes: name another column, or set classnames",
-                "label",
-            )
-
-        return class_of
-
-    def texts(
-        self, row: Mapping[str, Any], class_of: Callable[[Any], str | None]
-    ) -> dict[str, Any]:
+    def texts(self, row: Mapping[str, Any]) -> dict[str, Any]:
         """The label and the captions of a row's photo."""
         texts = row.get(self.caption or "") or ()
         texts = (texts,) if isinstance(texts, str) else texts
@@ -223,10 +212,8 @@ class _Columns:
             raise UserError(
                 f"{self.dataset}: the column {self.caption} holds no texts: name another", "caption"
             )
-        return {
-            "label": class_of(row[self.label]) if self.label else None,
-            "captions": tuple(map(printable, texts)),
-        }
+        label = self.class_of(row[self.label]) if self.label else None
+        return {"label": label, "captions": tuple(map(printable, texts))}
 
 
 def _may_hold_images(feature: Any) -> bool:
@@ -235,9 +222,7 @@ def _may_hold_images(feature: Any) -> bool:
     return getattr(content, "dtype", None) in ("binary", "large_binary")
 
 
-def _index(
-    loaded: Any, columns: _Columns, split: str, class_of: Callable[[Any], str | None]
-) -> list[Photo]:
+def _index(loaded: Any, columns: _Columns, split: str) -> list[Photo]:
     """The photos of a data set in files, which stay there."""
     images = loaded.select_columns([columns.image])
     files = loaded.cache_files
@@ -245,20 +230,12 @@ def _index(
     rows = iter(texts) if texts.column_names else ({} for _ in range(len(loaded)))
     file = Path(files[0]["filename"] if files else columns.dataset)
     return [
-        RowPhoto(
-            photo_id(f"{split}/{row}"),
-            file,
-            **columns.texts(texts, class_of),
-            images=images,
-            row=row,
-        )
+        RowPhoto(photo_id(f"{split}/{row}"), file, **columns.texts(texts), images=images, row=row)
         for row, texts in enumerate(rows)
     ]
 
 
-def _stream(
-    loaded: Any, columns: _Columns, split: str, class_of: Callable[[Any], str | None]
-) -> list[Photo]:
+def _stream(loaded: Any, columns: _Columns, split: str) -> list[Photo]:
     """The photos of a data set that is streamed: they are written to a temporary file."""
     folder = tempfile.TemporaryDirectory(prefix="clipshift-")
     atexit.register(folder.cleanup)
@@ -270,6 +247,6 @@ def _stream(
             encoded = stored.get("bytes") or b""
             place = (photo_id(f"{split}/{number}"), file, spool.tell(), len(encoded))
             left_out = None if encoded else NO_IMAGE
-            photos.append(Photo(*place, **columns.texts(row, class_of), left_out=left_out))
+            photos.append(Photo(*place, **columns.texts(row), left_out=left_out))
             spool.write(encoded)
     return sorted(photos, key=lambda photo: photo.left_out is not None)

@@ -1,5 +1,6 @@
 """Listing a source: its photos, and every other file with the reason why it is left out."""
 
+import os
 from collections import Counter
 from functools import cache
 from pathlib import Path, PurePosixPath
@@ -11,15 +12,13 @@ from clipshift.errors import UserError, printable
 
 HIDDEN = "hidden, like the files that programs create for themselves: rename it to measure it"
 NOT_REGULAR = "not a regular file"
-NO_FILE = "no such file"
 SYSTEM_FOLDERS = {"@eaDir", "__MACOSX"}
 """Folders of thumbnails and attributes that Synology's disks and macOS's archives contain."""
 
-_EXTENSIONS = (
+UNOPENED = (
     "ai arw avif avifs cr2 cr3 dng emf eps exr hdr heic heics heif heifs hif j2k jp2 jpf jpm "
     "jpx jxl jxr nef orf pef ps psb raf raw rw2 srw svg svgz tif tiff wdp webp wmf xcf"
 )
-IMAGE_ENDINGS = frozenset(f".{extension}" for extension in _EXTENSIONS.split())
 """File name extensions of images that Pillow cannot open, or not on every machine."""
 
 
@@ -49,7 +48,7 @@ class Listing:
     def takes(self, path: str, file: Path) -> bool:
         """Whether a file's name is that of a photo; if not, the file is left out or counted."""
         ending = PurePosixPath(path).suffix.lower()
-        if ending not in opened_endings() | IMAGE_ENDINGS:
+        if ending not in image_endings():
             self.others[ending] += 1
         elif any(map(is_hidden, path.split("/"))):
             self.leave_out(path, file, HIDDEN)
@@ -102,6 +101,13 @@ def check_ids(photos: list[Photo]) -> None:
             )
 
 
+def missing(file: Path) -> str | None:
+    """Why a path is not that of a file; None where it is."""
+    if os.path.isfile(file):
+        return None
+    return NOT_REGULAR if os.path.exists(file) else "no such file"
+
+
 def is_hidden(name: str) -> bool:
     """Whether a file or folder is hidden, or one that a program creates for itself."""
     return name.startswith(".") or name in SYSTEM_FOLDERS
@@ -112,3 +118,8 @@ def opened_endings() -> frozenset[str]:
     """File name extensions of images that Pillow opens here, in lower case, with the dot."""
     formats = {*Image.registered_extensions().values()} & {*Image.OPEN, "MPO"} - {POSTSCRIPT}
     return frozenset(e for e, kind in Image.registered_extensions().items() if kind in formats)
+
+
+def image_endings() -> frozenset[str]:
+    """File name extensions of images, whether or not Pillow opens them here."""
+    return opened_endings() | {f".{extension}" for extension in UNOPENED.split()}

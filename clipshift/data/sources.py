@@ -10,37 +10,10 @@ from typing import TextIO
 
 from clipshift.data.classes import names_of_classes
 from clipshift.data.files import existing, path_in
-from clipshift.data.listing import (
-    HIDDEN,
-    IMAGE_ENDINGS,
-    NO_FILE,
-    NOT_REGULAR,
-    Listing,
-    is_hidden,
-    opened_endings,
-)
+from clipshift.data.listing import HIDDEN, NOT_REGULAR, Listing, image_endings, is_hidden, missing
 from clipshift.data.photos import Photo, photo_id
 from clipshift.data.wordnet import class_name
 from clipshift.errors import UserError, printable
-
-# Photographs in the scikit-image wheel (public domain or CC0): the class of ImageNet that each
-# shows, if any, by open_clip's name, and a caption.
-SAMPLE: dict[str, tuple[str | None, str]] = {
-    "astronaut.png": (None, "an astronaut in an orange space suit in front of a flag"),
-    "brick.png": (None, "a wall of red bricks seen from the front"),
-    "camera.png": ("tripod", "a man with a camera on a tripod, in black and white"),
-    "chelsea.png": ("tabby cat", "the face of a ginger tabby cat"),
-    "coffee.png": ("espresso", "a cup of coffee on a red saucer on a wooden table"),
-    "coins.png": (None, "ancient coins laid out in rows, in black and white"),
-    "grass.png": (None, "a lawn of grass seen from above, in black and white"),
-    "gravel.png": (None, "gravel seen from above, in black and white"),
-    "hubble_deep_field.jpg": (None, "galaxies in deep space, seen by a telescope"),
-    "ihc.png": (None, "stained tissue under a microscope"),
-    "moon.png": (None, "craters on the surface of the moon, in black and white"),
-    "motorcycle_left.png": ("moped", "a motorcycle parked in a garage"),
-    "retina.jpg": (None, "a photograph of the retina of an eye"),
-    "rocket.jpg": ("missile", "a rocket on its launch pad at night"),
-}
 
 OUTSIDE = "not below the folder of the images (data.root), so that its id would depend on the disk"
 MAX_LINE = 2**20
@@ -48,14 +21,15 @@ MAX_LINE = 2**20
 
 
 def sample() -> list[Photo]:
-    """The photographs of scikit-image, with captions; five of them show a class of ImageNet."""
+    """The photographs of scikit-image, with captions; five of them show a class of ImageNet.
+
+    They are public domain or CC0. ``sample.csv`` has their captions, and open_clip's name of the
+    class that one shows.
+    """
     import skimage.data
 
-    root = Path(skimage.data.__file__).parent
-    return [
-        Photo(id=name, file=root / name, label=label, captions=(caption,))
-        for name, (label, caption) in SAMPLE.items()
-    ]
+    captions_file = Path(__file__).with_name("sample.csv")
+    return captions(str(captions_file), str(Path(skimage.data.__file__).parent))
 
 
 def folder(root: str, classnames: str | None = None) -> list[Photo]:
@@ -109,7 +83,7 @@ def _find_files(root: str) -> tuple[Path, Iterable[tuple[Path, str | None]]]:
     file = existing(root, "folder or file", "root")
     if file.is_dir():
         return file, _walk(file)
-    if file.suffix.lower() in opened_endings() | IMAGE_ENDINGS:
+    if file.suffix.lower() in image_endings():
         return file.parent, [(file, None)]
     return file.parent, _read_list(file)
 
@@ -134,14 +108,7 @@ def _read_list(file: Path) -> Iterator[tuple[Path, str | None]]:
                 "root",
             )
         photo = _find_file(name, {name}, file.parent)
-        yield photo, _missing(photo)
-
-
-def _missing(file: Path) -> str | None:
-    """Why a path is not that of a file; None where it is."""
-    if os.path.isfile(file):
-        return None
-    return NOT_REGULAR if os.path.exists(file) else NO_FILE
+        yield photo, missing(photo)
 
 
 def relative_path(path: str, top: Path) -> str:
@@ -259,7 +226,7 @@ def captions(csv_file: str, root: str | None = None) -> list[Photo]:
     listing = Listing(top)
     for name, lines in texts.items():
         file = _find_file(name, spellings[name], top)
-        if reason := _missing(file):
+        if reason := missing(file):
             listing.leave_out(name, file, reason)
         elif os.path.isabs(name):
             listing.leave_out(name, file, OUTSIDE)

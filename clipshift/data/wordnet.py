@@ -41,10 +41,8 @@ def class_labels(names: Sequence[str]) -> list[str]:
     >>> IMAGENET_CLASSNAMES[744], labels[744], class_labels(["missile"])
     ('missile', 'projectile, missile', ['missile'])
     """
-    from open_clip import IMAGENET_CLASSNAMES
-
-    ids, lemmas = _imagenet()
-    if list(names) in (list(IMAGENET_CLASSNAMES), lemmas):
+    ids, *lists = _imagenet()
+    if list(names) in lists:
         return [class_name(label) for label in ids]
     return [class_name(name) for name in names]
 
@@ -56,9 +54,8 @@ def spoken_names() -> dict[str, str]:
     >>> spoken_names()["projectile, missile"]
     'missile'
     """
-    from open_clip import IMAGENET_CLASSNAMES
-
-    return dict(zip(class_labels(IMAGENET_CLASSNAMES), IMAGENET_CLASSNAMES, strict=True))
+    _, names, _ = _imagenet()
+    return dict(zip(class_labels(names), names, strict=True))
 
 
 def is_imagenet(name: str) -> bool:
@@ -74,26 +71,27 @@ def is_imagenet(name: str) -> bool:
 
 
 @lru_cache(maxsize=1)
-def _imagenet() -> tuple[list[str], list[str]]:
-    """The ids of ImageNet's 1,000 classes, and WordNet's lemmas for each."""
+def _imagenet() -> tuple[list[str], list[str], list[str]]:
+    """Of ImageNet's 1,000 classes, in timm's order: ids, open_clip's names, WordNet's lemmas."""
+    from open_clip import IMAGENET_CLASSNAMES
     from timm.data import ImageNetInfo
 
     info = ImageNetInfo("imagenet-1k")
     ids = info.label_names()
-    return ids, [info.label_name_to_description(label) for label in ids]
+    lemmas = [info.label_name_to_description(label) for label in ids]
+    return ids, list(IMAGENET_CLASSNAMES), lemmas
 
 
 @lru_cache(maxsize=1)
 def _names() -> dict[str, str]:
-    from open_clip import IMAGENET_CLASSNAMES
     from timm.data import ImageNetInfo
 
-    imagenet, full = ImageNetInfo("imagenet-1k"), ImageNetInfo("imagenet-21k-goog")
-    # open_clip's names are in the order of timm's ids
-    names = dict(zip(imagenet.label_names(), IMAGENET_CLASSNAMES, strict=True))
+    full = ImageNetInfo("imagenet-21k-goog")
+    ids, spoken, _ = _imagenet()
+    names = dict(zip(ids, spoken, strict=True))
     uses = Counter(name.lower() for name in names.values())
     names = {label: name for label, name in names.items() if uses[name.lower()] == 1}
-    others = {*imagenet.label_names(), *full.label_names()} - names.keys()
+    others = {*ids, *full.label_names()} - names.keys()
     lemmas = {label: full.label_name_to_description(label) for label in others}
     uses = Counter(name.lower() for name in (*names.values(), *lemmas.values()))
     for label, name in lemmas.items():
@@ -109,11 +107,9 @@ def imagenet_names() -> list[list[str]]:
     >>> imagenet_names()[40]
     ['Carolina anole', 'American chameleon', 'anole', 'Anolis carolinensis']
     """
-    from open_clip import IMAGENET_CLASSNAMES
-
     return [
         [name, *(lemma for lemma in lemmas.split(", ") if lemma.casefold() != name.casefold())]
-        for name, lemmas in zip(IMAGENET_CLASSNAMES, _imagenet()[1], strict=True)
+        for _, name, lemmas in zip(*_imagenet(), strict=True)
     ]
 
 

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import logging
+import operator
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -17,6 +18,7 @@ from typing import Any
 import numpy as np
 import open_clip
 import torch
+from lightning_utilities.core.apply_func import apply_to_collection
 from open_clip.factory import load_state_dict, parse_model_name
 from open_clip.model import get_input_dtype
 from PIL import Image
@@ -84,15 +86,8 @@ class Features:
 
     def split(self, count: int) -> list["Features"]:
         """Split into parts of ``count`` views."""
-
-        def part(index: int) -> Features:
-            rows = slice(index, index + count)
-            gaze, norms, heads = (t if t is None else t[rows] for t in optional)
-            layers = self.layers and [layer[rows] for layer in self.layers]
-            return Features(self.embedding[rows], gaze, layers, norms, heads)
-
-        optional = (self.gaze, self.norms, self.heads)
-        return [part(index) for index in range(0, len(self.embedding), count)]
+        rows = [slice(i, i + count) for i in range(0, len(self.embedding), count)]
+        return [apply_to_collection(self, Tensor, operator.itemgetter(part)) for part in rows]
 
 
 class HubModel(TypedDict):

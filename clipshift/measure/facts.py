@@ -3,9 +3,10 @@
 import math
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
-from functools import partial
+from pathlib import Path
 from typing import Any, ClassVar, Literal
 
+import yaml
 from pydantic import ConfigDict, TypeAdapter
 
 Space = Literal["embedding", "gaze", "aligned gaze", "pixels", "text", "photo"]
@@ -94,10 +95,9 @@ class Facts:
 
 
 FACTS: TypeAdapter[Facts] = TypeAdapter(Facts)
-similarity = partial(Facts, better="higher", unchanged=1)
-"""The facts of a measure that is 1 where nothing changed, and lower otherwise."""
-distance = partial(Facts, better="lower", unchanged=0)
-"""The facts of a measure that is 0 where nothing changed, and higher otherwise."""
+_STORED = yaml.safe_load(Path(__file__).with_suffix(".yaml").read_text(encoding="utf-8"))
+MEASURED = {column: Facts(**facts) for column, facts in _STORED.items()}
+"""The facts of ``facts.yaml``, by column."""
 
 
 def accuracy(k: int, clean: bool, classes: int | None = None) -> Facts:
@@ -137,70 +137,19 @@ def retained_facts(gallery: int | None = None) -> Facts:
         gallery: Number of photos to find it among, where it is known. More photos make it harder.
     """
     among = f" among {gallery:,}" if gallery else ""
-    return similarity(
+    return Facts(
         label="views that still find their own photo" + (f"{among} photos" if among else ""),
         short=f"retained{among}",
         definition=f"1 if among {f'{gallery:,}' if gallery else 'the gallery of'} clean photos the "
         "view's highest cosine is with its own photo, 0 if not; photos that tie share the place",
         space="embedding",
+        better="higher",
+        unchanged=1,
         unit="share",
     )
 
 
-COLUMNS = {
-    "relative_shift": distance(
-        label="relative shift",
-        short="relative shift",
-        definition="1 − cosine of the embeddings, divided by its mean over different clean photos; "
-        "1: as far as another photo",
-        space="embedding",
-        high=math.inf,
-    ),
-    "retained": retained_facts(),
-    **accuracy_columns((1, 5)),
-    "zero_shot_flip": distance(
-        label="changed zero-shot predictions",
-        short="top-1 changes",
-        definition="1 if the class of the highest cosine differs from that on the clean view, 0 if "
-        "not; between 0 and 1 where classes tie",
-        space="text",
-        unit="share",
-    ),
-    "text_shift": Facts(
-        label="change of the cosine with the photo's captions",
-        short="text shift",
-        definition="mean over the photo's captions of their cosine with the view minus that with "
-        "the clean view",
-        space="text",
-        better="higher",
-        low=-2,
-        high=2,
-        unchanged=0,
-    ),
-    "brightness": Facts(
-        label="brightness of the photo",
-        short="brightness",
-        definition="mean luma of the clean view",
-        space="photo",
-        better=None,
-        correlate="brightness",
-    ),
-    "contrast": Facts(
-        label="contrast of the photo",
-        short="contrast",
-        definition="standard deviation of the clean view's luma",
-        space="photo",
-        better=None,
-        high=0.5,
-        correlate="contrast",
-    ),
-    "distance_to_others": Facts(
-        label="distance to the other photos",
-        short="distance to others",
-        definition="mean 1 − cosine between the photo's clean embedding and those of all others",
-        space="photo",
-        better=None,
-        high=2,
-    ),
-}
+OTHERS = ("zero_shot_flip", "text_shift", "brightness", "contrast", "distance_to_others")
+COLUMNS = {"relative_shift": MEASURED["relative_shift"], "retained": retained_facts()}
+COLUMNS |= accuracy_columns((1, 5)) | {name: MEASURED[name] for name in OTHERS}
 """The columns that the evaluation computes itself; those of a metric are its ``facts``."""

@@ -10,14 +10,38 @@ from torchmetrics import Metric
 from torchmetrics.utilities.plot import plot_confusion_matrix
 
 from clipshift.measure import functional
-from clipshift.measure.facts import Facts, distance, similarity
+from clipshift.measure.facts import MEASURED, Facts
 
+Shapes = Mapping[str, tuple[int, ...]]
 COLLAPSED = 1e-6
 """Tokens count as the same for all photos where their mean squared distance from their mean is
 below this share of that mean's squared length: running sums round off what is smaller."""
 
 
-class PhotoMean(Metric):
+class RunningSums(Metric):
+    """Base of metrics that add up sums over photos, over processes too.
+
+    Args:
+        sums: Shapes of the float64 sums, by name.
+        counts: Shapes of the int64 sums, by name.
+    """
+
+    is_differentiable = False
+    full_state_update = False
+
+    def __init__(self, sums: Shapes, counts: Shapes, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        for shapes, dtype in ((sums, torch.float64), (counts, torch.long)):
+            for name, shape in shapes.items():
+                self.add_state(name, torch.zeros(shape, dtype=dtype), dist_reduce_fx="sum")
+        self.photo_values = torch.empty(0)
+
+    def plot(self, val: Tensor | Sequence[Tensor] | None = None, ax: Any = None) -> Any:
+        """Plot one value or several; see `torchmetrics.Metric.plot`."""
+        return self._plot(val, ax)
+
+
+class PhotoMean(RunningSums):
     """Base of metrics that average values per photo, leaving out those that are NaN.
 
     ``forward`` returns the photos' values, and ``compute`` their mean over all photos, float64.
@@ -26,16 +50,11 @@ class PhotoMean(Metric):
         shape: Shape of the mean.
     """
 
-    is_differentiable = False
-    full_state_update = False
     total: Tensor
     count: Tensor
 
     def __init__(self, shape: tuple[int, ...] = (), **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        self.add_state("total", torch.zeros(shape, dtype=torch.float64), dist_reduce_fx="sum")
-        self.add_state("count", torch.zeros(shape, dtype=torch.long), dist_reduce_fx="sum")
-        self.photo_values = torch.empty(0)
+        super().__init__({"total": shape}, {"count": shape}, **kwargs)
 
     def add_photos(self, values: Tensor, dim: int = 0) -> None:
         """Add the values of B photos, which lie along a dimension."""
@@ -52,10 +71,6 @@ class PhotoMean(Metric):
         """The mean over all photos."""
         return self.total / self.count
 
-    def plot(self, val: Tensor | Sequence[Tensor] | None = None, ax: Any = None) -> Any:
-        """Plot one value or several; see `torchmetrics.Metric.plot`."""
-        return self._plot(val, ax)
-
 
 class PhotoMeasure(PhotoMean):
     """A measure with one number per photo, averaged over photos.
@@ -70,13 +85,18 @@ class PhotoMeasure(PhotoMean):
 
     As output, ``compute`` gives the mean over all photos seen (float64 scalar; photos whose value
     is NaN are left out), and ``forward`` the values of the B photos, shape (B,).
+
+    A subclass has ``facts`` and ``measure``, or names the column whose facts are in ``facts.yaml``
+    and whose function is in `clipshift.measure.functional`.
     """
 
     facts: Facts
     measure: ClassVar[Callable[..., Tensor]]
 
-    def __init_subclass__(cls, **kwargs: Any) -> None:
+    def __init_subclass__(cls, column: str | None = None, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
+        if column:
+            cls.facts, cls.measure = MEASURED[column], staticmethod(getattr(functional, column))
         if not hasattr(cls, "facts"):
             return  # each instance has its own, as those of `MetricPerPhoto`
         cls.higher_is_better = {"higher": True, "lower": False}.get(cls.facts.better or "")
@@ -95,7 +115,7 @@ class PhotoMeasure(PhotoMean):
         self.add_photos(self.measure(view, clean, *geometry))
 
 
-class CosineSimilarity(PhotoMeasure):
+class CosineSimilarity(PhotoMeasure, column="cosine_similarity"):
     """Mean `clipshift.measure.functional.cosine_similarity` of embeddings.
 
     Example:
@@ -106,17 +126,8 @@ class CosineSimilarity(PhotoMeasure):
         tensor(0.8000, dtype=torch.float64)
     """
 
-    facts = similarity(
-        label="cosine similarity of embeddings",
-        short="cosine",
-        definition="cosine of the angle between the embeddings of view and clean view",
-        space="embedding",
-        low=-1,
-    )
-    measure = staticmethod(functional.cosine_similarity)
 
-
-class L2Distance(PhotoMeasure):
+class L2Distance(PhotoMeasure, column="l2_distance"):
     """Mean `clipshift.measure.functional.l2_distance` of embeddings before normalisation.
 
     Example:
@@ -127,17 +138,8 @@ class L2Distance(PhotoMeasure):
         tensor(5., dtype=torch.float64)
     """
 
-    facts = distance(
-        label="L2 distance of embeddings",
-        short="L2",
-        definition="Euclidean distance of the embeddings before normalisation",
-        space="embedding",
-        high=math.inf,
-    )
-    measure = staticmethod(functional.l2_distance)
 
-
-class AttentionSimilarity(PhotoMeasure):
+class AttentionSimilarity(PhotoMeasure, column="attention_similarity"):
     """Mean `clipshift.measure.functional.attention_similarity` of gazes.
 
     Example:
@@ -149,16 +151,8 @@ class AttentionSimilarity(PhotoMeasure):
         tensor(1., dtype=torch.float64)
     """
 
-    facts = similarity(
-        label="attention similarity",
-        short="attention",
-        definition="1 / (1 + mean square difference) of the two gazes, each scaled to [0, 1]",
-        space="gaze",
-    )
-    measure = staticmethod(functional.attention_similarity)
 
-
-class AttentionSimilarityAligned(PhotoMeasure):
+class AttentionSimilarityAligned(PhotoMeasure, column="attention_similarity_aligned"):
     """Mean `clipshift.measure.functional.attention_similarity_aligned` of gazes.
 
     Example:
@@ -170,17 +164,8 @@ class AttentionSimilarityAligned(PhotoMeasure):
         tensor(1., dtype=torch.float64)
     """
 
-    facts = similarity(
-        label="aligned attention similarity",
-        short="aligned attention",
-        definition="attention similarity with the view's gaze moved back to where the pixels came "
-        "from; pixels that left the view are left out",
-        space="aligned gaze",
-    )
-    measure = staticmethod(functional.attention_similarity_aligned)
 
-
-class PatchSimilarity(PhotoMeasure):
+class PatchSimilarity(PhotoMeasure, column="patch_similarity"):
     """Mean `clipshift.measure.functional.patch_similarity` of pixels.
 
     Example:
@@ -191,16 +176,8 @@ class PatchSimilarity(PhotoMeasure):
         tensor(0.5000, dtype=torch.float64)
     """
 
-    facts = similarity(
-        label="patch similarity",
-        short="patch",
-        definition="mean over a 4 × 4 grid of 1 / (1 + mean square difference of pixels)",
-        space="pixels",
-    )
-    measure = staticmethod(functional.patch_similarity)
 
-
-class PatchSimilarityUint8(PhotoMeasure):
+class PatchSimilarityUint8(PhotoMeasure, column="patch_similarity_uint8"):
     """Mean `clipshift.measure.functional.patch_similarity_uint8`, the authors' wrapped variant.
 
     Example:
@@ -211,18 +188,8 @@ class PatchSimilarityUint8(PhotoMeasure):
         tensor(1., dtype=torch.float64)
     """
 
-    facts = similarity(
-        label="patch similarity, the paper's wrapped variant",
-        short="patch (uint8)",
-        definition="patch similarity of 8-bit pixels whose difference and square wrap, as in the "
-        "authors' script",
-        space="pixels",
-        low=0.996,
-    )
-    measure = staticmethod(functional.patch_similarity_uint8)
 
-
-class EdgePreservation(PhotoMeasure):
+class EdgePreservation(PhotoMeasure, column="edge_preservation"):
     """Mean `clipshift.measure.functional.edge_preservation` of pixels.
 
     Example:
@@ -234,17 +201,8 @@ class EdgePreservation(PhotoMeasure):
         tensor(0., dtype=torch.float64)
     """
 
-    facts = similarity(
-        label="edge preservation",
-        short="edge",
-        definition="1 − mean absolute difference of the edge maps of luma",
-        space="pixels",
-        correlate="edge_loss",
-    )
-    measure = staticmethod(functional.edge_preservation)
 
-
-class DetailPreservation(PhotoMeasure):
+class DetailPreservation(PhotoMeasure, column="detail_preservation"):
     """Mean `clipshift.measure.functional.detail_preservation` of pixels.
 
     Example:
@@ -256,17 +214,8 @@ class DetailPreservation(PhotoMeasure):
         tensor(0.2500, dtype=torch.float64)
     """
 
-    facts = similarity(
-        label="detail preservation",
-        short="detail",
-        definition="mean over an 8 × 8 grid of exp(−|ln(σ′/σ)|), the standard deviations of luma",
-        space="pixels",
-        correlate="detail_loss",
-    )
-    measure = staticmethod(functional.detail_preservation)
 
-
-class RMSE(PhotoMeasure):
+class RMSE(PhotoMeasure, column="rmse"):
     """Mean `clipshift.measure.functional.rmse` of pixels.
 
     Example:
@@ -277,17 +226,8 @@ class RMSE(PhotoMeasure):
         tensor(0.5000, dtype=torch.float64)
     """
 
-    facts = distance(
-        label="RMSE of pixels",
-        short="RMSE",
-        definition="root mean square difference of pixels",
-        space="pixels",
-        correlate="rmse",
-    )
-    measure = staticmethod(functional.rmse)
 
-
-class SSIM(PhotoMeasure):
+class SSIM(PhotoMeasure, column="ssim"):
     """Mean `clipshift.measure.functional.ssim` of pixels.
 
     Example:
@@ -299,18 +239,8 @@ class SSIM(PhotoMeasure):
         tensor(1., dtype=torch.float64)
     """
 
-    facts = similarity(
-        label="SSIM of pixels",
-        short="SSIM",
-        definition="structural similarity of view and clean view",
-        space="pixels",
-        low=-1,
-        correlate="ssim_loss",
-    )
-    measure = staticmethod(functional.ssim)
 
-
-class GazeDivergence(PhotoMeasure):
+class GazeDivergence(PhotoMeasure, column="gaze_divergence"):
     """Mean `clipshift.measure.functional.gaze_divergence` of gazes.
 
     Example:
@@ -321,19 +251,8 @@ class GazeDivergence(PhotoMeasure):
         tensor(1., dtype=torch.float64)
     """
 
-    facts = distance(
-        label="gaze divergence",
-        short="gaze divergence",
-        definition="Jensen–Shannon divergence of the two gazes as distributions over patches; it "
-        "counts pixels that moved as a change",
-        space="gaze",
-        unit="bits",
-        correlate="gaze_divergence",
-    )
-    measure = staticmethod(functional.gaze_divergence)
 
-
-class GazeDivergenceAligned(PhotoMeasure):
+class GazeDivergenceAligned(PhotoMeasure, column="gaze_divergence_aligned"):
     """Mean `clipshift.measure.functional.gaze_divergence_aligned` of gazes.
 
     Example:
@@ -345,19 +264,8 @@ class GazeDivergenceAligned(PhotoMeasure):
         tensor(0., dtype=torch.float64)
     """
 
-    facts = distance(
-        label="aligned gaze divergence",
-        short="aligned divergence",
-        definition="gaze divergence with the view's gaze moved back to where the pixels came from: "
-        "whether the model looks elsewhere; pixels that left the view are left out",
-        space="aligned gaze",
-        unit="bits",
-        correlate="gaze_divergence_aligned",
-    )
-    measure = staticmethod(functional.gaze_divergence_aligned)
 
-
-class GazeEntropyChange(PhotoMeasure):
+class GazeEntropyChange(PhotoMeasure, column="gaze_entropy_change"):
     """Mean `clipshift.measure.functional.gaze_entropy_change` of gazes.
 
     Example:
@@ -368,22 +276,8 @@ class GazeEntropyChange(PhotoMeasure):
         tensor(1., dtype=torch.float64)
     """
 
-    facts = Facts(
-        label="change of gaze entropy",
-        short="gaze entropy",
-        definition="entropy of the gaze on the view minus that on the clean view: above 0 "
-        "scattered, below 0 focused",
-        space="gaze",
-        better="nearer 0",
-        low=-math.inf,
-        high=math.inf,
-        unchanged=0,
-        unit="bits",
-    )
-    measure = staticmethod(functional.gaze_entropy_change)
 
-
-class CleanSpread(Metric):
+class CleanSpread(RunningSums):
     r"""Mean :math:`1 - \cos` between *different* clean photos: the unit of the relative shift.
 
     As input to ``forward`` and ``update`` the metric accepts:
@@ -407,17 +301,12 @@ class CleanSpread(Metric):
         tensor([1., 1.], dtype=torch.float64)
     """
 
-    is_differentiable = False
-    full_state_update = False
     steps = 2**40
     direction: Tensor
     count: Tensor
 
     def __init__(self, width: int, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        zeros = torch.zeros(width, dtype=torch.long)
-        self.add_state("direction", zeros, dist_reduce_fx="sum")
-        self.add_state("count", torch.zeros((), dtype=torch.long), dist_reduce_fx="sum")
+        super().__init__({}, {"direction": (width,), "count": ()}, **kwargs)
 
     def update(self, clean: Tensor) -> None:
         """Add B photos."""
@@ -447,12 +336,8 @@ class CleanSpread(Metric):
         others = self.direction.double() / self.steps - units
         return 1 - (units * others).sum(dim=-1) / (self.count - 1)
 
-    def plot(self, val: Tensor | Sequence[Tensor] | None = None, ax: Any = None) -> Any:
-        """Plot one value or several; see `torchmetrics.Metric.plot`."""
-        return self._plot(val, ax)
 
-
-class LayerShift(Metric):
+class LayerShift(RunningSums):
     """Shift of one layer's tokens under K variants: cosines, and linear CKA.
 
     As input to ``forward`` and ``update`` the metric accepts:
@@ -487,8 +372,6 @@ class LayerShift(Metric):
         {'cosine': 1.0, 'patch_cosine': 1.0, 'cka': 1.0, 'cka_biased': 1.0, 'spread': 0.404408}
     """
 
-    is_differentiable = False
-    full_state_update = False
     cosine: Tensor
     cosine_count: Tensor
     xx: Tensor
@@ -498,19 +381,11 @@ class LayerShift(Metric):
     directed: Tensor
 
     def __init__(self, variants: int, width: int, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        shapes = {
-            "cosine": (variants, 2),
-            "cosine_count": (variants, 2),
-            "xx": (width + 2, width + 2),
-            "yy": (variants, width + 2, width + 2),
-            "yx": (variants, width + 2, width + 2),
-        }
-        for name, shape in shapes.items():
-            self.add_state(name, torch.zeros(shape, dtype=torch.float64), dist_reduce_fx="sum")
-        for name, size in (("direction", (width,)), ("directed", ())):
-            self.add_state(name, torch.zeros(size, dtype=torch.long), dist_reduce_fx="sum")
-        self.photo_values = torch.empty(0)
+        square, cosines = (width + 2, width + 2), (variants, 2)
+        sums: dict[str, tuple[int, ...]]
+        sums = {"cosine": cosines, "cosine_count": cosines, "xx": square}
+        sums |= {"yy": (variants, *square), "yx": (variants, *square)}
+        super().__init__(sums, {"direction": (width,), "directed": ()}, **kwargs)
 
     @classmethod
     def from_sums(cls, sums: Mapping[str, Tensor]) -> "LayerShift":
