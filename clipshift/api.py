@@ -14,6 +14,8 @@ import pandas as pd
 import pytorch_lightning as pl
 from torch import Tensor, nn
 
+from clipshift import options as spec
+from clipshift import pipeline
 from clipshift.augment.transforms import as_augmentation
 from clipshift.choices import model_options, read_choice
 from clipshift.comparison.pair import compare_pair, trained_on_of
@@ -24,28 +26,7 @@ from clipshift.data.selection import SELECTION, select
 from clipshift.encode.modules import as_encoder
 from clipshift.errors import UserError, did_you_mean
 from clipshift.evaluate.evaluation import Evaluation
-from clipshift.options import (
-    EvaluateCommand,
-    EvaluateOptions,
-    check_options,
-    default_of,
-    defaults,
-    described_options,
-    read_options,
-)
 from clipshift.parts import make_augmentations, make_measures
-from clipshift.pipeline import (
-    AUTO,
-    FULL,
-    carry_out,
-    classes_of,
-    evaluation_trainer,
-    load_model,
-    load_reference,
-    locked,
-    prepare,
-    templates_for,
-)
 from clipshift.report.charts import vega
 from clipshift.report.charts.gaze import draw_pictures
 from clipshift.report.charts.ranking import draw_ranking
@@ -74,12 +55,7 @@ class Result:
         run: The run, with all its tables and facts.
     """
 
-    def __init__(
-        self,
-        run: Run,
-        views: ViewDataset | UserError,
-        temporary: "tempfile.TemporaryDirectory[str] | None" = None,
-    ) -> None:
+    def __init__(self, run: Run, views: ViewDataset | UserError, temporary: object = None) -> None:
         self.run = run
         self._views = views
         self._temporary = temporary  # goes with the result
@@ -153,16 +129,15 @@ class Result:
 
     def _tables(self) -> dict[str, pd.DataFrame]:
         """The summary for people, by severity."""
-        tables = {}
-        for severity, summary in self.summary.groupby("severity", sort=False):
-            columns, trained_on = self.run.columns, self.run.trained_on
-            tables[str(severity)] = ranked_table(summary, columns, trained_on)
-        return tables
+        return {
+            str(severity): ranked_table(summary, self.run.columns, self.run.trained_on)
+            for severity, summary in self.summary.groupby("severity", sort=False)
+        }
 
 
 OPTIONS = {
     option.removeprefix("data.").replace(".", "_"): (option, one, line)
-    for option, one, line in described_options(EvaluateOptions)
+    for option, one, line in spec.described_options(spec.EvaluateOptions)
     if option not in ("severity", "zero_shot.classes")  # for which there are other parameters
 }
 """The options that are parameters of `measure_shift`, by the parameters' names."""
@@ -174,7 +149,7 @@ def with_options(function: Function) -> Function:
     parameters = list(signature.parameters.values())[:-1]
     before, _, after = (function.__doc__ or "").partition("        **options: ")
     for name, (_, one, line) in OPTIONS.items():
-        default = OTHER_DEFAULTS.get(name, default_of(one))
+        default = OTHER_DEFAULTS.get(name, spec.default_of(one))
         kind = inspect.Parameter.KEYWORD_ONLY
         parameters.append(inspect.Parameter(name, kind, default=default, annotation=one.type))
         before += f"        {name}: {line}.\n"
@@ -231,9 +206,9 @@ def measure_shift(
     """
     if not isinstance(model, nn.Module) and (preprocess is not None or tokenizer is not None):
         raise UserError(f"preprocess and tokenizer are for a model in memory, not for {model}")
-    settings = read_options(EvaluateOptions, _values(severities, options))
+    settings = spec.read_options(spec.EvaluateOptions, _values(severities, options))
     config: dict[str, Any] = {
-        **defaults(EvaluateCommand),
+        **spec.defaults(spec.EvaluateCommand),
         **asdict(settings),
         "data": {**asdict(settings.data), **_source(photos)},
         "model": _model(model),
@@ -246,39 +221,40 @@ def measure_shift(
     }
     if not isinstance(prompts, str):
         config["prompts"]["templates"] = list(prompts)
-    check_options(EvaluateCommand, config)
+    spec.check_options(spec.EvaluateCommand, config)
     every = photos_of(photos, labels)
     selected = select(every, **{name: getattr(settings.data, name) for name in SELECTION})
     device = {name: value for name, value in config["trainer"].items() if name != "_target_"}
     if isinstance(model, nn.Module):
         encoder, reference = as_encoder(model, preprocess, tokenizer), None
-        if settings.precision not in (AUTO, FULL, encoder.precision):
+        if settings.precision not in (pipeline.AUTO, pipeline.FULL, encoder.precision):
             raise UserError(
                 f"precision={settings.precision}, but the model is in {encoder.precision}"
             )
         config["precision"] = encoder.precision
     else:
-        encoder = load_model(config["model"], settings.precision, device["accelerator"])
-        reference = load_reference(config["model"], encoder)
+        encoder = pipeline.load_model(config["model"], settings.precision, device["accelerator"])
+        reference = pipeline.load_reference(config["model"], encoder)
     if isinstance(augmentations, Mapping):
         parts = {name: as_augmentation(part) for name, part in augmentations.items()}
         ladders: dict[str, list[float]] = {}
     else:
         parts, ladders = make_augmentations(config["aug"])
-    names = classes_of(every) if classes is None else classes
+    names = pipeline.classes_of(every) if classes is None else classes
     names = candidate_classes(names) if isinstance(names, str) else list(names)
     measured = make_measures(config["metric"])
-    templates = templates_for(config["prompts"], names)
+    templates = pipeline.templates_for(config["prompts"], names)
     evaluation = Evaluation(
         settings, selected, names, encoder, parts, ladders, measured, templates, config, reference
     )
     temporary = None if folder else tempfile.TemporaryDirectory(prefix="clipshift-")
     target = Path(folder or temporary.name)  # type: ignore[union-attr]
-    with locked(target):
+    with pipeline.locked(target):
         records = Records(target)
         records.begin({}, restart=True)
-        trainer = evaluation_trainer(partial(pl.Trainer, **device), target, progress=progress)
-        run = carry_out(prepare(evaluation), records, trainer, target)
+        make = partial(pl.Trainer, **device)
+        trainer = pipeline.evaluation_trainer(make, target, progress=progress)
+        run = pipeline.carry_out(pipeline.prepare(evaluation), records, trainer, target)
         records.remove()
     assert run is not None  # there is one process
     return Result(run, evaluation.views(), temporary)

@@ -77,9 +77,7 @@ def build_part(option: str, described: Mapping[str, Any], registry: Registry = P
 
 
 def make_augmentations(
-    nodes: Mapping[str, Mapping[str, Any]],
-    option: str = "aug",
-    build: Build = build_part,
+    nodes: Mapping[str, Mapping[str, Any]], option: str = "aug", build: Build = build_part
 ) -> tuple[dict[str, Augmentation], dict[str, list[float]]]:
     """The augmentations that a group's options describe, and their strengths at severity 1 to 5.
 

@@ -50,6 +50,7 @@ from clipshift.results.runs import Run
 from clipshift.severities import MATCHED
 from clipshift.train.export import trained_augmentations
 
+MakeTrainer = Callable[..., pl.Trainer]
 AUTO, FULL = "auto", "fp32"
 """The precision that suits the hardware, and the one that loses nothing."""
 LOCK = ".lock"
@@ -307,12 +308,18 @@ class KeepSigterm(pl.Callback):
 
 
 def make_trainer(
-    make: Callable[..., pl.Trainer], callbacks: Sequence[pl.Callback] = (), **options: Any
+    make: MakeTrainer,
+    folder: Path,
+    logger: Logger | None = None,
+    callbacks: Sequence[pl.Callback] = (),
+    **options: Any,
 ) -> pl.Trainer:
     """Make Lightning's trainer, without its log noise; samplers of loaders stay as they are.
 
     Args:
         make: Makes it, with the options of its devices.
+        folder: The folder of the run or training.
+        logger: Where that is tracked.
         callbacks: Lightning's callbacks.
         options: More options of Lightning's trainer.
 
@@ -322,19 +329,16 @@ def make_trainer(
     logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
     for words in HARMLESS_WARNINGS:
         warnings.filterwarnings("ignore", message=words)
-    callbacks = [KeepSigterm(), *callbacks]
-    fixed = {"enable_model_summary": False, "use_distributed_sampler": False}
+    options |= {"logger": logger or False, "default_root_dir": str(folder)}
+    options |= {"enable_model_summary": False, "use_distributed_sampler": False}
     try:
-        return make(callbacks=callbacks, **fixed, **options)
+        return make(callbacks=[KeepSigterm(), *callbacks], **options)
     except Exception as error:
         raise UserError(f"trainer: {str(error).strip().splitlines()[0]}") from error
 
 
 def evaluation_trainer(
-    make: Callable[..., pl.Trainer],
-    folder: Path,
-    logger: Logger | None = None,
-    progress: bool = True,
+    make: MakeTrainer, folder: Path, logger: Logger | None = None, progress: bool = True
 ) -> pl.Trainer:
     """The trainer of an evaluation, see `make_trainer`.
 
@@ -344,10 +348,9 @@ def evaluation_trainer(
         logger: Where the run is tracked.
         progress: Whether to show a bar.
     """
-    return make_trainer(
-        make, [PhotoProgressBar()] if progress else [], enable_progress_bar=progress,
-        logger=logger or False, default_root_dir=str(folder), enable_checkpointing=False,
-    )  # fmt: skip
+    bar = [PhotoProgressBar()] if progress else []
+    options = {"enable_progress_bar": progress, "enable_checkpointing": False}
+    return make_trainer(make, folder, logger, bar, **options)
 
 
 def is_first_process() -> bool:

@@ -12,6 +12,7 @@ from typing import Any
 import pandas as pd
 from omegaconf import DictConfig
 
+from clipshift import pipeline
 from clipshift.cli.build import instantiate_part, make_encoder
 from clipshift.cli.config import plain
 from clipshift.cli.trainer import trainer_maker
@@ -27,13 +28,6 @@ from clipshift.errors import UserError
 from clipshift.evaluate.accuracy import CleanAccuracy, clean_accuracy
 from clipshift.evaluate.loading import ViewData
 from clipshift.evaluate.module import SaveOptions, ShiftEvaluation
-from clipshift.pipeline import (
-    advice_on_memory,
-    classes_of,
-    evaluation_trainer,
-    is_first_process,
-    locked,
-)
 from clipshift.report.check import NOT_CHECKED, OUTSIDE, WITHIN, print_check
 from clipshift.results.files import write_csv, write_json
 from clipshift.results.records import Records
@@ -74,19 +68,14 @@ def check(cfg: DictConfig, folder: Path) -> bool:
     def accuracy(model: str, data: str) -> CleanAccuracy | None:
         return measure_accuracy(cfg, model, data, folder / RECORDS / f"{model} {data}")
 
-    with locked(folder):
+    with pipeline.locked(folder):
         table = pd.DataFrame([checked_row(cfg, row, accuracy) for row in rows])
-        if not is_first_process():
+        if not pipeline.is_first_process():
             return True
         write_csv(folder / "check.csv", table)
-        facts = {
-            "rows": json.loads(table.to_json(orient="records")),
-            "config": plain(cfg.check),
-            "precision": cfg.precision,
-            "started": started,
-            **provenance(),
-        }
-        write_json(folder / "check.json", facts)
+        listed = json.loads(table.to_json(orient="records"))
+        facts = {"rows": listed, "config": plain(cfg.check), "precision": cfg.precision}
+        write_json(folder / "check.json", facts | {"started": started} | provenance())
         shutil.rmtree(folder / RECORDS, ignore_errors=True)
     print_check(table, folder / "check.csv")
     return not (table["within"] == OUTSIDE).any()
@@ -129,12 +118,9 @@ def checked_row(
         return checked
     ours = sum(100 * getattr(one, measure) for one in accuracies) / len(accuracies)
     difference = ours - checked["published"]
-    return checked | {
-        "ours": ours,
-        "difference": difference,
-        "within": WITHIN if abs(difference) <= checked["tolerance"] + 1e-9 else OUTSIDE,
-        "photos": sum(one.photos for one in accuracies if one),
-    }
+    within = WITHIN if abs(difference) <= checked["tolerance"] + 1e-9 else OUTSIDE
+    photos = sum(one.photos for one in accuracies if one)
+    return checked | {"ours": ours, "difference": difference, "within": within, "photos": photos}
 
 
 def measure_accuracy(
@@ -159,7 +145,7 @@ def measure_accuracy(
     count = cfg.check.data.get(data, {}).get("photos")
     if count is not None and len(photos) != count:
         raise NotHereError(f"{data} has {len(photos):,} photos with a class here, not {count:,}")
-    encoder, classes = encoder_of(model, cfg.precision), classes_of(photos)
+    encoder, classes = encoder_of(model, cfg.precision), pipeline.classes_of(photos)
     templates: list[str] | str | None = None
     if source["_target_"] == SHARDS and not all(map(is_imagenet, classes)):
         templates = shard_templates(source["root"])
@@ -168,27 +154,23 @@ def measure_accuracy(
         raise UserError(f"{data} has fewer than two classes")
     resize = native_resize(encoder.preprocessing)
     records = Records(folder)
-    if is_first_process():
+    if pipeline.is_first_process():
         print(f"{model['name']} on {data}: {len(photos):,} photos", flush=True)
         asked = json.dumps([[(photo.id, photo.label) for photo in photos], zero_shot.names])
         classifier = zero_shot.classifier.cpu().numpy().tobytes()
-        options = {
-            "encoder": encoder.fingerprint,
-            "resize": dict(resize),
-            "photos and classes": hashlib.sha256(asked.encode() + classifier).hexdigest(),
-            "clipshift's code": CODE_SHA256,
-        }
+        digest = hashlib.sha256(asked.encode() + classifier).hexdigest()
+        options = {"encoder": encoder.fingerprint, "resize": dict(resize)}
+        options |= {"photos and classes": digest, "clipshift's code": CODE_SHA256}
         if records.begin(options, cfg.rerun):
             records.begin(options, restart=True)
-    trainer = evaluation_trainer(trainer_maker(plain(cfg.trainer)), folder)
+    trainer = pipeline.evaluation_trainer(trainer_maker(plain(cfg.trainer)), folder)
     views = ViewDataset(photos, {}, cfg.seed, resize)
     batches = ViewData(views, cfg.data.batch_size, cfg.data.num_workers, records)
-    with advice_on_memory():
-        trainer.test(
-            ShiftEvaluation(encoder, {}, {}, records, SaveOptions()), batches, verbose=False
-        )
+    module = ShiftEvaluation(encoder, {}, {}, records, SaveOptions())
+    with pipeline.advice_on_memory():
+        trainer.test(module, batches, verbose=False)
     records.gather()
-    if not is_first_process():
+    if not pipeline.is_first_process():
         return None
     accuracy = clean_accuracy(records, zero_shot)
     if accuracy.photos != len(photos):

@@ -8,29 +8,21 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import InterpolationKeyError
 
+from clipshift import options as spec
 from clipshift.choices import CONF, unknown_choice
 from clipshift.errors import UserError, did_you_mean, one_line
-from clipshift.options import (
-    REQUIRED,
-    DemoOptions,
-    EvaluateCommand,
-    FinetuneOptions,
-    MakingOptions,
-    check_options,
-    options_of,
-)
 
 DESCRIPTIONS: dict[str, type] = {
-    "evaluate": EvaluateCommand,
-    "train": MakingOptions,
-    "finetune": FinetuneOptions,
-    "demo": DemoOptions,
+    "evaluate": spec.EvaluateCommand,
+    "train": spec.MakingOptions,
+    "finetune": spec.FinetuneOptions,
+    "demo": spec.DemoOptions,
 }
 """By command, and of ``train`` those of experiments that fine-tune apart, all options there are."""
 PATHS = {
     name
     for description in DESCRIPTIONS.values()
-    for name, one in options_of(description)
+    for name, one in spec.options_of(description)
     if one.metadata.get("paths")
 }
 """Options that name a file or a folder."""
@@ -51,16 +43,17 @@ def validate(cfg: DictConfig, command: str) -> None:
     Raises:
         UserError: If a value is missing or outside its range, naming the option and the range.
     """
-    if missing := next(_missing(OmegaConf.to_container(cfg)), None):
-        advice = {
-            name: one.metadata.get("missing") for name, one in options_of(DESCRIPTIONS[command])
-        }
-        raise UserError(advice.get(missing) or f"{missing} is not set: add {missing}=VALUE")
+    # OmegaConf.missing_keys fails where an interpolation leads to what is missing.
+    entries = _entries(OmegaConf.to_container(cfg))
+    if missing := next((name for name, value in entries if value == spec.REQUIRED), None):
+        option = dict(spec.options_of(DESCRIPTIONS[command])).get(missing)
+        advice = option and option.metadata.get("missing")
+        raise UserError(advice or f"{missing} is not set: add {missing}=VALUE")
     try:
         values = plain(cfg)
     except InterpolationKeyError as error:
         raise UserError(str(error).splitlines()[0]) from None
-    check_options(DESCRIPTIONS[command], values)
+    spec.check_options(DESCRIPTIONS[command], values)
 
 
 def check_paths(cfg: DictConfig, command: str) -> None:
@@ -71,7 +64,7 @@ def check_paths(cfg: DictConfig, command: str) -> None:
     Raises:
         UserError: If one is missing, naming its option.
     """
-    for name, one in options_of(DESCRIPTIONS[command]):
+    for name, one in spec.options_of(DESCRIPTIONS[command]):
         kinds = one.metadata.get("paths", ())
         path = OmegaConf.select(cfg, name) if kinds else None
         if path is None or "://" in str(path):
@@ -81,13 +74,10 @@ def check_paths(cfg: DictConfig, command: str) -> None:
             raise UserError(f"{name}: no {' or '.join(kinds).replace('dir', 'folder')} {path}")
 
 
-def _missing(content: Any, name: str = "") -> Iterator[str]:
-    # OmegaConf.missing_keys fails where an interpolation leads to what is missing.
-    if content == REQUIRED:
-        yield name
-    elif isinstance(content, dict):
-        for key, value in content.items():
-            yield from _missing(value, f"{name}.{key}".lstrip("."))
+def _entries(content: Any, within: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in content.items() if isinstance(content, dict) else ():
+        yield f"{within}{key}", value
+        yield from _entries(value, f"{within}{key}.")
 
 
 def name_model(cfg: DictConfig, overrides: Sequence[str]) -> None:
@@ -104,11 +94,7 @@ def name_model(cfg: DictConfig, overrides: Sequence[str]) -> None:
 
 def dotted_names(node: Any) -> Iterator[str]:
     """Dotted names of everything in a configuration, set or not."""
-    content: dict[str, Any] = OmegaConf.to_container(node)  # type: ignore[assignment]
-    for key, value in content.items():
-        yield key
-        if isinstance(value, dict):
-            yield from (f"{key}.{name}" for name in dotted_names(OmegaConf.create(value)))
+    return (name for name, _ in _entries(OmegaConf.to_container(node)))
 
 
 def composition_error(message: str, options: list[str]) -> str:
@@ -134,7 +120,7 @@ def composition_error(message: str, options: list[str]) -> str:
         return f"no option {option!r}{did_you_mean(option, options)}; --help lists them"
     if match := re.search(r"Error merging override ([\w.]+)=(.*)", message):
         node, choice = match.groups()
-        for name, one in options_of(FinetuneOptions):
+        for name, one in spec.options_of(spec.FinetuneOptions):
             if name == node and one.metadata.get("group"):
                 return f"{node} is chosen from a group: {one.metadata['group']}@{node}={choice}"
     return one_line(message)

@@ -49,10 +49,6 @@ def demo_model(cfg: DictConfig, model: DictConfig) -> Model:
     classes = load_classes(cfg)
     encoder = make_encoder(plain(model), cfg.precision)
     encoder.fill = False  # one photo's views are a third of a pass, and somebody waits
-    return make_model(
-        model.name,
-        encoder,
-        classes,
-        templates_for(plain(cfg.prompts), classes),
-        trained_augmentations(model.get("checkpoint")) or (),
-    )
+    templates = templates_for(plain(cfg.prompts), classes)
+    trained_on = trained_augmentations(model.get("checkpoint")) or ()
+    return make_model(model.name, encoder, classes, templates, trained_on)

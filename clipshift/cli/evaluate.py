@@ -6,19 +6,10 @@ from pathlib import Path
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
+from clipshift.cli import jobs
 from clipshift.cli.build import make_cache, make_evaluation
 from clipshift.cli.config import plain
 from clipshift.cli.interruption import EXIT_CODE, interrupted
-from clipshift.cli.jobs import (
-    content_of,
-    finished_job,
-    in_sweep,
-    job_key,
-    numbers_depend_on,
-    reuse_results,
-    started_logger,
-    sweep_folders,
-)
 from clipshift.cli.report import report_run
 from clipshift.cli.trainer import trainer_maker
 from clipshift.errors import UserError
@@ -51,13 +42,13 @@ def evaluate(cfg: DictConfig, folder: Path) -> None:
                 return
             evaluation, job = begun
         except UserError:
-            if in_sweep():  # so that the failed job is tracked with the others
-                with started_logger(cfg, "evaluate", tags):
+            if jobs.in_sweep():  # so that the failed job is tracked with the others
+                with jobs.started_logger(cfg, "evaluate", tags):
                     raise
             raise
         cache, notes = make_cache(cfg)
         evaluation.notes = [*evaluation.notes, *notes]
-        with started_logger(cfg, "evaluate", tags) as logger:
+        with jobs.started_logger(cfg, "evaluate", tags) as logger:
             try:
                 trainer = evaluation_trainer(trainer_maker(plain(cfg.trainer)), folder, logger)
                 run = carry_out(evaluation, records, trainer, folder, job, cache)
@@ -82,13 +73,14 @@ def begin(cfg: DictConfig, folder: Path, records: Records) -> tuple[Evaluation, 
         raise UserError("trainer.precision is for training: use precision=bf16 for the encoder")
     evaluation = make_evaluation(cfg)
     job = None
-    if in_sweep():
-        content = content_of(evaluation.photos)
-        job = job_key(evaluation, content)
-        if not cfg.rerun and (finished := finished_job(sweep_folders(cfg), job, content)):
-            reuse_results(finished, folder)
+    if jobs.in_sweep():
+        content = jobs.content_of(evaluation.photos)
+        job = jobs.job_key(evaluation, content)
+        if not cfg.rerun and (finished := jobs.finished_job(jobs.sweep_folders(cfg), job, content)):
+            jobs.reuse_results(finished, folder)
             return None
-    if is_first_process() and (other := records.begin(numbers_depend_on(evaluation), cfg.rerun)):
+    first = is_first_process()
+    if first and (other := records.begin(jobs.numbers_depend_on(evaluation), cfg.rerun)):
         raise UserError(
             f"{folder} holds an interrupted run with other options ({', '.join(other)}): "
             "choose another folder with hydra.run.dir=FOLDER, or give that run up with rerun=true"

@@ -9,17 +9,9 @@ from textwrap import TextWrapper
 
 import yaml
 
+from clipshift import options as spec
 from clipshift.choices import CONF, choice_names
 from clipshift.cli.config import DESCRIPTIONS
-from clipshift.options import (
-    FROM_CHOICE,
-    REQUIRED,
-    check_of,
-    default_of,
-    described_options,
-    nested,
-    options_of,
-)
 
 PLACEHOLDERS = {"list": "LIST", "bool": "true", "int": "N", "float": "N"}
 """By a type's name, what stands for a value in the help; for any other, ``NAME``."""
@@ -42,15 +34,15 @@ def summary(group: str, choice: str) -> str:
 
 def chosen_groups(command: str) -> dict[str, str]:
     """The groups of a command, by what chooses in them: ``aug@train_aug`` in ``aug``."""
-    named = options_of(DESCRIPTIONS[command])
+    named = spec.options_of(DESCRIPTIONS[command])
     groups = {name: one.metadata["group"] for name, one in named if "group" in one.metadata}
     return {f"{group}@{name}".lstrip("@"): group or name for name, group in groups.items()}
 
 
 def default(one: Field) -> str:
     """An option's default as it is typed; nothing where a choice sets it."""
-    value = default_of(one)
-    silent = nested(one) or value is FROM_CHOICE or value in ([], REQUIRED)
+    value = spec.default_of(one)
+    silent = spec.nested(one) or value is spec.FROM_CHOICE or value in ([], spec.REQUIRED)
     return "" if silent else json.dumps(value, ensure_ascii=False).replace('"', "")
 
 
@@ -82,7 +74,7 @@ def experiments(command: str) -> str:
 def options(command: str) -> str:
     """The options of a command, for its help."""
     rows = []
-    for name, one, text in described_options(DESCRIPTIONS[command]):
+    for name, one, text in spec.described_options(DESCRIPTIONS[command]):
         placeholders = (word for kind, word in PLACEHOLDERS.items() if kind in str(one.type))
         placeholder = "PATH" if one.metadata.get("paths") else next(placeholders, "NAME")
         value = default(one)
@@ -97,8 +89,8 @@ def options_page() -> str:
     for description in DESCRIPTIONS.values():
         title = (description.__doc__ or "").replace("``", "`").rstrip(".")
         lines += [f"## {title}\n", "| option | default | range | |", "| --- | --- | --- | --- |"]
-        for name, one, text in described_options(description):
-            cells = [f"`{name}`", default(one), (check_of(one) or [""])[0], text]
+        for name, one, text in spec.described_options(description):
+            cells = [f"`{name}`", default(one), (spec.check_of(one) or [""])[0], text]
             lines.append(f"| {' | '.join(cells)} |")
         lines.append("")
     chosen = {group for command in DESCRIPTIONS for group in chosen_groups(command).values()}

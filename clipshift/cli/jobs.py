@@ -22,7 +22,7 @@ from clipshift.data.photos import Photo
 from clipshift.errors import UserError
 from clipshift.evaluate.evaluation import Evaluation
 from clipshift.integrations import tracking
-from clipshift.pipeline import is_first_process, targets
+from clipshift.pipeline import is_first_process, measurable, targets
 from clipshift.results.files import data_fingerprint
 from clipshift.results.runs import copy_results, read_info, read_run
 from clipshift.versions import CODE_SHA256, package_versions, source_sha256
@@ -72,11 +72,8 @@ def numbers_depend_on(evaluation: Evaluation) -> dict[str, Any]:
 
 def content_of(photos: Sequence[Photo]) -> str:
     """The fingerprint of photos as they are now, as ``run.json`` has that of the measured ones."""
-    return data_fingerprint(
-        (photo.id, digest)
-        for photo in photos
-        if photo.left_out is None and (digest := photo.digest())
-    )
+    digests = ((photo.id, photo.digest()) for photo in measurable(photos))
+    return data_fingerprint((name, digest) for name, digest in digests if digest)
 
 
 def job_key(evaluation: Evaluation, content: str) -> str:

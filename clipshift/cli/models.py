@@ -39,13 +39,7 @@ def model_row(name: str, architecture: str, pretrained: str | None) -> tuple[str
     probe = gaze_probe(outline.visual)
     parameters = sum(weight.numel() for weight in outline.parameters())
     weights = pretrained or ("inside clipshift" if ":" in architecture else "random")
-    return (
-        name,
-        architecture,
-        weights,
-        f"{parameters / 1e6:.1f} M",
-        f"{side} px",
-        str(model_config(architecture)["embed_dim"]),
-        probe.kind if probe else "none",
-        "yes" if weights_are_here(architecture, pretrained) else "no",
-    )
+    embedding = model_config(architecture)["embed_dim"]
+    numbers = f"{parameters / 1e6:.1f} M", f"{side} px", str(embedding)
+    here = "yes" if weights_are_here(architecture, pretrained) else "no"
+    return name, architecture, weights, *numbers, probe.kind if probe else "none", here

@@ -5,13 +5,14 @@ import sys
 import webbrowser
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytorch_lightning as pl
 import torch.distributed as dist
 from hydra.utils import instantiate
 from omegaconf import DictConfig
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset
 
 from clipshift.augment.keyed import Augmentation
 from clipshift.cli.build import load_photos, make_augmentations
@@ -32,15 +33,8 @@ from clipshift.integrations.tracking import track_checkpoint
 from clipshift.pipeline import templates_for
 from clipshift.results.files import data_fingerprint, write_csv
 from clipshift.results.runs import read_run
+from clipshift.train import finetuning
 from clipshift.train.export import export_finetuned, write_card
-from clipshift.train.finetuning import (
-    Finetuning,
-    ShiftValidation,
-    best_weights,
-    interpolation_curve,
-    make_callbacks,
-    text_targets,
-)
 from clipshift.train.interpolation import choose_alpha, interpolated
 from clipshift.train.objectives import Objective
 from clipshift.train.resuming import StateCheckpoint, last_checkpoint, resume_position
@@ -108,31 +102,25 @@ def train(
     tags = [cfg.model.name, *(["control"] if control else [])]
     with started_logger(cfg, "finetune", tags) as logger:
         keep = StateCheckpoint(folder, cfg.seed, interrupted, monitor="val/shift")
-        trainer = make_trainer(
-            plain(cfg.trainer),
-            logger=logger or False,
-            callbacks=make_callbacks(keep, cfg.ema, cfg.patience),
-            default_root_dir=str(folder),
-        )
+        callbacks = finetuning.make_callbacks(keep, cfg.ema, cfg.patience)
+        trainer = make_trainer(plain(cfg.trainer), folder, logger, callbacks)
         batches = training_batches(cfg, views, trainer.world_size, position)
         fit(trainer, keep, module, batches, held, last)
         start = plain_weights(base.model.visual)
-        end = best_weights(module, folder)
-        validation = ShiftValidation(base, module.augmentations, module.zero_shot)
+        end = finetuning.best_weights(module, folder)
+        validation = finetuning.ShiftValidation(base, module.augmentations, module.zero_shot)
         quiet = plain(cfg.trainer) | {"enable_progress_bar": False}
-        judge = make_trainer(quiet, logger=False, enable_checkpointing=False)
-        curve = interpolation_curve(validation, start, end, list(cfg.alphas), judge, held)
+        judge = make_trainer(quiet, folder, enable_checkpointing=False)
+        alphas = list(cfg.alphas)
+        curve = finetuning.interpolation_curve(validation, start, end, alphas, judge, held)
         alpha = choose_alpha(curve, cfg.tolerance)
         if trainer.is_global_zero:
             base.model.visual.load_state_dict(interpolated(start, end, alpha))
             write_csv(folder / "interpolation.csv", curve)
+            trained_on = [] if control else list(cfg.train_aug)
             ids = data_fingerprint((photo.id, b"") for photo in trained)
-            facts = {
-                "alpha": alpha,
-                "trained_on": [] if control else list(cfg.train_aug),
-                "photos": {"count": len(trained), "ids": ids},
-                "config": plain(cfg),
-            }
+            facts = {"alpha": alpha, "trained_on": trained_on}
+            facts |= {"photos": {"count": len(trained), "ids": ids}, "config": plain(cfg)}
             export_finetuned(base, plain(cfg.model), facts, folder / "model")
             print(curve.round(4).to_string(index=False))
             print(f"alpha {alpha:g}: {folder / 'model'}")
@@ -160,14 +148,8 @@ def training_batches(
         raise UserError(
             f"data.batch_size={cfg.data.batch_size} cannot be shared by {devices} devices"
         )
-    batches = DataLoader(
-        views,
-        batch_size,
-        sampler=EpochSampler(len(views), cfg.seed, epoch, done * cfg.data.batch_size),
-        num_workers=cfg.data.num_workers or 0,
-        drop_last=True,
-        worker_init_fn=ignore_signals,
-    )
+    sampler = EpochSampler(len(views), cfg.seed, epoch, done * cfg.data.batch_size)
+    batches = _loader(cfg, views, batch_size, sampler=sampler, drop_last=True)
     if not len(batches):
         raise UserError(
             f"{len(views)} training photos are fewer than data.batch_size={cfg.data.batch_size}"
@@ -181,7 +163,7 @@ def make_training(
     augmentations: Mapping[str, Augmentation],
     ladders: Mapping[str, Sequence[float]],
     control: bool = False,
-) -> tuple[Finetuning, RobustViews, DataLoader[View | Skipped]]:
+) -> tuple[finetuning.Finetuning, RobustViews, DataLoader[View | Skipped]]:
     """The module in training, the views that it is trained on, and the batches that judge it.
 
     Args:
@@ -198,7 +180,9 @@ def make_training(
     held, held_classes = _photos_of(cfg, "val")
     templates = templates_for(plain(cfg.prompts), classes)
     objective: Objective = instantiate(cfg.objective.loss)
-    texts = text_targets(base, photos, classes, templates) if objective.needs_texts else None
+    texts = (
+        finetuning.text_targets(base, photos, classes, templates) if objective.needs_texts else None
+    )
     if objective.needs_texts and texts is None:
         raise UserError(
             "this objective needs photos with labels or captions: see data.train, or choose "
@@ -207,16 +191,11 @@ def make_training(
     judged_by = make_zero_shot(base, held, held_classes, templates)
     if judged_by is not None and not (judged_by.targets >= 0).any():
         judged_by = None
-    module = Finetuning(
-        base,
-        instantiate(cfg.tune),
-        objective,
-        instantiate(cfg.objective.anchor) if cfg.objective.anchor else None,
-        texts,
-        augmentations,
-        judged_by,
-        anchor_weight=cfg.objective.anchor_weight,
-        **plain(cfg.optimization),
+    tune = instantiate(cfg.tune)
+    anchor = instantiate(cfg.objective.anchor) if cfg.objective.anchor else None
+    options = plain(cfg.optimization) | {"anchor_weight": cfg.objective.anchor_weight}
+    module = finetuning.Finetuning(
+        base, tune, objective, anchor, texts, augmentations, judged_by, **options
     )
     severities = [str(severity) for severity in cfg.severities]
     trained, judged_at = (resize_for(base, cfg.data[part].resize) for part in ("train", "val"))
@@ -225,14 +204,12 @@ def make_training(
     judging = ViewDataset(held, augmentations, cfg.seed, judged_at)
     if all(isinstance(judging[index], Skipped) for index in range(len(held))):
         raise UserError(f"data.val: none of the {len(held)} photos can be read")
-    judged = DataLoader(
-        judging,
-        cfg.data.batch_size,
-        num_workers=cfg.data.num_workers or 0,
-        collate_fn=collate,
-        worker_init_fn=ignore_signals,
-    )
-    return module, views, judged
+    return module, views, _loader(cfg, judging, cfg.data.batch_size, collate_fn=collate)
+
+
+def _loader(cfg: DictConfig, views: Dataset, batch_size: int, **options: Any) -> DataLoader:
+    options |= {"num_workers": cfg.data.num_workers or 0, "worker_init_fn": ignore_signals}
+    return DataLoader(views, batch_size, **options)
 
 
 def _photos_of(cfg: DictConfig, part: str) -> tuple[list[Photo], list[str]]:

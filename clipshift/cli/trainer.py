@@ -1,6 +1,6 @@
 """Lightning's trainer, as configured."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -32,11 +32,9 @@ def trainer_maker(options: Mapping[str, Any]) -> Callable[..., pl.Trainer]:
         raise UserError(f"trainer: {str(cause).strip().splitlines()[0]}") from error
 
 
-def make_trainer(
-    options: Mapping[str, Any], callbacks: Sequence[pl.Callback] = (), **fixed: Any
-) -> pl.Trainer:
+def make_trainer(options: Mapping[str, Any], *args: Any, **fixed: Any) -> pl.Trainer:
     """The configured trainer, see `clipshift.pipeline.make_trainer`."""
-    return pipeline.make_trainer(trainer_maker(options), callbacks, **fixed)
+    return pipeline.make_trainer(trainer_maker(options), *args, **fixed)
 
 
 def fit(

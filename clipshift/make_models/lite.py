@@ -9,9 +9,11 @@ import open_clip
 import pytorch_lightning as pl
 import timm
 import torch
+from open_clip import CLIP
 from pytorch_lightning.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.optim.lr_scheduler import OneCycleLR
 from torch.utils.data import DataLoader
 
 from clipshift.cli.config import plain, validate
@@ -51,7 +53,7 @@ def make_lite(cfg: Any, folder: Path) -> None:
     targets = class_targets(clip, net, model_cfg["text_cfg"]["width"], cfg.clip_weight)
 
     pl.seed_everything(cfg.seed, verbose=False)
-    model = open_clip.CLIP(**model_cfg)
+    model = CLIP(**model_cfg)
     tokenize = open_clip.SimpleTokenizer(context_length=model.context_length)
     prompts = [
         torch.stack([tokenize([t.format(name) for name in synonyms]) for t in TEMPLATES])
@@ -60,19 +62,13 @@ def make_lite(cfg: Any, folder: Path) -> None:
     # Few of CLIP's tokens occur. Renumbered in their order, the end of text, where the tower reads
     # a prompt, is still the highest.
     tokens = torch.cat([of_class.flatten() for of_class in prompts]).unique()
-    small = open_clip.CLIP(
-        **model_cfg | {"text_cfg": model_cfg["text_cfg"] | {"vocab_size": len(tokens)}}
-    )
+    text_cfg = model_cfg["text_cfg"] | {"vocab_size": len(tokens)}
+    small = CLIP(**model_cfg | {"text_cfg": text_cfg})
     prompts = [torch.searchsorted(tokens, of_class) for of_class in prompts]
     nn.init.normal_(small.token_embedding.weight, std=0.2)
     module = TextTraining(small, prompts, targets, seed=cfg.seed, **settings["optimization"])
     with started_logger(cfg, "pretrain", ["lite"]) as logger:
-        trainer = make_trainer(
-            settings["trainer"],
-            logger=logger or False,
-            enable_checkpointing=False,
-            default_root_dir=str(folder),
-        )
+        trainer = make_trainer(settings["trainer"], folder, logger, enable_checkpointing=False)
         steps: Any = range(cfg.optimization.steps)
         trainer.fit(module, DataLoader(steps, batch_size=None))
 
@@ -205,14 +201,7 @@ class TextTraining(pl.LightningModule):
     """
 
     def __init__(
-        self,
-        model: open_clip.CLIP,
-        prompts: list[Tensor],
-        targets: Tensor,
-        *,
-        lr: float,
-        steps: int,
-        seed: int,
+        self, model: CLIP, prompts: list[Tensor], targets: Tensor, lr: float, steps: int, seed: int
     ) -> None:
         super().__init__()
         self.model, self.prompts, self.targets = model, prompts, targets
@@ -234,9 +223,7 @@ class TextTraining(pl.LightningModule):
         """Adam, and a warm-up followed by a cosine, step by step."""
         text = [p for name, p in self.model.named_parameters() if not name.startswith("visual.")]
         optimizer = torch.optim.Adam(text, self.lr)
-        schedule = torch.optim.lr_scheduler.OneCycleLR(
-            optimizer, self.lr, total_steps=self.steps, pct_start=0.05
-        )
+        schedule = OneCycleLR(optimizer, self.lr, total_steps=self.steps, pct_start=0.05)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
 
@@ -247,7 +234,7 @@ def shipped(name: str, value: Tensor) -> Tensor:
     return value.to(torch.float8_e4m3fn if name in EIGHT_BIT else torch.float16)
 
 
-def class_embeddings(model: open_clip.CLIP, names: list[str]) -> Tensor:
+def class_embeddings(model: CLIP, names: list[str]) -> Tensor:
     """For every name the mean of its unit embeddings over :data:`TEMPLATES`, at unit length."""
     tokenize = open_clip.SimpleTokenizer(context_length=model.context_length)
     total = torch.zeros(len(names), model.text_projection.shape[1])

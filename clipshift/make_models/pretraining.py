@@ -22,14 +22,7 @@ from clipshift.errors import UserError
 PixelBatch = dict[str, Tensor]
 """Rows of the columns of `PixelData`."""
 
-UNDECAYED = {
-    "visual.trunk.cls_token",
-    "visual.trunk.pos_embed",
-    "visual.class_embedding",
-    "visual.positional_embedding",
-    "token_embedding.weight",
-    "positional_embedding",
-}
+UNDECAYED = ("cls_token", "pos_embed", "_embedding", "token_embedding.weight")
 """Tables of vectors, which weight decay would only shrink: most tokens never occur in a prompt."""
 
 
@@ -76,12 +69,8 @@ def contrastive_loss(
     loss = F.cross_entropy(logits, labels)
     if teacher is None:
         return loss
-    divergence = F.kl_div(
-        F.log_softmax(logits / temperature, dim=1),
-        F.log_softmax(teacher.float() / temperature, dim=1),
-        reduction="batchmean",
-        log_target=True,
-    )
+    ours, theirs = (F.log_softmax(z / temperature, dim=1) for z in (logits, teacher.float()))
+    divergence = F.kl_div(ours, theirs, reduction="batchmean", log_target=True)
     return (1 - weight) * loss + weight * temperature**2 * divergence
 
 
@@ -236,18 +225,11 @@ class Pretraining(pl.LightningModule):
         generator = torch.Generator().manual_seed(int(draw.integers(2**32)))
         views = random_views(batch["pixels"], *self._phase(), generator)
         images = self.model.encode_image(views, normalize=True)
-        texts = self.model.encode_text(
-            self.prompts[draw.integers(len(self.prompts))].to(self.device), normalize=True
-        )
-        loss = contrastive_loss(
-            images,
-            texts,
-            self.model.logit_scale.exp().clamp(max=100),
-            batch["labels"],
-            batch.get("teacher"),
-            weight=self.hparams["distill"],
-            temperature=self.hparams["temperature"],
-        )
+        prompts = self.prompts[draw.integers(len(self.prompts))].to(self.device)
+        texts = self.model.encode_text(prompts, normalize=True)
+        scale, teacher = self.model.logit_scale.exp().clamp(max=100), batch.get("teacher")
+        options = {"weight": self.hparams["distill"], "temperature": self.hparams["temperature"]}
+        loss = contrastive_loss(images, texts, scale, batch["labels"], teacher, **options)
         self.log("train/loss", loss, prog_bar=True)
         return loss
 
@@ -268,16 +250,13 @@ class Pretraining(pl.LightningModule):
         """AdamW, and a linear warm-up followed by a cosine, step by step."""
         groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
         for name, value in self.model.named_parameters():
-            decayed = value.ndim >= 2 and name not in UNDECAYED
+            decayed = value.ndim >= 2 and not name.endswith(UNDECAYED)
             groups.setdefault((name.startswith("visual."), decayed), []).append(value)
-        options = [
-            {
-                "params": values,
-                "lr": self.hparams["lr" if visual else "text_lr"],
-                "weight_decay": self.hparams["weight_decay"] if decayed else 0.0,
-            }
-            for (visual, decayed), values in groups.items()
-        ]
+        options: list[dict[str, Any]] = []
+        for (visual, decayed), values in groups.items():
+            lr = self.hparams["lr" if visual else "text_lr"]
+            decay = self.hparams["weight_decay"] if decayed else 0.0
+            options.append({"params": values, "lr": lr, "weight_decay": decay})
         optimizer = torch.optim.AdamW(options, betas=(0.9, 0.98))
         total = self.trainer.estimated_stepping_batches
         warmup = max(1, round(self.hparams["warmup"] * total))

@@ -22,13 +22,15 @@ class Teacher(nn.Module):
 
     Args:
         wnids: The classes, in the order of the logits.
+        size: Side in pixels to which photos are enlarged.
 
     Raises:
         ValueError: If a wnid is not one of ImageNet-1k's.
     """
 
-    def __init__(self, wnids: list[str]) -> None:
+    def __init__(self, wnids: list[str], size: int) -> None:
         super().__init__()
+        self.size = size
         synsets = (files("timm") / "data/_info/imagenet_synsets.txt").read_text().split()
         rows = [synsets.index(wnid) for wnid in wnids]
         net = EfficientNet.from_name("efficientnet-lite0")
@@ -41,24 +43,19 @@ class Teacher(nn.Module):
         self.late = nn.Sequential(*blocks[5:], net._conv_head, net._bn1, act, *pool, head)
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
-    def forward(self, images: Tensor) -> Tensor:
-        """Images (B, 3, S, S) in [-1, 1] to logits (B, C), both float32."""
+    def forward(self, photos: Tensor) -> Tensor:
+        """Photos (B, 3, H, W), uint8, to logits (B, C), float32."""
+        size = self.size, self.size
+        images = whole_views(F.interpolate(photos.float(), size, mode="bilinear"))
         with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
             early = self.early(images)
         return self.late(early.float())
-
-
-def enlarged(pixels: Tensor, size: int) -> Tensor:
-    """Photos (B, 3, H, W), uint8, as float32 in [-1, 1], (B, 3, size, size), channels last."""
-    return whole_views(F.interpolate(pixels.float(), size=(size, size), mode="bilinear"))
 
 
 def adapt(
     model: Teacher,
     pixels: Tensor,
     labels: Tensor,
-    *,
-    size: int,
     steps: int,
     batch_size: int,
     lr: float,
@@ -70,7 +67,6 @@ def adapt(
         model: The teacher.
         pixels: Photos, (N, 3, H, W), uint8.
         labels: Class indices, (N,), int64.
-        size: Side in pixels to which the photos are enlarged.
         steps: Batches to train for, each drawn without replacement from a reshuffled epoch.
         batch_size: Photos in a batch.
         lr: Peak learning rate.
@@ -87,7 +83,7 @@ def adapt(
         images = pixels[batch]
         mirrored = torch.rand(len(batch)) < 0.5
         images = torch.where(mirrored[:, None, None, None], images.flip(3), images)
-        loss = F.cross_entropy(model(enlarged(images, size)), labels[batch], label_smoothing=0.1)
+        loss = F.cross_entropy(model(images), labels[batch], label_smoothing=0.1)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -95,21 +91,18 @@ def adapt(
 
 
 @torch.inference_mode()
-def predict(model: Teacher, pixels: Tensor, *, size: int, batch_size: int = 128) -> Tensor:
+def predict(model: Teacher, pixels: Tensor, batch_size: int = 128) -> Tensor:
     """The teacher's logits of every photo, under bfloat16 autocast.
 
     Args:
         model: The teacher.
         pixels: Photos, (N, 3, H, W), uint8.
-        size: Side in pixels to which the photos are enlarged.
         batch_size: Photos in a batch.
 
     Returns:
         Logits, (N, C), float32.
     """
     model.eval()
-    batches = pixels.split(batch_size)
+    batches = tqdm(pixels.split(batch_size), desc="logits", mininterval=5)
     with torch.autocast("cpu", torch.bfloat16):
-        return torch.cat(
-            [model(enlarged(b, size)).float() for b in tqdm(batches, desc="logits", mininterval=5)]
-        )
+        return torch.cat([model(batch).float() for batch in batches])

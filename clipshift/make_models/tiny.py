@@ -4,6 +4,7 @@ import contextlib
 import hashlib
 import json
 import logging
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,24 +27,14 @@ from clipshift.data.shards import class_names, class_wnids, shards
 from clipshift.encode.encoder import NAMES
 from clipshift.errors import UserError
 from clipshift.integrations.tracking import track_checkpoint
-from clipshift.make_models.pretraining import (
-    PixelData,
-    Pretraining,
-    load_pixels,
-    seen_in_evaluation,
-    whole_views,
-)
+from clipshift.make_models import pretraining
+from clipshift.make_models.pretraining import PixelData
 from clipshift.results.files import write_whole
+from clipshift.train import resuming
 from clipshift.train.export import WEIGHTS, export_model
-from clipshift.train.resuming import (
-    LAST,
-    StateCheckpoint,
-    last_checkpoint,
-    load_training,
-    resume_position,
-)
 from clipshift.train.views import Shuffled
 
+Weights = dict[str, Tensor]
 log = logging.getLogger(__name__)
 
 PREPROCESSING = {"mean": [0.5] * 3, "std": [0.5] * 3, "interpolation": "bilinear",
@@ -78,31 +69,29 @@ def pretrain_tiny(cfg: Any, folder: Path) -> None:
         )
     folder.mkdir(parents=True, exist_ok=True)
     if cfg.teacher is not None:
-        train.columns["teacher"] = teacher_logits(
-            settings["teacher"], train, class_wnids(root), folder / "teacher.safetensors", cfg.seed
-        )
+        options, file = settings["teacher"], folder / "teacher.safetensors"
+        train.columns["teacher"] = teacher_logits(options, train, class_wnids(root), file, cfg.seed)
     if not cfg.adaptations:
-        train_stage(cfg, folder, train, val, classes)
+        train_stage(cfg, folder, train, val)
         return
 
-    def stage(options: Any, name: str, start: dict[str, Tensor] | None) -> dict[str, Tensor]:
+    def stage(options: Any, name: str, start: Weights | None) -> Weights:
         weights = folder / name / "model" / WEIGHTS
         if not weights.exists():
-            train_stage(options, folder / name, train, val, classes, start)
+            train_stage(options, folder / name, train, val, start)
         return load_file(weights)
 
     first = stage(cfg, "photos", None)
     for part in (train, val):
-        part.columns["pixels"] = seen_in_evaluation(part.columns["pixels"])
+        part.columns["pixels"] = pretraining.seen_in_evaluation(part.columns["pixels"])
     adapted = []
     for name, changes in cfg.adaptations.items():
         options = cfg.copy()
         options.merge_with(changes)
         adapted.append(stage(options, name, first))
     model = open_clip.CLIP(**model_cfg)
-    model.load_state_dict(
-        {name: torch.stack([of[name].float() for of in adapted]).mean(dim=0) for name in first}
-    )
+    stacked = {name: torch.stack([of[name].float() for of in adapted]) for name in first}
+    model.load_state_dict({name: weights.mean(dim=0) for name, weights in stacked.items()})
     settle_norms(model, train, cfg.data.batch_size)
     export_tiny(model, model_cfg, folder / "model")
 
@@ -118,17 +107,12 @@ def labelled_pixels(cfg: Any, pattern: str, classes: list[str]) -> PixelData:
     labels = [classes.index(photo.label) for photo in photos if photo.label is not None]
     if len(labels) < len(photos):
         raise UserError(f"{cfg.data.root}/{pattern}: photos without a label cannot be trained on")
-    pixels = load_pixels(photos, cfg.model_cfg.vision_cfg.image_size)
+    pixels = pretraining.load_pixels(photos, cfg.model_cfg.vision_cfg.image_size)
     return PixelData(pixels=pixels, labels=torch.tensor(labels))
 
 
 def train_stage(
-    cfg: Any,
-    folder: Path,
-    train: PixelData,
-    val: PixelData,
-    classes: list[str],
-    start: dict[str, Tensor] | None = None,
+    cfg: Any, folder: Path, train: PixelData, val: PixelData, start: Weights | None = None
 ) -> None:
     """One schedule of learning rates from its warm-up to its end, see `pretrain_tiny`.
 
@@ -137,46 +121,30 @@ def train_stage(
         folder: Where checkpoint and ``model/`` go.
         train: Photos to train on.
         val: Photos to validate on.
-        classes: Their classes.
         start: The weights to begin with, by name; None for random ones.
     """
-    settings = plain(cfg)
+    settings, classes = plain(cfg), class_names(Path(cfg.data.root))
+    model_cfg, templates = settings["model_cfg"], settings["prompts"]["templates"]
+    options = settings["optimization"] | {"seed": cfg.seed}
     pl.seed_everything(cfg.seed, verbose=False)
-    module = Pretraining(
-        settings["model_cfg"],
-        classes,
-        settings["prompts"]["templates"],
-        seed=cfg.seed,
-        **settings["optimization"],
-    )
+    module = pretraining.Pretraining(model_cfg, classes, templates, **options)
     if start is not None:
         module.model.load_state_dict(start)
-    last = last_checkpoint(folder, settings)
-    epoch, done = resume_position(last, module.state_dict())
-    state = StateCheckpoint(folder, cfg.seed, interrupted)
+    last = resuming.last_checkpoint(folder, settings)
+    epoch, done = resuming.resume_position(last, module.state_dict())
+    state = resuming.StateCheckpoint(folder, cfg.seed, interrupted)
     with started_logger(cfg, "pretrain", ["tiny"]) as logger:
-        trainer = make_trainer(
-            settings["trainer"],
-            logger=logger or False,
-            callbacks=[
-                EMAWeightAveraging(decay=cfg.ema),  # used in validation and export
-                state,
-                *([LearningRateMonitor()] if logger else []),
-            ],
-            default_root_dir=str(folder),
-        )
-        batches = DataLoader(
-            train,
-            cfg.data.batch_size,
-            sampler=Shuffled(len(train), cfg.seed, epoch, done * cfg.data.batch_size),
-            drop_last=True,
-            collate_fn=default_convert,  # `PixelData` has put the batch together
-        )
-        fit(trainer, state, module, batches, DataLoader(val, 250, collate_fn=default_convert), last)
-        averaged = load_training(folder / LAST, "cpu", module.state_dict())["state_dict"]
-        module.load_state_dict(averaged)
+        average = EMAWeightAveraging(decay=cfg.ema)  # used in validation and export
+        callbacks = [average, state, *([LearningRateMonitor()] if logger else [])]
+        trainer = make_trainer(settings["trainer"], folder, logger, callbacks)
+        sampler = Shuffled(len(train), cfg.seed, epoch, done * cfg.data.batch_size)
+        loader = partial(DataLoader, collate_fn=default_convert)  # `PixelData` makes the batch
+        batches = loader(train, cfg.data.batch_size, sampler=sampler, drop_last=True)
+        fit(trainer, state, module, batches, loader(val, 250), last)
+        averaged = resuming.load_training(folder / resuming.LAST, "cpu", module.state_dict())
+        module.load_state_dict(averaged["state_dict"])
         settle_norms(module.model, train, cfg.data.batch_size)
-        export_tiny(module.model, settings["model_cfg"], folder / "model")
+        export_tiny(module.model, model_cfg, folder / "model")
         track_checkpoint(logger, folder / "model")
 
 
@@ -188,7 +156,7 @@ def settle_norms(model: open_clip.CLIP, photos: PixelData, batch_size: int) -> N
     """
     batches = photos.columns["pixels"].split(batch_size)
     with torch.autocast("cpu", torch.bfloat16):
-        update_bn(tqdm(map(whole_views, batches), "norms", len(batches)), model.visual)
+        update_bn(tqdm(map(pretraining.whole_views, batches), "norms", len(batches)), model.visual)
 
 
 def export_tiny(model: nn.Module, model_cfg: dict[str, Any], folder: Path) -> None:
@@ -223,9 +191,10 @@ def teacher_logits(
             f"by teacher=null"
         ) from None
 
-    teacher = Teacher(wnids)
-    adapt(teacher, pixels, labels, seed=seed, **options)
-    logits = predict(teacher, pixels, size=options["size"])
+    training = dict(options)
+    teacher = Teacher(wnids, training.pop("size"))
+    adapt(teacher, pixels, labels, seed=seed, **training)
+    logits = predict(teacher, pixels)
     agreement = (logits.argmax(1) == labels).float().mean()
     log.info("teacher: top-1 %.3f on the training photos", agreement)
     write_whole(file, lambda path: save_file({"logits": logits}, path, {"setting": setting}))

@@ -81,13 +81,9 @@ def export_finetuned(
     model_cfg = model_config(model["architecture"], model["checkpoint"])
     export_model(encoder.model.state_dict(), model_cfg, preprocess_cfg, folder, encoder.text)
     base = {name: model[name] for name in ("architecture", "pretrained", "checkpoint")}
-    provenance = {
-        "base": base | {"weights_sha256": encoder.weights_sha256},
-        **facts,
-        "versions": package_versions(),
-        "code_sha256": CODE_SHA256,
-    }
-    write_json(folder / PROVENANCE, provenance)
+    base["weights_sha256"] = encoder.weights_sha256
+    code = {"versions": package_versions(), "code_sha256": CODE_SHA256}
+    write_json(folder / PROVENANCE, {"base": base, **facts, **code})
     write_card(folder)
 
 

@@ -96,12 +96,8 @@ class StateCheckpoint(Checkpoint):
     ) -> None:
         epochs: Any = trainer.fit_loop.epoch_progress.current
         batches: Any = trainer.fit_loop.epoch_loop.batch_progress.current
-        within = epochs.ready > epochs.processed
-        checkpoint[POSITION] = {
-            "epoch": epochs.processed,
-            "batch": batches.processed if within else 0,
-            "best": self.best,
-        }
+        batch = batches.processed if epochs.ready > epochs.processed else 0
+        checkpoint[POSITION] = {"epoch": epochs.processed, "batch": batch, "best": self.best}
 
     def on_load_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
@@ -122,14 +118,7 @@ class StateCheckpoint(Checkpoint):
         generator = keyed_generator(self.seed, f"epoch {trainer.current_epoch}", f"{batch_idx}")
         torch.manual_seed(int(generator.integers(2**63)))
 
-    def on_train_batch_end(
-        self,
-        trainer: pl.Trainer,
-        pl_module: pl.LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
-    ) -> None:
+    def on_train_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
         due = self.stop() or time.monotonic() - self.saved_at > SAVE_SECONDS
         if _resumable(trainer) and trainer.strategy.reduce_boolean_decision(due, all=False):
             self._save_or_stop(trainer)
@@ -145,9 +134,7 @@ class StateCheckpoint(Checkpoint):
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._save_or_stop(trainer)
 
-    def on_exception(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException
-    ) -> None:
+    def on_exception(self, trainer: pl.Trainer, *_: Any) -> None:
         """Save the state if the error came between two steps, and no other process takes part."""
         batches = trainer.fit_loop.epoch_loop.batch_progress.current
         between_steps = trainer.training and batches.ready == batches.completed
@@ -221,9 +208,7 @@ def last_checkpoint(folder: Path, options: Mapping[str, Any]) -> Path | None:
         raise UserError(_damaged(file)) from None
     for checkpoint in (folder / LAST, folder / BEST):
         if checkpoint.exists():
-            load_training(
-                checkpoint, "meta"
-            )  # so that a damaged one is reported before a model is loaded
+            load_training(checkpoint, "meta")  # a damaged one: reported before a model is loaded
     names = sorted(wanted.keys() | begun.keys())
     if differing := [name for name in names if begun.get(name) != wanted.get(name)]:
         raise UserError(

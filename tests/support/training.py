@@ -1,5 +1,6 @@
 """One step of a training."""
 
+from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
@@ -12,7 +13,7 @@ def first_loss(module: pl.LightningModule, batch: Any) -> float:
     """Return the loss that a training logs for its first step, on one batch."""
     trainer = make_trainer(
         {"_target_": "pytorch_lightning.Trainer", "accelerator": "cpu", "max_steps": 1},
-        logger=False,
+        Path(),
         enable_checkpointing=False,
         enable_progress_bar=False,
         limit_val_batches=0,
