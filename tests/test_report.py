@@ -353,7 +353,7 @@ def test_a_table_has_one_spec_for_page_and_terminal(tmp_path: Path) -> None:
          "x_low": [0.4, np.nan], "x_high": [0.6, np.nan], "p": [0.012, 1.0], "n": [3, 10]}
     )  # fmt: skip
     columns = [Column("augmentation", "name"), Column("x", "x", "x", ".2f"),
-               Column("p", "p", form=words.p_value), Column("photos", "n", form=COUNT)]  # fmt: skip
+               Column("p", "p", form="p"), Column("photos", "n", form=COUNT)]  # fmt: skip
     table = make_table(data, columns, name="x of all")
     assert [[cell.text for cell in row] for row in table.rows] == [
         ["noise", "0.50 [0.40, 0.60]", "0.012", "3"], ["clean", "", "1", "10"],

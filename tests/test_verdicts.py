@@ -23,7 +23,9 @@ from clipshift.report import check, terminal
 from clipshift.report.answer import answer as answer_of
 from clipshift.report.answer import corruption_error
 from clipshift.report.notes import run_notes
-from clipshift.report.sections import gaze, texts
+from clipshift.report.page import Table
+from clipshift.report.prose import make_section
+from clipshift.report.sections import inside, texts
 from clipshift.report.sections.ranking import UNEQUAL, ranking_figure, ranking_table
 from clipshift.report.tables import make_table
 from clipshift.results.change import normalized_change
@@ -152,7 +154,7 @@ def outliers(gaze_share: float, tokens: float = 2.0) -> pd.DataFrame:
 def whose_gaze(tokens: float) -> str:
     run = made(APART, {"config": FACTS["config"] | {"inside": True}})
     run.outliers = outliers(0.3, tokens)
-    return " ".join(gaze.outlier_section(run).text)
+    return " ".join(inside.outlier_section(run).text)
 
 
 def calibrated(reached: bool) -> str:
@@ -297,8 +299,13 @@ VERDICTS: list[tuple[str, list[Text], list[Text]]] = [
 
 def page_table(before: Run, after: Run) -> str:
     pair = Pair(before, after, [], compare_pair(before, after, 0, []))
-    table = make_table(*pair_table(pair, COMPARED_MEASURES), name="")
+    table = shown_pair(pair, COMPARED_MEASURES)
     return " ".join(cell.text for row in table.rows for cell in row)
+
+
+def shown_pair(pair: Pair, measures: Sequence[str]) -> Table:
+    section = make_section("paired", {}, [pair_table(pair, measures)], a="A", b="B", file="F")
+    return section.tables[0]
 
 
 def left_out(classes: list[str]) -> str:
@@ -335,7 +342,7 @@ def test_cells_are_painted_only_where_the_interval_excludes_no_change() -> None:
         after = made({"noise": shift}, name="other")
         after.rows["relative_shift"] = np.roll(after.rows["relative_shift"], 7)
         pair = Pair(before, after, [], compare_pair(before, after, 0, []))
-        [row] = make_table(*pair_table(pair, ["relative_shift"]), name="").rows
+        [row] = shown_pair(pair, ["relative_shift"]).rows
         assert (row[4].tint > 0) == painted
     unmoved = normalized_change(made({"noise": 0.3, "blur": 0.0}).summary, all_columns())
     assert unmoved.loc["noise", "cosine_similarity"] > 0 == unmoved.loc["blur", "cosine_similarity"]

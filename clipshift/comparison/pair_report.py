@@ -18,9 +18,9 @@ from clipshift.report.charts.comparison import draw_differences, draw_interpolat
 from clipshift.report.charts.vega import save_figures
 from clipshift.report.explorer import explorer_data
 from clipshift.report.page import Figure, Page, Section, write_page
-from clipshift.report.prose import Contents, make_section
+from clipshift.report.prose import make_section
 from clipshift.report.shift import COSINE, as_shift, headline_measure, shift_name
-from clipshift.report.tables import AUGMENTATION, Column, marked
+from clipshift.report.tables import Column, marked
 from clipshift.report.words import (
     SIGNIFICANT,
     capitalised,
@@ -39,16 +39,6 @@ from clipshift.results.rebuild import rebuild_views
 from clipshift.results.runs import Run, misfits, read_run
 from clipshift.severities import PAPER, leading_severity
 
-COLUMNS = (
-    AUGMENTATION,
-    Column("measure", "label"),
-    Column("A", "mean_a", form=".4f"),
-    Column("B", "mean_b", text="b_in_words"),
-    Column("difference", "difference", "ci", "+.4f", tint="tint"),
-    Column("improved", "improved", form=".1%"),
-    Column("worsened", "worsened", form=".1%"),
-    Column("p (Holm)", "p_holm", form=p_value),
-)
 PAINTED = 0.35
 """The tint of a difference whose interval excludes 0."""
 FILE = "comparison.csv"
@@ -323,7 +313,7 @@ def explorer_section(pair: Pair, photos: ViewDataset | None) -> Section:
     return replace(make_section("photos", about=about), explorer=explorer_data(runs, photos))
 
 
-def pair_table(pair: Pair, measures: Sequence[str]) -> Contents:
+def pair_table(pair: Pair, measures: Sequence[str]) -> pd.DataFrame:
     """A paired comparison's rows for people.
 
     Args:
@@ -334,10 +324,9 @@ def pair_table(pair: Pair, measures: Sequence[str]) -> Contents:
     rows = pair.table[pair.table["measure"].isin(order)]
     rows = rows.sort_values("measure", key=lambda names: names.map(order), kind="stable")
     clear = (rows["ci_low"] > 0) | (rows["ci_high"] < 0)
-    data = rows.assign(
+    return rows.assign(
         augmentation=[marked(name, pair.trained_on) for name in rows["augmentation"]],
         label=[pair.a.columns[measure].short for measure in rows["measure"]],
         b_in_words=[f"{row.mean_b:.4f}{shift_change(row)}" for row in rows.itertuples()],
         tint=PAINTED * clear,
     )
-    return data, COLUMNS

@@ -13,7 +13,7 @@ from clipshift.report.page import WIDE, Figure, Section
 from clipshift.report.tables import Column, make_table
 
 Contents = tuple[pd.DataFrame, Sequence[Column]]
-"""A table's data, and what it shows of them."""
+"""A table's data, and what it shows of them, where ``prose.yaml`` does not say it."""
 
 
 @lru_cache
@@ -39,7 +39,7 @@ def make_figure(section: str, name: str, chart: Chart, /, **values: Any) -> Figu
 def make_section(
     name: str,
     charts: Mapping[str, Chart] | None = None,
-    tables: Sequence[Contents] = (),
+    tables: Sequence[pd.DataFrame | Contents] = (),
     /,
     **values: Any,
 ) -> Section:
@@ -56,12 +56,17 @@ def make_section(
     def filled(texts: Mapping[str, Any]) -> dict[str, Any]:
         return {k: t.format(**values) if isinstance(t, str) else t for k, t in texts.items()}
 
-    described = zip(tables, words.get("tables", ()), strict=False)
+    described = []
+    for contents, texts in zip(tables, words.get("tables", ()), strict=False):
+        attributes = filled(texts)
+        columns = [Column(**column) for column in attributes.pop("columns", ())]
+        data, columns = contents if isinstance(contents, tuple) else (contents, columns)
+        described.append(make_table(data, columns, **attributes))
     return Section(
         name,
         words["title"].format(**values),
         [paragraph.format(**values) for paragraph in words.get("text", ())],
         [make_figure(name, figure, chart, **values) for figure, chart in (charts or {}).items()],
-        [make_table(*contents, **filled(texts)) for contents, texts in described],
+        described,
         definitions=words.get("definitions", {}),
     )

@@ -9,7 +9,7 @@ import pandas as pd
 from pandas.api.types import is_numeric_dtype
 
 from clipshift.report.page import Cell, Table
-from clipshift.report.words import with_interval
+from clipshift.report.words import p_value, with_interval
 
 COUNT = ".0f"
 """The format of whole numbers."""
@@ -26,7 +26,7 @@ class Column:
         value: The column shown: texts as they are; numbers in a format, and sorted by.
         ends: The ends of the interval are in the columns ``{ends}_low`` and ``{ends}_high``; empty
             where there is none.
-        form: The format of numbers, or a function from a number to its text.
+        form: The format of numbers; ``p`` for p-values.
         text: The column whose texts are shown in place of the numbers.
         tint: The column that says how strongly a cell is painted, in [0, 1].
     """
@@ -34,7 +34,7 @@ class Column:
     head: str
     value: str
     ends: str = ""
-    form: str | Callable[[Any], str] = ".3f"
+    form: str = ".3f"
     text: str = ""
     tint: str = ""
 
@@ -58,9 +58,7 @@ class Column:
         return [show(*row) if np.isfinite(row[0]) else "" for row in rows.to_numpy(float)]
 
     def _in_words(self, value: float, low: float, high: float) -> str:
-        if callable(self.form):
-            return self.form(value)
-        return with_interval(value, low, high, self.form)
+        return p_value(value) if self.form == "p" else with_interval(value, low, high, self.form)
 
     def cells(self, data: pd.DataFrame) -> list[Cell]:
         """The cell of each row on a page: texts that are numbers are sorted as these."""

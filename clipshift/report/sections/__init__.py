@@ -1,37 +1,27 @@
 """The sections of a run's page, by topic: each says which figures and tables a run has."""
 
 from clipshift.data.dataset import ViewDataset
+from clipshift.report.explorer import explorer_data
 from clipshift.report.page import Section
-from clipshift.report.sections.correlations import correlation_section
-from clipshift.report.sections.corruptions import corruption_section
-from clipshift.report.sections.gaze import gaze_section, outlier_section
-from clipshift.report.sections.geometry import (
-    direction_section,
-    neighbourhood_section,
-    similarity_section,
-    undone_section,
-)
-from clipshift.report.sections.layers import layer_section
-from clipshift.report.sections.measures import measure_section
-from clipshift.report.sections.photos import photo_section
-from clipshift.report.sections.ranking import ranking_section, severity_section
-from clipshift.report.sections.texts import text_section
+from clipshift.report.prose import make_section
+from clipshift.report.sections import geometry, inside, measures, ranking, texts
+from clipshift.report.words import counted, model_in_words
 from clipshift.results.runs import Run
 
 SECTIONS = (
-    ranking_section,
-    severity_section,
-    measure_section,
-    corruption_section,
-    layer_section,
-    direction_section,
-    undone_section,
-    neighbourhood_section,
-    text_section,
-    gaze_section,
-    outlier_section,
-    similarity_section,
-    correlation_section,
+    ranking.ranking_section,
+    ranking.severity_section,
+    measures.measure_section,
+    measures.corruption_section,
+    inside.layer_section,
+    geometry.direction_section,
+    geometry.undone_section,
+    geometry.neighbourhood_section,
+    texts.text_section,
+    inside.gaze_section,
+    inside.outlier_section,
+    geometry.similarity_section,
+    measures.correlation_section,
 )
 """The sections in the order of the page; each is None for a run that has nothing to show in it."""
 
@@ -45,3 +35,24 @@ def run_sections(run: Run, dataset: ViewDataset) -> list[Section]:
     """
     sections = [section(run) for section in SECTIONS]
     return [*filter(None, sections), photo_section(run, dataset)]
+
+
+def photo_section(run: Run, dataset: ViewDataset) -> Section:
+    """The photo explorer.
+
+    Args:
+        run: The run.
+        dataset: Its photos.
+    """
+    explorer = explorer_data({model_in_words(run.info.model): run}, dataset)
+    pictured = sum(bool(shown["pictures"]) for shown in explorer["shown"].values())
+    about = (
+        f"All {counted(run.info.data.photos, 'photo')}, by how far they move; "
+        f"{pictured} with pictures: those that moved most, those that moved least, and some "
+        "between. Choose one to see its views, where the model looks, and its numbers."
+    )
+    if explorer["unlisted"]:
+        about += f" {explorer['unlisted']:,} between the most and the least moved are not listed."
+    section = make_section("photos", about=about)
+    section.explorer = explorer
+    return section

@@ -6,27 +6,12 @@ import pandas as pd
 from clipshift.report.charts.geometry import draw_against, draw_distances, draw_undone
 from clipshift.report.page import Section
 from clipshift.report.prose import make_section
-from clipshift.report.tables import AUGMENTATION, PHOTOS, Column, side_by_side
-from clipshift.report.words import SIGNIFICANT, p_value
+from clipshift.report.tables import AUGMENTATION, Column, side_by_side
+from clipshift.report.words import SIGNIFICANT
 from clipshift.results.columns import DEFINITIONS
 from clipshift.results.runs import Run
 from clipshift.severities import view_name
 
-DIRECTION_COLUMNS = (
-    AUGMENTATION,
-    Column("direction", "direction", "ci"),
-    Column("chance, 95 %", "null"),
-    Column("p (Holm)", "p_holm", form=p_value),
-    Column("share of the shift", "share", "share"),
-    Column("contraction", "contraction", "contraction"),
-    PHOTOS,
-)
-NEIGHBOURHOOD_COLUMNS = (
-    AUGMENTATION,
-    Column("measure", "measure"),
-    Column("views", "value", "ci"),
-    Column("clean, or chance", "reference"),
-)
 NEIGHBOURHOOD_NAMES = {
     "neighbours_kept": "neighbours kept",
     "uniformity_change": "change of uniformity",
@@ -59,7 +44,7 @@ def direction_section(run: Run) -> Section | None:
             "1 − cosine between the mean displacements of augmentations, and the tree of their "
             "Ward linkage.",
         )
-    return make_section("directions", drawn, [(rows, DIRECTION_COLUMNS)])
+    return make_section("directions", drawn, [rows])
 
 
 def cosine_matrices(run: Run) -> list[pd.DataFrame]:
@@ -99,5 +84,5 @@ def neighbourhood_section(run: Run) -> Section | None:
         return None
     title = "share of the 10 nearest photos that stay nearest"
     chart = draw_against(rows[rows["measure"] == "neighbours_kept"], title)
-    table = rows.replace({"measure": NEIGHBOURHOOD_NAMES}), NEIGHBOURHOOD_COLUMNS
+    table = rows.replace({"measure": NEIGHBOURHOOD_NAMES})
     return make_section("neighbourhoods", {"neighbours_kept": chart}, [table])

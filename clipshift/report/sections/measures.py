@@ -1,24 +1,23 @@
-"""Every measure under every augmentation, and what half precision costs."""
+"""Every measure under every augmentation, errors under stored corruptions, and correlations."""
 
 from collections.abc import Collection, Mapping, Sequence
 
 import pandas as pd
 
 from clipshift.measure.facts import Facts
-from clipshift.report.charts.measures import draw_heatmap
+from clipshift.report.answer import corruption_error
+from clipshift.report.charts.measures import (
+    draw_correlations,
+    draw_corruption_error,
+    draw_heatmap,
+)
 from clipshift.report.page import Figure, Section
 from clipshift.report.prose import Contents, make_section
 from clipshift.report.shift import COSINE
-from clipshift.report.tables import AUGMENTATION, COUNT, Column, side_by_side, with_marks
+from clipshift.report.tables import AUGMENTATION, Column, side_by_side, with_marks
 from clipshift.results.change import normalized_change, shown_measures
+from clipshift.results.corruptions import errors_by_corruption
 from clipshift.results.runs import Run
-
-FLOOR_COLUMNS = (
-    AUGMENTATION,
-    Column("mean |Δ cosine|", "mean", form=".1e"),
-    Column("95th percentile", "p95", form=".1e"),
-    Column("photos", "photos", form=COUNT),
-)
 
 
 def measure_section(run: Run) -> Section:
@@ -28,8 +27,8 @@ def measure_section(run: Run) -> Section:
         for name, by_severity in run.info.floor.items()
         for severity, floor in by_severity.items()
     ]
-    tables = [measure_table(run.summary, run.columns, run.trained_on, run.below_floor)]
-    tables += [(pd.DataFrame(floors), FLOOR_COLUMNS)] if floors else []
+    table = measure_table(run.summary, run.columns, run.trained_on, run.below_floor)
+    tables = [table, pd.DataFrame(floors)] if floors else [table]
     section = make_section("measures", {}, tables, precision=run.info.precision)
     if run.summary["augmentation"].nunique() > 1:
         chart = draw_heatmap(run.summary, run.columns)
@@ -105,3 +104,27 @@ def ranked_table(
     data, spec = measure_table(summary, columns, trained_on)
     table = pd.DataFrame([column.texts(data) for column in spec]).T
     return table.set_axis([column.head for column in spec], axis="columns")
+
+
+def corruption_section(run: Run) -> Section | None:
+    """Errors under stored corruptions beside the shift."""
+    errors = run.corruption_error
+    if errors.empty:
+        return None
+    data = errors_by_corruption(errors)
+    percent = {share: 100 * data[share] for share in ("error", "relative_error")}
+    shifted = errors["shift"].notna().any()
+    drawn = {"corruption_error": draw_corruption_error(errors)} if shifted else {}
+    section = make_section("corruptions", drawn, [data.assign(**percent)])
+    section.text = corruption_error(run)
+    return section
+
+
+def correlation_section(run: Run) -> Section | None:
+    """What correlates with a large shift over photos."""
+    rows = run.correlations.dropna(subset=["rho"]) if len(run.correlations) else run.correlations
+    if rows.empty:
+        return None
+    labels = {facts.correlate: facts.correlate_label for facts in run.columns.values()}
+    drawn = {"correlations": draw_correlations(run.correlations, run.columns)}
+    return make_section("correlations", drawn, [rows.assign(label=rows["with"].map(labels))])

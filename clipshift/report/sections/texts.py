@@ -5,24 +5,12 @@ import pandas as pd
 from clipshift.encode.encoder import NAMES
 from clipshift.report.page import Section
 from clipshift.report.prose import make_section
-from clipshift.report.tables import AUGMENTATION, Column
-from clipshift.report.words import SIGNIFICANT, p_value, with_interval
+from clipshift.report.words import SIGNIFICANT, with_interval
 from clipshift.results.columns import DEFINITIONS
 from clipshift.results.runs import Run
 
 SHOWN_TEXTS = 3
 """How many texts a row of the page names, of those that a view gains or loses."""
-VOCABULARY = Column("list", "vocabulary")
-EXTREMES = (AUGMENTATION, VOCABULARY, Column("nearer to", "gained"), Column("farther from", "lost"))
-ALL_TEXTS = (
-    AUGMENTATION,
-    VOCABULARY,
-    Column("text", "text"),
-    Column("cosine", "change", "ci", "+.3f"),
-    Column("p (Holm)", "p_holm", form=p_value),
-    Column("probability", "softmax_change", "softmax", "+.3f"),
-    Column("p (Holm)", "softmax_p_holm", form=p_value),
-)
 
 
 def text_section(run: Run) -> Section | None:
@@ -39,14 +27,14 @@ def text_section(run: Run) -> Section | None:
         gained = ordered[ordered["change"] > 0].head(SHOWN_TEXTS)
         lost = ordered[ordered["change"] < 0].tail(SHOWN_TEXTS)[::-1]
         extremes.append([*key, _in_words(gained), _in_words(lost)])
-    table = pd.DataFrame(extremes, columns=[*keys, "gained", "lost"]), EXTREMES
+    table = pd.DataFrame(extremes, columns=[*keys, "gained", "lost"])
     without = (
         " The attributes (how a photo can look) are left out: this model’s text side knows only "
         "names."
         if run.info.model.text == NAMES
         else ""
     )
-    return make_section("named", {}, [table, (named, ALL_TEXTS)], without=without)
+    return make_section("named", {}, [table, named], without=without)
 
 
 def _in_words(rows: pd.DataFrame) -> str:

@@ -1,20 +1,20 @@
-"""Whether the model looks elsewhere, and how much of its gaze is on outlier tokens."""
+"""Inside the image tower: the shift after each layer, the gaze, and outlier tokens."""
 
 from clipshift.report.charts.curves import draw_layers
 from clipshift.report.charts.gaze import draw_gaze
 from clipshift.report.page import Section
 from clipshift.report.prose import make_section
-from clipshift.report.tables import AUGMENTATION, PHOTOS, Column
 from clipshift.report.words import gaze_in_words
+from clipshift.results.columns import DEFINITIONS
 from clipshift.results.runs import Run
 
-OUTLIER_COLUMNS = (
-    AUGMENTATION,
-    Column("outlier tokens", "tokens", "ci"),
-    Column("of all patches", "share"),
-    Column("share of the gaze", "gaze_share", "gaze"),
-    PHOTOS,
-)
+
+def layer_section(run: Run) -> Section | None:
+    """How alike view and clean view still are after each layer."""
+    layers = run.layers.reindex(columns=list(DEFINITIONS["layers"]))  # earlier runs have fewer
+    measured = [c for c in ("cosine", "patch_cosine", "cka") if layers[c].notna().any()]
+    drawn = {f"layers_{column}": draw_layers(layers, column) for column in measured}
+    return make_section("layers", drawn, [layers]) if drawn else None
 
 
 def gaze_section(run: Run) -> Section | None:
@@ -44,5 +44,5 @@ def outlier_section(run: Run) -> Section | None:
         section.text = [*section.text, "There are none, in any layer."]
         return section
     seen = rows[rows["layer"] == layer]
-    tables = [(seen, OUTLIER_COLUMNS)] if seen["gaze_share"].notna().any() else []
+    tables = [seen] if seen["gaze_share"].notna().any() else []
     return make_section("outliers", {"outliers": draw_layers(rows, "tokens")}, tables, layer=layer)
