@@ -13,7 +13,7 @@ from clipshift.comparison.pair import COMPARED_MEASURES, Pair, compare_pair, tra
 from clipshift.data.dataset import ViewDataset
 from clipshift.data.files import read_json
 from clipshift.errors import UserError
-from clipshift.report import terminal
+from clipshift.report import terminal, words
 from clipshift.report.charts.comparison import draw_differences, draw_interpolation
 from clipshift.report.charts.vega import save_figures
 from clipshift.report.explorer import explorer_data
@@ -21,17 +21,6 @@ from clipshift.report.page import Figure, Page, Section, write_page
 from clipshift.report.prose import make_section
 from clipshift.report.shift import COSINE, as_shift, headline_measure, shift_name
 from clipshift.report.tables import Column, marked
-from clipshift.report.words import (
-    SIGNIFICANT,
-    capitalised,
-    counted,
-    listed,
-    p_value,
-    run_title,
-    short,
-    weights_in_words,
-    with_interval,
-)
 from clipshift.results.compatibility import differing_views
 from clipshift.results.files import file_name, write_csv
 from clipshift.results.paired import GROUPS
@@ -85,11 +74,9 @@ def compare_runs(
         for a, b in combinations(compared, 2)
     ]
     folder.mkdir(parents=True, exist_ok=True)
-    tables = pd.concat([pair.table for pair in pairs], ignore_index=True)
-    write_csv(folder / FILE, tables)
-    every_note = dict.fromkeys(
-        [*notes, *(note for pair in pairs for note in pair_notes(pair.a, pair.b))]
-    )
+    write_csv(folder / FILE, pd.concat([pair.table for pair in pairs], ignore_index=True))
+    of_pairs = (note for pair in pairs for note in pair_notes(pair.a, pair.b))
+    every_note = dict.fromkeys([*notes, *of_pairs])
     photos = None
     try:
         photos = rebuild_views(compared[0], fetch)
@@ -108,22 +95,22 @@ def compare_runs(
 
 def pair_titles(a: Run, b: Run) -> list[str]:
     """What two runs are called beside each other."""
-    names = [run_title(run) for run in (a, b)]
+    names = [words.run_title(run) for run in (a, b)]
     return names if names[0] != names[1] else [f"{names[0]} (A)", f"{names[1]} (B)"]
 
 
 def pair_lines(pair: Pair) -> str:
     """A paired comparison in the headline measure, row by row, for the terminal."""
     table = pair.table
-    photos = counted(int(table["n"].max()), "photo")
+    photos = words.counted(int(table["n"].max()), "photo")
     before, after = pair_titles(pair.a, pair.b)
     measure = headline_measure(table, "difference")
     lines = [f"{after} against {before}, {photos}, paired:"]
     lines += [
         f"  {row.augmentation:20} {row.severity:8} {row.measure} "
         f"{row.mean_a:.4f} → {row.mean_b:.4f}{shift_change(row)}  difference "
-        f"{with_interval(row.difference, row.ci_low, row.ci_high, '+.4f')}  "
-        f"improved {row.improved:.1%} of photos  p (Holm) {p_value(row.p_holm)}"
+        f"{words.with_interval(row.difference, row.ci_low, row.ci_high, '+.4f')}  "
+        f"improved {row.improved:.1%} of photos  p (Holm) {words.p_value(row.p_holm)}"
         for row in (table[table["measure"] == measure] if measure else table).itertuples()
     ]
     return "\n".join(lines)
@@ -156,7 +143,7 @@ def write_comparison(
     """
     main = pairs[len(runs) - 2]
     others = [pair for pair in pairs if pair is not main]
-    a, b = (run_title(run) for run in (main.a, main.b))
+    a, b = (words.run_title(run) for run in (main.a, main.b))
     views = [m for m in main.measures if main.a.columns[m].space != "photo"]
     forests = [forest(main, measure) for measure in views]
     table = pair_table(main, main.measures)
@@ -170,15 +157,16 @@ def write_comparison(
     ]
     names = ["A", *(run.folder.name for run in runs[1:-1]), "B"]
     facts = {
-        name: f"{run_title(run)}: {run.folder}; {weights_in_words(run.info.model)}"
+        name: f"{words.run_title(run)}: {run.folder}; {words.weights_in_words(run.info.model)}"
         for name, run in zip(names, runs, strict=True)
     }
     for pair in pairs:
         if spread := spread_change(pair.a, pair.b):
-            of_pair = "" if pair is main else f", {run_title(pair.a)} → {run_title(pair.b)}"
+            titles = f", {words.run_title(pair.a)} → {words.run_title(pair.b)}"
+            of_pair = "" if pair is main else titles
             facts[f"mean distance between different photos{of_pair}"] = spread
     severities = [severity for severity in main.table["severity"].unique() if severity]
-    number = counted(int(main.table["n"].max()), "photo")
+    number = words.counted(int(main.table["n"].max()), "photo")
     page = Page(
         title=f"{b} against {a}, photo by photo",
         answer=pair_answer(main),
@@ -203,9 +191,9 @@ def forest(pair: Pair, measure: str) -> Figure:
         trained = rows["augmentation"].isin([*pair.trained_on, GROUPS[0]])
         rows = rows.assign(group=trained.map({True: "trained on", False: "held out"}))
         rows = pd.concat([rows[trained], rows[~trained]])
-    caption = f"{capitalised(facts.label)}: B minus A."
+    caption = f"{words.capitalised(facts.label)}: B minus A."
     if facts.better:
-        caption += f" {capitalised(facts.better)} is better."
+        caption += f" {words.capitalised(facts.better)} is better."
     labels = [marked(name, pair.trained_on) for name in rows["augmentation"]]
     chart = draw_differences(rows.assign(label=labels), facts)
     return Figure(f"difference_{measure}", chart, caption)
@@ -226,26 +214,22 @@ def pair_answer(pair: Pair) -> list[str]:
     rows = as_shift(rows[rows["severity"] == severity])
     groups = rows["augmentation"].isin(GROUPS)
     rows = rows[groups] if groups.any() else rows
-    rows = rows.assign(apart=rows["p_holm"] < SIGNIFICANT)
+    rows = rows.assign(apart=rows["p_holm"] < words.SIGNIFICANT)
     name = shift_name(measure)
     level = "at the 95 % level" + ("" if severity == PAPER else f" and severity {severity}")
     if groups.any():
-        changes = [
-            f"{_changed(row)} under {GROUP_NAMES[row.augmentation]}" for row in rows.itertuples()
-        ]
-        return [
-            f"The {name} of {second} against {first}, {level}: {'; '.join(changes)}.",
-            *_clean_accuracy(pair),
-        ]
+        changed = (f"{_changed(r)} under {GROUP_NAMES[r.augmentation]}" for r in rows.itertuples())
+        change = f"The {name} of {second} against {first}, {level}: {'; '.join(changed)}."
+        return [change, *_clean_accuracy(pair)]
     less, more = rows["apart"] & (rows["difference"] < 0), rows["apart"] & (rows["difference"] > 0)
     changes = [
-        f"{word} under {listed(list(rows.loc[those, 'augmentation']))}"
+        f"{word} under {words.listed(list(rows.loc[those, 'augmentation']))}"
         for word, those in ((f"less than {first}", less), (f"more than {first}", more))
         if those.any()
     ]
     answer = [f"{second} is shifted {' and '.join(changes)} {level} ({name})."] if changes else []
     if not rows["apart"].all():
-        alike = listed(list(rows.loc[~rows["apart"], "augmentation"]))
+        alike = words.listed(list(rows.loc[~rows["apart"], "augmentation"]))
         answer.append(f"{first} and {second} are not distinguishable under {alike} {level}.")
     return [*answer, *_clean_accuracy(pair)]
 
@@ -253,8 +237,8 @@ def pair_answer(pair: Pair) -> list[str]:
 def _changed(row: Any) -> str:
     """How a mean shift changed, in words."""
     if not row.apart:
-        return f"not distinguishable ({short(row.mean_a)} and {short(row.mean_b)})"
-    by = short(row.difference, row.ci_low, row.ci_high)
+        return f"not distinguishable ({words.short(row.mean_a)} and {words.short(row.mean_b)})"
+    by = words.short(row.difference, row.ci_low, row.ci_high)
     size = f"{abs(row.difference / row.mean_a):.0%} " if row.mean_a else ""
     return f"{size}{'higher' if row.difference > 0 else 'lower'} ({by})"
 
@@ -265,16 +249,13 @@ def _clean_accuracy(pair: Pair) -> list[str]:
     if clean.empty:
         return []
     row = clean.iloc[0]
-    change = with_interval(
-        100 * row["difference"], 100 * row["ci_low"], 100 * row["ci_high"], "+.1f"
-    )
+    points, low, high = 100 * row[["difference", "ci_low", "ci_high"]]
+    change = words.with_interval(points, low, high, "+.1f")
     classes = pair.a.info.data.classes
     among = f" over {len(classes):,} classes" if classes else ""
-    alike = "" if row["p"] < SIGNIFICANT else ", not distinguishable at the 95 % level"
-    return [
-        f"Clean zero-shot top-1{among}: {row['mean_a']:.1%} → {row['mean_b']:.1%}, {change} points"
-        f"{alike}."
-    ]
+    alike = "" if row["p"] < words.SIGNIFICANT else ", not distinguishable at the 95 % level"
+    top1 = f"{row['mean_a']:.1%} → {row['mean_b']:.1%}, {change} points{alike}"
+    return [f"Clean zero-shot top-1{among}: {top1}."]
 
 
 def curve_sections(folder: Path) -> list[Section]:
@@ -285,10 +266,8 @@ def curve_sections(folder: Path) -> list[Section]:
         chart = draw_interpolation(curve, chosen["alpha"], chosen["config"]["tolerance"])
     except (OSError, ValueError, LookupError, TypeError):
         return []
-    columns = [
-        Column(CURVE_HEADS.get(name, name), name, form=".3g" if name == "alpha" else ".4f")
-        for name in curve
-    ]
+    forms = {"alpha": ".3g"}
+    columns = [Column(CURVE_HEADS.get(n, n), n, form=forms.get(n, ".4f")) for n in curve]
     charts, tables = {"interpolation": chart}, [(curve, columns)]
     values = {"alpha": chosen["alpha"], "file": INTERPOLATION}
     return [make_section("interpolation", charts, tables, **values)]
@@ -300,7 +279,7 @@ def other_pair(pair: Pair) -> Section:
     figure = forest(pair, next(m for m in measures if m in set(pair.table["measure"])))
     folders = pair.a.folder.name, pair.b.folder.name
     figure.name = file_name(f"difference_{'_'.join(folders)}")
-    a, b = (run_title(run) for run in (pair.a, pair.b))
+    a, b = (words.run_title(run) for run in (pair.a, pair.b))
     table = pair_table(pair, COMPARED_MEASURES)
     section = make_section("other_pair", {}, [table], a=a, b=b, file=FILE)
     return replace(section, name="-".join(folders), figures=[figure])

@@ -12,7 +12,6 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-import jinja2
 import torch
 
 from clipshift.augment.keyed import Augmentation
@@ -21,6 +20,7 @@ from clipshift.demo.photo import Model, measure_photo, nearest
 from clipshift.errors import UserError
 from clipshift.report.charts.look import looks
 from clipshift.report.explorer import data_url, lit_pictures
+from clipshift.report.page import templates
 from clipshift.results.measured import CLEAN, Measured
 from clipshift.severities import LADDER, PAPER
 
@@ -38,12 +38,7 @@ LOCAL = re.compile(r"(127\.0\.0\.1|localhost)(:\d+)?")
 MAX_UPLOAD = "50mb"
 """The largest photograph that is taken."""
 FONTS = ["system-ui", "sans-serif"]
-TEMPLATES = jinja2.Environment(
-    loader=jinja2.PackageLoader("clipshift.demo", "."),
-    autoescape=True,
-    trim_blocks=True,
-    lstrip_blocks=True,
-)
+ANSWER = templates("clipshift.demo").get_template("answer.html.jinja")
 
 
 def make_demo(
@@ -70,7 +65,7 @@ def make_demo(
 
     def answer(file: str | None, augmentation: str, paper: bool, step: float) -> str:
         if file is None:
-            return TEMPLATES.get_template("answer.html.jinja").render(models=[])
+            return ANSWER.render(models=[])
         severity = PAPER if paper else str(int(step))
         try:
             measured, seconds = measure(file, severity)
@@ -131,7 +126,7 @@ def answer_page(
             }
         )
     names = sorted(seen[0]["shifts"], key=lambda name: -seen[0]["shifts"][name]["relative"])
-    return TEMPLATES.get_template("answer.html.jinja").render(
+    return ANSWER.render(
         models=seen,
         names=names,
         chosen=augmentation,

@@ -25,9 +25,15 @@ def sweep_dashboard(project: str, entity: str, group: str, augmentations: list[s
         project=project, entity=entity, name=group, filters=f"Metric('Group') == '{group}'"
     )
 
-    def bars(measure: str) -> Any:
+    def panels(*plots: Any) -> wr.PanelGrid:
+        return wr.PanelGrid(runsets=[runs], panels=list(plots))
+
+    def bars(measure: str) -> wr.BarPlot:
         keys: list[Any] = [key_of(measure, name) for name in augmentations]
         return wr.BarPlot(title=words[measure], metrics=keys)
+
+    def curve(name: str) -> wr.ScatterPlot:
+        return wr.ScatterPlot(title=name, x="severity", y=key_of("shift", name))
 
     words = {name: capitalised(facts.label) for name, facts in COLUMNS.items()}
     words["shift"] = "Shift (1 − cosine)"
@@ -40,27 +46,14 @@ def sweep_dashboard(project: str, entity: str, group: str, augmentations: list[s
         blocks=[
             wr.H2("Run by run"),
             wr.P("Means over augmentations; the runs' table has these first."),
-            wr.PanelGrid(
-                runsets=[runs],
-                panels=[
-                    wr.BarPlot(title=capitalised(HEADLINE[key]), metrics=[key]) for key in leading
-                ],
-            ),
+            panels(*(wr.BarPlot(title=capitalised(HEADLINE[k]), metrics=[k]) for k in leading)),
             wr.H2("Ranking"),
             wr.P("Mean shift by augmentation and run: the longest bar moved furthest."),
-            wr.PanelGrid(runsets=[runs], panels=[bars("relative_shift"), bars("shift")]),
+            panels(bars("relative_shift"), bars("shift")),
             wr.H2("As augmentations grow stronger"),
-            wr.PanelGrid(
-                runsets=[runs],
-                panels=[
-                    wr.ScatterPlot(title=name, x="severity", y=key_of("shift", name))
-                    for name in augmentations
-                ],
-            ),
+            panels(*map(curve, augmentations)),
             wr.H2("Base against robust"),
             wr.P("What the views keep: zero-shot accuracy, and finding their own photo again."),
-            wr.PanelGrid(
-                runsets=[runs], panels=[bars(measure) for measure in ("zero_shot_top1", "retained")]
-            ),
+            panels(bars("zero_shot_top1"), bars("retained")),
         ],
     )

@@ -12,6 +12,7 @@ import yaml
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from clipshift.encode.texts import class_names, class_of
+from clipshift.report.page import templates
 from clipshift.report.words import counted, listed, with_interval
 from clipshift.results.files import file_name, subfolder, write_json, write_whole
 from clipshift.results.measured import CLEAN
@@ -214,53 +215,24 @@ def model_card(
     )
     if data.eval_results is None:
         data.model_name = None  # which the hub knows as part of results alone
-    parts = [f"# {name}", _about(provenance), LOADING, _training(provenance)]
-    if base and tuned and comparison is not None:
-        parts.append(_compared(base, tuned, comparison))
-    return ModelCard(f"---\n{data.to_yaml()}\n---\n\n" + "\n\n".join(parts) + "\n")
-
-
-LOADING = """## How to load it
-
-```python
-import open_clip
-
-name = "local-dir:FOLDER"  # or "hf-hub:USER/NAME"
-model, preprocess = open_clip.create_model_from_pretrained(name)
-tokenizer = open_clip.get_tokenizer(name)
-```"""
-
-
-def _about(provenance: Mapping[str, Any]) -> str:
-    source = provenance["base"]
     weights = source["pretrained"] or Path(source["checkpoint"] or "").name
-    base = f"`{source['architecture']}`" + (f" (`{weights}`)" if weights else "")
-    if not provenance["trained_on"]:
-        return (
-            f"The control of a fine-tuning of {base} with clipshift: trained in the same way, but "
-            "on clean views alone, to tell what the augmentations did from what training did."
+    text = (
+        templates("clipshift.integrations")
+        .get_template("model_card.md.jinja")
+        .render(
+            provenance=provenance,
+            name=name,
+            base=f"`{source['architecture']}`" + (f" (`{weights}`)" if weights else ""),
+            photos=counted(provenance["photos"]["count"], "photo"),
+            source=dataset_of(config["data"]["train"])[0],
+            augmentations=listed(provenance["trained_on"]),
+            compared=base
+            and tuned
+            and comparison is not None
+            and _compared(base, tuned, comparison),
         )
-    return (
-        f"{base}, fine-tuned with clipshift so that the embedding of a photo moves less when the "
-        f"photo is augmented. The text tower is the base's."
     )
-
-
-def _training(provenance: Mapping[str, Any]) -> str:
-    config = provenance["config"]
-    photos = provenance["photos"]
-    source, _ = dataset_of(config["data"]["train"])
-    names = provenance["trained_on"]
-    facts = [
-        f"{counted(photos['count'], 'photo')} of `{source}` (SHA-256 of their ids "
-        f"{photos['ids'][:12]})",
-        f"augmentations: {listed(names)}" if names else "clean views alone",
-        f"weights: the base's and the fine-tuned ones, interpolated with α = "
-        f"{provenance['alpha']:g} (α = 1: fine-tuned)",
-        f"made by clipshift {provenance['versions']['clipshift']}; all options are in "
-        "`provenance.json`",
-    ]
-    return "## What it was trained on\n\n" + "\n".join(f"- {line}" for line in facts)
+    return ModelCard(f"---\n{data.to_yaml()}\n---\n\n{text}\n")
 
 
 def _results(run: Run) -> list[EvalResult]:
@@ -269,11 +241,9 @@ def _results(run: Run) -> list[EvalResult]:
     clean = run.summary[run.summary["measure"] == "zero_shot_top1_clean"][:1]
     moved = run.summary[run.summary["measure"] == "relative_shift"]
     scores = [("accuracy", "zero-shot top-1, clean views", row.mean) for row in clean.itertuples()]
-    scores += [
-        ("relative_shift", f"mean relative shift, {row.augmentation}, severity {row.severity}",
-         row.mean)
-        for row in moved.itertuples()
-    ]  # fmt: skip
+    for row in moved.itertuples():
+        words = f"mean relative shift, {row.augmentation}, severity {row.severity}"
+        scores.append(("relative_shift", words, row.mean))
     return [
         EvalResult(
             task_type="zero-shot-image-classification",
@@ -288,31 +258,21 @@ def _results(run: Run) -> list[EvalResult]:
     ]
 
 
-def _compared(base: Run, tuned: Run, comparison: pd.DataFrame) -> str:
-    """What the fine-tune changed, as a table for people."""
+def _compared(base: Run, tuned: Run, comparison: pd.DataFrame) -> dict[str, Any]:
+    """What the fine-tune changed: its ``photos`` and ``source``, and the cells of each row."""
     names = [run.info.model.name for run in (base, tuned)]
-    rows = comparison[
-        (comparison["model_a"] == names[0])
-        & (comparison["model_b"] == names[1])
-        & comparison["measure"].isin(["relative_shift", "zero_shot_top1_clean"])
+    measures = ["relative_shift", "zero_shot_top1_clean"]
+    of_them = (comparison[["model_a", "model_b"]] == names).all(axis=1)
+    cells = [
+        (
+            tuned.columns[row.measure].short,
+            row.augmentation + (" (trained on)" if row.augmentation in tuned.trained_on else ""),
+            "" if pd.isna(row.severity) else row.severity,
+            f"{row.mean_a:.3f}",
+            f"{row.mean_b:.3f}",
+            with_interval(row.difference, row.ci_low, row.ci_high, "+.3f"),
+        )
+        for row in comparison[of_them & comparison["measure"].isin(measures)].itertuples()
     ]
     photos = counted(tuned.info.data.photos, "photo")
-    source, _ = dataset_of(tuned.info.config.data)
-    lines = [
-        "## What it changes",
-        f"Against the base, on {photos} of `{source}`, photo by photo, with 95 % intervals. "
-        "Relative shift: how far an augmentation moves an embedding, 1 being as far as another "
-        "photo.",
-    ]
-    table = ["| measure | augmentation | severity | base | this model | difference |",
-             "| --- | --- | --- | ---: | ---: | ---: |"]  # fmt: skip
-    for row in rows.itertuples():
-        words = tuned.columns[row.measure].short
-        mark = " (trained on)" if row.augmentation in tuned.trained_on else ""
-        difference = with_interval(row.difference, row.ci_low, row.ci_high, "+.3f")
-        severity = "" if pd.isna(row.severity) else row.severity
-        table.append(
-            f"| {words} | {row.augmentation}{mark} | {severity} | {row.mean_a:.3f} | "
-            f"{row.mean_b:.3f} | {difference} |"
-        )
-    return "\n\n".join([*lines, "\n".join(table)])
+    return {"photos": photos, "source": dataset_of(tuned.info.config.data)[0], "rows": cells}

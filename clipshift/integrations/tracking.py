@@ -144,14 +144,10 @@ def track_results(
         "correlations": run.correlations,
         "layers": run.layers,
     }
-    tracked.log(
-        {f"tables/{name}": wandb_table(table) for name, table in named.items() if len(table)}
-        | {
-            "tables/pictures": photo_table(explorer),
-            "report": wandb.Html(str(report), inject=False),
-        }
-        | {f"figures/{name}": wandb.Image(str(path)) for name, path in figures.items()}
-    )
+    tables = {f"tables/{name}": wandb_table(table) for name, table in named.items() if len(table)}
+    tables["tables/pictures"] = photo_table(explorer)
+    page = {"report": wandb.Html(str(report), inject=False)}
+    tracked.log(tables | page | logged_figures(figures))
     artifact = wandb.Artifact(f"shift-{tracked.id}", type="evaluation")
     for file in ("shift.parquet", "summary.csv", "run.json", report.name):
         artifact.add_file(str(run.folder / file))
@@ -160,12 +156,9 @@ def track_results(
         tracked.use_artifact(checkpoint_artifact(Path(checkpoint)))
     tracked.log_artifact(artifact)
     tracked.summary.update(headline(run) | means(run.summary))
-    if len(run.rows) <= WANDB_ROWS:
-        return []
-    return [
-        f"W&B shows the first {WANDB_ROWS} of {len(run.rows)} rows of shift; all are in the "
-        "artifact's shift.parquet."
-    ]
+    shown = f"W&B shows the first {WANDB_ROWS} of {len(run.rows)} rows of shift"
+    left_out = f"{shown}; all are in the artifact's shift.parquet."
+    return [left_out] if len(run.rows) > WANDB_ROWS else []
 
 
 def track_curves(tracked: Any, run: Run) -> None:
@@ -221,6 +214,11 @@ def wandb_picture(picture: Image.Image | None) -> wandb.Image | None:
     return None if picture is None else wandb.Image(picture, file_type="jpg")
 
 
+def logged_figures(figures: Mapping[str, Path]) -> dict[str, wandb.Image]:
+    """Image files by figure name, as W&B logs them."""
+    return {f"figures/{name}": wandb.Image(str(path)) for name, path in figures.items()}
+
+
 def wandb_table(table: pd.DataFrame) -> wandb.Table:
     """A table for W&B: by lists, since it takes three times as long over a DataFrame."""
     return wandb.Table(columns=list(table.columns), data=table.astype(object).to_numpy().tolist())
@@ -229,10 +227,8 @@ def wandb_table(table: pd.DataFrame) -> wandb.Table:
 def checkpoint_artifact(checkpoint: Path) -> wandb.Artifact:
     """A checkpoint, file or folder, as an artifact that links its training and its evaluations."""
     artifact = wandb.Artifact(f"checkpoint-{checkpoint.stem}", type="model")
-    if checkpoint.is_dir():
-        artifact.add_dir(str(checkpoint))
-    else:
-        artifact.add_file(str(checkpoint))
+    add = artifact.add_dir if checkpoint.is_dir() else artifact.add_file
+    add(str(checkpoint))
     return artifact
 
 
@@ -275,10 +271,7 @@ def track_sweep(
         job_type="comparison",
     )
     run = logger.experiment
-    run.log(
-        {"tables/comparison": wandb_table(table)}
-        | {f"figures/{name}": wandb.Image(str(path)) for name, path in figures.items()}
-    )
+    run.log({"tables/comparison": wandb_table(table)} | logged_figures(figures))
     run.summary["jobs"] = int(table["job"].nunique())
     if dashboard:
         print(publish_dashboard(run, list(table["augmentation"].unique())))

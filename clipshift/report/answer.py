@@ -5,15 +5,8 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
+from clipshift.report import words
 from clipshift.report.shift import COSINE, as_shift, headline_measure, shift_name
-from clipshift.report.words import (
-    clean_accuracy,
-    counted,
-    listed,
-    model_in_words,
-    short,
-    with_interval,
-)
 from clipshift.results.corruptions import ALEXNET_ERROR
 from clipshift.results.runs import Run
 from clipshift.severities import LADDER, MATCHED, PAPER, ladder_steps, leading_severity
@@ -25,7 +18,7 @@ def answer(run: Run) -> list[str]:
     Only what holds at the 95 % level is said to lead (`rank_augmentations`); of all else means are
     told. Augmentations are in backquotes, 95 % intervals in brackets.
     """
-    model = model_in_words(run.info.model)
+    model = words.model_in_words(run.info.model)
     if run.ranking.empty:
         measured = "measure" in run.summary and headline_measure(run.summary)
         missing = "two photos with a value" if measured else "a measured cosine similarity"
@@ -42,11 +35,9 @@ def answer(run: Run) -> list[str]:
     if len(ranked) == 1:
         return [f"The mean shift of {model} under `{leader}`{at}: {largest}."]
     rivals = _rivals(ranked)
-    most = (
-        f"The mean shift of {model}{at} is largest under `{leader}`"
-        if rivals
-        else f"`{leader}` shifts {model} most{at}"
-    )
+    most = f"`{leader}` shifts {model} most{at}"
+    if rivals:
+        most = f"The mean shift of {model}{at} is largest under `{leader}`"
     _, smallest = _mean_shift(run, first, last)
     sentences = [
         f"{most}: {largest}. The mean is smallest under `{last}`: {smallest}.",
@@ -59,18 +50,14 @@ def answer(run: Run) -> list[str]:
     second, rivals = again["augmentation"].iloc[0], _rivals(again)
     where = "At equal distortion" if other == MATCHED else f"At severity {other}"
     also = "again" if second == leader else "instead"
-    _, mean = _mean_shift(run, other, second)
-    return [
-        *sentences,
-        f"{where} the mean is largest under `{second}` {also}: {mean}. "
-        f"{_first_place(second, rivals)}.",
-    ]
+    largest = f"the mean is largest under `{second}` {also}: {_mean_shift(run, other, second)[1]}"
+    return [*sentences, f"{where} {largest}. {_first_place(second, rivals)}."]
 
 
 def _first_place(leader: str, rivals: Sequence[str]) -> str:
     """Whether the first of a ranking is first beyond chance."""
     if rivals:
-        return f"At the 95 % level `{leader}` is not distinguishable from {listed(rivals)}"
+        return f"At the 95 % level `{leader}` is not distinguishable from {words.listed(rivals)}"
     return f"`{leader}` ranks first at the 95 % level"
 
 
@@ -81,7 +68,7 @@ def _mean_shift(run: Run, severity: str, augmentation: str) -> tuple[str, str]:
     ]
     measure = headline_measure(rows) or COSINE
     [row] = as_shift(rows[rows["measure"] == measure]).itertuples()
-    return shift_name(measure), short(row.mean, row.ci_low, row.ci_high)
+    return shift_name(measure), words.short(row.mean, row.ci_low, row.ci_high)
 
 
 def _rivals(ranked: pd.DataFrame) -> list[str]:
@@ -99,10 +86,8 @@ def corruption_error(run: Run) -> list[str]:
     of_imagenet_c = run.corruption_error.dropna(subset="alexnet_error")
     whole = of_imagenet_c.groupby("augmentation").size() == len(LADDER)
     if errors.mce is not None:
-        low, high = (
-            np.nan if end is None else 100 * end for end in (errors.mce_low, errors.mce_high)
-        )
-        mce = with_interval(100 * errors.mce, low, high, ".1f")
+        mean, low, high = 100 * np.array([errors.mce, errors.mce_low, errors.mce_high], float)
+        mce = words.with_interval(mean, low, high, ".1f")
         sentences = [
             f"Mean corruption error (mCE): {mce} %, of {len(whole)} of the "
             f"{len(ALEXNET_ERROR)} corruptions of ImageNet-C; 100 % is AlexNet’s."
@@ -113,14 +98,12 @@ def corruption_error(run: Run) -> list[str]:
             f"ImageNet-C at all {len(LADDER)} severities, of which {whole.sum()} are here."
         ]
     if errors.rho is not None:
-        low, high = (np.nan if end is None else end for end in (errors.ci_low, errors.ci_high))
-        rho = with_interval(errors.rho, low, high, "+.2f")
-        correlation = (
-            f"Spearman’s ρ of shift and error over {errors.n} corruptions, of their means "
-            f"over severities: {rho}"
-            if errors.n
-            else f"Spearman’s ρ of shift and error over corruptions and severities: {rho}"
-        )
+        low, high = np.array([errors.ci_low, errors.ci_high], float)
+        rho = words.with_interval(errors.rho, low, high, "+.2f")
+        over = "corruptions and severities"
+        if errors.n:
+            over = f"{errors.n} corruptions, of their means over severities"
+        correlation = f"Spearman’s ρ of shift and error over {over}: {rho}"
         if errors.rho_within is not None:
             correlation += f"; over the severities of one corruption: {errors.rho_within:+.2f}"
         sentences.append(f"{correlation}.")
@@ -130,18 +113,18 @@ def corruption_error(run: Run) -> list[str]:
 def measured_in_words(run: Run) -> str:
     """What was measured, in sentences."""
     info = run.info
-    names = counted(run.summary["augmentation"].nunique(), "augmentation")
+    names = words.counted(run.summary["augmentation"].nunique(), "augmentation")
     *others, last = run.summary["severity"].unique()
     severities = f"severities {', '.join(others)} and {last}" if others else f"severity {last}"
     sentences = [
-        f"Each of {counted(info.data.photos, 'photo')} was compared with itself under {names} at "
-        f"{severities}, as {model_in_words(info.model)} sees them."
+        f"Each of {words.counted(info.data.photos, 'photo')} was compared with itself under "
+        f"{names} at {severities}, as {words.model_in_words(info.model)} sees them."
     ]
     if info.spread:
         sentences.append(
             f"Different photos are {info.spread:.2f} apart on average (1 − cosine): that is a "
             "relative shift of 1."
         )
-    if clean := clean_accuracy(run.summary):
+    if clean := words.clean_accuracy(run.summary):
         sentences.append(f"Zero-shot accuracy on the clean views: {clean}.")
     return " ".join(sentences)

@@ -337,19 +337,20 @@ def gazed(
     Returns:
         One for each; None where the gaze is not known.
     """
-    maps = gaze["maps"] if gaze else [None] * len(pictures)
-    most = max((kept[0] for kept in maps if kept), default=0)
-    lit: list[Image.Image | None] = []
-    for picture, kept in zip(pictures, maps, strict=True):
-        if not gaze or not kept:
-            lit.append(None)
-            continue
-        levels = np.frombuffer(base64.b64decode(kept[1]), np.uint8).reshape(gaze["shape"])
-        light = Image.fromarray(np.round(levels * (kept[0] / most)).astype(np.uint8))
-        light = light.resize(picture.size, Image.Resampling.BICUBIC)
+    if not gaze:
+        return [None] * len(pictures)
+    most = max((kept[0] for kept in gaze["maps"] if kept), default=0)
+
+    def lit(picture: Image.Image, greatest: float, encoded: str) -> Image.Image:
+        levels = np.frombuffer(base64.b64decode(encoded), np.uint8).reshape(gaze["shape"])
+        light = Image.fromarray(np.round(levels * (greatest / most)).astype(np.uint8))
         dimmed = picture.point(lambda value: value * 0.15)
-        lit.append(Image.composite(picture, dimmed, light))
-    return lit
+        return Image.composite(
+            picture, dimmed, light.resize(picture.size, Image.Resampling.BICUBIC)
+        )
+
+    views = zip(pictures, gaze["maps"], strict=True)
+    return [lit(picture, *kept) if kept else None for picture, kept in views]
 
 
 def encoded_gaze(gaze: np.ndarray) -> list[Any] | None:

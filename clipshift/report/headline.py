@@ -54,10 +54,6 @@ def headline(run: Run) -> dict[str, Any]:
         numbers["clean_top1"] = float(top.iloc[0])
     if run.info.spread is not None:
         numbers["spread"] = run.info.spread
-    numbers |= {
-        "photos": run.info.data.photos,
-        "trained": model.trained,
-        "model": model_in_words(model),
-        "weights": weights_in_words(model),
-    }
+    numbers |= {"photos": run.info.data.photos, "trained": model.trained}
+    numbers |= {"model": model_in_words(model), "weights": weights_in_words(model)}
     return {key: numbers[key] for key in HEADLINE if key in numbers}

@@ -38,29 +38,24 @@ def run_notes(run: Run) -> list[str]:
 
 def model_notes(model: ModelInfo) -> list[str]:
     """What a reader must know of a model before its numbers, one sentence each."""
-    if model.trained:
-        return []
-    return [
+    note = (
         f"The weights of {model.name} are random (untrained): its numbers say nothing about CLIP."
-    ]
+    )
+    return [] if model.trained else [note]
 
 
 def collapsed_notes(run: Run) -> list[str]:
     """A warning where a model gives all photos the same embedding; empty where it does not."""
-    if not run.info.collapsed:
-        return []
-    return [
-        f"{run.info.model.name} is collapsed: it gives all photos the same embedding, so "
-        "that a shift of 0 means nothing."
-    ]
+    note = (
+        "is collapsed: it gives all photos the same embedding, so that a shift of 0 means nothing."
+    )
+    return [f"{run.info.model.name} {note}"] if run.info.collapsed else []
 
 
 def few_photos(count: int) -> list[str]:
     """What a reader must know of numbers over so few photos; empty where they are enough."""
-    if count >= FEW_PHOTOS:
-        return []
-    photos = counted(count, "photo")
-    return [f"Only {photos}: intervals over so few are wide, and only roughly 95 %."]
+    note = "intervals over so few are wide, and only roughly 95 %."
+    return [f"Only {counted(count, 'photo')}: {note}"] if count < FEW_PHOTOS else []
 
 
 def floor_notes(run: Run) -> list[str]:

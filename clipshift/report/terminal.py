@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from pytorch_lightning import LightningModule, Trainer
+from pytorch_lightning import Trainer
 from pytorch_lightning.callbacks import RichProgressBar
 from pytorch_lightning.callbacks.progress.rich_progress import ProcessingSpeedColumn
 from rich import box
@@ -67,18 +67,9 @@ class PhotoProgressBar(RichProgressBar):
             for column in super().configure_columns(trainer)
         ]
 
-    def on_test_batch_end(
-        self,
-        trainer: Trainer,
-        pl_module: LightningModule,
-        outputs: object,
-        batch: object,
-        batch_idx: int,
-        dataloader_idx: int = 0,
-    ) -> None:
-        done = (batch_idx + 1) * self.loader.batch_size
-        total = self.total_test_batches_current_dataloader
-        self._update(self.test_progress_bar_id, min(done, total))
+    def _update(self, progress_bar_id: Any, current: int, *options: Any, **named: Any) -> None:
+        done = min(current * self.loader.batch_size, self.total_test_batches_current_dataloader)
+        super()._update(progress_bar_id, done, *options, **named)
 
 
 def make_console() -> Console:
