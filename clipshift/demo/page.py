@@ -20,7 +20,7 @@ from clipshift.demo.photo import Model, measure_photo, nearest
 from clipshift.errors import UserError
 from clipshift.report.charts.look import looks
 from clipshift.report.explorer import data_url, lit_pictures
-from clipshift.report.page import templates
+from clipshift.report.page import template
 from clipshift.results.measured import CLEAN, Measured
 from clipshift.severities import LADDER, PAPER
 
@@ -38,7 +38,7 @@ LOCAL = re.compile(r"(127\.0\.0\.1|localhost)(:\d+)?")
 MAX_UPLOAD = "50mb"
 """The largest photograph that is taken."""
 FONTS = ["system-ui", "sans-serif"]
-ANSWER = templates("clipshift.demo").get_template("answer.html.jinja")
+ANSWER = template("clipshift.demo", "answer.html.jinja")
 
 
 def make_demo(

@@ -12,7 +12,7 @@ import yaml
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from clipshift.encode.texts import class_names, class_of
-from clipshift.report.page import templates
+from clipshift.report.page import template
 from clipshift.report.words import counted, listed, with_interval
 from clipshift.results.files import file_name, subfolder, write_json, write_whole
 from clipshift.results.measured import CLEAN
@@ -216,21 +216,17 @@ def model_card(
     if data.eval_results is None:
         data.model_name = None  # which the hub knows as part of results alone
     weights = source["pretrained"] or Path(source["checkpoint"] or "").name
-    text = (
-        templates("clipshift.integrations")
-        .get_template("model_card.md.jinja")
-        .render(
-            provenance=provenance,
-            name=name,
-            base=f"`{source['architecture']}`" + (f" (`{weights}`)" if weights else ""),
-            photos=counted(provenance["photos"]["count"], "photo"),
-            source=dataset_of(config["data"]["train"])[0],
-            augmentations=listed(provenance["trained_on"]),
-            compared=base
-            and tuned
-            and comparison is not None
-            and _compared(base, tuned, comparison),
-        )
+    compared = None
+    if base and tuned and comparison is not None:
+        compared = _compared(base, tuned, comparison)
+    text = template("clipshift.integrations", "model_card.md.jinja").render(
+        provenance=provenance,
+        name=name,
+        base=f"`{source['architecture']}`" + (f" (`{weights}`)" if weights else ""),
+        photos=counted(provenance["photos"]["count"], "photo"),
+        source=dataset_of(config["data"]["train"])[0],
+        augmentations=listed(provenance["trained_on"]),
+        compared=compared,
     )
     return ModelCard(f"---\n{data.to_yaml()}\n---\n\n{text}\n")
 

@@ -177,30 +177,26 @@ def write_page(path: Path, page: Page) -> Path:
         The file's path.
     """
     scripts = [chart_library(), Path(__file__).with_name("page.js").read_text(encoding="utf-8")]
-    text = (
-        templates("clipshift.report")
-        .get_template("page.html.jinja")
-        .render(
-            page=page,
-            charts={name: vega.standalone(chart) for name, chart in page.charts.items()},
-            configs={"light": look.config(**LIGHT), "dark": look.config(**DARK)},
-            scripts=[Markup(script) for script in scripts],
-            policy=content_security_policy(scripts),
-        )
+    text = template("clipshift.report", "page.html.jinja").render(
+        page=page,
+        charts={name: vega.standalone(chart) for name, chart in page.charts.items()},
+        configs={"light": look.config(**LIGHT), "dark": look.config(**DARK)},
+        scripts=[Markup(script) for script in scripts],
+        policy=content_security_policy(scripts),
     )
     write_whole(path, lambda partial: partial.write_text(text, encoding="utf-8"))
     return path
 
 
 @lru_cache
-def templates(package: str) -> jinja2.Environment:
-    """The templates of a package: those of HTML escape what they are given."""
+def template(package: str, name: str) -> jinja2.Template:
+    """A package's template; those of HTML escape what they are given."""
     loader, escapes = jinja2.PackageLoader(package, "."), jinja2.select_autoescape(["html.jinja"])
-    environment = jinja2.Environment(
+    templates = jinja2.Environment(
         loader=loader, autoescape=escapes, trim_blocks=True, lstrip_blocks=True
     )
-    environment.filters |= {"rich": rich, "json": embedded_json}
-    return environment
+    templates.filters |= {"rich": rich, "json": embedded_json}
+    return templates.get_template(name)
 
 
 @lru_cache
