@@ -67,19 +67,14 @@ def explorer_data(runs: Mapping[str, Run], dataset: ViewDataset | None) -> dict[
     variants = variants_of(first, dataset) if dataset is not None else {}
     views = views_of(first, dataset, list(parts)) if dataset is not None else {}
     pictures = encoded_pictures(variants, views)
-    of_models = [shown_numbers(run, list(parts), keys, measures) for run in every]
-    gazes = [encoded_gazes(run, variants, views) for run in every]
-    shown = {
-        photo: {
-            "part": part,
-            "pictures": pictures.get(photo, []),
-            "models": [
-                numbers[photo] | {"gaze": gaze.get(photo)}
-                for numbers, gaze in zip(of_models, gazes, strict=True)
-            ],
-        }
+    shown: dict[str, dict[str, Any]] = {
+        photo: {"part": part, "pictures": pictures.get(photo, []), "models": []}
         for photo, part in parts.items()
     }
+    for run in every:
+        gazes = encoded_gazes(run, variants, views)
+        for photo, of_model in shown_numbers(run, list(parts), keys, measures).items():
+            shown[photo]["models"].append(of_model | {"gaze": gazes.get(photo)})
     return {
         "models": list(runs),
         "kinds": [run.info.model.gaze for run in every],
