@@ -228,7 +228,7 @@ def model_card(
         augmentations=listed(provenance["trained_on"]),
         compared=compared,
     )
-    return ModelCard(f"---\n{data.to_yaml()}\n---\n\n{text}\n")
+    return ModelCard(f"---\n{data.to_yaml()}\n---\n\n{text}")
 
 
 def _results(run: Run) -> list[EvalResult]:
