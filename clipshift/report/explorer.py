@@ -339,10 +339,8 @@ def gazed(
     def lit(picture: Image.Image, greatest: float, encoded: str) -> Image.Image:
         levels = np.frombuffer(base64.b64decode(encoded), np.uint8).reshape(gaze["shape"])
         light = Image.fromarray(np.round(levels * (greatest / most)).astype(np.uint8))
-        dimmed = picture.point(lambda value: value * 0.15)
-        return Image.composite(
-            picture, dimmed, light.resize(picture.size, Image.Resampling.BICUBIC)
-        )
+        light = light.resize(picture.size, Image.Resampling.BICUBIC)
+        return Image.composite(picture, picture.point(lambda value: value * 0.15), light)
 
     views = zip(pictures, gaze["maps"], strict=True)
     return [lit(picture, *kept) if kept else None for picture, kept in views]

@@ -38,18 +38,14 @@ def run_notes(run: Run) -> list[str]:
 
 def model_notes(model: ModelInfo) -> list[str]:
     """What a reader must know of a model before its numbers, one sentence each."""
-    note = (
-        f"The weights of {model.name} are random (untrained): its numbers say nothing about CLIP."
-    )
-    return [] if model.trained else [note]
+    weights = f"The weights of {model.name} are random (untrained)"
+    return [] if model.trained else [f"{weights}: its numbers say nothing about CLIP."]
 
 
 def collapsed_notes(run: Run) -> list[str]:
     """A warning where a model gives all photos the same embedding; empty where it does not."""
-    note = (
-        "is collapsed: it gives all photos the same embedding, so that a shift of 0 means nothing."
-    )
-    return [f"{run.info.model.name} {note}"] if run.info.collapsed else []
+    meaning = "it gives all photos the same embedding, so that a shift of 0 means nothing."
+    return [f"{run.info.model.name} is collapsed: {meaning}"] if run.info.collapsed else []
 
 
 def few_photos(count: int) -> list[str]:
