@@ -6,24 +6,11 @@ from functools import lru_cache
 import numpy as np
 import torch
 from kornia.filters import get_gaussian_kernel1d
-from kornia.geometry.transform import (
-    get_affine_matrix2d,
-    get_perspective_transform,
-    hflip,
-    remap,
-    warp_affine,
-    warp_perspective,
-)
+from kornia.geometry import transform
 from torch import Tensor
 from torch.nn.functional import grid_sample
 
-from clipshift.augment.keyed import (
-    VIEW_SIZE,
-    Draws,
-    MovingAugmentation,
-    runs_asynchronously,
-    uniform,
-)
+from clipshift.augment.keyed import VIEW_SIZE, Draws, MovingAugmentation, is_async, uniform
 from clipshift.checks import checked, interval, number
 
 MAX_INVERSION_STEPS = 30
@@ -43,7 +30,8 @@ class Flip(MovingAugmentation):
         return {"turn": uniform(rng)}
 
     def apply(self, images: Tensor, draws: Draws, strength: float = 1.0) -> Tensor:
-        return torch.where(draws["turn"][..., None, None] < strength, hflip(images), images)
+        is_turned = draws["turn"][..., None, None] < strength
+        return torch.where(is_turned, transform.hflip(images), images)
 
     def move_back(self, images: Tensor, draws: Draws, strength: float = 1.0) -> Tensor:
         return self.apply(images, draws, strength)
@@ -59,7 +47,7 @@ class Homography(MovingAugmentation):
     def apply(self, images: Tensor, draws: Draws, strength: float = 1.0) -> Tensor:
         height, width = images.shape[-2:]
         matrix = self.matrix(images, draws, strength)
-        return warp_perspective(images, matrix, (height, width), padding_mode="zeros")
+        return transform.warp_perspective(images, matrix, (height, width), padding_mode="zeros")
 
     def move_back(self, images: Tensor, draws: Draws, strength: float = 1.0) -> Tensor:
         matrix = self.matrix(images, draws, strength)
@@ -97,12 +85,12 @@ class ShiftScaleRotate(Homography):
     def apply(self, images: Tensor, draws: Draws, strength: float = 1.0) -> Tensor:
         height, width = images.shape[-2:]
         matrix = self.matrix(images, draws, strength)
-        return warp_affine(images, matrix[:, :2], (height, width), padding_mode="zeros")
+        return transform.warp_affine(images, matrix[:, :2], (height, width), padding_mode="zeros")
 
     def matrix(self, images: Tensor, draws: Draws, strength: float) -> Tensor:
         height, width = images.shape[-2:]
         sides = images.new_tensor([width, height])
-        return get_affine_matrix2d(
+        return transform.get_affine_matrix2d(
             strength * draws["shift"] * sides,
             ((sides - 1) / 2).expand_as(draws["shift"]),
             draws["scale"] ** strength,
@@ -136,7 +124,9 @@ class Elastic(MovingAugmentation):
         rows, columns = (torch.arange(n, device=images.device) for n in (height, width))
         x = columns + strength * draws["displacement"][:, 0]
         y = rows[:, None] + strength * draws["displacement"][:, 1]
-        return remap(images, x, y, mode="bilinear", padding_mode="zeros", align_corners=True)
+        return transform.remap(
+            images, x, y, mode="bilinear", padding_mode="zeros", align_corners=True
+        )
 
     def move_back(self, images: Tensor, draws: Draws, strength: float = 1.0) -> Tensor:
         # Pixel p of the view shows pixel q = p + d(p) of the photo. Where d does not fold the
@@ -149,7 +139,7 @@ class Elastic(MovingAugmentation):
         step = torch.full_like(positions[..., :1], torch.inf)
         for _ in range(MAX_INVERSION_STEPS):
             unfinished = step.amax((1, 2, 3), keepdim=True) > CONVERGED
-            if not runs_asynchronously(images) and not unfinished.any():
+            if not is_async(images) and not unfinished.any():
                 break
             moved = start - sample_at(displacement, positions, "border").movedim(1, -1)
             length = torch.linalg.vector_norm(moved - positions, dim=-1, keepdim=True)
@@ -224,7 +214,7 @@ def stretching_homography(inward: Tensor, last: Tensor) -> Tensor:
         Shape (B, 3, 3).
     """
     unmoved = moved_corners(torch.zeros_like(inward))
-    return get_perspective_transform(moved_corners(inward) * last, unmoved * last)
+    return transform.get_perspective_transform(moved_corners(inward) * last, unmoved * last)
 
 
 def pixel_positions(images: Tensor) -> Tensor:

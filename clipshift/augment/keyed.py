@@ -130,7 +130,7 @@ def augment(
     return augmentation.apply(images, draws, strength).clamp(0.0, 1.0)
 
 
-def runs_asynchronously(images: Tensor) -> bool:
+def is_async(images: Tensor) -> bool:
     """Whether reading a number that depends on images would wait for them, as on a GPU."""
     return images.device.type != "cpu"
 

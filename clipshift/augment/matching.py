@@ -214,10 +214,4 @@ def displacement(
 
 def pixel_distortion(measure: Callable[[Tensor, Tensor], Tensor]) -> Distortion:
     """The distortion of an augmentation as a measure of view and clean view."""
-
-    def distortion(
-        augmentation: Augmentation, clean: Tensor, draws: Draws, strength: float
-    ) -> Tensor:
-        return measure(augment(augmentation, clean, draws, strength), clean)
-
-    return distortion
+    return lambda augmentation, clean, *drawn: measure(augment(augmentation, clean, *drawn), clean)

@@ -5,25 +5,14 @@ from collections.abc import Callable
 
 import numpy as np
 import torch
+from kornia import enhance
 from kornia.color import rgb_to_grayscale
-from kornia.enhance import (
-    adjust_brightness_accumulative,
-    adjust_hue,
-    adjust_saturation_with_gray_subtraction,
-)
 from kornia.filters import filter2d, filter2d_separable, get_gaussian_kernel1d
 from torch import Tensor
 from torch.nn.functional import interpolate
 from torchvision.io import ImageReadMode, decode_jpeg, encode_jpeg
 
-from clipshift.augment.keyed import (
-    VIEW_SIZE,
-    Augmentation,
-    Draws,
-    dithered,
-    runs_asynchronously,
-    uniform,
-)
+from clipshift.augment.keyed import VIEW_SIZE, Augmentation, Draws, dithered, is_async, uniform
 from clipshift.checks import Check, checked, interval, whole
 
 ODD: Check = (
@@ -71,11 +60,8 @@ class Blur(Augmentation):
 
     def sample(self, rng: np.random.Generator, size: int) -> Draws:
         side = self.kernel[int(rng.integers(len(self.kernel)))]
-        return {
-            "sigma": uniform(rng, self.sigma),
-            "side": torch.tensor([side]),
-            "offset": uniform(rng),
-        }
+        sigma, offset = uniform(rng, self.sigma), uniform(rng)
+        return {"sigma": sigma, "side": torch.tensor([side]), "offset": offset}
 
     def apply(self, images: Tensor, draws: Draws, strength: float = 1.0) -> Tensor:
         # Kernels of one batch must have one length; the zeros around a shorter one change nothing.
@@ -108,12 +94,9 @@ class ColorJitter(Augmentation):
         saturation: tuple[float, float],
         hue: tuple[float, float],
     ) -> None:
-        self.intervals = {
-            "brightness": checked("brightness", brightness, interval(0)),
-            "contrast": checked("contrast", contrast, interval(0)),
-            "saturation": checked("saturation", saturation, interval(0)),
-            "hue": checked("hue", hue, interval(-0.5, 0.5)),
-        }
+        factors = {"brightness": brightness, "contrast": contrast, "saturation": saturation}
+        self.intervals = {name: checked(name, v, interval(0)) for name, v in factors.items()}
+        self.intervals["hue"] = checked("hue", hue, interval(-0.5, 0.5))
 
     def sample(self, rng: np.random.Generator, size: int) -> Draws:
         draws = {name: uniform(rng, interval)[0] for name, interval in self.intervals.items()}
@@ -126,16 +109,16 @@ class ColorJitter(Augmentation):
         )
         hue = (strength * draws["hue"]).clamp(-0.5, 0.5)
         steps: tuple[tuple[Callable[[Tensor, Tensor], Tensor], Tensor], ...] = (
-            (adjust_brightness_accumulative, brightness),
+            (enhance.adjust_brightness_accumulative, brightness),
             (adjust_contrast, contrast),
-            (adjust_saturation_with_gray_subtraction, saturation),
-            (adjust_hue, hue * 2 * math.pi),
+            (enhance.adjust_saturation_with_gray_subtraction, saturation),
+            (enhance.adjust_hue, hue * 2 * math.pi),
         )
         views = images.clone()
         for steps_now in draws["order"].T:
             for step, (adjust, factor) in enumerate(steps):
                 rows = steps_now == step
-                if runs_asynchronously(images):
+                if is_async(images):
                     adjusted = adjust(views, factor)
                     views = torch.where(rows[:, None, None, None], adjusted, views)
                 elif rows.any():
@@ -173,10 +156,8 @@ class BrightnessContrast(Augmentation):
         self.contrast = checked("contrast", contrast, interval(-1))
 
     def sample(self, rng: np.random.Generator, size: int) -> Draws:
-        return {
-            "contrast": uniform(rng, self.contrast),
-            "brightness": uniform(rng, self.brightness),
-        }
+        contrast, brightness = (uniform(rng, i) for i in (self.contrast, self.brightness))
+        return {"contrast": contrast, "brightness": brightness}
 
     def apply(self, images: Tensor, draws: Draws, strength: float = 1.0) -> Tensor:
         contrast, brightness = (draws[name][..., None, None] for name in ("contrast", "brightness"))

@@ -165,6 +165,7 @@ def clean_view(image: Image.Image, resize: Resize) -> Tensor:
     return unit_range(pixels_of(image, resize))
 
 
+@dataclass(eq=False, repr=False)
 class ViewDataset(Dataset[View | Skipped]):
     """Clean views of photos, with the draws of every augmentation.
 
@@ -174,25 +175,18 @@ class ViewDataset(Dataset[View | Skipped]):
         seed: The run's seed.
         resize: See `clean_view`.
         cache: Cache of decoded and resized photos.
-
-    Attributes:
-        size: Side of the views, in pixels.
     """
 
-    def __init__(
-        self,
-        photos: Sequence[Photo],
-        augmentations: Mapping[str, Augmentation],
-        seed: int,
-        resize: Resize,
-        cache: Cache | None = None,
-    ) -> None:
-        self.photos = photos
-        self.augmentations = augmentations
-        self.seed = seed
-        self.resize = resize
-        self.size = view_size(resize)
-        self.cache = cache
+    photos: Sequence[Photo]
+    augmentations: Mapping[str, Augmentation]
+    seed: int
+    resize: Resize
+    cache: Cache | None = None
+
+    @property
+    def size(self) -> int:
+        """Side of the views, in pixels."""
+        return view_size(self.resize)
 
     def __len__(self) -> int:
         return len(self.photos)

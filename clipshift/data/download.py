@@ -127,7 +127,7 @@ def _facts(url: str) -> dict[str, Any]:
     except FileNotFoundError:
         # fsspec's http raises this for any failure: opening it raises the actual one
         with _open(url) if is_http(url) else files.open(path):
-            raise ConnectionError("the server does not send its length") from None
+            facts = {}
     if facts.get("size") is None:
         raise ConnectionError("the server does not send its length")
     return facts

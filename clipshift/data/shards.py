@@ -8,6 +8,7 @@ import io
 import os
 import tarfile
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import BinaryIO
 
@@ -325,19 +326,16 @@ def _streamed_shard(name: str, url: str, folder: Path) -> Shard:
     remote = RemoteFile(url)
     key = hashlib.sha256("\0".join([url, remote.version, str(remote.size)]).encode()).hexdigest()
     stored = folder / f"{key[:24]}-{Path(url).stem}.json"
-
-    def shard(members: list[Member]) -> Shard:
-        return Shard(name, members, Path(url), url, remote.version)
-
+    shard = partial(Shard, name, file=Path(url), url=url, version=remote.version)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with FileLock(f"{stored}.lock"):
             with contextlib.suppress(OSError, ValueError):
                 return shard(typed(MEMBERS, read_text(stored)))
             members = _read_members(io.BufferedReader(remote, STREAM_BYTES), url)
-            partial = Path(f"{stored}.part")
-            partial.write_bytes(MEMBERS.dump_json(members))
-            partial.replace(stored)
+            unfinished = Path(f"{stored}.part")
+            unfinished.write_bytes(MEMBERS.dump_json(members))
+            unfinished.replace(stored)
     except OSError as error:
         raise UserError(f"{folder} cannot be written: {error.strerror}", "download") from None
     return shard(members)

@@ -418,9 +418,7 @@ def load_encoder(
     """
     if checkpoint and Path(checkpoint).is_dir():
         architecture, pretrained, checkpoint = f"local-dir:{checkpoint}", None, None
-    schema, name = parse_model_name(architecture)
-    if architecture.startswith(BUILTIN):
-        schema, name = "local-dir", str(builtin_folder(architecture.removeprefix(BUILTIN)))
+    schema, name = parse_model_name(_open_clip_name(architecture))
     if schema == "hf-hub":
         schema, name = "local-dir", str(find_hub_folder(name))
     if schema == "local-dir":

@@ -9,6 +9,7 @@ Both cost about one per cent of a forward pass.
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
@@ -45,6 +46,7 @@ class GazeProbe(ABC):
         """The gaze of the last forward pass, at least 0, float32, shape (B, h, w)."""
 
 
+@dataclass(eq=False)
 class AttentionProbe(GazeProbe):
     """The attention of the query that produces the embedding.
 
@@ -57,19 +59,14 @@ class AttentionProbe(GazeProbe):
 
     kind = "attention"
 
-    def __init__(
-        self,
-        attention: nn.Module,
-        project: Callable[..., Heads],
-        grid: tuple[int, int],
-        layer: int = 0,
-    ) -> None:
-        self.attention = attention
-        self.project = project
-        self.grid = grid
-        self.layer = layer
+    attention: nn.Module
+    project: Callable[..., Heads]
+    grid: tuple[int, int]
+    layer: int = 0
+
+    def __post_init__(self) -> None:
         self._inputs: tuple[Any, ...] = ()
-        attention.register_forward_pre_hook(self._keep)
+        self.attention.register_forward_pre_hook(self._keep)
 
     def _keep(self, attention: nn.Module, inputs: tuple[Any, ...]) -> None:
         self._inputs = tuple(x.detach() if isinstance(x, Tensor) else x for x in inputs)

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
+from typing import TypeGuard
 
 import torch
 from torch import Tensor, nn
@@ -15,9 +16,7 @@ def packed_weights(tower: nn.Module) -> Iterator[None]:
     Their weights must not change meanwhile. Float32 is left to MKL, because oneDNN's results differ
     from those of MKL in the last digit.
     """
-    layers = [
-        layer for layer in tower.modules() if isinstance(layer, nn.Linear) and _can_be_packed(layer)
-    ]
+    layers = [layer for layer in tower.modules() if _can_be_packed(layer)]
     for layer in layers:
         weight = torch.ops.mkldnn._reorder_linear_weight(layer.weight.detach(), None)
         layer.forward = partial(_multiply, weight, layer.bias)  # type: ignore[method-assign]
@@ -28,7 +27,7 @@ def packed_weights(tower: nn.Module) -> Iterator[None]:
             del layer.forward
 
 
-def _can_be_packed(layer: nn.Linear) -> bool:
+def _can_be_packed(layer: nn.Module) -> TypeGuard[nn.Linear]:
     return (
         type(layer) is nn.Linear
         and "forward" not in vars(layer)  # not patched

@@ -45,15 +45,8 @@ def vit_clipshift_tiny(pretrained: bool = False, **kwargs: Any) -> VisionTransfo
     Raises:
         RuntimeError: If ``pretrained`` is true.
     """
-    settings: dict[str, Any] = {
-        "img_size": 64,
-        "embed_dim": 192,
-        "depth": 4,
-        "num_heads": 3,
-        "mlp_ratio": 3.0,
-        "dynamic_img_size": True,
-        "embed_layer": _patches,
-    }
+    settings: dict[str, Any] = {"img_size": 64, "embed_dim": 192, "depth": 4, "num_heads": 3}
+    settings |= {"mlp_ratio": 3.0, "dynamic_img_size": True, "embed_layer": _patches}
     model = build_model_with_cfg(
         VisionTransformer, "vit_clipshift_tiny", pretrained, **(settings | kwargs)
     )
