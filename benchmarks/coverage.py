@@ -13,7 +13,7 @@ import pandas as pd
 import torch
 from scipy import stats
 
-from clipshift.evaluate.inside import directions_table
+from clipshift.evaluate.inside import Views, directions_table
 from clipshift.evaluate.layers import cka_intervals
 from clipshift.measure.functional import linear_cka, pairwise_distances
 from clipshift.results.intervals import (
@@ -207,7 +207,7 @@ def of_directions(measure: str) -> Coverage:
     variants = {"view": SimpleNamespace(name="view", severity="paper")}
 
     def row(rng: Rng, n: int) -> pd.Series:
-        return directions_table(draw(rng, n), variants, seed=n).iloc[0]
+        return directions_table(Views(draw(rng, n), variants, seed=n)).iloc[0]
 
     truth = row(np.random.default_rng(0), 50_000)[measure]
     ends = {"direction": ("ci_low", "ci_high")}.get(measure, (f"{measure}_low", f"{measure}_high"))

@@ -27,6 +27,7 @@ from clipshift.measure.metrics import PhotoMeasure
 from clipshift.results.measured import CLEAN, KEPT, Measured
 from clipshift.results.records import Records
 from clipshift.results.runs import write_run
+from clipshift.results.table import PhotoSample
 from clipshift.versions import provenance
 
 BATCH = 256
@@ -137,12 +138,9 @@ def main() -> None:
                 measured = records.read("digests", "distances", *KEPT)
             run = make_run(
                 folder,
-                measured,
+                PhotoSample(measured, photos, variants, 0),
                 records,
-                photos,
-                variants,
                 columns | COLUMNS,
-                0,
                 FACTS,
             )
             write_run(run)

@@ -45,7 +45,7 @@ from clipshift.results.intervals import mean_interval
 from clipshift.results.measured import Measured
 from clipshift.results.records import Records
 from clipshift.results.runs import write_run
-from clipshift.results.table import by_photo, distance_tables
+from clipshift.results.table import PhotoSample, by_photo, distance_tables
 
 
 @pytest.fixture(scope="module")
@@ -114,7 +114,9 @@ def test_metrics_and_distances_agree_with_the_table(reference: tuple) -> None:
     table, module, measured = reference
     for name, metric in module.measures.items():  # over all augmentations: one metric each
         assert metric.compute().item() == pytest.approx(table[name].mean(), rel=1e-6)
-    distances, low, high = distance_tables(measured, sample()[:4], list(PAPER), 0)
+    distances, low, high = distance_tables(
+        PhotoSample(measured, sample()[:4], dict.fromkeys(PAPER), 0)
+    )
     assert list(distances.index) == list(distances.columns) == list(PAPER)
     np.testing.assert_allclose(distances, module.distance.compute(), rtol=1e-6)
     apart = ~np.eye(9, dtype=bool)
@@ -227,7 +229,7 @@ def test_layers_are_those_of_whole_gram_matrices(encoder: Encoder, names: tuple[
     variants = make_variants(chosen, ladders(), ["2"], {})
     dataset = ViewDataset(photos, chosen, 0, "squash")
     records, _ = run_module(encoder, variants, {}, dataset, batch_size=5, layers=True)
-    table = layer_table(records.read(), records.sums(), photos, variants, 0)
+    table = layer_table(PhotoSample(records.read(), photos, variants, 0), records.sums())
     table = table.set_index(["augmentation", "layer"])
     batch = collate([dataset[index] for index in range(len(photos))])
     with torch.inference_mode():
@@ -290,12 +292,9 @@ def test_ranks_and_batches_leave_the_same_files(
         kept = records.read("digests", "distances", "gallery")
         run = make_run(
             folder,
-            kept,
+            PhotoSample(kept, photos, variants, 0),
             records,
-            photos,
-            variants,
             all_columns(),
-            0,
             run_facts(model={"gaze_layer": None}),
         )
         write_run(run)

@@ -47,6 +47,7 @@ from clipshift.results.intervals import cosine_values, mean_interval, pair_value
 from clipshift.results.measured import CLEAN, Measured
 from clipshift.results.records import Records
 from clipshift.results.runs import Run, read_run
+from clipshift.results.table import PhotoSample
 from clipshift.train.export import export_model
 
 TABLES = ("directions", "direction_cosines", "undone", "neighbourhoods", "named")
@@ -58,7 +59,11 @@ def on_sphere(photos: int, width: int, seed: int = 0) -> np.ndarray:
 
 
 def tables_of(
-    views: dict[str, np.ndarray], seed: int = 0, ids: list[str] | None = None, **inputs: object
+    views: dict[str, np.ndarray],
+    seed: int = 0,
+    ids: list[str] | None = None,
+    groups: np.ndarray | None = None,
+    **inputs: object,
 ) -> dict[str, pd.DataFrame]:
     """The tables of constructed embeddings, under names of the paper's augmentations."""
     count = len(views[CLEAN])
@@ -67,7 +72,7 @@ def tables_of(
         {n: augmentation_named(n) for n in views if n != CLEAN}, {}, ["paper"], {}
     )
     measured = Measured(index=np.arange(count), embeddings=views)
-    return inside_tables(measured, photos, variants, seed, **inputs)
+    return inside_tables(PhotoSample(measured, photos, variants, seed, groups), **inputs)
 
 
 def translated(photos: int = 200) -> tuple[np.ndarray, np.ndarray]:
@@ -526,7 +531,7 @@ def test_a_model_without_layers_that_are_known_has_no_outliers() -> None:
     records, _ = run_module(encoder, variants, {}, dataset, batch_size=2, layers=True)
     measured = records.read()
     assert measured.layers is measured.outliers is None
-    assert outlier_table(measured, photos, variants, 0).empty
+    assert outlier_table(PhotoSample(measured, photos, variants, 0)).empty
 
 
 def test_an_exported_model_says_what_it_knows(tmp_path: Path) -> None:
@@ -685,7 +690,7 @@ def gazed(norms: np.ndarray, gaze: np.ndarray) -> list[str]:
     )
     photos = [Photo(f"{k}.jpg", Path(f"{k}.jpg")) for k in range(20)]
     variants = make_variants(augmentations_named("noise"), {}, ["paper"], {})
-    table = outlier_table(measured, photos, variants, 0)
+    table = outlier_table(PhotoSample(measured, photos, variants, 0))
     assert table["augmentation"].tolist() == [CLEAN] * 2 + ["noise"] * 2
     assert not carried_gaze(table, None)
     return carried_gaze(table, 2)

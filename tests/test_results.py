@@ -52,6 +52,7 @@ from clipshift.results.ranking import (
 from clipshift.results.records import Records
 from clipshift.results.runs import Run, clear_results, read_run, write_run
 from clipshift.results.table import (
+    PhotoSample,
     by_photo,
     distance_tables,
     labels_of,
@@ -133,7 +134,7 @@ def test_distances_are_means_over_photos_in_whatever_order_they_came() -> None:
 
     def tables(order: list[int]) -> tuple[pd.DataFrame, ...]:
         measured = Measured(index=np.array(order), distances=own[order])
-        return distance_tables(measured, photos, ["a", "b", "c"], seed=0)
+        return distance_tables(PhotoSample(measured, photos, dict.fromkeys("abc"), seed=0))
 
     made = tables(list(range(8)))
     for first, again in zip(made, tables([5, 0, 7, 1, 2, 6, 3, 4]), strict=True):
@@ -146,7 +147,7 @@ def test_distances_are_means_over_photos_in_whatever_order_they_came() -> None:
 
 
 def test_without_photos_no_distance_is_known() -> None:
-    for table in distance_tables(Measured(), [], list("abcd"), seed=0):
+    for table in distance_tables(PhotoSample(Measured(), [], dict.fromkeys("abcd"), seed=0)):
         assert np.isnan(table.to_numpy()[~np.eye(4, dtype=bool)]).all()
 
 

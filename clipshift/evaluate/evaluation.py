@@ -8,7 +8,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 import pytorch_lightning as pl
 import torch
@@ -44,6 +43,7 @@ from clipshift.results.kept import GAZED_PHOTOS, write_nearest, write_tensors
 from clipshift.results.measured import KEPT, ROWS, Measured
 from clipshift.results.records import Records
 from clipshift.results.runs import Run, clear_results, write_run
+from clipshift.results.table import PhotoSample
 from clipshift.versions import provenance
 
 TOKEN_PHOTOS = 500
@@ -326,10 +326,9 @@ def tabulate(
     options, photos, variants = evaluation.options, evaluation.photos, module.variants
     rounded = {name: round(value, 3) for name, value in seconds.items()}
 
-    def inside(groups: np.ndarray | None) -> dict[str, pd.DataFrame]:
+    def inside(sample: PhotoSample) -> dict[str, pd.DataFrame]:
         begun = time.perf_counter()
-        vocabularies = texts.vocabularies
-        tables = inside_tables(measured, photos, variants, options.seed, vocabularies, groups)
+        tables = inside_tables(sample, texts.vocabularies)
         rounded["inside"] = round(time.perf_counter() - begun, 3)
         return tables
 
@@ -345,10 +344,12 @@ def tabulate(
         "seconds": rounded,
         **provenance(),
     }
+    asked = inside if options.inside else None
+    sample = PhotoSample(measured, photos, variants, options.seed)
+    calibration, resample = evaluation.calibration, options.resample
     return make_run(
-        folder, measured, module.records, photos, variants, module.columns, options.seed, facts,
-        inside if options.inside else None, evaluation.calibration, options.resample,
-    )  # fmt: skip
+        folder, sample, module.records, module.columns, facts, asked, calibration, resample
+    )
 
 
 def write(run: Run, evaluation: Evaluation, texts: Texts, measured: Measured) -> None:

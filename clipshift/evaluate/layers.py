@@ -8,37 +8,28 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from clipshift.augment.variants import Variant
-from clipshift.data.photos import Photo
 from clipshift.measure.functional import cka_left_out, cka_null
 from clipshift.measure.metrics import LayerShift
 from clipshift.results.columns import DEFINITIONS
 from clipshift.results.intervals import mean_interval, ratio_values
-from clipshift.results.measured import CLEAN, Measured
-from clipshift.results.table import order_of_photos
+from clipshift.results.measured import CLEAN
+from clipshift.results.table import PhotoSample
 
 
-def layer_table(
-    measured: Measured,
-    sums: Mapping[str, Tensor],
-    photos: Sequence[Photo],
-    variants: Mapping[str, Variant],
-    seed: int,
-    groups: np.ndarray | None = None,
-) -> pd.DataFrame:
+def layer_table(sample: PhotoSample, sums: Mapping[str, Tensor]) -> pd.DataFrame:
     """One row per variant and layer: cosines, the shift's growth from layer to layer, and CKA.
 
     The intervals are `clipshift.results.intervals.mean_interval`, that of the amplification with
     the spreads of the clean photos as they are, that of CKA of `cka_intervals`. Empty where the
     sums are of other photos, as after an interruption they may be.
     """
+    measured, variants, groups = sample.measured, sample.variants, sample.groups
     columns = list(DEFINITIONS["layers"])
     summed = set(sums["photos"].tolist()) if sums else set()
     if measured.layers is None or summed != set(measured.index.tolist()):
         return pd.DataFrame(columns=columns)
-    order = order_of_photos(measured, photos)
-    both = measured.layers[order]
-    low, high = np.clip(mean_interval(both, seed, groups), -1, 1)
+    both = measured.layers[sample.order]
+    low, high = np.clip(sample.mean_interval(both), -1, 1)
     cosines = both[..., 0]
     count, depth, width = cosines.shape
     shifts = [
@@ -54,16 +45,16 @@ def layer_table(
     growth = amplification_values(cosines, np.array([float(of["spread"]) for of in shifts]))
     with np.errstate(invalid="ignore"):
         amplification = np.nansum(growth, axis=0) / np.isfinite(growth).sum(axis=0)
-    growth_low, growth_high = np.maximum(mean_interval(growth, seed, groups), 0)
+    growth_low, growth_high = np.maximum(sample.mean_interval(growth), 0)
     # torchmetrics squeezes the values of a single variant.
     names = ("cosine", "patch_cosine", "cka", "cka_biased")
     means = {name: np.array([of[name].reshape(-1).tolist() for of in shifts]) for name in names}
     cka, null = means["cka"], cka_null(count)
-    tokens = {view: _tokens(measured, photos, view) for view in (CLEAN, *variants)}
+    tokens = {view: _tokens(sample, view) for view in (CLEAN, *variants)}
     widths = [sums[f"{layer} xx"].shape[0] - 2 for layer in range(depth)]
     if groups is not None:
-        groups = groups[np.isin(measured.index[order], list(measured.tokens.get(CLEAN, ())))]
-    cka_low, cka_high = cka_intervals(tokens, widths, cka, count, seed, groups)
+        groups = groups[np.isin(measured.index[sample.order], list(measured.tokens.get(CLEAN, ())))]
+    cka_low, cka_high = cka_intervals(tokens, widths, cka, count, sample.seed, groups)
     numbers = means | {
         "ci_low": low[..., 0],
         "ci_high": high[..., 0],
@@ -88,10 +79,10 @@ def layer_table(
     return table[columns]
 
 
-def _tokens(measured: Measured, photos: Sequence[Photo], view: str) -> np.ndarray:
+def _tokens(sample: PhotoSample, view: str) -> np.ndarray:
     """The mean patch tokens of the photos of which they were kept, in the order of ids."""
-    kept = measured.tokens.get(view, {})
-    chosen = sorted(kept, key=lambda index: photos[index].id)
+    kept = sample.measured.tokens.get(view, {})
+    chosen = sorted(kept, key=lambda index: sample.photos[index].id)
     return np.array([kept[index] for index in chosen])
 
 
@@ -157,29 +148,23 @@ CARRIED = 0.25
 """Outlier tokens carry the gaze where they have so much more of it than their number would have."""
 
 
-def outlier_table(
-    measured: Measured,
-    photos: Sequence[Photo],
-    variants: Mapping[str, Variant],
-    seed: int,
-    groups: np.ndarray | None = None,
-) -> pd.DataFrame:
+def outlier_table(sample: PhotoSample) -> pd.DataFrame:
     """Outlier tokens after each layer, and the gaze on them: a row per view, severity and layer.
 
     The clean views, which have no severity, have their rows at every one. Empty where there are no
     tokens.
     """
     columns = list(DEFINITIONS["outliers"])
-    if measured.outliers is None:
+    if sample.measured.outliers is None:
         return pd.DataFrame(columns=columns)
-    values = measured.outliers[order_of_photos(measured, photos)]
-    low, high = np.clip(mean_interval(values, seed, groups), 0, [np.inf, 1, 1])
+    values, variants = sample.measured.outliers[sample.order], sample.variants.values()
+    low, high = np.clip(sample.mean_interval(values), 0, [np.inf, 1, 1])
     count = np.isfinite(values).sum(axis=0)
     with np.errstate(invalid="ignore"):
         means = np.nansum(values, axis=0) / count
-    severities = dict.fromkeys(variant.severity for variant in variants.values())
+    severities = dict.fromkeys(variant.severity for variant in variants)
     views = [(0, CLEAN, severity) for severity in severities] + [
-        (place, v.name, v.severity) for place, v in enumerate(variants.values(), start=1)
+        (place, v.name, v.severity) for place, v in enumerate(variants, start=1)
     ]
     places, depth = [place for place, _, _ in views], values.shape[2]
     numbers = {

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,6 @@ import torch
 
 from clipshift.augment.matching import UNDISTORTED, Calibration
 from clipshift.augment.stored import Stored
-from clipshift.augment.variants import Variant
 from clipshift.data.photos import Photo, keyed_order
 from clipshift.evaluate.calibration import mirrored_photos
 from clipshift.evaluate.elasticity import elasticities
@@ -39,11 +39,11 @@ from clipshift.results.ranking import correlate, rank_augmentations, ranking_agr
 from clipshift.results.records import Records
 from clipshift.results.runs import SHIFT, Run
 from clipshift.results.table import (
+    PhotoSample,
     Shift,
     by_photo,
     distance_tables,
     labels_of,
-    order_of_photos,
     shift_table,
     skipped_table,
     summarize,
@@ -59,14 +59,11 @@ makes an interval 1.6 times as wide."""
 
 def make_run(
     folder: Path,
-    measured: Measured,
+    sample: PhotoSample,
     records: Records,
-    photos: Sequence[Photo],
-    variants: Mapping[str, Variant],
     columns: Mapping[str, Facts],
-    seed: int,
     facts: Mapping[str, Any],
-    inside: Callable[[np.ndarray | None], Mapping[str, pd.DataFrame]] | None = None,
+    inside: Callable[[PhotoSample], Mapping[str, pd.DataFrame]] | None = None,
     calibration: Calibration | None = None,
     resample: str = AUTO,
 ) -> Run:
@@ -76,19 +73,17 @@ def make_run(
 
     Args:
         folder: The run's folder.
-        measured: What was measured, but for the values, which are not all held at once.
-        records: Where they are, and the layers' sums.
-        photos: The run's photos.
-        variants: Augmentations at severities, by view name.
+        sample: What was measured, but for the values, which are not all held at once. Its groups
+            are not read: they follow from ``resample``.
+        records: Where the values are, and the layers' sums.
         columns: What the measured columns mean.
-        seed: Of all resampling.
         facts: What else is known of the run; ``data`` and others are added.
-        inside: Makes, where asked for, `clipshift.evaluate.inside.inside_tables` of the groups of
-            photos that are resampled whole.
+        inside: Makes, where asked for, `clipshift.evaluate.inside.inside_tables` of the sample,
+            with the groups of photos that are resampled whole.
         calibration: Of severity ``matched``, where that is among the run's.
         resample: What is resampled, see `resampling`.
     """
-    order = order_of_photos(measured, photos)
+    measured, photos, variants, seed = sample.measured, sample.photos, sample.variants, sample.seed
     metric = clean_spread(records.parts("embeddings"))
     spread = math.nan if metric is None else metric.compute().item()
     found_again = retained_photos(measured)
@@ -99,13 +94,14 @@ def make_run(
         add_relative_shift(part, metric)
         add_retained(part, found_again)
 
-    parts = records.sorted_values(measured.index[order], complete)
+    parts = records.sorted_values(measured.index[sample.order], complete)
     tables = (shift_table(part, photos, variants) for part in parts)
     write_whole(folder / SHIFT, lambda path: write_shift(path, tables, columns))
     shift = ShiftFile(folder / SHIFT)
     cosine = "cosine_similarity" in shift
     correlation = label_correlation(shift) if cosine else None
     groups, resampled = resampling(list(labels_of(shift)), correlation, resample)
+    sample = replace(sample, groups=groups)
     matching, elasticity = UNMATCHED, {}
     if calibration:
         elasticity = elasticities(measured, variants, UNDISTORTED[calibration.distortion])
@@ -117,7 +113,7 @@ def make_run(
     summary = summarize(shift, columns, seed, matching, groups)
     stored = {v.name for v in variants.values() if isinstance(v.augmentation, Stored)}
     errors = corruption_errors(summary, sorted(stored))
-    several = len(order) > 1 and len(shift.variants.unique("augmentation")) > 1
+    several = len(measured.index) > 1 and len(shift.variants.unique("augmentation")) > 1
     both = cosine and several and {PAPER, MATCHED} <= set(shift.variants.unique("severity"))
     derived: dict[str, Any] = {
         "data": facts["data"] | data_facts(measured, photos, shown_photos(shift, SHOWN_PHOTOS)),
@@ -144,7 +140,7 @@ def make_run(
     ranking = rank_augmentations(shift, seed, matching, groups) if cosine else pd.DataFrame()
     if calibration and len(ranking):
         ranking = with_distortion(ranking, summary, calibration.distortion)
-    outliers = outlier_table(measured, photos, variants, seed, groups)
+    outliers = outlier_table(sample)
     derived["notes"] = [
         *facts["notes"],
         *carried_gaze(outliers, facts["model"]["gaze_layer"]),
@@ -153,17 +149,17 @@ def make_run(
     ]
     if len(errors):
         derived["corruption_error"] = shift_and_error(errors, shift, seed)
-    inside_tables = inside(groups) if inside else {}  # adds to facts["seconds"]
+    inside_tables = inside(sample) if inside else {}  # adds to facts["seconds"]
     return Run(
         folder,
         RunInfo.model_validate({**facts, **derived}),
         dict(columns),
         shift,
         summary,
-        *distance_tables(measured, photos, list(variants), seed, groups),
+        *distance_tables(sample),
         ranking,
         correlate(shift, columns) if cosine else pd.DataFrame(),
-        layer_table(measured, records.sums(), photos, variants, seed, groups),
+        layer_table(sample, records.sums()),
         outliers,
         errors,
         skipped=skipped_table(measured, photos),

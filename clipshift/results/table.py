@@ -1,6 +1,8 @@
 """The tables of a run: one row per photo and variant, and means over photos with intervals."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from typing import TypeAlias
 
 import numpy as np
@@ -28,6 +30,41 @@ Shift: TypeAlias = pd.DataFrame | ShiftFile
 """A table of `shift_table`, or the file that holds it, of which a column is read at a time."""
 
 
+@dataclass(frozen=True)
+class PhotoSample:
+    """What was measured of a sample of photos, and how intervals resample them.
+
+    Attributes:
+        measured: What was measured.
+        photos: The run's photos.
+        variants: Augmentations at severities, by view name.
+        seed: Seed of the resampling.
+        groups: The group of each photo, which is resampled whole, integers, photos in the order of
+            ids; None where photos are independent.
+    """
+
+    measured: Measured
+    photos: Sequence[Photo]
+    variants: Mapping[str, Variant]
+    seed: int
+    groups: np.ndarray | None = None
+
+    @cached_property
+    def order(self) -> np.ndarray:
+        """The rows of what was measured in the order of photo ids, in which tables have them."""
+        ids = np.array([self.photos[index].id for index in self.measured.index], object)
+        return np.argsort(ids, kind="stable")
+
+    @property
+    def listed(self) -> list[Photo]:
+        """The measured photos in the order of ids."""
+        return [self.photos[index] for index in self.measured.index[self.order].tolist()]
+
+    def mean_interval(self, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The ends of `clipshift.results.intervals.mean_interval` of these photos' values."""
+        return mean_interval(values, self.seed, self.groups)
+
+
 def shift_table(
     measured: Measured, photos: Sequence[Photo], variants: Mapping[str, Variant]
 ) -> pd.DataFrame:
@@ -46,8 +83,8 @@ def shift_table(
     measures = list(dict.fromkeys(measure for _, measure in measured.values))
     if not names:
         return pd.DataFrame(columns=list(KEYS))
-    order = order_of_photos(measured, photos)
-    listed = [photos[index] for index in np.asarray(measured.index)[order].tolist()]
+    sample = PhotoSample(measured, photos, variants, 0)
+    order, listed = sample.order, sample.listed
     columns: dict[str, np.ndarray] = {
         "photo": np.repeat([photo.id for photo in listed], len(names)),
         "label": np.repeat(np.array([photo.label for photo in listed], object), len(names)),
@@ -173,48 +210,29 @@ def _influence(shift: Shift, measure: str) -> np.ndarray:
     return np.stack([relative_shift_values(*pair) for pair in pairs], axis=1)
 
 
-def distance_tables(
-    measured: Measured,
-    photos: Sequence[Photo],
-    names: Sequence[str],
-    seed: int,
-    groups: np.ndarray | None = None,
-) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
+def distance_tables(sample: PhotoSample) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
     """Mean distances between the views of one photo under every two variants, and their intervals.
 
     Args:
-        measured: What was measured.
-        photos: The run's photos.
-        names: View names of the K variants.
-        seed: Seed of the resampling.
-        groups: The group of each photo, which is resampled whole, integers, photos in the order of
-            ids; None where photos are independent.
+        sample: What was measured, under K variants.
 
     Returns:
         The means and the ends of their 95 % intervals (`mean_interval`), low and high, each K × K
         with names; zero on the diagonal.
     """
-    pairs = len(names) * (len(names) - 1) // 2
-    order = order_of_photos(measured, photos)
-    values = measured.distances[order] if len(order) else np.empty((0, pairs), np.float32)
+    names, order = list(sample.variants), sample.order
     upper = np.triu_indices(len(names), 1)
+    pairs = len(upper[0])
+    values = sample.measured.distances[order] if len(order) else np.empty((0, pairs), np.float32)
 
     def table(ends: np.ndarray) -> pd.DataFrame:
         matrix = np.zeros((len(names), len(names)))
         matrix[upper] = ends
-        return pd.DataFrame(
-            matrix + matrix.T, index=pd.Index(names, name="augmentation"), columns=list(names)
-        )
+        return pd.DataFrame(matrix + matrix.T, pd.Index(names, name="augmentation"), names)
 
     means = np.nanmean(values, axis=0, dtype=float) if len(order) else np.full(pairs, np.nan)
-    low, high = np.clip(mean_interval(values, seed, groups), 0, 2)
+    low, high = np.clip(sample.mean_interval(values), 0, 2)
     return table(means), table(low), table(high)
-
-
-def order_of_photos(measured: Measured, photos: Sequence[Photo]) -> np.ndarray:
-    """The rows of what was measured in the order of photo ids, in which tables have them."""
-    ids = np.array([photos[index].id for index in measured.index], object)
-    return np.argsort(ids, kind="stable")
 
 
 def pivot(summary: pd.DataFrame, column: str = "mean") -> pd.DataFrame:
