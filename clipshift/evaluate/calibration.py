@@ -29,7 +29,6 @@ from clipshift.data.files import read_text, typed
 from clipshift.data.photos import Photo, UnreadablePhotoError, keyed_order
 from clipshift.errors import UserError
 from clipshift.measure.functional import rmse, ssim
-from clipshift.results.files import write_json
 from clipshift.results.runs import CALIBRATION
 from clipshift.severities import MATCHED
 
@@ -157,11 +156,7 @@ def load_calibration(
         raise UserError(f"{file} was made with other parameters of {', '.join(other)}: {again}")
     if calibration.resize != resize:
         raise UserError(f"{file} was made with data.resize={calibration.resize}: {again}")
-    settings = {
-        "distortion": calibration.distortion,
-        "target": calibration.target,
-        "photos": len(calibration.photos),
-    }
+    settings = matching_settings(calibration)
     for name, value in asked.items():
         if value != settings[name]:
             raise UserError(
@@ -255,9 +250,10 @@ def left_to_measure(photos: Sequence[Photo], calibration: Calibration) -> list[P
     return left
 
 
-def save_calibration(folder: Path, calibration: Calibration) -> None:
-    """Write ``calibration.json``."""
-    write_json(folder / CALIBRATION, calibration.as_json())
+def matching_settings(calibration: Calibration) -> dict[str, Any]:
+    """What strengths were matched by: ``distortion``, ``target`` and the number of ``photos``."""
+    photos = len(calibration.photos)
+    return {"distortion": calibration.distortion, "target": calibration.target, "photos": photos}
 
 
 def calibration_notes(calibration: Calibration, left_out: int) -> list[str]:
@@ -278,11 +274,7 @@ def calibration_notes(calibration: Calibration, left_out: int) -> list[str]:
             f"This {CALIBRATION} is of an earlier version and knows its photos by their ids alone: "
             "the same photographs under other ids would be measured. Calibrate again to be sure."
         )
-    missed = [
-        f"{name} ({match.realised:.3g})"
-        for name, match in calibration.matches.items()
-        if not match.reached
-    ]
-    if missed:
+    unreached = {n: match for n, match in calibration.matches.items() if not match.reached}
+    if missed := [f"{name} ({match.realised:.3g})" for name, match in unreached.items()]:
         notes.append(f"Not reachable, so at the nearest strength: {', '.join(missed)}.")
     return notes

@@ -30,7 +30,7 @@ from clipshift.encode.texts import (
     prompt_templates,
 )
 from clipshift.errors import UserError
-from clipshift.evaluate.calibration import DISTORTIONS, matched_strengths, save_calibration
+from clipshift.evaluate.calibration import DISTORTIONS, matched_strengths
 from clipshift.evaluate.elasticity import ELASTICITY_PHOTOS
 from clipshift.evaluate.floor import precision_floor
 from clipshift.evaluate.inside import inside_tables
@@ -39,10 +39,11 @@ from clipshift.evaluate.module import SaveOptions, ShiftEvaluation
 from clipshift.evaluate.tables import make_run
 from clipshift.measure.metrics import PhotoMeasure
 from clipshift.options import EvaluateOptions
+from clipshift.results.files import write_json
 from clipshift.results.kept import GAZED_PHOTOS, write_nearest, write_tensors
 from clipshift.results.measured import KEPT, ROWS, Measured
 from clipshift.results.records import Records
-from clipshift.results.runs import Run, clear_results, write_run
+from clipshift.results.runs import CALIBRATION, Run, clear_results, write_run
 from clipshift.results.table import PhotoSample
 from clipshift.versions import provenance
 
@@ -356,7 +357,7 @@ def write(run: Run, evaluation: Evaluation, texts: Texts, measured: Measured) ->
     """Write a run's files but its report; ``run.json`` last, as a run is complete by it."""
     folder, photos, save = run.folder, evaluation.photos, evaluation.options.save
     if evaluation.calibration:
-        save_calibration(folder, evaluation.calibration)
+        write_json(folder / CALIBRATION, evaluation.calibration.as_json())
     if not save.embeddings:
         measured.embeddings.clear()
     shown = run.info.data.shown_sha256

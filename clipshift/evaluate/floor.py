@@ -39,9 +39,11 @@ def precision_floor(
     for name, by_photo in measured.floor.items():
         changes = np.array([change for change in by_photo.values() if np.isfinite(change)])
         if len(changes):
-            statistics = {"mean": changes.mean(), "p95": np.quantile(changes, 0.95)}
+            mean, p95 = float(changes.mean()), float(np.quantile(changes, 0.95))
             by_severity = floor.setdefault(variants[name].name, {})
-            by_severity[variants[name].severity] = {"photos": len(changes)} | {
-                key: float(value) for key, value in statistics.items()
+            by_severity[variants[name].severity] = {
+                "photos": len(changes),
+                "mean": mean,
+                "p95": p95,
             }
     return floor

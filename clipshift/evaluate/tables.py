@@ -13,7 +13,7 @@ import torch
 from clipshift.augment.matching import UNDISTORTED, Calibration
 from clipshift.augment.stored import Stored
 from clipshift.data.photos import Photo, keyed_order
-from clipshift.evaluate.calibration import mirrored_photos
+from clipshift.evaluate.calibration import matching_settings, mirrored_photos
 from clipshift.evaluate.elasticity import elasticities
 from clipshift.evaluate.layers import carried_gaze, layer_table, outlier_table
 from clipshift.measure.embeddings import has_direction, near_copies
@@ -131,12 +131,7 @@ def make_run(
         names = ("tau", "ci_low", "ci_high")
         derived["paper_and_matched"] = dict(zip(names, values, strict=True))
     if calibration:
-        derived["matching"] = {
-            "distortion": calibration.distortion,
-            "target": calibration.target,
-            "photos": len(calibration.photos),
-            "elasticity": elasticity,
-        }
+        derived["matching"] = matching_settings(calibration) | {"elasticity": elasticity}
     ranking = rank_augmentations(shift, seed, matching, groups) if cosine else pd.DataFrame()
     if calibration and len(ranking):
         ranking = with_distortion(ranking, summary, calibration.distortion)

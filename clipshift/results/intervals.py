@@ -78,13 +78,8 @@ class Studentized:
             t = (self.t * self.error + other.t[::-1] * other.error) / error
             each = self.error**4 / (self.count - 1) + other.error**4 / (other.count - 1)
             count = 1 + error**4 / each
-        both = other.error > 0
-        return Studentized(
-            self.mean,
-            np.where(both, error, self.error),
-            np.where(both, count, self.count),
-            np.where(both, t, self.t),
-        )
+        pairs = ((error, self.error), (count, self.count), (t, self.t))
+        return Studentized(self.mean, *(np.where(other.error > 0, *pair) for pair in pairs))
 
     @property
     def student(self) -> np.ndarray:
@@ -362,9 +357,8 @@ def share_interval(values: np.ndarray, groups: np.ndarray | None = None) -> tupl
     centre = share + Z**2 / (2 * n)
     half = Z * np.sqrt(share * (1 - share) / n + Z**2 / (4 * n**2))
     low, high = (centre + half * np.array([-1, 1])) / (1 + Z**2 / n)
-    return min(max(float(low), 0.0), share), max(
-        min(float(high), 1.0), share
-    )  # as rounding may not
+    # with the share inside, as rounding may not leave it
+    return min(max(float(low), 0.0), share), max(min(float(high), 1.0), share)
 
 
 def share_difference(

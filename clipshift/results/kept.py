@@ -20,9 +20,9 @@ SHOWN_PHOTOS = 24
 GAZED_PHOTOS = 500
 """The number of leading photos whose gaze is kept until those that the page shows are chosen."""
 NEAREST = "nearest.json"
-NEAREST_CLASSES: TypeAdapter[dict[str, dict[str, list[tuple[str, float]]]]] = TypeAdapter(
-    dict[str, dict[str, list[tuple[str, float]]]]
-)
+Nearest = dict[str, dict[str, list[tuple[str, float]]]]
+"""Classes and their cosines, the nearest first, by photo id and view."""
+NEAREST_CLASSES: TypeAdapter[Nearest] = TypeAdapter(Nearest)
 IDS: TypeAdapter[list[str]] = TypeAdapter(list[str])
 
 
@@ -88,19 +88,19 @@ def write_nearest(
         shown: Ids of the photos, of which those are written that were kept.
     """
     clean = measured.nearest.get(CLEAN, {})
-    indices = sorted(index for index in clean if photos[index].id in shown)
     content = {
         photos[index].id: {
             view: [[classes[int(k)], round(float(cosine), 6)] for k, cosine in rows[index]]
             for view, rows in measured.nearest.items()
         }
-        for index in indices
+        for index in sorted(clean)
+        if photos[index].id in shown
     }
     if content:
         write_json(folder / NEAREST, content)
 
 
-def read_nearest(folder: Path) -> dict[str, dict[str, list[tuple[str, float]]]]:
+def read_nearest(folder: Path) -> Nearest:
     """The classes nearest to each view, by photo id and view; empty where a run kept none.
 
     Raises:

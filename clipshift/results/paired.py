@@ -23,9 +23,7 @@ def with_group_means(shift: pd.DataFrame, trained_on: Sequence[str]) -> pd.DataF
         The table and, behind it, its rows of "mean of trained on" and "mean of held out"; only the
         table where one of the two would be empty.
     """
-    group = (
-        shift["augmentation"].isin(trained_on).map(dict(zip((True, False), GROUPS, strict=True)))
-    )
+    group = shift["augmentation"].isin(trained_on).map({True: GROUPS[0], False: GROUPS[1]})
     if group.nunique() < 2:
         return shift
     measures = shift.columns.difference(list(KEYS), sort=False)
@@ -77,15 +75,16 @@ def compare_photos(
         (("clean", ""), variants[0][1], of_clean),
         *((key, group, [m for m in measures if m not in of_clean]) for key, group in variants),
     ]:
-        changes = _changes(group, chosen)
+        differences = {m: (group[f"{m}_b"] - group[f"{m}_a"]).astype(float) for m in chosen}
+        changes = pd.DataFrame(differences, group.index)  # NaN where either has no value
         of_photos = None if groups is None else group["photo"].map(groups).to_numpy()
         means = studentize(_influence(group, changes).to_numpy(), seed, groups=of_photos)
         of_means = zip(*means.interval(), means.p_values(), strict=True)
         for measure, (low, high, p) in zip(chosen, of_means, strict=True):
-            pair = group[[f"{measure}_a", f"{measure}_b"]].dropna().to_numpy(float)
+            before, after = group[[f"{measure}_a", f"{measure}_b"]].dropna().to_numpy(float).T
             has_change = changes[measure].notna().to_numpy()
             change = changes[measure].to_numpy()[has_change]
-            gain = columns[measure].gain(pair[:, 0], pair[:, 1])
+            gain = columns[measure].gain(before, after)
             if columns[measure].is_share and np.isin(change, (-1, 0, 1)).all():
                 their_groups = None if of_photos is None else of_photos[has_change]
                 low, high, p = share_difference(change, their_groups)
@@ -94,28 +93,20 @@ def compare_photos(
                     "augmentation": name,
                     "severity": severity,
                     "measure": measure,
-                    "mean_a": pair[:, 0].mean() if len(pair) else np.nan,
-                    "mean_b": pair[:, 1].mean() if len(pair) else np.nan,
-                    "difference": change.mean() if len(pair) else np.nan,
+                    "mean_a": before.mean() if len(gain) else np.nan,
+                    "mean_b": after.mean() if len(gain) else np.nan,
+                    "difference": change.mean() if len(gain) else np.nan,
                     "ci_low": low,
                     "ci_high": high,
-                    "improved": (gain > 0).mean() if len(pair) else np.nan,
-                    "worsened": (gain < 0).mean() if len(pair) else np.nan,
+                    "improved": (gain > 0).mean() if len(gain) else np.nan,
+                    "worsened": (gain < 0).mean() if len(gain) else np.nan,
                     "p": p,
-                    "n": len(pair),
+                    "n": len(gain),
                 }
             )
     table = pd.DataFrame(rows)
     table.insert(table.columns.get_loc("n"), "p_holm", holm(table["p"].to_numpy()))  # type: ignore[arg-type]
     return table
-
-
-def _changes(group: pd.DataFrame, measures: list[str]) -> pd.DataFrame:
-    """Differences b − a in every measure, one row per photo; NaN where either has no value."""
-    return pd.DataFrame(
-        {name: (group[f"{name}_b"] - group[f"{name}_a"]).astype(float) for name in measures},
-        group.index,
-    )
 
 
 def _influence(group: pd.DataFrame, changes: pd.DataFrame) -> pd.DataFrame:

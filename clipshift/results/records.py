@@ -174,12 +174,10 @@ class Records:
         total: dict[str, Tensor] = {}
         for file in sorted(self.folder.glob("sums-*.safetensors")):
             for name, value in load_tensors(file).items():
-                if name not in total:
-                    total[name] = value
-                else:
-                    total[name] = (
-                        torch.cat([total[name], value]) if name == "photos" else total[name] + value
-                    )
+                if name in total:
+                    before = total[name]
+                    value = torch.cat([before, value]) if name == "photos" else before + value
+                total[name] = value
         return total
 
     def gather(self) -> None:
@@ -240,13 +238,11 @@ def _read(file: Path, kinds: Collection[str]) -> Measured:
         }
         for kind in KEPT
     }
-    keys = [tuple(key) for key in json.loads(metadata["values"])]
-    values: dict[Any, np.ndarray] = {}
-    if not kinds or "values" in kinds:
-        values = dict(zip(keys, tensors.get("values", ()), strict=True))
+    has_values = not kinds or "values" in kinds
+    keys = [tuple(key) for key in json.loads(metadata["values"]) if has_values]
     return Measured(
         index=tensors["index"],
-        values=values,
+        values=dict(zip(keys, tensors.get("values", ()), strict=True)),
         **{name: tensors[name] for name in ROWS if name in tensors},
         embeddings=by_view.get("embeddings", {}),
         skipped=[Skipped(*one) for one in json.loads(metadata["skipped"])],

@@ -1,7 +1,7 @@
 """A run: its tables and facts, written to its folder and read back."""
 
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property, partial
@@ -130,16 +130,12 @@ class Run:
         Their mean of 1 − cosine is below the 95th percentile of what float32 changes of a cosine.
         """
         means = self.summary[self.summary["measure"] == "cosine_similarity"]
-        floors = {
-            (augmentation, severity): floor.p95
-            for augmentation, by_severity in self.info.floor.items()
-            for severity, floor in by_severity.items()
-        }
-        return {
-            (row.augmentation, row.severity)
-            for row in means.itertuples()
-            if 1 - row.mean < floors.get((row.augmentation, row.severity), 0)
-        }
+        below = set()
+        for name, severity, mean in means[["augmentation", "severity", "mean"]].to_numpy():
+            floor = self.info.floor.get(name, {}).get(severity)
+            if 1 - mean < (floor.p95 if floor else 0):
+                below.add((name, severity))
+        return below
 
     @property
     def matched_by(self) -> str | None:
@@ -157,10 +153,8 @@ class Run:
         taus = self.info.paper_and_matched
         if taus is None:
             return None
-        tau, low, high = (
-            np.nan if value is None else value for value in (taus.tau, taus.ci_low, taus.ci_high)
-        )
-        return tau, low, high
+        tau, *ends = (np.nan if v is None else v for v in (taus.tau, taus.ci_low, taus.ci_high))
+        return tau, ends[0], ends[1]
 
 
 def results_in(folder: Path) -> Iterator[Path]:
@@ -306,37 +300,29 @@ def _check_names(info: RunInfo, rows: ShiftFile, tables: Mapping[str, pd.DataFra
         raise ValueError(f"{SHIFT} has the severity {min(other)}")
     several = len(severities) > 1
     views = {view_name(n, severity if several else None) for n, severity in rows.variants}
-    allowed: dict[str, set[Any]] = {
-        "strengths": views,
-        "aug": names,
-        "augmentation": names | {CLEAN},
-        "other": names,
-        "severity": severities,
-        "measure": set(rows.facts),
-        "distances": views | {CLEAN},
-    }
-    named = [
-        ("run.json", "strengths", info.strengths),
-        ("run.json", "aug", info.config.aug),
-        ("run.json", "augmentation", info.distortion),
-        ("run.json", "augmentation", info.floor),
-        ("run.json", "aug", info.matching.elasticity if info.matching else ()),
+    columns = {"augmentation": names | {CLEAN}, "other": names, "severity": severities}
+    named: list[tuple[str, set[str], Iterable[Any]]] = [
+        ("run.json", views, info.strengths),
+        ("run.json", names, info.config.aug),
+        ("run.json", columns["augmentation"], info.distortion),
+        ("run.json", columns["augmentation"], info.floor),
+        ("run.json", names, info.matching.elasticity if info.matching else ()),
         *(
-            (f"{name}.csv", column, table[column].dropna())
+            (f"{name}.csv", allowed, table[column].dropna())
             for name, table in tables.items()
-            for column in ("augmentation", "other", "severity")
+            for column, allowed in columns.items()
             if column in table
         ),
-        ("summary.csv", "measure", tables["summary"]["measure"]),
+        ("summary.csv", set(rows.facts), tables["summary"]["measure"]),
         *(
-            (f"{name}.csv", "distances", axis)
+            (f"{name}.csv", views | {CLEAN}, axis)
             for name in MATRICES
             if len(table := tables[name])
             for axis in (table.columns, table.index)
         ),
     ]
-    for file, kind, values in named:
-        if other := set(values) - allowed[kind]:
+    for file, allowed, values in named:
+        if other := set(values) - allowed:
             raise ValueError(f"{file} names {min(map(str, other))}, which {SHIFT} does not")
     if set(info.strengths) != views:
         raise ValueError(f"run.json has no strength of {min(views - set(info.strengths))}")
