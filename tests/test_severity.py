@@ -484,10 +484,7 @@ def test_shift_and_distortion_around_the_match(encoder: Encoder, views: Tensor) 
     }
     with torch.inference_mode():
         embeddings = {name: encoder(view).embedding for name, view in made.items()}
-        found = around_match(
-            lambda view: encoder(view).embedding, DISTORTIONS["ssim"], variants, views[:2],
-            embeddings, draws,
-        )  # fmt: skip
+        found = around_match(encoder, DISTORTIONS["ssim"], variants, views[:2], embeddings, draws)
         assert found[2:].isnan().all()
         for place, (name, strength) in enumerate((("noise", 0.1), ("blur", 2.0))):
             for row in range(2):

@@ -1,6 +1,6 @@
 """How fast the shift grows with the distortion, around the strength where that was matched."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
 import numpy as np
 import torch
@@ -10,6 +10,7 @@ from clipshift.augment.geometric import Flip
 from clipshift.augment.keyed import Draws, augment
 from clipshift.augment.matching import Distortion
 from clipshift.augment.variants import Variant
+from clipshift.encode.encoder import Encoder
 from clipshift.measure.functional import cosine_similarity
 from clipshift.results.measured import CLEAN, Measured
 from clipshift.severities import MATCHED
@@ -21,7 +22,7 @@ WEAKER = 0.8
 
 
 def around_match(
-    encode: Callable[[Tensor], Tensor],
+    encoder: Encoder,
     distortion: Distortion,
     variants: Mapping[str, Variant],
     clean: Tensor,
@@ -31,7 +32,7 @@ def around_match(
     """Shift and distortion at matched severity, and at a weaker strength.
 
     Args:
-        encode: Gives the embeddings of views.
+        encoder: The encoder.
         distortion: What strengths were matched by.
         variants: The run's K variants, by view name.
         clean: Clean views of B photos.
@@ -46,17 +47,16 @@ def around_match(
     views = [
         augment(v.augmentation, clean, draws[v.name], WEAKER * v.strength) for v in matched.values()
     ]
-    weaker = dict(zip(matched, encode(torch.cat(views)).split(len(clean)), strict=True))
-    values = torch.full(
-        (len(variants), len(clean), 4), torch.nan, dtype=torch.double, device=clean.device
-    )
+    encoded = encoder.encode_views(torch.cat(views)).embedding
+    weaker = dict(zip(matched, encoded.split(len(clean)), strict=True))
+    shape = len(variants), len(clean), 4
+    values = torch.full(shape, torch.nan, dtype=torch.double, device=clean.device)
     for place, (name, v) in enumerate(variants.items()):
         pairs = [(embeddings[name], 1.0), (weaker[name], WEAKER)] if name in matched else []
         for column, (embedding, factor) in enumerate(pairs):
+            distorted = distortion(v.augmentation, clean, draws[v.name], factor * v.strength)
             values[place, :, 2 * column] = 1 - cosine_similarity(embedding, embeddings[CLEAN])
-            values[place, :, 2 * column + 1] = distortion(
-                v.augmentation, clean, draws[v.name], factor * v.strength
-            )
+            values[place, :, 2 * column + 1] = distorted
     return values
 
 

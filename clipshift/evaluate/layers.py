@@ -32,16 +32,11 @@ def layer_table(sample: PhotoSample, sums: Mapping[str, Tensor]) -> pd.DataFrame
     low, high = np.clip(sample.mean_interval(both), -1, 1)
     cosines = both[..., 0]
     count, depth, width = cosines.shape
-    shifts = [
-        LayerShift.from_sums(
-            {
-                name.partition(" ")[2]: value
-                for name, value in sums.items()
-                if name.startswith(f"{layer} ")
-            }
-        ).compute()
-        for layer in range(depth)
-    ]
+    by_layer: dict[str, dict[str, Tensor]] = {}
+    for key, value in sums.items():
+        layer, _, name = key.partition(" ")
+        by_layer.setdefault(layer, {})[name] = value
+    shifts = [LayerShift.from_sums(by_layer[str(layer)]).compute() for layer in range(depth)]
     growth = amplification_values(cosines, np.array([float(of["spread"]) for of in shifts]))
     with np.errstate(invalid="ignore"):
         amplification = np.nansum(growth, axis=0) / np.isfinite(growth).sum(axis=0)
@@ -163,9 +158,8 @@ def outlier_table(sample: PhotoSample) -> pd.DataFrame:
     with np.errstate(invalid="ignore"):
         means = np.nansum(values, axis=0) / count
     severities = dict.fromkeys(variant.severity for variant in variants)
-    views = [(0, CLEAN, severity) for severity in severities] + [
-        (place, v.name, v.severity) for place, v in enumerate(variants, start=1)
-    ]
+    views = [(0, CLEAN, severity) for severity in severities]
+    views += [(place, v.name, v.severity) for place, v in enumerate(variants, start=1)]
     places, depth = [place for place, _, _ in views], values.shape[2]
     numbers = {
         "tokens": means[..., 0],

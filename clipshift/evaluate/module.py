@@ -142,7 +142,10 @@ class ShiftEvaluation(pl.LightningModule):
     def test_step(self, batch: Batch) -> None:
         if not len(batch.index) and not batch.skipped:
             return
-        self._look_for_vanished(batch)
+        gone = [skipped for skipped in batch.skipped if skipped.reason == GONE]
+        self.gone = 0 if len(batch.index) else self.gone + len(gone)
+        if self.gone >= MANY_GONE:
+            raise UserError(f"the last {self.gone} photos are gone: was their folder moved?")
         self.in_step = True
         measured = self.measure_batch(batch) if len(batch.index) else Measured()
         measured.skipped = batch.skipped
@@ -152,12 +155,6 @@ class ShiftEvaluation(pl.LightningModule):
         since = time.monotonic() - self.sums_written
         if self.layers and self.sums_cost < SUMS_SHARE * since:
             self.write_sums()
-
-    def _look_for_vanished(self, batch: Batch) -> None:
-        gone = [skipped for skipped in batch.skipped if skipped.reason == GONE]
-        self.gone = 0 if len(batch.index) else self.gone + len(gone)
-        if self.gone >= MANY_GONE:
-            raise UserError(f"the last {self.gone} photos are gone: was their folder moved?")
 
     def measure_batch(self, batch: Batch) -> Measured:
         """Measure the photos of a batch, and keep what is to be kept of them."""
@@ -250,12 +247,11 @@ class ShiftEvaluation(pl.LightningModule):
         }
         for variant in self.variants:
             for name, measure in self.measures.items():
-                space = measure.facts.space
-                view = _space(space, views[variant], features[variant])
+                view = _space(measure.facts.space, views[variant], features[variant])
                 inputs: list[Any] = [view, prepared[name]]
-                if space == "aligned gaze":
-                    size = batch.pixels.shape[-1]
-                    inputs += [_move_back(self.variants[variant], batch.draws), size]
+                if measure.facts.space == "aligned gaze":
+                    moves = _move_back(self.variants[variant], batch.draws)
+                    inputs += [moves, batch.pixels.shape[-1]]
                 values[variant, name] = measure(*inputs)
             embedding = features[variant].embedding
             for name, hit in hits[variant].items():
@@ -310,9 +306,7 @@ class ShiftEvaluation(pl.LightningModule):
             "floor": range(FLOOR_PHOTOS if self.reference is not None else 0),
             "weaker": self.keep.weaker,
         }
-        rows = {
-            k: [row for row, photo in enumerate(photos) if photo in w] for k, w in wanted.items()
-        }
+        rows = {k: [n for n, photo in enumerate(photos) if photo in w] for k, w in wanted.items()}
         return {kind: chosen for kind, chosen in rows.items() if chosen}
 
     def _kept(
@@ -328,7 +322,9 @@ class ShiftEvaluation(pl.LightningModule):
         if "tokens" in rows:
             sources["tokens"] = [patch_tokens(each) for each in features.values()]
         if "nearest" in rows and self.zero_shot is not None:
-            sources["nearest"] = [self._nearest(each) for each in features.values()]
+            embeddings = [each.embedding for each in features.values()]
+            nearest = [nearest_classes(of, self.classifier, NEAREST) for of in embeddings]
+            sources["nearest"] = [torch.stack(of, dim=-1) for of in nearest]
         return {
             kind: torch.stack([take(of, rows[kind]) for of in values if of is not None])
             for kind, values in sources.items()
@@ -342,9 +338,8 @@ class ShiftEvaluation(pl.LightningModule):
         if self.reference is None or not rows:
             return {}
         with self._stage("floor"):
-            exact = self.reference.encode_views(
-                torch.cat([take(view, rows) for view in views.values()])
-            )
+            chosen = torch.cat([take(view, rows) for view in views.values()])
+            exact = self.reference.encode_views(chosen)
             ours = torch.stack([take(each.embedding, rows) for each in features.values()])
             return {"floor": rounding(ours, exact.embedding.view_as(ours))}
 
@@ -360,19 +355,11 @@ class ShiftEvaluation(pl.LightningModule):
                 name: {key: take(value, rows) for key, value in drawn.items()}
                 for name, drawn in batch.draws.items()
             }
-            return {
-                "weaker": around_match(
-                    lambda views: self.encoder.encode_views(views).embedding,
-                    self.distortion,
-                    self.variants,
-                    take(views[CLEAN], rows),
-                    embeddings,
-                    draws,
-                )
-            }
-
-    def _nearest(self, features: Features) -> Tensor:
-        return torch.stack(nearest_classes(features.embedding, self.classifier, NEAREST), dim=-1)
+            clean = take(views[CLEAN], rows)
+            weaker = around_match(
+                self.encoder, self.distortion, self.variants, clean, embeddings, draws
+            )
+            return {"weaker": weaker}
 
     def on_test_epoch_end(self) -> None:
         self.faster.close()

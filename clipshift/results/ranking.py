@@ -108,10 +108,8 @@ def rank_augmentations(
         differences = errors[size:]
         ranks = rank_intervals(size, positions, told_apart(differences))
         following = positions[:, 1] == positions[:, 0] + 1
-        gap = np.append(differences.mean[following], np.nan)
-        gap_low, gap_high = (
-            np.append(ends[following], np.nan) for ends in differences.simultaneous_interval()
-        )
+        of_pairs = differences.mean, *differences.simultaneous_interval()
+        gap, gap_low, gap_high = (np.append(one[following], np.nan) for one in of_pairs)
         tables.append(
             pd.DataFrame(
                 {

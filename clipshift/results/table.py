@@ -157,7 +157,10 @@ def summarize(
     ends: dict[str, np.ndarray] = {}
     for chosen in (resampled[start : start + step] for start in range(0, len(resampled), step)):
         every = [variant for _ in chosen for variant in variants]
-        values = matching.stratified(_influences(shift, chosen, shape), every)
+        influences = np.empty((shape[0], len(every)))
+        for place, measure in enumerate(chosen):
+            influences[:, place * shape[1] : (place + 1) * shape[1]] = _influence(shift, measure)
+        values = matching.stratified(influences, every)
         means = studentize(values, seed, groups=groups)
         of_shifts = np.repeat([name in SHIFTS for name in chosen], len(variants))
         unchanged = np.repeat([SHIFTS.get(name, 0.0) for name in chosen], len(variants))
@@ -189,15 +192,6 @@ def summarize(
 def _share_interval(values: np.ndarray, groups: np.ndarray | None) -> tuple[float, float]:
     has_value = ~np.isnan(values)
     return share_interval(values[has_value], None if groups is None else groups[has_value])
-
-
-def _influences(shift: Shift, measures: Sequence[str], shape: tuple[int, int]) -> np.ndarray:
-    """`_influence` of several measures, each of a shape, side by side and none held twice."""
-    photos, width = shape
-    influences = np.empty((photos, width * len(measures)))
-    for place, measure in enumerate(measures):
-        influences[:, place * width : (place + 1) * width] = _influence(shift, measure)
-    return influences
 
 
 def _influence(shift: Shift, measure: str) -> np.ndarray:
