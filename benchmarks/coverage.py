@@ -25,8 +25,9 @@ from clipshift.results.intervals import (
     studentize,
 )
 from clipshift.results.matching import Matching
-from clipshift.results.measured import CLEAN
+from clipshift.results.measured import CLEAN, Measured
 from clipshift.results.ranking import rank_augmentations, ranking_agreement
+from clipshift.results.table import PhotoSample
 
 SIZES = (10, 30, 100)
 SAMPLES = 2000
@@ -207,7 +208,9 @@ def of_directions(measure: str) -> Coverage:
     variants = {"view": SimpleNamespace(name="view", severity="paper")}
 
     def row(rng: Rng, n: int) -> pd.Series:
-        return directions_table(Views(draw(rng, n), variants, seed=n)).iloc[0]
+        return directions_table(
+            Views(draw(rng, n), PhotoSample(Measured(), [], variants, seed=n))
+        ).iloc[0]
 
     truth = row(np.random.default_rng(0), 50_000)[measure]
     ends = {"direction": ("ci_low", "ci_high")}.get(measure, (f"{measure}_low", f"{measure}_high"))

@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from clipshift.evaluate.tables import resampling
 from clipshift.results import intervals
 from clipshift.results.intervals import (
     design_effect,
@@ -17,6 +16,7 @@ from clipshift.results.intervals import (
     mean_interval,
     relative_shift_values,
     resampled,
+    resampling,
     share_difference,
     share_interval,
     spearman_interval,

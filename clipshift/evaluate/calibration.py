@@ -147,12 +147,12 @@ def load_calibration(
     if missing := [name for name in parameters if name not in calibrated]:
         raise UserError(f"{file} lacks {', '.join(missing)}: {again}")
     # Earlier versions kept no classes: each augmentation had one, that of clipshift.augment.
-    classes = {n: drawn_from["_target_"].split(".")[-1] for n, drawn_from in parameters.items()}
-    if other := [
-        n
-        for n, drawn_from in parameters.items()
-        if {"_target_": f"clipshift.augment.{classes[n]}"} | calibration.parameters[n] != drawn_from
-    ]:
+    classes = {name: options["_target_"].split(".")[-1] for name, options in parameters.items()}
+    stored = {
+        name: {"_target_": f"clipshift.augment.{classes[name]}"} | calibration.parameters[name]
+        for name in parameters
+    }
+    if other := [name for name, options in parameters.items() if stored[name] != options]:
         raise UserError(f"{file} was made with other parameters of {', '.join(other)}: {again}")
     if calibration.resize != resize:
         raise UserError(f"{file} was made with data.resize={calibration.resize}: {again}")

@@ -229,7 +229,8 @@ def run_evaluation(
             all the same.
     """
     start, started = time.perf_counter(), datetime.now().astimezone()
-    options, device = evaluation.options, device_name(trainer.strategy.root_device)
+    options, root = evaluation.options, trainer.strategy.root_device
+    device = torch.cuda.get_device_name(root) if root.type == "cuda" else str(root)
     texts = encode_texts(evaluation)
     module = make_module(evaluation, texts, records, device, cache)
     loading = options.data.batch_size, options.data.num_workers
@@ -390,8 +391,3 @@ def model_facts(encoder: Encoder) -> dict[str, Any]:
         "gaze_layer": encoder.probe.layer if encoder.probe else None,
         "text": encoder.text,
     }
-
-
-def device_name(device: torch.device) -> str:
-    """What the encoder ran on, in words."""
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else str(device)

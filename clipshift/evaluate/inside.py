@@ -15,13 +15,7 @@ from clipshift.data.photos import keyed_order
 from clipshift.encode.texts import Vocabulary
 from clipshift.measure import embeddings as geometry
 from clipshift.results.columns import DEFINITIONS
-from clipshift.results.intervals import (
-    cosine_values,
-    holm,
-    mean_interval,
-    pair_values,
-    ratio_values,
-)
+from clipshift.results.intervals import cosine_values, holm, pair_values, ratio_values
 from clipshift.results.measured import CLEAN
 from clipshift.results.table import PhotoSample
 
@@ -34,20 +28,15 @@ Rows = Iterable[tuple[tuple[Any, ...], np.ndarray]]
 
 @dataclass(frozen=True)
 class Views:
-    """The embeddings of all views, and how intervals resample their photos.
+    """The embeddings of a sample of photos in all views.
 
     Attributes:
         embeddings: By view, ``clean`` among them; rows in the order of photo ids, shape (N, D).
-        variants: Augmentations at severities, by view name.
-        seed: Of all resampling and of the nulls.
-        groups: The group of each photo, which is resampled whole, integers, photos in the order of
-            ids; None where photos are independent.
+        sample: The sample, whose seed is that of the nulls as well.
     """
 
     embeddings: Mapping[str, np.ndarray]
-    variants: Mapping[str, Variant]
-    seed: int
-    groups: np.ndarray | None = None
+    sample: PhotoSample
 
     def usable(self, *names: str) -> np.ndarray:
         """Which photos have an embedding with a direction, under some variants and clean."""
@@ -56,7 +45,7 @@ class Views:
 
     def pairs(self) -> Iterator[tuple[Variant, np.ndarray, np.ndarray, np.ndarray]]:
         """Of each variant the usable photos, and their embeddings under it and clean."""
-        for name, variant in self.variants.items():
+        for name, variant in self.sample.variants.items():
             usable = self.usable(name)
             yield variant, usable, self.embeddings[name][usable], self.embeddings[CLEAN][usable]
 
@@ -74,8 +63,7 @@ class Views:
         table = pd.DataFrame(cells, columns=[n for n in names if n not in ("ci_low", "ci_high")])
         low = high = np.empty(0)
         if listed:
-            interval = mean_interval(np.transpose(columns), self.seed, self.groups)
-            low, high = np.clip(interval, *limits)
+            low, high = np.clip(self.sample.mean_interval(np.transpose(columns)), *limits)
         return table.assign(ci_low=low, ci_high=high)[names]
 
 
@@ -93,7 +81,7 @@ def inside_tables(
         `clipshift.results.runs.Run` describes them.
     """
     embeddings = {view: rows[sample.order] for view, rows in sample.measured.embeddings.items()}
-    views = Views(embeddings, sample.variants, sample.seed, sample.groups)
+    views = Views(embeddings, sample)
     folds = np.empty(len(sample.listed), int)
     folds[keyed_order(sample.listed, "folds")] = np.arange(len(folds)) % geometry.FOLDS
     return {
@@ -127,7 +115,7 @@ def directions_table(views: Views) -> pd.DataFrame:
             if not np.isnan(nearer):
                 apart = pair_values(1 - geometry.with_others(clean, clean))
                 values[2, usable] = ratio_values(_products(moves, clean), apart)
-            flipped = geometry.flipped_directions(steps, views.seed)
+            flipped = geometry.flipped_directions(steps, views.sample.seed)
             null = float(np.quantile(flipped, 0.95))
             p = float((1 + (flipped >= length).sum()) / (1 + geometry.FLIPS))
         columns.append(values)
@@ -136,7 +124,7 @@ def directions_table(views: Views) -> pd.DataFrame:
         )
     names = ["augmentation", "severity", "direction", "null", "p", "share", "contraction", "n"]
     table = pd.DataFrame(rows, columns=names)
-    low, high = mean_interval(np.transpose(columns, (2, 0, 1)), views.seed, views.groups)
+    low, high = views.sample.mean_interval(np.transpose(columns, (2, 0, 1)))
     table = table.assign(
         ci_low=np.sqrt(low[:, 0].clip(0, 1)),
         ci_high=np.sqrt(high[:, 0].clip(0, 1)),
@@ -158,8 +146,8 @@ def direction_cosines_table(views: Views) -> pd.DataFrame:
 
 
 def _direction_cosines(views: Views) -> Rows:
-    for pair in combinations(views.variants, 2):
-        first, second = (views.variants[name] for name in pair)
+    for pair in combinations(views.sample.variants, 2):
+        first, second = (views.sample.variants[name] for name in pair)
         if first.severity != second.severity:
             continue
         usable = views.usable(*pair)
@@ -271,7 +259,7 @@ def _named(views: Views, name: str, vocabulary: Vocabulary) -> pd.DataFrame:
         chosen.append(texts)
         columns.append(values)
         listed += [(variant.name, variant.severity, name, vocabulary.texts[k]) for k in texts]
-    severities = np.array([variant.severity for variant in views.variants.values()])
+    severities = np.array([variant.severity for variant in views.sample.variants.values()])
     tests = np.array(p)
     corrected = np.full_like(tests, np.nan)
     for severity in dict.fromkeys(severities):
@@ -279,7 +267,7 @@ def _named(views: Views, name: str, vocabulary: Vocabulary) -> pd.DataFrame:
         for measure in range(2):
             corrected[of, measure] = holm(tests[of, measure].ravel()).reshape(-1, tests.shape[2])
     values = np.concatenate(columns, axis=2)
-    interval = mean_interval(values, views.seed, views.groups)
+    interval = views.sample.mean_interval(values)
     table = pd.DataFrame(listed, columns=["augmentation", "severity", "vocabulary", "text"])
     for measure, prefix, most in ((0, "", 2), (1, "softmax_", 1)):
         low, high = np.clip([end[measure] for end in interval], -most, most)

@@ -201,10 +201,8 @@ class ShiftEvaluation(pl.LightningModule):
         measured.values = dict(zip(values, arrays["values"], strict=True))
         measured.distances = arrays["distances"].astype(np.float32)
         measured.layers, measured.outliers = arrays.get("layers"), arrays.get("outliers")
-        if self.keep.embeddings:
-            measured.embeddings = dict(zip(views, arrays["embeddings"], strict=True))
-        else:
-            measured.embeddings = {CLEAN: arrays["embeddings"][0]}
+        kept = list(views) if self.keep.embeddings else [CLEAN]  # which is the first
+        measured.embeddings = dict(zip(kept, arrays["embeddings"], strict=False))
         for kind, chosen in rows.items():
             if kind in arrays:
                 photos, names = measured.index[chosen].tolist(), list(views)[-len(arrays[kind]) :]

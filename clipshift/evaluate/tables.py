@@ -23,15 +23,8 @@ from clipshift.measure.metrics import CleanSpread
 from clipshift.results.columns import ShiftFile, write_shift
 from clipshift.results.corruptions import corruption_errors, shift_and_error
 from clipshift.results.files import data_fingerprint, write_whole
-from clipshift.results.info import Resampled, RunInfo
-from clipshift.results.intervals import (
-    CLASSES,
-    DESIGN_EFFECT,
-    PHOTOS,
-    design_effect,
-    intraclass_correlation,
-    label_groups,
-)
+from clipshift.results.info import RunInfo
+from clipshift.results.intervals import AUTO, intraclass_correlation, resampling
 from clipshift.results.kept import SHOWN_PHOTOS
 from clipshift.results.matching import UNMATCHED, Matching
 from clipshift.results.measured import CLEAN, Measured
@@ -49,12 +42,6 @@ from clipshift.results.table import (
     summarize,
 )
 from clipshift.severities import MATCHED, PAPER
-
-AUTO = "auto"
-"""To resample photos or classes, see `resampling`."""
-FEW_CLASSES = 5
-"""Of fewer classes nothing can be said beyond these: Student's t of 3 degrees of freedom alone
-makes an interval 1.6 times as wide."""
 
 
 def make_run(
@@ -81,7 +68,7 @@ def make_run(
         inside: Makes, where asked for, `clipshift.evaluate.inside.inside_tables` of the sample,
             with the groups of photos that are resampled whole.
         calibration: Of severity ``matched``, where that is among the run's.
-        resample: What is resampled, see `resampling`.
+        resample: What is resampled, see `clipshift.results.intervals.resampling`.
     """
     measured, photos, variants, seed = sample.measured, sample.photos, sample.variants, sample.seed
     metric = clean_spread(records.parts("embeddings"))
@@ -220,33 +207,6 @@ def label_correlation(shift: Shift) -> float | None:
     means = by_photo(shift, "cosine_similarity").mean(axis=1).to_numpy()
     correlation = intraclass_correlation(means, list(labels_of(shift)))
     return None if math.isnan(correlation) else correlation
-
-
-def resampling(
-    labels: Sequence[str | None], correlation: float | None, asked: str
-) -> tuple[np.ndarray | None, Resampled]:
-    """What intervals take as drawn at random: photos, or the classes that they are of.
-
-    Classes where that is asked for, or where it is left to us and intervals over photos would be
-    noticeably too narrow: by a `design_effect` of more than `DESIGN_EFFECT`, of at least
-    `FEW_CLASSES` classes.
-
-    Args:
-        labels: Of the photos, in the order of ids.
-        correlation: Their `intraclass_correlation`, where it is known.
-        asked: ``auto``, ``photos`` or ``classes``.
-
-    Returns:
-        The group of each photo, None where photos are resampled; and what ``run.json`` says of it.
-    """
-    classes = len({label for label in labels if isinstance(label, str)})
-    effect = None if correlation is None else design_effect(correlation, labels)
-    alike = effect is not None and effect > DESIGN_EFFECT and classes >= FEW_CLASSES
-    if asked == CLASSES or (asked == AUTO and alike):
-        groups = label_groups(labels)
-        alone = len(np.unique(groups)) - classes
-        return groups, Resampled(unit=CLASSES, units=classes, alone=alone, design_effect=effect)
-    return None, Resampled(unit=PHOTOS, units=len(labels), alone=0, design_effect=effect)
 
 
 def repeated_photos(digests: np.ndarray) -> list[str]:

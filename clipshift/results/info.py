@@ -6,33 +6,24 @@ compared. No part of it names code, and nothing in it is resolved.
 
 from typing import Annotated, Any, Literal
 
-from pydantic import (
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    StringConstraints,
-    TypeAdapter,
-    field_validator,
-    with_config,
-)
+import pydantic
 from typing_extensions import TypedDict
 
-Sha256 = Annotated[str, StringConstraints(pattern="^[0-9a-f]{64}$")]
+Sha256 = Annotated[str, pydantic.StringConstraints(pattern="^[0-9a-f]{64}$")]
 Name = Annotated[
-    str, StringConstraints(min_length=1, max_length=500, pattern=r"^[^\x00-\x1f\x7f]*$")
+    str, pydantic.StringConstraints(min_length=1, max_length=500, pattern=r"^[^\x00-\x1f\x7f]*$")
 ]
-Count = Annotated[int, Field(ge=0, le=2**53)]
-Triple = Annotated[list[float], Field(min_length=3, max_length=3)]
+Count = Annotated[int, pydantic.Field(ge=0, le=2**53)]
+Triple = Annotated[list[float], pydantic.Field(min_length=3, max_length=3)]
 
-OPEN = ConfigDict(extra="allow", frozen=True)
+OPEN = pydantic.ConfigDict(extra="allow", frozen=True)
 """Of options, to which a user's own parts may have added some."""
 
 
-class Known(BaseModel):
+class Known(pydantic.BaseModel):
     """Facts that are clipshift's alone: any other key is an error."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = pydantic.ConfigDict(extra="forbid", frozen=True)
 
 
 def _gaze_kind(value: Any) -> Any:
@@ -40,16 +31,16 @@ def _gaze_kind(value: Any) -> Any:
     return ("attention" if value else None) if isinstance(value, bool) else value
 
 
-@with_config(OPEN)
+@pydantic.with_config(OPEN)
 class Preprocessing(TypedDict):
     """What a model is given: open_clip's ``preprocess_cfg``."""
 
-    size: Annotated[int, Field(ge=1, le=2**14)] | tuple[int, int]
+    size: Annotated[int, pydantic.Field(ge=1, le=2**14)] | tuple[int, int]
     mean: Triple
     std: Triple
 
 
-class ModelInfo(BaseModel):
+class ModelInfo(pydantic.BaseModel):
     """The model, where its weights come from, and what it can do."""
 
     model_config = OPEN
@@ -63,7 +54,7 @@ class ModelInfo(BaseModel):
     weights_sha256: Sha256
     fingerprint: Sha256
     preprocessing: Preprocessing
-    gaze: Annotated[str | None, BeforeValidator(_gaze_kind)] = None
+    gaze: Annotated[str | None, pydantic.BeforeValidator(_gaze_kind)] = None
     gaze_layer: int | None = None
     text: str | None = None
 
@@ -80,7 +71,7 @@ class DataInfo(Known):
     shown_sha256: dict[str, Sha256] = {}
 
 
-@with_config(OPEN)
+@pydantic.with_config(OPEN)
 class SourceOptions(TypedDict):
     """``data`` of the options."""
 
@@ -88,7 +79,7 @@ class SourceOptions(TypedDict):
     resize: str
 
 
-class Options(BaseModel):
+class Options(pydantic.BaseModel):
     """The options that a run was made with: what is read of them again has a type."""
 
     model_config = OPEN
@@ -113,7 +104,7 @@ class Floor(Known):
 
 
 class Resampled(Known):
-    """What intervals take as drawn at random, see `clipshift.evaluate.tables.resampling`.
+    """What intervals take as drawn at random, see `clipshift.results.intervals.resampling`.
 
     The unit, how many of them there are, and how many photos are alone, having no class.
     """
@@ -196,7 +187,7 @@ class RunInfo(Known):
     corruption_error: CorruptionError | None = None
     sha256: dict[Name, Sha256] = {}
 
-    @field_validator("versions")
+    @pydantic.field_validator("versions")
     @classmethod
     def _has_clipshift(cls, versions: dict[str, str]) -> dict[str, str]:
         if "clipshift" not in versions:
@@ -218,4 +209,4 @@ class RunInfo(Known):
         return self.model_dump(exclude_unset=True)
 
 
-RUN_INFO: TypeAdapter[RunInfo] = TypeAdapter(RunInfo)
+RUN_INFO: pydantic.TypeAdapter[RunInfo] = pydantic.TypeAdapter(RunInfo)

@@ -15,6 +15,8 @@ import pandas as pd
 from scipy.special import ndtr, ndtri
 from scipy.stats import t as student
 
+from clipshift.results.info import Resampled
+
 CONFIDENCE = 0.95
 RESAMPLES = 2000
 Z = ndtri((1 + CONFIDENCE) / 2)
@@ -32,6 +34,11 @@ every interval."""
 PHOTOS: Literal["photos"] = "photos"
 CLASSES: Literal["classes"] = "classes"
 """What is resampled: photos or classes."""
+AUTO = "auto"
+"""To resample photos or classes, see `resampling`."""
+FEW_CLASSES = 5
+"""Of fewer classes nothing can be said beyond these: Student's t of 3 degrees of freedom alone
+makes an interval 1.6 times as wide."""
 DESIGN_EFFECT = 1.1
 """Above this, intervals over photos are more than 5 % too narrow for photos of one label alike."""
 ROUNDING = 1e-12
@@ -56,9 +63,8 @@ class Studentized:
 
     def __getitem__(self, columns: np.ndarray | slice) -> "Studentized":
         """Some of the columns."""
-        return Studentized(
-            self.mean[columns], self.error[columns], self.count[columns], self.t[:, columns]
-        )
+        mean, error, count = (value[columns] for value in (self.mean, self.error, self.count))
+        return Studentized(mean, error, count, self.t[:, columns])
 
     def widened(self, other: "Studentized") -> "Studentized":
         r"""The same means, with what the choice of another sample leaves open of them as well.
@@ -640,3 +646,30 @@ def intraclass_correlation(values: np.ndarray, labels: Sequence[str | None]) -> 
     typical = (total - (size**2).sum() / total) / (len(size) - 1)
     spread = between + (typical - 1) * within
     return float((between - within) / spread) if spread > (ROUNDING * mean) ** 2 else np.nan
+
+
+def resampling(
+    labels: Sequence[str | None], correlation: float | None, asked: str
+) -> tuple[np.ndarray | None, Resampled]:
+    """What intervals take as drawn at random: photos, or the classes that they are of.
+
+    Classes where that is asked for, or where it is left to us and intervals over photos would be
+    noticeably too narrow: by a `design_effect` of more than `DESIGN_EFFECT`, of at least
+    `FEW_CLASSES` classes.
+
+    Args:
+        labels: Of the photos, in the order of ids.
+        correlation: Their `intraclass_correlation`, where it is known.
+        asked: ``auto``, ``photos`` or ``classes``.
+
+    Returns:
+        The group of each photo, None where photos are resampled; and what ``run.json`` says of it.
+    """
+    classes = len({label for label in labels if isinstance(label, str)})
+    effect = None if correlation is None else design_effect(correlation, labels)
+    alike = effect is not None and effect > DESIGN_EFFECT and classes >= FEW_CLASSES
+    if asked == CLASSES or (asked == AUTO and alike):
+        groups = label_groups(labels)
+        alone = len(np.unique(groups)) - classes
+        return groups, Resampled(unit=CLASSES, units=classes, alone=alone, design_effect=effect)
+    return None, Resampled(unit=PHOTOS, units=len(labels), alone=0, design_effect=effect)
