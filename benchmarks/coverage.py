@@ -208,9 +208,8 @@ def of_directions(measure: str) -> Coverage:
     variants = {"view": SimpleNamespace(name="view", severity="paper")}
 
     def row(rng: Rng, n: int) -> pd.Series:
-        return directions_table(
-            Views(draw(rng, n), PhotoSample(Measured(), [], variants, seed=n))
-        ).iloc[0]
+        sample = PhotoSample(Measured(), [], variants, seed=n)
+        return directions_table(Views(draw(rng, n), sample)).iloc[0]
 
     truth = row(np.random.default_rng(0), 50_000)[measure]
     ends = {"direction": ("ci_low", "ci_high")}.get(measure, (f"{measure}_low", f"{measure}_high"))

@@ -150,8 +150,7 @@ def class_notes(evaluation: Evaluation, zero_shot: ZeroShot | None) -> list[str]
     """What limits zero-shot accuracies: labels without a class, photos without a label."""
     photos, classes, notes = evaluation.photos, evaluation.classes, []
     targets = zero_shot.targets.tolist() if zero_shot else []
-    unknown = sum(t < 0 for t, p in zip(targets, photos, strict=False) if p.label)
-    if unknown:
+    if unknown := sum(t < 0 for t, p in zip(targets, photos, strict=False) if p.label):
         notes.append(
             f"Photos whose label is not among the classes of zero_shot.classes: {unknown} of "
             f"{len(photos)}. They have no zero-shot accuracy."
@@ -166,8 +165,7 @@ def class_notes(evaluation: Evaluation, zero_shot: ZeroShot | None) -> list[str]
             f"Zero-shot accuracies are left out: they require two classes, and the photos have "
             f"one, {classes[0]}. Set zero_shot.classes."
         )
-    unnamed = [label for label in classes if is_wordnet_id(label)]
-    if zero_shot and unnamed:
+    if zero_shot and (unnamed := [label for label in classes if is_wordnet_id(label)]):
         prompt = prompt_templates(evaluation.templates)[0].format(unnamed[0])
         notes.append(
             f"Classes that look like WordNet ids and have no known name: {len(unnamed)} of "

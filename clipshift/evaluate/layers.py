@@ -62,16 +62,14 @@ def layer_table(sample: PhotoSample, sums: Mapping[str, Tensor]) -> pd.DataFrame
         "cka_high": cka_high,
         "cka_p": 1 / (1 + (np.maximum(cka, 0) / null) ** 2),
     }
-    table = pd.DataFrame(
-        {
-            "augmentation": [variant.name for variant in variants.values()] * depth,
-            "severity": [variant.severity for variant in variants.values()] * depth,
-            "layer": np.repeat(np.arange(1, depth + 1), width),
-            "cka_null": null,
-            **{name: values.ravel() for name, values in numbers.items()},
-        }
-    )
-    return table[columns]
+    cells = {
+        "augmentation": [variant.name for variant in variants.values()] * depth,
+        "severity": [variant.severity for variant in variants.values()] * depth,
+        "layer": np.repeat(np.arange(1, depth + 1), width),
+        "cka_null": null,
+        **{name: values.ravel() for name, values in numbers.items()},
+    }
+    return pd.DataFrame(cells)[columns]
 
 
 def _tokens(sample: PhotoSample, view: str) -> np.ndarray:
@@ -171,15 +169,13 @@ def outlier_table(sample: PhotoSample) -> pd.DataFrame:
         "gaze_high": high[..., 2],
         "n": count[..., 0],
     }
-    table = pd.DataFrame(
-        {
-            "augmentation": [name for _, name, _ in views for _ in range(depth)],
-            "severity": [severity for _, _, severity in views for _ in range(depth)],
-            "layer": np.tile(np.arange(1, depth + 1), len(views)),
-            **{name: rows[places].ravel() for name, rows in numbers.items()},
-        }
-    )
-    return table[columns]
+    cells = {
+        "augmentation": [name for _, name, _ in views for _ in range(depth)],
+        "severity": [severity for _, _, severity in views for _ in range(depth)],
+        "layer": np.tile(np.arange(1, depth + 1), len(views)),
+        **{name: rows[places].ravel() for name, rows in numbers.items()},
+    }
+    return pd.DataFrame(cells)[columns]
 
 
 def carried_gaze(outliers: pd.DataFrame, layer: int | None) -> list[str]:

@@ -182,21 +182,20 @@ class ShiftEvaluation(pl.LightningModule):
             first, second = torch.triu_indices(count, count, 1, device=embeddings.device)
             distances = self.distance(embeddings[1:])[:, first, second]
             numbers = [value.double() for value in values.values()]
-            arrays = on_host(
-                {
-                    "values": torch.stack(numbers) if numbers else torch.empty(0),
-                    "embeddings": embeddings,
-                    "distances": distances,
-                    **floor,
-                    **weaker,
-                    **self._layer_shift(by_view),
-                    **self._kept(rows, views, by_view),
-                    **{f"clean {name}": tensor for name, tensor in new.items()},
-                }
-            )
+            tensors = {
+                "values": torch.stack(numbers) if numbers else torch.empty(0),
+                "embeddings": embeddings,
+                "distances": distances,
+                **floor,
+                **weaker,
+                **self._layer_shift(by_view),
+                **self._kept(rows, views, by_view),
+                **{f"clean {name}": tensor for name, tensor in new.items()},
+            }
+            arrays = on_host(tensors)
         if self.features and new:
-            tensors = {name: torch.from_numpy(arrays[f"clean {name}"]) for name in new}
-            self.features.set(batch.digests, tensors)
+            clean_features = {name: torch.from_numpy(arrays[f"clean {name}"]) for name in new}
+            self.features.set(batch.digests, clean_features)
         measured.stored = stored_digests(batch.draws.values())
         measured.values = dict(zip(values, arrays["values"], strict=True))
         measured.distances = arrays["distances"].astype(np.float32)

@@ -160,21 +160,17 @@ def data_facts(
         shown: Ids of the photos whose own SHA-256 are kept, to show their pictures later.
     """
     ids = [photos[index].id for index in measured.index]
-    digests = [digest.tobytes() for digest in measured.digests]
+    digests = list(zip(ids, map(bytes, measured.digests), strict=True))
     facts = {
-        "fingerprint": data_fingerprint(zip(ids, digests, strict=True)),
+        "fingerprint": data_fingerprint(digests),
         "photos": len(ids),
         "skipped": len(measured.skipped),
-        "shown_sha256": {
-            photo: digest.hex()
-            for photo, digest in zip(ids, digests, strict=True)
-            if photo in shown
-        },
+        "shown_sha256": {photo: digest.hex() for photo, digest in digests if photo in shown},
     }
     if measured.stored is None:
         return facts
-    stored = (digest.tobytes() for digest in measured.stored)
-    return facts | {"stored_fingerprint": data_fingerprint(zip(ids, stored, strict=True))}
+    stored = zip(ids, map(bytes, measured.stored), strict=True)
+    return facts | {"stored_fingerprint": data_fingerprint(stored)}
 
 
 def with_distortion(ranking: pd.DataFrame, summary: pd.DataFrame, measure: str) -> pd.DataFrame:

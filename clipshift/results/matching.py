@@ -40,16 +40,13 @@ class Matching:
 
     def stratified(self, values: np.ndarray, variants: Variants) -> np.ndarray:
         """Values of photos, (N, C), with `stratum_values` where just a share of them is changed."""
-        places = [
-            (place, self.changed[name])
-            for place, (name, severity) in enumerate(variants)
-            if severity == MATCHED and name in self.changed
-        ]
-        if places:
-            values = values.copy()
-        for place, changed in places:
-            values[:, place] = stratum_values(values[:, place], changed)
-        return values
+        stratified = values
+        for place, (name, severity) in enumerate(variants):
+            if severity == MATCHED and name in self.changed:
+                stratified = values.copy() if stratified is values else stratified
+                column = stratified[:, place]
+                stratified[:, place] = stratum_values(column, self.changed[name])
+        return stratified
 
     def widened(
         self,

@@ -71,10 +71,9 @@ def compare_photos(
     of_clean = [name for name in measures if columns[name].space == "photo"]
     variants = list(joined.groupby(["augmentation", "severity"], sort=False))
     rows = []
-    for (name, severity), group, chosen in [
-        (("clean", ""), variants[0][1], of_clean),
-        *((key, group, [m for m in measures if m not in of_clean]) for key, group in variants),
-    ]:
+    of_views = [m for m in measures if m not in of_clean]
+    parts = [(("clean", ""), variants[0][1], of_clean)]
+    for (name, severity), group, chosen in parts + [(*one, of_views) for one in variants]:
         differences = {m: (group[f"{m}_b"] - group[f"{m}_a"]).astype(float) for m in chosen}
         changes = pd.DataFrame(differences, group.index)  # NaN where either has no value
         of_photos = None if groups is None else group["photo"].map(groups).to_numpy()

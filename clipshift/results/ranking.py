@@ -110,26 +110,23 @@ def rank_augmentations(
         following = positions[:, 1] == positions[:, 0] + 1
         of_pairs = differences.mean, *differences.simultaneous_interval()
         gap, gap_low, gap_high = (np.append(one[following], np.nan) for one in of_pairs)
-        tables.append(
-            pd.DataFrame(
-                {
-                    "severity": severity,
-                    "augmentation": means.index,
-                    "shift": means.to_numpy(),
-                    "ci_low": low,
-                    "ci_high": high,
-                    "rank": np.arange(1, size + 1),
-                    "rank_low": ranks[0],
-                    "rank_high": ranks[1],
-                    "difference": gap,
-                    "difference_low": gap_low,
-                    "difference_high": gap_high,
-                    "different": (gap_low > 0) | (gap_high < 0),
-                    "n": matrix.count().to_numpy(),
-                    **dict.fromkeys(("distortion", "distortion_low", "distortion_high"), np.nan),
-                }
-            )
-        )
+        columns = {
+            "severity": severity,
+            "augmentation": means.index,
+            "shift": means.to_numpy(),
+            "ci_low": low,
+            "ci_high": high,
+            "rank": np.arange(1, size + 1),
+            "rank_low": ranks[0],
+            "rank_high": ranks[1],
+            "difference": gap,
+            "difference_low": gap_low,
+            "difference_high": gap_high,
+            "different": (gap_low > 0) | (gap_high < 0),
+            "n": matrix.count().to_numpy(),
+            **dict.fromkeys(("distortion", "distortion_low", "distortion_high"), np.nan),
+        }
+        tables.append(pd.DataFrame(columns))
     return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame()
 
 

@@ -3,7 +3,7 @@
 import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
@@ -31,33 +31,6 @@ EVAL_RESULTS = "eval_results.yaml"
 FIGURES = "figures"
 SHIFT = "shift.parquet"
 MATRICES = ("distances", "distances_low", "distances_high")
-INSIDE = ("directions", "direction_cosines", "undone", "neighbourhoods", "named")
-"""The tables of what happens inside the space of embeddings, by their names in `Run`."""
-TABLES = (
-    "summary", *MATRICES, "ranking", "correlations", "layers", "outliers", "corruption_error",
-    *INSIDE, "skipped",
-)  # fmt: skip
-"""The tables of a run beside ``shift.parquet``, by their names in `Run`."""
-
-RESULTS = (
-    "run.json",
-    SHIFT,
-    "columns.json",
-    *(f"{table}.csv" for table in TABLES),
-    *(f"{tensors}.safetensors" for tensors in ("embeddings", "views", "gaze", "gaze_heads")),
-    CALIBRATION,
-    "nearest.json",
-    f"{LEADERBOARD}/*.json",
-    EVAL_RESULTS,
-    f"{FIGURES}/*.svg",
-    f"{FIGURES}/*.png",
-    "report.html",
-)
-"""What an evaluation writes: names, or patterns of names."""
-
-
-HASHED = frozenset({SHIFT, "columns.json", *(f"{table}.csv" for table in TABLES)})
-"""The files that ``run.json`` may name with their SHA-256."""
 TEXTS = frozenset({
     "augmentation", "severity", "measure", "with", "other", "method", "vocabulary", "text",
     "photo", "reason",
@@ -155,6 +128,29 @@ class Run:
             return None
         tau, *ends = (np.nan if v is None else v for v in (taus.tau, taus.ci_low, taus.ci_high))
         return tau, ends[0], ends[1]
+
+
+TABLES = tuple(table.name for table in fields(Run) if table.type is pd.DataFrame)
+"""The tables of a run beside ``shift.parquet``, by their names in `Run`."""
+RESULTS = (
+    "run.json",
+    SHIFT,
+    "columns.json",
+    *(f"{table}.csv" for table in TABLES),
+    *(f"{tensors}.safetensors" for tensors in ("embeddings", "views", "gaze", "gaze_heads")),
+    CALIBRATION,
+    "nearest.json",
+    f"{LEADERBOARD}/*.json",
+    EVAL_RESULTS,
+    f"{FIGURES}/*.svg",
+    f"{FIGURES}/*.png",
+    "report.html",
+)
+"""What an evaluation writes: names, or patterns of names."""
+
+
+HASHED = frozenset({SHIFT, "columns.json", *(f"{table}.csv" for table in TABLES)})
+"""The files that ``run.json`` may name with their SHA-256."""
 
 
 def results_in(folder: Path) -> Iterator[Path]:

@@ -174,16 +174,15 @@ def summarize(
             shares = [_share_interval(column.to_numpy(), groups) for _, column in values.items()]
             ends[name] = np.transpose(shares)
         low, high = np.clip(ends[name], columns[name].low, columns[name].high)
-        parts.append(
-            values.columns.to_frame(index=False).assign(
-                measure=name,
-                mean=values.mean().to_numpy(),
-                std=values.std(ddof=1).to_numpy(),
-                ci_low=low,
-                ci_high=high,
-                n=values.count().to_numpy(),
-            )
-        )
+        statistics = {
+            "mean": values.mean().to_numpy(),
+            "std": values.std(ddof=1).to_numpy(),
+            "ci_low": low,
+            "ci_high": high,
+            "n": values.count().to_numpy(),
+        }
+        variant = values.columns.to_frame(index=False)
+        parts.append(variant.assign(measure=name, **statistics))
     if not parts:
         return pd.DataFrame(columns=list(DEFINITIONS["summary"]))
     return pd.concat(parts).sort_index(kind="stable", ignore_index=True)
