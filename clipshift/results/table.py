@@ -58,7 +58,7 @@ class PhotoSample:
     @property
     def listed(self) -> list[Photo]:
         """The measured photos in the order of ids."""
-        return [self.photos[index] for index in self.measured.index[self.order].tolist()]
+        return [self.photos[self.measured.index[row]] for row in self.order]
 
     def mean_interval(self, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """The ends of `clipshift.results.intervals.mean_interval` of these photos' values."""
