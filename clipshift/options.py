@@ -10,8 +10,11 @@ import inspect
 from collections.abc import Iterator, Mapping
 from dataclasses import MISSING, Field, asdict, dataclass, field, fields, is_dataclass
 from itertools import pairwise
+from textwrap import dedent
 from types import UnionType
-from typing import Any, TypeVar, get_args
+from typing import Any, ClassVar, TypeVar, get_args
+
+from typing_extensions import dataclass_transform
 
 from clipshift import checks
 from clipshift.checks import TEXT, Check, list_of, number, one_of, share, whole
@@ -23,6 +26,16 @@ REQUIRED = "???"
 """The default of an option that must be set. The word is Hydra's."""
 FROM_CHOICE: Any = ...
 """The default of an option that only a choice of a group sets, as ``data=folder`` sets its root."""
+
+
+@dataclass_transform(field_specifiers=(field,))
+class Description:
+    """A description of options: every class of this one is a dataclass."""
+
+    __dataclass_fields__: ClassVar[dict[str, Field]]
+
+    def __init_subclass__(cls) -> None:
+        dataclass(cls)
 
 
 def option(
@@ -78,7 +91,7 @@ def help_of(description: type) -> dict[str, str]:
     """The lines of help that stand below the fields of a description, by the fields' names."""
     lines = {}
     for ancestor in reversed(description.__mro__[:-1]):
-        source: Any = ast.parse(inspect.cleandoc(inspect.getsource(ancestor))).body[0]
+        source: Any = ast.parse(dedent(inspect.getsource(ancestor))).body[0]
         for one, below in pairwise(source.body):
             if isinstance(one, ast.AnnAssign) and isinstance(below, ast.Expr):
                 lines[ast.unparse(one.target)] = " ".join(ast.literal_eval(below.value).split())
@@ -198,8 +211,7 @@ ALPHAS: Check = (
 PRECISION = one_of("fp32", "bf16", "fp16", "pure_bf16", "pure_fp16", "auto")
 
 
-@dataclass
-class LoadingOptions:
+class LoadingOptions(Description):
     """Which photos of a source are measured, and how they become batches of views."""
 
     skip: int | None = option(0, whole(0))
@@ -220,7 +232,6 @@ class LoadingOptions:
     """Processes that read photos; the numbers do not depend on it (0 on a CPU, 4 for a GPU)."""
 
 
-@dataclass
 class DataOptions(LoadingOptions):
     """The options of ``data``. Which of the following there are depends on the source."""
 
@@ -243,8 +254,7 @@ class DataOptions(LoadingOptions):
     """Of data=shards: read each photo from its address when it is measured."""
 
 
-@dataclass
-class MatchingOptions:
+class MatchingOptions(Description):
     """Of ``severity=matched``: the distortion that all augmentations are set to."""
 
     distortion: str | None = option(None, one_of("ssim", "rmse", "displacement"))
@@ -258,16 +268,14 @@ class MatchingOptions:
     """A calibration.json to use again, with its target, distortion and photos."""
 
 
-@dataclass
-class ZeroShotOptions:
+class ZeroShotOptions(Description):
     """Zero-shot classification."""
 
     classes: str | None = None
     """The classes to choose among: imagenet, or a file of names (those of the photos)."""
 
 
-@dataclass
-class SaveOptions:
+class SaveOptions(Description):
     """What is written beside the tables."""
 
     embeddings: bool = False
@@ -280,15 +288,13 @@ class SaveOptions:
     """Write the gaze of each attention head on the views of the first N photos."""
 
 
-@dataclass
-class SeedOptions:
+class SeedOptions(Description):
     """What all commands have."""
 
     seed: int = option(0, whole(0))
     """The seed of every random draw."""
 
 
-@dataclass
 class EncoderOptions(SeedOptions):
     """What all commands have that encode photos."""
 
@@ -297,7 +303,6 @@ class EncoderOptions(SeedOptions):
     hardware computes in it, otherwise fp32."""
 
 
-@dataclass
 class EvaluateOptions(EncoderOptions):
     """What the numbers of an evaluation depend on, beside its photos and parts."""
 
@@ -320,8 +325,7 @@ class EvaluateOptions(EncoderOptions):
     data: LoadingOptions = field(default_factory=LoadingOptions)
 
 
-@dataclass
-class ModelOptions:
+class ModelOptions(Description):
     """The options of ``model``."""
 
     name: str = FROM_CHOICE
@@ -334,32 +338,28 @@ class ModelOptions:
     """A .safetensors or .pt file, or a folder in the hub's format."""
 
 
-@dataclass
-class PromptOptions:
+class PromptOptions(Description):
     """The options of ``prompts``."""
 
     templates: Any = option(FROM_CHOICE, TEMPLATES)
     """Texts with {} in the place of the class, or a file of them."""
 
 
-@dataclass
-class LoggerOptions:
+class LoggerOptions(Description):
     """The options of ``logger``."""
 
     tags: list[str] = option(FROM_CHOICE, list_of(TEXT, "words"))
     """Of logger=wandb: the run's tags."""
 
 
-@dataclass
-class CacheOptions:
+class CacheOptions(Description):
     """The options of ``cache``."""
 
     gigabytes: float = option(FROM_CHOICE, number(0))
     """Of cache=disk: its largest size."""
 
 
-@dataclass
-class CheckOptions:
+class CheckOptions(Description):
     """The options of ``experiment=check``."""
 
     tolerance: float = option(FROM_CHOICE, number(0))
@@ -370,7 +370,6 @@ class CheckOptions:
     """CLIP_benchmark's shards, with {} for the name of a data set: FOLDER/wds_{}."""
 
 
-@dataclass
 class EvaluateCommand(EvaluateOptions):
     """All options of ``clipshift evaluate``."""
 
@@ -406,15 +405,13 @@ class EvaluateCommand(EvaluateOptions):
     """Publish a sweep as a W&B report, which needs clipshift[dashboard] and a login."""
 
 
-@dataclass
-class TrainerOptions:
+class TrainerOptions(Description):
     """The options of ``trainer``."""
 
     max_epochs: int = option(FROM_CHOICE, whole(1))
     """Epochs of the training."""
 
 
-@dataclass
 class TrainOptions(SeedOptions):
     """What all trainings have."""
 
@@ -430,8 +427,7 @@ class TrainOptions(SeedOptions):
     """Where the training is tracked."""
 
 
-@dataclass
-class LossOptions:
+class LossOptions(Description):
     """The options of ``objective.loss``."""
 
     distance: str = option(FROM_CHOICE, one_of("l2", "cosine"))
@@ -440,8 +436,7 @@ class LossOptions:
     """The weight of the cross-entropy."""
 
 
-@dataclass
-class ObjectiveOptions:
+class ObjectiveOptions(Description):
     """The options of ``objective``."""
 
     loss: LossOptions = field(default_factory=LossOptions)
@@ -449,8 +444,7 @@ class ObjectiveOptions:
     """The weight of the loss that holds the clean view's embedding."""
 
 
-@dataclass
-class TuneOptions:
+class TuneOptions(Description):
     """The options of ``tune``."""
 
     blocks: int = option(FROM_CHOICE, whole(1))
@@ -461,8 +455,7 @@ class TuneOptions:
     """Of tune=lora: the scale of the changes, times the rank."""
 
 
-@dataclass
-class OptimizationOptions:
+class OptimizationOptions(Description):
     """The optimizer."""
 
     lr: float = option(5.0e-4, number(0))
@@ -471,8 +464,7 @@ class OptimizationOptions:
     """The weight decay."""
 
 
-@dataclass
-class TrainingData:
+class TrainingData(Description):
     """The photos of a training."""
 
     train: DataOptions = group(DataOptions, of="data")
@@ -485,7 +477,6 @@ class TrainingData:
     """Processes that read photos."""
 
 
-@dataclass
 class FinetuneOptions(TrainOptions):
     """All options of ``clipshift train`` that fine-tune: the robustify experiments."""
 
@@ -515,8 +506,7 @@ class FinetuneOptions(TrainOptions):
     """What `clipshift evaluate` is given for the comparison; null: no comparison."""
 
 
-@dataclass
-class MakingData:
+class MakingData(Description):
     """The photos that ``tiny`` learns from."""
 
     limit: int | None = option(FROM_CHOICE, whole(1))
@@ -525,8 +515,7 @@ class MakingData:
     """Photos in a step."""
 
 
-@dataclass
-class MakingOptimization:
+class MakingOptimization(Description):
     """The optimizer of a built-in model."""
 
     lr: float = option(FROM_CHOICE, number(0))
@@ -537,7 +526,6 @@ class MakingOptimization:
     """Of make_lite: steps."""
 
 
-@dataclass
 class MakingOptions(TrainOptions):
     """Options of ``clipshift train`` that make a built-in model: make_lite and pretrain_tiny."""
 
@@ -553,15 +541,13 @@ class MakingOptions(TrainOptions):
     """Of make_lite: the model's logit scale."""
 
 
-@dataclass
-class DemoClasses:
+class DemoClasses(Description):
     """Zero-shot classification in the demo."""
 
     classes: str = "imagenet"
     """The classes to choose among: imagenet, or a file of names."""
 
 
-@dataclass
 class DemoOptions(EncoderOptions):
     """All options of ``clipshift demo``."""
 

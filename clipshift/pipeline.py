@@ -18,31 +18,21 @@ from filelock import FileLock, Timeout
 from pytorch_lightning.loggers import Logger
 from pytorch_lightning.utilities import rank_zero_only
 
-from clipshift.augment.keyed import VIEW_SIZE, Augmentation
-from clipshift.augment.matching import Calibration
+from clipshift.augment.keyed import VIEW_SIZE
 from clipshift.augment.transforms import KeyedTransform
 from clipshift.checks import is_template
 from clipshift.data.cache import Cache
 from clipshift.data.classes import read_lines
-from clipshift.data.dataset import Resize, view_size
+from clipshift.data.dataset import view_size
 from clipshift.data.photos import Photo
 from clipshift.data.selection import without_copies
 from clipshift.data.wordnet import is_imagenet
 from clipshift.encode.encoder import Encoder, best_precision, load_encoder
 from clipshift.encode.texts import OPENAI
 from clipshift.errors import UserError, one_line
-from clipshift.evaluate.calibration import (
-    DEFAULTS,
-    calibrate,
-    calibration_notes,
-    left_to_measure,
-    load_calibration,
-    set_aside,
-)
+from clipshift.evaluate.calibration import calibration_for, calibration_notes, left_to_measure
 from clipshift.evaluate.evaluation import Evaluation, run_evaluation
 from clipshift.measure.metrics import PhotoMeasure
-from clipshift.options import EvaluateOptions
-from clipshift.parts import without_ladder
 from clipshift.report.terminal import PhotoProgressBar
 from clipshift.results.intervals import CLASSES
 from clipshift.results.records import Records
@@ -137,46 +127,6 @@ def carry_out(
     facts = {"job": job, "model": model_origin(model) | {"trained_on": trained_on}}
     with advice_on_memory():
         return run_evaluation(evaluation, records, trainer, folder, facts, cache)
-
-
-def calibration_for(
-    options: EvaluateOptions,
-    photos: Sequence[Photo],
-    augmentations: Mapping[str, Augmentation],
-    nodes: Mapping[str, Mapping[str, Any]],
-    resize: Resize,
-) -> Calibration:
-    """The calibration that is asked for: a stored one, or one on photos that are set aside.
-
-    Args:
-        options: What is asked for.
-        photos: The run's photos.
-        augmentations: Augmentations by name.
-        nodes: What they are made from.
-        resize: How photos become views.
-
-    Raises:
-        UserError: If a stored one cannot be used or was made with other options ``matching`` than
-            those set, an augmentation has no strength, or there are too few photos.
-    """
-    for name, augmentation in augmentations.items():
-        if isinstance(augmentation, KeyedTransform):
-            raise UserError(
-                f"aug.{name} is a transform, which has no strength to match: leave it out, or "
-                "choose severity=paper"
-            )
-    matching, parameters = options.matching, {n: without_ladder(node) for n, node in nodes.items()}
-    asked = {name: value for name in DEFAULTS if (value := getattr(matching, name)) is not None}
-    if matching.file:
-        return load_calibration(Path(matching.file), parameters, resize, asked)
-    chosen: dict[str, Any] = DEFAULTS | asked
-    calibrated_on = set_aside(photos, chosen["photos"], options.seed)
-    if not calibrated_on:
-        raise UserError("severity=matched sets photos aside to calibrate on: give at least 2")
-    return calibrate(
-        calibrated_on, augmentations, chosen["distortion"], chosen["target"], options.seed, resize,
-        parameters,
-    )  # fmt: skip
 
 
 def measurable(photos: Sequence[Photo]) -> list[Photo]:

@@ -59,6 +59,7 @@ from clipshift.evaluate.calibration import (
     DISTORTIONS,
     STORED,
     calibrate,
+    calibration_for,
     calibration_notes,
     left_to_measure,
     matched_strengths,
@@ -68,7 +69,6 @@ from clipshift.evaluate.calibration import (
 from clipshift.evaluate.elasticity import around_match, elasticities
 from clipshift.measure.functional import rmse, ssim
 from clipshift.options import EvaluateOptions, read_options
-from clipshift.pipeline import calibration_for
 from clipshift.report import terminal
 from clipshift.results.measured import Measured
 from clipshift.results.runs import read_run

@@ -26,9 +26,9 @@ from clipshift.data.dataset import ViewDataset
 from clipshift.data.sources import sample
 from clipshift.encode.encoder import Encoder
 from clipshift.errors import UserError
+from clipshift.evaluate.calibration import calibration_for
 from clipshift.measure.metrics import CosineSimilarity, GazeDivergence, GazeDivergenceAligned
 from clipshift.options import EvaluateOptions
-from clipshift.pipeline import calibration_for
 from clipshift.results.table import shift_table
 
 

@@ -30,7 +30,7 @@ from clipshift.encode.texts import make_zero_shot
 from clipshift.errors import UserError
 from clipshift.evaluate.evaluation import resize_for
 from clipshift.integrations.tracking import track_checkpoint
-from clipshift.pipeline import templates_for
+from clipshift.pipeline import is_first_process, templates_for
 from clipshift.results.files import data_fingerprint, write_csv
 from clipshift.results.runs import read_run
 from clipshift.train import finetuning
@@ -70,11 +70,9 @@ def finetune(cfg: DictConfig, folder: Path) -> None:
     trained, judged = train(cfg, folder)
     if cfg.control:
         train(cfg, folder / CONTROL, control=True)
-    first = True
     if dist.is_available() and dist.is_initialized():
-        first = dist.get_rank() == 0
         dist.destroy_process_group()
-    if first and evaluations:
+    if evaluations and is_first_process():
         notes = comparison_notes(evaluations, trained, judged)
         compare_with_base(evaluations, cfg.seed, folder, notes)
 

@@ -23,12 +23,15 @@ from clipshift.augment.matching import (
     match_strength,
     pixel_distortion,
 )
+from clipshift.augment.transforms import KeyedTransform
 from clipshift.augment.variants import Variant
 from clipshift.data.dataset import Resize, Skipped, ViewDataset
 from clipshift.data.files import read_text, typed
 from clipshift.data.photos import Photo, UnreadablePhotoError, keyed_order
 from clipshift.errors import UserError
 from clipshift.measure.functional import rmse, ssim
+from clipshift.options import EvaluateOptions
+from clipshift.parts import without_ladder
 from clipshift.results.runs import CALIBRATION
 from clipshift.severities import MATCHED
 
@@ -54,6 +57,46 @@ def set_aside(photos: Sequence[Photo], count: int, seed: int) -> list[Photo]:
     listed = [photo for photo in photos if photo.left_out is None]
     order = keyed_order(listed, f"{seed}\0calibration")
     return [listed[index] for index in order[: min(count, len(listed) // 2)]]
+
+
+def calibration_for(
+    options: EvaluateOptions,
+    photos: Sequence[Photo],
+    augmentations: Mapping[str, Augmentation],
+    nodes: Mapping[str, Mapping[str, Any]],
+    resize: Resize,
+) -> Calibration:
+    """The calibration that is asked for: a stored one, or one on photos that are set aside.
+
+    Args:
+        options: What is asked for.
+        photos: The run's photos.
+        augmentations: Augmentations by name.
+        nodes: What they are made from.
+        resize: How photos become views.
+
+    Raises:
+        UserError: If a stored one cannot be used or was made with other options ``matching`` than
+            those set, an augmentation has no strength, or there are too few photos.
+    """
+    for name, augmentation in augmentations.items():
+        if isinstance(augmentation, KeyedTransform):
+            raise UserError(
+                f"aug.{name} is a transform, which has no strength to match: leave it out, or "
+                "choose severity=paper"
+            )
+    matching, parameters = options.matching, {n: without_ladder(node) for n, node in nodes.items()}
+    asked = {name: value for name in DEFAULTS if (value := getattr(matching, name)) is not None}
+    if matching.file:
+        return load_calibration(Path(matching.file), parameters, resize, asked)
+    chosen: dict[str, Any] = DEFAULTS | asked
+    calibrated_on = set_aside(photos, chosen["photos"], options.seed)
+    if not calibrated_on:
+        raise UserError("severity=matched sets photos aside to calibrate on: give at least 2")
+    distortion, target = chosen["distortion"], chosen["target"]
+    return calibrate(
+        calibrated_on, augmentations, distortion, target, options.seed, resize, parameters
+    )
 
 
 def calibrate(

@@ -12,6 +12,7 @@ from pytorch_lightning.callbacks import Callback, EarlyStopping, WeightAveraging
 from pytorch_lightning.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor, nn
 from torch.nn.functional import normalize
+from torch.optim.lr_scheduler import OneCycleLR
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 from torch.utils.data import DataLoader
 from torchmetrics import MeanMetric
@@ -31,6 +32,7 @@ from clipshift.train.tuning import plain_weights
 STATES = {"state_dict", "current_model_state"}
 """Where a checkpoint has weights: those to keep and, beside a moving average, those in training."""
 
+Augmentations = Mapping[str, Augmentation]
 TrainBatch = list[Tensor]
 """Clean views, augmented views, and indices of the photos."""
 
@@ -48,10 +50,7 @@ class ShiftValidation(pl.LightningModule):
     """
 
     def __init__(
-        self,
-        student: Encoder,
-        augmentations: Mapping[str, Augmentation],
-        zero_shot: ZeroShot | None,
+        self, student: Encoder, augmentations: Augmentations, zero_shot: ZeroShot | None
     ) -> None:
         super().__init__()
         self.student = student
@@ -116,7 +115,7 @@ class Finetuning(ShiftValidation):
         objective: Objective,
         anchor: Objective | None,
         texts: ZeroShot | None,
-        augmentations: Mapping[str, Augmentation],
+        augmentations: Augmentations,
         zero_shot: ZeroShot | None,
         *,
         anchor_weight: float,
@@ -183,9 +182,7 @@ class Finetuning(ShiftValidation):
         tuned = [p for p in self.student.parameters() if p.requires_grad]
         optimizer = torch.optim.AdamW(tuned, lr=self.lr, weight_decay=self.weight_decay)
         steps = int(self.trainer.estimated_stepping_batches)
-        schedule = torch.optim.lr_scheduler.OneCycleLR(
-            optimizer, self.lr, total_steps=steps, pct_start=0.1, cycle_momentum=False
-        )
+        schedule = OneCycleLR(optimizer, self.lr, steps, pct_start=0.1, cycle_momentum=False)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
 

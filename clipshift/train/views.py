@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import torch.distributed as dist
@@ -70,7 +71,7 @@ class RobustViews(Dataset[tuple[Tensor, Tensor, int]]):
         return clean[0], view[0], index
 
 
-class Shuffled(Sampler[int]):
+class Shuffled(Sampler[Any]):
     """Every row once, in an order that depends on the seed and the epoch alone.
 
     Args:
@@ -91,12 +92,12 @@ class Shuffled(Sampler[int]):
     def __len__(self) -> int:
         return self.length
 
-    def __iter__(self) -> Iterator[int]:
+    def __iter__(self) -> Iterator[Any]:
         order = np.random.Generator(np.random.Philox(key=[self.seed, self.epoch]))
         return iter(order.permutation(self.length)[self.start :].tolist())
 
 
-class EpochSampler(Sampler[tuple[int, int]]):
+class EpochSampler(Shuffled):
     """This device's share of every epoch's photos, as (epoch, index).
 
     Devices take photos in turn, so that their batches together are those of a single device.
@@ -106,21 +107,14 @@ class EpochSampler(Sampler[tuple[int, int]]):
         seed, epoch, start: See `Shuffled`; ``start`` counts the photos of all devices.
     """
 
-    def __init__(self, length: int, seed: int, epoch: int = 0, start: int = 0) -> None:
-        self.order = Shuffled(length, seed, epoch, start)
-
-    def set_epoch(self, epoch: int) -> None:
-        """Choose the order; Lightning calls this before every epoch."""
-        self.order.set_epoch(epoch)
-
     def __len__(self) -> int:
-        return len(self.order) // _devices()[1]
+        return self.length // _devices()[1]
 
     def __iter__(self) -> Iterator[tuple[int, int]]:
         rank, devices = _devices()
-        order = list(self.order)
-        shared = order[: len(order) - len(self.order) % devices]
-        return ((self.order.epoch, index) for index in shared[rank::devices])
+        order = list(super().__iter__())
+        shared = order[: len(order) - self.length % devices]
+        return ((self.epoch, index) for index in shared[rank::devices])
 
 
 def _devices() -> tuple[int, int]:
