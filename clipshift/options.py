@@ -204,10 +204,8 @@ TEMPLATES: Check = (
     lambda v: isinstance(v, str) or (isinstance(v, list) and all(map(checks.is_template, v))),
 )
 TWO_RUNS = ("two run folders, [A,B]", lambda v: list_of(TEXT, "")[1](v) and len(v) == 2)
-ALPHAS: Check = (
-    "numbers from 0 to 1, and 0 first",
-    lambda v: list_of(share(), "")[1](v) and bool(v) and float(v[0]) == 0,
-)
+_are_shares = list_of(share(), "")[1]
+ALPHAS: Check = ("numbers from 0 to 1, and 0 first", lambda v: _are_shares(v) and v[:1] == [0])
 PRECISION = one_of("fp32", "bf16", "fp16", "pure_bf16", "pure_fp16", "auto")
 
 

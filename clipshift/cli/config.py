@@ -19,12 +19,8 @@ DESCRIPTIONS: dict[str, type] = {
     "demo": spec.DemoOptions,
 }
 """By command, and of ``train`` those of experiments that fine-tune apart, all options there are."""
-PATHS = {
-    name
-    for description in DESCRIPTIONS.values()
-    for name, one in spec.options_of(description)
-    if one.metadata.get("paths")
-}
+_every = (pair for description in DESCRIPTIONS.values() for pair in spec.options_of(description))
+PATHS = {name for name, one in _every if one.metadata.get("paths")}
 """Options that name a file or a folder."""
 
 
@@ -110,11 +106,8 @@ def composition_error(message: str, options: list[str]) -> str:
     if match := re.search(r"Could not override '([^']+)'", message):
         option = match[1]
         group, _, key = option.partition(".")
-        choices = [
-            file.stem
-            for file in sorted((CONF / group).glob("*.yaml"))
-            if key in dotted_names(OmegaConf.load(file))
-        ]
+        files = sorted((CONF / group).glob("*.yaml"))
+        choices = [file.stem for file in files if key in dotted_names(OmegaConf.load(file))]
         if choices:
             return f"option {option!r} requires {group}={' or '.join(choices)}"
         return f"no option {option!r}{did_you_mean(option, options)}; --help lists them"

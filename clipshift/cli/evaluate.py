@@ -109,10 +109,8 @@ def say_what_is_kept(records: Records, photos: int, folder: Path) -> None:
     done = len(records.photos()) if is_first_process() else 0
     if 0 < done < photos:
         of_command = HydraConfig.get().runtime.output_dir if HydraConfig.initialized() else folder
-        print(
-            f"stopped early: {done} of {photos} photos are in {folder}. The same command with "
-            f"hydra.run.dir={of_command} goes on after them",
-            file=sys.stderr,
-        )
+        kept = f"{done} of {photos} photos are in {folder}"
+        goes_on = f"The same command with hydra.run.dir={of_command} goes on after them"
+        print(f"stopped early: {kept}. {goes_on}", file=sys.stderr)
         if interrupted():
             sys.exit(EXIT_CODE)

