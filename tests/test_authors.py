@@ -1,6 +1,7 @@
 """``aug=authors`` against albumentations, as the script of arXiv 2503.23495 calls it."""
 
 import json
+from collections.abc import Sequence
 from dataclasses import asdict
 from itertools import pairwise
 from pathlib import Path
@@ -19,17 +20,19 @@ from support.augmentations import augmentation_named, choice_of_aug
 from torch import Tensor
 from torch.utils.data import default_collate
 
+from clipshift import pipeline
 from clipshift.augment import authors
 from clipshift.augment.keyed import Augmentation, MovingAugmentation, augment, draw
-from clipshift.augment.matching import Match
-from clipshift.cli import build
+from clipshift.augment.matching import Calibration, Match
+from clipshift.cli.build import make_augmentations
 from clipshift.cli.command import compose_config
 from clipshift.cli.config import plain
 from clipshift.data.dataset import clean_view
-from clipshift.data.photos import decode
+from clipshift.data.photos import Photo, decode
 from clipshift.data.sources import sample
 from clipshift.errors import UserError
 from clipshift.measure.functional import ssim
+from clipshift.options import EvaluateOptions, read_options
 
 Array = NDArray[np.float32]
 
@@ -335,10 +338,17 @@ def test_a_calibration_of_the_papers_does_not_serve_the_authors(
 
     Nor does a calibration of an earlier version, which does not name the classes.
     """
-    calibrate = build.calibrate
-    monkeypatch.setattr(build, "calibrate", lambda *a: calibrate(a[0], {}, *a[2:]))
+    calibrate = pipeline.calibrate
+    monkeypatch.setattr(pipeline, "calibrate", lambda *a: calibrate(a[0], {}, *a[2:]))
     paper = choice_of_aug("paper")[0]
-    calibration = build.calibration_for(compose_config("evaluate"), sample()[:2], paper, "squash")
+
+    def calibration_for(*overrides: str, photos: Sequence[Photo] = ()) -> Calibration:
+        config = plain(compose_config("evaluate", ["logger=none", *overrides]))
+        options = read_options(EvaluateOptions, config)
+        chosen = make_augmentations(config["aug"])[0]
+        return pipeline.calibration_for(options, photos, chosen, config["aug"], "squash")
+
+    calibration = calibration_for(photos=sample()[:2])
     stored = calibration.as_json() | {
         "matches": dict.fromkeys(paper, asdict(Match(0.1, 0.7, True)))
     }
@@ -348,10 +358,7 @@ def test_a_calibration_of_the_papers_does_not_serve_the_authors(
     }
     for parameters in (calibration.parameters, earlier):
         (tmp_path / "made.json").write_text(json.dumps(stored | {"parameters": parameters}))
-        again, other = (
-            compose_config("evaluate", [f"aug={choice}", f"matching.file={tmp_path}/made.json"])
-            for choice in ("paper", "authors")
-        )
-        assert set(build.calibration_for(again, [], paper, "squash").matches) == set(paper)
+        file = f"matching.file={tmp_path}/made.json"
+        assert set(calibration_for("aug=paper", file).matches) == set(paper)
         with pytest.raises(UserError, match=f"other parameters of {', '.join(DIFFERING)}: "):
-            build.calibration_for(other, [], choice_of_aug("authors")[0], "squash")
+            calibration_for("aug=authors", file)
