@@ -19,15 +19,11 @@ def spread_change(a: Run, b: Run) -> str:
 
 def pair_notes(a: Run, b: Run) -> list[str]:
     """What one must know before reading a paired comparison's numbers."""
-    compared = {
-        "precision": (a.info.precision, b.info.precision),
-        "device": (a.info.device, b.info.device),
-    }
-    notes = [
-        f"{name} differs: {of_a} and {of_b}. Part of the difference is this."
-        for name, (of_a, of_b) in compared.items()
-        if of_a != of_b
-    ]
+    notes = []
+    for name in ("precision", "device"):
+        of_a, of_b = (getattr(run.info, name) for run in (a, b))
+        if of_a != of_b:
+            notes.append(f"{name} differs: {of_a} and {of_b}. Part of the difference is this.")
     notes += software_notes([a, b])
     lost = incomparable(a, b)
     for cause in dict.fromkeys(lost.values()):
@@ -44,12 +40,8 @@ def software_notes(runs: Sequence[Run]) -> list[str]:
     other = [f"{name} ({', '.join(seen)})" for name, seen in used.items() if len(seen) > 1]
     if len({run.info.code_sha256 for run in runs}) > 1:
         other.append("clipshift's own code")
-    if not other:
-        return []
-    return [
-        f"The runs were made by different versions: {'; '.join(other)}. Part of the difference may "
-        "be this."
-    ]
+    versions_differ = f"The runs were made by different versions: {'; '.join(other)}"
+    return [f"{versions_differ}. Part of the difference may be this."] if other else []
 
 
 def notes_on_runs(runs: Sequence[Run]) -> list[str]:

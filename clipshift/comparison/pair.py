@@ -69,13 +69,9 @@ def compare_pair(a: Run, b: Run, seed: int, trained_on: Sequence[str]) -> pd.Dat
     if a.info.by_class or b.info.by_class:
         labels = labels_of(a.rows)
         groups = pd.Series(label_groups(list(labels)), labels.index)
-    table = compare_photos(
-        with_group_means(a.shift.drop(columns=lost), trained_on),
-        with_group_means(b.shift, trained_on),
-        a.columns,
-        seed,
-        groups,
-    )
+    of_a = with_group_means(a.shift.drop(columns=lost), trained_on)
+    of_b = with_group_means(b.shift, trained_on)
+    table = compare_photos(of_a, of_b, a.columns, seed, groups)
     table.insert(0, "model_a", a.info.model.name)
     table.insert(1, "model_b", b.info.model.name)
     return table

@@ -121,7 +121,6 @@ def eval_results(run: Run) -> list[dict[str, Any]]:
     """
     name, hub = dataset_of(run.info.config.data)
     several = run.summary["severity"].nunique() > 1
-    version = run.info.versions["clipshift"]
     entries = []
     for view, metrics in zero_shot_rows(run).items():
         measure = "zero_shot_top1_clean" if view == CLEAN else "zero_shot_top1"
@@ -133,16 +132,11 @@ def eval_results(run: Run) -> list[dict[str, Any]]:
         row = rows.iloc[0]
         accuracy = with_interval(row["mean"], row["ci_low"], row["ci_high"])
         what = "clean views" if view == CLEAN else f"views under {view}"
-        task = TASK if view == CLEAN else f"{TASK}_{view}"
-        entries.append(
-            {
-                "dataset": {"id": hub or name, "task_id": task},
-                "value": round(metrics["acc1"], 6),
-                "date": run.info.started,
-                "notes": f"top-1 accuracy of the {what}: {accuracy} (95 % interval) over "
-                f"{counted(int(row['n']), 'photo')}; clipshift {version}",
-            }
-        )
+        over = f"{counted(int(row['n']), 'photo')}; clipshift {run.info.versions['clipshift']}"
+        notes = f"top-1 accuracy of the {what}: {accuracy} (95 % interval) over {over}"
+        data = {"id": hub or name, "task_id": TASK if view == CLEAN else f"{TASK}_{view}"}
+        value, date = round(metrics["acc1"], 6), run.info.started
+        entries.append({"dataset": data, "value": value, "date": date, "notes": notes})
     return entries
 
 

@@ -86,9 +86,8 @@ def alike_photos(info: RunInfo) -> list[str]:
             "Correlations, and p-values within a run, take photos as independent."
         ]
     alike = effect > DESIGN_EFFECT if effect is not None else (correlation or 0) > ALIKE
-    if not alike:
-        return []
-    return [
+    note = (
         f"Photos of one label shift alike{how_much}: they say less than as many of different "
         "labels, and the intervals, which take photos as independent, are too narrow."
-    ]
+    )
+    return [note] if alike else []

@@ -6,11 +6,7 @@ import pandas as pd
 
 from clipshift.measure.facts import Facts
 from clipshift.report.answer import corruption_error
-from clipshift.report.charts.measures import (
-    draw_correlations,
-    draw_corruption_error,
-    draw_heatmap,
-)
+from clipshift.report.charts import measures as charts
 from clipshift.report.page import Figure, Section
 from clipshift.report.prose import Contents, make_section
 from clipshift.report.shift import COSINE
@@ -31,7 +27,7 @@ def measure_section(run: Run) -> Section:
     tables = [table, pd.DataFrame(floors)] if floors else [table]
     section = make_section("measures", {}, tables, precision=run.info.precision)
     if run.summary["augmentation"].nunique() > 1:
-        chart = draw_heatmap(run.summary, run.columns)
+        chart = charts.draw_heatmap(run.summary, run.columns)
         section.tables[0].figure = Figure("heatmap", chart, section.tables[0].note)
     shown = [run.columns[measure] for measure in shown_measures(run.summary, run.columns)]
     section.definitions = {
@@ -114,7 +110,7 @@ def corruption_section(run: Run) -> Section | None:
     data = errors_by_corruption(errors)
     percent = {share: 100 * data[share] for share in ("error", "relative_error")}
     shifted = errors["shift"].notna().any()
-    drawn = {"corruption_error": draw_corruption_error(errors)} if shifted else {}
+    drawn = {"corruption_error": charts.draw_corruption_error(errors)} if shifted else {}
     section = make_section("corruptions", drawn, [data.assign(**percent)])
     section.text = corruption_error(run)
     return section
@@ -126,5 +122,5 @@ def correlation_section(run: Run) -> Section | None:
     if rows.empty:
         return None
     labels = {facts.correlate: facts.correlate_label for facts in run.columns.values()}
-    drawn = {"correlations": draw_correlations(run.correlations, run.columns)}
+    drawn = {"correlations": charts.draw_correlations(run.correlations, run.columns)}
     return make_section("correlations", drawn, [rows.assign(label=rows["with"].map(labels))])
