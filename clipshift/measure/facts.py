@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -95,9 +96,10 @@ class Facts:
 
 
 FACTS: TypeAdapter[Facts] = TypeAdapter(Facts)
-_STORED = yaml.safe_load(Path(__file__).with_suffix(".yaml").read_text(encoding="utf-8"))
-MEASURED = {column: Facts(**facts) for column, facts in _STORED.items()}
-"""The facts of ``facts.yaml``, by column."""
+similarity = partial(Facts, better="higher", unchanged=1)
+"""The facts of a measure that is 1 where nothing changed, and lower otherwise."""
+distance = partial(Facts, better="lower", unchanged=0)
+"""The facts of a measure that is 0 where nothing changed, and higher otherwise."""
 
 
 def accuracy(k: int, clean: bool, classes: int | None = None) -> Facts:
@@ -137,19 +139,20 @@ def retained_facts(gallery: int | None = None) -> Facts:
         gallery: Number of photos to find it among, where it is known. More photos make it harder.
     """
     among = f" among {gallery:,}" if gallery else ""
-    return Facts(
+    return similarity(
         label="views that still find their own photo" + (f"{among} photos" if among else ""),
         short=f"retained{among}",
         definition=f"1 if among {f'{gallery:,}' if gallery else 'the gallery of'} clean photos the "
         "view's highest cosine is with its own photo, 0 if not; photos that tie share the place",
         space="embedding",
-        better="higher",
-        unchanged=1,
         unit="share",
     )
 
 
-OTHERS = ("zero_shot_flip", "text_shift", "brightness", "contrast", "distance_to_others")
-COLUMNS = {"relative_shift": MEASURED["relative_shift"], "retained": retained_facts()}
-COLUMNS |= accuracy_columns((1, 5)) | {name: MEASURED[name] for name in OTHERS}
+_DESCRIBED = yaml.safe_load(Path(__file__).with_suffix(".yaml").read_text(encoding="utf-8"))
+COLUMNS = {
+    "relative_shift": Facts(**_DESCRIBED.pop("relative_shift")),
+    "retained": retained_facts(),
+}
+COLUMNS |= accuracy_columns((1, 5)) | {name: Facts(**facts) for name, facts in _DESCRIBED.items()}
 """The columns that the evaluation computes itself; those of a metric are its ``facts``."""

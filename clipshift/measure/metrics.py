@@ -10,7 +10,7 @@ from torchmetrics import Metric
 from torchmetrics.utilities.plot import plot_confusion_matrix
 
 from clipshift.measure import functional
-from clipshift.measure.facts import MEASURED, Facts
+from clipshift.measure.facts import Facts, distance, similarity
 
 Shapes = Mapping[str, tuple[int, ...]]
 COLLAPSED = 1e-6
@@ -86,17 +86,14 @@ class PhotoMeasure(PhotoMean):
     As output, ``compute`` gives the mean over all photos seen (float64 scalar; photos whose value
     is NaN are left out), and ``forward`` the values of the B photos, shape (B,).
 
-    A subclass has ``facts`` and ``measure``, or names the column whose facts are in ``facts.yaml``
-    and whose function is in `clipshift.measure.functional`.
+    A subclass has its ``facts`` and its ``measure``, a function.
     """
 
     facts: Facts
     measure: ClassVar[Callable[..., Tensor]]
 
-    def __init_subclass__(cls, column: str | None = None, **kwargs: Any) -> None:
+    def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
-        if column:
-            cls.facts, cls.measure = MEASURED[column], staticmethod(getattr(functional, column))
         if not hasattr(cls, "facts"):
             return  # each instance has its own, as those of `MetricPerPhoto`
         cls.higher_is_better = {"higher": True, "lower": False}.get(cls.facts.better or "")
@@ -115,7 +112,7 @@ class PhotoMeasure(PhotoMean):
         self.add_photos(self.measure(view, clean, *geometry))
 
 
-class CosineSimilarity(PhotoMeasure, column="cosine_similarity"):
+class CosineSimilarity(PhotoMeasure):
     """Mean `clipshift.measure.functional.cosine_similarity` of embeddings.
 
     Example:
@@ -126,8 +123,17 @@ class CosineSimilarity(PhotoMeasure, column="cosine_similarity"):
         tensor(0.8000, dtype=torch.float64)
     """
 
+    facts = similarity(
+        label="cosine similarity of embeddings",
+        short="cosine",
+        definition="cosine of the angle between the embeddings of view and clean view",
+        space="embedding",
+        low=-1,
+    )
+    measure = staticmethod(functional.cosine_similarity)
 
-class L2Distance(PhotoMeasure, column="l2_distance"):
+
+class L2Distance(PhotoMeasure):
     """Mean `clipshift.measure.functional.l2_distance` of embeddings before normalisation.
 
     Example:
@@ -138,8 +144,17 @@ class L2Distance(PhotoMeasure, column="l2_distance"):
         tensor(5., dtype=torch.float64)
     """
 
+    facts = distance(
+        label="L2 distance of embeddings",
+        short="L2",
+        definition="Euclidean distance of the embeddings before normalisation",
+        space="embedding",
+        high=math.inf,
+    )
+    measure = staticmethod(functional.l2_distance)
 
-class AttentionSimilarity(PhotoMeasure, column="attention_similarity"):
+
+class AttentionSimilarity(PhotoMeasure):
     """Mean `clipshift.measure.functional.attention_similarity` of gazes.
 
     Example:
@@ -151,8 +166,16 @@ class AttentionSimilarity(PhotoMeasure, column="attention_similarity"):
         tensor(1., dtype=torch.float64)
     """
 
+    facts = similarity(
+        label="attention similarity",
+        short="attention",
+        definition="1 / (1 + mean square difference) of the two gazes, each scaled to [0, 1]",
+        space="gaze",
+    )
+    measure = staticmethod(functional.attention_similarity)
 
-class AttentionSimilarityAligned(PhotoMeasure, column="attention_similarity_aligned"):
+
+class AttentionSimilarityAligned(PhotoMeasure):
     """Mean `clipshift.measure.functional.attention_similarity_aligned` of gazes.
 
     Example:
@@ -164,8 +187,17 @@ class AttentionSimilarityAligned(PhotoMeasure, column="attention_similarity_alig
         tensor(1., dtype=torch.float64)
     """
 
+    facts = similarity(
+        label="aligned attention similarity",
+        short="aligned attention",
+        definition="attention similarity with the view's gaze moved back to where the pixels came "
+        "from; pixels that left the view are left out",
+        space="aligned gaze",
+    )
+    measure = staticmethod(functional.attention_similarity_aligned)
 
-class PatchSimilarity(PhotoMeasure, column="patch_similarity"):
+
+class PatchSimilarity(PhotoMeasure):
     """Mean `clipshift.measure.functional.patch_similarity` of pixels.
 
     Example:
@@ -176,8 +208,16 @@ class PatchSimilarity(PhotoMeasure, column="patch_similarity"):
         tensor(0.5000, dtype=torch.float64)
     """
 
+    facts = similarity(
+        label="patch similarity",
+        short="patch",
+        definition="mean over a 4 × 4 grid of 1 / (1 + mean square difference of pixels)",
+        space="pixels",
+    )
+    measure = staticmethod(functional.patch_similarity)
 
-class PatchSimilarityUint8(PhotoMeasure, column="patch_similarity_uint8"):
+
+class PatchSimilarityUint8(PhotoMeasure):
     """Mean `clipshift.measure.functional.patch_similarity_uint8`, the authors' wrapped variant.
 
     Example:
@@ -188,8 +228,18 @@ class PatchSimilarityUint8(PhotoMeasure, column="patch_similarity_uint8"):
         tensor(1., dtype=torch.float64)
     """
 
+    facts = similarity(
+        label="patch similarity, the paper's wrapped variant",
+        short="patch (uint8)",
+        definition="patch similarity of 8-bit pixels whose difference and square wrap, as in the "
+        "authors' script",
+        space="pixels",
+        low=0.996,
+    )
+    measure = staticmethod(functional.patch_similarity_uint8)
 
-class EdgePreservation(PhotoMeasure, column="edge_preservation"):
+
+class EdgePreservation(PhotoMeasure):
     """Mean `clipshift.measure.functional.edge_preservation` of pixels.
 
     Example:
@@ -201,8 +251,17 @@ class EdgePreservation(PhotoMeasure, column="edge_preservation"):
         tensor(0., dtype=torch.float64)
     """
 
+    facts = similarity(
+        label="edge preservation",
+        short="edge",
+        definition="1 − mean absolute difference of the edge maps of luma",
+        space="pixels",
+        correlate="edge_loss",
+    )
+    measure = staticmethod(functional.edge_preservation)
 
-class DetailPreservation(PhotoMeasure, column="detail_preservation"):
+
+class DetailPreservation(PhotoMeasure):
     """Mean `clipshift.measure.functional.detail_preservation` of pixels.
 
     Example:
@@ -214,8 +273,17 @@ class DetailPreservation(PhotoMeasure, column="detail_preservation"):
         tensor(0.2500, dtype=torch.float64)
     """
 
+    facts = similarity(
+        label="detail preservation",
+        short="detail",
+        definition="mean over an 8 × 8 grid of exp(−|ln(σ′/σ)|), the standard deviations of luma",
+        space="pixels",
+        correlate="detail_loss",
+    )
+    measure = staticmethod(functional.detail_preservation)
 
-class RMSE(PhotoMeasure, column="rmse"):
+
+class RMSE(PhotoMeasure):
     """Mean `clipshift.measure.functional.rmse` of pixels.
 
     Example:
@@ -226,8 +294,17 @@ class RMSE(PhotoMeasure, column="rmse"):
         tensor(0.5000, dtype=torch.float64)
     """
 
+    facts = distance(
+        label="RMSE of pixels",
+        short="RMSE",
+        definition="root mean square difference of pixels",
+        space="pixels",
+        correlate="rmse",
+    )
+    measure = staticmethod(functional.rmse)
 
-class SSIM(PhotoMeasure, column="ssim"):
+
+class SSIM(PhotoMeasure):
     """Mean `clipshift.measure.functional.ssim` of pixels.
 
     Example:
@@ -239,8 +316,18 @@ class SSIM(PhotoMeasure, column="ssim"):
         tensor(1., dtype=torch.float64)
     """
 
+    facts = similarity(
+        label="SSIM of pixels",
+        short="SSIM",
+        definition="structural similarity of view and clean view",
+        space="pixels",
+        low=-1,
+        correlate="ssim_loss",
+    )
+    measure = staticmethod(functional.ssim)
 
-class GazeDivergence(PhotoMeasure, column="gaze_divergence"):
+
+class GazeDivergence(PhotoMeasure):
     """Mean `clipshift.measure.functional.gaze_divergence` of gazes.
 
     Example:
@@ -251,8 +338,19 @@ class GazeDivergence(PhotoMeasure, column="gaze_divergence"):
         tensor(1., dtype=torch.float64)
     """
 
+    facts = distance(
+        label="gaze divergence",
+        short="gaze divergence",
+        definition="Jensen–Shannon divergence of the two gazes as distributions over patches; it "
+        "counts pixels that moved as a change",
+        space="gaze",
+        unit="bits",
+        correlate="gaze_divergence",
+    )
+    measure = staticmethod(functional.gaze_divergence)
 
-class GazeDivergenceAligned(PhotoMeasure, column="gaze_divergence_aligned"):
+
+class GazeDivergenceAligned(PhotoMeasure):
     """Mean `clipshift.measure.functional.gaze_divergence_aligned` of gazes.
 
     Example:
@@ -264,8 +362,19 @@ class GazeDivergenceAligned(PhotoMeasure, column="gaze_divergence_aligned"):
         tensor(0., dtype=torch.float64)
     """
 
+    facts = distance(
+        label="aligned gaze divergence",
+        short="aligned divergence",
+        definition="gaze divergence with the view's gaze moved back to where the pixels came from: "
+        "whether the model looks elsewhere; pixels that left the view are left out",
+        space="aligned gaze",
+        unit="bits",
+        correlate="gaze_divergence_aligned",
+    )
+    measure = staticmethod(functional.gaze_divergence_aligned)
 
-class GazeEntropyChange(PhotoMeasure, column="gaze_entropy_change"):
+
+class GazeEntropyChange(PhotoMeasure):
     """Mean `clipshift.measure.functional.gaze_entropy_change` of gazes.
 
     Example:
@@ -275,6 +384,20 @@ class GazeEntropyChange(PhotoMeasure, column="gaze_entropy_change"):
         >>> metric.compute()
         tensor(1., dtype=torch.float64)
     """
+
+    facts = Facts(
+        label="change of gaze entropy",
+        short="gaze entropy",
+        definition="entropy of the gaze on the view minus that on the clean view: above 0 "
+        "scattered, below 0 focused",
+        space="gaze",
+        better="nearer 0",
+        low=-math.inf,
+        high=math.inf,
+        unchanged=0,
+        unit="bits",
+    )
+    measure = staticmethod(functional.gaze_entropy_change)
 
 
 class CleanSpread(RunningSums):
