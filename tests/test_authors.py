@@ -20,7 +20,6 @@ from support.augmentations import augmentation_named, choice_of_aug
 from torch import Tensor
 from torch.utils.data import default_collate
 
-from clipshift import pipeline
 from clipshift.augment import authors
 from clipshift.augment.keyed import Augmentation, MovingAugmentation, augment, draw
 from clipshift.augment.matching import Calibration, Match
@@ -31,6 +30,7 @@ from clipshift.data.dataset import clean_view
 from clipshift.data.photos import Photo, decode
 from clipshift.data.sources import sample
 from clipshift.errors import UserError
+from clipshift.evaluate import calibration as calibration_module
 from clipshift.measure.functional import ssim
 from clipshift.options import EvaluateOptions, read_options
 
@@ -338,15 +338,15 @@ def test_a_calibration_of_the_papers_does_not_serve_the_authors(
 
     Nor does a calibration of an earlier version, which does not name the classes.
     """
-    calibrate = pipeline.calibrate
-    monkeypatch.setattr(pipeline, "calibrate", lambda *a: calibrate(a[0], {}, *a[2:]))
+    calibrate = calibration_module.calibrate
+    monkeypatch.setattr(calibration_module, "calibrate", lambda *a: calibrate(a[0], {}, *a[2:]))
     paper = choice_of_aug("paper")[0]
 
     def calibration_for(*overrides: str, photos: Sequence[Photo] = ()) -> Calibration:
         config = plain(compose_config("evaluate", ["logger=none", *overrides]))
         options = read_options(EvaluateOptions, config)
         chosen = make_augmentations(config["aug"])[0]
-        return pipeline.calibration_for(options, photos, chosen, config["aug"], "squash")
+        return calibration_module.calibration_for(options, photos, chosen, config["aug"], "squash")
 
     calibration = calibration_for(photos=sample()[:2])
     stored = calibration.as_json() | {
