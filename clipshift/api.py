@@ -1,4 +1,4 @@
-"""The Python interface: the command ``clipshift``, for photos and models that one holds."""
+"""The Python interface: what the command ``clipshift`` does, on photos and models in memory."""
 
 import html
 import inspect

@@ -1,4 +1,4 @@
-"""What can be chosen by name: the files ``conf/GROUP/CHOICE.yaml``, read without Hydra."""
+"""The choices of every group: the files ``conf/GROUP/CHOICE.yaml``, read without Hydra."""
 
 import os
 import re

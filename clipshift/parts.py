@@ -1,4 +1,8 @@
-"""clipshift's own parts by the names that configurations and runs' files have for them."""
+"""The registry of parts: sources, augmentations and measures by their ``_target_`` names.
+
+A configuration and a run's file describe a part by a node: its name as ``_target_``, and its
+parameters. Only clipshift's own parts are in the registry.
+"""
 
 import inspect
 import json
@@ -40,7 +44,7 @@ PARTS: Registry = SOURCES | AUGMENTATIONS | MEASURES
 
 
 def build_part(option: str, described: Mapping[str, Any], registry: Registry = PARTS) -> Any:
-    """A part of clipshift's own, with values of the types that it declares.
+    """Build a part of the registry, with parameters of the types that it declares.
 
     No dotted path is imported, and no ``${…}`` is resolved: here it is text.
 

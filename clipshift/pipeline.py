@@ -1,4 +1,4 @@
-"""From options and ready parts to a run: what the command and `clipshift.measure_shift` share."""
+"""From options and ready parts to a run, for the command and `clipshift.measure_shift`."""
 
 import logging
 import signal

@@ -1,4 +1,4 @@
-"""The severities' names and their order, and the names of views that hold one."""
+"""Names and order of the severities, and the names of views (``noise@3``)."""
 
 from collections.abc import Iterable
 

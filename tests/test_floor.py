@@ -143,7 +143,7 @@ class Waits(TorchDispatchMode):
 def as_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     """Augmentations take the way that they take on a GPU."""
     for module in (geometric, pixel):
-        monkeypatch.setattr(module, "is_async", lambda images: True)
+        monkeypatch.setattr(module, "on_accelerator", lambda images: True)
 
 
 def test_step_waits_for_nothing(as_on_a_gpu: None, encoder: Encoder, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Views: disturbances of a photo, drawn under keyed randomness, at any severity."""
+"""Augmentations: perturbations of an image, drawn under keyed randomness, at any severity."""
 
 from clipshift.augment.geometric import Elastic, Flip, Perspective, ShiftScaleRotate
 from clipshift.augment.keyed import Augmentation, MovingAugmentation

@@ -10,7 +10,7 @@ from kornia.geometry import transform
 from torch import Tensor
 from torch.nn.functional import grid_sample
 
-from clipshift.augment.keyed import VIEW_SIZE, Draws, MovingAugmentation, is_async, uniform
+from clipshift.augment.keyed import VIEW_SIZE, Draws, MovingAugmentation, on_accelerator, uniform
 from clipshift.checks import checked, interval, number
 
 MAX_INVERSION_STEPS = 30
@@ -139,7 +139,7 @@ class Elastic(MovingAugmentation):
         step = torch.full_like(positions[..., :1], torch.inf)
         for _ in range(MAX_INVERSION_STEPS):
             unfinished = step.amax((1, 2, 3), keepdim=True) > CONVERGED
-            if not is_async(images) and not unfinished.any():
+            if not on_accelerator(images) and not unfinished.any():
                 break
             moved = start - sample_at(displacement, positions, "border").movedim(1, -1)
             length = torch.linalg.vector_norm(moved - positions, dim=-1, keepdim=True)

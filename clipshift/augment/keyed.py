@@ -130,7 +130,7 @@ def augment(
     return augmentation.apply(images, draws, strength).clamp(0.0, 1.0)
 
 
-def is_async(images: Tensor) -> bool:
+def on_accelerator(images: Tensor) -> bool:
     """Whether reading a number that depends on images would wait for them, as on a GPU."""
     return images.device.type != "cpu"
 

@@ -12,7 +12,14 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 from torchvision.io import ImageReadMode, decode_jpeg, encode_jpeg
 
-from clipshift.augment.keyed import VIEW_SIZE, Augmentation, Draws, dithered, is_async, uniform
+from clipshift.augment.keyed import (
+    VIEW_SIZE,
+    Augmentation,
+    Draws,
+    dithered,
+    on_accelerator,
+    uniform,
+)
 from clipshift.checks import Check, checked, interval, whole
 
 ODD: Check = (
@@ -115,10 +122,10 @@ class ColorJitter(Augmentation):
             (enhance.adjust_hue, hue * 2 * math.pi),
         )
         views = images.clone()
-        for steps_now in draws["order"].T:
+        for step_of_image in draws["order"].T:
             for step, (adjust, factor) in enumerate(steps):
-                rows = steps_now == step
-                if is_async(images):
+                rows = step_of_image == step
+                if on_accelerator(images):  # where asking for the rows would wait; the same views
                     adjusted = adjust(views, factor)
                     views = torch.where(rows[:, None, None, None], adjusted, views)
                 elif rows.any():

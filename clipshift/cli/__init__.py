@@ -1,1 +1,1 @@
-"""The command line: options, jobs and exit codes. Nothing behind it knows of Hydra."""
+"""The command line: configuration, jobs and exit codes. Only this room may import Hydra."""

@@ -1,4 +1,4 @@
-"""From a configuration to the parts that it names, which may be anyone's code."""
+"""Make the parts that a configuration names by Hydra; they may be a user's own code."""
 
 import json
 from collections.abc import Mapping, Sequence

@@ -1,4 +1,4 @@
-"""What ``clipshift check`` does: our accuracies beside the published ones."""
+"""The command ``clipshift check``: zero-shot accuracies beside the published ones."""
 
 import hashlib
 import json
@@ -161,8 +161,8 @@ def measure_accuracy(
         digest = hashlib.sha256(asked.encode() + classifier).hexdigest()
         options = {"encoder": encoder.fingerprint, "resize": dict(resize)}
         options |= {"photos and classes": digest, "clipshift's code": CODE_SHA256}
-        if records.begin(options, cfg.rerun):
-            records.begin(options, restart=True)
+        if differing := records.begin(options, cfg.rerun):
+            records.begin(options, restart=bool(differing))
     trainer = pipeline.evaluation_trainer(trainer_maker(plain(cfg.trainer)), folder)
     views = ViewDataset(photos, {}, cfg.seed, resize)
     batches = ViewData(views, cfg.data.batch_size, cfg.data.num_workers, records)

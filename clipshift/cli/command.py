@@ -1,4 +1,4 @@
-"""What the commands share: a user's mistake ends in one line, and never in a traceback."""
+"""What all commands share: a user's mistake ends in one line, without a traceback."""
 
 import ctypes
 import errno

@@ -1,4 +1,4 @@
-"""What ``clipshift demo`` does with a checked configuration: build, and show a page."""
+"""The command ``clipshift demo``: from a checked configuration to the page."""
 
 import sys
 from importlib.util import find_spec

@@ -1,4 +1,4 @@
-"""What ``clipshift evaluate`` does with a checked configuration: build, measure, report."""
+"""The command ``clipshift evaluate``: from a checked configuration to a run and its report."""
 
 import sys
 from pathlib import Path

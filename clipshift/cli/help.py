@@ -1,4 +1,4 @@
-"""What ``--help`` and ``docs/options.md`` say of options and choices."""
+"""The text of ``--help`` and the page ``docs/options.md``, generated from the options."""
 
 import json
 import re

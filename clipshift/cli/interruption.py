@@ -1,4 +1,4 @@
-"""Signals to stop: one way to do so, which keeps what was measured.
+"""Signals to stop: the process ends in one way, and keeps what was measured.
 
 Ctrl-C sends SIGINT, a closed terminal SIGHUP, and clusters send SIGTERM or SIGUSR1 before they take
 a node away.

@@ -1,4 +1,4 @@
-"""A job among the others of its sweep: what it is called, and whether it has been done before."""
+"""A job of a sweep: its name, its key, its logger, and whether its results exist already."""
 
 import hashlib
 import json

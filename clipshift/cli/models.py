@@ -1,4 +1,4 @@
-"""The models that can be chosen by name: what they are, and whether their weights are here."""
+"""The command ``clipshift models``: the named models, and whether their weights are on disk."""
 
 import open_clip
 from rich import box

@@ -1,4 +1,4 @@
-"""Standard output and error that may go away: a full disk, or ``| head -1``.
+"""Standard output and error that may fail: a full disk, or ``| head -1``.
 
 What a run has measured lies in files, and it goes on writing them.
 """

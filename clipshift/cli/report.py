@@ -1,4 +1,4 @@
-"""What a command says of a finished run: its report, files for other tools, and a summary."""
+"""Report a finished run: its page, the files for other tools, W&B, and the terminal's summary."""
 
 from pytorch_lightning.loggers import Logger, WandbLogger
 

@@ -1,4 +1,4 @@
-"""What ``clipshift train`` does with a checked configuration: train, export, compare."""
+"""The command ``clipshift train``: from a checked configuration to fine-tuned weights."""
 
 import re
 import sys

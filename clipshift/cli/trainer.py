@@ -1,4 +1,4 @@
-"""Lightning's trainer, as configured."""
+"""Lightning's trainer, made from the group ``trainer`` of the configuration."""
 
 from collections.abc import Callable, Mapping
 from pathlib import Path

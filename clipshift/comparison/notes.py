@@ -1,4 +1,4 @@
-"""What one must know before reading a comparison's numbers, a sentence each."""
+"""What limits a comparison's numbers, one sentence each."""
 
 from collections.abc import Sequence
 
@@ -12,9 +12,9 @@ SPREAD_FALL = 0.1
 
 
 def spread_change(a: Run, b: Run) -> str:
-    """The mean distances between different photos in A and in B; empty where one has none."""
-    before, after = (run.info.spread for run in (a, b))
-    return f"{before:.3f} → {after:.3f}" if before and after else ""
+    """Format the mean distances between different photos in A and B; empty if one is unknown."""
+    of_a, of_b = a.info.spread, b.info.spread
+    return f"{of_a:.3f} → {of_b:.3f}" if of_a and of_b else ""
 
 
 def pair_notes(a: Run, b: Run) -> list[str]:

@@ -1,4 +1,4 @@
-"""A paired comparison for people: sentences, terminal and page."""
+"""The report of a paired comparison: its answer in sentences, a terminal table, and a page."""
 
 from collections.abc import Sequence
 from dataclasses import replace

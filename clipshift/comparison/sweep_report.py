@@ -1,4 +1,4 @@
-"""A sweep for people: sentences, terminal and page."""
+"""The report of a sweep: its answer in sentences, a table for the terminal, and a page."""
 
 import sys
 from collections.abc import Mapping, Sequence
@@ -155,19 +155,20 @@ def shift_columns(sweep: Sweep) -> list[Column]:
     ]
 
 
-def sweep_answer(jobs: pd.DataFrame, numbers: Sequence[str], options: Sequence[str]) -> list[str]:
-    """Which jobs have the smallest and the largest mean shift, in a sentence.
+def sweep_answer(
+    jobs: pd.DataFrame, number_columns: Sequence[str], options: Sequence[str]
+) -> list[str]:
+    """Say in a sentence which jobs have the smallest and the largest mean shift.
 
     Args:
         jobs: From `grid`.
-        numbers: Which of its columns are numbers, the shift last.
+        number_columns: Names of its columns of numbers; the last is compared.
         options: The options in which jobs differ.
     """
-    ranked = jobs.sort_values(numbers[-1], kind="stable") if numbers else jobs[:0]
-    ranked = ranked.dropna(subset=numbers[-1:])
-    if len(ranked) < 2 or ranked[numbers[-1]].nunique() < 2:
+    shift = number_columns[-1] if number_columns else ""
+    ranked = jobs.dropna(subset=shift).sort_values(shift, kind="stable") if shift else jobs[:0]
+    if len(ranked) < 2 or ranked[shift].nunique() < 2:
         return [f"{counted(len(jobs), 'job')} finished."]
-    shift = numbers[-1]
 
     def described(row: pd.Series) -> str:
         chosen = ", ".join(f"{option} {row[option]}" for option in options if row[option])

@@ -1,4 +1,4 @@
-"""Photos in: where they come from, how they are read, and how they are batched."""
+"""Photos: where they come from, how they are read, and how they are batched."""
 
 from clipshift.data.cache import Cache
 from clipshift.data.corrupted import imagenet_c

@@ -76,7 +76,6 @@ def imagenet_c(root: str, clean: str) -> list[Photo]:
         listed = folder(clean)
     except UserError as error:
         raise UserError(str(error), "clean") from None
-    clean_ids = {photo.id for photo in listed}
     photos = [p for p in listed if p.left_out is None and p.id in stored]
     if not photos:
         raise UserError(
@@ -84,18 +83,17 @@ def imagenet_c(root: str, clean: str) -> list[Photo]:
         )
     side = _side(stored[photos[0].id])
     cropped = [Cropped(photo.id, photo.file, label=photo.label, side=side) for photo in photos]
-    not_corrupted = f"no corruption of it in {levels[0].relative_to(top)}"
-    left_out = [
-        replace(p, left_out=p.left_out or not_corrupted)
-        for p in listed
-        if p.left_out is not None or p.id not in stored
+    # one level stands for all: what another lacks is skipped when its view is made
+    reason = f"no corruption of it in {levels[0].relative_to(top)}"
+    unmeasured = [
+        replace(photo, left_out=photo.left_out or reason)
+        for photo in listed
+        if photo.left_out is not None or photo.id not in stored
     ]
-    left_out += [
-        replace(p, left_out="no clean photograph of it")
-        for p in stored.values()
-        if p.id not in clean_ids
-    ]
-    return cropped + sorted(left_out, key=lambda photo: photo.id)
+    reason = "no clean photograph of it"
+    for name in stored.keys() - {photo.id for photo in listed}:
+        unmeasured.append(replace(stored[name], left_out=reason))
+    return cropped + sorted(unmeasured, key=lambda photo: photo.id)
 
 
 def _side(photo: Photo) -> int:

@@ -1,1 +1,1 @@
-"""The demo: a photograph that one drags in, measured as a run measures it."""
+"""The demo: one photograph that the user drags into a page, measured as in a run."""

@@ -1,4 +1,4 @@
-"""Calibration: which photos are set aside for it, and the matched strengths found on them."""
+"""Calibration: the photos that are set aside for it, and the matched strengths found on them."""
 
 import hashlib
 from collections.abc import Callable, Iterable, Mapping, Sequence

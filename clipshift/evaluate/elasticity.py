@@ -1,4 +1,4 @@
-"""How fast the shift grows with the distortion, around the strength where that was matched."""
+"""How fast the shift grows with the distortion, around the matched strength."""
 
 from collections.abc import Mapping
 

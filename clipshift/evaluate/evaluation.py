@@ -1,4 +1,4 @@
-"""An evaluation: what is measured, on which photos, with which model; and how it is carried out."""
+"""An evaluation: what is measured, on which photos, with which model; measure, tabulate, write."""
 
 import time
 from collections.abc import Mapping, Sequence

@@ -1,4 +1,4 @@
-"""The floor of half precision: what rounding alone changes of the shift."""
+"""The precision error of half precision: how much rounding alone changes the shift."""
 
 from collections.abc import Mapping
 

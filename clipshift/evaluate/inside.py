@@ -1,4 +1,4 @@
-"""What augmentations do inside the space of embeddings, as tables with intervals and nulls."""
+"""Tables of the geometry of the shift (``inside=true``), with intervals and null distributions."""
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""Batches of the photos that are not measured yet, each process its share."""
+"""Batches of the photos that are not measured yet; each process gets its share."""
 
 import multiprocessing
 

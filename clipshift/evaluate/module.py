@@ -1,4 +1,4 @@
-"""The evaluation of one batch after another, as a Lightning module."""
+"""The Lightning module that evaluates batch after batch."""
 
 import hashlib
 import time

@@ -1,4 +1,4 @@
-"""From what was measured to the tables and facts of a run."""
+"""Make the tables and facts of a run from what was measured."""
 
 import math
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence

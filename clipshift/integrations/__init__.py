@@ -1,1 +1,1 @@
-"""Results in other people's tools: W&B, the Hugging Face hub, and CLIP_benchmark's files."""
+"""Results in other tools: W&B, the Hugging Face hub, and CLIP_benchmark's files."""

@@ -1,4 +1,4 @@
-"""A run's and a model's results in the formats that leaderboards and the Hugging Face hub read."""
+"""Results and model cards in the formats of leaderboards and of the Hugging Face hub."""
 
 import re
 from collections.abc import Mapping

@@ -1,5 +1,5 @@
-"""How the built-in models ``tiny`` and ``lite`` are made: no command but these two needs it.
+"""Make the built-in models ``tiny`` and ``lite``. Nothing that users run imports this room.
 
-``python train.py experiment=pretrain_tiny`` and ``experiment=make_lite`` call it by the name that
-their option ``stage`` gives. docs/models/ has the recipes and their results.
+``python train.py experiment=pretrain_tiny`` and ``experiment=make_lite`` call the function that
+their option ``stage`` names. docs/models/ has the recipes and their results.
 """

@@ -1,4 +1,4 @@
-"""What a run found, in sentences."""
+"""The answer of a run: its main result in sentences."""
 
 from collections.abc import Sequence
 

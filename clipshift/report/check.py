@@ -1,4 +1,4 @@
-"""A check in the terminal: what was published, what we measured, and what is not here."""
+"""The terminal's table of a check: published and measured accuracies, and what is missing."""
 
 from pathlib import Path
 from typing import Any

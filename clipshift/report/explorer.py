@@ -1,4 +1,4 @@
-"""The photos of a run's page: every photo's numbers, and pictures and gaze of some of them."""
+"""The photo explorer of a page: every photo's numbers, and pictures and gaze of some."""
 
 import base64
 import io

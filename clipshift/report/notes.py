@@ -1,4 +1,4 @@
-"""What limits a run's numbers, a sentence each."""
+"""What limits a run's numbers, one sentence each."""
 
 from clipshift.report.words import counted, resampled
 from clipshift.results.info import ModelInfo, RunInfo

@@ -1,4 +1,4 @@
-"""The pages: one self-contained HTML file each, which asks nothing of the network."""
+"""Pages: one self-contained HTML file each, which needs no network."""
 
 import base64
 import hashlib

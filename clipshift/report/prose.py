@@ -1,4 +1,4 @@
-"""Sections and their figures and tables, with the words that ``prose.yaml`` has for them."""
+"""Make sections, figures and tables with the text that ``prose.yaml`` has for them."""
 
 from collections.abc import Mapping, Sequence
 from functools import lru_cache

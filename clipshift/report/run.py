@@ -1,4 +1,4 @@
-"""A run's report, made from its files: figures and page."""
+"""The report of a run, made from its files: figures and page."""
 
 from pathlib import Path
 

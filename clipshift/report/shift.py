@@ -1,4 +1,4 @@
-"""The measure by which a run tells of its shift: the relative shift, or else 1 − cosine."""
+"""The headline measure of a shift: relative shift, or 1 − cosine where that is missing."""
 
 import pandas as pd
 

@@ -1,4 +1,4 @@
-"""Tables for people: what a table's columns are is said once, for the page and the terminal."""
+"""Tables for readers: one list of columns describes a table for the page and the terminal."""
 
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass

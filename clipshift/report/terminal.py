@@ -1,4 +1,4 @@
-"""What a run prints in the terminal: progress in photos, and a summary."""
+"""The output of a run in the terminal: progress in photos, and a summary."""
 
 import math
 import re

@@ -1,4 +1,4 @@
-"""What a summary says of change: the measures that show it, and how far each mean is from none."""
+"""How far each mean of a summary is from no change, and which measures show a change."""
 
 from collections.abc import Mapping
 

@@ -1,4 +1,4 @@
-"""Which views lie near each other: the trees of their mean distances."""
+"""Hierarchical clustering of augmentations by the distances between their views."""
 
 from typing import NamedTuple
 

@@ -1,4 +1,4 @@
-"""What every column of a run's tables means: it travels with them."""
+"""The meaning of every column of a run's tables, which is written beside them."""
 
 import json
 from collections.abc import Iterable, Iterator, Mapping

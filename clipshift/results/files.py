@@ -1,4 +1,4 @@
-"""Files, each written whole or not at all, inside the folder that they belong to."""
+"""Write files whole or not at all, inside the folder that they belong to."""
 
 import hashlib
 import json

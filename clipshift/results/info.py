@@ -1,4 +1,4 @@
-"""What a run's ``run.json`` says, as typed values: read once, and checked when it is read.
+"""The typed contents of ``run.json``, checked once when it is read.
 
 A run's folder may come from a stranger. What it says is data: texts and numbers that are shown and
 compared. No part of it names code, and nothing in it is resolved.

@@ -1,4 +1,4 @@
-"""What a run keeps of single photos: embeddings, views, gazes, and the nearest classes."""
+"""What a run keeps of single photos: embeddings, views, gazes, and nearest classes."""
 
 import json
 from collections.abc import Collection, Mapping, Sequence

@@ -1,4 +1,4 @@
-"""Intervals at matched severity: of the calibration photos' choice, and of an exact share."""
+"""Intervals at matched severity: the uncertainty of calibration, and of an exact share."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field

@@ -1,4 +1,4 @@
-"""What an evaluation measured, photo by photo, before it is made into tables."""
+"""What an evaluation measured, photo by photo, before tables are made of it."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field

@@ -1,4 +1,4 @@
-"""Two runs on the same views, photo by photo."""
+"""Compare two runs on the same views photo by photo."""
 
 from collections.abc import Mapping, Sequence
 

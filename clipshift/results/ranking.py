@@ -1,4 +1,4 @@
-"""Rankings of augmentations by their shift, with what the choice of photos leaves open."""
+"""Rank augmentations by their shift, with simultaneous intervals of ranks and differences."""
 
 from collections.abc import Mapping
 from itertools import combinations

@@ -1,4 +1,4 @@
-"""The views of a finished run, drawn again for its page from what its ``run.json`` says.
+"""Draw the views of a finished run again, from the contents of its ``run.json``.
 
 A run's folder may come from a stranger. The parts that draw views are therefore looked up by name
 among clipshift's own, see `clipshift.parts.build_part`.

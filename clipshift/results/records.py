@@ -1,4 +1,4 @@
-"""What is measured goes to the disk at once, so that a run that is stopped can go on."""
+"""Records: what is measured is written at once, so that an interrupted run can continue."""
 
 import json
 import shutil
@@ -45,15 +45,15 @@ class Records:
         self.own: list[str] = []
 
     def begin(self, options: Mapping[str, Any], restart: bool) -> list[str]:
-        """Start, or go on from what an interrupted run of the same options has left.
+        """Start empty, or continue the records that an interrupted run with these options left.
 
         Args:
             options: All that decides the run's numbers, as JSON.
-            restart: Whether to remove what an earlier run has left.
+            restart: Whether to remove what an earlier run left.
 
         Returns:
-            The names of the options that an interrupted run had otherwise, whose records these
-            are: then nothing may be added.
+            The options that differ from those of the interrupted run whose records these are. If
+            there are any, do not add records.
         """
         wanted = json.loads(json.dumps(options))
         restart = restart or not any(self.folder.glob("[0-9]*.safetensors"))

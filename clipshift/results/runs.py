@@ -292,21 +292,21 @@ def _check_names(info: RunInfo, rows: ShiftFile, tables: Mapping[str, pd.DataFra
         ValueError: If one names another.
     """
     names, severities = (set(rows.variants.unique(key)) for key in ("augmentation", "severity"))
-    if other := severities.difference(SEVERITIES):
-        raise ValueError(f"{SHIFT} has the severity {min(other)}")
+    if unknown := severities.difference(SEVERITIES):
+        raise ValueError(f"{SHIFT} has the severity {min(unknown)}")
     several = len(severities) > 1
     views = {view_name(n, severity if several else None) for n, severity in rows.variants}
-    columns = {"augmentation": names | {CLEAN}, "other": names, "severity": severities}
-    named: list[tuple[str, set[str], Iterable[Any]]] = [
+    allowed_in = {"augmentation": names | {CLEAN}, "other": names, "severity": severities}
+    uses: list[tuple[str, set[str], Iterable[Any]]] = [
         ("run.json", views, info.strengths),
         ("run.json", names, info.config.aug),
-        ("run.json", columns["augmentation"], info.distortion),
-        ("run.json", columns["augmentation"], info.floor),
+        ("run.json", names | {CLEAN}, info.distortion),
+        ("run.json", names | {CLEAN}, info.floor),
         ("run.json", names, info.matching.elasticity if info.matching else ()),
         *(
             (f"{name}.csv", allowed, table[column].dropna())
             for name, table in tables.items()
-            for column, allowed in columns.items()
+            for column, allowed in allowed_in.items()
             if column in table
         ),
         ("summary.csv", set(rows.facts), tables["summary"]["measure"]),
@@ -317,8 +317,8 @@ def _check_names(info: RunInfo, rows: ShiftFile, tables: Mapping[str, pd.DataFra
             for axis in (table.columns, table.index)
         ),
     ]
-    for file, allowed, values in named:
-        if other := set(values) - allowed:
-            raise ValueError(f"{file} names {min(map(str, other))}, which {SHIFT} does not")
+    for file, allowed, used in uses:
+        if unknown := set(used) - allowed:
+            raise ValueError(f"{file} names {min(map(str, unknown))}, which {SHIFT} does not")
     if set(info.strengths) != views:
         raise ValueError(f"run.json has no strength of {min(views - set(info.strengths))}")

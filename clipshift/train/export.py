@@ -1,4 +1,4 @@
-"""Trained models as folders in open_clip's hub format."""
+"""Export trained models as folders in open_clip's hub format."""
 
 import hashlib
 from collections.abc import Mapping

@@ -1,4 +1,4 @@
-"""Losses of a fine-tuning: where the embeddings of augmented views should lie."""
+"""Losses of fine-tuning: where the embeddings of augmented views should be."""
 
 from typing import Literal, Protocol
 

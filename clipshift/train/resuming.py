@@ -1,4 +1,4 @@
-"""Keeping a training's state, and going on from it where the training was stopped."""
+"""Save a training's state, and resume from it."""
 
 import json
 import math

@@ -1,4 +1,4 @@
-"""Choices of the group ``tune``: each makes a part of a frozen image tower trainable."""
+"""The choices of the group ``tune``: each makes a part of a frozen image tower trainable."""
 
 import math
 from typing import Any

@@ -1,4 +1,4 @@
-"""What is trained on: photos with one augmented view each, in an order of the seed's."""
+"""Training data: photos with one augmented view each, in an order that the seed decides."""
 
 import logging
 from collections.abc import Iterator, Mapping, Sequence

@@ -1,4 +1,4 @@
-"""The look of charts: each augmentation's colour, dash and shape, and the colours of a page."""
+"""The look of charts: colour, dash and shape of each augmentation, and the page's colours."""
 
 from collections.abc import Sequence
 from itertools import cycle

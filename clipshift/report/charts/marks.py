@@ -1,4 +1,4 @@
-"""The marks that charts are made of: intervals with a point, named lines, heat maps, tooltips."""
+"""The building blocks of charts: intervals with a point, named lines, heat maps, tooltips."""
 
 import json
 import re

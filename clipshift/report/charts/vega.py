@@ -1,4 +1,4 @@
-"""How a chart becomes Vega-Lite, SVG and PNG."""
+"""Convert charts to Vega-Lite, SVG and PNG."""
 
 from collections.abc import Mapping
 from functools import partial

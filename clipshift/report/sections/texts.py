@@ -1,4 +1,4 @@
-"""The texts that views move towards, and away from: classes, and looks of photos."""
+"""The texts that views gain and lose: classes, and attributes of photos."""
 
 import pandas as pd
 
