@@ -66,6 +66,7 @@ def finetune(cfg: DictConfig, folder: Path) -> None:
     validate(cfg, "finetune")
     if "_target_" in cfg.model:
         raise UserError(f"model={cfg.model.name}: only open_clip models can be fine-tuned")
+    # before the training, so that a mistake in the comparison's options shows at once
     evaluations = compose_evaluations(cfg, folder)
     trained, judged = train(cfg, folder)
     if cfg.control:
@@ -216,7 +217,11 @@ def _photos_of(cfg: DictConfig, part: str) -> tuple[list[Photo], list[str]]:
 
 
 def compose_evaluations(cfg: DictConfig, folder: Path) -> dict[Path, DictConfig]:
-    """The evaluations of base, control and robust model after the training, by their run folder."""
+    """Compose and check the evaluations of base, control and robust model, by their run folder.
+
+    Raises:
+        UserError: If an option is wrong, or the photos cannot be listed.
+    """
     if not cfg.evaluation:
         return {}
     evaluations = {}

@@ -100,7 +100,7 @@ def pair_titles(a: Run, b: Run) -> list[str]:
 
 
 def pair_lines(pair: Pair) -> str:
-    """A paired comparison in the headline measure, row by row, for the terminal."""
+    """The rows of a paired comparison for the terminal, in the headline measure if there is one."""
     table = pair.table
     photos = words.counted(int(table["n"].max()), "photo")
     before, after = pair_titles(pair.a, pair.b)

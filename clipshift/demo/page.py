@@ -1,6 +1,6 @@
 """The demo's page on localhost, made with Gradio: needs the extra ``clipshift[demo]``.
 
-Nothing on it is asked of the network, and what is dragged in is gone when the demo ends.
+The page loads nothing from the network, and what is dragged in is gone when the demo ends.
 """
 
 import os
@@ -177,7 +177,7 @@ class OwnPageOnly:
 
 
 def launch(demo: gr.Blocks, port: int, **options: Any) -> str:
-    """Show the page on localhost, and go on.
+    """Show the page on localhost, and return at once.
 
     Args:
         demo: From `make_demo`.

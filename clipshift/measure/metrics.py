@@ -480,7 +480,9 @@ class LayerShift(RunningSums):
       and ``cka_biased``: `clipshift.measure.functional.linear_cka_biased`. NaN if a token is not
       finite.
 
-    It keeps running sums: 2K + 1 matrices of (width + 2) × (width + 2).
+    It keeps running sums: 2K + 1 matrices of (width + 2) × (width + 2), the products of clean
+    with clean (``xx``), view with view (``yy``) and view with clean tokens (``yx``), each token
+    extended by its squared length and 1.
 
     Args:
         variants: K.

@@ -24,7 +24,7 @@ def headline_measure(table: pd.DataFrame, value: str = "mean") -> str | None:
 
 
 def shift_name(measure: str) -> str:
-    """The name of a headline measure: the cosine is shown as the shift that it is."""
+    """The name of a headline measure: the cosine is shown as 1 − cosine."""
     return "1 − cosine" if measure == COSINE else COLUMNS[measure].short
 
 

@@ -219,7 +219,7 @@ def fitted(rows: Sequence[Sequence[str]], width: int) -> Rows:
 
 
 def headings(columns: Mapping[str, Facts]) -> dict[str, str]:
-    """What a terminal calls each measure: the cosine is shown as the shift that it is."""
+    """What a terminal calls each measure: the cosine is shown as 1 − cosine."""
     heads = {measure: facts.short for measure, facts in columns.items()}
     return heads | {COSINE: shift_name(COSINE)}
 

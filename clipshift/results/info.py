@@ -17,7 +17,7 @@ Count = Annotated[int, pydantic.Field(ge=0, le=2**53)]
 Triple = Annotated[list[float], pydantic.Field(min_length=3, max_length=3)]
 
 OPEN = pydantic.ConfigDict(extra="allow", frozen=True)
-"""Of options, to which a user's own parts may have added some."""
+"""For tables of options, to which a user's own parts may add keys."""
 
 
 class Known(pydantic.BaseModel):

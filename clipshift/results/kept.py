@@ -49,7 +49,7 @@ def write_tensors(
         shown: Ids of photos whose gazes are written as well, where they were kept.
         heads: The number of leading photos whose gazes are written head by head.
     """
-    if len(measured.embeddings) > 1:
+    if len(measured.embeddings) > 1:  # those of the clean views are always there
         ids = [photos[index].id for index in measured.index]
         _write_views(folder / "embeddings.safetensors", measured.embeddings, ids)
     for file, kept, count, more in (

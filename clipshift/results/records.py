@@ -144,10 +144,10 @@ class Records:
     def sorted_values(
         self, order: np.ndarray, complete: Callable[[Measured], None]
     ) -> Iterator[Measured]:
-        """The photos' values in an order, `PHOTOS_PER_CHUNK` photos at a time, sorted on the disk.
+        """The photos' values in a given order, by `PHOTOS_PER_CHUNK` photos, sorted on the disk.
 
         Args:
-            order: The indices of all photos that were measured.
+            order: The indices of all measured photos, in the order that is wanted.
             complete: Adds to a batch the values that follow from all photos, and from its clean
                 embeddings.
         """

@@ -34,7 +34,7 @@ def draw_severity(summary: pd.DataFrame, measure: str, facts: Facts) -> Chart:
 
 
 def draw_curves(rows: pd.DataFrame) -> Chart:
-    """Mean shift against severity over a sweep's jobs: a line for other options, or augmentations.
+    """Mean shift against severity over a sweep's jobs, a line for each set of other options.
 
     Args:
         rows: The cosine's rows of a sweep's ``comparison.csv`` at numbered severities, with a

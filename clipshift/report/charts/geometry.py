@@ -21,7 +21,7 @@ def draw_distances(
     description: str = "Mean distance between two augmentations' views of the same photo, and the "
     "tree of their Ward linkage.",
 ) -> Chart:
-    """Distances between augmentations' views of one photo, and the tree of their Ward linkage.
+    """Distances between augmentations (views or directions), and the tree of their Ward linkage.
 
     Args:
         distances: Mean distances, K × K, with names ``AUGMENTATION`` or ``AUGMENTATION@SEVERITY``.

@@ -40,7 +40,7 @@ def tooltip(*names: str, **titles: Sequence[str]) -> list[alt.Tooltip]:
 
     Args:
         names: Columns under their own names.
-        titles: Titles of further columns, or their titles and number formats.
+        titles: Of further columns: a title, for text, or a title and a format, for numbers.
     """
     words = dict(zip(names, names, strict=True)) | titles
     return [

@@ -30,7 +30,7 @@ def similarity_section(run: Run) -> Section | None:
 
 def direction_section(run: Run) -> Section | None:
     """Whether all photos are moved the same way, and which augmentations share a direction."""
-    rows = run.directions.reindex(columns=list(DEFINITIONS["directions"]))  # earlier: fewer
+    rows = run.directions.reindex(columns=list(DEFINITIONS["directions"]))  # earlier runs lack some
     if rows.empty:
         return None
     lengths = rows.rename(columns={"direction": "value", "null": "reference"})
@@ -50,7 +50,7 @@ def direction_section(run: Run) -> Section | None:
 def cosine_matrices(run: Run) -> list[pd.DataFrame]:
     """1 − cosine of directions and the ends of its intervals, as matrices by view name.
 
-    Of augmentations whose direction is told from chance at a severity and that have a mean
+    Of augmentations whose direction differs from chance at a severity and that have a mean
     displacement, where there are several. Empty where there are none.
     """
     significant = (run.directions["p_holm"] < SIGNIFICANT) & (run.directions["share"] > 0)
