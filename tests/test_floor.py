@@ -25,7 +25,7 @@ from clipshift.encode.encoder import Encoder, best_precision, load_encoder
 from clipshift.encode.feature_cache import FeatureCache
 from clipshift.encode.texts import ZeroShot
 from clipshift.evaluate.floor import precision_floor
-from clipshift.evaluate.module import SaveOptions, ShiftEvaluation
+from clipshift.evaluate.module import RecordOptions, ShiftEvaluation
 from clipshift.report import terminal
 from clipshift.report.notes import floor_notes
 from clipshift.results.measured import Measured
@@ -156,7 +156,7 @@ def test_step_waits_for_nothing(as_on_a_gpu: None, encoder: Encoder, tmp_path: P
     module = ShiftEvaluation(
         encoder, make_variants(augmentations_named(*PAPER), ladders(), ["paper"], {}),
         {name: kind() for name, kind in MEASURES.items()}, records,
-        SaveOptions(gallery={1}, views=1, gaze=2), layers=True, reference=encoder,
+        RecordOptions(gallery={1}, views=1, gaze=2), layers=True, reference=encoder,
         zero_shot=ZeroShot(classifier, torch.tensor([0, 3]), tuple("abcd")),
         texts=torch.rand(2, 32), features=FeatureCache(Cache(str(tmp_path), 1), "features"),
     )  # fmt: skip

@@ -27,7 +27,7 @@ from clipshift.encode.weights import find_checkpoint, weights_are_here
 from clipshift.errors import UserError
 from clipshift.evaluate.accuracy import CleanAccuracy, clean_accuracy
 from clipshift.evaluate.loading import ViewData
-from clipshift.evaluate.module import SaveOptions, ShiftEvaluation
+from clipshift.evaluate.module import RecordOptions, ShiftEvaluation
 from clipshift.report.check import NOT_CHECKED, OUTSIDE, WITHIN, print_check
 from clipshift.results.files import write_csv, write_json
 from clipshift.results.records import Records
@@ -166,7 +166,7 @@ def measure_accuracy(
     trainer = pipeline.evaluation_trainer(trainer_maker(plain(cfg.trainer)), folder)
     views = ViewDataset(photos, {}, cfg.seed, resize)
     batches = ViewData(views, cfg.data.batch_size, cfg.data.num_workers, records)
-    module = ShiftEvaluation(encoder, {}, {}, records, SaveOptions())
+    module = ShiftEvaluation(encoder, {}, {}, records, RecordOptions())
     with pipeline.advice_on_memory():
         trainer.test(module, batches, verbose=False)
     records.gather()

@@ -14,7 +14,7 @@ from clipshift.data.sources import sample
 from clipshift.encode.encoder import Encoder
 from clipshift.encode.texts import ZeroShot, make_zero_shot
 from clipshift.errors import UserError
-from clipshift.evaluate.module import SaveOptions, ShiftEvaluation
+from clipshift.evaluate.module import RecordOptions, ShiftEvaluation
 from clipshift.measure.metrics import CleanSpread, CosineSimilarity
 from clipshift.results.measured import CLEAN, Measured
 from clipshift.results.records import Records
@@ -105,7 +105,7 @@ def measure_photo(file: Path, model: Model, variants: Mapping[str, Variant], see
         variants,
         {"cosine_similarity": CosineSimilarity()},
         Records(file.parent),  # of which none are made
-        SaveOptions(views=1, gaze=1),
+        RecordOptions(views=1, gaze=1),
         zero_shot=model.zero_shot,
     )
     measured = module.measure_batch(collate([view]))

@@ -35,7 +35,7 @@ from clipshift.evaluate.elasticity import ELASTICITY_PHOTOS
 from clipshift.evaluate.floor import precision_floor
 from clipshift.evaluate.inside import inside_tables
 from clipshift.evaluate.loading import ViewData
-from clipshift.evaluate.module import SaveOptions, ShiftEvaluation
+from clipshift.evaluate.module import RecordOptions, ShiftEvaluation
 from clipshift.evaluate.tables import make_run
 from clipshift.measure.metrics import PhotoMeasure
 from clipshift.options import EvaluateOptions
@@ -265,7 +265,7 @@ def make_module(
     """The module that measures an evaluation's photos on a device, and what it keeps of them."""
     options, encoder, calibration = evaluation.options, evaluation.encoder, evaluation.calibration
     at_random = keyed_order(evaluation.photos, "sample")
-    keep = SaveOptions(
+    keep = RecordOptions(
         embeddings=options.save.embeddings or options.inside,
         gallery=frozenset(at_random[: options.gallery]),
         views=options.save.views,

@@ -41,8 +41,8 @@ SUMS_SHARE = 0.05
 
 
 @dataclass
-class SaveOptions:
-    """What to keep beside the measures.
+class RecordOptions:
+    """What goes into the records beside the measures.
 
     Attributes:
         embeddings: Whether to keep all embeddings.
@@ -93,7 +93,7 @@ class ShiftEvaluation(pl.LightningModule):
         variants: Mapping[str, Variant],
         measures: Mapping[str, PhotoMeasure],
         records: Records,
-        keep: SaveOptions,
+        keep: RecordOptions,
         *,
         zero_shot: ZeroShot | None = None,
         texts: Tensor | None = None,

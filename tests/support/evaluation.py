@@ -16,7 +16,7 @@ from clipshift.data.photos import Photo
 from clipshift.encode.encoder import Encoder
 from clipshift.encode.texts import caption_embeddings
 from clipshift.evaluate.loading import ViewData
-from clipshift.evaluate.module import SaveOptions, ShiftEvaluation
+from clipshift.evaluate.module import RecordOptions, ShiftEvaluation
 from clipshift.evaluate.tables import add_retained, retained_photos
 from clipshift.measure.metrics import (
     SSIM,
@@ -55,7 +55,7 @@ def run_module(
     dataset: ViewDataset,
     batch_size: int,
     num_workers: int = 0,
-    keep: SaveOptions | None = None,
+    keep: RecordOptions | None = None,
     layers: bool = False,
     **inputs: Any,
 ) -> tuple[Records, ShiftEvaluation]:
@@ -63,7 +63,7 @@ def run_module(
     records = Records(Path(tempfile.mkdtemp()))
     records.begin({}, restart=True)
     module = ShiftEvaluation(
-        encoder, variants, measures, records, keep or SaveOptions(), layers=layers, **inputs
+        encoder, variants, measures, records, keep or RecordOptions(), layers=layers, **inputs
     )
     trainer = pl.Trainer(
         accelerator="cpu",
@@ -103,7 +103,7 @@ def measure(
         ViewDataset(photos, chosen, seed, "squash", cache),
         batch_size,
         num_workers,
-        SaveOptions(gallery=gallery),
+        RecordOptions(gallery=gallery),
         texts=caption_embeddings(encoder, photos) if captions else None,
         **inputs,
     )
