@@ -161,8 +161,8 @@ def measure_accuracy(
         digest = hashlib.sha256(asked.encode() + classifier).hexdigest()
         options = {"encoder": encoder.fingerprint, "resize": dict(resize)}
         options |= {"photos and classes": digest, "clipshift's code": CODE_SHA256}
-        if differing := records.begin(options, cfg.rerun):
-            records.begin(options, restart=bool(differing))
+        if records.begin(options, cfg.rerun):  # what an earlier check left had other options
+            records.begin(options, restart=True)
     trainer = pipeline.evaluation_trainer(trainer_maker(plain(cfg.trainer)), folder)
     views = ViewDataset(photos, {}, cfg.seed, resize)
     batches = ViewData(views, cfg.data.batch_size, cfg.data.num_workers, records)

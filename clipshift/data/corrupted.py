@@ -90,9 +90,8 @@ def imagenet_c(root: str, clean: str) -> list[Photo]:
         for photo in listed
         if photo.left_out is not None or photo.id not in stored
     ]
-    reason = "no clean photograph of it"
     for name in stored.keys() - {photo.id for photo in listed}:
-        unmeasured.append(replace(stored[name], left_out=reason))
+        unmeasured.append(replace(stored[name], left_out="no clean photograph of it"))
     return cropped + sorted(unmeasured, key=lambda photo: photo.id)
 
 

@@ -7,7 +7,7 @@ from wandb.proto import wandb_internal_pb2
 HEAD = 7
 """Bytes before a file's first record, and before each part of a record."""
 BLOCK = 32768
-"""No part of a record crosses a multiple of so many bytes."""
+"""Size of a block in bytes: no part of a record crosses the boundary of two."""
 
 
 def wandb_records(content: bytes) -> list[wandb_internal_pb2.Record]:
