@@ -37,6 +37,7 @@ from clipshift.results.compatibility import differing_views
 from clipshift.results.rebuild import rebuild_views
 from clipshift.results.records import Records
 from clipshift.results.runs import Run, copy_results, misfits, read_run
+from clipshift.results.table import labels_of
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 SHOWN_GAZES = 1000
@@ -91,12 +92,25 @@ class Result:
             photo: Its position among the photos, or its id.
 
         Raises:
-            UserError: If the photo can no longer be read, or its gaze was not kept.
+            UserError: If the model has no gaze, there is no such photo, its gaze was not kept, or
+                it can no longer be read.
         """
-        if isinstance(self._views, UserError):
-            raise self._views
-        name = self._views.photos[photo].id if isinstance(photo, int) else photo
-        return draw_pictures(gazed_pictures(self.run, self._views, name))
+        with misfits(f"the run in {self.run.folder}"):
+            if isinstance(photo, int):
+                photo = self._id_of(photo)
+            pictures = gazed_pictures(self.run, self._views, photo)
+        model = self.run.info.model
+        title = f"Gaze of {model.name} ({model.gaze}): from none (dark) to the most (yellow)"
+        return draw_pictures(pictures, title)
+
+    def _id_of(self, position: int) -> str:
+        if isinstance(self._views, ViewDataset):
+            ids = [photo.id for photo in self._views.photos if photo.left_out is None]
+        else:
+            ids = list(labels_of(self.run.rows).index)
+        if not -len(ids) <= position < len(ids):
+            raise UserError(f"no photo {position}: there are {len(ids)}, counted from 0")
+        return ids[position]
 
     def save(self, folder: str | Path) -> Path:
         """Write all tables and, where the photos can still be had, the report.

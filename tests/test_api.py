@@ -33,6 +33,7 @@ from clipshift.data.photos import decode
 from clipshift.data.sources import sample
 from clipshift.errors import UserError
 from clipshift.options import EvaluateOptions, default_of, nested, options_of
+from clipshift.report.charts.gaze import gaze_over, gaze_over_each
 from clipshift.report.notes import run_notes
 from clipshift.results.columns import ShiftFile
 from clipshift.results.intervals import mean_interval
@@ -281,8 +282,24 @@ def test_a_result_shows_itself_and_its_figures(result: clipshift.Result) -> None
         assert [row["name"] for row in pictures] == [
             "clean", "noise@paper", "flip@paper", "noise@2", "flip@2"
         ]  # fmt: skip
-    with pytest.raises(UserError, match="nowhere cannot be shown: it cannot be read"):
-        result.plot_gaze("nowhere")
+    for photo, words in (("sky/mon.png", "did you mean 'sky/moon.png'"), (3, "no photo 3")):
+        with pytest.raises(UserError, match=words):
+            result.plot_gaze(photo)
+
+
+def test_gaze_is_a_colour_over_the_picture_in_grey() -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (8, 8, 3), dtype=np.uint8)
+    picture = Image.fromarray(pixels)
+    grey = pixels @ [0.299, 0.587, 0.114]
+    half = (int("a5", 16) + int("cf", 16)) / 2  # red of the two colours in the middle
+    for share, red, opacity in ((0.0, 0, 0.25), (0.1, half, 0.5), (0.2, 252, 0.75), (9, 252, 0.75)):
+        seen = np.asarray(gaze_over(picture, np.full((2, 2), share), 0.2))
+        expected = (1 - opacity) * grey + opacity * red
+        np.testing.assert_allclose(seen[..., 0], expected, atol=2)
+    gazes = {"clean": np.eye(2), "flip": np.ones((2, 2)), "dark": np.zeros((2, 2))}
+    seen = gaze_over_each(dict.fromkeys(gazes, picture), gazes)  # shares 1/2 and 1/4
+    assert list(seen) == ["clean", "flip"]
+    assert seen["flip"] == gaze_over(picture, np.full((2, 2), 0.25), 0.5)
 
 
 def test_a_saved_result_is_a_run(result: clipshift.Result, tmp_path: Path) -> None:

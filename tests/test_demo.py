@@ -24,7 +24,7 @@ from clipshift.data.sources import sample
 from clipshift.demo.photo import Model, make_model, measure_photo, nearest
 from clipshift.encode.encoder import Encoder, load_encoder
 from clipshift.errors import UserError
-from clipshift.results.kept import read_gazes, read_nearest
+from clipshift.results.kept import read_kept, read_nearest
 
 VIT = {"image_size": 64, "patch_size": 32, "layers": 1, "width": 32, "head_width": 32}
 CLASSES = ["cat", "rocket", "cup of coffee", "horse"]
@@ -58,7 +58,7 @@ def test_numbers_gaze_and_classes_are_those_of_measure_shift(
         measures="cosine_similarity", seed=3, progress=False,
     )  # fmt: skip
     rows = result.shift.set_index(["augmentation", "severity"])["cosine_similarity"]
-    gazes, classes = (read(result.run.folder)[photo.name] for read in (read_gazes, read_nearest))
+    gazes, classes = (read(result.run.folder)[photo.name] for read in (read_kept, read_nearest))
     for severity in ("paper", "4"):
         variants = make_variants(augmentations_named(*names), ladders(), [severity], {})
         measured = measure_photo(photo, models[0], variants, seed=3)

@@ -22,6 +22,7 @@ from clipshift.comparison.pair_report import write_comparison
 from clipshift.data.dataset import ViewDataset
 from clipshift.data.sources import sample
 from clipshift.report import explorer
+from clipshift.report.charts.gaze import HEAT
 from clipshift.report.page import Page, write_page
 from clipshift.report.run import report_page
 from clipshift.results.files import write_json
@@ -360,6 +361,10 @@ def test_an_enlarged_photo_shows_its_views_gaze_classes_and_numbers(
             for canvas in dialog.locator("canvas").all()
         ]  # fmt: skip
         assert np.abs(pixels[2] - pixels[1][:, ::-1]).max() <= 8
+        # as `gaze_over` paints it: the greatest is opaque, and has the last colour
+        most = max(pixels, key=lambda one: one[..., 3].max())
+        at = np.unravel_index(most[..., 3].argmax(), most.shape[:2])
+        assert most[at].tolist() == pytest.approx([*bytes.fromhex(HEAT[-1][1:]), 255], abs=12)
         dialog.locator("#photo-close").click()
         assert not dialog.is_visible()
 

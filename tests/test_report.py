@@ -30,7 +30,7 @@ from clipshift.report.notes import model_notes
 from clipshift.report.sections.measures import ranked_table
 from clipshift.report.tables import COUNT, Column, make_table
 from clipshift.results.change import normalized_change, shown_measures
-from clipshift.results.kept import read_gazes, read_nearest
+from clipshift.results.kept import read_kept, read_nearest
 from clipshift.results.runs import Run
 
 
@@ -391,7 +391,7 @@ def test_classes_nearest_to_a_view_are_kept(finished: tuple[Path, str]) -> None:
 
 
 def test_the_gaze_of_the_photos_shown_is_kept(finished: tuple[Path, str]) -> None:
-    assert set(read_gazes(finished[0])) == set(read_nearest(finished[0]))
+    assert set(read_kept(finished[0])) == set(read_nearest(finished[0]))
 
 
 def test_nothing_heavy_is_imported_for_measures_facts() -> None:

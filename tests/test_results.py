@@ -35,7 +35,7 @@ from clipshift.results.intervals import (
     share_difference,
     studentize,
 )
-from clipshift.results.kept import read_gazes, read_nearest, write_nearest, write_tensors
+from clipshift.results.kept import read_kept, read_nearest, write_nearest, write_tensors
 from clipshift.results.matching import Matching
 from clipshift.results.measured import Measured
 from clipshift.results.paired import compare_photos, with_group_means
@@ -914,10 +914,10 @@ def test_tensors_hold_the_first_photos_under_their_ids(tmp_path: Path) -> None:
     measured = Measured(np.array([0, 1, 3]), embeddings=embeddings, views=maps, gazes=maps)
     write_tensors(tmp_path, measured, photos, views=0, gaze=0, shown=[])
     assert list(tmp_path.iterdir()) == []
-    assert read_gazes(tmp_path) == {}
+    assert read_kept(tmp_path) == {}
     measured.embeddings = embeddings | {"noise": -np.eye(3)}
     write_tensors(tmp_path, measured, photos, views=1, gaze=2, shown=[])
-    gazes = read_gazes(tmp_path)
+    gazes = read_kept(tmp_path)
     assert {photo: {v: m[0, 0] for v, m in by.items()} for photo, by in gazes.items()} == {
         "0.jpg": {"clean": 0, "noise": 10},
         "1.jpg": {"clean": 1, "noise": 11},
@@ -928,7 +928,7 @@ def test_tensors_hold_the_first_photos_under_their_ids(tmp_path: Path) -> None:
             assert len(stored.get_tensor("noise")) == len(ids)
     (tmp_path / "gaze.safetensors").write_bytes(b"cut")
     with pytest.raises(UserError, match="cannot read"):
-        read_gazes(tmp_path)
+        read_kept(tmp_path)
 
 
 def test_nearest_classes_are_read_as_they_were_written(tmp_path: Path) -> None:

@@ -38,7 +38,7 @@ from clipshift.errors import UserError
 from clipshift.evaluate.calibration import load_calibration
 from clipshift.results.files import file_name
 from clipshift.results.info import RUN_INFO
-from clipshift.results.kept import read_gazes, read_nearest
+from clipshift.results.kept import read_kept, read_nearest
 from clipshift.results.rebuild import rebuild_views
 from clipshift.results.records import Records
 from clipshift.results.runs import read_run
@@ -177,7 +177,7 @@ def read_all(folder: Path) -> None:
         with one_line():
             rebuild_views(run)
         with one_line():
-            read_gazes(folder)
+            read_kept(folder)
         with one_line():
             read_nearest(folder)
     with one_line():
@@ -372,7 +372,7 @@ def test_gazes_and_nearest_classes_have_their_shapes(
     ]:
         save_file(gaze | {name: np.ascontiguousarray(maps)}, folder / "gaze.safetensors", metadata)
         with pytest.raises(UserError, match=r"cannot read .*gaze\.safetensors"):
-            read_gazes(folder)
+            read_kept(folder)
     for content in ("[]", '{"a": 1}', '{"a": {"clean": [["x"]]}}', "[" * 10**5, "\xff", ""):
         (folder / "nearest.json").write_text(content)
         with pytest.raises(UserError, match=r"cannot read .*nearest\.json"):
@@ -391,7 +391,7 @@ def test_devices_and_pipes_are_not_read(stranger: Path, tmp_path: Path, place: s
             os.mkfifo(file)
         else:
             file.symlink_to(special)
-        read = {"gaze.safetensors": read_gazes, "nearest.json": read_nearest}.get(place, read_run)
+        read = {"gaze.safetensors": read_kept, "nearest.json": read_nearest}.get(place, read_run)
         with pytest.raises(UserError, match="not a regular file"):
             read(folder)
 

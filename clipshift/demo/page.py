@@ -18,8 +18,9 @@ from clipshift.augment.keyed import Augmentation
 from clipshift.augment.variants import make_variants
 from clipshift.demo.photo import Model, measure_photo, nearest
 from clipshift.errors import UserError
+from clipshift.report.charts.gaze import gaze_over_each
 from clipshift.report.charts.look import looks
-from clipshift.report.explorer import data_url, lit_pictures
+from clipshift.report.explorer import as_picture, data_url
 from clipshift.report.page import template
 from clipshift.results.measured import CLEAN, Measured
 from clipshift.severities import LADDER, PAPER
@@ -112,14 +113,14 @@ def answer_page(
         seconds: How long that took.
     """
     views = (CLEAN, augmentation)
-    pixels = {view: torch.from_numpy(measured[0].views[view][0]) for view in views}
+    pictures = {view: as_picture(torch.from_numpy(measured[0].views[view][0])) for view in views}
     seen: list[dict[str, Any]] = []
     for model, of in zip(models, measured, strict=True):
-        gaze = {view: of.gazes[view][0] for view in views} if of.gazes else None
+        gaze = {view: of.gazes[view][0] for view in views} if of.gazes else {}
         seen.append(
             {
                 "name": model.name,
-                "gaze": list(lit_pictures(pixels, gaze).values()) if gaze else [],
+                "gaze": [data_url(picture) for picture in gaze_over_each(pictures, gaze).values()],
                 "kind": model.encoder.probe.kind if model.encoder.probe else "",
                 "nearest": [nearest(of, model, view) for view in views],
                 "shifts": shifts(of, model),
@@ -131,7 +132,7 @@ def answer_page(
         names=names,
         chosen=augmentation,
         severity=severity,
-        pictures=[data_url(pixels[view], None) for view in views],
+        pictures=[data_url(picture) for picture in pictures.values()],
         colors={name: look.color for name, look in looks(names).items()},
         most=max([1.0] + [row["relative"] for of in seen for row in of["shifts"].values()]),
         seconds=seconds,

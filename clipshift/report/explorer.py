@@ -12,16 +12,16 @@ import pandas as pd
 import torch
 from PIL import Image
 from torch import Tensor
-from torch.nn.functional import interpolate
 
 from clipshift.augment.keyed import MovingAugmentation, augment
 from clipshift.augment.variants import Variant
 from clipshift.data.dataset import Batch, View, ViewDataset, collate
-from clipshift.errors import UserError
+from clipshift.errors import UserError, did_you_mean
 from clipshift.measure.functional import gaze_moved_back
+from clipshift.report.charts.gaze import HEAT, OPACITY, gaze_over_each, share_of
 from clipshift.report.shift import COSINE, HEADLINE_MEASURES
 from clipshift.results.change import shown_measures
-from clipshift.results.kept import SHOWN_PHOTOS, read_gazes, read_nearest
+from clipshift.results.kept import SHOWN_PHOTOS, read_kept, read_nearest
 from clipshift.results.measured import CLEAN
 from clipshift.results.ranking import shown_photos
 from clipshift.results.runs import Run
@@ -47,8 +47,9 @@ def explorer_data(runs: Mapping[str, Run], dataset: ViewDataset | None) -> dict[
             it, there are numbers alone.
 
     Returns:
-        ``models`` and the ``kinds`` of their gaze; ``measure``, the shift that photos are sorted
-        by; ``variants`` (augmentation and severity of each); ``measures`` (name and label of each);
+        ``models`` and the ``kinds`` of their gaze; ``heat`` and ``opacity``, by which it is drawn
+        (`clipshift.report.charts.gaze`); ``measure``, the shift that photos are sorted by;
+        ``variants`` (augmentation and severity of each); ``measures`` (name and label of each);
         ``photos``, each with ``id``, ``label`` and ``shifts`` (by model and variant), the one that
         the first model moves most first; ``unlisted``, how many more there are; and ``shown`` by
         photo id, with ``part`` (``most``, ``typical`` or ``least``), ``pictures`` (data URLs,
@@ -78,6 +79,8 @@ def explorer_data(runs: Mapping[str, Run], dataset: ViewDataset | None) -> dict[
     return {
         "models": list(runs),
         "kinds": [run.info.model.gaze for run in every],
+        "heat": HEAT,
+        "opacity": OPACITY,
         "measure": measure,
         "variants": keys,
         "measures": [[name, first.columns[name].short] for name in measures],
@@ -214,15 +217,19 @@ def view_under(variant: Variant, batch: Batch) -> Tensor:
     return augment(variant.augmentation, batch.clean, draws, variant.strength)
 
 
-def data_url(pixels: Tensor, side: int | None) -> str:
-    """Pixels as an image that a page can hold.
+def as_picture(pixels: Tensor) -> Image.Image:
+    """Pixels in [0, 1], shape (3, H, W), as a picture of 8 bits."""
+    return Image.fromarray((255 * pixels).round().to(torch.uint8).permute(1, 2, 0).numpy())
+
+
+def data_url(picture: Tensor | Image.Image, side: int | None = None) -> str:
+    """A picture as an image that a page can hold.
 
     Args:
-        pixels: In [0, 1], shape (3, H, W).
+        picture: The picture, or its pixels in [0, 1], shape (3, H, W).
         side: Of the image, in pixels; None leaves it as it is.
     """
-    rounded = (255 * pixels).round().to(torch.uint8).permute(1, 2, 0).numpy()
-    image = Image.fromarray(rounded)
+    image = as_picture(picture) if isinstance(picture, Tensor) else picture
     if side is not None:
         image = image.resize((side, side), Image.Resampling.LANCZOS)
     stream = io.BytesIO()
@@ -245,7 +252,7 @@ def encoded_gazes(
         ``back`` (by variant, None where pixels did not move). A map is the gaze divided by its
         sum, as ``[greatest value, base64 of bytes]``: a byte of 255 stands for the greatest value.
     """
-    kept = {photo: gaze for photo, gaze in read_gazes(run.folder).items() if photo in views}
+    kept = {photo: gaze for photo, gaze in read_kept(run.folder).items() if photo in views}
     if not kept:
         return {}
     batch = collate([views[photo] for photo in kept])
@@ -270,49 +277,52 @@ def encoded_gazes(
     }
 
 
-def gazed_pictures(run: Run, dataset: ViewDataset, photo: str) -> dict[str, str]:
-    """Where the model looks on a photo's views: darker where it does not.
+def gazed_pictures(run: Run, dataset: ViewDataset | UserError, photo: str) -> dict[str, str]:
+    """A photo's views with the model's gaze over them, see `gaze_over_each`.
 
     Args:
         run: The run.
-        dataset: Its photos.
+        dataset: Its photos, or why there are none; where the run kept this photo's views, they are
+            not needed.
         photo: The id of one.
 
     Returns:
-        Data URLs by view name, on a common scale: of the same colours, the same share of the gaze.
+        Data URLs by view name.
 
     Raises:
-        UserError: If the run kept no gaze of the photo, or it can no longer be read.
+        UserError: If the model has no gaze, the run has no such photo or kept no gaze of it, or the
+            photo can no longer be read.
     """
-    gaze, views = read_gazes(run.folder).get(photo), views_of(run, dataset, [photo])
-    if gaze is None or not views:
-        kept = "its gaze was not kept: save.gaze=N keeps more"
-        missing = kept if views else "it cannot be read, or is not the photo that was measured"
-        raise UserError(f"{photo} cannot be shown: {missing}")
-    variants = variants_of(run, dataset)
-    batch = collate([views[photo]])
-    pixels = {CLEAN: batch.clean} | {name: view_under(v, batch) for name, v in variants.items()}
-    return lit_pictures({name: view[0] for name, view in pixels.items()}, gaze)
-
-
-def lit_pictures(pixels: Mapping[str, Tensor], gaze: Mapping[str, np.ndarray]) -> dict[str, str]:
-    """Views of a photo, darker where the model does not look, on a common scale.
-
-    Args:
-        pixels: By view name, in [0, 1], shape (3, H, W).
-        gaze: By view name, shape (h, w).
-
-    Returns:
-        Data URLs by view name: of the same colours, the same share of the gaze.
-    """
-    shares = {name: gaze[name] / gaze[name].sum() for name in pixels}
-    most = max(share.max() for share in shares.values())
-    pictures = {}
-    for name, view in pixels.items():
-        light = torch.from_numpy(shares[name] / most).float()[None, None]
-        light = interpolate(light, view.shape[-2:], mode="bicubic").clamp(0, 1)
-        pictures[name] = data_url(view * (0.15 + 0.85 * light[0]), None)
-    return pictures
+    model, photos = run.info.model, labels_of(run.rows).index
+    if model.gaze is None:
+        raise UserError(
+            f"{model.name} has no gaze: its image tower pools neither by one query of attention "
+            "nor by averaging locations; `clipshift models` lists models that have one"
+        )
+    if photo not in photos:
+        raise UserError(f"no photo {photo!r} in the run{did_you_mean(photo, photos)}")
+    gaze = read_kept(run.folder).get(photo)
+    if gaze is None:
+        raise UserError(
+            f"the gaze on {photo} was not kept: measure with save.gaze=N (in Python, save_gaze=N), "
+            "which keeps that on the first N photos"
+        )
+    pixels = read_kept(run.folder, "views").get(photo)
+    if pixels is None:
+        if isinstance(dataset, UserError):
+            raise dataset
+        views = views_of(run, dataset, [photo])
+        if not views:
+            raise UserError(
+                f"{photo} cannot be shown: it cannot be read any more, or is not the file that was "
+                "measured"
+            )
+        batch, variants = collate([views[photo]]), variants_of(run, dataset)
+        every = {CLEAN: batch.clean} | {n: view_under(v, batch) for n, v in variants.items()}
+        pixels = {name: view[0].numpy() for name, view in every.items()}
+    names = [CLEAN, *run.info.strengths]
+    pictures = {name: as_picture(torch.from_numpy(pixels[name])) for name in names}
+    return {name: data_url(seen) for name, seen in gaze_over_each(pictures, gaze).items()}
 
 
 def from_data_url(url: str) -> Image.Image:
@@ -323,7 +333,7 @@ def from_data_url(url: str) -> Image.Image:
 def gazed(
     pictures: Sequence[Image.Image], gaze: Mapping[str, Any] | None
 ) -> list[Image.Image | None]:
-    """Pictures of a photo's views, darker where the model does not look, on a common scale.
+    """Pictures of a photo's views with the gaze over them, see `gaze_over_each`.
 
     Args:
         pictures: Clean first.
@@ -332,26 +342,20 @@ def gazed(
     Returns:
         One for each; None where the gaze is not known.
     """
-    if not gaze:
-        return [None] * len(pictures)
-    most = max((kept[0] for kept in gaze["maps"] if kept), default=0)
-
-    def lit(picture: Image.Image, greatest: float, encoded: str) -> Image.Image:
-        levels = np.frombuffer(base64.b64decode(encoded), np.uint8).reshape(gaze["shape"])
-        light = Image.fromarray(np.round(levels * (greatest / most)).astype(np.uint8))
-        light = light.resize(picture.size, Image.Resampling.BICUBIC)
-        return Image.composite(picture, picture.point(lambda value: value * 0.15), light)
-
-    views = zip(pictures, gaze["maps"], strict=True)
-    return [lit(picture, *kept) if kept else None for picture, kept in views]
+    maps = {
+        index: kept[0] * np.frombuffer(base64.b64decode(kept[1]), np.uint8).reshape(gaze["shape"])
+        for index, kept in enumerate(gaze["maps"] if gaze else ())
+        if gaze and kept
+    }
+    seen = gaze_over_each(dict(enumerate(pictures)), maps)
+    return [seen.get(index) for index in range(len(pictures))]
 
 
 def encoded_gaze(gaze: np.ndarray) -> list[Any] | None:
     """A gaze as `encoded_gazes` gives it; None where it has no sum."""
-    total = gaze.sum(dtype=float)
-    if not np.isfinite(total) or total <= 0:
+    shares = share_of(gaze)
+    if shares is None:
         return None
-    shares = gaze / total
     most = shares.max()
     levels = np.round(255 * shares / most).astype(np.uint8)
     return [float(f"{most:.4g}"), base64.b64encode(levels.tobytes()).decode()]

@@ -179,16 +179,18 @@ function listPhotos() {
   byId("photo-more").hidden = listed.length <= shownCount;
 }
 
-const INFERNO = ["#000004", "#1b0c41", "#4a0c6b", "#781c6d", "#a52c60", "#cf4446", "#ed6925", "#fb9b06", "#f7d13d", "#fcffa4"].map((hex) => [1, 3, 5].map((at) => parseInt(hex.slice(at, at + 2), 16)));
-function heat(share) {
-  const at = Math.min(share, 1) * (INFERNO.length - 1), low = Math.min(Math.floor(at), INFERNO.length - 2);
-  return INFERNO[low].map((value, channel) => value + (at - low) * (INFERNO[low + 1][channel] - value));
+const between = (low, high, share) => low + share * (high - low);
+function heat(share) { // as clipshift.report.charts.gaze draws it
+  const colors = photos.heat.map((hex) => [1, 3, 5].map((at) => parseInt(hex.slice(at, at + 2), 16)));
+  const at = Math.min(share, 1) * (colors.length - 1), low = Math.min(Math.floor(at), colors.length - 2);
+  const [least, most] = photos.opacity, alpha = 255 * between(least, most, Math.min(share, 1)) / most;
+  return [...colors[low].map((value, channel) => between(value, colors[low + 1][channel], at - low)), alpha];
 }
 function gazeCanvas([most, bytes], [rows, columns], scale) {
   const small = element("canvas", null, { width: columns, height: rows });
   const pixels = small.getContext("2d").createImageData(columns, rows);
   [...atob(bytes)].forEach((byte, index) => {
-    pixels.data.set([...heat(byte.charCodeAt(0) / 255 * most / scale), 255], 4 * index);
+    pixels.data.set(heat(byte.charCodeAt(0) / 255 * most / scale), 4 * index);
   });
   small.getContext("2d").putImageData(pixels, 0, 0);
   const canvas = element("canvas", null, { width: 224, height: 224, class: "gaze" });
@@ -262,11 +264,12 @@ function showVariant() {
   const note = byId("gaze-note");
   const percent = (share) => `${(100 * share).toFixed(share < 0.01 ? 2 : 1)} %`;
   note.textContent = !pictures.length ? "This page holds no picture of this photo: only of some that moved most, some that moved least, and some between, where the photo could still be read as it was measured."
-    : !gazes.length ? "No gaze is kept of this photo."
+    : photos.kinds.every((kind) => !kind) ? `${photos.models.join(" and ")}: no gaze, as the image tower pools neither by one query of attention nor by averaging locations.`
+    : !gazes.length ? "The gaze on this photo was not kept: measure with save.gaze=N, which keeps that on the first N photos."
     : (alike ? `Gaze on one scale, from none to ${percent(scaleOf(gazes[0]))} of it in one patch.` : `Gaze on a scale for each model, from none to ${gazes.map((gaze) => percent(scaleOf(gaze))).join(" and ")} of it in one patch.`)
       + (gazes.some((gaze) => gaze.back[index]) ? "" : " This augmentation moves no pixels.");
   if (gazes.length && pictures.length) {
-    note.prepend(element("span", null, { class: "ramp", style: `background:linear-gradient(90deg,${INFERNO.map((c) => `rgb(${c})`)})` }), " ");
+    note.prepend(element("span", null, { class: "ramp", style: `background:linear-gradient(90deg,${photos.heat})` }), " ");
   }
   byId("gaze-label").hidden = !gazes.length || !pictures.length;
 

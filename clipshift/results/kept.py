@@ -19,6 +19,8 @@ SHOWN_PHOTOS = 24
 """The number of photos with pictures on a run's page (`shown_photos`), whose gaze is written."""
 GAZED_PHOTOS = 500
 """The number of leading photos whose gaze is kept until those that the page shows are chosen."""
+DIMENSIONS = {"gaze": 3, "views": 4}
+"""The dimensions of what `read_kept` reads, with the first for the photos."""
 NEAREST = "nearest.json"
 Nearest = dict[str, dict[str, list[tuple[str, float]]]]
 """Classes and their cosines, the nearest first, by photo id and view."""
@@ -113,13 +115,17 @@ def read_nearest(folder: Path) -> Nearest:
         raise UserError(f"cannot read {file}: {error}. Delete it, or measure again") from None
 
 
-def read_gazes(folder: Path) -> dict[str, dict[str, np.ndarray]]:
-    """The gazes that a run kept, by photo id and view; empty where it kept none.
+def read_kept(folder: Path, kind: str = "gaze") -> dict[str, dict[str, np.ndarray]]:
+    """What a run kept of photos, by photo id and view; empty where it kept none.
+
+    Args:
+        folder: The run's folder.
+        kind: ``gaze``, of which each is a map (h, w); or ``views``, pixels in [0, 1], (3, H, W).
 
     Raises:
         UserError: If the file is damaged.
     """
-    file = folder / "gaze.safetensors"
+    file = folder / f"{kind}.safetensors"
     if not file.exists():
         return {}
     try:
@@ -127,9 +133,13 @@ def read_gazes(folder: Path) -> dict[str, dict[str, np.ndarray]]:
         with safe_open(file, "np") as stored:
             ids = typed(IDS, (stored.metadata() or {}).get("photos", ""))
             views = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118
-        for name, maps in views.items():
-            if maps.ndim != 3 or len(maps) != len(ids) or not np.isfinite(maps).all():
-                raise ValueError(f"{name} is not a map for each of its {len(ids)} photos")
+        for name, rows in views.items():
+            if (
+                rows.ndim != DIMENSIONS[kind]
+                or len(rows) != len(ids)
+                or not np.isfinite(rows).all()
+            ):
+                raise ValueError(f"{name} has not one of each of its {len(ids)} photos")
     except (OSError, SafetensorError, ValueError, TypeError) as error:
         raise UserError(f"cannot read {file}: {error}. Delete it, or measure again") from None
     return {

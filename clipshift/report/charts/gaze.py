@@ -1,20 +1,73 @@
-"""Charts of the gaze."""
+"""Charts of the gaze, and the gaze over a picture."""
 
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
+from typing import TypeVar
 
 import altair as alt
+import numpy as np
 import pandas as pd
+from PIL import Image
 
 from clipshift.report.charts import marks
 from clipshift.report.charts.look import color_of
 from clipshift.report.charts.vega import Chart
 
+Key = TypeVar("Key", bound=Hashable)
+HEAT = (
+    "#000004", "#1b0c41", "#4a0c6b", "#781c6d", "#a52c60",
+    "#cf4446", "#ed6925", "#fb9b06", "#f7d13d", "#fcffa4",
+)  # fmt: skip
+"""The colours of gaze, evenly spaced from none to the greatest: matplotlib's inferno."""
+OPACITY = (0.25, 0.75)
+"""The opacity of the colours of no gaze and of the greatest, over the picture in grey."""
 
-def draw_pictures(pictures: Mapping[str, str], columns: int = 5) -> Chart:
+
+def share_of(gaze: np.ndarray) -> np.ndarray | None:
+    """A gaze divided by its sum; None where it has no finite sum above 0."""
+    total = gaze.sum(dtype=float)
+    return gaze / total if np.isfinite(total) and total > 0 else None
+
+
+def gaze_over(picture: Image.Image, share: np.ndarray, greatest: float) -> Image.Image:
+    """A picture in grey with the gaze over it in the colours of `HEAT`, as the page shows it.
+
+    Args:
+        picture: The view, in mode ``RGB``.
+        share: The share of the gaze in each patch, shape (h, w), from 0.
+        greatest: The share that has the last colour; so has any above it.
+    """
+    levels = np.round(255 * np.minimum(share / greatest, 1)).astype(np.uint8)
+    heat = np.asarray(Image.fromarray(levels).resize(picture.size, Image.Resampling.BICUBIC)) / 255
+    colors = np.array([tuple(bytes.fromhex(color[1:])) for color in HEAT], dtype=float)
+    steps = np.linspace(0, 1, len(colors))
+    painted = np.stack([np.interp(heat, steps, channel) for channel in colors.T], axis=-1)
+    opacity = np.interp(heat, (0, 1), OPACITY)[..., None]
+    grey = np.asarray(picture.convert("L"), dtype=float)[..., None]
+    return Image.fromarray(np.round(grey * (1 - opacity) + painted * opacity).astype(np.uint8))
+
+
+def gaze_over_each(
+    pictures: Mapping[Key, Image.Image], gazes: Mapping[Key, np.ndarray]
+) -> dict[Key, Image.Image]:
+    """`gaze_over` on views of a photo, on a common scale up to the greatest share of them all.
+
+    Args:
+        pictures: The views.
+        gazes: The gaze on each, shape (h, w). Views without one, or with one of no sum, are left
+            out.
+    """
+    of_view = {key: share_of(gazes[key]) for key in pictures if key in gazes}
+    shares = {key: share for key, share in of_view.items() if share is not None}
+    greatest = max((share.max() for share in shares.values()), default=1.0)
+    return {key: gaze_over(pictures[key], share, greatest) for key, share in shares.items()}
+
+
+def draw_pictures(pictures: Mapping[str, str], title: str = "", columns: int = 5) -> Chart:
     """Pictures side by side, each below its name.
 
     Args:
         pictures: Data URLs by name.
+        title: What they show.
         columns: How many stand in a row.
     """
     table = pd.DataFrame({"name": list(pictures), "picture": list(pictures.values())})
@@ -22,9 +75,10 @@ def draw_pictures(pictures: Mapping[str, str], columns: int = 5) -> Chart:
         url="picture:N", x=alt.value(0), y=alt.value(0)
     )
     name = alt.Facet("name:N", sort=list(pictures), title=None)
-    return picture.mark_image(width=160, height=160, align="left", baseline="top").facet(
+    faceted = picture.mark_image(width=160, height=160, align="left", baseline="top").facet(
         facet=name, columns=columns, spacing=8
     )
+    return faceted.properties(title=title) if title else faceted
 
 
 def draw_gaze(summary: pd.DataFrame) -> Chart:
