@@ -15,6 +15,8 @@ import pandas as pd
 import pytest
 import torch
 from PIL import Image
+from safetensors.numpy import load_file
+from scipy.spatial.distance import cdist
 from skimage import data as photographs
 from support.models import VIT, write_hub_folder
 from support.terminal import ROOT
@@ -179,9 +181,10 @@ def test_classes_are_resampled_where_their_photos_shift_alike(hub_folder: Path) 
         clipshift.measure_shift(pixels, hub_folder, "flip", resample="classes", **FAST)
 
 
-def test_numbers_say_among_how_many_and_over_which_photos(hub_folder: Path) -> None:
+def test_numbers_say_among_how_many_and_over_which_photos(hub_folder: Path, tmp_path: Path) -> None:
     pixels, labels = alike(2)
-    options = {"measures": "cosine_similarity", "prompts": ["a {}"], "progress": False}
+    options = {"measures": "cosine_similarity", "prompts": ["a {}"], "progress": False,
+               "save_embeddings": True, "folder": tmp_path}  # fmt: skip
     told = {}
     for name, given in (("all", labels), ("some", [None, *labels[1:]]), ("one", ["c0"] * 6)):
         run = clipshift.measure_shift(pixels, hub_folder, "flip", labels=given, **options).run
@@ -190,7 +193,19 @@ def test_numbers_say_among_how_many_and_over_which_photos(hub_folder: Path) -> N
         if name != "one":
             assert run.columns["zero_shot_top1_clean"].short == "top-1 clean of 2"
             counts = run.summary.set_index("measure")["n"]
-            assert counts["zero_shot_top1"] == 6 - given.count(None)
+            labelled = [index for index, label in enumerate(given) if label]
+            assert counts["zero_shot_top1"] == counts["neighbour_top1"] == len(labelled)
+            assert f"among {len(labelled)} photos" in run.columns["neighbour_top1"].label
+            views = load_file(tmp_path / "embeddings.safetensors")
+            for column, view in (("neighbour_top1", "flip"), ("neighbour_top1_clean", "clean")):
+                distances = cdist(views[view][labelled], views["clean"][labelled], "cosine")
+                np.fill_diagonal(distances, np.inf)
+                of_nearest = np.array(given)[labelled][distances.argmin(axis=1)]
+                values = run.shift.set_index("photo")[column].dropna()
+                assert values.tolist() == (of_nearest == np.array(given)[labelled]).tolist()
+        else:
+            assert "neighbour_top1" not in run.shift
+        assert "neighbour10_top1" not in run.shift  # there are no ten others
     assert "without a label: 1 of 6" in told["some"]
     assert "without a label" not in told["all"] + told["one"]
     assert "they require two classes, and the photos have one, c0" in told["one"]

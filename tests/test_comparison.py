@@ -279,15 +279,19 @@ def test_measures_taken_in_other_ways_are_left_out() -> None:
     def run(gallery: list[int], classes: list[str]) -> Run:
         retained = np.full(9, np.nan)
         retained[gallery] = 1
-        shift = photos(np.linspace(0.5, 1, 9), retained=retained, zero_shot_top1=np.ones(9))
+        shift = photos(np.linspace(0.5, 1, 9), retained=retained, zero_shot_top1=np.ones(9),
+                       neighbour_top1=retained, label=classes[0])  # fmt: skip
         return a_run({"data": {"classes": classes, "photos": 9}}, shift)
 
     base = run([0, 1, 2], ["cat", "dog"])
-    assert {"retained", "zero_shot_top1"} <= set(compare_pair(base, base, 0, [])["measure"])
+    assert {"retained", "zero_shot_top1", "neighbour_top1"} <= set(
+        compare_pair(base, base, 0, [])["measure"]
+    )
     for gallery in ([0, 1, 3], [0, 1]):
         table = compare_pair(base, run(gallery, ["cat", "cow"]), 0, [])
         assert list(table["measure"]) == ["cosine_similarity"]
-        assert set(incomparable(base, run(gallery, ["cat", "dog"]))) == {"retained"}
+        assert set(incomparable(base, run(gallery, ["cat", "dog"]))) == {"retained", "neighbour"}
+    assert incomparable(base, run([0, 1, 2], ["cow", "dog"]))["neighbour"] == "labels differ"
 
 
 def test_gazes_of_different_kinds_are_not_compared() -> None:

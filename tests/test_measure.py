@@ -14,6 +14,7 @@ from scipy.cluster.hierarchy import fcluster, linkage
 from scipy.ndimage import gaussian_filter, map_coordinates
 from scipy.spatial.distance import cdist, cosine, jensenshannon, pdist, squareform
 from skimage.transform import ProjectiveTransform
+from sklearn.neighbors import KNeighborsClassifier
 from support.columns import all_columns
 from support.terminal import ROOT
 from torch import Tensor
@@ -25,7 +26,7 @@ from clipshift import measure
 from clipshift.augment.geometric import Elastic, Flip, Perspective, ShiftScaleRotate
 from clipshift.augment.keyed import Draws, MovingAugmentation, augment, draw
 from clipshift.augment.pixel import ColorJitter, Noise
-from clipshift.measure import functional
+from clipshift.measure import embeddings, functional
 from clipshift.measure.facts import Facts
 from clipshift.measure.metrics import (
     AugmentationDistance,
@@ -451,6 +452,39 @@ def test_retained_is_nearest_neighbour_recall() -> None:
     expected = cosines.argmax(axis=1) == np.arange(200)
     assert 0 < expected.mean() < 1
     np.testing.assert_array_equal(functional.retained(view, clean), expected)
+
+
+@pytest.mark.parametrize("k", [1, 4, 10])
+def test_neighbours_vote_as_in_scikit_learn(k: int) -> None:
+    """Its shares of votes with the photo left out: where classes tie at the top, 1 / m."""
+    rng = np.random.default_rng(k)
+    classes = rng.permutation(np.append(rng.integers(6, size=79), 6))  # and one photo alone
+    clean = (np.eye(7)[classes] + 2 * rng.normal(size=(80, 7))).astype(np.float32)
+    view = (clean + 0.5 * rng.normal(size=(80, 7))).astype(np.float32)
+    view[3] = 0
+    hits = embeddings.neighbour_hit(view, clean, classes, k)
+    model = KNeighborsClassifier(k, algorithm="brute", metric="cosine")
+    for photo, (label, hit) in enumerate(zip(classes, hits, strict=True)):
+        if photo == 3 or label == 6:
+            assert np.isnan(hit)
+            continue
+        others = np.arange(80) != photo
+        model.fit(clean[others], classes[others])
+        [votes] = np.rint(k * model.predict_proba(view[photo, None])).astype(int)
+        leading = model.classes_[votes == votes.max()]
+        assert hit == pytest.approx((label in leading) / len(leading))
+    assert k == 1 or ((hits > 0) & (hits < 1)).any()
+
+
+def test_neighbours_that_tie_share_the_last_places_whatever_their_order() -> None:
+    """Photo 0 has one nearer photo of its class, and three at one distance for one more vote."""
+    clean = np.array([[1, 0, 0], [1, 0.1, 0], [1, 1, 0], [1, -1, 0], [1, 0, 1]], np.float32)
+    classes = np.array([0, 0, 1, 1, 2])
+    for order in (np.arange(5), np.array([4, 2, 0, 3, 1])):
+        hits = embeddings.neighbour_hit(clean[order], clean[order], classes[order], 2)
+        assert hits[order == 0] == 1  # one vote against two thirds
+    assert embeddings.neighbour_hit(clean[:1].repeat(4, 0), clean[:1].repeat(4, 0),
+                                    np.array([0, 0, 1, 1]), 2).tolist() == [0, 0, 0, 0]  # fmt: skip
 
 
 def test_a_collapsed_model_retains_by_chance() -> None:

@@ -24,7 +24,7 @@ def report_run(run: Run, dataset: ViewDataset, logger: Logger | None = None) -> 
         content, report, files = write_report(run, dataset)
     notes = list(content.notes)
     clean = clean_accuracy(run.summary)
-    lines = [f"zero-shot on the clean views: {clean}"] if clean else []
+    lines = [f"accuracy on the clean views: {clean}"] if clean else []
     lines += corruption_error(run)
     lines += [f"gaze: {content.facts['gaze']}", f"report: {terminal.shortened(report)}"]
     if isinstance(logger, WandbLogger):

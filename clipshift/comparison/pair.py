@@ -17,6 +17,8 @@ COMPARED_MEASURES = (
     "retained",
     "zero_shot_top1_clean",
     "zero_shot_top1",
+    "neighbour_top1_clean",
+    "neighbour_top1",
     "attention_similarity",
 )
 """The measures of which a page shows the paired differences; the CSV has all."""

@@ -123,6 +123,8 @@ def grid(sweep: Sweep) -> tuple[pd.DataFrame, list[str]]:
     results = {
         "clean top-1": "zero_shot_top1_clean",
         "top-1": "zero_shot_top1",
+        "1-NN clean": "neighbour_top1_clean",
+        "1-NN": "neighbour_top1",
         "retained": "retained",
         "relative shift": "relative_shift",
     }

@@ -1,6 +1,7 @@
 """Make the tables and facts of a run from what was measured."""
 
 import math
+from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -16,8 +17,8 @@ from clipshift.data.photos import Photo, keyed_order
 from clipshift.evaluate.calibration import matching_settings, mirrored_photos
 from clipshift.evaluate.elasticity import elasticities
 from clipshift.evaluate.layers import carried_gaze, layer_table, outlier_table
-from clipshift.measure.embeddings import has_direction, near_copies
-from clipshift.measure.facts import Facts, retained_facts
+from clipshift.measure.embeddings import has_direction, near_copies, neighbour_hit
+from clipshift.measure.facts import NEIGHBOUR_VOTES, Facts, neighbour_columns, retained_facts
 from clipshift.measure.functional import retained
 from clipshift.measure.metrics import CleanSpread
 from clipshift.results.columns import ShiftFile, write_shift
@@ -73,13 +74,14 @@ def make_run(
     measured, photos, variants, seed = sample.measured, sample.photos, sample.variants, sample.seed
     metric = clean_spread(records.parts("embeddings"))
     spread = math.nan if metric is None else metric.compute().item()
-    found_again = retained_photos(measured)
+    voters = labelled_gallery(measured, photos)
+    of_gallery = retained_photos(measured) | neighbour_hits(measured, voters)
     gallery = len(measured.gallery.get(CLEAN, ()))
-    columns = {**columns, "retained": retained_facts(gallery)}
+    columns = {**columns, "retained": retained_facts(gallery), **neighbour_columns(len(voters))}
 
     def complete(part: Measured) -> None:
         add_relative_shift(part, metric)
-        add_retained(part, found_again)
+        add_of_gallery(part, of_gallery)
 
     parts = records.sorted_values(measured.index[sample.order], complete)
     tables = (shift_table(part, photos, variants) for part in parts)
@@ -126,6 +128,7 @@ def make_run(
     derived["notes"] = [
         *facts["notes"],
         *carried_gaze(outliers, facts["model"]["gaze_layer"]),
+        *alone_in_class(voters),
         *repeated_photos(measured.digests),
         *near_photos(records, photos),
     ]
@@ -277,11 +280,12 @@ def add_relative_shift(measured: Measured, spread: CleanSpread | None) -> None:
             measured.values[variant, "distance_to_others"] = others
 
 
-def retained_photos(measured: Measured) -> dict[str, dict[int, float]]:
-    """Which views find their own photo in the gallery: by variant and by the photo's index.
+OfGallery = dict[tuple[str, str], dict[int, float]]
+"""Values of the gallery's photos alone: by variant and measure, and by the photo's index."""
 
-    Empty for a gallery of fewer than two photos.
-    """
+
+def retained_photos(measured: Measured) -> OfGallery:
+    """Which views find their own photo in the gallery; empty for fewer than two photos."""
     photos = sorted(measured.gallery.get(CLEAN, ()))
     if len(photos) < 2:
         return {}
@@ -290,14 +294,68 @@ def retained_photos(measured: Measured) -> dict[str, dict[int, float]]:
         for name, kept in measured.gallery.items()
     }
     return {
-        name: dict(zip(photos, retained(stacked[name], stacked[CLEAN]).tolist(), strict=True))
+        (name, "retained"): dict(
+            zip(photos, retained(stacked[name], stacked[CLEAN]).tolist(), strict=True)
+        )
         for name in stacked
         if name != CLEAN
     }
 
 
-def add_retained(measured: Measured, retained_views: Mapping[str, Mapping[int, float]]) -> None:
-    """Add what `retained_photos` returns; NaN for photos outside the gallery."""
-    for name, photos in retained_views.items():
+def labelled_gallery(measured: Measured, photos: Sequence[Photo]) -> dict[int, str]:
+    """The labels of the gallery's photos that have one, and a direction, by the photo's index."""
+    clean = measured.gallery.get(CLEAN, {})
+    indices = [index for index in sorted(clean) if photos[index].label is not None]
+    directed = has_direction(np.array([clean[index] for index in indices])) if indices else ()
+    return {
+        index: str(photos[index].label) for index, use in zip(indices, directed, strict=True) if use
+    }
+
+
+def neighbour_hits(measured: Measured, voters: Mapping[int, str]) -> OfGallery:
+    """Whether the nearest photos vote for a view's class: the columns of `neighbour_columns`.
+
+    Without those of more neighbours than there are other photos; empty without two classes, or
+    where no class has two photos.
+
+    Args:
+        measured: What was measured, with its gallery.
+        voters: From `labelled_gallery`.
+    """
+    _, classes = np.unique(list(voters.values()), return_inverse=True)
+    if classes.max(initial=0) < 1 or np.bincount(classes).max() < 2:
+        return {}
+    stacked = {
+        name: np.stack([kept[photo] for photo in voters]) for name, kept in measured.gallery.items()
+    }
+    values: OfGallery = {}
+    for column, k in NEIGHBOUR_VOTES.items():
+        if k < len(voters):
+            hits = {
+                name: neighbour_hit(view, stacked[CLEAN], classes, k).tolist()
+                for name, view in stacked.items()
+            }
+            for name in stacked:
+                if name != CLEAN:
+                    values[name, f"{column}_clean"] = dict(zip(voters, hits[CLEAN], strict=True))
+                    values[name, column] = dict(zip(voters, hits[name], strict=True))
+    return values
+
+
+def alone_in_class(voters: Mapping[int, str]) -> list[str]:
+    """How many photos have no neighbour of their class; empty where none or all are alone."""
+    counts = Counter(voters.values())
+    alone = sum(count == 1 for count in counts.values())
+    if not 0 < alone < len(voters):
+        return []
+    return [
+        f"Photos whose class has no other photo in the gallery: {alone} of {len(voters)}. They "
+        "have no nearest-neighbour accuracy."
+    ]
+
+
+def add_of_gallery(measured: Measured, values: OfGallery) -> None:
+    """Add what is known of the gallery's photos; NaN for the others."""
+    for key, photos in values.items():
         rows = [photos.get(index, math.nan) for index in measured.index.tolist()]
-        measured.values[name, "retained"] = np.array(rows)
+        measured.values[key] = np.array(rows)

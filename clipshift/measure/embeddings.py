@@ -407,17 +407,25 @@ def _row_blocks(photos: int) -> Iterator[slice]:
     return (slice(start, min(start + step, photos)) for start in range(0, photos, step))
 
 
-def _neighbour_blocks(embeddings: np.ndarray, k: int) -> Iterator[tuple[slice, np.ndarray]]:
+def _neighbour_blocks(
+    embeddings: np.ndarray, k: int, gallery: np.ndarray | None = None
+) -> Iterator[tuple[slice, np.ndarray]]:
     """Find each photo's k nearest others, block by block.
+
+    Args:
+        embeddings: Shape (N, D), N > k.
+        k: Number of neighbours.
+        gallery: Embeddings of the same photos to find them among, (N, D); None: among themselves.
 
     Yields:
         The rows of a block, and their weights, (rows, N): 1 for a neighbour; photos that tie for
         the last places share them, so that the weights of a row sum to k.
     """
     directions = units(embeddings)
+    others = directions if gallery is None else units(gallery)
     photos = len(directions)
     for rows in _row_blocks(photos):
-        cosines = directions[rows] @ directions.T
+        cosines = directions[rows] @ others.T
         cosines[np.arange(len(cosines)), np.arange(rows.start, rows.stop)] = -np.inf
         last = np.partition(cosines, photos - k, axis=1)[:, photos - k, None]
         weights = (cosines > last + TIE).astype(float)
@@ -460,6 +468,44 @@ def neighbours_kept(
         shares[rows] = np.einsum("ij,ij->i", view_weights, clean_weights) / k
         occurrence += view_weights.sum(axis=0)
     return shares, occurrence
+
+
+def neighbour_hit(view: np.ndarray, clean: np.ndarray, classes: np.ndarray, k: int) -> np.ndarray:
+    """Whether a view's k nearest clean photos, its own left out, vote for its class.
+
+    Each neighbour has one vote; photos that tie (within 1e-9) for the last places share them. The
+    class with the most votes wins. Where m classes have the most votes, one of them is drawn: each
+    wins with probability 1 / m. A class that no other photo has cannot win, and its photo has no
+    value. Source: Cover and Hart, "Nearest neighbor pattern classification", 1967; for embeddings,
+    Wu et al., "Unsupervised feature learning via non-parametric instance discrimination", 2018
+    (arXiv 1805.01978), section 3.4, whose votes are weighted by the cosine.
+
+    Args:
+        view: Embeddings of the views, shape (N, D).
+        clean: Embeddings of their clean views, the gallery, each with a direction, (N, D), N > k.
+        classes: The class of each photo, integers from 0, shape (N,).
+        k: Number of neighbours.
+
+    Returns:
+        1 for a hit, 0 for a miss, 1 / m where m classes tie; NaN where the class has one photo or
+        the view has no direction. float64, shape (N,).
+
+    Example:
+        >>> clean = np.array([[1.0, 0.0], [1.0, 0.1], [0.0, 1.0], [0.1, 1.0]])
+        >>> neighbour_hit(clean[[0, 2, 2, 3]], clean, np.array([0, 0, 1, 1]), k=1)
+        array([1., 0., 1., 1.])
+    """
+    has_hit = has_direction(view) & (np.bincount(classes)[classes] > 1)
+    hits = np.empty(len(view))
+    every = 1 + classes.max()
+    for rows, weights in _neighbour_blocks(np.where(has_hit[:, None], view, clean), k, clean):
+        row, neighbour = weights.nonzero()
+        cells = row * every + classes[neighbour]
+        votes = np.bincount(cells, weights[row, neighbour], len(weights) * every)
+        votes = votes.reshape(-1, every)
+        wins = votes > votes.max(axis=1, keepdims=True) - TIE
+        hits[rows] = wins[np.arange(len(wins)), classes[rows]] / wins.sum(axis=1)
+    return np.where(has_hit, hits, np.nan)
 
 
 def near_copies(embeddings: np.ndarray) -> tuple[np.ndarray, np.ndarray, float]:

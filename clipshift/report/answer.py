@@ -126,5 +126,5 @@ def measured_in_words(run: Run) -> str:
             "relative shift of 1."
         )
     if clean := words.clean_accuracy(run.summary):
-        sentences.append(f"Zero-shot accuracy on the clean views: {clean}.")
+        sentences.append(f"Accuracy on the clean views: {clean}.")
     return " ".join(sentences)

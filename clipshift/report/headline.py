@@ -13,6 +13,7 @@ HEADLINE = {
     "worst_augmentation": "largest mean shift",
     "worst_relative_shift": "by how much",
     "clean_top1": "top-1 clean",
+    "clean_neighbour_top1": "1-NN clean",
     "spread": "spread",
     "photos": "photos",
     "trained": "trained",
@@ -30,9 +31,9 @@ def headline(run: Run) -> dict[str, Any]:
         a number); ``mean_shift`` and ``mean_relative_shift``, means over augmentations of the mean
         1 − cosine and of the mean relative shift; ``worst_augmentation``, the one that moves
         embeddings most, and its ``worst_relative_shift``; ``clean_top1``, zero-shot accuracy on
-        the clean views; ``spread``, the mean 1 − cosine between different photos; ``photos``;
-        ``trained``, whether the weights are; ``model`` and ``weights`` in words. What a run has
-        not is left out.
+        the clean views, and ``clean_neighbour_top1``, that of the nearest neighbour; ``spread``,
+        the mean 1 − cosine between different photos; ``photos``; ``trained``, whether the weights
+        are; ``model`` and ``weights`` in words. What a run has not is left out.
     """
     model = run.info.model
     numbers: dict[str, Any] = {}
@@ -49,9 +50,10 @@ def headline(run: Run) -> dict[str, Any]:
             numbers["mean_relative_shift"] = float(means["relative_shift"].mean())
             numbers["worst_relative_shift"] = float(means.loc[worst, "relative_shift"])
         numbers["worst_augmentation"] = worst
-    top = run.summary.loc[run.summary["measure"] == "zero_shot_top1_clean", "mean"]
-    if len(top):
-        numbers["clean_top1"] = float(top.iloc[0])
+    for measure in ("zero_shot_top1", "neighbour_top1"):
+        top = run.summary.loc[run.summary["measure"] == f"{measure}_clean", "mean"]
+        if len(top):
+            numbers[f"clean_{measure.removeprefix('zero_shot_')}"] = float(top.iloc[0])
     if run.info.spread is not None:
         numbers["spread"] = run.info.spread
     numbers |= {"photos": run.info.data.photos, "trained": model.trained}

@@ -333,6 +333,7 @@ def sweep_table(
             ("worst_relative_shift", "worst"),
             ("mean_relative_shift", ""),
             ("clean_top1", ""),
+            ("clean_neighbour_top1", ""),
         )
         if key in numbers and numbers[key].notna().any()
     ]

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from clipshift.measure.facts import NEIGHBOUR_VOTES
 from clipshift.results.info import ModelInfo, RunInfo
 from clipshift.results.runs import Run
 
@@ -136,9 +137,10 @@ def resampled(info: RunInfo) -> str:
 
 
 def clean_accuracy(summary: pd.DataFrame) -> str:
-    """Zero-shot accuracies on the clean views with intervals; empty where photos have no labels."""
+    """Accuracies on the clean views with intervals; empty where photos have no labels."""
     rows = summary.dropna(subset="mean").drop_duplicates("measure").set_index("measure")
-    names = {f"top-{k}": f"zero_shot_top{k}_clean" for k in (1, 5)}
+    names = {f"zero-shot top-{k}": f"zero_shot_top{k}_clean" for k in (1, 5)}
+    names |= {f"{k}-NN": f"{name}_clean" for name, k in NEIGHBOUR_VOTES.items()}
     return ", ".join(
         f"{short_name} {with_interval(*rows.loc[name, ['mean', 'ci_low', 'ci_high']])}"
         for short_name, name in names.items()

@@ -5,7 +5,7 @@ from typing import Any
 from clipshift.data.dataset import NATIVE, native_resize
 from clipshift.results.info import RunInfo
 from clipshift.results.runs import Run
-from clipshift.results.table import by_photo
+from clipshift.results.table import by_photo, labels_of
 
 
 def differing_views(a: Run, b: Run) -> list[str]:
@@ -59,6 +59,11 @@ def incomparable(a: Run, b: Run) -> dict[str, str]:
     causes = {}
     if galleries[0] != galleries[1]:
         causes["retained"] = "the galleries hold other photos"
+    if "neighbour_top1" in a.shift:
+        if galleries[0] != galleries[1]:
+            causes["neighbour"] = causes["retained"]
+        elif not labels_of(a.rows).equals(labels_of(b.rows)):
+            causes["neighbour"] = "labels differ"
     if texts[0] != texts[1]:
         causes["zero_shot"] = "classes or prompts differ"
     kinds = [run.info.model.gaze for run in (a, b)]
