@@ -32,7 +32,8 @@ from clipshift.cli.command import compose_config, keep_freed_memory
 from clipshift.cli.config import plain
 from clipshift.cli.trainer import trainer_maker
 from clipshift.data.sources import folder as source
-from clipshift.encode.encoder import ENCODE_BATCH, best_precision, load_encoder
+from clipshift.encode.encoder import ENCODE_BATCH, best_precision
+from clipshift.encode.kinds import load_encoder
 from clipshift.pipeline import carry_out, evaluation_trainer, prepare
 from clipshift.results.records import Records
 from clipshift.versions import environment

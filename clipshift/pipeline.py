@@ -1,5 +1,6 @@
 """From options and ready parts to a run, for the command and `clipshift.measure_shift`."""
 
+import json
 import logging
 import signal
 import threading
@@ -27,7 +28,8 @@ from clipshift.data.dataset import view_size
 from clipshift.data.photos import Photo
 from clipshift.data.selection import without_copies
 from clipshift.data.wordnet import is_imagenet
-from clipshift.encode.encoder import Encoder, best_precision, load_encoder
+from clipshift.encode.encoder import Encoder, best_precision
+from clipshift.encode.kinds import load_encoder
 from clipshift.encode.texts import OPENAI
 from clipshift.errors import UserError, one_line
 from clipshift.evaluate.calibration import calibration_for, calibration_notes, left_to_measure
@@ -195,7 +197,7 @@ def templates_for(prompts: Mapping[str, Any], classes: Sequence[str]) -> list[st
 
 
 def load_model(model: Mapping[str, Any], precision: str, accelerator: str = "cpu") -> Encoder:
-    """The open_clip model that the options of ``model`` describe.
+    """The model that the options of ``model`` describe.
 
     Args:
         model: The options.
@@ -207,11 +209,12 @@ def load_model(model: Mapping[str, Any], precision: str, accelerator: str = "cpu
     """
     if precision == AUTO:
         precision = best_precision(accelerator)
-    weights = model["architecture"], model["pretrained"], model["checkpoint"]
-    return _load_model(*weights, precision, image_tower=model.get("image_tower"))
+    return _load_model(json.dumps({n: v for n, v in model.items() if n != "name"}), precision)
 
 
-_load_model = lru_cache(maxsize=2)(load_encoder)  # for all jobs of a process, with a reference
+@lru_cache(maxsize=2)  # for all jobs of a process, with a reference
+def _load_model(described: str, precision: str) -> Encoder:
+    return load_encoder(**json.loads(described), precision=precision)
 
 
 def load_reference(model: Mapping[str, Any], encoder: Encoder) -> Encoder | None:

@@ -17,7 +17,8 @@ from torch import Tensor
 from clipshift.data.dataset import clean_view
 from clipshift.data.photos import decode
 from clipshift.data.sources import sample
-from clipshift.encode.encoder import Encoder, load_encoder
+from clipshift.encode.encoder import Encoder
+from clipshift.encode.kinds import load_encoder
 
 CACHE = tempfile.TemporaryDirectory(prefix="clipshift-cache-")  # is deleted when the tests end
 os.environ["CLIPSHIFT_CACHE"] = CACHE.name

@@ -20,7 +20,7 @@ from clipshift.cli.check import check
 from clipshift.cli.command import compose_config
 from clipshift.cli.config import validate
 from clipshift.encode import weights
-from clipshift.encode.encoder import load_encoder
+from clipshift.encode.kinds import load_encoder
 from clipshift.errors import UserError
 from clipshift.report.check import verdict
 

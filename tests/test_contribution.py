@@ -16,8 +16,9 @@ from torch import Tensor, nn
 
 from clipshift.cli.command import compose_config
 from clipshift.cli.evaluate import evaluate
-from clipshift.encode.encoder import Encoder, load_encoder
+from clipshift.encode.encoder import Encoder
 from clipshift.encode.gaze import contribution_shares
+from clipshift.encode.kinds import load_encoder
 from clipshift.measure import functional
 
 CNN = {"image_size": 96, "timm_pool": "avg", "timm_proj": "linear", "timm_proj_bias": True}

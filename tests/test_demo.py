@@ -22,7 +22,8 @@ from clipshift.cli.command import compose_config
 from clipshift.cli.config import validate
 from clipshift.data.sources import sample
 from clipshift.demo.photo import Model, make_model, measure_photo, nearest
-from clipshift.encode.encoder import Encoder, load_encoder
+from clipshift.encode.encoder import Encoder
+from clipshift.encode.kinds import load_encoder
 from clipshift.errors import UserError
 from clipshift.results.kept import read_kept, read_nearest
 

@@ -18,8 +18,9 @@ from torch import Tensor, nn
 from torch.nn.functional import interpolate, multi_head_attention_forward
 
 from clipshift.data.sources import sample
-from clipshift.encode import encoder as encoder_module
-from clipshift.encode.encoder import Encoder, load_encoder
+from clipshift.encode import open_clip_models
+from clipshift.encode.encoder import Encoder
+from clipshift.encode.kinds import load_encoder
 from clipshift.encode.packing import packed_weights
 from clipshift.errors import UserError
 
@@ -437,7 +438,7 @@ def test_pretrained_tag_loads_from_the_cache_without_network(
 def test_built_in_weights_are_checked(
     hub_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(encoder_module, "MODELS", tmp_path)
+    monkeypatch.setattr(open_clip_models, "MODELS", tmp_path)
     folder = shutil.copytree(hub_folder, tmp_path / "mine")
     file = folder / "open_clip_model.safetensors"
     digest = subprocess.run(["sha256sum", file.name], cwd=folder, capture_output=True, check=True)
@@ -507,7 +508,7 @@ def test_no_code_of_a_models_folder_is_run(
         json.dumps({"tokenizer_class": "Evil", "auto_map": {"AutoTokenizer": ["evil.Evil", None]}})
     )
     (folder / "config.json").write_text("{}")
-    monkeypatch.setattr(encoder_module, "hub_file", lambda *_: None)  # as if it were cached
+    monkeypatch.setattr(open_clip_models, "hub_file", lambda *_: None)  # as if it were cached
     loaded = load_encoder(f"local-dir:{folder}")
     with pytest.raises(
         UserError, match="running remote code" if asks else "cannot load the tokenizer"

@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 from support.terminal import ROOT
 
-from clipshift.encode.encoder import load_encoder
+from clipshift.encode.kinds import load_encoder
 from clipshift.results.files import file_sha256
 
 SPEC = importlib.util.spec_from_file_location("findings", ROOT / "benchmarks" / "findings.py")

@@ -38,7 +38,8 @@ from clipshift.cli.train import comparison_notes, compose_evaluations, finetune,
 from clipshift.data.photos import Photo
 from clipshift.data.sources import sample
 from clipshift.encode import encoder as encoder_module
-from clipshift.encode.encoder import Encoder, load_encoder
+from clipshift.encode.encoder import Encoder
+from clipshift.encode.kinds import load_encoder
 from clipshift.encode.texts import ZeroShot
 from clipshift.errors import UserError
 from clipshift.train import resuming, tuning

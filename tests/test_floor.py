@@ -21,8 +21,9 @@ from clipshift.data.cache import Cache
 from clipshift.data.dataset import ViewDataset, clean_view, collate
 from clipshift.data.photos import decode
 from clipshift.data.sources import sample
-from clipshift.encode.encoder import Encoder, best_precision, load_encoder
+from clipshift.encode.encoder import Encoder, best_precision
 from clipshift.encode.feature_cache import FeatureCache
+from clipshift.encode.kinds import load_encoder
 from clipshift.encode.texts import ZeroShot
 from clipshift.evaluate.floor import precision_floor
 from clipshift.evaluate.module import RecordOptions, ShiftEvaluation

@@ -31,7 +31,7 @@ from clipshift.data.listing import opened_endings
 from clipshift.data.photos import Photo, as_rgb, keyed_order, photo_id
 from clipshift.data.shards import shards
 from clipshift.data.sources import captions, folder
-from clipshift.encode.encoder import load_encoder
+from clipshift.encode.kinds import load_encoder
 from clipshift.errors import UserError, one_line
 from clipshift.evaluate.calibration import load_calibration
 from clipshift.train.resuming import BEST, LAST, SETTINGS, last_checkpoint

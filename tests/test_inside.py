@@ -27,8 +27,9 @@ from clipshift.cli.trainer import trainer_maker
 from clipshift.data.dataset import ViewDataset
 from clipshift.data.photos import Photo, decode
 from clipshift.data.sources import sample
-from clipshift.encode.encoder import MODELS, NAMES, Encoder, trained_texts
+from clipshift.encode.encoder import NAMES, Encoder
 from clipshift.encode.modules import as_encoder
+from clipshift.encode.open_clip_models import MODELS, trained_texts
 from clipshift.encode.texts import Vocabulary
 from clipshift.evaluate.evaluation import encode_vocabularies
 from clipshift.evaluate.inside import inside_tables

@@ -7,7 +7,8 @@ from torch import Tensor
 from clipshift.choices import CONF
 from clipshift.cli.command import compose_config
 from clipshift.encode import encoder
-from clipshift.encode.encoder import Encoder, load_encoder
+from clipshift.encode.encoder import Encoder
+from clipshift.encode.kinds import load_encoder
 from clipshift.encode.layers import tower_blocks
 
 # embedding width, gaze (rows and columns), and blocks or stages, from the models' papers

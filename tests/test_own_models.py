@@ -158,7 +158,7 @@ def giving(make: Any) -> nn.Module:
     ("model", "preprocess", "says"),
     [
         (Colours(), None, "the preprocessing of Colours is required: pass preprocess="),
-        (nn.Linear(2, 2), KNOWN, "Linear is not a model: pass a torch.nn.Module with encode_image"),
+        (nn.Linear(2, 2), KNOWN, "Linear is not a model of a known kind (open_clip, "),
         ("ViT-B-32", KNOWN, "str is not a model"),
         (Colours(), {"size": 32, "mean": [0.5] * 3}, "preprocess: `std` is required"),
         (Colours(), KNOWN | {"mean": [120, 110, 100]}, "preprocess.mean: [120, 110, 100] is out"),

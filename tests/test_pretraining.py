@@ -23,7 +23,7 @@ from support.training import first_loss
 
 from clipshift.cli.command import compose_config
 from clipshift.data.shards import class_names, shards
-from clipshift.encode.encoder import load_encoder
+from clipshift.encode.kinds import load_encoder
 from clipshift.errors import UserError
 from clipshift.make_models.pretraining import (
     Pretraining,

@@ -23,7 +23,7 @@ from clipshift.data.dataset import ViewDataset, clean_view, native_resize
 from clipshift.data.photos import Photo
 from clipshift.data.sources import sample
 from clipshift.data.wordnet import class_name, imagenet_names
-from clipshift.encode.encoder import load_encoder
+from clipshift.encode.kinds import load_encoder
 from clipshift.encode.texts import make_zero_shot
 from clipshift.errors import UserError
 from clipshift.pipeline import templates_for

@@ -15,7 +15,7 @@ from torch import Tensor
 from clipshift.data.classes import candidate_classes
 from clipshift.data.photos import Photo
 from clipshift.data.sources import sample
-from clipshift.encode.encoder import load_encoder
+from clipshift.encode.kinds import load_encoder
 from clipshift.encode.texts import make_zero_shot
 from clipshift.errors import UserError
 from clipshift.measure.zero_shot import nearest_classes, zero_shot_flip, zero_shot_hit
@@ -151,11 +151,11 @@ def test_labels_that_read_alike_are_one_class(encoder) -> None:  # type: ignore[
 
 
 def test_a_tokenizer_that_is_not_here_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
-    from clipshift.encode import encoder
+    from clipshift.encode import open_clip_models
 
-    monkeypatch.setattr(encoder, "find_spec", lambda name: None)
+    monkeypatch.setattr(open_clip_models, "find_spec", lambda name: None)
     with pytest.raises(UserError, match="transformers"):
-        encoder.load_tokenizer("ViT-B-16-SigLIP2")
+        open_clip_models.load_tokenizer("ViT-B-16-SigLIP2")
 
 
 def test_hits_are_columns_of_the_table(encoder, views: Tensor) -> None:  # type: ignore[no-untyped-def]

@@ -6,8 +6,8 @@ from rich.console import Console
 from rich.table import Table
 
 from clipshift.choices import choice_names, read_choice
-from clipshift.encode.encoder import model_config, model_outline
 from clipshift.encode.gaze import gaze_probe
+from clipshift.encode.open_clip_models import model_config, model_outline
 from clipshift.encode.weights import weights_are_here
 
 HEADER = ("model", "architecture", "weights", "parameters", "input", "embedding", "gaze", "here")

@@ -25,7 +25,8 @@ from clipshift.cli.trainer import fit, make_trainer
 from clipshift.comparison import compare_runs
 from clipshift.data.dataset import Skipped, View, ViewDataset, collate
 from clipshift.data.photos import Photo
-from clipshift.encode.encoder import Encoder, load_encoder
+from clipshift.encode.encoder import Encoder
+from clipshift.encode.kinds import load_encoder
 from clipshift.encode.texts import make_zero_shot
 from clipshift.errors import UserError
 from clipshift.evaluate.evaluation import resize_for

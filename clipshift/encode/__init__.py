@@ -1,6 +1,7 @@
 """Encoders: models that turn views into embeddings and gaze, in one forward pass."""
 
-from clipshift.encode.encoder import Encoder, Features, load_encoder
+from clipshift.encode.encoder import Encoder, Features
+from clipshift.encode.kinds import load_encoder
 from clipshift.encode.modules import as_encoder
 
 __all__ = ["Encoder", "Features", "as_encoder", "load_encoder"]

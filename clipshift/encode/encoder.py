@@ -1,17 +1,12 @@
-"""Encoders: open_clip models that turn views into features in one forward pass."""
+"""Encoders: models that turn views into features in one forward pass."""
 
 import hashlib
 import json
-import logging
 import operator
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cached_property, partial
-from importlib.util import find_spec
-from pathlib import Path
-from pickle import UnpicklingError
+from functools import cached_property
 from types import SimpleNamespace
 from typing import Any
 
@@ -19,37 +14,22 @@ import numpy as np
 import open_clip
 import torch
 from lightning_utilities.core.apply_func import apply_to_collection
-from open_clip.factory import load_state_dict, parse_model_name
 from open_clip.model import get_input_dtype
 from PIL import Image
-from pydantic import JsonValue, TypeAdapter
-from safetensors import SafetensorError
 from torch import Tensor, nn
 from torch.nn.functional import interpolate
 from torch.nn.functional import normalize as unit_length
-from typing_extensions import NotRequired, TypedDict
 
 from clipshift.data.dataset import clean_view
-from clipshift.data.files import read_text, typed
 from clipshift.data.photos import as_rgb
-from clipshift.encode import tiny  # noqa: F401  (registers its image tower with timm)
-from clipshift.encode.gaze import AttentionProbe, gaze_probe
+from clipshift.encode.gaze import AttentionProbe
 from clipshift.encode.last_block import only_class_token
 from clipshift.encode.layers import LayerProbe, is_convolutional
-from clipshift.encode.weights import (
-    CONFIG,
-    check_finite,
-    find_checkpoint,
-    find_hub_folder,
-    hub_file,
-    tag_facts,
-)
-from clipshift.errors import UserError, did_you_mean
+from clipshift.encode.tower import Tower, image_tower
+from clipshift.errors import UserError
 
-BUILTIN = "builtin:"
 SENTENCES, NAMES = "sentences", "names"
 """The texts that a model was trained with: sentences, or only names of classes."""
-MODELS = Path(__file__).parent.parent / "models"
 ENCODE_BATCH = 32
 """Number of views in a forward pass. The rounding of matrix products may depend on the number of
 rows, so every pass has this many, padded if fewer are left: an embedding then does not depend on
@@ -57,6 +37,8 @@ the other views of its batch."""
 SLACK = 1e-3
 """Views may exceed [0, 1] by this much, as they do after interpolation."""
 
+Tokenizer = Callable[[list[str]], Tensor]
+"""Turns texts into what a model's ``encode_text`` takes."""
 Picture = Image.Image | np.ndarray
 """A Pillow image, or its pixels, uint8, shape (H, W, 3)."""
 
@@ -90,34 +72,29 @@ class Features:
         return [apply_to_collection(self, Tensor, operator.itemgetter(part)) for part in rows]
 
 
-class HubModel(TypedDict):
-    """The configuration of the image tower: open_clip checks the rest."""
-
-    vision_cfg: NotRequired[dict[str, JsonValue]]
-
-
-class HubConfig(TypedDict):
-    """The keys of ``open_clip_config.json`` that may stand in a folder in the hub's format."""
-
-    model_cfg: HubModel
-    preprocess_cfg: NotRequired[dict[str, JsonValue]]
-    text: NotRequired[str]
-
-
-HUB_CONFIG: TypeAdapter[HubConfig] = TypeAdapter(HubConfig)
-
-
 class Encoder(nn.Module):
     """Wraps a model that turns views into features; see `load_encoder` and `as_encoder`.
 
+    What every loader gives, whatever library a model is of:
+
     Args:
-        model: An open_clip model, or a module with ``encode_image`` and perhaps ``encode_text``.
-        preprocessing: Its preprocessing as in open_clip: ``size``, ``mean``, ``std``, ….
-        config: Everything else that determines its features, as JSON: its architecture.
+        model: A module whose ``encode_image`` turns normalised pixels, (B, 3, H, W) in the size of
+            ``preprocessing`` and the type of ``precision``, into embeddings, (B, D). With texts it
+            has ``encode_text`` and perhaps ``logit_scale``, the logarithm of the factor on cosines.
+            If it has ``visual``, that is its image tower; otherwise it is one itself.
+        preprocessing: Its preprocessing as in open_clip: ``size``, ``mean``, ``std``,
+            ``interpolation``, ``resize_mode``; and ``resize_size`` where photos are resized to
+            another side than ``size``, to which their centre is then cropped.
+        config: Everything else that determines its features, as JSON: its architecture, and
+            what `pooling` chooses.
         trained: Whether its weights were trained, not drawn at random.
         precision: open_clip's name of its precision.
-        tokenizer: Creates the text tower's tokenizer.
+        tokenizer: Creates the text tower's tokenizer; None where the model has no text side.
         text: The texts that it was trained with: ``sentences``, or only ``names`` of classes.
+        kind: The kind of model, a key of `clipshift.encode.kinds.KINDS`.
+        pooling: What the embedding is: see `clipshift.encode.kinds.POOLINGS`.
+        tower: The parts of the image tower that are read; by default those of `image_tower`.
+        sha256: The hash of weights that are not in the model's ``state_dict``.
 
     Attributes:
         fill: Whether every pass is padded to `ENCODE_BATCH` views. Otherwise few views are encoded
@@ -143,26 +120,32 @@ class Encoder(nn.Module):
         config: dict[str, Any],
         trained: bool,
         precision: str,
-        tokenizer: Callable[[], Callable[[list[str]], Tensor]],
+        tokenizer: Callable[[], Tokenizer] | None = None,
         text: str = SENTENCES,
+        kind: str = "open_clip",
+        pooling: str = "projection",
+        tower: Tower | None = None,
+        sha256: str | None = None,
     ) -> None:
         super().__init__()
         self.text = text
+        self.kind = kind
+        self.pooling = pooling
         self.model = model.eval().requires_grad_(False)
         self.trained = trained
         self.precision = precision
         self.preprocessing = preprocessing
-        self.weights_sha256 = weights_sha256(model)
+        self.weights_sha256 = sha256 or weights_sha256(model)
         facts = [self.weights_sha256, config, precision, self.preprocessing]
         facts_json = json.dumps(facts, sort_keys=True, default=str)
         self.fingerprint = hashlib.sha256(facts_json.encode()).hexdigest()
         self.input_dtype = get_input_dtype(precision) or torch.float32
-        tower = self._tower
-        if is_convolutional(tower):
+        tower = tower or image_tower(self._tower)
+        if is_convolutional(tower.blocks):
             # Up to 1.6 times faster on a CPU. A layer's outputs have the format of its weights.
-            tower.to(memory_format=torch.channels_last)
-        self.probe = gaze_probe(tower)
-        self.layer_probe = LayerProbe(tower)
+            self._tower.to(memory_format=torch.channels_last)
+        self.probe = tower.probe
+        self.layer_probe = LayerProbe(tower.blocks, tower.class_token, tower.prefix)
         self._tokenizer = tokenizer
         size = self.preprocessing["size"]
         self.input_size = (size, size) if isinstance(size, int) else tuple(size)
@@ -241,9 +224,9 @@ class Encoder(nn.Module):
             float32, shape (N, D).
 
         Raises:
-            UserError: If the model's tokenizer cannot be loaded.
+            UserError: If the model has no text side, or its tokenizer cannot be loaded.
         """
-        tokenize = self._tokenizer()
+        tokenize = self._text_side()
         rows = []
         for start in range(0, len(texts), ENCODE_BATCH):
             part = texts[start : start + ENCODE_BATCH]
@@ -263,16 +246,21 @@ class Encoder(nn.Module):
             float32, shape (D, C).
 
         Raises:
-            UserError: If the model's tokenizer cannot be loaded.
+            UserError: If the model has no text side, or its tokenizer cannot be loaded.
         """
         return open_clip.build_zero_shot_classifier(
             SimpleNamespace(encode_text=self._unit_texts),
-            self._tokenizer(),
+            self._text_side(),
             classes,
             templates,
             device=self.mean.device,
             use_tqdm=len(classes) > 100 and sys.stderr.isatty(),
         ).float()
+
+    def _text_side(self) -> Tokenizer:
+        if self._tokenizer is None:
+            raise UserError("the model has no text side, or has no tokenizer to read texts by")
+        return self._tokenizer()
 
     def _unit_texts(self, tokens: Tensor, normalize: bool = True) -> Tensor:
         return unit_length(self.model.encode_text(tokens), dim=-1)
@@ -358,18 +346,6 @@ def _picture_view(picture: Any) -> Tensor:
     return clean_view(as_rgb(picture), "squash")
 
 
-@contextmanager
-def only_errors_logged() -> Iterator[None]:
-    """Silence the root logger except for errors: open_clip logs every step of loading to it."""
-    root = logging.getLogger()
-    level = root.level
-    root.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        root.setLevel(level)
-
-
 def best_precision(accelerator: str) -> str:
     """``bf16`` where the hardware computes in bfloat16, and ``fp32`` elsewhere.
 
@@ -383,212 +359,6 @@ def best_precision(accelerator: str) -> str:
     else:
         has_bf16 = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
     return "bf16" if has_bf16 else "fp32"
-
-
-def load_encoder(
-    architecture: str,
-    pretrained: str | None = None,
-    checkpoint: str | None = None,
-    precision: str = "fp32",
-    seed: int = 0,
-    image_tower: str | None = None,
-) -> Encoder:
-    """Build an open_clip model and load its weights, without a network if possible.
-
-    Args:
-        architecture: A name in ``open_clip.list_models()``; ``builtin:NAME`` for a model that is
-            part of clipshift; ``local-dir:FOLDER`` for a folder in the hub's format
-            (``open_clip_config.json`` beside the weights); or ``hf-hub:ORGANISATION/NAME``.
-        pretrained: A tag of open_clip's. Without it, and without a checkpoint, the weights are
-            random.
-        checkpoint: A ``.safetensors`` or ``.pt`` file with weights for the architecture, or a
-            folder in the hub's format, which defines the architecture.
-        precision: open_clip's name: ``fp32``, ``bf16`` or ``fp16`` (weights and activations, with
-            layer norms in float32), ``pure_bf16``, ``pure_fp16``.
-        seed: Seed of the random weights.
-        image_tower: A file with weights of only the image tower, such as those of FARE and TeCoA,
-            which replace those of the model.
-
-    Returns:
-        The encoder, in evaluation mode and without gradients.
-
-    Raises:
-        UserError: If the architecture, tag or file is unknown, the weights do not fit, or they must
-            be downloaded and there is no network.
-    """
-    if checkpoint and Path(checkpoint).is_dir():
-        architecture, pretrained, checkpoint = f"local-dir:{checkpoint}", None, None
-    schema, name = parse_model_name(_open_clip_name(architecture))
-    if schema == "hf-hub":
-        schema, name = "local-dir", str(find_hub_folder(name))
-    if schema == "local-dir":
-        if not (Path(name) / CONFIG).is_file():
-            raise UserError(f"no {CONFIG} in {name}: is it a folder in the hub's format?")
-        architecture = f"local-dir:{name}"
-    elif name not in open_clip.list_models():
-        raise UserError(
-            f"unknown model architecture {name!r}{did_you_mean(name, open_clip.list_models())}"
-        )
-    preprocessing = {}
-    weights = checkpoint
-    if image_tower and not Path(image_tower).is_file():
-        raise UserError(f"no weights {image_tower}: set model.image_tower to a file")
-    if pretrained and schema:
-        raise UserError(
-            f"model.pretrained={pretrained} cannot be used with {architecture}, which has weights "
-            "already: set model.architecture as well, or choose model="
-        )
-    if checkpoint and not Path(checkpoint).is_file():
-        raise UserError(f"no checkpoint {checkpoint}: set model.checkpoint to a file or folder")
-    if pretrained and not schema:
-        # A checkpoint that was trained from a tag keeps the tag's preprocessing.
-        if checkpoint:
-            facts = tag_facts(name, pretrained)
-        else:
-            file, facts = find_checkpoint(name, pretrained)
-            weights = str(file)
-        keys = ("mean", "std", "interpolation", "resize_mode")
-        preprocessing = {key: facts[key] for key in keys if key in facts}
-    with only_errors_logged(), torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        try:
-            text = trained_texts(Path(name)) if schema == "local-dir" else SENTENCES
-            model = open_clip.create_model(
-                architecture,
-                pretrained=None if schema else weights,
-                precision=precision,
-                force_preprocess_cfg=preprocessing,
-                pretrained_text=False,
-                require_pretrained=bool(schema and not weights),
-            )
-            if schema and weights:
-                open_clip.load_checkpoint(model, weights)
-            if image_tower:
-                weights = image_tower
-                model.visual.load_state_dict(load_state_dict(image_tower))
-        except LOAD_ERRORS as error:
-            raise UserError(load_error(weights or name, architecture, error)) from error
-    check_finite(model, weights or name)
-    return Encoder(
-        model,
-        model.visual.preprocess_cfg,
-        open_clip.get_model_config(architecture),
-        bool(schema or weights),
-        precision,
-        partial(load_tokenizer, architecture),
-        text,
-    )
-
-
-def trained_texts(folder: Path) -> str:
-    """The texts that a model was trained with: ``text`` in its config in the hub's format.
-
-    open_clip does not read it. Models without it were trained with sentences.
-
-    Raises:
-        ValueError: If the config has other keys or types, or names a tower on the hub.
-    """
-    config = typed(HUB_CONFIG, read_text(folder / CONFIG))
-    tower = str(config["model_cfg"].get("vision_cfg", {}).get("timm_model_name", ""))
-    if ":" in tower:
-        raise ValueError(f"{CONFIG} names the image tower {tower}, which is not one of timm's own")
-    return NAMES if config.get("text") == NAMES else SENTENCES
-
-
-@only_errors_logged()
-def load_tokenizer(architecture: str) -> Callable[[list[str]], Tensor]:
-    """The tokenizer of an architecture's text tower.
-
-    Raises:
-        UserError: If it is on the hub and cannot be loaded, or requires running remote code.
-    """
-    text = open_clip.get_model_config(architecture)["text_cfg"]
-    if (text.get("tokenizer_kwargs") or {}).get("trust_remote_code"):
-        raise UserError(
-            f"the tokenizer of {architecture} requires running remote code, which clipshift never "
-            f"does: remove trust_remote_code from its {CONFIG} if the tokenizer works without it"
-        )
-    if repo := text.get("hf_tokenizer_name"):
-        if find_spec("transformers") is None:
-            raise UserError(f"the tokenizer {repo} requires the package transformers")
-        hub_file(repo, ["tokenizer_config.json"])
-        try:
-            return open_clip.get_tokenizer(architecture, trust_remote_code=False)
-        except (OSError, ValueError, ImportError) as error:
-            reason = str(error).strip().partition("\n")[0]
-            raise UserError(f"cannot load the tokenizer of {architecture}: {reason}") from error
-    return open_clip.get_tokenizer(architecture)
-
-
-@only_errors_logged()
-def model_config(architecture: str, checkpoint: str | None = None) -> dict[str, Any]:
-    """open_clip's configuration of a model that `load_encoder` loads."""
-    if checkpoint and Path(checkpoint).is_dir():
-        architecture = f"local-dir:{checkpoint}"
-    return open_clip.get_model_config(_open_clip_name(architecture))
-
-
-@only_errors_logged()
-def model_outline(architecture: str) -> Any:
-    """A model without its weights: its modules on torch's device ``meta`` occupy no memory.
-
-    Args:
-        architecture: A name in ``open_clip.list_models()``, or ``builtin:NAME``.
-    """
-
-    def create(device: str) -> Any:
-        name = _open_clip_name(architecture)
-        with torch.device(device):
-            return open_clip.create_model(
-                name, device=device, load_weights=False, pretrained_text=False
-            )
-
-    try:
-        return create("meta")
-    except RuntimeError:  # some towers of timm read numbers while they are built
-        return create("cpu")
-
-
-def _open_clip_name(architecture: str) -> str:
-    """open_clip's name of an architecture."""
-    if architecture.startswith(BUILTIN):
-        return f"local-dir:{builtin_folder(architecture.removeprefix(BUILTIN))}"
-    return architecture
-
-
-def builtin_folder(name: str) -> Path:
-    """The folder of a model that is part of clipshift, after checking the SHA-256 of its weights.
-
-    Raises:
-        UserError: If there is no such model, or its weights are damaged.
-    """
-    folder = MODELS / name
-    record = folder / "open_clip_model.safetensors.sha256"
-    if not record.is_file():
-        names = [path.name for path in MODELS.iterdir() if path.is_dir()]
-        raise UserError(f"no built-in model {name!r}{did_you_mean(name, names)}")
-    expected, file = record.read_text().split()
-    if hashlib.sha256((folder / file).read_bytes()).hexdigest() != expected:
-        raise UserError(f"{folder / file} is damaged (its SHA-256 differs): reinstall clipshift")
-    return folder
-
-
-LOAD_ERRORS: tuple[type[Exception], ...] = (RuntimeError, ValueError, LookupError, TypeError)
-LOAD_ERRORS += (OSError, AttributeError, AssertionError, EOFError)
-LOAD_ERRORS += (UnpicklingError, SafetensorError, StopIteration)
-"""Errors that torch, safetensors and open_clip raise for weights that cannot be loaded."""
-
-
-def load_error(source: str, architecture: str, error: Exception) -> str:
-    """Explain in one line why weights could not be loaded into an architecture."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    detail = next((line for line in lines if "size mismatch" in line), lines[-1] if lines else "")
-    if isinstance(error, StopIteration):
-        return f"{source} cannot be loaded: it holds no weights"
-    mismatches = ("Missing key", "size mismatch", "width changed")
-    is_other = any(mismatch in str(error) for mismatch in mismatches)
-    problem = f"is not a checkpoint of {architecture}" if is_other else "cannot be loaded"
-    return f"{source} {problem}: {detail[:160] or type(error).__name__}"
 
 
 def weights_sha256(model: nn.Module) -> str:

@@ -1,5 +1,6 @@
 """Layers: the tokens after each block of an image tower, read from the same forward pass."""
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -28,19 +29,21 @@ class LayerProbe:
     """Reads the tokens after each block of an image tower in a forward pass.
 
     Args:
-        tower: ``model.visual`` of an open_clip model; in other modules no blocks are found.
+        blocks: See `clipshift.encode.tower.Tower`.
+        class_token: Whether the first token is the class token.
+        prefix: The number of tokens before the patches.
     """
 
-    def __init__(self, tower: nn.Module) -> None:
+    def __init__(self, blocks: Sequence[nn.Module], class_token: bool, prefix: int) -> None:
         self._outputs: list[Tensor] = []
         self.wanted = False
-        self.class_token, self.prefix = prefix_tokens(tower)
-        for block in tower_blocks(tower):
+        self.class_token, self.prefix = class_token, prefix
+        for block in blocks:
             block.register_forward_hook(self._keep)
 
-    def _keep(self, block: nn.Module, inputs: tuple[Any, ...], output: Tensor) -> None:
+    def _keep(self, block: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
         if self.wanted:
-            self._outputs.append(output)
+            self._outputs.append(output[0] if isinstance(output, tuple) else output)
 
     def read(self) -> list[LayerTokens]:
         """The tokens of the last forward pass by block, if ``wanted`` was set during it."""
@@ -69,11 +72,9 @@ def tower_blocks(tower: nn.Module) -> list[nn.Module]:
     return []
 
 
-def is_convolutional(tower: nn.Module) -> bool:
+def is_convolutional(blocks: Sequence[nn.Module]) -> bool:
     """Whether a tower's blocks contain convolutions, unlike those of a ViT."""
-    return any(
-        isinstance(layer, nn.Conv2d) for block in tower_blocks(tower) for layer in block.modules()
-    )
+    return any(isinstance(layer, nn.Conv2d) for block in blocks for layer in block.modules())
 
 
 def prefix_tokens(tower: nn.Module) -> tuple[bool, int]:

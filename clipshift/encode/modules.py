@@ -1,46 +1,45 @@
-"""Models in memory as encoders: open_clip's own, or any module with ``encode_image``."""
+"""Models in memory as encoders: those of a library, any module with ``encode_image``, functions."""
 
 import copy
 from collections.abc import Callable, Mapping
-from dataclasses import fields
 from typing import Any
 
-import numpy as np
 import torch
-from open_clip.transform import PreprocessCfg
 from torch import Tensor, nn
 
-from clipshift.checks import Check, are_numbers, checked, whole
-from clipshift.encode.encoder import Encoder
+from clipshift.encode import kinds
+from clipshift.encode.encoder import Encoder, Tokenizer
+from clipshift.encode.preprocessing import checked_preprocessing, preprocessing_of
 from clipshift.errors import UserError, one_line
 from clipshift.versions import source_sha256
 
-Tokenizer = Callable[[list[str]], Tensor]
-
 PRECISIONS = {torch.float16: "fp16", torch.bfloat16: "bf16"}
-RESIZING = ("Resize", "ResizeKeepRatio", "CenterCrop", "CenterCropOrPad")
-CONVERTING: tuple[str, ...] = ("MaybeConvertMode", "MaybeToTensor", "ToTensor", "PILToTensor")
-CONVERTING += ("ToImage", "ToDtype", "RGB", "ConvertImageDtype", "_convert_to_rgb")
-"""Preprocessing steps that convert a photo to numbers in [0, 1], which views are already."""
-SIZE: Check = (
-    "a side in pixels, or two",
-    lambda v: all(whole(1)[1](side) for side in (v if isinstance(v, list) else [v])),
-)
 
 
-def _are_in_unit_range(values: Any) -> bool:
-    return are_numbers(values, 3) and 0 <= min(values) <= max(values) <= 1
+class ImageModel(nn.Module):
+    """A model without a text side, in the form that `Encoder` takes.
 
+    Args:
+        visual: The image tower.
+        embed: Makes embeddings, (B, D), from the tower and normalised pixels, (B, 3, H, W).
+    """
 
-MEAN: Check = ("three numbers from 0 to 1", _are_in_unit_range)
-STD: Check = ("three numbers > 0 and ≤ 1", lambda v: _are_in_unit_range(v) and min(v) > 0)
+    def __init__(self, visual: nn.Module, embed: Callable[[Any, Tensor], Tensor]) -> None:
+        super().__init__()
+        self.visual = visual
+        self.embed = embed
+
+    def encode_image(self, pixels: Tensor) -> Tensor:
+        """The embeddings of normalised pixels."""
+        return self.embed(self.visual, pixels)
 
 
 def as_encoder(
-    model: nn.Module,
+    model: Any,
     preprocess: Mapping[str, Any] | Any = None,
     tokenizer: Tokenizer | None = None,
     trained: bool = True,
+    pooling: str | None = None,
 ) -> Encoder:
     """Make an encoder from a copy of a model in memory.
 
@@ -57,6 +56,7 @@ def as_encoder(
         tokenizer: Turns a list of texts into one tensor. Without it, measures with text are left
             out.
         trained: Whether the weights were trained, which the model does not tell.
+        pooling: What the embedding is, where the model's kind leaves a choice.
 
     Raises:
         UserError: If the model has no ``encode_image`` or returns no embeddings; if its
@@ -74,33 +74,12 @@ def as_encoder(
     """
     if isinstance(model, Encoder):
         return model
-    name = type(model).__name__
-    if not isinstance(model, nn.Module) or not callable(getattr(model, "encode_image", None)):
-        raise UserError(f"{name} is not a model: pass a torch.nn.Module with encode_image")
-    if tokenizer is not None and not callable(getattr(model, "encode_text", None)):
-        raise UserError(f"{name} has no encode_text: define it, or pass no tokenizer")
-    if preprocess is None:
-        preprocess = getattr(getattr(model, "visual", None), "preprocess_cfg", None)
-    if preprocess is None:
-        raise UserError(
-            f"the preprocessing of {name} is required: pass preprocess=dict(size=…, mean=…, "
-            "std=…), with the mean and std of pixels in [0, 1]"
-        )
-    if not isinstance(preprocess, Mapping):
-        preprocess = _preprocessing_of(preprocess)
-    kinds = {type(module) for module in model.modules()}
+    name = getattr(model, "__name__", type(model).__name__)
+    loader = kinds.KINDS[kinds.kind_of(model)].module
     try:
-        encoder = Encoder(
-            copy.deepcopy(model).cpu(),
-            _checked(preprocess),
-            {
-                "classes": sorted(f"{kind.__module__}.{kind.__qualname__}" for kind in kinds),
-                "source": source_sha256(kind.__module__ for kind in kinds),
-            },
-            trained,
-            PRECISIONS.get(next((p.dtype for p in model.parameters()), torch.float32), "fp32"),
-            lambda: _require(tokenizer),
-        )
+        if isinstance(model, nn.Module):
+            model = copy.deepcopy(model).cpu()
+        encoder = loader.wrap(model, preprocess, tokenizer, trained, pooling)
         encoder.cacheable = False
         _try(encoder, name, tokenizer)
     except UserError:
@@ -110,41 +89,50 @@ def as_encoder(
     return encoder
 
 
-def _require(tokenizer: Tokenizer | None) -> Tokenizer:
-    if tokenizer is None:
-        raise UserError("the model has no tokenizer: pass one to as_encoder")
-    return tokenizer
+def wrap(
+    model: Any,
+    preprocess: Any,
+    tokenizer: Tokenizer | None,
+    trained: bool,
+    pooling: str | None,
+    kind: str = "module",
+) -> Encoder:
+    """An encoder of a module with ``encode_image``: see `as_encoder`."""
+    name = type(model).__name__
+    if tokenizer is not None and not callable(getattr(model, "encode_text", None)):
+        raise UserError(f"{name} has no encode_text: define it, or pass no tokenizer")
+    if preprocess is None:
+        preprocess = getattr(getattr(model, "visual", None), "preprocess_cfg", None)
+    if preprocess is None:
+        raise UserError(
+            f"the preprocessing of {name} is required: pass preprocess=dict(size=…, mean=…, "
+            "std=…), with the mean and std of pixels in [0, 1]"
+        )
+    declared = kinds.chosen_pooling(pooling, ["projection" if kind == "open_clip" else "own"])
+    return Encoder(
+        model,
+        checked_preprocessing(preprocessing_of(preprocess)),
+        code_facts(model),
+        trained,
+        precision_of(model),
+        tokenizer and (lambda: tokenizer),
+        kind=kind,
+        pooling=declared,
+    )
 
 
-def _preprocessing_of(compose: Any) -> dict[str, Any]:
-    """The size, mean and std of a torchvision ``Compose``."""
-    settings: dict[str, Any] = {}
-    for step in getattr(compose, "transforms", [compose]):
-        kind = getattr(step, "__name__", type(step).__name__)
-        if kind in RESIZING:
-            settings["size"] = step.size
-        elif kind == "Normalize":
-            settings |= {"mean": step.mean, "std": step.std}
-        elif kind not in CONVERTING:
-            raise UserError(f"preprocess: unknown step {kind}; pass a dict of size, mean and std")
-    return settings
+def code_facts(model: nn.Module) -> dict[str, Any]:
+    """Names and source of the classes of a model in memory, as part of its fingerprint."""
+    classes = {type(module) for module in model.modules()}
+    return {
+        "classes": sorted(f"{one.__module__}.{one.__qualname__}" for one in classes),
+        "source": source_sha256(one.__module__ for one in classes),
+    }
 
 
-def _checked(preprocessing: Mapping[str, Any]) -> dict[str, Any]:
-    """Preprocessing with the keys of open_clip, in its ranges."""
-    keys = [field.name for field in fields(PreprocessCfg)]
-    for key in preprocessing:
-        if key not in keys:
-            raise UserError(f"preprocess: unknown key {key!r}; valid keys are {', '.join(keys)}")
-    settings = dict(preprocessing)
-    for key, check in (("size", SIZE), ("mean", MEAN), ("std", STD)):
-        if key not in settings:
-            raise UserError(f"preprocess: `{key}` is required")
-        try:
-            settings[key] = checked(key, np.asarray(settings[key]).tolist(), check)
-        except UserError as error:
-            raise error.within("preprocess") from None
-    return settings
+def precision_of(model: nn.Module) -> str:
+    """open_clip's name of the precision that a model in memory is in."""
+    return PRECISIONS.get(next((p.dtype for p in model.parameters()), torch.float32), "fp32")
 
 
 @torch.inference_mode()
@@ -156,9 +144,9 @@ def _try(encoder: Encoder, name: str, tokenizer: Tokenizer | None) -> None:
     output = encoder.model.encode_image(inputs)
     shape = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
     if not isinstance(output, Tensor) or output.ndim != 2 or len(output) != 2:
-        raise UserError(f"{name}.encode_image returns {shape} for 2 views: it must return (2, D)")
+        raise UserError(f"{name} returns {shape} for 2 views: it must return (2, D)")
     if not output.is_floating_point():
-        raise UserError(f"{name}.encode_image returns {output.dtype}: it must return floats")
+        raise UserError(f"{name} returns {output.dtype}: it must return floats")
     if encoder.probe:
         encoder.probe.read()
     in_batch, alone = output[1:].float(), encoder.model.encode_image(inputs[1:]).float()

@@ -12,7 +12,8 @@ from torch import Tensor
 from typing_extensions import TypedDict
 
 from clipshift.data.files import read_json, read_text, typed
-from clipshift.encode.encoder import SENTENCES, Encoder, model_config
+from clipshift.encode.encoder import SENTENCES, Encoder
+from clipshift.encode.open_clip_models import model_config
 from clipshift.errors import UserError
 from clipshift.integrations.publishing import model_card
 from clipshift.results.files import write_json, write_whole

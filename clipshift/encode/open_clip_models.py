@@ -1,0 +1,273 @@
+"""open_clip's models, by name or from a folder in the hub's format."""
+
+import hashlib
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from importlib.util import find_spec
+from pathlib import Path
+from pickle import UnpicklingError
+from typing import Any
+
+import open_clip
+import torch
+from open_clip.factory import load_state_dict, parse_model_name
+from pydantic import JsonValue, TypeAdapter
+from safetensors import SafetensorError
+from torch import Tensor
+from typing_extensions import NotRequired, TypedDict
+
+from clipshift.data.files import read_text, typed
+from clipshift.encode import modules, tiny  # noqa: F401  (registers its image tower with timm)
+from clipshift.encode.encoder import NAMES, SENTENCES, Encoder
+from clipshift.encode.weights import (
+    CONFIG,
+    check_finite,
+    find_checkpoint,
+    find_hub_folder,
+    hub_file,
+    tag_facts,
+)
+from clipshift.errors import UserError, did_you_mean
+
+BUILTIN = "builtin:"
+MODELS = Path(__file__).parent.parent / "models"
+
+
+class HubModel(TypedDict):
+    """The configuration of the image tower: open_clip checks the rest."""
+
+    vision_cfg: NotRequired[dict[str, JsonValue]]
+
+
+class HubConfig(TypedDict):
+    """The keys of ``open_clip_config.json`` that may stand in a folder in the hub's format."""
+
+    model_cfg: HubModel
+    preprocess_cfg: NotRequired[dict[str, JsonValue]]
+    text: NotRequired[str]
+
+
+HUB_CONFIG: TypeAdapter[HubConfig] = TypeAdapter(HubConfig)
+
+
+@contextmanager
+def only_errors_logged() -> Iterator[None]:
+    """Silence the root logger except for errors: open_clip logs every step of loading to it."""
+    root = logging.getLogger()
+    level = root.level
+    root.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        root.setLevel(level)
+
+
+def load(
+    architecture: str,
+    pretrained: str | None = None,
+    checkpoint: str | None = None,
+    precision: str = "fp32",
+    seed: int = 0,
+    image_tower: str | None = None,
+) -> Encoder:
+    """Build an open_clip model and load its weights, without a network if possible.
+
+    Args:
+        architecture: A name in ``open_clip.list_models()``; ``builtin:NAME`` for a model that is
+            part of clipshift; ``local-dir:FOLDER`` for a folder in the hub's format
+            (``open_clip_config.json`` beside the weights); or ``hf-hub:ORGANISATION/NAME``.
+        pretrained: A tag of open_clip's. Without it, and without a checkpoint, the weights are
+            random.
+        checkpoint: A ``.safetensors`` or ``.pt`` file with weights for the architecture, or a
+            folder in the hub's format, which defines the architecture.
+        precision: open_clip's name: ``fp32``, ``bf16`` or ``fp16`` (weights and activations, with
+            layer norms in float32), ``pure_bf16``, ``pure_fp16``.
+        seed: Seed of the random weights.
+        image_tower: A file with weights of only the image tower, such as those of FARE and TeCoA,
+            which replace those of the model.
+
+    Returns:
+        The encoder, in evaluation mode and without gradients.
+
+    Raises:
+        UserError: If the architecture, tag or file is unknown, the weights do not fit, or they must
+            be downloaded and there is no network.
+    """
+    if checkpoint and Path(checkpoint).is_dir():
+        architecture, pretrained, checkpoint = f"local-dir:{checkpoint}", None, None
+    schema, name = parse_model_name(_open_clip_name(architecture))
+    if schema == "hf-hub":
+        schema, name = "local-dir", str(find_hub_folder(name))
+    if schema == "local-dir":
+        if not (Path(name) / CONFIG).is_file():
+            raise UserError(f"no {CONFIG} in {name}: is it a folder in the hub's format?")
+        architecture = f"local-dir:{name}"
+    elif name not in open_clip.list_models():
+        raise UserError(
+            f"unknown model architecture {name!r}{did_you_mean(name, open_clip.list_models())}"
+        )
+    preprocessing = {}
+    weights = checkpoint
+    if image_tower and not Path(image_tower).is_file():
+        raise UserError(f"no weights {image_tower}: set model.image_tower to a file")
+    if pretrained and schema:
+        raise UserError(
+            f"model.pretrained={pretrained} cannot be used with {architecture}, which has weights "
+            "already: set model.architecture as well, or choose model="
+        )
+    if checkpoint and not Path(checkpoint).is_file():
+        raise UserError(f"no checkpoint {checkpoint}: set model.checkpoint to a file or folder")
+    if pretrained and not schema:
+        # A checkpoint that was trained from a tag keeps the tag's preprocessing.
+        if checkpoint:
+            facts = tag_facts(name, pretrained)
+        else:
+            file, facts = find_checkpoint(name, pretrained)
+            weights = str(file)
+        keys = ("mean", "std", "interpolation", "resize_mode")
+        preprocessing = {key: facts[key] for key in keys if key in facts}
+    with only_errors_logged(), torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        try:
+            text = trained_texts(Path(name)) if schema == "local-dir" else SENTENCES
+            model = open_clip.create_model(
+                architecture,
+                pretrained=None if schema else weights,
+                precision=precision,
+                force_preprocess_cfg=preprocessing,
+                pretrained_text=False,
+                require_pretrained=bool(schema and not weights),
+            )
+            if schema and weights:
+                open_clip.load_checkpoint(model, weights)
+            if image_tower:
+                weights = image_tower
+                model.visual.load_state_dict(load_state_dict(image_tower))
+        except LOAD_ERRORS as error:
+            raise UserError(load_error(weights or name, architecture, error)) from error
+    check_finite(model, weights or name)
+    return Encoder(
+        model,
+        model.visual.preprocess_cfg,
+        open_clip.get_model_config(architecture),
+        bool(schema or weights),
+        precision,
+        partial(load_tokenizer, architecture),
+        text,
+    )
+
+
+wrap = partial(modules.wrap, kind="open_clip")
+
+
+def trained_texts(folder: Path) -> str:
+    """The texts that a model was trained with: ``text`` in its config in the hub's format.
+
+    open_clip does not read it. Models without it were trained with sentences.
+
+    Raises:
+        ValueError: If the config has other keys or types, or names a tower on the hub.
+    """
+    config = typed(HUB_CONFIG, read_text(folder / CONFIG))
+    tower = str(config["model_cfg"].get("vision_cfg", {}).get("timm_model_name", ""))
+    if ":" in tower:
+        raise ValueError(f"{CONFIG} names the image tower {tower}, which is not one of timm's own")
+    return NAMES if config.get("text") == NAMES else SENTENCES
+
+
+@only_errors_logged()
+def load_tokenizer(architecture: str) -> Callable[[list[str]], Tensor]:
+    """The tokenizer of an architecture's text tower.
+
+    Raises:
+        UserError: If it is on the hub and cannot be loaded, or requires running remote code.
+    """
+    text = open_clip.get_model_config(architecture)["text_cfg"]
+    if (text.get("tokenizer_kwargs") or {}).get("trust_remote_code"):
+        raise UserError(
+            f"the tokenizer of {architecture} requires running remote code, which clipshift never "
+            f"does: remove trust_remote_code from its {CONFIG} if the tokenizer works without it"
+        )
+    if repo := text.get("hf_tokenizer_name"):
+        if find_spec("transformers") is None:
+            raise UserError(f"the tokenizer {repo} requires the package transformers")
+        hub_file(repo, ["tokenizer_config.json"])
+        try:
+            return open_clip.get_tokenizer(architecture, trust_remote_code=False)
+        except (OSError, ValueError, ImportError) as error:
+            reason = str(error).strip().partition("\n")[0]
+            raise UserError(f"cannot load the tokenizer of {architecture}: {reason}") from error
+    return open_clip.get_tokenizer(architecture)
+
+
+@only_errors_logged()
+def model_config(architecture: str, checkpoint: str | None = None) -> dict[str, Any]:
+    """open_clip's configuration of a model that `load_encoder` loads."""
+    if checkpoint and Path(checkpoint).is_dir():
+        architecture = f"local-dir:{checkpoint}"
+    return open_clip.get_model_config(_open_clip_name(architecture))
+
+
+@only_errors_logged()
+def model_outline(architecture: str) -> Any:
+    """A model without its weights: its modules on torch's device ``meta`` occupy no memory.
+
+    Args:
+        architecture: A name in ``open_clip.list_models()``, or ``builtin:NAME``.
+    """
+
+    def create(device: str) -> Any:
+        name = _open_clip_name(architecture)
+        with torch.device(device):
+            return open_clip.create_model(
+                name, device=device, load_weights=False, pretrained_text=False
+            )
+
+    try:
+        return create("meta")
+    except RuntimeError:  # some towers of timm read numbers while they are built
+        return create("cpu")
+
+
+def _open_clip_name(architecture: str) -> str:
+    """open_clip's name of an architecture."""
+    if architecture.startswith(BUILTIN):
+        return f"local-dir:{builtin_folder(architecture.removeprefix(BUILTIN))}"
+    return architecture
+
+
+def builtin_folder(name: str) -> Path:
+    """The folder of a model that is part of clipshift, after checking the SHA-256 of its weights.
+
+    Raises:
+        UserError: If there is no such model, or its weights are damaged.
+    """
+    folder = MODELS / name
+    record = folder / "open_clip_model.safetensors.sha256"
+    if not record.is_file():
+        names = [path.name for path in MODELS.iterdir() if path.is_dir()]
+        raise UserError(f"no built-in model {name!r}{did_you_mean(name, names)}")
+    expected, file = record.read_text().split()
+    if hashlib.sha256((folder / file).read_bytes()).hexdigest() != expected:
+        raise UserError(f"{folder / file} is damaged (its SHA-256 differs): reinstall clipshift")
+    return folder
+
+
+LOAD_ERRORS: tuple[type[Exception], ...] = (RuntimeError, ValueError, LookupError, TypeError)
+LOAD_ERRORS += (OSError, AttributeError, AssertionError, EOFError)
+LOAD_ERRORS += (UnpicklingError, SafetensorError, StopIteration)
+"""Errors that torch, safetensors and open_clip raise for weights that cannot be loaded."""
+
+
+def load_error(source: str, architecture: str, error: Exception) -> str:
+    """Explain in one line why weights could not be loaded into an architecture."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    detail = next((line for line in lines if "size mismatch" in line), lines[-1] if lines else "")
+    if isinstance(error, StopIteration):
+        return f"{source} cannot be loaded: it holds no weights"
+    mismatches = ("Missing key", "size mismatch", "width changed")
+    is_other = any(mismatch in str(error) for mismatch in mismatches)
+    problem = f"is not a checkpoint of {architecture}" if is_other else "cannot be loaded"
+    return f"{source} {problem}: {detail[:160] or type(error).__name__}"
