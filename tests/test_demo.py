@@ -1,4 +1,4 @@
-"""The demo: its numbers are those of `measure_shift`, and a browser drags a photograph in."""
+"""The demo: its numbers are those of `measure_shift`, and a browser asks for them."""
 
 import copy
 import http.client
@@ -10,8 +10,10 @@ from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
+from PIL import Image
 from support.augmentations import PAPER, augmentations_named, ladders
 from support.models import write_hub_folder
 
@@ -33,9 +35,13 @@ TEMPLATES = ["a photo of a {}."]
 LOCAL = ("127.0.0.1", "localhost", "::1", "0.0.0.0")
 
 
+def photo_named(name: str) -> Path:
+    return next(Path(photo.file) for photo in sample() if name in photo.id)
+
+
 @pytest.fixture(scope="module")
 def photo() -> Path:
-    return next(Path(photo.file) for photo in sample() if "coffee" in photo.id)
+    return photo_named("coffee")
 
 
 @pytest.fixture(scope="module")
@@ -45,6 +51,12 @@ def models(encoder: Encoder, tmp_path_factory: pytest.TempPathFactory) -> list[M
         make_model("small", encoder, CLASSES, TEMPLATES),
         make_model("other", other, CLASSES, TEMPLATES, ["blur"]),
     ]
+
+
+def make(page: Any, models: list[Model], *names: str) -> Any:
+    """The demo of two models, side by side, under these augmentations."""
+    loaders = {model.name: lambda model=model: model for model in models}
+    return page.make_demo(loaders, augmentations_named(*names), ladders(), two=True)
 
 
 # --- the numbers ---------------------------------------------------------------------------------
@@ -92,6 +104,26 @@ def test_the_relative_shift_is_against_the_built_in_photographs(
     np.testing.assert_array_equal(measured.values["flip", "relative_shift"], own["relative_shift"])
 
 
+def test_a_model_is_loaded_when_it_is_chosen() -> None:
+    models = command.demo_models(compose_config("demo", ["beside=tiny"]))
+    assert list(models)[:2] == ["lite", "tiny"]
+    assert "untrained" not in models
+    again = command.demo_models(compose_config("demo", ["model=tiny", "beside=tiny"]))
+    assert list(again) == ["tiny", "tiny (beside)", "lite"]
+
+
+def test_what_has_no_ladder_is_shown_at_the_papers_strengths_alone(models: list[Model]) -> None:
+    page = pytest.importorskip("clipshift.demo.page", reason="Gradio is not installed")
+    for known, named in ((ladders(), ("flip", "blur")), ({"blur": [1.0] * 5}, ("blur",))):
+        every = augmentations_named("flip", "blur")
+        variants = make_variants({name: every[name] for name in named}, known, ["2"], {})
+        measured = [measure_photo(photo_named("coffee"), models[0], variants, seed=0)]
+        answer = page.Answer("coffee.png", "2", variants, models[:1], measured, 0.0)
+        assert set(answer.numbers()) == set(named)
+        assert f"shifts {models[0].name}" in answer.page("flip")
+        assert ("<b>flip</b>" in answer.page("flip")) == ("flip" in named)
+
+
 # --- mistakes ------------------------------------------------------------------------------------
 
 
@@ -117,14 +149,14 @@ def test_without_gradio_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch)
         command.demo(compose_config("demo"))
 
 
-def test_a_port_in_use_is_said() -> None:
+def test_a_port_in_use_is_said(models: list[Model]) -> None:
     page = pytest.importorskip("clipshift.demo.page", reason="Gradio is not installed")
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = taken.getsockname()[1]
         with pytest.raises(UserError, match=f"port {port} is in use"):
-            page.launch(page.make_demo([], augmentations_named("noise"), ladders()), port)
+            page.launch(make(page, models, "flip"), port)
 
 
 # --- the page ------------------------------------------------------------------------------------
@@ -148,7 +180,7 @@ def served(models: list[Model], tmp_path_factory: pytest.TempPathFactory) -> Ite
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("GRADIO_TEMP_DIR", str(tmp_path_factory.mktemp("dragged")))
         patch.setattr(socket.socket, "connect", watched)
-        demo = page.make_demo(models, augmentations_named(*PAPER), ladders())
+        demo = make(page, models, *PAPER)
         yield SimpleNamespace(address=page.launch(demo, port), called=called)
         demo.close(verbose=False)
 
@@ -194,85 +226,125 @@ def test_a_photograph_is_no_larger_than_50_mb(served: Any, size: int, status: in
 
 
 @contextmanager
-def opened(served: Any, browser: Any, width: int) -> Iterator[Any]:
+def opened(served: Any, browser: Any, width: int, scheme: str = "light") -> Iterator[Any]:
     """The page; afterwards it must have asked nothing of another machine, and erred nowhere."""
-    tab = browser.new_page(viewport={"width": width, "height": 900})
+    tab = browser.new_page(viewport={"width": width, "height": 900}, color_scheme=scheme)
     faults: list[str] = []
     tab.on("console", lambda m: faults.append(m.text) if m.type == "error" else None)
     tab.on("pageerror", lambda error: faults.append(str(error)))
     ours = (served.address, "data:", "blob:")
     tab.on("request", lambda r: None if r.url.startswith(ours) else faults.append(r.url))
     tab.goto(served.address)
+    tab.locator("#answer .lead").first.wait_for()
     yield tab
     assert faults == []
     assert served.called == []
     tab.close()
 
 
-def shown(tab: Any, caption: str) -> dict[str, list[str]]:
-    """The numbers of all augmentations, once the table with this caption is there."""
-    tab.locator("#answer .shifts caption", has_text=caption).wait_for()
-    rows = tab.locator("#answer .shifts tbody tr").all()
-    return {row.locator("th").inner_text(): row.locator("td").all_inner_texts() for row in rows}
-
-
-@pytest.fixture(scope="module")
-def known(photo: Path, models: list[Model]) -> dict[str, dict[str, list[float]]]:
-    """The same by severity, measured here: relative shift and cosine of each model."""
-    made = {}
-    for severity in ("paper", "5"):
-        variants = make_variants(augmentations_named(*PAPER), ladders(), [severity], {})
-        every = [measure_photo(photo, model, variants, seed=0).values for model in models]
-        made[severity] = {
-            name: [
-                float(of[name, measure][0])
-                for of in every
-                for measure in ("relative_shift", "cosine_similarity")
-            ]
-            for name in PAPER
-        }
-    return made
-
-
-@pytest.mark.parametrize("width", [390, 1280])
-def test_a_photograph_is_dragged_in(
-    served: Any, browser: Any, photo: Path, known: dict[str, dict[str, list[float]]], width: int
-) -> None:
+def check_access(tab: Any, width: int) -> None:
     axe = pytest.importorskip("axe_core_python.sync_playwright", reason="axe is not installed")
+    found = axe.Axe().run(tab)["violations"]
+    bad = [v for v in found if v["impact"] in ("serious", "critical")]
+    assert [(v["id"], v["nodes"][0]["html"]) for v in bad] == []
+    assert tab.evaluate("document.documentElement.scrollWidth") <= width
+    scrolling = "boxes => boxes.filter(box => box.scrollWidth > box.clientWidth).length"
+    assert tab.locator("#answer .scroll").evaluate_all(scrolling) == 0
 
-    def check_access(tab: Any) -> None:
-        found = axe.Axe().run(tab)["violations"]
-        bad = [v for v in found if v["impact"] in ("serious", "critical")]
-        assert [(v["id"], v["nodes"][0]["html"]) for v in bad] == []
-        assert tab.evaluate("document.documentElement.scrollWidth") <= width
 
-    def check_numbers(tab: Any, severity: str, caption: str) -> None:
-        told, numbers = shown(tab, caption), known[severity]
-        assert list(told) == sorted(numbers, key=lambda name: -numbers[name][0])
-        for name, cells in told.items():
-            rounded = [float(cell.split()[0]) for cell in cells]
-            np.testing.assert_allclose(rounded, numbers[name], atol=6e-4)
-        assert "(trained on)" in told["blur"][2]
-        assert "(trained on)" not in told["blur"][0] + told["noise"][2]
+def check_numbers(tab: Any, photo: Path, models: list[Model], severity: str) -> None:
+    """Every table's row has what is measured here: relative shift and cosine of each model."""
+    variants = make_variants(augmentations_named(*PAPER), ladders(), [severity], {})
+    every = [measure_photo(photo, model, variants, seed=0).values for model in models]
+    measures = ("relative_shift", "cosine_similarity")
+    expected = {n: [float(of[n, m][0]) for of in every for m in measures] for n in PAPER}
+    order = sorted(expected, key=lambda name: -expected[name][0])
+    rows = tab.locator("#answer .shifts tbody tr").all()
+    told = {row.locator("th").text_content().replace("\u200b", ""): row for row in rows}
+    assert list(told) == order
+    for name, row in told.items():
+        cells = row.locator("td").all_inner_texts()[-2 * len(models) :]
+        rounded = [float(cell.split()[0]) for cell in cells]
+        np.testing.assert_allclose(rounded, expected[name], atol=6e-4)
+    views = tab.locator("#answer .views button")
+    assert views.evaluate_all("all => all.map(view => view.dataset.name)") == order
 
-    with opened(served, browser, width) as tab:
-        tab.locator("#answer .lead").wait_for()
-        check_access(tab)
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [390, 1440])
+def test_the_page_opens_with_an_answer(
+    served: Any, browser: Any, models: list[Model], width: int, scheme: str
+) -> None:
+    with opened(served, browser, width, scheme) as tab:
+        check_access(tab, width)
+        if scheme == "light":
+            check_numbers(tab, photo_named("chelsea"), models, "paper")
+        assert tab.locator("#answer .pictures img").count() == 2 + 2 * 2
+        trained = tab.locator("#answer tr", has_text="(trained on)")
+        assert trained.locator("th").all_inner_texts() == ["blur"]
+        last = tab.locator("#answer table").last.bounding_box()
+        assert last["x"] + last["width"] <= width
+
+
+def test_a_photograph_of_ones_own_is_dragged_in(
+    served: Any, browser: Any, photo: Path, models: list[Model]
+) -> None:
+    with opened(served, browser, 1440) as tab:
         tab.locator("input[type=file]").set_input_files(photo)
-        check_numbers(tab, "paper", "at the paper’s strengths")
-        tab.get_by_label("Augmentation", exact=True).click()
-        tab.get_by_role("option", name="blur", exact=True).click()
-        tab.locator("#answer .lead", has_text="blur shifts other").wait_for()
-        assert tab.locator("#answer img").count() == 2 + 2 * 2
-        tab.get_by_label("At the paper").uncheck()
-        tab.locator("#answer caption", has_text="at severity 3").wait_for()
+        tab.get_by_text("coffee.png, at the paper").wait_for()
         tab.locator("input[type=range]").fill("5")
-        check_numbers(tab, "5", "at severity 5")
-        check_access(tab)
+        tab.get_by_text("coffee.png, at severity 5").wait_for()
+        assert not tab.get_by_label("At the paper").is_checked()
+        check_numbers(tab, photo, models, "5")
+        check_access(tab, 1440)
+        with tab.expect_download() as saved:
+            tab.get_by_text("Save the numbers").click()
+        table = pd.read_csv(saved.value.path())
+        assert saved.value.suggested_filename == "coffee-small-other-5.csv"
+        variants = make_variants(augmentations_named(*PAPER), ladders(), ["5"], {})
+        measured = measure_photo(photo, models[1], variants, seed=0)
+        rows = table[table["model"] == "other"].set_index("augmentation")
+        assert rows["trained_on"].sum() == rows.loc["blur", "trained_on"] == 1
+        for name in PAPER:
+            assert rows.loc[name, "strength"] == ladders()[name][4]
+            for measure in ("relative_shift", "cosine_similarity"):
+                assert rows.loc[name, measure] == measured.values[name, measure][0]
+        with tab.expect_download() as saved:
+            tab.get_by_text("Save all pictures").click()
+        assert saved.value.suggested_filename == "coffee-small-other-5.png"
+        with Image.open(saved.value.path()) as sheet:  # rows: views, and the gaze of two models
+            assert sheet.width > 160 * (1 + len(PAPER))
+            assert sheet.height > 160 * 3
+
+
+def test_it_works_by_keyboard(served: Any, browser: Any) -> None:
+    with opened(served, browser, 390) as tab:
+        view = tab.locator("#answer .views button[data-name=perspective]")
+        view.focus()
+        tab.keyboard.press("Enter")
+        tab.locator("#answer .lead", has_text="perspective shifts other").wait_for()
+        assert tab.get_by_label("Augmentation", exact=True).input_value() == "perspective"
+        focused = tab.locator("#answer button:focus")
+        focused.wait_for()  # where the reader was, though all of the answer is new
+        assert focused.get_attribute("data-name") == "perspective"
+        assert focused.get_attribute("aria-pressed") == "true"
+        tab.locator("input[type=range]").focus()
+        tab.keyboard.press("ArrowRight")
+        tab.locator("#answer h2", has_text="at severity 4").wait_for()
+        beside = tab.get_by_label("Beside it", exact=True)
+        beside.focus()
+        tab.get_by_role("option", name="none").wait_for()
+        tab.keyboard.press("Home")
+        beside.press("ArrowUp")
+        beside.press("ArrowUp")
+        tab.keyboard.press("Enter")
+        tab.wait_for_function("document.querySelectorAll('#answer .lead').length == 1")
+        tab.keyboard.press("Tab")
+        assert tab.get_by_role("option").count() == len(PAPER)  # no list stays open behind
 
 
 def test_what_is_no_photograph_is_said(served: Any, browser: Any, tmp_path: Path) -> None:
     (tmp_path / "broken.png").write_bytes(b"no photograph")
-    with opened(served, browser, 1280) as tab:
+    with opened(served, browser, 1440) as tab:
         tab.locator("input[type=file]").set_input_files(tmp_path / "broken.png")
         tab.get_by_text("broken.png cannot be read").wait_for()

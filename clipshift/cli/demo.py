@@ -1,14 +1,17 @@
 """The command ``clipshift demo``: from a checked configuration to the page."""
 
 import sys
+from collections.abc import Callable
+from functools import cache, partial
 from importlib.util import find_spec
 
 from omegaconf import DictConfig, OmegaConf
 
-from clipshift.choices import model_options
+from clipshift.choices import choice_names, model_options
 from clipshift.cli.build import load_classes, make_augmentations, make_encoder
 from clipshift.cli.config import plain
 from clipshift.demo.photo import Model, make_model
+from clipshift.encode.weights import weights_are_here
 from clipshift.errors import UserError
 from clipshift.pipeline import templates_for
 from clipshift.train.export import trained_augmentations
@@ -27,13 +30,37 @@ def demo(cfg: DictConfig) -> None:
         raise UserError("the demo needs Gradio: pip install 'clipshift[demo]'")
     from clipshift.demo.page import make_demo, serve
 
-    chosen = [cfg.model]
-    if cfg.beside:
-        chosen.append(OmegaConf.create(model_options(cfg.beside)))
     augmentations, ladders = make_augmentations(plain(cfg.aug))
-    models = [demo_model(cfg, model) for model in chosen]
-    page = make_demo(models, augmentations, ladders, cfg.seed)
+    models = demo_models(cfg)
+    page = make_demo(models, augmentations, ladders, cfg.seed, two=bool(cfg.beside))
     serve(page, cfg.port, in_browser=sys.stdout.isatty())
+
+
+def demo_models(cfg: DictConfig) -> dict[str, Callable[[], Model]]:
+    """The models of the demo by name, each loaded when it is first called.
+
+    Args:
+        cfg: The configuration.
+
+    Returns:
+        The model of the configuration, that beside it, and all others of ``clipshift models`` whose
+        trained weights are on this machine.
+
+    Raises:
+        UserError: If there is no such model as ``beside``.
+    """
+    models = {cfg.model.name: cfg.model}
+    if cfg.beside:
+        beside = OmegaConf.create(model_options(cfg.beside))
+        beside.name += " (beside)" if beside.name in models else ""
+        models[beside.name] = beside
+    for name in choice_names("model"):
+        options = model_options(name)
+        architecture, pretrained = options["architecture"], options["pretrained"]
+        is_trained = pretrained or ":" in architecture
+        if is_trained and name not in models and weights_are_here(architecture, pretrained):
+            models[name] = OmegaConf.create(options)
+    return {name: cache(partial(demo_model, cfg, model)) for name, model in models.items()}
 
 
 def demo_model(cfg: DictConfig, model: DictConfig) -> Model:

@@ -3,23 +3,31 @@
 The page loads nothing from the network, and what is dragged in is gone when the demo ends.
 """
 
+import base64
 import os
 import re
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
-from functools import lru_cache
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
+import pandas as pd
 import torch
+import vl_convert
+from PIL import Image
 
 from clipshift.augment.keyed import Augmentation
-from clipshift.augment.variants import make_variants
+from clipshift.augment.variants import Variant, make_variants
+from clipshift.data.sources import sample
 from clipshift.demo.photo import Model, measure_photo, nearest
 from clipshift.errors import UserError
-from clipshift.report.charts.gaze import gaze_over_each
+from clipshift.report.charts.gaze import draw_pictures, gaze_over_each
 from clipshift.report.charts.look import looks
+from clipshift.report.charts.vega import spec_of, svg
 from clipshift.report.explorer import as_picture, data_url
 from clipshift.report.page import template
 from clipshift.results.measured import CLEAN, Measured
@@ -40,116 +48,217 @@ MAX_UPLOAD = "50mb"
 """The largest photograph that is taken."""
 FONTS = ["system-ui", "sans-serif"]
 ANSWER = template("clipshift.demo", "answer.html.jinja")
+OPENING = "chelsea.png"
+"""The built-in photograph that the page opens with."""
+NONE = "none"
+SAVE_LINK = "link => Object.assign(document.createElement('a'), link).click()"
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What the page shows of a photograph.
+
+    Attributes:
+        photo: Its file's name.
+        severity: Of all augmentations.
+        variants: Augmentations at that severity, by name.
+        models: One model, or two.
+        measured: What each of them measured, from `measure_photo`.
+        seconds: How long that took.
+    """
+
+    photo: str
+    severity: str
+    variants: Mapping[str, Variant]
+    models: Sequence[Model]
+    measured: Sequence[Measured]
+    seconds: float
+
+    def numbers(self) -> dict[str, list[dict[str, Any]]]:
+        """By augmentation a row for each model; what shifts the first model most comes first."""
+        rows = {
+            name: [
+                {
+                    "photo": self.photo,
+                    "augmentation": name,
+                    "severity": self.severity,
+                    "strength": variant.strength,
+                    "model": model.name,
+                    "relative_shift": float(measured.values[name, "relative_shift"][0]),
+                    "cosine_similarity": float(measured.values[name, "cosine_similarity"][0]),
+                    "trained_on": name in model.trained_on,
+                }
+                for model, measured in zip(self.models, self.measured, strict=True)
+            ]
+            for name, variant in self.variants.items()
+        }
+        return dict(sorted(rows.items(), key=lambda row: -row[1][0]["relative_shift"]))
+
+    def pictures(self) -> dict[str, Image.Image]:
+        """The views by name, the clean one first."""
+        views = self.measured[0].views
+        return {
+            name: as_picture(torch.from_numpy(views[name][0])) for name in (CLEAN, *self.variants)
+        }
+
+    def gazes(self, names: Sequence[str]) -> list[dict[str, Image.Image]]:
+        """Views with the gaze of each model over them, on a common scale; none without a gaze."""
+        pictures = self.pictures()
+        return [
+            gaze_over_each({n: pictures[n] for n in names}, {n: g[0] for n, g in of.gazes.items()})
+            for of in self.measured
+        ]
+
+    def page(self, chosen: str) -> str:
+        """The answer as HTML.
+
+        Args:
+            chosen: The augmentation whose pictures are large. Where it has no strength at this
+                severity, it is the one that shifts the first model most.
+        """
+        numbers = self.numbers()
+        chosen = chosen if chosen in numbers else next(iter(numbers))
+        pair = (CLEAN, chosen)
+        table = pd.DataFrame([row for rows in numbers.values() for row in rows])
+        models = [
+            {
+                "name": model.name,
+                "gaze": [data_url(picture) for picture in gaze.values()],
+                "kind": model.encoder.probe.kind if model.encoder.probe else "",
+                "nearest": [nearest(measured, model, view) for view in pair],
+            }
+            for model, measured, gaze in zip(
+                self.models, self.measured, self.gazes(pair), strict=True
+            )
+        ]
+        return ANSWER.render(
+            answer=self,
+            chosen=chosen,
+            numbers=numbers,
+            models=models,
+            pictures={name: data_url(picture) for name, picture in self.pictures().items()},
+            colors={name: look.color for name, look in looks(list(numbers)).items()},
+            most=max(1.0, table["relative_shift"].max()),
+            csv=quote(table.to_csv(index=False)),
+            file=self.file_name("csv"),
+        )
+
+    def sheet(self) -> dict[str, str]:
+        """All views, and the gaze on them, in one picture: a link to it as PNG."""
+        numbers = self.numbers()
+        names = [CLEAN, *numbers]
+        views = self.pictures()
+        cells = {}
+        for row, gaze in enumerate([{name: views[name] for name in names}, *self.gazes(names)]):
+            for name, picture in gaze.items():
+                shifts = [f"{of['relative_shift']:.3f}" for of in numbers.get(name, [])]
+                label = " ".join([name, *shifts[max(0, row - 1) :][:1]])
+                cells[label + row * " "] = data_url(picture)  # a label of its own for each row
+        models = " and ".join(model.name for model in self.models)
+        title = f"{self.photo}, {self.strengths}: relative shift and gaze of {models}"
+        drawn = svg(spec_of(draw_pictures(cells, title, columns=len(names))))
+        png = base64.b64encode(vl_convert.svg_to_png(drawn)).decode()
+        return {"href": f"data:image/png;base64,{png}", "download": self.file_name("png")}
+
+    @property
+    def strengths(self) -> str:
+        """The severity in words."""
+        paper = self.severity == PAPER
+        return "at the paper’s strengths" if paper else f"at severity {self.severity}"
+
+    def file_name(self, ending: str) -> str:
+        """The name under which something of this answer is saved."""
+        models = "-".join(model.name for model in self.models)
+        return f"{Path(self.photo).stem}-{models}-{self.severity}.{ending}"
 
 
 def make_demo(
-    models: Sequence[Model],
+    models: Mapping[str, Callable[[], Model]],
     augmentations: Mapping[str, Augmentation],
     ladders: Mapping[str, Sequence[float]],
     seed: int = 0,
+    two: bool = False,
 ) -> gr.Blocks:
-    """The demo's page.
+    """The demo's page, which opens with the answer for a built-in photograph.
 
     Args:
-        models: One model, or two to be seen side by side.
+        models: What loads each model, by name; the first is shown.
         augmentations: By name.
         ladders: Strengths at severity 1 to 5, by augmentation.
         seed: Of every random draw.
+        two: Whether the page opens with the second model beside the first.
+
+    Raises:
+        UserError: If a model that the page opens with cannot be loaded.
     """
+    examples = {photo.id: str(photo.file) for photo in sample()}
+    names = list(models)
 
     @lru_cache(maxsize=12)
-    def measure(file: str, severity: str) -> tuple[list[Measured], float]:
+    def measure(file: str, severity: str, *chosen: str) -> Answer:
+        possible = {n: a for n, a in augmentations.items() if severity == PAPER or n in ladders}
+        variants = make_variants(possible, ladders, [severity], {})
+        loaded = [models[name]() for name in chosen]
         start = time.perf_counter()
-        variants = make_variants(augmentations, ladders, [severity], {})
-        measured = [measure_photo(Path(file), model, variants, seed) for model in models]
-        return measured, time.perf_counter() - start
+        measured = [measure_photo(Path(file), model, variants, seed) for model in loaded]
+        seconds = time.perf_counter() - start
+        return Answer(Path(file).name, severity, variants, loaded, measured, seconds)
 
-    def answer(file: str | None, augmentation: str, paper: bool, step: float) -> str:
-        if file is None:
-            return ANSWER.render(models=[])
+    def answer(
+        file: str | None, example: str | None, model: str, beside: str, paper: bool, step: float
+    ) -> Answer:
+        chosen = dict.fromkeys([model] if beside == NONE else [model, beside])
         severity = PAPER if paper else str(int(step))
         try:
-            measured, seconds = measure(file, severity)
+            return measure(file or examples[example or OPENING], severity, *chosen)
         except UserError as error:
             raise gr.Error(str(error), print_exception=False) from None
-        return answer_page(models, measured, augmentation, severity, seconds)
 
+    def show(name: str, *of: Any) -> str:
+        return answer(*of).page(name)
+
+    def pressed(event: gr.EventData) -> str:
+        return str(event.name)
+
+    choice = partial(gr.Dropdown, filterable=False)
+    opening = measure(examples[OPENING], PAPER, *names[: 1 + two])
     with gr.Blocks(title="clipshift demo", analytics_enabled=False, fill_width=True) as demo:
-        gr.HTML("<h1>What does it take to move an embedding?</h1>")
+        gr.HTML("<h1>How far does an augmentation shift an image’s embedding?</h1>")
         with gr.Row():
             with gr.Column(scale=1, min_width=260):
-                file = gr.File(label="Photograph", file_types=["image"], height=150)
-                augmentation = gr.Dropdown(list(augmentations), label="Augmentation")
+                example = choice(list(examples), value=OPENING, label="Photograph")
+                file = gr.File(label="Or one of yours", file_types=["image"], height=120)
+                with gr.Row():
+                    model = choice(names, label="Model", min_width=110)
+                    second = names[1] if two else NONE
+                    beside = choice([NONE, *names], value=second, label="Beside it", min_width=110)
+                chosen = choice(list(augmentations), label="Augmentation")
                 paper = gr.Checkbox(True, label="At the paper’s strengths")
                 step = gr.Slider(
-                    1, len(LADDER), 3, step=1, label="Severity", interactive=True, visible=False
+                    1, len(LADDER), 3, step=1, label="Or at severity", visible=bool(ladders)
                 )
             with gr.Column(scale=3, min_width=300):
-                shown = gr.HTML(answer(None, "", True, 1), elem_id="answer")
-        paper.change(
-            lambda chosen: gr.update(visible=not chosen), paper, step, show_progress="hidden"
-        )
-        inputs: list[Any] = [file, augmentation, paper, step]
-        changes = [part.change for part in inputs]
+                html = opening.page(next(iter(augmentations)))
+                shown = gr.HTML(html, elem_id="answer", js_on_load=asset("demo.js"))
+                saved = gr.JSON(visible=False)
+        quiet: dict[str, Any] = {"show_progress": "hidden"}
+        example.input(lambda: None, None, file, **quiet)
+        file.upload(lambda: None, None, example, **quiet)
+        file.clear(lambda: OPENING, None, example, **quiet)
+        step.input(lambda: False, None, paper, **quiet)
+        shown.select(pressed, None, chosen, **quiet)
+        inputs: list[Any] = [file, example, model, beside, paper, step]
+        drawn = shown.submit(lambda *of: answer(*of).sheet(), inputs, saved)
+        drawn.then(None, saved, None, js=SAVE_LINK)
+        changes = [part.change for part in (chosen, *inputs)]
         options: dict[str, Any] = {"show_progress": "minimal", "trigger_mode": "always_last"}
-        gr.on(changes, answer, inputs, shown, **options)
+        gr.on(changes, show, [chosen, *inputs], shown, **options)
     return demo
 
 
-def answer_page(
-    models: Sequence[Model],
-    measured: Sequence[Measured],
-    augmentation: str,
-    severity: str,
-    seconds: float,
-) -> str:
-    """The page's answer for a photograph, as HTML.
-
-    Args:
-        models: The models.
-        measured: What each of them measured, from `measure_photo`.
-        augmentation: The one to show.
-        severity: At which it was measured.
-        seconds: How long that took.
-    """
-    views = (CLEAN, augmentation)
-    pictures = {view: as_picture(torch.from_numpy(measured[0].views[view][0])) for view in views}
-    seen: list[dict[str, Any]] = []
-    for model, of in zip(models, measured, strict=True):
-        gaze = {view: of.gazes[view][0] for view in views} if of.gazes else {}
-        seen.append(
-            {
-                "name": model.name,
-                "gaze": [data_url(picture) for picture in gaze_over_each(pictures, gaze).values()],
-                "kind": model.encoder.probe.kind if model.encoder.probe else "",
-                "nearest": [nearest(of, model, view) for view in views],
-                "shifts": shifts(of, model),
-            }
-        )
-    names = sorted(seen[0]["shifts"], key=lambda name: -seen[0]["shifts"][name]["relative"])
-    return ANSWER.render(
-        models=seen,
-        names=names,
-        chosen=augmentation,
-        severity=severity,
-        pictures=[data_url(picture) for picture in pictures.values()],
-        colors={name: look.color for name, look in looks(names).items()},
-        most=max([1.0] + [row["relative"] for of in seen for row in of["shifts"].values()]),
-        seconds=seconds,
-    )
-
-
-def shifts(measured: Measured, model: Model) -> dict[str, dict[str, Any]]:
-    """How far each augmentation shifts the photograph's embedding, by its name."""
-    return {
-        name: {
-            "cosine": float(values[0]),
-            "relative": float(measured.values[name, "relative_shift"][0]),
-            "trained_on": name in model.trained_on,
-        }
-        for (name, measure), values in measured.values.items()
-        if measure == "cosine_similarity"
-    }
+def asset(name: str) -> str:
+    """A file beside this one."""
+    return Path(__file__).with_name(name).read_text(encoding="utf-8")
 
 
 class OwnPageOnly:
@@ -192,7 +301,6 @@ def launch(demo: gr.Blocks, port: int, **options: Any) -> str:
         UserError: If the port is in use.
     """
     theme = gr.themes.Base(font=FONTS, font_mono=["monospace"])
-    css = Path(__file__).with_name("demo.css").read_text(encoding="utf-8")
     try:
         _, address, _ = demo.launch(
             server_name=HOST,
@@ -205,7 +313,7 @@ def launch(demo: gr.Blocks, port: int, **options: Any) -> str:
             max_file_size=MAX_UPLOAD,
             app_kwargs={"middleware": [Middleware(OwnPageOnly)]},
             theme=theme,
-            css=css,
+            css=asset("demo.css"),
             **options,
         )
     except OSError:
