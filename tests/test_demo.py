@@ -118,7 +118,7 @@ def test_what_has_no_ladder_is_shown_at_the_papers_strengths_alone(models: list[
         every = augmentations_named("flip", "blur")
         variants = make_variants({name: every[name] for name in named}, known, ["2"], {})
         measured = [measure_photo(photo_named("coffee"), models[0], variants, seed=0)]
-        answer = page.Answer("coffee.png", "2", variants, models[:1], measured, 0.0)
+        answer = page.Answer("coffee.png", "2", variants, models[:1], measured)
         assert set(answer.numbers()) == set(named)
         assert f"shifts {models[0].name}" in answer.page("flip")
         assert ("<b>flip</b>" in answer.page("flip")) == ("flip" in named)
@@ -300,7 +300,7 @@ def test_a_photograph_of_ones_own_is_dragged_in(
         with tab.expect_download() as saved:
             tab.get_by_text("Save the numbers").click()
         table = pd.read_csv(saved.value.path())
-        assert saved.value.suggested_filename == "coffee-small-other-5.csv"
+        assert saved.value.suggested_filename == "coffee-5.csv"
         variants = make_variants(augmentations_named(*PAPER), ladders(), ["5"], {})
         measured = measure_photo(photo, models[1], variants, seed=0)
         rows = table[table["model"] == "other"].set_index("augmentation")
@@ -311,7 +311,7 @@ def test_a_photograph_of_ones_own_is_dragged_in(
                 assert rows.loc[name, measure] == measured.values[name, measure][0]
         with tab.expect_download() as saved:
             tab.get_by_text("Save all pictures").click()
-        assert saved.value.suggested_filename == "coffee-small-other-5.png"
+        assert saved.value.suggested_filename == "coffee-5.png"
         with Image.open(saved.value.path()) as sheet:  # rows: views, and the gaze of two models
             assert sheet.width > 160 * (1 + len(PAPER))
             assert sheet.height > 160 * 3

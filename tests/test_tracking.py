@@ -107,18 +107,32 @@ def test_a_run_leads_with_the_numbers_that_compare_it(
     assert tracked.exit_code == 0
 
 
-def test_a_runs_means_are_summary_values_and_no_charts_of_one_point(
+def test_a_runs_summary_holds_few_numbers_and_its_tables_all(
     tracked: Tracked, finished: tuple[Path, str]
 ) -> None:
-    summary = pd.read_csv(finished[0] / "summary.csv")
+    """W&B draws a panel for each number: 200 of them hide those that lead."""
+    shift = pd.read_parquet(finished[0] / "shift.parquet")
     assert tracked.scalars() == []
-    for row in summary.dropna(subset="mean").itertuples():
-        value = tracked.summary[f"{row.measure}/{row.augmentation}"]
-        assert value == pytest.approx(row.mean, abs=1e-6)
-    cosine = summary[summary["measure"] == "cosine_similarity"].set_index("augmentation")["mean"]
-    assert tracked.summary["shift/noise"] == pytest.approx(1 - cosine["noise"])
-    leading = {key for key in tracked.summary if "/" not in key and not key.startswith("_")}
-    assert leading <= set(HEADLINE)
+    numbers = {
+        key
+        for key in tracked.summary
+        if not key.startswith(("_", "tables/", "figures/", "report/"))
+    }
+    names = set(shift["augmentation"])
+    by_augmentation = {f"relative_shift/{name}" for name in names}
+    assert numbers - set(HEADLINE) == {"mean_retained", "mean_zero_shot_top1"} | by_augmentation
+    means = shift.groupby("augmentation").mean(numeric_only=True)
+    for name in names:
+        value = tracked.summary[f"relative_shift/{name}"]
+        assert value == pytest.approx(means.loc[name, "relative_shift"], rel=1e-5)
+    assert tracked.summary["mean_retained"] == pytest.approx(means["retained"].mean())
+    known = pd.read_csv(finished[0] / "summary.csv").dropna(subset="mean")
+    table = tracked.table("tables/summary").dropna(subset="mean")
+    pd.testing.assert_frame_equal(
+        table.set_index(["augmentation", "measure"])[["mean"]].astype(float),
+        known.set_index(["augmentation", "measure"])[["mean"]],
+        atol=1e-6,
+    )
 
 
 def test_a_runs_photos_have_pictures_gaze_and_numbers(
@@ -161,7 +175,7 @@ def test_a_runs_name_has_no_path(tracked: Tracked) -> None:
     assert "/" not in tracked.name
 
 
-def test_a_ladder_is_a_curve_and_has_summary_values_at_every_severity(
+def test_a_ladder_is_a_curve_and_its_summary_is_of_the_papers_strengths(
     hub_folder: Path, tmp_path: Path
 ) -> None:
     done = run_evaluate(
@@ -172,17 +186,17 @@ def test_a_ladder_is_a_curve_and_has_summary_values_at_every_severity(
     assert "W&B log of this run is incomplete" not in done.stderr
     tracked = Tracked(tmp_path)
     summary = pd.read_csv(tmp_path / "summary.csv", dtype={"severity": str})
-    cosine = summary[summary["measure"] == "cosine_similarity"]
-    cosine = cosine.set_index(["augmentation", "severity"])["mean"]
-    for name, severity in cosine.index:
-        at = tracked.summary[f"shift/{name}@{severity}"]
-        assert at == pytest.approx(1 - cosine[name, severity], abs=1e-6)
+    relative = summary[summary["measure"] == "relative_shift"]
+    relative = relative.set_index(["augmentation", "severity"])["mean"]
     curves = [row for row in tracked.history if "severity" in row]
     assert [row["severity"] for row in curves] == [1, 3]
-    for row in curves:
-        known = 1 - cosine["noise", str(row["severity"])]
-        assert row["shift/noise"] == pytest.approx(known, abs=1e-6)
     assert tracked.summary["severity"] == "paper"
+    for name in ("noise", "flip"):
+        at = tracked.summary[f"relative_shift/{name}"]
+        assert at == pytest.approx(relative[name, "paper"], abs=1e-6)
+        for row in curves:
+            known = relative[name, str(row["severity"])]
+            assert row[f"relative_shift/{name}"] == pytest.approx(known, abs=1e-6)
 
 
 def test_what_w_and_b_is_given_is_bounded() -> None:
@@ -213,8 +227,7 @@ def test_the_dashboard_shows_what_was_tracked(tracked: Tracked) -> None:
     panels = [panel for block in report.blocks for panel in getattr(block, "panels", ())]
     used = {metric for panel in panels for metric in getattr(panel, "metrics", ())}
     used |= {axis for panel in panels if hasattr(panel, "y") for axis in (panel.x, panel.y)}
-    given = set(tracked.summary) | {"clean_top1"}  # which photos without labels have not
-    assert {key for key in used - given if not key.startswith("zero_shot")} == set()
+    assert used - set(tracked.summary) == set()
     titles = {panel.title.lower() for panel in panels}
     assert {all_columns()[name].label.lower() for name in ("relative_shift", "retained")} <= titles
     assert "2026/now" in report.title

@@ -56,10 +56,10 @@ def demo_models(cfg: DictConfig) -> dict[str, Callable[[], Model]]:
         models[beside.name] = beside
     for name in choice_names("model"):
         options = model_options(name)
-        architecture, pretrained = options["architecture"], options["pretrained"]
-        is_trained = pretrained or ":" in architecture
-        if is_trained and name not in models and weights_are_here(architecture, pretrained):
-            models[name] = OmegaConf.create(options)
+        weights = options["architecture"], options["pretrained"]
+        is_trained = ":" in weights[0] or weights[1]
+        if is_trained and weights_are_here(*weights):
+            models.setdefault(name, OmegaConf.create(options))
     return {name: cache(partial(demo_model, cfg, model)) for name, model in models.items()}
 
 

@@ -7,18 +7,15 @@ import base64
 import os
 import re
 import tempfile
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache, partial
+from functools import cached_property, lru_cache, partial
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
 
 import pandas as pd
 import torch
 import vl_convert
-from PIL import Image
 
 from clipshift.augment.keyed import Augmentation
 from clipshift.augment.variants import Variant, make_variants
@@ -52,6 +49,7 @@ OPENING = "chelsea.png"
 """The built-in photograph that the page opens with."""
 NONE = "none"
 SAVE_LINK = "link => Object.assign(document.createElement('a'), link).click()"
+"""Saves what `Answer.sheet` returns."""
 
 
 @dataclass(frozen=True)
@@ -64,7 +62,6 @@ class Answer:
         variants: Augmentations at that severity, by name.
         models: One model, or two.
         measured: What each of them measured, from `measure_photo`.
-        seconds: How long that took.
     """
 
     photo: str
@@ -72,42 +69,37 @@ class Answer:
     variants: Mapping[str, Variant]
     models: Sequence[Model]
     measured: Sequence[Measured]
-    seconds: float
 
     def numbers(self) -> dict[str, list[dict[str, Any]]]:
         """By augmentation a row for each model; what shifts the first model most comes first."""
-        rows = {
-            name: [
-                {
-                    "photo": self.photo,
-                    "augmentation": name,
-                    "severity": self.severity,
-                    "strength": variant.strength,
-                    "model": model.name,
-                    "relative_shift": float(measured.values[name, "relative_shift"][0]),
-                    "cosine_similarity": float(measured.values[name, "cosine_similarity"][0]),
-                    "trained_on": name in model.trained_on,
-                }
-                for model, measured in zip(self.models, self.measured, strict=True)
-            ]
-            for name, variant in self.variants.items()
-        }
-        return dict(sorted(rows.items(), key=lambda row: -row[1][0]["relative_shift"]))
 
-    def pictures(self) -> dict[str, Image.Image]:
-        """The views by name, the clean one first."""
-        views = self.measured[0].views
-        return {
-            name: as_picture(torch.from_numpy(views[name][0])) for name in (CLEAN, *self.variants)
-        }
+        def row(model: Model, of: Measured, variant: Variant) -> dict[str, Any]:
+            name = variant.name
+            return {
+                "photo": self.photo,
+                "augmentation": name,
+                "severity": self.severity,
+                "strength": variant.strength,
+                "model": model.name,
+                "relative_shift": float(of.values[name, "relative_shift"][0]),
+                "cosine_similarity": float(of.values[name, "cosine_similarity"][0]),
+                "trained_on": name in model.trained_on,
+            }
 
-    def gazes(self, names: Sequence[str]) -> list[dict[str, Image.Image]]:
-        """Views with the gaze of each model over them, on a common scale; none without a gaze."""
-        pictures = self.pictures()
-        return [
-            gaze_over_each({n: pictures[n] for n in names}, {n: g[0] for n, g in of.gazes.items()})
-            for of in self.measured
-        ]
+        shifts = self.measured[0].values
+        order = sorted(self.variants, key=lambda name: -shifts[name, "relative_shift"][0])
+        models = list(zip(self.models, self.measured, strict=True))
+        return {name: [row(*model, self.variants[name]) for model in models] for name in order}
+
+    @cached_property
+    def pictures(self) -> list[dict[str, str]]:
+        """Data URLs by view, the clean one first: of the views, then with each model's gaze."""
+        pixels = self.measured[0].views
+        names = (CLEAN, *self.variants)
+        views = {name: as_picture(torch.from_numpy(pixels[name][0])) for name in names}
+        gazes = [{name: gaze[0] for name, gaze in of.gazes.items()} for of in self.measured]
+        rows = [views, *(gaze_over_each(views, gaze) for gaze in gazes)]
+        return [{name: data_url(picture) for name, picture in row.items()} for row in rows]
 
     def page(self, chosen: str) -> str:
         """The answer as HTML.
@@ -118,58 +110,34 @@ class Answer:
         """
         numbers = self.numbers()
         chosen = chosen if chosen in numbers else next(iter(numbers))
-        pair = (CLEAN, chosen)
-        table = pd.DataFrame([row for rows in numbers.values() for row in rows])
-        models = [
-            {
-                "name": model.name,
-                "gaze": [data_url(picture) for picture in gaze.values()],
-                "kind": model.encoder.probe.kind if model.encoder.probe else "",
-                "nearest": [nearest(measured, model, view) for view in pair],
-            }
-            for model, measured, gaze in zip(
-                self.models, self.measured, self.gazes(pair), strict=True
-            )
-        ]
+        every = zip(self.models, self.measured, self.pictures[1:], strict=True)
         return ANSWER.render(
             answer=self,
             chosen=chosen,
             numbers=numbers,
-            models=models,
-            pictures={name: data_url(picture) for name, picture in self.pictures().items()},
-            colors={name: look.color for name, look in looks(list(numbers)).items()},
-            most=max(1.0, table["relative_shift"].max()),
-            csv=quote(table.to_csv(index=False)),
-            file=self.file_name("csv"),
+            models=[
+                (m, gaze, [nearest(of, m, v) for v in (CLEAN, chosen)]) for m, of, gaze in every
+            ],
+            looks=looks(list(numbers)),
+            csv=pd.DataFrame([row for rows in numbers.values() for row in rows]).to_csv(
+                index=False
+            ),
         )
 
     def sheet(self) -> dict[str, str]:
-        """All views, and the gaze on them, in one picture: a link to it as PNG."""
-        numbers = self.numbers()
-        names = [CLEAN, *numbers]
-        views = self.pictures()
-        cells = {}
-        for row, gaze in enumerate([{name: views[name] for name in names}, *self.gazes(names)]):
-            for name, picture in gaze.items():
-                shifts = [f"{of['relative_shift']:.3f}" for of in numbers.get(name, [])]
-                label = " ".join([name, *shifts[max(0, row - 1) :][:1]])
-                cells[label + row * " "] = data_url(picture)  # a label of its own for each row
+        """All views and the gaze on them in one picture: the attributes of a link to a PNG."""
+        numbers, cells = self.numbers(), {}
+        for row, pictures in enumerate(self.pictures):
+            for name in (CLEAN, *numbers) if pictures else ():
+                shifts = [f"{of['relative_shift']:.3f}" for of in numbers.get(name, ())]
+                label = " ".join([name, *shifts[max(row - 1, 0) :][:1]])
+                cells[label + row * " "] = pictures[name]  # labels that no other row has
         models = " and ".join(model.name for model in self.models)
-        title = f"{self.photo}, {self.strengths}: relative shift and gaze of {models}"
-        drawn = svg(spec_of(draw_pictures(cells, title, columns=len(names))))
+        title = f"{self.photo}, severity {self.severity}: relative shift and gaze of {models}"
+        drawn = svg(spec_of(draw_pictures(cells, title, columns=1 + len(numbers))))
         png = base64.b64encode(vl_convert.svg_to_png(drawn)).decode()
-        return {"href": f"data:image/png;base64,{png}", "download": self.file_name("png")}
-
-    @property
-    def strengths(self) -> str:
-        """The severity in words."""
-        paper = self.severity == PAPER
-        return "at the paper’s strengths" if paper else f"at severity {self.severity}"
-
-    def file_name(self, ending: str) -> str:
-        """The name under which something of this answer is saved."""
-        models = "-".join(model.name for model in self.models)
-        return f"{Path(self.photo).stem}-{models}-{self.severity}.{ending}"
+        file = f"{Path(self.photo).stem}-{self.severity}.png"
+        return {"href": f"data:image/png;base64,{png}", "download": file}
 
 
 def make_demo(
@@ -193,35 +161,31 @@ def make_demo(
     """
     examples = {photo.id: str(photo.file) for photo in sample()}
     names = list(models)
+    second = names[1] if two else NONE
 
     @lru_cache(maxsize=12)
-    def measure(file: str, severity: str, *chosen: str) -> Answer:
-        possible = {n: a for n, a in augmentations.items() if severity == PAPER or n in ladders}
-        variants = make_variants(possible, ladders, [severity], {})
-        loaded = [models[name]() for name in chosen]
-        start = time.perf_counter()
-        measured = [measure_photo(Path(file), model, variants, seed) for model in loaded]
-        seconds = time.perf_counter() - start
-        return Answer(Path(file).name, severity, variants, loaded, measured, seconds)
-
     def answer(
         file: str | None, example: str | None, model: str, beside: str, paper: bool, step: float
     ) -> Answer:
-        chosen = dict.fromkeys([model] if beside == NONE else [model, beside])
         severity = PAPER if paper else str(int(step))
+        possible = {n: a for n, a in augmentations.items() if paper or n in ladders}
+        variants = make_variants(possible, ladders, [severity], {})
+        photo = Path(file or examples[example or OPENING])
+        chosen = [models[name]() for name in dict.fromkeys((model, beside)) if name != NONE]
+        measured = [measure_photo(photo, model, variants, seed) for model in chosen]
+        return Answer(photo.name, severity, variants, chosen, measured)
+
+    def show(name: str, *inputs: Any) -> str:
         try:
-            return measure(file or examples[example or OPENING], severity, *chosen)
+            return answer(*inputs).page(name)
         except UserError as error:
             raise gr.Error(str(error), print_exception=False) from None
-
-    def show(name: str, *of: Any) -> str:
-        return answer(*of).page(name)
 
     def pressed(event: gr.EventData) -> str:
         return str(event.name)
 
-    choice = partial(gr.Dropdown, filterable=False)
-    opening = measure(examples[OPENING], PAPER, *names[: 1 + two])
+    choice = partial(gr.Dropdown, filterable=False, min_width=110)
+    opening = answer(None, OPENING, names[0], second, True, 3)
     with gr.Blocks(title="clipshift demo", analytics_enabled=False, fill_width=True) as demo:
         gr.HTML("<h1>How far does an augmentation shift an image’s embedding?</h1>")
         with gr.Row():
@@ -229,9 +193,8 @@ def make_demo(
                 example = choice(list(examples), value=OPENING, label="Photograph")
                 file = gr.File(label="Or one of yours", file_types=["image"], height=120)
                 with gr.Row():
-                    model = choice(names, label="Model", min_width=110)
-                    second = names[1] if two else NONE
-                    beside = choice([NONE, *names], value=second, label="Beside it", min_width=110)
+                    model = choice(names, label="Model")
+                    beside = choice([NONE, *names], value=second, label="Beside it")
                 chosen = choice(list(augmentations), label="Augmentation")
                 paper = gr.Checkbox(True, label="At the paper’s strengths")
                 step = gr.Slider(
@@ -248,7 +211,7 @@ def make_demo(
         step.input(lambda: False, None, paper, **quiet)
         shown.select(pressed, None, chosen, **quiet)
         inputs: list[Any] = [file, example, model, beside, paper, step]
-        drawn = shown.submit(lambda *of: answer(*of).sheet(), inputs, saved)
+        drawn = shown.submit(lambda *inputs: answer(*inputs).sheet(), inputs, saved)
         drawn.then(None, saved, None, js=SAVE_LINK)
         changes = [part.change for part in (chosen, *inputs)]
         options: dict[str, Any] = {"show_progress": "minimal", "trigger_mode": "always_last"}

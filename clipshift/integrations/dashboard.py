@@ -4,7 +4,7 @@ from typing import Any
 
 import wandb_workspaces.reports.v2 as wr
 
-from clipshift.integrations.tracking import key_of
+from clipshift.integrations.tracking import OVER_AUGMENTATIONS, SHIFT, key_of
 from clipshift.measure.facts import COLUMNS
 from clipshift.report.headline import HEADLINE
 from clipshift.report.words import capitalised
@@ -28,15 +28,11 @@ def sweep_dashboard(project: str, entity: str, group: str, augmentations: list[s
     def panels(*plots: Any) -> wr.PanelGrid:
         return wr.PanelGrid(runsets=[runs], panels=list(plots))
 
-    def bars(measure: str) -> wr.BarPlot:
-        keys: list[Any] = [key_of(measure, name) for name in augmentations]
-        return wr.BarPlot(title=words[measure], metrics=keys)
+    def bar(title: str, *keys: str) -> wr.BarPlot:
+        metrics: list[Any] = list(keys)
+        return wr.BarPlot(title=capitalised(title), metrics=metrics)
 
-    def curve(name: str) -> wr.ScatterPlot:
-        return wr.ScatterPlot(title=name, x="severity", y=key_of("shift", name))
-
-    words = {name: capitalised(facts.label) for name, facts in COLUMNS.items()}
-    words["shift"] = "Shift (1 − cosine)"
+    shifts = {name: key_of(SHIFT, name) for name in augmentations}
     leading = ("mean_relative_shift", "mean_shift", "clean_top1", "spread")
     return wr.Report(
         project=project,
@@ -46,14 +42,14 @@ def sweep_dashboard(project: str, entity: str, group: str, augmentations: list[s
         blocks=[
             wr.H2("Run by run"),
             wr.P("Means over augmentations; the runs' table has these first."),
-            panels(*(wr.BarPlot(title=capitalised(HEADLINE[k]), metrics=[k]) for k in leading)),
+            panels(*(bar(HEADLINE[key], key) for key in leading)),
             wr.H2("Ranking"),
             wr.P("Mean shift by augmentation and run: the longest bar moved furthest."),
-            panels(bars("relative_shift"), bars("shift")),
+            panels(bar(COLUMNS[SHIFT].label, *shifts.values())),
             wr.H2("As augmentations grow stronger"),
-            panels(*map(curve, augmentations)),
+            panels(*(wr.ScatterPlot(title=n, x="severity", y=key) for n, key in shifts.items())),
             wr.H2("Base against robust"),
             wr.P("What the views keep: zero-shot accuracy, and finding their own photo again."),
-            panels(bars("zero_shot_top1"), bars("retained")),
+            panels(*(bar(COLUMNS[name].label, f"mean_{name}") for name in OVER_AUGMENTATIONS)),
         ],
     )

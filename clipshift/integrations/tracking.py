@@ -86,6 +86,11 @@ WANDB_ROWS = 10_000
 PICTURED_ROWS = 216
 """How many rows its table of photos has at the most, with four pictures each."""
 
+SHIFT = "relative_shift"
+"""The measure that W&B shows of each augmentation."""
+OVER_AUGMENTATIONS = ("zero_shot_top1", "retained")
+"""The measures that it shows as a mean over augmentations."""
+
 
 def key_of(measure: str, augmentation: str, severity: str | None = None) -> str:
     """The key of a mean: the measure first, so that W&B keeps a measure's augmentations together.
@@ -119,10 +124,10 @@ def track_results(
     report: Path,
     explorer: Mapping[str, Any],
 ) -> list[str]:
-    """Put a run's tables, figures, page, files and summary values into its W&B run.
+    """Put a run's tables, figures, page, files and leading numbers into its W&B run.
 
-    Where severities are steps of a ladder, the shifts are logged against ``severity`` as well, as
-    curves; all other numbers are summary values alone.
+    W&B draws a panel for each number that it is given: it is given `summary_values` and, where
+    severities are steps of a ladder, the curves of `track_curves`. All others are in the tables.
 
     Args:
         logger: The run's logger.
@@ -155,24 +160,38 @@ def track_results(
     if checkpoint and not tracked.offline:
         tracked.use_artifact(checkpoint_artifact(Path(checkpoint)))
     tracked.log_artifact(artifact)
-    tracked.summary.update(headline(run) | means(run.summary))
+    tracked.summary.update(summary_values(run))
     shown = f"W&B shows the first {WANDB_ROWS} of {len(run.rows)} rows of shift"
     left_out = f"{shown}; all are in the artifact's shift.parquet."
     return [left_out] if len(run.rows) > WANDB_ROWS else []
 
 
+def summary_values(run: Run) -> dict[str, Any]:
+    """The numbers that lead in W&B: of `headline`, and at its severity.
+
+    Returns:
+        The headline; ``mean_zero_shot_top1`` and ``mean_retained``, means over augmentations; and
+        by `key_of` the mean relative shift of each augmentation. What a run has not is left out.
+    """
+    numbers = headline(run)
+    rows = run.summary[run.summary["severity"] == str(numbers.get("severity"))].dropna(
+        subset="mean"
+    )
+    over_augmentations = rows.groupby("measure")["mean"].mean()
+    for measure in over_augmentations.index.intersection(OVER_AUGMENTATIONS):
+        numbers[f"mean_{measure}"] = float(over_augmentations[measure])
+    return numbers | means(rows[rows["measure"] == SHIFT])
+
+
 def track_curves(tracked: Any, run: Run) -> None:
-    """Log shift and relative shift against ``severity``, where a run has two steps or more."""
-    steps = run.summary[run.summary["severity"].isin(LADDER)]
+    """Log the relative shift against ``severity``, where a run has two steps or more."""
+    steps = run.summary[run.summary["severity"].isin(LADDER) & (run.summary["measure"] == SHIFT)]
     if steps["severity"].nunique() < 2:
         return
     tracked.define_metric("severity", hidden=True)
-    families = ("shift", "relative_shift")
-    for family in families:
-        tracked.define_metric(f"{family}/*", step_metric="severity", summary="none")
+    tracked.define_metric(f"{SHIFT}/*", step_metric="severity", summary="none")
     for severity in ladder_steps(steps["severity"]):
-        at_step = means(steps[steps["severity"] == severity])
-        shifts = {key: at_step[key] for key in at_step if key.split("/")[0] in families}
+        shifts = means(steps[steps["severity"] == severity])
         tracked.log({"severity": int(severity)} | shifts)
 
 
