@@ -24,7 +24,7 @@ from clipshift.demo.photo import Model, measure_photo, nearest
 from clipshift.errors import UserError
 from clipshift.report.charts.gaze import draw_pictures, gaze_over_each
 from clipshift.report.charts.look import looks
-from clipshift.report.charts.vega import spec_of, svg
+from clipshift.report.charts.vega import PNG_SCALE, spec_of, svg
 from clipshift.report.explorer import as_picture, data_url
 from clipshift.report.page import template
 from clipshift.results.measured import CLEAN, Measured
@@ -135,7 +135,7 @@ class Answer:
         models = " and ".join(model.name for model in self.models)
         title = f"{self.photo}, severity {self.severity}: relative shift and gaze of {models}"
         drawn = svg(spec_of(draw_pictures(cells, title, columns=1 + len(numbers))))
-        png = base64.b64encode(vl_convert.svg_to_png(drawn)).decode()
+        png = base64.b64encode(vl_convert.svg_to_png(drawn, scale=PNG_SCALE)).decode()
         file = f"{Path(self.photo).stem}-{self.severity}.png"
         return {"href": f"data:image/png;base64,{png}", "download": file}
 
