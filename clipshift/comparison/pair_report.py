@@ -179,7 +179,7 @@ def write_comparison(
         severity=leading_severity(severities) if severities else "",
         about="What is compared",
     )
-    save_figures(page.saved, folder / "figures", f"{b} minus {a}, {number}; clipshift")
+    save_figures(page.charts, folder / "figures", f"{b} minus {a}, {number}; clipshift")
     return write_page(folder / "comparison.html", page)
 
 

@@ -114,7 +114,7 @@ def write_sweep(sweep: Sweep, notes: Sequence[str]) -> tuple[Path, dict[str, Pat
         about="What is compared",
     )
     folder = sweep.folder / "figures"
-    files = save_figures(page.saved, folder, page.title) if page.saved else {}
+    files = save_figures(page.charts, folder, page.title) if page.charts else {}
     return write_page(sweep.folder / "comparison.html", page), files
 
 

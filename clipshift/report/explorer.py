@@ -19,7 +19,7 @@ from clipshift.data.dataset import Batch, View, ViewDataset, collate
 from clipshift.errors import UserError, did_you_mean
 from clipshift.measure.functional import gaze_moved_back
 from clipshift.report.charts.gaze import HEAT, OPACITY, gaze_over_each, share_of
-from clipshift.report.shift import COSINE, HEADLINE_MEASURES
+from clipshift.report.shift import COSINE, headline_measure, shift_name
 from clipshift.results.change import shown_measures
 from clipshift.results.kept import SHOWN_PHOTOS, read_kept, read_nearest
 from clipshift.results.measured import CLEAN
@@ -60,9 +60,10 @@ def explorer_data(runs: Mapping[str, Run], dataset: ViewDataset | None) -> dict[
     first = every[0]
     keys = list(view_keys(first).values())
     common = set.intersection(*(set(run.rows) for run in every))
-    measure = next((name for name in HEADLINE_MEASURES if name in common), COSINE)
+    headlines = {headline_measure(run.summary) for run in every}
+    measure = headlines.pop() if len(headlines) == 1 else COSINE
     measures = [m for m in shown_measures(first.summary, first.columns) if m in common]
-    photos, unlisted = photo_rows([run.rows for run in every], keys, measure)
+    photos, unlisted = photo_rows([run.rows for run in every], keys, measure or COSINE)
     count = min(SHOWN_PHOTOS, max(3, PICTURES // (1 + len(keys))))
     parts = chosen_photos(every, count)
     variants = variants_of(first, dataset) if dataset is not None else {}
@@ -81,7 +82,7 @@ def explorer_data(runs: Mapping[str, Run], dataset: ViewDataset | None) -> dict[
         "kinds": [run.info.model.gaze for run in every],
         "heat": HEAT,
         "opacity": OPACITY,
-        "measure": measure,
+        "measure": shift_name(measure or COSINE),
         "variants": keys,
         "measures": [[name, first.columns[name].short] for name in measures],
         "photos": photos,

@@ -46,7 +46,7 @@ class Table:
         head: Names of the columns.
         rows: Cells by row.
         severities: Of each row, where the page's choice of severity applies.
-        file: The CSV file that has its numbers, beside the page.
+        file: The CSV file in the page's folder that has all its numbers.
         note: What to know of it.
         name: Its name, for those who cannot see it.
         figure: The chart of the same numbers, saved beside the page.
@@ -109,6 +109,7 @@ class Section:
         tables: Its tables.
         explorer: The photos to explore, from `clipshift.report.explorer.explorer_data`.
         definitions: Terms and what they mean.
+        finding: What was found, in a sentence that leads the page; below it the section is folded.
     """
 
     name: str
@@ -118,6 +119,7 @@ class Section:
     tables: Sequence[Table] = ()
     explorer: Mapping[str, Any] | None = None
     definitions: Mapping[str, str] = field(default_factory=dict)
+    finding: str = ""
 
 
 @dataclass
@@ -154,16 +156,10 @@ class Page:
 
     @property
     def charts(self) -> dict[str, vega.Spec]:
-        """The charts that it shows, by name."""
+        """The charts that it shows, and those of its tables, by name."""
         drawn = [figure for section in self.sections for figure in section.figures]
-        return {figure.name: figure.drawn for figure in ([self.lead] if self.lead else []) + drawn}
-
-    @property
-    def saved(self) -> dict[str, vega.Spec]:
-        """All charts that lie beside the page, by name: those that it shows, and of its tables."""
-        tables = [table for section in self.sections for table in section.tables]
-        of_tables = [table.figure for table in tables if table.figure]
-        return self.charts | {figure.name: figure.drawn for figure in of_tables}
+        of_tables = [table.figure for section in self.sections for table in section.tables]
+        return {figure.name: figure.drawn for figure in [self.lead, *drawn, *of_tables] if figure}
 
 
 def write_page(path: Path, page: Page) -> Path:
@@ -176,11 +172,16 @@ def write_page(path: Path, page: Page) -> Path:
     Returns:
         The file's path.
     """
-    scripts = [chart_library(), Path(__file__).with_name("page.js").read_text(encoding="utf-8")]
+    explorer = next((section.explorer for section in page.sections if section.explorer), None)
+    names = ["page.js", "photos.js"] if explorer else ["page.js"]
+    files = [Path(__file__).with_name(name).read_text(encoding="utf-8") for name in names]
+    scripts = [chart_library(), *files]
     text = template("clipshift.report", "page.html.jinja").render(
         page=page,
+        explorer=explorer,
         charts={name: vega.standalone(chart) for name, chart in page.charts.items()},
         configs={"light": look.config(**LIGHT), "dark": look.config(**DARK)},
+        saved={"width": vega.WIDTH, "scale": vega.PNG_SCALE, "title": vega.source_line(page.title)},
         scripts=[Markup(script) for script in scripts],
         policy=content_security_policy(scripts),
     )

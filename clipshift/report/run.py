@@ -9,7 +9,7 @@ from clipshift.report.notes import run_notes
 from clipshift.report.page import Page, write_page
 from clipshift.report.sections import run_sections
 from clipshift.report.sections.provenance import citation, methods, provenance
-from clipshift.report.sections.ranking import ranking_figure
+from clipshift.report.sections.ranking import leading_figure
 from clipshift.report.words import counted, model_in_words
 from clipshift.results.runs import Run
 from clipshift.severities import leading_severity
@@ -27,7 +27,7 @@ def write_report(run: Run, dataset: ViewDataset) -> tuple[Page, Path, dict[str, 
     """
     page = report_page(run, dataset)
     source = f"{page.title}; seed {run.info.seed}, {run.info.precision}; clipshift"
-    files = save_figures(page.saved, run.folder / "figures", source)
+    files = save_figures(page.charts, run.folder / "figures", source)
     return page, write_page(run.folder / "report.html", page), files
 
 
@@ -45,7 +45,7 @@ def report_page(run: Run, dataset: ViewDataset) -> Page:
         answer=answer(run),
         measured=measured_in_words(run),
         notes=run_notes(run),
-        lead=ranking_figure(run) if len(run.ranking) else None,
+        lead=leading_figure(run),
         sections=run_sections(run, dataset),
         facts=provenance(run),
         severities=severities if len(severities) > 1 else [],

@@ -6,6 +6,7 @@ import pandas as pd
 from clipshift.report.charts import marks
 from clipshift.report.charts.look import color_of, dash_of, shape_of
 from clipshift.report.charts.vega import Chart
+from clipshift.report.shift import COSINE, headline_measure, shift_name
 from clipshift.report.words import ranks_in_words
 from clipshift.severities import MATCHED, PAPER
 
@@ -13,7 +14,7 @@ from clipshift.severities import MATCHED, PAPER
 def draw_ranking(ranking: pd.DataFrame, summary: pd.DataFrame) -> Chart:
     """Augmentations by their mean shift, the largest first, with 95 % intervals and ranks.
 
-    The axis is the relative shift where it was measured, and otherwise 1 − cosine.
+    The axis is the relative shift, or else 1 − cosine (`clipshift.report.shift.headline_measure`).
 
     Args:
         ranking: From `clipshift.results.ranking.rank_augmentations`.
@@ -21,13 +22,14 @@ def draw_ranking(ranking: pd.DataFrame, summary: pd.DataFrame) -> Chart:
     """
     table = marks.with_words(_with_ranks(ranking), "shift", into="cosine")
     table["place"] = "rank " + table["ranks"]
-    name, unit = "mean of 1 − cosine similarity", ""
-    relative = summary[summary["measure"] == "relative_shift"]
-    if len(relative) and relative["mean"].notna().all():
-        name, unit = "relative shift", " (1: another photo)"
+    measure, unit = headline_measure(summary) or COSINE, ""
+    name, table["mean"] = f"mean {shift_name(measure)}", table["shift"]
+    if measure != COSINE:
+        name, unit = shift_name(measure), " (1: another photo)"
         keys, numbers = ["augmentation", "severity"], ["mean", "ci_low", "ci_high"]
-        table = table.drop(columns=numbers[1:]).merge(relative[keys + numbers], on=keys)
-    table = marks.with_words(table.rename(columns={} if unit else {"shift": "mean"}), "mean")
+        means = summary.loc[summary["measure"] == measure, keys + numbers]
+        table = table.drop(columns=numbers).merge(means, on=keys)
+    table = marks.with_words(table, "mean")
     x = marks.values_from_zero("mean", name + unit, range=[0, alt.expr("width - 62")])
     y = marks.augmentations_by("mean")
     interval, point = marks.interval_and_point(x, y=y, color=color_of(table))

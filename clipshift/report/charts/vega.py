@@ -67,11 +67,16 @@ def svg(spec: Spec, severity: str | None = None, source: str = "") -> str:
     if alone.get("width") == "container":
         alone["width"] = WIDTH
     if source:
-        style = {"fontSize": 10, "fontWeight": "normal", "color": MUTED}
-        alone["title"] = {"text": source, "orient": "bottom", "offset": 12, **style}
+        alone["title"] = source_line(source)
     colors = config(back="white")
     text: str = vl_convert.vegalite_to_svg(alone, vl_version=VEGALITE, config=colors)
     return text
+
+
+def source_line(source: str) -> Spec:
+    """The title below a chart's file that says what it was made from."""
+    style = {"fontSize": 10, "fontWeight": "normal", "color": MUTED}
+    return {"text": source, "orient": "bottom", "offset": 12, **style}
 
 
 def save_figures(figures: Mapping[str, Spec], folder: Path, source: str) -> dict[str, Path]:

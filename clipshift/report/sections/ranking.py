@@ -7,7 +7,7 @@ from clipshift.report.page import Figure, Section
 from clipshift.report.prose import Contents, make_figure, make_section
 from clipshift.report.shift import headline_measure
 from clipshift.report.tables import AUGMENTATION, PHOTOS, Column, with_marks
-from clipshift.report.words import ranks_in_words, short
+from clipshift.report.words import counted, ranks_in_words, short
 from clipshift.results.runs import Run
 from clipshift.severities import PAPER, ladder_steps
 
@@ -15,28 +15,47 @@ UNEQUAL = (
     "The paper’s augmentations are unequally strong: this ranking mixes the model’s sensitivity "
     "with their strength."
 )
+FAIR = " `severity=[paper,matched]` ranks them at equal distortion as well."
+
+
+def leading_figure(run: Run) -> Figure | None:
+    """How the rankings at the paper's and at equal strengths agree, or else the ranking."""
+    if run.ranking.empty:
+        return None
+    return agreement_figure(run) if run.agreement else ranking_figure(run)
+
+
+def agreement_figure(run: Run) -> Figure:
+    """Both rankings, with a note on the photos that the strengths were matched on."""
+    tau = short(*run.agreement) if run.agreement else ""
+    figure = make_figure("ranking", "agreement", draw_agreement(run.ranking), tau=tau)
+    if matching := run.info.matching:
+        figure.notes = {
+            "": f"{counted(matching.photos, 'photo')} served to find the strengths of equal "
+            f"distortion (mean {run.columns[matching.distortion].short} {matching.target:g}) and "
+            f"are not measured, so that no strength is tested on the photos that it was fitted "
+            f"to: the rankings are of {counted(run.info.data.photos, 'other photo')}."
+        }
+    return figure
 
 
 def ranking_figure(run: Run) -> Figure:
     """The ranking; at the paper's strengths, which are unequal, with a note that they are."""
     figure = make_figure("ranking", "ranking", draw_ranking(run.ranking, run.summary))
     if run.ranking["severity"].eq(PAPER).sum() > 1:
-        figure.notes = {PAPER: UNEQUAL}
+        figure.notes = {PAPER: UNEQUAL + ("" if run.agreement else FAIR)}
     return figure
 
 
 def ranking_section(run: Run) -> Section | None:
-    """The ranking, its agreement between severities, and the shift's spread over photos."""
+    """The ranking, where another figure leads the page, and the shift's spread over photos."""
     measure = headline_measure(run.summary)
-    drawn = {}
-    if run.agreement:
-        drawn["agreement"] = draw_agreement(run.ranking)
-    if measure:
-        facts = run.columns[measure]
-        drawn["distribution"] = draw_distribution(run.rows, measure, facts)
     tables = [ranking_table(run)] if len(run.ranking) else []
-    tau = short(*run.agreement) if run.agreement else ""
-    return make_section("ranking", drawn, tables, tau=tau) if drawn or tables else None
+    drawn = {"distribution": draw_distribution(run.rows, measure, run.columns[measure])} if measure else {}
+    section = make_section("ranking", drawn, tables)
+    if run.agreement:
+        section.figures = [ranking_figure(run), *section.figures]
+    return section if drawn or tables else None
 
 
 def ranking_table(run: Run) -> Contents:
