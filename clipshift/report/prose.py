@@ -69,4 +69,5 @@ def make_section(
         [make_figure(name, figure, chart, **values) for figure, chart in (charts or {}).items()],
         described,
         definitions=words.get("definitions", {}),
+        finding=words.get("finding", "").format(**values),
     )

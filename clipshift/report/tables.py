@@ -9,7 +9,8 @@ import pandas as pd
 from pandas.api.types import is_numeric_dtype
 
 from clipshift.report.page import Cell, Table
-from clipshift.report.words import p_value, with_interval
+from clipshift.report.words import p_value, short, with_interval
+from clipshift.severities import leading_severity
 
 COUNT = ".0f"
 """The format of whole numbers."""
@@ -111,6 +112,32 @@ def side_by_side(
     wide = rows.pivot(index=keys, columns=by, values=list(ends))
     wide.columns = pd.Index([f"{entry}{ends[column]}" for column, entry in wide.columns])
     return rows[keys].drop_duplicates().merge(wide.reset_index(), "left", keys)
+
+
+def leading_rows(rows: pd.DataFrame) -> pd.DataFrame:
+    """The rows of a table at the severity that sentences tell of."""
+    return (
+        rows[rows["severity"] == leading_severity(rows["severity"].unique())] if len(rows) else rows
+    )
+
+
+def span(rows: pd.DataFrame, value: str, ends: str = "ci") -> str:
+    """The least and the greatest of augmentations' numbers at the leading severity, in words.
+
+    Args:
+        rows: ``severity``, ``augmentation``, the number and its interval.
+        value: The column of the numbers, of which one at least is known.
+        ends: The ends of their intervals are in ``{ends}_low`` and ``{ends}_high``.
+
+    Example:
+        >>> rows = {"severity": "paper", "augmentation": ["flip", "blur"], "r": [0.7, 0.2]}
+        >>> span(pd.DataFrame(rows | {"ci_low": [0.6, 0.1], "ci_high": [0.8, 0.3]}), "r")
+        'from 0.20 [0.10, 0.30] under `blur` to 0.70 [0.60, 0.80] under `flip`'
+    """
+    ordered = leading_rows(rows).sort_values(value, kind="stable").dropna(subset=value)
+    numbers = ordered.iloc[[0, -1]][[value, f"{ends}_low", f"{ends}_high", "augmentation"]]
+    least, most = (f"{short(*number)} under `{name}`" for *number, name in numbers.to_numpy())
+    return least if least == most else f"from {least} to {most}"
 
 
 def marked(augmentation: str, trained_on: Collection[str], rounding: bool = False) -> str:

@@ -6,8 +6,8 @@ import pandas as pd
 from clipshift.report.charts.geometry import draw_against, draw_distances, draw_undone
 from clipshift.report.page import Section
 from clipshift.report.prose import make_section
-from clipshift.report.tables import AUGMENTATION, Column, side_by_side
-from clipshift.report.words import SIGNIFICANT
+from clipshift.report.tables import AUGMENTATION, Column, side_by_side, span
+from clipshift.report.words import SIGNIFICANT, short
 from clipshift.results.columns import DEFINITIONS
 from clipshift.results.runs import Run
 from clipshift.severities import view_name
@@ -44,7 +44,7 @@ def direction_section(run: Run) -> Section | None:
             "1 − cosine between the mean displacements of augmentations, and the tree of their "
             "Ward linkage.",
         )
-    return make_section("directions", drawn, [rows])
+    return make_section("directions", drawn, [rows], span=span(rows, "share", "share"))
 
 
 def cosine_matrices(run: Run) -> list[pd.DataFrame]:
@@ -74,7 +74,11 @@ def undone_section(run: Run) -> Section | None:
         return None
     methods = [Column(method, method, method) for method in run.undone["method"].unique()]
     table = side_by_side(run.undone, "method", "r_squared"), [AUGMENTATION, *methods]
-    return make_section("undone", {"undone": draw_undone(run.undone)}, [table])
+    best = run.undone.sort_values("r_squared").drop_duplicates(
+        ["severity", "augmentation"], keep="last"
+    )
+    drawn = {"undone": draw_undone(run.undone)}
+    return make_section("undone", drawn, [table], span=span(best, "r_squared"))
 
 
 def neighbourhood_section(run: Run) -> Section | None:
@@ -83,6 +87,8 @@ def neighbourhood_section(run: Run) -> Section | None:
     if rows.empty:
         return None
     title = "share of the 10 nearest photos that stay nearest"
-    chart = draw_against(rows[rows["measure"] == "neighbours_kept"], title)
+    kept = rows[rows["measure"] == "neighbours_kept"]
+    found = {"span": span(kept, "value"), "chance": short(kept["reference"].iloc[0])}
     table = rows.replace({"measure": NEIGHBOURHOOD_NAMES})
-    return make_section("neighbourhoods", {"neighbours_kept": chart}, [table])
+    drawn = {"neighbours_kept": draw_against(kept, title)}
+    return make_section("neighbourhoods", drawn, [table], **found)

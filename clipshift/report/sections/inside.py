@@ -1,10 +1,11 @@
 """Inside the image tower: the shift after each layer, the gaze, and outlier tokens."""
 
-from clipshift.report.charts.curves import draw_layers
+from clipshift.report.charts.curves import LAYERS, draw_layers
 from clipshift.report.charts.gaze import draw_gaze
 from clipshift.report.page import Section
 from clipshift.report.prose import make_section
-from clipshift.report.words import gaze_in_words
+from clipshift.report.tables import leading_rows, span
+from clipshift.report.words import gaze_in_words, short
 from clipshift.results.columns import DEFINITIONS
 from clipshift.results.runs import Run
 
@@ -13,8 +14,17 @@ def layer_section(run: Run) -> Section | None:
     """How alike view and clean view still are after each layer."""
     layers = run.layers.reindex(columns=list(DEFINITIONS["layers"]))  # earlier runs have fewer
     measured = [c for c in ("cosine", "patch_cosine", "cka") if layers[c].notna().any()]
+    if not measured:
+        return None
     drawn = {f"layers_{column}": draw_layers(layers, column) for column in measured}
-    return make_section("layers", drawn, [layers]) if drawn else None
+    column = measured[0] if "cosine" in measured else measured[-1]  # mean patch tokens are alike
+    measure, ends = LAYERS[column]
+    rows = leading_rows(layers).dropna(subset=column).sort_values(["layer", column])
+    lowest = rows[rows["layer"] == rows["layer"].max()]["augmentation"].iloc[0]
+    first_and_last = rows[rows["augmentation"] == lowest].iloc[[0, -1]][[column, *ends, "layer"]]
+    course = [f"{short(*row[:3])} after layer {row[3]:.0f}" for row in first_and_last.to_numpy()]
+    found = {"measure": measure, "augmentation": lowest, "course": ", ".join(course)}
+    return make_section("layers", drawn, [layers], **found)
 
 
 def gaze_section(run: Run) -> Section | None:
@@ -40,9 +50,11 @@ def outlier_section(run: Run) -> Section | None:
     if rows.empty or not run.info.config.inside:
         return None
     if not rows["tokens"].any():
-        section = make_section("outliers")
-        section.text = [*section.text, "There are none, in any layer."]
+        section = make_section("outliers", span="")
+        section.finding = "There are none, in any layer."
         return section
+    most = rows.sort_values("tokens").drop_duplicates(["severity", "augmentation"], keep="last")
+    found = {"layer": layer, "span": span(most, "tokens")}
     seen = rows[rows["layer"] == layer]
     tables = [seen] if seen["gaze_share"].notna().any() else []
-    return make_section("outliers", {"outliers": draw_layers(rows, "tokens")}, tables, layer=layer)
+    return make_section("outliers", {"outliers": draw_layers(rows, "tokens")}, tables, **found)

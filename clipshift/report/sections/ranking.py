@@ -29,12 +29,14 @@ def agreement_figure(run: Run) -> Figure:
     """Both rankings, with a note on the photos that the strengths were matched on."""
     tau = short(*run.agreement) if run.agreement else ""
     figure = make_figure("ranking", "agreement", draw_agreement(run.ranking), tau=tau)
-    if matching := run.info.matching:
+    if (matching := run.info.matching) and run.matched_by:
+        photos = counted(matching.photos, "photo")
+        others = counted(run.info.data.photos, "other photo")
+        distortion = run.columns[run.matched_by].short
         figure.notes = {
-            "": f"{counted(matching.photos, 'photo')} served to find the strengths of equal "
-            f"distortion (mean {run.columns[matching.distortion].short} {matching.target:g}) and "
-            f"are not measured, so that no strength is tested on the photos that it was fitted "
-            f"to: the rankings are of {counted(run.info.data.photos, 'other photo')}."
+            "": f"{photos} served to match the strengths (mean {distortion} {matching.target:g}). "
+            "They are not measured, as a strength must not be tested on photos that it was fitted "
+            f"to: the rankings are of {others}."
         }
     return figure
 
@@ -51,7 +53,9 @@ def ranking_section(run: Run) -> Section | None:
     """The ranking, where another figure leads the page, and the shift's spread over photos."""
     measure = headline_measure(run.summary)
     tables = [ranking_table(run)] if len(run.ranking) else []
-    drawn = {"distribution": draw_distribution(run.rows, measure, run.columns[measure])} if measure else {}
+    drawn = {}
+    if measure:
+        drawn["distribution"] = draw_distribution(run.rows, measure, run.columns[measure])
     section = make_section("ranking", drawn, tables)
     if run.agreement:
         section.figures = [ranking_figure(run), *section.figures]

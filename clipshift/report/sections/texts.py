@@ -5,6 +5,7 @@ import pandas as pd
 from clipshift.encode.encoder import NAMES
 from clipshift.report.page import Section
 from clipshift.report.prose import make_section
+from clipshift.report.tables import leading_rows
 from clipshift.report.words import SIGNIFICANT, with_interval
 from clipshift.results.columns import DEFINITIONS
 from clipshift.results.runs import Run
@@ -34,7 +35,11 @@ def text_section(run: Run) -> Section | None:
         if run.info.model.text == NAMES
         else ""
     )
-    return make_section("named", {}, [table, named], without=without)
+    changes = leading_rows(named[named["p_holm"] < SIGNIFICANT]).sort_values("change")
+    ends = [changes.iloc[[end]] for end in (0, -1)] if len(changes) else []
+    found = [f"{_in_words(end)} under `{end['augmentation'].iloc[0]}`" for end in ends]
+    found = " and ".join(found) or "none beyond chance"
+    return make_section("named", {}, [table, named], without=without, extremes=found)
 
 
 def _in_words(rows: pd.DataFrame) -> str:
