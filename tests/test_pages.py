@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from PIL import Image
 from safetensors.numpy import save_file
 from support.augmentations import augmentations_named
 from support.columns import all_columns
@@ -23,6 +24,7 @@ from clipshift.data.dataset import ViewDataset
 from clipshift.data.sources import sample
 from clipshift.report import explorer
 from clipshift.report.charts.gaze import HEAT
+from clipshift.report.charts.vega import WIDTH
 from clipshift.report.page import Page, write_page
 from clipshift.report.run import report_page
 from clipshift.results.files import write_json
@@ -95,14 +97,16 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
     return made_run(tmp_path_factory.mktemp("pages"), ("paper", "matched"))
 
 
-@pytest.fixture(scope="module")
-def page_of(run: Run) -> Page:
-    return report_page(run, page_photos())
+def folded_page(run: Run) -> Page:
+    """A run's page, with a section that is folded."""
+    page = report_page(run, page_photos())
+    page.sections[-2].finding = "`noise` correlates."
+    return page
 
 
 @pytest.fixture(scope="module")
-def report(run: Run, page_of: Page) -> Path:
-    return write_page(run.folder / "report.html", page_of)
+def report(run: Run) -> Path:
+    return write_page(run.folder / "report.html", folded_page(run))
 
 
 @pytest.fixture(scope="module")
@@ -116,7 +120,7 @@ def comparison(run: Run, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @contextmanager
 def opened(browser: Any, file: Path, width: int = 1280, scheme: str = "light") -> Iterator[Any]:
-    """The page, all charts drawn; afterwards it must have asked for nothing and erred nowhere."""
+    """The page, when it has drawn its charts; it must have asked for nothing and erred nowhere."""
     size = {"width": width, "height": 900}
     context = browser.new_context(viewport=size, color_scheme=scheme, reduced_motion="reduce")
     tab = context.new_page()
@@ -124,9 +128,10 @@ def opened(browser: Any, file: Path, width: int = 1280, scheme: str = "light") -
     tab.on("console", lambda m: faults.append(m.text) if m.type in ("error", "warning") else None)
     tab.on("pageerror", lambda error: faults.append(str(error)))
     tab.on("dialog", lambda dialog: faults.append(dialog.message))
-    tab.on("request", lambda r: faults.append(r.url) if not r.url.startswith("data:") else None)
+    kept = ("data:", "blob:")  # what the page itself holds
+    tab.on("request", lambda r: faults.append(r.url) if not r.url.startswith(kept) else None)
     tab.goto(file.as_uri())
-    tab.evaluate("drawAll()")
+    tab.wait_for_function("() => containers.filter(inView).every(one => one.querySelector('svg'))")
     yield tab
     assert faults == [file.as_uri()]
     assert tab.evaluate("window.hacked") is None
@@ -148,7 +153,7 @@ def ranked(run: Run, severity: str) -> list[str]:
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("width", [390, 1280])
+@pytest.mark.parametrize("width", [390, 1440])
 @pytest.mark.parametrize("page", ["report", "comparison"])
 def test_a_page_is_accessible_and_asks_for_nothing(
     browser: Any, request: pytest.FixtureRequest, page: str, width: int, scheme: str
@@ -249,7 +254,9 @@ def test_a_box_says_that_it_scrolls_and_keeps_its_first_column(browser: Any, rep
 
 def test_before_printing_all_charts_are_there_in_light_colours(browser: Any, report: Path) -> None:
     with opened(browser, report, scheme="dark") as tab:
+        assert not tab.locator("#figure-correlations").is_visible()
         tab.evaluate("dispatchEvent(new Event('beforeprint'))")
+        assert tab.locator("#figure-correlations svg").is_visible()
         tab.wait_for_function(
             """() => [...document.querySelectorAll(".vega[data-chart] svg text")].every(
                 text => (text.getAttribute("fill") || "#000") < "#888888")"""
@@ -261,6 +268,67 @@ def test_before_printing_all_charts_are_there_in_light_colours(browser: Any, rep
 
 
 # --- the report ----------------------------------------------------------------------------------
+
+
+def test_the_first_screen_has_answer_rankings_and_the_largest_shift(
+    browser: Any, report: Path, run: Run
+) -> None:
+    largest = run.shift[run.shift["severity"] == "paper"].nlargest(1, "relative_shift").iloc[0]
+    with opened(browser, report, 1440) as tab:
+        figures = tab.locator("main figure.chart").evaluate_all("all => all.map(one => one.id)")
+        assert figures[:2] == ["figure-agreement", "figure-ranking"]
+        assert tab.locator("#largest").bounding_box()["y"] < 100
+        said = tab.locator("#largest-text").inner_text()
+        assert said.endswith(f"{largest['label']}, relative shift {largest['relative_shift']:.3f}.")
+        captions = tab.locator("#largest .views figcaption").all_inner_texts()
+        view = f"{largest['augmentation']} (paper)"
+        assert captions == ["clean", view, "gaze, clean", f"gaze, {view}"]
+        tab.locator("#largest-open").click()
+        assert tab.locator("#photo-name").inner_text() == largest["photo"]
+        tab.keyboard.press("Escape")
+        folded = tab.locator("#figure-correlations")
+        assert not folded.is_visible()
+        tab.locator(".findings a").click()
+        assert folded.locator("svg").is_visible()
+
+
+def test_a_mailed_page_has_no_dead_link(
+    browser: Any, report: Path, run: Run, tmp_path: Path
+) -> None:
+    """Alone in another folder, it gives its figures and tables all the same."""
+    file = tmp_path / "mailed.html"
+    file.write_bytes(report.read_bytes())
+    with opened(browser, file, scheme="dark") as tab:
+        links = tab.locator("[href]").evaluate_all(
+            "all => all.map(one => one.getAttribute('href'))"
+        )
+        assert {link[0] for link in links if link != "data:,"} == {"#"}
+        assert all(
+            tab.locator(link).count() == 1 for link in links if len(link) > 1 and "#" in link
+        )
+
+        def saved(button: str) -> Path:
+            with tab.expect_download() as download:
+                tab.locator(button).first.click()
+            path = tmp_path / download.value.suggested_filename
+            download.value.save_as(path)
+            return path
+
+        svg = saved("#figure-ranking [data-save=svg]")
+        assert all(f">{name}</text>" in svg.read_text() for name in [*NAMES, "rank 1"])
+        assert 'fill="white"' in svg.read_text()  # on a dark page as well
+        png = saved("#figure-agreement [data-save=png]")
+        assert Image.open(png).size[0] >= 2 * WIDTH
+        assert saved("#measures [data-save=png]").stat().st_size > 10000
+        table = pd.read_csv(saved("#ranking [data-save=csv]"))
+    expected = run.ranking.set_index(["severity", "augmentation"])
+    rows = table.set_index(["severity", "augmentation"])
+    assert len(rows) == len(expected) == 6
+    for head, column, tolerance in (
+        ("1 − cosine", "shift", 1e-12), ("1 − cosine low", "ci_low", 5.1e-4),
+        ("1 − cosine high", "ci_high", 5.1e-4), ("photos", "n", 0),
+    ):  # fmt: skip
+        np.testing.assert_allclose(rows[head], expected.loc[rows.index, column], atol=tolerance)
 
 
 def test_tables_sort_by_any_column(browser: Any, report: Path, run: Run) -> None:
@@ -279,7 +347,7 @@ def test_tables_sort_by_any_column(browser: Any, report: Path, run: Run) -> None
         assert first_cells(tab, "#measures") == sorted(NAMES, reverse=True)
 
 
-def test_one_choice_of_severity_changes_tables_charts_and_links(
+def test_one_choice_of_severity_changes_tables_charts_and_files(
     browser: Any, report: Path, run: Run
 ) -> None:
     with opened(browser, report) as tab:
@@ -294,8 +362,9 @@ def test_one_choice_of_severity_changes_tables_charts_and_links(
                     .sort(([a], [b]) => a - b).map(([, text]) => text).join() === names.join()""",
                 arg=ranked(run, severity),
             )
-            link = tab.locator("#figure-ranking a").first.get_attribute("href")
-            assert link == f"figures/ranking@{severity}.svg"
+            with tab.expect_download() as download:
+                tab.locator("#figure-ranking [data-save=svg]").click()
+            assert download.value.suggested_filename == f"ranking@{severity}.svg"
             unequal = tab.locator("#figure-ranking", has_text="unequally strong")
             assert unequal.locator("[data-severity]").is_visible() == (severity == "paper")
 
@@ -371,7 +440,7 @@ def test_an_enlarged_photo_shows_its_views_gaze_classes_and_numbers(
 
 def test_a_chart_can_be_enlarged(browser: Any, report: Path) -> None:
     with opened(browser, report) as tab:
-        tab.locator("#figure-distribution .enlarge").click()
+        tab.locator("#figure-distribution [data-enlarge]").click()
         tab.wait_for_selector("#enlarged svg")
         tab.keyboard.press("Escape")
         assert not tab.locator("#enlarged").is_visible()
@@ -416,12 +485,28 @@ def test_a_ladder_adds_no_figure_but_its_curves(tmp_path: Path) -> None:
 
 
 def test_a_page_holds_few_pictures_however_many_views(
-    run: Run, monkeypatch: pytest.MonkeyPatch
+    browser: Any, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(explorer, "PICTURES", 28)  # of six views and the clean one
-    found = explorer.explorer_data({"small": run}, page_photos())
+    page = report_page(run, page_photos())
+    found = page.sections[-1].explorer
     assert sum(len(shown["pictures"]) for shown in found["shown"].values()) == 28
     assert len(found["photos"]) == 6
+    without = next(photo["id"] for photo in found["photos"] if photo["id"] not in found["shown"])
+    with opened(browser, write_page(tmp_path / "report.html", page)) as tab:
+        count = tab.locator("#photo-count")
+        assert count.inner_text().startswith("6 of 6 photos, 2 without a picture. Numbers:")
+        tab.locator("#photo-find").fill(without)
+        assert count.inner_text().startswith("1 of 6 photos, 1 without a picture. Numbers:")
+        tab.locator(".card").click()
+        assert "no picture" in tab.locator("#gaze-note").inner_text()
+        own = run.shift[run.shift["photo"].eq(without) & run.shift["severity"].eq("paper")]
+        cells = (
+            tab.locator(f"#photo-numbers tbody {cell}").all_inner_texts() for cell in ("th", "td")
+        )
+        shown = {name: float(number) for name, number in zip(*cells, strict=True)}
+        expected = dict(own.set_index("augmentation")["relative_shift"])
+        assert shown == pytest.approx(expected, abs=6e-4)
     monkeypatch.setattr(explorer, "LISTED", 4)
     rows, unlisted = explorer.photo_rows(
         [run.shift], [(name, "paper") for name in NAMES], "relative_shift"
@@ -430,5 +515,5 @@ def test_a_page_holds_few_pictures_however_many_views(
 
 
 def test_the_same_run_gives_the_same_page(run: Run, report: Path, tmp_path: Path) -> None:
-    again = write_page(tmp_path / "again.html", report_page(run, page_photos()))
+    again = write_page(tmp_path / "again.html", folded_page(run))
     assert again.read_bytes() == report.read_bytes()

@@ -27,6 +27,7 @@ from clipshift.report.charts import look, marks, vega
 from clipshift.report.charts.curves import draw_layers
 from clipshift.report.charts.measures import draw_correlations, draw_distribution, draw_heatmap
 from clipshift.report.notes import model_notes
+from clipshift.report.sections import geometry, inside
 from clipshift.report.sections.measures import ranked_table
 from clipshift.report.tables import COUNT, Column, make_table
 from clipshift.results.change import normalized_change, shown_measures
@@ -344,6 +345,43 @@ def test_a_collapsed_models_answer_is_in_cosines() -> None:
     run = ranked_run(("paper", [("noise", 0.2, 1, 1), ("blur", 0.1, 2, 2)]))
     run.summary.loc[run.summary["measure"] == "relative_shift", "mean"] = np.nan
     assert answer(run)[0].startswith("`noise` shifts m most: 1 − cosine 0.20 ")
+
+
+def test_findings_say_between_which_augmentations_the_numbers_lie() -> None:
+    """At the leading severity; of several maps, by the best one for each augmentation."""
+
+    def rows(columns: str, *values: tuple) -> pd.DataFrame:
+        table = pd.DataFrame(values, columns=["severity", "augmentation", *columns.split()])
+        [value] = {"r_squared", "value", "cosine"} & set(table)
+        return table.assign(ci_low=table[value] - 0.1, ci_high=table[value] + 0.05)
+
+    run = ranked_run(("paper", [("noise", 0.2, 1, 1), ("blur", 0.1, 2, 2)]))
+    run.undone = rows(
+        "method r_squared",
+        ("matched", "noise", "ridge", 0.1), ("paper", "noise", "none", -0.5),
+        ("paper", "noise", "ridge", 0.2), ("paper", "blur", "none", 0.6),
+        ("paper", "blur", "ridge", 0.5),
+    )  # fmt: skip
+    assert geometry.undone_section(run).finding == (
+        "R² of the clean embedding that the best of the maps recovers: from 0.20 [0.10, 0.25] "
+        "under `noise` to 0.60 [0.50, 0.65] under `blur`."
+    )
+    run.neighbourhoods = rows(
+        "measure value reference", ("paper", "noise", "neighbours_kept", 0.3, 0.25),
+        ("paper", "noise", "hubness", 9.0, 1.0),
+    )  # fmt: skip
+    assert geometry.neighbourhood_section(run).finding == (
+        "Share of the ten nearest photos that stay nearest (chance: 0.25): 0.30 [0.20, 0.35] "
+        "under `noise`."
+    )
+    run.layers = rows(
+        "layer cosine", ("paper", "noise", 1, 0.8), ("paper", "blur", 1, 0.7),
+        ("paper", "noise", 2, 0.4), ("paper", "blur", 2, 0.6), ("matched", "blur", 2, 0.1),
+    )  # fmt: skip
+    assert inside.layer_section(run).finding == (
+        "The mean cosine of class tokens is lowest under `noise`: 0.80 [0.70, 0.85] after layer 1, "
+        "0.40 [0.30, 0.45] after layer 2."
+    )
 
 
 def test_a_table_has_one_spec_for_page_and_terminal(tmp_path: Path) -> None:

@@ -26,7 +26,7 @@ from clipshift.report.notes import run_notes
 from clipshift.report.page import Table
 from clipshift.report.prose import make_section
 from clipshift.report.sections import inside, texts
-from clipshift.report.sections.ranking import UNEQUAL, ranking_figure, ranking_table
+from clipshift.report.sections.ranking import FAIR, UNEQUAL, ranking_figure, ranking_table
 from clipshift.report.tables import make_table
 from clipshift.results.change import normalized_change
 from clipshift.results.ranking import rank_augmentations
@@ -82,6 +82,7 @@ def tables(
 
 APART, ALIKE = {"noise": 0.4, "blur": 0.3}, {"noise": 0.301, "blur": 0.3}
 MATCHED = {("noise", "matched"): 0.2, ("blur", "matched"): 0.35}
+AGREEMENT = {"paper_and_matched": {"tau": 1.0, "ci_low": 0.5, "ci_high": 1.0}}
 
 
 def answer(shifts: Mapping[Any, float], **options: Any) -> str:
@@ -154,7 +155,7 @@ def outliers(gaze_share: float, tokens: float = 2.0) -> pd.DataFrame:
 def whose_gaze(tokens: float) -> str:
     run = made(APART, {"config": FACTS["config"] | {"inside": True}})
     run.outliers = outliers(0.3, tokens)
-    return " ".join(inside.outlier_section(run).text)
+    return inside.outlier_section(run).finding
 
 
 def calibrated(reached: bool) -> str:
@@ -171,8 +172,9 @@ def towards(p: float) -> str:
           "softmax_change": 0.0, "softmax_low": 0.0, "softmax_high": 0.0, "softmax_p": 1.0,
           "softmax_p_holm": 1.0, "n": 9}]
     )  # fmt: skip
-    [row] = texts.text_section(run).tables[0].rows
-    return row[2].text
+    section = texts.text_section(run)
+    [row] = section.tables[0].rows
+    return f"{row[2].text} {section.finding}"
 
 
 def corruptions(mce: float | None) -> str:
@@ -219,6 +221,9 @@ VERDICTS: list[tuple[str, list[Text], list[Text]]] = [
     (UNEQUAL, [lambda: str(ranking_figure(made(APART)).notes)],
      [lambda: str(ranking_figure(made(MATCHED)).notes),
       lambda: str(ranking_figure(made({("noise", "paper"): 0.3, ("noise", "1"): 0.3})).notes)]),
+    (FAIR, [lambda: str(ranking_figure(made(APART)).notes)],
+     [lambda: str(ranking_figure(made(APART | MATCHED, AGREEMENT)).notes),
+      lambda: str(ranking_figure(made(MATCHED)).notes)]),
     # notes of a run
     ("is collapsed", [lambda: notes(collapsed=True)], [notes]),
     ("Only 29 photos", [lambda: notes(data=FACTS["data"] | {"photos": 29})],
@@ -241,6 +246,7 @@ VERDICTS: list[tuple[str, list[Text], list[Text]]] = [
     ("Not reachable", [lambda: calibrated(False)], [lambda: calibrated(True)]),
     ("No mean corruption error", [lambda: corruptions(None)], [lambda: corruptions(0.7)]),
     ("carpet", [lambda: towards(0.049)], [lambda: towards(0.05)]),
+    ("none beyond chance", [lambda: towards(0.05)], [lambda: towards(0.049)]),
     # marks
     ("(may be rounding)", [lambda: marks(0.5, [])], [lambda: marks(0.1, ["noise"])]),
     ("(trained on)", [lambda: marks(0.1, ["noise"])], [lambda: marks(0.5, ["flip"])]),
