@@ -37,9 +37,9 @@ def text_section(run: Run) -> Section | None:
     )
     changes = leading_rows(named[named["p_holm"] < SIGNIFICANT]).sort_values("change")
     ends = [changes.iloc[[end]] for end in (0, -1)] if len(changes) else []
-    found = [f"{_in_words(end)} under `{end['augmentation'].iloc[0]}`" for end in ends]
-    found = " and ".join(found) or "none beyond chance"
-    return make_section("named", {}, [table, named], without=without, extremes=found)
+    found = (f"{_in_words(end)} under `{end['augmentation'].iloc[0]}`" for end in ends)
+    furthest = " and ".join(found) or "none beyond chance"
+    return make_section("named", {}, [table, named], without=without, furthest=furthest)
 
 
 def _in_words(rows: pd.DataFrame) -> str:
