@@ -12,7 +12,9 @@ from lightning_utilities.core.apply_func import apply_to_collection
 from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
-from torchvision.transforms import Compose, Normalize, ToTensor
+from torchvision.transforms import Compose, InterpolationMode, Normalize, ToTensor
+from torchvision.transforms.v2 import functional
+from torchvision.transforms.v2.functional import pil_to_tensor
 
 from clipshift.augment.keyed import VIEW_SIZE, Augmentation, Draws, draw, unit_range
 from clipshift.augment.stored import Stored
@@ -108,7 +110,7 @@ def native_resize(preprocessing: Mapping[str, Any]) -> dict[str, Any]:
         preprocessing: open_clip's ``preprocess_cfg`` of the model.
 
     Raises:
-        UserError: If the views would not be square.
+        UserError: If the views would not be square, or it does not say how photos are resized.
     """
     size = preprocessing["size"]
     height, width = (size, size) if isinstance(size, int) else size
@@ -118,8 +120,14 @@ def native_resize(preprocessing: Mapping[str, Any]) -> dict[str, Any]:
             "or crop",
             "resize",
         )
-    kept = ("interpolation", "resize_mode", "fill_color")
-    return {"size": height} | {name: preprocessing[name] for name in kept}
+    if "resize_mode" not in preprocessing:
+        raise UserError(
+            "the model's own views of photos cannot be made square, or are not known: set squash "
+            "or crop",
+            "resize",
+        )
+    kept = ("interpolation", "resize_mode", "fill_color", "resize_size", "backend")
+    return {"size": height} | {name: preprocessing[name] for name in kept if name in preprocessing}
 
 
 def view_size(resize: Resize) -> int:
@@ -130,6 +138,8 @@ def view_size(resize: Resize) -> int:
 def pixels_of(image: Image.Image, resize: Resize) -> Tensor:
     """Resize an image to the view size with 8 bits per channel, as `clean_view` describes."""
     if not isinstance(resize, str):
+        if "backend" in resize:
+            return _transformers_pixels(image, **resize)
         view = _native_transform(**resize)(image)
         return torch.from_numpy(np.array(view)).permute(2, 0, 1)
     box = None
@@ -139,6 +149,32 @@ def pixels_of(image: Image.Image, resize: Resize) -> Tensor:
         box = (left, top, left + side, top + side)
     view = image.resize((VIEW_SIZE, VIEW_SIZE), Image.Resampling.BILINEAR, box=box)
     return torch.from_numpy(np.array(view)).permute(2, 0, 1)
+
+
+def _transformers_pixels(
+    image: Image.Image,
+    size: int,
+    interpolation: str,
+    resize_mode: str,
+    resize_size: int,
+    backend: str,
+) -> Tensor:
+    """What an image processor of transformers resizes and crops, uint8, shape (3, S, S).
+
+    Its backend resizes the image (``pil``), or in a tensor pixels of 8 bits (``torchvision``) or
+    floats (``float``), which are then rounded. Half a pixel before a centred crop is cut off.
+    """
+    view: Any = image if backend == "pil" else pil_to_tensor(image)
+    if backend == "float":
+        view = view.float()
+    sides = [image.height, image.width]
+    sides = [int(resize_size * side / min(sides)) for side in sides]
+    if resize_mode == "squash":
+        sides = [resize_size, resize_size]
+    view = functional.resize(view, sides, InterpolationMode(interpolation), antialias=True)
+    top, left = ((side - size) // 2 for side in sides)
+    view = functional.crop(view, top, left, size, size)
+    return view.round().clamp(0, 255).byte() if isinstance(view, Tensor) else pil_to_tensor(view)
 
 
 @lru_cache(maxsize=2)

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
+from lightning_utilities.core.apply_func import apply_to_collection
 from open_clip.modified_resnet import AttentionPool2d, ModifiedResNet
 from open_clip.timm_model import TimmModel
 from open_clip.transformer import ResidualAttentionBlock, VisionTransformer
@@ -65,11 +66,11 @@ class AttentionProbe(GazeProbe):
     layer: int = 0
 
     def __post_init__(self) -> None:
-        self._inputs: tuple[Any, ...] = ()
-        self.attention.register_forward_pre_hook(self._keep)
+        self._inputs: tuple[tuple[Any, ...], dict[str, Any]] = ((), {})
+        self.attention.register_forward_pre_hook(self._keep, with_kwargs=True)
 
-    def _keep(self, attention: nn.Module, inputs: tuple[Any, ...]) -> None:
-        self._inputs = tuple(x.detach() if isinstance(x, Tensor) else x for x in inputs)
+    def _keep(self, attention: nn.Module, inputs: tuple[Any, ...], named: dict[str, Any]) -> None:
+        self._inputs = apply_to_collection((inputs, named), Tensor, Tensor.detach)
 
     def read(self) -> Tensor:
         """The gaze of the last forward pass.
@@ -83,8 +84,9 @@ class AttentionProbe(GazeProbe):
 
     def read_heads(self) -> Tensor:
         """The gaze of each attention head, float32, shape (B, heads, h, w)."""
-        query, keys = self.project(self.attention, *self._inputs)
-        self._inputs = ()
+        inputs, named = self._inputs
+        query, keys = self.project(self.attention, *inputs, **named)
+        self._inputs = ((), {})
         rows, columns = self.grid
         return attention_weights(query, keys)[..., -rows * columns :].unflatten(-1, self.grid)
 
@@ -260,7 +262,9 @@ def query_and_key_bias(bias: Tensor | None) -> tuple[Tensor | None, Tensor | Non
     return (None, None) if bias is None else bias.chunk(3)[:2]  # type: ignore[return-value]
 
 
-def multihead_heads(layer: nn.MultiheadAttention, query: Tensor, key: Tensor, *_: Any) -> Heads:
+def multihead_heads(
+    layer: nn.MultiheadAttention, query: Tensor, key: Tensor, *_: Any, **__: Any
+) -> Heads:
     """The first query and all keys of `nn.MultiheadAttention`."""
     if not layer.batch_first:
         query, key = query.transpose(0, 1), key.transpose(0, 1)
@@ -275,7 +279,7 @@ def multihead_heads(layer: nn.MultiheadAttention, query: Tensor, key: Tensor, *_
     )
 
 
-def timm_heads(layer: Attention, tokens: Tensor, *_: Any) -> Heads:
+def timm_heads(layer: Attention, tokens: Tensor, *_: Any, **__: Any) -> Heads:
     """The first query and all keys of timm's self-attention."""
     query_weight, key_weight = layer.qkv.weight.chunk(3)[:2]
     query_bias, key_bias = query_and_key_bias(layer.qkv.bias)
@@ -285,7 +289,7 @@ def timm_heads(layer: Attention, tokens: Tensor, *_: Any) -> Heads:
     )
 
 
-def latent_heads(layer: AttentionPoolLatent, tokens: Tensor, *_: Any) -> Heads:
+def latent_heads(layer: AttentionPoolLatent, tokens: Tensor, *_: Any, **__: Any) -> Heads:
     """The pooling query and all keys of timm's attention pool."""
     if layer.pos_embed is not None:
         tokens = tokens + layer.pos_embed.to(tokens.dtype)
@@ -298,7 +302,7 @@ def latent_heads(layer: AttentionPoolLatent, tokens: Tensor, *_: Any) -> Heads:
     )
 
 
-def resnet_heads(layer: AttentionPool2d, features: Tensor, *_: Any) -> Heads:
+def resnet_heads(layer: AttentionPool2d, features: Tensor, *_: Any, **__: Any) -> Heads:
     """The mean token's query and all keys of a CLIP ResNet's attention pool."""
     patches = features.flatten(2).transpose(1, 2)
     tokens = torch.cat([patches.mean(dim=1, keepdim=True), patches], dim=1)
