@@ -13,6 +13,7 @@ import open_clip
 import pytest
 import torch
 from PIL import Image
+from support.hub import put_in_cache
 from support.models import VIT, write_hub_folder
 from torch import Tensor, nn
 from torch.nn.functional import interpolate, multi_head_attention_forward
@@ -390,24 +391,6 @@ def test_a_hub_folder_without_weights_is_not_a_trained_model(
 ) -> None:
     shutil.copy(hub_folder / "open_clip_config.json", tmp_path)
     assert "cannot be loaded" in message(f"local-dir:{tmp_path}")
-
-
-@pytest.fixture
-def hub_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty hub cache."""
-    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
-    return tmp_path / "hub"
-
-
-def put_in_cache(cache: Path, repo: str, files: dict[str, Path]) -> None:
-    commit = "0" * 40
-    snapshot = cache / f"models--{repo.replace('/', '--')}" / "snapshots" / commit
-    snapshot.mkdir(parents=True)
-    refs = snapshot.parent.parent / "refs"
-    refs.mkdir()
-    (refs / "main").write_text(commit)
-    for name, file in files.items():
-        shutil.copy(file, snapshot / name)
 
 
 def test_hub_model_loads_from_the_cache_without_network(hub_folder: Path, hub_cache: Path) -> None:

@@ -100,6 +100,7 @@ class Encoder(nn.Module):
         fill: Whether every pass is padded to `ENCODE_BATCH` views. Otherwise few views are encoded
             faster, but numbers depend on the rest of the batch in the seventh digit.
         probe: Reads the gaze; None where the image tower has none.
+        tokenizer: Creates the text tower's tokenizer; None where the model has no text side.
         cacheable: Whether `fingerprint` covers all of its code, so that other runs may reuse its
             features.
         weights_sha256: SHA-256 of the weights.
@@ -146,7 +147,7 @@ class Encoder(nn.Module):
             self._tower.to(memory_format=torch.channels_last)
         self.probe = tower.probe
         self.layer_probe = LayerProbe(tower.blocks, tower.class_token, tower.prefix)
-        self._tokenizer = tokenizer
+        self.tokenizer = tokenizer
         size = self.preprocessing["size"]
         self.input_size = (size, size) if isinstance(size, int) else tuple(size)
         for name in ("mean", "std"):
@@ -258,9 +259,9 @@ class Encoder(nn.Module):
         ).float()
 
     def _text_side(self) -> Tokenizer:
-        if self._tokenizer is None:
+        if self.tokenizer is None:
             raise UserError("the model has no text side, or has no tokenizer to read texts by")
-        return self._tokenizer()
+        return self.tokenizer()
 
     def _unit_texts(self, tokens: Tensor, normalize: bool = True) -> Tensor:
         return unit_length(self.model.encode_text(tokens), dim=-1)

@@ -46,6 +46,7 @@ class Kind:
 
 KINDS = {
     "open_clip": Kind("open_clip_models", "open_clip"),
+    "transformers": Kind("transformers_models", "transformers", "transformers"),
     "module": Kind("modules"),
 }
 POOLINGS = {

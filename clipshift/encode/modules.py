@@ -81,7 +81,7 @@ def as_encoder(
             model = copy.deepcopy(model).cpu()
         encoder = loader.wrap(model, preprocess, tokenizer, trained, pooling)
         encoder.cacheable = False
-        _try(encoder, name, tokenizer)
+        _try(encoder, name)
     except UserError:
         raise
     except Exception as error:
@@ -136,7 +136,7 @@ def precision_of(model: nn.Module) -> str:
 
 
 @torch.inference_mode()
-def _try(encoder: Encoder, name: str, tokenizer: Tokenizer | None) -> None:
+def _try(encoder: Encoder, name: str) -> None:
     """Check the output of a model for a bright and a dark view of noise."""
     views = torch.rand(2, 3, *encoder.input_size, generator=torch.Generator().manual_seed(0))
     views[0] /= 8
@@ -155,8 +155,8 @@ def _try(encoder: Encoder, name: str, tokenizer: Tokenizer | None) -> None:
             f"the embeddings of {name} change with the other views of the batch, or from call to "
             "call: numbers would depend on the batch"
         )
-    if tokenizer is not None:
-        texts = encoder.model.encode_text(tokenizer(["a photo", "a dog"]))
+    if encoder.tokenizer is not None:
+        texts = encoder.model.encode_text(encoder.tokenizer()(["a photo", "a dog"]))
         if tuple(texts.shape) != shape:
             raise UserError(
                 f"{name}.encode_text returns {tuple(texts.shape)} for 2 texts, not {shape}"

@@ -1,8 +1,9 @@
-"""A local server with the part of the Hugging Face hub's interface that data sets use."""
+"""The Hugging Face hub: a local server with what data sets use of it, and a filled cache."""
 
 import http.server
 import json
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
@@ -75,3 +76,15 @@ class Hub(http.server.BaseHTTPRequestHandler):
 
     def log_message(self, *args: object) -> None:
         pass
+
+
+def put_in_cache(cache: Path, repo: str, files: dict[str, Path]) -> None:
+    """Lay files out as the hub's client keeps those of a model."""
+    commit = "0" * 40
+    snapshot = cache / f"models--{repo.replace('/', '--')}" / "snapshots" / commit
+    snapshot.mkdir(parents=True)
+    refs = snapshot.parent.parent / "refs"
+    refs.mkdir()
+    (refs / "main").write_text(commit)
+    for name, file in files.items():
+        shutil.copy(file, snapshot / name)
