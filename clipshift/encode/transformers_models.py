@@ -60,6 +60,7 @@ AVERAGING = {"convnext", "convnextv2", "dinov3_convnext", "regnet", "resnet"}
 """Types of towers whose ``pooler_output`` is the average over locations, up to a layer norm."""
 NAFLEX = "siglip2_vision_model"
 """The type of towers that take patches instead of pixels."""
+ERRORS: tuple[type[Exception], ...] = (*LOAD_ERRORS, ImportError)
 CONFIG = "config.json"
 WEIGHTS = ["model.safetensors.index.json", "model.safetensors"]
 PROCESSORS = ["processor_config.json", "preprocessor_config.json"]
@@ -83,34 +84,34 @@ class TransformersModel(nn.Module):
         self.model = model
         self.locations = nn.Identity()  # its inputs are the features that a mean is taken of
         name, tower = type(model).__name__, self.tower
-        self.type = tower.config.model_type
+        self.model_type = tower.config.model_type
         try:
             with torch.inference_mode():
                 output = self._output(torch.zeros(2, 3, *size, dtype=model.dtype))
             tokens = output.last_hidden_state
         except Exception as error:
             raise UserError(f"{name} has no image side: {one_line(str(error))[:160]}") from error
-        patch = np.broadcast_to(getattr(tower.config, "patch_size", None) or 0, 2).tolist()
-        self.grid = tuple(
-            side // length for side, length in zip(size, patch, strict=True) if length
-        )
+        self.grid: Any = ()  # unknown
+        self.prefix = 0
         if tokens.ndim == 4:
             self.grid = tuple(tokens.shape[2:])
-        self.prefix = 0 if tokens.ndim == 4 else tokens.shape[1] - math.prod(self.grid)
-        has_patches = bool(self.grid) and self.prefix >= 0
+        elif patch := getattr(tower.config, "patch_size", None):
+            self.grid = tuple(np.floor_divide(size, patch).tolist())
+            self.prefix = tokens.shape[1] - math.prod(self.grid)
+            if self.prefix < 0:
+                self.grid, self.prefix = (), 0
         parameters = {parameter.rpartition(".")[2] for parameter, _ in tower.named_parameters()}
-        self.class_token = has_patches and not parameters.isdisjoint(
-            ("cls_token", "class_embedding")
-        )
+        has_token = not parameters.isdisjoint(("cls_token", "class_embedding"))
+        self.class_token = bool(self.prefix) and has_token
         possible = {
             PROJECTION: hasattr(model, "visual_projection"),
             ATTENTION_POOL: hasattr(getattr(tower, "head", None), "probe"),
             CLASS_TOKEN: self.class_token,
             POOLED: output.get("pooler_output") is not None,
-            MEAN_OF_PATCHES: has_patches,
+            MEAN_OF_PATCHES: bool(self.grid),
         }
         poolings = [key for key, is_possible in possible.items() if is_possible]
-        self.is_known = self.type in WITH_CLASS_TOKEN | AVERAGING or not {
+        self.is_known = self.model_type in WITH_CLASS_TOKEN | AVERAGING or not {
             PROJECTION,
             ATTENTION_POOL,
         }.isdisjoint(poolings)
@@ -152,7 +153,7 @@ class TransformersModel(nn.Module):
         return output.pooler_output.flatten(1)
 
     def _output(self, pixels: Tensor) -> Any:
-        if self.type != NAFLEX:
+        if self.model_type != NAFLEX:
             return self.tower(pixel_values=pixels)
         side = self.tower.config.patch_size
         patches = torch.stack([convert_image_to_patches(view, side) for view in pixels])
@@ -173,14 +174,14 @@ class TransformersModel(nn.Module):
         tower, depth = self.tower, len(blocks)
         if self.pooling == MEAN_OF_PATCHES:
             return gaze.ContributionProbe(self, self.locations, None, None)
-        if self.pooling == POOLED and self.type in AVERAGING:
+        if self.pooling == POOLED and self.model_type in AVERAGING:
             blocks[-1].register_forward_hook(self._pass_on)
             norm = getattr(tower, "layernorm", None) or getattr(tower, "layer_norm", None)
             return gaze.ContributionProbe(self, self.locations, norm, None)
         if hasattr(getattr(tower, "head", None), "probe"):
             attention = tower.head.attention
             return gaze.AttentionProbe(attention, gaze.multihead_heads, self.grid, depth)
-        if self.type in WITH_CLASS_TOKEN:
+        if self.model_type in WITH_CLASS_TOKEN:
             attention = next(part for part in blocks[-1].modules() if hasattr(part, "k_proj"))
             return gaze.AttentionProbe(attention, projected_heads, self.grid, depth - 1)
         return None
@@ -256,7 +257,7 @@ def load(
         with only_errors_logged():
             config = AutoConfig.from_pretrained(folder, **here)
             config._attn_implementation = None  # a stranger's could name code on the hub
-            kind = getattr(transformers, (config.architectures or [""])[0], None)
+            kind: Any = getattr(transformers, (config.architectures or [""])[0], None)
             if not (isinstance(kind, type) and issubclass(kind, transformers.PreTrainedModel)):
                 kind = AutoModel
             model, report = kind.from_pretrained(
@@ -270,7 +271,7 @@ def load(
             processor = AutoImageProcessor.from_pretrained(folder, **here)
         if missing := sorted(report["missing_keys"]):
             raise ValueError(f"it lacks {len(missing)} weights ({missing[0]} first)")
-    except (*LOAD_ERRORS, ImportError) as error:
+    except ERRORS as error:
         if "trust_remote_code" in str(error):
             raise UserError(
                 f"{source} requires running remote code, which clipshift never does"
@@ -284,7 +285,7 @@ def load(
         try:
             with only_errors_logged():
                 return text_tokenizer(model, AutoTokenizer.from_pretrained(folder, **here))
-        except (*LOAD_ERRORS, ImportError) as error:
+        except ERRORS as error:
             reason = one_line(str(error))[:160]
             raise UserError(f"cannot load the tokenizer of {source}: {reason}") from error
 
@@ -350,6 +351,7 @@ def _encoder(
     preprocessing = read_processor(processor)
     height, width = np.broadcast_to(preprocessing["size"], 2).tolist()
     images = TransformersModel(model.eval(), (height, width), pooling)
+    model.config.name_or_path = ""
     config = model.config.to_dict() | {"transformers_version": None, "pooling": images.pooling}
     is_joint = images.pooling in (PROJECTION, ATTENTION_POOL)
     return Encoder(
