@@ -4,37 +4,42 @@ import html
 import inspect
 import os
 import tempfile
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
+import numpy as np
 import pandas as pd
 import pytorch_lightning as pl
+import torch
 from torch import Tensor, nn
 
 from clipshift import options as spec
 from clipshift import pipeline
-from clipshift.augment.transforms import as_augmentation
 from clipshift.choices import model_options, read_choice
 from clipshift.comparison.pair import compare_pair, trained_on_of
 from clipshift.data.classes import candidate_classes
 from clipshift.data.dataset import ViewDataset
 from clipshift.data.memory import photos_of
+from clipshift.data.photos import Photo
 from clipshift.data.selection import SELECTION, select
 from clipshift.encode.modules import as_encoder
 from clipshift.errors import UserError, did_you_mean
 from clipshift.evaluate.evaluation import Evaluation
-from clipshift.parts import make_augmentations, make_measures
+from clipshift.parts import make_augmentations, make_measures, named_parts, taken_from
 from clipshift.report.charts import vega
 from clipshift.report.charts.gaze import draw_pictures
 from clipshift.report.charts.ranking import draw_ranking
 from clipshift.report.explorer import gazed_pictures
 from clipshift.report.run import write_report
-from clipshift.report.sections.measures import ranked_table
+from clipshift.report.sections.measures import measure_table, ranked_means, ranked_table
+from clipshift.report.shift import HEADLINE_MEASURES
+from clipshift.report.tables import Column
 from clipshift.results.compatibility import differing_views
-from clipshift.results.rebuild import rebuild_views
+from clipshift.results.rebuild import PASSED, rebuild_views
 from clipshift.results.records import Records
 from clipshift.results.runs import Run, copy_results, misfits, read_run
 from clipshift.results.table import labels_of
@@ -45,6 +50,14 @@ SHOWN_GAZES = 1000
 OTHER_DEFAULTS = {"attributes": None, "num_workers": 0, "save_gaze": SHOWN_GAZES}
 """Defaults that are not the command's: None for its file of attributes, no processes that would
 import a notebook's code, and gazes to show."""
+
+LEADING = (*HEADLINE_MEASURES, "retained", "zero_shot_top1", "attention_similarity", "ssim")
+"""The measures that a result shows first."""
+WORST, BEST = (
+    f'<b style="background:rgba({color},.35);padding:0 .25em">{{}}</b>'
+    for color in ("208,122,24", "70,130,210")
+)
+"""How the largest and the smallest change of a column are shown in a notebook."""
 
 
 class Result:
@@ -80,6 +93,34 @@ class Result:
     def layers(self) -> pd.DataFrame:
         """The shift after every layer; empty unless asked for by ``layers=True``."""
         return self.run.layers
+
+    def table(self, measures: Sequence[str] | None = None) -> pd.DataFrame:
+        """Means over photos: one row per augmentation, the largest shift first.
+
+        Args:
+            measures: The columns. By default those of `LEADING` that were measured, and all that
+                are not clipshift's own.
+
+        Returns:
+            By ``augmentation``; by ``severity`` and ``augmentation`` where there are several.
+
+        Raises:
+            UserError: If one was not measured.
+        """
+        chosen = self._leading() if measures is None else list(measures)
+        measured = list(self.summary["measure"].unique())
+        for measure in chosen:
+            if measure not in measured:
+                raise UserError(f"no measure {measure!r}{did_you_mean(measure, measured)}")
+        several = self.summary["severity"].nunique() > 1
+        keys = ["severity", "augmentation"] if several else ["augmentation"]
+        return ranked_means(self.summary).set_index(keys)[chosen]
+
+    def _leading(self) -> list[str]:
+        metrics = self.run.info.config.metric
+        own = [n for n, node in metrics.items() if not node["_target_"].startswith("clipshift.")]
+        measured = set(self.summary["measure"])
+        return [measure for measure in (*LEADING, *own) if measure in measured]
 
     def plot_ranking(self) -> vega.Chart:
         """Augmentations by their mean shift: an Altair chart."""
@@ -133,13 +174,37 @@ class Result:
         return "\n\n".join(table.to_string(index=False) for table in self._tables().values())
 
     def _repr_html_(self) -> str:
-        parts = []
-        for severity, table in self._tables().items():
-            parts.append(f"<p>severity {html.escape(severity)}: means with 95 % intervals</p>")
-            parts.append(table.to_html(index=False))
+        leading, parts = self._leading(), []
+        for severity, summary in self.summary.groupby("severity", sort=False):
+            run = self.run
+            data, spec = measure_table(summary, run.columns, run.trained_on, run.below_floor)
+            first = [column for column in spec if column.value in leading]
+            others = [column for column in spec[1:] if column not in first]
+            about = f"severity {severity}: means with 95 % intervals"
+            legend = f"{WORST.format('largest')} and {BEST.format('smallest')} change"
+            parts.append(f"<p>{html.escape(about)}; {legend}</p>")
+            parts.append(self._html_table(data, [spec[0], *first]))
+            if others:
+                parts.append(f"<details><summary>{len(others)} other measures</summary>")
+                parts.append(self._html_table(data, [spec[0], *others]) + "</details>")
         if len(self.ranking):
             parts.append(vega.svg(vega.spec_of(self.plot_ranking())))
         return "".join(parts)
+
+    def _html_table(self, data: pd.DataFrame, spec: Sequence[Column]) -> str:
+        """A table in HTML, with the best and the worst value of each column painted."""
+        cells = {}
+        for column in spec:
+            texts = [html.escape(text).partition(" [") for text in column.texts(data)]
+            shown = [f"{n}<br><small>[{end}</small>" if end else n for n, _, end in texts]
+            facts = self.run.columns.get(column.value)
+            gains = facts.gain(0, data[column.value]) if facts else pd.Series(dtype=float)
+            if gains.nunique() > 1:
+                for extreme, style in ((gains.min(), WORST), (gains.max(), BEST)):
+                    pairs = zip(gains, shown, strict=True)
+                    shown = [style.format(t) if gain == extreme else t for gain, t in pairs]
+            cells[html.escape(column.head)] = shown
+        return pd.DataFrame(cells).to_html(index=False, escape=False)
 
     def _tables(self) -> dict[str, pd.DataFrame]:
         """The summary for people, by severity."""
@@ -176,15 +241,16 @@ def with_options(function: Function) -> Function:
 def measure_shift(
     photos: Any = None,
     model: str | Path | tuple[str, str | Path] | nn.Module = "lite",
-    augmentations: str | Sequence[str] | Mapping[str, Any] = "paper",
+    augmentations: Any = "paper",
     severities: str | int | Sequence[str | int] = "paper",
     *,
     labels: Sequence[str | None] | None = None,
     classes: str | Sequence[str] | None = None,
-    measures: str | Sequence[str] = "full",
+    measures: Any = "full",
     prompts: str | Sequence[str] = "auto",
     preprocess: Any = None,
     tokenizer: Callable[[list[str]], Tensor] | None = None,
+    device: str | torch.device = "auto",
     folder: str | Path | None = None,
     progress: bool = True,
     **options: Any,
@@ -200,17 +266,22 @@ def measure_shift(
         model: One of ``clipshift models``; a checkpoint's folder in the hub's format; open_clip's
             name and tag, or name and checkpoint file, as ``("ViT-B-32", "laion2b_s34b_b79k")``; an
             open_clip model; or any module with ``encode_image`` (and ``encode_text``).
-        augmentations: A choice of ``aug``, or a list of them; or, by name, augmentations or
-            transforms of torchvision, kornia or albumentations.
+        augmentations: A choice of ``aug``, as ``"noise"``; an augmentation or a transform of
+            torchvision, kornia or albumentations; a list of both; or a dict of them by name. In a
+            list a transform has the name of its class, as ``random_rotation``. Random numbers are
+            drawn by name.
         severities: ``paper``, 1 to 5, ``matched``, or a list of them.
         labels: The class of each photo, where ``photos`` is a list.
         classes: Names to choose among in zero-shot classification: ``imagenet``, or a list. By
             default those of the photos.
-        measures: A choice of ``metric``, or a list of them.
+        measures: A choice of ``metric``; a `clipshift.measure.PhotoMeasure` or any torchmetrics
+            metric of two inputs; a list of both; or a dict of them by name.
         prompts: A choice of ``prompts``, or templates with ``{}`` for the class.
         preprocess: What a module in memory is given: see `clipshift.encode.as_encoder`.
         tokenizer: A module's in memory: from a list of texts to what ``encode_text`` takes. Without
             it, measures with text are left out.
+        device: ``cpu``, ``cuda``, ``cuda:1``, ``mps`` or a ``torch.device``; ``auto`` is a GPU if
+            there is one.
         folder: Where the run's files go; by default a temporary folder, which goes with the result.
         progress: Whether to show a bar.
         **options: The command's options, with _ for a dot and without ``data.``: ``layers=True``.
@@ -221,15 +292,18 @@ def measure_shift(
     if not isinstance(model, nn.Module) and (preprocess is not None or tokenizer is not None):
         raise UserError(f"preprocess and tokenizer are for a model in memory, not for {model}")
     settings = spec.read_options(spec.EvaluateOptions, _values(severities, options))
+    (aug, own), (metric, metrics) = (
+        named_parts(group, parts) for group, parts in (("aug", augmentations), ("metric", measures))
+    )
     config: dict[str, Any] = {
         **spec.defaults(spec.EvaluateCommand),
         **asdict(settings),
-        "data": {**asdict(settings.data), **_source(photos)},
+        "data": asdict(settings.data),
         "model": _model(model),
-        "aug": _nodes(augmentations),
-        "metric": read_choice("metric", measures),
+        "aug": aug,
+        "metric": metric,
         "prompts": read_choice("prompts", prompts if isinstance(prompts, str) else "auto"),
-        "trainer": read_choice("trainer", "auto"),
+        "trainer": read_choice("trainer", "auto") | _accelerator(device),
         "logger": {},
         "cache": read_choice("cache", "disk"),
     }
@@ -237,8 +311,9 @@ def measure_shift(
         config["prompts"]["templates"] = list(prompts)
     spec.check_options(spec.EvaluateCommand, config)
     every = photos_of(photos, labels)
+    config["data"] |= _source(photos, every)
     selected = select(every, **{name: getattr(settings.data, name) for name in SELECTION})
-    device = {name: value for name, value in config["trainer"].items() if name != "_target_"}
+    lightning = {name: value for name, value in config["trainer"].items() if name != "_target_"}
     if isinstance(model, nn.Module):
         encoder, reference = as_encoder(model, preprocess, tokenizer), None
         if settings.precision not in (pipeline.AUTO, pipeline.FULL, encoder.precision):
@@ -247,16 +322,12 @@ def measure_shift(
             )
         config["precision"] = encoder.precision
     else:
-        encoder = pipeline.load_model(config["model"], settings.precision, device["accelerator"])
+        encoder = pipeline.load_model(config["model"], settings.precision, lightning["accelerator"])
         reference = pipeline.load_reference(config["model"], encoder)
-    if isinstance(augmentations, Mapping):
-        parts = {name: as_augmentation(part) for name, part in augmentations.items()}
-        ladders: dict[str, list[float]] = {}
-    else:
-        parts, ladders = make_augmentations(config["aug"])
+    parts, ladders = make_augmentations(aug, build=taken_from(own))
     names = pipeline.classes_of(every) if classes is None else classes
     names = candidate_classes(names) if isinstance(names, str) else list(names)
-    measured = make_measures(config["metric"])
+    measured = make_measures(metric, taken_from(metrics))
     templates = pipeline.templates_for(config["prompts"], names)
     evaluation = Evaluation(
         settings, selected, names, encoder, parts, ladders, measured, templates, config, reference
@@ -266,7 +337,7 @@ def measure_shift(
     with pipeline.locked(target):
         records = Records(target)
         records.begin({}, restart=True)
-        make = partial(pl.Trainer, **device)
+        make = partial(pl.Trainer, **lightning)
         trainer = pipeline.evaluation_trainer(make, target, progress=progress)
         run = pipeline.carry_out(pipeline.prepare(evaluation), records, trainer, target)
         records.remove()
@@ -274,28 +345,40 @@ def measure_shift(
     return Result(run, evaluation.views(), temporary)
 
 
-def load_run(folder: str | Path, fetch: bool = False) -> Result:
-    """A finished run, from its folder.
+def load_run(folder: str | Path, fetch: bool = False, photos: Any = None) -> Result:
+    """A finished run, from its folder. A warning names photos that are no longer there.
 
     Args:
         folder: The folder. It need not be one's own: what it holds is read as data.
         fetch: Whether its photos may be read again where they lie behind an address.
+        photos: Its photos, as they were passed to `measure_shift`, if they were in memory or have
+            moved. Only those are shown that are what was measured.
 
     Raises:
         UserError: If the folder holds no finished run.
     """
     run = read_run(Path(folder).expanduser())
     try:
-        return Result(run, rebuild_views(run, fetch))
+        views = rebuild_views(run, fetch, photos)
     except UserError as error:  # its photos are gone, behind an address, or were held in memory
+        warnings.warn(str(error), stacklevel=2)
         return Result(run, error)
+    here = {photo.id for photo in views.photos if photo.left_out is None}
+    ids = labels_of(run.rows).index
+    if missing := [photo for photo in ids if photo not in here]:
+        named = ", ".join(missing[:3]) + (", …" if len(missing) > 3 else "")
+        words = f"{len(missing)} of {len(ids)} photos are missing: {named}"
+        warnings.warn(words, stacklevel=2)
+    return Result(run, views)
 
 
-def compare(a: Result, b: Result, seed: int = 0) -> pd.DataFrame:
+def compare(
+    a: Result | Run | str | Path, b: Result | Run | str | Path, seed: int = 0
+) -> pd.DataFrame:
     """Compare two runs photo by photo.
 
     Args:
-        a: The one, as of a base model.
+        a: The one, as of a base model: a result, or a run's folder.
         b: The other, of the same photos and views.
         seed: Of the bootstrap.
 
@@ -304,14 +387,24 @@ def compare(a: Result, b: Result, seed: int = 0) -> pd.DataFrame:
         95 % interval, the share of photos that improved, and p after Holm's correction.
 
     Raises:
-        UserError: If they measured different photos or views.
+        UserError: If one is not a finished run, or they measured different photos or views.
     """
-    if differences := differing_views(a.run, b.run):
+    first, second = _run_of(a), _run_of(b)
+    if differences := differing_views(first, second):
         raise UserError(
             f"the runs cannot be compared photo by photo: they differ in {', '.join(differences)}"
         )
-    with misfits(f"{a.run.folder} and {b.run.folder}"):
-        return compare_pair(a.run, b.run, seed, trained_on_of([a.run, b.run]))
+    with misfits(f"{first.folder} and {second.folder}"):
+        return compare_pair(first, second, seed, trained_on_of([first, second]))
+
+
+def _run_of(given: Any) -> Run:
+    if isinstance(given, str | os.PathLike):
+        return read_run(Path(given).expanduser())
+    run = given.run if isinstance(given, Result) else given
+    if not isinstance(run, Run):
+        raise UserError(f"{type(run).__name__} is not a run: pass a result, or a run's folder")
+    return run
 
 
 def _values(severities: Any, options: Mapping[str, Any]) -> dict[str, Any]:
@@ -335,24 +428,44 @@ def _plain(value: Any) -> Any:
     """A value as a configuration has it."""
     if isinstance(value, os.PathLike):
         return os.fspath(value)
+    if isinstance(value, np.generic | np.ndarray):
+        return value.tolist()
     return value if isinstance(value, str) or not isinstance(value, Sequence) else list(value)
 
 
-def _source(photos: Any) -> dict[str, Any]:
+def _source(photos: Any, listed: Sequence[Photo]) -> dict[str, Any]:
     """Where photos come from, as a configuration has it."""
     if photos is None:
         return {"_target_": "clipshift.data.sample"}
     if isinstance(photos, str | os.PathLike):
-        return {"_target_": "clipshift.data.folder", "root": os.path.abspath(photos)}
-    return {"_target_": "clipshift.data.memory.photos_of", "root": None}
+        path = os.path.abspath(os.path.expanduser(photos))
+        if os.path.exists(path):
+            return {"_target_": "clipshift.data.folder", "root": path}
+    folders = [os.path.dirname(os.path.abspath(p.file)) for p in listed if type(p) is Photo]
+    root = os.path.commonpath(folders) if len(folders) == len(listed) else None
+    return {"_target_": PASSED, "root": root}
 
 
-def _nodes(augmentations: str | Sequence[str] | Mapping[str, Any]) -> dict[str, Any]:
-    """What augmentations are made from, as a configuration has it."""
-    if not isinstance(augmentations, Mapping):
-        return read_choice("aug", augmentations)
-    kinds = {name: type(part) for name, part in augmentations.items()}
-    return {n: {"_target_": f"{kind.__module__}.{kind.__qualname__}"} for n, kind in kinds.items()}
+def _accelerator(device: str | torch.device) -> dict[str, Any]:
+    """A device in Lightning's words.
+
+    Raises:
+        UserError: If there is no such device here.
+    """
+    if device == pipeline.AUTO:
+        return {}
+    try:
+        chosen = torch.device(device)
+    except (RuntimeError, TypeError):
+        raise UserError(
+            f"device={device!r} is not a device: use cpu, cuda, cuda:1 or mps"
+        ) from None
+    counts = {"cpu": 1, "cuda": torch.cuda.device_count(), "mps": torch.backends.mps.is_available()}
+    if (chosen.index or 0) >= counts.get(chosen.type, 0):
+        here = ", ".join(name for name, count in counts.items() if count)
+        raise UserError(f"device={device} is not available on this machine: it has {here}")
+    one = 1 if chosen.index is None or chosen.type != "cuda" else [chosen.index]
+    return {"accelerator": chosen.type, "devices": one}
 
 
 def _model(model: str | Path | tuple[str, str | Path] | nn.Module) -> dict[str, Any]:

@@ -6,7 +6,8 @@ parameters. Only clipshift's own parts are in the registry.
 
 import inspect
 import json
-from collections.abc import Callable, Mapping
+import re
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, get_type_hints
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
@@ -16,6 +17,7 @@ from clipshift.augment import authors
 from clipshift.augment.keyed import Augmentation, MovingAugmentation
 from clipshift.augment.transforms import KeyedTransform, as_augmentation
 from clipshift.checks import checked, rising
+from clipshift.choices import read_choice
 from clipshift.errors import UserError
 from clipshift.measure.metrics import PhotoMeasure
 from clipshift.measure.per_photo import as_measure
@@ -78,6 +80,79 @@ def build_part(option: str, described: Mapping[str, Any], registry: Registry = P
         return part(**values)
     except UserError as error:
         raise error.within(option) from None
+
+
+def named_parts(group: str, given: Any) -> tuple[dict[str, dict[str, Any]], dict[str, Any]]:
+    """Name parts that are passed from Python: choices of a group, and objects.
+
+    Args:
+        group: ``aug`` or ``metric``.
+        given: A choice, an object, a list of both, or a mapping of them by name. An object in a
+            list is called after its class or function: ``RandomRotation`` is ``random_rotation``.
+
+    Returns:
+        What all of them are made from, as a configuration has it, and the objects; both by name.
+
+    Raises:
+        UserError: If a choice does not exist, a name is taken or not a name, or a class is given in
+            place of an object.
+    """
+    if isinstance(given, str) or not isinstance(given, Mapping | Sequence):
+        given = [given]
+    if not isinstance(given, Mapping) and all(isinstance(part, str) for part in given):
+        return read_choice(group, given), {}
+    nodes: dict[str, dict[str, Any]] = {}
+    objects: dict[str, Any] = {}
+    name: Any
+    for name, part in given.items() if isinstance(given, Mapping) else ((None, p) for p in given):
+        if name is None and isinstance(part, str | Mapping):
+            new, held = named_parts(group, part)
+        elif isinstance(part, str):
+            new, held = read_choice(group, part), {}
+            if len(new) != 1:
+                raise UserError(f"{group}: {part!r} is {len(new)} parts: list it without a name")
+            new = {name: next(iter(new.values()))}
+        else:
+            name = _name_of(part) if name is None else name
+            new, held = {name: _node_of(part)}, {name: part}
+        for name in new:
+            if not isinstance(name, str) or not NAME.fullmatch(name):
+                raise UserError(f"{group}: {name!r} is not a name: use a text without @, not clean")
+            if name in nodes:
+                raise UserError(f"{group}: two are called {name}: pass a dict, {{NAME: …}}")
+        nodes |= new
+        objects |= held
+    return nodes, objects
+
+
+NAME = re.compile(r"(?!clean$)[^@\x00-\x1f\x7f]{1,100}")
+"""The name of a part that is passed from Python: names of views have an @ before a severity."""
+
+
+def _name_of(part: Any) -> str:
+    """What a part is called in tables: its class or function, in small letters."""
+    name = getattr(part, "__name__", type(part).__name__).strip("<>")
+    return re.sub("(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "_", name).lower()
+
+
+def _node_of(part: Any) -> dict[str, Any]:
+    """What a run records of a part: its code, and, where it describes itself, its parameters."""
+    if inspect.isclass(part):
+        raise UserError(f"{part.__name__} is a class: pass an object, {part.__name__}(…)")
+    code = part if hasattr(part, "__qualname__") else type(part)
+    node = {"_target_": f"{code.__module__}.{code.__qualname__}"}
+    described = " ".join(repr(part).split())
+    return node if " at 0x" in described else node | {"repr": described}
+
+
+def taken_from(objects: Mapping[str, Any]) -> Build:
+    """`build_part`, except for the parts that there are as objects already, by name."""
+
+    def build(option: str, described: Mapping[str, Any]) -> Any:
+        name = option.partition(".")[2]
+        return objects[name] if name in objects else build_part(option, described)
+
+    return build
 
 
 def make_augmentations(

@@ -318,7 +318,10 @@ def locked(folder: Path) -> Iterator[None]:
     Raises:
         UserError: If another process is in it.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"cannot write to the folder {folder}: {error.strerror}") from None
     if not is_first_process():
         yield
         return

@@ -4,16 +4,21 @@ import inspect
 import json
 import os
 import pickle
+import re
+import shutil
 import subprocess
 import sys
+import warnings
 from importlib.metadata import version
 from pathlib import Path
 
+import albumentations
 import numpy as np
 import open_clip
 import pandas as pd
 import pytest
 import torch
+from kornia import augmentation as kornia
 from PIL import Image
 from safetensors.numpy import load_file
 from scipy.spatial.distance import cdist
@@ -22,6 +27,8 @@ from support.models import VIT, write_hub_folder
 from support.terminal import ROOT
 from torch import nn
 from torch.utils.data import Dataset
+from torchmetrics.image import PeakSignalNoiseRatio
+from torchvision import transforms as v1
 from torchvision.transforms import v2
 
 import clipshift
@@ -41,6 +48,7 @@ from clipshift.results.columns import ShiftFile
 from clipshift.results.intervals import mean_interval
 
 NAMES = {"cat": ["chelsea.png"], "sky": ["moon.png", "rocket.jpg"]}
+ROTATION = v2.RandomRotation(30)
 FAST = {"measures": ["cosine_similarity", "ssim"], "prompts": "none", "progress": False}
 
 
@@ -229,10 +237,14 @@ def test_photos_in_memory_lose_nothing(folder: Path) -> None:
     [
         ([], {}, "the list of photos is empty"),
         (3, {}, "int is not a list of photos"),
+        (np.zeros((2, 8, 8, 3)), {"folder": "/proc/x"}, "cannot write to the folder /proc/x: No"),
         (["a.png", "./a.png"], {}, "a.png is listed 2 times"),
         (torch.rand(2, 3, 8, 8), {"labels": ["a"]}, "1 labels for 2 photos"),
         (torch.rand(2, 3, 8, 8) * 3, {}, "they must be in \\[0, 1\\]"),
-        (np.zeros((2, 8, 8, 3)), {}, "array of float64 has shape \\(8, 8, 3\\)"),
+        (np.full((2, 8, 8, 3), 255.0), {}, "an array has values from 255 to 255: they must be in"),
+        ([np.zeros((3, 8, 8), int)], {}, "an array of int64 has shape \\(3, 8, 8\\): it must be"),
+        ("nowhere/*.jpg", {}, "no file matches nowhere/\\*.jpg"),
+        ((path for path in ["a.png"]), {}, "generator is not a list of photos: .* pass a list"),
         ([object()], {}, "not object"),
         ("nowhere", {}, "no folder or file nowhere"),
         (None, {"model": "lit"}, "did you mean 'lite'"),
@@ -248,6 +260,22 @@ def test_photos_in_memory_lose_nothing(folder: Path) -> None:
         (None, {"matching_target": -1}, "matching.target=-1 is out of range"),
         (None, {"layers": "yes"}, "layers=yes is out of range: it must be true or false"),
         (None, {"augmentations": []}, "aug is empty"),
+        (None, {"augmentations": [3]}, "aug.int: int is not an augmentation"),
+        (None, {"augmentations": [v2.RandomRotation]}, "RandomRotation is a class: pass an object"),
+        (None, {"augmentations": [ROTATION, ROTATION]}, "two are called random_rotation"),
+        (None, {"augmentations": {"a@2": ROTATION}}, "'a@2' is not a name"),
+        (None, {"augmentations": {"clean": ROTATION}}, "'clean' is not a name"),
+        (None, {"augmentations": {"mine": "paper"}}, "'paper' is 9 parts"),
+        (None, {"augmentations": {"mine": "nois"}}, "did you mean 'noise'"),
+        (None, {"augmentations": [ROTATION], "severities": 2}, "random_rotation has no ladder"),
+        (None, {"measures": [PeakSignalNoiseRatio]}, "PeakSignalNoiseRatio is a class"),
+        (None, {"measures": [abs]}, "metric.abs: .* is not a measure"),
+        (None, {"device": "gpus"}, "device='gpus' is not a device: use cpu"),
+        (
+            None,
+            {"device": "cuda:99"},
+            "device=cuda:99 is not available on this machine",
+        ),
         (None, {"measures": ()}, "metric is empty"),
         (None, {"prompts": ["a photo"]}, "prompts.templates=.* is out of range"),
     ],
@@ -260,6 +288,72 @@ def test_mistakes_are_told_in_one_line(
             photos, **{"model": hub_folder, "augmentations": "flip"} | FAST | options
         )
     assert "\n" not in str(raised.value)
+
+
+def halves(photo: torch.Tensor) -> torch.Tensor:
+    return photo / 2
+
+
+@pytest.mark.parametrize(
+    ("options", "names"),
+    [
+        ({"augmentations": ROTATION}, ["random_rotation"]),
+        ({"augmentations": [ROTATION]}, ["random_rotation"]),
+        ({"augmentations": ["noise", ROTATION]}, ["noise", "random_rotation"]),
+        ({"augmentations": ("flip", {"mine": v2.GaussianBlur(9)})}, ["flip", "mine"]),
+        ({"augmentations": {"noise": "noise", "mine": v2.GaussianBlur(9)}}, ["noise", "mine"]),
+        ({"augmentations": {"other": "noise"}}, ["other"]),
+        ({"augmentations": [v1.Compose([v1.RandomRotation(9)]), halves]}, ["compose", "halves"]),
+        ({"augmentations": [lambda photo: photo.flip(2)]}, ["lambda"]),
+        ({"augmentations": [kornia.RandomHorizontalFlip(p=1)]}, ["random_horizontal_flip"]),
+        ({"augmentations": [albumentations.HorizontalFlip(p=1)]}, ["horizontal_flip"]),
+        ({"measures": PeakSignalNoiseRatio(1.0)}, ["peak_signal_noise_ratio"]),
+        ({"measures": [PeakSignalNoiseRatio(1.0), "ssim"]}, ["peak_signal_noise_ratio", "ssim"]),
+        ({"measures": {"mine": PeakSignalNoiseRatio(1.0), "ssim": "ssim"}}, ["mine", "ssim"]),
+        ({"device": "cpu"}, []),
+        ({"device": torch.device("cpu")}, []),
+        ({"inside": True}, []),
+    ],
+)
+def test_calls_that_people_make(options: dict, names: list[str], hub_folder: Path) -> None:
+    photos = np.random.default_rng(0).random((2, 32, 32, 3))
+    fast = {"augmentations": "flip", "measures": "cosine_similarity", "prompts": "none"}
+    made = clipshift.measure_shift(photos, hub_folder, **fast | {"progress": False} | options)
+    if "augmentations" in options:
+        assert list(made.shift["augmentation"].unique()) == names
+        assert list(made.run.info.config.aug) == names
+    else:
+        assert set(names) <= set(made.shift)
+        assert made.shift[names].notna().all(axis=None)
+    assert made.run.info.device == "cpu" or "device" not in options
+
+
+def test_a_transform_of_ones_own_is_keyed_by_its_name_alone(hub_folder: Path) -> None:
+    photos = list(np.random.default_rng(0).integers(0, 256, (3, 32, 32, 3), np.uint8))
+    metrics = {"psnr": PeakSignalNoiseRatio(data_range=1.0), "rmse": "rmse"}
+
+    def rows(augmentations: object, **options: object) -> pd.DataFrame:
+        options = {"measures": metrics, "prompts": "none", "progress": False} | options
+        made = clipshift.measure_shift(photos, hub_folder, augmentations, **options)
+        return made.shift.set_index(["augmentation", "photo"]).sort_index()
+
+    listed = rows(["noise", ROTATION], batch_size=1)
+    named = rows({"random_rotation": v2.RandomRotation(30), "noise": "noise"}, num_workers=1)
+    pd.testing.assert_frame_equal(listed, named)
+    pd.testing.assert_frame_equal(listed.loc[["noise"]], rows("noise"))
+    np.testing.assert_allclose(listed["psnr"], -20 * np.log10(listed["rmse"]), rtol=1e-4)
+    assert listed.loc["random_rotation", "rmse"].nunique() == 3  # an angle for each photo
+
+
+def test_patterns_single_photos_and_floats(folder: Path, hub_folder: Path) -> None:
+    assert [p.id for p in photos_of(f"{folder}/*/*.*g")] == [p.id for p in photos_of(files(folder))]
+    assert [p.id for p in photos_of(folder / "**" / "*.png")] == ["cat/chelsea.png", "sky/moon.png"]
+    pixels = np.random.default_rng(0).integers(0, 256, (6, 5, 3), np.uint8)
+    held = [pixels, Image.fromarray(pixels), torch.from_numpy(pixels).permute(2, 0, 1)]
+    held += [pixels / 255, (pixels / 255).astype(np.float32), held[2] / 255]
+    contents = {photo.read() for one in held for photo in [*photos_of(one), *photos_of([one])]}
+    assert contents == {b"P6\n5 6\n255\n" + pixels.tobytes()}
+    assert len(photos_of(np.zeros((4, 6, 5), np.uint8))) == 4  # in grey
 
 
 def test_a_model_and_transforms_in_memory(folder: Path, hub_folder: Path) -> None:
@@ -290,6 +384,11 @@ def test_a_result_shows_itself_and_its_figures(result: clipshift.Result) -> None
     shown = result._repr_html_()
     assert "<svg" in shown
     assert "severity 2" in shown
+    first, folded = shown.partition("</table>")[0], shown.partition("<details>")[2]
+    assert "gaze divergence" in folded.partition("</details>")[0]
+    assert "gaze divergence" not in first
+    most = result.table().loc["paper", "relative_shift"].max()
+    assert re.search(rf"208,122,24[^>]*>{most:.3f}<", first)  # the largest shift is painted
     assert "http://" not in shown.replace("http://www.w3.org/", "")
     assert result.plot_ranking().to_dict()["datasets"]
     for photo in (0, "sky/moon.png"):
@@ -328,6 +427,72 @@ def test_a_saved_result_is_a_run(result: clipshift.Result, tmp_path: Path) -> No
     )
 
 
+def test_a_saved_result_finds_its_photos_or_names_those_that_are_missing(
+    folder: Path, hub_folder: Path, tmp_path: Path
+) -> None:
+    copied = shutil.copytree(folder, tmp_path / "photos")
+    paths = files(copied)[::-1]
+    options = {"measures": "cosine_similarity", "prompts": "none", "progress": False}
+    clipshift.measure_shift(paths, hub_folder, "flip", folder=tmp_path / "run", **options)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        again = clipshift.load_run(tmp_path / "run")
+    assert len(again.plot_gaze("sky/moon.png").to_dict()["datasets"])
+    (copied / "sky" / "moon.png").unlink()
+    with pytest.warns(UserWarning, match="1 of 3 photos are missing: sky/moon.png"):
+        lacking = clipshift.load_run(tmp_path / "run")
+    with pytest.raises(UserError, match="cannot be shown: it cannot be read any more"):
+        lacking.plot_gaze("sky/moon.png")
+
+    pixels = np.random.default_rng(0).random((2, 32, 32, 3))
+    own = {"half": halves, "flip": "flip"}
+    options |= {"save_views": 1, "save_gaze": 2, "folder": tmp_path / "held"}
+    held = clipshift.measure_shift(pixels, hub_folder, own, **options)
+    with pytest.warns(UserWarning, match="half is made by .*halves"):
+        loaded = clipshift.load_run(tmp_path / "held", photos=pixels)
+    assert loaded.plot_gaze(0).to_dict() == held.plot_gaze(0).to_dict()  # its views were kept
+    with pytest.raises(UserError, match="half is made by"):
+        loaded.plot_gaze(1)
+    held = clipshift.measure_shift(pixels, hub_folder, "flip", **options)
+    with pytest.warns(UserWarning, match="passed in memory: pass them again, load_run"):
+        loaded = clipshift.load_run(tmp_path / "held")
+    with pytest.raises(UserError, match="passed in memory"):
+        loaded.plot_gaze(1)
+    assert clipshift.load_run(tmp_path / "held", photos=pixels).plot_gaze(1)
+
+    options |= {"save_views": 0, "save_gaze": 0}
+    many = clipshift.measure_shift(np.concatenate([pixels] * 2), hub_folder, "flip", **options)
+    assert many.plot_gaze(0)  # a photo of the page
+
+
+def test_a_model_without_gaze_says_so(folder: Path) -> None:
+    class Mean(nn.Module):
+        def encode_image(self, images: torch.Tensor) -> torch.Tensor:
+            return images.mean(dim=(2, 3))
+
+    unchanged = {"size": 224, "mean": [0, 0, 0], "std": [1, 1, 1]}
+    made = clipshift.measure_shift(folder, Mean(), "flip", preprocess=unchanged, **FAST)
+    with pytest.raises(UserError, match="Mean has no gaze: its image tower pools neither"):
+        made.plot_gaze(0)
+
+
+def test_a_table_has_the_means_of_the_leading_measures(result: clipshift.Result) -> None:
+    table = result.table()
+    assert list(table) == [
+        "relative_shift",
+        "cosine_similarity",
+        "retained",
+        "zero_shot_top1",
+        "ssim",
+    ]
+    means = result.shift.groupby(["severity", "augmentation"])[list(table)].mean()
+    pd.testing.assert_frame_equal(table.sort_index(), means.sort_index(), check_names=False)
+    assert table.loc["2", "cosine_similarity"].is_monotonic_increasing
+    assert list(result.table(["gaze_divergence"])) == ["gaze_divergence"]
+    with pytest.raises(UserError, match="no measure 'sim'; did you mean 'ssim'"):
+        result.table(["sim"])
+
+
 def test_two_results_are_compared_photo_by_photo(
     result: clipshift.Result, folder: Path, tmp_path: Path
 ) -> None:
@@ -336,6 +501,12 @@ def test_two_results_are_compared_photo_by_photo(
         measures=["cosine_similarity", "ssim"], prompts=["a {}"], progress=False,
     )  # fmt: skip
     table = clipshift.compare(result, other)
+    saved = str(result.save(tmp_path / "saved"))
+    for a, b in ((saved, other.run), (result.run, Path(other.run.folder)), (result, other.run)):
+        pd.testing.assert_frame_equal(clipshift.compare(a, b), table)
+    for wrong, words in (("nowhere", "no finished run in nowhere"), (3, "int is not a run: pass")):
+        with pytest.raises(UserError, match=words):
+            clipshift.compare(result, wrong)
     rows = table[(table["measure"] == "cosine_similarity") & (table["augmentation"] == "noise")]
     keys = ["augmentation", "severity", "photo"]
     a, b = (one.shift.set_index(keys)["cosine_similarity"] for one in (result, other))

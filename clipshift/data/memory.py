@@ -1,19 +1,22 @@
 """Photos that are passed from Python: files, images, arrays, tensors, data sets."""
 
+import glob
 import io
 import os
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from itertools import repeat
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
+import torch
 from PIL import Image
 from torch import Tensor
 
 from clipshift.data.huggingface import rows_of
+from clipshift.data.listing import missing
 from clipshift.data.photos import Photo, UnreadablePhotoError, WholePhoto, as_rgb, photo_id
 from clipshift.data.sources import folder, sample
 from clipshift.data.wordnet import class_name
@@ -54,28 +57,33 @@ def as_image(picture: Any) -> Image.Image:
     """Convert a picture to a Pillow image.
 
     Args:
-        picture: A Pillow image; pixels as an array (H, W, 3) or (H, W) of uint8; or a tensor
-            (3, H, W) of uint8, or of floats in [0, 1], which are rounded to 8 bits.
+        picture: A Pillow image; pixels as an array, (H, W, 3) or (H, W), or as a tensor, (3, H, W):
+            uint8, or floats in [0, 1], which are rounded to 8 bits.
 
     Raises:
         UnreadablePhotoError: If it is none of these.
     """
     if isinstance(picture, Image.Image):
         return picture
+    kind = "a tensor" if isinstance(picture, Tensor) else "an array"
     if isinstance(picture, Tensor):
         if picture.ndim != 3 or picture.shape[0] != 3:
             raise UnreadablePhotoError(
                 f"a tensor has shape {tuple(picture.shape)}: it must be (3, H, W)"
             )
-        if picture.is_floating_point():
-            low, high = (bound.item() for bound in picture.detach().aminmax())
+        picture = picture.detach().permute(1, 2, 0).cpu()
+    elif isinstance(picture, np.ndarray) and picture.dtype.kind == "f":
+        picture = torch.tensor(picture)
+    if isinstance(picture, Tensor):
+        if picture.is_floating_point() and picture.numel():
+            low, high = (bound.item() for bound in picture.aminmax())
             if not (low >= 0 and high <= 1):
                 raise UnreadablePhotoError(
-                    f"a tensor has values from {low:.4g} to {high:.4g}: they must be in [0, 1], "
+                    f"{kind} has values from {low:.4g} to {high:.4g}: they must be in [0, 1], "
                     "not normalised by a mean and std"
                 )
-            picture = (picture.detach() * 255).round().byte()
-        picture = picture.permute(1, 2, 0).cpu().numpy()
+            picture = (picture * 255).round().byte()
+        picture = picture.numpy()
     if not isinstance(picture, np.ndarray):
         raise UnreadablePhotoError(
             "photos are Pillow images, arrays or tensors, paths, or a folder, not "
@@ -84,7 +92,8 @@ def as_image(picture: Any) -> Image.Image:
     is_grey_or_rgb = picture.ndim in (2, 3) and picture.shape[2:] in ((), (3,))
     if picture.dtype != np.uint8 or not is_grey_or_rgb:
         raise UnreadablePhotoError(
-            f"an array of {picture.dtype} has shape {picture.shape}: it must be uint8, (H, W, 3)"
+            f"{kind} of {picture.dtype} has shape {picture.shape}: it must be (H, W, 3), of uint8 "
+            "or floats in [0, 1]"
         )
     return Image.fromarray(picture)
 
@@ -97,10 +106,11 @@ def photos_of(source: Any, labels: Sequence[str | None] | None = None) -> list[P
     their positions.
 
     Args:
-        source: None for the photographs that come with scikit-image; a folder; a list of paths,
-            Pillow images, arrays or tensors (see `as_image`); one array (N, H, W, 3) or tensor
-            (N, 3, H, W); a ``datasets.Dataset`` of Hugging Face; or a data set with a length, whose
-            items are such images, or tuples that begin with one.
+        source: None for the photographs that come with scikit-image; a folder; a pattern of paths,
+            as ``photos/*.jpg``; a list of paths, Pillow images, arrays or tensors, or one of them
+            (see `as_image`); one array (N, H, W, 3) or tensor (N, 3, H, W); a ``datasets.Dataset``
+            of Hugging Face; or a data set with a length, whose items are such images, or tuples
+            that begin with one.
         labels: The class of each photo of a list or data set. By default the name of its
             sub-folder, or what the ``targets`` and ``classes`` of the data set define, as those of
             torchvision do.
@@ -108,6 +118,7 @@ def photos_of(source: Any, labels: Sequence[str | None] | None = None) -> list[P
     Raises:
         UserError: If there are no photos, a photo is listed twice, or the source is none of these.
     """
+    source = _as_list(source)
     is_hf_dataset = type(source).__module__.partition(".")[0] == "datasets"
     if source is None or isinstance(source, str | os.PathLike) or is_hf_dataset:
         if labels is not None:
@@ -121,12 +132,14 @@ def photos_of(source: Any, labels: Sequence[str | None] | None = None) -> list[P
         count = len(source)
     except TypeError:
         raise UserError(
-            f"{type(source).__name__} is not a list of photos: it has no length"
+            f"{type(source).__name__} is not a list of photos: it has no length; pass a list"
         ) from None
     if not count:
         raise UserError("the list of photos is empty")
     if labels is not None and len(labels) != count:
         raise UserError(f"{len(labels)} labels for {count} photos: pass one label per photo")
+    if labels is not None:
+        labels = [None if label is None else str(label) for label in labels]
     files = [_file(item) for item in source] if isinstance(source, list | tuple) else [None]
     all_files = all(files)
     names = _below_common_folder(files) if all_files else [str(index) for index in range(count)]
@@ -146,6 +159,44 @@ def photos_of(source: Any, labels: Sequence[str | None] | None = None) -> list[P
             zip(names, labels, source if all_files else repeat(None), strict=False)
         )
     ]
+
+
+def files_again(root: Any, labels: Mapping[str, str | None]) -> list[Photo]:
+    """The files of an earlier `photos_of`, of which those that are missing are left out.
+
+    Args:
+        root: The folder that they have in common; None if they were not files.
+        labels: Their labels, by id.
+
+    Raises:
+        UserError: If they were not files.
+    """
+    if root is None:
+        raise UserError(
+            "they were passed in memory: pass them again, load_run(FOLDER, photos=…), or measure "
+            "with save_views=N, which keeps the views of the first N"
+        )
+    return [
+        Photo(name, file := Path(root, name), label=label, left_out=missing(file))
+        for name, label in labels.items()
+    ]
+
+
+def _as_list(source: Any) -> Any:
+    """The files that a pattern matches, sets and one image as lists; anything else unchanged."""
+    if isinstance(source, str | os.PathLike):
+        path = os.path.expanduser(source)
+        if os.path.exists(path) or not glob.has_magic(path):
+            return source
+        files = sorted(file for file in glob.glob(path, recursive=True) if os.path.isfile(file))
+        if not files:
+            raise UserError(f"no file matches {source}")
+        return files
+    if isinstance(source, Set):
+        return sorted(source)
+    last = source.shape[-1:] if isinstance(source, np.ndarray) else (3,)
+    is_one = isinstance(source, np.ndarray | Tensor) and source.ndim == 3 and last == (3,)
+    return [source] if is_one or isinstance(source, Image.Image) else source
 
 
 def _file(item: Any) -> str | None:

@@ -14,20 +14,26 @@ from clipshift.data.dataset import NATIVE, ViewDataset, native_resize
 from clipshift.data.download import is_url
 from clipshift.data.files import typed
 from clipshift.data.huggingface import huggingface
+from clipshift.data.memory import files_again, photos_of
 from clipshift.data.selection import LOADING, SELECTION, select
 from clipshift.errors import UserError
 from clipshift.parts import AUGMENTATIONS, SOURCES, build_part, without_ladder
 from clipshift.results.runs import Run
+from clipshift.results.table import labels_of
 
+PASSED = f"{photos_of.__module__}.{photos_of.__name__}"
+"""The source of photos that were passed from Python."""
 PICKED: TypeAdapter[dict[str, int | None]] = TypeAdapter(dict[str, int | None])
 
 
-def rebuild_views(run: Run, fetch: bool = False) -> ViewDataset:
+def rebuild_views(run: Run, fetch: bool = False, photos: Any = None) -> ViewDataset:
     """The photos of a finished run, and what was drawn for them.
 
     Args:
         run: The run, from a folder that need not be one's own.
         fetch: Whether photos that lie behind an address may be read from there again.
+        photos: The photos, as `clipshift.data.memory.photos_of` takes them; None for where the run
+            says that they lie.
 
     Raises:
         UserError: If its photos cannot be read, lie behind an address and ``fetch`` is not set, or
@@ -35,7 +41,7 @@ def rebuild_views(run: Run, fetch: bool = False) -> ViewDataset:
     """
     config = run.info.config
     options: dict[str, Any] = dict(config.data)
-    if not fetch and (address := _address(options)):
+    if photos is None and not fetch and (address := _address(options)):
         raise UserError(
             f"the photos of {run.folder} lie at {address}, which is not read again without being "
             "asked: add fetch=true if you trust it"
@@ -49,13 +55,18 @@ def rebuild_views(run: Run, fetch: bool = False) -> ViewDataset:
         if any(value is not None and value < 0 for value in choice.values()):
             raise ValueError(f"data: {picked} has a number below 0")
         source = {name: value for name, value in options.items() if name not in LOADING}
-        photos = select(build_part("data", source, SOURCES), **choice)
+        if photos is not None:
+            selected = select(photos_of(photos), **choice)
+        elif options["_target_"] == PASSED:
+            selected = files_again(options.get("root"), labels_of(run.rows).to_dict())
+        else:
+            selected = select(build_part("data", source, SOURCES), **choice)
         augmentations = {
             name: build_part(f"aug.{name}", without_ladder(node), AUGMENTATIONS)
             for name, node in config.aug.items()
         }
         shape = native_resize(run.info.model.preprocessing) if resize == NATIVE else resize
-        return ViewDataset(photos, augmentations, run.info.seed, shape)
+        return ViewDataset(selected, augmentations, run.info.seed, shape)
     except (UserError, ValueError, TypeError, LookupError) as error:
         raise UserError(f"the views of {run.folder} cannot be drawn again: {error}") from None
 
