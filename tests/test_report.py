@@ -363,7 +363,7 @@ def test_findings_say_between_which_augmentations_the_numbers_lie() -> None:
         ("paper", "blur", "ridge", 0.5),
     )  # fmt: skip
     assert geometry.undone_section(run).finding == (
-        "R² of the clean embedding that the best of the maps recovers: from 0.20 [0.10, 0.25] "
+        "R² of the clean embedding that the best of the maps recovers: 0.20 [0.10, 0.25] "
         "under `noise` to 0.60 [0.50, 0.65] under `blur`."
     )
     run.neighbourhoods = rows(

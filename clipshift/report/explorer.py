@@ -60,10 +60,10 @@ def explorer_data(runs: Mapping[str, Run], dataset: ViewDataset | None) -> dict[
     first = every[0]
     keys = list(view_keys(first).values())
     common = set.intersection(*(set(run.rows) for run in every))
-    headlines = {headline_measure(run.summary) for run in every}
+    headlines = {headline_measure(run.summary) or COSINE for run in every}
     measure = headlines.pop() if len(headlines) == 1 else COSINE
     measures = [m for m in shown_measures(first.summary, first.columns) if m in common]
-    photos, unlisted = photo_rows([run.rows for run in every], keys, measure or COSINE)
+    photos, unlisted = photo_rows([run.rows for run in every], keys, measure)
     count = min(SHOWN_PHOTOS, max(3, PICTURES // (1 + len(keys))))
     parts = chosen_photos(every, count)
     variants = variants_of(first, dataset) if dataset is not None else {}
@@ -82,7 +82,7 @@ def explorer_data(runs: Mapping[str, Run], dataset: ViewDataset | None) -> dict[
         "kinds": [run.info.model.gaze for run in every],
         "heat": HEAT,
         "opacity": OPACITY,
-        "measure": shift_name(measure or COSINE),
+        "measure": shift_name(measure),
         "variants": keys,
         "measures": [[name, first.columns[name].short] for name in measures],
         "photos": photos,

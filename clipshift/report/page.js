@@ -1,6 +1,6 @@
 "use strict";
 const byId = (id) => document.getElementById(id);
-const parsed = (id) => (byId(id) ? JSON.parse(byId(id).textContent) : null);
+const parsed = (id) => JSON.parse(byId(id).textContent);
 function element(tag, text, attributes) {
   const node = document.createElement(tag);
   if (text !== undefined && text !== null) node.textContent = text;
@@ -13,7 +13,7 @@ const { charts, configs, saved } = parsed("charts");
 const dark = matchMedia("(prefers-color-scheme: dark)");
 const drawn = new Map();
 let printing = false;
-let severity = byId("severity") ? byId("severity").value : null;
+let severity = byId("severity")?.value ?? null;
 
 const severityOf = (spec) => spec.params?.find((param) => param.name === "severity");
 function specOf(name) {
@@ -47,15 +47,14 @@ dark.addEventListener("change", drawAll);
 
 // --- folded sections: opened when they are linked to, and for printing ---
 const folds = [...document.querySelectorAll("details.fold")];
-function openTarget() {
-  const fold = location.hash && document.querySelector(`${location.hash} > details.fold`);
+const targetOf = (hash) => byId(decodeURIComponent(hash.slice(1)));
+function openFold(hash) {
+  const fold = targetOf(hash)?.querySelector(":scope > .fold");
   if (fold) fold.open = true;
 }
 folds.forEach((fold) => fold.addEventListener("toggle", drawRest));
-addEventListener("hashchange", openTarget);
-document.addEventListener("click", (event) => {
-  if (event.target.closest(`a[href="${location.hash}"]`)) openTarget(); // once more
-});
+document.addEventListener("click", (event) => openFold(event.target.closest("a")?.hash ?? ""));
+addEventListener("hashchange", () => openFold(location.hash));
 let folded = [];
 addEventListener("beforeprint", () => {
   printing = true;
@@ -180,14 +179,14 @@ const foldContents = () => { document.querySelector("nav details").open = wide.m
 wide.addEventListener("change", foldContents);
 links.forEach((link) => link.addEventListener("click", foldContents));
 function markPlace() {
-  const isSeen = (link) => byId(link.hash.slice(1)).getBoundingClientRect().top < innerHeight / 3;
+  const isSeen = (link) => targetOf(link.hash).getBoundingClientRect().top < innerHeight / 3;
   links.forEach((link) => link.removeAttribute("aria-current"));
   (links.filter(isSeen).at(-1) || links[0]).setAttribute("aria-current", "true");
 }
 addEventListener("scroll", markPlace, { passive: true });
 
 foldContents();
-openTarget();
+openFold(location.hash);
 if (severity) showSeverity();
 markScrolling();
 drawRest();

@@ -116,9 +116,13 @@ def side_by_side(
 
 def leading_rows(rows: pd.DataFrame) -> pd.DataFrame:
     """The rows of a table at the severity that sentences tell of."""
-    return (
-        rows[rows["severity"] == leading_severity(rows["severity"].unique())] if len(rows) else rows
-    )
+    severities = rows["severity"].unique()
+    return rows[rows["severity"] == leading_severity(severities)] if len(rows) else rows
+
+
+def first_and_last(rows: pd.DataFrame) -> pd.DataFrame:
+    """The first row and the last of a table, where it has as many."""
+    return rows.iloc[:: max(1, len(rows) - 1)]
 
 
 def span(rows: pd.DataFrame, value: str, ends: str = "ci") -> str:
@@ -126,18 +130,18 @@ def span(rows: pd.DataFrame, value: str, ends: str = "ci") -> str:
 
     Args:
         rows: ``severity``, ``augmentation``, the number and its interval.
-        value: The column of the numbers, of which one at least is known.
+        value: The column of the numbers.
         ends: The ends of their intervals are in ``{ends}_low`` and ``{ends}_high``.
 
     Example:
         >>> rows = {"severity": "paper", "augmentation": ["flip", "blur"], "r": [0.7, 0.2]}
         >>> span(pd.DataFrame(rows | {"ci_low": [0.6, 0.1], "ci_high": [0.8, 0.3]}), "r")
-        'from 0.20 [0.10, 0.30] under `blur` to 0.70 [0.60, 0.80] under `flip`'
+        '0.20 [0.10, 0.30] under `blur` to 0.70 [0.60, 0.80] under `flip`'
     """
-    ordered = leading_rows(rows).sort_values(value, kind="stable").dropna(subset=value)
-    numbers = ordered.iloc[[0, -1]][[value, f"{ends}_low", f"{ends}_high", "augmentation"]]
-    least, most = (f"{short(*number)} under `{name}`" for *number, name in numbers.to_numpy())
-    return least if least == most else f"from {least} to {most}"
+    ordered = leading_rows(rows.dropna(subset=value)).sort_values(value, kind="stable")
+    columns = [value, f"{ends}_low", f"{ends}_high", "augmentation"]
+    numbers = first_and_last(ordered)[columns].to_numpy()
+    return " to ".join(f"{short(*number)} under `{name}`" for *number, name in numbers) or "unknown"
 
 
 def marked(augmentation: str, trained_on: Collection[str], rounding: bool = False) -> str:

@@ -74,9 +74,8 @@ def undone_section(run: Run) -> Section | None:
         return None
     methods = [Column(method, method, method) for method in run.undone["method"].unique()]
     table = side_by_side(run.undone, "method", "r_squared"), [AUGMENTATION, *methods]
-    best = run.undone.sort_values("r_squared").drop_duplicates(
-        ["severity", "augmentation"], keep="last"
-    )
+    best = run.undone.sort_values("r_squared", ascending=False)
+    best = best.drop_duplicates(["severity", "augmentation"])
     drawn = {"undone": draw_undone(run.undone)}
     return make_section("undone", drawn, [table], span=span(best, "r_squared"))
 

@@ -4,7 +4,7 @@ from clipshift.report.charts.curves import LAYERS, draw_layers
 from clipshift.report.charts.gaze import draw_gaze
 from clipshift.report.page import Section
 from clipshift.report.prose import make_section
-from clipshift.report.tables import leading_rows, span
+from clipshift.report.tables import first_and_last, leading_rows, span
 from clipshift.report.words import gaze_in_words, short
 from clipshift.results.columns import DEFINITIONS
 from clipshift.results.runs import Run
@@ -19,10 +19,11 @@ def layer_section(run: Run) -> Section | None:
     drawn = {f"layers_{column}": draw_layers(layers, column) for column in measured}
     column = measured[0] if "cosine" in measured else measured[-1]  # mean patch tokens are alike
     measure, ends = LAYERS[column]
-    rows = leading_rows(layers).dropna(subset=column).sort_values(["layer", column])
-    lowest = rows[rows["layer"] == rows["layer"].max()]["augmentation"].iloc[0]
-    first_and_last = rows[rows["augmentation"] == lowest].iloc[[0, -1]][[column, *ends, "layer"]]
-    course = [f"{short(*row[:3])} after layer {row[3]:.0f}" for row in first_and_last.to_numpy()]
+    rows = leading_rows(layers.dropna(subset=column))
+    rows = rows.sort_values(["layer", column], ascending=[True, False], kind="stable")
+    lowest = rows["augmentation"].iloc[-1]  # after the last layer
+    ends_of_course = first_and_last(rows[rows["augmentation"] == lowest])[[column, *ends, "layer"]]
+    course = [f"{short(*one)} after layer {at:.0f}" for *one, at in ends_of_course.to_numpy()]
     found = {"measure": measure, "augmentation": lowest, "course": ", ".join(course)}
     return make_section("layers", drawn, [layers], **found)
 

@@ -20,25 +20,12 @@ FAIR = " `severity=[paper,matched]` ranks them at equal distortion as well."
 
 def leading_figure(run: Run) -> Figure | None:
     """How the rankings at the paper's and at equal strengths agree, or else the ranking."""
-    if run.ranking.empty:
-        return None
-    return agreement_figure(run) if run.agreement else ranking_figure(run)
-
-
-def agreement_figure(run: Run) -> Figure:
-    """Both rankings, with a note on the photos that the strengths were matched on."""
-    tau = short(*run.agreement) if run.agreement else ""
-    figure = make_figure("ranking", "agreement", draw_agreement(run.ranking), tau=tau)
-    if (matching := run.info.matching) and run.matched_by:
-        photos = counted(matching.photos, "photo")
-        others = counted(run.info.data.photos, "other photo")
-        distortion = run.columns[run.matched_by].short
-        figure.notes = {
-            "": f"{photos} served to match the strengths (mean {distortion} {matching.target:g}). "
-            "They are not measured, as a strength must not be tested on photos that it was fitted "
-            f"to: the rankings are of {others}."
-        }
-    return figure
+    if not run.agreement:
+        return ranking_figure(run) if len(run.ranking) else None
+    matching, others = run.info.matching, counted(run.info.data.photos, "other photo")
+    calibration = counted(matching.photos, "photo") if matching else "Some photos"
+    words = {"tau": short(*run.agreement), "calibration": calibration, "others": others}
+    return make_figure("ranking", "agreement", draw_agreement(run.ranking), **words)
 
 
 def ranking_figure(run: Run) -> Figure:

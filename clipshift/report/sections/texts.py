@@ -5,7 +5,7 @@ import pandas as pd
 from clipshift.encode.encoder import NAMES
 from clipshift.report.page import Section
 from clipshift.report.prose import make_section
-from clipshift.report.tables import leading_rows
+from clipshift.report.tables import first_and_last, leading_rows
 from clipshift.report.words import SIGNIFICANT, with_interval
 from clipshift.results.columns import DEFINITIONS
 from clipshift.results.runs import Run
@@ -36,9 +36,8 @@ def text_section(run: Run) -> Section | None:
         else ""
     )
     changes = leading_rows(named[named["p_holm"] < SIGNIFICANT]).sort_values("change")
-    ends = [changes.iloc[[end]] for end in (0, -1)] if len(changes) else []
-    found = (f"{_in_words(end)} under `{end['augmentation'].iloc[0]}`" for end in ends)
-    furthest = " and ".join(found) or "none beyond chance"
+    changes["text"] += " under `" + changes["augmentation"] + "`"
+    furthest = _in_words(first_and_last(changes)) or "none beyond chance"
     return make_section("named", {}, [table, named], without=without, furthest=furthest)
 
 
