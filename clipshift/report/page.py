@@ -87,11 +87,6 @@ class Figure:
         return vega.spec_of(self.chart)
 
     @property
-    def severities(self) -> list[str]:
-        """The severities that it can show."""
-        return vega.severities_of(self.drawn)
-
-    @property
     def description(self) -> str:
         """What it shows, for those who cannot see it."""
         return str(self.drawn.get("description", self.caption))

@@ -12,13 +12,6 @@ from clipshift.results.columns import DEFINITIONS
 from clipshift.results.runs import Run
 from clipshift.severities import view_name
 
-NEIGHBOURHOOD_NAMES = {
-    "neighbours_kept": "neighbours kept",
-    "uniformity_change": "change of uniformity",
-    "effective_rank": "effective rank",
-}
-"""What measures of neighbourhoods are called where their own name is not in words."""
-
 
 def similarity_section(run: Run) -> Section | None:
     """Which augmentations take a photo to the same place, where there are several."""
@@ -88,6 +81,6 @@ def neighbourhood_section(run: Run) -> Section | None:
     title = "share of the 10 nearest photos that stay nearest"
     kept = rows[rows["measure"] == "neighbours_kept"]
     found = {"span": span(kept, "value"), "chance": short(kept["reference"].iloc[0])}
-    table = rows.replace({"measure": NEIGHBOURHOOD_NAMES})
+    table = rows.assign(measure=rows["measure"].str.replace("_", " "))
     drawn = {"neighbours_kept": draw_against(kept, title)}
     return make_section("neighbourhoods", drawn, [table], **found)
