@@ -28,8 +28,8 @@ from clipshift.cli.config import plain
 from clipshift.cli.jobs import content_of, job_key
 from clipshift.comparison.notes import notes_on_runs, pair_notes, software_notes, spread_change
 from clipshift.comparison.pair import compare_pair
-from clipshift.comparison.sweep import Sweep, grid, shifts_by_job, sweep_notes
-from clipshift.comparison.sweep_report import shift_columns, sweep_answer
+from clipshift.comparison.sweep import Sweep, by_job, sweep_notes
+from clipshift.comparison.sweep_report import jobs_table, parallel_sections
 from clipshift.data import dataset
 from clipshift.data.cache import Cache
 from clipshift.data.sources import sample
@@ -40,6 +40,7 @@ from clipshift.evaluate.evaluation import Evaluation
 from clipshift.options import EvaluateOptions, read_options
 from clipshift.report.charts.comparison import draw_parallel
 from clipshift.report.charts.curves import draw_curves
+from clipshift.report.charts.grid import draw_grid
 from clipshift.report.notes import alike_photos
 from clipshift.report.tables import make_table
 from clipshift.report.words import resampled, run_title
@@ -204,13 +205,14 @@ def test_a_sweep_warns_of_its_models_and_shows_their_relative_shift() -> None:
                                          strict=True)
             ]
         )  # fmt: skip
-    table = make_table(shifts_by_job(sweep), shift_columns(sweep), name="")
-    assert table.head == ["job", "model", "augmentation", "severity", "1 − cosine",
-                          "relative shift", "photos"]  # fmt: skip
+    table = make_table(*jobs_table(sweep), name="")
+    assert table.head == ["job", "model", "augmentation", "severity", "relative shift",
+                          "1 − cosine", "photos"]  # fmt: skip
     rows = [[cell.text for cell in row] for row in table.rows]
-    assert rows[0] == ["0", "small", "noise", "paper", "0.5000 [0.4000, 0.6000]",
-                       "0.800 [0.700, 0.900]", "40"]  # fmt: skip
+    assert rows[0] == ["0", "small", "noise", "paper", "0.800 [0.700, 0.900]",
+                       "0.500 [0.400, 0.600]", "40"]  # fmt: skip
     assert [row[1] for row in rows[1:]] == ["other", "blank (UNTRAINED: random weights)"]
+    assert [row[0].link for row in table.rows] == [f"./{job}/report.html" for job in runs]
 
 
 def test_a_comparison_of_few_photos_or_of_photos_that_are_alike_says_so() -> None:
@@ -407,32 +409,73 @@ def test_folders_that_hold_no_run_are_refused(sweep: Path, tmp_path: Path) -> No
         read_run(tmp_path)
 
 
-def test_a_sweeps_grid_has_what_came_of_every_job() -> None:
-    def summary(cosines: tuple[float, float]) -> pd.DataFrame:
-        return pd.DataFrame(
-            {"augmentation": name, "severity": "paper", "measure": measure, "mean": mean}
-            for name, cosine in zip(("noise", "flip"), cosines, strict=True)
-            for measure, mean in (("cosine_similarity", cosine), ("retained", 1 - cosine))
-        )
+def summary(cosines: dict[str, float]) -> pd.DataFrame:
+    return pd.DataFrame(
+        {"augmentation": name, "severity": "paper", "measure": measure, "mean": mean,
+         "ci_low": mean, "ci_high": mean, "n": 9}
+        for name, cosine in cosines.items()
+        for measure, mean in (("cosine_similarity", cosine), ("retained", 1 - cosine))
+    )  # fmt: skip
 
-    overrides = {"0": {"seed": "0", "aug": "x"}, "1": {"seed": "1", "aug": "x"}}
-    runs = {job: a_run({}) for job in overrides}
-    for run, cosines in zip(runs.values(), ((0.9, 0.7), (0.5, 0.3)), strict=True):
+
+def sweep_of(*jobs: tuple[dict[str, str], str, dict[str, float]]) -> Sweep:
+    """A sweep of jobs: what their command lines set, their models, and cosines by augmentation."""
+    sweep = Sweep(Path("/sweep"), {})
+    for job, (overrides, model, cosines) in enumerate(jobs):
+        run = a_run({}, photos(np.linspace(0, 1, 9)), name=model)
         run.summary = summary(cosines)
-    jobs, numbers = grid(Sweep(Path(), overrides, runs))
-    assert list(jobs) == ["job", "seed", *numbers] == ["job", "seed", "retained", "1 − cosine"]
+        sweep.overrides[f"{job}"], sweep.runs[f"{job}"] = overrides, run
+    return sweep
+
+
+def test_parallel_coordinates_are_of_swept_numbers_alone() -> None:
+    cosines = [{"noise": 0.9, "flip": 0.7}, {"noise": 0.5, "flip": 0.3}]
+    sweep = sweep_of(*(({"seed": f"{2 * n}", "aug": "x"}, "m", cosines[n]) for n in (0, 1)))
+    jobs, numbers = by_job(sweep)
+    assert list(jobs) == ["job", *numbers] == ["job", "seed", "retained", "1 − cosine"]
     assert jobs["1 − cosine"].to_list() == pytest.approx([0.2, 0.6])
     assert jobs["retained"].to_list() == pytest.approx([0.2, 0.6])
-    assert sweep_answer(jobs, numbers, ["seed"]) == [
-        "The mean 1 − cosine is smallest in job 0 (seed 0): 0.20; and largest in job 1 (seed 1): "
-        "0.60. Differences between jobs are not tested."
-    ]
     tables = draw_parallel(jobs, numbers).to_dict()["datasets"].values()
     [lines] = [table for table in tables if "job" in table[0]]
     heights = {(row["job"], row["axis"]): row["height"] for row in lines}
     assert heights == {
         (job, axis): float(job) for job in ("0", "1") for axis in ("seed", "retained", "1 − cosine")
     }
+    assert [section.name for section in parallel_sections(sweep)] == ["parallel"]
+    models = sweep_of(({"model": "a"}, "a", cosines[0]), ({"model": "b"}, "b", cosines[1]))
+    assert parallel_sections(models) == []
+
+
+def test_lines_of_a_sweep_are_named_by_what_tells_them_apart() -> None:
+    def lines(*jobs: tuple[dict[str, str], str]) -> list[str]:
+        return list(sweep_of(*((*job, {"noise": 0.5}) for job in jobs)).lines.values())
+
+    both = [{"model": model, "seed": seed} for model in "ab" for seed in "01"]
+    assert lines(*((given, given["model"]) for given in both[::2])) == ["a", "b"]
+    assert lines(*((given, given["model"]) for given in both)) == [
+        "a seed=0", "a seed=1", "b seed=0", "b seed=1"
+    ]  # fmt: skip
+    paths = [({"model.checkpoint": f"/home/me/{name}.pt"}, "m") for name in "xy"]
+    assert lines(*paths) == ["model.checkpoint=x.pt", "model.checkpoint=y.pt"]
+    twice = [({"aug": names}, "m") for names in ("noise", "[noise,blur]")]
+    assert lines(*twice) == ["m (job 0)", "m (job 1)"]
+
+
+def test_a_grids_darkest_cell_has_lost_most_and_its_longer_side_is_down() -> None:
+    table = pd.DataFrame(
+        {"line": line, "augmentation": name, "severity": "paper", "mean": mean, "ci_low": np.nan,
+         "ci_high": np.nan}
+        for line, name, mean in [("a", "noise", 0.2), ("b", "noise", 0.8), ("c", "noise", 1.0)]
+    )  # fmt: skip
+    order = {"augmentation": ["noise"], "line": ["a", "b", "c"]}
+    strengths = {}
+    for name in ("relative_shift", "retained"):
+        drawn = draw_grid(table, all_columns()[name], order).to_dict()
+        [data] = drawn["datasets"].values()
+        strengths[name] = [row["strength"] for row in data]
+        encoding = drawn["layer"][0]["encoding"]
+        assert (encoding["x"]["field"], encoding["y"]["field"]) == ("augmentation", "line")
+    assert strengths == {"relative_shift": [0.2, 0.8, 1], "retained": [1, 0.25, 0]}
 
 
 # --- sweeps --------------------------------------------------------------------------------------
@@ -452,7 +495,9 @@ def test_a_sweep_ends_in_one_comparison(sweep: Path) -> None:
         assert table.loc[table["job"] == job, "mean"].tolist() == own["mean"].tolist()
     page = (sweep / "comparison.html").read_text()
     assert "Sweep of 4 jobs" in page
-    assert (sweep / "figures/parallel.svg").exists()
+    assert (sweep / "figures/intervals@3.svg").exists()
+    for job in range(4):
+        assert "../comparison.html" in (sweep / f"{job}/report.html").read_text()
     [file] = (sweep / "wandb").glob("offline-run-*/*.wandb")
     runs = [r.run for r in wandb_records(file.read_bytes()) if r.HasField("run")]
     assert {run.job_type for run in runs} == {"comparison"}

@@ -111,18 +111,18 @@ def test_a_ladder_is_one_table_of_one_measure(
     assert row.split() == ["coarse_dropout", *["0.32", ".29–.36"] * 5]
 
 
-def test_a_sweeps_table_has_a_row_per_job_and_no_path() -> None:
-    runs = {"0": made_run(["1"]), "1": made_run(["3"])}
-    overrides = {
-        "0": {"model.checkpoint": "/home/me/a", "severity": "1"},
-        "1": {"model.checkpoint": "/home/me/b", "severity": "3"},
-    }
-    table = terminal.sweep_table(runs, overrides, ["model.checkpoint", "severity"])
-    assert table[0][:4] == ["job", "checkpoint", "severity", "largest mean shift"]
-    assert table[1][:5] == ["0", "a", "1", "coarse_dropout", "0.320 .288–.360"]
-    assert table[2][:3] == ["1", "b", "3"]
-    assert float(table[1][5]) == pytest.approx(0.4 * (1 + 0.9 + 0.8) / 3)
-    assert "top-1 clean" not in table[0]  # no photo has a label
+def test_a_sweeps_table_is_its_grid_with_the_longer_side_down() -> None:
+    rows = pd.DataFrame(
+        {"line": line, "augmentation": name, "mean": mean, "ci_low": 0.1, "ci_high": 0.5}
+        for line, name, mean in [("b", "noise", 0.4), ("a", "blur", 0.2), ("a", "noise", 0.3)]
+    )
+    order = {"augmentation": ["noise", "blur"], "line": ["a", "b"]}
+    table = terminal.grid_table(rows, order, 80)
+    assert [[cell.strip() for cell in row] for row in table] == [
+        ["model", "noise", "blur"],
+        ["a", "0.30 .10–.50", "0.20 .10–.50"],
+        ["b", "0.40 .10–.50", ""],
+    ]
 
 
 def test_a_sweep_counts_its_jobs(capsys: pytest.CaptureFixture[str]) -> None:

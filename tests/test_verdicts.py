@@ -16,7 +16,7 @@ from clipshift.comparison.notes import notes_on_runs, pair_notes
 from clipshift.comparison.pair import COMPARED_MEASURES, Pair, compare_pair
 from clipshift.comparison.pair_report import pair_answer, pair_lines, pair_table
 from clipshift.comparison.sweep import Sweep, sweep_notes
-from clipshift.comparison.sweep_report import sweep_answer
+from clipshift.comparison.sweep_answer import sweep_answer
 from clipshift.evaluate.calibration import calibration_notes
 from clipshift.evaluate.layers import carried_gaze
 from clipshift.report import check, terminal
@@ -139,9 +139,18 @@ def accuracy(gained: int, classes: list[str] | None = None) -> str:
     return compared(made(ALIKE, data, hits, name="base"), made(ALIKE, data, after, name="other"))
 
 
-def jobs(*shifts: float) -> str:
-    table = pd.DataFrame({"job": [f"{i}" for i in range(len(shifts))], "relative shift": shifts})
-    return " ".join(sweep_answer(table, ["relative shift"], []))
+def jobs(*shifts: Mapping[str, float], **facts: Any) -> str:
+    """What is said of a sweep of models, one job each; ``facts`` are the last one's."""
+    runs = {
+        str(job): made(shift, facts if job == len(shifts) - 1 else None, name="abcdefgh"[job])
+        for job, shift in enumerate(shifts)
+    }
+    return " ".join(sweep_answer(Sweep(Path(), {job: {} for job in runs}, runs)))
+
+
+LESS, MUCH_LESS = {"noise": 0.39, "blur": 0.3}, {"noise": 0.2, "blur": 0.1}
+OTHER_SEED = FACTS["config"] | {"seed": 1}
+OTHER_PHOTOS = {"data": FACTS["data"] | {"fingerprint": "0" * 64}}
 
 
 def outliers(gaze_share: float, tokens: float = 2.0) -> pd.DataFrame:
@@ -255,15 +264,15 @@ VERDICTS: list[tuple[str, list[Text], list[Text]]] = [
     ("* trained on", [lambda: names_in_terminal(0.1, ["noise"])],
      [lambda: names_in_terminal(0.5, []), lambda: names_in_terminal(0.1, ["flip"])]),
     # two runs: page and terminal
-    ("other is shifted less than base under `noise` at the 95 % level (relative shift)",
-     [lambda: changed(0.25, 0.3), lambda: changed(0.25)],
+    ("`other` shifts less than `base` under `noise` (1 of 2) at the 95 % level (relative shift)",
+     [lambda: changed(0.25, 0.3)],
      [lambda: changed(0.3, 0.3), lambda: changed(0.35, 0.3), lambda: compared(*closer(0.25)),
       lambda: changed(0.25, photos=1)]),
-    ("shifted more than base under `noise`", [lambda: changed(0.35, 0.3)],
+    ("shifts more than `base` under `noise`", [lambda: changed(0.35, 0.3)],
      [lambda: changed(0.25, 0.3), lambda: changed(0.3), lambda: changed(0.3, 0.35)]),
-    ("not distinguishable under `noise` and `blur`", [lambda: changed(0.3, 0.301, 0.4)],
+    ("not distinguishable under `noise` and `blur` (2 of 3)", [lambda: changed(0.3, 0.301, 0.4)],
      [lambda: changed(0.3, 0.35, 0.3), lambda: changed(0.25, 0.25)]),
-    ("other is shifted", [lambda: changed(0.316)],  # p 0.014: enough alone, and not as one of four
+    ("`other` shifts", [lambda: changed(0.316)],  # p 0.014: enough alone, and not as one of four
      [lambda: changed(0.316, 0.3, 0.3, 0.3), lambda: changed(0.3)]),
     ("% lower", [lambda: changed(0.25, 0.3, trained_on=["noise"])],
      [lambda: changed(0.3, 0.301, trained_on=["noise"]),
@@ -291,9 +300,25 @@ VERDICTS: list[tuple[str, list[Text], list[Text]]] = [
     ("Left out: zero_shot", [lambda: left_out(["cat", "cow"])],
      [lambda: left_out(["cat", "dog"])]),
     # sweeps
-    ("smallest in job 0: 0.10", [lambda: jobs(0.1, 0.2), lambda: jobs(0.1, np.nan, 0.2)],
-     [lambda: jobs(0.1, 0.1), lambda: jobs(0.1, np.nan), lambda: jobs(0.1)]),
-    ("nan", [lambda: "nan"], [lambda: jobs(0.1, np.nan, 0.2)]),
+    ("Over all 2 augmentations `b` shifts least: mean relative shift 0.30, next 0.69 (`c`)",
+     [lambda: jobs(APART, MUCH_LESS, LESS)],
+     [lambda: jobs(APART, ALIKE, LESS), lambda: jobs(APART, MUCH_LESS, LESS, **OTHER_PHOTOS)]),
+    ("Under `noise` `b` shifts least: relative shift 0.78, next 0.80 (`a`)",  # as all photos agree
+     [lambda: jobs(APART, LESS)], [lambda: jobs(APART, APART), lambda: jobs(APART)]),
+    ("Under `noise` 0.78 (`b`) and 0.80 (`a`) overlap", [lambda: jobs(APART, LESS, **OTHER_PHOTOS)],
+     [lambda: jobs(APART, LESS)]),
+    ("Under `blur` 0.60 (`a`) and 0.60 (`b`) overlap", [lambda: jobs(APART, LESS)],
+     [lambda: jobs(APART, MUCH_LESS)]),
+    ("Under `noise` `b` shifts least", [lambda: jobs(APART, MUCH_LESS, **OTHER_PHOTOS)],
+     [lambda: jobs(APART, LESS, **OTHER_PHOTOS)]),
+    ("0.60 (`a`), 0.60 (`b`), 0.60 (`c`) and 3 more overlap", [lambda: jobs(*[LESS] * 6)],
+     [lambda: jobs(*[LESS] * 4)]),
+    ("differences are not tested", [lambda: jobs(APART, LESS, **OTHER_PHOTOS),
+                                    lambda: jobs(APART, LESS, config=OTHER_SEED)],
+     [lambda: jobs(APART, LESS)]),
+    ("Tested at the 95 % level", [lambda: jobs(APART, LESS)],
+     [lambda: jobs(APART, LESS, **OTHER_PHOTOS), lambda: jobs(APART)]),
+    ("`noise` shifts a most", [lambda: jobs(APART)], [lambda: jobs(ALIKE)]),
     ("1 of 1 job failed", [lambda: " ".join(sweep_notes(Sweep(Path(), {}, {}, {"0": "x"})))],
      [lambda: " ".join(sweep_notes(Sweep(Path(), {}, {"0": made(APART)})))]),
     # checks against what was published
@@ -339,7 +364,7 @@ def test_terminal_and_page_say_the_same_of_a_model_that_brings_photos_closer() -
     assert table.loc[("cosine_similarity", "noise"), "p_holm"] < 1e-10
     said = compared(before, after)
     assert "cosine" not in said
-    assert "base and other are not distinguishable under `noise` and `blur`" in said
+    assert "`base` and `other` are not distinguishable under `noise` and `blur` (2 of 2)" in said
 
 
 def test_cells_are_painted_only_where_the_interval_excludes_no_change() -> None:

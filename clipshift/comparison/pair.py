@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import pandas as pd
 
 from clipshift.report.shift import HEADLINE_MEASURES
@@ -52,6 +53,13 @@ def trained_on_of(runs: Sequence[Run]) -> list[str]:
     return next((run.trained_on for run in reversed(runs) if run.trained_on), [])
 
 
+def class_groups(runs: Sequence[Run]) -> np.ndarray | None:
+    """The classes of runs' photos, in the order of ids, where one of them resampled classes."""
+    if not any(run.info.by_class for run in runs):
+        return None
+    return label_groups(list(labels_of(runs[0].rows)))
+
+
 def compare_pair(a: Run, b: Run, seed: int, trained_on: Sequence[str]) -> pd.DataFrame:
     """`compare_photos` of two runs, without the measures that cannot be compared.
 
@@ -67,10 +75,8 @@ def compare_pair(a: Run, b: Run, seed: int, trained_on: Sequence[str]) -> pd.Dat
         The table, with the models' names in front: ``model_a`` and ``model_b``.
     """
     lost = [name for name in a.shift if name.startswith(tuple(incomparable(a, b)))]
-    groups = None
-    if a.info.by_class or b.info.by_class:
-        labels = labels_of(a.rows)
-        groups = pd.Series(label_groups(list(labels)), labels.index)
+    of_photos = class_groups([a, b])
+    groups = None if of_photos is None else pd.Series(of_photos, labels_of(a.rows).index)
     of_a = with_group_means(a.shift.drop(columns=lost), trained_on)
     of_b = with_group_means(b.shift, trained_on)
     table = compare_photos(of_a, of_b, a.columns, seed, groups)

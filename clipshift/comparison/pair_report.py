@@ -6,6 +6,7 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from clipshift.comparison.notes import pair_notes, spread_change
@@ -17,7 +18,7 @@ from clipshift.report import terminal, words
 from clipshift.report.charts.comparison import draw_differences, draw_interpolation
 from clipshift.report.charts.vega import save_figures
 from clipshift.report.explorer import explorer_data
-from clipshift.report.page import Figure, Page, Section, write_page
+from clipshift.report.page import COMPARISON, Figure, Page, Section, write_page
 from clipshift.report.prose import make_section
 from clipshift.report.shift import COSINE, as_shift, headline_measure, shift_name
 from clipshift.report.tables import Column, marked
@@ -180,7 +181,7 @@ def write_comparison(
         about="What is compared",
     )
     save_figures(page.charts, folder / "figures", f"{b} minus {a}, {number}; clipshift")
-    return write_page(folder / "comparison.html", page)
+    return write_page(folder / COMPARISON, page)
 
 
 def forest(pair: Pair, measure: str) -> Figure:
@@ -205,7 +206,7 @@ def pair_answer(pair: Pair) -> list[str]:
     They tell the models apart where a difference in the headline measure, at the leading severity,
     has a p below 0.05 after Holm's correction: the one beside them in terminal and table.
     """
-    first, second = pair_titles(pair.a, pair.b)
+    first, second = (f"`{title}`" for title in pair_titles(pair.a, pair.b))
     measure = headline_measure(pair.table, "p_holm")
     rows = pair.table[pair.table["measure"] == measure].dropna(subset="p_holm")
     if measure is None or rows.empty:
@@ -221,16 +222,17 @@ def pair_answer(pair: Pair) -> list[str]:
         changed = (f"{_changed(r)} under {GROUP_NAMES[r.augmentation]}" for r in rows.itertuples())
         change = f"The {name} of {second} against {first}, {level}: {'; '.join(changed)}."
         return [change, *_clean_accuracy(pair)]
-    less, more = rows["apart"] & (rows["difference"] < 0), rows["apart"] & (rows["difference"] > 0)
-    changes = [
-        f"{word} under {words.listed(list(rows.loc[those, 'augmentation']))}"
-        for word, those in ((f"less than {first}", less), (f"more than {first}", more))
-        if those.any()
-    ]
-    answer = [f"{second} is shifted {' and '.join(changes)} {level} ({name})."] if changes else []
-    if not rows["apart"].all():
-        alike = words.listed(list(rows.loc[~rows["apart"], "augmentation"]))
-        answer.append(f"{first} and {second} are not distinguishable under {alike} {level}.")
+    changed = np.sign(rows["difference"]).where(rows["apart"], 0)
+    signs = {-1: f"less than {first}", 1: f"more than {first}", 0: ""}
+    under = {
+        signs[sign]: f"under {words.listed(list(names), len(names))} ({len(names)} of {len(rows)})"
+        for sign, names in rows["augmentation"].groupby(changed)
+    }
+    alike = under.pop("", "")
+    changes = " and ".join(" ".join(change) for change in under.items())
+    answer = [f"{second} shifts {changes} {level} ({name})."] if changes else []
+    if alike:
+        answer.append(f"{first} and {second} are not distinguishable {alike} {level} ({name}).")
     return [*answer, *_clean_accuracy(pair)]
 
 

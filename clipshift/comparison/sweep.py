@@ -11,13 +11,26 @@ import yaml
 from clipshift.comparison.notes import notes_on_runs, pair_notes, software_notes
 from clipshift.data.files import read_text
 from clipshift.errors import ERROR_FILE, UserError, one_line
-from clipshift.report.shift import COSINE, as_shift, shift_name
-from clipshift.report.words import counted, model_in_words
+from clipshift.report.shift import COSINE, as_shift, headline_measure
+from clipshift.report.words import counted, model_in_words, without_paths
+from clipshift.results.columns import DEFINITIONS
 from clipshift.results.compatibility import differing_views
 from clipshift.results.runs import Run, read_run
+from clipshift.severities import leading_severity
 
-TABLE_COLUMNS = ("model", "aug", "severity")
-"""The options that the table of a sweep has columns for, whether or not jobs differ in them."""
+NO_JOBS = pd.DataFrame(columns=["job", "model", *DEFINITIONS["summary"]])
+NOT_IN_LINES = ("model", "aug", "severity")
+"""The options that do not name a line of the grid: the model does, and they are its other sides."""
+HEADS = {
+    "relative_shift": "relative shift",
+    COSINE: "1 − cosine",
+    "retained": "retained",
+    "neighbour_top1": "1-NN",
+    "neighbour_top1_clean": "1-NN clean",
+    "zero_shot_top1": "top-1",
+    "zero_shot_top1_clean": "clean top-1",
+}
+"""The measures that the page of a sweep shows, and what it calls them; the CSV has all."""
 
 
 @dataclass
@@ -45,13 +58,30 @@ class Sweep:
 
     @cached_property
     def other_options(self) -> list[str]:
-        """Those that its table does not have columns for anyway."""
-        return [option for option in self.options if option not in TABLE_COLUMNS]
+        """Those beside the model, the augmentation and the severity."""
+        return [option for option in self.options if option not in NOT_IN_LINES]
 
     @cached_property
     def models(self) -> dict[str, str]:
         """What the model of each finished job is called."""
         return {job: model_in_words(run.info.model) for job, run in self.runs.items()}
+
+    @cached_property
+    def lines(self) -> dict[str, str]:
+        """What is compared, by finished job: its model, and the other options that jobs differ in.
+
+        The model is left out where all jobs have it and other options tell them apart. Jobs that
+        measured the same under one name are told apart by their number.
+        """
+        several = len(set(self.models.values())) > 1
+        options = {job: self.describe(job, self.other_options) for job in self.runs}
+        lines = {
+            job: f"{model} {options[job]}".strip() if several or not options[job] else options[job]
+            for job, model in self.models.items()
+        }
+        rows = self.table.assign(line=self.table["job"].map(lines))
+        twice = rows.duplicated(["line", "augmentation", "severity", "measure"], keep=False)
+        return lines | {job: f"{lines[job]} (job {job})" for job in rows.loc[twice, "job"]}
 
     @cached_property
     def table(self) -> pd.DataFrame:
@@ -61,12 +91,35 @@ class Sweep:
             settings = {name: self.overrides[job].get(name, "") for name in self.other_options}
             head = {"job": job, "model": run.info.model.name, **settings}
             parts.append(pd.DataFrame(head, index=run.summary.index).join(run.summary))
-        return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame()
+        return pd.concat(parts, ignore_index=True) if parts else NO_JOBS
+
+    @cached_property
+    def grid(self) -> pd.DataFrame:
+        """The table's rows of `HEADS` that have a value, each with its ``line``.
+
+        Cosines are shifts.
+        """
+        rows = as_shift(self.table.assign(line=self.table["job"].map(self.lines)))
+        return rows[rows["measure"].isin(HEADS) & rows["mean"].notna()]
+
+    @cached_property
+    def order(self) -> dict[str, list[str]]:
+        """How the grid is sorted, by column: the largest shift first, the smallest line first."""
+        shift = self.grid[self.grid["measure"] == headline_measure(self.grid)]
+        augmentations = shift.groupby("augmentation")["mean"].max().sort_values(ascending=False)
+        lines = shift.groupby("line")["mean"].mean().sort_values()
+        return {"augmentation": list(augmentations.index), "line": list(lines.index)}
+
+    @property
+    def leading_rows(self) -> pd.DataFrame:
+        """The grid's rows that sentences and terminal tell of: one measure at one severity."""
+        rows = self.grid[self.grid["measure"] == headline_measure(self.grid)]
+        return rows[rows["severity"] == leading_severity(rows["severity"])] if len(rows) else rows
 
     def describe(self, job: str, options: Sequence[str]) -> str:
-        """A job by its options."""
+        """A job by its options, paths cut to their last part."""
         given = self.overrides[job]
-        return " ".join(f"{option}={given[option]}" for option in options if option in given)
+        return " ".join(without_paths(f"{name}={given[name]}") for name in options if name in given)
 
 
 def job_overrides(folder: Path) -> dict[str, str]:
@@ -112,47 +165,32 @@ def sweep_notes(sweep: Sweep) -> list[str]:
     return notes + (software_notes(runs) + notes_on_runs(runs) if runs else [])
 
 
-def grid(sweep: Sweep) -> tuple[pd.DataFrame, list[str]]:
-    """A sweep's jobs: the options in which they differ, and what came of each.
+def by_job(sweep: Sweep) -> tuple[pd.DataFrame, list[str]]:
+    """What came of each of a sweep's jobs, beside the options that jobs differ in.
 
     Returns:
-        One row per job, and which of its columns are numbers: means over the job's augmentations
-        and severities, the shift last.
+        One row per job, and which of its columns are numbers: options of numbers first, then means
+        over the job's augmentations and severities, the shift last.
     """
-    means = sweep.table.pivot_table(index="job", columns="measure", values="mean", sort=False)
-    results = {
-        "clean top-1": "zero_shot_top1_clean",
-        "top-1": "zero_shot_top1",
-        "1-NN clean": "neighbour_top1_clean",
-        "1-NN": "neighbour_top1",
-        "retained": "retained",
-        "relative shift": "relative_shift",
-    }
-    numbers = {name: means[measure] for name, measure in results.items() if measure in means}
-    if "relative shift" not in numbers and COSINE in means:
-        numbers[shift_name(COSINE)] = 1 - means[COSINE]
-    settings = {
-        option: [sweep.overrides[job].get(option, "") for job in means.index]
-        for option in sweep.options
-    }
+    rows = sweep.grid.assign(label=sweep.grid["measure"].map(HEADS))
+    means = rows.pivot_table(index="job", columns="label", values="mean", sort=False)
+    names = [name for name in reversed(HEADS.values()) if name in means]
+    if HEADS["relative_shift"] in names:
+        names.remove(HEADS[COSINE])
+    settings = pd.DataFrame(
+        {
+            option: [sweep.overrides[job].get(option, "") for job in means.index]
+            for option in sweep.options
+        },
+        means.index,
+    )
     if "model" in settings:
-        settings["model"] = [sweep.models[job] for job in means.index]
-    jobs = pd.DataFrame(settings, index=means.index).assign(**numbers)
-    return jobs.reset_index(names="job"), list(numbers)
+        settings["model"] = means.index.map(sweep.models)
+    swept = [option for option in settings if is_number(settings[option])]
+    jobs = settings.astype(dict.fromkeys(swept, float)).join(means[names])
+    return jobs.reset_index(names="job"), [*swept, *names]
 
 
-def shifts_by_job(sweep: Sweep) -> pd.DataFrame:
-    """The shift of every job under every augmentation, the largest 1 − cosine first.
-
-    Returns:
-        The rows of 1 − cosine in the sweep's table, with the relative shift in the columns
-        ``relative``, ``relative_low`` and ``relative_high``.
-    """
-    keys = ["job", "augmentation", "severity"]
-    means = as_shift(sweep.table)
-    cosines = means[means["measure"] == COSINE]
-    names = {"mean": "relative", "ci_low": "relative_low", "ci_high": "relative_high"}
-    relative = means[means["measure"] == "relative_shift"].rename(columns=names)
-    rows = cosines.merge(relative[[*keys, *names.values()]], "left", keys).sort_values(keys)
-    rows = rows.sort_values("mean", ascending=False, kind="stable", ignore_index=True)
-    return rows.assign(model=rows["job"].map(sweep.models))
+def is_number(values: pd.Series) -> bool:
+    """Whether the values of an option are numbers, and several."""
+    return values.nunique() > 1 and bool(pd.to_numeric(values, errors="coerce").notna().all())

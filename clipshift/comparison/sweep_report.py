@@ -1,34 +1,38 @@
 """The report of a sweep: its answer in sentences, a table for the terminal, and a page."""
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import pandas as pd
 
 from clipshift.comparison.pair import Pair, compare_pair, trained_on_of
 from clipshift.comparison.pair_report import forest, pair_answer, pair_table
 from clipshift.comparison.sweep import (
+    HEADS,
     Sweep,
+    by_job,
     comparable_pair,
-    grid,
     read_sweep,
-    shifts_by_job,
     sweep_notes,
 )
+from clipshift.comparison.sweep_answer import sweep_answer
 from clipshift.integrations import tracking
 from clipshift.report import terminal
 from clipshift.report.charts.comparison import draw_parallel
 from clipshift.report.charts.curves import draw_curves
+from clipshift.report.charts.grid import draw_grid, draw_lines
 from clipshift.report.charts.vega import save_figures
-from clipshift.report.page import Figure, Page, Section, write_page
-from clipshift.report.prose import make_figure, make_section
-from clipshift.report.shift import COSINE, shift_name
-from clipshift.report.tables import AUGMENTATION, PHOTOS, Column
-from clipshift.report.words import counted, short
+from clipshift.report.page import COMPARISON, Figure, Page, Section, link_comparison, write_page
+from clipshift.report.prose import Contents, make_figure, make_section
+from clipshift.report.shift import COSINE, headline_measure
+from clipshift.report.tables import COUNT, Column, side_by_side
+from clipshift.report.words import counted
 from clipshift.results.files import write_csv
-from clipshift.severities import ladder_steps
+from clipshift.severities import ladder_steps, leading_severity
 
 PAIRED = "paired.csv"
 
@@ -49,14 +53,15 @@ def compare_sweep(
     """
     sweep = read_sweep(folder)
     write_csv(folder / "comparison.csv", sweep.table)
-    notes = sweep_notes(sweep)
-    report, files = write_sweep(sweep, notes)
+    page = sweep_page(sweep)
+    files = save_figures(page.charts, folder / "figures", page.title) if page.charts else {}
+    report = write_page(folder / COMPARISON, page)
+    for job in sweep.runs:
+        link_comparison(folder / job / "report.html")
     if sweep.runs:
         failed = bool(sweep.failed)
         tracking.track_sweep(folder, logger, sweeps, dashboard, sweep.table, files, failed)
-        terminal.print_sweep(terminal.sweep_table(sweep.runs, sweep.overrides, sweep.options))
-    for note in notes:
-        print(f"note: {note}")
+    terminal.print_sweep(sweep.leading_rows, sweep.order, page.answer, page.notes)
     print(f"{len(sweep.runs)} of {len(sweep.overrides)} jobs finished; comparison: {report}")
     for job, reason in sweep.failed.items():
         settings = sweep.describe(job, sweep.options)
@@ -64,23 +69,15 @@ def compare_sweep(
     return not sweep.failed
 
 
-def write_sweep(sweep: Sweep, notes: Sequence[str]) -> tuple[Path, dict[str, Path]]:
-    """Write the page of a sweep: every job's shift, curves over severity, and what failed.
-
-    Returns:
-        The page's path, and the figures' by name.
-    """
-    lead, sections = None, []
-    answer = [f"None of the {counted(len(sweep.overrides), 'job')} has finished."]
-    if len(sweep.table):
-        jobs, numbers = grid(sweep)
-        lead = parallel_figure(jobs, numbers) if len(jobs) > 1 and numbers else None
-        answer = sweep_answer(jobs, numbers, sweep.options)
-        columns = [Column(name, name) for name in jobs]
+def sweep_page(sweep: Sweep) -> Page:
+    """What the page of a sweep says; for two jobs on the same views, write ``paired.csv`` too."""
+    answer, figures, sections = sweep_answer(sweep), grid_figures(sweep), []
+    if len(sweep.grid):
         sections = [
+            *([replace(make_section("grid"), figures=figures[1:])] if figures[1:] else []),
             *curve_sections(sweep),
-            make_section("grid", {}, [(jobs, columns)]),
-            make_section("jobs", {}, [(shifts_by_job(sweep), shift_columns(sweep))]),
+            *parallel_sections(sweep),
+            make_section("jobs", {}, [jobs_table(sweep)]),
         ]
     if runs := comparable_pair(sweep.runs):
         trained_on = trained_on_of(runs)
@@ -102,32 +99,54 @@ def write_sweep(sweep: Sweep, notes: Sequence[str]) -> tuple[Path, dict[str, Pat
         contents = pd.DataFrame(reasons, columns=names), [Column(name, name) for name in names]
         sections.append(make_section("failed", {}, [contents]))
     finished = f"{len(sweep.runs)} finished, {len(sweep.failed)} failed"
-    page = Page(
+    severities = list(sweep.grid["severity"].unique())
+    return Page(
         title=f"Sweep of {counted(len(sweep.overrides), 'job')}",
         answer=answer,
         measured=f"{counted(len(sweep.runs), 'job')} finished, {len(sweep.failed)} failed. They "
         f"differ in {', '.join(sweep.options) or 'nothing'}.",
-        notes=notes,
-        lead=lead,
+        notes=sweep_notes(sweep),
+        lead=figures[0] if figures else None,
         sections=sections,
         facts={"folder": str(sweep.folder), "jobs": finished},
+        severities=severities if len(severities) > 1 else [],
+        severity=leading_severity(severities) if severities else "",
         about="What is compared",
     )
-    folder = sweep.folder / "figures"
-    files = save_figures(page.charts, folder, page.title) if page.charts else {}
-    return write_page(sweep.folder / "comparison.html", page), files
 
 
-def parallel_figure(jobs: pd.DataFrame, numbers: Sequence[str]) -> Figure:
-    """The jobs as lines over their options and results.
+def grid_figures(sweep: Sweep) -> list[Figure]:
+    """The heat map of models and augmentations, and the intervals: what tells more comes first."""
+    measure = headline_measure(sweep.grid)
+    if measure is None:
+        return []
+    columns = next(iter(sweep.runs.values())).columns
+    heat_maps = []
+    for name in (measure, "zero_shot_top1", "neighbour_top1", "retained"):
+        rows = sweep.grid[sweep.grid["measure"] == name]
+        order = sweep.order
+        clean = sweep.grid[sweep.grid["measure"] == f"{name}_clean"]
+        if len(clean):
+            clean = clean.drop_duplicates(["line", "severity"]).assign(augmentation="clean")
+            rows = pd.concat([rows, clean])
+            order = order | {"augmentation": ["clean", *order["augmentation"]]}
+        if len(rows):
+            chart = draw_grid(rows, columns[name], order)
+            heat_maps.append(replace(make_figure("grid", name, chart), label=HEADS[name]))
+    rows = sweep.grid[sweep.grid["measure"] == measure]
+    intervals = make_figure("grid", "intervals", draw_lines(rows, HEADS[measure], order["line"]))
+    figures = [replace(heat_maps[0], others=heat_maps[1:]), intervals]
+    return figures if len(order["line"]) > 1 else figures[::-1]
 
-    Args:
-        jobs: From `grid`.
-        numbers: Which of its columns are numbers.
-    """
+
+def parallel_sections(sweep: Sweep) -> list[Section]:
+    """The jobs as lines over their options and results; empty where no option has numbers."""
+    jobs, numbers = by_job(sweep)
+    if not set(numbers).intersection(sweep.other_options):
+        return []
     same = [name for name in numbers[:-1] if jobs[name].nunique() < 2]
-    chart = draw_parallel(jobs.drop(columns=same), [name for name in numbers if name not in same])
-    return make_figure("grid", "parallel", chart, number=numbers[-1])
+    chart = draw_parallel(jobs.drop(columns=same), [n for n in numbers if n not in same])
+    return [make_section("parallel", {"parallel": chart}, number=numbers[-1])]
 
 
 def curve_sections(sweep: Sweep) -> list[Section]:
@@ -136,46 +155,27 @@ def curve_sections(sweep: Sweep) -> list[Section]:
     rows = sweep.table[(sweep.table["measure"] == COSINE) & sweep.table["severity"].isin(steps)]
     if rows["severity"].nunique() < 2:
         return []
-    lines = {job: sweep.describe(job, sweep.other_options) for job in sweep.runs}
-    if len(set(sweep.models.values())) > 1:
-        lines = {job: f"{sweep.models[job]} {line}".strip() for job, line in lines.items()}
-    chart = draw_curves(rows.assign(options=rows["job"].map(lines)))
+    several = len(sweep.order["line"]) > 1
+    chart = draw_curves(rows.assign(options=rows["job"].map(sweep.lines) if several else ""))
     return [make_section("curves", {"curves": chart})]
 
 
-def shift_columns(sweep: Sweep) -> list[Column]:
-    """What the table of every job's shift shows of `shifts_by_job`."""
-    return [
-        *(Column(option, option) for option in ("job", "model", *sweep.other_options)),
-        AUGMENTATION,
-        Column("severity", "severity"),
-        Column(shift_name(COSINE), "mean", "ci", ".4f"),
-        Column("relative shift", "relative", "relative"),
-        PHOTOS,
+def jobs_table(sweep: Sweep) -> Contents:
+    """The means of every job, with a link to its page."""
+    data = side_by_side(sweep.grid, "measure", index=["job", "augmentation", "severity"])
+    options = {
+        n: [sweep.overrides[job].get(n, "") for job in data["job"]] for n in sweep.other_options
+    }
+    data = data.assign(
+        model=data["job"].map(sweep.models),
+        photos=[sweep.runs[job].info.data.photos for job in data["job"]],
+        page=[f"./{quote(job)}/report.html" for job in data["job"]],
+        **options,
+    )
+    columns = [
+        Column("job", "job", link="page"),
+        *(Column(name, name) for name in ("model", *options, "augmentation", "severity")),
+        *(Column(head, name, name) for name, head in HEADS.items() if name in data),
+        Column("photos", "photos", form=COUNT),
     ]
-
-
-def sweep_answer(
-    jobs: pd.DataFrame, number_columns: Sequence[str], options: Sequence[str]
-) -> list[str]:
-    """Say in a sentence which jobs have the smallest and the largest mean shift.
-
-    Args:
-        jobs: From `grid`.
-        number_columns: Names of its columns of numbers; the last is compared.
-        options: The options in which jobs differ.
-    """
-    shift = number_columns[-1] if number_columns else ""
-    ranked = jobs.dropna(subset=shift).sort_values(shift, kind="stable") if shift else jobs[:0]
-    if len(ranked) < 2 or ranked[shift].nunique() < 2:
-        return [f"{counted(len(jobs), 'job')} finished."]
-
-    def described(row: pd.Series) -> str:
-        chosen = ", ".join(f"{option} {row[option]}" for option in options if row[option])
-        return f"job {row['job']} ({chosen})" if chosen else f"job {row['job']}"
-
-    least, most = ranked.iloc[0], ranked.iloc[-1]
-    return [
-        f"The mean {shift} is smallest in {described(least)}: {short(least[shift])}; and largest "
-        f"in {described(most)}: {short(most[shift])}. Differences between jobs are not tested."
-    ]
+    return data, columns

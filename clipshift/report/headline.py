@@ -1,4 +1,4 @@
-"""A run's headline numbers, for the table of a sweep's jobs and for W&B."""
+"""A run's headline numbers, for W&B."""
 
 from typing import Any
 

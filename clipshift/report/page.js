@@ -140,6 +140,18 @@ byId("severity")?.addEventListener("change", () => {
   showSeverity();
 });
 
+// --- figures to choose from ---
+for (const select of document.querySelectorAll(".switch select")) {
+  const show = () => { for (const { value } of select.options) byId(value).hidden = value !== select.value; };
+  select.addEventListener("change", show);
+  show(); // a reloaded page keeps its choice
+}
+
+// --- links to other pages: only where this page lies beside them, as one that was mailed does not ---
+for (const link of document.querySelectorAll("a[data-place]")) {
+  if (decodeURIComponent(location.pathname).endsWith(link.dataset.place)) link.href = link.dataset.page;
+}
+
 // --- tables: sorted by their heads ---
 function sortBy(table, head) {
   const heads = [...table.tHead.rows[0].cells], rows = [...table.tBodies[0].rows];

@@ -17,6 +17,7 @@ from markupsafe import Markup, escape
 from clipshift.report.charts import look, vega
 from clipshift.results.files import write_whole
 
+COMPARISON = "comparison.html"
 WIDE = 560
 """The least width in pixels of figures with names at their sides."""
 LIGHT = {"ink": look.INK, "muted": look.MUTED, "grid": look.GRID}
@@ -31,11 +32,13 @@ class Cell(NamedTuple):
         text: What it says.
         value: What it is sorted by; None where it is sorted by its text.
         tint: How strongly it is painted, in [0, 1].
+        link: The page that it leads to, relative to this one; empty where there is none.
     """
 
     text: str
     value: float | None = None
     tint: float = 0.0
+    link: str = ""
 
 
 @dataclass
@@ -73,6 +76,8 @@ class Figure:
         caption: What it shows.
         notes: What else to say of it, by severity.
         least: Its least width in pixels: on a narrower page it scrolls.
+        label: What it is called where the reader chooses between it and ``others``.
+        others: The figures that the reader can choose in its place.
     """
 
     name: str
@@ -80,11 +85,18 @@ class Figure:
     caption: str
     notes: Mapping[str, str] = field(default_factory=dict)
     least: int = 0
+    label: str = ""
+    others: Sequence["Figure"] = ()
 
     @cached_property
     def drawn(self) -> vega.Spec:
         """The chart as Vega-Lite has it."""
         return vega.spec_of(self.chart)
+
+    @property
+    def choices(self) -> list["Figure"]:
+        """It, and the figures that the reader can choose in its place."""
+        return [self, *self.others]
 
     @property
     def description(self) -> str:
@@ -154,7 +166,8 @@ class Page:
         """The charts that it shows, and those of its tables, by name."""
         drawn = [figure for section in self.sections for figure in section.figures]
         of_tables = [table.figure for section in self.sections for table in section.tables]
-        return {figure.name: figure.drawn for figure in [self.lead, *drawn, *of_tables] if figure}
+        shown = [figure for figure in [self.lead, *drawn, *of_tables] if figure]
+        return {one.name: one.drawn for figure in shown for one in figure.choices}
 
 
 def write_page(path: Path, page: Page) -> Path:
@@ -174,6 +187,7 @@ def write_page(path: Path, page: Page) -> Path:
     text = template("clipshift.report", "page.html.jinja").render(
         page=page,
         explorer=explorer,
+        place=_place(path),
         charts={name: vega.standalone(chart) for name, chart in page.charts.items()},
         configs={"light": look.config(**LIGHT), "dark": look.config(**DARK)},
         saved={"width": vega.WIDTH, "scale": vega.PNG_SCALE, "title": vega.source_line(page.title)},
@@ -182,6 +196,22 @@ def write_page(path: Path, page: Page) -> Path:
     )
     write_whole(path, lambda partial: partial.write_text(text, encoding="utf-8"))
     return path
+
+
+def link_comparison(report: Path) -> None:
+    """Link a run's page to the page of the comparison in the folder above, if there is one."""
+    comparison = report.parent.parent / COMPARISON
+    if comparison.is_file() and report.is_file() and not report.parent.is_symlink():
+        above = f"/{report.resolve().parent.parent.name}{_place(report)}"
+        link = Markup(' · <a data-page="../{}" data-place="{}">the comparison it is part of</a>')
+        slot = b'<span id="above">%b</span>' % link.format(COMPARISON, above).encode()
+        linked = re.sub(rb'<span id="above">.*?</span>', lambda _: slot, report.read_bytes())
+        write_whole(report, lambda partial: partial.write_bytes(linked))
+
+
+def _place(path: Path) -> str:
+    """How a page's address ends, as long as it lies where it was written."""
+    return f"/{path.resolve().parent.name}/{path.name}"
 
 
 @lru_cache

@@ -6,7 +6,7 @@ from clipshift.data.dataset import ViewDataset
 from clipshift.report.answer import answer, measured_in_words
 from clipshift.report.charts.vega import save_figures
 from clipshift.report.notes import run_notes
-from clipshift.report.page import Page, write_page
+from clipshift.report.page import Page, link_comparison, write_page
 from clipshift.report.sections import run_sections
 from clipshift.report.sections.provenance import citation, methods, provenance
 from clipshift.report.sections.ranking import leading_figure
@@ -28,7 +28,9 @@ def write_report(run: Run, dataset: ViewDataset) -> tuple[Page, Path, dict[str, 
     page = report_page(run, dataset)
     source = f"{page.title}; seed {run.info.seed}, {run.info.precision}; clipshift"
     files = save_figures(page.charts, run.folder / "figures", source)
-    return page, write_page(run.folder / "report.html", page), files
+    report = write_page(run.folder / "report.html", page)
+    link_comparison(report)
+    return page, report, files
 
 
 def report_page(run: Run, dataset: ViewDataset) -> Page:

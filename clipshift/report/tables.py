@@ -30,6 +30,7 @@ class Column:
         form: The format of numbers; ``p`` for p-values.
         text: The column whose texts are shown in place of the numbers.
         tint: The column that says how strongly a cell is painted, in [0, 1].
+        link: The column of the pages that cells lead to.
     """
 
     head: str
@@ -38,6 +39,7 @@ class Column:
     form: str = ".3f"
     text: str = ""
     tint: str = ""
+    link: str = ""
 
     def is_number(self, data: pd.DataFrame) -> bool:
         """Whether it shows numbers."""
@@ -63,12 +65,12 @@ class Column:
 
     def cells(self, data: pd.DataFrame) -> list[Cell]:
         """The cell of each row on a page: texts that are numbers are sorted as these."""
-        values = pd.to_numeric(data[self.value], errors="coerce").tolist()
+        numbers = pd.to_numeric(data[self.value], errors="coerce")
+        values = [number if np.isfinite(number) else None for number in numbers.tolist()]
         tints = data[self.tint].tolist() if self.tint else [0.0] * len(data)
-        return [
-            Cell(text, value if np.isfinite(value) else None, tint)
-            for text, value, tint in zip(self.texts(data), values, tints, strict=True)
-        ]
+        links = data[self.link].tolist() if self.link else [""] * len(data)
+        parts = zip(self.texts(data), values, tints, links, strict=True)
+        return [Cell(*cell) for cell in parts]
 
 
 AUGMENTATION = Column("augmentation", "augmentation")

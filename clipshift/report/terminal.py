@@ -18,7 +18,6 @@ from rich.table import Table
 from rich.text import Text
 
 from clipshift.measure.facts import Facts
-from clipshift.report.headline import HEADLINE, headline
 from clipshift.report.sections.measures import measure_columns, ranked_means
 from clipshift.report.shift import COSINE, HEADLINE_MEASURES, as_shift, shift_name
 from clipshift.report.tables import AUGMENTATION, Column, side_by_side
@@ -276,6 +275,11 @@ def severity_table(run: Run, measure: str, width: int) -> tuple[Rows, bool]:
     data = data.sort_values(severities[-1], ascending=False, kind="stable")
     data["augmentation"] = [starred(name, run, severities) for name in data["augmentation"]]
     columns = [AUGMENTATION, *(Column(severity, severity, severity) for severity in severities)]
+    return fitting_rows(data, columns, width)
+
+
+def fitting_rows(data: pd.DataFrame, columns: Sequence[Column], width: int) -> tuple[Rows, bool]:
+    """A table's rows of numbers to two digits, and whether there is room for their intervals."""
     for intervals in (True, False):
         rows = compact_rows(data, columns, 2, intervals)
         if fitted(rows, width) == rows:
@@ -305,56 +309,45 @@ def compact(mean: float, low: float, high: float, digits: int) -> str:
     return f"{mean:.{digits}f} {(' to ' if low < 0 else '–').join(ends)}"
 
 
-def sweep_table(
-    runs: Mapping[str, Run], overrides: Mapping[str, Mapping[str, str]], options: Sequence[str]
-) -> Rows:
-    """A sweep's jobs for people, one row each: the numbers that lead in W&B.
+def grid_table(rows: pd.DataFrame, order: Mapping[str, Sequence[str]], width: int) -> Rows:
+    """The means of a sweep's models under its augmentations, the more numerous as rows.
 
     Args:
-        runs: The finished jobs by name.
-        overrides: What each job's command line set, by option.
-        options: The options in which jobs differ.
-
-    Returns:
-        Rows of cells, header first; a column that no job has a value for is left out.
+        rows: One per ``line`` (a model, or what else is compared) and ``augmentation``.
+        order: The order of both.
+        width: Of the terminal.
     """
-    data = pd.DataFrame({"job": list(runs)})
-    columns = [Column("job", "job")]
-    for option in options:
-        name = option.rpartition(".")[2]
-        head = option if name in {column.head for column in columns} else name
-        data[f"option {option}"] = [Path(overrides[job].get(option, "")).name for job in runs]
-        columns.append(Column(head, f"option {option}"))
-    numbers = pd.DataFrame(map(numbers_of_job, runs.values()))
-    columns += [
-        Column(HEADLINE[key], key, ends)
-        for key, ends in (
-            ("worst_augmentation", ""),
-            ("worst_relative_shift", "worst"),
-            ("mean_relative_shift", ""),
-            ("clean_top1", ""),
-            ("clean_neighbour_top1", ""),
-        )
-        if key in numbers and numbers[key].notna().any()
-    ]
-    return compact_rows(data.join(numbers), columns, 3)
+    across, down = sorted(order, key=lambda side: len(order[side]))
+    data = side_by_side(rows, across, index=[down])
+    data = data.sort_values(down, key=lambda names: names.map(order[down].index))
+    columns = [Column(name, name, name) for name in order[across] if name in data]
+    columns.insert(0, Column("model" if down == "line" else down, down))
+    return fitting_rows(data, columns, width)[0]
 
 
-def numbers_of_job(run: Run) -> dict[str, Any]:
-    """The numbers of `headline`, with the interval of the largest relative shift."""
-    numbers = headline(run)
-    if "worst_relative_shift" not in numbers:
-        return numbers
-    means = run.summary.set_index(["measure", "augmentation", "severity"])
-    worst = means.loc[("relative_shift", numbers["worst_augmentation"], str(numbers["severity"]))]
-    return numbers | {"worst_low": worst["ci_low"], "worst_high": worst["ci_high"]}
+def print_sweep(
+    rows: pd.DataFrame,
+    order: Mapping[str, Sequence[str]],
+    answer: Sequence[str],
+    notes: Sequence[str],
+) -> None:
+    """Print what a sweep found: in a table, what limits it, and in sentences.
 
-
-def print_sweep(rows: Rows) -> None:
-    """Print a sweep's jobs as one table."""
+    Args:
+        rows: One measure's means at one severity, as of `grid_table`.
+        order: As of `grid_table`.
+        answer: Sentences.
+        notes: What limits the numbers, a sentence each.
+    """
     console = make_console()
     console.print()
-    print_table(console, "Job by job, with 95 % intervals", fitted(rows, console.width))
+    if len(rows):
+        name, severity = shift_name(rows["measure"].iloc[0]), rows["severity"].iloc[0]
+        title = f"Mean {name} at severity {severity}, with 95 % intervals"
+        print_table(console, title, grid_table(rows, order, console.width))
+    for note in notes:
+        print_text(console, note, "note: ")
+    print_text(console, " ".join(answer))
 
 
 def shortened(path: Path) -> str:

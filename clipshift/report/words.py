@@ -74,14 +74,14 @@ def capitalised(words: str) -> str:
     return words[:1].upper() + words[1:]
 
 
-def listed(names: Sequence[str]) -> str:
-    """Names in a sentence, each in backquotes; more than four are only counted.
+def listed(names: Sequence[str], most: int = 4) -> str:
+    """Names in a sentence, each in backquotes; more than the most that are named are counted.
 
     Example:
         >>> listed(["noise"]), listed(["noise", "blur", "flip"]), listed(list("abcde"))
         ('`noise`', '`noise`, `blur` and `flip`', '5 augmentations')
     """
-    if len(names) > 4:
+    if len(names) > most:
         return f"{len(names)} augmentations"
     quoted = [f"`{name}`" for name in names]
     return " and ".join([", ".join(quoted[:-1]), quoted[-1]] if len(quoted) > 1 else quoted)

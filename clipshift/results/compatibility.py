@@ -5,7 +5,7 @@ from typing import Any
 from clipshift.data.dataset import NATIVE, native_resize
 from clipshift.results.info import RunInfo
 from clipshift.results.runs import Run
-from clipshift.results.table import by_photo, labels_of
+from clipshift.results.table import by_photo, labels_of, variants_of
 
 
 def differing_views(a: Run, b: Run) -> list[str]:
@@ -26,11 +26,7 @@ def differing_views(a: Run, b: Run) -> list[str]:
     differences += [
         f"{name} ({of_a} and {of_b})" for name, (of_a, of_b) in options.items() if of_a != of_b
     ]
-    keys = [
-        sorted(run.shift[["augmentation", "severity"]].drop_duplicates().itertuples(index=False))
-        for run in (a, b)
-    ]
-    if keys[0] != keys[1]:
+    if not variants_of(a.rows).sort_values().equals(variants_of(b.rows).sort_values()):
         differences.append("their augmentations or severities")
     elif a.info.strengths != b.info.strengths:
         differences.append("the strengths of their augmentations")

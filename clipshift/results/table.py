@@ -110,9 +110,16 @@ def by_photo(shift: Shift, measure: str) -> pd.DataFrame:
     """
     if isinstance(shift, ShiftFile):
         return shift.by_photo(measure)
-    variants = ["augmentation", "severity"]
-    table = shift.pivot(index="photo", columns=variants, values=measure).astype(float)
-    return table[pd.MultiIndex.from_frame(shift[variants].drop_duplicates())]
+    variants = variants_of(shift)
+    table = shift.pivot(index="photo", columns=list(variants.names), values=measure)
+    return table.astype(float)[variants]
+
+
+def variants_of(shift: Shift) -> pd.MultiIndex:
+    """Augmentation and severity of every variant in a table of `shift_table`, or its file."""
+    if isinstance(shift, ShiftFile):
+        return shift.variants
+    return pd.MultiIndex.from_frame(shift[["augmentation", "severity"]].drop_duplicates())
 
 
 def labels_of(shift: Shift) -> pd.Series:
@@ -157,10 +164,11 @@ def summarize(
     ends: dict[str, np.ndarray] = {}
     for chosen in (resampled[start : start + step] for start in range(0, len(resampled), step)):
         every = [variant for _ in chosen for variant in variants]
-        influences = np.empty((shape[0], len(every)))
+        values = np.empty((shape[0], len(every)))
         for place, measure in enumerate(chosen):
-            influences[:, place * shape[1] : (place + 1) * shape[1]] = _influence(shift, measure)
-        values = matching.stratified(influences, every)
+            added = influences(shift, measure).to_numpy()
+            values[:, place * shape[1] : (place + 1) * shape[1]] = added
+        values = matching.stratified(values, every)
         means = studentize(values, seed, groups=groups)
         of_shifts = np.repeat([name in SHIFTS for name in chosen], len(variants))
         unchanged = np.repeat([SHIFTS.get(name, 0.0) for name in chosen], len(variants))
@@ -193,14 +201,23 @@ def _share_interval(values: np.ndarray, groups: np.ndarray | None) -> tuple[floa
     return share_interval(values[has_value], None if groups is None else groups[has_value])
 
 
-def _influence(shift: Shift, measure: str) -> np.ndarray:
-    """What each photo adds to a mean: its value, but for a relative shift; (photos, variants)."""
-    values = by_photo(shift, measure).to_numpy()
-    if measure != "relative_shift":
-        return values
-    others = by_photo(shift, "distance_to_others").to_numpy()
-    pairs = zip(values.T, others.T, strict=True)
-    return np.stack([relative_shift_values(*pair) for pair in pairs], axis=1)
+def influences(shift: Shift, measure: str) -> pd.DataFrame:
+    """What each photo adds to a mean: its value, but for a relative shift `relative_shift_values`.
+
+    Args:
+        shift: From `shift_table`, or its file.
+        measure: Which.
+
+    Returns:
+        As of `by_photo`.
+    """
+    values = by_photo(shift, measure)
+    if measure == "relative_shift":
+        others = by_photo(shift, "distance_to_others")
+        for variant in values:
+            pair = values[variant].to_numpy(), others[variant].to_numpy()
+            values[variant] = relative_shift_values(*pair)
+    return values
 
 
 def distance_tables(sample: PhotoSample) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:

@@ -43,9 +43,10 @@ def draw_distances(
     table = pd.DataFrame(cells, columns=head)
     matrix = marks.heat_map(
         table,
-        "other",
-        alt.EncodingSortField("column", op="min"),
-        alt.EncodingSortField("row", op="min"),
+        {
+            "other": alt.EncodingSortField("column", op="min"),
+            "augmentation": alt.EncodingSortField("row", op="min"),
+        },
         alt.value(ACCENT),
         marks.tooltip(augmentation="one", other="other", interval="1 − cosine, 95 %"),
         width=alt.Step(46),

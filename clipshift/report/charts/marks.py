@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import altair as alt
@@ -155,25 +155,25 @@ def named_lines(
 
 
 def heat_map(
-    table: pd.DataFrame, across: str, columns: Any, rows: Any, fill: Any, tips: Any, **options: Any
+    table: pd.DataFrame, sides: Mapping[str, Any], fill: Any, tips: Any, **options: Any
 ) -> Any:
     """Rectangles with their ``text`` on them, painted as strongly as their ``strength``.
 
     Args:
-        table: One row per rectangle, with ``augmentation``, ``text`` and ``strength``, in [0, 1].
-        across: The column whose values are the heat map's columns; its rows are augmentations.
-        columns: The order of the columns.
-        rows: The order of the rows.
+        table: One row per rectangle, with its ``text`` and its ``strength``, in [0, 1].
+        sides: The column whose values are the heat map's columns, and the one whose values are its
+            rows, each with the order of its values.
         fill: The colour of the rectangles.
         tips: What hovering shows.
         options: For `layered`.
     """
+    (across, columns), (down, rows) = sides.items()
     scale = alt.Scale(domain=[0, 1], range=[0, STRONGEST])
     opacity = alt.FillOpacity("strength:Q", scale=scale, legend=None)
     plain: dict[str, Any] = {"grid": False, "labelOverlap": False}
     slanted = alt.Axis(orient="top", labelAngle=-38, labelAlign="left", **plain)
     x = alt.X(f"{across}:N", sort=columns, title=None, axis=slanted)
-    y = alt.Y("augmentation:N", sort=rows, title=None, axis=alt.Axis(**plain))
+    y = alt.Y(f"{down}:N", sort=rows, title=None, axis=alt.Axis(**plain))
     at = alt.Chart().encode(x, y, tooltip=tips)
     rectangle = at.mark_rect(cornerRadius=2, stroke=MUTED, strokeOpacity=0.15)
     layers = [rectangle.encode(opacity, fill=fill), at.mark_text().encode(text="text:N")]

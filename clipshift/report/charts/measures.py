@@ -38,9 +38,10 @@ def draw_heatmap(summary: pd.DataFrame, columns: Mapping[str, Facts]) -> Chart:
     table["text"] = table["mean"].map("{:.2f}".format)
     return marks.heat_map(
         table,
-        "measure",
-        [columns[name].short for name in names],
-        augmentations_by_shift(summary),
+        {
+            "measure": [columns[name].short for name in names],
+            "augmentation": augmentations_by_shift(summary),
+        },
         alt.value(ACCENT),
         marks.tooltip("augmentation", label="measure", interval="mean, 95 %"),
         description="Every measure under every augmentation; blank where it may be no change.",
@@ -67,9 +68,10 @@ def draw_correlations(correlations: pd.DataFrame, columns: Mapping[str, Facts]) 
     p = ("p after Holm’s correction", ".2g")
     return marks.heat_map(
         table,
-        "other",
-        [words[name] for name in correlations["with"].unique()],
-        list(table["augmentation"].unique()),
+        {
+            "other": [words[name] for name in correlations["with"].unique()],
+            "augmentation": list(table["augmentation"].unique()),
+        },
         alt.condition("datum.rho > 0", alt.value(ACCENT), alt.value(OPPOSITE)),
         marks.tooltip("augmentation", other="with", interval="Spearman’s ρ, 95 %", p_holm=p),
         description="Spearman's rank correlation of the shift with other measures over photos; "

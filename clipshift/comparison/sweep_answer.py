@@ -1,0 +1,118 @@
+"""The answer of a sweep in sentences: which model shifts least, and under what."""
+
+from collections.abc import Mapping
+
+import pandas as pd
+
+from clipshift.comparison.pair import class_groups
+from clipshift.comparison.sweep import Sweep
+from clipshift.report.answer import answer
+from clipshift.report.shift import COSINE, shift_name
+from clipshift.report.words import counted, listed, short
+from clipshift.results.compatibility import differing_views
+from clipshift.results.ranking import rank_augmentations, tied_with_first
+from clipshift.results.runs import Run
+from clipshift.results.table import influences
+
+FEW = 3
+"""Up to this many augmentations have a sentence each, and lines that are tied are named."""
+TESTED = "Tested at the 95 % level, by differences on the same photos."
+NOT_TESTED = (
+    "The jobs did not measure the same views of the same photos: intervals are compared, and "
+    "differences are not tested."
+)
+
+
+def sweep_answer(sweep: Sweep) -> list[str]:
+    """What a sweep found, in sentences.
+
+    Its lines are compared under each augmentation, and in the mean of all. Where all jobs measured
+    the same views, a line shifts least that is told apart from all others photo by photo
+    (`tied_with_first`); elsewhere one whose interval overlaps with no other's, and that is said.
+    """
+    if not sweep.runs:
+        return [f"None of the {counted(len(sweep.overrides), 'job')} has finished."]
+    rows = sweep.leading_rows
+    if rows["line"].nunique() < 2:
+        return answer(joined_run(sweep.runs))
+    shift, tested = shift_name(rows["measure"].iloc[0]), same_views(sweep.runs, rows)
+    of_name = dict(list(rows.groupby("augmentation")))
+    parts = {name: of_name[name] for name in sweep.order["augmentation"] if name in of_name}
+    leads = {n: leader(sweep.runs, part, tested) for n, part in parts.items() if len(part) > 1}
+    whole = rows.groupby("line").filter(lambda part: len(part) == len(parts))
+    sentences = []
+    if tested and len(parts) > 1 and whole["line"].nunique() > 1:
+        line, means, tied = leader(sweep.runs, whole, tested)
+        least = f"`{line}` shifts least: mean {shift} {means}"
+        sentences = [f"Over all {len(parts)} augmentations {tied or least}."]
+    if len(leads) <= FEW:
+        sentences += [
+            f"Under `{name}` {tied or f'`{line}` shifts least: {shift} {means}'}."
+            for name, (line, means, tied) in leads.items()
+        ]
+    else:
+        under: dict[str, list[str]] = {}
+        for name, (line, _, tied) in leads.items():
+            least = "no model can be said to shift least" if tied else f"`{line}` shifts least"
+            under.setdefault(least, []).append(name)
+        sentences += [
+            f"Under {listed(names, len(names))} ({len(names)} of {len(leads)}) {least}."
+            for least, names in under.items()
+        ]
+    return [*sentences, TESTED if tested else NOT_TESTED]
+
+
+def leader(runs: Mapping[str, Run], rows: pd.DataFrame, tested: bool) -> tuple[str, str, str]:
+    """The line whose mean shift over some augmentations is smallest, and which may be as small.
+
+    Args:
+        runs: The sweep's.
+        rows: Of its grid: one measure and severity, and the same augmentations for each line.
+        tested: Whether differences on the same photos are tested, or else intervals compared.
+
+    Returns:
+        The line; its mean and the next in words; and, in words, those that it is not told apart
+        from, empty where there is none.
+    """
+    lines = rows.groupby("line", sort=False)
+    means = lines["mean"].mean().sort_values(kind="stable")
+    first, *others = means.index
+    ends = lines[["ci_low", "ci_high"]].mean()
+    tied = overlapping = [n for n in others if ends["ci_low"][n] <= ends["ci_high"][first]]
+    if tested:
+        measure, keys = rows["measure"].iloc[0], ["job", "augmentation", "severity"]
+        columns = {
+            line: [
+                influences(runs[job].rows, measure)[tuple(view)] for job, *view in part.to_numpy()
+            ]
+            for line, part in lines[keys]
+        }
+        values = pd.DataFrame({n: pd.concat(columns[n], axis=1).mean(axis=1) for n in means.index})
+        run = runs[rows["job"].iloc[0]]
+        alike = tied_with_first(values.to_numpy(), run.info.seed, class_groups(list(runs.values())))
+        tied = [line for line, is_tied in zip(others, alike, strict=True) if is_tied]
+    named = [f"{short(means[line])} (`{line}`)" for line in (first, *tied)]
+    if named[FEW + 1 :]:
+        named[FEW:] = [f"{len(named) - FEW} more"]
+    relation = "overlap" if set(tied) <= set(overlapping) else "are not distinguishable"
+    in_words = f"{', '.join(named[:-1])} and {named[-1]} {relation}" if tied else ""
+    return first, f"{short(means[first])}, next {short(means[others[0]])} (`{others[0]}`)", in_words
+
+
+def same_views(runs: Mapping[str, Run], rows: pd.DataFrame) -> bool:
+    """Whether jobs measured the same photos, and under each augmentation the same views."""
+    for _, jobs in rows.groupby("augmentation")["job"]:
+        first, *others = (runs[job] for job in jobs)
+        if any(differing_views(first, other) for other in others):
+            return False
+    return len({runs[job].info.data.fingerprint for job in rows["job"]}) == 1
+
+
+def joined_run(runs: Mapping[str, Run]) -> Run:
+    """Jobs of one line, under different augmentations or at different severities, as one run."""
+    first, *_ = runs.values()
+    columns = ["photo", "label", "augmentation", "severity", COSINE]
+    shift = pd.concat([run.shift.reindex(columns=columns) for run in runs.values()])
+    summary = pd.concat([run.summary for run in runs.values()])
+    ranking = rank_augmentations(shift, first.info.seed, groups=class_groups([first]))
+    return Run(first.folder, first.info, first.columns, shift, summary, ranking=ranking)
