@@ -334,7 +334,7 @@ def measure_shift(
     )
     temporary = None if folder else tempfile.TemporaryDirectory(prefix="clipshift-")
     target = Path(folder or temporary.name)  # type: ignore[union-attr]
-    with pipeline.locked(target):
+    with pipeline.locked(target, "folder"):
         records = Records(target)
         records.begin({}, restart=True)
         make = partial(pl.Trainer, **lightning)

@@ -3,6 +3,7 @@
 import os
 import re
 from collections.abc import Mapping, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,8 @@ CONF = next(folder for folder in (PACKAGE / "conf", PACKAGE.parent / "conf") if 
 """All choices: inside the package where it was installed from a wheel, beside it in a checkout."""
 ENVIRONMENT = re.compile(r'\$\{oc\.env:(\w+),"([^"]*)"\}')
 """A variable of the environment, and its default."""
+QUICK = "-quickgelu"
+"""How open_clip marks an architecture with OpenAI's activation."""
 
 
 def choice_names(group: str) -> list[str]:
@@ -22,13 +25,46 @@ def choice_names(group: str) -> list[str]:
     return sorted(file.stem for file in (CONF / group).glob("*.yaml"))
 
 
+def experiment_names(command: str) -> list[str]:
+    """The experiments of ``train``, or of ``evaluate``, in alphabetical order."""
+
+    def trains(name: str) -> bool:
+        content = yaml.safe_load((CONF / "experiment" / f"{name}.yaml").read_text("utf-8"))
+        return "stage" in content or "robustify" in content.get("defaults", ())
+
+    return [n for n in choice_names("experiment") if trains(n) == (command == "train")]
+
+
 def unknown_choice(group: str, choice: str) -> UserError:
     """The error of a choice that a group does not have."""
     names = choice_names(group)
+    if group == "model" and Path(choice).exists():
+        return UserError(f"model={choice} is not a choice of model: use model.checkpoint={choice}")
+    if group == "model" and (architecture := architecture_of(choice)):
+        by_name = {name: read_choice("model", name) for name in names}
+        alike = [
+            f"model={name}"
+            for name, options in by_name.items()
+            if options["pretrained"]
+            and options["architecture"].removesuffix(QUICK) == architecture.removesuffix(QUICK)
+        ]
+        own = f"model.architecture={architecture} model.pretrained=TAG"
+        return UserError(f"{choice} is an architecture: use {', '.join([*alike, own])}")
     return UserError(
         f"no {choice!r} in group {group}{did_you_mean(choice, names)} "
         f"(there are: {', '.join(names)})"
     )
+
+
+def architecture_of(name: str) -> str | None:
+    """The architecture that a name means, written as open_clip does or as ``ViT-B/32``; or None."""
+    if ":" in name:  # local-dir:FOLDER, hf-hub:ORGANISATION/NAME
+        return name
+    package = find_spec("open_clip")
+    folder = Path(package.origin).parent if package and package.origin else Path()
+    files = (folder / "model_configs").glob("*.json")
+    wanted = name.replace("/", "-").lower()
+    return next((file.stem for file in files if file.stem.lower() == wanted), None)
 
 
 def read_choice(group: str, choices: str | Sequence[str]) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """Errors that users can fix: one line that says what is wrong, where, and what to do."""
 
+import os
 import re
 from collections.abc import Iterable
 from difflib import get_close_matches
@@ -35,6 +36,16 @@ class UserError(Exception):
 def one_line(message: str) -> str:
     """A message in one line, without characters that control a terminal."""
     return printable(" ".join(line.strip() for line in message.splitlines() if line.strip()))
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of what an error says, or its type where it says nothing."""
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)
+
+
+def from_here(text: object) -> str:
+    """A message with the paths that lie below the current folder written from there."""
+    return re.sub(rf"(?<![\w./-]){re.escape(os.getcwd() + os.sep)}(?=\S)", "", str(text))
 
 
 def printable(text: str) -> str:

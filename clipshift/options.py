@@ -7,6 +7,7 @@ defaults, the checks, ``--help``, the parameters of `clipshift.measure_shift` an
 
 import ast
 import inspect
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import MISSING, Field, asdict, dataclass, field, fields, is_dataclass
 from itertools import pairwise
@@ -14,6 +15,7 @@ from textwrap import dedent
 from types import UnionType
 from typing import Any, ClassVar, TypeVar, get_args
 
+import yaml
 from typing_extensions import dataclass_transform
 
 from clipshift import checks
@@ -46,7 +48,7 @@ def option(
     Args:
         default: Its value unless another is given.
         check: Its range; by default any value of its type.
-        paths: Of an option that names one: ``file``, ``dir``, or both.
+        paths: Of an option that names one: ``file``, ``folder``, both, or ``finished run in``.
         missing: What to do where it is `REQUIRED` and not set.
     """
     metadata = {"check": check, "paths": paths, "missing": missing}
@@ -125,6 +127,15 @@ def check_of(one: Field) -> Check | None:
     by_type: dict[Any, Check] = {bool: checks.BOOLEAN, str: TEXT, list[str]: list_of(TEXT, "texts")}
     check = one.metadata.get("check") or by_type.get(kind)
     return checks.optional(check) if check and nullable else check
+
+
+def values_of(one: Field) -> list[str]:
+    """The values that an option's range names, as ``severity=paper``; none of numbers and texts."""
+    words, test = check_of(one) or ("", lambda value: True)
+    if any(map(test, ("?", 7, 0.5))):
+        return []
+    named = dict.fromkeys([*re.findall(r"\w+", words), *LADDER])
+    return [word for word in named if test(yaml.safe_load(word))]
 
 
 def defaults(description: type) -> dict[str, Any]:
@@ -209,8 +220,8 @@ ALPHAS: Check = ("numbers from 0 to 1, and 0 first", lambda v: _are_shares(v) an
 PRECISION = one_of("fp32", "bf16", "fp16", "pure_bf16", "pure_fp16", "auto")
 
 
-class LoadingOptions(Description):
-    """Which photos of a source are measured, and how they become batches of views."""
+class ViewOptions(Description):
+    """Which photos of a source are used, and how they become views."""
 
     skip: int | None = option(0, whole(0))
     """Leave out the first N photos, by name."""
@@ -224,16 +235,21 @@ class LoadingOptions(Description):
     resize: str = option("squash", one_of("squash", "crop", "native"))
     """How photos become square: squash; crop, which keeps the aspect ratio; or native, the model's
     own preprocessing."""
+
+
+class LoadingOptions(ViewOptions):
+    """How photos are loaded as well."""
+
     batch_size: int = option(32, whole(1))
     """Photos in a batch; the numbers do not depend on it."""
     num_workers: int | None = option(None, whole(0))
     """Processes that read photos; the numbers do not depend on it (0 on a CPU, 4 for a GPU)."""
 
 
-class DataOptions(LoadingOptions):
+class SourceOptions(ViewOptions):
     """The options of ``data``. Which of the following there are depends on the source."""
 
-    root: str | None = option(FROM_CHOICE, paths=("dir", "file"))
+    root: str | None = option(FROM_CHOICE, paths=("folder", "file"))
     """Of data=folder: a folder, a photo, or a text file that lists photos; of data=shards: a
     folder, or an address; of data=captions: the images; of data=imagenet_c: the corruptions."""
     classnames: str | None = option(FROM_CHOICE, paths=("file",))
@@ -244,12 +260,16 @@ class DataOptions(LoadingOptions):
     """Of data=huggingface: a folder, or a name on the hub."""
     rows: int | None = option(FROM_CHOICE, whole(1))
     """Of data=huggingface: stream the first N rows, and download nothing else (all)."""
-    clean: str = option(FROM_CHOICE, paths=("dir",))
+    clean: str = option(FROM_CHOICE, paths=("folder",))
     """Of data=imagenet_c: the clean photographs."""
     pattern: str | None = FROM_CHOICE
     """Of data=shards: which shards."""
     stream: bool = FROM_CHOICE
     """Of data=shards: read each photo from its address when it is measured."""
+
+
+class DataOptions(SourceOptions, LoadingOptions):
+    """The options of ``data`` in an evaluation."""
 
 
 class MatchingOptions(Description):
@@ -332,7 +352,7 @@ class ModelOptions(Description):
     """Any of open_clip's, or local-dir:FOLDER, or hf-hub:ORGANISATION/NAME."""
     pretrained: str | None = FROM_CHOICE
     """A tag of open_clip's for that architecture; null for random weights."""
-    checkpoint: str | None = option(FROM_CHOICE, paths=("file", "dir"))
+    checkpoint: str | None = option(FROM_CHOICE, paths=("file", "folder"))
     """A .safetensors or .pt file, or a folder in the hub's format."""
 
 
@@ -387,10 +407,10 @@ class EvaluateCommand(EvaluateOptions):
     """Where the run is tracked."""
     cache: CacheOptions = group(CacheOptions)
     """What is kept between jobs."""
-    compare: list[str] | None = option(None, TWO_RUNS)
+    compare: list[str] | None = option(None, TWO_RUNS, paths=("finished run in",))
     """Compare two finished runs photo by photo, and measure nothing."""
     check: CheckOptions | None = None
-    report: str | None = option(None, paths=("dir",))
+    report: str | None = option(None, paths=("finished run in",))
     """Draw the figures and the page of a finished run again, and measure nothing."""
     fetch: bool = False
     """With compare and report: read photos again from the address that a run names; only for runs
@@ -465,9 +485,9 @@ class OptimizationOptions(Description):
 class TrainingData(Description):
     """The photos of a training."""
 
-    train: DataOptions = group(DataOptions, of="data")
+    train: SourceOptions = group(SourceOptions, of="data")
     """The photos to train on."""
-    val: DataOptions = group(DataOptions, of="data")
+    val: SourceOptions = group(SourceOptions, of="data")
     """Photos that choose between weights; the models are compared on the rest."""
     batch_size: int = option(128, whole(1))
     """Photos in a step, over all devices."""

@@ -31,11 +31,11 @@ from clipshift.data.wordnet import is_imagenet
 from clipshift.encode.encoder import Encoder, best_precision
 from clipshift.encode.kinds import load_encoder
 from clipshift.encode.texts import OPENAI
-from clipshift.errors import UserError, one_line
+from clipshift.errors import UserError, first_line, one_line
 from clipshift.evaluate.calibration import calibration_for, calibration_notes, left_to_measure
 from clipshift.evaluate.evaluation import Evaluation, run_evaluation
 from clipshift.measure.metrics import PhotoMeasure
-from clipshift.report.terminal import PhotoProgressBar
+from clipshift.progress import Progress
 from clipshift.results.intervals import CLASSES
 from clipshift.results.records import Records
 from clipshift.results.runs import Run
@@ -260,6 +260,44 @@ class KeepSigterm(pl.Callback):
     on_train_start = on_validation_start = on_test_start
 
 
+class TrainerProgress(pl.callbacks.ProgressBar):
+    """Shows how many photos are measured, or how many steps of a training are done."""
+
+    enabled, before = True, 0
+    shown: Progress | None = None
+
+    def disable(self) -> None:
+        """Show nothing: Lightning calls this on other processes than the first."""
+        self.enabled = False
+
+    def on_test_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        photos = len(trainer.test_dataloaders.sampler)  # type: ignore[union-attr]
+        self.shown = Progress("Measuring photos", photos, "photos") if self.enabled else None
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        steps, self.before = int(trainer.estimated_stepping_batches), trainer.global_step
+        self.shown = Progress("Training", steps, "steps") if self.enabled else None
+
+    def on_test_batch_end(  # type: ignore[override]
+        self, trainer: pl.Trainer, module: Any, outputs: Any, batch: Any, index: int, *_: Any
+    ) -> None:
+        loader: Any = trainer.test_dataloaders
+        if self.shown:
+            self.shown.update(min((index + 1) * loader.batch_size, len(loader.sampler)))
+
+    def on_train_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
+        values = trainer.progress_bar_metrics.items()
+        note = "".join(f", {name} {value:.3g}" for name, value in values)
+        if self.shown:
+            self.shown.update(trainer.global_step, self.before, note)
+
+    def _close(self, *_: Any, **__: Any) -> None:
+        if self.shown:
+            self.shown.close()
+
+    on_test_end = on_train_end = on_exception = _close  # type: ignore[assignment]
+
+
 def make_trainer(
     make: MakeTrainer,
     folder: Path,
@@ -284,10 +322,12 @@ def make_trainer(
         warnings.filterwarnings("ignore", message=words)
     options |= {"logger": logger or False, "default_root_dir": str(folder)}
     options |= {"enable_model_summary": False, "use_distributed_sampler": False}
+    given = {**getattr(make, "keywords", {}), **options}
+    bar = [TrainerProgress()] if given.get("enable_progress_bar", True) else []
     try:
-        return make(callbacks=[KeepSigterm(), *callbacks], **options)
+        return make(callbacks=[KeepSigterm(), *bar, *callbacks], **options)
     except Exception as error:
-        raise UserError(f"trainer: {str(error).strip().splitlines()[0]}") from error
+        raise UserError(f"trainer: {first_line(error)}") from error
 
 
 def evaluation_trainer(
@@ -301,9 +341,8 @@ def evaluation_trainer(
         logger: Where the run is tracked.
         progress: Whether to show a bar.
     """
-    bar = [PhotoProgressBar()] if progress else []
-    options = {"enable_progress_bar": progress, "enable_checkpointing": False}
-    return make_trainer(make, folder, logger, bar, **options)
+    options: dict[str, Any] = {"enable_progress_bar": progress, "enable_checkpointing": False}
+    return make_trainer(make, folder, logger, **options)
 
 
 def is_first_process() -> bool:
@@ -312,8 +351,12 @@ def is_first_process() -> bool:
 
 
 @contextmanager
-def locked(folder: Path) -> Iterator[None]:
+def locked(folder: Path, option: str = "hydra.run.dir") -> Iterator[None]:
     """Keep other processes out of a folder; whatever ends this process lets them in again.
+
+    Args:
+        folder: The folder.
+        option: What another folder is chosen with.
 
     Raises:
         UserError: If another process is in it.
@@ -330,7 +373,7 @@ def locked(folder: Path) -> Iterator[None]:
     except Timeout:
         raise UserError(
             f"{folder} is in use by another process: wait for it, or choose another folder with "
-            "hydra.run.dir=FOLDER"
+            f"{option}=FOLDER"
         ) from None
     with lock:
         yield

@@ -1,10 +1,12 @@
 """Mistakes on the command line: one clear line, exit code 1, no traceback."""
 
+import json
+import os
 import re
 import subprocess
 import sys
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import pytest
 from omegaconf import DictConfig, OmegaConf
@@ -17,34 +19,97 @@ from clipshift.cli.command import compose_config
 from clipshift.cli.config import name_model, plain, validate
 from clipshift.errors import UserError
 
+# What is typed, and what the one line that answers it says.
+LINES = {
+    "evaluate model=untraind": "did you mean 'untrained'",
+    "evaluate aug=nois": "did you mean 'noise'",
+    "evaluate aug=[noise,blr]": "did you mean 'blur'",
+    "evaluate data.lmit=3": "did you mean 'data.limit'",
+    "evaluate mdel=untrained": "did you mean 'model'",
+    "evaluate data.csv_file=x.csv": "requires data=captions",
+    "evaluate aug.noise.sdt=[0,1]": "did you mean 'aug.noise.std'",
+    "evaluate data.batch_size=0": "whole number ≥ 1",
+    "evaluate precision=fp8": "one of fp32",
+    "evaluate seed=-1": "whole number ≥ 0",
+    "evaluate data=folder": "data.root is not set",
+    "evaluate aug=[]": "aug is empty",
+    "evaluate aug=null": "must be a string or a list",
+    "evaluate save.views=yes": "whole number",
+    "evaluate severity=9": "paper, 1 to 5, matched",
+    "evaluate severity=[paper,paper]": "each once",
+    "evaluate aug=[noise, blur]": "aug=[noise, has no closing bracket: use aug=[noise,blur], with",
+    "evaluate aug=[noise, blur, flip] seed=1": "use aug=[noise,blur,flip], without spaces",
+    "evaluate größe=3": "no option 'größe'; --help lists",
+    "evaluate sede=3": "did you mean 'seed'",
+    "evaluate +data.skip=3": "use data.skip=VALUE, without +",
+    "evaluate severity=paper,matched": "use severity=[paper,matched] for one run, or -m sever",
+    "evaluate aug=noise,blur": "use aug=[noise,blur] for one run, or -m aug=noise,blur",
+    "evaluate model=lite,tiny": "has several values: use -m model=lite,tiny for a run each",
+    "train experiment=robustify_demo aug@train_aug=noise,blur": "use aug@train_aug=[noise,blur]",
+    "evaluate --data folder": "no flag --data: use data=folder",
+    "evaluate --seed=3 aug=noise": "no flag --seed: use seed=3",
+    "evaluate --cfg": "expected one argument; --help lists",
+    "evaluate noise": "noise is not an option: use aug=noise",
+    "evaluate photos": "photos is not an option: use data=folder data.root=photos",
+    "evaluate model=ViT-B-32": "an architecture: use model=vit_b32_laion2b, model=vit_b32_openai,",
+    "evaluate model=ViT-L/14": "use model=vit_l14_openai, model.architecture=ViT-L-14 model.pret",
+    "evaluate model=photos": "use model.checkpoint=photos",
+    "evaluate aug=noise -m seed=0,1 model=nope": "no 'nope' in group model",
+    "compare a b": "compare: no finished run in a (the latest run here is outputs/day/time)",
+    "compare outputs/day/time photos": "compare: no finished run in photos",
+    "report nowhere": "report: no finished run in nowhere",
+    "compare a": "compare needs two run folders",
+    "train": "nothing to train: add experiment=robustify_demo",
+    "train experiment=nope": "(there are: make_lite, pretrain_tiny, robustify, ",
+    "train experiment=check": "use clipshift evaluate experiment=check",
+    "evaluate experiment=papr": "'paper'? (there are: check, imagenet_c, inside, paper)",
+    "evaluate experiment=robustify": "use clipshift train experiment=robustify",
+    "train experiment=robustify data.train.root=photos data.val.root=x": "data.val.root: no folder",
+}  # fmt: skip
+EACH = """
+import contextlib, io, json, os, sys
+from clipshift.cli.main import main
+said = []
+for words in json.load(sys.stdin):
+    sys.argv[:] = ["clipshift", *words]
+    error, code = io.StringIO(), 0
+    with contextlib.redirect_stderr(error):
+        try:
+            main()
+        except SystemExit as stopped:
+            code = stopped.code
+    said.append([code, error.getvalue(), sorted(os.listdir()), os.listdir("outputs")])
+print(json.dumps([said, sorted({"torch", "open_clip", "pandas"} & set(sys.modules))]))
+"""
 
-@pytest.mark.parametrize(
-    ("override", "expected"),
-    [
-        ("model=untraind", "did you mean 'untrained'"),
-        ("aug=nois", "did you mean 'noise'"),
-        ("aug=[noise,blr]", "did you mean 'blur'"),
-        ("data.lmit=3", "did you mean 'data.limit'"),
-        ("mdel=untrained", "did you mean 'model'"),
-        ("data.csv_file=x.csv", "requires data=captions"),
-        ("aug.noise.sdt=[0,1]", "did you mean 'aug.noise.std'"),
-        ("data.batch_size=0", "whole number ≥ 1"),
-        ("precision=fp8", "one of fp32"),
-        ("seed=-1", "whole number ≥ 0"),
-        ("data=folder", "data.root is not set"),
-        ("aug=[]", "aug is empty"),
-        ("aug=null", "must be a string or a list"),
-        ("save.views=yes", "whole number"),
-        ("severity=9", "paper, 1 to 5, matched"),
-        ("severity=[paper,paper]", "each once"),
-    ],
-)
-def test_composition_mistakes(override: str, expected: str) -> None:
-    done = run_evaluate(override)
-    assert done.returncode == 1
-    assert expected in done.stderr
-    assert done.stderr.startswith("error: ")
-    assert done.stderr.count("\n") == 1
+
+@pytest.fixture(scope="module")
+def said(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[Any]]:
+    """Code, standard error and folders after each of `LINES`, all in one new Python."""
+    folder = tmp_path_factory.mktemp("typed")
+    (folder / "photos").mkdir()
+    (folder / "outputs/day/time").mkdir(parents=True)
+    (folder / "outputs/day/time/run.json").touch()
+    done = subprocess.run(
+        [sys.executable, "-c", EACH], input=json.dumps([line.split() for line in LINES]),
+        capture_output=True, text=True, check=True, cwd=folder,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+    )  # fmt: skip
+    each, imported = json.loads(done.stdout)
+    assert not imported  # no mistake waits for seconds
+    return dict(zip(LINES, each, strict=True))
+
+
+@pytest.mark.parametrize("line", LINES)
+def test_a_mistake_is_one_line_that_says_what_to_type(
+    said: dict[str, list[Any]], line: str
+) -> None:
+    code, error, folders, runs = said[line]
+    assert code == 1
+    assert LINES[line] in error
+    assert error.startswith("error: ")
+    assert error.count("\n") == 1
+    assert (folders, runs) == (["outputs", "photos"], ["day"])
 
 
 @pytest.mark.parametrize(
@@ -115,11 +180,12 @@ def test_parts_check_their_own_parameters(override: str, expected: str) -> None:
     ],
 )
 def test_training_mistakes(overrides: list[str], expected: str, tmp_path: Path) -> None:
-    done = run_script("train.py", *overrides, f"hydra.run.dir={tmp_path}")
+    done = run_script("train.py", *overrides, f"hydra.run.dir={tmp_path}/run")
     assert done.returncode == 1
     assert expected in done.stderr
     assert done.stderr.splitlines()[-1].startswith("error: ")
     assert "Traceback" not in done.stderr
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_model_is_called_by_its_architecture_unless_it_is_named() -> None:
@@ -142,7 +208,10 @@ def test_a_model_is_called_by_its_architecture_unless_it_is_named() -> None:
         (["model.pretrained=openai"], "pretrained"),
         (["hydra.run.dir={tmp}/latin1.csv/run"], "hydra.run.dir=FOLDER"),
         (["data=folder", "data.root={tmp}/nowhere"], "no folder"),
-        (["data=folder", "data.root={tmp}/texts"], "none of the 1 photos could be read"),
+        (
+            ["data=folder", "data.root={tmp}/texts"],
+            "none of the 1 photos could be read (the first, a.jpg: ",
+        ),
         (["trainer=gpu"], "gpu"),
         (["severity=matched", "matching.file={tmp}/none.json"], "no file"),
         (["+trainer.precision=bf16-mixed"], "use precision=bf16 for the encoder"),
@@ -150,7 +219,8 @@ def test_a_model_is_called_by_its_architecture_unless_it_is_named() -> None:
 )
 def test_run_time_mistakes(overrides: list[str], expected: str, tmp_path: Path) -> None:
     (tmp_path / "texts").mkdir()
-    (tmp_path / "texts" / "a.jpg").write_text("not a photo")
+    for name in ("a.jpg", "notes.txt"):
+        (tmp_path / "texts" / name).write_text("not a photo")
     (tmp_path / "latin1.csv").write_bytes("image,caption\na.jpg,crème\n".encode("latin-1"))
     (tmp_path / "classes.json").write_text('{"names": ["cat"], "wnids": ["n1"]}')
     if "gpu" in expected:
@@ -163,6 +233,7 @@ def test_run_time_mistakes(overrides: list[str], expected: str, tmp_path: Path) 
     assert done.returncode == 1
     assert expected in done.stderr
     assert done.stderr.count("\n") == 1
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_failed_job_does_not_stop_the_sweep(tmp_path: Path) -> None:

@@ -10,6 +10,9 @@ from support.commands import run_script
 from clipshift.cli.main import COMMANDS, main
 from clipshift.cli.models import HEADER, model_row
 
+EXPERIMENTS = ("check", "imagenet_c", "inside", "paper")
+SEVERITIES = ("paper", "1", "2", "3", "4", "5", "matched")
+
 
 def clipshift(*arguments: str, cwd: Path | None = None, **env: str) -> tuple[int, str, str]:
     done = run_script("clipshift/__main__.py", *arguments, cwd=cwd, env=env or None)
@@ -27,7 +30,6 @@ def test_help_names_every_command() -> None:
     ("arguments", "expected"),
     [
         (["evalute"], "did you mean 'evaluate'"),
-        (["compare", "a"], "two run folders"),
         (["report"], "the folder of a run"),
         (["models", "lite"], "no arguments"),
     ],
@@ -49,33 +51,38 @@ def test_mistakes_in_the_command_are_one_line(
 
 
 @pytest.mark.parametrize(
-    ("arguments", "expected"),
-    [
-        (["compare", "no 'such' run", "b"], "no finished run in no 'such' run"),
-        (["report", "nowhere"], "report: no folder nowhere"),
-    ],
-)
-def test_folders_that_hold_no_run_are_told(
-    arguments: list[str], expected: str, tmp_path: Path
-) -> None:
-    code, _, error = clipshift(*arguments, cwd=tmp_path)
-    assert code == 1
-    assert error.startswith("error: ")
-    assert expected in error
-    assert error.count("\n") == 1
-
-
-@pytest.mark.parametrize(
     ("line", "expected"),
     [
         ("clipshift ", set(COMMANDS)),
         ("clipshift evaluate aug=no", {"aug=noise"}),
         ("clipshift train experiment=robustify_d", {"experiment=robustify_demo"}),
+        ("clipshift train experiment=check", set()),
+        ("clipshift evaluate experiment=", {f"experiment={name}" for name in EXPERIMENTS}),
         ("clipshift demo prompts=pl", {"prompts=plain"}),
+        ("clipshift evaluate aug=noise severity=m", {"severity=matched"}),
+        ("clipshift evaluate severity=", {f"severity={name}" for name in SEVERITIES}),
+        ("clipshift demo precision=f", {"precision=fp32", "precision=fp16"}),
+        ("clipshift evaluate layers=", {"layers=true", "layers=false"}),
+        ("clipshift report ", {"outputs/day/time", "here"}),
+        ("clipshift compare here out", {"outputs/day/time"}),
     ],
 )
-def test_the_shell_completes_commands_and_options(line: str, expected: set[str]) -> None:
-    assert set(clipshift("-sc", "query=bash", COMP_LINE=line)[1].split()) == expected
+def test_the_shell_completes_commands_options_values_and_runs(
+    line: str,
+    expected: set[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    for folder in ("outputs/day/time", "here"):
+        (tmp_path / folder).mkdir(parents=True)
+        (tmp_path / folder / "run.json").touch()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.argv", ["clipshift", "-sc", "query=bash"])
+    monkeypatch.setenv("COMP_LINE", line)
+    monkeypatch.setattr("clipshift.cli.command.stop_on_signals", lambda: None)
+    main()
+    assert set(capsys.readouterr().out.split()) == expected
 
 
 def test_paths_are_those_of_the_folder_one_stands_in(hub_folder: Path, tmp_path: Path) -> None:

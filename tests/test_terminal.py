@@ -1,14 +1,18 @@
 """What a run says in the terminal: that it fits, and says what the tables say."""
 
+import io
 import re
+import time
+from functools import partial
 from pathlib import Path
 
 import pandas as pd
 import pytest
-from rich.progress import Task
+from rich.console import Console
 from support.columns import all_columns
 from support.runs import run_info
 
+from clipshift import progress
 from clipshift.cli.command import SweepComparison
 from clipshift.report import terminal
 from clipshift.results.runs import Run
@@ -141,11 +145,27 @@ def test_a_sweep_counts_its_jobs(capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().out.strip() == "job 3 of 18: aug=noise seed=2"
 
 
-def test_the_bar_tells_photos_per_second() -> None:
-    now = 0.0
-    task = Task(0, "Measuring photos", total=100, completed=0, _get_time=lambda: now)  # type: ignore[arg-type]
-    task.start_time = 0.0
-    column = terminal.PhotoSpeedColumn()
-    assert column.render(task).plain == ""
-    now, task.completed = 4.0, 50
-    assert column.render(task).plain == "12.5 photos/s"
+def test_a_log_file_gets_a_line_every_so_often(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(progress, "LOG_SECONDS", 0.05)
+    for photo in progress.tracked(range(1, 4), "Measuring photos", "photos"):
+        if photo == 3:
+            time.sleep(0.3)
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert re.match(r"Measuring photos: 2 of 3, \S+ photos/s, 0 s\n", said.err)
+    assert 1 <= said.err.count("\n") <= 6
+    time.sleep(0.1)
+    assert capsys.readouterr().err == ""  # it has ended
+
+
+def test_a_terminal_gets_a_bar(monkeypatch: pytest.MonkeyPatch) -> None:
+    screen = io.StringIO()
+    console = partial(Console, file=screen, force_terminal=True, width=100)
+    monkeypatch.setattr(progress, "Console", lambda stderr: console())
+    with progress.Progress("Training", 80, "steps") as shown:
+        shown.start -= 4
+        shown.update(50, before=10, note=", loss 0.5")
+    text = re.sub(r"\x1b\[[^A-Za-z]*[A-Za-z]", "", screen.getvalue())
+    assert re.search(r"Training ━.* 50 of 80, 10 steps/s, loss 0.5 ", text)

@@ -22,6 +22,7 @@ from clipshift.errors import UserError, one_line
 from clipshift.evaluate.evaluation import Evaluation
 from clipshift.options import EvaluateOptions, read_options
 from clipshift.pipeline import AUTO, classes_of, load_model, load_reference, templates_for
+from clipshift.progress import Progress
 
 
 def instantiate_part(option: str, node: Mapping[str, Any]) -> Any:
@@ -56,7 +57,8 @@ def make_evaluation(cfg: DictConfig) -> Evaluation:
     options = read_options(EvaluateOptions, config)
     augmentations = make_augmentations(config["aug"])
     measures = parts.make_measures(config["metric"], instantiate_part)
-    photos, classes = load_photos(cfg.data)
+    with Progress("Listing photos"):
+        photos, classes = load_photos(cfg.data)
     if cfg.zero_shot.classes:
         classes = load_classes(cfg)
     templates = templates_for(config["prompts"], classes)

@@ -4,35 +4,36 @@ import ctypes
 import errno
 import math
 import os
+import shutil
 import sys
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from hydra import compose, initialize_config_dir
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
-from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from hydra.experimental.callback import Callback
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from clipshift import options as spec
 from clipshift.choices import CONF
-from clipshift.cli.config import DESCRIPTIONS, PATHS, composition_error, dotted_names
+from clipshift.cli.arguments import checked_arguments, swept
+from clipshift.cli.config import DESCRIPTIONS, composition_error, dotted_names
 from clipshift.cli.help import experiments, groups, options
 from clipshift.cli.interruption import EXIT_CODE, interrupted, stop_on_signals
 from clipshift.cli.output import lenient_output
-from clipshift.errors import ERROR_FILE, UserError, one_line
-from clipshift.options import defaults
+from clipshift.errors import ERROR_FILE, UserError, from_here, one_line
 
 for command, description in DESCRIPTIONS.items():
-    ConfigStore.instance().store(name=f"{command}_options", node=defaults(description))
+    ConfigStore.instance().store(name=f"{command}_options", node=spec.defaults(description))
 for part in (groups, options, experiments):
     OmegaConf.register_new_resolver(part.__name__, part, replace=True)
 
@@ -48,6 +49,12 @@ NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 """A full disk, a used-up quota, and ``ulimit -f``: of these the system does not name the file."""
 ORIGINAL_ARGV = list(sys.argv)
 """The command line as it was typed."""
+BEFORE_RESULTS = {".lock", "settings.json", "options.json", "hparams.yaml", "metrics.csv"}
+"""The files of a run that has computed nothing yet."""
+RANKS = ("RANK", "LOCAL_RANK", "SLURM_PROCID")
+"""The environment's variables that say which of several processes this is."""
+
+_new_folders: list[Path] = []
 
 
 @lenient_output()
@@ -61,7 +68,10 @@ def run_command(main: Callable[[], None], config_name: str, arguments: Sequence[
     """
     # Without this, Hydra would print what it catches itself, in many lines.
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")
-    sys.argv[1:] = [quoted(argument) for argument in arguments]
+    try:
+        sys.argv[1:] = checked_arguments(config_name, arguments, option_names)
+    except UserError as error:
+        fail(str(error))
     if sys.flags.optimize > 1:
         fail("python -OO removes docstrings, which Altair needs: use -O")
     stop_on_signals()
@@ -69,9 +79,37 @@ def run_command(main: Callable[[], None], config_name: str, arguments: Sequence[
     try:
         main()
     except BaseException as error:
+        remove_empty_folder()
         if interrupted():
             sys.exit(EXIT_CODE)
         explain(error, config_name)
+
+
+def remove_empty_folder() -> None:
+    """Remove the folder that this command has made, unless something is computed in it."""
+    if not any(map(Path.is_dir, _new_folders)) or not is_first():
+        return
+    folder, *above = _new_folders
+    for file in folder.rglob("*"):
+        part = file.relative_to(folder).parts[0]
+        known = file.name in BEFORE_RESULTS or file.suffix == ".log" or part in (".hydra", "wandb")
+        if file.is_file() and not known:
+            return
+    shutil.rmtree(folder, ignore_errors=True)
+    with suppress(OSError):  # where there is something else
+        for one in above:
+            one.rmdir()
+
+
+def is_first() -> bool:
+    """Whether this is the only process of a command, or the first of several."""
+    return all(os.environ.get(name, "0") == "0" for name in RANKS)
+
+
+def say_loading(command: str) -> None:
+    """Say what takes seconds, before it does."""
+    if "torch" not in sys.modules and is_first():
+        print(f"clipshift {command}: loading torch and open_clip", file=sys.stderr, flush=True)
 
 
 def keep_freed_memory() -> None:
@@ -132,7 +170,7 @@ def explained_errors() -> Iterator[None]:
         if message is None:  # a defect of ours keeps its traceback
             traceback.print_exc()
         else:
-            print(f"error: {message}", file=sys.stderr)
+            print(f"error: {from_here(message)}", file=sys.stderr)
         if job.mode == RunMode.RUN:
             sys.exit(1)
         with suppress(OSError):  # which has made the file at least
@@ -141,7 +179,16 @@ def explained_errors() -> Iterator[None]:
         error_file.unlink(missing_ok=True)
 
 
-class SweepFailures(Callback):
+class NewFolder(Callback):
+    """Notes which folders a run makes, for `remove_empty_folder`."""
+
+    def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
+        """Hydra calls this before it makes the folder."""
+        folder = Path(config.hydra.run.dir).absolute()
+        _new_folders[:] = [one for one in (folder, *folder.parents) if not one.exists()]
+
+
+class SweepFailures(NewFolder):
     """Ends a sweep with code 1 if a job has failed."""
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
@@ -150,7 +197,7 @@ class SweepFailures(Callback):
             sys.exit(1)
 
 
-class SweepComparison(Callback):
+class SweepComparison(NewFolder):
     """Counts a sweep's jobs, and ends it in one comparison; exits with code 1 if one has failed."""
 
     def __init__(self) -> None:
@@ -215,54 +262,9 @@ def compose_once(loader: ConfigLoader) -> None:
     loader.load_sweep_config = composed  # type: ignore[method-assign, assignment]
 
 
-def swept(overrides: Sequence[str]) -> dict[str, list[Any]]:
-    """The values of the options that a sweep goes over.
-
-    Example:
-        >>> swept(["aug=noise,flip", "severity=range(1,4)", "seed=0"])
-        {'aug': ['noise', 'flip'], 'severity': [1, 2, 3]}
-    """
-    read = OverridesParser.create().parse_overrides(list(overrides))
-    return {
-        one.get_key_element(): list(one.sweep_iterator()) for one in read if one.is_sweep_override()
-    }
-
-
-def quoted(argument: str) -> str:
-    """An argument of the command line as Hydra's grammar needs it: ``data.root=Müll`` in quotes.
-
-    A value that Hydra cannot read is taken as it is typed, and so is the name of a file or folder
-    that looks like a number.
-
-    Example:
-        >>> quoted("data.root=My Photos (2024)"), quoted("seed=3"), quoted("data.root=1e5")
-        ("data.root='My Photos (2024)'", 'seed=3', "data.root='1e5'")
-    """
-    option, equals, value = argument.partition("=")
-    if not equals or argument.startswith("-"):
-        return argument
-    text = f"{option}={as_typed(value)}"
-    try:
-        read = OverridesParser.create().parse_override(argument).value()
-    except HydraException:
-        try:
-            OverridesParser.create().parse_override(text)
-        except HydraException:
-            return argument  # it is the option that Hydra cannot read, and it will say so
-        return text
-    if option in PATHS and isinstance(read, bool | int | float):
-        return text
-    return argument
-
-
-def as_typed(value: str) -> str:
-    """A value in the quotes that keep Hydra from reading anything into it."""
-    return "'" + value.replace("\\", "\\\\").replace("'", "\\'") + "'"
-
-
-def fail(message: str) -> None:
+def fail(message: str) -> NoReturn:
     """Print one line and exit with code 1."""
-    print(f"error: {message}", file=sys.stderr)
+    print(f"error: {from_here(message)}", file=sys.stderr)
     sys.exit(1)
 
 

@@ -1,16 +1,16 @@
 """Checks of a composed configuration, before anything heavy is imported."""
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import InterpolationKeyError
 
 from clipshift import options as spec
 from clipshift.choices import CONF, unknown_choice
-from clipshift.errors import UserError, did_you_mean, one_line
+from clipshift.errors import UserError, did_you_mean, first_line, one_line
 
 DESCRIPTIONS: dict[str, type] = {
     "evaluate": spec.EvaluateCommand,
@@ -22,6 +22,14 @@ DESCRIPTIONS: dict[str, type] = {
 _every = (pair for description in DESCRIPTIONS.values() for pair in spec.options_of(description))
 PATHS = {name for name, one in _every if one.metadata.get("paths")}
 """Options that name a file or a folder."""
+RUN_FILE = "run.json"
+"""What a finished run is known by."""
+KINDS: dict[str, Callable[[Path], bool]] = {
+    "file": Path.is_file,
+    "folder": Path.is_dir,
+    "finished run in": lambda folder: (folder / RUN_FILE).is_file(),
+}
+"""What an option can name, and whether a path is one."""
 
 
 def plain(node: DictConfig) -> dict[str, Any]:
@@ -48,7 +56,7 @@ def validate(cfg: DictConfig, command: str) -> None:
     try:
         values = plain(cfg)
     except InterpolationKeyError as error:
-        raise UserError(str(error).splitlines()[0]) from None
+        raise UserError(first_line(error)) from None
     spec.check_options(DESCRIPTIONS[command], values)
 
 
@@ -62,12 +70,22 @@ def check_paths(cfg: DictConfig, command: str) -> None:
     """
     for name, one in spec.options_of(DESCRIPTIONS[command]):
         kinds = one.metadata.get("paths", ())
-        path = OmegaConf.select(cfg, name) if kinds else None
-        if path is None or "://" in str(path):
-            continue
-        file = Path(str(path)).expanduser()
-        if not any(getattr(file, f"is_{kind}")() for kind in kinds):
-            raise UserError(f"{name}: no {' or '.join(kinds).replace('dir', 'folder')} {path}")
+        given = OmegaConf.select(cfg, name) if kinds else None
+        for path in given if isinstance(given, ListConfig) else [given]:
+            file = Path(str(path)).expanduser()
+            if path is None or "://" in str(path) or any(KINDS[kind](file) for kind in kinds):
+                continue
+            latest = f" (the latest run here is {runs[0]})" if (runs := finished_runs()) else ""
+            hint = latest if "finished run in" in kinds else ""
+            raise UserError(f"{name}: no {' or '.join(kinds)} {path}{hint}")
+
+
+def finished_runs() -> list[str]:
+    """Folders of runs where the command puts them, below the current folder, the latest first."""
+    places = ("*", "outputs/*/*", "multirun/*/*/*")
+    files = [file for place in places for file in Path().glob(f"{place}/{RUN_FILE}")]
+    by_time = sorted(files, key=lambda file: file.stat().st_mtime, reverse=True)
+    return [str(file.parent) for file in by_time]
 
 
 def _entries(content: Any, within: str = "") -> Iterator[tuple[str, Any]]:
@@ -100,9 +118,11 @@ def composition_error(message: str, options: list[str]) -> str:
         message: Hydra's message.
         options: Dotted names of all options there are.
     """
-    if match := re.search(r"Could not (?:find|load) '([^']+)/([^']+)'", message):
+    if match := re.search(r"Could not (?:find|load) '((?:hydra/)?[^'/]+)/([^']+)'", message):
         group, choice = match.groups()
         return str(unknown_choice(group, choice))
+    if match := re.search(r"An item is already at '([^']+)'", message):
+        return f"{match[1]} is an option: use {match[1]}=VALUE, without +"
     if match := re.search(r"Could not override '([^']+)'", message):
         option = match[1]
         group, _, key = option.partition(".")

@@ -12,7 +12,7 @@ from clipshift.cli.config import plain
 from clipshift.cli.interruption import EXIT_CODE, interrupted
 from clipshift.cli.report import report_run
 from clipshift.cli.trainer import trainer_maker
-from clipshift.errors import UserError
+from clipshift.errors import UserError, from_here
 from clipshift.evaluate.evaluation import Evaluation
 from clipshift.pipeline import carry_out, evaluation_trainer, is_first_process, locked, prepare
 from clipshift.results.rebuild import rebuild_views
@@ -111,6 +111,6 @@ def say_what_is_kept(records: Records, photos: int, folder: Path) -> None:
         of_command = HydraConfig.get().runtime.output_dir if HydraConfig.initialized() else folder
         kept = f"{done} of {photos} photos are in {folder}"
         goes_on = f"The same command with hydra.run.dir={of_command} goes on after them"
-        print(f"stopped early: {kept}. {goes_on}", file=sys.stderr)
+        print(from_here(f"stopped early: {kept}. {goes_on}"), file=sys.stderr)
         if interrupted():
             sys.exit(EXIT_CODE)

@@ -7,10 +7,8 @@ from dataclasses import Field
 from itertools import takewhile
 from textwrap import TextWrapper
 
-import yaml
-
 from clipshift import options as spec
-from clipshift.choices import CONF, choice_names
+from clipshift.choices import CONF, choice_names, experiment_names
 from clipshift.cli.config import DESCRIPTIONS
 
 PLACEHOLDERS = {"list": "LIST", "bool": "true", "int": "N", "float": "N"}
@@ -62,13 +60,7 @@ def groups(command: str) -> str:
 
 def experiments(command: str) -> str:
     """The experiments of a command, for its help."""
-    rows = []
-    for name in choice_names("experiment"):
-        content = yaml.safe_load((CONF / "experiment" / f"{name}.yaml").read_text("utf-8"))
-        trains = "stage" in content or "robustify" in content.get("defaults", ())
-        if trains == (command == "train"):
-            rows.append((name, summary("experiment", name)))
-    return columns(rows)
+    return columns((name, summary("experiment", name)) for name in experiment_names(command))
 
 
 def options(command: str) -> str:
@@ -76,7 +68,7 @@ def options(command: str) -> str:
     rows = []
     for name, one, text in spec.described_options(DESCRIPTIONS[command]):
         placeholders = (word for kind, word in PLACEHOLDERS.items() if kind in str(one.type))
-        placeholder = "PATH" if one.metadata.get("paths") else next(placeholders, "NAME")
+        placeholder = next(placeholders, "PATH" if one.metadata.get("paths") else "NAME")
         value = default(one)
         silent = value in ("", "null", "false")
         rows.append((f"{name}={placeholder}", text if silent else f"{text} ({value})"))

@@ -19,10 +19,11 @@ from clipshift.cli.config import plain
 from clipshift.cli.interruption import EXIT_CODE, interrupted
 from clipshift.data.files import read_text
 from clipshift.data.photos import Photo
-from clipshift.errors import UserError
+from clipshift.errors import UserError, from_here
 from clipshift.evaluate.evaluation import Evaluation
 from clipshift.integrations import tracking
 from clipshift.pipeline import is_first_process, measurable, targets
+from clipshift.progress import tracked
 from clipshift.results.files import data_fingerprint
 from clipshift.results.runs import copy_results, read_info, read_run
 from clipshift.versions import CODE_SHA256, package_versions, source_sha256
@@ -72,7 +73,8 @@ def numbers_depend_on(evaluation: Evaluation) -> dict[str, Any]:
 
 def content_of(photos: Sequence[Photo]) -> str:
     """The fingerprint of photos as they are now, as ``run.json`` has that of the measured ones."""
-    digests = ((photo.id, photo.digest()) for photo in measurable(photos))
+    listed = tracked(measurable(photos), "Reading photos", "photos")
+    digests = ((photo.id, photo.digest()) for photo in listed)
     return data_fingerprint((name, digest) for name, digest in digests if digest)
 
 
@@ -86,7 +88,7 @@ def reuse_results(finished: Path, run_folder: Path) -> None:
     """Let a finished job's results be this job's."""
     if finished.resolve() != run_folder.resolve():
         copy_results(finished, run_folder)
-    print(f"reusing results from {finished} (rerun=true measures again)")
+    print(f"reusing results from {from_here(finished)} (rerun=true measures again)")
 
 
 def finished_job(roots: list[Path], key: str, content: str) -> Path | None:
@@ -126,7 +128,7 @@ def announce_stop(kept: Callable[[], str]) -> Iterator[None]:
             raise
         printed = isinstance(error, SystemExit) and error.code == EXIT_CODE
         if not printed and is_first_process():
-            print(f"stopped early: {kept()}", file=sys.stderr)
+            print(from_here(f"stopped early: {kept()}"), file=sys.stderr)
         sys.exit(EXIT_CODE)
 
 

@@ -2,7 +2,7 @@
 
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from importlib.metadata import version
 from pathlib import Path
 
@@ -11,11 +11,13 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from clipshift.choices import CONF
-from clipshift.cli.command import as_typed, explained_errors, fail, run_command
-from clipshift.cli.config import check_paths, name_model, validate
+from clipshift.choices import CONF, experiment_names
+from clipshift.cli.arguments import as_typed
+from clipshift.cli.command import explained_errors, fail, run_command, say_loading
+from clipshift.cli.config import DESCRIPTIONS, check_paths, finished_runs, name_model, validate
 from clipshift.cli.output import lenient_output
 from clipshift.errors import UserError, did_you_mean, one_line
+from clipshift.options import options_of, values_of
 
 # Lightning and open_clip take seconds to import: help and mistakes do not wait for them.
 
@@ -29,6 +31,7 @@ def evaluate_job(cfg: DictConfig) -> None:
         if HydraConfig.get().mode == RunMode.RUN:  # a sweep tracks its failed jobs as well
             check_paths(cfg, "evaluate")
         folder = Path(HydraConfig.get().runtime.output_dir)
+        say_loading("evaluate")
         if cfg.compare:
             from clipshift.comparison import compare_runs
 
@@ -57,6 +60,7 @@ def train_job(cfg: DictConfig) -> None:
         if "model" in cfg:
             name_model(cfg, HydraConfig.get().overrides.task)
         check_paths(cfg, options)
+        say_loading("train")
         from clipshift.cli.jobs import announce_stop
         from clipshift.pipeline import locked
 
@@ -73,6 +77,7 @@ def demo_job(cfg: DictConfig) -> None:
         validate(cfg, "demo")
         name_model(cfg, HydraConfig.get().overrides.task)
         check_paths(cfg, "demo")
+        say_loading("demo")
         from clipshift.cli.demo import demo
 
         demo(cfg)
@@ -109,7 +114,9 @@ def report(arguments: Sequence[str]) -> None:
     runs = [argument for argument in arguments if "=" not in argument]
     if len(runs) != 1:
         fail("report needs the folder of a run: clipshift report RUN")
-    evaluate([f"report={as_typed(runs[0])}", *(a for a in arguments if a not in runs)])
+    here = ["hydra.run.dir=.", "hydra.output_subdir=null"]  # it makes no folder
+    others = [argument for argument in arguments if argument not in runs]
+    evaluate([f"report={as_typed(runs[0])}", *here, *others])
     if sys.stdout.isatty():
         import webbrowser
 
@@ -125,6 +132,7 @@ def models(arguments: Sequence[str]) -> None:
     """List the models, and whether their weights are here."""
     if arguments:
         fail("models takes no arguments")
+    say_loading("models")
     from clipshift.cli.models import print_models
 
     print_models()
@@ -164,6 +172,9 @@ def main() -> None:
         print(HELP.format(commands="\n".join(lines)))
     elif arguments[0] == "--version":
         print(f"clipshift {version('clipshift')}")
+    elif arguments[0] in ("compare", "report", "models") and {"-h", "--help"} & set(arguments):
+        command, usage = COMMANDS[arguments[0]]
+        print(f"clipshift {arguments[0]} {usage}".rstrip() + f"\n\n{command.__doc__}")
     elif arguments[0] in COMMANDS:
         COMMANDS[arguments[0]][0](arguments[1:])
     else:
@@ -171,12 +182,34 @@ def main() -> None:
 
 
 def complete(arguments: Sequence[str]) -> None:
-    """Complete a command line, by Hydra's completion of the subcommand that it names."""
-    words = os.environ.get("COMP_LINE", "").split(maxsplit=2)
+    """Complete a command line: values and runs, and by Hydra's completion all else."""
+    line = os.environ.get("COMP_LINE", "")
+    words, last = line.split(maxsplit=2), line.rpartition(" ")[2]
     if not arguments[1:] or not arguments[1].startswith("query="):
         evaluate(arguments)
+    elif values := list(completed_values(words, last)):
+        print(*(value for value in values if value.startswith(last)))
     elif len(words) > 1 and words[1] in ("evaluate", "train", "check", "demo"):
         os.environ["COMP_LINE"] = " ".join([words[0], *words[2:]])
         COMMANDS[words[1]][0](arguments)
     elif len(words) < 3:
         print(*COMMANDS)
+
+
+def completed_values(words: Sequence[str], last: str) -> Iterator[str]:
+    """What a word of a command line can be, where that is a value or a run.
+
+    Args:
+        words: The command line's first words.
+        last: Its last word, not finished.
+    """
+    option, equals, _ = last.partition("=")
+    if words[1:2] and words[1] in ("compare", "report") and not equals:
+        yield from finished_runs()
+    elif option == "experiment":
+        yield from (f"{option}={name}" for name in experiment_names(words[1]))
+    elif equals:
+        for description in DESCRIPTIONS.values():
+            named = dict(options_of(description))
+            if option in named:
+                yield from (f"{option}={value}" for value in values_of(named[option]))

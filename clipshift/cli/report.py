@@ -3,7 +3,9 @@
 from pytorch_lightning.loggers import Logger, WandbLogger
 
 from clipshift.data.dataset import ViewDataset
+from clipshift.errors import from_here
 from clipshift.integrations import publishing, tracking
+from clipshift.progress import Progress
 from clipshift.report import terminal
 from clipshift.report.answer import corruption_error
 from clipshift.report.run import write_report
@@ -19,16 +21,16 @@ def report_run(run: Run, dataset: ViewDataset, logger: Logger | None = None) -> 
         dataset: Its photos, of which some are shown; those that are gone are left out.
         logger: The run's logger.
     """
-    with terminal.busy("Drawing figures and page"):
+    with Progress("Drawing figures and page"):
         publishing.write_published(run)
         content, report, files = write_report(run, dataset)
     notes = list(content.notes)
     clean = clean_accuracy(run.summary)
     lines = [f"accuracy on the clean views: {clean}"] if clean else []
     lines += corruption_error(run)
-    lines += [f"gaze: {content.facts['gaze']}", f"report: {terminal.shortened(report)}"]
+    lines += [f"gaze: {content.facts['gaze']}", f"report: {from_here(report)}"]
     if isinstance(logger, WandbLogger):
-        with tracking.optional_tracking(), terminal.busy("Tracking in W&B"):
+        with tracking.optional_tracking(), Progress("Tracking in W&B"):
             [photos] = [s.explorer for s in content.sections if s.explorer]
             notes += tracking.track_results(logger, run, files, report, photos)
             lines.append(tracking.run_place(logger))

@@ -21,14 +21,14 @@ from clipshift.cli.config import plain, validate
 from clipshift.cli.evaluate import evaluate
 from clipshift.cli.interruption import ignore_signals, interrupted
 from clipshift.cli.jobs import started_logger
-from clipshift.cli.trainer import fit, make_trainer
+from clipshift.cli.trainer import choose_precision, fit, make_trainer
 from clipshift.comparison import compare_runs
 from clipshift.data.dataset import Skipped, View, ViewDataset, collate
 from clipshift.data.photos import Photo
 from clipshift.encode.encoder import Encoder
 from clipshift.encode.kinds import load_encoder
 from clipshift.encode.texts import make_zero_shot
-from clipshift.errors import UserError
+from clipshift.errors import UserError, from_here
 from clipshift.evaluate.evaluation import resize_for
 from clipshift.integrations.tracking import track_checkpoint
 from clipshift.pipeline import is_first_process, templates_for
@@ -69,6 +69,7 @@ def finetune(cfg: DictConfig, folder: Path) -> None:
         raise UserError(f"model={cfg.model.name}: only open_clip models can be fine-tuned")
     # before the training, so that a mistake in the comparison's options shows at once
     evaluations = compose_evaluations(cfg, folder)
+    choose_precision(cfg.trainer)
     trained, judged = train(cfg, folder)
     if cfg.control:
         train(cfg, folder / CONTROL, control=True)
@@ -120,10 +121,11 @@ def train(
             trained_on = [] if control else list(cfg.train_aug)
             ids = data_fingerprint((photo.id, b"") for photo in trained)
             facts = {"alpha": alpha, "trained_on": trained_on}
+            facts |= {"precision": cfg.trainer.precision}
             facts |= {"photos": {"count": len(trained), "ids": ids}, "config": plain(cfg)}
             export_finetuned(base, plain(cfg.model), facts, folder / "model")
             print(curve.round(4).to_string(index=False))
-            print(f"alpha {alpha:g}: {folder / 'model'}")
+            print(from_here(f"alpha {alpha:g}: {folder / 'model'}"))
             track_checkpoint(logger, folder / "model")
     return trained, judged
 

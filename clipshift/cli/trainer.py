@@ -7,12 +7,14 @@ from typing import Any
 import pytorch_lightning as pl
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
+from omegaconf import DictConfig
 from torch.utils.data import DataLoader
 
 from clipshift import pipeline
 from clipshift.cli.interruption import deferred_stop
 from clipshift.cli.jobs import announce_stop
-from clipshift.errors import UserError
+from clipshift.encode.encoder import best_precision
+from clipshift.errors import UserError, first_line
 from clipshift.train.resuming import StateCheckpoint, restore_errors
 
 
@@ -28,13 +30,23 @@ def trainer_maker(options: Mapping[str, Any]) -> Callable[..., pl.Trainer]:
     try:
         return instantiate(options, _partial_=True)
     except InstantiationException as error:
-        cause = error.__cause__ or error
-        raise UserError(f"trainer: {str(cause).strip().splitlines()[0]}") from error
+        raise UserError(f"trainer: {first_line(error.__cause__ or error)}") from error
 
 
 def make_trainer(options: Mapping[str, Any], *args: Any, **fixed: Any) -> pl.Trainer:
     """The configured trainer, see `clipshift.pipeline.make_trainer`."""
     return pipeline.make_trainer(trainer_maker(options), *args, **fixed)
+
+
+def choose_precision(trainer: DictConfig) -> None:
+    """Set ``precision=auto`` of a training to what suits its hardware, as that of an evaluation.
+
+    Args:
+        trainer: The ``trainer`` configuration, changed in place.
+    """
+    if trainer.get("precision") == pipeline.AUTO:
+        has_bf16 = best_precision(trainer.accelerator) == "bf16"
+        trainer.precision = "bf16-mixed" if has_bf16 else "32-true"
 
 
 def fit(

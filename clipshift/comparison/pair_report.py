@@ -13,7 +13,7 @@ from clipshift.comparison.notes import pair_notes, spread_change
 from clipshift.comparison.pair import COMPARED_MEASURES, Pair, compare_pair, trained_on_of
 from clipshift.data.dataset import ViewDataset
 from clipshift.data.files import read_json
-from clipshift.errors import UserError
+from clipshift.errors import UserError, from_here
 from clipshift.report import terminal, words
 from clipshift.report.charts.comparison import draw_differences, draw_interpolation
 from clipshift.report.charts.vega import save_figures
@@ -90,7 +90,7 @@ def compare_runs(
         terminal.print_text(console, " ".join(pair_answer(pair)))
     for note in every_note:
         print(f"note: {note}")
-    print(f"report: {report}")
+    print(f"report: {from_here(report)}")
     return report
 
 

@@ -20,6 +20,7 @@ from clipshift.comparison.sweep import (
     sweep_notes,
 )
 from clipshift.comparison.sweep_answer import sweep_answer
+from clipshift.errors import from_here
 from clipshift.integrations import tracking
 from clipshift.report import terminal
 from clipshift.report.charts.comparison import draw_parallel
@@ -62,10 +63,11 @@ def compare_sweep(
         failed = bool(sweep.failed)
         tracking.track_sweep(folder, logger, sweeps, dashboard, sweep.table, files, failed)
     terminal.print_sweep(sweep.leading_rows, sweep.order, page.answer, page.notes)
-    print(f"{len(sweep.runs)} of {len(sweep.overrides)} jobs finished; comparison: {report}")
+    jobs = f"{len(sweep.runs)} of {len(sweep.overrides)} jobs finished"
+    print(f"{jobs}; comparison: {from_here(report)}")
     for job, reason in sweep.failed.items():
         settings = sweep.describe(job, sweep.options)
-        print(f"failed: {folder / job} ({settings}): {reason}", file=sys.stderr)
+        print(from_here(f"failed: {folder / job} ({settings}): {reason}"), file=sys.stderr)
     return not sweep.failed
 
 

@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import torch
 from pydantic import TypeAdapter
-from rich.progress import track
 from torch import Tensor
 from torch.utils.data import default_collate
 
@@ -32,6 +31,7 @@ from clipshift.errors import UserError
 from clipshift.measure.functional import rmse, ssim
 from clipshift.options import EvaluateOptions
 from clipshift.parts import without_ladder
+from clipshift.progress import tracked
 from clipshift.results.runs import CALIBRATION
 from clipshift.severities import MATCHED
 
@@ -123,7 +123,7 @@ def calibrate(
         UserError: If no photo can be read.
     """
     dataset = ViewDataset(photos, {}, seed, resize)
-    items = [dataset[index] for index in range(len(photos))]
+    items = [dataset[index] for index in tracked(range(len(photos)), "Reading photos to match")]
     read = [item for item in items if not isinstance(item, Skipped)]
     if not read:
         raise UserError("no photo to calibrate on can be read: matched severities need at least 2")
@@ -132,7 +132,7 @@ def calibrate(
     ]
     clean = torch.stack([item.clean for item in read]).split(BATCH)
     matches = {}
-    for name, augmentation in track(augmentations.items(), "Matching severities", transient=True):
+    for name, augmentation in tracked(list(augmentations.items()), "Matching severities"):
         drawn = [draw(augmentation, seed, photo.id, name, dataset.size) for photo in used]
         draws = [default_collate(drawn[i : i + BATCH]) for i in range(0, len(drawn), BATCH)]
         distortions = _distortions(DISTORTIONS[distortion], augmentation, clean, draws)

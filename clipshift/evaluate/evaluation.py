@@ -39,6 +39,7 @@ from clipshift.evaluate.module import RecordOptions, ShiftEvaluation
 from clipshift.evaluate.tables import make_run
 from clipshift.measure.metrics import PhotoMeasure
 from clipshift.options import EvaluateOptions
+from clipshift.progress import Progress
 from clipshift.results.files import write_json
 from clipshift.results.kept import GAZED_PHOTOS, write_nearest, write_tensors
 from clipshift.results.measured import KEPT, ROWS, Measured
@@ -248,13 +249,17 @@ def run_evaluation(
         if measured.photos:
             clear_results(folder)
             seconds = {"photos": time.perf_counter() - start, **measured.seconds}
-            run = tabulate(evaluation, texts, module, measured, folder, facts, seconds)
-            write(run, evaluation, texts, measured)
+            with Progress("Computing tables and intervals"):
+                run = tabulate(evaluation, texts, module, measured, folder, facts, seconds)
+                write(run, evaluation, texts, measured)
     if run is not None and run.rows.empty:
+        photos = [photo.id for photo in evaluation.photos if photo.left_out is None]
+        reasons = run.skipped.set_index("photo")["reason"]
+        clear_results(folder)
+        records.remove()
         raise UserError(
-            f"none of the {len(evaluation.photos)} photos could be read "
-            f"(the first: {run.skipped['reason'].iloc[0]}); "
-            f"all are listed in {folder / 'skipped.csv'}"
+            f"none of the {len(photos)} photos could be read (the first, {photos[0]}: "
+            f"{reasons[photos[0]]}): choose a folder of images"
         )
     return run
 

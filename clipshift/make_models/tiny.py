@@ -22,7 +22,7 @@ from tqdm import tqdm
 from clipshift.cli.config import plain, validate
 from clipshift.cli.interruption import interrupted
 from clipshift.cli.jobs import started_logger
-from clipshift.cli.trainer import fit, make_trainer
+from clipshift.cli.trainer import choose_precision, fit, make_trainer
 from clipshift.data.shards import class_names, class_wnids, shards
 from clipshift.encode.encoder import NAMES
 from clipshift.errors import UserError
@@ -58,6 +58,7 @@ def pretrain_tiny(cfg: Any, folder: Path) -> None:
             than a batch, or, with a teacher, its package is missing.
     """
     validate(cfg, "train")
+    choose_precision(cfg.trainer)
     pl.seed_everything(cfg.seed, verbose=False)
     torch.set_float32_matmul_precision("high")
     settings, root = plain(cfg), Path(cfg.data.root)

@@ -5,7 +5,8 @@ from typing import Any
 
 import pandas as pd
 
-from clipshift.report.terminal import make_console, print_table, print_text, shortened
+from clipshift.errors import from_here
+from clipshift.report.terminal import make_console, print_table, print_text
 from clipshift.report.words import counted
 
 WITHIN, OUTSIDE, NOT_CHECKED = "yes", "no", "not checked"
@@ -54,4 +55,4 @@ def print_check(table: pd.DataFrame, file: Path) -> None:
         more = f" and {len(names) - 3} more" if len(names) > 3 else ""
         print_text(console, f"{', '.join(names[:3])}{more}: {reason}", "not checked: ")
     print_text(console, f"`{verdict(table)}`")
-    print_text(console, f"{counted(len(table), 'row')} with their sources: {shortened(file)}")
+    print_text(console, f"{counted(len(table), 'row')} with their sources: {from_here(file)}")

@@ -1,19 +1,12 @@
-"""The output of a run in the terminal: progress in photos, and a summary."""
+"""The output of a run in the terminal."""
 
 import math
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from pathlib import Path
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
 
 import pandas as pd
-from pytorch_lightning import Trainer
-from pytorch_lightning.callbacks import RichProgressBar
-from pytorch_lightning.callbacks.progress.rich_progress import ProcessingSpeedColumn
 from rich import box
 from rich.console import Console
-from rich.progress import ProgressColumn, Task
 from rich.table import Table
 from rich.text import Text
 
@@ -36,56 +29,10 @@ Rows = list[list[str]]
 """A table's cells, its head first."""
 
 
-class PhotoSpeedColumn(ProgressColumn):
-    """Photos per second since the first of them."""
-
-    def render(self, task: Task) -> Text:
-        speed = task.completed / task.elapsed if task.completed and task.elapsed else None
-        return Text("" if speed is None else f"{speed:.1f} photos/s")
-
-
-class PhotoProgressBar(RichProgressBar):
-    """Lightning's rich progress bar, counting photos and not batches."""
-
-    @property
-    def loader(self) -> Any:
-        """The loader of this rank's photos."""
-        return self.trainer.test_dataloaders
-
-    @property
-    def test_description(self) -> str:
-        return "Measuring photos"
-
-    @property
-    def total_test_batches_current_dataloader(self) -> int:
-        return len(self.loader.sampler)
-
-    def configure_columns(self, trainer: Trainer) -> list[Any]:
-        return [
-            PhotoSpeedColumn() if isinstance(column, ProcessingSpeedColumn) else column
-            for column in super().configure_columns(trainer)
-        ]
-
-    def _update(self, progress_bar_id: Any, current: int, *options: Any, **named: Any) -> None:
-        done = min(current * self.loader.batch_size, self.total_test_batches_current_dataloader)
-        super()._update(progress_bar_id, done, *options, **named)
-
-
 def make_console() -> Console:
     """The terminal; or what stands for it in a log file, with a width of its own."""
     console = Console()
     return console if console.is_terminal else Console(width=LOG_WIDTH)
-
-
-@contextmanager
-def busy(doing: str) -> Iterator[None]:
-    """Say what is being done, as long as it is done; only where someone is looking."""
-    console = make_console()
-    if not console.is_terminal:
-        yield
-        return
-    with console.status(doing):
-        yield
 
 
 def print_run(
@@ -348,9 +295,3 @@ def print_sweep(
     for note in notes:
         print_text(console, note, "note: ")
     print_text(console, " ".join(answer))
-
-
-def shortened(path: Path) -> str:
-    """A path, from the folder that one is in where it lies below that."""
-    here = Path.cwd()
-    return str(path.relative_to(here) if path.is_relative_to(here) else path)

@@ -24,6 +24,7 @@ from clipshift.encode.encoder import Encoder
 from clipshift.encode.texts import ZeroShot, caption_embeddings, make_zero_shot
 from clipshift.measure.functional import cosine_similarity
 from clipshift.measure.zero_shot import zero_shot_hit
+from clipshift.progress import tracked
 from clipshift.train.interpolation import interpolated
 from clipshift.train.objectives import Objective
 from clipshift.train.resuming import BEST, LAST, StateCheckpoint, load_training
@@ -248,7 +249,7 @@ def interpolation_curve(
 ) -> pd.DataFrame:
     """What the weights on the line from ``start`` to ``end`` are worth: one row per ``alpha``."""
     rows = []
-    for alpha in alphas:
+    for alpha in tracked(alphas, "Choosing between base and tuned weights"):
         validation.student.model.visual.load_state_dict(interpolated(start, end, alpha))
         [scores] = trainer.validate(validation, photos, verbose=False)
         rows.append({"alpha": alpha} | {k.removeprefix("val/"): v for k, v in scores.items()})
