@@ -6,24 +6,24 @@ What the embedding is, is chosen by ``pooling``; the default is the first that t
 model                                               poolings
 ==================================================  ============================================
 CLIP, and others with a ``visual_projection``       projection, class_token, mean_of_patches
-SigLIP, SigLIP 2 (of fixed resolution, and NaFlex)  attention_pool, mean_of_patches
 ViT, DeiT, DINOv2 (with registers or without),      class_token, mean_of_patches, pooled
 DINOv3, the image tower of CLIP alone
-ConvNeXt (V1, V2, DINOv3), ResNet, RegNet           pooled, mean_of_patches
-other models with an image side                     must be chosen, where there are several
+SigLIP, SigLIP 2 (of fixed resolution, and NaFlex)  attention_pool, mean_of_patches
+ConvNeXt (V1, V2, DINOv3), ResNet, RegNet, others   pooled
 ==================================================  ============================================
 
 ``class_token`` is taken after the final layer norm. ``mean_of_patches`` is the mean over the
-patches of ``last_hidden_state``, without class token and registers; CLIP and ConvNeXt V1 and V2
-return these before their final layer norm, the others after it. ``pooled`` is ``pooler_output``:
-of ConvNeXt the average over locations and then a layer norm, of ViT a layer on the class token.
+patches of ``last_hidden_state``, without class token and registers; CLIP returns these before its
+final layer norm, the others after it. ``pooled`` is ``pooler_output``: of ConvNeXt the average over
+locations and then a layer norm, of ViT a layer on the class token.
 """
 
 import json
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import partial
+from functools import cache, partial
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +35,6 @@ from PIL import Image
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoImageProcessor, AutoModel, AutoTokenizer
 from transformers.image_processing_utils import BaseImageProcessor
-from transformers.image_utils import SizeDict
 from transformers.models.dinov3_vit.modeling_dinov3_vit import apply_rotary_pos_emb
 from transformers.models.siglip2.image_processing_siglip2 import convert_image_to_patches
 from transformers.utils import logging
@@ -50,18 +49,16 @@ from clipshift.encode.tower import Tower
 from clipshift.encode.weights import check_finite, hub_file
 from clipshift.errors import UserError, one_line
 
-PROJECTION, ATTENTION_POOL, CLASS_TOKEN = "projection", "attention_pool", "class_token"
-POOLED, MEAN_OF_PATCHES = "pooled", "mean_of_patches"
-WITH_CLASS_TOKEN = {"clip_vision_model", "metaclip_2_vision_model", "vit", "deit"}
-WITH_CLASS_TOKEN |= {"dinov2", "dinov2_with_registers", "dinov3_vit"}
-"""Types of towers that pool by their class token, and whose attention is the softmax of products of
-queries and keys alone."""
+PROJECTION, ATTENTION_POOL, MEAN_OF_PATCHES = "projection", "attention_pool", "mean_of_patches"
+CLASS_TOKEN, POOLED = "class_token", "pooled"
+TOKENS = {"clip_vision_model": 1, "metaclip_2_vision_model": 1, "vit": 1, "deit": 2}
+TOKENS |= {"dinov2": 1, "dinov2_with_registers": 1, "dinov3_vit": 1}
+TOKENS |= {"siglip_vision_model": 0, "siglip2_vision_model": 0}
+"""Types of ViTs, and the number of their tokens before the patches without registers: where there
+are any, the first is the class token, otherwise the embedding is that of an attention pool."""
 AVERAGING = {"convnext", "convnextv2", "dinov3_convnext", "regnet", "resnet"}
 """Types of towers whose ``pooler_output`` is the average over locations, up to a layer norm."""
-NAFLEX = "siglip2_vision_model"
-"""The type of towers that take patches instead of pixels."""
 ERRORS: tuple[type[Exception], ...] = (*LOAD_ERRORS, ImportError)
-CONFIG = "config.json"
 WEIGHTS = ["model.safetensors.index.json", "model.safetensors"]
 PROCESSORS = ["processor_config.json", "preprocessor_config.json"]
 TOKENIZER = ["tokenizer_config.json", "tokenizer.json"]
@@ -82,42 +79,30 @@ class TransformersModel(nn.Module):
     def __init__(self, model: Any, size: tuple[int, int], pooling: str | None = None) -> None:
         super().__init__()
         self.model = model
+        self.logit_scale = getattr(model, "logit_scale", None)
         self.locations = nn.Identity()  # its inputs are the features that a mean is taken of
-        name, tower = type(model).__name__, self.tower
-        self.model_type = tower.config.model_type
+        config = self.tower.config
+        self.family, self.grid, self.prefix = config.model_type, (0, 0), 0
+        if is_vit := self.family in TOKENS:
+            self.grid = (size[0] // config.patch_size, size[1] // config.patch_size)
+            self.prefix = TOKENS[self.family] + getattr(config, "num_register_tokens", 0)
         try:
             with torch.inference_mode():
                 output = self._output(torch.zeros(2, 3, *size, dtype=model.dtype))
-            tokens = output.last_hidden_state
+            is_pooled = output.pooler_output is not None
         except Exception as error:
-            raise UserError(f"{name} has no image side: {one_line(str(error))[:160]}") from error
-        self.grid: Any = ()  # unknown
-        self.prefix = 0
-        if tokens.ndim == 4:
-            self.grid = tuple(tokens.shape[2:])
-        elif patch := getattr(tower.config, "patch_size", None):
-            self.grid = tuple(np.floor_divide(size, patch).tolist())
-            self.prefix = tokens.shape[1] - math.prod(self.grid)
-            if self.prefix < 0:
-                self.grid, self.prefix = (), 0
-        parameters = {parameter.rpartition(".")[2] for parameter, _ in tower.named_parameters()}
-        has_token = not parameters.isdisjoint(("cls_token", "class_embedding"))
-        self.class_token = bool(self.prefix) and has_token
+            name, reason = type(model).__name__, one_line(str(error))[:160]
+            raise UserError(f"{name} has no image side with pooler_output: {reason}") from error
         possible = {
             PROJECTION: hasattr(model, "visual_projection"),
-            ATTENTION_POOL: hasattr(getattr(tower, "head", None), "probe"),
-            CLASS_TOKEN: self.class_token,
-            POOLED: output.get("pooler_output") is not None,
-            MEAN_OF_PATCHES: bool(self.grid),
+            CLASS_TOKEN: self.prefix > 0,
+            ATTENTION_POOL: is_vit and is_pooled and not self.prefix,
+            MEAN_OF_PATCHES: is_vit,
+            POOLED: is_pooled,
         }
-        poolings = [key for key, is_possible in possible.items() if is_possible]
-        self.is_known = self.model_type in WITH_CLASS_TOKEN | AVERAGING or not {
-            PROJECTION,
-            ATTENTION_POOL,
-        }.isdisjoint(poolings)
-        if pooling is None and not self.is_known and len(poolings) > 1:
-            raise UserError(f"{name}: set model.pooling to one of {', '.join(poolings)}")
-        self.pooling = chosen_pooling(pooling, poolings)
+        self.pooling = chosen_pooling(
+            pooling, [name for name, can_be in possible.items() if can_be]
+        )
 
     @property
     def tower(self) -> Any:
@@ -125,11 +110,6 @@ class TransformersModel(nn.Module):
         has_head = "For" in type(self.model).__name__  # as in ViTForImageClassification
         base = self.model.base_model if has_head else self.model
         return getattr(base, "vision_model", base)
-
-    @property
-    def logit_scale(self) -> Tensor | None:
-        """The logarithm of the factor on cosines."""
-        return getattr(self.model, "logit_scale", None)
 
     def encode_image(self, pixels: Tensor) -> Tensor:
         """Embeddings of normalised pixels: (B, 3, H, W) → (B, D)."""
@@ -144,16 +124,14 @@ class TransformersModel(nn.Module):
         if self.pooling == PROJECTION:
             return self.model.visual_projection(output.pooler_output)
         if self.pooling == MEAN_OF_PATCHES:
-            features = output.last_hidden_state
-            if features.ndim == 3:
-                features = features[:, self.prefix :].transpose(1, 2).unflatten(2, self.grid)
-            return self.locations(features).mean(dim=(-2, -1))
+            patches = output.last_hidden_state[:, self.prefix :].transpose(1, 2)
+            return self.locations(patches.unflatten(2, self.grid)).mean(dim=(2, 3))
         if self.pooling == CLASS_TOKEN and not hasattr(self.tower, "post_layernorm"):
             return output.last_hidden_state[:, 0]
         return output.pooler_output.flatten(1)
 
     def _output(self, pixels: Tensor) -> Any:
-        if self.model_type != NAFLEX:
+        if self.family != "siglip2_vision_model":
             return self.tower(pixel_values=pixels)
         side = self.tower.config.patch_size
         patches = torch.stack([convert_image_to_patches(view, side) for view in pixels])
@@ -165,26 +143,27 @@ class TransformersModel(nn.Module):
         )
 
     def parts(self) -> Tower:
-        """What can be read in the tower; of types that are not known, only a mean's gaze."""
-        lists = [part for part in self.tower.modules() if isinstance(part, nn.ModuleList)]
-        blocks = list(lists[0]) if self.is_known else []
-        return Tower(blocks, self.class_token, self.prefix, self._probe(blocks))
-
-    def _probe(self, blocks: list[nn.Module]) -> gaze.GazeProbe | None:
-        tower, depth = self.tower, len(blocks)
-        if self.pooling == MEAN_OF_PATCHES:
-            return gaze.ContributionProbe(self, self.locations, None, None)
-        if self.pooling == POOLED and self.model_type in AVERAGING:
+        """What can be read in the tower: of families that are not known, nothing."""
+        if self.family not in TOKENS and self.family not in AVERAGING:
+            return Tower()
+        tower: Any = self.tower
+        lists = (part for part in tower.modules() if isinstance(part, nn.ModuleList))
+        blocks: list[Any] = list(next(lists))
+        probe: gaze.GazeProbe
+        if self.family in AVERAGING:
             blocks[-1].register_forward_hook(self._pass_on)
             norm = getattr(tower, "layernorm", None) or getattr(tower, "layer_norm", None)
-            return gaze.ContributionProbe(self, self.locations, norm, None)
-        if hasattr(getattr(tower, "head", None), "probe"):
-            attention = tower.head.attention
-            return gaze.AttentionProbe(attention, gaze.multihead_heads, self.grid, depth)
-        if self.model_type in WITH_CLASS_TOKEN:
+            probe = gaze.ContributionProbe(self, self.locations, norm, None)
+        elif self.pooling == MEAN_OF_PATCHES:
+            probe = gaze.ContributionProbe(self, self.locations, None, None)
+        elif self.prefix:
             attention = next(part for part in blocks[-1].modules() if hasattr(part, "k_proj"))
-            return gaze.AttentionProbe(attention, projected_heads, self.grid, depth - 1)
-        return None
+            last = len(blocks) - 1
+            probe = gaze.AttentionProbe(attention, projected_heads, self.grid, last)
+        else:
+            attention = tower.head.attention
+            probe = gaze.AttentionProbe(attention, gaze.multihead_heads, self.grid, len(blocks))
+        return Tower(blocks, self.prefix > 0, self.prefix, probe)
 
     def _pass_on(self, block: nn.Module, inputs: tuple[Any, ...], features: Tensor) -> None:
         self.locations(features)
@@ -209,13 +188,18 @@ def projected_heads(
 
 
 @contextmanager
-def only_errors_logged() -> Iterator[None]:
-    """Silence transformers' log and progress bars except for errors."""
+def loading(source: str) -> Iterator[None]:
+    """Silence transformers' log and progress bars, and explain in one line what fails."""
     verbosity, has_bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     try:
         yield
+    except ERRORS as error:
+        if "trust_remote_code" in str(error):
+            problem = f"{source} requires running remote code, which clipshift never does"
+            raise UserError(problem) from error
+        raise UserError(load_error(source, "its configuration", error)) from error
     finally:
         logging.set_verbosity(verbosity)
         if has_bars:
@@ -246,50 +230,36 @@ def load(
             no image side or not this pooling; or if it must be downloaded and there is no network.
     """
     source = str(checkpoint or repo or "")
-    folder = find_file(source, [CONFIG]).parent
+    folder = find_file(source, ["config.json"]).parent
     weights = find_file(source, WEIGHTS)
     find_file(source, PROCESSORS)
     here: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
-    try:
+    with loading(source):
         if weights.name == WEIGHTS[0]:
             for shard in sorted(set(json.loads(weights.read_text())["weight_map"].values())):
                 find_file(source, [shard])
-        with only_errors_logged():
-            config = AutoConfig.from_pretrained(folder, **here)
-            config._attn_implementation = None  # a stranger's could name code on the hub
-            kind: Any = getattr(transformers, (config.architectures or [""])[0], None)
-            if not (isinstance(kind, type) and issubclass(kind, transformers.PreTrainedModel)):
-                kind = AutoModel
-            model, report = kind.from_pretrained(
-                folder,
-                config=config,
-                dtype=torch.float32,
-                use_safetensors=True,
-                local_files_only=True,
-                output_loading_info=True,
-            )
-            processor = AutoImageProcessor.from_pretrained(folder, **here)
+        config = AutoConfig.from_pretrained(folder, **here)
+        config._attn_implementation = None  # a stranger's could name code on the hub
+        kind: Any = getattr(transformers, (config.architectures or [""])[0], None)
+        if not (isinstance(kind, type) and issubclass(kind, transformers.PreTrainedModel)):
+            kind = AutoModel
+        options = {"config": config, "use_safetensors": True, "output_loading_info": True}
+        model, report = kind.from_pretrained(folder, dtype=torch.float32, **options)
         if missing := sorted(report["missing_keys"]):
             raise ValueError(f"it lacks {len(missing)} weights ({missing[0]} first)")
-    except ERRORS as error:
-        if "trust_remote_code" in str(error):
-            raise UserError(
-                f"{source} requires running remote code, which clipshift never does"
-            ) from error
-        raise UserError(load_error(source, "its configuration", error)) from error
+        processor = AutoImageProcessor.from_pretrained(folder, **here)
     check_finite(model, source)
 
-    def load_tokenizer() -> Tokenizer:
+    @cache
+    def tokenizer() -> Tokenizer:
         for name in TOKENIZER:
             find_file(source, [name])
-        try:
-            with only_errors_logged():
-                return text_tokenizer(model, AutoTokenizer.from_pretrained(folder, **here))
-        except ERRORS as error:
-            reason = one_line(str(error))[:160]
-            raise UserError(f"cannot load the tokenizer of {source}: {reason}") from error
+        with loading(f"the tokenizer of {source}"):
+            return text_tokenizer(model, AutoTokenizer.from_pretrained(folder, **here))
 
-    return _encoder(model, processor, load_tokenizer, True, precision, pooling)
+    model.to(get_input_dtype(precision) or torch.float32)
+    with loading(source):
+        return wrap(model, processor, lambda texts: tokenizer()(texts), True, pooling)
 
 
 def find_file(source: str, names: list[str]) -> Path:
@@ -330,37 +300,25 @@ def wrap(
     Raises:
         UserError: If the model has no image side or not this pooling, or the processor is missing.
     """
+    preprocessing = read_processor(getattr(preprocess, "image_processor", preprocess))
+    height, width = np.broadcast_to(preprocessing["size"], 2).tolist()
+    images = TransformersModel(model.eval(), (height, width), pooling)
     tokenizer = tokenizer or getattr(preprocess, "tokenizer", None)
-    if not hasattr(model, "get_text_features"):
+    if images.pooling not in (PROJECTION, ATTENTION_POOL) or not hasattr(
+        model, "get_text_features"
+    ):
         tokenizer = None
     if isinstance(tokenizer, transformers.PreTrainedTokenizerBase):
         tokenizer = text_tokenizer(model, tokenizer)
-    processor = getattr(preprocess, "image_processor", preprocess)
-    given = tokenizer and (lambda: tokenizer)
-    return _encoder(model, processor, given, trained, precision_of(model), pooling)
-
-
-def _encoder(
-    model: Any,
-    processor: Any,
-    tokenizer: Callable[[], Tokenizer] | None,
-    trained: bool,
-    precision: str,
-    pooling: str | None,
-) -> Encoder:
-    preprocessing = read_processor(processor)
-    height, width = np.broadcast_to(preprocessing["size"], 2).tolist()
-    images = TransformersModel(model.eval(), (height, width), pooling)
     model.config.name_or_path = ""
     config = model.config.to_dict() | {"transformers_version": None, "pooling": images.pooling}
-    is_joint = images.pooling in (PROJECTION, ATTENTION_POOL)
     return Encoder(
-        images.to(get_input_dtype(precision) or torch.float32),
+        images,
         preprocessing,
         config,
         trained,
-        precision,
-        tokenizer if is_joint and hasattr(model, "get_text_features") else None,
+        precision_of(model),
+        tokenizer and (lambda: tokenizer),
         kind="transformers",
         pooling=images.pooling,
         tower=images.parts(),
@@ -380,54 +338,44 @@ def text_tokenizer(model: Any, tokenizer: Any) -> Tokenizer:
 def read_processor(processor: Any) -> dict[str, Any]:
     """The preprocessing that an image processor describes, in the keys of `native_resize`.
 
-    Its factor on pixels of 8 bits, if not 1/255, is contained in ``mean`` and ``std``. Without
-    ``resize_mode``, the processor's own views cannot be made.
+    Its factor on pixels of 8 bits, if not 1/255, is contained in ``mean`` and ``std``. How it
+    resizes is found on two photos of noise: of the ways that its size can mean, the one that gives
+    its pixels up to the rounding to 8 bits. Without one, there is no ``resize_mode``.
 
     Raises:
-        UserError: If it is not an image processor, or does not say the size of its images.
+        UserError: If it is not an image processor, or gives images of several sizes.
     """
     name = type(processor).__name__
     if not isinstance(processor, BaseImageProcessor):
         raise UserError(f"{name} is not an image processor: pass preprocess=AutoImageProcessor…")
     scale = 255 * (processor.rescale_factor if processor.do_rescale else 1)
     mean, std = (processor.image_mean, processor.image_std) if processor.do_normalize else (0, 1)
-    box, crop = processor.size or SizeDict(), processor.crop_size or SizeDict()
-    side, is_squashed = box.shortest_edge or box.height, not box.shortest_edge
-    size = (side, box.width or side)
-    if processor.do_center_crop:
-        size = (crop.height, crop.width)
-    elif box.shortest_edge and hasattr(processor, "crop_pct"):  # ConvNeXt
-        is_squashed = side >= 384
-        side = side if is_squashed else int(side / processor.crop_pct)
-    elif hasattr(processor, "max_num_patches"):  # NaFlex
-        size = (math.isqrt(processor.max_num_patches) * processor.patch_size,) * 2
-    if not all(size):
-        raise UserError(f"{name} does not say the size of its images: set its size or crop_size")
-    settings = {
-        "size": size[0] if size[0] == size[1] else size,
+    noise, factor = np.random.default_rng(0), scale / 255
+    shapes = ((67, 90, 3), (151, 80, 3))
+    photos = [Image.fromarray(noise.integers(0, 256, shape, dtype=np.uint8)) for shape in shapes]
+    pixels = [
+        processor(images=photo, do_normalize=False, return_tensors="pt").pixel_values[0] / factor
+        for photo in photos
+    ]
+    height, width = pixels[0].shape[-2:]
+    if hasattr(processor, "max_num_patches"):  # NaFlex
+        height = width = math.isqrt(processor.max_num_patches) * processor.patch_size
+    elif pixels[0].shape != pixels[1].shape:
+        raise UserError(f"{name} gives images of several sizes: set its size or crop_size")
+    settings: dict[str, Any] = {
+        "size": height if height == width else (height, width),
         "mean": (np.broadcast_to(mean, 3) / scale).tolist(),
         "std": (np.broadcast_to(std, 3) / scale).tolist(),
         "interpolation": Image.Resampling(processor.resample).name.lower(),
-        "resize_mode": "squash" if is_squashed else "shortest",
-        "resize_size": side,
     }
-    for settings["backend"] in (processor.backend, "float"):
-        if _are_native(processor, settings, scale / 255):
-            return settings
-    del settings["resize_mode"]
+    side = (processor.size and processor.size.shortest_edge) or height
+    sides = (side, int(side / getattr(processor, "crop_pct", 1)))
+    for mode, side, backend in product(("shortest", "squash"), sides, (processor.backend, "float")):
+        resizing = {"resize_mode": mode, "resize_size": side, "backend": backend}
+        views = (pixels_of(photo, native_resize(settings | resizing)).float() for photo in photos)
+        if height == width and all(
+            of.shape == view.shape and torch.allclose(of, view, rtol=0, atol=0.501)
+            for of, view in zip(pixels, views, strict=True)
+        ):
+            return settings | resizing
     return settings
-
-
-def _are_native(processor: Any, settings: dict[str, Any], factor: float) -> bool:
-    """Whether native views are a processor's, up to the rounding to 8 bits."""
-    noise = np.random.default_rng(0)
-    try:
-        for shape in ((67, 90, 3), (151, 80, 3)):
-            photo = Image.fromarray(noise.integers(0, 256, shape, dtype=np.uint8))
-            pixels = processor(images=photo, do_normalize=False, return_tensors="pt").pixel_values
-            view = pixels_of(photo, native_resize(settings))
-            if not torch.allclose(pixels[0] / factor, view.float(), rtol=0, atol=0.501):
-                return False
-    except (UserError, ValueError, TypeError, RuntimeError):
-        return False
-    return True
