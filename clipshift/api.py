@@ -1,6 +1,5 @@
 """The Python interface: what the command ``clipshift`` does, on photos and models in memory."""
 
-import html
 import inspect
 import os
 import tempfile
@@ -29,15 +28,16 @@ from clipshift.data.selection import SELECTION, select
 from clipshift.encode.modules import as_encoder
 from clipshift.errors import UserError, did_you_mean
 from clipshift.evaluate.evaluation import Evaluation
-from clipshift.parts import make_augmentations, make_measures, named_parts, taken_from
+from clipshift.parts import make_augmentations, make_measures, named_parts, node_of
 from clipshift.report.charts import vega
 from clipshift.report.charts.gaze import draw_pictures
 from clipshift.report.charts.ranking import draw_ranking
 from clipshift.report.explorer import gazed_pictures
+from clipshift.report.page import template
 from clipshift.report.run import write_report
 from clipshift.report.sections.measures import measure_table, ranked_means, ranked_table
 from clipshift.report.shift import HEADLINE_MEASURES
-from clipshift.report.tables import Column
+from clipshift.report.tables import make_table
 from clipshift.results.compatibility import differing_views
 from clipshift.results.rebuild import PASSED, rebuild_views
 from clipshift.results.records import Records
@@ -53,11 +53,6 @@ import a notebook's code, and gazes to show."""
 
 LEADING = (*HEADLINE_MEASURES, "retained", "zero_shot_top1", "attention_similarity", "ssim")
 """The measures that a result shows first."""
-WORST, BEST = (
-    f'<b style="background:rgba({color},.35);padding:0 .25em">{{}}</b>'
-    for color in ("208,122,24", "70,130,210")
-)
-"""How the largest and the smallest change of a column are shown in a notebook."""
 
 
 class Result:
@@ -94,33 +89,21 @@ class Result:
         """The shift after every layer; empty unless asked for by ``layers=True``."""
         return self.run.layers
 
-    def table(self, measures: Sequence[str] | None = None) -> pd.DataFrame:
-        """Means over photos: one row per augmentation, the largest shift first.
+    def table(self) -> pd.DataFrame:
+        """Means of the leading measures: one row per augmentation, the largest shift first.
 
-        Args:
-            measures: The columns. By default those of `LEADING` that were measured, and all that
-                are not clipshift's own.
-
-        Returns:
-            By ``augmentation``; by ``severity`` and ``augmentation`` where there are several.
-
-        Raises:
-            UserError: If one was not measured.
+        Its columns are those of `LEADING` that were measured, and measures that are not clipshift's
+        own; its index is ``augmentation``, and before that ``severity`` where there are several.
         """
-        chosen = self._leading() if measures is None else list(measures)
-        measured = list(self.summary["measure"].unique())
-        for measure in chosen:
-            if measure not in measured:
-                raise UserError(f"no measure {measure!r}{did_you_mean(measure, measured)}")
         several = self.summary["severity"].nunique() > 1
         keys = ["severity", "augmentation"] if several else ["augmentation"]
-        return ranked_means(self.summary).set_index(keys)[chosen]
+        return ranked_means(self.summary).set_index(keys)[self._leading()]
 
     def _leading(self) -> list[str]:
         metrics = self.run.info.config.metric
         own = [n for n, node in metrics.items() if not node["_target_"].startswith("clipshift.")]
-        measured = set(self.summary["measure"])
-        return [measure for measure in (*LEADING, *own) if measure in measured]
+        measured = list(self.summary["measure"].unique())
+        return [measure for measure in (*LEADING, *own) if measure in measured] or measured
 
     def plot_ranking(self) -> vega.Chart:
         """Augmentations by their mean shift: an Altair chart."""
@@ -136,22 +119,16 @@ class Result:
             UserError: If the model has no gaze, there is no such photo, its gaze was not kept, or
                 it can no longer be read.
         """
+        views, ids = self._views, list(labels_of(self.run.rows).index)
+        if isinstance(views, ViewDataset):
+            ids = [one.id for one in views.photos if one.left_out is None]
+        if isinstance(photo, int):
+            photo = ids[photo] if -len(ids) <= photo < len(ids) else f"{photo} of {len(ids)}"
         with misfits(f"the run in {self.run.folder}"):
-            if isinstance(photo, int):
-                photo = self._id_of(photo)
-            pictures = gazed_pictures(self.run, self._views, photo)
+            pictures = gazed_pictures(self.run, views, photo)
         model = self.run.info.model
         title = f"Gaze of {model.name} ({model.gaze}): from none (dark) to the most (yellow)"
         return draw_pictures(pictures, title)
-
-    def _id_of(self, position: int) -> str:
-        if isinstance(self._views, ViewDataset):
-            ids = [photo.id for photo in self._views.photos if photo.left_out is None]
-        else:
-            ids = list(labels_of(self.run.rows).index)
-        if not -len(ids) <= position < len(ids):
-            raise UserError(f"no photo {position}: there are {len(ids)}, counted from 0")
-        return ids[position]
 
     def save(self, folder: str | Path) -> Path:
         """Write all tables and, where the photos can still be had, the report.
@@ -171,47 +148,25 @@ class Result:
         return target
 
     def __repr__(self) -> str:
-        return "\n\n".join(table.to_string(index=False) for table in self._tables().values())
+        leading = self.summary[self.summary["measure"].isin(self._leading())]
+        groups = leading.groupby("severity", sort=False)
+        tables = [ranked_table(group, self.run.columns, self.run.trained_on) for _, group in groups]
+        return "\n\n".join(table.to_string(index=False) for table in tables)
 
     def _repr_html_(self) -> str:
-        leading, parts = self._leading(), []
+        leading, run, tables = self._leading(), self.run, {}
         for severity, summary in self.summary.groupby("severity", sort=False):
-            run = self.run
             data, spec = measure_table(summary, run.columns, run.trained_on, run.below_floor)
-            first = [column for column in spec if column.value in leading]
-            others = [column for column in spec[1:] if column not in first]
-            about = f"severity {severity}: means with 95 % intervals"
-            legend = f"{WORST.format('largest')} and {BEST.format('smallest')} change"
-            parts.append(f"<p>{html.escape(about)}; {legend}</p>")
-            parts.append(self._html_table(data, [spec[0], *first]))
-            if others:
-                parts.append(f"<details><summary>{len(others)} other measures</summary>")
-                parts.append(self._html_table(data, [spec[0], *others]) + "</details>")
-        if len(self.ranking):
-            parts.append(vega.svg(vega.spec_of(self.plot_ranking())))
-        return "".join(parts)
-
-    def _html_table(self, data: pd.DataFrame, spec: Sequence[Column]) -> str:
-        """A table in HTML, with the best and the worst value of each column painted."""
-        cells = {}
-        for column in spec:
-            texts = [html.escape(text).partition(" [") for text in column.texts(data)]
-            shown = [f"{n}<br><small>[{end}</small>" if end else n for n, _, end in texts]
-            facts = self.run.columns.get(column.value)
-            gains = facts.gain(0, data[column.value]) if facts else pd.Series(dtype=float)
-            if gains.nunique() > 1:
-                for extreme, style in ((gains.min(), WORST), (gains.max(), BEST)):
-                    pairs = zip(gains, shown, strict=True)
-                    shown = [style.format(t) if gain == extreme else t for gain, t in pairs]
-            cells[html.escape(column.head)] = shown
-        return pd.DataFrame(cells).to_html(index=False, escape=False)
-
-    def _tables(self) -> dict[str, pd.DataFrame]:
-        """The summary for people, by severity."""
-        return {
-            str(severity): ranked_table(summary, self.run.columns, self.run.trained_on)
-            for severity, summary in self.summary.groupby("severity", sort=False)
-        }
+            others = [column for column in spec[1:] if column.value not in leading]
+            shown = [column for column in spec[1:] if column.value in leading]
+            shown.sort(key=lambda column: leading.index(column.value))
+            tables[severity] = [
+                make_table(data, [spec[0], *columns], name="") for columns in (shown, others)
+            ]
+        drawn = vega.svg(vega.spec_of(self.plot_ranking())) if len(self.ranking) else ""
+        better = {facts.short: facts.better for facts in run.columns.values()}
+        shape = template("clipshift.report", "result.html.jinja")
+        return shape.render(tables=tables, better=better, ranking=drawn)
 
 
 OPTIONS = {
@@ -292,16 +247,14 @@ def measure_shift(
     if not isinstance(model, nn.Module) and (preprocess is not None or tokenizer is not None):
         raise UserError(f"preprocess and tokenizer are for a model in memory, not for {model}")
     settings = spec.read_options(spec.EvaluateOptions, _values(severities, options))
-    (aug, own), (metric, metrics) = (
-        named_parts(group, parts) for group, parts in (("aug", augmentations), ("metric", measures))
-    )
+    aug, metric = named_parts("aug", augmentations), named_parts("metric", measures)
     config: dict[str, Any] = {
         **spec.defaults(spec.EvaluateCommand),
         **asdict(settings),
         "data": asdict(settings.data),
         "model": _model(model),
-        "aug": aug,
-        "metric": metric,
+        "aug": {name: node_of(part) for name, part in aug.items()},
+        "metric": {name: node_of(part) for name, part in metric.items()},
         "prompts": read_choice("prompts", prompts if isinstance(prompts, str) else "auto"),
         "trainer": read_choice("trainer", "auto") | _accelerator(device),
         "logger": {},
@@ -324,10 +277,10 @@ def measure_shift(
     else:
         encoder = pipeline.load_model(config["model"], settings.precision, lightning["accelerator"])
         reference = pipeline.load_reference(config["model"], encoder)
-    parts, ladders = make_augmentations(aug, build=taken_from(own))
+    parts, ladders = make_augmentations(aug)
     names = pipeline.classes_of(every) if classes is None else classes
-    names = candidate_classes(names) if isinstance(names, str) else list(names)
-    measured = make_measures(metric, taken_from(metrics))
+    names = candidate_classes(names) if isinstance(names, str) else list(map(str, names))
+    measured = make_measures(metric)
     templates = pipeline.templates_for(config["prompts"], names)
     evaluation = Evaluation(
         settings, selected, names, encoder, parts, ladders, measured, templates, config, reference
@@ -366,8 +319,7 @@ def load_run(folder: str | Path, fetch: bool = False, photos: Any = None) -> Res
     here = {photo.id for photo in views.photos if photo.left_out is None}
     ids = labels_of(run.rows).index
     if missing := [photo for photo in ids if photo not in here]:
-        named = ", ".join(missing[:3]) + (", …" if len(missing) > 3 else "")
-        words = f"{len(missing)} of {len(ids)} photos are missing: {named}"
+        words = f"{len(missing)} of {len(ids)} photos are missing: {', '.join(missing[:5])}"
         warnings.warn(words, stacklevel=2)
     return Result(run, views)
 
@@ -455,17 +407,11 @@ def _accelerator(device: str | torch.device) -> dict[str, Any]:
     if device == pipeline.AUTO:
         return {}
     try:
-        chosen = torch.device(device)
-    except (RuntimeError, TypeError):
-        raise UserError(
-            f"device={device!r} is not a device: use cpu, cuda, cuda:1 or mps"
-        ) from None
-    counts = {"cpu": 1, "cuda": torch.cuda.device_count(), "mps": torch.backends.mps.is_available()}
-    if (chosen.index or 0) >= counts.get(chosen.type, 0):
-        here = ", ".join(name for name, count in counts.items() if count)
-        raise UserError(f"device={device} is not available on this machine: it has {here}")
-    one = 1 if chosen.index is None or chosen.type != "cuda" else [chosen.index]
-    return {"accelerator": chosen.type, "devices": one}
+        chosen = torch.empty(0, device=torch.device(device)).device
+    except (AssertionError, RuntimeError, TypeError) as error:
+        reason = str(error).partition("\n")[0]
+        raise UserError(f"device={device}: {reason}; use cpu, cuda, cuda:1 or mps") from None
+    return {"accelerator": chosen.type, "devices": [chosen.index] if chosen.type == "cuda" else 1}
 
 
 def _model(model: str | Path | tuple[str, str | Path] | nn.Module) -> dict[str, Any]:

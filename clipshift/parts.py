@@ -82,7 +82,7 @@ def build_part(option: str, described: Mapping[str, Any], registry: Registry = P
         raise error.within(option) from None
 
 
-def named_parts(group: str, given: Any) -> tuple[dict[str, dict[str, Any]], dict[str, Any]]:
+def named_parts(group: str, given: Any) -> dict[str, Any]:
     """Name parts that are passed from Python: choices of a group, and objects.
 
     Args:
@@ -91,42 +91,31 @@ def named_parts(group: str, given: Any) -> tuple[dict[str, dict[str, Any]], dict
             list is called after its class or function: ``RandomRotation`` is ``random_rotation``.
 
     Returns:
-        What all of them are made from, as a configuration has it, and the objects; both by name.
+        By name, the options of a choice's part, or the object.
 
     Raises:
-        UserError: If a choice does not exist, a name is taken or not a name, or a class is given in
-            place of an object.
+        UserError: If a choice does not exist, or a name is taken or not a name.
     """
     if isinstance(given, str) or not isinstance(given, Mapping | Sequence):
         given = [given]
-    if not isinstance(given, Mapping) and all(isinstance(part, str) for part in given):
-        return read_choice(group, given), {}
-    nodes: dict[str, dict[str, Any]] = {}
-    objects: dict[str, Any] = {}
-    name: Any
-    for name, part in given.items() if isinstance(given, Mapping) else ((None, p) for p in given):
-        if name is None and isinstance(part, str | Mapping):
-            new, held = named_parts(group, part)
-        elif isinstance(part, str):
-            new, held = read_choice(group, part), {}
-            if len(new) != 1:
-                raise UserError(f"{group}: {part!r} is {len(new)} parts: list it without a name")
-            new = {name: next(iter(new.values()))}
-        else:
-            name = _name_of(part) if name is None else name
-            new, held = {name: _node_of(part)}, {name: part}
-        for name in new:
-            if not isinstance(name, str) or not NAME.fullmatch(name):
-                raise UserError(f"{group}: {name!r} is not a name: use a text without @, not clean")
-            if name in nodes:
-                raise UserError(f"{group}: two are called {name}: pass a dict, {{NAME: …}}")
-        nodes |= new
-        objects |= held
-    return nodes, objects
-
-
-NAME = re.compile(r"(?!clean$)[^@\x00-\x1f\x7f]{1,100}")
-"""The name of a part that is passed from Python: names of views have an @ before a severity."""
+    by_name = given if isinstance(given, Mapping) else None
+    if by_name is None and all(isinstance(part, str) for part in given):
+        return read_choice(group, given)
+    parts: dict[str, Any] = {}
+    for name, part in by_name.items() if by_name is not None else ((None, p) for p in given):
+        if not isinstance(part, str):
+            named = {_name_of(part) if name is None else name: part}
+        elif len(named := read_choice(group, part)) == 1 and name is not None:
+            named = {name: next(iter(named.values()))}
+        elif name is not None:
+            raise UserError(f"{group}: {part!r} is {len(named)} parts: list it without a name")
+        for key in named:
+            if not isinstance(key, str) or "@" in key or key in ("", "clean"):
+                raise UserError(f"{group}: {key!r} is not a name: use a text without @, not clean")
+            if key in parts:
+                raise UserError(f"{group}: two are called {key}: pass a dict, {{NAME: …}}")
+        parts |= named
+    return parts
 
 
 def _name_of(part: Any) -> str:
@@ -135,33 +124,29 @@ def _name_of(part: Any) -> str:
     return re.sub("(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "_", name).lower()
 
 
-def _node_of(part: Any) -> dict[str, Any]:
-    """What a run records of a part: its code, and, where it describes itself, its parameters."""
+def node_of(part: Any) -> dict[str, Any]:
+    """What a run records of a part: its options; of an object its code, and how it shows itself.
+
+    Raises:
+        UserError: If a class is given in place of an object.
+    """
+    if isinstance(part, Mapping):
+        return dict(part)
     if inspect.isclass(part):
         raise UserError(f"{part.__name__} is a class: pass an object, {part.__name__}(…)")
     code = part if hasattr(part, "__qualname__") else type(part)
     node = {"_target_": f"{code.__module__}.{code.__qualname__}"}
-    described = " ".join(repr(part).split())
-    return node if " at 0x" in described else node | {"repr": described}
-
-
-def taken_from(objects: Mapping[str, Any]) -> Build:
-    """`build_part`, except for the parts that there are as objects already, by name."""
-
-    def build(option: str, described: Mapping[str, Any]) -> Any:
-        name = option.partition(".")[2]
-        return objects[name] if name in objects else build_part(option, described)
-
-    return build
+    shown = " ".join(repr(part).split())
+    return node if " at 0x" in shown else node | {"repr": shown}
 
 
 def make_augmentations(
-    nodes: Mapping[str, Mapping[str, Any]], option: str = "aug", build: Build = build_part
+    nodes: Mapping[str, Any], option: str = "aug", build: Build = build_part
 ) -> tuple[dict[str, Augmentation], dict[str, list[float]]]:
     """The augmentations that a group's options describe, and their strengths at severity 1 to 5.
 
     Args:
-        nodes: The options, by name.
+        nodes: The options, or the augmentation or transform itself, by name.
         option: Where they stand among all options.
         build: Makes one of them.
 
@@ -174,12 +159,12 @@ def make_augmentations(
     augmentations, ladders = {}, {}
     for name, node in nodes.items():
         where = f"{option}.{name}"
-        part = build(where, without_ladder(node))
+        part = build(where, without_ladder(node)) if isinstance(node, Mapping) else node
         try:
             augmentations[name] = as_augmentation(part)
         except UserError as error:
             raise UserError(f"{where}: {error}") from None
-        if "ladder" not in node:
+        if part is node or "ladder" not in node:
             continue
         if isinstance(augmentations[name], KeyedTransform):
             raise UserError(f"{where}.ladder: a transform has no strength, so leave it out")
@@ -195,13 +180,11 @@ def without_ladder(node: Mapping[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in node.items() if key != "ladder"}
 
 
-def make_measures(
-    nodes: Mapping[str, Mapping[str, Any]], build: Build = build_part
-) -> dict[str, PhotoMeasure]:
+def make_measures(nodes: Mapping[str, Any], build: Build = build_part) -> dict[str, PhotoMeasure]:
     """The measures that the options of ``metric`` describe, by name.
 
     Args:
-        nodes: The options, by name.
+        nodes: The options, or the measure or metric itself, by name.
         build: Makes one of them.
 
     Raises:
@@ -209,7 +192,7 @@ def make_measures(
     """
     measures = {}
     for name, node in nodes.items():
-        part = build(f"metric.{name}", node)
+        part = build(f"metric.{name}", node) if isinstance(node, Mapping) else node
         try:
             measures[name] = as_measure(name, part)
         except UserError as error:

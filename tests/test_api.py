@@ -270,11 +270,11 @@ def test_photos_in_memory_lose_nothing(folder: Path) -> None:
         (None, {"augmentations": [ROTATION], "severities": 2}, "random_rotation has no ladder"),
         (None, {"measures": [PeakSignalNoiseRatio]}, "PeakSignalNoiseRatio is a class"),
         (None, {"measures": [abs]}, "metric.abs: .* is not a measure"),
-        (None, {"device": "gpus"}, "device='gpus' is not a device: use cpu"),
+        (None, {"device": "gpus"}, "device=gpus: .*; use cpu, cuda"),
         (
             None,
             {"device": "cuda:99"},
-            "device=cuda:99 is not available on this machine",
+            "device=cuda:99: .*; use cpu, cuda",
         ),
         (None, {"measures": ()}, "metric is empty"),
         (None, {"prompts": ["a photo"]}, "prompts.templates=.* is out of range"),
@@ -300,7 +300,6 @@ def halves(photo: torch.Tensor) -> torch.Tensor:
         ({"augmentations": ROTATION}, ["random_rotation"]),
         ({"augmentations": [ROTATION]}, ["random_rotation"]),
         ({"augmentations": ["noise", ROTATION]}, ["noise", "random_rotation"]),
-        ({"augmentations": ("flip", {"mine": v2.GaussianBlur(9)})}, ["flip", "mine"]),
         ({"augmentations": {"noise": "noise", "mine": v2.GaussianBlur(9)}}, ["noise", "mine"]),
         ({"augmentations": {"other": "noise"}}, ["other"]),
         ({"augmentations": [v1.Compose([v1.RandomRotation(9)]), halves]}, ["compose", "halves"]),
@@ -388,7 +387,7 @@ def test_a_result_shows_itself_and_its_figures(result: clipshift.Result) -> None
     assert "gaze divergence" in folded.partition("</details>")[0]
     assert "gaze divergence" not in first
     most = result.table().loc["paper", "relative_shift"].max()
-    assert re.search(rf"208,122,24[^>]*>{most:.3f}<", first)  # the largest shift is painted
+    assert re.search(rf"208,122,24[^>]*><b>{most:.3f}<", first)  # the largest shift is painted
     assert "http://" not in shown.replace("http://www.w3.org/", "")
     assert result.plot_ranking().to_dict()["datasets"]
     for photo in (0, "sky/moon.png"):
@@ -396,7 +395,7 @@ def test_a_result_shows_itself_and_its_figures(result: clipshift.Result) -> None
         assert [row["name"] for row in pictures] == [
             "clean", "noise@paper", "flip@paper", "noise@2", "flip@2"
         ]  # fmt: skip
-    for photo, words in (("sky/mon.png", "did you mean 'sky/moon.png'"), (3, "no photo 3")):
+    for photo, words in (("sky/mon.png", "did you mean 'sky/moon.png'"), (3, "no photo '3 of 3'")):
         with pytest.raises(UserError, match=words):
             result.plot_gaze(photo)
 
@@ -488,9 +487,6 @@ def test_a_table_has_the_means_of_the_leading_measures(result: clipshift.Result)
     means = result.shift.groupby(["severity", "augmentation"])[list(table)].mean()
     pd.testing.assert_frame_equal(table.sort_index(), means.sort_index(), check_names=False)
     assert table.loc["2", "cosine_similarity"].is_monotonic_increasing
-    assert list(result.table(["gaze_divergence"])) == ["gaze_divergence"]
-    with pytest.raises(UserError, match="no measure 'sim'; did you mean 'ssim'"):
-        result.table(["sim"])
 
 
 def test_two_results_are_compared_photo_by_photo(
@@ -501,9 +497,8 @@ def test_two_results_are_compared_photo_by_photo(
         measures=["cosine_similarity", "ssim"], prompts=["a {}"], progress=False,
     )  # fmt: skip
     table = clipshift.compare(result, other)
-    saved = str(result.save(tmp_path / "saved"))
-    for a, b in ((saved, other.run), (result.run, Path(other.run.folder)), (result, other.run)):
-        pd.testing.assert_frame_equal(clipshift.compare(a, b), table)
+    mixed = clipshift.compare(str(result.run.folder), other.run)
+    pd.testing.assert_frame_equal(mixed, table)
     for wrong, words in (("nowhere", "no finished run in nowhere"), (3, "int is not a run: pass")):
         with pytest.raises(UserError, match=words):
             clipshift.compare(result, wrong)

@@ -4,7 +4,7 @@ import glob
 import io
 import os
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence, Set
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import repeat
 from pathlib import Path, PurePosixPath
@@ -161,12 +161,12 @@ def photos_of(source: Any, labels: Sequence[str | None] | None = None) -> list[P
     ]
 
 
-def files_again(root: Any, labels: Mapping[str, str | None]) -> list[Photo]:
+def files_again(root: Any, ids: Iterable[str]) -> list[Photo]:
     """The files of an earlier `photos_of`, of which those that are missing are left out.
 
     Args:
         root: The folder that they have in common; None if they were not files.
-        labels: Their labels, by id.
+        ids: Their ids.
 
     Raises:
         UserError: If they were not files.
@@ -176,14 +176,12 @@ def files_again(root: Any, labels: Mapping[str, str | None]) -> list[Photo]:
             "they were passed in memory: pass them again, load_run(FOLDER, photos=…), or measure "
             "with save_views=N, which keeps the views of the first N"
         )
-    return [
-        Photo(name, file := Path(root, name), label=label, left_out=missing(file))
-        for name, label in labels.items()
-    ]
+    files = {name: Path(root, name) for name in ids}
+    return [Photo(name, file, left_out=missing(file)) for name, file in files.items()]
 
 
 def _as_list(source: Any) -> Any:
-    """The files that a pattern matches, sets and one image as lists; anything else unchanged."""
+    """The files that a pattern matches, and one image, as lists; anything else unchanged."""
     if isinstance(source, str | os.PathLike):
         path = os.path.expanduser(source)
         if os.path.exists(path) or not glob.has_magic(path):
@@ -192,8 +190,6 @@ def _as_list(source: Any) -> Any:
         if not files:
             raise UserError(f"no file matches {source}")
         return files
-    if isinstance(source, Set):
-        return sorted(source)
     last = source.shape[-1:] if isinstance(source, np.ndarray) else (3,)
     is_one = isinstance(source, np.ndarray | Tensor) and source.ndim == 3 and last == (3,)
     return [source] if is_one or isinstance(source, Image.Image) else source

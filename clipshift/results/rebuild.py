@@ -58,7 +58,7 @@ def rebuild_views(run: Run, fetch: bool = False, photos: Any = None) -> ViewData
         if photos is not None:
             selected = select(photos_of(photos), **choice)
         elif options["_target_"] == PASSED:
-            selected = files_again(options.get("root"), labels_of(run.rows).to_dict())
+            selected = files_again(options.get("root"), labels_of(run.rows).index)
         else:
             selected = select(build_part("data", source, SOURCES), **choice)
         augmentations = {
