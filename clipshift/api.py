@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 import pytorch_lightning as pl
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from clipshift import options as spec
 from clipshift import pipeline
@@ -195,7 +195,7 @@ def with_options(function: Function) -> Function:
 @with_options
 def measure_shift(
     photos: Any = None,
-    model: str | Path | tuple[str, str | Path] | nn.Module = "lite",
+    model: Any = "lite",
     augmentations: Any = "paper",
     severities: str | int | Sequence[str | int] = "paper",
     *,
@@ -204,6 +204,7 @@ def measure_shift(
     measures: Any = "full",
     prompts: str | Sequence[str] = "auto",
     preprocess: Any = None,
+    pooling: str | None = None,
     tokenizer: Callable[[list[str]], Tensor] | None = None,
     device: str | torch.device = "auto",
     folder: str | Path | None = None,
@@ -219,8 +220,10 @@ def measure_shift(
             (3, H, W) in [0, 1]; a torch or Hugging Face data set; None for the photographs that
             come with scikit-image. See `clipshift.data.memory.photos_of`, also for their ids.
         model: One of ``clipshift models``; a checkpoint's folder in the hub's format; open_clip's
-            name and tag, or name and checkpoint file, as ``("ViT-B-32", "laion2b_s34b_b79k")``; an
-            open_clip model; or any module with ``encode_image`` (and ``encode_text``).
+            name and tag, or name and checkpoint file, as ``("ViT-B-32", "laion2b_s34b_b79k")``; the
+            name of a model of another library, as ``"timm:resnet50"`` or
+            ``"facebook/dinov2-small"``; options of ``model`` with their ``kind``; or an object: see
+            `clipshift.encode.as_encoder`.
         augmentations: A choice of ``aug``, as ``"noise"``; an augmentation or a transform of
             torchvision, kornia or albumentations; a list of both; or a dict of them by name. In a
             list a transform has the name of its class, as ``random_rotation``. Random numbers are
@@ -232,7 +235,9 @@ def measure_shift(
         measures: A choice of ``metric``; a `clipshift.measure.PhotoMeasure` or any torchmetrics
             metric of two inputs; a list of both; or a dict of them by name.
         prompts: A choice of ``prompts``, or templates with ``{}`` for the class.
-        preprocess: What a module in memory is given: see `clipshift.encode.as_encoder`.
+        preprocess: What a model in memory is given: see `clipshift.encode.as_encoder`.
+        pooling: What the embedding is, where the model leaves a choice: ``class_token``,
+            ``mean_of_patches``, ….
         tokenizer: A module's in memory: from a list of texts to what ``encode_text`` takes. Without
             it, measures with text are left out.
         device: ``cpu``, ``cuda``, ``cuda:1``, ``mps`` or a ``torch.device``; ``auto`` is a GPU if
@@ -244,7 +249,8 @@ def measure_shift(
     Raises:
         UserError: In one line, if any of this cannot be used or is out of range.
     """
-    if not isinstance(model, nn.Module) and (preprocess is not None or tokenizer is not None):
+    is_named = isinstance(model, str | os.PathLike | tuple | Mapping)
+    if is_named and (preprocess is not None or tokenizer is not None):
         raise UserError(f"preprocess and tokenizer are for a model in memory, not for {model}")
     settings = spec.read_options(spec.EvaluateOptions, _values(severities, options))
     aug, metric = named_parts("aug", augmentations), named_parts("metric", measures)
@@ -252,7 +258,7 @@ def measure_shift(
         **spec.defaults(spec.EvaluateCommand),
         **asdict(settings),
         "data": asdict(settings.data),
-        "model": _model(model),
+        "model": _model(model) | ({"pooling": pooling} if pooling else {}),
         "aug": {name: node_of(part) for name, part in aug.items()},
         "metric": {name: node_of(part) for name, part in metric.items()},
         "prompts": read_choice("prompts", prompts if isinstance(prompts, str) else "auto"),
@@ -267,8 +273,9 @@ def measure_shift(
     config["data"] |= _source(photos, every)
     selected = select(every, **{name: getattr(settings.data, name) for name in SELECTION})
     lightning = {name: value for name, value in config["trainer"].items() if name != "_target_"}
-    if isinstance(model, nn.Module):
-        encoder, reference = as_encoder(model, preprocess, tokenizer), None
+    if not is_named:
+        encoder = as_encoder(model, preprocess, tokenizer, pooling=pooling)
+        reference = None
         if settings.precision not in (pipeline.AUTO, pipeline.FULL, encoder.precision):
             raise UserError(
                 f"precision={settings.precision}, but the model is in {encoder.precision}"
@@ -414,9 +421,9 @@ def _accelerator(device: str | torch.device) -> dict[str, Any]:
     return {"accelerator": chosen.type, "devices": [chosen.index] if chosen.type == "cuda" else 1}
 
 
-def _model(model: str | Path | tuple[str, str | Path] | nn.Module) -> dict[str, Any]:
+def _model(model: Any) -> dict[str, Any]:
     """A model's options, as a configuration has them."""
-    if not isinstance(model, nn.Module):
+    if isinstance(model, str | os.PathLike | tuple | Mapping):
         return model_options(model)
-    name = type(model).__name__
+    name = getattr(model, "__name__", type(model).__name__)
     return {"name": name, "architecture": name, "pretrained": None, "checkpoint": None}

@@ -96,16 +96,23 @@ def read_choice(group: str, choices: str | Sequence[str]) -> dict[str, Any]:
     return options
 
 
-def model_options(model: str | Path | tuple[str, str | Path]) -> dict[str, Any]:
+def model_options(
+    model: str | os.PathLike[str] | tuple[str, str | Path] | Mapping[str, Any],
+) -> dict[str, Any]:
     """The options of a model.
 
     Args:
-        model: One of ``clipshift models``; a folder in the hub's format; or open_clip's name and
-            tag, or name and checkpoint file.
+        model: One of ``clipshift models``; a folder in the hub's format; open_clip's name and tag,
+            or name and checkpoint file; a name in another library, ``timm:NAME``; a repository of
+            transformers, ``ORGANISATION/NAME``; or options of ``model`` with their ``kind``.
 
     Raises:
         UserError: If it is none of these.
     """
+    if isinstance(model, Mapping):
+        options = read_choice("model", model.get("kind", "lite")) | {"name": ""} | dict(model)
+        named = [options.get(key) for key in ("name", "architecture", "repo", "checkpoint")]
+        return options | {"name": Path(str(next(filter(None, named), ""))).name}
     if isinstance(model, tuple):
         architecture, weights = model
         kind = "checkpoint" if Path(weights).exists() else "pretrained"
@@ -117,10 +124,22 @@ def model_options(model: str | Path | tuple[str, str | Path]) -> dict[str, Any]:
         return read_choice("model", str(model))
     if Path(model).is_dir():
         return read_choice("model", "lite") | {"name": Path(model).name, "checkpoint": str(model)}
+    kind, _, name = str(model).rpartition(":")
+    kind = kind or ("transformers" if name.count("/") == 1 else "")
+    kind, _, schema = kind.partition(":")
+    if kind in names and (required := required_option(kind)):
+        return model_options({"kind": kind, required: f"{schema}:{name}" if schema else name})
     raise UserError(
         f"no model {str(model)!r}{did_you_mean(str(model), names)} (clipshift models lists them); "
-        "a folder in the hub's format, or (architecture, tag or file), is taken as well"
+        "a folder in the hub's format, (architecture, tag or file), KIND:NAME as timm:resnet50, or "
+        "the name of a repository of transformers, is taken as well"
     )
+
+
+def required_option(model: str) -> str | None:
+    """The option of a choice of ``model`` that must be set."""
+    options = read_choice("model", model)
+    return next((name for name, value in options.items() if value == "???"), None)
 
 
 def _merged(options: Mapping[str, Any], later: Mapping[str, Any]) -> dict[str, Any]:

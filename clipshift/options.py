@@ -343,17 +343,43 @@ class EvaluateOptions(EncoderOptions):
     data: LoadingOptions = field(default_factory=LoadingOptions)
 
 
+class PreprocessingOptions(Description):
+    """Of model=onnx: what happens to photos before the model, which the file does not say."""
+
+    size: int | None = option(FROM_CHOICE, whole(1))
+    """The side of its input, in pixels."""
+    mean: list[float] | None = option(FROM_CHOICE, list_of(share(), "numbers from 0 to 1"))
+    """What is subtracted from pixels in [0, 1], for red, green and blue."""
+    std: list[float] | None = option(FROM_CHOICE, list_of(number(0), "numbers > 0"))
+    """What they are then divided by."""
+    interpolation: str | None = option(FROM_CHOICE, one_of("bilinear", "bicubic"))
+    """How photos are resized with data.resize=native."""
+    resize_mode: str | None = option(FROM_CHOICE, one_of("shortest", "longest", "squash"))
+    """Which side of photos becomes size then: the shortest, of which the centre is cropped, the
+    longest, which gets borders, or both."""
+
+
 class ModelOptions(Description):
     """The options of ``model``."""
 
     name: str = FROM_CHOICE
     """What tables and figures call the model."""
-    architecture: str = FROM_CHOICE
-    """Any of open_clip's, or local-dir:FOLDER, or hf-hub:ORGANISATION/NAME."""
+    kind: str = FROM_CHOICE
+    """The library that the model is of."""
+    architecture: str | None = FROM_CHOICE
+    """Any of open_clip's, or local-dir:FOLDER, or hf-hub:ORGANISATION/NAME; of model=timm or
+    torchvision, any of theirs."""
     pretrained: str | None = FROM_CHOICE
-    """A tag of open_clip's for that architecture; null for random weights."""
+    """A tag of open_clip's for that architecture, or the name of timm's or torchvision's weights;
+    null for random weights."""
     checkpoint: str | None = option(FROM_CHOICE, paths=("file", "folder"))
-    """A .safetensors or .pt file, or a folder in the hub's format."""
+    """A .safetensors, .pt or .onnx file, or a folder in the hub's format."""
+    repo: str = FROM_CHOICE
+    """Of model=transformers: a name on the hub, or a folder."""
+    pooling: str | None = FROM_CHOICE
+    """What the embedding is: class_token, mean_of_patches and others, as the model allows."""
+    preprocessing: PreprocessingOptions = field(default_factory=PreprocessingOptions)
+    """What happens to photos before the model."""
 
 
 class PromptOptions(Description):

@@ -208,7 +208,8 @@ def load_model(model: Mapping[str, Any], precision: str, accelerator: str = "cpu
         UserError: If it cannot be loaded.
     """
     if precision == AUTO:
-        precision = best_precision(accelerator)
+        is_fixed = model.get("kind") == "onnx"  # the file says in which precision it computes
+        precision = FULL if is_fixed else best_precision(accelerator)
     return _load_model(json.dumps({n: v for n, v in model.items() if n != "name"}), precision)
 
 
@@ -229,7 +230,9 @@ def load_reference(model: Mapping[str, Any], encoder: Encoder) -> Encoder | None
 def model_origin(model: Mapping[str, Any]) -> dict[str, Any]:
     """Where a model comes from, for ``run.json``: of a user's own, the code that makes it."""
     if "_target_" not in model:
-        return dict(model)
+        named = [model.get(name) for name in ("architecture", "repo", "checkpoint")]
+        missing = {"pretrained": None, "checkpoint": None}
+        return missing | dict(model) | {"architecture": next(filter(None, named))}
     others = [name for name in targets(model) if not name.startswith("clipshift.")]
     code = others[0] if others else model["_target_"]
     return {"architecture": code, "pretrained": None, "checkpoint": None, **model}

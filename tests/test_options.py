@@ -37,7 +37,8 @@ from clipshift.cli.config import validate
 from clipshift.cli.help import options, options_page
 from clipshift.errors import UserError
 assert compose_config("evaluate").sharpness == 3
-assert "  sharpness=N               How sharp a photo must be (3)" in options("evaluate"), "help"
+lines = " ".join(options("evaluate").split())
+assert "sharpness=N How sharp a photo must be (3)" in lines, "help"
 assert "| `sharpness` | 3 | a whole number ≥ 2 | How sharp a photo must be |" in options_page()
 try:
     validate(compose_config("evaluate", ["logger=none", "sharpness=1"]), "evaluate")

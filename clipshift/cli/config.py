@@ -95,15 +95,17 @@ def _entries(content: Any, within: str = "") -> Iterator[tuple[str, Any]]:
 
 
 def name_model(cfg: DictConfig, overrides: Sequence[str]) -> None:
-    """Call a model by its architecture where the command line gives that, and no name.
+    """Call a model by its architecture, repository or ONNX file where only these are given.
 
     Args:
         cfg: The composed configuration, changed in place.
         overrides: The command line.
     """
     given = {override.lstrip("+").partition("=")[0] for override in overrides}
-    if "model.architecture" in given and "model.name" not in given:
-        cfg.model.name = Path(cfg.model.architecture.rpartition(":")[2]).name
+    for option in ("architecture", "repo", "checkpoint"):
+        is_source = option != "checkpoint" or cfg.get("model", {}).get("kind") == "onnx"
+        if f"model.{option}" in given and "model.name" not in given and is_source:
+            cfg.model.name = Path(cfg.model[option].rpartition(":")[2]).name
 
 
 def dotted_names(node: Any) -> Iterator[str]:

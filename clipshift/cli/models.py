@@ -1,12 +1,16 @@
 """The command ``clipshift models``: the named models, and whether their weights are on disk."""
 
+from pathlib import Path
+
 import open_clip
+from huggingface_hub import constants
 from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from clipshift.choices import choice_names, read_choice
+from clipshift.choices import choice_names, read_choice, required_option
 from clipshift.encode.gaze import gaze_probe
+from clipshift.encode.kinds import KINDS
 from clipshift.encode.open_clip_models import model_config, model_outline
 from clipshift.encode.weights import weights_are_here
 
@@ -19,16 +23,23 @@ def print_models() -> None:
     if not console.is_terminal:
         console = Console(width=120)
     table = Table(*HEADER, box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    for name in choice_names("model"):
-        model = read_choice("model", name)
-        table.add_row(*model_row(name, model["architecture"], model["pretrained"]))
-    console.print(table)
-    console.print(
+    lines = [
         f"Also any of open_clip's {len(open_clip.list_models())} architectures by "
         "model.architecture and model.pretrained, and a checkpoint of yours by model.checkpoint.",
-        soft_wrap=True,
-        highlight=False,
-    )
+        "Models of other libraries:",
+    ]
+    for name in choice_names("model"):
+        model = read_choice("model", name)
+        if kind := KINDS.get(model.get("kind", "")):
+            here = "" if kind.is_here else f" (pip install 'clipshift[{kind.extra}]')"
+            lines.append(f"  model={name} model.{required_option(name)}=…{here}")
+        else:
+            table.add_row(*model_row(name, model["architecture"], model["pretrained"]))
+    cached = sorted(Path(constants.HF_HUB_CACHE).glob("models--*"))
+    names = [folder.name.removeprefix("models--").replace("--", "/") for folder in cached]
+    lines.append(f"In the hub's cache: {', '.join(names) or 'none'}.")
+    console.print(table)
+    console.print("\n".join(lines), soft_wrap=True, highlight=False, markup=False)
 
 
 def model_row(name: str, architecture: str, pretrained: str | None) -> tuple[str, ...]:

@@ -28,7 +28,8 @@ def report_run(run: Run, dataset: ViewDataset, logger: Logger | None = None) -> 
     clean = clean_accuracy(run.summary)
     lines = [f"accuracy on the clean views: {clean}"] if clean else []
     lines += corruption_error(run)
-    lines += [f"gaze: {content.facts['gaze']}", f"report: {from_here(report)}"]
+    lines += [f"{name}: {content.facts[name]}" for name in ("embedding", "gaze")]
+    lines.append(f"report: {from_here(report)}")
     if isinstance(logger, WandbLogger):
         with tracking.optional_tracking(), Progress("Tracking in W&B"):
             [photos] = [s.explorer for s in content.sections if s.explorer]

@@ -65,7 +65,7 @@ def finetune(cfg: DictConfig, folder: Path) -> None:
             texts that the photos lack, or the folder holds a training with other options.
     """
     validate(cfg, "finetune")
-    if "_target_" in cfg.model:
+    if "_target_" in cfg.model or cfg.model.get("kind", "open_clip") != "open_clip":
         raise UserError(f"model={cfg.model.name}: only open_clip models can be fine-tuned")
     # before the training, so that a mistake in the comparison's options shows at once
     evaluations = compose_evaluations(cfg, folder)

@@ -12,7 +12,7 @@ from lightning_utilities.core.apply_func import apply_to_collection
 from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
-from torchvision.transforms import Compose, InterpolationMode, Normalize, ToTensor
+from torchvision.transforms import CenterCrop, Compose, InterpolationMode, Normalize, ToTensor
 from torchvision.transforms.v2 import functional
 from torchvision.transforms.v2.functional import pil_to_tensor
 
@@ -178,12 +178,17 @@ def _transformers_pixels(
 
 
 @lru_cache(maxsize=2)
-def _native_transform(**resize: Any) -> Compose:
-    """open_clip's transform without the steps that an encoder does: scaling and normalisation."""
+def _native_transform(size: int, resize_size: int | None = None, **resize: Any) -> Compose:
+    """open_clip's transform without the steps that an encoder does: scaling and normalisation.
+
+    With ``resize_size``, photos are resized to that, and their centre of ``size`` is cropped.
+    """
     from open_clip.transform import PreprocessCfg, image_transform_v2
 
-    steps = image_transform_v2(PreprocessCfg(**resize), is_train=False).transforms
-    return Compose([step for step in steps if not isinstance(step, ToTensor | Normalize)])
+    config = PreprocessCfg(size=resize_size or size, **resize)
+    steps = image_transform_v2(config, is_train=False).transforms
+    others = [step for step in steps if not isinstance(step, ToTensor | Normalize | CenterCrop)]
+    return Compose([*others, CenterCrop(size)])
 
 
 def clean_view(image: Image.Image, resize: Resize) -> Tensor:

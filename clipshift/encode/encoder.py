@@ -92,7 +92,9 @@ class Encoder(nn.Module):
         tokenizer: Creates the text tower's tokenizer; None where the model has no text side.
         text: The texts that it was trained with: ``sentences``, or only ``names`` of classes.
         kind: The kind of model, a key of `clipshift.encode.kinds.KINDS`.
-        pooling: What the embedding is: see `clipshift.encode.kinds.POOLINGS`.
+        pooling: What the embedding is: ``projection``, ``class_token``, ``mean_of_patches``,
+            ``attention_pool``, ``pooled`` (the model's own pooled features), or ``own`` (as a
+            user's code returns it).
         tower: The parts of the image tower that are read; by default those of `image_tower`.
         sha256: The hash of weights that are not in the model's ``state_dict``.
 
@@ -146,7 +148,7 @@ class Encoder(nn.Module):
             # Up to 1.6 times faster on a CPU. A layer's outputs have the format of its weights.
             self._tower.to(memory_format=torch.channels_last)
         self.probe = tower.probe
-        self.layer_probe = LayerProbe(tower.blocks, tower.class_token, tower.prefix)
+        self.layer_probe = LayerProbe(tower.blocks, tower.class_token, tower.prefix, tower.nhwc)
         self.tokenizer = tokenizer
         size = self.preprocessing["size"]
         self.input_size = (size, size) if isinstance(size, int) else tuple(size)

@@ -7,8 +7,9 @@ gaze is the contribution of each location to the embedding, from the features be
 Both cost about one per cent of a forward pass.
 """
 
+import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -17,8 +18,17 @@ from lightning_utilities.core.apply_func import apply_to_collection
 from open_clip.modified_resnet import AttentionPool2d, ModifiedResNet
 from open_clip.timm_model import TimmModel
 from open_clip.transformer import ResidualAttentionBlock, VisionTransformer
-from timm.layers import Attention, AttentionPoolLatent, ClassifierHead, NormMlpClassifierHead
-from timm.models import EfficientNet, ResNet
+from timm.layers import (
+    Attention,
+    AttentionPoolLatent,
+    AttentionRope,
+    ClassifierHead,
+    NormMlpClassifierHead,
+    apply_rot_embed_cat,
+)
+from timm.models import EfficientNet, Eva, ResNet
+from timm.models import VisionTransformer as TimmTransformer
+from timm.models.eva import EvaAttention
 from torch import Tensor, nn
 from torch.nn.functional import linear
 
@@ -28,6 +38,8 @@ Heads = tuple[Tensor, Tensor]
 """A query (B, heads, 1, d) and all keys (B, heads, tokens, d) of an attention layer."""
 PASSING = (nn.Identity, nn.Flatten, nn.Dropout)
 """Layers that change no number in evaluation mode."""
+TIMM_ATTENTION = (Attention, AttentionRope, EvaAttention)
+"""Layers of timm whose attention is the softmax of products of queries and keys alone."""
 
 
 class GazeProbe(ABC):
@@ -99,6 +111,8 @@ class ContributionProbe(GazeProbe):
         pool: Its layer that averages.
         norm: The layer norm of the averaged features; None where there is none.
         projection: The linear layer after that; None where there is none.
+        grid: Rows and columns of patches, if ``pool`` is instead the last layer before the average,
+            which returns tokens, of which the patches are the last.
     """
 
     kind = "contribution"
@@ -109,15 +123,24 @@ class ContributionProbe(GazeProbe):
         pool: nn.Module,
         norm: nn.LayerNorm | None,
         projection: nn.Linear | None,
+        grid: tuple[int, int] | None = None,
     ) -> None:
         self.norm = norm
         self.projection = projection
+        self.grid = grid
         self._features = self._embedding = torch.empty(0)
-        pool.register_forward_pre_hook(self._keep_features)
+        if grid is None:
+            pool.register_forward_pre_hook(self._keep_features)
+        else:
+            pool.register_forward_hook(self._keep_tokens)
         tower.register_forward_hook(self._keep_embedding)
 
     def _keep_features(self, pool: nn.Module, inputs: tuple[Tensor]) -> None:
         self._features = inputs[0].detach()
+
+    def _keep_tokens(self, layer: nn.Module, inputs: tuple[Tensor], output: Tensor) -> None:
+        patches = output.detach()[:, -math.prod(self.grid or ()) :]
+        self._features = patches.transpose(1, 2).unflatten(2, self.grid or ())
 
     def _keep_embedding(self, tower: nn.Module, inputs: tuple[Tensor], output: Tensor) -> None:
         self._embedding = output.detach()
@@ -179,7 +202,7 @@ def contribution_shares(
 
 
 def gaze_probe(tower: nn.Module) -> GazeProbe | None:
-    """The probe for an open_clip image tower, or None if the tower has no gaze.
+    """The probe for an image tower of open_clip, or None if the tower has no gaze.
 
     ========================================  =================================================
     tower                                     gaze
@@ -189,8 +212,9 @@ def gaze_probe(tower: nn.Module) -> GazeProbe | None:
     timm ViT, ``global_pool='token'``         attention of the class token, last block
     timm ViT with attention pool              attention of the pooling query (SigLIP)
     open_clip ResNet                          attention of the mean token of its pool
-    timm CNN with average pool, then nothing  contribution of each location (EfficientNet, ResNet,
-    but a layer norm and a linear layer       ConvNeXt, FastViT, RegNet, …)
+    timm model with average pool, then        contribution of each location (EfficientNet, ResNet,
+    nothing but a layer norm and a linear     ConvNeXt, FastViT, RegNet, ViT, …)
+    layer
     all else                                  none
     ========================================  =================================================
 
@@ -205,15 +229,7 @@ def gaze_probe(tower: nn.Module) -> GazeProbe | None:
         if isinstance(block, ResidualAttentionBlock):
             return AttentionProbe(block.attn, multihead_heads, tower.grid_size, depth - 1)
     if isinstance(tower, TimmModel):
-        trunk: Any = tower.trunk
-        pool = getattr(trunk, "attn_pool", None)
-        if isinstance(pool, AttentionPoolLatent) and pool.latent_len == 1:
-            return AttentionProbe(pool, latent_heads, trunk.patch_embed.grid_size, depth)
-        blocks = getattr(trunk, "blocks", None)
-        attention = getattr(blocks[-1], "attn", None) if blocks is not None else None
-        if isinstance(attention, Attention) and getattr(trunk, "global_pool", "") == "token":
-            return AttentionProbe(attention, timm_heads, trunk.patch_embed.grid_size, depth - 1)
-        return contribution_probe(tower)
+        return timm_probe(tower, tower.trunk, tower.head)
     if isinstance(tower, ModifiedResNet):
         # the position embedding has one row for each patch and one for the mean token
         side = round((tower.attnpool.positional_embedding.shape[0] - 1) ** 0.5)
@@ -221,23 +237,69 @@ def gaze_probe(tower: nn.Module) -> GazeProbe | None:
     return None
 
 
-def contribution_probe(tower: TimmModel) -> ContributionProbe | None:
-    """The probe of a timm CNN whose embedding is affine in its averaged features, up to a norm."""
-    trunk: Any = tower.trunk
-    if isinstance(trunk, (EfficientNet, ResNet)):
+def timm_probe(tower: nn.Module, trunk: Any, head: Iterable[nn.Module] = ()) -> GazeProbe | None:
+    """The probe for a model of timm, or None if it has no gaze.
+
+    Args:
+        tower: The module that returns the embedding: the model, or one that contains it.
+        trunk: The model, without a classifier.
+        head: The layers of ``tower`` after it.
+    """
+    pool = getattr(trunk, "attn_pool", None)
+    if isinstance(pool, AttentionPoolLatent) and pool.latent_len == 1:
+        return AttentionProbe(pool, latent_heads, trunk.patch_embed.grid_size, len(trunk.blocks))
+    blocks = getattr(trunk, "blocks", None)
+    attention = getattr(blocks[-1], "attn", None) if blocks is not None else None
+    if isinstance(attention, TIMM_ATTENTION) and getattr(trunk, "global_pool", "") == "token":
+        grid = trunk.patch_embed.grid_size
+        return AttentionProbe(attention, timm_heads, grid, len(trunk.blocks) - 1)
+    return contribution_probe(tower, trunk, head)
+
+
+def contribution_probe(
+    tower: nn.Module, trunk: Any, head: Iterable[nn.Module] = ()
+) -> ContributionProbe | None:
+    """The probe of a timm model that averages features, or None if `affine_probe` has none."""
+    grid = None
+    if pools_tokens(trunk):
+        if trunk.global_pool != "avg" or trunk.attn_pool or is_pooling_prefix(trunk):
+            return None
+        pool, after, grid = trunk.norm, [trunk.fc_norm, trunk.head], trunk.patch_embed.grid_size
+    elif isinstance(trunk, (EfficientNet, ResNet)):
         pool, after = trunk.global_pool, [trunk.get_classifier()]
-    elif isinstance(head := getattr(trunk, "head", None), ClassifierHead):
-        pool, after = head.global_pool, [head.fc]
-    elif isinstance(head, NormMlpClassifierHead):
-        pool, after = head.global_pool, [head.norm, head.pre_logits, head.fc]
+    elif isinstance(inner := getattr(trunk, "head", None), ClassifierHead):
+        pool, after = inner.global_pool, [inner.fc]
+    elif isinstance(inner, NormMlpClassifierHead):
+        pool, after = inner.global_pool, [inner.norm, inner.pre_logits, inner.fc]
     else:
         return None
-    after = [layer for layer in (*after, *tower.head) if not isinstance(layer, PASSING)]
+    if not grid and not isinstance(pool.pool, nn.AdaptiveAvgPool2d):
+        return None
+    return affine_probe(tower, pool, [*after, *head], grid)
+
+
+def affine_probe(
+    tower: nn.Module,
+    pool: nn.Module,
+    layers: Iterable[nn.Module],
+    grid: tuple[int, int] | None = None,
+) -> ContributionProbe | None:
+    """The probe of a tower whose layers after the average are affine, up to a norm; else None."""
+    after: list[Any] = [layer for layer in layers if not isinstance(layer, PASSING)]
     norm = after.pop(0) if after and isinstance(after[0], nn.LayerNorm) else None
     projection = after.pop(0) if after and isinstance(after[0], nn.Linear) else None
-    if after or not isinstance(pool.pool, nn.AdaptiveAvgPool2d):
-        return None
-    return ContributionProbe(tower, pool, norm, projection)
+    return None if after else ContributionProbe(tower, pool, norm, projection, grid)
+
+
+def pools_tokens(trunk: nn.Module) -> bool:
+    """Whether a model of timm makes its embedding of tokens as its ``global_pool`` says."""
+    pooling = getattr(type(trunk), "forward_head", None)
+    return pooling in (TimmTransformer.forward_head, Eva.forward_head)
+
+
+def is_pooling_prefix(trunk: nn.Module) -> bool:
+    """Whether class token and registers are averaged with the patches."""
+    return bool(getattr(trunk, "pool_include_prefix", False) and trunk.num_prefix_tokens)
 
 
 def split(tokens: Tensor, heads: int) -> Tensor:
@@ -279,14 +341,28 @@ def multihead_heads(
     )
 
 
-def timm_heads(layer: Attention, tokens: Tensor, *_: Any, **__: Any) -> Heads:
-    """The first query and all keys of timm's self-attention."""
-    query_weight, key_weight = layer.qkv.weight.chunk(3)[:2]
-    query_bias, key_bias = query_and_key_bias(layer.qkv.bias)
-    return (
-        layer.q_norm(split(linear(first(tokens), query_weight, query_bias), layer.num_heads)),
-        layer.k_norm(split(linear(tokens, key_weight, key_bias), layer.num_heads)),
-    )
+def timm_heads(layer: Any, tokens: Tensor, rope: Tensor | None = None, **_: Any) -> Heads:
+    """The first query and all keys of timm's self-attention.
+
+    ``rope`` rotates the keys of patches. The first token is none of them.
+    """
+    groups = getattr(layer, "num_kv_groups", 1)
+    if layer.qkv is None:
+        query, keys = layer.q_proj(first(tokens)), layer.k_proj(tokens)
+    else:
+        query_weight, key_weight = layer.qkv.weight.chunk(3)[:2]
+        query_bias, key_bias = query_and_key_bias(layer.qkv.bias)
+        if getattr(layer, "q_bias", None) is not None:
+            query_bias, key_bias = layer.q_bias, layer.k_bias
+        query = linear(first(tokens), query_weight, query_bias)
+        keys = linear(tokens, key_weight, key_bias)
+    query = layer.q_norm(split(query, layer.num_heads))
+    keys = layer.k_norm(split(keys, layer.num_heads // groups))
+    if rope is not None:
+        patches = keys[:, :, layer.num_prefix_tokens :]
+        patches = apply_rot_embed_cat(patches, rope, half=layer.rotate_half).type_as(keys)
+        keys = torch.cat([keys[:, :, : layer.num_prefix_tokens], patches], dim=2)
+    return query, keys.repeat_interleave(groups, dim=1) if groups > 1 else keys
 
 
 def latent_heads(layer: AttentionPoolLatent, tokens: Tensor, *_: Any, **__: Any) -> Heads:

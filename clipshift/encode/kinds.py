@@ -1,5 +1,6 @@
 """Kinds of models: a table from a library to what loads its models, by name and as objects."""
 
+import inspect
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import import_module
@@ -32,13 +33,18 @@ class Kind:
     extra: str | None = None
 
     @property
+    def is_here(self) -> bool:
+        """Whether its package is installed."""
+        return not self.extra or find_spec(self.package) is not None
+
+    @property
     def module(self) -> ModuleType:
         """The module with its ``load`` and ``wrap``, imported when it is first needed.
 
         Raises:
             UserError: If its package is not installed.
         """
-        if self.extra and find_spec(self.package) is None:
+        if not self.is_here:
             package = f"'clipshift[{self.extra}]'"
             raise UserError(f"{self.package} is not installed: pip install {package}")
         return import_module(f"clipshift.encode.{self.loader}")
@@ -46,18 +52,14 @@ class Kind:
 
 KINDS = {
     "open_clip": Kind("open_clip_models", "open_clip"),
+    "timm": Kind("timm_models", "timm"),
+    "torchvision": Kind("torchvision_models", "torchvision"),
     "transformers": Kind("transformers_models", "transformers", "transformers"),
+    "onnx": Kind("functions", "onnxruntime", "onnx"),
+    "torch_export": Kind("functions", "torch.export"),
+    "function": Kind("functions"),
     "module": Kind("modules"),
 }
-POOLINGS = {
-    "projection": "projection into the space of images and texts",
-    "class_token": "class token",
-    "mean_of_patches": "mean of the patch tokens",
-    "attention_pool": "attention pool",
-    "pooled": "the model's own pooled features",
-    "own": "as the model's code returns it",
-}
-"""What an embedding can be, in words."""
 
 
 def load_encoder(
@@ -97,7 +99,10 @@ def load_encoder(
         )
     options |= {"architecture": architecture, "pretrained": pretrained, "checkpoint": checkpoint}
     given = {name: value for name, value in options.items() if value is not None}
-    return KINDS[kind].module.load(precision=precision, seed=seed, **given)
+    load = KINDS[kind].module.load
+    if unknown := given.keys() - inspect.signature(load).parameters:
+        raise UserError(f"model.{min(unknown)} is not an option of model.kind={kind}")
+    return load(precision=precision, seed=seed, **given)
 
 
 def kind_of(model: Any) -> str:
@@ -112,12 +117,14 @@ def kind_of(model: Any) -> str:
         for name, kind in KINDS.items()
         if kind.package and any(one.startswith(f"{kind.package}.") for one in classes)
     )
-    has_method = isinstance(model, nn.Module) and callable(getattr(model, "encode_image", None))
-    if kind := next(kinds, "module" if has_method else None):
+    if callable(getattr(model, "encode_image", None)) and isinstance(model, nn.Module):
+        return next(kinds, "module")
+    is_function = callable(model) and not isinstance(model, (nn.Module, type))
+    if kind := next(kinds, "function" if is_function else None):
         return kind
     raise UserError(
         f"{type(model).__name__} is not a model of a known kind ({', '.join(KINDS)}). If it turns "
-        "normalised pixels, (B, 3, H, W), into embeddings, (B, D), this makes it one: "
+        "normalised pixels, (B, 3, H, W), into embeddings, (B, D), these lines make it one: "
         "model.encode_image = model.forward; "
         'preprocess = {"size": 224, "mean": [0.5, 0.5, 0.5], "std": [0.5, 0.5, 0.5]}; '
         "clipshift.measure_shift(photos, model, preprocess=preprocess)"

@@ -9,6 +9,7 @@ from open_clip.timm_model import TimmModel
 from open_clip.transformer import VisionTransformer
 from timm.models import ResNet
 from torch import Tensor, nn
+from torchvision import models
 
 
 class LayerTokens(NamedTuple):
@@ -32,9 +33,13 @@ class LayerProbe:
         blocks: See `clipshift.encode.tower.Tower`.
         class_token: Whether the first token is the class token.
         prefix: The number of tokens before the patches.
+        nhwc: Whether feature maps have their channels last.
     """
 
-    def __init__(self, blocks: Sequence[nn.Module], class_token: bool, prefix: int) -> None:
+    def __init__(
+        self, blocks: Sequence[nn.Module], class_token: bool, prefix: int, nhwc: bool = False
+    ) -> None:
+        self.nhwc = nhwc
         self._outputs: list[Tensor] = []
         self.wanted = False
         self.class_token, self.prefix = class_token, prefix
@@ -52,7 +57,9 @@ class LayerProbe:
 
     def _tokens(self, output: Tensor) -> LayerTokens:
         is_map = output.ndim == 4
-        tokens = output.flatten(2).transpose(1, 2) if is_map else output
+        tokens = output
+        if is_map:
+            tokens = output.flatten(1, 2) if self.nhwc else output.flatten(2).transpose(1, 2)
         patches = tokens[:, self.prefix :]
         mean = patches.mean(dim=1)
         first = tokens[:, 0] if self.class_token else torch.full_like(mean, torch.nan)
@@ -65,7 +72,7 @@ def tower_blocks(tower: nn.Module) -> list[nn.Module]:
     if isinstance(tower, VisionTransformer):
         return list(tower.transformer.resblocks)
     trunk: Any = tower.trunk if isinstance(tower, TimmModel) else tower
-    if isinstance(trunk, (ModifiedResNet, ResNet)):
+    if isinstance(trunk, (ModifiedResNet, ResNet, models.ResNet)):
         return [getattr(trunk, f"layer{stage}") for stage in (1, 2, 3, 4)]
     if isinstance(tower, TimmModel):
         return list(trunk.blocks if hasattr(trunk, "blocks") else getattr(trunk, "stages", ()))

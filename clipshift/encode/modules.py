@@ -1,15 +1,20 @@
 """Models in memory as encoders: those of a library, any module with ``encode_image``, functions."""
 
 import copy
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import torch
+from open_clip.factory import load_state_dict
+from open_clip.model import get_input_dtype
 from torch import Tensor, nn
 
 from clipshift.encode import kinds
 from clipshift.encode.encoder import Encoder, Tokenizer
 from clipshift.encode.preprocessing import checked_preprocessing, preprocessing_of
+from clipshift.encode.weights import check_finite, loading, require_network
 from clipshift.errors import UserError, one_line
 from clipshift.versions import source_sha256
 
@@ -20,18 +25,17 @@ class ImageModel(nn.Module):
     """A model without a text side, in the form that `Encoder` takes.
 
     Args:
-        visual: The image tower.
-        embed: Makes embeddings, (B, D), from the tower and normalised pixels, (B, 3, H, W).
+        visual: Turns normalised pixels, (B, 3, H, W), into embeddings, (B, D): an image tower, or a
+            function.
     """
 
-    def __init__(self, visual: nn.Module, embed: Callable[[Any, Tensor], Tensor]) -> None:
+    def __init__(self, visual: Any) -> None:
         super().__init__()
         self.visual = visual
-        self.embed = embed
 
     def encode_image(self, pixels: Tensor) -> Tensor:
         """The embeddings of normalised pixels."""
-        return self.embed(self.visual, pixels)
+        return self.visual(pixels)
 
 
 def as_encoder(
@@ -44,15 +48,18 @@ def as_encoder(
     """Make an encoder from a copy of a model in memory.
 
     Args:
-        model: An open_clip model, or any module whose ``encode_image`` turns normalised views,
-            (B, 3, H, W), into embeddings, floats of shape (B, D). If it has ``encode_text``, which
-            turns the tokenizer's output into embeddings of the same D, texts are measured too. Gaze
-            and layers are read if ``model.visual`` is an image tower of open_clip. An encoder is
-            returned as it is.
+        model: A model of open_clip, timm, torchvision or transformers; a session of onnxruntime, or
+            a program of ``torch.export``; a function from views in [0, 1], (B, 3, H, W), to
+            embeddings, (B, D); or any module whose ``encode_image`` turns normalised views into
+            embeddings, floats of shape (B, D). If it has ``encode_text``, which turns the
+            tokenizer's output into embeddings of the same D, texts are measured too. Gaze and
+            layers of such a module are read if ``model.visual`` is an image tower of open_clip. An
+            encoder is returned as it is.
         preprocess: The preprocessing of views: a mapping with ``size`` (a side, or height and
-            width), ``mean`` and ``std`` of pixels in [0, 1]; or a torchvision ``Compose``, such as
-            ``open_clip.create_model_and_transforms`` returns. None uses that of an open_clip model.
-            Only the size of its resizing is used: views of 224 × 224 are resized to it bilinearly.
+            width), ``mean`` and ``std`` of pixels in [0, 1]; a torchvision ``Compose``, such as
+            ``open_clip.create_model_and_transforms`` returns; ``weights.transforms()``; or a
+            processor of transformers. None uses that of a model of open_clip or timm. Views of
+            224 × 224 are resized to its size bilinearly.
         tokenizer: Turns a list of texts into one tensor. Without it, measures with text are left
             out.
         trained: Whether the weights were trained, which the model does not tell.
@@ -76,17 +83,28 @@ def as_encoder(
         return model
     name = getattr(model, "__name__", type(model).__name__)
     loader = kinds.KINDS[kinds.kind_of(model)].module
-    try:
+    with failures_of(name):
         if isinstance(model, nn.Module):
             model = copy.deepcopy(model).cpu()
         encoder = loader.wrap(model, preprocess, tokenizer, trained, pooling)
         encoder.cacheable = False
-        _try(encoder, name)
+        check_output(encoder, name)
+    return encoder
+
+
+@contextmanager
+def failures_of(name: str) -> Iterator[None]:
+    """Say in one line what a model's own code raises.
+
+    Raises:
+        UserError: Then.
+    """
+    try:
+        yield
     except UserError:
         raise
     except Exception as error:
         raise UserError(f"{name} fails: {type(error).__name__}: {one_line(str(error))}") from error
-    return encoder
 
 
 def wrap(
@@ -103,15 +121,10 @@ def wrap(
         raise UserError(f"{name} has no encode_text: define it, or pass no tokenizer")
     if preprocess is None:
         preprocess = getattr(getattr(model, "visual", None), "preprocess_cfg", None)
-    if preprocess is None:
-        raise UserError(
-            f"the preprocessing of {name} is required: pass preprocess=dict(size=…, mean=…, "
-            "std=…), with the mean and std of pixels in [0, 1]"
-        )
     declared = kinds.chosen_pooling(pooling, ["projection" if kind == "open_clip" else "own"])
     return Encoder(
         model,
-        checked_preprocessing(preprocessing_of(preprocess)),
+        checked_preprocessing(preprocessing_of(preprocess, name)),
         code_facts(model),
         trained,
         precision_of(model),
@@ -119,6 +132,95 @@ def wrap(
         kind=kind,
         pooling=declared,
     )
+
+
+def load_image_model(
+    build: Callable[[str, str | None, str | None], tuple[Any, Any]],
+    wrap: Callable[..., Encoder],
+    architecture: str,
+    precision: str,
+    seed: int,
+    pretrained: str | None = None,
+    checkpoint: str | None = None,
+    pooling: str | None = None,
+) -> Encoder:
+    """Build a model of a library by its name and load its weights, without a network if possible.
+
+    Args:
+        build: Makes the model of architecture, pretrained weights and checkpoint, with its
+            preprocessing.
+        wrap: Makes an encoder of it.
+        architecture: The model's name.
+        precision: open_clip's name. All weights and activations are in this type.
+        seed: Seed of the random weights.
+        pretrained: The name of its weights in the library. Without it, and without a checkpoint,
+            the weights are random.
+        checkpoint: A file with weights for the architecture, or a folder.
+        pooling: What the embedding is.
+
+    Raises:
+        UserError: If the architecture, weights or file is unknown, the weights do not fit, or they
+            must be downloaded and there is no network.
+    """
+    source = checkpoint or architecture
+    with loading(source, architecture, seed):
+        model, preprocess = build(architecture, pretrained, checkpoint)
+    check_finite(model, source)
+    model.to(get_input_dtype(precision) or torch.float32)
+    trained = bool(pretrained or checkpoint or ":" in architecture)
+    return wrap(model, preprocess, None, trained, pooling)
+
+
+def load_weights(model: nn.Module, file: str, classifiers: list[str]) -> None:
+    """Load all weights of a file but those of classifiers, which are not used.
+
+    Raises:
+        RuntimeError: If they are not this model's.
+    """
+    unused = tuple(f"{name}." for name in classifiers)
+    own = {name: weight for name, weight in model.state_dict().items() if name.startswith(unused)}
+    weights = {n: w for n, w in load_state_dict(file).items() if not n.startswith(unused)}
+    model.load_state_dict(weights | own)
+
+
+def require_download(address: str) -> Path:
+    """Where torch keeps a download, after checking that it is there or can be downloaded.
+
+    Raises:
+        UserError: If it cannot.
+    """
+    file = Path(torch.hub.get_dir()) / "checkpoints" / Path(address).name
+    if not file.is_file():
+        require_network(address)
+    return file
+
+
+def wrap_image_model(
+    model: Any, preprocess: Any, tokenizer: Any, trained: bool, **facts: Any
+) -> Encoder:
+    """An encoder of a model without a text side.
+
+    Args:
+        model: The ``visual`` of `ImageModel`.
+        preprocess: See `preprocessing_of`.
+        tokenizer: None: there is no text side.
+        trained: See `Encoder`.
+        facts: ``kind``, ``pooling`` and more of `Encoder`.
+
+    Raises:
+        UserError: If there is a tokenizer, or the preprocessing is missing or out of range.
+    """
+    name = getattr(model, "__name__", type(model).__name__)
+    if tokenizer is not None:
+        raise UserError(f"{name} has no text side: pass no tokenizer")
+    preprocessing = checked_preprocessing(preprocessing_of(preprocess, name))
+    images = ImageModel(model)
+    plain = (bool, int, float, str, tuple)
+    settings = [
+        {n: v for n, v in vars(m).items() if isinstance(v, plain)} for m in images.modules()
+    ]
+    config = {**code_facts(images), "name": name, "settings": settings, "pooling": facts["pooling"]}
+    return Encoder(images, preprocessing, config, trained, precision_of(images), **facts)
 
 
 def code_facts(model: nn.Module) -> dict[str, Any]:
@@ -136,7 +238,7 @@ def precision_of(model: nn.Module) -> str:
 
 
 @torch.inference_mode()
-def _try(encoder: Encoder, name: str) -> None:
+def check_output(encoder: Encoder, name: str) -> None:
     """Check the output of a model for a bright and a dark view of noise."""
     views = torch.rand(2, 3, *encoder.input_size, generator=torch.Generator().manual_seed(0))
     views[0] /= 8

@@ -1,20 +1,16 @@
 """open_clip's models, by name or from a folder in the hub's format."""
 
 import hashlib
-import logging
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any
 
 import open_clip
 import torch
 from open_clip.factory import load_state_dict, parse_model_name
 from pydantic import JsonValue, TypeAdapter
-from safetensors import SafetensorError
 from torch import Tensor
 from typing_extensions import NotRequired, TypedDict
 
@@ -27,6 +23,8 @@ from clipshift.encode.weights import (
     find_checkpoint,
     find_hub_folder,
     hub_file,
+    loading,
+    only_errors_logged,
     tag_facts,
 )
 from clipshift.errors import UserError, did_you_mean
@@ -50,18 +48,6 @@ class HubConfig(TypedDict):
 
 
 HUB_CONFIG: TypeAdapter[HubConfig] = TypeAdapter(HubConfig)
-
-
-@contextmanager
-def only_errors_logged() -> Iterator[None]:
-    """Silence the root logger except for errors: open_clip logs every step of loading to it."""
-    root = logging.getLogger()
-    level = root.level
-    root.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        root.setLevel(level)
 
 
 def load(
@@ -128,26 +114,21 @@ def load(
             weights = str(file)
         keys = ("mean", "std", "interpolation", "resize_mode")
         preprocessing = {key: facts[key] for key in keys if key in facts}
-    with only_errors_logged(), torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        try:
-            text = trained_texts(Path(name)) if schema == "local-dir" else SENTENCES
-            model = open_clip.create_model(
-                architecture,
-                pretrained=None if schema else weights,
-                precision=precision,
-                force_preprocess_cfg=preprocessing,
-                pretrained_text=False,
-                require_pretrained=bool(schema and not weights),
-            )
-            if schema and weights:
-                open_clip.load_checkpoint(model, weights)
-            if image_tower:
-                weights = image_tower
-                model.visual.load_state_dict(load_state_dict(image_tower))
-        except LOAD_ERRORS as error:
-            raise UserError(load_error(weights or name, architecture, error)) from error
-    check_finite(model, weights or name)
+    with loading(image_tower or weights or name, architecture, seed):
+        text = trained_texts(Path(name)) if schema == "local-dir" else SENTENCES
+        model = open_clip.create_model(
+            architecture,
+            pretrained=None if schema else weights,
+            precision=precision,
+            force_preprocess_cfg=preprocessing,
+            pretrained_text=False,
+            require_pretrained=bool(schema and not weights),
+        )
+        if schema and weights:
+            open_clip.load_checkpoint(model, weights)
+        if image_tower:
+            model.visual.load_state_dict(load_state_dict(image_tower))
+    check_finite(model, image_tower or weights or name)
     return Encoder(
         model,
         model.visual.preprocess_cfg,
@@ -253,21 +234,3 @@ def builtin_folder(name: str) -> Path:
     if hashlib.sha256((folder / file).read_bytes()).hexdigest() != expected:
         raise UserError(f"{folder / file} is damaged (its SHA-256 differs): reinstall clipshift")
     return folder
-
-
-LOAD_ERRORS: tuple[type[Exception], ...] = (RuntimeError, ValueError, LookupError, TypeError)
-LOAD_ERRORS += (OSError, AttributeError, AssertionError, EOFError)
-LOAD_ERRORS += (UnpicklingError, SafetensorError, StopIteration)
-"""Errors that torch, safetensors and open_clip raise for weights that cannot be loaded."""
-
-
-def load_error(source: str, architecture: str, error: Exception) -> str:
-    """Explain in one line why weights could not be loaded into an architecture."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    detail = next((line for line in lines if "size mismatch" in line), lines[-1] if lines else "")
-    if isinstance(error, StopIteration):
-        return f"{source} cannot be loaded: it holds no weights"
-    mismatches = ("Missing key", "size mismatch", "width changed")
-    is_other = any(mismatch in str(error) for mismatch in mismatches)
-    problem = f"is not a checkpoint of {architecture}" if is_other else "cannot be loaded"
-    return f"{source} {problem}: {detail[:160] or type(error).__name__}"

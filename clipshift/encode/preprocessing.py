@@ -6,8 +6,9 @@ from typing import Any
 
 import numpy as np
 from open_clip.transform import PreprocessCfg
+from torchvision.transforms._presets import ImageClassification
 
-from clipshift.checks import Check, are_numbers, checked, whole
+from clipshift.checks import Check, are_numbers, checked, one_of, whole
 from clipshift.errors import UserError
 
 RESIZING = ("Resize", "ResizeKeepRatio", "CenterCrop", "CenterCropOrPad")
@@ -26,13 +27,40 @@ def _are_in_unit_range(values: Any) -> bool:
 
 MEAN: Check = ("three numbers from 0 to 1", _are_in_unit_range)
 STD: Check = ("three numbers > 0 and ≤ 1", lambda v: _are_in_unit_range(v) and min(v) > 0)
+REQUIRED = ("size", "mean", "std")
+CHECKS: dict[str, Check] = {
+    "size": SIZE,
+    "mean": MEAN,
+    "std": STD,
+    "interpolation": one_of("bilinear", "bicubic"),
+    "resize_mode": one_of("shortest", "longest", "squash"),
+    "resize_size": whole(1),
+}
 
 
-def preprocessing_of(preprocess: Any) -> Mapping[str, Any]:
-    """The keys of a mapping, or the size, mean and std of a torchvision ``Compose``."""
+def preprocessing_of(preprocess: Any, model: str) -> Mapping[str, Any]:
+    """The keys of a mapping, a torchvision ``Compose``, or a ``weights.transforms()``.
+
+    Args:
+        preprocess: One of these.
+        model: The name of the model, for the message where there is none.
+
+    Raises:
+        UserError: If it is None, or has unknown steps.
+    """
+    if preprocess is None:
+        raise UserError(
+            f"the preprocessing of {model} is required: pass preprocess=dict(size=…, mean=…, "
+            "std=…), with the mean and std of pixels in [0, 1]"
+        )
     if isinstance(preprocess, Mapping):
         return preprocess
-    settings: dict[str, Any] = {}
+    if isinstance(preprocess, ImageClassification):
+        [size], [resize_size] = preprocess.crop_size, preprocess.resize_size
+        settings = {"size": size, "resize_size": resize_size, "resize_mode": "shortest"}
+        settings |= {"mean": preprocess.mean, "std": preprocess.std}
+        return settings | {"interpolation": preprocess.interpolation.value}
+    settings = {}
     for step in getattr(preprocess, "transforms", [preprocess]):
         kind = getattr(step, "__name__", type(step).__name__)
         if kind in RESIZING:
@@ -46,14 +74,16 @@ def preprocessing_of(preprocess: Any) -> Mapping[str, Any]:
 
 def checked_preprocessing(preprocessing: Mapping[str, Any]) -> dict[str, Any]:
     """Preprocessing with the keys of open_clip, in its ranges."""
-    keys = [field.name for field in fields(PreprocessCfg)]
+    keys = [*(field.name for field in fields(PreprocessCfg)), "resize_size", "backend"]
     for key in preprocessing:
         if key not in keys:
             raise UserError(f"preprocess: unknown key {key!r}; valid keys are {', '.join(keys)}")
     settings = dict(preprocessing)
-    for key, check in (("size", SIZE), ("mean", MEAN), ("std", STD)):
+    for key, check in CHECKS.items():
         if key not in settings:
-            raise UserError(f"preprocess: `{key}` is required")
+            if key in REQUIRED:
+                raise UserError(f"preprocess: `{key}` is required")
+            continue
         try:
             settings[key] = checked(key, np.asarray(settings[key]).tolist(), check)
         except UserError as error:

@@ -19,14 +19,16 @@ class Tower:
         class_token: Whether the first token is the class token.
         prefix: The number of tokens before the patches: class token and registers.
         probe: Reads the gaze; None where the embedding has none.
+        nhwc: Whether feature maps have their channels last: (B, h, w, width).
     """
 
     blocks: Sequence[nn.Module] = ()
     class_token: bool = False
     prefix: int = 0
     probe: GazeProbe | None = None
+    nhwc: bool = False
 
 
 def image_tower(module: nn.Module) -> Tower:
-    """The readable parts of a tower of open_clip, timm or torchvision; of others there are none."""
+    """The readable parts of an image tower of open_clip; of others there are none."""
     return Tower(tower_blocks(module), *prefix_tokens(module), gaze_probe(module))

@@ -44,9 +44,8 @@ from clipshift.encode import gaze
 from clipshift.encode.encoder import Encoder, Tokenizer
 from clipshift.encode.kinds import chosen_pooling
 from clipshift.encode.modules import precision_of
-from clipshift.encode.open_clip_models import LOAD_ERRORS, load_error
 from clipshift.encode.tower import Tower
-from clipshift.encode.weights import check_finite, hub_file
+from clipshift.encode.weights import LOAD_ERRORS, check_finite, hub_file, load_error
 from clipshift.errors import UserError, one_line
 
 PROJECTION, ATTENTION_POOL, MEAN_OF_PATCHES = "projection", "attention_pool", "mean_of_patches"

@@ -1,15 +1,21 @@
 """Finding an encoder's weights: in a local file, in a cache, or else on the network."""
 
+import logging
 import os
 import urllib.error
 import urllib.request
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import open_clip
+import torch
 from huggingface_hub import constants, hf_hub_download, try_to_load_from_cache
 from open_clip.constants import HF_SAFE_WEIGHTS_NAME, HF_WEIGHTS_NAME
 from open_clip.pretrained import get_pretrained_cfg, list_pretrained_tags_by_model
+from safetensors import SafetensorError
 from torch import nn
 
 from clipshift.errors import UserError, did_you_mean
@@ -132,6 +138,17 @@ def find_hub_folder(repo: str) -> Path:
     return config.parent
 
 
+def check_known(name: str, names: Iterable[str], meaning: str) -> None:
+    """Check that a name is one of a library's.
+
+    Raises:
+        UserError: If it is not, with the nearest, or with all of a few.
+    """
+    if name not in (names := list(names)):
+        listed = f" (there are: {', '.join(names) or 'none'})" if len(names) < 20 else ""
+        raise UserError(f"{name!r} is not {meaning}{did_you_mean(name, names)}{listed}")
+
+
 def weight_files(name: str) -> list[str]:
     """Possible names of the file with a hub model's weights, safetensors first."""
     if not name:
@@ -172,3 +189,48 @@ def require_network(address: str) -> None:
             f"cannot download {address}: {getattr(error, 'reason', error)}, and it is not cached; "
             "without a network use model=lite, model.checkpoint=PATH, or a cached model"
         ) from None
+
+
+@contextmanager
+def only_errors_logged() -> Iterator[None]:
+    """Silence the root logger except for errors: open_clip logs every step of loading to it."""
+    root = logging.getLogger()
+    level = root.level
+    root.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        root.setLevel(level)
+
+
+@contextmanager
+def loading(source: str, architecture: str, seed: int = 0) -> Iterator[None]:
+    """Build a model in silence, with random weights from a seed, and say why it cannot be loaded.
+
+    Raises:
+        UserError: Then, in one line.
+    """
+    try:
+        with only_errors_logged(), torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            yield
+    except LOAD_ERRORS as error:
+        raise UserError(load_error(source, architecture, error)) from error
+
+
+LOAD_ERRORS: tuple[type[Exception], ...] = (RuntimeError, ValueError, LookupError, TypeError)
+LOAD_ERRORS += (OSError, AttributeError, AssertionError, EOFError)
+LOAD_ERRORS += (UnpicklingError, SafetensorError, StopIteration)
+"""Errors that torch, safetensors and open_clip raise for weights that cannot be loaded."""
+
+
+def load_error(source: str, architecture: str, error: Exception) -> str:
+    """Explain in one line why weights could not be loaded into an architecture."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    detail = next((line for line in lines if "size mismatch" in line), lines[-1] if lines else "")
+    if isinstance(error, StopIteration):
+        return f"{source} cannot be loaded: it holds no weights"
+    mismatches = ("Missing key", "size mismatch", "width changed")
+    is_other = any(mismatch in str(error) for mismatch in mismatches)
+    problem = f"is not a checkpoint of {architecture}" if is_other else "cannot be loaded"
+    return f"{source} {problem}: {detail[:160] or type(error).__name__}"

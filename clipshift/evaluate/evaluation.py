@@ -393,4 +393,6 @@ def model_facts(encoder: Encoder) -> dict[str, Any]:
         "gaze": encoder.probe.kind if encoder.probe else None,
         "gaze_layer": encoder.probe.layer if encoder.probe else None,
         "text": encoder.text,
+        "kind": encoder.kind,
+        "pooling": encoder.pooling,
     }

@@ -1,7 +1,8 @@
 """Numbers and models in words, the same in terminal, pages, figures and W&B."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -97,6 +98,25 @@ def weights_in_words(model: ModelInfo) -> str:
         return f"weights {model.pretrained}"
     schema, _, name = model.architecture.partition(":")
     return "weights of its own, inside clipshift" if schema == "builtin" else f"weights of {name}"
+
+
+def embedding_in_words(model: ModelInfo) -> str:
+    """What a model's embedding is, and what its input is made by."""
+    names = {
+        "projection": "projection into the space of images and texts",
+        "class_token": "class token",
+        "mean_of_patches": "mean of the patch tokens",
+        "attention_pool": "attention pool",
+        "pooled": "the model’s pooled features",
+        "own": "as the model’s code returns it",
+    }
+    given: Mapping[str, Any] = model.preprocessing
+    sides = given["size"] if isinstance(given["size"], list | tuple) else [given["size"]]
+    mean, std = (", ".join(f"{value:.4g}" for value in given[name]) for name in ("mean", "std"))
+    facts = f"{' × '.join(map(str, sides))} px, mean {mean}, std {std}"
+    if "interpolation" in given:
+        facts += f", {given['interpolation']}"
+    return f"{names.get(model.pooling, model.pooling)} ({model.kind}; input {facts})"
 
 
 def model_in_words(model: ModelInfo) -> str:

@@ -57,6 +57,8 @@ class ModelInfo(pydantic.BaseModel):
     gaze: Annotated[str | None, pydantic.BeforeValidator(_gaze_kind)] = None
     gaze_layer: int | None = None
     text: str | None = None
+    kind: str = "open_clip"
+    pooling: str = "projection"
 
 
 class DataInfo(Known):

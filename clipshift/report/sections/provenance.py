@@ -4,7 +4,13 @@ import shlex
 from collections.abc import Mapping
 from typing import Any
 
-from clipshift.report.words import counted, gaze_in_words, resampled, weights_in_words
+from clipshift.report.words import (
+    counted,
+    embedding_in_words,
+    gaze_in_words,
+    resampled,
+    weights_in_words,
+)
 from clipshift.results.runs import Run
 
 
@@ -16,6 +22,7 @@ def provenance(run: Run) -> dict[str, Any]:
     return {
         "model": f"{model.name}: {model.architecture}, {weights_in_words(model)}",
         "weights (SHA-256)": model.weights_sha256,
+        "embedding": embedding_in_words(model),
         "gaze": gaze_in_words(model.gaze) if model.gaze else "none",
         "photos": f"{data.photos} measured, {data.skipped} skipped",
         "gallery of retained": counted(info.gallery, "photo"),
