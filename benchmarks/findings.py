@@ -1,6 +1,7 @@
 """Run clipshift for the findings, and write the results into the docs.
 
-``make findings`` makes every run that is missing or outdated; ``ARGS="lite tiny"`` selects runs.
+``make findings`` makes every run that is missing or outdated, except for those in `DOWNLOADED`;
+``ARGS="lite tiny"`` selects runs.
 ``ARGS=--limit=30`` is a trial on few photographs, whose pages are written beside its runs. `BLOCKS`
 writes each part of README and docs between ``<!-- findings:NAME -->`` and
 ``<!-- /findings:NAME -->`` from the runs. A part whose runs are outdated stays as it is, and is
@@ -33,9 +34,8 @@ from scipy.stats import spearmanr
 
 from clipshift.cli.command import compose_config
 from clipshift.data.files import read_json
-from clipshift.data.sources import sample
 from clipshift.report.answer import answer
-from clipshift.report.words import counted, ranks_in_words, with_interval
+from clipshift.report.words import counted, ranks_in_words, short, with_interval
 from clipshift.results.files import write_json
 from clipshift.results.info import RunInfo
 from clipshift.results.intervals import spearman_interval
@@ -58,9 +58,16 @@ RUNS = {
     "robustify_tiny": ["train", "experiment=robustify_tiny", "control=true",
                        "data.train.pattern=train-000.tar"],
     "builtin": ["evaluate"],
+    "clip": ["evaluate", "-m", "model=vit_b32_openai,vit_b16_openai,vit_l14_openai,siglip2_b16",
+             *SAMPLE],
 }  # fmt: skip
 """Arguments of ``clipshift``, by name of the run."""
-DEMO = ["model=lite", "beside=tiny"]
+DOWNLOADED = ("clip",)
+"""Runs whose weights must be downloaded: they are made only when they are named."""
+MADE = [name for name in RUNS if name not in DOWNLOADED]
+DEMO = ["model=lite"]
+BESIDE = "tiny"
+"""What the demo's picture shows beside `DEMO`."""
 STAMP = "findings.json"
 """The file of a finished run that records its options and sources."""
 MARKED = re.compile(r"(<!-- findings:([\w-]+) -->\n)(.*?)(<!-- /findings:\2 -->)", re.DOTALL)
@@ -143,9 +150,10 @@ def make(name: str, folder: Path, limit: int | None) -> None:
         shutil.rmtree(folder)
     print(f"{name}: {command_of(name)}", flush=True)
     start = time.perf_counter()
+    place = "sweep" if "-m" in RUNS[name] else "run"
     done = subprocess.run(
         [sys.executable, "-m", "clipshift", *arguments_of(name, limit),
-         f"hydra.run.dir={folder}", "logger=none"],
+         f"hydra.{place}.dir={folder}", "logger=none"],
         cwd=ROOT, check=False, env=os.environ | {"CLIPSHIFT_PHOTOS": photos_folder()},
     )  # fmt: skip
     if done.returncode:
@@ -155,10 +163,12 @@ def make(name: str, folder: Path, limit: int | None) -> None:
     write_json(folder / STAMP, stamp)
 
 
-def load(folder: Path) -> Run | Training:
-    """Read a finished run of `RUNS`."""
+def load(folder: Path) -> Run | Training | list[Run]:
+    """Read a finished run of `RUNS`; of a sweep, all of its runs in the order of its jobs."""
     if (folder / "run.json").exists():
         return read_run(folder)
+    if jobs := [read_run(file.parent) for file in sorted(folder.glob("[0-9]/run.json"))]:
+        return jobs
     return Training(
         read_info(folder / "base"),
         read_run(folder / "robust").trained_on,
@@ -262,24 +272,53 @@ def headline(run: Run) -> str:
 
 def summary(lite: Run, tiny: Run) -> str:
     """Return the summary at the top of the page."""
-    lines = [headline(lite), headline(tiny)]
+    runs = (lite, tiny)
+    paper = "at the paper's strengths"
+    rows = [
+        [f"largest, {paper}", *(leader(run, PAPER) for run in runs)],
+        [
+            f"smallest, {paper}",
+            *(f"`{smallest(run)}`: {shift(run, smallest(run))}" for run in runs),
+        ],
+        ["largest, at equal distortion", *(leader(run, MATCHED) for run in runs)],
+        ["Kendall's τ between the two rankings", *(number(*run.agreement, ".2f") for run in runs)],
+        [f"three largest, {paper}", *(in_words(ranking(run, PAPER).index[:3]) for run in runs)],
+    ]
+    head = "relative shift (1 = the mean distance between two different photographs)"
     clean = means(lite, PAPER, "zero_shot_top1_clean").iloc[0]
     under = means(lite, PAPER, "zero_shot_top1")
     worst = under["mean"].idxmin()
     classes = counted(len(lite.info.data.classes), "class name")
-    lines.append(
-        f"Zero-shot top-1 of `lite` over {classes}: {percent(*clean)} on clean photographs, "
-        f"{percent(*under.loc[worst])} under `{worst}` at the paper's strength, the lowest."
+    lines = [
+        f"- The paper's abstract names {in_words(NAMED)} among the most drastic augmentations of "
+        "CLIP ViT-B/32.",
+        f"- Zero-shot top-1 of `lite` over {classes}: {percent(*clean)} on clean photographs. At "
+        f"the paper's strengths it is lowest under `{worst}`: {percent(*under.loc[worst])}.",
+    ]
+    return "\n".join(
+        [table([head, *(f"`{run.info.model.name}`" for run in runs)], rows), "", *lines]
     )
-    largest = "; ".join(
-        f"`{run.info.model.name}`: {in_words(ranking(run, PAPER).index[:3])}"
-        for run in (lite, tiny)
-    )
-    lines.append(
-        f"The paper's abstract names {in_words(NAMED)} among the most drastic augmentations of "
-        f"CLIP ViT-B/32. The three largest mean shifts here, at the paper's strengths: {largest}."
-    )
-    return "\n".join(f"- {line}" for line in lines)
+
+
+def shift(run: Run, name: str, severity: str = PAPER) -> str:
+    """Return the mean relative shift under an augmentation, to a few digits."""
+    return short(*means(run, severity, "relative_shift").loc[name]).replace("-", "−")
+
+
+def smallest(run: Run) -> str:
+    """Return the augmentation with the smallest mean relative shift at the paper's strengths."""
+    return str(means(run, PAPER, "relative_shift")["mean"].idxmin())
+
+
+def leader(run: Run, severity: str) -> str:
+    """Return the augmentation with the largest mean shift, and whether its rank is certain."""
+    ranked = ranking(run, severity)
+    first, *others = ranked.index[ranked["rank_low"] == 1]
+    certain = f"not distinguishable from {in_words(others)}" if others else CERTAIN
+    return f"`{first}`: {shift(run, first, severity)}; {certain}"
+
+
+CERTAIN = "ranks first at the 95 % level"
 
 
 def training_summary(training: Training) -> str:
@@ -689,6 +728,27 @@ def caption(run: Run) -> str:
     return f"*{headline(run)} Ranks with their 95 % intervals over {photos}.*"
 
 
+def clip_table(runs: Sequence[Run]) -> str:
+    """Return the leading numbers of CLIP's models, which lite and tiny stand for."""
+    rows = []
+    for run in runs:
+        shifts, top1 = means(run, PAPER, "relative_shift"), means(run, PAPER, "zero_shot_top1")
+        largest = ranking(run, PAPER).index[0]
+        clean = means(run, PAPER, "zero_shot_top1_clean").iloc[0]
+        rows.append(
+            [
+                code(run.info.model.name),
+                number(shifts["mean"].mean()),
+                f"{code(largest)} {number(*shifts.loc[largest])}",
+                percent(*clean),
+                percent(top1["mean"].mean()),
+            ]
+        )
+    return "\n".join([table(CLIP_HEAD, rows), "", f"Measured by {version_of(runs[0])}."])
+
+
+CLIP_HEAD = ["model", "mean relative shift", "largest", "clean top-1", "top-1, mean"]
+
 Block = tuple[Callable[..., str], tuple[str, ...]]
 BLOCKS: dict[str, Block] = {
     "summary": (summary, ("lite", "tiny")),
@@ -697,10 +757,11 @@ BLOCKS: dict[str, Block] = {
     "gaze": (gaze_sentence, ("lite", "tiny")),
     "claims": (claims_table, ("lite", "tiny")),
     "ladders": (ladder_table, ("ladders",)),
+    "clip": (clip_table, ("clip",)),
     "made-demo": (demo_provenance, ("builtin", "tiny")),
     "texts-lite": (texts_table, ("lite",)),
-    **{f"command-{name}": (lambda *_, name=name: command_block(name), ()) for name in RUNS},
-    **{f"made-{name}": (provenance, (name,)) for name in RUNS},
+    **{f"command-{name}": (lambda *_, name=name: command_block(name), ()) for name in MADE},
+    **{f"made-{name}": (provenance, (name,)) for name in MADE},
 }
 for _model in ("lite", "tiny"):
     BLOCKS |= {
@@ -783,32 +844,35 @@ def take_report(tab: Any, run: Path, images: Path) -> None:
 
 
 def take_demo(tab: Any, folder: Path, images: Path) -> None:
-    """Take the demo of two models, with a photo at severity 4."""
-    photo = next(photo for photo in sample() if photo.id == "chelsea.png")
-    file = folder / photo.id
-    file.write_bytes(photo.read())
+    """Take the demo's views with gaze, and the demo of two models at severity 4."""
     command = [sys.executable, "-u", "-m", "clipshift", "demo", *DEMO]
     with subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, text=True) as demo:
         try:
             addresses = (re.search(r"http://[\w.:]+", line) for line in demo.stdout or ())
             tab.goto(next(match[0] for match in addresses if match))
-            tab.locator("input[type=file]").set_input_files(file)
-            tab.get_by_label("At the paper").uncheck()
+            with tab.expect_download() as saved:
+                tab.get_by_text("Save all pictures").click()
+            saved.value.save_as(folder / "views.png")
+            tab.get_by_label("Beside it", exact=True).click()
+            tab.get_by_role("option", name=BESIDE).click()
             tab.locator("input[type=range]").fill("4")
-            tab.get_by_label("Augmentation", exact=True).click()
-            tab.get_by_role("option", name="shift_scale_rotate", exact=True).click()
-            shown = tab.locator("#answer", has_text="at severity 4")
-            shown.locator(".lead", has_text="shift_scale_rotate").first.wait_for()
+            tab.locator("#answer button", has_text="shift_").click()
+            tab.locator("#answer h2", has_text="at severity 4").wait_for()
+            tab.locator(".lead", has_text=f"rotate shifts {BESIDE}").wait_for()
             tab.screenshot(path=folder / "demo.png", full_page=True)
         finally:
             demo.send_signal(signal.SIGINT)
     Image.open(folder / "demo.png").save(images / "demo.webp", quality=85)
+    with Image.open(folder / "views.png") as views:  # the clean one and the four that shift most
+        views.crop((0, 0, views.width // 2, views.height)).save(images / "views.webp", quality=85)
 
 
 def main() -> None:
     """Make the runs, and write their results into the pages."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("runs", nargs="*", metavar="RUN", help=f"(all): {', '.join(RUNS)}")
+    parser.add_argument(
+        "runs", nargs="*", metavar="RUN", help=f"(all that need no download): {', '.join(RUNS)}"
+    )
     parser.add_argument(
         "--limit", type=int, help="the number of photographs of a trial: 24 or more"
     )
@@ -816,7 +880,7 @@ def main() -> None:
     if unknown := set(given.runs) - set(RUNS):
         parser.error(f"unknown run {unknown.pop()}; valid are {', '.join(RUNS)}")
     work = ROOT / "outputs" / ("findings_trial" if given.limit else "findings")
-    for name in given.runs or RUNS:
+    for name in given.runs or MADE:
         make(name, work / name, given.limit)
     current = {n: work / n for n in RUNS if is_current(n, work / n, given.limit)}
     loaded = {name: load(folder) for name, folder in current.items()}

@@ -117,8 +117,8 @@ def test_what_has_no_ladder_is_shown_at_the_papers_strengths_alone(models: list[
     for known, named in ((ladders(), ("flip", "blur")), ({"blur": [1.0] * 5}, ("blur",))):
         every = augmentations_named("flip", "blur")
         variants = make_variants({name: every[name] for name in named}, known, ["2"], {})
-        measured = [measure_photo(photo_named("coffee"), models[0], variants, seed=0)]
-        answer = page.Answer("coffee.png", "2", variants, models[:1], measured)
+        measured = measure_photo(photo_named("coffee"), models[0], variants, seed=0)
+        answer = page.Answer("coffee.png", "2", variants, [(models[0], measured)])
         assert set(answer.numbers()) == set(named)
         assert f"shifts {models[0].name}" in answer.page("flip")
         assert ("<b>flip</b>" in answer.page("flip")) == ("flip" in named)

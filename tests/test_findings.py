@@ -100,6 +100,28 @@ def run() -> SimpleNamespace:
     )
 
 
+def test_the_table_of_clips_models_awaits_the_run_that_fills_it(run: SimpleNamespace) -> None:
+    """README names the models before they are measured, with the columns of what fills it."""
+    readme = (ROOT / "README.md").read_text("utf-8")
+    assert "`make findings ARGS=clip`" in readme
+    assert set(findings.DOWNLOADED) == {"clip"}
+    (waiting,) = [
+        content for _, name, content, _ in findings.MARKED.findall(readme) if name == "clip"
+    ]
+    models = next(a for a in findings.RUNS["clip"] if a.startswith("model=")).partition("=")[2]
+    head, _, *rows = [line for line in waiting.splitlines() if line.startswith("|")]
+    assert [row.split("`")[1] for row in rows] == models.split(",")
+    extra = run.summary[run.summary["measure"] == "ssim"]
+    top1 = [extra.assign(measure=m) for m in ("zero_shot_top1", "zero_shot_top1_clean")]
+    run.summary = pd.concat([run.summary, *top1], ignore_index=True)
+    run.info.model = SimpleNamespace(name="clip")
+    run.info.commit, run.info.versions, run.info.started = None, {"clipshift": "1"}, "2026-11-29"
+    filled = findings.clip_table([run]).splitlines()
+    assert filled[0] == head
+    mean = "0.267 | `noise` 0.500 [0.450, 0.550] | 10.0 [5.0, 15.0] % | 50.3 %"
+    assert filled[2] == f"| `clip` | {mean} |"
+
+
 def test_a_table_of_layers_names_only_what_rises_or_falls_beyond_its_intervals(
     run: SimpleNamespace,
 ) -> None:

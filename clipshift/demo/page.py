@@ -9,7 +9,7 @@ import re
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property, lru_cache, partial
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -60,15 +60,13 @@ class Answer:
         photo: Its file's name.
         severity: Of all augmentations.
         variants: Augmentations at that severity, by name.
-        models: One model, or two.
-        measured: What each of them measured, from `measure_photo`.
+        seen: One model, or two, each with what it measured, from `measure_photo`.
     """
 
     photo: str
     severity: str
     variants: Mapping[str, Variant]
-    models: Sequence[Model]
-    measured: Sequence[Measured]
+    seen: Sequence[tuple[Model, Measured]]
 
     def numbers(self) -> dict[str, list[dict[str, Any]]]:
         """By augmentation a row for each model; what shifts the first model most comes first."""
@@ -86,18 +84,15 @@ class Answer:
                 "trained_on": name in model.trained_on,
             }
 
-        shifts = self.measured[0].values
+        shifts = self.seen[0][1].values
         order = sorted(self.variants, key=lambda name: -shifts[name, "relative_shift"][0])
-        models = list(zip(self.models, self.measured, strict=True))
-        return {name: [row(*model, self.variants[name]) for model in models] for name in order}
+        return {name: [row(*of, self.variants[name]) for of in self.seen] for name in order}
 
-    @cached_property
-    def pictures(self) -> list[dict[str, str]]:
-        """Data URLs by view, the clean one first: of the views, then with each model's gaze."""
-        pixels = self.measured[0].views
-        names = (CLEAN, *self.variants)
+    def pictures(self, names: Sequence[str]) -> list[dict[str, str]]:
+        """Data URLs by view: of the views, then for each model of its gaze on one scale."""
+        pixels = self.seen[0][1].views
         views = {name: as_picture(torch.from_numpy(pixels[name][0])) for name in names}
-        gazes = [{name: gaze[0] for name, gaze in of.gazes.items()} for of in self.measured]
+        gazes = [{name: gaze[0] for name, gaze in of.gazes.items()} for _, of in self.seen]
         rows = [views, *(gaze_over_each(views, gaze) for gaze in gazes)]
         return [{name: data_url(picture) for name, picture in row.items()} for row in rows]
 
@@ -110,29 +105,29 @@ class Answer:
         """
         numbers = self.numbers()
         chosen = chosen if chosen in numbers else next(iter(numbers))
-        every = zip(self.models, self.measured, self.pictures[1:], strict=True)
+        pair = (CLEAN, chosen)
+        classes = [[nearest(of, model, view) for view in pair] for model, of in self.seen]
+        models = [model for model, _ in self.seen]
+        table = pd.DataFrame([row for rows in numbers.values() for row in rows])
         return ANSWER.render(
             answer=self,
             chosen=chosen,
             numbers=numbers,
-            models=[
-                (m, gaze, [nearest(of, m, v) for v in (CLEAN, chosen)]) for m, of, gaze in every
-            ],
+            views=self.pictures([CLEAN, *numbers])[0],
+            models=list(zip(models, self.pictures(pair)[1:], classes, strict=True)),
             looks=looks(list(numbers)),
-            csv=pd.DataFrame([row for rows in numbers.values() for row in rows]).to_csv(
-                index=False
-            ),
+            csv=table.to_csv(index=False),
         )
 
     def sheet(self) -> dict[str, str]:
         """All views and the gaze on them in one picture: the attributes of a link to a PNG."""
         numbers, cells = self.numbers(), {}
-        for row, pictures in enumerate(self.pictures):
-            for name in (CLEAN, *numbers) if pictures else ():
+        for row, pictures in enumerate(self.pictures([CLEAN, *numbers])):
+            for name in pictures:
                 shifts = [f"{of['relative_shift']:.3f}" for of in numbers.get(name, ())]
                 label = " ".join([name, *shifts[max(row - 1, 0) :][:1]])
                 cells[label + row * " "] = pictures[name]  # labels that no other row has
-        models = " and ".join(model.name for model in self.models)
+        models = " and ".join(model.name for model, _ in self.seen)
         title = f"{self.photo}, severity {self.severity}: relative shift and gaze of {models}"
         drawn = svg(spec_of(draw_pictures(cells, title, columns=1 + len(numbers))))
         png = base64.b64encode(vl_convert.svg_to_png(drawn, scale=PNG_SCALE)).decode()
@@ -172,8 +167,8 @@ def make_demo(
         variants = make_variants(possible, ladders, [severity], {})
         photo = Path(file or examples[example or OPENING])
         chosen = [models[name]() for name in dict.fromkeys((model, beside)) if name != NONE]
-        measured = [measure_photo(photo, model, variants, seed) for model in chosen]
-        return Answer(photo.name, severity, variants, chosen, measured)
+        seen = [(model, measure_photo(photo, model, variants, seed)) for model in chosen]
+        return Answer(photo.name, severity, variants, seen)
 
     def show(name: str, *inputs: Any) -> str:
         try:
