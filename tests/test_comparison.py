@@ -1,6 +1,8 @@
 """Sweeps and comparisons: paired differences, resuming, failed jobs, the cache."""
 
+import html
 import json
+import re
 import signal
 import subprocess
 import sys
@@ -372,6 +374,7 @@ def sweep(hub_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert "4 of 4 jobs finished" in done.stdout
+    (folder / "stdout.txt").write_text(done.stdout)
     return folder
 
 
@@ -495,6 +498,10 @@ def test_a_sweep_ends_in_one_comparison(sweep: Path) -> None:
         assert table.loc[table["job"] == job, "mean"].tolist() == own["mean"].tolist()
     page = (sweep / "comparison.html").read_text()
     assert "Sweep of 4 jobs" in page
+    sentences = re.findall(r'<p class="answer">(.*?)</p>', page)
+    *_, answer, last = (sweep / "stdout.txt").read_text().splitlines()
+    assert answer == html.unescape(" ".join(re.sub("<.*?>", "", text) for text in sentences))
+    assert last.startswith("4 of 4 jobs finished")
     assert (sweep / "figures/intervals@3.svg").exists()
     for job in range(4):
         assert "../comparison.html" in (sweep / f"{job}/report.html").read_text()

@@ -8,6 +8,7 @@ from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from itertools import product
 from pathlib import Path
+from shutil import copy
 from typing import Any
 
 import numpy as np
@@ -21,12 +22,14 @@ from support.runs import run_info
 
 from clipshift.comparison.pair import Pair
 from clipshift.comparison.pair_report import write_comparison
+from clipshift.comparison.sweep import Sweep
+from clipshift.comparison.sweep_report import sweep_page
 from clipshift.data.dataset import ViewDataset
 from clipshift.data.sources import sample
 from clipshift.report import explorer
 from clipshift.report.charts.gaze import HEAT
 from clipshift.report.charts.vega import WIDTH
-from clipshift.report.page import Page, write_page
+from clipshift.report.page import Page, link_comparison, write_page
 from clipshift.report.run import report_page
 from clipshift.results.files import write_json
 from clipshift.results.paired import compare_photos
@@ -520,3 +523,72 @@ def test_a_page_holds_few_pictures_however_many_views(
 def test_the_same_run_gives_the_same_page(run: Run, report: Path, tmp_path: Path) -> None:
     again = write_page(tmp_path / "again.html", folded_page(run))
     assert again.read_bytes() == report.read_bytes()
+
+
+# --- sweeps --------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def sweep(tmp_path_factory: pytest.TempPathFactory) -> Sweep:
+    """A sweep of three models and a failed job, with its page and that of its first job."""
+    folder = tmp_path_factory.mktemp("sweep")
+    overrides = {str(job): {"model": model} for job, model in enumerate(["a", "b", "c", "d"])}
+    sweep = Sweep(folder, overrides, failed={"3": f"no weights {HOSTILE}"})
+    for job in ("0", "1", "2"):
+        run = made_run(folder / job, ("paper",), overrides[job]["model"])
+        kept = run.summary[run.summary["measure"] == "relative_shift"]
+        ends = {"ci_low": 1 - kept["ci_high"], "ci_high": 1 - kept["ci_low"]}
+        kept = kept.assign(measure="retained", mean=1 - kept["mean"], **ends)
+        run.summary = pd.concat([run.summary, kept], ignore_index=True)
+        run.columns["retained"] = all_columns()["retained"]
+        sweep.runs[job] = run
+    write_page(folder / "comparison.html", sweep_page(sweep))
+    gone = ViewDataset([], augmentations_named(*NAMES), 0, "squash")
+    link_comparison(write_page(folder / "0/report.html", report_page(sweep.runs["0"], gone)))
+    return sweep
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [390, 1440])
+def test_a_sweeps_page_has_a_heat_map_of_each_measure(
+    browser: Any, sweep: Sweep, width: int, scheme: str
+) -> None:
+    axe = pytest.importorskip("axe_core_python.sync_playwright", reason="axe is not installed")
+    with opened(browser, sweep.folder / "comparison.html", width, scheme) as tab:
+        for measure in ("relative shift", "retained"):
+            tab.locator(".switch select").select_option(label=measure)
+            rows = sweep.grid[sweep.grid["measure"] == measure.replace(" ", "_")]
+            shown = tab.locator(".lead:visible")
+            shown.locator("svg").wait_for()
+            cells = shown.locator(".mark-text.role-mark text").all_text_contents()
+            assert sorted(cells) == sorted(f"{mean:.2f}" for mean in rows["mean"])
+        found = axe.Axe().run(tab)["violations"]
+        bad = [v for v in found if v["impact"] in ("serious", "critical")]
+        assert [(v["id"], v["nodes"][0]["html"]) for v in bad] == []
+        assert tab.evaluate("document.documentElement.scrollWidth") <= width
+        names = tab.locator("#figure-intervals svg text").all_text_contents()
+        assert [names.count(model) for model in "abc"] == [3, 3, 3]
+        assert HOSTILE in tab.locator("#failed").inner_text()
+
+
+def test_a_sweep_and_its_jobs_lead_to_each_other_where_they_lie_together(
+    browser: Any, sweep: Sweep, tmp_path: Path
+) -> None:
+    tab = browser.new_page()
+    tab.goto((sweep.folder / "comparison.html").as_uri())
+    assert tab.locator("#jobs th a").all_inner_texts() == [job for job in "012" for _ in NAMES]
+    tab.locator("#jobs th a").first.click()
+    assert "Embedding shift of a" in tab.locator("h1").inner_text()
+    tab.locator(".kicker a").click()
+    assert "Sweep of 4 jobs" in tab.locator("h1").inner_text()
+    for page in ("comparison.html", "0/report.html"):  # as mailed: one file, elsewhere
+        tab.goto(copy(sweep.folder / page, tmp_path / "alone.html").as_uri())
+        assert tab.locator("a[href]:not([href^='#'])").count() == 0
+    tab.close()
+
+
+def test_the_table_of_a_comparison_is_not_cut(browser: Any, comparison: Path) -> None:
+    with opened(browser, comparison, 1440) as tab:
+        box = tab.locator("#differences .scroll:has(table)")
+        assert box.evaluate("box => box.scrollWidth <= box.clientWidth")
+        assert box.locator("th", has_text="p (Holm)").is_visible()

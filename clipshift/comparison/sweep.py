@@ -106,8 +106,8 @@ class Sweep:
     def order(self) -> dict[str, list[str]]:
         """How the grid is sorted, by column: the largest shift first, the smallest line first."""
         shift = self.grid[self.grid["measure"] == headline_measure(self.grid)]
-        augmentations = shift.groupby("augmentation")["mean"].max().sort_values(ascending=False)
-        lines = shift.groupby("line")["mean"].mean().sort_values()
+        augmentations = (-shift.groupby("augmentation")["mean"].max()).sort_values(kind="stable")
+        lines = shift.groupby("line")["mean"].mean().sort_values(kind="stable")
         return {"augmentation": list(augmentations.index), "line": list(lines.index)}
 
     @property

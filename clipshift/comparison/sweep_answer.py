@@ -16,10 +16,10 @@ from clipshift.results.table import influences
 
 FEW = 3
 """Up to this many augmentations have a sentence each, and lines that are tied are named."""
-TESTED = "Tested at the 95 % level, by differences on the same photos."
+TESTED = "Compared is the mean {}, at the 95 % level by differences on the same photos."
 NOT_TESTED = (
-    "The jobs did not measure the same views of the same photos: intervals are compared, and "
-    "differences are not tested."
+    "Compared is the mean {}, by intervals: differences are not tested, as the jobs did not "
+    "measure the same views of the same photos."
 )
 
 
@@ -42,24 +42,25 @@ def sweep_answer(sweep: Sweep) -> list[str]:
     whole = rows.groupby("line").filter(lambda part: len(part) == len(parts))
     sentences = []
     if tested and len(parts) > 1 and whole["line"].nunique() > 1:
-        line, means, tied = leader(sweep.runs, whole, tested)
-        least = f"`{line}` shifts least: mean {shift} {means}"
-        sentences = [f"Over all {len(parts)} augmentations {tied or least}."]
+        of_all = leader(sweep.runs, whole, tested)
+        sentences = [f"Over all {len(parts)} augmentations, {in_words(*of_all)}."]
     if len(leads) <= FEW:
-        sentences += [
-            f"Under `{name}` {tied or f'`{line}` shifts least: {shift} {means}'}."
-            for name, (line, means, tied) in leads.items()
-        ]
+        sentences += [f"Under `{name}`, {in_words(*lead)}." for name, lead in leads.items()]
     else:
         under: dict[str, list[str]] = {}
         for name, (line, _, tied) in leads.items():
-            least = "no model can be said to shift least" if tied else f"`{line}` shifts least"
+            least = "none can be said to shift least" if tied else f"`{line}` shifts least"
             under.setdefault(least, []).append(name)
         sentences += [
-            f"Under {listed(names, len(names))} ({len(names)} of {len(leads)}) {least}."
+            f"Under {listed(names, len(names))} ({len(names)} of {len(leads)}), {least}."
             for least, names in under.items()
         ]
-    return [*sentences, TESTED if tested else NOT_TESTED]
+    return [*sentences, (TESTED if tested else NOT_TESTED).format(shift)]
+
+
+def in_words(line: str, means: str, tied: str) -> str:
+    """What `leader` returned, in words."""
+    return tied or f"`{line}` shifts least: {means}"
 
 
 def leader(runs: Mapping[str, Run], rows: pd.DataFrame, tested: bool) -> tuple[str, str, str]:
@@ -95,8 +96,8 @@ def leader(runs: Mapping[str, Run], rows: pd.DataFrame, tested: bool) -> tuple[s
     if named[FEW + 1 :]:
         named[FEW:] = [f"{len(named) - FEW} more"]
     relation = "overlap" if set(tied) <= set(overlapping) else "are not distinguishable"
-    in_words = f"{', '.join(named[:-1])} and {named[-1]} {relation}" if tied else ""
-    return first, f"{short(means[first])}, next {short(means[others[0]])} (`{others[0]}`)", in_words
+    two = f"{short(means[first])}, next {short(means[others[0]])} (`{others[0]}`)"
+    return first, two, f"{', '.join(named[:-1])} and {named[-1]} {relation}" if tied else ""
 
 
 def same_views(runs: Mapping[str, Run], rows: pd.DataFrame) -> bool:

@@ -142,7 +142,10 @@ byId("severity")?.addEventListener("change", () => {
 
 // --- figures to choose from ---
 for (const select of document.querySelectorAll(".switch select")) {
-  const show = () => { for (const { value } of select.options) byId(value).hidden = value !== select.value; };
+  const show = () => {
+    for (const { value } of select.options) byId(value).hidden = value !== select.value;
+    drawRest();
+  };
   select.addEventListener("change", show);
   show(); // a reloaded page keeps its choice
 }

@@ -70,6 +70,6 @@ def draw_lines(table: pd.DataFrame, title: str, lines: Sequence[str]) -> Chart:
             shape_of(table), tooltip=marks.tooltip("augmentation", line="model", interval=title)
         ),
         *([names] if longest else []),
-        height=alt.Step(18),
+        height=(18 * len(lines) + 9) * table["augmentation"].nunique(),
         description=f"{title} with 95 % intervals, by augmentation and model.",
     )
