@@ -20,6 +20,8 @@ from clipshift import options as spec
 from clipshift import pipeline
 from clipshift.choices import model_options, read_choice
 from clipshift.comparison.pair import compare_pair, trained_on_of
+from clipshift.comparison.parity import Parity, make_stack, measure_parity
+from clipshift.comparison.parity_report import report_parity
 from clipshift.data.classes import candidate_classes
 from clipshift.data.dataset import ViewDataset
 from clipshift.data.memory import photos_of
@@ -364,6 +366,34 @@ def _run_of(given: Any) -> Run:
     if not isinstance(run, Run):
         raise UserError(f"{type(run).__name__} is not a run: pass a result, or a run's folder")
     return run
+
+
+def parity(
+    a: Any, b: Any, photos: Any = None, tolerance: float = 1e-3, folder: str | Path | None = None
+) -> Parity:
+    """See whether two models that ought to be one agree, and which step makes a difference.
+
+    Args:
+        a: The one: a name, folder or object as ``model`` of `measure_shift`, in float32; or, in a
+            tuple, an object and its preprocessing, which may be any function from an RGB Pillow
+            image to normalised pixels, (3, H, W). See `clipshift.comparison.parity.make_stack`.
+        b: The other. Its embeddings may have another dimension.
+        photos: See `measure_shift`.
+        tolerance: The largest accepted 1 − cosine of a photo's two embeddings.
+        folder: Where ``parity.csv``, ``parity.json`` and the page ``parity.html`` go, if anywhere.
+
+    Returns:
+        ``passed``, whether every photo is within the tolerance; ``verdict``, in sentences, which
+        ``print`` shows; and ``table``, one row per photo.
+
+    Raises:
+        UserError: If a model or the photos cannot be used.
+    """
+    first = make_stack(a)
+    measured = measure_parity(first, make_stack(b, first.encoder), photos_of(photos), tolerance)
+    if folder is not None:
+        report_parity(measured, Path(folder).expanduser())
+    return measured
 
 
 def _values(severities: Any, options: Mapping[str, Any]) -> dict[str, Any]:

@@ -414,6 +414,17 @@ class CheckOptions(Description):
     """CLIP_benchmark's shards, with {} for the name of a data set: FOLDER/wds_{}."""
 
 
+class ParityOptions(Description):
+    """The options of ``clipshift parity A B``."""
+
+    a: str = FROM_CHOICE
+    """A model: a choice, a folder, KIND:NAME; with options of its own, as tiny,precision=bf16."""
+    b: str = FROM_CHOICE
+    """The other model."""
+    tolerance: float = option(FROM_CHOICE, number(0))
+    """The largest 1 − cosine of a photo's two embeddings; clipshift parity takes tolerance=N."""
+
+
 class EvaluateCommand(EvaluateOptions):
     """All options of ``clipshift evaluate``."""
 
@@ -436,6 +447,7 @@ class EvaluateCommand(EvaluateOptions):
     compare: list[str] | None = option(None, TWO_RUNS, paths=("finished run in",))
     """Compare two finished runs photo by photo, and measure nothing."""
     check: CheckOptions | None = None
+    parity: ParityOptions | None = None
     report: str | None = option(None, paths=("finished run in",))
     """Draw the figures and the page of a finished run again, and measure nothing."""
     fetch: bool = False

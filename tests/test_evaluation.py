@@ -37,8 +37,8 @@ from clipshift.evaluate.tables import (
     add_of_gallery,
     add_relative_shift,
     clean_spread,
+    gallery_values,
     make_run,
-    retained_photos,
 )
 from clipshift.measure.functional import attention_similarity_aligned, gaze_divergence_aligned
 from clipshift.results.intervals import mean_interval
@@ -324,7 +324,7 @@ def test_a_model_that_ignores_its_input_has_no_shift(encoder: Encoder) -> None:
         name: {i: np.ones(4, np.float32) for i in range(3)} for name in ("clean", "noise", "flip")
     }
     add_relative_shift(measured, clean_spread([measured]))
-    add_of_gallery(measured, retained_photos(measured))
+    add_of_gallery(measured, gallery_values(measured, sample()))
     assert np.isnan(measured.values["noise", "relative_shift"]).all()
     np.testing.assert_allclose(measured.values["noise", "retained"], 1 / 3)
 

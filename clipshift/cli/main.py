@@ -43,6 +43,12 @@ def evaluate_job(cfg: DictConfig) -> None:
             if not check(cfg, folder):
                 sys.exit(1)
             return
+        if cfg.parity:
+            from clipshift.cli.parity import EXIT_CODE, parity
+
+            if not parity(cfg, folder):
+                sys.exit(EXIT_CODE)
+            return
         from clipshift.cli.evaluate import evaluate, remake_report
 
         if cfg.report:
@@ -109,6 +115,16 @@ def check(arguments: Sequence[str]) -> None:
     evaluate(["experiment=check", *arguments])
 
 
+def parity(arguments: Sequence[str]) -> None:
+    """See whether two models that ought to be one agree, and which step makes a difference."""
+    if len(arguments) < 2:
+        fail("parity needs two models: clipshift parity A B [data=folder data.root=PHOTOS]")
+    a, b, *others = arguments
+    chosen = [f"parity.a={as_typed(a)}", f"parity.b={as_typed(b)}"]
+    own = [f"parity.{one}" if one.startswith("tolerance=") else one for one in others]
+    evaluate(["experiment=parity", *chosen, *own])
+
+
 def report(arguments: Sequence[str]) -> None:
     """Draw a finished run's page again, and open it."""
     runs = [argument for argument in arguments if "=" not in argument]
@@ -141,6 +157,7 @@ def models(arguments: Sequence[str]) -> None:
 COMMANDS: dict[str, tuple[Callable[[Sequence[str]], None], str]] = {
     "evaluate": (evaluate, "[OPTION=VALUE ...]"),
     "compare": (compare, "RUN_A RUN_B"),
+    "parity": (parity, "A B [tolerance=N] [data=CHOICE ...]"),
     "report": (report, "RUN [fetch=true]"),
     "check": (check, "[check.OPTION=VALUE ...]"),
     "train": (train, "experiment=NAME [OPTION=VALUE ...]"),

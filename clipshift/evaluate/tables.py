@@ -1,7 +1,6 @@
 """Make the tables and facts of a run from what was measured."""
 
 import math
-from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -18,7 +17,7 @@ from clipshift.evaluate.calibration import matching_settings, mirrored_photos
 from clipshift.evaluate.elasticity import elasticities
 from clipshift.evaluate.layers import carried_gaze, layer_table, outlier_table
 from clipshift.measure.embeddings import has_direction, near_copies, neighbour_hit
-from clipshift.measure.facts import NEIGHBOUR_VOTES, Facts, neighbour_columns, retained_facts
+from clipshift.measure.facts import NEIGHBOUR_VOTES, Facts, retained_facts
 from clipshift.measure.functional import retained
 from clipshift.measure.metrics import CleanSpread
 from clipshift.results.columns import ShiftFile, write_shift
@@ -74,10 +73,9 @@ def make_run(
     measured, photos, variants, seed = sample.measured, sample.photos, sample.variants, sample.seed
     metric = clean_spread(records.parts("embeddings"))
     spread = math.nan if metric is None else metric.compute().item()
-    voters = labelled_gallery(measured, photos)
-    of_gallery = retained_photos(measured) | neighbour_hits(measured, voters)
+    of_gallery = gallery_values(measured, photos)
     gallery = len(measured.gallery.get(CLEAN, ()))
-    columns = {**columns, "retained": retained_facts(gallery), **neighbour_columns(len(voters))}
+    columns = {**columns, "retained": retained_facts(gallery)}
 
     def complete(part: Measured) -> None:
         add_relative_shift(part, metric)
@@ -128,7 +126,7 @@ def make_run(
     derived["notes"] = [
         *facts["notes"],
         *carried_gaze(outliers, facts["model"]["gaze_layer"]),
-        *alone_in_class(voters),
+        *alone_in_class(of_gallery, photos),
         *repeated_photos(measured.digests),
         *near_photos(records, photos),
     ]
@@ -284,78 +282,45 @@ OfGallery = dict[tuple[str, str], dict[int, float]]
 """Values of the gallery's photos alone: by variant and measure, and by the photo's index."""
 
 
-def retained_photos(measured: Measured) -> OfGallery:
-    """Which views find their own photo in the gallery; empty for fewer than two photos."""
-    photos = sorted(measured.gallery.get(CLEAN, ()))
-    if len(photos) < 2:
-        return {}
-    stacked = {
-        name: torch.from_numpy(np.stack([kept[photo] for photo in photos]))
-        for name, kept in measured.gallery.items()
-    }
-    return {
-        (name, "retained"): dict(
-            zip(photos, retained(stacked[name], stacked[CLEAN]).tolist(), strict=True)
-        )
-        for name in stacked
-        if name != CLEAN
-    }
+def gallery_values(measured: Measured, photos: Sequence[Photo]) -> OfGallery:
+    """Which views find their own photo in the gallery, and whose neighbours vote for its class.
 
-
-def labelled_gallery(measured: Measured, photos: Sequence[Photo]) -> dict[int, str]:
-    """The labels of the gallery's photos that have one, and a direction, by the photo's index."""
-    clean = measured.gallery.get(CLEAN, {})
-    indices = [index for index in sorted(clean) if photos[index].label is not None]
-    directed = has_direction(np.array([clean[index] for index in indices])) if indices else ()
-    return {
-        index: str(photos[index].label) for index, use in zip(indices, directed, strict=True) if use
-    }
-
-
-def neighbour_hits(measured: Measured, voters: Mapping[int, str]) -> OfGallery:
-    """Whether the nearest photos vote for a view's class: the columns of `neighbour_columns`.
-
-    Without those of more neighbours than there are other photos; empty without two classes, or
-    where no class has two photos.
-
-    Args:
-        measured: What was measured, with its gallery.
-        voters: From `labelled_gallery`.
+    Empty for a gallery of fewer than two photos; without those of `NEIGHBOUR_VOTES` that no photo
+    has a value of.
     """
-    _, classes = np.unique(list(voters.values()), return_inverse=True)
-    if classes.max(initial=0) < 1 or np.bincount(classes).max() < 2:
+    indices = sorted(measured.gallery.get(CLEAN, ()))
+    if len(indices) < 2:
         return {}
-    stacked = {
-        name: np.stack([kept[photo] for photo in voters]) for name, kept in measured.gallery.items()
+    views = {name: np.stack([of[i] for i in indices]) for name, of in measured.gallery.items()}
+    clean = views.pop(CLEAN)
+    classes = pd.factorize(np.array([photos[index].label for index in indices], object))[0]
+    values: dict[tuple[str, str], np.ndarray] = {
+        (name, "retained"): retained(torch.from_numpy(view), torch.from_numpy(clean)).numpy()
+        for name, view in views.items()
     }
-    values: OfGallery = {}
     for column, k in NEIGHBOUR_VOTES.items():
-        if k < len(voters):
-            hits = {
-                name: neighbour_hit(view, stacked[CLEAN], classes, k).tolist()
-                for name, view in stacked.items()
-            }
-            for name in stacked:
-                if name != CLEAN:
-                    values[name, f"{column}_clean"] = dict(zip(voters, hits[CLEAN], strict=True))
-                    values[name, column] = dict(zip(voters, hits[name], strict=True))
-    return values
+        hits = neighbour_hit(clean, clean, classes, k)
+        if np.isfinite(hits).any():
+            for name, view in views.items():
+                values[name, f"{column}_clean"] = hits
+                values[name, column] = neighbour_hit(view, clean, classes, k)
+    return {key: dict(zip(indices, of.tolist(), strict=True)) for key, of in values.items()}
 
 
-def alone_in_class(voters: Mapping[int, str]) -> list[str]:
-    """How many photos have no neighbour of their class; empty where none or all are alone."""
-    counts = Counter(voters.values())
-    alone = sum(count == 1 for count in counts.values())
-    if not 0 < alone < len(voters):
+def alone_in_class(values: OfGallery, photos: Sequence[Photo]) -> list[str]:
+    """A note of labelled photos without a nearest-neighbour accuracy; empty without any."""
+    hits = next((of for (_, column), of in values.items() if column == "neighbour_top1_clean"), {})
+    alone = [math.isnan(hit) for index, hit in hits.items() if photos[index].label is not None]
+    if not any(alone):
         return []
     return [
-        f"Photos whose class has no other photo in the gallery: {alone} of {len(voters)}. They "
-        "have no nearest-neighbour accuracy."
+        f"Photos whose class has no other photo in the gallery: {sum(alone)} of {len(alone)}. "
+        "They have no nearest-neighbour accuracy."
     ]
 
 
 def add_of_gallery(measured: Measured, values: OfGallery) -> None:
-    """Add what is known of the gallery's photos; NaN for the others."""
+    """Add the values of the gallery's photos; NaN for the others."""
     for key, photos in values.items():
         rows = [photos.get(index, math.nan) for index in measured.index.tolist()]
         measured.values[key] = np.array(rows)

@@ -9,7 +9,7 @@ Leave out rows without a direction (zero, or not finite) before you call them.
 from collections.abc import Iterator
 
 import numpy as np
-from scipy.linalg import eigh, svd, svdvals
+from scipy.linalg import eigh, orthogonal_procrustes, svd, svdvals
 from scipy.stats import skew
 
 from clipshift.measure.functional import TIE
@@ -475,37 +475,73 @@ def neighbour_hit(view: np.ndarray, clean: np.ndarray, classes: np.ndarray, k: i
 
     Each neighbour has one vote; photos that tie (within 1e-9) for the last places share them. The
     class with the most votes wins. Where m classes have the most votes, one of them is drawn: each
-    wins with probability 1 / m. A class that no other photo has cannot win, and its photo has no
-    value. Source: Cover and Hart, "Nearest neighbor pattern classification", 1967; for embeddings,
-    Wu et al., "Unsupervised feature learning via non-parametric instance discrimination", 2018
-    (arXiv 1805.01978), section 3.4, whose votes are weighted by the cosine.
+    wins with probability 1 / m. Source: Cover and Hart, "Nearest neighbor pattern classification",
+    1967; of embeddings, Wu et al., "Unsupervised feature learning via non-parametric instance
+    discrimination", 2018 (arXiv 1805.01978), section 3.4, who weigh votes by the cosine.
 
     Args:
         view: Embeddings of the views, shape (N, D).
-        clean: Embeddings of their clean views, the gallery, each with a direction, (N, D), N > k.
-        classes: The class of each photo, integers from 0, shape (N,).
+        clean: Embeddings of their clean views, the gallery, shape (N, D).
+        classes: The class of each photo, integers, shape (N,); −1 where it has none, and no vote.
         k: Number of neighbours.
 
     Returns:
-        1 for a hit, 0 for a miss, 1 / m where m classes tie; NaN where the class has one photo or
-        the view has no direction. float64, shape (N,).
+        1 for a hit, 0 for a miss, 1 / m where m classes tie. NaN where a photo has no class or is
+        the only one of its class, or where an embedding has no direction; and everywhere if fewer
+        than k others vote, or all are of one class. float64, shape (N,).
 
     Example:
         >>> clean = np.array([[1.0, 0.0], [1.0, 0.1], [0.0, 1.0], [0.1, 1.0]])
         >>> neighbour_hit(clean[[0, 2, 2, 3]], clean, np.array([0, 0, 1, 1]), k=1)
         array([1., 0., 1., 1.])
     """
-    has_hit = has_direction(view) & (np.bincount(classes)[classes] > 1)
-    hits = np.empty(len(view))
-    every = 1 + classes.max()
+    hits = np.full(len(view), np.nan)
+    voters = np.flatnonzero((classes >= 0) & has_direction(clean))
+    names, own, sizes = np.unique(classes[voters], return_inverse=True, return_counts=True)
+    if len(voters) <= k or len(names) < 2:
+        return hits
+    view, clean = view[voters], clean[voters]
+    has_hit = has_direction(view) & (sizes[own] > 1)
     for rows, weights in _neighbour_blocks(np.where(has_hit[:, None], view, clean), k, clean):
         row, neighbour = weights.nonzero()
-        cells = row * every + classes[neighbour]
-        votes = np.bincount(cells, weights[row, neighbour], len(weights) * every)
-        votes = votes.reshape(-1, every)
+        cells = row * len(names) + own[neighbour]
+        votes = np.bincount(cells, weights[row, neighbour], len(weights) * len(names))
+        votes = votes.reshape(-1, len(names))
         wins = votes > votes.max(axis=1, keepdims=True) - TIE
-        hits[rows] = wins[np.arange(len(wins)), classes[rows]] / wins.sum(axis=1)
-    return np.where(has_hit, hits, np.nan)
+        hits[voters[rows]] = wins[np.arange(len(wins)), own[rows]] / wins.sum(axis=1)
+    hits[voters[~has_hit]] = np.nan
+    return hits
+
+
+def orthogonal_cosines(first: np.ndarray, second: np.ndarray, fitted: np.ndarray) -> np.ndarray:
+    r"""Cosines of two models' embeddings of photos after the best orthogonal map between them.
+
+    .. math::
+        \cos(Q u_i, v_i), \quad Q = \arg\min_{Q^T Q = 1} \sum_{j \in F} \| Q u_j - v_j \|^2
+
+    of the unit embeddings u and v, the narrower padded by zeros. Q is fitted to the photos F and
+    judged on the others. Source: Schönemann, "A generalized solution of the orthogonal Procrustes
+    problem", 1966.
+
+    Args:
+        first: Embeddings by one model, shape (N, D).
+        second: By another, shape (N, E).
+        fitted: Whether a photo is in F, boolean, shape (N,). With fewer photos in F than
+            dimensions, Q is not determined, and cosines are too low.
+
+    Returns:
+        float64, shape (N,), in [−1, 1]; NaN for the photos in F.
+
+    Example:
+        >>> photos = np.eye(3)[[0, 1, 2, 0, 1]]
+        >>> orthogonal_cosines(photos, photos[:, [1, 2, 0]], np.arange(5) < 3)
+        array([nan, nan, nan,  1.,  1.])
+    """
+    width = max(first.shape[1], second.shape[1])
+    u, v = (np.pad(units(rows), ((0, 0), (0, width - rows.shape[1]))) for rows in (first, second))
+    rotation, _ = orthogonal_procrustes(u[fitted], v[fitted])
+    cosines = np.einsum("ij,ij->i", u @ rotation, v)
+    return np.where(fitted, np.nan, cosines.clip(-1, 1))
 
 
 def near_copies(embeddings: np.ndarray) -> tuple[np.ndarray, np.ndarray, float]:

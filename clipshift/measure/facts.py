@@ -149,40 +149,12 @@ def retained_facts(gallery: int | None = None) -> Facts:
     )
 
 
-NEIGHBOUR_VOTES = {"neighbour_top1": 1, "neighbour10_top1": 10}
-"""The accuracies without text, and of how many neighbours they are the vote."""
-
-
-def neighbour_columns(gallery: int | None = None) -> dict[str, Facts]:
-    """The facts of `NEIGHBOUR_VOTES` on the augmented and on the clean view, by column.
-
-    Args:
-        gallery: Number of labelled photos in the gallery, where it is known.
-    """
-    among = f"{gallery:,}" if gallery else "the gallery of"
-    return {
-        f"{name}{'_clean' if clean else ''}": Facts(
-            label=f"{k}-nearest-neighbour accuracy of the {'clean' if clean else 'augmented'} view"
-            + (f" among {among} photos" if gallery else ""),
-            short=f"{k}-NN{' clean' if clean else ''}",
-            definition=f"1 if the {k} clean photo{'s' if k > 1 else ''} nearest to the "
-            f"{'clean' if clean else 'augmented'} view among {among} photos, its own left out, "
-            f"{'vote' if k > 1 else 'votes'} for the photo's class, 0 if not; classes that tie "
-            "share the place",
-            space="photo" if clean else "embedding",
-            better="higher",
-            unit="share",
-        )
-        for name, k in NEIGHBOUR_VOTES.items()
-        for clean in (True, False)
-    }
-
-
 _DESCRIBED = yaml.safe_load(Path(__file__).with_suffix(".yaml").read_text(encoding="utf-8"))
 COLUMNS = {
     "relative_shift": Facts(**_DESCRIBED.pop("relative_shift")),
     "retained": retained_facts(),
 }
-COLUMNS |= neighbour_columns() | accuracy_columns((1, 5))
-COLUMNS |= {name: Facts(**facts) for name, facts in _DESCRIBED.items()}
+COLUMNS |= accuracy_columns((1, 5)) | {name: Facts(**facts) for name, facts in _DESCRIBED.items()}
 """The columns that the evaluation computes itself; those of a metric are its ``facts``."""
+NEIGHBOUR_VOTES = {"neighbour_top1": 1, "neighbour10_top1": 10}
+"""The accuracies without text, and of how many neighbours they are the vote."""

@@ -17,7 +17,7 @@ from clipshift.encode.encoder import Encoder
 from clipshift.encode.texts import caption_embeddings
 from clipshift.evaluate.loading import ViewData
 from clipshift.evaluate.module import RecordOptions, ShiftEvaluation
-from clipshift.evaluate.tables import add_of_gallery, retained_photos
+from clipshift.evaluate.tables import add_of_gallery, gallery_values
 from clipshift.measure.metrics import (
     SSIM,
     AttentionSimilarity,
@@ -108,5 +108,5 @@ def measure(
         **inputs,
     )
     measured = records.read()
-    add_of_gallery(measured, retained_photos(measured))
+    add_of_gallery(measured, gallery_values(measured, photos))
     return shift_table(measured, photos, variants), module, measured
