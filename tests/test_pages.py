@@ -162,16 +162,16 @@ def test_a_page_is_accessible_at_any_width_and_in_any_colours(
 ) -> None:
     axe = pytest.importorskip("axe_core_python.sync_playwright", reason="axe is not installed")
     with opened(browser, request.getfixturevalue(page)) as tab:
-        for width, scheme in product((390, 1440), ("light", "dark")):
+        for turn, (width, scheme) in enumerate(product((390, 1440), ("light", "dark"))):
             tab.set_viewport_size({"width": width, "height": 900})
             tab.emulate_media(color_scheme=scheme)
             tab.evaluate("drawAll()")
-            tab.locator(".card").first.click()
-            for _ in range(2):  # with a photo enlarged, and without
-                found = axe.Axe().run(tab)["violations"]
-                bad = [v for v in found if v["impact"] in ("serious", "critical")]
-                assert [(v["id"], v["nodes"][0]["html"]) for v in bad] == []
-                tab.keyboard.press("Escape")
+            if turn in (0, 3):  # with a photo enlarged: at either width, in either scheme
+                tab.locator(".card").first.click()
+            found = axe.Axe().run(tab)["violations"]
+            bad = [v for v in found if v["impact"] in ("serious", "critical")]
+            assert [(v["id"], v["nodes"][0]["html"]) for v in bad] == []
+            tab.keyboard.press("Escape")
             assert tab.evaluate("document.documentElement.scrollWidth") <= width
             charts = tab.locator(".vega[data-chart]")
             assert charts.count() == charts.locator("svg").count() > 1

@@ -51,8 +51,6 @@ def photo_section(run: Run, dataset: ViewDataset) -> Section:
         f"{pictured} with pictures: those that moved most, those that moved least, and some "
         "between. Choose one to see its views, where the model looks, and its numbers."
     )
-    if explorer["unlisted"]:
-        about += f" {explorer['unlisted']:,} between the most and the least moved are not listed."
     section = make_section("photos", about=about)
     section.explorer = explorer
     return section
