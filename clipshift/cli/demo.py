@@ -7,7 +7,7 @@ from importlib.util import find_spec
 
 from omegaconf import DictConfig, OmegaConf
 
-from clipshift.choices import choice_names, model_options
+from clipshift.choices import choice_names, model_options, read_choice
 from clipshift.cli.build import load_classes, make_augmentations, make_encoder
 from clipshift.cli.config import plain
 from clipshift.demo.photo import Model, make_model
@@ -55,10 +55,10 @@ def demo_models(cfg: DictConfig) -> dict[str, Callable[[], Model]]:
         beside.name += " (beside)" if beside.name in models else ""
         models[beside.name] = beside
     for name in choice_names("model"):
-        options = model_options(name)
-        weights = options["architecture"], options["pretrained"]
+        options = read_choice("model", name)
+        weights = options.get("architecture", ""), options.get("pretrained")
         is_trained = ":" in weights[0] or weights[1]
-        if is_trained and weights_are_here(*weights):
+        if "kind" not in options and is_trained and weights_are_here(*weights):
             models.setdefault(name, OmegaConf.create(options))
     return {name: cache(partial(demo_model, cfg, model)) for name, model in models.items()}
 

@@ -123,10 +123,9 @@ class Answer:
         """All views and the gaze on them in one picture: the attributes of a link to a PNG."""
         numbers, cells = self.numbers(), {}
         for row, pictures in enumerate(self.pictures([CLEAN, *numbers])):
-            for name in pictures:
-                shifts = [f"{of['relative_shift']:.3f}" for of in numbers.get(name, ())]
-                label = " ".join([name, *shifts[max(row - 1, 0) :][:1]])
-                cells[label + row * " "] = pictures[name]  # labels that no other row has
+            for name, picture in pictures.items():
+                shift = numbers[name][max(row - 1, 0)]["relative_shift"] if name != CLEAN else 0
+                cells[f"{name} {shift:.3f}{row * ' '}"] = picture  # no other row has this label
         models = " and ".join(model.name for model, _ in self.seen)
         title = f"{self.photo}, severity {self.severity}: relative shift and gaze of {models}"
         drawn = svg(spec_of(draw_pictures(cells, title, columns=1 + len(numbers))))
