@@ -61,6 +61,12 @@ class Sweep:
         """Those beside the model, the augmentation and the severity."""
         return [option for option in self.options if option not in NOT_IN_LINES]
 
+    @property
+    def settings(self) -> pd.DataFrame:
+        """These options of the finished jobs, as text: one row per job."""
+        given = pd.DataFrame(self.overrides, self.options, dtype=object)
+        return given.T.loc[list(self.runs)].fillna("")
+
     @cached_property
     def models(self) -> dict[str, str]:
         """What the model of each finished job is called."""
@@ -88,7 +94,7 @@ class Sweep:
         """The summaries of all finished jobs, with their model and `other_options`."""
         parts = []
         for job, run in self.runs.items():
-            settings = {name: self.overrides[job].get(name, "") for name in self.other_options}
+            settings = self.settings.loc[job, self.other_options]
             head = {"job": job, "model": run.info.model.name, **settings}
             parts.append(pd.DataFrame(head, index=run.summary.index).join(run.summary))
         return pd.concat(parts, ignore_index=True) if parts else NO_JOBS
@@ -172,22 +178,11 @@ def by_job(sweep: Sweep) -> tuple[pd.DataFrame, list[str]]:
         One row per job, and which of its columns are numbers: options of numbers first, then means
         over the job's augmentations and severities, the shift last.
     """
-    rows = sweep.grid.assign(label=sweep.grid["measure"].map(HEADS))
-    means = rows.pivot_table(index="job", columns="label", values="mean", sort=False)
+    rows = sweep.grid.replace({"measure": HEADS})
+    means = rows.pivot_table(index="job", columns="measure", values="mean", sort=False)
     names = [name for name in reversed(HEADS.values()) if name in means]
-    if HEADS["relative_shift"] in names:
-        names.remove(HEADS[COSINE])
-    settings = pd.DataFrame(
-        {
-            option: [sweep.overrides[job].get(option, "") for job in means.index]
-            for option in sweep.options
-        },
-        means.index,
-    )
-    if "model" in settings:
-        settings["model"] = means.index.map(sweep.models)
-    swept = [option for option in settings if is_number(settings[option])]
-    jobs = settings.astype(dict.fromkeys(swept, float)).join(means[names])
+    swept = [option for option in sweep.options if is_number(sweep.settings[option])]
+    jobs = sweep.settings.astype(dict.fromkeys(swept, float)).join(means[names])
     return jobs.reset_index(names="job"), [*swept, *names]
 
 

@@ -62,7 +62,15 @@ def compare_sweep(
     if sweep.runs:
         failed = bool(sweep.failed)
         tracking.track_sweep(folder, logger, sweeps, dashboard, sweep.table, files, failed)
-    terminal.print_sweep(sweep.leading_rows, sweep.order, page.answer, page.notes)
+    console = terminal.make_console()
+    if len(rows := sweep.leading_rows):
+        name, severity = HEADS[rows["measure"].iloc[0]], rows["severity"].iloc[0]
+        title = f"Mean {name} at severity {severity}, with 95 % intervals"
+        table = terminal.grid_table(rows, sweep.order, console.width)
+        terminal.print_table(console, title, table)
+    for note in page.notes:
+        terminal.print_text(console, note, "note: ")
+    terminal.print_text(console, " ".join(page.answer))
     jobs = f"{len(sweep.runs)} of {len(sweep.overrides)} jobs finished"
     print(f"{jobs}; comparison: {from_here(report)}")
     for job, reason in sweep.failed.items():
@@ -165,18 +173,16 @@ def curve_sections(sweep: Sweep) -> list[Section]:
 def jobs_table(sweep: Sweep) -> Contents:
     """The means of every job, with a link to its page."""
     data = side_by_side(sweep.grid, "measure", index=["job", "augmentation", "severity"])
-    options = {
-        n: [sweep.overrides[job].get(n, "") for job in data["job"]] for n in sweep.other_options
-    }
+    data = data.join(sweep.settings[sweep.other_options], on="job")
     data = data.assign(
         model=data["job"].map(sweep.models),
         photos=[sweep.runs[job].info.data.photos for job in data["job"]],
         page=[f"./{quote(job)}/report.html" for job in data["job"]],
-        **options,
     )
+    names = ["model", *sweep.other_options, "augmentation", "severity"]
     columns = [
         Column("job", "job", link="page"),
-        *(Column(name, name) for name in ("model", *options, "augmentation", "severity")),
+        *(Column(name, name) for name in names),
         *(Column(head, name, name) for name, head in HEADS.items() if name in data),
         Column("photos", "photos", form=COUNT),
     ]

@@ -270,28 +270,3 @@ def grid_table(rows: pd.DataFrame, order: Mapping[str, Sequence[str]], width: in
     columns = [Column(name, name, name) for name in order[across] if name in data]
     columns.insert(0, Column("model" if down == "line" else down, down))
     return fitting_rows(data, columns, width)[0]
-
-
-def print_sweep(
-    rows: pd.DataFrame,
-    order: Mapping[str, Sequence[str]],
-    answer: Sequence[str],
-    notes: Sequence[str],
-) -> None:
-    """Print what a sweep found: in a table, what limits it, and in sentences.
-
-    Args:
-        rows: One measure's means at one severity, as of `grid_table`.
-        order: As of `grid_table`.
-        answer: Sentences.
-        notes: What limits the numbers, a sentence each.
-    """
-    console = make_console()
-    console.print()
-    if len(rows):
-        name, severity = shift_name(rows["measure"].iloc[0]), rows["severity"].iloc[0]
-        title = f"Mean {name} at severity {severity}, with 95 % intervals"
-        print_table(console, title, grid_table(rows, order, console.width))
-    for note in notes:
-        print_text(console, note, "note: ")
-    print_text(console, " ".join(answer))
