@@ -16,9 +16,9 @@ from clipshift.results.table import influences
 
 FEW = 3
 """Up to this many augmentations have a sentence each, and lines that are tied are named."""
-TESTED = "Compared is the mean {}, at the 95 % level by differences on the same photos."
+TESTED = "Differences in the mean {} are tested at the 95 % level on the same photos."
 NOT_TESTED = (
-    "Compared is the mean {}, by intervals: differences are not tested, as the jobs did not "
+    "Differences in the mean {} are not tested, only intervals are compared: the jobs did not "
     "measure the same views of the same photos."
 )
 
