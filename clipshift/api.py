@@ -94,8 +94,9 @@ class Result:
     def table(self) -> pd.DataFrame:
         """Means of the leading measures: one row per augmentation, the largest shift first.
 
-        Its columns are those of `LEADING` that were measured, and measures that are not clipshift's
-        own; its index is ``augmentation``, and before that ``severity`` where there are several.
+        Its columns are relative shift, cosine, retained, zero-shot top-1, attention similarity and
+        SSIM, of those that were measured, and all measures that are not clipshift's own. Its index
+        is ``augmentation``, and before that ``severity`` where there are several.
         """
         several = self.summary["severity"].nunique() > 1
         keys = ["severity", "augmentation"] if several else ["augmentation"]

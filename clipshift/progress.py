@@ -4,6 +4,8 @@ import sys
 import threading
 import time
 from collections.abc import Iterator, Sequence
+from contextvars import ContextVar
+from importlib.util import find_spec
 from types import TracebackType
 from typing import TypeVar
 
@@ -11,6 +13,8 @@ from rich import progress
 from rich.console import Console
 
 Item = TypeVar("Item")
+SILENT: ContextVar[bool] = ContextVar("silent", default=False)
+"""Whether nothing is shown."""
 LOG_SECONDS = 30
 """How often a log file gets a line."""
 
@@ -29,8 +33,10 @@ class Progress:
         self.start, self.ended = time.monotonic(), threading.Event()
         self.bar: progress.Progress | None = None
         self.text = ""
+        if SILENT.get():
+            return
         console = Console(stderr=True)
-        if console.is_terminal or console.is_jupyter:
+        if console.is_terminal or (console.is_jupyter and find_spec("ipywidgets")):
             columns = (progress.TextColumn(doing), progress.BarColumn(), "{task.fields[text]}")
             clock = (progress.TimeElapsedColumn(), progress.TimeRemainingColumn())
             self.bar = progress.Progress(*columns, *clock, console=console, transient=True)

@@ -315,8 +315,9 @@ def halves(photo: torch.Tensor) -> torch.Tensor:
 )
 def test_calls_that_people_make(options: dict, names: list[str], hub_folder: Path) -> None:
     photos = np.random.default_rng(0).random((2, 32, 32, 3))
-    fast = {"augmentations": "flip", "measures": "cosine_similarity", "prompts": "none"}
-    made = clipshift.measure_shift(photos, hub_folder, **fast | {"progress": False} | options)
+    fast = {"model": hub_folder, "augmentations": "flip", "measures": "cosine_similarity"}
+    fast |= {"prompts": "none", "progress": False}
+    made = clipshift.measure_shift(photos, **fast | options)
     if "augmentations" in options:
         assert list(made.shift["augmentation"].unique()) == names
         assert list(made.run.info.config.aug) == names

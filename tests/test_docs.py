@@ -16,7 +16,8 @@ from support.hub import Hub
 from support.placeholders import Placeholders
 from support.terminal import ROOT, Terminal
 
-from clipshift.cli.command import compose_config, quoted
+from clipshift.cli.arguments import quoted
+from clipshift.cli.command import compose_config
 from clipshift.cli.config import validate
 from clipshift.cli.main import COMMANDS
 
@@ -284,6 +285,7 @@ def test_the_notebook_runs(tmp_path: Path) -> None:
         notebook, timeout=300, resources={"metadata": {"path": str(tmp_path)}}
     ).execute()
     shown = [output for cell in notebook.cells for output in cell.get("outputs", [])]
+    assert all(output["output_type"] != "display_data" for output in shown)  # no bars
     assert any("<svg" in output.get("data", {}).get("text/html", "") for output in shown)
 
 
