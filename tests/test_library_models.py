@@ -40,6 +40,7 @@ TIMM: dict[str, tuple[str, dict[str, Any], str | None, str | None, str | None]] 
     "mean of patches": ("vit_small_patch16_dinov3", SMALL, None, "mean_of_patches", "contribution"),
     "convnext": ("test_convnext", {}, None, "pooled", "contribution"),
     "resnet": ("test_resnet", {}, None, "pooled", "contribution"),
+    "distilled": ("deit_tiny_distilled_patch16_224", SMALL, None, "pooled", None),
     "swin": ("swin_tiny_patch4_window7_224", {"img_size": 56, "embed_dim": 24, "depths": (1, 1),
              "num_heads": (2, 2)}, None, "pooled", None),
 }  # fmt: skip

@@ -245,14 +245,14 @@ def timm_probe(tower: nn.Module, trunk: Any, head: Iterable[nn.Module] = ()) -> 
         trunk: The model, without a classifier.
         head: The layers of ``tower`` after it.
     """
-    pool = getattr(trunk, "attn_pool", None)
+    if not pools_tokens(trunk):
+        return contribution_probe(tower, trunk, head)
+    pool, grid, depth = trunk.attn_pool, trunk.patch_embed.grid_size, len(trunk.blocks)
     if isinstance(pool, AttentionPoolLatent) and pool.latent_len == 1:
-        return AttentionProbe(pool, latent_heads, trunk.patch_embed.grid_size, len(trunk.blocks))
-    blocks = getattr(trunk, "blocks", None)
-    attention = getattr(blocks[-1], "attn", None) if blocks is not None else None
-    if isinstance(attention, TIMM_ATTENTION) and getattr(trunk, "global_pool", "") == "token":
-        grid = trunk.patch_embed.grid_size
-        return AttentionProbe(attention, timm_heads, grid, len(trunk.blocks) - 1)
+        return AttentionProbe(pool, latent_heads, grid, depth)
+    attention = getattr(trunk.blocks[-1], "attn", None)
+    if isinstance(attention, TIMM_ATTENTION) and trunk.global_pool == "token":
+        return AttentionProbe(attention, timm_heads, grid, depth - 1)
     return contribution_probe(tower, trunk, head)
 
 

@@ -108,8 +108,10 @@ load = partial(modules.load_image_model, build, wrap)
 
 def classifiers_of(model: Any) -> list[str]:
     """The names of a model's classifiers: one, two of distilled models, or none."""
-    names = model.pretrained_cfg.get("classifier") or ()
-    return [names] if isinstance(names, str) else list(names)
+    names = (getattr(model, "pretrained_cfg", None) or {}).get("classifier")
+    if names:
+        return [names] if isinstance(names, str) else list(names)
+    return [name for name, layer in model.named_modules() if layer is model.get_classifier()]
 
 
 def poolings_of(model: Any) -> list[str]:
