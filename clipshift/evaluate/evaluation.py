@@ -392,7 +392,7 @@ def model_facts(encoder: Encoder) -> dict[str, Any]:
         "preprocessing": encoder.preprocessing,
         "gaze": encoder.probe.kind if encoder.probe else None,
         "gaze_layer": encoder.probe.layer if encoder.probe else None,
-        "text": encoder.text,
+        "text": encoder.text if encoder.tokenizer else None,
         "kind": encoder.kind,
         "pooling": encoder.pooling,
     }
