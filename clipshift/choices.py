@@ -14,6 +14,7 @@ from clipshift.errors import UserError, did_you_mean
 PACKAGE = Path(__file__).resolve().parent
 CONF = next(folder for folder in (PACKAGE / "conf", PACKAGE.parent / "conf") if folder.is_dir())
 """All choices: inside the package where it was installed from a wheel, beside it in a checkout."""
+HUB_CONFIG = "open_clip_config.json"
 ENVIRONMENT = re.compile(r'\$\{oc\.env:(\w+),"([^"]*)"\}')
 """A variable of the environment, and its default."""
 QUICK = "-quickgelu"
@@ -122,6 +123,8 @@ def model_options(
     names = choice_names("model")
     if model in names:
         return read_choice("model", str(model))
+    if (Path(model) / "config.json").is_file() and not (Path(model) / HUB_CONFIG).is_file():
+        return model_options({"kind": "transformers", "repo": str(model)})
     if Path(model).is_dir():
         return read_choice("model", "lite") | {"name": Path(model).name, "checkpoint": str(model)}
     kind, _, name = str(model).rpartition(":")

@@ -16,6 +16,7 @@ from support.commands import run_evaluate
 from support.hub import put_in_cache
 from torch import Tensor
 
+from clipshift.choices import model_options
 from clipshift.data.dataset import clean_view, native_resize
 from clipshift.encode.encoder import Encoder
 from clipshift.encode.kinds import load_encoder
@@ -304,9 +305,10 @@ def test_a_command_measures_a_folder(folders: dict[str, Path], tmp_path: Path) -
     options += ["model.pooling=class_token", "trainer=cpu", "layers=true", "data.resize=native"]
     done = run_evaluate(*options, f"hydra.run.dir={tmp_path}")
     assert done.returncode == 0, done.stderr
-    assert "class token" in done.stdout
+    assert "class token" in (tmp_path / "report.html").read_text()
     facts = json.loads((tmp_path / "run.json").read_text())["model"]
-    assert facts["pooling"] == "class_token"
+    assert (facts["kind"], facts["pooling"]) == ("transformers", "class_token")
+    assert model_options(folders["clip"])["repo"] == str(folders["clip"])
     assert facts["gaze"] == "attention"
     assert facts["preprocessing"]["resize_size"] == 65
     assert facts["preprocessing"]["backend"] == "torchvision"

@@ -45,7 +45,7 @@ from clipshift.encode.encoder import Encoder, Tokenizer
 from clipshift.encode.kinds import chosen_pooling
 from clipshift.encode.modules import precision_of
 from clipshift.encode.tower import Tower
-from clipshift.encode.weights import LOAD_ERRORS, check_finite, hub_file, load_error
+from clipshift.encode.weights import check_finite, hub_file, loading
 from clipshift.errors import UserError, one_line
 
 PROJECTION, ATTENTION_POOL, MEAN_OF_PATCHES = "projection", "attention_pool", "mean_of_patches"
@@ -57,7 +57,6 @@ TOKENS |= {"siglip_vision_model": 0, "siglip2_vision_model": 0}
 are any, the first is the class token, otherwise the embedding is that of an attention pool."""
 AVERAGING = {"convnext", "convnextv2", "dinov3_convnext", "regnet", "resnet"}
 """Types of towers whose ``pooler_output`` is the average over locations, up to a layer norm."""
-ERRORS: tuple[type[Exception], ...] = (*LOAD_ERRORS, ImportError)
 WEIGHTS = ["model.safetensors.index.json", "model.safetensors"]
 PROCESSORS = ["processor_config.json", "preprocessor_config.json"]
 TOKENIZER = ["tokenizer_config.json", "tokenizer.json"]
@@ -187,31 +186,20 @@ def projected_heads(
 
 
 @contextmanager
-def loading(source: str) -> Iterator[None]:
-    """Silence transformers' log and progress bars, and explain in one line what fails."""
+def silenced() -> Iterator[None]:
+    """Silence transformers' log and progress bars."""
     verbosity, has_bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     try:
         yield
-    except ERRORS as error:
-        if "trust_remote_code" in str(error):
-            problem = f"{source} requires running remote code, which clipshift never does"
-            raise UserError(problem) from error
-        raise UserError(load_error(source, "its configuration", error)) from error
     finally:
         logging.set_verbosity(verbosity)
         if has_bars:
             logging.enable_progress_bar()
 
 
-def load(
-    repo: str | None = None,
-    checkpoint: str | None = None,
-    pooling: str | None = None,
-    precision: str = "fp32",
-    seed: int = 0,
-) -> Encoder:
+def load(repo: str, pooling: str | None = None, precision: str = "fp32", seed: int = 0) -> Encoder:
     """Load a model from a folder or the hub's cache, or download it.
 
     Code and pickled weights of a repository are refused: only its ``model.safetensors`` is read.
@@ -219,7 +207,6 @@ def load(
     Args:
         repo: ``organisation/name`` on the hub, or a folder that ``save_pretrained`` of the model
             and of its image processor wrote.
-        checkpoint: Such a folder, in place of ``repo``.
         pooling: What the embedding is, see this module; None for the model's default.
         precision: open_clip's name; all weights and activations are in this type.
         seed: Without effect: all weights are loaded.
@@ -228,15 +215,22 @@ def load(
         UserError: If a file is missing or damaged, or weights are missing in it; if the model has
             no image side or not this pooling; or if it must be downloaded and there is no network.
     """
-    source = str(checkpoint or repo or "")
-    folder = find_file(source, ["config.json"]).parent
-    weights = find_file(source, WEIGHTS)
-    find_file(source, PROCESSORS)
+    folder = find_file(repo, ["config.json"]).parent
+    weights = find_file(repo, WEIGHTS)
+    find_file(repo, PROCESSORS)
     here: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
-    with loading(source):
+
+    @cache
+    def tokenizer() -> Tokenizer:
+        for name in TOKENIZER:
+            find_file(repo, [name])
+        with loading(f"the tokenizer of {repo}", "its configuration"), silenced():
+            return text_tokenizer(model, AutoTokenizer.from_pretrained(folder, **here))
+
+    with loading(repo, "its configuration"), silenced():
         if weights.name == WEIGHTS[0]:
             for shard in sorted(set(json.loads(weights.read_text())["weight_map"].values())):
-                find_file(source, [shard])
+                find_file(repo, [shard])
         config = AutoConfig.from_pretrained(folder, **here)
         config._attn_implementation = None  # a stranger's could name code on the hub
         kind: Any = getattr(transformers, (config.architectures or [""])[0], None)
@@ -246,18 +240,9 @@ def load(
         model, report = kind.from_pretrained(folder, dtype=torch.float32, **options)
         if missing := sorted(report["missing_keys"]):
             raise ValueError(f"it lacks {len(missing)} weights ({missing[0]} first)")
+        check_finite(model, repo)
+        model.to(get_input_dtype(precision) or torch.float32)
         processor = AutoImageProcessor.from_pretrained(folder, **here)
-    check_finite(model, source)
-
-    @cache
-    def tokenizer() -> Tokenizer:
-        for name in TOKENIZER:
-            find_file(source, [name])
-        with loading(f"the tokenizer of {source}"):
-            return text_tokenizer(model, AutoTokenizer.from_pretrained(folder, **here))
-
-    model.to(get_input_dtype(precision) or torch.float32)
-    with loading(source):
         return wrap(model, processor, lambda texts: tokenizer()(texts), True, pooling)
 
 

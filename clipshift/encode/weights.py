@@ -219,7 +219,7 @@ def loading(source: str, architecture: str, seed: int = 0) -> Iterator[None]:
 
 
 LOAD_ERRORS: tuple[type[Exception], ...] = (RuntimeError, ValueError, LookupError, TypeError)
-LOAD_ERRORS += (OSError, AttributeError, AssertionError, EOFError)
+LOAD_ERRORS += (OSError, AttributeError, AssertionError, EOFError, ImportError)
 LOAD_ERRORS += (UnpicklingError, SafetensorError, StopIteration)
 """Errors that torch, safetensors and open_clip raise for weights that cannot be loaded."""
 
@@ -230,6 +230,8 @@ def load_error(source: str, architecture: str, error: Exception) -> str:
     detail = next((line for line in lines if "size mismatch" in line), lines[-1] if lines else "")
     if isinstance(error, StopIteration):
         return f"{source} cannot be loaded: it holds no weights"
+    if "trust_remote_code" in detail:
+        return f"{source} requires running remote code, which clipshift never does"
     mismatches = ("Missing key", "size mismatch", "width changed")
     is_other = any(mismatch in str(error) for mismatch in mismatches)
     problem = f"is not a checkpoint of {architecture}" if is_other else "cannot be loaded"
