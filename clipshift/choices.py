@@ -17,8 +17,6 @@ CONF = next(folder for folder in (PACKAGE / "conf", PACKAGE.parent / "conf") if 
 HUB_CONFIG = "open_clip_config.json"
 ENVIRONMENT = re.compile(r'\$\{oc\.env:(\w+),"([^"]*)"\}')
 """A variable of the environment, and its default."""
-QUICK = "-quickgelu"
-"""How open_clip marks an architecture with OpenAI's activation."""
 
 
 def choice_names(group: str) -> list[str]:
@@ -42,15 +40,10 @@ def unknown_choice(group: str, choice: str) -> UserError:
     if group == "model" and Path(choice).exists():
         return UserError(f"model={choice} is not a choice of model: use model.checkpoint={choice}")
     if group == "model" and (architecture := architecture_of(choice)):
-        by_name = {name: read_choice("model", name) for name in names}
-        alike = [
-            f"model={name}"
-            for name, options in by_name.items()
-            if options["pretrained"]
-            and options["architecture"].removesuffix(QUICK) == architecture.removesuffix(QUICK)
-        ]
+        architectures = {n: read_choice("model", n).get("architecture") or "" for n in names}
+        like = [f"model={n}, " for n, a in architectures.items() if _base(a) == _base(architecture)]
         own = f"model.architecture={architecture} model.pretrained=TAG"
-        return UserError(f"{choice} is an architecture: use {', '.join([*alike, own])}")
+        return UserError(f"{choice} is an architecture: use {''.join(like)}{own}")
     return UserError(
         f"no {choice!r} in group {group}{did_you_mean(choice, names)} "
         f"(there are: {', '.join(names)})"
@@ -58,14 +51,15 @@ def unknown_choice(group: str, choice: str) -> UserError:
 
 
 def architecture_of(name: str) -> str | None:
-    """The architecture that a name means, written as open_clip does or as ``ViT-B/32``; or None."""
-    if ":" in name:  # local-dir:FOLDER, hf-hub:ORGANISATION/NAME
-        return name
+    """open_clip's architecture that a name means, as ``ViT-B/32`` does; None if there is none."""
     package = find_spec("open_clip")
-    folder = Path(package.origin).parent if package and package.origin else Path()
-    files = (folder / "model_configs").glob("*.json")
-    wanted = name.replace("/", "-").lower()
-    return next((file.stem for file in files if file.stem.lower() == wanted), None)
+    folder = Path((package and package.origin) or "").parent / "model_configs"
+    names = {file.stem.lower(): file.stem for file in folder.glob("*.json")}
+    return names.get(name.replace("/", "-").lower())
+
+
+def _base(architecture: str) -> str:
+    return architecture.removesuffix("-quickgelu")  # open_clip's mark of OpenAI's activation
 
 
 def read_choice(group: str, choices: str | Sequence[str]) -> dict[str, Any]:

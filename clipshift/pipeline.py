@@ -35,7 +35,7 @@ from clipshift.errors import UserError, first_line, one_line
 from clipshift.evaluate.calibration import calibration_for, calibration_notes, left_to_measure
 from clipshift.evaluate.evaluation import Evaluation, run_evaluation
 from clipshift.measure.metrics import PhotoMeasure
-from clipshift.progress import Progress
+from clipshift.progress import SILENT, Progress
 from clipshift.results.intervals import CLASSES
 from clipshift.results.records import Records
 from clipshift.results.runs import Run
@@ -266,7 +266,7 @@ class KeepSigterm(pl.Callback):
 class TrainerProgress(pl.callbacks.ProgressBar):
     """Shows how many photos are measured, or how many steps of a training are done."""
 
-    enabled, before = True, 0
+    enabled = True
     shown: Progress | None = None
 
     def disable(self) -> None:
@@ -278,25 +278,25 @@ class TrainerProgress(pl.callbacks.ProgressBar):
         self.shown = Progress("Measuring photos", photos, "photos") if self.enabled else None
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        steps, self.before = int(trainer.estimated_stepping_batches), trainer.global_step
-        self.shown = Progress("Training", steps, "steps") if self.enabled else None
+        steps = int(trainer.estimated_stepping_batches), "steps", trainer.global_step
+        self.shown = Progress("Training", *steps) if self.enabled else None
 
     def on_test_batch_end(  # type: ignore[override]
         self, trainer: pl.Trainer, module: Any, outputs: Any, batch: Any, index: int, *_: Any
     ) -> None:
         loader: Any = trainer.test_dataloaders
         if self.shown:
-            self.shown.update(min((index + 1) * loader.batch_size, len(loader.sampler)))
+            self.shown.show(min((index + 1) * loader.batch_size, len(loader.sampler)))
 
     def on_train_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
         values = trainer.progress_bar_metrics.items()
         note = "".join(f", {name} {value:.3g}" for name, value in values)
         if self.shown:
-            self.shown.update(trainer.global_step, self.before, note)
+            self.shown.show(trainer.global_step, note)
 
     def _close(self, *_: Any, **__: Any) -> None:
         if self.shown:
-            self.shown.close()
+            self.shown.stop()
 
     on_test_end = on_train_end = on_exception = _close  # type: ignore[assignment]
 
@@ -342,8 +342,9 @@ def evaluation_trainer(
         make: Makes it, with the options of its devices.
         folder: The run's folder.
         logger: Where the run is tracked.
-        progress: Whether to show a bar.
+        progress: Whether to show how far it is, and what is done before and after it.
     """
+    SILENT.set(not progress)
     options: dict[str, Any] = {"enable_progress_bar": progress, "enable_checkpointing": False}
     return make_trainer(make, folder, logger, **options)
 

@@ -2,11 +2,9 @@
 
 import sys
 import threading
-import time
 from collections.abc import Iterator, Sequence
 from contextvars import ContextVar
 from importlib.util import find_spec
-from types import TracebackType
 from typing import TypeVar
 
 from rich import progress
@@ -19,63 +17,50 @@ LOG_SECONDS = 30
 """How often a log file gets a line."""
 
 
-class Progress:
-    """Shows how far a piece of work is, on standard error, from its beginning to `close`.
+class Progress(progress.Progress):
+    """How far a piece of work is, on standard error, from now until `stop`.
 
     Args:
         doing: What is done.
         total: Of how many steps; None where that is not known.
         unit: What a step is, in the plural.
+        before: How many of them were done before.
     """
 
-    def __init__(self, doing: str, total: int | None = None, unit: str = "") -> None:
-        self.doing, self.total, self.unit = doing, total, unit
-        self.start, self.ended = time.monotonic(), threading.Event()
-        self.bar: progress.Progress | None = None
-        self.text = ""
-        if SILENT.get():
-            return
+    def __init__(
+        self, doing: str, total: int | None = None, unit: str = "", before: int = 0
+    ) -> None:
         console = Console(stderr=True)
-        if console.is_terminal or (console.is_jupyter and find_spec("ipywidgets")):
-            columns = (progress.TextColumn(doing), progress.BarColumn(), "{task.fields[text]}")
-            clock = (progress.TimeElapsedColumn(), progress.TimeRemainingColumn())
-            self.bar = progress.Progress(*columns, *clock, console=console, transient=True)
-            self.bar.start()
-            self.bar.add_task(doing, total=total, text="")
-        else:
+        columns = (progress.TextColumn(doing), progress.BarColumn(), "{task.fields[text]}")
+        clock = (progress.TimeElapsedColumn(), progress.TimeRemainingColumn())
+        seen = console.is_terminal or (console.is_jupyter and find_spec("ipywidgets"))
+        silent = SILENT.get()
+        disable = bool(silent or not seen)
+        super().__init__(*columns, *clock, console=console, transient=True, disable=disable)
+        self.unit, self.before, self.ended = unit, before, threading.Event()
+        self.add_task(doing, total=total, text="")
+        self.start()
+        if not seen and not silent:
             threading.Thread(target=self._log, daemon=True).start()
 
-    def update(self, done: int, before: int = 0, note: str = "") -> None:
-        """Show that more is done.
-
-        Args:
-            done: The steps done.
-            before: How many of them were done before this began.
-            note: What else to show.
-        """
-        spent = time.monotonic() - self.start
-        speed = f", {(done - before) / spent:.2g} {self.unit}/s" if self.unit and spent else ""
-        self.text = f"{done:,} of {self.total:,}{speed}{note}"
-        if self.bar is not None:
-            self.bar.update(self.bar.task_ids[0], completed=done, text=self.text)
+    def show(self, done: int, note: str = "") -> None:
+        """Show how many steps are done, and a note."""
+        task = self.tasks[0]
+        speed = (done - self.before) / (task.elapsed or 1e-9)
+        speeds = f", {speed:.2g} {self.unit}/s" if self.unit else ""
+        self.update(task.id, completed=done, text=f"{done:,} of {task.total:,}{speeds}{note}")
 
     def _log(self) -> None:
+        task = self.tasks[0]
         while not self.ended.wait(LOG_SECONDS):
-            spent = f"{time.monotonic() - self.start:.0f} s"
-            text = ", ".join(filter(None, [self.text, spent]))
-            print(f"{self.doing}: {text}", file=sys.stderr, flush=True)
+            text = ", ".join(filter(None, [task.fields["text"], f"{task.elapsed:.0f} s"]))
+            print(f"{task.description}: {text}", file=sys.stderr, flush=True)
 
-    def close(self) -> None:
+    def stop(self) -> None:
         """End it, without a trace in a terminal."""
         self.ended.set()
-        if self.bar is not None:
-            self.bar.stop()
-
-    def __enter__(self) -> "Progress":
-        return self
-
-    def __exit__(self, kind: type | None, error: object, trace: TracebackType | None) -> None:
-        self.close()
+        if not self.disable:
+            super().stop()
 
 
 def tracked(items: Sequence[Item], doing: str, unit: str = "") -> Iterator[Item]:
@@ -83,4 +68,4 @@ def tracked(items: Sequence[Item], doing: str, unit: str = "") -> Iterator[Item]
     with Progress(doing, len(items), unit) as shown:
         for done, item in enumerate(items, 1):
             yield item
-            shown.update(done)
+            shown.show(done)  # type: ignore[attr-defined]

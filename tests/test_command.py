@@ -49,7 +49,7 @@ LINES = {
     "evaluate --data folder": "no flag --data: use data=folder",
     "evaluate --seed=3 aug=noise": "no flag --seed: use seed=3",
     "evaluate --cfg": "expected one argument; --help lists",
-    "evaluate noise": "noise is not an option: use aug=noise",
+    "evaluate noise": "noise is not an option: use OPTION=VALUE",
     "evaluate photos": "photos is not an option: use data=folder data.root=photos",
     "evaluate model=ViT-B-32": "an architecture: use model=vit_b32_laion2b, model=vit_b32_openai,",
     "evaluate model=ViT-L/14": "use model=vit_l14_openai, model.architecture=ViT-L-14 model.pret",
@@ -171,7 +171,7 @@ def test_parts_check_their_own_parameters(override: str, expected: str) -> None:
         (["experiment=robustify_demo", "evaluation=['data=foldr']"], "did you mean 'folder'"),
         (["experiment=robustify_demo", "train_aug=[noise]"], "aug@train_aug=[noise]"),
         (["experiment=robustify_demo", "trainer.max_epochs=0"], "whole number ≥ 1"),
-        (["experiment=robustify_demo", "data.batch_size=9"], "7 training photos are fewer"),
+        (["experiment=robustify_demo", "data.batch_size=9"], "4 training photos are fewer"),
         (["experiment=robustify_demo", "data.val.skip=14"], "data.val.skip: 14 leaves none"),
         (
             ["experiment=robustify_demo", "data@data.train=folder", "data.train.root=/no/data.1"],

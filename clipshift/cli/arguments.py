@@ -11,9 +11,8 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 
 from clipshift import options as spec
-from clipshift.choices import choice_names, experiment_names
-from clipshift.cli.config import DESCRIPTIONS, PATHS
-from clipshift.cli.help import chosen_groups
+from clipshift.choices import experiment_names
+from clipshift.cli.config import OPTIONS, PATHS
 from clipshift.errors import UserError, did_you_mean
 
 
@@ -38,64 +37,46 @@ def checked_arguments(
     parser.error = refuse  # type: ignore[method-assign, assignment]
     flags, unknown = parser.parse_known_args(arguments)
     overrides = [*flags.overrides, *(word for word in unknown if not word.startswith("-"))]
-    for position, argument in enumerate(arguments):
+    for argument, *behind in (arguments[place:] for place in range(len(arguments))):
         option, equals, value = argument.partition("=")
-        behind = arguments[position + 1 :]
-        following = "".join(w for w in behind[:1] if "=" not in w and w[:1] != "-")
+        following = "".join(word for word in behind[:1] if "=" not in word and word[:1] != "-")
         if argument.startswith("-") and argument in unknown:
             use = f"{option.lstrip('-')}={value or following or 'VALUE'}"
             raise UserError(f"no flag {option}: use {use}")
-        if equals and following and value.count("[") > value.count("]"):
-            joined = "".join([argument, *behind])
-            whole = joined[: joined.find("]") + 1 or None]
+        if following and value.count("[") > value.count("]"):
+            whole = "".join([argument, *behind]).partition("]")[0] + "]"
             raise UserError(f"{argument} has no closing bracket: use {whole}, without spaces")
-        if equals:
-            check_override(command, argument, flags.multirun, option_names)
-        elif argument in overrides and not argument.startswith("~"):
-            named = chosen_groups("finetune" if command == "train" else command).items()
-            meant = [f"{name}={argument}" for name, g in named if argument in choice_names(g)]
-            meant += [f"data=folder data.root={argument}"] * Path(argument).exists()
-            use = [*meant, "OPTION=VALUE"][0]
+        if argument in overrides and not equals and not argument.startswith("~"):
+            use = f"data=folder data.root={argument}" if Path(argument).exists() else "OPTION=VALUE"
             raise UserError(f"{argument} is not an option: use {use}; --help lists all options")
-    return [*map(quoted, overrides), *(word for word in arguments if word not in overrides)]
+    read = [checked_override(command, one, flags.multirun, option_names) for one in overrides]
+    return [*read, *(word for word in arguments if word not in overrides)]
 
 
-def check_override(
+def checked_override(
     command: str, argument: str, multirun: bool, option_names: Callable[[str], Sequence[str]]
-) -> None:
-    """Make sure that Hydra can read one option, and takes its value: see `checked_arguments`."""
+) -> str:
+    """One option as Hydra's grammar needs it: see `checked_arguments`."""
     option, _, value = argument.partition("=")
-    parser = OverridesParser.create()
     try:
-        parser.parse_override(f"{option}=0")
+        text = quoted(argument)
     except HydraException:
         meant = did_you_mean(option, option_names(command))
         raise UserError(f"no option {option!r}{meant}; --help lists all options") from None
-    swept = False
-    with suppress(HydraException):  # it is taken as it is typed
-        swept = parser.parse_override(argument).is_sweep_override()
-    if swept and not multirun and not option.startswith("hydra"):
-        use = f"-m {argument} for a run each"
-        if takes_list(option, yaml.safe_load(f"[{value}]")):
-            use = f"{option}=[{value}] for one run, or {use}"
-        raise UserError(f"{argument} has several values: use {use}")
+    if swept([text]) and not multirun and not option.startswith("hydra"):
+        check = spec.check_of(OPTIONS[option]) if option in OPTIONS else None
+        listed = option.split("@")[0] in ("aug", "metric") or (
+            check and check[1](yaml.safe_load(f"[{value}]"))
+        )
+        both = f"{option}=[{value}] for one run, or " if listed else ""
+        raise UserError(f"{argument} has several values: use {both}-m {argument} for a run each")
     names = experiment_names(command)
-    if option == "experiment" and not swept and value not in (*names, "null"):
+    if option == "experiment" and not multirun and value not in (*names, "null"):
         other = "evaluate" if command == "train" else "train"
         there = value in experiment_names(other)
         hint = f"; use clipshift {other} {argument}" if there else did_you_mean(value, names)
         raise UserError(f"no experiment {value!r}{hint} (there are: {', '.join(names)})")
-
-
-def takes_list(name: str, values: list[Any]) -> bool:
-    """Whether an option or group takes several values in one run, as in ``aug=[noise,blur]``."""
-    for description in DESCRIPTIONS.values():
-        for option, one in spec.options_of(description):
-            if name in (option, f"{one.metadata.get('group')}@{option}"):
-                check = spec.check_of(one)
-                several = bool(one.metadata.get("example")) and one.type is Any
-                return check[1](values) if check else several
-    return False
+    return text
 
 
 def quoted(argument: str) -> str:
@@ -104,25 +85,20 @@ def quoted(argument: str) -> str:
     A value that Hydra cannot read is taken as it is typed, and so is the name of a file or folder
     that looks like a number.
 
+    Raises:
+        HydraException: If it is the option that Hydra cannot read.
+
     Example:
         >>> quoted("data.root=My Photos (2024)"), quoted("seed=3"), quoted("data.root=1e5")
         ("data.root='My Photos (2024)'", 'seed=3', "data.root='1e5'")
     """
-    option, equals, value = argument.partition("=")
-    if not equals or argument.startswith("-"):
-        return argument
-    text = f"{option}={as_typed(value)}"
-    try:
-        read = OverridesParser.create().parse_override(argument).value()
-    except HydraException:
-        try:
-            OverridesParser.create().parse_override(text)
-        except HydraException:
-            return argument  # it is the option that Hydra cannot read, and it will say so
-        return text
-    if option in PATHS and isinstance(read, bool | int | float):
-        return text
-    return argument
+    option, _, value = argument.partition("=")
+    text, parser = f"{option}={as_typed(value)}", OverridesParser.create()
+    with suppress(HydraException):
+        read = parser.parse_override(argument).value()
+        return text if option in PATHS and isinstance(read, bool | int | float) else argument
+    parser.parse_override(text)
+    return text
 
 
 def as_typed(value: str) -> str:

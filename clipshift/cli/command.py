@@ -49,8 +49,9 @@ NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 """A full disk, a used-up quota, and ``ulimit -f``: of these the system does not name the file."""
 ORIGINAL_ARGV = list(sys.argv)
 """The command line as it was typed."""
-BEFORE_RESULTS = {".lock", "settings.json", "options.json", "hparams.yaml", "metrics.csv"}
-"""The files of a run that has computed nothing yet."""
+BEFORE_RESULTS = {".hydra", "wandb", ".log", ".lock", "settings.json", "options.json"}
+BEFORE_RESULTS |= {"hparams.yaml", "metrics.csv"}
+"""Folders, files and endings of files of a run that has computed nothing yet."""
 RANKS = ("RANK", "LOCAL_RANK", "SLURM_PROCID")
 """The environment's variables that say which of several processes this is."""
 
@@ -87,18 +88,15 @@ def run_command(main: Callable[[], None], config_name: str, arguments: Sequence[
 
 def remove_empty_folder() -> None:
     """Remove the folder that this command has made, unless something is computed in it."""
-    if not any(map(Path.is_dir, _new_folders)) or not is_first():
+    if not _new_folders or not is_first():
         return
     folder, *above = _new_folders
-    for file in folder.rglob("*"):
-        part = file.relative_to(folder).parts[0]
-        known = file.name in BEFORE_RESULTS or file.suffix == ".log" or part in (".hydra", "wandb")
-        if file.is_file() and not known:
-            return
-    shutil.rmtree(folder, ignore_errors=True)
-    with suppress(OSError):  # where there is something else
-        for one in above:
-            one.rmdir()
+    files = [file.relative_to(folder) for file in folder.rglob("*") if file.is_file()]
+    if all({*file.parts, file.suffix} & BEFORE_RESULTS for file in files):
+        shutil.rmtree(folder, ignore_errors=True)
+        with suppress(OSError):  # where there is something else
+            for one in above:
+                one.rmdir()
 
 
 def is_first() -> bool:

@@ -19,8 +19,9 @@ DESCRIPTIONS: dict[str, type] = {
     "demo": spec.DemoOptions,
 }
 """By command, and of ``train`` those of experiments that fine-tune apart, all options there are."""
-_every = (pair for description in DESCRIPTIONS.values() for pair in spec.options_of(description))
-PATHS = {name for name, one in _every if one.metadata.get("paths")}
+OPTIONS = dict(pair for described in DESCRIPTIONS.values() for pair in spec.options_of(described))
+"""All options of all commands, by name."""
+PATHS = {name for name, one in OPTIONS.items() if one.metadata.get("paths")}
 """Options that name a file or a folder."""
 RUN_FILE = "run.json"
 """What a finished run is known by."""

@@ -2,7 +2,7 @@
 
 import os
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from importlib.metadata import version
 from pathlib import Path
 
@@ -14,10 +14,10 @@ from omegaconf import DictConfig
 from clipshift.choices import CONF, experiment_names
 from clipshift.cli.arguments import as_typed
 from clipshift.cli.command import explained_errors, fail, run_command, say_loading
-from clipshift.cli.config import DESCRIPTIONS, check_paths, finished_runs, name_model, validate
+from clipshift.cli.config import OPTIONS, check_paths, finished_runs, name_model, validate
 from clipshift.cli.output import lenient_output
 from clipshift.errors import UserError, did_you_mean, one_line
-from clipshift.options import options_of, values_of
+from clipshift.options import values_of
 
 # Lightning and open_clip take seconds to import: help and mistakes do not wait for them.
 
@@ -202,31 +202,17 @@ def complete(arguments: Sequence[str]) -> None:
     """Complete a command line: values and runs, and by Hydra's completion all else."""
     line = os.environ.get("COMP_LINE", "")
     words, last = line.split(maxsplit=2), line.rpartition(" ")[2]
+    option, equals, _ = last.partition("=")
     if not arguments[1:] or not arguments[1].startswith("query="):
         evaluate(arguments)
-    elif values := list(completed_values(words, last)):
-        print(*(value for value in values if value.startswith(last)))
-    elif len(words) > 1 and words[1] in ("evaluate", "train", "check", "demo"):
+    elif not words[1:] or words[1:] == [last]:
+        print(*COMMANDS)
+    elif words[1] in ("compare", "report") and not equals:
+        print(*(run for run in finished_runs() if run.startswith(last)))
+    elif values := {"experiment": experiment_names(words[1])}.get(option) or (
+        values_of(OPTIONS[option]) if equals and option in OPTIONS else []
+    ):
+        print(*(word for v in values if (word := f"{option}={v}").startswith(last)))
+    elif words[1] in ("evaluate", "train", "check", "demo"):
         os.environ["COMP_LINE"] = " ".join([words[0], *words[2:]])
         COMMANDS[words[1]][0](arguments)
-    elif len(words) < 3:
-        print(*COMMANDS)
-
-
-def completed_values(words: Sequence[str], last: str) -> Iterator[str]:
-    """What a word of a command line can be, where that is a value or a run.
-
-    Args:
-        words: The command line's first words.
-        last: Its last word, not finished.
-    """
-    option, equals, _ = last.partition("=")
-    if words[1:2] and words[1] in ("compare", "report") and not equals:
-        yield from finished_runs()
-    elif option == "experiment":
-        yield from (f"{option}={name}" for name in experiment_names(words[1]))
-    elif equals:
-        for description in DESCRIPTIONS.values():
-            named = dict(options_of(description))
-            if option in named:
-                yield from (f"{option}={value}" for value in values_of(named[option]))
