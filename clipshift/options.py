@@ -418,7 +418,7 @@ class ParityOptions(Description):
     """The options of ``clipshift parity A B``."""
 
     a: str = FROM_CHOICE
-    """A model: a choice, a folder, KIND:NAME; with options of its own, as tiny,precision=bf16."""
+    """A model: a choice, a folder, or KIND:NAME, with options of its own: tiny,precision=bf16."""
     b: str = FROM_CHOICE
     """The other model."""
     tolerance: float = option(FROM_CHOICE, number(0))

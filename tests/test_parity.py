@@ -68,30 +68,23 @@ def test_a_model_against_itself_differs_by_exactly_nothing(tiny: Encoder) -> Non
 
 
 def test_exported_to_onnx_it_agrees_within_rounding(tiny: Encoder, tmp_path: Path) -> None:
-    """A runtime of its own, as a plain module around it."""
-    onnxruntime = pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnxruntime")
     pytest.importorskip("onnx")
-    file = str(tmp_path / "tiny.onnx")
-    inputs = torch.rand(32, 3, SIDE, SIDE)
-    tower = copy.deepcopy(tiny.model.visual)
-    torch.onnx.export(tower, (inputs,), file, input_names=["pixels"], dynamo=False)
-    session = onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
-
-    class Exported(nn.Module):
-        def encode_image(self, pixels: Tensor) -> Tensor:
-            full = torch.cat([pixels, pixels[:1].expand(32 - len(pixels), -1, -1, -1)])
-            [embeddings] = session.run(None, {"pixels": full.numpy()})
-            return torch.from_numpy(embeddings[: len(pixels)])
-
-        def __deepcopy__(self, memo: Any) -> "Exported":
-            return self
-
-    parity = clipshift.parity(tiny, (Exported(), tiny.preprocessing), tolerance=1e-6)
+    tower, pixels = copy.deepcopy(tiny.model.visual), torch.rand(32, 3, SIDE, SIDE)
+    torch.onnx.export(tower, (pixels,), tmp_path / "tiny.onnx", dynamo=False)
+    (tmp_path / "tiny.json").write_text(json.dumps(tiny.preprocessing))
+    parity = clipshift.parity("tiny", f"onnx:{tmp_path / 'tiny.onnx'}", tolerance=1e-6)
     assert parity.passed
     assert (parity.table["pixel_max"] == 0).all()
     assert 0 < (1 - parity.table[SAME]).max() < 1e-10
     assert "rounding alone" in str(parity)
     assert "The preprocessing is the same" in str(parity)
+    quantization = pytest.importorskip("onnxruntime.quantization")
+    quantization.quantize_dynamic(tmp_path / "tiny.onnx", tmp_path / "int8.onnx")
+    (tmp_path / "int8.json").write_text(json.dumps(tiny.preprocessing))
+    parity = clipshift.parity("tiny", f"onnx:{tmp_path / 'int8.onnx'}", tolerance=1e-6)
+    assert not parity.passed
+    assert "the models differ by more than rounding" in str(parity)
 
 
 def test_without_antialiasing_the_preprocessing_is_named(tiny: Encoder, tmp_path: Path) -> None:

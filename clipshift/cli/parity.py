@@ -4,9 +4,8 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
-from clipshift.choices import model_options
-from clipshift.cli.build import load_photos, make_encoder
-from clipshift.comparison.parity import Stack, measure_parity
+from clipshift.cli.build import load_photos
+from clipshift.comparison.parity import make_stack, measure_parity
 from clipshift.comparison.parity_report import report_parity
 from clipshift.errors import from_here
 from clipshift.report.terminal import make_console, print_text
@@ -28,14 +27,8 @@ def parity(cfg: DictConfig, folder: Path) -> bool:
     Raises:
         UserError: If a model or the photos cannot be loaded.
     """
-    stacks = []
-    for text in (cfg.parity.a, cfg.parity.b):
-        name, *given = text.split(",")
-        options = model_options(name) | dict(option.partition("=")[::2] for option in given)
-        precision = options.pop("precision", cfg.precision)
-        stacks.append(Stack(text, make_encoder(options, precision)))
-    photos, _ = load_photos(cfg.data)
-    measured = measure_parity(stacks[0], stacks[1], photos, cfg.parity.tolerance)
+    a, b = (make_stack(name, precision=cfg.precision) for name in (cfg.parity.a, cfg.parity.b))
+    measured = measure_parity(a, b, load_photos(cfg.data)[0], cfg.parity.tolerance)
     page = report_parity(measured, folder)
     print_text(make_console(), "\n".join(measured.verdict))
     print(f"report: {from_here(page)}")

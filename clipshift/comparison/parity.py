@@ -1,7 +1,7 @@
 """Parity: whether two encoders that ought to be one agree, and which step makes a difference."""
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -62,25 +62,28 @@ class Stack:
         return self.encoder.encode_views(pixels.to(self.encoder.mean.device)).embedding.cpu()
 
 
-def make_stack(given: Any, like: Encoder | None = None) -> Stack:
+def make_stack(given: Any, like: Encoder | None = None, precision: str = "fp32") -> Stack:
     """A model with its preprocessing.
 
     Args:
-        given: A name, folder or (architecture, weights) of `clipshift.choices.model_options`; an
-            object of `clipshift.encode.as_encoder`; or such an object and its preprocessing. That
-            is one of `as_encoder`, or any function from an RGB image to what the model takes, (3,
-            H, W). A function, a torchvision ``Compose`` and a processor of transformers are
-            themselves applied to each photo.
+        given: What `clipshift.choices.model_options` takes, a name perhaps with options, as
+            ``tiny,precision=bf16``; an object of `clipshift.encode.as_encoder`; or such an object
+            and its preprocessing. That is one of `as_encoder`, or any function from an RGB image to
+            what the model takes, (3, H, W). A function, a torchvision ``Compose`` and a processor
+            of transformers are themselves applied to each photo.
         like: The other model, whose mean and std a function is taken to have: it does not tell.
+        precision: Of a model by its name, without an option.
 
     Raises:
         UserError: If the model cannot be used.
     """
     named = isinstance(given, tuple) and isinstance(given[0], str)
     model, preprocess = given if isinstance(given, tuple) and not named else (given, None)
-    if named or isinstance(model, str | Path):
-        options = model_options(model)
-        return Stack(options.pop("name"), load_encoder(**options))
+    if named or isinstance(model, str | Path | Mapping):
+        model, *given = model.split(",") if isinstance(model, str) else [model]
+        options = model_options(model) | dict(option.partition("=")[::2] for option in given)
+        name = ",".join([options.pop("name"), *given])
+        return Stack(name, load_encoder(**{"precision": precision} | options))
     name, processor = getattr(model, "__name__", type(model).__name__), preprocess
 
     def transform(image: Image.Image) -> Tensor:
