@@ -75,6 +75,7 @@ def config(ink: str = INK, muted: str = MUTED, grid: str = GRID, back: str = "tr
         "axis": {**words, **distances, **quiet, "gridColor": grid, "titleFontSize": 12},
         "text": {"color": ink, "fontSize": 11},
         "rule": {"color": muted},
+        "header": {"labelColor": ink, "titleColor": muted},
         "legend": {**words, "symbolFillColor": muted, "symbolStrokeColor": muted},
         "title": {"color": ink, "anchor": "start", "fontSize": 13, "subtitleColor": muted},
     }
