@@ -10,7 +10,7 @@ from support.commands import run_script
 from clipshift.cli.main import COMMANDS, main
 from clipshift.cli.models import HEADER, model_row
 
-EXPERIMENTS = ("check", "imagenet_c", "inside", "paper")
+EXPERIMENTS = ("check", "imagenet_c", "inside", "paper", "parity")
 SEVERITIES = ("paper", "1", "2", "3", "4", "5", "matched")
 
 
