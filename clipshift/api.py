@@ -53,7 +53,7 @@ OTHER_DEFAULTS = {"attributes": None, "num_workers": 0, "save_gaze": SHOWN_GAZES
 """Defaults that are not the command's: None for its file of attributes, no processes that would
 import a notebook's code, and gazes to show."""
 
-LEADING = (*HEADLINE_MEASURES, "retained", "zero_shot_top1", "attention_similarity", "ssim")
+TABLE_MEASURES = (*HEADLINE_MEASURES, "retained", "zero_shot_top1", "attention_similarity", "ssim")
 """The measures that a result shows first."""
 
 
@@ -106,7 +106,7 @@ class Result:
         metrics = self.run.info.config.metric
         own = [n for n, node in metrics.items() if not node["_target_"].startswith("clipshift.")]
         measured = list(self.summary["measure"].unique())
-        return [measure for measure in (*LEADING, *own) if measure in measured] or measured
+        return [measure for measure in (*TABLE_MEASURES, *own) if measure in measured] or measured
 
     def plot_ranking(self) -> vega.Chart:
         """Augmentations by their mean shift: an Altair chart."""
