@@ -321,7 +321,8 @@ def test_ranges_are_those_that_the_protocol_states() -> None:
             low, high = (float(b.replace("−", "-").replace("∞", "inf")) for b in bounds.groups())
             stated = dict.fromkeys(names, (low, high)) | stated
     entropy = {"gaze_entropy_change": (-np.inf, np.inf)}  # ± log₂ of however many patches
-    clean = {f"zero_shot_top{k}_clean": (0, 1) for k in (1, 5)}
+    accuracies = ("zero_shot_top1", "zero_shot_top5", "neighbour_top1", "neighbour10_top1")
+    clean = {f"{name}_clean": (0, 1) for name in accuracies}
     ranges = {name: (facts.low, facts.high) for name, facts in all_columns().items()}
     assert ranges == stated | entropy | clean
 
