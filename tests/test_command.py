@@ -120,7 +120,6 @@ def test_a_mistake_is_one_line_that_says_what_to_type(
         ("matching.target=.inf", "a number > 0"),
         ("prompts.templates=[a photo]", "with {} in the place of the class"),
         ("prompts.templates=['{} and {x}']", "with {} in the place of the class"),
-        ("model.architecture=null", "must be text"),
         ("model.pretrained=[openai]", "must be text, or null"),
         ("cache.gigabytes=0", "a number > 0"),
         ("data.limit=0", "a whole number ≥ 1, or null"),

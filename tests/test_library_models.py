@@ -343,6 +343,7 @@ def test_mistakes_are_one_line(
         (vit | {"checkpoint": f"{tmp_path}/no.pt"}, "no.pt cannot be loaded"),
         (vit | {"architecture": f"local-dir:{tmp_path}"}, "cannot be loaded: "),
         (vit | {"repo": "a/b"}, "model.repo is not an option of model.kind=timm"),
+        ({"kind": "timm"}, "model.architecture is required by model.kind=timm"),
         (resnet | {"architecture": "resnet19"}, "did you mean 'resnet1"),
         (
             resnet | {"pretrained": "V9"},

@@ -106,7 +106,7 @@ def name_model(cfg: DictConfig, overrides: Sequence[str]) -> None:
     for option in ("architecture", "repo", "checkpoint"):
         is_source = option != "checkpoint" or cfg.get("model", {}).get("kind") == "onnx"
         if f"model.{option}" in given and "model.name" not in given and is_source:
-            cfg.model.name = Path(cfg.model[option].rpartition(":")[2]).name
+            cfg.model.name = Path(str(cfg.model[option]).rpartition(":")[2]).name
 
 
 def dotted_names(node: Any) -> Iterator[str]:

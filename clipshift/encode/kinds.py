@@ -100,8 +100,12 @@ def load_encoder(
     options |= {"architecture": architecture, "pretrained": pretrained, "checkpoint": checkpoint}
     given = {name: value for name, value in options.items() if value is not None}
     load = KINDS[kind].module.load
-    if unknown := given.keys() - inspect.signature(load).parameters:
+    parameters = inspect.signature(load).parameters.values()
+    if unknown := given.keys() - {one.name for one in parameters}:
         raise UserError(f"model.{min(unknown)} is not an option of model.kind={kind}")
+    required = {one.name for one in parameters if one.default is one.empty}
+    if missing := required - given.keys() - {"precision", "seed"}:
+        raise UserError(f"model.{min(missing)} is required by model.kind={kind}")
     return load(precision=precision, seed=seed, **given)
 
 
