@@ -104,10 +104,10 @@ def is_first() -> bool:
     return all(os.environ.get(name, "0") == "0" for name in RANKS)
 
 
-def say_loading(command: str) -> None:
+def say_loading() -> None:
     """Say what takes seconds, before it does."""
     if "torch" not in sys.modules and is_first():
-        print(f"clipshift {command}: loading torch and open_clip", file=sys.stderr, flush=True)
+        print("clipshift: loading torch and open_clip", file=sys.stderr, flush=True)
 
 
 def keep_freed_memory() -> None:

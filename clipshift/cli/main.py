@@ -31,7 +31,7 @@ def evaluate_job(cfg: DictConfig) -> None:
         if HydraConfig.get().mode == RunMode.RUN:  # a sweep tracks its failed jobs as well
             check_paths(cfg, "evaluate")
         folder = Path(HydraConfig.get().runtime.output_dir)
-        say_loading("evaluate")
+        say_loading()
         if cfg.compare:
             from clipshift.comparison import compare_runs
 
@@ -66,7 +66,7 @@ def train_job(cfg: DictConfig) -> None:
         if "model" in cfg:
             name_model(cfg, HydraConfig.get().overrides.task)
         check_paths(cfg, options)
-        say_loading("train")
+        say_loading()
         from clipshift.cli.jobs import announce_stop
         from clipshift.pipeline import locked
 
@@ -83,7 +83,7 @@ def demo_job(cfg: DictConfig) -> None:
         validate(cfg, "demo")
         name_model(cfg, HydraConfig.get().overrides.task)
         check_paths(cfg, "demo")
-        say_loading("demo")
+        say_loading()
         from clipshift.cli.demo import demo
 
         demo(cfg)
@@ -148,7 +148,7 @@ def models(arguments: Sequence[str]) -> None:
     """List the models, and whether their weights are here."""
     if arguments:
         fail("models takes no arguments")
-    say_loading("models")
+    say_loading()
     from clipshift.cli.models import print_models
 
     print_models()
