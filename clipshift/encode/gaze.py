@@ -10,7 +10,7 @@ Both cost about one per cent of a forward pass.
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import InitVar, dataclass
 from typing import Any, ClassVar
 
 import torch
@@ -103,6 +103,7 @@ class AttentionProbe(GazeProbe):
         return attention_weights(query, keys)[..., -rows * columns :].unflatten(-1, self.grid)
 
 
+@dataclass(eq=False)
 class ContributionProbe(GazeProbe):
     """The share of each location in the embedding of a tower that averages over locations.
 
@@ -117,19 +118,15 @@ class ContributionProbe(GazeProbe):
 
     kind = "contribution"
 
-    def __init__(
-        self,
-        tower: nn.Module,
-        pool: nn.Module,
-        norm: nn.LayerNorm | None,
-        projection: nn.Linear | None,
-        grid: tuple[int, int] | None = None,
-    ) -> None:
-        self.norm = norm
-        self.projection = projection
-        self.grid = grid
+    tower: InitVar[nn.Module]
+    pool: InitVar[nn.Module]
+    norm: nn.LayerNorm | None = None
+    projection: nn.Linear | None = None
+    grid: tuple[int, int] | None = None
+
+    def __post_init__(self, tower: nn.Module, pool: nn.Module) -> None:
         self._features = self._embedding = torch.empty(0)
-        if grid is None:
+        if self.grid is None:
             pool.register_forward_pre_hook(self._keep_features)
         else:
             pool.register_forward_hook(self._keep_tokens)
@@ -245,37 +242,28 @@ def timm_probe(tower: nn.Module, trunk: Any, head: Iterable[nn.Module] = ()) -> 
         trunk: The model, without a classifier.
         head: The layers of ``tower`` after it.
     """
-    if not pools_tokens(trunk):
-        return contribution_probe(tower, trunk, head)
-    pool, grid, depth = trunk.attn_pool, trunk.patch_embed.grid_size, len(trunk.blocks)
-    if isinstance(pool, AttentionPoolLatent) and pool.latent_len == 1:
-        return AttentionProbe(pool, latent_heads, grid, depth)
-    attention = getattr(trunk.blocks[-1], "attn", None)
-    if isinstance(attention, TIMM_ATTENTION) and trunk.global_pool == "token":
-        return AttentionProbe(attention, timm_heads, grid, depth - 1)
-    return contribution_probe(tower, trunk, head)
-
-
-def contribution_probe(
-    tower: nn.Module, trunk: Any, head: Iterable[nn.Module] = ()
-) -> ContributionProbe | None:
-    """The probe of a timm model that averages features, or None if `affine_probe` has none."""
-    grid = None
     if pools_tokens(trunk):
-        if trunk.global_pool != "avg" or trunk.attn_pool or is_pooling_prefix(trunk):
+        pool, grid, depth = trunk.attn_pool, trunk.patch_embed.grid_size, len(trunk.blocks)
+        if isinstance(pool, AttentionPoolLatent) and pool.latent_len == 1:
+            return AttentionProbe(pool, latent_heads, grid, depth)
+        attention = getattr(trunk.blocks[-1], "attn", None)
+        if isinstance(attention, TIMM_ATTENTION) and trunk.global_pool == "token":
+            return AttentionProbe(attention, timm_heads, grid, depth - 1)
+        if trunk.global_pool != "avg" or pool or is_pooling_prefix(trunk):
             return None
-        pool, after, grid = trunk.norm, [trunk.fc_norm, trunk.head], trunk.patch_embed.grid_size
-    elif isinstance(trunk, (EfficientNet, ResNet)):
-        pool, after = trunk.global_pool, [trunk.get_classifier()]
-    elif isinstance(inner := getattr(trunk, "head", None), ClassifierHead):
-        pool, after = inner.global_pool, [inner.fc]
+        return affine_probe(tower, trunk.norm, [trunk.fc_norm, trunk.head, *head], grid)
+    inner = getattr(trunk, "head", None)
+    if isinstance(trunk, (EfficientNet, ResNet)):
+        average, after = trunk.global_pool, [trunk.get_classifier()]
+    elif isinstance(inner, ClassifierHead):
+        average, after = inner.global_pool, [inner.fc]
     elif isinstance(inner, NormMlpClassifierHead):
-        pool, after = inner.global_pool, [inner.norm, inner.pre_logits, inner.fc]
+        average, after = inner.global_pool, [inner.norm, inner.pre_logits, inner.fc]
     else:
         return None
-    if not grid and not isinstance(pool.pool, nn.AdaptiveAvgPool2d):
+    if not isinstance(average.pool, nn.AdaptiveAvgPool2d):
         return None
-    return affine_probe(tower, pool, [*after, *head], grid)
+    return affine_probe(tower, average, [*after, *head])
 
 
 def affine_probe(

@@ -88,7 +88,5 @@ def prefix_tokens(tower: nn.Module) -> tuple[bool, int]:
     """Whether the first token is the class token, and the number of tokens before the patches."""
     if isinstance(tower, VisionTransformer):
         return True, 1
-    if isinstance(tower, TimmModel):
-        trunk: Any = tower.trunk
-        return getattr(trunk, "cls_token", None) is not None, getattr(trunk, "num_prefix_tokens", 0)
-    return False, 0
+    trunk: Any = tower.trunk if isinstance(tower, TimmModel) else tower
+    return getattr(trunk, "cls_token", None) is not None, getattr(trunk, "num_prefix_tokens", 0)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from clipshift.encode import kinds
 from clipshift.encode.encoder import Encoder, Tokenizer
-from clipshift.encode.preprocessing import checked_preprocessing, preprocessing_of
+from clipshift.encode.preprocessing import preprocessing_of
 from clipshift.encode.weights import check_finite, loading, require_network
 from clipshift.errors import UserError, one_line
 from clipshift.versions import source_sha256
@@ -124,7 +124,7 @@ def wrap(
     declared = kinds.chosen_pooling(pooling, ["projection" if kind == "open_clip" else "own"])
     return Encoder(
         model,
-        checked_preprocessing(preprocessing_of(preprocess, name)),
+        preprocessing_of(preprocess, name),
         code_facts(model),
         trained,
         precision_of(model),
@@ -213,7 +213,7 @@ def wrap_image_model(
     name = getattr(model, "__name__", type(model).__name__)
     if tokenizer is not None:
         raise UserError(f"{name} has no text side: pass no tokenizer")
-    preprocessing = checked_preprocessing(preprocessing_of(preprocess, name))
+    preprocessing = preprocessing_of(preprocess, name)
     images = ImageModel(model)
     plain = (bool, int, float, str, tuple)
     settings = [

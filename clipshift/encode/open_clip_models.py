@@ -20,14 +20,16 @@ from clipshift.encode.encoder import NAMES, SENTENCES, Encoder
 from clipshift.encode.weights import (
     CONFIG,
     check_finite,
+    check_known,
     find_checkpoint,
-    find_hub_folder,
     hub_file,
+    hub_folder,
     loading,
     only_errors_logged,
     tag_facts,
+    weight_files,
 )
-from clipshift.errors import UserError, did_you_mean
+from clipshift.errors import UserError
 
 BUILTIN = "builtin:"
 MODELS = Path(__file__).parent.parent / "models"
@@ -85,15 +87,13 @@ def load(
         architecture, pretrained, checkpoint = f"local-dir:{checkpoint}", None, None
     schema, name = parse_model_name(_open_clip_name(architecture))
     if schema == "hf-hub":
-        schema, name = "local-dir", str(find_hub_folder(name))
+        schema, name = "local-dir", str(hub_folder(name, [CONFIG], weight_files("")))
     if schema == "local-dir":
         if not (Path(name) / CONFIG).is_file():
             raise UserError(f"no {CONFIG} in {name}: is it a folder in the hub's format?")
         architecture = f"local-dir:{name}"
-    elif name not in open_clip.list_models():
-        raise UserError(
-            f"unknown model architecture {name!r}{did_you_mean(name, open_clip.list_models())}"
-        )
+    else:
+        check_known(name, open_clip.list_models(), "a model of open_clip")
     preprocessing = {}
     weights = checkpoint
     if image_tower and not Path(image_tower).is_file():
@@ -227,9 +227,7 @@ def builtin_folder(name: str) -> Path:
     """
     folder = MODELS / name
     record = folder / "open_clip_model.safetensors.sha256"
-    if not record.is_file():
-        names = [path.name for path in MODELS.iterdir() if path.is_dir()]
-        raise UserError(f"no built-in model {name!r}{did_you_mean(name, names)}")
+    check_known(name, [path.parent.name for path in MODELS.glob("*/*.sha256")], "a built-in model")
     expected, file = record.read_text().split()
     if hashlib.sha256((folder / file).read_bytes()).hexdigest() != expected:
         raise UserError(f"{folder / file} is damaged (its SHA-256 differs): reinstall clipshift")

@@ -38,23 +38,44 @@ CHECKS: dict[str, Check] = {
 }
 
 
-def preprocessing_of(preprocess: Any, model: str) -> Mapping[str, Any]:
-    """The keys of a mapping, a torchvision ``Compose``, or a ``weights.transforms()``.
+def preprocessing_of(preprocess: Any, model: str) -> dict[str, Any]:
+    """Preprocessing in the keys of open_clip, with values in their ranges.
 
     Args:
-        preprocess: One of these.
+        preprocess: A mapping with these keys, a torchvision ``Compose``, or a
+            ``weights.transforms()``.
         model: The name of the model, for the message where there is none.
 
     Raises:
-        UserError: If it is None, or has unknown steps.
+        UserError: If it is None, has unknown steps or keys, or a value is missing or out of range.
     """
     if preprocess is None:
         raise UserError(
             f"the preprocessing of {model} is required: pass preprocess=dict(size=…, mean=…, "
             "std=…), with the mean and std of pixels in [0, 1]"
         )
-    if isinstance(preprocess, Mapping):
-        return preprocess
+    settings = dict(preprocess) if isinstance(preprocess, Mapping) else read_steps(preprocess)
+    keys = [*(field.name for field in fields(PreprocessCfg)), "resize_size", "backend"]
+    for key in settings:
+        if key not in keys:
+            raise UserError(f"preprocess: unknown key {key!r}; valid keys are {', '.join(keys)}")
+    for key in REQUIRED:
+        if key not in settings:
+            raise UserError(f"preprocess: `{key}` is required")
+    try:
+        for key in [key for key in CHECKS if key in settings]:
+            settings[key] = checked(key, np.asarray(settings[key]).tolist(), CHECKS[key])
+    except UserError as error:
+        raise error.within("preprocess") from None
+    return settings
+
+
+def read_steps(preprocess: Any) -> dict[str, Any]:
+    """The preprocessing that a torchvision ``Compose``, or a ``weights.transforms()``, does.
+
+    Raises:
+        UserError: If it has unknown steps.
+    """
     if isinstance(preprocess, ImageClassification):
         [size], [resize_size] = preprocess.crop_size, preprocess.resize_size
         settings = {"size": size, "resize_size": resize_size, "resize_mode": "shortest"}
@@ -69,23 +90,4 @@ def preprocessing_of(preprocess: Any, model: str) -> Mapping[str, Any]:
             settings |= {"mean": step.mean, "std": step.std}
         elif kind not in CONVERTING:
             raise UserError(f"preprocess: unknown step {kind}; pass a dict of size, mean and std")
-    return settings
-
-
-def checked_preprocessing(preprocessing: Mapping[str, Any]) -> dict[str, Any]:
-    """Preprocessing with the keys of open_clip, in its ranges."""
-    keys = [*(field.name for field in fields(PreprocessCfg)), "resize_size", "backend"]
-    for key in preprocessing:
-        if key not in keys:
-            raise UserError(f"preprocess: unknown key {key!r}; valid keys are {', '.join(keys)}")
-    settings = dict(preprocessing)
-    for key, check in CHECKS.items():
-        if key not in settings:
-            if key in REQUIRED:
-                raise UserError(f"preprocess: `{key}` is required")
-            continue
-        try:
-            settings[key] = checked(key, np.asarray(settings[key]).tolist(), check)
-        except UserError as error:
-            raise error.within("preprocess") from None
     return settings

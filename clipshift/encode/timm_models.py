@@ -22,9 +22,9 @@ from torch import nn
 from clipshift.encode import gaze, modules
 from clipshift.encode.encoder import Encoder
 from clipshift.encode.kinds import chosen_pooling
-from clipshift.encode.layers import tower_blocks
+from clipshift.encode.layers import prefix_tokens, tower_blocks
 from clipshift.encode.tower import Tower
-from clipshift.encode.weights import HUB, check_known, hub_file
+from clipshift.encode.weights import HUB, check_known, hub_file, hub_folder
 from clipshift.errors import UserError
 
 LOCAL = "local-dir:"
@@ -46,8 +46,7 @@ def build(architecture: str, pretrained: str | None, checkpoint: str | None) -> 
         architecture, checkpoint = LOCAL + checkpoint, None
     if architecture.startswith(HUB):
         repo = architecture.removeprefix(HUB)
-        hub_file(repo, WEIGHTS)
-        architecture = f"{LOCAL}{hub_file(repo, ['config.json']).parent}"
+        architecture = f"{LOCAL}{hub_folder(repo, WEIGHTS, ['config.json'])}"
     options = {}
     if architecture.startswith(LOCAL):
         files = [Path(architecture.removeprefix(LOCAL)) / name for name in WEIGHTS]
@@ -133,8 +132,7 @@ def tower_of(model: Any) -> Tower:
         blocks = model.blocks
     return Tower(
         list(blocks) if isinstance(blocks, (list, nn.Sequential, nn.ModuleList)) else (),
-        getattr(model, "cls_token", None) is not None,
-        getattr(model, "num_prefix_tokens", 0),
+        *prefix_tokens(model),
         gaze.timm_probe(model, model),
         getattr(model, "output_fmt", "") == "NHWC",
     )

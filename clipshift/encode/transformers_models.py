@@ -151,9 +151,9 @@ class TransformersModel(nn.Module):
         if self.family in AVERAGING:
             blocks[-1].register_forward_hook(self._pass_on)
             norm = getattr(tower, "layernorm", None) or getattr(tower, "layer_norm", None)
-            probe = gaze.ContributionProbe(self, self.locations, norm, None)
+            probe = gaze.ContributionProbe(self, self.locations, norm)
         elif self.pooling == MEAN_OF_PATCHES:
-            probe = gaze.ContributionProbe(self, self.locations, None, None)
+            probe = gaze.ContributionProbe(self, self.locations)
         elif self.prefix:
             attention = next(part for part in blocks[-1].modules() if hasattr(part, "k_proj"))
             last = len(blocks) - 1

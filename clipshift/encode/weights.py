@@ -115,27 +115,22 @@ def tag_facts(architecture: str, pretrained: str) -> dict[str, Any]:
         UserError: If there is no such tag.
     """
     facts = get_pretrained_cfg(architecture, pretrained)
-    if not facts:
-        tags = list_pretrained_tags_by_model(architecture)
-        raise UserError(
-            f"open_clip has no weights {pretrained!r} for {architecture}"
-            f"{did_you_mean(pretrained, tags)} (it has: {', '.join(tags) or 'none'})"
-        )
+    tags = [pretrained] if facts else list_pretrained_tags_by_model(architecture)
+    check_known(pretrained, tags, f"a tag of weights of {architecture} in open_clip")
     return facts
 
 
-def find_hub_folder(repo: str) -> Path:
-    """Find the folder of a hub model in open_clip's format, and download it if it is not cached.
+def hub_folder(repo: str, *files: list[str]) -> Path:
+    """Find the folder of a hub model, and download its files if they are not cached.
 
     Args:
         repo: ``organisation/name`` on the Hugging Face hub.
+        files: The possible names of each file that is needed.
 
     Raises:
-        UserError: If it is not cached and the hub cannot be reached, or has no such model.
+        UserError: If one is not cached and the hub cannot be reached, or has no such model.
     """
-    config = hub_file(repo, [CONFIG])
-    hub_file(repo, weight_files(""))
-    return config.parent
+    return [hub_file(repo, names) for names in files][-1].parent
 
 
 def check_known(name: str, names: Iterable[str], meaning: str) -> None:
