@@ -40,7 +40,6 @@ from clipshift.report.run import write_report
 from clipshift.report.sections.measures import measure_table, ranked_means, ranked_table
 from clipshift.report.shift import HEADLINE_MEASURES
 from clipshift.report.tables import make_table
-from clipshift.results.compatibility import differing_views
 from clipshift.results.rebuild import PASSED, rebuild_views
 from clipshift.results.records import Records
 from clipshift.results.runs import Run, copy_results, misfits, read_run
@@ -160,12 +159,11 @@ class Result:
         leading, run, tables = self._leading(), self.run, {}
         for severity, summary in self.summary.groupby("severity", sort=False):
             data, spec = measure_table(summary, run.columns, run.trained_on, run.below_floor)
-            others = [column for column in spec[1:] if column.value not in leading]
-            shown = [column for column in spec[1:] if column.value in leading]
-            shown.sort(key=lambda column: leading.index(column.value))
-            tables[severity] = [
-                make_table(data, [spec[0], *columns], name="") for columns in (shown, others)
-            ]
+            augmentation, *columns = spec
+            others = {column.value: column for column in columns}
+            shown = [others.pop(measure) for measure in leading if measure in others]
+            parts = (shown, others.values())
+            tables[severity] = [make_table(data, [augmentation, *part], name="") for part in parts]
         drawn = vega.svg(vega.spec_of(self.plot_ranking())) if len(self.ranking) else ""
         better = {facts.short: facts.better for facts in run.columns.values()}
         shape = template("clipshift.report", "result.html.jinja")
@@ -255,13 +253,14 @@ def measure_shift(
     is_named = isinstance(model, str | os.PathLike | tuple | Mapping)
     if is_named and (preprocess is not None or tokenizer is not None):
         raise UserError(f"preprocess and tokenizer are for a model in memory, not for {model}")
+    described = model_options(model) if is_named else _in_memory(model)
     settings = spec.read_options(spec.EvaluateOptions, _values(severities, options))
     aug, metric = named_parts("aug", augmentations), named_parts("metric", measures)
     config: dict[str, Any] = {
         **spec.defaults(spec.EvaluateCommand),
         **asdict(settings),
         "data": asdict(settings.data),
-        "model": _model(model) | ({"pooling": pooling} if pooling else {}),
+        "model": described | ({"pooling": pooling} if pooling else {}),
         "aug": {name: node_of(part) for name, part in aug.items()},
         "metric": {name: node_of(part) for name, part in metric.items()},
         "prompts": read_choice("prompts", prompts if isinstance(prompts, str) else "auto"),
@@ -352,10 +351,6 @@ def compare(
         UserError: If one is not a finished run, or they measured different photos or views.
     """
     first, second = _run_of(a), _run_of(b)
-    if differences := differing_views(first, second):
-        raise UserError(
-            f"the runs cannot be compared photo by photo: they differ in {', '.join(differences)}"
-        )
     with misfits(f"{first.folder} and {second.folder}"):
         return compare_pair(first, second, seed, trained_on_of([first, second]))
 
@@ -452,9 +447,7 @@ def _accelerator(device: str | torch.device) -> dict[str, Any]:
     return {"accelerator": chosen.type, "devices": [chosen.index] if chosen.type == "cuda" else 1}
 
 
-def _model(model: Any) -> dict[str, Any]:
-    """A model's options, as a configuration has them."""
-    if isinstance(model, str | os.PathLike | tuple | Mapping):
-        return model_options(model)
+def _in_memory(model: Any) -> dict[str, Any]:
+    """What a configuration has of a model in memory."""
     name = getattr(model, "__name__", type(model).__name__)
     return {"name": name, "architecture": name, "pretrained": None, "checkpoint": None}

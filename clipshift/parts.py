@@ -98,11 +98,11 @@ def named_parts(group: str, given: Any) -> dict[str, Any]:
     """
     if isinstance(given, str) or not isinstance(given, Mapping | Sequence):
         given = [given]
-    by_name = given if isinstance(given, Mapping) else None
-    if by_name is None and all(isinstance(part, str) for part in given):
+    if not isinstance(given, Mapping) and all(isinstance(part, str) for part in given):
         return read_choice(group, given)
+    items = given.items() if isinstance(given, Mapping) else ((None, part) for part in given)
     parts: dict[str, Any] = {}
-    for name, part in by_name.items() if by_name is not None else ((None, p) for p in given):
+    for name, part in items:
         if not isinstance(part, str):
             named = {_name_of(part) if name is None else name: part}
         elif len(named := read_choice(group, part)) == 1 and name is not None:
@@ -162,16 +162,14 @@ def make_augmentations(
         part = build(where, without_ladder(node)) if isinstance(node, Mapping) else node
         try:
             augmentations[name] = as_augmentation(part)
-        except UserError as error:
-            raise UserError(f"{where}: {error}") from None
-        if part is node or "ladder" not in node:
-            continue
-        if isinstance(augmentations[name], KeyedTransform):
-            raise UserError(f"{where}.ladder: a transform has no strength, so leave it out")
-        try:
+            if part is node or "ladder" not in node:
+                continue
+            if isinstance(augmentations[name], KeyedTransform):
+                raise UserError("a transform has no strength, so leave it out", option="ladder")
             ladders[name] = checked("ladder", node["ladder"], rising(len(LADDER)))
         except UserError as error:
-            raise error.within(where) from None
+            path = f"{where}.{error.option}" if error.option else where
+            raise UserError(f"{path}: {error}") from None
     return augmentations, ladders
 
 

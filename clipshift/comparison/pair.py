@@ -6,8 +6,9 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
+from clipshift.errors import UserError
 from clipshift.report.shift import HEADLINE_MEASURES
-from clipshift.results.compatibility import incomparable
+from clipshift.results.compatibility import differing_views, incomparable
 from clipshift.results.intervals import label_groups
 from clipshift.results.paired import compare_photos, with_group_means
 from clipshift.results.runs import Run
@@ -67,13 +68,21 @@ def compare_pair(a: Run, b: Run, seed: int, trained_on: Sequence[str]) -> pd.Dat
 
     Args:
         a: A run.
-        b: Another, of the same views.
+        b: Another.
         seed: Seed of the bootstrap.
         trained_on: Augmentations, of which and of all others the mean is compared as well.
 
     Returns:
         The table, with the models' names in front: ``model_a`` and ``model_b``.
+
+    Raises:
+        UserError: If they measured different photos or views.
     """
+    if differences := differing_views(a, b):
+        raise UserError(
+            f"{a.folder} and {b.folder} cannot be compared photo by photo: "
+            f"they differ in {', '.join(differences)}"
+        )
     lost = [name for name in a.shift if name.startswith(tuple(incomparable(a, b)))]
     of_photos = class_groups([a, b])
     groups = None if of_photos is None else pd.Series(of_photos, labels_of(a.rows).index)

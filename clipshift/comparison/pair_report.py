@@ -22,7 +22,6 @@ from clipshift.report.page import COMPARISON, Figure, Page, Section, write_page
 from clipshift.report.prose import make_section
 from clipshift.report.shift import COSINE, as_shift, headline_measure, shift_name
 from clipshift.report.tables import Column, marked
-from clipshift.results.compatibility import differing_views
 from clipshift.results.files import file_name, write_csv
 from clipshift.results.paired import GROUPS
 from clipshift.results.rebuild import rebuild_views
@@ -63,12 +62,6 @@ def compare_runs(
         UserError: If a folder holds no finished run, or two measured different photos or views.
     """
     compared = [read_run(Path(path).expanduser()) for path in runs]
-    for a, b in combinations(compared, 2):
-        if differences := differing_views(a, b):
-            raise UserError(
-                f"{a.folder} and {b.folder} cannot be compared photo by photo: "
-                f"they differ in {', '.join(differences)}"
-            )
     trained_on = trained_on_of(compared)
     pairs = [
         Pair(a, b, trained_on, compare_pair(a, b, seed, trained_on))

@@ -12,11 +12,11 @@ from clipshift.comparison.notes import notes_on_runs, pair_notes, software_notes
 from clipshift.data.files import read_text
 from clipshift.errors import ERROR_FILE, UserError, one_line
 from clipshift.report.shift import COSINE, as_shift, headline_measure
+from clipshift.report.tables import leading_rows
 from clipshift.report.words import counted, model_in_words, without_paths
 from clipshift.results.columns import DEFINITIONS
 from clipshift.results.compatibility import differing_views
 from clipshift.results.runs import Run, read_run
-from clipshift.severities import leading_severity
 
 NO_JOBS = pd.DataFrame(columns=["job", "model", *DEFINITIONS["summary"]])
 NOT_IN_LINES = ("model", "aug", "severity")
@@ -119,8 +119,7 @@ class Sweep:
     @property
     def leading_rows(self) -> pd.DataFrame:
         """The grid's rows that sentences and terminal tell of: one measure at one severity."""
-        rows = self.grid[self.grid["measure"] == headline_measure(self.grid)]
-        return rows[rows["severity"] == leading_severity(rows["severity"])] if len(rows) else rows
+        return leading_rows(self.grid[self.grid["measure"] == headline_measure(self.grid)])
 
     def describe(self, job: str, options: Sequence[str]) -> str:
         """A job by its options, paths cut to their last part."""
@@ -181,11 +180,7 @@ def by_job(sweep: Sweep) -> tuple[pd.DataFrame, list[str]]:
     rows = sweep.grid.replace({"measure": HEADS})
     means = rows.pivot_table(index="job", columns="measure", values="mean", sort=False)
     names = [name for name in reversed(HEADS.values()) if name in means]
-    swept = [option for option in sweep.options if is_number(sweep.settings[option])]
+    numbers = sweep.settings.apply(pd.to_numeric, errors="coerce").dropna(axis="columns")
+    swept = [option for option in numbers if sweep.settings[option].nunique() > 1]
     jobs = sweep.settings.astype(dict.fromkeys(swept, float)).join(means[names])
     return jobs.reset_index(names="job"), [*swept, *names]
-
-
-def is_number(values: pd.Series) -> bool:
-    """Whether the values of an option are numbers, and several."""
-    return values.nunique() > 1 and bool(pd.to_numeric(values, errors="coerce").notna().all())

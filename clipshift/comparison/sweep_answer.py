@@ -42,14 +42,14 @@ def sweep_answer(sweep: Sweep) -> list[str]:
     whole = rows.groupby("line").filter(lambda part: len(part) == len(parts))
     sentences = []
     if tested and len(parts) > 1 and whole["line"].nunique() > 1:
-        of_all = leader(sweep.runs, whole, tested)
-        sentences = [f"Over all {len(parts)} augmentations, {in_words(*of_all)}."]
+        _, of_all = leader(sweep.runs, whole, tested)
+        sentences = [f"Over all {len(parts)} augmentations, {of_all}."]
     if len(leads) <= FEW:
-        sentences += [f"Under `{name}`, {in_words(*lead)}." for name, lead in leads.items()]
+        sentences += [f"Under `{name}`, {words}." for name, (_, words) in leads.items()]
     else:
         under: dict[str, list[str]] = {}
-        for name, (line, _, tied) in leads.items():
-            least = "none can be said to shift least" if tied else f"`{line}` shifts least"
+        for name, (line, _) in leads.items():
+            least = f"`{line}` shifts least" if line else "none can be said to shift least"
             under.setdefault(least, []).append(name)
         sentences += [
             f"Under {listed(names, len(names))} ({len(names)} of {len(leads)}), {least}."
@@ -58,12 +58,7 @@ def sweep_answer(sweep: Sweep) -> list[str]:
     return [*sentences, (TESTED if tested else NOT_TESTED).format(shift)]
 
 
-def in_words(line: str, means: str, tied: str) -> str:
-    """What `leader` returned, in words."""
-    return tied or f"`{line}` shifts least: {means}"
-
-
-def leader(runs: Mapping[str, Run], rows: pd.DataFrame, tested: bool) -> tuple[str, str, str]:
+def leader(runs: Mapping[str, Run], rows: pd.DataFrame, tested: bool) -> tuple[str, str]:
     """The line whose mean shift over some augmentations is smallest, and which may be as small.
 
     Args:
@@ -72,8 +67,8 @@ def leader(runs: Mapping[str, Run], rows: pd.DataFrame, tested: bool) -> tuple[s
         tested: Whether differences on the same photos are tested, or else intervals compared.
 
     Returns:
-        The line; its mean and the next in words; and, in words, those that it is not told apart
-        from, empty where there is none.
+        The line, empty where others are not told apart from it; and in words: it, its mean and the
+        next, or else all those that are not told apart.
     """
     lines = rows.groupby("line", sort=False)
     means = lines["mean"].mean().sort_values(kind="stable")
@@ -92,12 +87,14 @@ def leader(runs: Mapping[str, Run], rows: pd.DataFrame, tested: bool) -> tuple[s
         run = runs[rows["job"].iloc[0]]
         alike = tied_with_first(values.to_numpy(), run.info.seed, class_groups(list(runs.values())))
         tied = [line for line, is_tied in zip(others, alike, strict=True) if is_tied]
+    if not tied:
+        two = f"{short(means[first])}, next {short(means[others[0]])} (`{others[0]}`)"
+        return first, f"`{first}` shifts least: {two}"
     named = [f"{short(means[line])} (`{line}`)" for line in (first, *tied)]
     if named[FEW + 1 :]:
         named[FEW:] = [f"{len(named) - FEW} more"]
     relation = "overlap" if set(tied) <= set(overlapping) else "are not distinguishable"
-    two = f"{short(means[first])}, next {short(means[others[0]])} (`{others[0]}`)"
-    return first, two, f"{', '.join(named[:-1])} and {named[-1]} {relation}" if tied else ""
+    return "", f"{', '.join(named[:-1])} and {named[-1]} {relation}"
 
 
 def same_views(runs: Mapping[str, Run], rows: pd.DataFrame) -> bool:

@@ -101,24 +101,22 @@ def sweep_page(sweep: Sweep) -> Page:
         section.figures = [forest(pair, measure) for measure in pair.measures[:1]]
         sections.append(section)
     if sweep.failed:
-        reasons = [
-            (job, sweep.describe(job, sweep.options), reason)
-            for job, reason in sweep.failed.items()
-        ]
-        names = ["job", "options", "error"]
-        contents = pd.DataFrame(reasons, columns=names), [Column(name, name) for name in names]
-        sections.append(make_section("failed", {}, [contents]))
-    finished = f"{len(sweep.runs)} finished, {len(sweep.failed)} failed"
+        options = [sweep.describe(job, sweep.options) for job in sweep.failed]
+        failed = pd.DataFrame(sweep.failed.items(), columns=["job", "error"])
+        failed.insert(1, "options", options)
+        columns = [Column(name, name) for name in failed]
+        sections.append(make_section("failed", {}, [(failed, columns)]))
+    outcome = f"finished, {len(sweep.failed)} failed"
     severities = list(sweep.grid["severity"].unique())
     return Page(
         title=f"Sweep of {counted(len(sweep.overrides), 'job')}",
         answer=answer,
-        measured=f"{counted(len(sweep.runs), 'job')} finished, {len(sweep.failed)} failed. They "
-        f"differ in {', '.join(sweep.options) or 'nothing'}.",
+        measured=f"{counted(len(sweep.runs), 'job')} {outcome}. They differ in "
+        f"{', '.join(sweep.options) or 'nothing'}.",
         notes=sweep_notes(sweep),
         lead=figures[0] if figures else None,
         sections=sections,
-        facts={"folder": str(sweep.folder), "jobs": finished},
+        facts={"folder": str(sweep.folder), "jobs": f"{len(sweep.runs)} {outcome}"},
         severities=severities if len(severities) > 1 else [],
         severity=leading_severity(severities) if severities else "",
         about="What is compared",
@@ -131,7 +129,7 @@ def grid_figures(sweep: Sweep) -> list[Figure]:
     if measure is None:
         return []
     columns = next(iter(sweep.runs.values())).columns
-    heat_maps = []
+    heat_maps, lines = [], sweep.order["line"]
     for name in (measure, "zero_shot_top1", "neighbour_top1", "retained"):
         rows = sweep.grid[sweep.grid["measure"] == name]
         order = sweep.order
@@ -144,9 +142,9 @@ def grid_figures(sweep: Sweep) -> list[Figure]:
             chart = draw_grid(rows, columns[name], order)
             heat_maps.append(replace(make_figure("grid", name, chart), label=HEADS[name]))
     rows = sweep.grid[sweep.grid["measure"] == measure]
-    intervals = make_figure("grid", "intervals", draw_lines(rows, HEADS[measure], order["line"]))
+    intervals = make_figure("grid", "intervals", draw_lines(rows, HEADS[measure], lines))
     figures = [replace(heat_maps[0], others=heat_maps[1:]), intervals]
-    return figures if len(order["line"]) > 1 else figures[::-1]
+    return figures if len(lines) > 1 else figures[::-1]
 
 
 def parallel_sections(sweep: Sweep) -> list[Section]:

@@ -6,7 +6,6 @@ import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from itertools import repeat
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -136,12 +135,13 @@ def photos_of(source: Any, labels: Sequence[str | None] | None = None) -> list[P
         ) from None
     if not count:
         raise UserError("the list of photos is empty")
-    if labels is not None and len(labels) != count:
-        raise UserError(f"{len(labels)} labels for {count} photos: pass one label per photo")
     if labels is not None:
+        if len(labels) != count:
+            raise UserError(f"{len(labels)} labels for {count} photos: pass one label per photo")
         labels = [None if label is None else str(label) for label in labels]
     files = [_file(item) for item in source] if isinstance(source, list | tuple) else [None]
     all_files = all(files)
+    items = source if all_files else [None] * count
     names = _below_common_folder(files) if all_files else [str(index) for index in range(count)]
     name, times = Counter(names).most_common(1)[0]
     if times > 1:
@@ -155,9 +155,7 @@ def photos_of(source: Any, labels: Sequence[str | None] | None = None) -> list[P
         Photo(name, Path(item), label=label)
         if isinstance(item, str | os.PathLike)
         else MemoryPhoto(name, label=label, get=Item(source, index))
-        for index, (name, label, item) in enumerate(
-            zip(names, labels, source if all_files else repeat(None), strict=False)
-        )
+        for index, (name, label, item) in enumerate(zip(names, labels, items, strict=True))
     ]
 
 

@@ -38,12 +38,10 @@ from starlette.middleware import Middleware
 from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-HOST = "127.0.0.1"
 LOCAL = re.compile(r"(127\.0\.0\.1|localhost)(:\d+)?")
 """The ``Host`` under which the page is asked for on its own machine."""
 MAX_UPLOAD = "50mb"
 """The largest photograph that is taken."""
-FONTS = ["system-ui", "sans-serif"]
 ANSWER = template("clipshift.demo", "answer.html.jinja")
 OPENING = "chelsea.png"
 """The built-in photograph that the page opens with."""
@@ -71,22 +69,21 @@ class Answer:
     def numbers(self) -> dict[str, list[dict[str, Any]]]:
         """By augmentation a row for each model; what shifts the first model most comes first."""
 
-        def row(model: Model, of: Measured, variant: Variant) -> dict[str, Any]:
-            name = variant.name
+        def row(name: str, model: Model, of: Measured) -> dict[str, Any]:
+            shifts = ("relative_shift", "cosine_similarity")
             return {
                 "photo": self.photo,
                 "augmentation": name,
                 "severity": self.severity,
-                "strength": variant.strength,
+                "strength": self.variants[name].strength,
                 "model": model.name,
-                "relative_shift": float(of.values[name, "relative_shift"][0]),
-                "cosine_similarity": float(of.values[name, "cosine_similarity"][0]),
+                **{measure: float(of.values[name, measure][0]) for measure in shifts},
                 "trained_on": name in model.trained_on,
             }
 
-        shifts = self.seen[0][1].values
-        order = sorted(self.variants, key=lambda name: -shifts[name, "relative_shift"][0])
-        return {name: [row(*of, self.variants[name]) for of in self.seen] for name in order}
+        rows = {name: [row(name, *of) for of in self.seen] for name in self.variants}
+        by_shift = sorted(rows, key=lambda name: -rows[name][0]["relative_shift"])
+        return {name: rows[name] for name in by_shift}
 
     def pictures(self, names: Sequence[str]) -> list[dict[str, str]]:
         """Data URLs by view: of the views, then for each model of its gaze on one scale."""
@@ -257,10 +254,10 @@ def launch(demo: gr.Blocks, port: int, **options: Any) -> str:
     Raises:
         UserError: If the port is in use.
     """
-    theme = gr.themes.Base(font=FONTS, font_mono=["monospace"])
+    theme = gr.themes.Base(font=["system-ui", "sans-serif"], font_mono=["monospace"])
     try:
         _, address, _ = demo.launch(
-            server_name=HOST,
+            server_name="127.0.0.1",
             server_port=port,
             share=False,
             quiet=True,

@@ -174,13 +174,10 @@ def summary_values(run: Run) -> dict[str, Any]:
         by `key_of` the mean relative shift of each augmentation. What a run has not is left out.
     """
     numbers = headline(run)
-    rows = run.summary[run.summary["severity"] == str(numbers.get("severity"))].dropna(
-        subset="mean"
-    )
-    over_augmentations = rows.groupby("measure")["mean"].mean()
-    for measure in over_augmentations.index.intersection(OVER_AUGMENTATIONS):
-        numbers[f"mean_{measure}"] = float(over_augmentations[measure])
-    return numbers | means(rows[rows["measure"] == SHIFT])
+    rows = run.summary[run.summary["severity"] == str(numbers.get("severity"))]
+    rows = rows.dropna(subset="mean")
+    over = rows[rows["measure"].isin(OVER_AUGMENTATIONS)].groupby("measure")["mean"].mean()
+    return numbers | over.add_prefix("mean_").to_dict() | means(rows[rows["measure"] == SHIFT])
 
 
 def track_curves(tracked: Any, run: Run) -> None:

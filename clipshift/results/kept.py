@@ -134,11 +134,8 @@ def read_kept(folder: Path, kind: str = "gaze") -> dict[str, dict[str, np.ndarra
             ids = typed(IDS, (stored.metadata() or {}).get("photos", ""))
             views = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118
         for name, rows in views.items():
-            if (
-                rows.ndim != DIMENSIONS[kind]
-                or len(rows) != len(ids)
-                or not np.isfinite(rows).all()
-            ):
+            expected = DIMENSIONS[kind], len(ids)
+            if (rows.ndim, *rows.shape[:1]) != expected or not np.isfinite(rows).all():
                 raise ValueError(f"{name} has not one of each of its {len(ids)} photos")
     except (OSError, SafetensorError, ValueError, TypeError) as error:
         raise UserError(f"cannot read {file}: {error}. Delete it, or measure again") from None

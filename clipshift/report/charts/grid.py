@@ -53,13 +53,13 @@ def draw_lines(table: pd.DataFrame, title: str, lines: Sequence[str]) -> Chart:
         lines: The order of the models, whose names stand beside their intervals.
     """
     longest = max(map(len, lines)) if len(lines) > 1 else 0
-    room = alt.Scale(zero=True, range=[0, alt.expr(f"width - {min(7 * longest, LABEL) + 14}")])
-    x = alt.X("mean:Q", title=title, axis=alt.Axis(tickCount=6), scale=room)
+    room = [0, alt.expr(f"width - {min(7 * longest, LABEL) + 14}")]
     sides: dict[str, Any] = {
         "y": marks.augmentations_by("mean"),
         "yOffset": alt.YOffset("line:N", sort=list(lines)),
     }
     table = marks.with_words(table, "mean")
+    x = marks.values_from_zero("mean", title, range=room)
     interval, point = marks.interval_and_point(x, color=color_of(table), **sides)
     beside = alt.Chart().encode(x=alt.X("ci_high:Q", title=title), **sides)
     names = beside.mark_text(align="left", dx=9, limit=LABEL).encode(text="line:N")
