@@ -126,18 +126,14 @@ class ContributionProbe(GazeProbe):
 
     def __post_init__(self, tower: nn.Module, pool: nn.Module) -> None:
         self._features = self._embedding = torch.empty(0)
-        if self.grid is None:
-            pool.register_forward_pre_hook(self._keep_features)
-        else:
-            pool.register_forward_hook(self._keep_tokens)
+        pool.register_forward_hook(self._keep_features)
         tower.register_forward_hook(self._keep_embedding)
 
-    def _keep_features(self, pool: nn.Module, inputs: tuple[Tensor]) -> None:
+    def _keep_features(self, pool: nn.Module, inputs: tuple[Tensor], output: Tensor) -> None:
         self._features = inputs[0].detach()
-
-    def _keep_tokens(self, layer: nn.Module, inputs: tuple[Tensor], output: Tensor) -> None:
-        patches = output.detach()[:, -math.prod(self.grid or ()) :]
-        self._features = patches.transpose(1, 2).unflatten(2, self.grid or ())
+        if self.grid:
+            patches = output.detach()[:, -math.prod(self.grid) :]
+            self._features = patches.transpose(1, 2).unflatten(2, self.grid)
 
     def _keep_embedding(self, tower: nn.Module, inputs: tuple[Tensor], output: Tensor) -> None:
         self._embedding = output.detach()

@@ -98,15 +98,16 @@ def load_encoder(
             f"unknown model.kind={kind}{did_you_mean(kind, names)} (there are: {', '.join(names)})"
         )
     options |= {"architecture": architecture, "pretrained": pretrained, "checkpoint": checkpoint}
+    options |= {"precision": precision, "seed": seed}
     given = {name: value for name, value in options.items() if value is not None}
     load = KINDS[kind].module.load
-    parameters = inspect.signature(load).parameters.values()
-    if unknown := given.keys() - {one.name for one in parameters}:
+    parameters = inspect.signature(load).parameters
+    if unknown := given.keys() - parameters.keys():
         raise UserError(f"model.{min(unknown)} is not an option of model.kind={kind}")
-    required = {one.name for one in parameters if one.default is one.empty}
-    if missing := required - given.keys() - {"precision", "seed"}:
+    required = {name for name, one in parameters.items() if one.default is one.empty}
+    if missing := required - given.keys():
         raise UserError(f"model.{min(missing)} is required by model.kind={kind}")
-    return load(precision=precision, seed=seed, **given)
+    return load(**given)
 
 
 def kind_of(model: Any) -> str:

@@ -287,11 +287,9 @@ def wrap(
     preprocessing = read_processor(getattr(preprocess, "image_processor", preprocess))
     height, width = np.broadcast_to(preprocessing["size"], 2).tolist()
     images = TransformersModel(model.eval(), (height, width), pooling)
-    tokenizer = tokenizer or getattr(preprocess, "tokenizer", None)
-    if images.pooling not in (PROJECTION, ATTENTION_POOL) or not hasattr(
-        model, "get_text_features"
-    ):
-        tokenizer = None
+    has_texts = images.pooling in (PROJECTION, ATTENTION_POOL)
+    has_texts = has_texts and hasattr(model, "get_text_features")
+    tokenizer = (tokenizer or getattr(preprocess, "tokenizer", None)) if has_texts else None
     if isinstance(tokenizer, transformers.PreTrainedTokenizerBase):
         tokenizer = text_tokenizer(model, tokenizer)
     model.config.name_or_path = ""
