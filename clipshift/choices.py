@@ -121,11 +121,11 @@ def model_options(
         return model_options({"kind": "transformers", "repo": str(model)})
     if Path(model).is_dir():
         return read_choice("model", "lite") | {"name": Path(model).name, "checkpoint": str(model)}
-    kind, _, name = str(model).rpartition(":")
-    kind = kind or ("transformers" if name.count("/") == 1 else "")
-    kind, _, schema = kind.partition(":")
+    kind, colon, name = str(model).partition(":")
+    if not colon and kind.count("/") == 1:
+        kind, name = "transformers", kind
     if kind in names and (required := required_option(kind)):
-        return model_options({"kind": kind, required: f"{schema}:{name}" if schema else name})
+        return model_options({"kind": kind, required: name})
     raise UserError(
         f"no model {str(model)!r}{did_you_mean(str(model), names)} (clipshift models lists them); "
         "a folder in the hub's format, (architecture, tag or file), KIND:NAME as timm:resnet50, or "
