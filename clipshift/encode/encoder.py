@@ -88,10 +88,9 @@ class Encoder(nn.Module):
         config: Everything else that determines its features, as JSON: its architecture, and
             what `pooling` chooses.
         trained: Whether its weights were trained, not drawn at random.
-        precision: open_clip's name of its precision.
+        precision: open_clip's name of its precision; None for that of its weights.
         tokenizer: Creates the text tower's tokenizer; None where the model has no text side.
         text: The texts that it was trained with: ``sentences``, or only ``names`` of classes.
-        kind: The kind of model, a key of `clipshift.encode.kinds.KINDS`.
         pooling: What the embedding is: ``projection``, ``class_token``, ``mean_of_patches``,
             ``attention_pool``, ``pooled`` (the model's own pooled features), or ``own`` (as a
             user's code returns it).
@@ -99,6 +98,7 @@ class Encoder(nn.Module):
         sha256: The hash of weights that are not in the model's ``state_dict``.
 
     Attributes:
+        kind: The kind of model, a key of `clipshift.encode.kinds.KINDS`.
         fill: Whether every pass is padded to `ENCODE_BATCH` views. Otherwise few views are encoded
             faster, but numbers depend on the rest of the batch in the seventh digit.
         probe: Reads the gaze; None where the image tower has none.
@@ -113,6 +113,7 @@ class Encoder(nn.Module):
     model: Any
     mean: Tensor
     std: Tensor
+    kind = "open_clip"
     cacheable = True
     fill = True
 
@@ -122,27 +123,25 @@ class Encoder(nn.Module):
         preprocessing: dict[str, Any],
         config: dict[str, Any],
         trained: bool,
-        precision: str,
+        precision: str | None = None,
         tokenizer: Callable[[], Tokenizer] | None = None,
         text: str = SENTENCES,
-        kind: str = "open_clip",
         pooling: str = "projection",
         tower: Tower | None = None,
         sha256: str | None = None,
     ) -> None:
         super().__init__()
         self.text = text
-        self.kind = kind
         self.pooling = pooling
         self.model = model.eval().requires_grad_(False)
         self.trained = trained
-        self.precision = precision
+        self.precision = precision or precision_of(model)
         self.preprocessing = preprocessing
         self.weights_sha256 = sha256 or weights_sha256(model)
-        facts = [self.weights_sha256, config, precision, self.preprocessing]
+        facts = [self.weights_sha256, config, self.precision, self.preprocessing]
         facts_json = json.dumps(facts, sort_keys=True, default=str)
         self.fingerprint = hashlib.sha256(facts_json.encode()).hexdigest()
-        self.input_dtype = get_input_dtype(precision) or torch.float32
+        self.input_dtype = get_input_dtype(self.precision) or torch.float32
         tower = tower or image_tower(self._tower)
         if is_convolutional(tower.blocks):
             # Up to 1.6 times faster on a CPU. A layer's outputs have the format of its weights.
@@ -362,6 +361,12 @@ def best_precision(accelerator: str) -> str:
     else:
         has_bf16 = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
     return "bf16" if has_bf16 else "fp32"
+
+
+def precision_of(model: nn.Module) -> str:
+    """open_clip's name of the precision that a model in memory is in."""
+    dtype = next((weight.dtype for weight in model.parameters()), torch.float32)
+    return {torch.float16: "fp16", torch.bfloat16: "bf16"}.get(dtype, "fp32")
 
 
 def weights_sha256(model: nn.Module) -> str:

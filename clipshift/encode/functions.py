@@ -72,16 +72,16 @@ def wrap(model: Any, preprocess: Any, tokenizer: Any, trained: bool, pooling: An
     """An encoder of an object in memory: see `clipshift.encode.modules.as_encoder`."""
     if hasattr(model, "get_inputs"):
         session = Session(model, pooling)
-        facts = {"kind": "onnx", "pooling": session.output, "sha256": session.sha256}
+        facts = {"pooling": session.output, "sha256": session.sha256}
         return wrap_image_model(session, preprocess, tokenizer, trained, **facts)
-    facts = {"kind": "function", "pooling": chosen_pooling(pooling, ["own"])}
+    facts = {"pooling": chosen_pooling(pooling, ["own"])}
     if isinstance(model, torch.export.ExportedProgram):
         module = model.module()
 
         def model(pixels: Tensor) -> Tensor:
             return module(pixels.cpu()).to(pixels.device)
 
-        facts |= {"kind": "torch_export", "sha256": weights_sha256(module)}
+        facts["sha256"] = weights_sha256(module)
     else:
         preprocess = AS_THEY_ARE | (preprocess or {})
     return wrap_image_model(model, preprocess, tokenizer, trained, **facts)

@@ -107,7 +107,9 @@ def load_encoder(
     required = {name for name, one in parameters.items() if one.default is one.empty}
     if missing := required - given.keys():
         raise UserError(f"model.{min(missing)} is required by model.kind={kind}")
-    return load(**given)
+    encoder = load(**given)
+    encoder.kind = kind
+    return encoder
 
 
 def kind_of(model: Any) -> str:

@@ -18,8 +18,6 @@ from clipshift.encode.weights import check_finite, loading, require_network
 from clipshift.errors import UserError, one_line
 from clipshift.versions import source_sha256
 
-PRECISIONS = {torch.float16: "fp16", torch.bfloat16: "bf16"}
-
 
 class ImageModel(nn.Module):
     """A model without a text side, in the form that `Encoder` takes.
@@ -82,12 +80,13 @@ def as_encoder(
     if isinstance(model, Encoder):
         return model
     name = getattr(model, "__name__", type(model).__name__)
-    loader = kinds.KINDS[kinds.kind_of(model)].module
+    kind = kinds.kind_of(model)
+    loader = kinds.KINDS[kind].module
     with failures_of(name):
         if isinstance(model, nn.Module):
             model = copy.deepcopy(model).cpu()
         encoder = loader.wrap(model, preprocess, tokenizer, trained, pooling)
-        encoder.cacheable = False
+        encoder.kind, encoder.cacheable = kind, False
         check_output(encoder, name)
     return encoder
 
@@ -113,7 +112,7 @@ def wrap(
     tokenizer: Tokenizer | None,
     trained: bool,
     pooling: str | None,
-    kind: str = "module",
+    default: str = "own",
 ) -> Encoder:
     """An encoder of a module with ``encode_image``: see `as_encoder`."""
     name = type(model).__name__
@@ -121,16 +120,13 @@ def wrap(
         raise UserError(f"{name} has no encode_text: define it, or pass no tokenizer")
     if preprocess is None:
         preprocess = getattr(getattr(model, "visual", None), "preprocess_cfg", None)
-    declared = kinds.chosen_pooling(pooling, ["projection" if kind == "open_clip" else "own"])
     return Encoder(
         model,
         preprocessing_of(preprocess, name),
         code_facts(model),
         trained,
-        precision_of(model),
-        tokenizer and (lambda: tokenizer),
-        kind=kind,
-        pooling=declared,
+        tokenizer=tokenizer and (lambda: tokenizer),
+        pooling=kinds.chosen_pooling(pooling, [default]),
     )
 
 
@@ -205,7 +201,7 @@ def wrap_image_model(
         preprocess: See `preprocessing_of`.
         tokenizer: None: there is no text side.
         trained: See `Encoder`.
-        facts: ``kind``, ``pooling`` and more of `Encoder`.
+        facts: ``pooling`` and more of `Encoder`.
 
     Raises:
         UserError: If there is a tokenizer, or the preprocessing is missing or out of range.
@@ -220,7 +216,7 @@ def wrap_image_model(
         {n: v for n, v in vars(m).items() if isinstance(v, plain)} for m in images.modules()
     ]
     config = {**code_facts(images), "name": name, "settings": settings, "pooling": facts["pooling"]}
-    return Encoder(images, preprocessing, config, trained, precision_of(images), **facts)
+    return Encoder(images, preprocessing, config, trained, **facts)
 
 
 def code_facts(model: nn.Module) -> dict[str, Any]:
@@ -230,11 +226,6 @@ def code_facts(model: nn.Module) -> dict[str, Any]:
         "classes": sorted(f"{one.__module__}.{one.__qualname__}" for one in classes),
         "source": source_sha256(one.__module__ for one in classes),
     }
-
-
-def precision_of(model: nn.Module) -> str:
-    """open_clip's name of the precision that a model in memory is in."""
-    return PRECISIONS.get(next((p.dtype for p in model.parameters()), torch.float32), "fp32")
 
 
 @torch.inference_mode()

@@ -139,7 +139,7 @@ def load(
     )
 
 
-wrap = partial(modules.wrap, kind="open_clip")
+wrap = partial(modules.wrap, default="projection")
 
 
 def trained_texts(folder: Path) -> str:

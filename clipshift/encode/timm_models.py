@@ -95,7 +95,7 @@ def wrap(model: Any, preprocess: Any, tokenizer: Any, trained: bool, pooling: An
         model.global_pool, model.attn_pool = GLOBAL_POOL[pooling], None
         model.pool_include_prefix = False
     preprocess = preprocess or preprocessing_of_timm(model)
-    facts = {"kind": "timm", "pooling": pooling, "tower": tower_of(model)}
+    facts = {"pooling": pooling, "tower": tower_of(model)}
     encoder = modules.wrap_image_model(model, preprocess, tokenizer, trained, **facts)
     if (size := input_size(model)) not in (None, encoder.input_size):
         raise UserError(f"size={encoder.input_size}, but the model was made with img_size={size}")

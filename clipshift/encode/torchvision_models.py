@@ -49,7 +49,7 @@ def wrap(model: Any, preprocess: Any, tokenizer: Any, trained: bool, pooling: An
     is_vit = isinstance(model, models.VisionTransformer)
     pooling = chosen_pooling(pooling, ["class_token" if is_vit else "pooled"])
     model.set_submodule(classifier_of(model), nn.Identity())
-    facts = {"kind": "torchvision", "pooling": pooling, "tower": tower_of(model)}
+    facts = {"pooling": pooling, "tower": tower_of(model)}
     return modules.wrap_image_model(model, preprocess, tokenizer, trained, **facts)
 
 

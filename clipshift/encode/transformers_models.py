@@ -43,7 +43,6 @@ from clipshift.data.dataset import native_resize, pixels_of
 from clipshift.encode import gaze
 from clipshift.encode.encoder import Encoder, Tokenizer
 from clipshift.encode.kinds import chosen_pooling
-from clipshift.encode.modules import precision_of
 from clipshift.encode.tower import Tower
 from clipshift.encode.weights import check_finite, hub_file, loading
 from clipshift.errors import UserError, one_line
@@ -299,9 +298,7 @@ def wrap(
         preprocessing,
         config,
         trained,
-        precision_of(model),
-        tokenizer and (lambda: tokenizer),
-        kind="transformers",
+        tokenizer=tokenizer and (lambda: tokenizer),
         pooling=images.pooling,
         tower=images.parts(),
     )
