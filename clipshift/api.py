@@ -295,7 +295,7 @@ def measure_shift(
         settings, selected, names, encoder, parts, ladders, measured, templates, config, reference
     )
     temporary = None if folder else tempfile.TemporaryDirectory(prefix="clipshift-")
-    target = Path(folder or temporary.name)  # type: ignore[union-attr]
+    target = Path(folder or temporary.name).expanduser()  # type: ignore[union-attr]
     with pipeline.locked(target, "folder"):
         records = Records(target)
         records.begin({}, restart=True)
