@@ -119,7 +119,7 @@ def model_options(
         return read_choice("model", str(model))
     if (Path(model) / "config.json").is_file() and not (Path(model) / HUB_CONFIG).is_file():
         return model_options({"kind": "transformers", "repo": str(model)})
-    if Path(model).is_dir():
+    if str(model) and Path(model).is_dir():
         return read_choice("model", "lite") | {"name": Path(model).name, "checkpoint": str(model)}
     kind, colon, name = str(model).partition(":")
     if not colon and kind.count("/") == 1:

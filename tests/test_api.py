@@ -253,6 +253,7 @@ def test_photos_in_memory_lose_nothing(folder: Path) -> None:
         (None, {"seed": -1}, "seed=-1 is out of range"),
         (None, {"model": nn.Identity()}, "encode_image"),
         (None, {"model": 5}, "int is not a model"),
+        (None, {"model": ""}, "no model ''"),
         (None, {"labels": ["a"] * 14}, "labels are only for lists of photos"),
         (None, {"tokenizer": str}, "for a model in memory"),
         (None, {"galery": 3}, "no parameter 'galery'; did you mean 'gallery'"),
