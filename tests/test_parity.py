@@ -134,6 +134,9 @@ def test_neighbours_kept_are_those_of_scikit_learn(tiny: Encoder, encoder: Encod
         near.append(search.kneighbors(return_distance=False))
     expected = [len({*one} & {*other}) / 10 for one, other in zip(*near, strict=True)]
     np.testing.assert_allclose(parity.table["neighbours_kept"], expected)
+    few = measure_parity(parity.a, parity.a, parity.photos[:11], 0)  # all others are near
+    assert few.table["neighbours_kept"].isna().all()
+    assert not any("nearest" in sentence for sentence in few.verdict)
 
 
 def test_orthogonal_map_is_judged_on_other_photos() -> None:

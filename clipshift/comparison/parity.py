@@ -112,7 +112,8 @@ class Parity:
         photos: The photos that could be read.
         table: One row for each: ``photo``; ``pixel_mean`` and ``pixel_max``, the absolute
             difference of the pixels after preprocessing, in 8-bit steps; `OWN`, `SAME`, `MAPPED`
-            (of at least twice as many photos as dimensions) and `KEPT`. NaN without a value.
+            (of at least twice as many photos as dimensions) and `KEPT` (of twelve or more). NaN
+            without a value.
         rounding: What rounding alone does, see `rounding_alone`.
         tolerance: The largest accepted 1 − cosine.
     """
@@ -160,6 +161,8 @@ class Parity:
             chosen.append("differ" if self.rounding >= 0 else "differ_unknown")
         if self.table[MAPPED].notna().any() and not self.passed:
             chosen.append("mapped")
+        if self.table[KEPT].notna().any():
+            chosen.append("neighbours")
         values = {
             "parity": self,
             "mean": self.table.mean(numeric_only=True),
@@ -169,7 +172,7 @@ class Parity:
             "declared": f" ({'; '.join(differing.values())})" if differing else "",
         }
         sentences = prose()["parity"]["verdict"]
-        return [sentences[name].format(**values) for name in [*chosen, "neighbours"]]
+        return [sentences[name].format(**values) for name in chosen]
 
     def __str__(self) -> str:
         return "\n".join(self.verdict).replace("`", "")
@@ -216,8 +219,8 @@ def measure_parity(a: Stack, b: Stack, photos: Sequence[Photo], tolerance: float
     rows = (has_direction(first) & has_direction(second)).numpy().nonzero()[0]
     pair = first.numpy()[rows], second.numpy()[rows]
     table[MAPPED] = table[KEPT] = np.nan
-    if len(rows) > 1:
-        table.loc[rows, KEPT] = neighbours_kept(*pair, min(NEIGHBOURS, len(rows) - 1))[0]
+    if len(rows) > NEIGHBOURS + 1:  # of fewer, all others are among the nearest
+        table.loc[rows, KEPT] = neighbours_kept(*pair)[0]
     if len(rows) >= 2 * max(first.shape[1], second.shape[1]):  # with fewer, no map is the best
         fitted = np.isin(np.arange(len(rows)), keyed_order([read[i] for i in rows], "parity")[::2])
         table.loc[rows, MAPPED] = orthogonal_cosines(*pair, fitted)
