@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Callable
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -171,6 +172,9 @@ def load_tokenizer(architecture: str) -> Callable[[list[str]], Tensor]:
             f"does: remove trust_remote_code from its {CONFIG} if the tokenizer works without it"
         )
     if repo := text.get("hf_tokenizer_name"):
+        if find_spec("transformers") is None:
+            package = "pip install 'clipshift[transformers]'"
+            raise UserError(f"the tokenizer {repo} requires the package transformers: {package}")
         hub_file(repo, ["tokenizer_config.json"])
         try:
             return open_clip.get_tokenizer(architecture, trust_remote_code=False)
