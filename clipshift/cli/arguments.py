@@ -70,13 +70,24 @@ def checked_override(
         )
         both = f"{option}=[{value}] for one run, or " if listed else ""
         raise UserError(f"{argument} has several values: use {both}-m {argument} for a run each")
-    names = experiment_names(command)
-    if option == "experiment" and not multirun and value not in (*names, "null"):
-        other = "evaluate" if command == "train" else "train"
-        there = value in experiment_names(other)
-        hint = f"; use clipshift {other} {argument}" if there else did_you_mean(value, names)
-        raise UserError(f"no experiment {value!r}{hint} (there are: {', '.join(names)})")
+    if option == "experiment" and not multirun and value != "null":
+        check_experiment(command, value)
     return text
+
+
+def check_experiment(command: str, name: str) -> None:
+    """Check that a command has an experiment.
+
+    Raises:
+        UserError: If it has not, naming the other command where that one has.
+    """
+    names = experiment_names(command)
+    if name in names:
+        return
+    other = "evaluate" if command == "train" else "train"
+    there = name in experiment_names(other)
+    hint = f"; use clipshift {other} experiment={name}" if there else did_you_mean(name, names)
+    raise UserError(f"no experiment {name!r}{hint} (there are: {', '.join(names)})")
 
 
 def quoted(argument: str) -> str:
