@@ -27,8 +27,8 @@ from clipshift.data.dataset import ViewDataset
 from clipshift.data.memory import photos_of
 from clipshift.data.photos import Photo
 from clipshift.data.selection import SELECTION, select
-from clipshift.encode.modules import as_encoder
-from clipshift.errors import UserError, did_you_mean
+from clipshift.encode.modules import as_encoder, model_name
+from clipshift.errors import UserError, did_you_mean, first_line
 from clipshift.evaluate.evaluation import Evaluation
 from clipshift.parts import make_augmentations, make_measures, named_parts, node_of
 from clipshift.report.charts import vega
@@ -442,12 +442,13 @@ def _accelerator(device: str | torch.device) -> dict[str, Any]:
     try:
         chosen = torch.empty(0, device=torch.device(device)).device
     except (AssertionError, RuntimeError, TypeError) as error:
-        reason = str(error).partition("\n")[0]
-        raise UserError(f"device={device}: {reason}; use cpu, cuda, cuda:1 or mps") from None
+        raise UserError(
+            f"device={device}: {first_line(error)}; use cpu, cuda, cuda:1 or mps"
+        ) from None
     return {"accelerator": chosen.type, "devices": [chosen.index] if chosen.type == "cuda" else 1}
 
 
 def _in_memory(model: Any) -> dict[str, Any]:
     """What a configuration has of a model in memory."""
-    name = getattr(model, "__name__", type(model).__name__)
+    name = model_name(model)
     return {"name": name, "architecture": name, "pretrained": None, "checkpoint": None}

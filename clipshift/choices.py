@@ -14,7 +14,10 @@ from clipshift.errors import UserError, did_you_mean
 PACKAGE = Path(__file__).resolve().parent
 CONF = next(folder for folder in (PACKAGE / "conf", PACKAGE.parent / "conf") if folder.is_dir())
 """All choices: inside the package where it was installed from a wheel, beside it in a checkout."""
-HUB_CONFIG = "open_clip_config.json"
+OPEN_CLIP_CONFIG = "open_clip_config.json"
+"""What a folder in the hub's format is known by."""
+MODEL_SOURCES = ("architecture", "repo", "checkpoint")
+"""The options of a model that say where it comes from, the first of them that is set."""
 ENVIRONMENT = re.compile(r'\$\{oc\.env:(\w+),"([^"]*)"\}')
 """A variable of the environment, and its default."""
 
@@ -106,7 +109,7 @@ def model_options(
     """
     if isinstance(model, Mapping):
         options = read_choice("model", model.get("kind", "lite")) | {"name": ""} | dict(model)
-        named = [options.get(key) for key in ("name", "architecture", "repo", "checkpoint")]
+        named = [options.get(key) for key in ("name", *MODEL_SOURCES)]
         return options | {"name": Path(str(next(filter(None, named), ""))).name}
     if isinstance(model, tuple):
         architecture, weights = model
@@ -117,7 +120,7 @@ def model_options(
     names = choice_names("model")
     if model in names:
         return read_choice("model", str(model))
-    if (Path(model) / "config.json").is_file() and not (Path(model) / HUB_CONFIG).is_file():
+    if (Path(model) / "config.json").is_file() and not (Path(model) / OPEN_CLIP_CONFIG).is_file():
         return model_options({"kind": "transformers", "repo": str(model)})
     if str(model) and Path(model).is_dir():
         return read_choice("model", "lite") | {"name": Path(model).name, "checkpoint": str(model)}

@@ -22,6 +22,7 @@ from pytorch_lightning.utilities import rank_zero_only
 from clipshift.augment.keyed import VIEW_SIZE
 from clipshift.augment.transforms import KeyedTransform
 from clipshift.checks import is_template
+from clipshift.choices import MODEL_SOURCES
 from clipshift.data.cache import Cache
 from clipshift.data.classes import read_lines
 from clipshift.data.dataset import view_size
@@ -230,7 +231,7 @@ def load_reference(model: Mapping[str, Any], encoder: Encoder) -> Encoder | None
 def model_origin(model: Mapping[str, Any]) -> dict[str, Any]:
     """Where a model comes from, for ``run.json``: of a user's own, the code that makes it."""
     if "_target_" not in model:
-        named = [model.get(name) for name in ("architecture", "repo", "checkpoint")]
+        named = [model.get(name) for name in MODEL_SOURCES]
         missing = {"pretrained": None, "checkpoint": None}
         return missing | dict(model) | {"architecture": next(filter(None, named))}
     others = [name for name in targets(model) if not name.startswith("clipshift.")]

@@ -9,7 +9,7 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import InterpolationKeyError
 
 from clipshift import options as spec
-from clipshift.choices import CONF, unknown_choice
+from clipshift.choices import CONF, MODEL_SOURCES, unknown_choice
 from clipshift.errors import UserError, did_you_mean, first_line, one_line
 
 DESCRIPTIONS: dict[str, type] = {
@@ -103,7 +103,7 @@ def name_model(cfg: DictConfig, overrides: Sequence[str]) -> None:
         overrides: The command line.
     """
     given = {override.lstrip("+").partition("=")[0] for override in overrides}
-    for option in ("architecture", "repo", "checkpoint"):
+    for option in MODEL_SOURCES:
         is_source = option != "checkpoint" or cfg.get("model", {}).get("kind") == "onnx"
         if f"model.{option}" in given and "model.name" not in given and is_source:
             cfg.model.name = Path(str(cfg.model[option]).rpartition(":")[2]).name

@@ -18,6 +18,7 @@ from clipshift.data.dataset import clean_view, native_resize
 from clipshift.data.photos import Photo, UnreadablePhotoError, decode, keyed_order
 from clipshift.encode import Encoder, as_encoder, load_encoder
 from clipshift.encode.encoder import ENCODE_BATCH
+from clipshift.encode.modules import model_name
 from clipshift.errors import UserError
 from clipshift.measure.embeddings import NEIGHBOURS, neighbours_kept, orthogonal_cosines
 from clipshift.measure.functional import cosine_similarity, has_direction
@@ -28,9 +29,9 @@ OWN, SAME, MAPPED, KEPT = "cosine", "cosine_same_pixels", "cosine_mapped", "neig
 both models; that after the best orthogonal map, of photos that it was not fitted to; and the share
 of the ten nearest photos that is the same."""
 SAME_PIXELS = 0.01
-"""Pixels are the same up to so many steps of 255."""
+"""Largest difference of two pixels, in steps of 255, that counts as rounding."""
 ROUNDINGS = 10
-"""Differences up to so many times what rounding does in one model count as rounding: two
+"""Largest multiple of one model's rounding error that still counts as rounding, because two
 implementations round in different places."""
 
 
@@ -84,7 +85,7 @@ def make_stack(given: Any, like: Encoder | None = None, precision: str = "fp32")
         options = model_options(model) | dict(option.partition("=")[::2] for option in given)
         name = ",".join([options.pop("name"), *given])
         return Stack(name, load_encoder(**{"precision": precision} | options))
-    name, processor = getattr(model, "__name__", type(model).__name__), preprocess
+    name, processor = model_name(model), preprocess
 
     def transform(image: Image.Image) -> Tensor:
         if hasattr(processor, "image_processor") or hasattr(processor, "image_mean"):

@@ -6,6 +6,7 @@ They run on the CPU, but for a plain function, which chooses itself. Nothing is 
 import glob
 import hashlib
 import json
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +18,9 @@ from clipshift.encode.encoder import Encoder, weights_sha256
 from clipshift.encode.kinds import chosen_pooling
 from clipshift.encode.modules import check_output, failures_of, wrap_image_model
 from clipshift.errors import UserError
+from clipshift.options import PreprocessingOptions
 
-DECLARED = ("size", "mean", "std", "interpolation", "resize_mode")
+DECLARED = [option.name for option in fields(PreprocessingOptions)]
 """Keys of the preprocessing that a file of ONNX does not say."""
 AS_THEY_ARE = {"size": 224, "mean": [0, 0, 0], "std": [1, 1, 1]}
 """The preprocessing of a plain function, by default: it is given views in [0, 1]."""

@@ -79,7 +79,7 @@ def as_encoder(
     """
     if isinstance(model, Encoder):
         return model
-    name = getattr(model, "__name__", type(model).__name__)
+    name = model_name(model)
     kind = kinds.kind_of(model)
     loader = kinds.KINDS[kind].module
     with failures_of(name):
@@ -89,6 +89,11 @@ def as_encoder(
         encoder.kind, encoder.cacheable = kind, False
         check_output(encoder, name)
     return encoder
+
+
+def model_name(model: Any) -> str:
+    """What a model in memory is called: after its function, or its class."""
+    return getattr(model, "__name__", type(model).__name__)
 
 
 @contextmanager
@@ -206,7 +211,7 @@ def wrap_image_model(
     Raises:
         UserError: If there is a tokenizer, or the preprocessing is missing or out of range.
     """
-    name = getattr(model, "__name__", type(model).__name__)
+    name = model_name(model)
     if tokenizer is not None:
         raise UserError(f"{name} has no text side: pass no tokenizer")
     preprocessing = preprocessing_of(preprocess, name)

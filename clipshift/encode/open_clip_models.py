@@ -14,11 +14,11 @@ from pydantic import JsonValue, TypeAdapter
 from torch import Tensor
 from typing_extensions import NotRequired, TypedDict
 
+from clipshift.choices import OPEN_CLIP_CONFIG
 from clipshift.data.files import read_text, typed
 from clipshift.encode import modules, tiny  # noqa: F401  (registers its image tower with timm)
 from clipshift.encode.encoder import NAMES, SENTENCES, Encoder
 from clipshift.encode.weights import (
-    CONFIG,
     check_finite,
     check_known,
     find_checkpoint,
@@ -29,7 +29,7 @@ from clipshift.encode.weights import (
     tag_facts,
     weight_files,
 )
-from clipshift.errors import UserError
+from clipshift.errors import UserError, first_line
 
 BUILTIN = "builtin:"
 MODELS = Path(__file__).parent.parent / "models"
@@ -87,10 +87,10 @@ def load(
         architecture, pretrained, checkpoint = f"local-dir:{checkpoint}", None, None
     schema, name = parse_model_name(_open_clip_name(architecture))
     if schema == "hf-hub":
-        schema, name = "local-dir", str(hub_folder(name, [CONFIG], weight_files("")))
+        schema, name = "local-dir", str(hub_folder(name, [OPEN_CLIP_CONFIG], weight_files("")))
     if schema == "local-dir":
-        if not (Path(name) / CONFIG).is_file():
-            raise UserError(f"no {CONFIG} in {name}: is it a folder in the hub's format?")
+        if not (Path(name) / OPEN_CLIP_CONFIG).is_file():
+            raise UserError(f"no {OPEN_CLIP_CONFIG} in {name}: is it a folder in the hub's format?")
         architecture = f"local-dir:{name}"
     else:
         check_known(name, open_clip.list_models(), "a model of open_clip")
@@ -151,10 +151,12 @@ def trained_texts(folder: Path) -> str:
     Raises:
         ValueError: If the config has other keys or types, or names a tower on the hub.
     """
-    config = typed(HUB_CONFIG, read_text(folder / CONFIG))
+    config = typed(HUB_CONFIG, read_text(folder / OPEN_CLIP_CONFIG))
     tower = str(config["model_cfg"].get("vision_cfg", {}).get("timm_model_name", ""))
     if ":" in tower:
-        raise ValueError(f"{CONFIG} names the image tower {tower}, which is not one of timm's own")
+        raise ValueError(
+            f"{OPEN_CLIP_CONFIG} names the image tower {tower}, which is not one of timm's own"
+        )
     return NAMES if config.get("text") == NAMES else SENTENCES
 
 
@@ -169,7 +171,8 @@ def load_tokenizer(architecture: str) -> Callable[[list[str]], Tensor]:
     if (text.get("tokenizer_kwargs") or {}).get("trust_remote_code"):
         raise UserError(
             f"the tokenizer of {architecture} requires running remote code, which clipshift never "
-            f"does: remove trust_remote_code from its {CONFIG} if the tokenizer works without it"
+            f"does: remove trust_remote_code from its {OPEN_CLIP_CONFIG} if the tokenizer works "
+            "without it"
         )
     if repo := text.get("hf_tokenizer_name"):
         if find_spec("transformers") is None:
@@ -179,7 +182,7 @@ def load_tokenizer(architecture: str) -> Callable[[list[str]], Tensor]:
         try:
             return open_clip.get_tokenizer(architecture, trust_remote_code=False)
         except (OSError, ValueError, ImportError) as error:
-            reason = str(error).strip().partition("\n")[0]
+            reason = first_line(error)
             raise UserError(f"cannot load the tokenizer of {architecture}: {reason}") from error
     return open_clip.get_tokenizer(architecture)
 

@@ -18,9 +18,9 @@ from open_clip.pretrained import get_pretrained_cfg, list_pretrained_tags_by_mod
 from safetensors import SafetensorError
 from torch import nn
 
-from clipshift.errors import UserError, did_you_mean
+from clipshift.choices import OPEN_CLIP_CONFIG
+from clipshift.errors import UserError, did_you_mean, first_line
 
-CONFIG = "open_clip_config.json"
 HUB = "hf-hub:"
 PROBE_SECONDS = 5
 
@@ -68,7 +68,9 @@ def weights_are_here(architecture: str, pretrained: str | None) -> bool:
     """
     if architecture.startswith(HUB):
         repo = architecture.removeprefix(HUB)
-        return bool(_cached(repo, CONFIG)) and any(_cached(repo, f) for f in weight_files(""))
+        return bool(_cached(repo, OPEN_CLIP_CONFIG)) and any(
+            _cached(repo, f) for f in weight_files("")
+        )
     if pretrained is None:
         return True
     facts = tag_facts(architecture, pretrained)
@@ -162,7 +164,7 @@ def hub_file(repo: str, names: list[str]) -> Path:
         try:
             return Path(hf_hub_download(repo, name))
         except OSError as error:
-            reason = str(error).strip().splitlines()[0]
+            reason = first_line(error)
     raise UserError(f"cannot download {names[-1]} of {repo} from the hub: {reason}")
 
 

@@ -11,6 +11,7 @@ from safetensors.torch import save
 from torch import Tensor
 from typing_extensions import TypedDict
 
+from clipshift.choices import OPEN_CLIP_CONFIG
 from clipshift.data.files import read_json, read_text, typed
 from clipshift.encode.encoder import SENTENCES, Encoder
 from clipshift.encode.open_clip_models import model_config
@@ -63,7 +64,7 @@ def export_model(
     config: dict[str, Any] = {"model_cfg": model_cfg, "preprocess_cfg": preprocess_cfg}
     if text != SENTENCES:
         config["text"] = text
-    write_json(folder / "open_clip_config.json", config)
+    write_json(folder / OPEN_CLIP_CONFIG, config)
 
 
 def export_finetuned(
