@@ -198,6 +198,24 @@ def test_processes_may_write_the_same_entries_at_once(tmp_path: Path) -> None:
     assert any(Cache(str(tmp_path), 1).get(str(key)) is not None for key in range(40))
 
 
+def test_an_entry_that_another_process_evicts_half_way_is_no_failure(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def evicted(partial: str, file: Path) -> None:
+        os.unlink(partial)
+        rename(partial, file)
+
+    rename = os.replace
+    cache = Cache(str(tmp_path), 1)
+    with monkeypatch.context() as patch:
+        patch.setattr("os.replace", evicted)
+        cache.set("a", PIXELS)
+    assert not cache.has_warned
+    assert cache.get("a") is None
+    cache.set("a", PIXELS)
+    assert cache.get("a") is not None
+
+
 @pytest.mark.skipif(os.geteuid() != 0, reason="becoming another user needs root")
 def test_two_users_may_share_a_cache(tmp_path: Path) -> None:
     tmp_path.chmod(0o1777)  # as /tmp: everyone writes, and removes what is theirs

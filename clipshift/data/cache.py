@@ -80,7 +80,8 @@ class Cache:
                 try:
                     partial.write(hashlib.sha256(content).digest() + content)
                     partial.close()
-                    os.replace(partial.name, file)
+                    with contextlib.suppress(FileNotFoundError):  # evicted by another process
+                        os.replace(partial.name, file)
                 except OSError:
                     os.unlink(partial.name)
                     raise
