@@ -162,11 +162,12 @@ def make_augmentations(
         part = build(where, without_ladder(node)) if isinstance(node, Mapping) else node
         try:
             augmentations[name] = as_augmentation(part)
-            if part is node or "ladder" not in node:
+            described = node if part is not node and "ladder" in node else vars(type(part))
+            if "ladder" not in described:
                 continue
             if isinstance(augmentations[name], KeyedTransform):
                 raise UserError("a transform has no strength, so leave it out", option="ladder")
-            ladders[name] = checked("ladder", node["ladder"], rising(len(LADDER)))
+            ladders[name] = checked("ladder", described["ladder"], rising(len(LADDER)))
         except UserError as error:
             path = f"{where}.{error.option}" if error.option else where
             raise UserError(f"{path}: {error}") from None

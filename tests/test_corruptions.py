@@ -214,7 +214,7 @@ def test_a_report_shows_stored_corruptions_as_generated_ones(
     assert "of which 0 are here" in said
     remake_report(tmp_path, fetch=False)
     page = (tmp_path / "report.html").read_text()
-    assert "Errors under stored corruptions" in page
+    assert "Errors under corruptions" in page
     assert (tmp_path / "figures" / "corruption_error.svg").is_file()
     columns = json.loads((tmp_path / "columns.json").read_text())
     assert set(columns["corruption_error.csv"]) == set(run.corruption_error.columns)

@@ -1,5 +1,6 @@
 """Augmentations: perturbations of an image, drawn under keyed randomness, at any severity."""
 
+from clipshift.augment.corruptions import Corruption
 from clipshift.augment.geometric import Elastic, Flip, Perspective, ShiftScaleRotate
 from clipshift.augment.keyed import Augmentation, MovingAugmentation
 from clipshift.augment.pixel import (
@@ -24,6 +25,7 @@ __all__ = [
     "BrightnessContrast",
     "CoarseDropout",
     "ColorJitter",
+    "Corruption",
     "Elastic",
     "Flip",
     "Grayscale",

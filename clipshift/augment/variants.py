@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from clipshift.augment.corruptions import Corruption
 from clipshift.augment.keyed import Augmentation
 from clipshift.errors import UserError
 from clipshift.severities import MATCHED, PAPER, view_name
@@ -43,11 +44,14 @@ def make_variants(
         Variants by view name: the augmentation's, with ``@SEVERITY`` where there are several.
 
     Raises:
-        UserError: If an augmentation without a ladder is asked for at severity 1 to 5.
+        UserError: If an augmentation without a ladder is asked for at severity 1 to 5, or a
+            generated corruption at ``paper``.
     """
 
     def strength(name: str, severity: str) -> float:
         if severity == PAPER:
+            if isinstance(augmentations[name], Corruption):
+                raise UserError(f"{name} has no severity={PAPER}: use severity=[1,2,3,4,5]")
             return 1.0
         if severity == MATCHED:
             return matched[name]

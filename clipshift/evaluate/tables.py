@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 import torch
 
+from clipshift.augment.corruptions import Corruption
 from clipshift.augment.matching import UNDISTORTED, Calibration
 from clipshift.augment.stored import Stored
 from clipshift.data.photos import Photo, keyed_order
@@ -98,8 +99,9 @@ def make_run(
             mirrored_photos(variants.values(), list(shift.photos), seed),
         )
     summary = summarize(shift, columns, seed, matching, groups)
-    stored = {v.name for v in variants.values() if isinstance(v.augmentation, Stored)}
-    errors = corruption_errors(summary, sorted(stored))
+    kinds = Stored | Corruption
+    corruptions = {v.name for v in variants.values() if isinstance(v.augmentation, kinds)}
+    errors = corruption_errors(summary, sorted(corruptions))
     several = len(measured.index) > 1 and len(shift.variants.unique("augmentation")) > 1
     both = cosine and several and {PAPER, MATCHED} <= set(shift.variants.unique("severity"))
     derived: dict[str, Any] = {

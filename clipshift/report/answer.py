@@ -79,7 +79,7 @@ def _rivals(ranked: pd.DataFrame) -> list[str]:
 
 
 def corruption_error(run: Run) -> list[str]:
-    """What a run found of errors under stored corruptions, in sentences; empty where nothing."""
+    """What a run found of errors under corruptions, in sentences; empty where nothing."""
     errors = run.info.corruption_error
     if errors is None or run.corruption_error.empty:
         return []

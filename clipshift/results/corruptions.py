@@ -1,4 +1,4 @@
-"""Errors under stored corruptions: the mean corruption error, and whether the shift predicts it."""
+"""Errors under corruptions: the mean corruption error, and whether the shift predicts it."""
 
 from collections.abc import Mapping, Sequence
 
@@ -60,11 +60,11 @@ def mean_corruption_error(errors: Mapping[str, Sequence[float]]) -> float:
 
 
 def corruption_errors(summary: pd.DataFrame, corruptions: Sequence[str]) -> pd.DataFrame:
-    """Errors and shifts under stored corruptions.
+    """Errors and shifts under stored or generated corruptions.
 
     Args:
         summary: From `clipshift.results.table.summarize`.
-        corruptions: The names of the stored ones among its augmentations.
+        corruptions: The names of these among its augmentations.
 
     Returns:
         One row per corruption and severity: top-1 ``error`` with its 95 % interval, AlexNet's mean
@@ -73,8 +73,8 @@ def corruption_errors(summary: pd.DataFrame, corruptions: Sequence[str]) -> pd.D
         mean of 1 − cosine. Empty without zero-shot accuracies.
     """
     names = list(DEFINITIONS["corruption_error"])
-    stored = summary[summary["augmentation"].isin(corruptions)]
-    by_measure = stored.set_index(["augmentation", "severity"]).groupby("measure")
+    rows = summary[summary["augmentation"].isin(corruptions)]
+    by_measure = rows.set_index(["augmentation", "severity"]).groupby("measure")
     if "zero_shot_top1" not in by_measure.groups:
         return pd.DataFrame(columns=names)
     accuracy = by_measure.get_group("zero_shot_top1")
@@ -92,7 +92,7 @@ def corruption_errors(summary: pd.DataFrame, corruptions: Sequence[str]) -> pd.D
 
 
 def errors_by_corruption(table: pd.DataFrame) -> pd.DataFrame:
-    """Means over severities of the errors and shifts under stored corruptions.
+    """Means over severities of the errors and shifts under corruptions.
 
     Args:
         table: From `corruption_errors`.
@@ -134,7 +134,7 @@ def corruption_error_interval(shift: Shift, seed: int) -> tuple[float, float]:
 
 
 def shift_and_error(table: pd.DataFrame, shift: Shift, seed: int) -> dict[str, float | None]:
-    """What follows from the errors under stored corruptions.
+    """What follows from the errors under corruptions.
 
     Args:
         table: From `corruption_errors`.

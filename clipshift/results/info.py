@@ -135,7 +135,7 @@ class MatchingInfo(Known):
 
 
 class CorruptionError(Known):
-    """Summary of errors under stored corruptions.
+    """Summary of errors under corruptions.
 
     See `clipshift.results.corruptions.shift_and_error`.
     Earlier versions have neither ``mce``'s interval nor the ρ within corruptions.

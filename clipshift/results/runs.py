@@ -56,7 +56,7 @@ class Run:
         layers: Shift by layer; empty where not asked for.
         outliers: Outlier tokens by layer, and their share of the gaze; empty likewise, and where
             the tower has no tokens.
-        corruption_error: Errors under stored corruptions; empty where there are none.
+        corruption_error: Errors under corruptions; empty where there are none.
         directions: Whether every photo is moved the same way; this and the next four are empty
             where ``inside`` was not asked for.
         direction_cosines: Which augmentations share a direction.

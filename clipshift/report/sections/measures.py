@@ -1,4 +1,4 @@
-"""Every measure under every augmentation, errors under stored corruptions, and correlations."""
+"""Every measure under every augmentation, errors under corruptions, and correlations."""
 
 from collections.abc import Collection, Mapping, Sequence
 
@@ -103,7 +103,7 @@ def ranked_table(
 
 
 def corruption_section(run: Run) -> Section | None:
-    """Errors under stored corruptions beside the shift."""
+    """Errors under corruptions beside the shift."""
     errors = run.corruption_error
     if errors.empty:
         return None
