@@ -19,6 +19,7 @@ from torch import Tensor
 from clipshift import options as spec
 from clipshift import pipeline
 from clipshift.choices import model_options, read_choice
+from clipshift.comparison.budget import Judgement, judge, read_budget
 from clipshift.comparison.pair import compare_pair, trained_on_of
 from clipshift.comparison.parity import Parity, make_stack, measure_parity
 from clipshift.comparison.parity_report import report_parity
@@ -353,6 +354,24 @@ def compare(
     first, second = _run_of(a), _run_of(b)
     with misfits(f"{first.folder} and {second.folder}"):
         return compare_pair(first, second, seed, trained_on_of([first, second]))
+
+
+def check_budget(run: Result | Run | str | Path, budget: Any) -> Judgement:
+    """Hold a run against limits on its means.
+
+    Args:
+        run: A result, or a run's folder.
+        budget: The path of a ``budget.yaml``, or a mapping with what it holds. See
+            `clipshift.comparison.budget.Budget`.
+
+    Returns:
+        ``verdict``: ``pass``, ``fail`` or ``undecided``; and ``table``, one row per limit and mean.
+        ``print`` shows the verdict, and the limits that are not kept.
+
+    Raises:
+        UserError: If one of them cannot be used, or a limit is on what was not measured.
+    """
+    return judge(read_budget(budget), _run_of(run))
 
 
 def _run_of(given: Any) -> Run:

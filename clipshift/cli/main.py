@@ -13,7 +13,7 @@ from omegaconf import DictConfig
 
 from clipshift.choices import CONF, experiment_names
 from clipshift.cli.arguments import as_typed
-from clipshift.cli.command import explained_errors, fail, run_command, say_loading
+from clipshift.cli.command import explained_errors, fail, is_first, run_command, say_loading
 from clipshift.cli.config import OPTIONS, check_paths, finished_runs, name_model, validate
 from clipshift.cli.output import lenient_output
 from clipshift.errors import UserError, did_you_mean, one_line
@@ -30,13 +30,10 @@ def evaluate_job(cfg: DictConfig) -> None:
         name_model(cfg, HydraConfig.get().overrides.task)
         if HydraConfig.get().mode == RunMode.RUN:  # a sweep tracks its failed jobs as well
             check_paths(cfg, "evaluate")
+        elif cfg.budget:
+            raise UserError("budget is for single runs: use clipshift report JOB budget=FILE")
         folder = Path(HydraConfig.get().runtime.output_dir)
         say_loading()
-        if cfg.compare:
-            from clipshift.comparison import compare_runs
-
-            compare_runs(list(cfg.compare), cfg.seed, folder, fetch=cfg.fetch)
-            return
         if cfg.check:
             from clipshift.cli.check import check
 
@@ -49,12 +46,21 @@ def evaluate_job(cfg: DictConfig) -> None:
             if not parity(cfg, folder):
                 sys.exit(EXIT_CODE)
             return
+        from clipshift.cli.budget import judge_run
         from clipshift.cli.evaluate import evaluate, remake_report
+        from clipshift.comparison import compare_runs
+        from clipshift.comparison.budget import read_budget
 
-        if cfg.report:
-            remake_report(Path(cfg.report).expanduser(), cfg.fetch)
+        budget = read_budget(cfg.budget) if cfg.budget else None
+        if cfg.compare:
+            compare_runs(list(cfg.compare), cfg.seed, folder, fetch=cfg.fetch)
+        elif cfg.report:
+            folder = Path(cfg.report).expanduser()
+            remake_report(folder, cfg.fetch)
         else:
             evaluate(cfg, folder)
+        if budget and is_first() and (code := judge_run(budget, folder, cfg.compare)):
+            sys.exit(code)
 
 
 @hydra.main(version_base="1.3", config_path=str(CONF), config_name="train")
@@ -156,9 +162,9 @@ def models(arguments: Sequence[str]) -> None:
 
 COMMANDS: dict[str, tuple[Callable[[Sequence[str]], None], str]] = {
     "evaluate": (evaluate, "[OPTION=VALUE ...]"),
-    "compare": (compare, "RUN_A RUN_B"),
+    "compare": (compare, "RUN_A RUN_B [budget=FILE]"),
     "parity": (parity, "A B [tolerance=N] [data=CHOICE ...]"),
-    "report": (report, "RUN [fetch=true]"),
+    "report": (report, "RUN [fetch=true] [budget=FILE]"),
     "check": (check, "[check.OPTION=VALUE ...]"),
     "train": (train, "experiment=NAME [OPTION=VALUE ...]"),
     "demo": (demo, "[OPTION=VALUE ...]"),

@@ -8,7 +8,7 @@ docs/protocol.md, "Intervals", made by benchmarks/coverage.py.
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -576,6 +576,34 @@ def holm(p: np.ndarray) -> np.ndarray:
     raised = p[order] * np.arange(len(order), 0, -1)
     adjusted[order] = np.maximum.accumulate(raised).clip(max=1)
     return adjusted
+
+
+def limit_distance(ends: np.ndarray, limit: np.ndarray, beyond: np.ndarray, n: Any) -> np.ndarray:
+    r"""How far means are from limits, in lengths of their intervals on the limit's side.
+
+    Intervals of means beyond their limits are first made simultaneous over all m limits, by
+    Bonferroni: longer by :math:`t_{1 - 0.025 / m} / t_{0.975}`, of N − 1 degrees of freedom, which
+    takes them to have Student's shape, as `Studentized.p_values` does. As intervals shrink with
+    :math:`1 / \sqrt N`, the limit is at the end of that of N ÷ distance² photos.
+
+    Args:
+        ends: Means, and the lower and upper ends of their 95 % intervals, (3, m).
+        limit: The limits, (m,).
+        beyond: Whether a mean is on the wrong side of its limit, (m,).
+        n: N, how many photos, or groups of them, each interval is over, (m,), or of all.
+
+    Returns:
+        Shape (m,): 1 where the limit is at the interval's end; 0 where it is the mean, to the eight
+        digits that a reader of tables has; NaN without an interval.
+    """
+    mean, low, high = ends
+    reach = np.where(limit > mean, high - mean, mean - low).clip(0)
+    level = 1 - (1 - CONFIDENCE) / 2 / np.where(beyond, max(np.isfinite(reach).sum(), 1), 1)
+    freedom = np.maximum(n - 1, 1)
+    reach *= student.ppf(level, freedom) / student.ppf((1 + CONFIDENCE) / 2, freedom)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        distance = np.abs(limit - mean) / reach
+    return np.where(np.isclose(mean, limit, rtol=1e-8, atol=0) & (reach >= 0), 0, distance)
 
 
 def label_groups(labels: Sequence[str | None]) -> np.ndarray:

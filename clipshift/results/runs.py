@@ -144,6 +144,8 @@ RESULTS = (
     EVAL_RESULTS,
     f"{FIGURES}/*.svg",
     f"{FIGURES}/*.png",
+    "budget.md",
+    "budget.xml",
     "report.html",
 )
 """What an evaluation writes: names, or patterns of names."""

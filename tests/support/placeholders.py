@@ -152,6 +152,12 @@ class Placeholders:
         file = folder / "snapshots" / COMMIT / "open_clip_model.safetensors"
         os.link(self.need("my.safetensors"), file)
 
+    def budget(self, file: Path) -> None:
+        """Write limits that no run breaks."""
+        limits = [{"measure": "cosine_similarity", "min": -1.1, "max_decrease": 2.1}]
+        file.write_text(yaml.safe_dump({"baseline": "RUN_A", "limits": limits}))
+        self.need("RUN_A")
+
     def model(self, folder: Path) -> None:
         write_hub_folder(folder, VIT)
 
@@ -205,6 +211,7 @@ MAKERS: dict[str, Callable[[Placeholders, Path], None]] = {
         "ViT-B-32", "laion2b_s34b_b79k"
     ),
     "MODEL": Placeholders.model,
+    "budget.yaml": Placeholders.budget,
     "RUN": Placeholders.run,
     "RUN_A": Placeholders.run,
     "RUN_B": Placeholders.other_run,
