@@ -13,8 +13,9 @@ from typing import Any, get_type_hints
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from clipshift import augment, data, measure
-from clipshift.augment import authors
-from clipshift.augment.keyed import Augmentation, MovingAugmentation
+from clipshift.augment import authors, internet
+from clipshift.augment.chain import Chain
+from clipshift.augment.keyed import Augmentation, FileAugmentation, MovingAugmentation
 from clipshift.augment.transforms import KeyedTransform, as_augmentation
 from clipshift.checks import checked, rising
 from clipshift.choices import read_choice
@@ -32,10 +33,10 @@ SOURCES: Registry = {
 }
 AUGMENTATIONS: Registry = {
     f"{module.__name__}.{name}": part
-    for module in (augment, authors)
+    for module in (augment, authors, internet)
     for name in module.__all__
     if inspect.isclass(part := getattr(module, name)) and hasattr(part, "strongest")
-    if part not in (Augmentation, MovingAugmentation, KeyedTransform)
+    if part not in (Augmentation, FileAugmentation, MovingAugmentation, KeyedTransform)
 }
 MEASURES: Registry = {
     f"clipshift.measure.{name}": part
@@ -71,6 +72,10 @@ def build_part(option: str, described: Mapping[str, Any], registry: Registry = P
     for key, value in values.items():
         if key not in hints:
             raise UserError(f"{option}.{key[:200]} is not an option of {name}")
+        if isinstance(value, list) and value and all(isinstance(one, Mapping) for one in value):
+            nested = enumerate(value)
+            values[key] = [build_part(f"{option}.{key}.{i}", one, registry) for i, one in nested]
+            continue
         try:
             shape: TypeAdapter[Any] = TypeAdapter(hints[key], config=config)
             values[key] = shape.validate_json(json.dumps(value))
@@ -161,7 +166,9 @@ def make_augmentations(
         where = f"{option}.{name}"
         part = build(where, without_ladder(node)) if isinstance(node, Mapping) else node
         try:
-            augmentations[name] = as_augmentation(part)
+            augmentation = as_augmentation(part)
+            on_file = getattr(augmentation, "stage", "view") == "file"
+            augmentations[name] = Chain([augmentation]) if on_file else augmentation
             described = node if part is not node and "ladder" in node else vars(type(part))
             if "ladder" not in described:
                 continue

@@ -37,7 +37,7 @@ def test_several_choices_are_merged_in_their_order() -> None:
 
 def state(part: Any) -> Any:
     """What a part holds, with ranges as lists."""
-    return json.loads(json.dumps(vars(part)))
+    return json.loads(json.dumps(vars(part), default=vars))
 
 
 def test_parts_are_those_that_hydra_makes() -> None:

@@ -1,8 +1,9 @@
 """Augmentations: perturbations of an image, drawn under keyed randomness, at any severity."""
 
+from clipshift.augment.chain import Chain
 from clipshift.augment.corruptions import Corruption
 from clipshift.augment.geometric import Elastic, Flip, Perspective, ShiftScaleRotate
-from clipshift.augment.keyed import Augmentation, MovingAugmentation
+from clipshift.augment.keyed import Augmentation, FileAugmentation, MovingAugmentation
 from clipshift.augment.pixel import (
     JPEG,
     Blur,
@@ -23,10 +24,12 @@ __all__ = [
     "Augmentation",
     "Blur",
     "BrightnessContrast",
+    "Chain",
     "CoarseDropout",
     "ColorJitter",
     "Corruption",
     "Elastic",
+    "FileAugmentation",
     "Flip",
     "Grayscale",
     "KeyedTransform",

@@ -8,10 +8,11 @@ run can change a view.
 
 import hashlib
 import math
-from typing import ClassVar, Protocol, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 
 Draws = dict[str, Tensor]
@@ -27,10 +28,12 @@ class Augmentation(Protocol):
         strongest: The strength beyond which views no longer change.
         moves_pixels: Whether it only moves pixels to other places: then it should be a
             `MovingAugmentation`.
+        stage: ``view``; that of a `FileAugmentation` is ``file``.
     """
 
-    strongest: ClassVar[float] = math.inf
-    moves_pixels: ClassVar[bool] = False
+    strongest: float = math.inf
+    moves_pixels: bool = False
+    stage: str = "view"
 
     def sample(self, rng: np.random.Generator, size: int) -> Draws:
         """Draw the parameters of one view.
@@ -63,7 +66,7 @@ class Augmentation(Protocol):
 class MovingAugmentation(Augmentation, Protocol):
     """An augmentation that moves pixels, and can move them back."""
 
-    moves_pixels: ClassVar[bool] = True
+    moves_pixels: bool = True
 
     def move_back(self, images: Tensor, draws: Draws, strength: float = 1.0) -> Tensor:
         """Move the pixels of views back to where `apply` took them from.
@@ -76,6 +79,41 @@ class MovingAugmentation(Augmentation, Protocol):
         Returns:
             Shape (B, C, H, W), interpolated bilinearly; 0 at pixels of the photo that the view does
             not show.
+        """
+        ...
+
+
+class FileAugmentation(Protocol):
+    """A perturbation of the file's pixels: of the decoded photo at full size, before it is resized.
+
+    Attributes:
+        strongest: The strength beyond which images no longer change.
+        moves_pixels: Whether it moves pixels. Then ``matrix`` says where; without it, the aligned
+            measures of gaze have no value.
+        stage: ``file``.
+    """
+
+    strongest: float = math.inf
+    moves_pixels: bool = False
+    stage: str = "file"
+
+    def sample(self, rng: np.random.Generator, size: int) -> Draws:
+        """Draw the parameters of one photo, see `Augmentation.sample`.
+
+        The photo's size is not known yet: lengths are drawn as shares of its sides.
+        """
+        ...
+
+    def apply(self, image: Image.Image, draws: Draws, strength: float = 1.0) -> Image.Image:
+        """Perturb a photo.
+
+        Args:
+            image: The photo, RGB, at full size; it must not be changed itself.
+            draws: What `sample` drew for it, without a batch dimension.
+            strength: See `Augmentation.apply`.
+
+        Returns:
+            An image of any size.
         """
         ...
 

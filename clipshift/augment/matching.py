@@ -206,7 +206,7 @@ def displacement(
     rows, columns = torch.meshgrid(*sides, indexing="ij")
     inside = torch.ones_like(rows)
     charts = torch.stack([rows, columns, inside]).expand(len(clean), -1, -1, -1)
-    moved = augmentation.apply(charts, draws, strength)
+    moved = getattr(augmentation, "move", augmentation.apply)(charts, draws, strength)
     kept = (moved[:, 2] > 0.999).float()
     distance = torch.hypot(moved[:, 0] - rows, moved[:, 1] - columns) * kept
     return distance.sum(dim=(1, 2)) / kept.sum(dim=(1, 2)).clamp(min=1)

@@ -1,6 +1,6 @@
 """Variants: augmentations at a severity, which is a factor on what they draw."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from clipshift.augment.corruptions import Corruption
@@ -69,3 +69,11 @@ def make_variants(
         for severity in severities
         for name, augmentation in augmentations.items()
     }
+
+
+def strengths_of(variants: Iterable[Variant]) -> dict[str, list[float]]:
+    """The strengths at which variants are made, by augmentation."""
+    strengths: dict[str, list[float]] = {}
+    for variant in variants:
+        strengths.setdefault(variant.name, []).append(variant.strength)
+    return strengths

@@ -1,9 +1,9 @@
 """From photos to batches of clean views, with the random draws of every augmentation."""
 
 import hashlib
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from functools import lru_cache
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cache, lru_cache, partial
 from typing import Any
 
 import numpy as np
@@ -16,11 +16,12 @@ from torchvision.transforms import CenterCrop, Compose, InterpolationMode, Norma
 from torchvision.transforms.v2 import functional
 from torchvision.transforms.v2.functional import pil_to_tensor
 
+from clipshift.augment.chain import Chain, edited_key
 from clipshift.augment.keyed import VIEW_SIZE, Augmentation, Draws, draw, unit_range
 from clipshift.augment.stored import Stored
 from clipshift.data.cache import Cache
 from clipshift.data.photos import Photo, UnreadablePhotoError, decode
-from clipshift.errors import UserError
+from clipshift.errors import UserError, one_line
 
 GONE = "the file is gone since the run began"
 """Why a photo is skipped whose file existed when the photos were listed."""
@@ -206,6 +207,60 @@ def clean_view(image: Image.Image, resize: Resize) -> Tensor:
     return unit_range(pixels_of(image, resize))
 
 
+def resizing(size: tuple[int, int], resize: Resize) -> np.ndarray:
+    """The map of positions in an image to those in its view, float64, shape (3, 3).
+
+    Positions are those of pixels: (0, 0) is the centre of the view's first pixel, and the top left
+    corner of the image.
+
+    Args:
+        size: Width and height of the image, in pixels.
+        resize: See `clean_view`.
+    """
+    sides, mode, resized = np.array(size), resize, VIEW_SIZE
+    if not isinstance(resize, str):
+        mode, resized = resize["resize_mode"], resize.get("resize_size") or resize["size"]
+    scale = resized / {"squash": sides, "longest": sides.max()}.get(str(mode), sides.min())
+    moves = np.diag([*np.broadcast_to(scale, 2), 1.0])
+    moves[:2, 2] = (view_size(resize) - scale * sides - 1) / 2
+    return moves
+
+
+def draw_view(
+    augmentation: Augmentation,
+    key: tuple[int, str, str],
+    resize: Resize,
+    image: Callable[[], Image.Image],
+    strengths: Sequence[float] = (1.0,),
+) -> Draws:
+    """Draw the parameters of a view; where the file is edited, they hold the finished views.
+
+    Args:
+        augmentation: The augmentation.
+        key: The run's seed, the photo's id and the augmentation's name.
+        resize: See `clean_view`.
+        image: Decodes the photo.
+        strengths: Those at which views of the edited file are needed.
+
+    Raises:
+        UnreadablePhotoError: If the photo cannot be decoded, or cannot be edited.
+    """
+    draws = draw(augmentation, *key, view_size(resize))
+    if not (isinstance(augmentation, Chain) and augmentation.edits):
+        return draws
+    photo, edited = image(), {}
+    shown = np.linalg.inv(resizing(photo.size, resize))
+    for strength in strengths:
+        try:
+            picture, moves = augmentation.edit(photo, draws, strength)
+        except (OSError, ValueError) as error:  # as of what a format cannot hold
+            raise UnreadablePhotoError(f"{key[2]} fails on it: {one_line(str(error))}") from None
+        edited[edited_key("pixels", strength)] = pixels_of(picture, resize)
+        moves = resizing(picture.size, resize) @ moves @ shown
+        edited[edited_key("moves", strength)] = torch.from_numpy(moves).float()
+    return draws | edited
+
+
 @dataclass(eq=False, repr=False)
 class ViewDataset(Dataset[View | Skipped]):
     """Clean views of photos, with the draws of every augmentation.
@@ -216,6 +271,8 @@ class ViewDataset(Dataset[View | Skipped]):
         seed: The run's seed.
         resize: See `clean_view`.
         cache: Cache of decoded and resized photos.
+        strengths: Strengths of the views, by augmentation: 1 of those that are not listed. They
+            matter for those that act on the file.
     """
 
     photos: Sequence[Photo]
@@ -223,6 +280,7 @@ class ViewDataset(Dataset[View | Skipped]):
     seed: int
     resize: Resize
     cache: Cache | None = None
+    strengths: Mapping[str, Sequence[float]] = field(default_factory=dict)
 
     @property
     def size(self) -> int:
@@ -239,8 +297,9 @@ class ViewDataset(Dataset[View | Skipped]):
         try:
             encoded = photo.read()
             digest = hashlib.sha256(encoded).digest()
-            pixels = self._pixels(encoded, digest)
-            draws = {name: self._draw(photo, name) for name in self.augmentations}
+            image = cache(partial(decode, encoded))
+            pixels = self._pixels(image, digest)
+            draws = {name: self._draw(photo, name, image) for name in self.augmentations}
         except (FileNotFoundError, NotADirectoryError):
             return Skipped(index, GONE)
         except OSError as error:
@@ -249,10 +308,12 @@ class ViewDataset(Dataset[View | Skipped]):
             return Skipped(index, str(error))
         return View(index, pixels, draws, digest)
 
-    def _draw(self, photo: Photo, name: str) -> Draws:
+    def _draw(self, photo: Photo, name: str, image: Callable[[], Image.Image]) -> Draws:
         augmentation = self.augmentations[name]
         if not isinstance(augmentation, Stored):
-            return draw(augmentation, self.seed, photo.id, name, self.size)
+            strengths = self.strengths.get(name, [1.0])
+            key = self.seed, photo.id, name
+            return draw_view(augmentation, key, self.resize, image, strengths)
         views, digests = [], []
         for level, file in zip(augmentation.levels, augmentation.files(photo.id), strict=True):
             try:
@@ -264,15 +325,15 @@ class ViewDataset(Dataset[View | Skipped]):
                 raise UnreadablePhotoError(f"its {name} at severity {level}: {reason}") from None
         return {"pixels": torch.stack(views), "digests": torch.from_numpy(np.stack(digests))}
 
-    def _pixels(self, encoded: bytes, digest: bytes) -> Tensor:
+    def _pixels(self, image: Callable[[], Image.Image], digest: bytes) -> Tensor:
         if self.cache is None:
-            return pixels_of(decode(encoded), self.resize)
+            return pixels_of(image(), self.resize)
         key = f"view {self.resize} {digest.hex()}"
         stored = (self.cache.get(key) or {}).get("pixels")
         shape = (3, self.size, self.size)
         if stored is not None and stored.dtype == torch.uint8 and stored.shape == shape:
             return stored
-        pixels = pixels_of(decode(encoded), self.resize)
+        pixels = pixels_of(image(), self.resize)
         self.cache.set(key, {"pixels": pixels})
         return pixels
 

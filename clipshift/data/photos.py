@@ -179,6 +179,11 @@ def decode(encoded: bytes, upright: bool = True) -> Image.Image:
         raise UnreadablePhotoError(reason or type(error).__name__) from None
 
 
+def decoded(photo: Photo) -> Image.Image:
+    """A photo's pixels, see `Photo.read` and `decode`."""
+    return decode(photo.read())
+
+
 @cache
 def _formats() -> list[str]:
     Image.init()

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from clipshift.augment.variants import Variant
+from clipshift.augment.variants import Variant, strengths_of
 from clipshift.data.dataset import View, ViewDataset, collate
 from clipshift.data.memory import photos_of
 from clipshift.data.photos import Photo
@@ -95,9 +95,9 @@ def measure_photo(file: Path, model: Model, variants: Mapping[str, Variant], see
         UserError: If it cannot be read, or an augmentation cannot be applied at this severity.
     """
     photos = photos_of([file])
-    view = ViewDataset(
-        photos, {variant.name: variant.augmentation for variant in variants.values()}, seed, RESIZE
-    )[0]
+    augmentations = {variant.name: variant.augmentation for variant in variants.values()}
+    strengths = strengths_of(variants.values())
+    view = ViewDataset(photos, augmentations, seed, RESIZE, strengths=strengths)[0]
     if not isinstance(view, View):
         raise UserError(f"{photos[0].id} cannot be read: {view.reason}")
     module = ShiftEvaluation(

@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ from pydantic import TypeAdapter
 from torch import Tensor
 from torch.utils.data import default_collate
 
+from clipshift.augment.chain import Chain
 from clipshift.augment.geometric import Flip
 from clipshift.augment.keyed import VIEW_SIZE, Augmentation, Draws, draw
 from clipshift.augment.matching import (
@@ -24,9 +25,9 @@ from clipshift.augment.matching import (
 )
 from clipshift.augment.transforms import KeyedTransform
 from clipshift.augment.variants import Variant
-from clipshift.data.dataset import Resize, Skipped, ViewDataset
+from clipshift.data.dataset import Resize, Skipped, ViewDataset, draw_view
 from clipshift.data.files import read_text, typed
-from clipshift.data.photos import Photo, UnreadablePhotoError, keyed_order
+from clipshift.data.photos import Photo, UnreadablePhotoError, decoded, keyed_order
 from clipshift.errors import UserError
 from clipshift.measure.functional import rmse, ssim
 from clipshift.options import EvaluateOptions
@@ -133,16 +134,39 @@ def calibrate(
     clean = torch.stack([item.clean for item in read]).split(BATCH)
     matches = {}
     for name, augmentation in tracked(list(augmentations.items()), "Matching severities"):
-        drawn = [draw(augmentation, seed, photo.id, name, dataset.size) for photo in used]
-        draws = [default_collate(drawn[i : i + BATCH]) for i in range(0, len(drawn), BATCH)]
+        draws = _draws_at(augmentation, name, [photos[i.index] for i in read], seed, resize)
         distortions = _distortions(DISTORTIONS[distortion], augmentation, clean, draws)
         matches[name] = match_strength(distortions, target, augmentation.strongest)
     kept = {name: dict(drawn_from) for name, drawn_from in parameters.items()}
     return Calibration(distortion, target, seed, resize, kept, used, matches)
 
 
+def _draws_at(
+    augmentation: Augmentation, name: str, photos: Sequence[Photo], seed: int, resize: Resize
+) -> Callable[[float], list[Draws]]:
+    """The draws for some photos in batches, by strength; files are edited anew at each."""
+
+    def draws_at(strength: float) -> list[Draws]:
+        drawn = []
+        for photo in photos:
+            key, image = (seed, photo.id, name), partial(decoded, photo)
+            try:
+                drawn.append(draw_view(augmentation, key, resize, image, [strength]))
+            except (OSError, UnreadablePhotoError) as error:
+                raise UserError(f"cannot calibrate on {photo.id}: {error}") from None
+        return [default_collate(drawn[i : i + BATCH]) for i in range(0, len(drawn), BATCH)]
+
+    if isinstance(augmentation, Chain) and augmentation.edits:
+        return draws_at
+    drawn = draws_at(1.0)
+    return lambda strength: drawn
+
+
 def _distortions(
-    measure: Distortion, augmentation: Augmentation, clean: Sequence[Tensor], draws: Sequence[Draws]
+    measure: Distortion,
+    augmentation: Augmentation,
+    clean: Sequence[Tensor],
+    draws: Callable[[float], Sequence[Draws]],
 ) -> Callable[[float], np.ndarray]:
     """The distortions of some photos by strength; under flip, the means over all that it draws."""
 
@@ -150,7 +174,7 @@ def _distortions(
     def distortions(strength: float) -> np.ndarray:
         if isinstance(augmentation, Flip) and 0 < strength < 1:
             return strength * distortions(1.0) + (1 - strength) * distortions(0.0)
-        parts = zip(clean, draws, strict=True)
+        parts = zip(clean, draws(strength), strict=True)
         values = [measure(augmentation, views, drawn, strength) for views, drawn in parts]
         return torch.cat(values).double().numpy()
 

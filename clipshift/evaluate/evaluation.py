@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import cached_property
 from pathlib import Path
@@ -13,9 +13,10 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor
 
+from clipshift.augment.chain import Chain
 from clipshift.augment.keyed import Augmentation
 from clipshift.augment.matching import Calibration
-from clipshift.augment.variants import Variant, make_variants
+from clipshift.augment.variants import Variant, make_variants, strengths_of
 from clipshift.data.cache import Cache
 from clipshift.data.dataset import NATIVE, Resize, ViewDataset, native_resize
 from clipshift.data.photos import Photo, keyed_order
@@ -31,7 +32,7 @@ from clipshift.encode.texts import (
 )
 from clipshift.errors import UserError
 from clipshift.evaluate.calibration import DISTORTIONS, matched_strengths
-from clipshift.evaluate.elasticity import ELASTICITY_PHOTOS
+from clipshift.evaluate.elasticity import ELASTICITY_PHOTOS, WEAKER
 from clipshift.evaluate.floor import precision_floor
 from clipshift.evaluate.inside import inside_tables
 from clipshift.evaluate.loading import ViewData
@@ -46,6 +47,7 @@ from clipshift.results.measured import KEPT, ROWS, Measured
 from clipshift.results.records import Records
 from clipshift.results.runs import CALIBRATION, Run, clear_results, write_run
 from clipshift.results.table import PhotoSample
+from clipshift.severities import MATCHED
 from clipshift.versions import provenance
 
 TOKEN_PHOTOS = 500
@@ -99,7 +101,13 @@ class Evaluation:
 
     def views(self, cache: Cache | None = None) -> ViewDataset:
         """The photos' views, and what is drawn for them."""
-        return ViewDataset(self.photos, self.augmentations, self.options.seed, self.resize, cache)
+        parts, seed = self.augmentations, self.options.seed
+        chained = any(isinstance(part, Chain) for part in parts.values())
+        variants = self.variants().values() if chained else []
+        matched = [v for v in variants if v.severity == MATCHED]
+        weaker = [replace(v, strength=WEAKER * v.strength) for v in matched]  # for the elasticity
+        strengths = strengths_of([*variants, *weaker])
+        return ViewDataset(self.photos, parts, seed, self.resize, cache, strengths)
 
     def variants(self) -> dict[str, Variant]:
         """The augmentations at their severities, by view name."""

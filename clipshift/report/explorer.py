@@ -4,6 +4,7 @@ import base64
 import io
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -14,7 +15,7 @@ from PIL import Image
 from torch import Tensor
 
 from clipshift.augment.keyed import MovingAugmentation, augment
-from clipshift.augment.variants import Variant
+from clipshift.augment.variants import Variant, strengths_of
 from clipshift.data.dataset import Batch, View, ViewDataset, collate
 from clipshift.errors import UserError, did_you_mean
 from clipshift.measure.functional import gaze_moved_back
@@ -181,6 +182,8 @@ def variants_of(run: Run, dataset: ViewDataset) -> dict[str, Variant]:
 def views_of(run: Run, dataset: ViewDataset, photos: Sequence[str]) -> dict[str, View]:
     """The views of photos by their ids, of those that can still be read and have not changed."""
     measured = run.info.data.shown_sha256
+    strengths = strengths_of(variants_of(run, dataset).values())
+    dataset = replace(dataset, strengths=strengths)
     index = {photo.id: position for position, photo in enumerate(dataset.photos)}
     items = {photo: dataset[index[photo]] for photo in photos if photo in index}
     return {

@@ -6,6 +6,7 @@ among clipshift's own, see `clipshift.parts.build_part`.
 
 import json
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 from pydantic import TypeAdapter
@@ -17,7 +18,7 @@ from clipshift.data.huggingface import huggingface
 from clipshift.data.memory import files_again, photos_of
 from clipshift.data.selection import LOADING, SELECTION, select
 from clipshift.errors import UserError
-from clipshift.parts import AUGMENTATIONS, SOURCES, build_part, without_ladder
+from clipshift.parts import AUGMENTATIONS, SOURCES, build_part, make_augmentations
 from clipshift.results.runs import Run
 from clipshift.results.table import labels_of
 
@@ -61,10 +62,8 @@ def rebuild_views(run: Run, fetch: bool = False, photos: Any = None) -> ViewData
             selected = files_again(options.get("root"), labels_of(run.rows).index)
         else:
             selected = select(build_part("data", source, SOURCES), **choice)
-        augmentations = {
-            name: build_part(f"aug.{name}", without_ladder(node), AUGMENTATIONS)
-            for name, node in config.aug.items()
-        }
+        build = partial(build_part, registry=AUGMENTATIONS)
+        augmentations, _ = make_augmentations(config.aug, build=build)
         shape = native_resize(run.info.model.preprocessing) if resize == NATIVE else resize
         return ViewDataset(selected, augmentations, run.info.seed, shape)
     except (UserError, ValueError, TypeError, LookupError) as error:

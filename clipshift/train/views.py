@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -9,8 +10,8 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.utils.data import Dataset, Sampler, default_collate
 
-from clipshift.augment.keyed import Augmentation, augment, draw, keyed_generator
-from clipshift.augment.variants import make_variants
+from clipshift.augment.keyed import Augmentation, augment, keyed_generator
+from clipshift.augment.variants import make_variants, strengths_of
 from clipshift.data.dataset import Resize, Skipped, ViewDataset
 from clipshift.data.photos import Photo
 from clipshift.errors import UserError
@@ -54,20 +55,27 @@ class RobustViews(Dataset[tuple[Tensor, Tensor, int]]):
     def __getitem__(self, position: tuple[int, int]) -> tuple[Tensor, Tensor, int]:
         epoch, start = position
         for index in (*range(start, len(self)), *range(start)):
-            item = self.photos[index]
+            photo, chosen = self.photos.photos[index], self.variants
+            key = f"epoch {epoch} of {photo.id}"
+            if chosen:
+                choice = keyed_generator(self.seed, key, "choice").integers(len(chosen))
+                chosen = [chosen[int(choice)]]
+            dataset = replace(
+                self.photos,
+                photos=[replace(photo, id=key)],
+                augmentations={variant.name: variant.augmentation for variant in chosen},
+                strengths=strengths_of(chosen),
+            )
+            item = dataset[0]
             if not isinstance(item, Skipped):
                 break
-            log.warning("%s cannot be read: %s", self.photos.photos[index].id, item.reason)
+            log.warning("%s cannot be read: %s", photo.id, item.reason)
         else:
             raise UserError("none of the photos can be read")
-        clean = item.clean[None]
-        if not self.variants:
-            return clean[0], clean[0], index
-        key = f"epoch {epoch} of {self.photos.photos[index].id}"
-        choice = keyed_generator(self.seed, key, "choice").integers(len(self.variants))
-        variant = self.variants[int(choice)]
-        draws = draw(variant.augmentation, self.seed, key, variant.name, self.photos.size)
-        view = augment(variant.augmentation, clean, default_collate([draws]), variant.strength)
+        clean = view = item.clean[None]
+        for variant in chosen:
+            draws = default_collate([item.draws[variant.name]])
+            view = augment(variant.augmentation, clean, draws, variant.strength)
         return clean[0], view[0], index
 
 
