@@ -91,6 +91,14 @@ class Result:
         """The shift after every layer; empty unless asked for by ``layers=True``."""
         return self.run.layers
 
+    @property
+    def dose(self) -> pd.DataFrame:
+        """The shift as a rising function of the distortion; empty with fewer than two severities.
+
+        Where it reaches the distance of near photos is in ``run.dose_thresholds``.
+        """
+        return self.run.dose
+
     def table(self) -> pd.DataFrame:
         """Means of the leading measures: one row per augmentation, the largest shift first.
 

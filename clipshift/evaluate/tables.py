@@ -17,12 +17,19 @@ from clipshift.data.photos import Photo, keyed_order
 from clipshift.evaluate.calibration import matching_settings, mirrored_photos
 from clipshift.evaluate.elasticity import elasticities
 from clipshift.evaluate.layers import carried_gaze, layer_table, outlier_table
-from clipshift.measure.embeddings import has_direction, near_copies, neighbour_hit
+from clipshift.measure.embeddings import (
+    QUANTILE_PHOTOS,
+    distance_quantile,
+    has_direction,
+    near_copies,
+    neighbour_hit,
+)
 from clipshift.measure.facts import NEIGHBOUR_VOTES, Facts, retained_facts
 from clipshift.measure.functional import retained
 from clipshift.measure.metrics import CleanSpread
 from clipshift.results.columns import ShiftFile, write_shift
 from clipshift.results.corruptions import corruption_errors, shift_and_error
+from clipshift.results.dose import dose_curves
 from clipshift.results.files import data_fingerprint, write_whole
 from clipshift.results.info import RunInfo
 from clipshift.results.intervals import AUTO, intraclass_correlation, resampling
@@ -124,6 +131,8 @@ def make_run(
     ranking = rank_augmentations(shift, seed, matching, groups) if cosine else pd.DataFrame()
     if calibration and len(ranking):
         ranking = with_distortion(ranking, summary, calibration.distortion)
+    dosed_by = calibration.distortion if calibration and calibration.distortion in shift else "ssim"
+    dose, dose_thresholds = dose_tables(shift, sample, records, columns, dosed_by)
     outliers = outlier_table(sample)
     derived["notes"] = [
         *facts["notes"],
@@ -148,6 +157,8 @@ def make_run(
         outliers,
         errors,
         skipped=skipped_table(measured, photos),
+        dose=dose,
+        dose_thresholds=dose_thresholds,
         **inside_tables,
     )
 
@@ -220,21 +231,16 @@ def repeated_photos(digests: np.ndarray) -> list[str]:
     ]
 
 
+NEAR = 0.05
+"""The quantile of the distances between different clean photos that a shift is compared with."""
 COMPARED_PHOTOS = 20_000
 """The number of random photos that are compared, every two of them, to find near copies."""
 
 
 def near_photos(records: Records, photos: Sequence[Photo]) -> list[str]:
     """A warning of photos that may be near copies of each other, a few of them by name."""
-    order = keyed_order(photos, "sample")[:COMPARED_PHOTOS]
-    compared = set(order)
-    clean: dict[int, np.ndarray] = {}
-    for part in records.parts("embeddings"):
-        rows = part.embeddings[CLEAN]
-        candidates = zip(part.index.tolist(), rows, has_direction(rows), strict=True)
-        clean |= {index: row.copy() for index, row, use in candidates if use and index in compared}
-    listed = [index for index in order if index in clean]
-    pairs, near, limit = near_copies(np.array([clean[index] for index in listed]))
+    listed, clean = sampled_embeddings(records, photos, COMPARED_PHOTOS)
+    pairs, near, limit = near_copies(clean)
     if not near.any():
         return []
     names = "; ".join(
@@ -245,6 +251,50 @@ def near_photos(records: Records, photos: Sequence[Photo]) -> list[str]:
         f"compared, as {names} (1 − cosine of their clean embeddings: below {limit:.2g}). Each "
         "counts as a photo of its own: leave out those that are one photograph."
     ]
+
+
+def sampled_embeddings(
+    records: Records, photos: Sequence[Photo], count: int
+) -> tuple[list[int], np.ndarray]:
+    """Random photos in random order, by their indices, and their clean embeddings, (N, D).
+
+    Those that were not measured, or have no direction, are left out.
+    """
+    order = keyed_order(photos, "sample")[:count]
+    chosen = set(order)
+    clean: dict[int, np.ndarray] = {}
+    for part in records.parts("embeddings"):
+        rows = part.embeddings[CLEAN]
+        candidates = zip(part.index.tolist(), rows, has_direction(rows), strict=True)
+        clean |= {index: row.copy() for index, row, use in candidates if use and index in chosen}
+    listed = [index for index in order if index in clean]
+    return listed, np.array([clean[index] for index in listed])
+
+
+def dose_tables(
+    shift: Shift, sample: PhotoSample, records: Records, columns: Mapping[str, Facts], measure: str
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """The shift against the distortion, see `clipshift.results.dose.dose_curves`.
+
+    Args:
+        shift: The file of the run's values.
+        sample: What was measured.
+        records: Where the clean embeddings are.
+        columns: What the measured columns mean.
+        measure: The measure of distortion.
+
+    Returns:
+        Empty where it, or the shift, was not measured, or no augmentation has two severities.
+    """
+    unchanged = columns[measure].unchanged if measure in shift else None
+    listed, clean = sampled_embeddings(records, sample.photos, QUANTILE_PHOTOS)
+    if unchanged is None or "cosine_similarity" not in shift or len(listed) < 3:
+        return pd.DataFrame(), pd.DataFrame()
+    level, changes = distance_quantile(clean, NEAR)
+    influence = pd.Series(changes * len(sample.order) / len(listed), listed)
+    influence = influence.reindex(sample.measured.index[sample.order], fill_value=0).to_numpy()
+    seed, groups = sample.seed, sample.groups
+    return dose_curves(shift, measure, unchanged, level, influence, seed, groups)
 
 
 def clean_spread(parts: Iterable[Measured]) -> CleanSpread | None:

@@ -544,6 +544,39 @@ def orthogonal_cosines(first: np.ndarray, second: np.ndarray, fitted: np.ndarray
     return np.where(fitted, np.nan, cosines.clip(-1, 1))
 
 
+def distance_quantile(embeddings: np.ndarray, share: float) -> tuple[float, np.ndarray]:
+    r"""A quantile of the distances 1 − cos between different photos, and each photo's influence.
+
+    .. math::
+        q_p + \frac{1}{N} \sum_i w_i \, h_i, \quad h_i = \frac{2 (p - F_i(q_p))}{f(q_p)}
+
+    is, to first order, the quantile of photos of weights :math:`w_i`, with the share :math:`F_i` of
+    photo i's distances that are at most :math:`q_p`, and the density f of all distances. Source:
+    Serfling, "Approximation theorems of mathematical statistics", 1980, section 5.7 (quantiles of
+    U-statistics). 1 / f is the slope of the quantiles from p / 2 to 3 p / 2.
+
+    Args:
+        embeddings: Shape (N, D), N ≥ 3, each with a direction.
+        share: p, below ½.
+
+    Returns:
+        :math:`q_p`, and h, float64, shape (N,); their sum is 0 up to ties.
+
+    Example:
+        >>> photos = np.random.default_rng(0).normal(size=(200, 2))
+        >>> value, influence = distance_quantile(photos, 0.25)
+        >>> bool(abs(value - (1 - np.cos(np.pi / 4))) < 0.02), bool(abs(influence.mean()) < 0.01)
+        (True, True)
+    """
+    directions = units(embeddings)
+    distances = 1 - directions @ directions.T
+    pairs = distances[np.triu_indices(len(distances), 1)]
+    low, value, high = np.quantile(pairs, [share / 2, share, 3 * share / 2])
+    np.fill_diagonal(distances, np.inf)
+    nearer = (distances <= value).sum(axis=1) / (len(distances) - 1)
+    return float(value), 2 * (share - nearer) * (high - low) / share
+
+
 def near_copies(embeddings: np.ndarray) -> tuple[np.ndarray, np.ndarray, float]:
     r"""Find pairs of photos that are so near to each other that they may be one photograph.
 

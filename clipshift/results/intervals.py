@@ -226,6 +226,27 @@ def studentize(
     return Studentized(mean, error, count, np.where(error == 0, 0, scaled))
 
 
+def resampled_sums(values: np.ndarray, seed: int, groups: np.ndarray | None = None) -> np.ndarray:
+    """Sums over photos, and over each resample of them, for statistics that are made of sums.
+
+    Args:
+        values: One row per photo and one column per quantity, shape (N, C), without NaN.
+        seed: Seed of the resampling.
+        groups: The group of each photo, which is resampled whole, integers, shape (N,).
+
+    Returns:
+        The sums over all photos and, below them, those of `RESAMPLES` resamples, (1 + resamples,
+        C).
+    """
+    members = _members(groups, len(values))
+    if members is not None:
+        values = np.stack([values[rows].sum(axis=0) for rows in members])
+    sums = [values.sum(axis=0), np.zeros((RESAMPLES, values.shape[1]))]
+    for block, weights in resampled(len(values), seed):
+        sums[1] += weights @ values[block]
+    return np.vstack(sums)
+
+
 def _members(groups: np.ndarray | None, photos: int) -> list[np.ndarray] | None:
     """The photos of each group, groups in the order of their first photos; None without groups."""
     if groups is None:

@@ -64,6 +64,8 @@ class Run:
         neighbourhoods: What becomes of photos' nearest neighbours, and of the embeddings' spread.
         named: The texts that views move towards, and away from; empty without classes as well.
         skipped: Photos that could not be read.
+        dose: The shift against the distortion; empty with fewer than two severities.
+        dose_thresholds: The distortion at which it is that of a nearby photo; empty likewise.
     """
 
     folder: Path
@@ -85,6 +87,8 @@ class Run:
     neighbourhoods: pd.DataFrame = field(default_factory=pd.DataFrame)
     named: pd.DataFrame = field(default_factory=pd.DataFrame)
     skipped: pd.DataFrame = field(default_factory=pd.DataFrame)
+    dose: pd.DataFrame = field(default_factory=pd.DataFrame)
+    dose_thresholds: pd.DataFrame = field(default_factory=pd.DataFrame)
 
     @cached_property
     def shift(self) -> pd.DataFrame:

@@ -80,6 +80,11 @@ def interval_and_point(
     return both.mark_rule(**rule).encode(**ends), both.mark_point(**point).encode(value)
 
 
+def pointed_at(field: str) -> alt.Parameter:
+    """What the pointer is on, by a field; all where it is on nothing."""
+    return alt.selection_point(name="over", fields=[field], on="pointerover", clear="pointerout")
+
+
 def filled_where(test: str, table: pd.DataFrame) -> dict[str, Any]:
     """The encodings of points that are filled where a test of ``datum`` holds."""
     color = alt.Fill("augmentation:N", scale=scale_of(table, "color"), legend=None)
@@ -129,7 +134,7 @@ def named_lines(
     by_severity = across != "severity"
     for _, part in ends.groupby("severity" if by_severity else lambda _: 0, sort=False):
         table.loc[part.index, "label_y"] = spread(part["mean"].to_numpy(float), gap, *domain)
-    over = alt.selection_point(name="over", fields=["line"], on="pointerover", clear="pointerout")
+    over = pointed_at("line")
     dim = alt.condition(over, alt.value(1), alt.value(0.15))
     steps = alt.Axis(values=sorted(table[across].unique().tolist()), format="d", grid=False)
     room = alt.Scale(range=[0, alt.expr(f"width - {LABEL}")], zero=False)

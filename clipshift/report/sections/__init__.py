@@ -11,6 +11,7 @@ from clipshift.results.runs import Run
 SECTIONS = (
     ranking.ranking_section,
     ranking.severity_section,
+    ranking.dose_section,
     measures.measure_section,
     measures.corruption_section,
     inside.layer_section,

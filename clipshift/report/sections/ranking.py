@@ -1,6 +1,6 @@
 """Which augmentations shift the embedding most, how certain that is, and at which severity."""
 
-from clipshift.report.charts.curves import draw_severity
+from clipshift.report.charts.curves import draw_dose, draw_severity
 from clipshift.report.charts.measures import draw_distribution
 from clipshift.report.charts.ranking import draw_agreement, draw_ranking
 from clipshift.report.page import Figure, Section
@@ -78,3 +78,15 @@ def severity_section(run: Run) -> Section | None:
         return None
     curves = draw_severity(run.summary, measure, run.columns[measure])
     return make_section("severity", {"severity": curves})
+
+
+def dose_section(run: Run) -> Section | None:
+    """The shift against the distortion that views have, over several severities."""
+    if run.dose.empty:
+        return None
+    thresholds, level = run.dose_thresholds, short(run.dose_thresholds["level"].iloc[0])
+    distortion = run.columns[thresholds["measure"].iloc[0]].correlate_label
+    spec = [Column(distortion, "distortion", "ci"), Column("what is missing", "reason"), PHOTOS]
+    chart = draw_dose(run.dose, thresholds, distortion)
+    tables = [(thresholds, [AUGMENTATION, *spec])]
+    return make_section("dose", {"dose": chart}, tables, distortion=distortion, level=level)
