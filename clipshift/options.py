@@ -452,7 +452,7 @@ class EvaluateCommand(EvaluateOptions):
     """Draw the figures and the page of a finished run again, and measure nothing."""
     budget: str | None = option(None, paths=("file",))
     """A file of limits (budget.yaml) that this run, or the second of compare, must keep: exit code
-    4 if one is broken, 5 if one is undecided. With report: of a finished run."""
+    4 if one is broken, 5 if one is undecided. With report: judge that run, and draw nothing."""
     fetch: bool = False
     """With compare and report: read photos again from the address that a run names; only for runs
     that you trust."""

@@ -131,6 +131,21 @@ def test_the_errors_of_a_budget_are_rare_however_many_limits_it_has() -> None:
     assert 0.02 < passes < 0.03  # of one limit; of all twenty at once it is far less
 
 
+def test_the_correction_counts_limits_and_the_units_that_are_resampled() -> None:
+    classes = {"unit": "classes", "units": 5, "alone": 0, "design_effect": 1.0}
+    limits = [{"measure": "cosine_similarity", "augmentation": name, "severity": "paper",
+               "max": mean - distance * HALF}
+              for name, mean, distance in (("noise", 0.5, 1.2), ("blur", 0.6, 3))]  # fmt: skip
+    one, both = (read_budget({"limits": limits[:count]}) for count in (1, 2))
+    for facts, units in (({}, PHOTOS), ({"resampled": classes}, 5)):
+        run = a_run(**facts)
+        assert judge(one, run).verdict == "fail"
+        longer = stats.t.ppf(1 - 0.025 / 2, units - 1) / stats.t.ppf(0.975, units - 1)
+        verdict = "fail" if longer < 1.2 else "undecided"
+        assert list(judge(both, run).table["verdict"]) == [verdict, "fail"]
+    assert longer > 1.2  # of five classes
+
+
 @pytest.mark.parametrize("distance", [0.5, -0.5])
 def test_so_many_photos_as_it_says_would_decide(distance: float) -> None:
     limit = 0.5 + distance * HALF
@@ -283,6 +298,11 @@ def test_the_guides_workflow_runs_and_ends_with_the_verdicts_code(tmp_path: Path
     env = {"GITHUB_STEP_SUMMARY": str(tmp_path / "summary")}
     subprocess.run(["bash", "-c", summary], cwd=tmp_path, env=env, check=True)
     assert (tmp_path / "summary").read_text("utf-8").startswith("### clipshift, budget: fail")
+    (tmp_path / "budget.yaml").write_text(f"limits: {limits}".replace("cosine", "cosin"))
+    done = shared_terminal().run(["clipshift", "report", "run", "budget=budget.yaml"], tmp_path)
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1].startswith("error: budget: limits.0: no measure 'cosin_")
+    assert (tmp_path / "run" / "report.html").is_file()
     [artifact] = [step["with"]["path"] for step in steps if "with" in step]
     assert len(JUnitXml.fromfile(str(tmp_path / artifact))) == 1
 

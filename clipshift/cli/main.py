@@ -56,7 +56,8 @@ def evaluate_job(cfg: DictConfig) -> None:
             compare_runs(list(cfg.compare), cfg.seed, folder, fetch=cfg.fetch)
         elif cfg.report:
             folder = Path(cfg.report).expanduser()
-            remake_report(folder, cfg.fetch)
+            if not budget:
+                remake_report(folder, cfg.fetch)
         else:
             evaluate(cfg, folder)
         if budget and is_first() and (code := judge_run(budget, folder, cfg.compare)):

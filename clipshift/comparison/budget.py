@@ -108,7 +108,7 @@ def read_budget(given: Any) -> Budget:
     file = None if isinstance(given, Mapping) else Path(given).expanduser()
     try:
         content = yaml.safe_load(read_text(file)) if file else given
-        budget = typed(pydantic.TypeAdapter(Budget), json.dumps(content))
+        budget = typed(pydantic.TypeAdapter(Budget), json.dumps(content, default=str))
     except (OSError, ValueError, TypeError, yaml.YAMLError) as error:
         raise UserError(f"{file or 'budget'}: {error}") from None
     baseline = budget.baseline and (file or Path()).parent / budget.baseline.expanduser()
@@ -151,8 +151,7 @@ def judge(budget: Budget, run: Run, paired: pd.DataFrame | None = None) -> Judge
             rows.append(_chosen(tables[bound], limit, place).assign(limit=signed, **texts))
     table = pd.concat(rows, ignore_index=True)
     ends = table[["value", "ci_low", "ci_high"]].to_numpy(float).T
-    is_upper = table["bound"].isin(["max", "max_increase"])
-    is_beyond = (ends[0] > table["limit"]) == is_upper
+    is_beyond = (ends[0] > table["limit"]) == table["bound"].isin(["max", "max_increase"])
     units = run.info.resampled.units if run.info.by_class else table["n"]  # type: ignore[union-attr]
     distance = limit_distance(ends, table["limit"], is_beyond, units)
     verdicts = np.where(distance > 1, np.where(is_beyond, FAIL, PASS), UNDECIDED)
