@@ -99,6 +99,16 @@ class Result:
         """
         return self.run.dose
 
+    @property
+    def confidence(self) -> pd.DataFrame:
+        """Whether zero-shot confidence can be trusted, by augmentation; empty without labels."""
+        return self.run.confidence
+
+    @property
+    def retrieval(self) -> pd.DataFrame:
+        """Recall between photos and captions, by augmentation; empty without captions."""
+        return self.run.retrieval
+
     def table(self) -> pd.DataFrame:
         """Means of the leading measures: one row per augmentation, the largest shift first.
 

@@ -343,7 +343,7 @@ def test_run_writes_everything(finished: tuple[Path, str]) -> None:
     ]  # fmt: skip
     beyond = {"gaze_divergence", "gaze_entropy_change", "relative_shift", "retained", "text_shift",
               "gaze_divergence_aligned", "attention_similarity_aligned"}  # fmt: skip
-    assert len(summary) == 9 * (9 + 7 + 3)  # the paper's and the distortion, and of five classes
+    assert len(summary) == 9 * (9 + 9 + 3)  # the paper's and the distortion, and of five classes
     assert beyond | {"zero_shot_flip", "zero_shot_top1_clean"} <= set(summary["measure"])
     distances = pd.read_csv(folder / "distances.csv", index_col=0)
     assert list(distances.index) == list(distances.columns) == list(PAPER)
@@ -399,6 +399,12 @@ def test_saved_tensors_reproduce_the_numbers(finished: tuple[Path, str]) -> None
             rows["relative_shift"], (1 - cosines.diagonal()) / spread, atol=1e-4
         )
         assert rows["retained"].tolist() == (cosines.argmax(1) == np.arange(len(ids))).tolist()
+        nearer = clean @ (clean / norms[:, None]).T / norms[:, None] > cosines.diagonal()[:, None]
+        others = nearer.sum(1) - nearer.diagonal()
+        np.testing.assert_allclose(rows["percentile_shift"], others / (len(ids) - 1))
+    recall = pd.read_csv(folder / "retrieval.csv").set_index(["augmentation", "task", "k"])
+    assert set(recall["n"]) == {5}
+    assert (recall.loc[("clean", "text-to-image", 1), "among"] == 5).all()
     views = load_file(folder / "views.safetensors")
     gazes = load_file(folder / "gaze.safetensors")
     assert views["clean"].shape == (2, 3, 224, 224)

@@ -16,6 +16,8 @@ from clipshift.results.table import labels_of
 
 COMPARED_MEASURES = (
     *HEADLINE_MEASURES,
+    "percentile_shift",
+    "whitened_shift",
     "retained",
     "zero_shot_top1_clean",
     "zero_shot_top1",

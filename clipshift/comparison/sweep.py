@@ -24,6 +24,8 @@ NOT_IN_LINES = ("model", "aug", "severity")
 HEADS = {
     "relative_shift": "relative shift",
     COSINE: "1 − cosine",
+    "percentile_shift": "percentile shift",
+    "whitened_shift": "whitened shift",
     "retained": "retained",
     "neighbour_top1": "1-NN",
     "neighbour_top1_clean": "1-NN clean",

@@ -116,8 +116,20 @@ def class_of(label: str | None, position: Mapping[str, int]) -> int:
     return position.get(key, position.get(_normalised(imagenet_name(key) or ""), -1))
 
 
+def each_caption(encoder: Encoder, photos: Sequence[Photo]) -> Sequence[Tensor]:
+    """The unit embeddings of each photo's captions, N of shape (captions, D); none without any.
+
+    Raises:
+        UserError: If the encoder's tokenizer cannot be loaded.
+    """
+    texts = [text for photo in photos for text in photo.captions]
+    if not texts:
+        return []
+    return _text_embeddings(encoder, tuple(texts)).split([len(p.captions) for p in photos])
+
+
 def caption_embeddings(encoder: Encoder, photos: Sequence[Photo]) -> Tensor | None:
-    """The mean unit embedding of each photo's captions, (N, D); NaN for photos without captions.
+    """The mean of `each_caption` of a photo, (N, D); NaN for photos without captions.
 
     Returns:
         None if no photo has captions.
@@ -125,11 +137,8 @@ def caption_embeddings(encoder: Encoder, photos: Sequence[Photo]) -> Tensor | No
     Raises:
         UserError: If the encoder's tokenizer cannot be loaded.
     """
-    texts = [text for photo in photos for text in photo.captions]
-    if not texts:
-        return None
-    rows = _text_embeddings(encoder, tuple(texts)).split([len(p.captions) for p in photos])
-    return torch.stack([of_photo.mean(dim=0) for of_photo in rows])
+    rows = each_caption(encoder, photos)
+    return torch.stack([of_photo.mean(dim=0) for of_photo in rows]) if rows else None
 
 
 def _normalised(label: str) -> str:

@@ -27,6 +27,7 @@ from clipshift.encode.texts import (
     Vocabulary,
     ZeroShot,
     caption_embeddings,
+    each_caption,
     make_zero_shot,
     prompt_templates,
 )
@@ -37,6 +38,7 @@ from clipshift.evaluate.floor import precision_floor
 from clipshift.evaluate.inside import inside_tables
 from clipshift.evaluate.loading import ViewData
 from clipshift.evaluate.module import RecordOptions, ShiftEvaluation
+from clipshift.evaluate.retrieval import retrieval_table
 from clipshift.evaluate.tables import make_run
 from clipshift.measure.metrics import PhotoMeasure
 from clipshift.options import EvaluateOptions
@@ -339,10 +341,15 @@ def tabulate(
     options, photos, variants = evaluation.options, evaluation.photos, module.variants
     rounded = {name: round(value, 3) for name, value in seconds.items()}
 
-    def inside(sample: PhotoSample) -> dict[str, pd.DataFrame]:
-        begun = time.perf_counter()
-        tables = inside_tables(sample, texts.vocabularies)
-        rounded["inside"] = round(time.perf_counter() - begun, 3)
+    def more_tables(sample: PhotoSample) -> dict[str, pd.DataFrame]:
+        tables = {}
+        if texts.captions is not None:
+            captions = each_caption(evaluation.encoder, photos)
+            tables["retrieval"] = retrieval_table(sample, captions)
+        if options.inside:
+            begun = time.perf_counter()
+            tables |= inside_tables(sample, texts.vocabularies)
+            rounded["inside"] = round(time.perf_counter() - begun, 3)
         return tables
 
     facts = {
@@ -357,11 +364,10 @@ def tabulate(
         "seconds": rounded,
         **provenance(),
     }
-    asked = inside if options.inside else None
     sample = PhotoSample(measured, photos, variants, options.seed)
     calibration, resample = evaluation.calibration, options.resample
     return make_run(
-        folder, sample, module.records, module.columns, facts, asked, calibration, resample
+        folder, sample, module.records, module.columns, facts, more_tables, calibration, resample
     )
 
 

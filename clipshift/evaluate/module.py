@@ -28,7 +28,7 @@ from clipshift.evaluate.floor import FLOOR_PHOTOS, rounding
 from clipshift.measure.facts import COLUMNS, accuracy_columns
 from clipshift.measure.functional import MoveBack, luma, pixel_mean, pixel_std, text_shift
 from clipshift.measure.metrics import AugmentationDistance, LayerShift, OutlierTokens, PhotoMeasure
-from clipshift.measure.zero_shot import nearest_classes, zero_shot_flip, zero_shot_hit
+from clipshift.measure.zero_shot import confidence, nearest_classes, zero_shot_flip, zero_shot_hit
 from clipshift.results.measured import CLEAN, Measured
 from clipshift.results.records import Records
 
@@ -233,9 +233,7 @@ class ShiftEvaluation(pl.LightningModule):
     ) -> dict[tuple[str, str], Tensor]:
         values: dict[tuple[str, str], Tensor] = {}
         clean = features[CLEAN].embedding
-        hits = {
-            name: self._zero_shot_hits(batch, each.embedding) for name, each in features.items()
-        }
+        zero_shot = {n: self._zero_shot(batch, each.embedding) for n, each in features.items()}
         gray = luma(views[CLEAN])
         brightness, contrast = pixel_mean(gray), pixel_std(gray)
         prepared = {
@@ -251,9 +249,9 @@ class ShiftEvaluation(pl.LightningModule):
                     inputs += [moves, batch.pixels.shape[-1]]
                 values[variant, name] = measure(*inputs)
             embedding = features[variant].embedding
-            for name, hit in hits[variant].items():
-                values[variant, f"{name}_clean"] = hits[CLEAN][name]
-                values[variant, name] = hit
+            for name, of_view in zero_shot[variant].items():
+                values[variant, f"{name}_clean"] = zero_shot[CLEAN][name]
+                values[variant, name] = of_view
             if self.zero_shot is not None:
                 flip = zero_shot_flip(embedding, clean, self.classifier)
                 values[variant, "zero_shot_flip"] = flip
@@ -264,14 +262,15 @@ class ShiftEvaluation(pl.LightningModule):
             values[variant, "contrast"] = contrast
         return values
 
-    def _zero_shot_hits(self, batch: Batch, embedding: Tensor) -> dict[str, Tensor]:
+    def _zero_shot(self, batch: Batch, embedding: Tensor) -> dict[str, Tensor]:
+        """Hits and confidence of B views, by column."""
         if self.zero_shot is None:
             return {}
         target = self.zero_shot.targets[batch.index].to(self.device, non_blocking=True)
         return {
             f"zero_shot_top{k}": zero_shot_hit(embedding, self.classifier, target, k)
             for k in self.zero_shot.top
-        }
+        } | {"confidence": confidence(embedding, self.classifier, self.encoder.logit_scale)}
 
     def _layer_shift(self, features: dict[str, Features]) -> dict[str, Tensor]:
         """Tokens' cosines and outliers, see `Measured.layers` and `Measured.outliers`."""

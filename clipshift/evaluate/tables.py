@@ -23,11 +23,14 @@ from clipshift.measure.embeddings import (
     has_direction,
     near_copies,
     neighbour_hit,
+    percentile_shift,
 )
 from clipshift.measure.facts import NEIGHBOUR_VOTES, Facts, retained_facts
 from clipshift.measure.functional import retained
 from clipshift.measure.metrics import CleanSpread
+from clipshift.measure.whitening import whitened_shift
 from clipshift.results.columns import ShiftFile, write_shift
+from clipshift.results.confidence import confidence_table
 from clipshift.results.corruptions import corruption_errors, shift_and_error
 from clipshift.results.dose import dose_curves
 from clipshift.results.files import data_fingerprint, write_whole
@@ -58,7 +61,7 @@ def make_run(
     records: Records,
     columns: Mapping[str, Facts],
     facts: Mapping[str, Any],
-    inside: Callable[[PhotoSample], Mapping[str, pd.DataFrame]] | None = None,
+    more_tables: Callable[[PhotoSample], Mapping[str, pd.DataFrame]] | None = None,
     calibration: Calibration | None = None,
     resample: str = AUTO,
 ) -> Run:
@@ -73,7 +76,7 @@ def make_run(
         records: Where the values are, and the layers' sums.
         columns: What the measured columns mean.
         facts: What else is known of the run; ``data`` and others are added.
-        inside: Makes, where asked for, `clipshift.evaluate.inside.inside_tables` of the sample,
+        more_tables: Makes those of embeddings and texts, by their names in `Run`, of the sample
             with the groups of photos that are resampled whole.
         calibration: Of severity ``matched``, where that is among the run's.
         resample: What is resampled, see `clipshift.results.intervals.resampling`.
@@ -143,7 +146,7 @@ def make_run(
     ]
     if len(errors):
         derived["corruption_error"] = shift_and_error(errors, shift, seed)
-    inside_tables = inside(sample) if inside else {}  # adds to facts["seconds"]
+    more = more_tables(sample) if more_tables else {}  # adds to facts["seconds"]
     return Run(
         folder,
         RunInfo.model_validate({**facts, **derived}),
@@ -156,10 +159,11 @@ def make_run(
         layer_table(sample, records.sums()),
         outliers,
         errors,
+        confidence=confidence_table(shift, seed, groups),
         skipped=skipped_table(measured, photos),
         dose=dose,
         dose_thresholds=dose_thresholds,
-        **inside_tables,
+        **more,
     )
 
 
@@ -335,7 +339,7 @@ OfGallery = dict[tuple[str, str], dict[int, float]]
 
 
 def gallery_values(measured: Measured, photos: Sequence[Photo]) -> OfGallery:
-    """Which views find their own photo in the gallery, and whose neighbours vote for its class.
+    """How far views move among the gallery, which find their own photo, and what neighbours vote.
 
     Empty for a gallery of fewer than two photos; without those of `NEIGHBOUR_VOTES` that no photo
     has a value of.
@@ -346,7 +350,8 @@ def gallery_values(measured: Measured, photos: Sequence[Photo]) -> OfGallery:
     views = {name: np.stack([of[i] for i in indices]) for name, of in measured.gallery.items()}
     clean = views.pop(CLEAN)
     classes = pd.factorize(np.array([photos[index].label for index in indices], object))[0]
-    values: dict[tuple[str, str], np.ndarray] = {
+    values = shifts_in_gallery(views, clean, [photos[index] for index in indices])
+    values |= {
         (name, "retained"): retained(torch.from_numpy(view), torch.from_numpy(clean)).numpy()
         for name, view in views.items()
     }
@@ -357,6 +362,22 @@ def gallery_values(measured: Measured, photos: Sequence[Photo]) -> OfGallery:
                 values[name, f"{column}_clean"] = hits
                 values[name, column] = neighbour_hit(view, clean, classes, k)
     return {key: dict(zip(indices, of.tolist(), strict=True)) for key, of in values.items()}
+
+
+def shifts_in_gallery(
+    views: Mapping[str, np.ndarray], clean: np.ndarray, photos: Sequence[Photo]
+) -> dict[tuple[str, str], np.ndarray]:
+    """``percentile_shift`` and ``whitened_shift`` of every view of the gallery's photos.
+
+    Args:
+        views: Embeddings by variant, shape (N, D).
+        clean: Those of the clean views.
+        photos: The gallery's photos, in the same order.
+    """
+    places = np.argsort(keyed_order(photos, "folds"))
+    whitened = whitened_shift(list(views.values()), clean, places)
+    values = {(name, "percentile_shift"): percentile_shift(of, clean) for name, of in views.items()}
+    return values | {(n, "whitened_shift"): of for n, of in zip(views, whitened, strict=True)}
 
 
 def alone_in_class(values: OfGallery, photos: Sequence[Photo]) -> list[str]:

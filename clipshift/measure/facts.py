@@ -56,7 +56,7 @@ class Facts:
 
     @property
     def is_share(self) -> bool:
-        """Whether the mean is a share of photos: each photo counts 0, 1 or, with ties, between."""
+        """Whether the mean is a share of photos: each photo counts 0, 1 or between."""
         return self.unit == "share"
 
     def gain(self, before: Any, after: Any) -> Any:

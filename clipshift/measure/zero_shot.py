@@ -67,6 +67,28 @@ def zero_shot_flip(view: Tensor, clean: Tensor, classifier: Tensor) -> Tensor:
     return (1 - kept).where(is_finite, torch.nan).float()
 
 
+def confidence(embedding: Tensor, classifier: Tensor, scale: float) -> Tensor:
+    r"""The largest probability of a class, :math:`\max_c \operatorname{softmax}(s \cos_c)`.
+
+    Source: Hendrycks and Gimpel, "A baseline for detecting misclassified and out-of-distribution
+    examples in neural networks", 2017 (arXiv 1610.02136).
+
+    Args:
+        embedding: Of B views, shape (B, D).
+        classifier: A unit vector for each class, shape (D, C).
+        scale: The model's own factor on cosines, s.
+
+    Returns:
+        In [1 / C, 1]; NaN where the embedding has no direction. float32, shape (B,).
+
+    Example:
+        >>> confidence(torch.tensor([[5.0, 0.0]]), torch.eye(2), scale=2.0)
+        tensor([0.8808])
+    """
+    cosines = unit(embedding) @ classifier.double()
+    return (scale * cosines).softmax(dim=1).amax(dim=1).float()
+
+
 def nearest_classes(embedding: Tensor, classifier: Tensor, k: int) -> tuple[Tensor, Tensor]:
     """The classes with the highest cosine; ties are broken by the order of the classes.
 

@@ -52,9 +52,10 @@ def incomparable(a: Run, b: Run) -> dict[str, str]:
         for run in (a, b)
     ]
     texts = [(run.info.data.classes, run.info.prompts) for run in (a, b)]
-    causes = {}
+    causes: dict[str, str] = {}
     if galleries[0] != galleries[1]:
-        causes["retained"] = "the galleries hold other photos"
+        of_gallery = ("retained", "percentile_shift", "whitened_shift")
+        causes |= dict.fromkeys(of_gallery, "the galleries hold other photos")
     if "neighbour_top1" in a.shift:
         if galleries[0] != galleries[1]:
             causes["neighbour"] = causes["retained"]

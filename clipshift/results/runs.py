@@ -33,7 +33,7 @@ SHIFT = "shift.parquet"
 MATRICES = ("distances", "distances_low", "distances_high")
 TEXTS = frozenset({
     "augmentation", "severity", "measure", "with", "other", "method", "vocabulary", "text",
-    "photo", "reason",
+    "photo", "reason", "task",
 })  # fmt: skip
 """The columns of tables that hold texts; all others hold numbers."""
 
@@ -63,6 +63,8 @@ class Run:
         undone: How far each method undoes the shift.
         neighbourhoods: What becomes of photos' nearest neighbours, and of the embeddings' spread.
         named: The texts that views move towards, and away from; empty without classes as well.
+        confidence: Whether zero-shot confidence can be trusted; empty without labels.
+        retrieval: Recall between photos and captions; empty without captions.
         skipped: Photos that could not be read.
         dose: The shift against the distortion; empty with fewer than two severities.
         dose_thresholds: The distortion at which it is that of a nearby photo; empty likewise.
@@ -86,6 +88,8 @@ class Run:
     undone: pd.DataFrame = field(default_factory=pd.DataFrame)
     neighbourhoods: pd.DataFrame = field(default_factory=pd.DataFrame)
     named: pd.DataFrame = field(default_factory=pd.DataFrame)
+    confidence: pd.DataFrame = field(default_factory=pd.DataFrame)
+    retrieval: pd.DataFrame = field(default_factory=pd.DataFrame)
     skipped: pd.DataFrame = field(default_factory=pd.DataFrame)
     dose: pd.DataFrame = field(default_factory=pd.DataFrame)
     dose_thresholds: pd.DataFrame = field(default_factory=pd.DataFrame)

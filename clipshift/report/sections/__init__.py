@@ -14,6 +14,8 @@ SECTIONS = (
     ranking.dose_section,
     measures.measure_section,
     measures.corruption_section,
+    texts.confidence_section,
+    texts.retrieval_section,
     inside.layer_section,
     geometry.direction_section,
     geometry.undone_section,

@@ -1,11 +1,11 @@
-"""The texts that views gain and lose: classes, and attributes of photos."""
+"""What views say of texts: those they gain and lose, zero-shot confidence, and captions."""
 
 import pandas as pd
 
 from clipshift.encode.encoder import NAMES
 from clipshift.report.page import Section
 from clipshift.report.prose import make_section
-from clipshift.report.tables import first_and_last, leading_rows
+from clipshift.report.tables import AUGMENTATION, Column, first_and_last, leading_rows, side_by_side
 from clipshift.report.words import SIGNIFICANT, with_interval
 from clipshift.results.columns import DEFINITIONS
 from clipshift.results.runs import Run
@@ -39,6 +39,23 @@ def text_section(run: Run) -> Section | None:
     changes["text"] += " under `" + changes["augmentation"] + "`"
     furthest = _in_words(first_and_last(changes)) or "none beyond chance"
     return make_section("named", {}, [table, named], without=without, furthest=furthest)
+
+
+def confidence_section(run: Run) -> Section | None:
+    """Whether zero-shot confidence can still be trusted."""
+    if run.confidence.empty:
+        return None
+    return make_section("confidence", {}, [side_by_side(run.confidence, "measure")])
+
+
+def retrieval_section(run: Run) -> Section | None:
+    """Whether captions still find their photos, and photos their captions."""
+    if run.retrieval.empty:
+        return None
+    ranks = [f"{row.task} @{row.k}" for row in run.retrieval.itertuples()]
+    columns = [AUGMENTATION, *(Column(rank, rank, rank) for rank in dict.fromkeys(ranks))]
+    table = side_by_side(run.retrieval.assign(rank=ranks), "rank"), columns
+    return make_section("retrieval", {}, [table])
 
 
 def _in_words(rows: pd.DataFrame) -> str:
