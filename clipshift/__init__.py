@@ -6,12 +6,13 @@ from typing import TYPE_CHECKING, Any
 from clipshift.errors import UserError
 
 if TYPE_CHECKING:
-    from clipshift.api import Result, check_budget, compare, load_run, measure_shift, parity
+    from clipshift.api import Result, check_budget, compare, leaderboard, load_run
+    from clipshift.api import measure_shift, parity
 
     __version__: str
 
-__all__ = ["Result", "UserError", "__version__", "check_budget", "compare", "load_run"]
-__all__ += ["measure_shift", "parity"]
+__all__ = ["Result", "UserError", "__version__", "check_budget", "compare", "leaderboard"]
+__all__ += ["load_run", "measure_shift", "parity"]
 
 
 def __getattr__(name: str) -> Any:

@@ -20,9 +20,11 @@ from clipshift import options as spec
 from clipshift import pipeline
 from clipshift.choices import model_options, read_choice
 from clipshift.comparison.budget import Judgement, judge, read_budget
+from clipshift.comparison.leaderboard import make_leaderboard
 from clipshift.comparison.pair import compare_pair, trained_on_of
 from clipshift.comparison.parity import Parity, make_stack, measure_parity
 from clipshift.comparison.parity_report import report_parity
+from clipshift.comparison.sweep import Sweep, same_runs
 from clipshift.data.classes import candidate_classes
 from clipshift.data.dataset import ViewDataset
 from clipshift.data.memory import photos_of
@@ -390,6 +392,28 @@ def check_budget(run: Result | Run | str | Path, budget: Any) -> Judgement:
         UserError: If one of them cannot be used, or a limit is on what was not measured.
     """
     return judge(read_budget(budget), _run_of(run))
+
+
+def leaderboard(runs: Sequence[Result | Run | str | Path]) -> pd.DataFrame:
+    """Rank the models of runs by their shift, and show all else that one chooses a model by.
+
+    Args:
+        runs: Results, or runs' folders, of the same photos and views. Two of one model are told
+            apart by their place in the list.
+
+    Returns:
+        One row per severity and model: see `clipshift.comparison.leaderboard.make_leaderboard`.
+
+    Raises:
+        UserError: If one is not a finished run, or they measured different photos or views.
+    """
+    every = {f"{place}": _run_of(run) for place, run in enumerate(runs)}
+    with misfits("the leaderboard"):
+        alike, refused = same_runs(every)
+        if refused:
+            reasons = "; ".join(f"run {name}: {reason}" for name, reason in refused.items())
+            raise UserError(f"the runs cannot be ranked together: {reasons}")
+        return make_leaderboard(Sweep(Path(), {name: {} for name in alike}, alike, noun="run"))
 
 
 def _run_of(given: Any) -> Run:

@@ -48,7 +48,8 @@ def option(
     Args:
         default: Its value unless another is given.
         check: Its range; by default any value of its type.
-        paths: Of an option that names one: ``file``, ``folder``, both, or ``finished run in``.
+        paths: Of an option that names one: ``file``, ``folder``, both, ``finished run in``, or
+            ``finished run in or below``.
         missing: What to do where it is `REQUIRED` and not set.
     """
     metadata = {"check": check, "paths": paths, "missing": missing}
@@ -446,6 +447,8 @@ class EvaluateCommand(EvaluateOptions):
     """What is kept between jobs."""
     compare: list[str] | None = option(None, TWO_RUNS, paths=("finished run in",))
     """Compare two finished runs photo by photo, and measure nothing."""
+    leaderboard: list[str] | None = option(None, paths=("finished run in or below",))
+    """Rank the models of finished runs, or of the runs in folders, and measure nothing."""
     check: CheckOptions | None = None
     parity: ParityOptions | None = None
     report: str | None = option(None, paths=("finished run in",))

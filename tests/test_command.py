@@ -59,6 +59,8 @@ LINES = {
     "compare outputs/day/time photos": "compare: no finished run in photos",
     "report nowhere": "report: no finished run in nowhere",
     "compare a": "compare needs two run folders",
+    "leaderboard": "leaderboard needs runs",
+    "leaderboard photos": "leaderboard: no finished run in or below photos (the latest run here is",
     "train": "nothing to train: add experiment=robustify_demo",
     "train experiment=nope": "(there are: make_lite, pretrain_tiny, robustify, ",
     "train experiment=check": "use clipshift evaluate experiment=check",

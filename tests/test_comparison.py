@@ -30,8 +30,8 @@ from clipshift.cli.config import plain
 from clipshift.cli.jobs import content_of, job_key
 from clipshift.comparison.notes import notes_on_runs, pair_notes, software_notes, spread_change
 from clipshift.comparison.pair import compare_pair
-from clipshift.comparison.sweep import Sweep, by_job, sweep_notes
-from clipshift.comparison.sweep_report import jobs_table, parallel_sections
+from clipshift.comparison.sweep import Sweep, sweep_notes
+from clipshift.comparison.sweep_report import jobs_table
 from clipshift.data import dataset
 from clipshift.data.cache import Cache
 from clipshift.data.sources import sample
@@ -40,7 +40,6 @@ from clipshift.encode.feature_cache import FeatureCache
 from clipshift.errors import UserError
 from clipshift.evaluate.evaluation import Evaluation
 from clipshift.options import EvaluateOptions, read_options
-from clipshift.report.charts.comparison import draw_parallel
 from clipshift.report.charts.curves import draw_curves
 from clipshift.report.charts.grid import draw_grid
 from clipshift.report.notes import alike_photos
@@ -207,7 +206,9 @@ def test_a_sweep_warns_of_its_models_and_shows_their_relative_shift() -> None:
                                          strict=True)
             ]
         )  # fmt: skip
-    table = make_table(*jobs_table(sweep), name="")
+    for job, run in runs.items():
+        run.folder = Path(job)
+    table = make_table(*jobs_table(sweep, Path()), name="")
     assert table.head == ["job", "model", "augmentation", "severity", "relative shift",
                           "1 − cosine", "photos"]  # fmt: skip
     rows = [[cell.text for cell in row] for row in table.rows]
@@ -430,24 +431,6 @@ def sweep_of(*jobs: tuple[dict[str, str], str, dict[str, float]]) -> Sweep:
         run.summary = summary(cosines)
         sweep.overrides[f"{job}"], sweep.runs[f"{job}"] = overrides, run
     return sweep
-
-
-def test_parallel_coordinates_are_of_swept_numbers_alone() -> None:
-    cosines = [{"noise": 0.9, "flip": 0.7}, {"noise": 0.5, "flip": 0.3}]
-    sweep = sweep_of(*(({"seed": f"{2 * n}", "aug": "x"}, "m", cosines[n]) for n in (0, 1)))
-    jobs, numbers = by_job(sweep)
-    assert list(jobs) == ["job", *numbers] == ["job", "seed", "retained", "1 − cosine"]
-    assert jobs["1 − cosine"].to_list() == pytest.approx([0.2, 0.6])
-    assert jobs["retained"].to_list() == pytest.approx([0.2, 0.6])
-    tables = draw_parallel(jobs, numbers).to_dict()["datasets"].values()
-    [lines] = [table for table in tables if "job" in table[0]]
-    heights = {(row["job"], row["axis"]): row["height"] for row in lines}
-    assert heights == {
-        (job, axis): float(job) for job in ("0", "1") for axis in ("seed", "retained", "1 − cosine")
-    }
-    assert [section.name for section in parallel_sections(sweep)] == ["parallel"]
-    models = sweep_of(({"model": "a"}, "a", cosines[0]), ({"model": "b"}, "b", cosines[1]))
-    assert parallel_sections(models) == []
 
 
 def test_lines_of_a_sweep_are_named_by_what_tells_them_apart() -> None:

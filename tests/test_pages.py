@@ -20,6 +20,7 @@ from support.augmentations import augmentations_named
 from support.columns import all_columns
 from support.runs import run_info
 
+from clipshift.comparison.leaderboard import make_leaderboard
 from clipshift.comparison.pair import Pair
 from clipshift.comparison.pair_report import write_comparison
 from clipshift.comparison.sweep import Sweep
@@ -348,7 +349,7 @@ def test_tables_sort_by_any_column(browser: Any, report: Path, run: Run) -> None
         assert first_cells(tab, "#measures") == largest
         head.click()
         assert first_cells(tab, "#measures") == largest[::-1]
-        assert head.locator("..").get_attribute("aria-sort") == "ascending"
+        assert head.locator("..").get_attribute("aria-sort") == "descending"
         tab.locator("#measures th button", has_text="augmentation").click()
         assert first_cells(tab, "#measures") == sorted(NAMES, reverse=True)
 
@@ -541,8 +542,9 @@ def sweep(tmp_path_factory: pytest.TempPathFactory) -> Sweep:
         kept = kept.assign(measure="retained", mean=1 - kept["mean"], **ends)
         run.summary = pd.concat([run.summary, kept], ignore_index=True)
         run.columns["retained"] = all_columns()["retained"]
+        run.rows = run.rows.assign(retained=1 - run.rows["relative_shift"])
         sweep.runs[job] = run
-    write_page(folder / "comparison.html", sweep_page(sweep))
+    write_page(folder / "comparison.html", sweep_page(sweep, folder, make_leaderboard(sweep)))
     gone = ViewDataset([], augmentations_named(*NAMES), 0, "squash")
     link_comparison(write_page(folder / "0/report.html", report_page(sweep.runs["0"], gone)))
     return sweep
@@ -566,6 +568,15 @@ def test_a_sweeps_page_has_a_heat_map_of_each_measure(
         bad = [v for v in found if v["impact"] in ("serious", "critical")]
         assert [(v["id"], v["nodes"][0]["html"]) for v in bad] == []
         assert tab.evaluate("document.documentElement.scrollWidth") <= width
+        tab.locator("#jobs .filter input").fill("BLUR c")
+        assert tab.locator("#jobs tbody tr:visible th").all_inner_texts() == ["2"]
+        tab.locator("#jobs .filter input").fill("other")
+        assert tab.locator("#jobs .filter output").inner_text() == "0 shown"
+        head = tab.locator("#leaderboard thead button").nth(2)
+        head.focus()
+        tab.keyboard.press("Enter")
+        assert tab.locator("#leaderboard th").nth(2).get_attribute("aria-sort") == "descending"
+        assert sorted(tab.locator("#leaderboard tbody th").all_inner_texts()) == ["a", "b", "c"]
         names = tab.locator("#figure-intervals svg text").all_text_contents()
         assert [names.count(model) for model in "abc"] == [3, 3, 3]
         assert HOSTILE in tab.locator("#failed").inner_text()

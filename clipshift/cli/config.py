@@ -29,6 +29,7 @@ KINDS: dict[str, Callable[[Path], bool]] = {
     "file": Path.is_file,
     "folder": Path.is_dir,
     "finished run in": lambda folder: (folder / RUN_FILE).is_file(),
+    "finished run in or below": lambda folder: any(folder.rglob(RUN_FILE)),
 }
 """What an option can name, and whether a path is one."""
 
@@ -77,7 +78,7 @@ def check_paths(cfg: DictConfig, command: str) -> None:
             if path is None or "://" in str(path) or any(KINDS[kind](file) for kind in kinds):
                 continue
             latest = f" (the latest run here is {runs[0]})" if (runs := finished_runs()) else ""
-            hint = latest if "finished run in" in kinds else ""
+            hint = latest if kinds[0].startswith("finished run") else ""
             raise UserError(f"{name}: no {' or '.join(kinds)} {path}{hint}")
 
 

@@ -40,7 +40,8 @@ def sweep_folders(cfg: DictConfig) -> list[Path]:
 
 
 NO_EFFECT_ON_NUMBERS = (
-    "logger", "cache", "sweeps", "rerun", "compare", "report", "budget", "fetch", "dashboard"
+    "logger", "cache", "sweeps", "rerun", "compare", "leaderboard", "report", "budget", "fetch",
+    "dashboard",
 )  # fmt: skip
 """Options that change no number."""
 

@@ -1,6 +1,7 @@
 """The command ``clipshift``. ``evaluate.py`` and ``train.py`` are two of its subcommands."""
 
 import os
+import re
 import sys
 from collections.abc import Callable, Sequence
 from importlib.metadata import version
@@ -34,6 +35,12 @@ def evaluate_job(cfg: DictConfig) -> None:
             raise UserError("budget is for single runs: use clipshift report JOB budget=FILE")
         folder = Path(HydraConfig.get().runtime.output_dir)
         say_loading()
+        if cfg.leaderboard:
+            from clipshift.comparison import rank_runs
+
+            if not rank_runs(list(cfg.leaderboard), folder):
+                sys.exit(1)
+            return
         if cfg.check:
             from clipshift.cli.check import check
 
@@ -117,6 +124,17 @@ def compare(arguments: Sequence[str]) -> None:
     evaluate([f"compare=[{both}]", *(a for a in arguments if a not in runs)])
 
 
+def leaderboard(arguments: Sequence[str]) -> None:
+    """Rank the models of runs, of folders with runs, or of a sweep."""
+    places = [argument for argument in arguments if "=" not in argument]
+    if not places:
+        fail("leaderboard needs runs: clipshift leaderboard RUN ... (or folders that hold runs)")
+    listed = ",".join(as_typed(place) for place in places)
+    options = [argument for argument in arguments if argument not in places]
+    options = [re.sub("^out=", "hydra.run.dir=", option) for option in options]
+    evaluate([f"leaderboard=[{listed}]", *options])
+
+
 def check(arguments: Sequence[str]) -> None:
     """Compare zero-shot accuracies with published ones."""
     evaluate(["experiment=check", *arguments])
@@ -164,6 +182,7 @@ def models(arguments: Sequence[str]) -> None:
 COMMANDS: dict[str, tuple[Callable[[Sequence[str]], None], str]] = {
     "evaluate": (evaluate, "[OPTION=VALUE ...]"),
     "compare": (compare, "RUN_A RUN_B [budget=FILE]"),
+    "leaderboard": (leaderboard, "RUN|FOLDER ... [out=FOLDER]"),
     "parity": (parity, "A B [tolerance=N] [data=CHOICE ...]"),
     "report": (report, "RUN [fetch=true] [budget=FILE]"),
     "check": (check, "[check.OPTION=VALUE ...]"),
@@ -172,6 +191,8 @@ COMMANDS: dict[str, tuple[Callable[[Sequence[str]], None], str]] = {
     "models": (models, ""),
 }
 """By name: what it does, and its arguments."""
+WITHOUT_OPTIONS = ("compare", "leaderboard", "report", "models")
+"""The commands whose help is a line."""
 
 HELP = """\
 clipshift: what happens inside CLIP when an image is perturbed.
@@ -196,7 +217,7 @@ def main() -> None:
         print(HELP.format(commands="\n".join(lines)))
     elif arguments[0] == "--version":
         print(f"clipshift {version('clipshift')}")
-    elif arguments[0] in ("compare", "report", "models") and {"-h", "--help"} & set(arguments):
+    elif arguments[0] in WITHOUT_OPTIONS and {"-h", "--help"} & set(arguments):
         command, usage = COMMANDS[arguments[0]]
         print(f"clipshift {arguments[0]} {usage}".rstrip() + f"\n\n{command.__doc__}")
     elif arguments[0] in COMMANDS:
@@ -214,7 +235,7 @@ def complete(arguments: Sequence[str]) -> None:
         evaluate(arguments)
     elif not words[1:] or words[1:] == [last]:
         print(*COMMANDS)
-    elif words[1] in ("compare", "report") and not equals:
+    elif words[1] in WITHOUT_OPTIONS[:3] and not equals:
         print(*(run for run in finished_runs() if run.startswith(last)))
     elif values := {"experiment": experiment_names(words[1])}.get(option) or (
         values_of(OPTIONS[option]) if equals and option in OPTIONS else []

@@ -19,17 +19,22 @@ def spread_change(a: Run, b: Run) -> str:
 
 def pair_notes(a: Run, b: Run) -> list[str]:
     """What one must know before reading a paired comparison's numbers."""
-    notes = []
-    for name in ("precision", "device"):
-        of_a, of_b = (getattr(run.info, name) for run in (a, b))
-        if of_a != of_b:
-            notes.append(f"{name} differs: {of_a} and {of_b}. Part of the difference is this.")
-    notes += software_notes([a, b])
+    notes = settings_notes([a, b])
     lost = incomparable(a, b)
     for cause in dict.fromkeys(lost.values()):
         measures = [measure for measure in lost if lost[measure] == cause]
         notes.append(f"Left out: {', '.join(measures)} ({cause}).")
     return notes + notes_on_runs([a, b])
+
+
+def settings_notes(runs: Sequence[Run]) -> list[str]:
+    """Whether runs differ in precision, device or versions."""
+    notes = []
+    for name in ("precision", "device"):
+        used = list(dict.fromkeys(getattr(run.info, name) for run in runs))
+        if used[1:]:
+            notes.append(f"{name} differs: {' and '.join(used)}. Part of the difference is this.")
+    return notes + software_notes(runs)
 
 
 def software_notes(runs: Sequence[Run]) -> list[str]:

@@ -5,18 +5,16 @@ from collections.abc import Mapping
 import pandas as pd
 
 from clipshift.comparison.pair import class_groups
-from clipshift.comparison.sweep import Sweep
+from clipshift.comparison.sweep import Sweep, line_means, same_views
 from clipshift.report.answer import answer
 from clipshift.report.shift import COSINE, shift_name
 from clipshift.report.words import counted, listed, short
-from clipshift.results.compatibility import differing_views
 from clipshift.results.ranking import rank_augmentations, tied_with_first
 from clipshift.results.runs import Run
-from clipshift.results.table import influences
 
 FEW = 3
 """Up to this many augmentations have a sentence each, and lines that are tied are named."""
-TESTED = "Differences in the mean {} are tested at the 95 % level on the same photos."
+TESTED = "Differences in the mean {} are tested at the 95 % level on the same photos{}."
 NOT_TESTED = (
     "Differences in the mean {} are not tested, only intervals are compared: the jobs did not "
     "measure the same views of the same photos."
@@ -35,14 +33,14 @@ def sweep_answer(sweep: Sweep) -> list[str]:
     rows = sweep.leading_rows
     if rows["line"].nunique() < 2:
         return answer(joined_run(sweep.runs))
-    shift, tested = shift_name(rows["measure"].iloc[0]), same_views(sweep.runs, rows)
+    shift, tested = shift_name(rows["measure"].iloc[0]), same_views(sweep, rows)
     of_name = dict(list(rows.groupby("augmentation")))
     parts = {name: of_name[name] for name in sweep.order["augmentation"] if name in of_name}
-    leads = {n: leader(sweep.runs, part, tested) for n, part in parts.items() if len(part) > 1}
+    leads = {n: leader(sweep, part, tested) for n, part in parts.items() if len(part) > 1}
     whole = rows.groupby("line").filter(lambda part: len(part) == len(parts))
     sentences = []
     if tested and len(parts) > 1 and whole["line"].nunique() > 1:
-        _, of_all = leader(sweep.runs, whole, tested)
+        _, of_all = leader(sweep, whole, tested)
         sentences = [f"Over all {len(parts)} augmentations, {of_all}."]
     if len(leads) <= FEW:
         sentences += [f"Under `{name}`, {words}." for name, (_, words) in leads.items()]
@@ -55,14 +53,15 @@ def sweep_answer(sweep: Sweep) -> list[str]:
             f"Under {listed(names, len(names))} ({len(names)} of {len(leads)}), {least}."
             for least, names in under.items()
         ]
-    return [*sentences, (TESTED if tested else NOT_TESTED).format(shift)]
+    at = f", at severity {sweep.severity}" if sweep.grid["severity"].nunique() > 1 else ""
+    return [*sentences, (TESTED if tested else NOT_TESTED).format(shift, at)]
 
 
-def leader(runs: Mapping[str, Run], rows: pd.DataFrame, tested: bool) -> tuple[str, str]:
+def leader(sweep: Sweep, rows: pd.DataFrame, tested: bool) -> tuple[str, str]:
     """The line whose mean shift over some augmentations is smallest, and which may be as small.
 
     Args:
-        runs: The sweep's.
+        sweep: The sweep.
         rows: Of its grid: one measure and severity, and the same augmentations for each line.
         tested: Whether differences on the same photos are tested, or else intervals compared.
 
@@ -76,16 +75,8 @@ def leader(runs: Mapping[str, Run], rows: pd.DataFrame, tested: bool) -> tuple[s
     ends = lines[["ci_low", "ci_high"]].mean()
     tied = overlapping = [n for n in others if ends["ci_low"][n] <= ends["ci_high"][first]]
     if tested:
-        measure, keys = rows["measure"].iloc[0], ["job", "augmentation", "severity"]
-        columns = {
-            line: [
-                influences(runs[job].rows, measure)[tuple(view)] for job, *view in part.to_numpy()
-            ]
-            for line, part in lines[keys]
-        }
-        values = pd.DataFrame({n: pd.concat(columns[n], axis=1).mean(axis=1) for n in means.index})
-        run = runs[rows["job"].iloc[0]]
-        alike = tied_with_first(values.to_numpy(), run.info.seed, class_groups(list(runs.values())))
+        values = line_means(sweep, rows)[[*means.index]].to_numpy()
+        alike = tied_with_first(values, sweep.seed, class_groups(list(sweep.runs.values())))
         tied = [line for line, is_tied in zip(others, alike, strict=True) if is_tied]
     if not tied:
         two = f"{short(means[first])}, next {short(means[others[0]])} (`{others[0]}`)"
@@ -95,15 +86,6 @@ def leader(runs: Mapping[str, Run], rows: pd.DataFrame, tested: bool) -> tuple[s
         named[FEW:] = [f"{len(named) - FEW} more"]
     relation = "overlap" if set(tied) <= set(overlapping) else "are not distinguishable"
     return "", f"{', '.join(named[:-1])} and {named[-1]} {relation}"
-
-
-def same_views(runs: Mapping[str, Run], rows: pd.DataFrame) -> bool:
-    """Whether jobs measured the same photos, and under each augmentation the same views."""
-    for _, jobs in rows.groupby("augmentation")["job"]:
-        first, *others = (runs[job] for job in jobs)
-        if any(differing_views(first, other) for other in others):
-            return False
-    return len({runs[job].info.data.fingerprint for job in rows["job"]}) == 1
 
 
 def joined_run(runs: Mapping[str, Run]) -> Run:

@@ -1,7 +1,8 @@
 """The report of a sweep: its answer in sentences, a table for the terminal, and a page."""
 
+import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -9,13 +10,19 @@ from urllib.parse import quote
 
 import pandas as pd
 
+from clipshift.comparison.leaderboard import (
+    FILE,
+    make_leaderboard,
+    shown_columns,
+    write_leaderboard,
+)
 from clipshift.comparison.pair import Pair, compare_pair, trained_on_of
 from clipshift.comparison.pair_report import forest, pair_answer, pair_table
 from clipshift.comparison.sweep import (
     HEADS,
     Sweep,
-    by_job,
     comparable_pair,
+    read_runs,
     read_sweep,
     sweep_notes,
 )
@@ -23,19 +30,21 @@ from clipshift.comparison.sweep_answer import sweep_answer
 from clipshift.errors import from_here
 from clipshift.integrations import tracking
 from clipshift.report import terminal
-from clipshift.report.charts.comparison import draw_parallel
 from clipshift.report.charts.curves import draw_curves
 from clipshift.report.charts.grid import draw_grid, draw_lines
 from clipshift.report.charts.vega import save_figures
 from clipshift.report.page import COMPARISON, Figure, Page, Section, link_comparison, write_page
 from clipshift.report.prose import Contents, make_figure, make_section
-from clipshift.report.shift import COSINE, headline_measure
+from clipshift.report.shift import COSINE, headline_measure, shift_name
 from clipshift.report.tables import COUNT, Column, side_by_side
 from clipshift.report.words import counted
 from clipshift.results.files import write_csv
-from clipshift.severities import ladder_steps, leading_severity
+from clipshift.results.runs import misfits
+from clipshift.severities import ladder_steps
 
 PAIRED = "paired.csv"
+MOST_LINES = 12
+"""Of more, intervals by augmentation would take several screens: tables and hovering have them."""
 
 
 def compare_sweep(
@@ -53,47 +62,92 @@ def compare_sweep(
         Whether every job has finished.
     """
     sweep = read_sweep(folder)
-    write_csv(folder / "comparison.csv", sweep.table)
-    page = sweep_page(sweep)
-    files = save_figures(page.charts, folder / "figures", page.title) if page.charts else {}
-    report = write_page(folder / COMPARISON, page)
+    files = report_sweep(sweep, folder)
     for job in sweep.runs:
         link_comparison(folder / job / "report.html")
     if sweep.runs:
         failed = bool(sweep.failed)
         tracking.track_sweep(folder, logger, sweeps, dashboard, sweep.table, files, failed)
+    return not sweep.failed
+
+
+@misfits("the comparison")
+def rank_runs(places: Sequence[str], folder: Path) -> bool:
+    """Compare any runs of the same views as the jobs of a sweep: ``clipshift leaderboard``.
+
+    Args:
+        places: See `read_runs`.
+        folder: Where the files go.
+
+    Returns:
+        Whether no run is refused.
+    """
+    sweep = read_runs(places)
+    folder.mkdir(parents=True, exist_ok=True)
+    report_sweep(sweep, folder)
+    return not sweep.failed
+
+
+def report_sweep(sweep: Sweep, folder: Path) -> dict[str, Path]:
+    """Write the tables and the page of a sweep, print what they say, and return its figures."""
+    write_csv(folder / "comparison.csv", sweep.table)
+    table = make_leaderboard(sweep)
+    page = sweep_page(sweep, folder, table)
+    if len(table):
+        write_leaderboard(folder, table, sweep.severity)
+    files = save_figures(page.charts, folder / "figures", page.title) if page.charts else {}
+    report = write_page(folder / COMPARISON, page)
     console = terminal.make_console()
     if len(rows := sweep.leading_rows):
         name, severity = HEADS[rows["measure"].iloc[0]], rows["severity"].iloc[0]
         title = f"Mean {name} at severity {severity}, with 95 % intervals"
-        table = terminal.grid_table(rows, sweep.order, console.width)
-        terminal.print_table(console, title, table)
+        means = terminal.grid_table(rows, sweep.order, console.width)
+        terminal.print_table(console, title, means)
+    if len(table):
+        shown, columns = shown_columns(table[table["severity"] == sweep.severity])
+        over = counted(sweep.leading_rows["augmentation"].nunique(), "augmentation")
+        title = f"Means over {over} at severity {sweep.severity}, with 95 % intervals"
+        terminal.print_table(
+            console, title, terminal.fitting_rows(shown, columns, console.width)[0]
+        )
     for note in page.notes:
         terminal.print_text(console, note, "note: ")
     terminal.print_text(console, " ".join(page.answer))
     jobs = f"{len(sweep.runs)} of {len(sweep.overrides)} jobs finished"
+    jobs = jobs if sweep.noun == "job" else f"{len(sweep.runs)} runs compared"
     print(f"{jobs}; comparison: {from_here(report)}")
     for job, reason in sweep.failed.items():
         settings = sweep.describe(job, sweep.options)
-        print(from_here(f"failed: {folder / job} ({settings}): {reason}"), file=sys.stderr)
-    return not sweep.failed
+        place = f"{sweep.folder / job} ({settings})" if settings else sweep.folder / job
+        print(from_here(f"{sweep.outcome}: {place}: {reason}"), file=sys.stderr)
+    return files
 
 
-def sweep_page(sweep: Sweep) -> Page:
-    """What the page of a sweep says; for two jobs on the same views, write ``paired.csv`` too."""
+def sweep_page(sweep: Sweep, folder: Path, table: pd.DataFrame) -> Page:
+    """What the page of a sweep says; for two jobs on the same views, write ``paired.csv`` too.
+
+    Args:
+        sweep: The sweep.
+        folder: Where the page goes.
+        table: Its `make_leaderboard`.
+    """
     answer, figures, sections = sweep_answer(sweep), grid_figures(sweep), []
     if len(sweep.grid):
+        ranked = {"shift": shift_name(headline_measure(sweep.grid) or COSINE), "file": FILE}
         sections = [
+            *(
+                [make_section("leaderboard", {}, [shown_columns(table)], **ranked)]
+                if len(table)
+                else []
+            ),
             *([replace(make_section("grid"), figures=figures[1:])] if figures[1:] else []),
             *curve_sections(sweep),
-            *parallel_sections(sweep),
-            make_section("jobs", {}, [jobs_table(sweep)]),
+            make_section("jobs", {}, [jobs_table(sweep, folder)], noun=sweep.noun),
         ]
     if runs := comparable_pair(sweep.runs):
         trained_on = trained_on_of(runs)
-        table = compare_pair(*runs, runs[0].info.seed, trained_on)
-        pair = Pair(*runs, trained_on, table)
-        write_csv(sweep.folder / PAIRED, table)
+        pair = Pair(*runs, trained_on, compare_pair(*runs, runs[0].info.seed, trained_on))
+        write_csv(folder / PAIRED, pair.table)
         answer = pair_answer(pair)
         a, b = (run.folder.name for run in runs)
         tables = [pair_table(pair, pair.measures)]
@@ -101,24 +155,26 @@ def sweep_page(sweep: Sweep) -> Page:
         section.figures = [forest(pair, measure) for measure in pair.measures[:1]]
         sections.append(section)
     if sweep.failed:
-        options = [sweep.describe(job, sweep.options) for job in sweep.failed]
-        failed = pd.DataFrame(sweep.failed.items(), columns=["job", "error"])
-        failed.insert(1, "options", options)
-        columns = [Column(name, name) for name in failed]
-        sections.append(make_section("failed", {}, [(failed, columns)]))
-    outcome = f"finished, {len(sweep.failed)} failed"
+        failed = pd.DataFrame(sweep.failed.items(), columns=[sweep.noun, "reason"])
+        failed.insert(1, "options", [sweep.describe(job, sweep.options) for job in sweep.failed])
+        columns = [Column(name, name) for name in failed if (failed[name] != "").any()]
+        sections.append(make_section(sweep.outcome, {}, [(failed, columns)]))
+    outcome = f"{len(sweep.failed)} {sweep.outcome}"
+    title, measured = f"Leaderboard of {counted(len(sweep.runs), 'run')}", "on the same views"
+    if sweep.noun == "job":
+        title, measured = f"Sweep of {counted(len(sweep.overrides), 'job')}", "finished"
+        outcome += f". They differ in {', '.join(sweep.options) or 'nothing'}"
     severities = list(sweep.grid["severity"].unique())
     return Page(
-        title=f"Sweep of {counted(len(sweep.overrides), 'job')}",
+        title=title,
         answer=answer,
-        measured=f"{counted(len(sweep.runs), 'job')} {outcome}. They differ in "
-        f"{', '.join(sweep.options) or 'nothing'}.",
+        measured=f"{counted(len(sweep.runs), sweep.noun)} {measured}, {outcome}.",
         notes=sweep_notes(sweep),
         lead=figures[0] if figures else None,
         sections=sections,
-        facts={"folder": str(sweep.folder), "jobs": f"{len(sweep.runs)} {outcome}"},
+        facts={"folder": str(sweep.folder), f"{sweep.noun}s": f"{len(sweep.runs)}, {outcome}"},
         severities=severities if len(severities) > 1 else [],
-        severity=leading_severity(severities) if severities else "",
+        severity=sweep.severity if severities else "",
         about="What is compared",
     )
 
@@ -128,7 +184,6 @@ def grid_figures(sweep: Sweep) -> list[Figure]:
     measure = headline_measure(sweep.grid)
     if measure is None:
         return []
-    columns = next(iter(sweep.runs.values())).columns
     heat_maps, lines = [], sweep.order["line"]
     for name in (measure, "zero_shot_top1", "neighbour_top1", "retained"):
         rows = sweep.grid[sweep.grid["measure"] == name]
@@ -139,22 +194,14 @@ def grid_figures(sweep: Sweep) -> list[Figure]:
             rows = pd.concat([rows, clean])
             order = order | {"augmentation": ["clean", *order["augmentation"]]}
         if len(rows):
-            chart = draw_grid(rows, columns[name], order)
+            chart = draw_grid(rows, sweep.facts(name), order)
             heat_maps.append(replace(make_figure("grid", name, chart), label=HEADS[name]))
     rows = sweep.grid[sweep.grid["measure"] == measure]
-    intervals = make_figure("grid", "intervals", draw_lines(rows, HEADS[measure], lines))
-    figures = [replace(heat_maps[0], others=heat_maps[1:]), intervals]
+    figures = [replace(heat_maps[0], others=heat_maps[1:])]
+    if len(lines) <= MOST_LINES:
+        drawn = draw_lines(rows, HEADS[measure], lines)
+        figures.append(make_figure("grid", "intervals", drawn))
     return figures if len(lines) > 1 else figures[::-1]
-
-
-def parallel_sections(sweep: Sweep) -> list[Section]:
-    """The jobs as lines over their options and results; empty where no option has numbers."""
-    jobs, numbers = by_job(sweep)
-    if not set(numbers).intersection(sweep.other_options):
-        return []
-    same = [name for name in numbers[:-1] if jobs[name].nunique() < 2]
-    chart = draw_parallel(jobs.drop(columns=same), [n for n in numbers if n not in same])
-    return [make_section("parallel", {"parallel": chart}, number=numbers[-1])]
 
 
 def curve_sections(sweep: Sweep) -> list[Section]:
@@ -168,18 +215,21 @@ def curve_sections(sweep: Sweep) -> list[Section]:
     return [make_section("curves", {"curves": chart})]
 
 
-def jobs_table(sweep: Sweep) -> Contents:
-    """The means of every job, with a link to its page."""
+def jobs_table(sweep: Sweep, folder: Path) -> Contents:
+    """The means of every job, with a link from a page in ``folder`` to its page."""
     data = side_by_side(sweep.grid, "measure", index=["job", "augmentation", "severity"])
     data = data.join(sweep.settings[sweep.other_options], on="job")
     data = data.assign(
         model=data["job"].map(sweep.models),
         photos=[sweep.runs[job].info.data.photos for job in data["job"]],
-        page=[f"./{quote(job)}/report.html" for job in data["job"]],
+        page=[
+            f"./{quote(os.path.relpath(sweep.runs[job].folder / 'report.html', folder))}"
+            for job in data["job"]
+        ],
     )
     names = ["model", *sweep.other_options, "augmentation", "severity"]
     columns = [
-        Column("job", "job", link="page"),
+        Column(sweep.noun, "job", link="page"),
         *(Column(name, name) for name in names),
         *(Column(head, name, name) for name, head in HEADS.items() if name in data),
         Column("photos", "photos", form=COUNT),

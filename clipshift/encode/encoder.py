@@ -207,6 +207,13 @@ class Encoder(nn.Module):
         return [layer.shape[2] for layer in self.encode_views(view, layers=True).layers or ()]
 
     @property
+    def image_parameters(self) -> int | None:
+        """How many weights its image tower has; None where they cannot be seen, as of ONNX."""
+        tower = getattr(self._tower, "tower", self._tower)  # of transformers, beside its texts
+        weights = tower.parameters() if isinstance(tower, nn.Module) else ()
+        return sum(weight.numel() for weight in weights) or None
+
+    @property
     def logit_scale(self) -> float:
         """The factor on cosines before a softmax over texts.
 

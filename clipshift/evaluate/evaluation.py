@@ -409,4 +409,5 @@ def model_facts(encoder: Encoder) -> dict[str, Any]:
         "text": encoder.text if encoder.tokenizer else None,
         "kind": encoder.kind,
         "pooling": encoder.pooling,
+        "image_parameters": encoder.image_parameters,
     }

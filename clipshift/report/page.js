@@ -174,6 +174,21 @@ for (const table of document.querySelectorAll(".table table")) {
   }
 }
 
+// --- tables: filtered by words, all of which a row must have ---
+for (const input of document.querySelectorAll(".filter input")) {
+  const rows = [...input.closest(".table").querySelector("table").tBodies[0].rows];
+  input.addEventListener("input", () => {
+    const words = input.value.toLowerCase().split(/\s+/);
+    for (const row of rows) {
+      const text = [...row.cells].map((cell) => cell.textContent).join(" ").toLowerCase();
+      row.classList.toggle("unfound", !words.every((word) => text.includes(word)));
+    }
+    const shown = rows.filter((row) => row.offsetHeight).length;
+    input.nextElementSibling.textContent = input.value.trim() ? `${shown} shown` : "";
+    markScrolling();
+  });
+}
+
 // --- boxes that scroll say so ---
 function markScrolling() {
   for (const box of document.querySelectorAll(".scroll")) {

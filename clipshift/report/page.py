@@ -54,6 +54,7 @@ class Table:
         name: Its name, for those who cannot see it.
         figure: The chart of the same numbers, saved beside the page.
         folded: Whether it is shown only when asked for.
+        filter: Whether its rows can be filtered by their text.
     """
 
     head: Sequence[str]
@@ -64,6 +65,7 @@ class Table:
     note: str = ""
     figure: "Figure | None" = None
     folded: bool = False
+    filter: bool = False
 
 
 @dataclass

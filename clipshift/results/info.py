@@ -59,6 +59,7 @@ class ModelInfo(pydantic.BaseModel):
     text: str | None = None
     kind: str = "open_clip"
     pooling: str = "projection"
+    image_parameters: Count | None = None
 
 
 class DataInfo(Known):

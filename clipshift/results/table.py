@@ -179,7 +179,7 @@ def summarize(
     for name in measures:
         values = by_photo(shift, name)
         if columns[name].is_share:
-            shares = [_share_interval(column.to_numpy(), groups) for _, column in values.items()]
+            shares = [share_of_values(column.to_numpy(), groups) for _, column in values.items()]
             ends[name] = np.transpose(shares)
         low, high = np.clip(ends[name], columns[name].low, columns[name].high)
         statistics = {
@@ -196,7 +196,8 @@ def summarize(
     return pd.concat(parts).sort_index(kind="stable", ignore_index=True)
 
 
-def _share_interval(values: np.ndarray, groups: np.ndarray | None) -> tuple[float, float]:
+def share_of_values(values: np.ndarray, groups: np.ndarray | None) -> tuple[float, float]:
+    """The ends of the `share_interval` of photos' values, those without one left out."""
     has_value = ~np.isnan(values)
     return share_interval(values[has_value], None if groups is None else groups[has_value])
 

@@ -1,7 +1,5 @@
 """Charts of comparisons: of two runs, of a sweep's jobs, of fine-tuned weights and their base."""
 
-from collections.abc import Sequence
-
 import altair as alt
 import numpy as np
 import pandas as pd
@@ -98,53 +96,3 @@ def draw_interpolation(curve: pd.DataFrame, alpha: float, tolerance: float) -> C
 def _dashed_at(value: float, column: str, x: alt.X) -> alt.Chart:
     """A dashed rule at a value of an x axis."""
     return alt.Chart(pd.DataFrame({column: [value]})).mark_rule(strokeDash=[4, 3]).encode(x)
-
-
-def draw_parallel(jobs: pd.DataFrame, numbers: Sequence[str]) -> Chart:
-    """A sweep's jobs as lines over parallel axes: their options, and what came of them.
-
-    Args:
-        jobs: One row per job, with a column ``job``; every other column is an axis.
-        numbers: The columns that are numbers, each with an axis from its least to its greatest;
-            the others' values lie at equal distances. The last one colours the lines.
-    """
-    axes = [column for column in jobs if column != "job"]
-    strength = _in_unit_range(jobs[numbers[-1]].astype(float)).fillna(0).round(3)
-    parts = []
-    for axis in axes:
-        if axis in numbers:
-            values = jobs[axis].astype(float)
-            texts = values.map("{:.3g}".format)
-        else:
-            texts = jobs[axis].astype(str)
-            values = pd.Series(pd.factorize(texts)[0], jobs.index)
-        heights = _in_unit_range(values)
-        part = jobs[["job"]].assign(axis=axis, height=heights, value=texts, strength=strength)
-        parts.append(part)
-    table = pd.concat(parts, ignore_index=True)
-    labelled = ~table["axis"].isin(numbers) | table["height"].isin([0, 1])
-    labels = table[labelled].drop_duplicates(["axis", "height"])
-    over = alt.selection_point(name="over", fields=["job"], on="pointerover", clear="pointerout")
-    dim = alt.condition(over, alt.value(0.9), alt.value(0.12))
-    top = alt.Axis(orient="top", labelAngle=0, grid=True, domain=False, labelOverlap=False)
-    x = alt.X("axis:N", sort=axes, title=None, scale=alt.Scale(padding=0.4), axis=top)
-    y = alt.Y("height:Q", axis=None, scale=alt.Scale(domain=[-0.06, 1.06]))
-    blue_to_amber = alt.Scale(range=["#7fb0ea", ACCENT, "#c05a00"])
-    color = alt.Color("strength:Q", scale=blue_to_amber, legend=None)
-    line = alt.Chart(table).encode(x, y, color, opacity=dim, detail="job:N")
-    point = line.mark_point(filled=True, size=60).add_params(over)
-    names = alt.Chart(labels[["axis", "height", "value"]]).mark_text(align="left", dx=8, dy=-7)
-    return alt.layer(
-        line.mark_line(strokeWidth=2),
-        point.encode(tooltip=marks.tooltip("job", "axis", "value")),
-        names.encode(x, y, text="value:N"),
-    ).properties(
-        width=alt.Step(120),
-        height=300,
-        description="A sweep's jobs as lines over their options and results.",
-    )
-
-
-def _in_unit_range(values: pd.Series) -> pd.Series:
-    """Values from their least, 0, to their greatest, 1; all 0 where they are equal."""
-    return (values - values.min()) / ((values.max() - values.min()) or 1)

@@ -1,0 +1,183 @@
+"""Models ranked on the photos that they share, as a table for pages, papers and other programs."""
+
+import re
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from clipshift.comparison.pair import class_groups
+from clipshift.comparison.sweep import HEADS, Sweep, line_means, same_views
+from clipshift.measure.facts import Facts
+from clipshift.report.shift import headline_measure
+from clipshift.report.tables import Column, side_by_side
+from clipshift.report.words import ranks_in_words
+from clipshift.results.compatibility import incomparable
+from clipshift.results.files import write_csv, write_whole
+from clipshift.results.info import RunInfo
+from clipshift.results.intervals import studentize
+from clipshift.results.ranking import pairs_of, rank_intervals, told_apart, with_differences
+from clipshift.results.table import share_of_values
+
+FILE = "leaderboard.csv"
+BEST = 0.6
+"""The tint of a mean that is better than all others at the 95 % level."""
+LATEX = str.maketrans(
+    {c: rf"\{c}" for c in "&%$#_{}"}
+    | {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
+    | {"−": "$-$", "–": "--", "µ": r"$\mu$"}
+)
+MARKDOWN = str.maketrans({"|": r"\|", "<": "&lt;", "\\": r"\\"})
+
+
+def rank_means(
+    values: pd.DataFrame, facts: Facts, seed: int, groups: np.ndarray | None = None
+) -> pd.DataFrame:
+    """Means over photos from the best to the worst, with the intervals of means and ranks.
+
+    Ranks are those of `clipshift.results.ranking.rank_augmentations`: a rank is at least 1 + the
+    number of lines that are significantly better, by differences on the same photos, at a level
+    that holds for all pairs at once. So all ranks are in their intervals together with at least
+    95 %, also that of a line which was chosen because it came first.
+
+    Args:
+        values: One row per photo and one column per line: a photo's value, or its mean over
+            augmentations. NaN where it has none.
+        facts: What they are.
+        seed: Seed of the resampling.
+        groups: The group of each photo, integers: they are resampled whole.
+
+    Returns:
+        One row per ``line``: ``mean``, ``ci_low``, ``ci_high`` (`share_of_values` of shares, else
+        `mean_interval`), ``rank`` (1: the best), ``rank_low``, ``rank_high``, and ``n``, the
+        number of photos with a value.
+    """
+    sign = 1 if facts.better == "higher" else -1
+    lines = (sign * values.mean()).sort_values(ascending=False, kind="stable").index
+    matrix = values[lines].to_numpy()
+    size = len(lines)
+    errors = studentize(matrix, seed, with_differences, groups)
+    ends = np.array(errors[:size].interval())
+    if facts.is_share:
+        ends = np.transpose([share_of_values(column, groups) for column in matrix.T])
+    ranks = rank_intervals(size, pairs_of(size), sign * told_apart(errors[size:]))
+    columns = [*np.clip(ends, facts.low, facts.high), np.arange(1, size + 1), *ranks]
+    names = ["ci_low", "ci_high", "rank", "rank_low", "rank_high"]
+    table = pd.DataFrame({"line": lines, "mean": errors.mean[:size]})
+    return table.assign(
+        **dict(zip(names, columns, strict=True)), n=values[lines].count().to_numpy()
+    )
+
+
+def ranked_lines(sweep: Sweep) -> pd.DataFrame:
+    """The lines of a sweep, ranked by their means over augmentations: `rank_means`.
+
+    A mean is over all augmentations of a severity, and of lines that were measured under all of
+    them, on the same views. Measures that were taken in another way in one of the runs
+    (`incomparable`) are left out.
+
+    Returns:
+        The rows of each ``severity`` and ``measure``; empty where no two lines can be ranked.
+    """
+    runs = list(sweep.runs.values())
+    lost = tuple({name for run in runs[1:] for name in incomparable(runs[0], run)})
+    parts = []
+    for (severity, measure), rows in sweep.grid.groupby(["severity", "measure"], sort=False):
+        augmentations = rows["augmentation"].nunique()
+        rows = rows.groupby("line").filter(lambda part, every=augmentations: len(part) == every)
+        if measure.startswith(lost) or rows["line"].nunique() < 2 or not same_views(sweep, rows):
+            continue
+        groups = class_groups(runs)
+        ranked = rank_means(line_means(sweep, rows), sweep.facts(measure), sweep.seed, groups)
+        parts.append(ranked.assign(severity=severity, measure=measure))
+    return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame()
+
+
+def make_leaderboard(sweep: Sweep) -> pd.DataFrame:
+    """The ranking of a sweep's models by their shift, with all that one chooses a model by.
+
+    Returns:
+        One row per ``severity`` and ``model``, by its ``rank`` in the shift, with ``rank_low`` and
+        ``rank_high``; the mean of each measure of `HEADS` over augmentations, under its name, with
+        ``_low``, ``_high`` and ``_best``, whether it is better than all others at the 95 % level;
+        ``photos_per_second`` of its runs on their ``device``, and ``image_parameters``, NaN where
+        they are unknown. Empty where no two models can be ranked.
+    """
+    ranked = ranked_lines(sweep)
+    shift = headline_measure(ranked) if len(ranked) else None
+    if shift is None:
+        return pd.DataFrame()
+    keys = ["severity", "line"]
+    ranks = ranked.loc[ranked["measure"] == shift, [*keys, "rank", "rank_low", "rank_high"]]
+    means = side_by_side(ranked, "measure", index=keys)
+    best = ranked.assign(best=ranked["rank_high"] == 1)
+    best = best.pivot(index=keys, columns="measure", values="best").eq(True).add_suffix("_best")
+    measures = [measure for measure in HEADS if measure in means]
+    means = means[[*keys, *(f"{one}{end}" for one in measures for end in ("", "_low", "_high"))]]
+    of_lines: dict[str, list] = {}
+    for job, line in sweep.lines.items():
+        of_lines.setdefault(line, []).append(sweep.runs[job].info)
+    facts = pd.DataFrame(
+        {
+            "line": line,
+            "photos_per_second": sum(info.data.photos for info in infos)
+            / (sum(info.seconds.get("photos", np.nan) for info in infos) or np.nan),
+            "device": ", ".join(dict.fromkeys(map(device_of, infos))),
+            "image_parameters": infos[0].model.image_parameters,
+        }
+        for line, infos in of_lines.items()
+    ).astype({"image_parameters": float})
+    table = ranks.merge(means, on=keys).merge(facts, on="line").merge(best, on=keys)
+    return table.rename(columns={"line": "model"})
+
+
+def device_of(info: RunInfo) -> str:
+    """What a run was made on: a GPU's name, or the processor's."""
+    return info.processor if info.device == "cpu" else info.device
+
+
+def shown_columns(table: pd.DataFrame) -> tuple[pd.DataFrame, list[Column]]:
+    """What pages, papers and the terminal show of a leaderboard: its texts, and the columns."""
+    ranks = map(ranks_in_words, table["rank_low"], table["rank_high"])
+    millions = table["image_parameters"].div(1e6)
+    data = table.assign(
+        ranks=list(ranks),
+        millions=millions.map("{:.1f} M".format).where(millions.notna(), ""),
+        **{name: table[name] * BEST for name in table if name.endswith("_best")},
+    )
+    means = [Column(h, m, m, tint=f"{m}_best") for m, h in HEADS.items() if m in table]
+    return data, [
+        Column("model", "model"),
+        Column("rank", "rank", text="ranks"),
+        *means,
+        Column("image parameters", "image_parameters", text="millions"),
+        Column("photos/s", "photos_per_second", form=".1f"),
+        Column("device", "device"),
+    ]
+
+
+def write_leaderboard(folder: Path, table: pd.DataFrame, severity: str) -> None:
+    """Write a leaderboard as ``leaderboard.csv``, and a severity of it as ``.md`` and ``.tex``.
+
+    In these a mean is bold where it is better than all others at the 95 % level. LaTeX requires the
+    package booktabs.
+    """
+    write_csv(folder / FILE, table)
+    data, columns = shown_columns(table[table["severity"] == severity])
+    best = pd.DataFrame({c.head: data.get(f"{c.value}_best", 0) for c in columns}) > 0
+    texts = pd.DataFrame({column.head: column.texts(data) for column in columns}, data.index)
+
+    def escaped(escapes: dict[int, str], bold: str) -> pd.DataFrame:
+        cells = texts.map(lambda text: text.translate(escapes))
+        marked = cells.mask(best, cells.map(lambda cell: re.sub(r"^[^ ]+", bold, cell)))
+        return marked.rename(columns=lambda head: head.translate(escapes))
+
+    paper = escaped(LATEX, r"\\textbf{\g<0>}")
+    latex = paper.to_latex(index=False, escape=False, column_format="l" + "r" * (len(columns) - 1))
+    table = escaped(MARKDOWN, r"**\g<0>**")
+    lines = [table.columns, [":--", *["--:"] * (len(columns) - 1)], *table.to_numpy()]
+    markdown = "".join(f"| {' | '.join(line)} |\n" for line in lines)
+    for ending, text in ((".tex", latex), (".md", markdown)):
+        file = (folder / FILE).with_suffix(ending)
+        write_whole(file, partial(Path.write_text, data=text, encoding="utf-8"))
