@@ -6,8 +6,15 @@ from typing import TYPE_CHECKING, Any
 from clipshift.errors import UserError
 
 if TYPE_CHECKING:
-    from clipshift.api import Result, check_budget, compare, leaderboard, load_run
-    from clipshift.api import measure_shift, parity
+    from clipshift.api import (
+        Result,
+        check_budget,
+        compare,
+        leaderboard,
+        load_run,
+        measure_shift,
+        parity,
+    )
 
     __version__: str
 

@@ -89,7 +89,9 @@ def ranked_lines(sweep: Sweep) -> pd.DataFrame:
         if measure.startswith(lost) or rows["line"].nunique() < 2 or not same_views(sweep, rows):
             continue
         groups = class_groups(runs)
-        ranked = rank_means(line_means(sweep, rows), sweep.facts(measure), sweep.seed, groups)
+        ranked = rank_means(
+            line_means(sweep, rows), sweep.facts(measure), runs[0].info.seed, groups
+        )
         parts.append(ranked.assign(severity=severity, measure=measure))
     return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame()
 

@@ -147,11 +147,6 @@ class Sweep:
         facts = next(run.columns[measure] for run in self.runs.values() if measure in run.columns)
         return replace(facts, better="lower") if measure == COSINE else facts
 
-    @property
-    def seed(self) -> int:
-        """The seed by which intervals are resampled: that of the first run."""
-        return next(iter(self.runs.values())).info.seed
-
     def describe(self, job: str, options: Sequence[str]) -> str:
         """A job by its options, paths cut to their last part."""
         given = self.overrides[job]

@@ -76,7 +76,8 @@ def leader(sweep: Sweep, rows: pd.DataFrame, tested: bool) -> tuple[str, str]:
     tied = overlapping = [n for n in others if ends["ci_low"][n] <= ends["ci_high"][first]]
     if tested:
         values = line_means(sweep, rows)[[*means.index]].to_numpy()
-        alike = tied_with_first(values, sweep.seed, class_groups(list(sweep.runs.values())))
+        runs = list(sweep.runs.values())
+        alike = tied_with_first(values, runs[0].info.seed, class_groups(runs))
         tied = [line for line, is_tied in zip(others, alike, strict=True) if is_tied]
     if not tied:
         two = f"{short(means[first])}, next {short(means[others[0]])} (`{others[0]}`)"
