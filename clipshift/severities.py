@@ -6,6 +6,8 @@ PAPER = "paper"
 MATCHED = "matched"
 LADDER = ("1", "2", "3", "4", "5")
 """The severities that are steps, the weakest first."""
+ALL = "all"
+"""What tables call the views of all augmentations together."""
 SEVERITIES = (PAPER, *LADDER, MATCHED)
 
 

@@ -17,6 +17,7 @@ from clipshift.data.photos import Photo, keyed_order
 from clipshift.evaluate.calibration import matching_settings, mirrored_photos
 from clipshift.evaluate.elasticity import elasticities
 from clipshift.evaluate.layers import carried_gaze, layer_table, outlier_table
+from clipshift.evaluate.thresholds import threshold_tables
 from clipshift.measure.embeddings import (
     QUANTILE_PHOTOS,
     distance_quantile,
@@ -146,7 +147,8 @@ def make_run(
     ]
     if len(errors):
         derived["corruption_error"] = shift_and_error(errors, shift, seed)
-    more = more_tables(sample) if more_tables else {}  # adds to facts["seconds"]
+    more = threshold_tables(sample)
+    more |= more_tables(sample) if more_tables else {}  # adds to facts["seconds"]
     return Run(
         folder,
         RunInfo.model_validate({**facts, **derived}),

@@ -35,6 +35,8 @@ ROUNDING = 1e-12
 OUTLIER = 3.0
 """Patch tokens longer than this multiple of the median are outliers: halfway, by ratio, between an
 ordinary token and the outliers of Darcet et al., which are about ten times as long."""
+GALLERY_ROWS = 1024
+"""Number of views whose cosines with a whole gallery are held at once."""
 SHOWN = 0.999
 """A view shows a pixel of the photo where a map of ones, moved back, is above this."""
 
@@ -455,11 +457,40 @@ def retained(view: Tensor, clean: Tensor) -> Tensor:
         >>> retained(torch.tensor([[0.9, 0.1], [0.7, 0.1]]), clean)
         tensor([1., 0.])
     """
-    cosines = unit(view) @ unit(clean).T
-    own_cosine = cosines.diagonal()[:, None]
-    share = 1 / ((cosines - own_cosine).abs() < TIE).sum(dim=1)
-    beaten = (cosines >= own_cosine + TIE).any(dim=1)
-    return share.masked_fill(beaten, 0).masked_fill(own_cosine[:, 0].isnan(), torch.nan).float()
+    return recall(view, clean, (1,))[0]
+
+
+def recall(view: Tensor, clean: Tensor, among: Sequence[int]) -> Tensor:
+    """Whether a view's own photo is among its k nearest in a gallery of clean views (recall@k).
+
+    Photos that are equally near share their places, as in `retained`, which is recall@1. Cosines
+    are made for `GALLERY_ROWS` views at a time.
+
+    Args:
+        view: Embeddings of the views, shape (N, D).
+        clean: Embeddings of their clean views, the gallery, shape (N, D).
+        among: K numbers of nearest photos k.
+
+    Returns:
+        (k − b) / m, cut off at 0 and 1, where b photos have a higher cosine and m, the photo itself
+        among them, share the photo's; NaN where the photo's view or clean view has no direction;
+        float32, shape (K, N).
+
+    Example:
+        >>> clean = torch.tensor([[1.0, 0.0], [0.0, 1.0], [1.0, 1.0]])
+        >>> recall(torch.tensor([[0.9, 0.1], [0.7, 0.1], [0.5, 0.2]]), clean, (1, 2))
+        tensor([[1., 0., 0.],
+                [1., 0., 1.]])
+    """
+    gallery, hits = unit(clean), []
+    for start in range(0, max(len(view), 1), GALLERY_ROWS):
+        cosines = unit(view[start : start + GALLERY_ROWS]) @ gallery.T
+        own_cosine = cosines.diagonal(start)[:, None]
+        tied = ((cosines - own_cosine).abs() < TIE).sum(dim=1)
+        nearer = (cosines >= own_cosine + TIE).sum(dim=1)
+        shares = torch.stack([(k - nearer) / tied for k in among]).clamp(0, 1)
+        hits.append(shares.masked_fill(own_cosine[:, 0].isnan(), torch.nan).float())
+    return torch.cat(hits, dim=1)
 
 
 def gaze_divergence(view: Tensor, clean: Tensor) -> Tensor:

@@ -21,7 +21,7 @@ from clipshift.results.files import file_sha256, subfolder, write_csv, write_jso
 from clipshift.results.info import RUN_INFO, RunInfo
 from clipshift.results.measured import CLEAN
 from clipshift.results.table import Shift
-from clipshift.severities import SEVERITIES, view_name
+from clipshift.severities import ALL, SEVERITIES, view_name
 
 CALIBRATION = "calibration.json"
 LEADERBOARD = "clip_benchmark"
@@ -33,7 +33,7 @@ SHIFT = "shift.parquet"
 MATRICES = ("distances", "distances_low", "distances_high")
 TEXTS = frozenset({
     "augmentation", "severity", "measure", "with", "other", "method", "vocabulary", "text",
-    "photo", "reason", "task",
+    "photo", "reason", "task", "impostors",
 })  # fmt: skip
 """The columns of tables that hold texts; all others hold numbers."""
 
@@ -68,6 +68,9 @@ class Run:
         skipped: Photos that could not be read.
         dose: The shift against the distortion; empty with fewer than two severities.
         dose_thresholds: The distortion at which it is that of a nearby photo; empty likewise.
+        thresholds: Whether a cosine tells the same photo from another; this and the next are empty
+            for a gallery of fewer than two photos.
+        cosines: How the cosines of the same photo's and of different photos' are distributed.
     """
 
     folder: Path
@@ -93,6 +96,8 @@ class Run:
     skipped: pd.DataFrame = field(default_factory=pd.DataFrame)
     dose: pd.DataFrame = field(default_factory=pd.DataFrame)
     dose_thresholds: pd.DataFrame = field(default_factory=pd.DataFrame)
+    thresholds: pd.DataFrame = field(default_factory=pd.DataFrame)
+    cosines: pd.DataFrame = field(default_factory=pd.DataFrame)
 
     @cached_property
     def shift(self) -> pd.DataFrame:
@@ -306,7 +311,7 @@ def _check_names(info: RunInfo, rows: ShiftFile, tables: Mapping[str, pd.DataFra
         raise ValueError(f"{SHIFT} has the severity {min(unknown)}")
     several = len(severities) > 1
     views = {view_name(n, severity if several else None) for n, severity in rows.variants}
-    allowed_in = {"augmentation": names | {CLEAN}, "other": names, "severity": severities}
+    allowed_in = {"augmentation": names | {CLEAN, ALL}, "other": names, "severity": severities}
     uses: list[tuple[str, set[str], Iterable[Any]]] = [
         ("run.json", views, info.strengths),
         ("run.json", names, info.config.aug),

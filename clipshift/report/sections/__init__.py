@@ -4,7 +4,7 @@ from clipshift.data.dataset import ViewDataset
 from clipshift.report.explorer import explorer_data
 from clipshift.report.page import Section
 from clipshift.report.prose import make_section
-from clipshift.report.sections import geometry, inside, measures, ranking, texts
+from clipshift.report.sections import geometry, inside, measures, ranking, texts, thresholds
 from clipshift.report.words import counted, model_in_words
 from clipshift.results.runs import Run
 
@@ -13,6 +13,7 @@ SECTIONS = (
     ranking.severity_section,
     ranking.dose_section,
     measures.measure_section,
+    thresholds.threshold_section,
     measures.corruption_section,
     texts.confidence_section,
     texts.retrieval_section,
