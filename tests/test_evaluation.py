@@ -432,12 +432,25 @@ def test_two_processes_measure_what_one_does(
     done = run_evaluate(
         f"model.checkpoint={hub_folder}", f"hydra.run.dir={tmp_path}", "logger=none",
         "data.limit=5", "trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2",
+        "aug=[paper,upload]",
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    one, two = (pd.read_parquet(f / "shift.parquet") for f in (finished[0], tmp_path))
-    pd.testing.assert_frame_equal(one, two, check_exact=True)
-    for file in ("summary.csv", "distances.csv"):
-        assert (finished[0] / file).read_text() == (tmp_path / file).read_text()
+    options = [f"model.checkpoint={hub_folder}", "logger=none", "data.limit=5", "aug=upload",
+               "trainer=cpu"]  # fmt: skip
+    evaluate(compose_config("evaluate", options), tmp_path / "upload")
+    for file in ("shift.parquet", "summary.csv"):
+        read = pd.read_parquet if file.endswith("parquet") else pd.read_csv
+        parts = [read(folder / file) for folder in (finished[0], tmp_path / "upload")]
+        keys = [key for key in ("photo", "augmentation", "measure") if key in parts[0]]
+        one, two = (
+            table.sort_values(keys, ignore_index=True)
+            for table in (pd.concat(parts), read(tmp_path / file))
+        )
+        pd.testing.assert_frame_equal(one, two, check_exact=True)
+    distances = pd.read_csv(tmp_path / "distances.csv", index_col=0).loc[[*PAPER], [*PAPER]]
+    pd.testing.assert_frame_equal(
+        pd.read_csv(finished[0] / "distances.csv", index_col=0), distances
+    )
 
 
 def test_a_matched_run_stores_its_calibration_for_use_again(

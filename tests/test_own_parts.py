@@ -71,9 +71,14 @@ def test_they_are_in_the_tables_and_on_the_page(measured: Path) -> None:
     summary = pd.read_csv(measured / "summary.csv")
     for measure in ("angle", "psnr"):
         of_one = summary[summary["measure"] == measure]
-        assert set(of_one["augmentation"]) == {"noise", "fog", "fade"}
+        assert set(of_one["augmentation"]) == {"noise", "fog", "fade", "printed"}
         assert of_one["ci_high"].gt(of_one["ci_low"]).all()
-    assert set(pd.read_csv(measured / "ranking.csv")["augmentation"]) == {"noise", "fog", "fade"}
+    assert set(pd.read_csv(measured / "ranking.csv")["augmentation"]) == {
+        "noise",
+        "fog",
+        "fade",
+        "printed",
+    }
     rows = pd.read_csv(measured / "correlations.csv").query("`with` == 'angle'")
     np.testing.assert_allclose(rows["rho"], 1)  # it is a rising function of the shift
     columns = json.loads((measured / "columns.json").read_text())["shift.parquet"]
@@ -86,6 +91,7 @@ def test_they_are_in_the_tables_and_on_the_page(measured: Path) -> None:
         "my_model.load",
         "fade",
         "fog",
+        "printed",
     ):
         assert words in page
     model = json.loads((measured / "run.json").read_text())["model"]
@@ -106,7 +112,7 @@ def test_less_of_it_is_an_improvement(folder: Path, measured: Path) -> None:
     assert before["psnr"].equals(after["psnr"])  # of pixels, and so the same for every model
     less = (after["angle"] < before["angle"]).groupby(level=0).mean()
     rows = table[table["measure"] == "angle"].set_index("augmentation")["improved"]
-    assert len(rows) == 3
+    assert len(rows) == 4
     for name, share in less.items():
         assert rows[name] == pytest.approx(share)
 

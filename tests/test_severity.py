@@ -49,7 +49,7 @@ from clipshift.cli.build import make_augmentations
 from clipshift.cli.command import compose_config
 from clipshift.cli.config import plain
 from clipshift.cli.evaluate import evaluate
-from clipshift.data.dataset import clean_view
+from clipshift.data.dataset import ViewDataset, clean_view, collate
 from clipshift.data.files import typed
 from clipshift.data.photos import Photo, decode
 from clipshift.data.sources import folder, sample
@@ -346,6 +346,7 @@ def test_strengths_are_sought_far_below_and_above_what_was_chosen(strength: floa
 @pytest.mark.parametrize("distortion", ["ssim", "rmse"])
 def test_all_reach_the_same_distortion(distortion: str) -> None:
     chosen = augmentations_named("noise", "blur", "perspective", "coarse_dropout")
+    chosen["sharpen"] = choice_of_aug("sharpen")[0]["sharpen"]
     target = {"ssim": 0.7, "rmse": 0.08}[distortion]
     photos = sample()[:6]
     made = calibrate(photos, chosen, distortion, target, seed=3, resize="squash", parameters={})
@@ -357,7 +358,9 @@ def test_all_reach_the_same_distortion(distortion: str) -> None:
     measure = {"ssim": ssim, "rmse": rmse}[distortion]
     clean = torch.stack([clean_view(decode(photo.read()), "squash") for photo in photos])
     for name, match in made.matches.items():
-        draws = default_collate([draw(chosen[name], 3, photo.id, name, 224) for photo in photos])
+        part, strengths = {name: chosen[name]}, {name: [match.strength]}
+        dataset = ViewDataset(photos, part, 3, "squash", strengths=strengths)
+        draws = collate([dataset[index] for index in range(6)]).draws[name]
         realised = measure(augment(chosen[name], clean, draws, match.strength), clean)
         assert realised.mean().item() == pytest.approx(match.realised, rel=1e-4)
         assert match.reached == (abs(match.realised / target - 1) <= 0.005)
