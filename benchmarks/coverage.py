@@ -15,7 +15,10 @@ from scipy import stats
 
 from clipshift.evaluate.inside import Views, directions_table
 from clipshift.evaluate.layers import cka_intervals
+from clipshift.measure.embeddings import percentile_shift
 from clipshift.measure.functional import linear_cka, pairwise_distances
+from clipshift.measure.whitening import whitened_shift
+from clipshift.results.confidence import VALUES, confidence_table
 from clipshift.results.intervals import (
     mean_interval,
     relative_shift_values,
@@ -140,6 +143,66 @@ def of_relative_shift(cone: float) -> Coverage:
             others = 1 - ((unit @ unit.T).sum(axis=1) - 1) / (n - 1)
             columns.append(relative_shift_values(shifts_of(rng, unit) / others.mean(), others))
         return covers(mean_interval(np.stack(columns, axis=1), seed=n), truth)
+
+    return coverage
+
+
+def disturbed(rng: Rng, size: int, noise: float) -> tuple[np.ndarray, np.ndarray]:
+    """Draw embeddings of clean views in unequal dimensions, and of views that moved from them."""
+    spread = np.arange(1, WIDTH + 1) ** -0.5
+    clean = rng.normal(size=(size, WIDTH)) * spread + 1.5 * np.eye(WIDTH)[0]
+    strength = noise * rng.exponential(size=(size, 1))
+    return clean, clean + strength * rng.normal(size=clean.shape) * spread
+
+
+def of_percentile(noise: float) -> Coverage:
+    """Return the coverage of the percentile shift; the gallery is drawn for every run."""
+    clean, view = disturbed(np.random.default_rng(0), 10_000, noise)
+    truth = percentile_shift(view, clean).mean()
+
+    def coverage(rng: Rng, n: int) -> float:
+        pairs = [disturbed(rng, n, noise) for _ in range(SAMPLES)]
+        ends = np.array([share_interval(percentile_shift(*pair[::-1])) for pair in pairs])
+        return covers((ends[:, 0], ends[:, 1]), truth)
+
+    return coverage
+
+
+def of_whitened(noise: float) -> Coverage:
+    """Return the coverage of the whitened shift that a gallery of n photos has on average."""
+
+    def coverage(rng: Rng, n: int) -> float:
+        def shifts() -> np.ndarray:
+            clean, view = disturbed(rng, n, noise)
+            return whitened_shift([view], clean, np.arange(n))[0]
+
+        truth = np.mean([shifts().mean() for _ in range(SAMPLES)])
+        values = np.stack([shifts() for _ in range(SAMPLES)], axis=1)
+        return covers(mean_interval(values, seed=n), float(truth))
+
+    return coverage
+
+
+def of_confidence(measure: str, power: float) -> Coverage:
+    """Return a measure's coverage where a photo of confidence c is right with probability c^p."""
+
+    def draw(rng: Rng, size: int) -> np.ndarray:
+        sure = rng.beta(4, 1.5, size)
+        return np.stack([sure, rng.random(size) < sure**power])
+
+    truth = VALUES[measure](*draw(np.random.default_rng(0), 1_000_000)).mean()
+
+    def coverage(rng: Rng, n: int) -> float:
+        covered = []
+        names = ["confidence", "zero_shot_top1", "confidence_clean", "zero_shot_top1_clean"]
+        keys = {"photo": [f"{photo:03d}" for photo in range(n)], "augmentation": "a"}
+        for _ in range(RANKINGS):
+            columns = dict(zip(names, np.concatenate([draw(rng, n), draw(rng, n)]), strict=True))
+            shift = pd.DataFrame(keys | {"severity": "paper"} | columns)
+            table = confidence_table(shift, n, None)
+            rows = table[table["measure"] == measure].dropna()
+            covered += [covers((r.ci_low, r.ci_high), truth) for r in rows.itertuples()]
+        return float(np.mean(covered))
 
     return coverage
 
@@ -392,6 +455,12 @@ def populations(run: str | None) -> Iterator[tuple[str, str, Coverage]]:
         yield "share", f"{share:.0%}", of_shares(share)
     for cone in (0, 3):
         yield "relative shift", f"photos {'close' if cone else 'apart'}", of_relative_shift(cone)
+    for noise in (0.1, 0.4, 1.0):
+        yield "percentile shift", f"noise {noise}", of_percentile(noise)
+        yield "whitened shift", f"noise {noise}", of_whitened(noise)
+    for measure in ("ece", "aurc", "auroc"):
+        for power, name in ((1, "calibrated"), (2.5, "too sure")):
+            yield f"`{measure}`", name, of_confidence(measure, power)
     for elasticity in (0.5, 1, 2.5):
         yield "shift at matched severity", f"elasticity {elasticity}", of_matched(elasticity)
     yield "shift at matched severity", "`flip`", of_matched_flip

@@ -209,6 +209,17 @@ def test_retrieval_is_that_of_clip_benchmark(tmp_path: Path) -> None:
     assert of_photos["ci_low"] == pytest.approx(share_interval(
         np.repeat([1.0, 0.0], [round(29 * of_photos["mean"]), 29 - round(29 * of_photos["mean"])])
     )[0])  # fmt: skip
+    # classes resampled whole; captions that all find their photos count once for each photo
+    classes = PhotoSample(sample.measured, photos, variants, 0, np.arange(31) // 8)
+    wider = retrieval_table(classes, captions)
+    assert (wider["mean"] == table["mean"]).all()
+    assert (wider["ci_high"] - wider["ci_low"]).mean() > (table["ci_high"] - table["ci_low"]).mean()
+    perfect = {view: {photo: np.eye(31)[photo] for photo in range(31)} for view in gallery}
+    exact = [torch.tensor(np.eye(31)[[photo] * count]) for photo, count in enumerate(counts)]
+    measured = Measured(index=np.arange(31), gallery=perfect)
+    found = retrieval_table(PhotoSample(measured, photos, variants, 0), exact)
+    assert (found["mean"] == 1).all()
+    assert found["ci_low"].to_numpy() == pytest.approx(share_interval(np.ones(30))[0])
     few = retrieval_table(PhotoSample(Measured(index=np.arange(31), gallery={
         view: {photo: by_photo[photo] for photo in (0, 1, 2)} for view, by_photo in gallery.items()
     }), photos, variants, 0), captions)  # fmt: skip
