@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from safetensors.torch import load_file
 from support.commands import run_evaluate
 from torch import Tensor
 
@@ -245,8 +246,17 @@ def test_a_run_says_among_which_classes_and_how_many_labels_are_not_among_them(
     assert done.returncode == 0, done.stderr
     facts = json.loads((tmp_path / "run" / "run.json").read_text())
     assert facts["data"]["classes"] == ["tripod", "espresso", "ghost"]
-    hits = pd.read_parquet(tmp_path / "run" / "shift.parquet")["zero_shot_top1_clean"]
+    shift = pd.read_parquet(tmp_path / "run" / "shift.parquet").set_index("photo")
+    hits = shift["zero_shot_top1_clean"]
     assert hits.isna().tolist() == [False, True, False]  # the second is of a cat
+    nearest = json.loads((tmp_path / "run" / "nearest.json").read_text())  # of all three classes
+    scale = load_file(hub_folder / "open_clip_model.safetensors")["logit_scale"].exp()
+    for photo, confidence in shift["confidence_clean"].items():
+        logits = scale * torch.tensor([cosine for _, cosine in nearest[photo]["clean"]])
+        assert confidence == pytest.approx(float(logits.softmax(0).max()), abs=1e-4)
+    table = pd.read_csv(tmp_path / "run" / "confidence.csv")
+    assert set(table["n"]) == {2}
+    assert set(table["augmentation"]) == {"clean", "flip"}
     assert (
         "not among the classes of zero_shot.classes: 1 of 3"
         in (tmp_path / "run" / "report.html").read_text()
