@@ -111,6 +111,11 @@ class Result:
         """Recall between photos and captions, by augmentation; empty without captions."""
         return self.run.retrieval
 
+    @property
+    def draws(self) -> pd.DataFrame:
+        """The worst of several draws, and components of the variance; empty of a single draw."""
+        return self.run.draws
+
     def table(self) -> pd.DataFrame:
         """Means of the leading measures: one row per augmentation, the largest shift first.
 

@@ -327,6 +327,8 @@ class EvaluateOptions(EncoderOptions):
 
     severity: Any = option("paper", SEVERITY)
     """How strong augmentations are: paper, 1 to 5, matched, or a list: severity=[paper,matched]."""
+    draws: int = option(1, whole(1))
+    """Draws of every augmentation for each photo (shift.parquet has a row for each, draws.csv)."""
     matching: MatchingOptions = field(default_factory=MatchingOptions)
     zero_shot: ZeroShotOptions = field(default_factory=ZeroShotOptions)
     layers: bool = False

@@ -20,6 +20,7 @@ from pytorch_lightning.loggers import Logger
 from pytorch_lightning.utilities import rank_zero_only
 
 from clipshift.augment.keyed import VIEW_SIZE
+from clipshift.augment.stored import Stored
 from clipshift.augment.transforms import KeyedTransform
 from clipshift.checks import is_template
 from clipshift.choices import MODEL_SOURCES
@@ -80,6 +81,9 @@ def prepare(evaluation: Evaluation) -> Evaluation:
             f"Photos that are the same file as another: {copies} of {every}. They are not "
             "measured, and skipped.csv lists them."
         )
+    stored = [name for name, part in evaluation.augmentations.items() if isinstance(part, Stored)]
+    if options.draws > 1 and stored:
+        raise UserError(f"{stored[0]} is stored and is not drawn: use draws=1, or leave it out")
     if options.resample == CLASSES:
         check_classes(photos)
     resize, measures = evaluation.resize, evaluation.measures

@@ -42,6 +42,16 @@ def view_name(name: str, severity: str | None = None) -> str:
     return f"{name}@{severity}" if severity else name
 
 
+def draw_name(name: str, draw: int) -> str:
+    """The name of a draw of an augmentation or view, by which its random numbers are keyed.
+
+    Example:
+        >>> draw_name("noise", 1), draw_name("noise", 2)
+        ('noise', 'noise#2')
+    """
+    return f"{name}#{draw}" if draw > 1 else name
+
+
 def split_view_name(view: str) -> tuple[str, str]:
     """The augmentation of a view and its severity, which is empty where the name has none.
 

@@ -76,6 +76,7 @@ def begin(cfg: DictConfig, folder: Path, records: Records) -> tuple[Evaluation, 
     if jobs.in_sweep():
         content = jobs.content_of(evaluation.photos)
         job = jobs.job_key(evaluation, content)
+        evaluation.redraws = jobs.job_key(evaluation, content, draws=None)
         if not cfg.rerun and (finished := jobs.finished_job(jobs.sweep_folders(cfg), job, content)):
             jobs.reuse_results(finished, folder)
             return None

@@ -79,9 +79,15 @@ def content_of(photos: Sequence[Photo]) -> str:
     return data_fingerprint((name, digest) for name, digest in digests if digest)
 
 
-def job_key(evaluation: Evaluation, content: str) -> str:
-    """SHA-256 over all that a job's results depend on, the photos' content included."""
-    facts = [numbers_depend_on(evaluation), content]
+def job_key(evaluation: Evaluation, content: str, **others: Any) -> str:
+    """SHA-256 over all that a job's results depend on, the photos' content included.
+
+    Args:
+        evaluation: The job.
+        content: From `content_of`.
+        **others: Options to take in place of the job's.
+    """
+    facts = [numbers_depend_on(evaluation) | others, content]
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
 

@@ -12,7 +12,7 @@ from clipshift.results.compatibility import differing_views, incomparable
 from clipshift.results.intervals import label_groups
 from clipshift.results.paired import compare_photos, with_group_means
 from clipshift.results.runs import Run
-from clipshift.results.table import labels_of
+from clipshift.results.table import labels_of, mean_over_draws
 
 COMPARED_MEASURES = (
     *HEADLINE_MEASURES,
@@ -88,8 +88,8 @@ def compare_pair(a: Run, b: Run, seed: int, trained_on: Sequence[str]) -> pd.Dat
     lost = [name for name in a.shift if name.startswith(tuple(incomparable(a, b)))]
     of_photos = class_groups([a, b])
     groups = None if of_photos is None else pd.Series(of_photos, labels_of(a.rows).index)
-    of_a = with_group_means(a.shift.drop(columns=lost), trained_on)
-    of_b = with_group_means(b.shift, trained_on)
+    of_a = with_group_means(mean_over_draws(a.shift.drop(columns=lost)), trained_on)
+    of_b = with_group_means(mean_over_draws(b.shift), trained_on)
     table = compare_photos(of_a, of_b, a.columns, seed, groups)
     table.insert(0, "model_a", a.info.model.name)
     table.insert(1, "model_b", b.info.model.name)

@@ -11,6 +11,7 @@ from clipshift.report.shift import COSINE, shift_name
 from clipshift.report.words import counted, listed, short
 from clipshift.results.ranking import rank_augmentations, tied_with_first
 from clipshift.results.runs import Run
+from clipshift.results.table import mean_over_draws
 
 FEW = 3
 """Up to this many augmentations have a sentence each, and lines that are tied are named."""
@@ -93,7 +94,8 @@ def joined_run(runs: Mapping[str, Run]) -> Run:
     """Jobs of one line, under different augmentations or at different severities, as one run."""
     first, *_ = runs.values()
     columns = ["photo", "label", "augmentation", "severity", COSINE]
-    shift = pd.concat([run.shift.reindex(columns=columns) for run in runs.values()])
+    tables = [mean_over_draws(run.shift) for run in runs.values()]
+    shift = pd.concat([table.reindex(columns=columns) for table in tables])
     summary = pd.concat([run.summary for run in runs.values()])
     ranking = rank_augmentations(shift, first.info.seed, groups=class_groups([first]))
     return Run(first.folder, first.info, first.columns, shift, summary, ranking=ranking)

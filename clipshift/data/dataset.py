@@ -22,6 +22,7 @@ from clipshift.augment.stored import Stored
 from clipshift.data.cache import Cache
 from clipshift.data.photos import Photo, UnreadablePhotoError, decode
 from clipshift.errors import UserError, one_line
+from clipshift.severities import draw_name
 
 GONE = "the file is gone since the run began"
 """Why a photo is skipped whose file existed when the photos were listed."""
@@ -34,7 +35,7 @@ class View:
     Attributes:
         index: The photo's index in the list of photos.
         pixels: The clean view, uint8, shape (3, S, S).
-        draws: Parameters by augmentation.
+        draws: Parameters by augmentation, of further draws by `draw_name`.
         digest: SHA-256 of the encoded photo.
     """
 
@@ -273,6 +274,7 @@ class ViewDataset(Dataset[View | Skipped]):
         cache: Cache of decoded and resized photos.
         strengths: Strengths of the views, by augmentation: 1 of those that are not listed. They
             matter for those that act on the file.
+        draws: How often each augmentation is drawn for a photo.
     """
 
     photos: Sequence[Photo]
@@ -281,6 +283,7 @@ class ViewDataset(Dataset[View | Skipped]):
     resize: Resize
     cache: Cache | None = None
     strengths: Mapping[str, Sequence[float]] = field(default_factory=dict)
+    draws: int = 1
 
     @property
     def size(self) -> int:
@@ -299,7 +302,11 @@ class ViewDataset(Dataset[View | Skipped]):
             digest = hashlib.sha256(encoded).digest()
             image = cache(partial(decode, encoded))
             pixels = self._pixels(image, digest)
-            draws = {name: self._draw(photo, name, image) for name in self.augmentations}
+            draws = {
+                draw_name(name, number): self._draw(photo, name, number, image)
+                for number in range(1, self.draws + 1)
+                for name in self.augmentations
+            }
         except (FileNotFoundError, NotADirectoryError):
             return Skipped(index, GONE)
         except OSError as error:
@@ -308,11 +315,13 @@ class ViewDataset(Dataset[View | Skipped]):
             return Skipped(index, str(error))
         return View(index, pixels, draws, digest)
 
-    def _draw(self, photo: Photo, name: str, image: Callable[[], Image.Image]) -> Draws:
+    def _draw(
+        self, photo: Photo, name: str, number: int, image: Callable[[], Image.Image]
+    ) -> Draws:
         augmentation = self.augmentations[name]
         if not isinstance(augmentation, Stored):
             strengths = self.strengths.get(name, [1.0])
-            key = self.seed, photo.id, name
+            key = self.seed, photo.id, draw_name(name, number)
             return draw_view(augmentation, key, self.resize, image, strengths)
         views, digests = [], []
         for level, file in zip(augmentation.levels, augmentation.files(photo.id), strict=True):

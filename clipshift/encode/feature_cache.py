@@ -23,7 +23,17 @@ class FeatureCache:
     key: str
 
     def get(self, digests: list[bytes], device: torch.device) -> Features | None:
-        """The features of photos; None unless all are cached, finite, and have equal shapes."""
+        """The features of photos, as of `tensors`."""
+        stacked = self.tensors(digests, device)
+        if stacked is None:
+            return None
+        layers = [stacked[name] for name in sorted(stacked) if name.startswith("layer")]
+        return Features(
+            stacked["embedding"], stacked.get("gaze"), layers or None, stacked.get("norms")
+        )
+
+    def tensors(self, digests: list[bytes], device: torch.device) -> dict[str, Tensor] | None:
+        """What is stored of photos; None unless all are cached, finite, and have equal shapes."""
         rows: list[dict[str, Tensor]] = []
         for digest in digests:
             stored = self.cache.get(f"{self.key} {digest.hex()}")
@@ -32,14 +42,10 @@ class FeatureCache:
             rows.append(stored)
             if kinds_of(stored) != kinds_of(rows[0]) or not stored["embedding"].isfinite().all():
                 return None
-        stacked = {
+        return {
             name: torch.stack([row[name] for row in rows]).to(device, non_blocking=True)
             for name in rows[0]
         }
-        layers = [stacked[name] for name in sorted(stacked) if name.startswith("layer")]
-        return Features(
-            stacked["embedding"], stacked.get("gaze"), layers or None, stacked.get("norms")
-        )
 
     def set(self, digests: list[bytes], tensors: Mapping[str, Tensor]) -> None:
         """Store the features of photos, in the form of `by_name`."""

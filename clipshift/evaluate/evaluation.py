@@ -75,6 +75,8 @@ class Evaluation:
             first photos as well, to see what that costs.
         calibration: Where ``matched`` is among the severities.
         notes: What limits the numbers, a sentence each.
+        redraws: The key of the jobs of a sweep that differ from this one in the number of draws
+            alone, and so share what they measure of further draws.
     """
 
     options: EvaluateOptions
@@ -89,6 +91,7 @@ class Evaluation:
     reference: Encoder | None = None
     calibration: Calibration | None = None
     notes: Sequence[str] = ()
+    redraws: str | None = None
 
     @property
     def severities(self) -> list[str]:
@@ -103,13 +106,13 @@ class Evaluation:
 
     def views(self, cache: Cache | None = None) -> ViewDataset:
         """The photos' views, and what is drawn for them."""
-        parts, seed = self.augmentations, self.options.seed
+        parts, options = self.augmentations, self.options
         chained = any(isinstance(part, Chain) for part in parts.values())
         variants = self.variants().values() if chained else []
         matched = [v for v in variants if v.severity == MATCHED]
         weaker = [replace(v, strength=WEAKER * v.strength) for v in matched]  # for the elasticity
-        strengths = strengths_of([*variants, *weaker])
-        return ViewDataset(self.photos, parts, seed, self.resize, cache, strengths)
+        how = options.seed, self.resize, cache, strengths_of([*variants, *weaker]), options.draws
+        return ViewDataset(self.photos, parts, *how)
 
     def variants(self) -> dict[str, Variant]:
         """The augmentations at their severities, by view name."""
@@ -242,7 +245,8 @@ def run_evaluation(
     device = torch.cuda.get_device_name(root) if root.type == "cuda" else str(root)
     texts = encode_texts(evaluation)
     module = make_module(evaluation, texts, records, device, cache)
-    loading = options.data.batch_size, options.data.num_workers
+    # memory holds as many draws at once, however many a photo has
+    loading = max(1, options.data.batch_size // options.draws), options.data.num_workers
     data = ViewData(evaluation.views(cache), *loading, records, options.layers)
     facts = {
         **facts,
@@ -293,6 +297,7 @@ def make_module(
     if cache is not None and encoder.cacheable and not keep.heads:
         key = f"features {encoder.fingerprint} {device} {evaluation.resize} {options.layers}"
         features = FeatureCache(cache, key)
+    of_draws = f"draws {evaluation.redraws} {device}"
     return ShiftEvaluation(
         encoder,
         evaluation.variants(),
@@ -305,6 +310,8 @@ def make_module(
         reference=evaluation.reference,
         distortion=DISTORTIONS[calibration.distortion] if calibration else None,
         layers=options.layers,
+        draws=options.draws,
+        redraws=FeatureCache(cache, of_draws) if cache and evaluation.redraws else None,
     )
 
 

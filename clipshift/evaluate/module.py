@@ -4,7 +4,7 @@ import hashlib
 import time
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -25,12 +25,14 @@ from clipshift.encode.texts import ZeroShot
 from clipshift.errors import UserError
 from clipshift.evaluate.elasticity import around_match
 from clipshift.evaluate.floor import FLOOR_PHOTOS, rounding
+from clipshift.measure.embeddings import ball_radius
 from clipshift.measure.facts import COLUMNS, accuracy_columns
 from clipshift.measure.functional import MoveBack, luma, pixel_mean, pixel_std, text_shift
 from clipshift.measure.metrics import AugmentationDistance, LayerShift, OutlierTokens, PhotoMeasure
 from clipshift.measure.zero_shot import confidence, nearest_classes, zero_shot_flip, zero_shot_hit
 from clipshift.results.measured import CLEAN, Measured
 from clipshift.results.records import Records
+from clipshift.severities import draw_name
 
 MANY_GONE = 32
 """After so many photos in a row that are gone, a run ends."""
@@ -83,6 +85,9 @@ class ShiftEvaluation(pl.LightningModule):
         reference: The same model in float32, where the encoder's precision is lower.
         distortion: What strengths were matched by, where some were.
         layers: Whether to measure the shift of every layer.
+        draws: How often each augmentation is drawn. Of further draws only values are kept, and of
+            the gallery's photos their embeddings.
+        redraws: What other jobs of a sweep measured of further draws.
     """
 
     classifier: Tensor
@@ -101,6 +106,8 @@ class ShiftEvaluation(pl.LightningModule):
         reference: Encoder | None = None,
         distortion: Distortion | None = None,
         layers: bool = False,
+        draws: int = 1,
+        redraws: FeatureCache | None = None,
     ) -> None:
         super().__init__()
         self.encoder, self.reference, self.distortion = encoder, reference, distortion
@@ -121,6 +128,7 @@ class ShiftEvaluation(pl.LightningModule):
         )
         self.outliers = OutlierTokens(1 + len(self.variants), len(self.layers))
         self.records, self.keep = records, keep
+        self.further, self.redraws = range(2, draws + 1), redraws
         self.zero_shot, self.texts, self.features = zero_shot, texts, features
         self.register_buffer("classifier", zero_shot.classifier if zero_shot else None, False)
         self.in_step = False
@@ -162,11 +170,7 @@ class ShiftEvaluation(pl.LightningModule):
         measured.digests = np.frombuffer(b"".join(batch.digests), np.uint8).reshape(-1, 32)
         self.seconds = measured.seconds
         with self._stage("augment"):
-            clean = batch.clean
-            views = {CLEAN: clean} | {
-                name: augment(v.augmentation, clean, batch.draws[v.name], v.strength)
-                for name, v in self.variants.items()
-            }
+            views = _views(batch, self.variants)
         with self._stage("encode"):
             cached = self.features.get(batch.digests, self.device) if self.features else None
             by_view = self._encode(views, cached)
@@ -176,11 +180,14 @@ class ShiftEvaluation(pl.LightningModule):
         floor = self._floor(rows.get("floor", []), views, by_view)
         weaker = self._weaker(rows.get("weaker", []), batch, views, by_view)
         with self._stage("measure"):
-            values = self._measure(batch, views, by_view)
+            values = self._measure(batch, views, by_view, self.variants)
+        further = [self._redraw(batch, by_view[CLEAN], values, n) for n in self.further]
+        with self._stage("measure"):
             embeddings = torch.stack([each.embedding for each in by_view.values()])
             count = len(self.variants)
             first, second = torch.triu_indices(count, count, 1, device=embeddings.device)
             distances = self.distance(embeddings[1:])[:, first, second]
+            values |= {name: of for more, _ in further for name, of in more.items()}
             numbers = [value.double() for value in values.values()]
             tensors = {
                 "values": torch.stack(numbers) if numbers else torch.empty(0),
@@ -190,6 +197,7 @@ class ShiftEvaluation(pl.LightningModule):
                 **weaker,
                 **self._layer_shift(by_view),
                 **self._kept(rows, views, by_view),
+                **({"further": torch.stack([of for _, of in further])} if further else {}),
                 **{f"clean {name}": tensor for name, tensor in new.items()},
             }
             arrays = on_host(tensors)
@@ -209,7 +217,62 @@ class ShiftEvaluation(pl.LightningModule):
                     (name, dict(zip(photos, values, strict=True)))
                     for name, values in zip(names, arrays[kind], strict=True)
                 )
+        if further:
+            drawn = np.concatenate([arrays["embeddings"][None, 1:], arrays["further"]])
+            self._add_draws(measured, drawn, rows.get("gallery", []))
         return measured
+
+    def _redraw(
+        self, batch: Batch, features: Features, first: Iterable[tuple[str, str]], number: int
+    ) -> tuple[dict[tuple[str, str], Tensor], Tensor]:
+        """Measure one more draw, unless another job of the sweep has.
+
+        Args:
+            batch: B photos.
+            features: Of their clean views.
+            first: The names of the first draw's values.
+            number: Which draw, from 2.
+
+        Returns:
+            The values, and the views' embeddings, shape (variants, B, D).
+        """
+        names = [(draw_name(view, number), measure) for view, measure in first]
+        photos = zip(batch.index.tolist(), batch.digests, strict=True)
+        keys = [f"{number} {photo} ".encode() + digest for photo, digest in photos]
+        tensors = self.redraws.tensors(keys, self.device) if self.redraws else None
+        if tensors is None or tensors["values"].shape[1:] != (len(names),):
+            variants = {
+                draw_name(name, number): replace(v, name=draw_name(v.name, number))
+                for name, v in self.variants.items()
+            }
+            with self._stage("draws"):
+                views = _views(batch, variants)
+                by_view = self._encode(views, features)
+                values = self._measure(batch, views, by_view, variants)
+            numbers = [values[name].double() for name in names]
+            embeddings = [by_view[name].embedding for name in variants]
+            tensors = {"values": torch.stack(numbers, 1), "embedding": torch.stack(embeddings, 1)}
+            if self.redraws:
+                self.redraws.set(keys, tensors)
+        values = dict(zip(names, tensors["values"].T, strict=True))
+        return values, tensors["embedding"].movedim(1, 0)
+
+    def _add_draws(self, measured: Measured, drawn: np.ndarray, gallery: list[int]) -> None:
+        """Add what all draws of a photo have, and the gallery's embeddings of further ones.
+
+        Args:
+            measured: What was measured of a batch.
+            drawn: Embeddings, shape (draws, variants, B, D).
+            gallery: The rows of the gallery's photos.
+        """
+        photos = measured.index.tolist()
+        for place, name in enumerate(self.variants):
+            radius = ball_radius(drawn[:, place].swapaxes(0, 1))
+            for number, embeddings in enumerate(drawn[:, place], start=1):
+                view = draw_name(name, number)
+                measured.values[view, "draw_radius"] = radius
+                if gallery and number > 1:
+                    measured.gallery[view] = {photos[n]: embeddings[n] for n in gallery}
 
     def _encode(self, views: dict[str, Tensor], cached: Features | None) -> dict[str, Features]:
         """The features of all views, the clean ones' being known or not."""
@@ -229,7 +292,11 @@ class ShiftEvaluation(pl.LightningModule):
         return {CLEAN: cached} | features
 
     def _measure(
-        self, batch: Batch, views: dict[str, Tensor], features: dict[str, Features]
+        self,
+        batch: Batch,
+        views: dict[str, Tensor],
+        features: dict[str, Features],
+        variants: Mapping[str, Variant],
     ) -> dict[tuple[str, str], Tensor]:
         values: dict[tuple[str, str], Tensor] = {}
         clean = features[CLEAN].embedding
@@ -240,12 +307,12 @@ class ShiftEvaluation(pl.LightningModule):
             name: measure.prepare(_space(measure.facts.space, views[CLEAN], features[CLEAN]))
             for name, measure in self.measures.items()
         }
-        for variant in self.variants:
+        for variant in variants:
             for name, measure in self.measures.items():
                 view = _space(measure.facts.space, views[variant], features[variant])
                 inputs: list[Any] = [view, prepared[name]]
                 if measure.facts.space == "aligned gaze":
-                    moves = _move_back(self.variants[variant], batch.draws)
+                    moves = _move_back(variants[variant], batch.draws)
                     inputs += [moves, batch.pixels.shape[-1]]
                 values[variant, name] = measure(*inputs)
             embedding = features[variant].embedding
@@ -379,6 +446,15 @@ class ShiftEvaluation(pl.LightningModule):
         start = time.perf_counter()
         yield
         self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start
+
+
+def _views(batch: Batch, variants: Mapping[str, Variant]) -> dict[str, Tensor]:
+    """The clean views of a batch, and those under some variants."""
+    clean = batch.clean
+    return {CLEAN: clean} | {
+        name: augment(v.augmentation, clean, batch.draws[v.name], v.strength)
+        for name, v in variants.items()
+    }
 
 
 def stored_digests(draws: Iterable[Draws]) -> np.ndarray | None:

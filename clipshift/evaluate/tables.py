@@ -34,6 +34,7 @@ from clipshift.results.columns import ShiftFile, write_shift
 from clipshift.results.confidence import confidence_table
 from clipshift.results.corruptions import corruption_errors, shift_and_error
 from clipshift.results.dose import dose_curves
+from clipshift.results.draws import FirstDraws, draw_table
 from clipshift.results.files import data_fingerprint, write_whole
 from clipshift.results.info import RunInfo
 from clipshift.results.intervals import AUTO, intraclass_correlation, resampling
@@ -107,7 +108,10 @@ def make_run(
         relative = calibration.relative_distortions()
         matching = Matching(
             {name: elasticity.get(name, 1.0) * of for name, of in relative.items()},
-            mirrored_photos(variants.values(), list(shift.photos), seed),
+            # over several draws it is left to chance how many are mirrored
+            mirrored_photos(
+                variants.values() if shift.draws == 1 else (), list(shift.photos), seed
+            ),
         )
     summary = summarize(shift, columns, seed, matching, groups)
     kinds = Stored | Corruption
@@ -161,7 +165,8 @@ def make_run(
         layer_table(sample, records.sums()),
         outliers,
         errors,
-        confidence=confidence_table(shift, seed, groups),
+        confidence=confidence_table(FirstDraws(shift.path), seed, groups),
+        draws=draw_table(shift, columns, seed, matching, groups),
         skipped=skipped_table(measured, photos),
         dose=dose,
         dose_thresholds=dose_thresholds,

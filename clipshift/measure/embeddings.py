@@ -10,6 +10,7 @@ from collections.abc import Iterator
 
 import numpy as np
 from scipy.linalg import eigh, orthogonal_procrustes, svd, svdvals
+from scipy.optimize import nnls
 from scipy.stats import skew
 
 from clipshift.measure.functional import TIE
@@ -48,6 +49,38 @@ def units(embeddings: np.ndarray) -> np.ndarray:
     # Dividing by the largest value first keeps the squares from overflow and underflow.
     embeddings = embeddings / np.abs(embeddings).max(axis=1, keepdims=True)
     return embeddings / np.linalg.norm(embeddings, axis=1, keepdims=True)
+
+
+def ball_radius(embeddings: np.ndarray) -> np.ndarray:
+    r"""Radius of the smallest ball that holds the unit embeddings of each photo's K draws.
+
+    .. math::
+        r = \max_k \|u_k - c\|, \quad c = \arg\min_{x \in \mathrm{conv}(u_1, …, u_K)} \|x\|
+
+    The centre of the smallest ball around points of the unit sphere is the point of their convex
+    hull nearest to the origin: for weights λ that sum to 1, the dual of the ball's problem is to
+    minimise :math:`\|\sum_k λ_k u_k\|` (Elzinga and Hearn, "The minimum covering sphere problem",
+    1972). Non-negative least squares finds it exactly (Lawson and Hanson, "Solving least squares
+    problems", 1974, chapter 23).
+
+    Args:
+        embeddings: Shape (N, K, D).
+
+    Returns:
+        float64, shape (N,), in [0, 1]; NaN where a draw has no direction.
+
+    Example:
+        >>> ball_radius(np.array([[[1.0, 0.0], [0.0, 2.0]]])).round(6)
+        array([0.707107])
+    """
+    radii = np.full(len(embeddings), np.nan)
+    for place, rows in enumerate(embeddings):
+        if has_direction(rows).all():
+            points = np.column_stack([units(rows), np.ones(len(rows))])
+            weights, _ = nnls(points.T, np.append(np.zeros(rows.shape[1]), 1.0))
+            centre = weights @ points / weights.sum()
+            radii[place] = np.linalg.norm(points - centre, axis=1).max()
+    return radii
 
 
 def displacements(view: np.ndarray, clean: np.ndarray) -> np.ndarray:

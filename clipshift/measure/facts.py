@@ -7,6 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
+import numpy as np
 import yaml
 from pydantic import ConfigDict, TypeAdapter
 
@@ -75,6 +76,24 @@ class Facts:
         if self.better == "higher":
             return after - before
         return before - after if self.better == "lower" else abs(before) - abs(after)
+
+    def worst(self, values: np.ndarray) -> Any:
+        """The worst of each photo's draws, which is the largest unless higher is better.
+
+        Args:
+            values: Shape (N, K, …); draws without a value are left out.
+
+        Returns:
+            Shape (N, …), NaN where no draw has a value.
+
+        Example:
+            >>> COLUMNS["relative_shift"].worst(np.array([[0.5, 0.3], [0.1, np.nan]]))
+            array([0.5, 0.1])
+        """
+        low, high = np.fmin.reduce(values, axis=1), np.fmax.reduce(values, axis=1)
+        if self.better == "nearer 0":
+            return np.where(-low > high, low, high)
+        return low if self.better == "higher" else high
 
     def as_json(self) -> dict[str, Any]:
         """The facts for JSON, where an infinite bound is null."""

@@ -23,6 +23,8 @@ COLUMN_FACTS: TypeAdapter[dict[str, dict[str, Any]]] = TypeAdapter(dict[str, dic
 VARIANT = ("augmentation", "severity")
 KEYS = ("photo", "label", *VARIANT)
 """The columns of ``shift.parquet`` that are not measured."""
+DRAW = "draw"
+"""One more, of a run with several draws."""
 
 
 def _read_definitions() -> tuple[dict[str, str], dict[str, dict[str, str]]]:
@@ -43,7 +45,8 @@ class ShiftFile:
     """A run's ``shift.parquet``, of which a column is read at a time.
 
     Its rows are those of `clipshift.results.table.shift_table`: photo by photo in the order of
-    their ids, each under every variant in the same order. Iterating gives the names of its columns.
+    their ids, each draw after draw under every variant in the same order. Iterating gives the names
+    of its columns.
 
     Args:
         path: The file.
@@ -66,12 +69,13 @@ class ShiftFile:
         self.facts = {name: Facts.from_json(facts) for name, facts in kept.items()}
         self.names: list[str] = schema.names
         types = dict.fromkeys(KEYS, "string") | dict.fromkeys(self.facts, "double")
+        types[DRAW] = "int64"
         missing = [name for name in ("photo", *VARIANT) if name not in self.names]
         wrong = [n for n in self.names if str(schema.field(n).type) != types.get(n)]
         if missing or wrong:
             column = (missing + wrong)[0]
             raise ValueError(f"{path.name} has no column {column} as clipshift writes it")
-        if len(self) % (len(self.variants) or 1):
+        if len(self) % self.views:
             raise ValueError(f"{path.name} has not the same views of every photo")
 
     def __iter__(self) -> Iterator[str]:
@@ -90,7 +94,19 @@ class ShiftFile:
         """Augmentation and severity of every photo's rows."""
         rows = self.head(1024)
         first = rows[rows["photo"] == rows["photo"].iloc[0]] if len(rows) else rows
-        return pd.MultiIndex.from_frame(first[["augmentation", "severity"]])
+        return pd.MultiIndex.from_frame(first[["augmentation", "severity"]].drop_duplicates())
+
+    @cached_property
+    def draws(self) -> int:
+        """How often each augmentation was drawn for a photo."""
+        if DRAW not in self.names or self.empty:
+            return 1
+        return int(pq.read_table(self.path, columns=[DRAW])[DRAW].to_numpy().max())
+
+    @property
+    def views(self) -> int:
+        """How many rows a photo has."""
+        return (len(self.variants) or 1) * self.draws
 
     @cached_property
     def photos(self) -> pd.Index:
@@ -103,11 +119,22 @@ class ShiftFile:
         return self._of_photos("label").set_axis(self.photos)
 
     def by_photo(self, measure: str) -> pd.DataFrame:
-        """A measure: one row per photo, one column per variant, float64."""
+        """A measure: one row per photo, one column per variant, float64; the mean over draws."""
+        values = self.by_draw(measure)
+        folded = values[:, 0] if self.draws == 1 else self.fold(measure, values)
+        return pd.DataFrame(folded, self.photos, self.variants)
+
+    def fold(self, measure: str, values: np.ndarray) -> Any:
+        """The mean over the draws that have a value: (N, draws, variants) → (N, variants)."""
+        with np.errstate(invalid="ignore"):
+            return np.nansum(values, axis=1) / np.isfinite(values).sum(axis=1)
+
+    def by_draw(self, measure: str) -> np.ndarray:
+        """A measure of every draw, float64, shape (N, draws, variants)."""
         with pq.ParquetFile(self.path) as file:  # opens it in half of `read_table`'s time
             column = file.read([measure])[measure].to_numpy()
-        values = column.reshape(-1, len(self.variants) or 1).astype(float, order="F")
-        return pd.DataFrame(values, self.photos, self.variants)
+        shape = -1, self.draws, len(self.variants) or 1
+        return np.asarray(column.reshape(shape).astype(float, order="F"))
 
     def head(self, rows: int) -> pd.DataFrame:
         """The first rows."""
@@ -122,7 +149,7 @@ class ShiftFile:
     def _of_photos(self, column: str) -> pd.Series:
         """One value for each photo, of a column that its rows have in common."""
         stored = pq.read_table(self.path, columns=[column], read_dictionary=[column])[column]
-        first = stored.take(pa.array(np.arange(0, len(self), len(self.variants) or 1)))
+        first = stored.take(pa.array(np.arange(0, len(self), self.views)))
         return first.cast(pa.string()).to_pandas()
 
 
@@ -144,7 +171,8 @@ def column_dictionary(
         for name, table in tables.items()
         if name in DEFINITIONS
     }
-    keys = {name: {"definition": COMMON[name]} for name in KEYS}
+    listed = (*KEYS, *shift)
+    keys = {name: {"definition": COMMON[name]} for name in listed if name in COMMON}
     return {"shift.parquet": keys | measured, **of_tables}
 
 

@@ -20,6 +20,7 @@ def differing_views(a: Run, b: Run) -> list[str]:
     if a.info.config.aug != b.info.config.aug:
         differences.append("aug")
     options: dict[str, list[Any]] = {
+        "draws": [info.config.draws for info in infos],
         "seed": [info.config.seed for info in infos],
         "data.resize": [_resize(info) for info in infos],
     }

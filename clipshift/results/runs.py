@@ -33,7 +33,7 @@ SHIFT = "shift.parquet"
 MATRICES = ("distances", "distances_low", "distances_high")
 TEXTS = frozenset({
     "augmentation", "severity", "measure", "with", "other", "method", "vocabulary", "text",
-    "photo", "reason", "task", "impostors",
+    "photo", "reason", "task", "impostors", "statistic",
 })  # fmt: skip
 """The columns of tables that hold texts; all others hold numbers."""
 
@@ -65,6 +65,7 @@ class Run:
         named: The texts that views move towards, and away from; empty without classes as well.
         confidence: Whether zero-shot confidence can be trusted; empty without labels.
         retrieval: Recall between photos and captions; empty without captions.
+        draws: The worst of several draws, and components of the variance; empty of a single one.
         skipped: Photos that could not be read.
         dose: The shift against the distortion; empty with fewer than two severities.
         dose_thresholds: The distortion at which it is that of a nearby photo; empty likewise.
@@ -93,6 +94,7 @@ class Run:
     named: pd.DataFrame = field(default_factory=pd.DataFrame)
     confidence: pd.DataFrame = field(default_factory=pd.DataFrame)
     retrieval: pd.DataFrame = field(default_factory=pd.DataFrame)
+    draws: pd.DataFrame = field(default_factory=pd.DataFrame)
     skipped: pd.DataFrame = field(default_factory=pd.DataFrame)
     dose: pd.DataFrame = field(default_factory=pd.DataFrame)
     dose_thresholds: pd.DataFrame = field(default_factory=pd.DataFrame)

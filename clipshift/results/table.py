@@ -11,7 +11,7 @@ import pandas as pd
 from clipshift.augment.variants import Variant
 from clipshift.data.photos import Photo
 from clipshift.measure.facts import Facts
-from clipshift.results.columns import DEFINITIONS, KEYS, ShiftFile
+from clipshift.results.columns import DEFINITIONS, DRAW, KEYS, ShiftFile
 from clipshift.results.intervals import (
     mean_interval,
     relative_shift_values,
@@ -71,15 +71,17 @@ def shift_table(
     """One row per photo and variant, in an order that does not depend on how they were measured.
 
     Args:
-        measured: What was measured.
+        measured: What was measured; of several draws, all of one before those of the next.
         photos: The run's photos.
         variants: Augmentations at severities, by view name.
 
     Returns:
-        Columns ``photo, label, augmentation, severity`` and one per measure; sorted by photo id,
-        and within a photo in the order of the run's variants.
+        Columns ``photo, label, augmentation, severity``, with several draws ``draw``, and one per
+        measure; sorted by photo id, and within a photo by draw, in the order of the run's variants.
     """
     names = list(dict.fromkeys(name for name, _ in measured.values))
+    draws = max(1, len(names) // (len(variants) or 1))
+    first = [variants[name] for name in names[: len(names) // draws]]
     measures = list(dict.fromkeys(measure for _, measure in measured.values))
     if not names:
         return pd.DataFrame(columns=list(KEYS))
@@ -88,9 +90,11 @@ def shift_table(
     columns: dict[str, np.ndarray] = {
         "photo": np.repeat([photo.id for photo in listed], len(names)),
         "label": np.repeat(np.array([photo.label for photo in listed], object), len(names)),
-        "augmentation": np.tile([variants[name].name for name in names], len(listed)),
-        "severity": np.tile([variants[name].severity for name in names], len(listed)),
+        "augmentation": np.tile([one.name for one in first], draws * len(listed)),
+        "severity": np.tile([one.severity for one in first], draws * len(listed)),
     }
+    if draws > 1:
+        columns[DRAW] = np.tile(np.repeat(np.arange(1, draws + 1), len(first)), len(listed))
     for measure in measures:
         values = [np.asarray(measured.values[name, measure])[order] for name in names]
         columns[measure] = np.stack(values, axis=1).ravel()
@@ -98,8 +102,19 @@ def shift_table(
     return table.astype({name: "str" for name in KEYS if name != "label"})
 
 
+def mean_over_draws(shift: pd.DataFrame) -> pd.DataFrame:
+    """A table of `shift_table` with a row per photo and variant, its mean over several draws."""
+    if DRAW not in shift:
+        return shift
+    keys = [name for name in KEYS if name in shift]
+    means = shift.drop(columns=DRAW).groupby(keys, sort=False, dropna=False).mean()
+    return means.reset_index()
+
+
 def by_photo(shift: Shift, measure: str) -> pd.DataFrame:
     """A measure: one row per photo in the order of ids, one column per variant, float64.
+
+    Of several draws, a photo's mean over its draws that have a value.
 
     Args:
         shift: From `shift_table`, or its file. Where a photo lacks a row, it has no value.
@@ -110,7 +125,7 @@ def by_photo(shift: Shift, measure: str) -> pd.DataFrame:
     """
     if isinstance(shift, ShiftFile):
         return shift.by_photo(measure)
-    variants = variants_of(shift)
+    shift, variants = mean_over_draws(shift), variants_of(shift)
     table = shift.pivot(index="photo", columns=list(variants.names), values=measure)
     return table.astype(float)[variants]
 

@@ -89,6 +89,7 @@ def measure(
     cache: Cache | None = None,
     gallery: Collection[int] = (),
     captions: bool = False,
+    draws: int = 1,
     **inputs: Any,
 ) -> tuple[pd.DataFrame, ShiftEvaluation, Measured]:
     """Measure photos under augmentations; return the table, the module and all that it measured."""
@@ -100,11 +101,12 @@ def measure(
         encoder,
         variants,
         {name: kind() for name, kind in MEASURES.items()},
-        ViewDataset(photos, chosen, seed, "squash", cache),
+        ViewDataset(photos, chosen, seed, "squash", cache, draws=draws),
         batch_size,
         num_workers,
         RecordOptions(gallery=gallery),
         texts=caption_embeddings(encoder, photos) if captions else None,
+        draws=draws,
         **inputs,
     )
     measured = records.read()

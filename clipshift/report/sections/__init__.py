@@ -13,6 +13,7 @@ SECTIONS = (
     ranking.severity_section,
     ranking.dose_section,
     measures.measure_section,
+    measures.draw_section,
     thresholds.threshold_section,
     measures.corruption_section,
     texts.confidence_section,

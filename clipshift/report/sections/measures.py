@@ -9,8 +9,8 @@ from clipshift.report.answer import corruption_error
 from clipshift.report.charts import measures as charts
 from clipshift.report.page import Figure, Section
 from clipshift.report.prose import Contents, make_section
-from clipshift.report.shift import COSINE
-from clipshift.report.tables import AUGMENTATION, Column, side_by_side, with_marks
+from clipshift.report.shift import COSINE, as_shift
+from clipshift.report.tables import AUGMENTATION, Column, side_by_side, span, with_marks
 from clipshift.results.change import normalized_change, shown_measures
 from clipshift.results.corruptions import errors_by_corruption
 from clipshift.results.runs import Run
@@ -37,6 +37,21 @@ def measure_section(run: Run) -> Section:
         for facts in shown
     }
     return section
+
+
+def draw_section(run: Run) -> Section | None:
+    """The worst of several draws, and how much of the variance of the shift is theirs."""
+    rows = run.draws[run.draws["measure"] == COSINE].rename(columns={"value": "mean"})
+    if rows.empty:
+        return None
+    worst = rows["statistic"] == "worst"
+    means = run.summary[run.summary["measure"].isin([COSINE, "draw_radius"])]
+    means = pd.concat([means.assign(statistic=means["measure"]), rows[worst]])
+    table = side_by_side(pd.concat([as_shift(means), rows[~worst]]), "statistic")
+    shares = rows[rows["statistic"].str.startswith("share_")]
+    shares = shares.assign(component=shares["statistic"].str.removeprefix("share_"))
+    between = span(shares[shares["component"] == "draw"], "mean")
+    return make_section("draws", {}, [table, shares], span=between, draws=run.info.config.draws)
 
 
 def measure_columns(measures: Sequence[str], heads: Mapping[str, str]) -> list[Column]:
