@@ -276,11 +276,12 @@ class DataOptions(SourceOptions, LoadingOptions):
 class MatchingOptions(Description):
     """Of ``severity=matched``: the distortion that all augmentations are set to."""
 
-    distortion: str | None = option(None, one_of("ssim", "rmse", "displacement"))
-    """The measure of distortion: ssim, rmse, or displacement in pixels, for augmentations that
-    move pixels (ssim)."""
+    distortion: str | None = None
+    """The measure of distortion: any measure of pixels by its name in metric, as ssim, rmse, gmsd
+    or one of your own; or displacement in pixels, for augmentations that move pixels (ssim)."""
     target: float | None = option(None, number(0))
-    """The mean distortion of every augmentation (0.7)."""
+    """The mean distortion of every augmentation (0.7 of ssim and displacement; of another measure,
+    its median over the augmentations at an SSIM of 0.7)."""
     photos: int | None = option(None, whole(1))
     """Photos to match on, at most half of all, which are then not measured (100)."""
     file: str | None = option(None, paths=("file",))

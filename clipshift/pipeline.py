@@ -92,7 +92,9 @@ def prepare(evaluation: Evaluation) -> Evaluation:
     calibration = None
     if MATCHED in evaluation.severities:
         nodes = evaluation.config["aug"]
-        calibration = calibration_for(options, photos, evaluation.augmentations, nodes, resize)
+        calibration = calibration_for(
+            options, photos, evaluation.augmentations, nodes, resize, measures
+        )
         given, photos = len(photos), left_to_measure(photos, calibration)
         notes += calibration_notes(calibration, given - len(photos))
     parts = evaluation.augmentations.items()

@@ -14,7 +14,7 @@ from scipy.stats import ks_2samp
 from torch import Tensor
 
 from clipshift import measure_shift
-from clipshift.augment.corruptions import EXTRA, FIFTEEN, Corruption
+from clipshift.augment.corruptions import Corruption
 from clipshift.augment.keyed import augment, draw
 from clipshift.choices import read_choice
 from clipshift.data.dataset import ViewDataset, collate
@@ -41,17 +41,17 @@ def views_of(name: str, clean: Tensor, seeds: list[int]) -> np.ndarray:
 ELSEWHERE = """
 import sys
 import numpy as np, torch
+from imagecorruptions import get_corruption_names
 from clipshift.augment.corruptions import Corruption
-from clipshift.augment.corruptions import EXTRA, FIFTEEN
 clean, draws = torch.from_numpy(np.load("clean.npy")), {"seed": torch.tensor([[5], [2**63 - 1]])}
-jobs = reversed(list(zip((*FIFTEEN, *EXTRA), map(int, sys.argv[1:]), strict=True)))
+jobs = reversed(list(zip(get_corruption_names("all"), map(int, sys.argv[1:]), strict=True)))
 views = {n: Corruption(n).apply(clean, draws, level).mul(255).byte().numpy() for n, level in jobs}
 np.savez("views.npz", **views)
 """
 
 
 def test_the_names_are_the_packages() -> None:
-    assert [*FIFTEEN, *EXTRA] == NAMES
+    assert list(ALEXNET_ERROR) == get_corruption_names("common")
     assert list(read_choice("aug", "corruptions")) == NAMES
 
 
@@ -93,12 +93,12 @@ def test_a_run_has_their_errors_and_refuses_other_severities() -> None:
         measure_shift(None, "tiny", fog, "matched", limit=4)
     with pytest.raises(UserError, match="rain is out of range: it must be one of gaussian_noise"):
         Corruption("rain")
-    fast = {name: Corruption("pixelate") for name in FIFTEEN}
+    fast = {name: Corruption("pixelate") for name in ALEXNET_ERROR}
     photos, labels = [photo.file for photo in sample()[:2]], ["cat", "rocket"]
     measures = {"labels": labels, "measures": "cosine_similarity"}
     run = measure_shift(photos, "tiny", fast, [1, 2, 3, 4, 5], **measures).run
     errors = run.corruption_error.pivot(index="augmentation", columns="severity", values="error")
-    expected = [errors.loc[name].mean() / ALEXNET_ERROR[name] for name in FIFTEEN]
+    expected = [errors.loc[name].mean() / ALEXNET_ERROR[name] for name in ALEXNET_ERROR]
     assert run.info.corruption_error.mce == pytest.approx(np.mean(expected))
 
 

@@ -56,11 +56,11 @@ from clipshift.data.sources import folder, sample
 from clipshift.encode.encoder import Encoder
 from clipshift.errors import UserError
 from clipshift.evaluate.calibration import (
-    DISTORTIONS,
     STORED,
     calibrate,
     calibration_for,
     calibration_notes,
+    distortion_of,
     left_to_measure,
     matched_strengths,
     mirrored_photos,
@@ -487,7 +487,9 @@ def test_shift_and_distortion_around_the_match(encoder: Encoder, views: Tensor) 
     }
     with torch.inference_mode():
         embeddings = {name: encoder(view).embedding for name, view in made.items()}
-        found = around_match(encoder, DISTORTIONS["ssim"], variants, views[:2], embeddings, draws)
+        found = around_match(
+            encoder, distortion_of("ssim")[0], variants, views[:2], embeddings, draws
+        )
         assert found[2:].isnan().all()
         for place, (name, strength) in enumerate((("noise", 0.1), ("blur", 2.0))):
             for row in range(2):
@@ -505,7 +507,7 @@ def test_shift_and_distortion_around_the_match(encoder: Encoder, views: Tensor) 
 
 def calibration(*photos: CalibrationPhoto, strength: float = 0.1) -> Calibration:
     matches = {"noise": Match(strength, 0.7, True)}
-    return Calibration("ssim", 0.7, 0, "squash", NOISE, list(photos), matches)
+    return Calibration("ssim", 0.7, 0, "squash", NOISE, list(photos), matches, undistorted=1.0)
 
 
 @pytest.mark.parametrize("target", [0.0, 0.7, 2e4])

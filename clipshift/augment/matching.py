@@ -24,9 +24,6 @@ TOLERANCE = 0.005
 WEAKEST, STRONGEST = 2.0**-10, 2.0**12
 """The range of strengths that is searched."""
 
-UNDISTORTED = {"ssim": 1.0, "rmse": 0.0, "displacement": 0.0}
-"""The value of each distortion for a clean view."""
-
 FORBID = ConfigDict(extra="forbid")
 
 Distortion = Callable[[Augmentation, Tensor, Draws, float], Tensor]
@@ -80,13 +77,15 @@ class Calibration:
     """Strengths at which all augmentations distort photos equally.
 
     Attributes:
-        distortion: ``ssim``, ``rmse`` or ``displacement``.
+        distortion: ``displacement``, or the name of a measure of pixels, as ``ssim``.
         target: Its common mean.
         seed: Seed of the draws.
         resize: How photos became clean views.
         parameters: Parameters of each augmentation, by name: strengths hold only for these.
         photos: The calibration photos, which must not be measured.
         matches: The match of each augmentation, by name.
+        undistorted: The distortion of a clean view.
+        definition: What the distortion is, in words; empty in files of earlier versions.
     """
 
     __pydantic_config__: ClassVar[ConfigDict] = FORBID
@@ -98,6 +97,8 @@ class Calibration:
     parameters: dict[str, dict[str, Any]]
     photos: list[Annotated[CalibrationPhoto, BeforeValidator(_read_photo)]]
     matches: dict[str, Match]
+    undistorted: float = 0.0
+    definition: str = ""
 
     def relative_distortions(self) -> dict[str, np.ndarray]:
         r"""How much more or less each calibration photo is distorted than their mean.
@@ -107,7 +108,7 @@ class Calibration:
             each augmentation whose strength was matched on the photos.
         """
         distances = {
-            name: np.array(match.distortions) - UNDISTORTED[self.distortion]
+            name: np.array(match.distortions) - self.undistorted
             for name, match in self.matches.items()
             if match.reached and match.distortions
         }
@@ -123,8 +124,6 @@ class Calibration:
         Raises:
             ValueError: If it cannot.
         """
-        if self.distortion not in UNDISTORTED:
-            raise ValueError(f"the distortion is {self.distortion}")
         if not (math.isfinite(self.target) and self.target > 0):
             raise ValueError(f"the target is {self.target}")
         for name, match in self.matches.items():

@@ -2,8 +2,9 @@
 
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -16,7 +17,7 @@ from clipshift.comparison.leaderboard import (
     shown_columns,
     write_leaderboard,
 )
-from clipshift.comparison.pair import Pair, compare_pair, trained_on_of
+from clipshift.comparison.pair import Pair, class_groups, compare_pair, trained_on_of
 from clipshift.comparison.pair_report import forest, pair_answer, pair_table
 from clipshift.comparison.sweep import (
     HEADS,
@@ -32,15 +33,17 @@ from clipshift.integrations import tracking
 from clipshift.report import terminal
 from clipshift.report.charts.curves import draw_curves
 from clipshift.report.charts.grid import draw_grid, draw_lines
+from clipshift.report.charts.ranking import draw_agreement
 from clipshift.report.charts.vega import save_figures
 from clipshift.report.page import COMPARISON, Figure, Page, Section, link_comparison, write_page
 from clipshift.report.prose import Contents, make_figure, make_section
 from clipshift.report.shift import COSINE, headline_measure, shift_name
 from clipshift.report.tables import COUNT, Column, side_by_side
-from clipshift.report.words import counted
+from clipshift.report.words import counted, listed, short
 from clipshift.results.files import write_csv
-from clipshift.results.runs import misfits
-from clipshift.severities import ladder_steps
+from clipshift.results.ranking import ranking_agreement
+from clipshift.results.runs import Run, misfits
+from clipshift.severities import MATCHED, ladder_steps
 
 PAIRED = "paired.csv"
 MOST_LINES = 12
@@ -142,6 +145,7 @@ def sweep_page(sweep: Sweep, folder: Path, table: pd.DataFrame) -> Page:
             ),
             *([replace(make_section("grid"), figures=figures[1:])] if figures[1:] else []),
             *curve_sections(sweep),
+            *equaliser_sections(sweep),
             make_section("jobs", {}, [jobs_table(sweep, folder)], noun=sweep.noun),
         ]
     if runs := comparable_pair(sweep.runs):
@@ -213,6 +217,42 @@ def curve_sections(sweep: Sweep) -> list[Section]:
     several = len(sweep.order["line"]) > 1
     chart = draw_curves(rows.assign(options=rows["job"].map(sweep.lines) if several else ""))
     return [make_section("curves", {"curves": chart})]
+
+
+def equaliser_sections(sweep: Sweep) -> list[Section]:
+    """A model's rankings by two measures of distortion; empty where jobs were matched by one."""
+    by_model: dict[tuple[str, str], dict[str, Run]] = {}
+    for job, run in sweep.runs.items():
+        if run.info.matching and len(run.ranking):
+            measured = sweep.models[job], run.info.data.fingerprint
+            by_model.setdefault(measured, {})[run.info.matching.distortion] = run
+    figures = [
+        _equaliser_figure(model, {name: runs[name] for name in pair})
+        for (model, _), runs in by_model.items()
+        for pair in combinations(runs, 2)
+    ]
+    named = [replace(figure, name=f"{figure.name}_{n}") for n, figure in enumerate(figures, 1)]
+    return [replace(make_section("equalisers"), figures=named)] if named else []
+
+
+def _equaliser_figure(model: str, runs: Mapping[str, Run]) -> Figure:
+    """Two rankings side by side, how well they agree, and which ranks change beyond chance."""
+    a, b = runs
+
+    def joined(tables: Iterable[pd.DataFrame]) -> pd.DataFrame:
+        matched = [table[table["severity"] == MATCHED] for table in tables]
+        return pd.concat(t.assign(severity=n) for t, n in zip(matched, runs, strict=True))
+
+    ranking = joined(run.ranking for run in runs.values())
+    shift = joined(run.shift for run in runs.values())
+    groups = class_groups(list(runs.values()))
+    agreement = ranking_agreement(shift, (a, b), runs[a].info.seed, groups=groups)
+    ranks = ranking.groupby("augmentation")[["rank_low", "rank_high"]].agg(["min", "max"])
+    changed = ranks["rank_low", "max"] > ranks["rank_high", "min"]
+    words = {"tau": short(*agreement), "changed": listed(changed.index[changed]) or "none"}
+    chart = draw_agreement(ranking, (a, b))
+    matching = {"a": runs[a].info.matching, "b": runs[b].info.matching}
+    return make_figure("equalisers", "equalisers", chart, model=model, **matching, **words)
 
 
 def jobs_table(sweep: Sweep, folder: Path) -> Contents:

@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
@@ -19,32 +20,58 @@ from clipshift.augment.matching import (
     Calibration,
     CalibrationPhoto,
     Distortion,
+    Match,
     displacement,
     match_strength,
     pixel_distortion,
 )
 from clipshift.augment.transforms import KeyedTransform
 from clipshift.augment.variants import Variant
+from clipshift.choices import choice_names, read_choice
 from clipshift.data.dataset import Resize, Skipped, ViewDataset, draw_view
 from clipshift.data.files import read_text, typed
 from clipshift.data.photos import Photo, UnreadablePhotoError, decoded, keyed_order
 from clipshift.errors import UserError
-from clipshift.measure.functional import rmse, ssim
+from clipshift.measure.facts import Facts, distance
+from clipshift.measure.metrics import PhotoMeasure
 from clipshift.options import EvaluateOptions
-from clipshift.parts import without_ladder
+from clipshift.parts import make_measures, without_ladder
 from clipshift.progress import tracked
 from clipshift.results.runs import CALIBRATION
 from clipshift.severities import MATCHED
 
-DISTORTIONS: dict[str, Distortion] = {
-    "ssim": pixel_distortion(ssim),
-    "rmse": pixel_distortion(rmse),
-    "displacement": displacement,
-}
+SSIM, DISPLACEMENT = "ssim", "displacement"
 STORED: TypeAdapter[Calibration] = TypeAdapter(Calibration)
 BATCH = 25
-DEFAULTS = {"distortion": "ssim", "target": 0.7, "photos": 100}
-"""What strengths are matched by, where neither the user nor a stored calibration says otherwise."""
+DEFAULTS: dict[str, Any] = {"distortion": SSIM, "target": 0.7, "photos": 100}
+"""What strengths are matched by, where neither the user nor a stored calibration says otherwise.
+The target is that of SSIM and displacement; that of another measure is found, see `calibrate`."""
+
+
+def distortion_of(
+    name: str, measures: Mapping[str, PhotoMeasure] | None = None
+) -> tuple[Distortion, Facts]:
+    """A distortion by its name, and its facts.
+
+    Args:
+        name: ``displacement``, or the name of a measure of pixels.
+        measures: The run's, by name: what is not among them is a choice of ``metric``.
+
+    Raises:
+        UserError: If there is no such measure, or it has no value that all clean views share.
+    """
+    if name == DISPLACEMENT:
+        label = "mean displacement of pixels"
+        return displacement, distance(label=label, short=name, definition=label, space="pixels")
+    if name not in (measures or {}) and name in choice_names("metric"):
+        measures = make_measures(read_choice("metric", name))
+    measure = (measures or {}).get(name)
+    if measure is None or measure.facts.space != "pixels" or measure.facts.unchanged is None:
+        raise UserError(
+            f"matching.distortion={name} is not a measure of pixels with one value for all clean "
+            "views: use ssim, rmse, gmsd, mdsi, haarpsi, vsi, lpips, dists or displacement"
+        )
+    return pixel_distortion(measure.measure), measure.facts
 
 
 def set_aside(photos: Sequence[Photo], count: int, seed: int) -> list[Photo]:
@@ -66,6 +93,7 @@ def calibration_for(
     augmentations: Mapping[str, Augmentation],
     nodes: Mapping[str, Mapping[str, Any]],
     resize: Resize,
+    measures: Mapping[str, PhotoMeasure] | None = None,
 ) -> Calibration:
     """The calibration that is asked for: a stored one, or one on photos that are set aside.
 
@@ -75,6 +103,7 @@ def calibration_for(
         augmentations: Augmentations by name.
         nodes: What they are made from.
         resize: How photos become views.
+        measures: The run's measures by name, one of which may be the distortion.
 
     Raises:
         UserError: If a stored one cannot be used or was made with other options ``matching`` than
@@ -89,14 +118,16 @@ def calibration_for(
     matching, parameters = options.matching, {n: without_ladder(node) for n, node in nodes.items()}
     asked = {name: value for name in DEFAULTS if (value := getattr(matching, name)) is not None}
     if matching.file:
-        return load_calibration(Path(matching.file), parameters, resize, asked)
+        return load_calibration(Path(matching.file), parameters, resize, asked, measures)
     chosen: dict[str, Any] = DEFAULTS | asked
     calibrated_on = set_aside(photos, chosen["photos"], options.seed)
     if not calibrated_on:
         raise UserError("severity=matched sets photos aside to calibrate on: give at least 2")
     distortion, target = chosen["distortion"], chosen["target"]
+    if distortion not in (SSIM, DISPLACEMENT):
+        target = asked.get("target")
     return calibrate(
-        calibrated_on, augmentations, distortion, target, options.seed, resize, parameters
+        calibrated_on, augmentations, distortion, target, options.seed, resize, parameters, measures
     )
 
 
@@ -104,25 +135,29 @@ def calibrate(
     photos: Sequence[Photo],
     augmentations: Mapping[str, Augmentation],
     distortion: str,
-    target: float,
+    target: float | None,
     seed: int,
     resize: Resize,
     parameters: Mapping[str, Mapping[str, Any]],
+    measures: Mapping[str, PhotoMeasure] | None = None,
 ) -> Calibration:
     """Match the strengths of all augmentations on some photos.
 
     Args:
         photos: The photos set aside; those that cannot be read are left out.
         augmentations: Augmentations by name.
-        distortion: ``ssim``, ``rmse`` or ``displacement``.
-        target: Its common mean.
+        distortion: See `distortion_of`.
+        target: Its common mean; None for its median over the augmentations at an SSIM of 0.7,
+            rounded to three digits.
         seed: The run's seed.
         resize: How photos become clean views.
         parameters: What the augmentations draw from, to be kept with the strengths.
+        measures: The run's, by name, see `distortion_of`.
 
     Raises:
-        UserError: If no photo can be read.
+        UserError: If no photo can be read, or no augmentation reaches that SSIM.
     """
+    measure, facts = distortion_of(distortion, measures)
     dataset = ViewDataset(photos, {}, seed, resize)
     items = [dataset[index] for index in tracked(range(len(photos)), "Reading photos to match")]
     read = [item for item in items if not isinstance(item, Skipped)]
@@ -132,13 +167,29 @@ def calibrate(
         CalibrationPhoto(photos[i.index].id, i.digest.hex(), photos[i.index].length()) for i in read
     ]
     clean = torch.stack([item.clean for item in read]).split(BATCH)
-    matches = {}
-    for name, augmentation in tracked(list(augmentations.items()), "Matching severities"):
-        draws = _draws_at(augmentation, name, [photos[i.index] for i in read], seed, resize)
-        distortions = _distortions(DISTORTIONS[distortion], augmentation, clean, draws)
-        matches[name] = match_strength(distortions, target, augmentation.strongest)
+
+    def distortions(name: str, by: Distortion) -> Callable[[float], np.ndarray]:
+        draws = _draws_at(augmentations[name], name, [photos[i.index] for i in read], seed, resize)
+        return _distortions(by, augmentations[name], clean, draws)
+
+    def matches(by: Distortion, target: float) -> dict[str, Match]:
+        return {
+            name: match_strength(distortions(name, by), target, augmentation.strongest)
+            for name, augmentation in tracked(list(augmentations.items()), "Matching severities")
+        }
+
+    if target is None:
+        at_ssim = matches(distortion_of(SSIM)[0], DEFAULTS["target"])
+        reached = [(name, match.strength) for name, match in at_ssim.items() if match.reached]
+        if not reached:
+            raise UserError(f"matching.target of {distortion} has no default here: set it")
+        means = [distortions(name, measure)(strength).mean() for name, strength in reached]
+        target = float(f"{np.median(means):.3g}")
     kept = {name: dict(drawn_from) for name, drawn_from in parameters.items()}
-    return Calibration(distortion, target, seed, resize, kept, used, matches)
+    matched, of_clean = matches(measure, target), float(facts.unchanged or 0)
+    return Calibration(
+        distortion, target, seed, resize, kept, used, matched, of_clean, facts.definition
+    )
 
 
 def _draws_at(
@@ -186,6 +237,7 @@ def load_calibration(
     parameters: Mapping[str, Mapping[str, Any]],
     resize: Resize,
     asked: Mapping[str, Any],
+    measures: Mapping[str, PhotoMeasure] | None = None,
 ) -> Calibration:
     """Read a stored calibration.
 
@@ -194,6 +246,7 @@ def load_calibration(
         parameters: The run's augmentations' classes and what they draw from, by name.
         resize: How the run's photos become clean views.
         asked: What the user has set of ``distortion``, ``target`` and ``photos``.
+        measures: The run's, by name, see `distortion_of`.
 
     Raises:
         UserError: If there is none, it is damaged or lacks an augmentation, or it was made with
@@ -207,8 +260,11 @@ def load_calibration(
         raise UserError(f"{file} is not a {CALIBRATION} of clipshift: {error}") from None
     try:
         calibration.check()
+        _, facts = distortion_of(calibration.distortion, measures)
     except ValueError as error:
         raise UserError(f"{file} is damaged: {error}; calibrate again") from None
+    except UserError as error:
+        raise UserError(f"{file} is not for this run: {error}") from None
     again = "calibrate again without matching.file"
     calibrated = calibration.matches.keys() & calibration.parameters.keys()
     if missing := [name for name in parameters if name not in calibrated]:
@@ -229,7 +285,9 @@ def load_calibration(
             raise UserError(
                 f"matching.{name}={value}, but {file} was made with {settings[name]}: leave one out"
             )
-    return calibration
+    if calibration.definition not in ("", facts.definition):
+        raise UserError(f"{file} was made with another {calibration.distortion}: {again}")
+    return replace(calibration, undistorted=float(facts.unchanged or 0))
 
 
 def matched_strengths(

@@ -32,7 +32,7 @@ from clipshift.encode.texts import (
     prompt_templates,
 )
 from clipshift.errors import UserError
-from clipshift.evaluate.calibration import DISTORTIONS, matched_strengths
+from clipshift.evaluate.calibration import distortion_of, matched_strengths
 from clipshift.evaluate.elasticity import ELASTICITY_PHOTOS, WEAKER
 from clipshift.evaluate.floor import precision_floor
 from clipshift.evaluate.inside import inside_tables
@@ -283,6 +283,7 @@ def make_module(
 ) -> ShiftEvaluation:
     """The module that measures an evaluation's photos on a device, and what it keeps of them."""
     options, encoder, calibration = evaluation.options, evaluation.encoder, evaluation.calibration
+    measures = evaluation.measures
     at_random = keyed_order(evaluation.photos, "sample")
     keep = RecordOptions(
         embeddings=options.save.embeddings or options.inside,
@@ -301,14 +302,14 @@ def make_module(
     return ShiftEvaluation(
         encoder,
         evaluation.variants(),
-        evaluation.measures,
+        measures,
         records,
         keep,
         zero_shot=texts.zero_shot,
         texts=texts.captions,
         features=features,
         reference=evaluation.reference,
-        distortion=DISTORTIONS[calibration.distortion] if calibration else None,
+        distortion=distortion_of(calibration.distortion, measures)[0] if calibration else None,
         layers=options.layers,
         draws=options.draws,
         redraws=FeatureCache(cache, of_draws) if cache and evaluation.redraws else None,

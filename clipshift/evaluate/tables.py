@@ -11,7 +11,7 @@ import pandas as pd
 import torch
 
 from clipshift.augment.corruptions import Corruption
-from clipshift.augment.matching import UNDISTORTED, Calibration
+from clipshift.augment.matching import Calibration
 from clipshift.augment.stored import Stored
 from clipshift.data.photos import Photo, keyed_order
 from clipshift.evaluate.calibration import matching_settings, mirrored_photos
@@ -104,7 +104,7 @@ def make_run(
     sample = replace(sample, groups=groups)
     matching, elasticity = UNMATCHED, {}
     if calibration:
-        elasticity = elasticities(measured, variants, UNDISTORTED[calibration.distortion])
+        elasticity = elasticities(measured, variants, calibration.undistorted)
         relative = calibration.relative_distortions()
         matching = Matching(
             {name: elasticity.get(name, 1.0) * of for name, of in relative.items()},

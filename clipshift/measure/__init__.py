@@ -18,6 +18,7 @@ from clipshift.measure.metrics import (
     PhotoMeasure,
 )
 from clipshift.measure.per_photo import MetricPerPhoto
+from clipshift.measure.perceptual import Perceptual
 
 __all__ = [
     "RMSE",
@@ -35,5 +36,6 @@ __all__ = [
     "MetricPerPhoto",
     "PatchSimilarity",
     "PatchSimilarityUint8",
+    "Perceptual",
     "PhotoMeasure",
 ]

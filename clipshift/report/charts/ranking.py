@@ -47,19 +47,25 @@ def draw_ranking(ranking: pd.DataFrame, summary: pd.DataFrame) -> Chart:
     )
 
 
-def draw_agreement(ranking: pd.DataFrame) -> Chart:
-    """The rankings at the paper's and at matched severities, joined by lines.
+def draw_agreement(ranking: pd.DataFrame, severities: tuple[str, str] = (PAPER, MATCHED)) -> Chart:
+    """The rankings at two severities, by default the paper's and matched, joined by lines.
 
     Args:
         ranking: From `clipshift.results.ranking.rank_augmentations`, with both severities.
+        severities: The two, the left one first.
     """
-    table = _with_ranks(ranking[ranking["severity"].isin([PAPER, MATCHED])])
+    left_name, right_name = severities
+    table = _with_ranks(ranking[ranking["severity"].isin(severities)])
     names, ranks, count = table["augmentation"], table["ranks"], table["augmentation"].nunique()
-    at_left, left, right = table["severity"] == PAPER, names + "  " + ranks, ranks + "  " + names
+    at_left, left, right = (
+        table["severity"] == left_name,
+        names + "  " + ranks,
+        ranks + "  " + names,
+    )
     table["text"] = left.where(at_left, right)
     middle = alt.Scale(padding=0, range=[alt.expr("190"), alt.expr("width - 190")])
     heads = alt.Axis(orient="top", labelAngle=0, labelFontWeight="bold")
-    x = alt.X("severity:N", sort=[PAPER, MATCHED], title=None, scale=middle, axis=heads)
+    x = alt.X("severity:N", sort=severities, title=None, scale=middle, axis=heads)
     y = alt.Y("rank:Q", axis=None, scale=alt.Scale(reverse=True, domain=[0.5, count + 0.5]))
     at = alt.Chart().encode(x, y)
     line = at.encode(color_of(table))
@@ -71,11 +77,11 @@ def draw_agreement(ranking: pd.DataFrame) -> Chart:
         table,
         line.mark_line(strokeWidth=2).encode(dash_of(table)),
         line.mark_point(**marks.SOLID | {"size": 80}).encode(shape_of(table), tooltip=tips),
-        text.mark_text(align="right", dx=-10, fontSize=12).transform_filter(f"{of} '{PAPER}'"),
-        text.mark_text(align="left", dx=10, fontSize=12).transform_filter(f"{of} '{MATCHED}'"),
+        text.mark_text(align="right", dx=-10, fontSize=12).transform_filter(f"{of} '{left_name}'"),
+        text.mark_text(align="left", dx=10, fontSize=12).transform_filter(f"{of} '{right_name}'"),
         by_severity=False,
         height=27 * count,
-        description="Ranks of the augmentations at the paper's strengths and at equal distortion.",
+        description=f"Ranks of the augmentations at {left_name} and {right_name} strengths.",
     )
 
 
