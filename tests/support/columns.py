@@ -16,5 +16,5 @@ def all_columns() -> dict[str, Facts]:
         name: get_class(node["_target_"]).facts
         for file in (ROOT / "conf/metric").glob("*.yaml")
         for name, node in yaml.safe_load(file.read_text()).items()
-        if name != "defaults"
+        if name != "defaults" and hasattr(get_class(node["_target_"]), "facts")
     }
