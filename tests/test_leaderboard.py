@@ -128,14 +128,14 @@ def test_runs_of_other_views_and_stopped_ones_are_refused_with_the_reason(
 ) -> None:
     assert not rank_runs([str(runs)], tmp_path / "out")
     said, error = capsys.readouterr()
-    assert "3 runs compared" in said
+    assert "3 of 5 runs compared" in said
     refused = error.splitlines()
     assert len(refused) == 2
     assert refused[0].startswith("refused: ")
     assert "stopped was interrupted" in refused[0]
     assert refused[1].endswith("far and it differ in seed (0 and 5)")
     page = (tmp_path / "out/comparison.html").read_text()
-    assert "Leaderboard of 3 runs" in page
+    assert "Leaderboard of 5 runs" in page
     assert "far and it differ in seed" in page
     with pytest.raises(UserError, match=r"two runs of the same views; .*stopped"):
         read_runs([str(runs / "first"), str(runs / "stopped")])

@@ -23,6 +23,8 @@ from clipshift.severities import MATCHED, leading_severity
 
 RUN, SWEEP = "run.json", "multirun.yaml"
 """The files by which a run and a sweep are known: Hydra writes a sweep's."""
+WORDS = {"job": ("Sweep", "finished", "failed"), "run": ("Leaderboard", "compared", "refused")}
+"""What many jobs or runs are called together, and what becomes of most and of the others."""
 NO_JOBS = pd.DataFrame(columns=["job", "model", *DEFINITIONS["summary"]])
 NOT_IN_LINES = ("model", "aug", "severity")
 """The options that do not name a line of the grid: the model does, and they are its other sides."""
@@ -124,11 +126,6 @@ class Sweep:
         augmentations = (-shift.groupby("augmentation")["mean"].max()).sort_values(kind="stable")
         lines = shift.groupby("line")["mean"].mean().sort_values(kind="stable")
         return {"augmentation": list(augmentations.index), "line": list(lines.index)}
-
-    @property
-    def outcome(self) -> str:
-        """What became of those that are not compared."""
-        return "failed" if self.noun == "job" else "refused"
 
     @property
     def severity(self) -> str:
@@ -275,7 +272,7 @@ def sweep_notes(sweep: Sweep) -> list[str]:
     """What one must know before reading a sweep's numbers."""
     runs, failed = list(sweep.runs.values()), len(sweep.failed)
     of_all = f"{failed} of {counted(failed + len(runs), sweep.noun)}"
-    notes = [f"{of_all} {sweep.outcome}."] if failed else []
+    notes = [f"{of_all} {WORDS[sweep.noun][2]}."] if failed else []
     if pair := comparable_pair(sweep.runs):
         return notes + pair_notes(*pair)
     return notes + (settings_notes(runs) + notes_on_runs(runs) if runs else [])

@@ -21,6 +21,7 @@ from clipshift.comparison.pair import Pair, class_groups, compare_pair, trained_
 from clipshift.comparison.pair_report import forest, pair_answer, pair_table
 from clipshift.comparison.sweep import (
     HEADS,
+    WORDS,
     Sweep,
     comparable_pair,
     read_runs,
@@ -116,13 +117,13 @@ def report_sweep(sweep: Sweep, folder: Path) -> dict[str, Path]:
     for note in page.notes:
         terminal.print_text(console, note, "note: ")
     terminal.print_text(console, " ".join(page.answer))
-    jobs = f"{len(sweep.runs)} of {len(sweep.overrides)} jobs finished"
-    jobs = jobs if sweep.noun == "job" else f"{len(sweep.runs)} runs compared"
+    _, done, lost = WORDS[sweep.noun]
+    jobs = f"{len(sweep.runs)} of {len(sweep.overrides)} {sweep.noun}s {done}"
     print(f"{jobs}; comparison: {from_here(report)}")
     for job, reason in sweep.failed.items():
         settings = sweep.describe(job, sweep.options)
         place = f"{sweep.folder / job} ({settings})" if settings else sweep.folder / job
-        print(from_here(f"{sweep.outcome}: {place}: {reason}"), file=sys.stderr)
+        print(from_here(f"{lost}: {place}: {reason}"), file=sys.stderr)
     return files
 
 
@@ -135,14 +136,12 @@ def sweep_page(sweep: Sweep, folder: Path, table: pd.DataFrame) -> Page:
         table: Its `make_leaderboard`.
     """
     answer, figures, sections = sweep_answer(sweep), grid_figures(sweep), []
-    if len(sweep.grid):
+    together, done, lost = WORDS[sweep.noun]
+    if len(table):
         ranked = {"shift": shift_name(headline_measure(sweep.grid) or COSINE), "file": FILE}
-        sections = [
-            *(
-                [make_section("leaderboard", {}, [shown_columns(table)], **ranked)]
-                if len(table)
-                else []
-            ),
+        sections.append(make_section("leaderboard", {}, [shown_columns(table)], **ranked))
+    if len(sweep.grid):
+        sections += [
             *([replace(make_section("grid"), figures=figures[1:])] if figures[1:] else []),
             *curve_sections(sweep),
             *equaliser_sections(sweep),
@@ -155,28 +154,26 @@ def sweep_page(sweep: Sweep, folder: Path, table: pd.DataFrame) -> Page:
         answer = pair_answer(pair)
         a, b = (run.folder.name for run in runs)
         tables = [pair_table(pair, pair.measures)]
-        section = make_section("paired", {}, tables, a=a, b=b, file=PAIRED)
+        names = {"a": a, "b": b, "noun": sweep.noun, "file": PAIRED}
+        section = make_section("paired", {}, tables, **names)
         section.figures = [forest(pair, measure) for measure in pair.measures[:1]]
         sections.append(section)
     if sweep.failed:
         failed = pd.DataFrame(sweep.failed.items(), columns=[sweep.noun, "reason"])
         failed.insert(1, "options", [sweep.describe(job, sweep.options) for job in sweep.failed])
         columns = [Column(name, name) for name in failed if (failed[name] != "").any()]
-        sections.append(make_section(sweep.outcome, {}, [(failed, columns)]))
-    outcome = f"{len(sweep.failed)} {sweep.outcome}"
-    title, measured = f"Leaderboard of {counted(len(sweep.runs), 'run')}", "on the same views"
-    if sweep.noun == "job":
-        title, measured = f"Sweep of {counted(len(sweep.overrides), 'job')}", "finished"
-        outcome += f". They differ in {', '.join(sweep.options) or 'nothing'}"
+        sections.append(make_section(lost, {}, [(failed, columns)]))
+    outcome = f"{done}, {len(sweep.failed)} {lost}"
+    differ = ", ".join(sweep.options) or ("nothing" if sweep.noun == "job" else "their models")
     severities = list(sweep.grid["severity"].unique())
     return Page(
-        title=title,
+        title=f"{together} of {counted(len(sweep.overrides), sweep.noun)}",
         answer=answer,
-        measured=f"{counted(len(sweep.runs), sweep.noun)} {measured}, {outcome}.",
+        measured=f"{counted(len(sweep.runs), sweep.noun)} {outcome}. They differ in {differ}.",
         notes=sweep_notes(sweep),
         lead=figures[0] if figures else None,
         sections=sections,
-        facts={"folder": str(sweep.folder), f"{sweep.noun}s": f"{len(sweep.runs)}, {outcome}"},
+        facts={"folder": str(sweep.folder), f"{sweep.noun}s": f"{len(sweep.runs)} {outcome}"},
         severities=severities if len(severities) > 1 else [],
         severity=sweep.severity if severities else "",
         about="What is compared",
