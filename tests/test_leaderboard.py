@@ -48,6 +48,11 @@ def write(folder: Path, level: float, right: int = 20, seed: int = 1, **facts: A
     skipped = pd.DataFrame(columns=["photo", "reason"])
     run = Run(folder, run_info(**facts), columns, shift, summarize(shift, columns, 0))
     run.skipped = skipped
+    found = {"impostors": "all", "measure": "recall5", "ci_low": 0.3, "ci_high": 0.7, "n": PHOTOS}
+    run.thresholds = pd.DataFrame(
+        found | {"augmentation": name, "severity": severity, "value": value}
+        for severity in ("paper", "matched") for name, value in (("all", 1 - level), ("noise", 0.1))
+    )  # fmt: skip
     write_run(run)
     return run
 
@@ -119,6 +124,7 @@ def test_a_mean_is_over_photos_and_augmentations_and_higher_may_be_better(runs: 
         assert row[["zero_shot_top1_low", "zero_shot_top1_high"]].tolist() == pytest.approx(wilson)
     assert matched["zero_shot_top1_best"].tolist() == [False, False, True]
     assert not matched["relative_shift_best"].any()
+    assert matched["recall5"].tolist() == pytest.approx([0.8, 0.8, 0.6])
     assert (matched["photos_per_second"] == 5).all()
     assert matched["image_parameters"].fillna(0).tolist() == [5.3e6, 5.3e6, 0]
 

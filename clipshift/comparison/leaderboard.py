@@ -1,6 +1,7 @@
 """Models ranked on the photos that they share, as a table for pages, papers and other programs."""
 
 import re
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from clipshift.results.info import RunInfo
 from clipshift.results.intervals import studentize
 from clipshift.results.ranking import pairs_of, rank_intervals, told_apart, with_differences
 from clipshift.results.table import share_of_values
+from clipshift.severities import ALL
 
 FILE = "leaderboard.csv"
 BEST = 0.6
@@ -96,6 +98,21 @@ def ranked_lines(sweep: Sweep) -> pd.DataFrame:
     return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame()
 
 
+def copies_found(sweep: Sweep) -> Iterator[pd.DataFrame]:
+    """Of lines of one run, how well it finds the same photo among all others: `HEADS` as measures.
+
+    Nothing where runs have other photos in their galleries.
+    """
+    runs, lines = list(sweep.runs.values()), list(sweep.lines.values())
+    if any("retained" in incomparable(runs[0], run) for run in runs[1:]):
+        return
+    for run, line in zip(runs, lines, strict=True):
+        if len(table := run.thresholds) and lines.count(line) == 1:
+            whole = table["augmentation"].eq(ALL) & table["impostors"].eq(ALL)
+            table = table[whole & table["measure"].isin(HEADS)]
+            yield table.rename(columns={"value": "mean"}).assign(line=line)
+
+
 def make_leaderboard(sweep: Sweep) -> pd.DataFrame:
     """The ranking of a sweep's models by their shift, with all that one chooses a model by.
 
@@ -112,7 +129,7 @@ def make_leaderboard(sweep: Sweep) -> pd.DataFrame:
         return pd.DataFrame()
     keys = ["severity", "line"]
     ranks = ranked.loc[ranked["measure"] == shift, [*keys, "rank", "rank_low", "rank_high"]]
-    means = side_by_side(ranked, "measure", index=keys)
+    means = side_by_side(pd.concat([ranked, *copies_found(sweep)]), "measure", index=keys)
     best = ranked.assign(best=ranked["rank_high"] == 1)
     best = best.pivot(index=keys, columns="measure", values="best").eq(True).add_suffix("_best")
     measures = [measure for measure in HEADS if measure in means]
@@ -143,10 +160,11 @@ def shown_columns(table: pd.DataFrame) -> tuple[pd.DataFrame, list[Column]]:
     """What pages, papers and the terminal show of a leaderboard: its texts, and the columns."""
     ranks = map(ranks_in_words, table["rank_low"], table["rank_high"])
     millions = table["image_parameters"].div(1e6)
+    tints = {f"{one}_best": table.get(f"{one}_best", 0) * BEST for one in HEADS if one in table}
     data = table.assign(
         ranks=list(ranks),
         millions=millions.map("{:.1f} M".format).where(millions.notna(), ""),
-        **{name: table[name] * BEST for name in table if name.endswith("_best")},
+        **tints,
     )
     means = [Column(h, m, m, tint=f"{m}_best") for m, h in HEADS.items() if m in table]
     return data, [

@@ -34,12 +34,15 @@ HEADS = {
     "percentile_shift": "percentile shift",
     "whitened_shift": "whitened shift",
     "retained": "retained",
+    "recall5": "recall@5",
+    "micro_ap": "µAP",
     "neighbour_top1": "1-NN",
     "neighbour_top1_clean": "1-NN clean",
     "zero_shot_top1": "top-1",
     "zero_shot_top1_clean": "clean top-1",
 }
-"""The measures that the page of a sweep shows, and what it calls them; the CSV has all."""
+"""The measures that the page of a sweep shows, and what it calls them: means of ``summary.csv``,
+which ``comparison.csv`` has all, and of ``thresholds.csv``."""
 
 
 @dataclass
