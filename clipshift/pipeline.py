@@ -98,11 +98,7 @@ def prepare(evaluation: Evaluation) -> Evaluation:
         given, photos = len(photos), left_to_measure(photos, calibration)
         notes += calibration_notes(calibration, given - len(photos))
     parts = evaluation.augmentations.items()
-    transforms = [
-        name
-        for name, part in parts
-        if any(isinstance(step, KeyedTransform) for step in getattr(part, "parts", [part]))
-    ]
+    transforms = [n for n, p in parts if KeyedTransform in map(type, getattr(p, "parts", [p]))]
     if transforms and any(m.facts.space == "aligned gaze" for m in measures.values()):
         notes.append(
             "Whether a transform moves pixels is not known: the aligned measures of gaze have no "

@@ -348,19 +348,14 @@ def limited(share: torch.Tensor, side: int) -> int:
     return round(min(float(share), WIDEST) * side)
 
 
-EMOJI: tuple[tuple[tuple[str, Sequence[int], str], ...], ...] = (
-    (
-        ("ellipse", (4, 4, 96, 96), "#ffcc33"),
-        ("ellipse", (28, 30, 40, 48), "#5c3a00"),
-        ("ellipse", (60, 30, 72, 48), "#5c3a00"),
-        ("polygon", (24, 58, 76, 58, 71, 71, 61, 79, 50, 82, 39, 79, 29, 71), "#5c3a00"),
-    ),
-    (
-        ("ellipse", (4, 10, 52, 58), "#e0245e"),
-        ("ellipse", (48, 10, 96, 58), "#e0245e"),
-        ("polygon", (9, 49, 28, 34, 72, 34, 91, 49, 50, 94), "#e0245e"),
-    ),
-)
+FACE, DARK, RED = "#ffcc33", "#5c3a00", "#e0245e"
+MOUTH = (24, 58, 76, 58, 71, 71, 61, 79, 50, 82, 39, 79, 29, 71)
+EMOJI: Any = (
+    (("ellipse", (4, 4, 96, 96), FACE), ("ellipse", (28, 30, 40, 48), DARK),
+     ("ellipse", (60, 30, 72, 48), DARK), ("polygon", MOUTH, DARK)),
+    (("ellipse", (4, 10, 52, 58), RED), ("ellipse", (48, 10, 96, 58), RED),
+     ("polygon", (9, 49, 28, 34, 72, 34, 91, 49, 50, 94), RED)),
+)  # fmt: skip
 """A smiley and a heart: shapes, where they lie in a square of 100, and their colours."""
 
 
