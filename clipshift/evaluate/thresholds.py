@@ -38,44 +38,46 @@ def threshold_tables(sample: PhotoSample) -> dict[str, pd.DataFrame]:
         ``thresholds`` and ``cosines``, as `clipshift.results.runs.Run` describes them.
     """
     gallery, photos = sample.measured.gallery, sample.photos
-    at_random = [i for i in keyed_order(photos, "sample") if i in gallery.get(CLEAN, ())]
-    labels = pd.factorize(np.array([photos[i].label for i in at_random], object))[0]
+    indices = [i for i in keyed_order(photos, "sample") if i in gallery.get(CLEAN, ())]
+    labels = pd.factorize(np.array([photos[i].label for i in indices], object))[0]
+    in_order = np.argsort(labels[:COMPARED_PHOTOS], kind="stable")
     groups = np.arange(len(photos))
     if sample.groups is not None:
         groups[sample.measured.index[sample.order]] = sample.groups
-    groups, count = groups[at_random], min(COMPARED_PHOTOS, len(at_random))
-    tables: dict[str, list[pd.DataFrame]] = {"thresholds": [], "cosines": []}
-    for severity in dict.fromkeys(v.severity for v in sample.variants.values() if count > 1):
+    groups = groups[indices]
+    thresholds, cosines = [], []
+    for severity in dict.fromkeys(v.severity for v in sample.variants.values() if indices[1:]):
         names = {view: v.name for view, v in sample.variants.items() if v.severity == severity}
-        views = np.array([[gallery[view][i] for i in at_random] for view in (*names, CLEAN)])
-        tensors = torch.from_numpy(views)
+        every = np.array([[gallery[view][i] for i in indices] for view in (*names, CLEAN)])
+        tensors = torch.from_numpy(every)
         hits = np.array([recall(view, tensors[-1], RECALL).numpy() for view in tensors[:-1]])
-        usable = np.all([has_direction(view[:count]) for view in views], axis=0)
-        alike = usable & (labels[:count] >= 0)
-        alike &= np.bincount(labels[:count][alike], minlength=labels.max() + 2)[labels[:count]] > 1
-        in_order = np.argsort(labels[:count], kind="stable")
-        kinds = {"all": np.flatnonzero(usable), "class": in_order[alike[in_order]]}
-        for impostors, chosen in kinds.items():
-            classes = labels[chosen] if impostors == "class" else None
-            if len(chosen) < 2 or (classes is not None and classes[0] == classes[-1]):
+        usable = in_order[np.all([has_direction(view[in_order]) for view in every], axis=0)]
+        of_class = np.bincount(labels[usable] + 1, minlength=2)
+        alike = usable[(labels[usable] >= 0) & (of_class[labels[usable] + 1] > 1)]
+        several = (of_class[1:] > 1).sum() > 1
+        for impostors, chosen in {"all": usable, "class": alike[: len(alike) * several]}.items():
+            if len(chosen) < 2:
                 continue
-            rows = [slice(row, row + 1) for row in range(len(names))] + [slice(len(names))]
-            found = [
-                separate(views[row][:, chosen], views[-1, chosen], classes, groups[chosen])
+            classes = labels[chosen] if impostors == "class" else None
+            rows = [*(slice(row, row + 1) for row in range(len(names))), slice(len(names))]
+            results = [
+                separate(every[row][:, chosen], every[-1, chosen], classes, groups[chosen])
                 for row in rows
             ]
-            values = np.stack([each.values for each in found], axis=1)
+            values = np.stack([result.values for result in results], axis=1)
             ends = np.clip(mean_interval(values, sample.seed, groups[chosen]), 0, 1)
-            for place, name in enumerate([*names.values(), ALL]):
-                keys = {"augmentation": name, "severity": severity}
-                listed = list(_separation_rows(found[place], ends[:, place], groups[chosen]))
+            for place, (row, name) in enumerate(zip(rows, [*names.values(), ALL], strict=True)):
+                listed = [*_separation_rows(results[place], ends[:, place], groups[chosen])]
                 if impostors == "all":
-                    listed[2:2] = _recall_rows(hits[rows[place]], groups)
-                    tables["cosines"].append(pd.DataFrame(keys | _distributions(found[place])))
-                table = pd.DataFrame(listed, columns=list(DEFINITIONS["thresholds"])[3:])
-                table = table.assign(impostors=impostors, **keys)
-                tables["thresholds"].append(table[list(DEFINITIONS["thresholds"])])
-    return {name: pd.concat(t, ignore_index=True) for name, t in tables.items() if t}
+                    recalls = zip(RECALL, hits[row].swapaxes(0, 1), strict=True)
+                    listed += [(f"recall{k}", None, *_share(hit, groups)) for k, hit in recalls]
+                    bins = _distributions(results[place])
+                    cosines.append(bins.assign(augmentation=name, severity=severity))
+                thresholds += [(name, severity, impostors, *cells) for cells in listed]
+    tables = {"thresholds": pd.DataFrame(thresholds, columns=[*DEFINITIONS["thresholds"]])}
+    if cosines:
+        tables["cosines"] = pd.concat(cosines)[[*DEFINITIONS["cosines"]]]
+    return tables
 
 
 def _separation_rows(
@@ -84,48 +86,38 @@ def _separation_rows(
     """AUROC, µAP, thresholds and what they find: measure, fpr, value, interval, n and reason."""
     photos, pairs = len(groups), int(separation.impostors.sum())
     for place, measure in enumerate(("auroc", "micro_ap")):
-        yield measure, np.nan, separation.statistics[place], *ends[:, place], photos, None
+        yield measure, None, separation.statistics[place], *ends[:, place], photos, None
     reach = student.ppf((1 + CONFIDENCE) / 2, max(len(np.unique(groups)) - 1, 1))
-    numbers = zip(RATES, separation.thresholds, separation.errors, strict=True)
-    for rate, threshold, error in numbers:
+    for rate, threshold, error in zip(RATES, separation.thresholds, separation.errors, strict=True):
         independent = min((rate / error) ** 2 if error else 0, rate * pairs)
         if independent < INDEPENDENT or rate <= reach * error:
             reason = (
                 f"of {pairs:,} pairs of different photos the nearest {rate * pairs:,.0f} count as "
                 f"{independent:.0f} independent ones; {INDEPENDENT} are required"
             )
-            yield "threshold", rate, np.nan, np.nan, np.nan, photos, reason
-            yield "found", rate, np.nan, np.nan, np.nan, photos, reason
+            for measure in ("threshold", "found"):
+                yield measure, rate, None, None, None, photos, reason
             continue
         low, high = (separation.quantile(rate + sign * reach * error) for sign in (1, -1))
         yield "threshold", rate, threshold, min(low, threshold), high, photos, None
-        yield "found", rate, *_share(separation.genuine > threshold, groups), None
+        yield "found", rate, *_share(separation.genuine > threshold, groups)
 
 
-def _recall_rows(hits: np.ndarray, groups: np.ndarray) -> list[tuple[Any, ...]]:
-    """Recall@k of K augmentations' views, from hits of shape (K, len(RECALL), N)."""
-    return [
-        (f"recall{k}", np.nan, *_share(hits[:, place], groups), None)
-        for place, k in enumerate(RECALL)
-    ]
-
-
-def _share(hits: np.ndarray, groups: np.ndarray) -> tuple[float, float, float, int]:
-    """The mean over views, (K, N), with its interval over photos and their number."""
+def _share(hits: np.ndarray, groups: np.ndarray) -> tuple[Any, ...]:
+    """The mean over views, (K, N): value, interval, n and reason."""
     known = ~np.isnan(hits)
     values, of_values = hits[known].astype(float), np.tile(groups, (len(hits), 1))[known]
-    mean, photos = float(values.mean()), int(known.any(axis=0).sum())
+    mean, photos = values.mean(), known.any(axis=0).sum()
     if np.ptp(values) == 0:  # views that agree say no more than one of each photo
         values, of_values = values[:photos], of_values[:photos]
-    return mean, *share_interval(values, of_values), photos
+    return mean, *share_interval(values, of_values), photos, None
 
 
-def _distributions(separation: Separation) -> dict[str, np.ndarray]:
-    """Shares of genuine scores and impostors by cosine: columns of ``cosines.csv``."""
-    at = separation.cells[np.maximum(np.arange(len(separation.impostors)) - 1, 0) // 2]
-    low = min(at[separation.impostors > 0].min(), separation.genuine.min())
+def _distributions(separation: Separation) -> pd.DataFrame:
+    """Shares of genuine scores and of impostors by cosine."""
+    low = min(separation.cells[separation.impostors > 0].min(), separation.genuine.min())
     edges = np.linspace(low, max(1, separation.genuine.max()), COSINES + 1)
     own, _ = np.histogram(separation.genuine, edges)
-    others, _ = np.histogram(at, edges, weights=separation.impostors)
+    others, _ = np.histogram(separation.cells, edges, weights=separation.impostors)
     shares = {"own": own / own.sum(), "others": others / others.sum()}
-    return {"cosine": edges[:-1], "cosine_high": edges[1:]} | shares
+    return pd.DataFrame({"cosine": edges[:-1], "cosine_high": edges[1:]} | shares)

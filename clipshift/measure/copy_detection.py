@@ -40,9 +40,8 @@ class Separation:
         thresholds: For each of `RATES`, the least cosine that a share of the impostors of at most
             the rate is above, shape (3,).
         errors: The standard error of that share, shape (3,).
-        cells: Cosines between which impostors are counted, ascending, shape (C,).
-        impostors: Number of impostors at each cell (odd places) and right before it (even places),
-            shape (2 C + 1,).
+        cells: Cosines where the cells begin that impostors are counted in, ascending, shape (C,).
+        impostors: Their number in each cell, shape (C,).
     """
 
     statistics: np.ndarray
@@ -54,9 +53,9 @@ class Separation:
     impostors: np.ndarray
 
     def quantile(self, rate: float) -> float:
-        """The least cell that a share of the impostors of at most a rate is above."""
+        """The least end of a cell that a share of the impostors of at most a rate is above."""
         above = self.impostors.sum() - self.impostors.cumsum()
-        return float(self.cells[np.argmax(above <= rate * self.impostors.sum()) // 2])
+        return float(np.append(self.cells, 1)[np.argmax(above <= rate * above[0]) + 1])
 
 
 def separate(
@@ -104,66 +103,62 @@ def separate(
     count, photos = views.shape[:2]
     unit_of = np.arange(photos) if groups is None else np.unique(groups, return_inverse=True)[1]
     genuine = _scores(np.array([np.einsum("nd,nd->n", units(v), units(clean)) for v in views]))
-    cells = np.unique(np.concatenate([genuine.ravel(), EDGES]))
+    cells = np.unique(np.concatenate([EDGES, genuine.ravel(), genuine.ravel() + 1]))
     place = np.searchsorted(cells, genuine)
-    code_of_bin = _codes(cells, EDGES) + 1
-    code_of_bin[_bins(genuine)] = -1
+    cell_of_bin = np.searchsorted(cells, EDGES)
+    cell_of_bin[_bins(genuine)] = -1  # a bin of several cells
 
     def tiles() -> Iterator[tuple[tuple[slice, slice], np.ndarray, np.ndarray, np.ndarray]]:
         for sides, cosines, weights in _tiles(views, clean, classes, unit_of):
             scores = _scores(cosines)
-            codes = code_of_bin.take(_bins(scores))
-            near = np.flatnonzero(codes < 0)  # in a bin of genuine scores
-            codes.flat[near] = _codes(cells, scores.take(near))
-            yield sides, scores, codes, weights
+            cell = cell_of_bin.take(_bins(scores))
+            several = np.flatnonzero(cell < 0)
+            cell.flat[several] = np.searchsorted(cells, scores.take(several), "right") - 1
+            yield sides, scores, cell, weights
 
-    impostors = np.zeros(2 * len(cells) + 1, np.int64)
-    partners, pairs = np.zeros(photos), np.zeros(2)
-    for sides, _, codes, weights in tiles():
-        np.add.at(impostors, codes, 1)
-        pairs += np.count_nonzero(weights), np.count_nonzero(weights == 1)
-        for axis, side in enumerate(sides):
-            partners[side] += weights.sum(axis=1 - axis)
-    impostors[:3] = 0  # those of no pair
-    statistics, of_genuine, of_impostors = _curve(np.bincount(place.flat), impostors)
+    impostors = np.zeros(len(cells), np.int64)
+    for _, _, cell, _ in tiles():
+        np.add.at(impostors, cell, 1)
+    impostors[0] = 0  # of no pair
     above, total = impostors.sum() - impostors.cumsum(), impostors.sum()
+    statistics, of_genuine, of_impostors = _curve(
+        np.bincount(place.flat, minlength=len(cells)), impostors, above
+    )
     allowed = (np.array(RATES) * total * (1 + 1e-12)).astype(int)
     limits = np.array([np.argmax(above <= most) for most in allowed])
-    bases = cells[(limits - 1) // 2]
-    sums, squares = np.zeros((photos, 2 + len(limits))), np.zeros((len(limits), 2))
-    beyond = np.zeros((len(limits), 2**LOW_BITS + 1), np.int64)
-    for sides, scores, codes, weights in tiles():
-        highest = np.flatnonzero(codes >= limits[0])
-        reached = codes.take(highest)
-        over = np.array(
-            [
-                np.bincount(highest[reached >= limit] % weights.size, minlength=weights.size)
-                for limit in limits
-            ]
-        ).reshape(-1, *weights.shape)
-        squares[:, 0] += np.square(over).sum(axis=(1, 2))
-        squares[:, 1] += np.square(over[:, weights == 1]).sum(axis=1)
-        added = of_impostors.take(codes, axis=0).sum(axis=0)
-        added = np.concatenate([added, np.moveaxis(over, 0, -1)], axis=-1) * weights[..., None]
+    shares = (above + impostors)[limits] / total
+    sums, squares, pairs = np.zeros((photos, 6)), np.zeros((len(RATES), 2)), np.zeros(2)
+    in_cell = np.zeros((len(RATES), 2**LOW_BITS), np.int64)
+    for sides, scores, cell, weights in tiles():
+        highest = np.flatnonzero(cell >= limits[0])
+        over = np.zeros((len(RATES), weights.size))
+        for rate, limit in enumerate(limits):
+            reached = highest[cell.take(highest) >= limit]
+            over[rate] = np.bincount(reached % weights.size, minlength=weights.size)
+            at = scores.take(reached[cell.take(reached) == limit])
+            np.add.at(in_cell[rate], at - cells[limit], 1)
+        counted = np.array([weights > 0, weights == 1]).reshape(2, -1)
+        pairs += counted.sum(axis=1)
+        squares += np.square(over) @ counted.T
+        added = of_impostors.take(cell, axis=0).sum(axis=0)
+        over = over.T.reshape(*weights.shape, -1)
+        added = np.dstack([added, over, np.ones(weights.shape)]) * weights[..., None]
         for axis, side in enumerate(sides):
             sums[side] += added.sum(axis=1 - axis)
-        for limit, base, counts in zip(limits, bases, beyond, strict=True):
-            np.add.at(counts, scores.take(highest[reached == limit]) - base, 1)
-    shares = (above + impostors)[limits] / total
-    size = 2 * count * partners
-    sums -= np.outer(size, [*(impostors @ of_impostors / total), *shares])
-    values = of_genuine[place].mean(axis=0) + photos * sums[:, :2]
-    by_unit = np.zeros((unit_of.max() + 1, len(limits)))
-    np.add.at(by_unit, unit_of, sums[:, 2:])
+    means = np.array([*(impostors @ of_impostors / total), *shares])
+    deviations = sums[:, :-1] - 2 * count * np.outer(sums[:, -1], means)
+    values = of_genuine[place].mean(axis=0) + photos * deviations[:, :2]
+    by_unit = np.zeros((unit_of.max() + 1, len(RATES)))
+    np.add.at(by_unit, unit_of, deviations[:, 2:])
     every = np.square(by_unit).sum(axis=0) * len(by_unit) / max(len(by_unit) - 1, 1)
     squares -= np.outer(np.square(2 * count * shares), pairs)
-    after = beyond.sum(axis=1, keepdims=True) - beyond.cumsum(axis=1)
+    after = in_cell.sum(axis=1, keepdims=True) - in_cell.cumsum(axis=1)
     low = np.argmax(after <= (allowed - above[limits])[:, None], axis=1)
     return Separation(
         statistics,
         values + statistics - values.mean(axis=0),
         genuine / SCALE,
-        (bases + low) / SCALE,
+        (cells[limits] + low) / SCALE,
         np.sqrt(np.maximum(every - squares[:, 1], squares[:, 0])) / total,
         cells / SCALE,
         impostors,
@@ -199,33 +194,31 @@ def _tiles(
             yield (rows, columns), tile, weights
 
 
-def _curve(genuine: np.ndarray, impostors: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _curve(
+    genuine: np.ndarray, impostors: np.ndarray, above: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """AUROC and micro average precision, and what each score adds to them.
 
     Args:
-        genuine: The number of genuine scores at the first of C cells.
-        impostors: The number of impostors at each cell and before it, as in `Separation`.
+        genuine: The number of genuine scores in each of C cells.
+        impostors: The number of impostors.
+        above: The number of impostors above each cell.
 
     Returns:
-        The two, shape (2,); what a genuine score at each cell adds, up to a constant, (C, 2); and
-        what an impostor at each place adds, in shares of a photo, (2 C + 1, 2).
+        The two, shape (2,); what a genuine score in each cell adds, up to a constant, (C, 2); and
+        what an impostor adds, in shares of a photo, (C, 2).
     """
-    genuine = np.pad(genuine, (0, len(impostors) // 2 - len(genuine)))
     count, total = genuine.sum(), impostors.sum()
-    below = np.append(0, genuine.cumsum())
-    found = count - below[:-1]
-    tail = impostors[::-1].cumsum()[::-1]
-    at_least, beaten = tail[1::2], (tail[1::2] + tail[2::2]) / 2 / total
+    up_to = genuine.cumsum()
+    found, at_least = count - up_to + genuine, above + impostors
     ranked = np.maximum(found + at_least, 1)  # 0 above all scores
+    ahead, precision = 1 - (above + impostors / 2) / total, found / ranked
     slope = genuine / count / ranked**2
-    code = np.arange(len(impostors))
-    behind = (below[code // 2] + below[(code + 1) // 2]) / 2 / count
-    lost = np.append(0, np.cumsum(slope * found))[(code + 1) // 2]
-    precision = found / ranked
+    gain, loss = count * np.cumsum(slope * at_least), np.cumsum(slope * found)
     return (
-        np.array([1 - genuine @ beaten / count, genuine @ precision / count]),
-        np.stack([1 - beaten, precision + count * np.cumsum(slope * at_least)], axis=1),
-        np.stack([-behind / total, -lost], axis=1),
+        np.array([genuine @ ahead, genuine @ precision]) / count,
+        np.stack([ahead, precision + gain], axis=1),
+        -np.stack([(up_to - genuine / 2) / count / total, loss], axis=1),
     )
 
 
@@ -235,9 +228,3 @@ def _scores(cosines: np.ndarray) -> np.ndarray:
 
 def _bins(scores: np.ndarray) -> np.ndarray:
     return (scores >> LOW_BITS) - (EDGES[0] >> LOW_BITS)
-
-
-def _codes(cells: np.ndarray, scores: np.ndarray) -> np.ndarray:
-    """Places of scores among cells: 2 u + 1 at the u-th, 2 u right before it."""
-    left, right = (np.searchsorted(cells, scores, side) for side in ("left", "right"))
-    return (left + right).astype(np.int32)
