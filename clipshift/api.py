@@ -89,6 +89,11 @@ class Result:
         return self.run.ranking
 
     @property
+    def thresholds(self) -> pd.DataFrame:
+        """Whether a cosine tells the same photo from another, and the cosine to set."""
+        return self.run.thresholds
+
+    @property
     def layers(self) -> pd.DataFrame:
         """The shift after every layer; empty unless asked for by ``layers=True``."""
         return self.run.layers

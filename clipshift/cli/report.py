@@ -28,6 +28,8 @@ def report_run(run: Run, dataset: ViewDataset, logger: Logger | None = None) -> 
     clean = clean_accuracy(run.summary)
     lines = [f"accuracy on the clean views: {clean}"] if clean else []
     lines += corruption_error(run)
+    copies = [section for section in content.sections if section.name == "thresholds"]
+    lines += [f"same picture or another: {found.finding}" for found in copies if found.finding]
     lines += [f"{name}: {content.facts[name]}" for name in ("embedding", "gaze")]
     lines.append(f"report: {from_here(report)}")
     if isinstance(logger, WandbLogger):
