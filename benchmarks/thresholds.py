@@ -1,7 +1,8 @@
 """Coverage of ``thresholds.csv`` by simulation, and the time it takes: docs/protocol.md.
 
 ``python benchmarks/thresholds.py`` prints coverage in per cent, ``… time 10000 20000`` the seconds
-that one augmentation takes among so many photos in 128 dimensions, as those of ``tiny``.
+that one augmentation takes among so many photos in 128 dimensions, as those of ``tiny``: of every
+two photos (of 20,000 at most), and of recall in the whole gallery.
 """
 
 import sys
@@ -9,10 +10,12 @@ import time
 from collections.abc import Callable
 
 import numpy as np
+import torch
 from scipy import stats
 
-from clipshift.evaluate.thresholds import INDEPENDENT
+from clipshift.evaluate.thresholds import INDEPENDENT, RECALL
 from clipshift.measure.copy_detection import RATES, separate
+from clipshift.measure.functional import recall
 from clipshift.results.intervals import mean_interval
 
 RUNS = 1000
@@ -71,9 +74,15 @@ def print_time(n: int) -> None:
     clean = np.random.default_rng(0).normal(size=(n, 128)).astype(np.float32)
     view = clean + np.random.default_rng(1).normal(size=(1, n, 128)).astype(np.float32)
     view[:, : n // 5] = view[:, -(n // 5) :]
-    start, cpu = time.perf_counter(), time.process_time()
-    separate(view, clean)
-    print(n, f"{time.perf_counter() - start:.1f} s, {time.process_time() - cpu:.1f} s of CPU")
+    both = torch.from_numpy(view[0]), torch.from_numpy(clean)
+    for name, work in {
+        "pairs": lambda: separate(view, clean),
+        "recall": lambda: recall(*both, RECALL),
+    }.items():
+        start, cpu = time.perf_counter(), time.process_time()
+        work()
+        wall, cpu = time.perf_counter() - start, time.process_time() - cpu
+        print(f"{n} photos, {name}: {wall:.1f} s, {cpu:.1f} s of CPU", flush=True)
 
 
 if __name__ == "__main__":

@@ -70,7 +70,7 @@ def test_recall_is_the_rank_and_retained_its_first(monkeypatch: pytest.MonkeyPat
         shared = (places < k) & (places < (above + tied)[..., None])
         expected = shared.sum(axis=-1) / tied
         np.testing.assert_allclose([hit[place] for hit in hits], expected, rtol=1e-6)
-    monkeypatch.setattr(functional, "GALLERY_ROWS", 7)
+    monkeypatch.setattr(functional, "GALLERY_COSINES", 700)
     for view, hit in zip(tensors[0], hits, strict=True):
         np.testing.assert_array_equal(retained(view, tensors[1]), hit[0])
 

@@ -35,8 +35,8 @@ ROUNDING = 1e-12
 OUTLIER = 3.0
 """Patch tokens longer than this multiple of the median are outliers: halfway, by ratio, between an
 ordinary token and the outliers of Darcet et al., which are about ten times as long."""
-GALLERY_ROWS = 1024
-"""Number of views whose cosines with a whole gallery are held at once."""
+GALLERY_COSINES = 2**24
+"""Number of cosines of views and a gallery in memory at once."""
 SHOWN = 0.999
 """A view shows a pixel of the photo where a map of ones, moved back, is above this."""
 
@@ -464,7 +464,7 @@ def recall(view: Tensor, clean: Tensor, among: Sequence[int]) -> Tensor:
     """Whether a view's own photo is among its k nearest in a gallery of clean views (recall@k).
 
     Photos that are equally near share their places, as in `retained`, which is recall@1. Cosines
-    are made for `GALLERY_ROWS` views at a time.
+    are made `GALLERY_COSINES` at a time.
 
     Args:
         view: Embeddings of the views, shape (N, D).
@@ -483,11 +483,12 @@ def recall(view: Tensor, clean: Tensor, among: Sequence[int]) -> Tensor:
                 [1., 0., 1.]])
     """
     gallery, hits = unit(clean), []
-    for start in range(0, max(len(view), 1), GALLERY_ROWS):
-        cosines = unit(view[start : start + GALLERY_ROWS]) @ gallery.T
+    rows = max(1, GALLERY_COSINES // max(1, len(clean)))
+    for start in range(0, max(1, len(view)), rows):
+        cosines = unit(view[start : start + rows]) @ gallery.T
         own_cosine = cosines.diagonal(start)[:, None]
-        tied = ((cosines - own_cosine).abs() < TIE).sum(dim=1)
-        nearer = (cosines >= own_cosine + TIE).sum(dim=1)
+        nearer = (cosines >= own_cosine + TIE).sum(dim=1, dtype=torch.int32)
+        tied = (cosines > own_cosine - TIE).sum(dim=1, dtype=torch.int32) - nearer
         shares = torch.stack([(k - nearer) / tied for k in among]).clamp(0, 1)
         hits.append(shares.masked_fill(own_cosine[:, 0].isnan(), torch.nan).float())
     return torch.cat(hits, dim=1)
