@@ -99,6 +99,11 @@ class Result:
         return self.run.layers
 
     @property
+    def components(self) -> pd.DataFrame:
+        """Shares of heads and MLPs in the shift; empty unless asked for by ``dissect=True``."""
+        return self.run.components
+
+    @property
     def dose(self) -> pd.DataFrame:
         """The shift as a rising function of the distortion; empty with fewer than two severities.
 

@@ -336,6 +336,8 @@ class EvaluateOptions(EncoderOptions):
     """Measure the shift of every layer (layers.csv, outliers.csv)."""
     inside: bool = False
     """Analyse the geometry of the shift."""
+    dissect: bool = False
+    """Dissect the shift: which heads and MLPs carry it (components.csv)."""
     attributes: list[str] = option([])
     """Of inside=true: texts that say how a photo can look (conf/attributes.yaml)."""
     gallery: int = option(1000, whole(0))

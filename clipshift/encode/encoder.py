@@ -5,6 +5,7 @@ import json
 import operator
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import cached_property
 from types import SimpleNamespace
@@ -58,6 +59,8 @@ class Features:
             (B, layers, patches); None where the tower has no tokens, or changes their number.
         heads: If requested, the gaze of each attention head, float32, shape (B, heads, h, w); None
             where the gaze is not attention.
+        components: If requested, what heads and MLPs wrote, float64, see `ComponentProbe.read`;
+            None where the embedding is not the sum of their contributions.
     """
 
     embedding: Tensor
@@ -65,6 +68,7 @@ class Features:
     layers: list[Tensor] | None = None
     norms: Tensor | None = None
     heads: Tensor | None = None
+    components: Tensor | None = None
 
     def split(self, count: int) -> list["Features"]:
         """Split into parts of ``count`` views."""
@@ -102,6 +106,7 @@ class Encoder(nn.Module):
         fill: Whether every pass is padded to `ENCODE_BATCH` views. Otherwise few views are encoded
             faster, but numbers depend on the rest of the batch in the seventh digit.
         probe: Reads the gaze; None where the image tower has none.
+        components: Reads heads and MLPs; None where the embedding is not the sum of theirs.
         tokenizer: Creates the text tower's tokenizer; None where the model has no text side.
         cacheable: Whether `fingerprint` covers all of its code, so that other runs may reuse its
             features.
@@ -146,7 +151,7 @@ class Encoder(nn.Module):
         if is_convolutional(tower.blocks):
             # Up to 1.6 times faster on a CPU. A layer's outputs have the format of its weights.
             self._tower.to(memory_format=torch.channels_last)
-        self.probe = tower.probe
+        self.probe, self.components = tower.probe, tower.components
         self.layer_probe = LayerProbe(tower.blocks, tower.class_token, tower.prefix, tower.nhwc)
         self.tokenizer = tokenizer
         size = self.preprocessing["size"]
@@ -177,17 +182,25 @@ class Encoder(nn.Module):
         """
         return self.encode_views(as_views(views).to(self.mean.device), layers, heads)
 
-    def encode_views(self, views: Tensor, layers: bool = False, heads: bool = False) -> Features:
+    def encode_views(
+        self,
+        views: Tensor,
+        layers: bool = False,
+        heads: bool = False,
+        components: bool = False,
+    ) -> Features:
         """Encode views without checking their range, which would make a GPU wait.
 
         Args:
             views: In [0, 1], float32, shape (B, 3, H, W).
             layers: Whether to return `Features.layers` and `Features.norms` as well.
             heads: Whether to return `Features.heads` as well.
+            components: Whether to return `Features.components` as well.
         """
+        read = self.components.reading() if self.components and components else nullcontext()
         self.layer_probe.wanted = layers
-        with only_class_token(self._tower, patches=layers):
-            parts = [self._encode(part, heads) for part in views.split(ENCODE_BATCH)]
+        with only_class_token(self._tower, patches=layers), read:
+            parts = [self._encode(part, heads, components) for part in views.split(ENCODE_BATCH)]
         self.layer_probe.wanted = False  # otherwise `embed` would keep tokens that nobody reads
 
         def joined(name: str) -> Any:
@@ -197,7 +210,8 @@ class Encoder(nn.Module):
         tokens = [part.layers for part in parts if part.layers is not None]
         blocks = [torch.cat(layer) for layer in zip(*tokens, strict=True)] if layers else None
         gaze, norms, heads_gaze = map(joined, ("gaze", "norms", "heads"))
-        return Features(joined("embedding"), gaze, blocks, norms, heads_gaze)
+        written = joined("components")
+        return Features(joined("embedding"), gaze, blocks, norms, heads_gaze, written)
 
     @cached_property
     @torch.inference_mode()
@@ -288,7 +302,7 @@ class Encoder(nn.Module):
         inputs = (views - self.mean).div_(self.std).to(self.input_dtype)
         return self.model.encode_image(inputs).float()
 
-    def _encode(self, views: Tensor, heads: bool = False) -> Features:
+    def _encode(self, views: Tensor, heads: bool, components: bool) -> Features:
         count = len(views)
         if self.fill and count < ENCODE_BATCH:
             views = torch.cat([views, views[:1].expand(ENCODE_BATCH - count, -1, -1, -1)])
@@ -298,6 +312,8 @@ class Encoder(nn.Module):
             features.gaze = features.heads.mean(dim=1)
         elif self.probe:
             features.gaze = self.probe.read()[:count]
+        if components and self.components:
+            features.components = self.components.read()[:count]
         blocks = self.layer_probe.read()
         features.layers = [tokens.pooled[:count] for tokens in blocks]
         norms = [tokens.norms[:count] for tokens in blocks if tokens.norms is not None]

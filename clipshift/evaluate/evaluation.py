@@ -33,6 +33,7 @@ from clipshift.encode.texts import (
 )
 from clipshift.errors import UserError
 from clipshift.evaluate.calibration import distortion_of, matched_strengths
+from clipshift.evaluate.dissect import component_table
 from clipshift.evaluate.elasticity import ELASTICITY_PHOTOS, WEAKER
 from clipshift.evaluate.floor import precision_floor
 from clipshift.evaluate.inside import inside_tables
@@ -52,6 +53,10 @@ from clipshift.results.table import PhotoSample
 from clipshift.severities import MATCHED
 from clipshift.versions import provenance
 
+NO_COMPONENTS = (
+    "Heads and MLPs are left out: this model's embedding is not the sum of their contributions, as "
+    "it is of ViTs that return the class token or pool by attention."
+)
 TOKEN_PHOTOS = 500
 """Of so many photos at random the mean patch tokens are kept, for the intervals of CKA."""
 
@@ -153,6 +158,8 @@ def encode_texts(evaluation: Evaluation) -> Texts:
     except UserError as error:
         notes.append(f"Measures with text are left out: {error}.")
     notes += class_notes(evaluation, zero_shot)
+    if evaluation.options.dissect and encoder.components is None:
+        notes.append(NO_COMPONENTS)
     vocabularies: dict[str, Vocabulary] = {}
     if evaluation.options.inside:
         vocabularies, more = encode_vocabularies(encoder, zero_shot, evaluation.options.attributes)
@@ -295,7 +302,7 @@ def make_module(
         weaker=frozenset(at_random[:ELASTICITY_PHOTOS]),
     )
     features = None
-    if cache is not None and encoder.cacheable and not keep.heads:
+    if cache is not None and encoder.cacheable and not (keep.heads or options.dissect):
         key = f"features {encoder.fingerprint} {device} {evaluation.resize} {options.layers}"
         features = FeatureCache(cache, key)
     of_draws = f"draws {evaluation.redraws} {device}"
@@ -311,6 +318,7 @@ def make_module(
         reference=evaluation.reference,
         distortion=distortion_of(calibration.distortion, measures)[0] if calibration else None,
         layers=options.layers,
+        dissect=options.dissect,
         draws=options.draws,
         redraws=FeatureCache(cache, of_draws) if cache and evaluation.redraws else None,
     )
@@ -354,6 +362,8 @@ def tabulate(
         if texts.captions is not None:
             captions = each_caption(evaluation.encoder, photos)
             tables["retrieval"] = retrieval_table(sample, captions)
+        if module.dissect and evaluation.encoder.components:
+            tables["components"] = component_table(sample, evaluation.encoder.components.heads)
         if options.inside:
             begun = time.perf_counter()
             tables |= inside_tables(sample, texts.vocabularies)

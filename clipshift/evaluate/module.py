@@ -23,6 +23,7 @@ from clipshift.encode.feature_cache import FeatureCache
 from clipshift.encode.packing import packed_weights
 from clipshift.encode.texts import ZeroShot
 from clipshift.errors import UserError
+from clipshift.evaluate.dissect import component_products
 from clipshift.evaluate.elasticity import around_match
 from clipshift.evaluate.floor import FLOOR_PHOTOS, rounding
 from clipshift.measure.embeddings import ball_radius
@@ -85,6 +86,7 @@ class ShiftEvaluation(pl.LightningModule):
         reference: The same model in float32, where the encoder's precision is lower.
         distortion: What strengths were matched by, where some were.
         layers: Whether to measure the shift of every layer.
+        dissect: Whether to measure which components carry it.
         draws: How often each augmentation is drawn. Of further draws only values are kept, and of
             the gallery's photos their embeddings.
         redraws: What other jobs of a sweep measured of further draws.
@@ -106,6 +108,7 @@ class ShiftEvaluation(pl.LightningModule):
         reference: Encoder | None = None,
         distortion: Distortion | None = None,
         layers: bool = False,
+        dissect: bool = False,
         draws: int = 1,
         redraws: FeatureCache | None = None,
     ) -> None:
@@ -128,6 +131,7 @@ class ShiftEvaluation(pl.LightningModule):
         )
         self.outliers = OutlierTokens(1 + len(self.variants), len(self.layers))
         self.records, self.keep = records, keep
+        self.dissect = dissect and encoder.components is not None
         self.further, self.redraws = range(2, draws + 1), redraws
         self.zero_shot, self.texts, self.features = zero_shot, texts, features
         self.register_buffer("classifier", zero_shot.classifier if zero_shot else None, False)
@@ -196,6 +200,7 @@ class ShiftEvaluation(pl.LightningModule):
                 **floor,
                 **weaker,
                 **self._layer_shift(by_view),
+                **self._components(by_view),
                 **self._kept(rows, views, by_view),
                 **({"further": torch.stack([of for _, of in further])} if further else {}),
                 **{f"clean {name}": tensor for name, tensor in new.items()},
@@ -207,7 +212,8 @@ class ShiftEvaluation(pl.LightningModule):
         measured.stored = stored_digests(batch.draws.values())
         measured.values = dict(zip(values, arrays["values"], strict=True))
         measured.distances = arrays["distances"].astype(np.float32)
-        measured.layers, measured.outliers = arrays.get("layers"), arrays.get("outliers")
+        for name in ("layers", "outliers", "components"):
+            setattr(measured, name, arrays.get(name))
         kept = list(views) if self.keep.embeddings else [CLEAN]  # which is the first
         measured.embeddings = dict(zip(kept, arrays["embeddings"], strict=False))
         for kind, chosen in rows.items():
@@ -278,17 +284,17 @@ class ShiftEvaluation(pl.LightningModule):
         """The features of all views, the clean ones' being known or not."""
         layers, photos = len(self.layers) > 0, len(views[CLEAN])
         wanted = {name: view for name, view in views.items() if cached is None or name != CLEAN}
-        heads = self.keep.heads > 0
+        wants = layers, self.keep.heads > 0, self.dissect
         if photos % ENCODE_BATCH:
-            every = self.encoder.encode_views(torch.cat(list(wanted.values())), layers, heads)
+            every = self.encoder.encode_views(torch.cat(list(wanted.values())), *wants)
             encoded = every.split(photos)
         else:  # passes are full anyhow, and copying all views takes a while
-            encoded = [self.encoder.encode_views(view, layers, heads) for view in wanted.values()]
+            encoded = [self.encoder.encode_views(view, *wants) for view in wanted.values()]
         features = dict(zip(wanted, encoded, strict=True))
         if cached is None:
             return features
         if not FeatureCache.alike(cached, encoded[0]):  # the cache is of another model
-            cached = self.encoder.encode_views(views[CLEAN], layers, heads)
+            cached = self.encoder.encode_views(views[CLEAN], *wants)
         return {CLEAN: cached} | features
 
     def _measure(
@@ -355,6 +361,14 @@ class ShiftEvaluation(pl.LightningModule):
             gaze = torch.stack(gazes) if gazes else None
             values["outliers"] = self.outliers(torch.stack(norms), gaze).movedim(1, 0)
         return values
+
+    def _components(self, features: dict[str, Features]) -> dict[str, Tensor]:
+        """What each component carries of the displacements, see `Measured.components`."""
+        if not self.dissect or self.encoder.components is None:
+            return {}
+        probe, clean = self.encoder.components, features[CLEAN]
+        products = [component_products(probe, features[name], clean) for name in self.variants]
+        return {"components": torch.stack(products, dim=1).float()}
 
     def _kept_rows(self, batch: Batch) -> dict[str, list[int]]:
         """The rows of a batch of which something is kept, by what."""

@@ -96,6 +96,7 @@ class Options(pydantic.BaseModel):
     sweeps: str
     dashboard: bool
     inside: bool = False
+    dissect: bool = False
     draws: Count = 1
 
 

@@ -10,7 +10,7 @@ from clipshift.data.dataset import Skipped
 CLEAN = "clean"
 """Name of the clean view beside those of the augmentations."""
 
-ROWS = ("digests", "stored", "distances", "layers", "outliers")
+ROWS = ("digests", "stored", "distances", "layers", "outliers", "components")
 """What is kept in one array, with a row for each photo."""
 KEPT = ("gallery", "views", "gazes", "heads", "tokens", "nearest", "floor", "weaker")
 """What is kept of chosen photos: each a `Kept`."""
@@ -35,6 +35,9 @@ class Measured:
         outliers: Number of outlier tokens, their share of all, and of the gaze (NaN where that is
             not known), of the clean view and all variants, float64, shape (N, 1 + variants,
             layers, 3); None where there are no tokens or they were not measured.
+        components: How much each component carries of a displacement, float32, shape (N, variants,
+            components), see `clipshift.evaluate.dissect.component_products`; None where the
+            embedding is not a sum of components or they were not measured.
         embeddings: By view, float32, shape (N, D): of the clean views always, of the variants'
             where asked for.
         gallery: Embeddings of the gallery's photos, whatever else is kept.
@@ -59,6 +62,7 @@ class Measured:
     distances: np.ndarray = field(default_factory=lambda: np.empty((0, 0), np.float32))
     layers: np.ndarray | None = None
     outliers: np.ndarray | None = None
+    components: np.ndarray | None = None
     embeddings: dict[str, np.ndarray] = field(default_factory=dict)
     gallery: Kept = field(default_factory=dict)
     views: Kept = field(default_factory=dict)

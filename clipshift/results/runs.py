@@ -33,7 +33,7 @@ SHIFT = "shift.parquet"
 MATRICES = ("distances", "distances_low", "distances_high")
 TEXTS = frozenset({
     "augmentation", "severity", "measure", "with", "other", "method", "vocabulary", "text",
-    "photo", "reason", "task", "impostors", "statistic",
+    "photo", "reason", "task", "impostors", "statistic", "component",
 })  # fmt: skip
 """The columns of tables that hold texts; all others hold numbers."""
 
@@ -72,6 +72,8 @@ class Run:
         thresholds: Whether a cosine tells the same photo from another; this and the next are empty
             for a gallery of fewer than two photos.
         cosines: How the cosines of the same photo's and of different photos' are distributed.
+        components: Shares of heads and MLPs in the shift; empty where not asked for, and where the
+            embedding is not a sum of theirs.
     """
 
     folder: Path
@@ -100,6 +102,7 @@ class Run:
     dose_thresholds: pd.DataFrame = field(default_factory=pd.DataFrame)
     thresholds: pd.DataFrame = field(default_factory=pd.DataFrame)
     cosines: pd.DataFrame = field(default_factory=pd.DataFrame)
+    components: pd.DataFrame = field(default_factory=pd.DataFrame)
 
     @cached_property
     def shift(self) -> pd.DataFrame:

@@ -1,0 +1,81 @@
+"""The shift by component (``dissect=true``): which heads and MLPs carry it."""
+
+import numpy as np
+import pandas as pd
+from torch import Tensor
+
+from clipshift.encode.components import ComponentProbe
+from clipshift.encode.encoder import Features
+from clipshift.results.columns import DEFINITIONS
+from clipshift.results.intervals import ratio_values
+from clipshift.results.table import PhotoSample
+
+
+def component_products(probe: ComponentProbe, view: Features, clean: Features) -> Tensor:
+    r"""How much each component of an embedding carries of its displacement.
+
+    .. math::
+        d = u' - u, \quad u = e / \|e\|, \quad
+        d \cdot d_i = \frac{d \cdot c_i'}{\|e'\|} - \frac{d \cdot c_i}{\|e\|}
+
+    with the contributions :math:`c_i` of `ComponentProbe.contributions`, so that the products' sum
+    is :math:`\|d\|^2`. Products over this sum are the shares of the shift, negative where a
+    component moves the embedding back.
+
+    Args:
+        probe: The encoder's.
+        view: Features of B views, with ``components``.
+        clean: Those of their clean views.
+
+    Returns:
+        Float64, shape (B, components), in the order of `ComponentProbe.contributions`.
+    """
+    written, lengths = [], []
+    for features in (view, clean):
+        assert features.components is not None
+        written.append(features.components)
+        lengths.append(features.embedding.double().norm(dim=1, keepdim=True))
+    units = [of.embedding.double() / n for of, n in zip((view, clean), lengths, strict=True)]
+    along = units[0] - units[1]
+    after, before = (
+        probe.contributions(of, along) / length for of, length in zip(written, lengths, strict=True)
+    )
+    return after - before
+
+
+def component_table(sample: PhotoSample, heads: int) -> pd.DataFrame:
+    """Shares of the shift: a row per variant and component; empty where they were not measured.
+
+    A share is a ratio of means over photos, of its products by ‖d‖², so that photos count by how
+    far they move. Its interval is that of `clipshift.results.intervals.ratio_values`.
+
+    Args:
+        sample: What was measured.
+        heads: The number of heads of a layer.
+    """
+    columns = list(DEFINITIONS["components"])
+    if sample.measured.components is None:
+        return pd.DataFrame(columns=columns)
+    products = sample.measured.components[sample.order].astype(float)  # (N, V, components)
+    by_layer = products[..., 1:].reshape(*products.shape[:2], -1, heads + 1)
+    attention = by_layer[..., :heads].sum(axis=-1, keepdims=True)
+    by_layer = np.concatenate([attention, by_layer[..., heads:], by_layer[..., :heads]], axis=-1)
+    depth = by_layer.shape[2]
+    kinds = ["attention", "mlp", *["head"] * heads]
+    cells = {
+        "layer": [np.nan, *np.repeat(np.arange(1, depth + 1), heads + 2)],
+        "component": ["constant", *kinds * depth],
+        "head": [np.nan, *[np.nan, np.nan, *range(1, heads + 1)] * depth],
+    }
+    tables = []
+    for place, variant in enumerate(sample.variants.values()):
+        parts = np.column_stack(
+            [products[:, place, 0], by_layer[:, place].reshape(len(products), -1)]
+        )
+        whole = products[:, place].sum(axis=1)
+        values = np.stack([ratio_values(part, whole) for part in parts.T], axis=1)
+        low, high = sample.mean_interval(values)
+        numbers = {"share": values.mean(axis=0), "ci_low": low, "ci_high": high}
+        names = {"augmentation": variant.name, "severity": variant.severity}
+        tables.append(pd.DataFrame(names | cells | numbers | {"n": len(products)}))
+    return pd.concat(tables, ignore_index=True)[columns]
