@@ -232,7 +232,7 @@ def timm_components(trunk: Any, head: Iterable[nn.Module] = ()) -> ComponentProb
     """
     if not isinstance(trunk, TimmTransformer) or not pools_tokens(trunk):
         return None
-    pool, after = trunk.attn_pool, [trunk.fc_norm, trunk.head, *head]
+    pool, following = trunk.attn_pool, [trunk.fc_norm, trunk.head, *head]
     blocks: Any = list(trunk.blocks)
     if isinstance(pool, AttentionPoolLatent) and pool.latent_len == 1 and pool.mlp is not None:
         layers, start = [Layer(pool, nn.Identity(), pool.mlp)], None
@@ -247,8 +247,8 @@ def timm_components(trunk: Any, head: Iterable[nn.Module] = ()) -> ComponentProb
             for block in blocks
         )
         layers = [Layer(block.attn, block.ls1, block.ls2) for block in blocks] if usual else []
-        start, after = blocks[0], [trunk.norm, *after]
-    after = [layer for layer in after if not isinstance(layer, PASSING)]
+        start, following = blocks[0], [trunk.norm, *following]
+    after: list[Any] = [layer for layer in following if not isinstance(layer, PASSING)]
     norm = after.pop(0) if after and isinstance(after[0], nn.LayerNorm) else None
     projection = after.pop(0) if after and isinstance(after[0], nn.Linear) else None
     return ComponentProbe(layers, start, norm, projection) if usual and not after else None

@@ -9,6 +9,7 @@ from clipshift.encode.encoder import Features
 from clipshift.results.columns import DEFINITIONS
 from clipshift.results.intervals import ratio_values
 from clipshift.results.table import PhotoSample
+from clipshift.severities import ALL
 
 
 def component_products(probe: ComponentProbe, view: Features, clean: Features) -> Tensor:
@@ -47,7 +48,8 @@ def component_table(sample: PhotoSample, heads: int) -> pd.DataFrame:
     """Shares of the shift: a row per variant and component; empty where they were not measured.
 
     A share is a ratio of means over photos, of its products by ‖d‖², so that photos count by how
-    far they move. Its interval is that of `clipshift.results.intervals.ratio_values`.
+    far they move. Its interval is that of `clipshift.results.intervals.ratio_values`. Rows of
+    ``all`` are means over the augmentations of a severity.
 
     Args:
         sample: What was measured.
@@ -67,15 +69,19 @@ def component_table(sample: PhotoSample, heads: int) -> pd.DataFrame:
         "component": ["constant", *kinds * depth],
         "head": [np.nan, *[np.nan, np.nan, *range(1, heads + 1)] * depth],
     }
-    tables = []
+    values: dict[tuple[str, str], np.ndarray] = {}
     for place, variant in enumerate(sample.variants.values()):
-        parts = np.column_stack(
-            [products[:, place, 0], by_layer[:, place].reshape(len(products), -1)]
-        )
+        parts = [products[:, place, :1], by_layer[:, place].reshape(len(products), -1)]
         whole = products[:, place].sum(axis=1)
-        values = np.stack([ratio_values(part, whole) for part in parts.T], axis=1)
-        low, high = sample.mean_interval(values)
-        numbers = {"share": values.mean(axis=0), "ci_low": low, "ci_high": high}
-        names = {"augmentation": variant.name, "severity": variant.severity}
-        tables.append(pd.DataFrame(names | cells | numbers | {"n": len(products)}))
+        ratios = [ratio_values(part, whole) for part in np.concatenate(parts, axis=1).T]
+        values[variant.severity, variant.name] = np.stack(ratios, axis=1)
+    for severity in dict.fromkeys(severity for severity, _ in values):
+        of = [shares for key, shares in values.items() if key[0] == severity]
+        values[severity, ALL] = np.mean(of, axis=0)
+    tables = []
+    for (severity, name), shares in values.items():
+        low, high = sample.mean_interval(shares)
+        numbers = {"share": shares.mean(axis=0), "ci_low": low, "ci_high": high}
+        names = {"augmentation": name, "severity": severity}
+        tables.append(pd.DataFrame(names | cells | numbers | {"n": len(shares)}))
     return pd.concat(tables, ignore_index=True)[columns]

@@ -4,7 +4,15 @@ from clipshift.data.dataset import ViewDataset
 from clipshift.report.explorer import explorer_data
 from clipshift.report.page import Section
 from clipshift.report.prose import make_section
-from clipshift.report.sections import geometry, inside, measures, ranking, texts, thresholds
+from clipshift.report.sections import (
+    components,
+    geometry,
+    inside,
+    measures,
+    ranking,
+    texts,
+    thresholds,
+)
 from clipshift.report.words import counted, model_in_words
 from clipshift.results.runs import Run
 
@@ -19,6 +27,7 @@ SECTIONS = (
     texts.confidence_section,
     texts.retrieval_section,
     inside.layer_section,
+    components.component_section,
     geometry.direction_section,
     geometry.undone_section,
     geometry.neighbourhood_section,
