@@ -126,6 +126,11 @@ class Result:
         """The worst of several draws, and components of the variance; empty of a single draw."""
         return self.run.draws
 
+    @property
+    def attack(self) -> pd.DataFrame:
+        """Means under attack, with 95 % intervals; empty unless asked for by ``attack_epsilon``."""
+        return self.run.attack
+
     def table(self) -> pd.DataFrame:
         """Means of the leading measures: one row per augmentation, the largest shift first.
 
@@ -145,7 +150,7 @@ class Result:
 
     def plot_ranking(self) -> vega.Chart:
         """Augmentations by their mean shift: an Altair chart."""
-        return draw_ranking(self.ranking, self.summary)
+        return draw_ranking(self.ranking, self.summary, self.attack)
 
     def plot_gaze(self, photo: int | str) -> vega.Chart:
         """Where the model looks on a photo, clean and under every augmentation: an Altair chart.

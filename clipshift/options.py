@@ -288,6 +288,19 @@ class MatchingOptions(Description):
     """A calibration.json to use again, with its target, distortion and photos."""
 
 
+class AttackOptions(Description):
+    """What a bounded adversary who knows the model does to views."""
+
+    epsilon: list[float] = option([], list_of(number(0, 255), "numbers > 0 and ≤ 255"))
+    """The largest changes of a pixel, in 1/255, as [1,4]; empty: no attack (attack.csv)."""
+    steps: int = option(10, whole(1))
+    """Steps along the gradient."""
+    restarts: int = option(1, whole(1))
+    """Starts at random, of which the best counts."""
+    photos: int = option(100, whole(1))
+    """Photos at random that are attacked."""
+
+
 class ZeroShotOptions(Description):
     """Zero-shot classification."""
 
@@ -331,6 +344,7 @@ class EvaluateOptions(EncoderOptions):
     draws: int = option(1, whole(1))
     """Draws of every augmentation for each photo (shift.parquet has a row for each, draws.csv)."""
     matching: MatchingOptions = field(default_factory=MatchingOptions)
+    attack: AttackOptions = field(default_factory=AttackOptions)
     zero_shot: ZeroShotOptions = field(default_factory=ZeroShotOptions)
     layers: bool = False
     """Measure the shift of every layer (layers.csv, outliers.csv)."""

@@ -34,6 +34,7 @@ from clipshift.encode.encoder import Encoder, best_precision
 from clipshift.encode.kinds import load_encoder
 from clipshift.encode.texts import OPENAI
 from clipshift.errors import UserError, first_line, one_line
+from clipshift.evaluate.attack import check_differentiable
 from clipshift.evaluate.calibration import calibration_for, calibration_notes, left_to_measure
 from clipshift.evaluate.evaluation import Evaluation, run_evaluation
 from clipshift.measure.metrics import PhotoMeasure
@@ -89,6 +90,8 @@ def prepare(evaluation: Evaluation) -> Evaluation:
     resize, measures = evaluation.resize, evaluation.measures
     if view_size(resize) != VIEW_SIZE:
         check_size(measures, view_size(resize))
+    if options.attack.epsilon:
+        check_differentiable(encoder)
     calibration = None
     if MATCHED in evaluation.severities:
         nodes = evaluation.config["aug"]
@@ -282,7 +285,7 @@ class TrainerProgress(pl.callbacks.ProgressBar):
 
     def on_test_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         photos = len(trainer.test_dataloaders.sampler)  # type: ignore[union-attr]
-        self.shown = Progress("Measuring photos", photos, "photos") if self.enabled else None
+        self.shown = Progress(pl_module.doing, photos, "photos") if self.enabled else None  # type: ignore[arg-type]
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         steps = int(trainer.estimated_stepping_batches), "steps", trainer.global_step

@@ -2,8 +2,9 @@
 
 from collections.abc import Sequence
 
+from clipshift.comparison.pair import attacked_alike
 from clipshift.report.notes import alike_photos, collapsed_notes, few_photos, model_notes
-from clipshift.report.words import run_title
+from clipshift.report.words import WHITE_BOX, run_title
 from clipshift.results.compatibility import incomparable
 from clipshift.results.runs import Run
 
@@ -20,6 +21,10 @@ def spread_change(a: Run, b: Run) -> str:
 def pair_notes(a: Run, b: Run) -> list[str]:
     """What one must know before reading a paired comparison's numbers."""
     notes = settings_notes([a, b])
+    if attacked_alike(a, b):
+        notes.append(f"{WHITE_BOX}: each model under an adversary of its own, who sees that model.")
+    elif len(a.attack) or len(b.attack):
+        notes.append("Left out: attack (not both runs have one with the same options).")
     lost = incomparable(a, b)
     for cause in dict.fromkeys(lost.values()):
         measures = [measure for measure in lost if lost[measure] == cause]

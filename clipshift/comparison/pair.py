@@ -8,6 +8,7 @@ import pandas as pd
 
 from clipshift.errors import UserError
 from clipshift.report.shift import HEADLINE_MEASURES
+from clipshift.report.words import WHITE_BOX
 from clipshift.results.compatibility import differing_views, incomparable
 from clipshift.results.intervals import label_groups
 from clipshift.results.paired import compare_photos, with_group_means
@@ -63,10 +64,24 @@ def class_groups(runs: Sequence[Run]) -> np.ndarray | None:
     return label_groups(list(labels_of(runs[0].rows)))
 
 
+def attacked_alike(a: Run, b: Run) -> bool:
+    """Whether two runs were attacked, with the same options."""
+    asked = [getattr(run.info.config, "attack", None) for run in (a, b)]
+    return len(a.attack_photos) > 0 and asked[0] == asked[1]
+
+
+def attacked_rows(run: Run) -> pd.DataFrame:
+    """The values of attacked photos in the form of ``shift.parquet``, ε as severity."""
+    photos = run.attack_photos.drop(columns="zero_shot_top1_clean").dropna(axis=1, how="all")
+    severity = [f"ε = {epsilon:g} of 255" for epsilon in photos.pop("epsilon")]
+    return photos.assign(augmentation=WHITE_BOX, severity=severity)
+
+
 def compare_pair(a: Run, b: Run, seed: int, trained_on: Sequence[str]) -> pd.DataFrame:
     """`compare_photos` of two runs, without the measures that cannot be compared.
 
-    Classes are resampled where they are in one of the two.
+    Classes are resampled where they are in one of the two. Photos under attack are compared where
+    both were attacked alike, each by an adversary of its own: Holm's correction is over their rows.
 
     Args:
         a: A run.
@@ -90,7 +105,11 @@ def compare_pair(a: Run, b: Run, seed: int, trained_on: Sequence[str]) -> pd.Dat
     groups = None if of_photos is None else pd.Series(of_photos, labels_of(a.rows).index)
     of_a = with_group_means(mean_over_draws(a.shift.drop(columns=lost)), trained_on)
     of_b = with_group_means(mean_over_draws(b.shift), trained_on)
-    table = compare_photos(of_a, of_b, a.columns, seed, groups)
+    tables = [compare_photos(of_a, of_b, a.columns, seed, groups)]
+    if attacked_alike(a, b):
+        attacked = [attacked_rows(run).drop(columns=lost, errors="ignore") for run in (a, b)]
+        tables.append(compare_photos(attacked[0], attacked[1], a.columns, seed, groups))
+    table = pd.concat(tables, ignore_index=True)
     table.insert(0, "model_a", a.info.model.name)
     table.insert(1, "model_b", b.info.model.name)
     return table

@@ -32,6 +32,7 @@ from clipshift.encode.texts import (
     prompt_templates,
 )
 from clipshift.errors import UserError
+from clipshift.evaluate.attack import ATTACK, Attack, attack_tables
 from clipshift.evaluate.calibration import distortion_of, matched_strengths
 from clipshift.evaluate.dissect import component_table
 from clipshift.evaluate.elasticity import ELASTICITY_PHOTOS, WEAKER
@@ -40,10 +41,11 @@ from clipshift.evaluate.inside import inside_tables
 from clipshift.evaluate.loading import ViewData
 from clipshift.evaluate.module import RecordOptions, ShiftEvaluation
 from clipshift.evaluate.retrieval import retrieval_table
-from clipshift.evaluate.tables import make_run
-from clipshift.measure.metrics import PhotoMeasure
+from clipshift.evaluate.tables import clean_spread, make_run
+from clipshift.measure.metrics import CosineSimilarity, PhotoMeasure
 from clipshift.options import EvaluateOptions
 from clipshift.progress import Progress
+from clipshift.results.columns import DEFINITIONS
 from clipshift.results.files import write_json
 from clipshift.results.kept import GAZED_PHOTOS, write_nearest, write_tensors
 from clipshift.results.measured import KEPT, ROWS, Measured
@@ -261,9 +263,11 @@ def run_evaluation(
         "started": started.isoformat(timespec="seconds"),
         "notes": [*evaluation.notes, *texts.notes],
     }
-    run = None
+    run, attack = None, make_attack(evaluation, texts, records) if options.attack.epsilon else None
     try:
         measure(module, data, trainer)
+        if attack:
+            measure(*attack, trainer)
     finally:
         kinds = (*ROWS, *KEPT, *(("embeddings",) if module.keep.embeddings else ()))
         measured = records.read(*kinds) if trainer.is_global_zero else Measured()
@@ -271,7 +275,7 @@ def run_evaluation(
             clear_results(folder)
             seconds = {"photos": time.perf_counter() - start, **measured.seconds}
             with Progress("Computing tables and intervals"):
-                run = tabulate(evaluation, texts, module, measured, folder, facts, seconds)
+                run = tabulate(evaluation, texts, module, measured, folder, facts, seconds, attack)
                 write(run, evaluation, texts, measured)
     if run is not None and run.rows.empty:
         photos = [photo.id for photo in evaluation.photos if photo.left_out is None]
@@ -324,6 +328,26 @@ def make_module(
     )
 
 
+def make_attack(
+    evaluation: Evaluation, texts: Texts, records: Records
+) -> tuple[ShiftEvaluation, ViewData]:
+    """What measures a sample of the photos under attack, and what reads them; see `measure`."""
+    options, encoder, photos = evaluation.options, evaluation.encoder, evaluation.photos
+    chosen = sorted(keyed_order(photos, "sample")[: options.attack.photos])
+    zero_shot = texts.zero_shot
+    if zero_shot:
+        zero_shot = replace(zero_shot, targets=zero_shot.targets[chosen])
+    measures = {n: m for n, m in evaluation.measures.items() if n in DEFINITIONS["attack_photos"]}
+    measures |= {"cosine_similarity": CosineSimilarity()}
+    variants, within = Attack(options.attack, encoder).variants(), Records(records.folder)
+    keep = RecordOptions()
+    module = ShiftEvaluation(encoder, variants, measures, within, keep, zero_shot=zero_shot)
+    module.doing = "Attacking photos"
+    listed, starts = [photos[index] for index in chosen], {ATTACK: Attack(options.attack)}
+    dataset = ViewDataset(listed, starts, options.seed, evaluation.resize)
+    return module, ViewData(dataset, options.data.batch_size, options.data.num_workers, within)
+
+
 def measure(module: ShiftEvaluation, data: ViewData, trainer: pl.Trainer) -> None:
     """Measure into the records, so that an interruption loses at most a batch."""
     try:
@@ -342,6 +366,7 @@ def tabulate(
     folder: Path,
     facts: Mapping[str, Any],
     seconds: Mapping[str, float],
+    attack: tuple[ShiftEvaluation, ViewData] | None = None,
 ) -> Run:
     """Make a run's tables and facts of what was measured, complete or not.
 
@@ -353,6 +378,7 @@ def tabulate(
         folder: The run's folder.
         facts: What else ``run.json`` should say.
         seconds: What each part of the work took.
+        attack: From `make_attack`.
     """
     options, photos, variants = evaluation.options, evaluation.photos, module.variants
     rounded = {name: round(value, 3) for name, value in seconds.items()}
@@ -370,9 +396,11 @@ def tabulate(
             rounded["inside"] = round(time.perf_counter() - begun, 3)
         return tables
 
+    attacked = attack[0].records.read("values", "embeddings") if attack else Measured()
+    left = len(attack[1].dataset) - len(attacked.photos) if attack else 0
     facts = {
         **facts,
-        "complete": len(measured.photos) == len(photos),
+        "complete": len(measured.photos) == len(photos) and not left,
         "model": facts["model"] | model_facts(evaluation.encoder),
         "precision": evaluation.encoder.precision,
         "config": evaluation.config,
@@ -384,9 +412,14 @@ def tabulate(
     }
     sample = PhotoSample(measured, photos, variants, options.seed)
     calibration, resample = evaluation.calibration, options.resample
-    return make_run(
+    run = make_run(
         folder, sample, module.records, module.columns, facts, more_tables, calibration, resample
     )
+    if attack and len(attacked.index):
+        spread = clean_spread(module.records.parts("embeddings"))
+        of_run = attack[1].dataset.photos, attack[0], spread, options.seed, run.info.by_class
+        run = replace(run, **attack_tables(attacked, *of_run))
+    return run
 
 
 def write(run: Run, evaluation: Evaluation, texts: Texts, measured: Measured) -> None:

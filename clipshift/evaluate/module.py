@@ -93,6 +93,7 @@ class ShiftEvaluation(pl.LightningModule):
     """
 
     classifier: Tensor
+    doing = "Measuring photos"
 
     def __init__(
         self,

@@ -11,6 +11,8 @@ from clipshift.measure.facts import NEIGHBOUR_VOTES
 from clipshift.results.info import ModelInfo, RunInfo
 from clipshift.results.runs import Run
 
+WHITE_BOX = "attack (white-box)"
+"""What tables and figures call an adversary who sees the model."""
 SIGNIFICANT = 0.05
 """Below this p, after Holm's correction, sentences say that there is a difference."""
 

@@ -72,18 +72,19 @@ def dose_curves(
         sums = resampled_sums(np.hstack([*by_dose, influence[:, None]]), seed, groups)
         fits = np.stack([_rising(row[:-1].reshape(2, -1), grid) for row in sums])
         levels = level + (sums[:, -1] - sums[0, -1]) / len(moved)
-        reached = step * _crossings(fits, levels, grid)
+        pairs = zip(levels, fits, strict=True)
+        beyond = {"left": -np.inf, "right": np.inf}
+        reached = step * np.array([np.interp(at, fit, grid, **beyond) for at, fit in pairs])
         low, high = np.quantile(fits[1:], TAILS, axis=0)
         points = {"distortion": step * grid, "mean": fits[0], "ci_low": low, "ci_high": high}
         curves.append(pd.DataFrame({"augmentation": name, **points}))
         ends = np.quantile(reached[1:], TAILS, method="nearest")
-        reason = ""
-        if reached[0] == np.inf:
-            reason = f"not reached up to a distortion of {step * last:.2g}"
-        elif reached[0] == -np.inf:
-            reason = f"exceeded from a distortion of {step * first:.2g} on"
-        elif not np.isfinite(ends).all():
-            reason = "its interval exceeds the measured distortions"
+        reasons = {
+            np.inf: f"not reached up to a distortion of {step * last:.2g}",
+            -np.inf: f"exceeded from a distortion of {step * first:.2g} on",
+        }
+        partly = "" if np.isfinite(ends).all() else "its interval exceeds the measured distortions"
+        reason = reasons.get(reached[0], partly)
         count = views.any(axis=1).sum()
         thresholds.append((name, measure, level, reached[0], *ends, reason, count))
     table = pd.DataFrame(thresholds, columns=list(DEFINITIONS["dose_thresholds"]))
@@ -107,14 +108,3 @@ def _rising(sums: np.ndarray, grid: np.ndarray) -> np.ndarray:
     points = views.nonzero()[0]
     fit = isotonic_regression(moved[points] / views[points], weights=views[points])
     return np.interp(grid, points, fit.x)
-
-
-def _crossings(curves: np.ndarray, levels: np.ndarray, grid: np.ndarray) -> np.ndarray:
-    """Where rising curves, (R, points), first reach their levels: ∞ or −∞ beyond their ends."""
-    after = (curves < levels[:, None]).sum(axis=1)
-    inside = np.clip(after, 1, len(grid) - 1)
-    low, high = (np.take_along_axis(curves, inside[:, None] - back, 1)[:, 0] for back in (1, 0))
-    with np.errstate(divide="ignore", invalid="ignore"):
-        crossing = grid[inside] - (high - levels) / (high - low)
-    crossing = np.where(curves[:, 0] == levels, grid[0], np.where(after > 0, crossing, -np.inf))
-    return np.where(after < len(grid), crossing, np.inf)

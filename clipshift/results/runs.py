@@ -74,6 +74,8 @@ class Run:
         cosines: How the cosines of the same photo's and of different photos' are distributed.
         components: Shares of heads and MLPs in the shift; empty where not asked for, and where the
             embedding is not a sum of theirs.
+        attack: Means under attack, with intervals; this and the next are empty without one.
+        attack_photos: What is compared of attacked photos.
     """
 
     folder: Path
@@ -103,6 +105,8 @@ class Run:
     thresholds: pd.DataFrame = field(default_factory=pd.DataFrame)
     cosines: pd.DataFrame = field(default_factory=pd.DataFrame)
     components: pd.DataFrame = field(default_factory=pd.DataFrame)
+    attack: pd.DataFrame = field(default_factory=pd.DataFrame)
+    attack_photos: pd.DataFrame = field(default_factory=pd.DataFrame)
 
     @cached_property
     def shift(self) -> pd.DataFrame:

@@ -43,24 +43,26 @@ def draw_dose(dose: pd.DataFrame, thresholds: pd.DataFrame, title: str) -> Chart
     A rule is at the level of the thresholds, and a point where a line first reaches it.
 
     Args:
-        dose: ``dose.csv`` of a run.
+        dose: ``dose.csv`` of a run, and lines of further names.
         thresholds: ``dose_thresholds.csv``.
         title: The name of the distortion.
     """
     table = marks.with_words(dose, "mean")
     last = table.groupby("augmentation", sort=False).tail(1).index
-    top = float(max(table["ci_high"].max(), 1.05 * thresholds["level"].iloc[0]))
+    level = thresholds["level"].iloc[0]
+    top = float(max(table["ci_high"].max(), 1.05 * level))
     gap = 15 / DOSE_HEIGHT * top
     table.loc[last, "label_y"] = marks.spread(table.loc[last, "mean"].to_numpy(), gap, 0, top)
-    reached = thresholds[["distortion", "level"]].set_index(last)
-    table = table.join(reached.rename(columns={"distortion": "reached"}))
+    names = table.loc[last, "augmentation"]
+    table.loc[last, "reached"] = names.map(thresholds.set_index("augmentation")["distortion"])
+    table.loc[last, "level"] = level
     over = marks.pointed_at("augmentation")
     dim = alt.condition(over, alt.value(1), alt.value(0.15))
     faint = alt.condition(over, alt.value(0.25), alt.value(0.06))
     room = alt.Scale(range=[0, alt.expr(f"width - {marks.LABEL}")])
     x = alt.X("distortion:Q", title=title, scale=room, axis=alt.Axis(grid=False))
     scale, name = alt.Scale(domain=[0, top], nice=False), shift_name(COSINE)
-    y, label_y, level, low = (
+    y, label_y, at_level, low = (
         alt.Y(f"{column}:Q", title=name, scale=scale)
         for column in ("mean", "label_y", "level", "ci_low")
     )
@@ -74,7 +76,7 @@ def draw_dose(dose: pd.DataFrame, thresholds: pd.DataFrame, title: str) -> Chart
         rule.mark_rule(strokeDash=[4, 4]),
         rule.mark_text(align="left", dy=-8).encode(x=left, text=nearby),
         line.mark_line(strokeWidth=2).encode(y, dash_of(table), tooltip=tips).add_params(over),
-        line.mark_point(**marks.SOLID).encode(alt.X("reached:Q"), level),
+        line.mark_point(**marks.SOLID).encode(alt.X("reached:Q"), at_level),
         line.mark_text(align="left", dx=6).encode(label_y, text="augmentation:N"),
         by_severity=False,
         height=DOSE_HEIGHT,

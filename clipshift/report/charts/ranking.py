@@ -6,12 +6,14 @@ import pandas as pd
 from clipshift.report.charts import marks
 from clipshift.report.charts.look import color_of, dash_of, shape_of
 from clipshift.report.charts.vega import Chart
-from clipshift.report.shift import COSINE, headline_measure, shift_name
-from clipshift.report.words import ranks_in_words
+from clipshift.report.shift import COSINE, as_shift, headline_measure, shift_name
+from clipshift.report.words import WHITE_BOX, ranks_in_words
 from clipshift.severities import MATCHED, PAPER
 
 
-def draw_ranking(ranking: pd.DataFrame, summary: pd.DataFrame) -> Chart:
+def draw_ranking(
+    ranking: pd.DataFrame, summary: pd.DataFrame, attack: pd.DataFrame | None = None
+) -> Chart:
     """Augmentations by their mean shift, the largest first, with 95 % intervals and ranks.
 
     The axis is the relative shift, or else 1 − cosine (`clipshift.report.shift.headline_measure`).
@@ -19,6 +21,7 @@ def draw_ranking(ranking: pd.DataFrame, summary: pd.DataFrame) -> Chart:
     Args:
         ranking: From `clipshift.results.ranking.rank_augmentations`.
         summary: From `clipshift.results.table.summarize`.
+        attack: ``attack.csv``, whose greatest ε is drawn as a line; None for no attack.
     """
     table = marks.with_words(_with_ranks(ranking), "shift", into="cosine")
     table["place"] = "rank " + table["ranks"]
@@ -37,8 +40,17 @@ def draw_ranking(ranking: pd.DataFrame, summary: pd.DataFrame) -> Chart:
         "augmentation", interval=name, cosine="1 − cosine", ranks="rank, 95 %", n="photos"
     )
     beside = alt.Chart().encode(x=alt.X("ci_high:Q", title=name + unit), y=y)
+    bound = []
+    if attack is not None and len(attack):
+        strongest = as_shift(attack[attack["measure"] == measure].tail(1)).iloc[0]
+        table["attack"] = strongest["mean"]
+        line = alt.Chart().encode(alt.X("mean(attack):Q", title=name + unit))
+        words = alt.value(f"{WHITE_BOX}, ε = {strongest['epsilon']:g}/255")
+        at_top = line.mark_text(align="right", dy=-7).encode(y=alt.value(0), text=words)
+        bound = [line.mark_rule(strokeDash=[4, 4]), at_top]
     return marks.layered(
         table,
+        *bound,
         interval,
         point.encode(shape=shape_of(table), tooltip=tips),
         beside.mark_text(align="left", dx=9).encode(text="place:N"),

@@ -20,6 +20,7 @@ SECTIONS = (
     ranking.ranking_section,
     ranking.severity_section,
     ranking.dose_section,
+    ranking.attack_section,
     measures.measure_section,
     measures.draw_section,
     thresholds.threshold_section,

@@ -1,13 +1,16 @@
 """Which augmentations shift the embedding most, how certain that is, and at which severity."""
 
+import numpy as np
+import pandas as pd
+
 from clipshift.report.charts.curves import draw_dose, draw_severity
 from clipshift.report.charts.measures import draw_distribution
 from clipshift.report.charts.ranking import draw_agreement, draw_ranking
 from clipshift.report.page import Figure, Section
 from clipshift.report.prose import Contents, make_figure, make_section
-from clipshift.report.shift import headline_measure
-from clipshift.report.tables import AUGMENTATION, PHOTOS, Column, with_marks
-from clipshift.report.words import counted, ranks_in_words, short
+from clipshift.report.shift import COSINE, as_shift, headline_measure
+from clipshift.report.tables import AUGMENTATION, PHOTOS, Column, side_by_side, with_marks
+from clipshift.report.words import WHITE_BOX, counted, ranks_in_words, short
 from clipshift.results.runs import Run
 from clipshift.severities import PAPER, ladder_steps
 
@@ -30,7 +33,7 @@ def leading_figure(run: Run) -> Figure | None:
 
 def ranking_figure(run: Run) -> Figure:
     """The ranking; at the paper's strengths, which are unequal, with a note that they are."""
-    figure = make_figure("ranking", "ranking", draw_ranking(run.ranking, run.summary))
+    figure = make_figure("ranking", "ranking", draw_ranking(run.ranking, run.summary, run.attack))
     if run.ranking["severity"].eq(PAPER).sum() > 1:
         figure.notes = {PAPER: UNEQUAL + ("" if run.agreement else FAIR)}
     return figure
@@ -86,7 +89,28 @@ def dose_section(run: Run) -> Section | None:
         return None
     thresholds, level = run.dose_thresholds, short(run.dose_thresholds["level"].iloc[0])
     distortion = run.columns[thresholds["measure"].iloc[0]].correlate_label
-    spec = [Column(distortion, "distortion", "ci"), Column("what is missing", "reason"), PHOTOS]
-    chart = draw_dose(run.dose, thresholds, distortion)
-    tables = [(thresholds, [AUGMENTATION, *spec])]
+    columns = [Column(distortion, "distortion", "ci"), Column("what is missing", "reason"), PHOTOS]
+    tables = [(thresholds, [AUGMENTATION, *columns])]
+    lines = pd.concat([run.dose, attack_line(run, thresholds["measure"].iloc[0])])
+    chart = draw_dose(lines.reset_index(drop=True), thresholds, distortion)
     return make_section("dose", {"dose": chart}, tables, distortion=distortion, level=level)
+
+
+def attack_line(run: Run, measure: str) -> pd.DataFrame:
+    """The shift under attack against the distortion, in the columns of ``dose.csv``."""
+    if measure not in set(run.attack.get("measure", ())):
+        return pd.DataFrame()
+    rows = dict(list(as_shift(run.attack).groupby("measure")))
+    distortion = np.abs(rows[measure]["mean"].to_numpy() - run.columns[measure].unchanged)
+    return rows[COSINE].assign(augmentation=WHITE_BOX, distortion=distortion)
+
+
+def attack_section(run: Run) -> Section | None:
+    """What a bounded adversary who sees the model reaches."""
+    if run.attack.empty:
+        return None
+    measures = [m for m in run.attack["measure"].unique() if m in run.columns]
+    columns = [Column(run.columns[measure].short, measure, measure) for measure in measures]
+    table = side_by_side(run.attack, "measure", index=["epsilon"])
+    shown = table, [Column("ε, in 1/255", "epsilon", form="g"), *columns]
+    return make_section("attack", {}, [shown], photos=counted(run.attack["n"].max(), "photo"))
