@@ -586,8 +586,8 @@ def test_any_option_can_be_set(folder: Path, hub_folder: Path, tmp_path: Path) -
 
 
 def test_the_public_names() -> None:
-    names = ["Result", "UserError", "__version__", "check_budget", "compare", "load_run"]
-    names += ["measure_shift", "parity"]
+    names = ["Result", "UserError", "__version__", "check_budget", "compare", "leaderboard"]
+    names += ["load_run", "measure_shift", "parity"]
     assert dir(clipshift) == names
     assert all(getattr(clipshift, name) for name in names)
     assert clipshift.UserError is UserError

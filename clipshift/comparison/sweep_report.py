@@ -164,7 +164,10 @@ def sweep_page(sweep: Sweep, folder: Path, table: pd.DataFrame) -> Page:
         columns = [Column(name, name) for name in failed if (failed[name] != "").any()]
         sections.append(make_section(lost, {}, [(failed, columns)]))
     outcome = f"{done}, {len(sweep.failed)} {lost}"
-    differ = ", ".join(sweep.options) or ("nothing" if sweep.noun == "job" else "their models")
+    differ = ", ".join(sweep.options) or "nothing"
+    if sweep.noun == "run":
+        photos = next(iter(sweep.runs.values())).info.data.photos
+        differ = f"their models: the views of {counted(photos, 'photo')} are the same"
     severities = list(sweep.grid["severity"].unique())
     return Page(
         title=f"{together} of {counted(len(sweep.overrides), sweep.noun)}",

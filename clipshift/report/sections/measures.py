@@ -41,9 +41,9 @@ def measure_section(run: Run) -> Section:
 
 def draw_section(run: Run) -> Section | None:
     """The worst of several draws, and how much of the variance of the shift is theirs."""
-    rows = run.draws[run.draws["measure"] == COSINE].rename(columns={"value": "mean"})
-    if rows.empty:
+    if COSINE not in set(run.draws.get("measure", ())):
         return None
+    rows = run.draws[run.draws["measure"] == COSINE].rename(columns={"value": "mean"})
     worst = rows["statistic"] == "worst"
     means = run.summary[run.summary["measure"].isin([COSINE, "draw_radius"])]
     means = pd.concat([means.assign(statistic=means["measure"]), rows[worst]])
