@@ -19,6 +19,7 @@ from clipshift.measure.embeddings import percentile_shift
 from clipshift.measure.functional import linear_cka, pairwise_distances
 from clipshift.measure.whitening import whitened_shift
 from clipshift.results.confidence import VALUES, confidence_table
+from clipshift.results.draws import component_values, planning_values
 from clipshift.results.intervals import (
     mean_interval,
     relative_shift_values,
@@ -205,6 +206,39 @@ def of_confidence(measure: str, power: float) -> Coverage:
         return float(np.mean(covered))
 
     return coverage
+
+
+def of_components(statistic: str, draw: Draw, per_class: int = 1) -> Coverage:
+    """Return the coverage of a row of draws.csv, of photos of three draws, or of n classes of them.
+
+    Class, photo and draw vary alike; without classes, photo and draw do.
+    """
+
+    def coverage(rng: Rng, n: int) -> float:
+        groups = np.repeat(np.arange(n), per_class) if per_class > 1 else None
+        columns = []
+        for _ in range(SAMPLES):
+            values = (
+                3 + draw(rng, n * per_class)[:, None] + draw(rng, 3 * n * per_class).reshape(-1, 3)
+            )
+            if groups is not None:
+                values += draw(rng, n)[groups, None]
+            components = component_values(values, groups)
+            columns.append(planning_values(values.mean(axis=1), components)[statistic])
+        known = {
+            "variance": 1.0,
+            "share": 1 / len(components),
+            "photos": len(components) / 9 * 384.15,
+        }
+        ends = mean_interval(np.stack(columns, axis=1), n, groups)
+        return covers(ends, known[statistic.partition("_")[0]])
+
+    return coverage
+
+
+def gamma(rng: Rng, size: int) -> np.ndarray:
+    """Draw skewed values of mean 0 and variance 1."""
+    return (rng.gamma(2, size=size) - 2) / np.sqrt(2)
 
 
 def of_shares(share: float) -> Coverage:
@@ -461,6 +495,12 @@ def populations(run: str | None) -> Iterator[tuple[str, str, Coverage]]:
     for measure in ("ece", "aurc", "auroc"):
         for power, name in ((1, "calibrated"), (2.5, "too sure")):
             yield f"`{measure}`", name, of_confidence(measure, power)
+    for name, draw in (("normal", lambda rng, size: rng.normal(size=size)), ("skewed", gamma)):
+        for statistic in ("variance_draw", "variance_photo", "share_draw", "photos_1"):
+            yield f"`{statistic}`", f"{name}, three draws", of_components(statistic, draw)
+        for statistic in ("variance_class", "share_class"):
+            population = f"{name}, n classes of five, three draws"
+            yield f"`{statistic}`", population, of_components(statistic, draw, 5)
     for elasticity in (0.5, 1, 2.5):
         yield "shift at matched severity", f"elasticity {elasticity}", of_matched(elasticity)
     yield "shift at matched severity", "`flip`", of_matched_flip

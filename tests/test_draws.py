@@ -1,5 +1,6 @@
 """Several draws: their rows, the worst of them, their ball, and components of the variance."""
 
+from dataclasses import replace
 from itertools import combinations
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from support.evaluation import measure
 import clipshift
 from clipshift.augment.keyed import Augmentation, augment, draw
 from clipshift.augment.stored import Stored
+from clipshift.comparison.pair import compare_pair
 from clipshift.data.cache import Cache
 from clipshift.data.dataset import clean_view
 from clipshift.data.photos import decode
@@ -123,6 +125,20 @@ def test_a_run_of_several_draws_is_read_and_shown(result: clipshift.Result) -> N
     flip = shares[shares["augmentation"] == "flip"].set_index("statistic")["value"]
     assert flip["share_draw"] == 0
     assert set(flip.index) == {"share_class", "share_photo", "share_draw"}
+
+
+def test_runs_are_compared_by_the_means_of_their_draws(result: clipshift.Result) -> None:
+    run = result.run
+    table = compare_pair(run, run, 0, ["noise"]).set_index(["augmentation", "measure"])
+    means = result.summary.set_index(["augmentation", "measure"])["mean"]
+    for name in NAMES:
+        row = table.loc[name, "cosine_similarity"]
+        assert row["mean_a"] == pytest.approx(means[name, "cosine_similarity"], abs=1e-12)
+        assert (row["difference"], row["n"]) == (0, len(sample()))
+    config = run.info.config.model_copy(update={"draws": 1})
+    other = replace(run, info=run.info.model_copy(update={"config": config}))
+    with pytest.raises(UserError, match=r"they differ in draws \(3 and 1\)"):
+        compare_pair(run, other, 0, [])
 
 
 def test_a_worst_value_is_the_one_that_tells_of_most_harm() -> None:
