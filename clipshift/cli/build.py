@@ -1,6 +1,7 @@
 """Make the parts that a configuration names by Hydra; they may be a user's own code."""
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import Any
@@ -38,6 +39,8 @@ def instantiate_part(option: str, node: Mapping[str, Any]) -> Any:
     try:
         return instantiate(node, _convert_="all")
     except InstantiationException as error:
+        if place := re.search(r"full_key: (\w+?)(\d+)$", str(error)):  # of a part in a list
+            option = f"{option}.{place[1]}.{place[2]}"
         if isinstance(error.__cause__, UserError):
             raise error.__cause__.within(option) from None
         reason = one_line(str(error.__cause__ or error))
