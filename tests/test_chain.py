@@ -210,7 +210,7 @@ def test_a_chain_that_cannot_be_is_one_line() -> None:
         (mkdir, r"aug\.x\.parts\.1 is made by os\.mkdir"),
         (
             crop | {"share": [0, 2]},
-            r"aug\.x\.parts\.1\.share: \(0.0, 2.0\) is out|\[0(.0)?, 2(.0)?\] is",
+            r"aug\.x\.parts\.1\.share: .* is out of range",
         ),
     ):
         node = {"_target_": "clipshift.augment.Chain", "parts": [crop, part]}
