@@ -342,7 +342,9 @@ def page_table(before: Run, after: Run) -> str:
 
 
 def shown_pair(pair: Pair, measures: Sequence[str]) -> Table:
-    section = make_section("paired", {}, [pair_table(pair, measures)], a="A", b="B", file="F")
+    section = make_section(
+        "paired", {}, [pair_table(pair, measures)], a="A", b="B", noun="run", file="F"
+    )
     return section.tables[0]
 
 

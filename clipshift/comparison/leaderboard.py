@@ -16,7 +16,6 @@ from clipshift.report.tables import Column, side_by_side
 from clipshift.report.words import ranks_in_words
 from clipshift.results.compatibility import incomparable
 from clipshift.results.files import write_csv, write_whole
-from clipshift.results.info import RunInfo
 from clipshift.results.intervals import studentize
 from clipshift.results.ranking import pairs_of, rank_intervals, told_apart, with_differences
 from clipshift.results.table import share_of_values
@@ -72,8 +71,14 @@ def rank_means(
     )
 
 
-def ranked_lines(sweep: Sweep) -> pd.DataFrame:
-    """The lines of a sweep, ranked by their means over augmentations: `rank_means`.
+def rank_lines(sweep: Sweep, rows: pd.DataFrame) -> pd.DataFrame:
+    """`rank_means` of the lines in some rows of a sweep's grid: see `line_means`."""
+    runs, facts = list(sweep.runs.values()), sweep.facts(rows["measure"].iloc[0])
+    return rank_means(line_means(sweep, rows), facts, runs[0].info.seed, class_groups(runs))
+
+
+def rank_measures(sweep: Sweep) -> pd.DataFrame:
+    """The lines of a sweep, ranked by each measure's means over augmentations: `rank_lines`.
 
     A mean is over all augmentations of a severity, and of lines that were measured under all of
     them, on the same views. Measures that were taken in another way in one of the runs
@@ -90,11 +95,7 @@ def ranked_lines(sweep: Sweep) -> pd.DataFrame:
         rows = rows.groupby("line").filter(lambda part, every=augmentations: len(part) == every)
         if measure.startswith(lost) or rows["line"].nunique() < 2 or not same_views(sweep, rows):
             continue
-        groups = class_groups(runs)
-        ranked = rank_means(
-            line_means(sweep, rows), sweep.facts(measure), runs[0].info.seed, groups
-        )
-        parts.append(ranked.assign(severity=severity, measure=measure))
+        parts.append(rank_lines(sweep, rows).assign(severity=severity, measure=measure))
     return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame()
 
 
@@ -120,10 +121,10 @@ def make_leaderboard(sweep: Sweep) -> pd.DataFrame:
         One row per ``severity`` and ``model``, by its ``rank`` in the shift, with ``rank_low`` and
         ``rank_high``; the mean of each measure of `HEADS` over augmentations, under its name, with
         ``_low``, ``_high`` and ``_best``, whether it is better than all others at the 95 % level;
-        ``photos_per_second`` of its runs on their ``device``, and ``image_parameters``, NaN where
-        they are unknown. Empty where no two models can be ranked.
+        ``photos_per_second``, the mean of its runs, on their ``device``, and ``image_parameters``,
+        NaN where they are unknown. Empty where no two models can be ranked.
     """
-    ranked = ranked_lines(sweep)
+    ranked = rank_measures(sweep)
     shift = headline_measure(ranked) if len(ranked) else None
     if shift is None:
         return pd.DataFrame()
@@ -134,26 +135,23 @@ def make_leaderboard(sweep: Sweep) -> pd.DataFrame:
     best = best.pivot(index=keys, columns="measure", values="best").eq(True).add_suffix("_best")
     measures = [measure for measure in HEADS if measure in means]
     means = means[[*keys, *(f"{one}{end}" for one in measures for end in ("", "_low", "_high"))]]
-    of_lines: dict[str, list] = {}
-    for job, line in sweep.lines.items():
-        of_lines.setdefault(line, []).append(sweep.runs[job].info)
-    facts = pd.DataFrame(
+    jobs = pd.DataFrame(
         {
             "line": line,
-            "photos_per_second": sum(info.data.photos for info in infos)
-            / (sum(info.seconds.get("photos", np.nan) for info in infos) or np.nan),
-            "device": ", ".join(dict.fromkeys(map(device_of, infos))),
-            "image_parameters": infos[0].model.image_parameters,
+            "photos_per_second": run.info.data.photos / (run.info.seconds.get("photos") or np.nan),
+            "device": run.info.processor if run.info.device == "cpu" else run.info.device,
+            "image_parameters": run.info.model.image_parameters or np.nan,
         }
-        for line, infos in of_lines.items()
-    ).astype({"image_parameters": float})
+        for line, run in zip(sweep.lines.values(), sweep.runs.values(), strict=True)
+    )
+    every = {
+        "photos_per_second": "mean",
+        "device": lambda used: ", ".join(sorted({*used})),
+        "image_parameters": "first",
+    }
+    facts = jobs.groupby("line").agg(every)
     table = ranks.merge(means, on=keys).merge(facts, on="line").merge(best, on=keys)
     return table.rename(columns={"line": "model"})
-
-
-def device_of(info: RunInfo) -> str:
-    """What a run was made on: a GPU's name, or the processor's."""
-    return info.processor if info.device == "cpu" else info.device
 
 
 def shown_columns(table: pd.DataFrame) -> tuple[pd.DataFrame, list[Column]]:

@@ -4,12 +4,13 @@ from collections.abc import Mapping
 
 import pandas as pd
 
+from clipshift.comparison.leaderboard import rank_lines
 from clipshift.comparison.pair import class_groups
-from clipshift.comparison.sweep import Sweep, line_means, same_views
+from clipshift.comparison.sweep import Sweep, same_views
 from clipshift.report.answer import answer
 from clipshift.report.shift import COSINE, shift_name
 from clipshift.report.words import counted, listed, short
-from clipshift.results.ranking import rank_augmentations, tied_with_first
+from clipshift.results.ranking import rank_augmentations
 from clipshift.results.runs import Run
 from clipshift.results.table import mean_over_draws
 
@@ -27,7 +28,7 @@ def sweep_answer(sweep: Sweep) -> list[str]:
 
     Its lines are compared under each augmentation, and in the mean of all. Where all jobs measured
     the same views, a line shifts least that is told apart from all others photo by photo
-    (`tied_with_first`); elsewhere one whose interval overlaps with no other's, and that is said.
+    (`rank_lines`); elsewhere one whose interval overlaps with no other's, and that is said.
     """
     if not sweep.runs:
         return [f"None of the {counted(len(sweep.overrides), 'job')} has finished."]
@@ -76,10 +77,8 @@ def leader(sweep: Sweep, rows: pd.DataFrame, tested: bool) -> tuple[str, str]:
     ends = lines[["ci_low", "ci_high"]].mean()
     tied = overlapping = [n for n in others if ends["ci_low"][n] <= ends["ci_high"][first]]
     if tested:
-        values = line_means(sweep, rows)[[*means.index]].to_numpy()
-        runs = list(sweep.runs.values())
-        alike = tied_with_first(values, runs[0].info.seed, class_groups(runs))
-        tied = [line for line, is_tied in zip(others, alike, strict=True) if is_tied]
+        ranked = rank_lines(sweep, rows)
+        tied = [name for name in ranked.loc[ranked["rank_low"] == 1, "line"] if name != first]
     if not tied:
         two = f"{short(means[first])}, next {short(means[others[0]])} (`{others[0]}`)"
         return first, f"`{first}` shifts least: {two}"

@@ -57,22 +57,6 @@ def told_apart(differences: Studentized) -> np.ndarray:
     return (low > 0).astype(int) - (high < 0)
 
 
-def tied_with_first(values: np.ndarray, seed: int, groups: np.ndarray | None = None) -> np.ndarray:
-    """Which columns are not told apart from the first, of all pairs at once with 95 %.
-
-    Args:
-        values: One row per photo, K columns.
-        seed: Seed of the resampling.
-        groups: The group of each photo, integers: they are resampled whole.
-
-    Returns:
-        Whether each of the others is, bool, shape (K − 1,): see `told_apart`.
-    """
-    size = values.shape[1]
-    differences = studentize(values, seed, with_differences, groups)[size:]
-    return np.asarray(told_apart(differences)[: size - 1] == 0)
-
-
 def rank_augmentations(
     shift: Shift, seed: int, matching: Matching = UNMATCHED, groups: np.ndarray | None = None
 ) -> pd.DataFrame:
