@@ -21,26 +21,36 @@ from clipshift.results.intervals import mean_interval
 RUNS = 1000
 WIDTH = 32
 Rng = np.random.Generator
-Draw = Callable[[Rng, int], tuple[np.ndarray, np.ndarray]]
-"""Draws views and clean views of a number of photos."""
+Drawn = tuple[np.ndarray, np.ndarray, None, np.ndarray | None]
+"""Arguments of `separate`."""
+Draw = Callable[[Rng, int], Drawn]
+"""Draws views and clean views of a number of photos, and their groups."""
 
 
-def uniform(rng: Rng, n: int) -> tuple[np.ndarray, np.ndarray]:
+def uniform(rng: Rng, n: int) -> Drawn:
     """Draw directions that are uniform: all pairs of photos are independent."""
     clean = rng.normal(size=(n, WIDTH))
-    return clean + 1.5 * rng.normal(size=(1, n, WIDTH)), clean
+    return clean + 1.5 * rng.normal(size=(1, n, WIDTH)), clean, None, None
 
 
-def cone(rng: Rng, n: int) -> tuple[np.ndarray, np.ndarray]:
+def cone(rng: Rng, n: int) -> Drawn:
     """Draw photos that have more or less of a direction in common: some are near many others."""
     clean = rng.normal(size=(n, WIDTH))
     clean[:, 0] += rng.gamma(4, 0.85, size=n)
-    return clean + 1.5 * rng.normal(size=(1, n, WIDTH)), clean
+    return clean + 1.5 * rng.normal(size=(1, n, WIDTH)), clean, None, None
 
 
-def truth_of(draw: Draw) -> tuple[np.ndarray, np.ndarray]:
+def classes(rng: Rng, n: int) -> Drawn:
+    """Draw classes of ten photos that are alike, which are resampled."""
+    groups = np.arange(n) // 10
+    clean = rng.normal(size=(n, WIDTH)) + 0.7 * rng.normal(size=(n, WIDTH))[groups]
+    return clean + rng.normal(size=(1, n, WIDTH)), clean, None, groups
+
+
+def truth_of(draw: Draw, n: int = 2000) -> tuple[np.ndarray, np.ndarray]:
     """Thresholds and AUROC of a population, from 40 million pairs."""
-    results = [separate(*draw(np.random.default_rng([seed, 1]), 2000)) for seed in range(10)]
+    runs = range(40_000_000 // n**2)
+    results = [separate(*draw(np.random.default_rng([seed, 1]), n)) for seed in runs]
     cells = np.unique(np.concatenate([result.cells for result in results]))
     counts = sum(
         np.bincount(np.searchsorted(cells, r.cells), r.impostors, len(cells)) for r in results
@@ -52,12 +62,13 @@ def truth_of(draw: Draw) -> tuple[np.ndarray, np.ndarray]:
 
 def print_coverage(name: str, draw: Draw, n: int, truth: tuple[np.ndarray, float]) -> None:
     """Print how often intervals of thresholds cover, and how many runs have a threshold."""
-    reach = stats.t.ppf(0.975, n - 1)
+    groups = draw(np.random.default_rng(0), n)[3]
+    reach = stats.t.ppf(0.975, (n if groups is None else len(np.unique(groups))) - 1)
     covered: list[list[bool]] = [[] for _ in RATES]
     auroc = []
     for seed in range(RUNS):
         found = separate(*draw(np.random.default_rng([seed, n]), n))
-        low, high = mean_interval(found.values[:, 0], seed)
+        low, high = mean_interval(found.values[:, 0], seed, groups)
         auroc.append(low <= truth[1] <= high)
         for place, (rate, error) in enumerate(zip(RATES, found.errors, strict=True)):
             enough = rate**2 >= INDEPENDENT * error**2 and rate * n * (n - 1) >= INDEPENDENT
@@ -96,3 +107,4 @@ if __name__ == "__main__":
         for photos in (100, 300, 1000):
             print_coverage("uniform", uniform, photos, of_uniform)
             print_coverage("cone", cone, photos, of_cone)
+        print_coverage("classes", classes, 600, truth_of(classes, 600))

@@ -27,6 +27,8 @@ EDGES = np.arange(NO_PAIR * SCALE, SCALE + 1, 2**LOW_BITS).astype(np.int32)
 """The least score of each bin."""
 TILE = 256
 """Photos on each side of a tile."""
+MANY_GROUPS = 2000
+"""With more groups, pairs of them are not counted, and errors are too large."""
 
 
 @dataclass(frozen=True)
@@ -85,8 +87,7 @@ def separate(
         D_{ij}^2\Big)
 
     Source: Aronow, Samii and Assenova, "Cluster-robust variance estimation for dyadic data", 2015.
-    Groups take the place of photos where they are given; the last sum is then over pairs of photos
-    of different groups.
+    Groups take the place of photos where they are given.
 
     Args:
         views: Embeddings of N photos under K augmentations, with directions, shape (K, N, D).
@@ -129,12 +130,19 @@ def separate(
     shares = (above + impostors)[limits] / total
     sums, squares, pairs = np.zeros((photos, 6)), np.zeros((len(RATES), 2)), np.zeros(2)
     in_cell = np.zeros((len(RATES), 2**LOW_BITS), np.int64)
+    sizes = np.bincount(unit_of)
+    grouped = classes is None and len(sizes) < min(photos, MANY_GROUPS)
+    apart = np.zeros((len(RATES), *(2 * sizes.shape if grouped else (0, 0))))
     for sides, scores, cell, weights in tiles():
         highest = np.flatnonzero(cell >= limits[0])
         over = np.zeros((len(RATES), weights.size))
         for rate, limit in enumerate(limits):
             reached = highest[cell.take(highest) >= limit]
             over[rate] = np.bincount(reached % weights.size, minlength=weights.size)
+            if grouped:
+                places = np.divmod(reached % weights.size, weights.shape[1])
+                pair = [unit_of[side][at] for side, at in zip(sides, places, strict=True)]
+                np.add.at(apart[rate], tuple(pair), 1)
             at = scores.take(reached[cell.take(reached) == limit])
             np.add.at(in_cell[rate], at - cells[limit], 1)
         counted = np.array([weights > 0, weights == 1]).reshape(2, -1)
@@ -150,8 +158,14 @@ def separate(
     values = of_genuine[place].mean(axis=0) + photos * deviations[:, :2]
     by_unit = np.zeros((unit_of.max() + 1, len(RATES)))
     np.add.at(by_unit, unit_of, deviations[:, 2:])
+    by_unit -= by_unit.mean(axis=0)  # not 0 where pairs within a group differ from others
     every = np.square(by_unit).sum(axis=0) * len(by_unit) / max(len(by_unit) - 1, 1)
     squares -= np.outer(np.square(2 * count * shares), pairs)
+    if grouped:
+        pairs_of = np.outer(sizes, sizes) * (1 - np.eye(len(sizes)))
+        apart = (apart + apart.swapaxes(1, 2)) * (pairs_of > 0)
+        apart -= np.multiply.outer(apart.sum(axis=(1, 2)) / pairs_of.sum(), pairs_of)
+        squares[:, 1] = np.square(apart).sum(axis=(1, 2)) / 2
     after = in_cell.sum(axis=1, keepdims=True) - in_cell.cumsum(axis=1)
     low = np.argmax(after <= (allowed - above[limits])[:, None], axis=1)
     return Separation(
