@@ -9,6 +9,9 @@ from clipshift.report.charts import marks
 from clipshift.report.charts.look import ACCENT, MUTED, color_of, shape_of
 from clipshift.report.charts.vega import Chart
 
+LABEL = 220
+"""The most room for an augmentation's name, in pixels: the configuration's limit of labels."""
+
 
 def draw_differences(table: pd.DataFrame, facts: Facts) -> Chart:
     """Paired differences of two runs in one measure, with 95 % intervals; hollow: may be none.
@@ -27,7 +30,8 @@ def draw_differences(table: pd.DataFrame, facts: Facts) -> Chart:
     order = list(dict.fromkeys(rows["label"]))
     title = "B minus A" + (f" ({facts.better} is better)" if facts.better else "")
     x = alt.X("difference:Q", title=title, axis=alt.Axis(tickCount=6))
-    y = alt.Y("label:N", sort=order, title=None)
+    room = 7 * max(map(len, order), default=0)  # or a label of another severity is cut
+    y = alt.Y("label:N", sort=order, title=None, axis=alt.Axis(minExtent=min(room, LABEL)))
     outlined = {"size": 90, "opacity": 1, "strokeWidth": 2}
     interval, point = marks.interval_and_point(x, point=outlined, y=y, color=color_of(rows))
     means = {"group": "the model was", "mean_a": ("A", ".3f"), "mean_b": ("B", ".3f")}
