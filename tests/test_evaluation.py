@@ -31,15 +31,15 @@ from clipshift.data.photos import Photo, decode
 from clipshift.data.sources import sample
 from clipshift.encode.encoder import Encoder
 from clipshift.errors import UserError
-from clipshift.evaluate.layers import layer_table
-from clipshift.evaluate.module import ShiftEvaluation
-from clipshift.evaluate.tables import (
+from clipshift.evaluate.gallery import (
     add_of_gallery,
     add_relative_shift,
     clean_spread,
     gallery_values,
-    make_run,
 )
+from clipshift.evaluate.layers import layer_table
+from clipshift.evaluate.module import ShiftEvaluation
+from clipshift.evaluate.tables import make_run
 from clipshift.measure.functional import attention_similarity_aligned, gaze_divergence_aligned
 from clipshift.results.intervals import mean_interval
 from clipshift.results.measured import Measured

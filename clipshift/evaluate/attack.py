@@ -12,8 +12,8 @@ from clipshift.augment.variants import Variant
 from clipshift.data.photos import Photo
 from clipshift.encode.encoder import ENCODE_BATCH, Encoder
 from clipshift.errors import UserError, first_line
+from clipshift.evaluate.gallery import add_relative_shift
 from clipshift.evaluate.module import ShiftEvaluation
-from clipshift.evaluate.tables import add_relative_shift
 from clipshift.measure.functional import cosine_similarity
 from clipshift.measure.metrics import CleanSpread
 from clipshift.options import AttackOptions

@@ -37,11 +37,12 @@ from clipshift.evaluate.calibration import distortion_of, matched_strengths
 from clipshift.evaluate.dissect import component_table
 from clipshift.evaluate.elasticity import ELASTICITY_PHOTOS, WEAKER
 from clipshift.evaluate.floor import precision_floor
+from clipshift.evaluate.gallery import clean_spread
 from clipshift.evaluate.inside import inside_tables
 from clipshift.evaluate.loading import ViewData
 from clipshift.evaluate.module import RecordOptions, ShiftEvaluation
 from clipshift.evaluate.retrieval import retrieval_table
-from clipshift.evaluate.tables import clean_spread, make_run
+from clipshift.evaluate.tables import make_run
 from clipshift.measure.metrics import CosineSimilarity, PhotoMeasure
 from clipshift.options import EvaluateOptions
 from clipshift.progress import Progress

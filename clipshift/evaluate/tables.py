@@ -1,35 +1,34 @@
 """Make the tables and facts of a run from what was measured."""
 
 import math
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
-import torch
 
 from clipshift.augment.corruptions import Corruption
 from clipshift.augment.matching import Calibration
 from clipshift.augment.stored import Stored
-from clipshift.data.photos import Photo, keyed_order
+from clipshift.augment.variants import Variant
+from clipshift.data.photos import Photo
 from clipshift.evaluate.calibration import matching_settings, mirrored_photos
 from clipshift.evaluate.elasticity import elasticities
+from clipshift.evaluate.gallery import (
+    add_of_gallery,
+    add_relative_shift,
+    alone_in_class,
+    clean_spread,
+    gallery_values,
+    near_photos,
+    repeated_photos,
+    sampled_embeddings,
+)
 from clipshift.evaluate.layers import carried_gaze, layer_table, outlier_table
 from clipshift.evaluate.thresholds import threshold_tables
-from clipshift.measure.embeddings import (
-    QUANTILE_PHOTOS,
-    distance_quantile,
-    has_direction,
-    near_copies,
-    neighbour_hit,
-    percentile_shift,
-)
-from clipshift.measure.facts import NEIGHBOUR_VOTES, Facts, retained_facts
-from clipshift.measure.functional import retained
-from clipshift.measure.metrics import CleanSpread
-from clipshift.measure.whitening import whitened_shift
+from clipshift.measure.embeddings import QUANTILE_PHOTOS, distance_quantile
+from clipshift.measure.facts import Facts, retained_facts
 from clipshift.results.columns import ShiftFile, write_shift
 from clipshift.results.confidence import confidence_table
 from clipshift.results.corruptions import corruption_errors, shift_and_error
@@ -102,17 +101,10 @@ def make_run(
     correlation = label_correlation(shift) if cosine else None
     groups, resampled = resampling(list(labels_of(shift)), correlation, resample)
     sample = replace(sample, groups=groups)
-    matching, elasticity = UNMATCHED, {}
+    matching = UNMATCHED
     if calibration:
         elasticity = elasticities(measured, variants, calibration.undistorted)
-        relative = calibration.relative_distortions()
-        matching = Matching(
-            {name: elasticity.get(name, 1.0) * of for name, of in relative.items()},
-            # over several draws it is left to chance how many are mirrored
-            mirrored_photos(
-                variants.values() if shift.draws == 1 else (), list(shift.photos), seed
-            ),
-        )
+        matching = matching_of(calibration, elasticity, variants, shift, seed)
     summary = summarize(shift, columns, seed, matching, groups)
     kinds = Stored | Corruption
     corruptions = {v.name for v in variants.values() if isinstance(v.augmentation, kinds)}
@@ -174,6 +166,31 @@ def make_run(
     )
 
 
+def matching_of(
+    calibration: Calibration,
+    elasticity: Mapping[str, float],
+    variants: Mapping[str, Variant],
+    shift: ShiftFile,
+    seed: int,
+) -> Matching:
+    """What intervals of the shift at severity ``matched`` hold as well.
+
+    Args:
+        calibration: Of that severity.
+        elasticity: Of the shift, by augmentation.
+        variants: Augmentations at severities, by view name.
+        shift: The file of the run's values.
+        seed: The run's seed.
+    """
+    relative = calibration.relative_distortions()
+    # over several draws it is left to chance how many are mirrored
+    counted = variants.values() if shift.draws == 1 else ()
+    return Matching(
+        {name: elasticity.get(name, 1.0) * of for name, of in relative.items()},
+        mirrored_photos(counted, list(shift.photos), seed),
+    )
+
+
 def data_facts(
     measured: Measured, photos: Sequence[Photo], shown: Collection[str]
 ) -> dict[str, Any]:
@@ -230,56 +247,8 @@ def label_correlation(shift: Shift) -> float | None:
     return None if math.isnan(correlation) else correlation
 
 
-def repeated_photos(digests: np.ndarray) -> list[str]:
-    """A warning of copies that could only be seen once they were measured; empty without any."""
-    if not (copies := len(digests) - len(np.unique(digests, axis=0))):
-        return []
-    return [
-        f"Photos with the same bytes as another: {copies} of {len(digests)}. They come from shards "
-        "that are streamed, where copies are not looked for beforehand, and count as photos of "
-        "their own: intervals are too narrow, retained is too low, and R² too high. With "
-        "data.stream=false they are left out."
-    ]
-
-
 NEAR = 0.05
 """The quantile of the distances between different clean photos that a shift is compared with."""
-COMPARED_PHOTOS = 20_000
-"""The number of random photos that are compared, every two of them, to find near copies."""
-
-
-def near_photos(records: Records, photos: Sequence[Photo]) -> list[str]:
-    """A warning of photos that may be near copies of each other, a few of them by name."""
-    listed, clean = sampled_embeddings(records, photos, COMPARED_PHOTOS)
-    pairs, near, limit = near_copies(clean)
-    if not near.any():
-        return []
-    names = "; ".join(
-        " and ".join(sorted(photos[listed[one]].id for one in pair)) for pair in pairs
-    )
-    return [
-        f"Photos that may be near copies of another: {near.sum()} of the {len(listed)} that were "
-        f"compared, as {names} (1 − cosine of their clean embeddings: below {limit:.2g}). Each "
-        "counts as a photo of its own: leave out those that are one photograph."
-    ]
-
-
-def sampled_embeddings(
-    records: Records, photos: Sequence[Photo], count: int
-) -> tuple[list[int], np.ndarray]:
-    """Random photos in random order, by their indices, and their clean embeddings, (N, D).
-
-    Those that were not measured, or have no direction, are left out.
-    """
-    order = keyed_order(photos, "sample")[:count]
-    chosen = set(order)
-    clean: dict[int, np.ndarray] = {}
-    for part in records.parts("embeddings"):
-        rows = part.embeddings[CLEAN]
-        candidates = zip(part.index.tolist(), rows, has_direction(rows), strict=True)
-        clean |= {index: row.copy() for index, row, use in candidates if use and index in chosen}
-    listed = [index for index in order if index in clean]
-    return listed, np.array([clean[index] for index in listed])
 
 
 def dose_tables(
@@ -306,101 +275,3 @@ def dose_tables(
     influence = influence.reindex(sample.measured.index[sample.order], fill_value=0).to_numpy()
     seed, groups = sample.seed, sample.groups
     return dose_curves(shift, measure, unchanged, level, influence, seed, groups)
-
-
-def clean_spread(parts: Iterable[Measured]) -> CleanSpread | None:
-    """The distances between different clean photos, from their embeddings; None without photos."""
-    metric = None
-    for part in parts:
-        clean = torch.from_numpy(part.embeddings[CLEAN])
-        if metric is None:
-            metric = CleanSpread(clean.shape[1], sync_on_compute=False)
-        metric.update(clean)
-    return metric
-
-
-def add_relative_shift(measured: Measured, spread: CleanSpread | None) -> None:
-    """Divide every shift by the mean distance between different clean photos.
-
-    Leaves ``distance_to_others`` beside it, each photo's share in that mean. NaN where the encoder
-    makes no difference between photos.
-
-    Args:
-        measured: What was measured of some photos, with their clean embeddings.
-        spread: From `clean_spread` of all photos.
-    """
-    if spread is None:
-        return
-    others = spread.distance_to_others(torch.from_numpy(measured.embeddings[CLEAN])).numpy()
-    unit = spread.compute().item()
-    for variant, measure in list(measured.values):
-        if measure == "cosine_similarity":
-            shift = 1 - measured.values[variant, measure]
-            relative = np.where(np.isnan(others), np.nan, shift / unit)
-            measured.values[variant, "relative_shift"] = relative
-            measured.values[variant, "distance_to_others"] = others
-
-
-OfGallery = dict[tuple[str, str], dict[int, float]]
-"""Values of the gallery's photos alone: by variant and measure, and by the photo's index."""
-
-
-def gallery_values(measured: Measured, photos: Sequence[Photo]) -> OfGallery:
-    """How far views move among the gallery, which find their own photo, and what neighbours vote.
-
-    Empty for a gallery of fewer than two photos; without those of `NEIGHBOUR_VOTES` that no photo
-    has a value of.
-    """
-    indices = sorted(measured.gallery.get(CLEAN, ()))
-    if len(indices) < 2:
-        return {}
-    views = {name: np.stack([of[i] for i in indices]) for name, of in measured.gallery.items()}
-    clean = views.pop(CLEAN)
-    classes = pd.factorize(np.array([photos[index].label for index in indices], object))[0]
-    values = shifts_in_gallery(views, clean, [photos[index] for index in indices])
-    values |= {
-        (name, "retained"): retained(torch.from_numpy(view), torch.from_numpy(clean)).numpy()
-        for name, view in views.items()
-    }
-    for column, k in NEIGHBOUR_VOTES.items():
-        hits = neighbour_hit(clean, clean, classes, k)
-        if np.isfinite(hits).any():
-            for name, view in views.items():
-                values[name, f"{column}_clean"] = hits
-                values[name, column] = neighbour_hit(view, clean, classes, k)
-    return {key: dict(zip(indices, of.tolist(), strict=True)) for key, of in values.items()}
-
-
-def shifts_in_gallery(
-    views: Mapping[str, np.ndarray], clean: np.ndarray, photos: Sequence[Photo]
-) -> dict[tuple[str, str], np.ndarray]:
-    """``percentile_shift`` and ``whitened_shift`` of every view of the gallery's photos.
-
-    Args:
-        views: Embeddings by variant, shape (N, D).
-        clean: Those of the clean views.
-        photos: The gallery's photos, in the same order.
-    """
-    places = np.argsort(keyed_order(photos, "folds"))
-    whitened = whitened_shift(list(views.values()), clean, places)
-    values = {(name, "percentile_shift"): percentile_shift(of, clean) for name, of in views.items()}
-    return values | {(n, "whitened_shift"): of for n, of in zip(views, whitened, strict=True)}
-
-
-def alone_in_class(values: OfGallery, photos: Sequence[Photo]) -> list[str]:
-    """A note of labelled photos without a nearest-neighbour accuracy; empty without any."""
-    hits = next((of for (_, column), of in values.items() if column == "neighbour_top1_clean"), {})
-    alone = [math.isnan(hit) for index, hit in hits.items() if photos[index].label is not None]
-    if not any(alone):
-        return []
-    return [
-        f"Photos whose class has no other photo in the gallery: {sum(alone)} of {len(alone)}. "
-        "They have no nearest-neighbour accuracy."
-    ]
-
-
-def add_of_gallery(measured: Measured, values: OfGallery) -> None:
-    """Add the values of the gallery's photos; NaN for the others."""
-    for key, photos in values.items():
-        rows = [photos.get(index, math.nan) for index in measured.index.tolist()]
-        measured.values[key] = np.array(rows)

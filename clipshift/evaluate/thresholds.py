@@ -9,6 +9,7 @@ import torch
 from scipy.stats import t as student
 
 from clipshift.data.photos import keyed_order
+from clipshift.evaluate.gallery import COMPARED_PHOTOS
 from clipshift.measure.copy_detection import RATES, Separation, separate
 from clipshift.measure.embeddings import has_direction
 from clipshift.measure.functional import recall
@@ -20,8 +21,6 @@ from clipshift.severities import ALL
 
 RECALL = (1, 5, 10)
 """k of recall@k."""
-COMPARED_PHOTOS = 20_000
-"""The number of random photos of the gallery of which every two are compared."""
 INDEPENDENT = 10
 """As how many independent impostors those above a threshold must count for it to be known."""
 COSINES = 60

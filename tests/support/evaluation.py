@@ -15,9 +15,9 @@ from clipshift.data.dataset import ViewDataset
 from clipshift.data.photos import Photo
 from clipshift.encode.encoder import Encoder
 from clipshift.encode.texts import caption_embeddings
+from clipshift.evaluate.gallery import add_of_gallery, gallery_values
 from clipshift.evaluate.loading import ViewData
 from clipshift.evaluate.module import RecordOptions, ShiftEvaluation
-from clipshift.evaluate.tables import add_of_gallery, gallery_values
 from clipshift.measure.metrics import (
     SSIM,
     AttentionSimilarity,
