@@ -357,7 +357,7 @@ def test_run_writes_everything(finished: tuple[Path, str]) -> None:
     page = (folder / "report.html").read_text()
     figures = {file.name for file in (folder / "figures").iterdir()}
     drawn = ("ranking", "distribution", "heatmap", "layers_cosine", "layers_patch_cosine",
-             "layers_cka", "gaze", "distances", "correlations")  # fmt: skip
+             "layers_cka", "gaze", "distances", "correlations", "cosines")  # fmt: skip
     assert figures == {f"{name}.{kind}" for name in drawn for kind in ("svg", "png")}
     views = 1 + 9  # clean, and under nine augmentations
     assert page.count("data:image/webp") == 5 * views
