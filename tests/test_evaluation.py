@@ -312,8 +312,8 @@ def test_ranks_and_batches_leave_the_same_files(
 
 def test_a_model_that_ignores_its_input_has_no_shift(encoder: Encoder) -> None:
     class Blind(Encoder):
-        def _encode(self, views: torch.Tensor, heads: bool = False):  # type: ignore[no-untyped-def]
-            return super()._encode(torch.zeros_like(views), heads)
+        def _encode(self, views: torch.Tensor, *wanted: bool):  # type: ignore[no-untyped-def]
+            return super()._encode(torch.zeros_like(views), *wanted)
 
     blind = Blind(encoder.model, encoder.preprocessing, {}, False, "fp32", lambda: None)
     table, _, measured = measure(blind, sample()[:3], ["noise", "flip"])
