@@ -26,7 +26,7 @@ def threshold_section(run: Run) -> Section | None:
     for row in leading.itertuples():  # of the lowest rate in the end
         words |= {row.measure: with_interval(row.value, row.ci_low, row.ci_high)}
         words |= {"pairs": 1 / row.fpr}
-    tables = [data[data["impostors"] == "all"], data]
+    tables = [data[data["impostors"] == "all"], *([data] if len(shown) else [])]
     section = make_section("thresholds", {"cosines": chart}, tables, n=rows["n"].max(), **words)
     section.finding = section.finding if len(leading) else ""
     return section
