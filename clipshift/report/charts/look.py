@@ -42,8 +42,8 @@ LOOKS = {
     "motion_blur": Look("#9558a3", LONG, "triangle-up"),
     # what hides a part
     "coarse_dropout": Look("#6b727e", SOLID, "diamond"),
-    # what sees the model: red
-    "attack": Look("#d03a3a", SOLID, "cross"),
+    # what sees the model: rust
+    "attack": Look("#b8562e", SOLID, "cross"),
 }
 """The augmentations with a look of their own: a hue for each kind, and none of them green."""
 OTHERS = tuple(

@@ -10,7 +10,7 @@ from clipshift.report.words import short
 from clipshift.results.runs import Run
 from clipshift.severities import ALL
 
-LEADING_HEADS = 10
+SHOWN_HEADS = 10
 """How many heads are listed."""
 
 
@@ -23,7 +23,9 @@ def component_section(run: Run) -> Section | None:
     shown = leading_rows(pd.concat(tables))
     shares = leading_rows(rows)
     heads = shares[shares["component"] == "head"]
-    by_name = {name: of.nlargest(LEADING_HEADS, "share") for name, of in heads.groupby("augmentation")}
+    by_name = {
+        name: of.nlargest(SHOWN_HEADS, "share") for name, of in heads.groupby("augmentation")
+    }
     places = [set(zip(of["layer"], of["head"], strict=True)) for of in by_name.values()]
     sums = shares[shares["augmentation"] == ALL].groupby("component")["share"].sum()
     return make_section(
@@ -46,7 +48,7 @@ def leading_heads(rows: pd.DataFrame) -> pd.DataFrame:
         rows: Of ``components.csv``, at one severity.
     """
     heads = rows[rows["component"] == "head"]
-    means = heads[heads["augmentation"] == ALL].nlargest(LEADING_HEADS, "share")
+    means = heads[heads["augmentation"] == ALL].nlargest(SHOWN_HEADS, "share")
     each = heads[heads["augmentation"] != ALL]
     wide = each.pivot(index=["layer", "head"], columns="augmentation", values="share")
     wide = wide.loc[pd.MultiIndex.from_frame(means[["layer", "head"]])]
