@@ -104,6 +104,11 @@ class Result:
         return self.run.components
 
     @property
+    def patching(self) -> pd.DataFrame:
+        """What single heads and MLPs undo and do when patched; empty likewise."""
+        return self.run.patching
+
+    @property
     def dose(self) -> pd.DataFrame:
         """The shift as a rising function of the distortion; empty with fewer than two severities.
 

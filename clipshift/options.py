@@ -321,6 +321,16 @@ class SaveOptions(Description):
     """Write the gaze of each attention head on the views of the first N photos."""
 
 
+class PatchingOptions(Description):
+    """Of dissect=true: components of one view that are put into the pass of another."""
+
+    photos: int = option(8, whole(0))
+    """Photos at random in which components are patched; 32 components take one more pass of 32
+    views for each of their views, twice."""
+    layers: int = option(2, whole(0))
+    """The number of last layers that are patched head by head."""
+
+
 class SeedOptions(Description):
     """What all commands have."""
 
@@ -351,7 +361,8 @@ class EvaluateOptions(EncoderOptions):
     inside: bool = False
     """Analyse the geometry of the shift."""
     dissect: bool = False
-    """Dissect the shift: which heads and MLPs carry it (components.csv)."""
+    """Dissect the shift: which heads and MLPs carry it (components.csv, patching.csv)."""
+    patching: PatchingOptions = field(default_factory=PatchingOptions)
     attributes: list[str] = option([])
     """Of inside=true: texts that say how a photo can look (conf/attributes.yaml)."""
     gallery: int = option(1000, whole(0))

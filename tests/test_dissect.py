@@ -22,6 +22,7 @@ from clipshift.encode.encoder import Encoder
 from clipshift.encode.kinds import load_encoder
 from clipshift.encode.last_block import only_class_token
 from clipshift.encode.modules import as_encoder
+from clipshift.encode.patching import Site, patched_shift, patched_sites
 from clipshift.evaluate.dissect import component_products, component_table
 from clipshift.results.measured import Measured
 from clipshift.results.runs import read_run
@@ -211,7 +212,7 @@ def test_intervals_of_shares_cover() -> None:
 
 def run_dissected(hub_folder: Path, folder: Path, *overrides: str) -> Path:
     options = ["experiment=dissect", f"model.checkpoint={hub_folder}", "trainer=cpu"]
-    options += ["logger=none", "aug=[noise,flip]", "data.limit=9", *overrides]
+    options += ["logger=none", "aug=[noise,flip]", "data.limit=9", "patching.photos=3", *overrides]
     evaluate(compose_config("evaluate", options), folder)
     return folder
 
@@ -219,7 +220,8 @@ def run_dissected(hub_folder: Path, folder: Path, *overrides: str) -> Path:
 def test_shares_do_not_depend_on_batch_and_workers(hub_folder: Path, tmp_path: Path) -> None:
     folder = run_dissected(hub_folder, tmp_path / "a", "data.batch_size=7", "data.num_workers=2")
     other = run_dissected(hub_folder, tmp_path / "b", "data.batch_size=1")
-    assert (folder / "components.csv").read_bytes() == (other / "components.csv").read_bytes()
+    for name in ("components.csv", "patching.csv"):
+        assert (folder / name).read_bytes() == (other / name).read_bytes()
     run = read_run(folder)
     table = run.components
     stored = json.loads((folder / "columns.json").read_text())["components.csv"]
@@ -232,4 +234,42 @@ def test_shares_do_not_depend_on_batch_and_workers(hub_folder: Path, tmp_path: P
         for kind in ("head", "attention")
     )
     np.testing.assert_allclose(heads, attention, atol=1e-8)
-    assert 'id="components"' in (folder / "report.html").read_text()
+    page = (folder / "report.html").read_text()
+    assert 'id="components"' in page
+    assert "Sum and intervention disagree most on" in page
+
+
+@torch.inference_mode()
+def test_patching_a_head_that_alone_reacts_undoes_and_makes_the_whole_shift(
+    views: Tensor,
+) -> None:
+    encoder = one_head_reacts(head=2)
+    assert encoder.components is not None
+    noisy = (views + 0.3 * torch.randn(views.shape)).clamp(0, 1)
+    sites = patched_sites(encoder.components, by_head=2)
+    shifts = patched_shift(encoder, torch.stack([views[0], noisy[0]]), sites)
+    embeddings = encoder(torch.stack([views[0], noisy[0]])).embedding.double()
+    shift = 1 - float(nn.functional.cosine_similarity(*embeddings, dim=0))
+    assert float(shifts[0]) == pytest.approx(shift, rel=1e-3)
+    undone, alone = 1 - shifts[1 : 1 + len(sites)] / shift, shifts[1 + len(sites) :] / shift
+    whole = [float(site in (Site(1, "attention"), Site(1, "head", 2))) for site in sites]
+    np.testing.assert_allclose(undone, whole, atol=2e-3)
+    np.testing.assert_allclose(alone, whole, atol=2e-3)
+
+
+@pytest.mark.parametrize("name", ["open_clip", "registers"])
+@torch.inference_mode()
+def test_a_component_of_the_same_view_changes_nothing(
+    name: str, encoder: Encoder, views: Tensor
+) -> None:
+    if name == "registers":
+        model = perturbed(VisionTransformer(**REGISTERS))
+        encoder = as_encoder(model, UNCHANGED | {"size": 32}, trained=False)
+    assert encoder.components is not None
+    sites = patched_sites(encoder.components, by_head=1)
+    same = patched_shift(encoder, views[:1].expand(2, -1, -1, -1), sites)
+    np.testing.assert_allclose(same, 0, atol=1e-6)
+    other = patched_shift(encoder, views[:2], sites)
+    assert (other[1:] > 1e-6).all()
+    before = encoder(views).embedding
+    assert torch.equal(before, encoder(views).embedding)

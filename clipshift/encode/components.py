@@ -16,7 +16,7 @@ decomposition", 2024 (arXiv:2310.05916), sections 3.1 and 3.2, with MLPs and the
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -28,16 +28,14 @@ from timm.layers import Attention, AttentionPoolLatent
 from timm.models import VisionTransformer as TimmTransformer
 from timm.models.vision_transformer import Block
 from torch import Tensor, nn
+from torch.nn.functional import linear, scaled_dot_product_attention
 
-from clipshift.encode.gaze import (
-    PASSING,
-    Heads,
-    attention_weights,
-    latent_heads,
-    multihead_heads,
-    pools_tokens,
-    timm_heads,
-)
+from clipshift.encode.gaze import PASSING, first, pools_tokens, split
+
+Key = tuple[int, str]
+"""A layer, from 0, and what of it: ``attention`` or ``mlp``; or ``start``, the stream's start."""
+See = Callable[[Key, Tensor], Tensor | None]
+"""Sees what heads gather before the projection, or what an MLP adds; returns what replaces it."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,33 +52,23 @@ class Layer:
     scale: Any
     mlp: nn.Module
 
-    def heads(self, *inputs: Any, **named: Any) -> Tensor:
-        """The values that each head of the first query gathers from the tokens.
-
-        Args:
-            inputs: Of the attention layer; the last are the tokens.
-            named: Likewise, by name.
-
-        Returns:
-            One head behind the other, before the projection, float64, shape (B, heads·d).
-        """
-        project, weight, bias, out = attention_parts(self.attention)
-        attended = attention_weights(*project(self.attention, *inputs, **named))
-        gathered = attended @ inputs[-1].float()
-        inner = out.in_features
-        values = weight[-inner:].unflatten(0, (self.attention.num_heads, -1)).double()
-        each = torch.einsum("bhw,hdw->bhd", gathered.double(), values).flatten(1)
-        return each if bias is None else each + bias[-inner:].double()
+    @property
+    def out(self) -> nn.Linear:
+        """The projection after the heads."""
+        attention = self.attention
+        return (
+            attention.out_proj if isinstance(attention, nn.MultiheadAttention) else attention.proj
+        )
 
     @property
     def weight(self) -> Tensor:
         """Of the projection after the heads, with the layer scale, float64, (width, heads·d)."""
-        return self._scaled(attention_parts(self.attention)[3].weight.double().T).T
+        return self._scaled(self.out.weight.double().T).T
 
     @property
     def bias(self) -> Tensor | float:
         """Of the same projection, float64, shape (width,); 0 where it has none."""
-        bias = attention_parts(self.attention)[3].bias
+        bias = self.out.bias
         return 0.0 if bias is None else self._scaled(bias.double())
 
     def _scaled(self, values: Tensor) -> Tensor:
@@ -88,15 +76,19 @@ class Layer:
         return values if gamma is None else values * gamma.double()
 
 
-def attention_parts(
-    layer: Any,
-) -> tuple[Callable[..., Heads], Tensor, Tensor | None, nn.Linear]:
-    """Of an attention layer: its queries and keys; weight and bias, values last; its projection."""
-    if isinstance(layer, nn.MultiheadAttention):
-        return multihead_heads, layer.in_proj_weight, layer.in_proj_bias, layer.out_proj
-    if isinstance(layer, AttentionPoolLatent):
-        return latent_heads, layer.kv.weight, layer.kv.bias, layer.proj  # type: ignore[return-value]
-    return timm_heads, layer.qkv.weight, layer.qkv.bias, layer.proj
+def gathered_values(
+    layer: nn.MultiheadAttention, query: Tensor, key: Tensor, value: Tensor
+) -> Tensor:
+    """The values that heads gather, one head behind the other, shape (B, queries, heads·d)."""
+    biases = (None,) * 3 if layer.in_proj_bias is None else layer.in_proj_bias.chunk(3)
+    parts = zip((query, key, value), layer.in_proj_weight.chunk(3), biases, strict=True)
+    heads = [split(linear(*part), layer.num_heads) for part in parts]
+    return scaled_dot_product_attention(*heads).transpose(1, 2).flatten(2)
+
+
+def _attend(layer: nn.MultiheadAttention, *inputs: Tensor, **_: Any) -> tuple[Tensor, None]:
+    """Self-attention up to rounding, which calls its projection as a module."""
+    return layer.out_proj(gathered_values(layer, *inputs)), None
 
 
 @dataclass(eq=False)
@@ -115,7 +107,7 @@ class ComponentProbe:
     start: nn.Module | None
     norm: nn.LayerNorm | None
     projection: nn.Linear | Tensor | None
-    _written: dict[tuple[int, str], Tensor] = field(default_factory=dict)
+    _written: dict[Key, Tensor] = field(default_factory=dict)
 
     @property
     def heads(self) -> int:
@@ -123,31 +115,51 @@ class ComponentProbe:
         return self.layers[0].attention.num_heads
 
     @contextmanager
-    def reading(self) -> Iterator[None]:
-        """Read every forward pass inside a ``with`` block."""
-        hooks = []
+    def watching(self, see: See, all_tokens: bool = True) -> Iterator[None]:
+        """Let a function see every forward pass inside a ``with`` block.
+
+        Args:
+            see: See `See`.
+            all_tokens: Whether it sees, and may replace, what heads gather for all tokens. This is
+                computed by other code than torch's, up to rounding; otherwise the pass is the same.
+        """
+
+        def before(key: Key, out: nn.Module, inputs: tuple[Tensor, ...]) -> Tensor | None:
+            return see(key, inputs[0])
+
+        def gather(key: Key, layer: Any, inputs: tuple[Tensor, ...]) -> None:
+            see(key, gathered_values(layer, first(inputs[0]), *inputs[1:]))
+
+        def after(key: Key, mlp: nn.Module, inputs: Any, output: Tensor) -> Tensor | None:
+            return see(key, output)
+
+        hooks, replaced = [], []
         if self.start is not None:
-            hooks.append(self.start.register_forward_pre_hook(self._keep_start))
+            hooks.append(self.start.register_forward_pre_hook(partial(before, (0, "start"))))
         for index, layer in enumerate(self.layers):
-            keep = partial(self._keep_heads, index)
-            hooks.append(layer.attention.register_forward_pre_hook(keep, with_kwargs=True))
-            hooks.append(layer.mlp.register_forward_hook(partial(self._keep_mlp, index)))
+            module: nn.Module = layer.out
+            hook: Any = before
+            if isinstance(layer.attention, nn.MultiheadAttention) and all_tokens:
+                layer.attention.forward = partial(_attend, layer.attention)  # type: ignore[method-assign]
+                replaced.append(layer.attention)
+            elif isinstance(layer.attention, nn.MultiheadAttention):
+                module, hook = layer.attention, gather  # torch's does not call its projection
+            hooks.append(module.register_forward_pre_hook(partial(hook, (index, "attention"))))
+            hooks.append(layer.mlp.register_forward_hook(partial(after, (index, "mlp"))))
         try:
             yield
         finally:
-            for hook in hooks:
-                hook.remove()
+            for handle in hooks:
+                handle.remove()
+            for attention in replaced:
+                del attention.forward
 
-    def _keep_start(self, block: nn.Module, inputs: tuple[Any, ...]) -> None:
-        self._written[0, "start"] = inputs[0][:, 0].double()
+    def reading(self) -> AbstractContextManager[None]:
+        """Read every forward pass inside a ``with`` block."""
+        return self.watching(self._keep, all_tokens=False)
 
-    def _keep_heads(
-        self, index: int, attention: nn.Module, inputs: tuple[Any, ...], named: dict[str, Any]
-    ) -> None:
-        self._written[index, "heads"] = self.layers[index].heads(*inputs, **named)
-
-    def _keep_mlp(self, index: int, mlp: nn.Module, inputs: Any, output: Tensor) -> None:
-        self._written[index, "mlp"] = output[:, 0].double()
+    def _keep(self, key: Key, tokens: Tensor) -> None:
+        self._written[key] = tokens[:, 0].double()
 
     def read(self) -> Tensor:
         """What was written in the last forward pass.
@@ -159,7 +171,8 @@ class ComponentProbe:
         """
         written, self._written = self._written, {}
         kinds = [
-            [written[index, kind] for index in range(len(self.layers))] for kind in ("heads", "mlp")
+            [written[index, kind] for index in range(len(self.layers))]
+            for kind in ("attention", "mlp")
         ]
         start = written.get((0, "start"), torch.zeros_like(kinds[1][0]))
         return torch.stack([start, *kinds[0], *kinds[1]], dim=1)

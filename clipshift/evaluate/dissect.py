@@ -1,4 +1,6 @@
-"""The shift by component (``dissect=true``): which heads and MLPs carry it."""
+"""The shift by component (``dissect=true``): which heads and MLPs carry it, and cause it."""
+
+from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
@@ -6,8 +8,9 @@ from torch import Tensor
 
 from clipshift.encode.components import ComponentProbe
 from clipshift.encode.encoder import Features
+from clipshift.encode.patching import Site
 from clipshift.results.columns import DEFINITIONS
-from clipshift.results.intervals import ratio_values
+from clipshift.results.intervals import mean_interval, ratio_values
 from clipshift.results.table import PhotoSample
 from clipshift.severities import ALL
 
@@ -85,3 +88,35 @@ def component_table(sample: PhotoSample, heads: int) -> pd.DataFrame:
         names = {"augmentation": name, "severity": severity}
         tables.append(pd.DataFrame(names | cells | numbers | {"n": len(shares)}))
     return pd.concat(tables, ignore_index=True)[columns]
+
+
+def patching_table(sample: PhotoSample, sites: Sequence[Site]) -> pd.DataFrame:
+    """What single components undo and do: a row per variant and site; empty if not measured.
+
+    Args:
+        sample: What was measured.
+        sites: What was patched.
+    """
+    columns, tables = list(DEFINITIONS["patching"]), []
+    for name, variant in sample.variants.items():
+        kept = sample.measured.patched.get(name, {})
+        rows = np.array([kept[index] for index in sorted(kept, key=lambda i: sample.photos[i].id)])
+        if not len(rows):
+            return pd.DataFrame(columns=columns)
+        ratios = np.stack([ratio_values(part, rows[:, 0]) for part in rows[:, 1:].T], axis=1)
+        ratios[:, : len(sites)] = 1 - ratios[:, : len(sites)]
+        low, high = mean_interval(ratios, sample.seed)
+        ends = {"": ratios.mean(axis=0), "_low": low, "_high": high}
+        halves = {end: values.reshape(2, -1) for end, values in ends.items()}
+        cells = {
+            "augmentation": variant.name,
+            "severity": variant.severity,
+            "layer": [site.layer + 1 for site in sites],
+            "component": [site.component for site in sites],
+            "head": [site.head + 1 if site.head >= 0 else np.nan for site in sites],
+            **{f"undone{end}": values[0] for end, values in halves.items()},
+            **{f"alone{end}": values[1] for end, values in halves.items()},
+            "n": len(rows),
+        }
+        tables.append(pd.DataFrame(cells)[columns])
+    return pd.concat(tables, ignore_index=True)

@@ -23,6 +23,7 @@ from clipshift.data.photos import Photo, keyed_order
 from clipshift.data.wordnet import is_wordnet_id
 from clipshift.encode.encoder import NAMES, Encoder
 from clipshift.encode.feature_cache import FeatureCache
+from clipshift.encode.patching import patched_sites
 from clipshift.encode.texts import (
     Vocabulary,
     ZeroShot,
@@ -34,7 +35,7 @@ from clipshift.encode.texts import (
 from clipshift.errors import UserError
 from clipshift.evaluate.attack import ATTACK, Attack, attack_tables
 from clipshift.evaluate.calibration import distortion_of, matched_strengths
-from clipshift.evaluate.dissect import component_table
+from clipshift.evaluate.dissect import component_table, patching_table
 from clipshift.evaluate.elasticity import ELASTICITY_PHOTOS, WEAKER
 from clipshift.evaluate.floor import precision_floor
 from clipshift.evaluate.gallery import clean_spread
@@ -305,6 +306,8 @@ def make_module(
         heads=options.save.gaze_heads,
         tokens=frozenset(at_random[:TOKEN_PHOTOS] if options.inside else ()),
         weaker=frozenset(at_random[:ELASTICITY_PHOTOS]),
+        patched=frozenset(at_random[: options.patching.photos]),
+        heads_patched=options.patching.layers,
     )
     features = None
     if cache is not None and encoder.cacheable and not (keep.heads or options.dissect):
@@ -389,8 +392,10 @@ def tabulate(
         if texts.captions is not None:
             captions = each_caption(evaluation.encoder, photos)
             tables["retrieval"] = retrieval_table(sample, captions)
-        if module.dissect and evaluation.encoder.components:
-            tables["components"] = component_table(sample, evaluation.encoder.components.heads)
+        if module.dissect and (probe := evaluation.encoder.components):
+            tables["components"] = component_table(sample, probe.heads)
+            sites = patched_sites(probe, module.keep.heads_patched)
+            tables["patching"] = patching_table(sample, sites)
         if options.inside:
             begun = time.perf_counter()
             tables |= inside_tables(sample, texts.vocabularies)

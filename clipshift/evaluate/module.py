@@ -21,6 +21,7 @@ from clipshift.data.dataset import GONE, Batch
 from clipshift.encode.encoder import ENCODE_BATCH, Encoder, Features
 from clipshift.encode.feature_cache import FeatureCache
 from clipshift.encode.packing import packed_weights
+from clipshift.encode.patching import patched_shift, patched_sites
 from clipshift.encode.texts import ZeroShot
 from clipshift.errors import UserError
 from clipshift.evaluate.dissect import component_products
@@ -56,6 +57,8 @@ class RecordOptions:
         heads: The number of leading photos whose gaze is kept head by head.
         tokens: Indices of the photos whose mean patch tokens are kept, with ``layers``.
         weaker: Indices of the photos that are measured below matched severity as well.
+        patched: Indices of the photos in which single components are patched, with ``dissect``.
+        heads_patched: The number of last layers that are patched head by head.
     """
 
     embeddings: bool = False
@@ -65,6 +68,8 @@ class RecordOptions:
     heads: int = 0
     tokens: Collection[int] = frozenset()
     weaker: Collection[int] = frozenset()
+    patched: Collection[int] = frozenset()
+    heads_patched: int = 0
 
 
 class ShiftEvaluation(pl.LightningModule):
@@ -184,6 +189,7 @@ class ShiftEvaluation(pl.LightningModule):
         rows = self._kept_rows(batch)
         floor = self._floor(rows.get("floor", []), views, by_view)
         weaker = self._weaker(rows.get("weaker", []), batch, views, by_view)
+        weaker |= self._patched(rows.get("patched", []), views)
         with self._stage("measure"):
             values = self._measure(batch, views, by_view, self.variants)
         further = [self._redraw(batch, by_view[CLEAN], values, n) for n in self.further]
@@ -371,6 +377,21 @@ class ShiftEvaluation(pl.LightningModule):
         products = [component_products(probe, features[name], clean) for name in self.variants]
         return {"components": torch.stack(products, dim=1).float()}
 
+    def _patched(self, rows: list[int], views: dict[str, Tensor]) -> dict[str, Tensor]:
+        """What single components undo and do in some photos, by variant."""
+        if not rows or self.encoder.components is None:
+            return {}
+        sites = patched_sites(self.encoder.components, self.keep.heads_patched)
+        with self._stage("patching"):
+            shifts = [
+                patched_shift(
+                    self.encoder, torch.stack([views[CLEAN][row], views[name][row]]), sites
+                )
+                for name in self.variants
+                for row in rows
+            ]
+            return {"patched": torch.stack(shifts).unflatten(0, (-1, len(rows)))}
+
     def _kept_rows(self, batch: Batch) -> dict[str, list[int]]:
         """The rows of a batch of which something is kept, by what."""
         photos = batch.index.tolist()
@@ -383,6 +404,7 @@ class ShiftEvaluation(pl.LightningModule):
             "tokens": self.keep.tokens,
             "floor": range(FLOOR_PHOTOS if self.reference is not None else 0),
             "weaker": self.keep.weaker,
+            "patched": self.keep.patched if self.dissect else (),
         }
         rows = {k: [n for n, photo in enumerate(photos) if photo in w] for k, w in wanted.items()}
         return {kind: chosen for kind, chosen in rows.items() if chosen}

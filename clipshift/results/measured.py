@@ -12,7 +12,7 @@ CLEAN = "clean"
 
 ROWS = ("digests", "stored", "distances", "layers", "outliers", "components")
 """What is kept in one array, with a row for each photo."""
-KEPT = ("gallery", "views", "gazes", "heads", "tokens", "nearest", "floor", "weaker")
+KEPT = ("gallery", "views", "gazes", "heads", "tokens", "nearest", "floor", "weaker", "patched")
 """What is kept of chosen photos: each a `Kept`."""
 Kept = dict[str, dict[int, np.ndarray]]
 """Arrays of chosen photos, by view and by the photo's index."""
@@ -51,6 +51,8 @@ class Measured:
             by variant; of runs in half precision.
         weaker: Of some photos the shift and distortion at matched severity and below, by variant,
             see `clipshift.evaluate.elasticity`.
+        patched: Of some photos the shift with single components of another view, by variant, see
+            `clipshift.encode.patching.patched_shift`.
         skipped: Photos that could not be read.
         seconds: Wall time by stage.
     """
@@ -72,6 +74,7 @@ class Measured:
     nearest: Kept = field(default_factory=dict)
     floor: Kept = field(default_factory=dict)
     weaker: Kept = field(default_factory=dict)
+    patched: Kept = field(default_factory=dict)
     skipped: list[Skipped] = field(default_factory=list)
     seconds: dict[str, float] = field(default_factory=dict)
 

@@ -74,6 +74,7 @@ class Run:
         cosines: How the cosines of the same photo's and of different photos' are distributed.
         components: Shares of heads and MLPs in the shift; empty where not asked for, and where the
             embedding is not a sum of theirs.
+        patching: What single components undo and do when they are patched; empty likewise.
         attack: Means under attack, with intervals; this and the next are empty without one.
         attack_photos: What is compared of attacked photos.
     """
@@ -105,6 +106,7 @@ class Run:
     thresholds: pd.DataFrame = field(default_factory=pd.DataFrame)
     cosines: pd.DataFrame = field(default_factory=pd.DataFrame)
     components: pd.DataFrame = field(default_factory=pd.DataFrame)
+    patching: pd.DataFrame = field(default_factory=pd.DataFrame)
     attack: pd.DataFrame = field(default_factory=pd.DataFrame)
     attack_photos: pd.DataFrame = field(default_factory=pd.DataFrame)
 

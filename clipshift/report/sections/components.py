@@ -19,19 +19,20 @@ def component_section(run: Run) -> Section | None:
     rows = run.components
     if rows.empty:
         return None
-    tables = [leading_heads(part) for _, part in rows.groupby("severity", sort=False)]
-    shown = leading_rows(pd.concat(tables))
-    shares = leading_rows(rows)
+    means = with_patching(run)
+    by_severity = means[means["component"] == "head"].groupby("severity", sort=False)
+    table = pd.concat([of.nlargest(SHOWN_HEADS, "share") for _, of in by_severity])
+    shown, shares = leading_rows(table), leading_rows(rows)
     heads = shares[shares["component"] == "head"]
     by_name = {
         name: of.nlargest(SHOWN_HEADS, "share") for name, of in heads.groupby("augmentation")
     }
     places = [set(zip(of["layer"], of["head"], strict=True)) for of in by_name.values()]
     sums = shares[shares["augmentation"] == ALL].groupby("component")["share"].sum()
-    return make_section(
+    section = make_section(
         "components",
         {"components": draw_components(rows)},
-        [pd.concat(tables)],
+        [table],
         attention=short(sums["attention"]),
         mlp=short(sums["mlp"]),
         leading=len(shown),
@@ -39,22 +40,30 @@ def component_section(run: Run) -> Section | None:
         carried=short(shown["share"].sum()),
         common=len(set.intersection(*places)),
     )
+    section.text += disagreement(leading_rows(means))
+    return section
 
 
-def leading_heads(rows: pd.DataFrame) -> pd.DataFrame:
-    """The heads with the greatest mean share, and where it is least and greatest.
+def with_patching(run: Run) -> pd.DataFrame:
+    """Mean shares over augmentations, and mean ``undone`` and ``alone``, NaN if not patched."""
+    keys = ["severity", "layer", "component", "head"]
+    patched = run.patching.astype(dict.fromkeys(["layer", "head", "undone", "alone"], float))
+    both = patched.groupby(keys, as_index=False, dropna=False)[["undone", "alone"]].mean()
+    return run.components[run.components["augmentation"] == ALL].merge(both, "left", keys)
 
-    Args:
-        rows: Of ``components.csv``, at one severity.
-    """
-    heads = rows[rows["component"] == "head"]
-    means = heads[heads["augmentation"] == ALL].nlargest(SHOWN_HEADS, "share")
-    each = heads[heads["augmentation"] != ALL]
-    wide = each.pivot(index=["layer", "head"], columns="augmentation", values="share")
-    wide = wide.loc[pd.MultiIndex.from_frame(means[["layer", "head"]])]
-    ends = {"least": (wide.idxmin(axis=1), wide.min(axis=1)),
-            "greatest": (wide.idxmax(axis=1), wide.max(axis=1))}  # fmt: skip
-    return means.assign(**{
-        name: [f"{value:.3f} {under}" for under, value in zip(*of, strict=True)]
-        for name, of in ends.items()
-    })  # fmt: skip
+
+def disagreement(means: pd.DataFrame) -> list[str]:
+    """A sentence on the component whose share and patching differ most; none without patching."""
+    difference = (means["share"] - means["undone"]).abs()
+    if not difference.notna().any():
+        return []
+    most = means.loc[difference.idxmax()]
+    name = {"attention": "attention", "mlp": "the MLP"}.get(
+        most["component"], f"head {most['head']:.0f}"
+    )
+    return [
+        f"Sum and intervention disagree most on {name} of layer {most['layer']:.0f}: its share is "
+        f"{short(most['share'])}, and its clean output, put into the pass of the view, undoes "
+        f"{short(most['undone'])} of the shift. What a component writes, later ones may compensate "
+        "or amplify."
+    ]
