@@ -56,6 +56,7 @@ def main() -> None:
     print(f"{environment()['processor']}, {threads}, {given.count} photos\n")
     print("| model | plain, s | by component | one photo patched, s |\n| --- | --- | --- | --- |")
     for model in given.models:
+        seconds(model, given.photos, 4)  # warm up
         spent = {n: seconds(model, given.photos, given.count, *o) for n, o in RUNS.items()}
         plain_run, component, both = spent.values()
         cells = f"{plain_run:.1f}", f"{component / plain_run:.2f} ×", f"{both - component:.1f}"

@@ -82,8 +82,8 @@ def gathered_values(
     """The values that heads gather, one head behind the other, shape (B, queries, heads·d)."""
     biases = (None,) * 3 if layer.in_proj_bias is None else layer.in_proj_bias.chunk(3)
     parts = zip((query, key, value), layer.in_proj_weight.chunk(3), biases, strict=True)
-    heads = [split(linear(*part), layer.num_heads) for part in parts]
-    return scaled_dot_product_attention(*heads).transpose(1, 2).flatten(2)
+    queries, keys, values = (split(linear(*part), layer.num_heads) for part in parts)
+    return scaled_dot_product_attention(queries, keys, values).transpose(1, 2).flatten(2)
 
 
 def _attend(layer: nn.MultiheadAttention, *inputs: Tensor, **_: Any) -> tuple[Tensor, None]:

@@ -32,7 +32,10 @@ def draw_components(components: pd.DataFrame) -> Chart:
     choice = alt.binding_select(options=names, name="augmentation ")
     chart = marks.heat_map(
         table,
-        {"column": list(table["column"].unique()), "layer": list(table["layer"].unique())[::-1]},
+        {
+            "column": sorted(table["column"].unique(), key="MLP".__eq__),
+            "layer": list(table["layer"].unique())[::-1],
+        },
         alt.condition("datum.share > 0", alt.value(ACCENT), alt.value(OPPOSITE)),
         marks.tooltip("augmentation", "layer", column="head", interval="share, 95 %"),
         description="Share of every head and MLP in the shift; blank where it may be none.",

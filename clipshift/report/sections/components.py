@@ -40,7 +40,7 @@ def component_section(run: Run) -> Section | None:
         carried=short(shown["share"].sum()),
         common=len(set.intersection(*places)),
     )
-    section.text += disagreement(leading_rows(means))
+    section.text = [*section.text, *disagreement(leading_rows(means))]
     return section
 
 
