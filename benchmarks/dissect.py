@@ -1,4 +1,4 @@
-"""What ``dissect=true`` costs: runs with and without it, in turn, in one process.
+"""What ``dissect=true`` costs: CPU seconds with and without it, in turn, in one process.
 
 The weights are random, from one seed; cached features are not used. ``python benchmarks/dissect.py
 PHOTOS``, with a folder of photos.
@@ -27,7 +27,7 @@ RUNS = {
 
 
 def seconds(architecture: str, photos: Path, count: int, *overrides: str) -> float:
-    """Return the seconds of a run up to its tables."""
+    """Return the CPU seconds of a run up to its tables."""
     with tempfile.TemporaryDirectory() as folder:
         options = [
             f"model.architecture={architecture}", "model.pretrained=null", "data=folder",
@@ -40,9 +40,9 @@ def seconds(architecture: str, photos: Path, count: int, *overrides: str) -> flo
         make = trainer_maker(plain(cfg.trainer))
         trainer = evaluation_trainer(make, Path(folder), progress=False)
         evaluation = prepare(make_evaluation(cfg))
-        start = time.perf_counter()
+        start = time.process_time()
         carry_out(evaluation, records, trainer, Path(folder))
-        return time.perf_counter() - start
+        return time.process_time() - start
 
 
 def main() -> None:
