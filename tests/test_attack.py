@@ -29,6 +29,7 @@ from clipshift.evaluate.attack import ATTACK, Attack
 from clipshift.measure.functional import cosine_similarity
 from clipshift.options import AttackOptions
 from clipshift.report.sections.ranking import attack_section, ranking_figure
+from clipshift.results.intervals import mean_interval
 
 EPSILON = 4.0
 
@@ -104,6 +105,22 @@ def test_a_run_has_the_means_of_its_attacked_photos(result: Result) -> None:
     assert means["cosine_similarity"].is_monotonic_decreasing
     read = clipshift.load_run(result.run.folder)
     pd.testing.assert_frame_equal(read.attack, result.attack, rtol=1e-8, check_dtype=False)
+
+
+def test_attacked_photos_are_only_a_part_of_the_unit_of_the_relative_shift(result: Result) -> None:
+    photos, info = result.run.attack_photos, result.run.info
+    others = result.run.shift.drop_duplicates("photo")["distance_to_others"]
+    assert others.mean() == pytest.approx(info.spread)
+    for at in photos["epsilon"].unique():
+        of = photos[photos["epsilon"] == at]
+        relative, own = of["relative_shift"].to_numpy(), of["distance_to_others"].to_numpy()
+        part = len(of) / len(others)
+        assert part < 1
+        unit = info.spread + part * (own.mean() - info.spread)
+        values = relative - 2 * relative.mean() * part * (own - own.mean()) / unit
+        row = result.attack.query("measure == 'relative_shift' and epsilon == @at").iloc[0]
+        ends = np.clip(mean_interval(values, info.seed), 0, None)
+        assert (row["ci_low"], row["ci_high"]) == pytest.approx(ends)
 
 
 def test_an_attack_is_the_same_for_any_batch(

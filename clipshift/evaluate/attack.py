@@ -24,6 +24,7 @@ from clipshift.results.table import labels_of, shift_table, summarize
 
 ATTACK = "attack"
 """The name under which starts are drawn."""
+OTHERS = "distance_to_others"
 REACH = 2.5
 """How many times ε all steps of an attack are long together."""
 
@@ -115,7 +116,11 @@ def attack_tables(
     seed: int,
     by_class: bool,
 ) -> dict[str, pd.DataFrame]:
-    """The tables ``attack`` and ``attack_photos`` of a run.
+    r"""The tables ``attack`` and ``attack_photos`` of a run.
+
+    The unit of the relative shift is a mean over all N photos of the run. So in its interval
+    (`relative_shift_values`) the n attacked ones have only n / N of what they would add to a unit
+    of their own: of ten in a thousand, the choice of the ten hardly changes the unit.
 
     Args:
         attacked: What was measured of attacked photos.
@@ -129,7 +134,12 @@ def attack_tables(
     rows = shift_table(attacked, photos, module.variants).dropna(axis=1, how="all")
     groups = label_groups(list(labels_of(rows))) if by_class else None
     kept = rows[[name for name in (*VARIANT, *DEFINITIONS["attack_photos"]) if name in rows]]
-    tables = {"attack": summarize(kept, module.columns, seed, groups=groups), "attack_photos": kept}
+    known = kept
+    if spread is not None and OTHERS in kept:
+        unit, part = spread.compute().item(), kept["photo"].nunique() / int(spread.count)
+        known = kept.assign(**{OTHERS: unit + part * (kept[OTHERS] - unit)})
+    means = summarize(known, module.columns, seed, groups=groups)
+    tables = {"attack": means, "attack_photos": kept}
     return {
         name: table.assign(epsilon=table["severity"].astype(float)).reindex(
             columns=list(DEFINITIONS[name])
