@@ -11,7 +11,7 @@ import pandas as pd
 from clipshift.comparison.pair import class_groups
 from clipshift.comparison.sweep import HEADS, Sweep, line_means, same_views
 from clipshift.measure.facts import Facts
-from clipshift.report.shift import headline_measure
+from clipshift.report.shift import COSINE, headline_measure
 from clipshift.report.tables import Column, side_by_side
 from clipshift.report.words import ranks_in_words
 from clipshift.results.compatibility import incomparable
@@ -22,6 +22,10 @@ from clipshift.results.table import share_of_values
 from clipshift.severities import ALL
 
 FILE = "leaderboard.csv"
+SHIFT = "shift"
+"""The name of the mean of 1 − cosine, as in ``ranking.csv``: a column of cosines it is not."""
+SHOWN = {SHIFT if measure == COSINE else measure: head for measure, head in HEADS.items()}
+"""`HEADS` by the columns of a leaderboard."""
 BEST = 0.6
 """The tint of a mean that is better than all others at the 95 % level."""
 LATEX = str.maketrans(
@@ -119,7 +123,7 @@ def make_leaderboard(sweep: Sweep) -> pd.DataFrame:
 
     Returns:
         One row per ``severity`` and ``model``, by its ``rank`` in the shift, with ``rank_low`` and
-        ``rank_high``; the mean of each measure of `HEADS` over augmentations, under its name, with
+        ``rank_high``; the mean of each measure of `SHOWN` over augmentations, under its name, with
         ``_low``, ``_high`` and ``_best``, whether it is better than all others at the 95 % level;
         ``photos_per_second``, the mean of its runs, on their ``device``, and ``image_parameters``,
         NaN where they are unknown. Empty where no two models can be ranked.
@@ -151,20 +155,22 @@ def make_leaderboard(sweep: Sweep) -> pd.DataFrame:
     }
     facts = jobs.groupby("line").agg(every)
     table = ranks.merge(means, on=keys).merge(facts, on="line").merge(best, on=keys)
-    return table.rename(columns={"line": "model"})
+    return table.rename(columns=lambda name: name.replace(COSINE, SHIFT)).rename(
+        columns={"line": "model"}
+    )
 
 
 def shown_columns(table: pd.DataFrame) -> tuple[pd.DataFrame, list[Column]]:
     """What pages, papers and the terminal show of a leaderboard: its texts, and the columns."""
     ranks = map(ranks_in_words, table["rank_low"], table["rank_high"])
     millions = table["image_parameters"].div(1e6)
-    tints = {f"{one}_best": table.get(f"{one}_best", 0) * BEST for one in HEADS if one in table}
+    tints = {f"{one}_best": table.get(f"{one}_best", 0) * BEST for one in SHOWN if one in table}
     data = table.assign(
         ranks=list(ranks),
         millions=millions.map("{:.1f} M".format).where(millions.notna(), ""),
         **tints,
     )
-    means = [Column(h, m, m, tint=f"{m}_best") for m, h in HEADS.items() if m in table]
+    means = [Column(h, m, m, tint=f"{m}_best") for m, h in SHOWN.items() if m in table]
     return data, [
         Column("model", "model"),
         Column("rank", "rank", text="ranks"),
