@@ -148,3 +148,10 @@ def test_embeddings_that_are_all_equal_or_missing() -> None:
     assert table.loc[("all", "recall1"), "value"].item() == pytest.approx(1 / 30)
     clean[0] = 0
     assert tables_of(np.ones((2, 30, 4)), clean)["n"].eq(29).all()
+
+
+def test_no_overlap_among_few_photos_is_no_proof() -> None:
+    clean = np.eye(8)
+    table = tables_of(np.stack([clean, clean]), clean).set_index(["augmentation", "measure"])
+    rows = table.loc[("noise", ["auroc", "micro_ap"]), ["value", "ci_low", "ci_high"]]
+    assert rows.to_numpy() == pytest.approx(np.array([[1, *share_interval(np.ones(8))]] * 2))

@@ -14,7 +14,7 @@ from clipshift.measure.copy_detection import RATES, Separation, separate
 from clipshift.measure.embeddings import has_direction
 from clipshift.measure.functional import recall
 from clipshift.results.columns import DEFINITIONS
-from clipshift.results.intervals import CONFIDENCE, mean_interval, share_interval
+from clipshift.results.intervals import CONFIDENCE, share_interval, unit_interval
 from clipshift.results.measured import CLEAN
 from clipshift.results.table import PhotoSample
 from clipshift.severities import ALL
@@ -64,7 +64,7 @@ def threshold_tables(sample: PhotoSample) -> dict[str, pd.DataFrame]:
                 for row in rows
             ]
             values = np.stack([result.values for result in results], axis=1)
-            ends = np.clip(mean_interval(values, sample.seed, groups[chosen]), 0, 1)
+            ends = np.stack(unit_interval(values, sample.seed, groups[chosen]))
             for place, (row, name) in enumerate(zip(rows, [*names.values(), ALL], strict=True)):
                 listed = [*_separation_rows(results[place], ends[:, place], groups[chosen])]
                 if impostors == "all":

@@ -5,7 +5,7 @@ import pandas as pd
 
 from clipshift.measure import confidence as measures
 from clipshift.results.columns import DEFINITIONS
-from clipshift.results.intervals import mean_interval, share_interval
+from clipshift.results.intervals import share_interval, unit_interval
 from clipshift.results.measured import CLEAN
 from clipshift.results.table import Shift, by_photo
 
@@ -22,7 +22,7 @@ VALUES = {
 def confidence_table(shift: Shift, seed: int, groups: np.ndarray | None) -> pd.DataFrame:
     """The measures of `VALUES` with 95 % intervals, clean and under each variant.
 
-    Intervals are those of means over photos, that of ``accuracy`` of a share. The lower end of
+    Intervals are `unit_interval`, that of ``accuracy`` `share_interval`. The lower end of
     ``ece`` is lowered by `clipshift.measure.confidence.calibration_noise`.
 
     Args:
@@ -57,10 +57,10 @@ def confidence_table(shift: Shift, seed: int, groups: np.ndarray | None) -> pd.D
             shares.append(share_interval(hit, None if groups is None else groups[answered]))
     if not rows:
         return pd.DataFrame(columns=list(DEFINITIONS["confidence"]))
-    low, high = mean_interval(np.transpose(columns), seed, groups)
+    low, high = unit_interval(np.transpose(columns), seed, groups)
     cells = [(*key, *cell) for key, cell in rows.items()]
     table = pd.DataFrame(cells, columns=["augmentation", "severity", "measure", "mean", "n"])
     table = table.assign(ci_low=low, ci_high=high)[list(DEFINITIONS["confidence"])]
     table.loc[table["measure"] == "ece", "ci_low"] -= noise
     table.loc[table["measure"] == "accuracy", ["ci_low", "ci_high"]] = shares
-    return table.assign(**{end: table[end].clip(0, 1) for end in ("ci_low", "ci_high")})
+    return table.assign(ci_low=table["ci_low"].clip(lower=0))

@@ -388,6 +388,35 @@ def share_interval(values: np.ndarray, groups: np.ndarray | None = None) -> tupl
     return min(max(float(low), 0.0), share), max(min(float(high), 1.0), share)
 
 
+def unit_interval(
+    values: np.ndarray, seed: int, groups: np.ndarray | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """The 95 % interval of means that lie in [0, 1], as an area under a curve does.
+
+    That of `mean_interval`; where all photos add the same, as where nothing overlaps, it would have
+    no width, and is `share_interval`.
+
+    Args:
+        values: What each photo adds to a mean, shape (N, …); NaN values are left out.
+        seed: Seed of the resampling.
+        groups: The group of each photo, which is resampled whole, integers, shape (N,).
+
+    Returns:
+        The ends, in [0, 1], each of shape (…); NaN as of `mean_interval`.
+
+    Example:
+        >>> [end.round(3).tolist() for end in unit_interval(np.ones((20, 1)), seed=0)]
+        [[0.839], [1.0]]
+    """
+    low, high = np.clip(mean_interval(values, seed, groups), 0, 1)
+    for place in zip(*np.nonzero(low == high), strict=True):
+        column = values[(slice(None), *place)]
+        known = ~np.isnan(column)
+        of_known = None if groups is None else groups[known]
+        low[place], high[place] = share_interval(column[known], of_known)
+    return low, high
+
+
 def share_difference(
     change: np.ndarray, groups: np.ndarray | None = None
 ) -> tuple[float, float, float]:
