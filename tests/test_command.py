@@ -64,7 +64,7 @@ LINES = {
     "train": "nothing to train: add experiment=robustify_demo",
     "train experiment=nope": "(there are: make_lite, pretrain_tiny, robustify, ",
     "train experiment=check": "use clipshift evaluate experiment=check",
-    "evaluate experiment=papr": "'paper'? (there are: check, imagenet_c, inside, paper",
+    "evaluate experiment=papr": "'paper'? (there are: check, dissect, imagenet_c, inside",
     "evaluate experiment=robustify": "use clipshift train experiment=robustify",
     "train experiment=robustify data.train.root=photos data.val.root=x": "data.val.root: no folder",
 }  # fmt: skip

@@ -603,9 +603,9 @@ def test_what_comes_from_the_cache_is_the_same(
     counted = []
     encode = Encoder._encode
 
-    def count(self: Encoder, views: Tensor, heads: bool) -> Features:
+    def count(self: Encoder, views: Tensor, *parts: bool) -> Features:
         counted.append(len(views))
-        return encode(self, views, heads)
+        return encode(self, views, *parts)
 
     monkeypatch.setattr(Encoder, "_encode", count)
     second, *_ = measure(encoder, sample()[:4], names, cache=cache, features=features)

@@ -10,7 +10,7 @@ from support.commands import run_script
 from clipshift.cli.main import COMMANDS, main
 from clipshift.cli.models import HEADER, model_row
 
-EXPERIMENTS = ("check", "imagenet_c", "inside", "paper", "parity")
+EXPERIMENTS = ("check", "dissect", "imagenet_c", "inside", "paper", "parity")
 SEVERITIES = ("paper", "1", "2", "3", "4", "5", "matched")
 
 
@@ -103,7 +103,9 @@ def test_paths_are_those_of_the_folder_one_stands_in(hub_folder: Path, tmp_path:
     assert "cannot be compared photo by photo: they differ in seed" in error
     code, _, error = clipshift("compare", "run 0", "run 0", "hydra.run.dir=both", cwd=tmp_path)
     assert code == 0, error
-    assert (pd.read_csv(tmp_path / "both" / "comparison.csv")["difference"] == 0).all()
+    table = pd.read_csv(tmp_path / "both" / "comparison.csv").set_index("measure")
+    assert set(table.index[table["mean_a"].isna()]) == {"whitened_shift"}  # not of two photos
+    assert (table["difference"].drop("whitened_shift") == 0).all()
 
 
 @pytest.mark.parametrize("name", ["ViT-B-32", "RN50", "builtin:tiny"])
