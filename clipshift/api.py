@@ -34,6 +34,7 @@ from clipshift.encode.modules import as_encoder, model_name
 from clipshift.errors import UserError, did_you_mean, first_line
 from clipshift.evaluate.evaluation import Evaluation
 from clipshift.parts import make_augmentations, make_measures, named_parts, node_of
+from clipshift.progress import silenced
 from clipshift.report.charts import vega
 from clipshift.report.charts.gaze import draw_pictures
 from clipshift.report.charts.ranking import draw_ranking
@@ -342,7 +343,7 @@ def measure_shift(
     )
     temporary = None if folder else tempfile.TemporaryDirectory(prefix="clipshift-")
     target = Path(folder or temporary.name).expanduser()  # type: ignore[union-attr]
-    with pipeline.locked(target, "folder"):
+    with pipeline.locked(target, "folder"), silenced(not progress):
         records = Records(target)
         records.begin({}, restart=True)
         make = partial(pl.Trainer, **lightning)

@@ -38,7 +38,7 @@ from clipshift.evaluate.attack import check_differentiable
 from clipshift.evaluate.calibration import calibration_for, calibration_notes, left_to_measure
 from clipshift.evaluate.evaluation import Evaluation, run_evaluation
 from clipshift.measure.metrics import PhotoMeasure
-from clipshift.progress import SILENT, Progress
+from clipshift.progress import Progress
 from clipshift.results.intervals import CLASSES
 from clipshift.results.records import Records
 from clipshift.results.runs import Run
@@ -352,9 +352,8 @@ def evaluation_trainer(
         make: Makes it, with the options of its devices.
         folder: The run's folder.
         logger: Where the run is tracked.
-        progress: Whether to show how far it is, and what is done before and after it.
+        progress: Whether to show how far it is.
     """
-    SILENT.set(not progress)
     options: dict[str, Any] = {"enable_progress_bar": progress, "enable_checkpointing": False}
     return make_trainer(make, folder, logger, **options)
 

@@ -3,6 +3,7 @@
 import sys
 import threading
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from contextvars import ContextVar
 from importlib.util import find_spec
 from typing import TypeVar
@@ -15,6 +16,16 @@ SILENT: ContextVar[bool] = ContextVar("silent", default=False)
 """Whether nothing is shown."""
 LOG_SECONDS = 30
 """How often a log file gets a line."""
+
+
+@contextmanager
+def silenced(silent: bool) -> Iterator[None]:
+    """Show nothing inside a ``with`` block, if so wished."""
+    token = SILENT.set(silent)
+    try:
+        yield
+    finally:
+        SILENT.reset(token)
 
 
 class Progress(progress.Progress):

@@ -40,7 +40,7 @@ from clipshift.measure.zero_shot import zero_shot_flip
 METRICS = [
     metric
     for _, metric in inspect.getmembers(measure, inspect.isclass)
-    if issubclass(metric, PhotoMeasure) and metric not in (PhotoMeasure, measure.MetricPerPhoto)
+    if issubclass(metric, PhotoMeasure) and hasattr(metric, "facts")
 ]
 
 

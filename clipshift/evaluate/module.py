@@ -140,6 +140,7 @@ class ShiftEvaluation(pl.LightningModule):
         self.dissect = dissect and encoder.components is not None
         self.further, self.redraws = range(2, draws + 1), redraws
         self.zero_shot, self.texts, self.features = zero_shot, texts, features
+        self.logit_scale = encoder.logit_scale  # read once, as a GPU would wait for it
         self.register_buffer("classifier", zero_shot.classifier if zero_shot else None, False)
         self.in_step = False
         self.gone = 0
@@ -350,7 +351,7 @@ class ShiftEvaluation(pl.LightningModule):
         return {
             f"zero_shot_top{k}": zero_shot_hit(embedding, self.classifier, target, k)
             for k in self.zero_shot.top
-        } | {"confidence": confidence(embedding, self.classifier, self.encoder.logit_scale)}
+        } | {"confidence": confidence(embedding, self.classifier, self.logit_scale)}
 
     def _layer_shift(self, features: dict[str, Features]) -> dict[str, Tensor]:
         """Tokens' cosines and outliers, see `Measured.layers` and `Measured.outliers`."""
