@@ -5,18 +5,12 @@ PHOTOS``, with a folder of photos.
 """
 
 import argparse
-import tempfile
 import time
 from pathlib import Path
 
 import torch
+from speed import prepared_run
 
-from clipshift.cli.build import make_evaluation
-from clipshift.cli.command import compose_config
-from clipshift.cli.config import plain
-from clipshift.cli.trainer import trainer_maker
-from clipshift.pipeline import carry_out, evaluation_trainer, prepare
-from clipshift.results.records import Records
 from clipshift.versions import environment
 
 RUNS = {
@@ -28,20 +22,9 @@ RUNS = {
 
 def seconds(architecture: str, photos: Path, count: int, *overrides: str) -> float:
     """Return the CPU seconds of a run up to its tables."""
-    with tempfile.TemporaryDirectory() as folder:
-        options = [
-            f"model.architecture={architecture}", "model.pretrained=null", "data=folder",
-            f"data.root={photos}", f"data.limit={count}", "prompts=none", "trainer=cpu",
-            "logger=none", "cache=off", *overrides,
-        ]  # fmt: skip
-        cfg = compose_config("evaluate", options)
-        records = Records(Path(folder))
-        records.begin({}, restart=True)
-        make = trainer_maker(plain(cfg.trainer))
-        trainer = evaluation_trainer(make, Path(folder), progress=False)
-        evaluation = prepare(make_evaluation(cfg))
+    with prepared_run(architecture, photos, count, *overrides) as carry_out_run:
         start = time.process_time()
-        carry_out(evaluation, records, trainer, Path(folder))
+        carry_out_run()
         return time.process_time() - start
 
 

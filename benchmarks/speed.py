@@ -15,8 +15,9 @@ import multiprocessing
 import resource
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -36,6 +37,7 @@ from clipshift.encode.encoder import ENCODE_BATCH, best_precision
 from clipshift.encode.kinds import load_encoder
 from clipshift.pipeline import carry_out, evaluation_trainer, prepare
 from clipshift.results.records import Records
+from clipshift.results.runs import Run
 from clipshift.versions import environment
 
 PHOTOS = {"ViT-B-32-quickgelu": 64, "ViT-L-14-quickgelu": 16, "builtin:lite": 64}
@@ -202,21 +204,31 @@ def paper(architecture: str, photos: Path, count: int) -> Found:
     return {"photos/s": count / (time.perf_counter() - start)}
 
 
-def ours(architecture: str, photos: Path, count: int, precision: str) -> Found:
-    """Run an evaluation like the command, up to its tables: the paper's measures."""
-    keep_freed_memory()
+@contextmanager
+def prepared_run(
+    architecture: str, photos: Path, count: int, *overrides: str
+) -> Iterator[Callable[[], Run | None]]:
+    """Prepare a run like the command's, up to its tables: what is yielded carries it out."""
     with tempfile.TemporaryDirectory() as folder:
         options = [
-            f"model.architecture={architecture}", "model.pretrained=null", "metric=paper",
-            "data=folder", f"data.root={photos}", f"data.limit={count}", "prompts=none",
-            "trainer=cpu", "logger=none", "cache=off", f"precision={precision}",
+            f"model.architecture={architecture}", "model.pretrained=null", "data=folder",
+            f"data.root={photos}", f"data.limit={count}", "prompts=none", "trainer=cpu",
+            "logger=none", "cache=off", *overrides,
         ]  # fmt: skip
         cfg = compose_config("evaluate", options)
         records = Records(Path(folder))
         records.begin({}, restart=True)
         make = trainer_maker(plain(cfg.trainer))
         trainer = evaluation_trainer(make, Path(folder), progress=False)
-        run = carry_out(prepare(make_evaluation(cfg)), records, trainer, Path(folder))
+        yield partial(carry_out, prepare(make_evaluation(cfg)), records, trainer, Path(folder))
+
+
+def ours(architecture: str, photos: Path, count: int, precision: str) -> Found:
+    """Run an evaluation like the command, up to its tables: the paper's measures."""
+    keep_freed_memory()
+    overrides = "metric=paper", f"precision={precision}"
+    with prepared_run(architecture, photos, count, *overrides) as carry_out_run:
+        run = carry_out_run()
     assert run is not None
     seconds = run.info.seconds
     once = seconds.pop("floor", 0)  # of 32 photos, whatever the number of photos

@@ -1,8 +1,8 @@
 """Coverage of ``thresholds.csv`` by simulation, and the time it takes: docs/protocol.md.
 
-``python benchmarks/thresholds.py`` prints coverage in per cent, ``… time 10000 20000`` the seconds
-that one augmentation takes among so many photos in 128 dimensions, as those of ``tiny``: of every
-two photos (of 20,000 at most), and of recall in the whole gallery.
+``python benchmarks/thresholds.py`` prints coverage in per cent. With ``time 10000 20000`` it prints
+how many seconds one augmentation takes for 10,000 and for 20,000 photos, in 128 dimensions as those
+of ``tiny``: for all pairs of photos (20,000 photos at most), and for recall in the whole gallery.
 """
 
 import sys

@@ -101,7 +101,7 @@ def tables_of(
 def test_a_known_threshold_is_found_and_its_interval_covers() -> None:
     """Of uniform directions (1 + cosine) / 2 is Beta((D − 1) / 2, (D − 1) / 2).
 
-    1,000 simulations of each population: benchmarks/coverage.py.
+    1,000 simulations of each population: benchmarks/thresholds.py.
     """
     truth = 2 * stats.beta(31 / 2, 31 / 2).isf(0.01) - 1
     covered = []
