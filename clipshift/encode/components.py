@@ -189,10 +189,7 @@ class ComponentProbe:
             attention layers' projections, and of the final layer norm and projection), then layer
             by layer each head and the MLP. The sum is the embedding's product with the direction.
         """
-        depth = len(self.layers)
-        start, *rest = written.unbind(1)
-        parts = list(zip(self.layers, rest[:depth], rest[depth:], strict=True))
-        start = start + sum(layer.bias for layer in self.layers)
+        start, parts = self._parts(written)
         constant, back = torch.zeros_like(along[:, 0]), along
         if isinstance(self.projection, nn.Linear):
             if self.projection.bias is not None:
@@ -201,17 +198,59 @@ class ComponentProbe:
         elif self.projection is not None:
             back = along @ self.projection.double().T
         if self.norm is not None:
-            stream = start + sum(of @ layer.weight.T + added for layer, of, added in parts)
-            deviation = (stream.var(dim=1, correction=0, keepdim=True) + self.norm.eps).sqrt()
             if self.norm.bias is not None:
                 constant = constant + back @ self.norm.bias.double()
-            back = back * self.norm.weight.double() / deviation
+            back = back * self.norm.weight.double() / self._deviation(written)
             back = back - back.mean(dim=1, keepdim=True)
         columns = [constant[:, None] + (back * start).sum(dim=1, keepdim=True)]
         for layer, gathered, added in parts:
             by_head = (back @ layer.weight * gathered).unflatten(1, (self.heads, -1)).sum(dim=2)
             columns += [by_head, (back * added).sum(dim=1, keepdim=True)]
         return torch.cat(columns, dim=1)
+
+    def gathered(self, written: Tensor) -> Tensor:
+        """What heads gathered, divided by the standard deviation of the final layer norm.
+
+        Args:
+            written: From `read`, shape (B, 1 + 2 · layers, width).
+
+        Returns:
+            Float64, shape (B, layers, width): each head's part of it, (B, d), by its `head_map` is
+            what the head contributes to the embedding.
+        """
+        return written[:, 1 : 1 + len(self.layers)] / self._deviation(written)[:, None]
+
+    def head_map(self, layer: int, head: int) -> Tensor:
+        """The linear map from what a head gathered to the embedding, see `gathered`.
+
+        Args:
+            layer: From 0.
+            head: From 0.
+
+        Returns:
+            Float64, shape (d, D).
+        """
+        rows = self.layers[layer].weight.T.unflatten(0, (self.heads, -1))[head]
+        if self.norm is not None:
+            rows = (rows - rows.mean(dim=1, keepdim=True)) * self.norm.weight.double()
+        if isinstance(self.projection, nn.Linear):
+            return rows @ self.projection.weight.double().T
+        return rows if self.projection is None else rows @ self.projection.double()
+
+    def _parts(self, written: Tensor) -> tuple[Tensor, list[tuple[Layer, Tensor, Tensor]]]:
+        """What is constant of a stream, and what each layer's heads gathered and its MLP added."""
+        depth = len(self.layers)
+        start, *rest = written.unbind(1)
+        parts = list(zip(self.layers, rest[:depth], rest[depth:], strict=True))
+        return start + sum(layer.bias for layer in self.layers), parts
+
+    def _deviation(self, written: Tensor) -> Tensor:
+        """The standard deviation of the final layer norm, shape (B, 1); 1 where there is none."""
+        start, parts = self._parts(written)
+        if self.norm is None:
+            return torch.ones_like(start[:, :1])
+        stream = start + sum(of @ layer.weight.T + added for layer, of, added in parts)
+        return (stream.var(dim=1, correction=0, keepdim=True) + self.norm.eps).sqrt()
 
 
 def component_probe(tower: nn.Module) -> ComponentProbe | None:
