@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 READY := $(VENV)/.ready
 
-.PHONY: help evaluate test test-docs test-cluster fuzz mutate benchmark findings lint audit format clean
+.PHONY: help evaluate test test-docs test-lowest test-cluster fuzz mutate benchmark findings lint audit format site build clean
 
 help:  ## List the commands
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -34,6 +34,11 @@ test-cluster: $(READY)  ## Run the tests of several machines; SLURM's require De
 test-docs: $(READY)  ## Run every command of README and docs as written
 	$(BIN)/pip install --quiet --editable ".[dev,train,launchers]"
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses=2 --dist=worksteal -m "" tests/test_docs.py $(ARGS)
+
+test-lowest:  ## Run the tests with the lowest versions that we allow, in an environment of their own
+	$(PYTHON) -m venv $(VENV)-lowest
+	$(VENV)-lowest/bin/pip install --quiet --constraint .ci/lowest.txt --editable ".[test]"
+	OMP_NUM_THREADS=1 $(VENV)-lowest/bin/python -m pytest --numprocesses=2 --dist=loadfile $(ARGS)
 
 fuzz: $(READY)  ## Test with more damaged files: COUNT=10000 photos, SEED=2
 	OMP_NUM_THREADS=1 CLIPSHIFT_FUZZ=$(or $(COUNT),3000) CLIPSHIFT_FUZZ_SEED=$(or $(SEED),1) \
@@ -68,5 +73,15 @@ format: $(READY)  ## Fix formatting
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+site: $(READY)  ## Build the docs' site into site/
+	$(BIN)/mkdocs build --strict
+
+build:  ## Build wheel and sdist into dist/, and check what PyPI would show of them
+	$(PYTHON) -m venv $(VENV)-build
+	$(VENV)-build/bin/pip install --quiet build twine
+	rm -rf dist
+	$(VENV)-build/bin/python -m build --outdir dist .
+	$(VENV)-build/bin/twine check --strict dist/*
+
 clean:  ## Remove the environment and caches; results stay
-	rm -rf $(VENV) build *.egg-info .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) $(VENV)-* build dist site *.egg-info .pytest_cache .mypy_cache .ruff_cache

@@ -49,6 +49,9 @@ IMAGES = ROOT / "docs" / "images"
 PHOTOS = "../shared/photos"
 """The folder of the photographs in the pages; `CLIPSHIFT_PHOTOS` may be their real folder."""
 SAMPLE = ["data=folder", f"data.root={PHOTOS}/imagenet-sample"]
+IMAGENET_V2 = "https://huggingface.co/datasets/clip-benchmark/wds_imagenetv2/tree/main"
+PUBLIC = ["data=shards", f"data.root={IMAGENET_V2}", "data.sample=400"]
+"""Photographs that need no account."""
 RUNS = {
     "lite": ["evaluate", "experiment=inside", "model=lite", *SAMPLE],
     "tiny": ["evaluate", "experiment=inside", "model=tiny", *SAMPLE],
@@ -59,11 +62,11 @@ RUNS = {
                        "data.train.pattern=train-000.tar"],
     "builtin": ["evaluate"],
     "clip": ["evaluate", "-m", "model=vit_b32_openai,vit_b16_openai,vit_l14_openai,siglip2_b16",
-             *SAMPLE],
+             *PUBLIC],
 }  # fmt: skip
 """Arguments of ``clipshift``, by name of the run."""
 DOWNLOADED = ("clip",)
-"""Runs whose weights must be downloaded: they are made only when they are named."""
+"""Runs whose weights and photographs are downloaded: they are made only when they are named."""
 MADE = [name for name in RUNS if name not in DOWNLOADED]
 DEMO = ["model=lite"]
 BESIDE = "tiny"
@@ -744,7 +747,9 @@ def clip_table(runs: Sequence[Run]) -> str:
                 percent(top1["mean"].mean()),
             ]
         )
-    return "\n".join([table(CLIP_HEAD, rows), "", f"Measured by {version_of(runs[0])}."])
+    photos = counted(runs[0].info.data.photos, "photograph")
+    line = f"{photos} of ImageNet-V2, measured by {version_of(runs[0])}."
+    return "\n".join([table(CLIP_HEAD, rows), "", line])
 
 
 CLIP_HEAD = ["model", "mean relative shift", "largest", "clean top-1", "top-1, mean"]

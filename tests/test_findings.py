@@ -114,7 +114,7 @@ def test_the_table_of_clips_models_awaits_the_run_that_fills_it(run: SimpleNames
     extra = run.summary[run.summary["measure"] == "ssim"]
     top1 = [extra.assign(measure=m) for m in ("zero_shot_top1", "zero_shot_top1_clean")]
     run.summary = pd.concat([run.summary, *top1], ignore_index=True)
-    run.info.model = SimpleNamespace(name="clip")
+    run.info.model, run.info.data = SimpleNamespace(name="clip"), SimpleNamespace(photos=400)
     run.info.commit, run.info.versions, run.info.started = None, {"clipshift": "1"}, "2026-11-29"
     filled = findings.clip_table([run]).splitlines()
     assert filled[0] == head

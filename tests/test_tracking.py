@@ -1,6 +1,7 @@
 """What W&B is given, read back from the files of offline runs; and the dashboard made of it."""
 
 import json
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,9 @@ from support.columns import all_columns
 from support.commands import run_evaluate
 from support.wandb_log import wandb_records
 
+from clipshift.errors import UserError
 from clipshift.integrations.dashboard import sweep_dashboard
-from clipshift.integrations.tracking import PICTURED_ROWS, photo_table
+from clipshift.integrations.tracking import PICTURED_ROWS, mlflow_logger, photo_table
 from clipshift.report.charts.gaze import gaze_over_each
 from clipshift.report.headline import HEADLINE
 from clipshift.results.kept import read_kept
@@ -231,3 +233,9 @@ def test_the_dashboard_shows_what_was_tracked(tracked: Tracked) -> None:
     titles = {panel.title.lower() for panel in panels}
     assert {all_columns()[name].label.lower() for name in ("relative_shift", "retained")} <= titles
     assert "2026/now" in report.title
+
+
+@pytest.mark.skipif(find_spec("mlflow") is not None, reason="MLflow is installed")
+def test_without_mlflow_it_says_what_to_install() -> None:
+    with pytest.raises(UserError, match=r"pip install 'clipshift\[mlflow\]'"):
+        mlflow_logger()

@@ -4,6 +4,7 @@ import sys
 from collections.abc import Callable
 from functools import cache, partial
 from importlib.util import find_spec
+from typing import TYPE_CHECKING
 
 from omegaconf import DictConfig, OmegaConf
 
@@ -16,6 +17,9 @@ from clipshift.errors import UserError
 from clipshift.pipeline import templates_for
 from clipshift.train.export import trained_augmentations
 
+if TYPE_CHECKING:
+    import gradio
+
 
 def demo(cfg: DictConfig) -> None:
     """Show the demo's page until it is stopped.
@@ -26,14 +30,27 @@ def demo(cfg: DictConfig) -> None:
     Raises:
         UserError: If Gradio is not installed, a model is not available, or the port is in use.
     """
+    page = demo_page(cfg)
+    from clipshift.demo.page import serve
+
+    serve(page, cfg.port, in_browser=sys.stdout.isatty())
+
+
+def demo_page(cfg: DictConfig) -> "gradio.Blocks":
+    """The demo's page, as `demo` and the Hugging Face Space of ``docs/space`` show it.
+
+    Args:
+        cfg: The composed and validated ``conf/demo.yaml``.
+
+    Raises:
+        UserError: If Gradio is not installed, or a model is not available.
+    """
     if find_spec("gradio") is None:
         raise UserError("the demo needs Gradio: pip install 'clipshift[demo]'")
-    from clipshift.demo.page import make_demo, serve
+    from clipshift.demo.page import make_demo
 
     augmentations, ladders = make_augmentations(plain(cfg.aug))
-    models = demo_models(cfg)
-    page = make_demo(models, augmentations, ladders, cfg.seed, two=bool(cfg.beside))
-    serve(page, cfg.port, in_browser=sys.stdout.isatty())
+    return make_demo(demo_models(cfg), augmentations, ladders, cfg.seed, two=bool(cfg.beside))
 
 
 def demo_models(cfg: DictConfig) -> dict[str, Callable[[], Model]]:

@@ -11,10 +11,11 @@ from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
-from hydra.utils import get_object, instantiate
+from hydra.utils import get_object
 from omegaconf import DictConfig
 from pytorch_lightning.loggers import Logger, WandbLogger
 
+from clipshift.cli.build import instantiate_part
 from clipshift.cli.config import plain
 from clipshift.cli.interruption import EXIT_CODE, interrupted
 from clipshift.data.files import read_text
@@ -160,7 +161,7 @@ def started_logger(cfg: DictConfig, job_type: str, tags: list[str]) -> Iterator[
         if job.mode == RunMode.MULTIRUN:
             group = tracking.sweep_group(Path(job.sweep.dir), cfg.get("sweeps", "multirun"))
             options["group"] = options["group"] or group
-    logger = instantiate(options)
+    logger = instantiate_part("logger", options)
     logger.log_hyperparams(plain(cfg))
     failed = True
     try:

@@ -240,12 +240,13 @@ class OwnPageOnly:
         await self.app(scope, receive, send)
 
 
-def launch(demo: gr.Blocks, port: int, **options: Any) -> str:
+def launch(demo: gr.Blocks, port: int, public: bool = False, **options: Any) -> str:
     """Show the page on localhost, and return at once.
 
     Args:
         demo: From `make_demo`.
         port: Of localhost.
+        public: Answer any machine under any name, as on a Hugging Face Space.
         options: What else Gradio's ``launch`` takes.
 
     Returns:
@@ -254,10 +255,11 @@ def launch(demo: gr.Blocks, port: int, **options: Any) -> str:
     Raises:
         UserError: If the port is in use.
     """
+    private = {"middleware": [Middleware(OwnPageOnly)]}
     theme = gr.themes.Base(font=["system-ui", "sans-serif"], font_mono=["monospace"])
     try:
         _, address, _ = demo.launch(
-            server_name="127.0.0.1",
+            server_name="0.0.0.0" if public else "127.0.0.1",
             server_port=port,
             share=False,
             quiet=True,
@@ -265,7 +267,7 @@ def launch(demo: gr.Blocks, port: int, **options: Any) -> str:
             ssr_mode=False,
             footer_links=[],
             max_file_size=MAX_UPLOAD,
-            app_kwargs={"middleware": [Middleware(OwnPageOnly)]},
+            app_kwargs={} if public else private,
             theme=theme,
             css=asset("demo.css"),
             **options,

@@ -11,9 +11,9 @@ from typing import Any
 import pandas as pd
 import wandb
 from PIL import Image
-from pytorch_lightning.loggers import Logger, WandbLogger
+from pytorch_lightning.loggers import Logger, MLFlowLogger, WandbLogger
 
-from clipshift.errors import one_line
+from clipshift.errors import UserError, one_line
 from clipshift.report.explorer import from_data_url, gazed
 from clipshift.report.headline import headline
 from clipshift.report.words import without_paths
@@ -39,6 +39,21 @@ def wandb_logger(save_dir: str, project: str, **options: Any) -> WandbLogger:
     except wandb.errors.CommError as error:
         _warn_offline(error)
         return WandbLogger(experiment=init(mode="offline"))
+
+
+def mlflow_logger(**options: Any) -> MLFlowLogger:
+    """Lightning's MLflow logger.
+
+    Args:
+        options: What it takes: ``experiment_name``, ``run_name``, ``save_dir``, ``tracking_uri``.
+
+    Raises:
+        UserError: If MLflow is not installed.
+    """
+    try:
+        return MLFlowLogger(**options)
+    except ModuleNotFoundError:
+        raise UserError("logger=mlflow requires: pip install 'clipshift[mlflow]'") from None
 
 
 def logged_in() -> bool:
