@@ -110,6 +110,11 @@ class Result:
         return self.run.patching
 
     @property
+    def locations(self) -> pd.DataFrame:
+        """Shares of the shift by the patches that heads gather it from; empty likewise."""
+        return self.run.locations
+
+    @property
     def dose(self) -> pd.DataFrame:
         """The shift as a rising function of the distortion; empty with fewer than two severities.
 

@@ -10,20 +10,25 @@ import pandas as pd
 import pytest
 import timm
 import torch
+import torchvision
+import transformers
 from open_clip.model import CLIPVisionCfg, _build_vision_tower
-from timm.models import VisionTransformer
+from timm.models import Eva, VisionTransformer
 from torch import Tensor, nn
 
 from clipshift.augment.variants import Variant
 from clipshift.cli.command import compose_config
 from clipshift.cli.evaluate import evaluate
-from clipshift.encode.components import ComponentProbe, component_probe, timm_components
+from clipshift.encode.components import ComponentProbe, component_probe
 from clipshift.encode.encoder import Encoder
 from clipshift.encode.kinds import load_encoder
 from clipshift.encode.last_block import only_class_token
+from clipshift.encode.layers import tower_blocks
 from clipshift.encode.modules import as_encoder
 from clipshift.encode.patching import Site, patched_shift, patched_sites
-from clipshift.evaluate.dissect import component_products, component_table
+from clipshift.encode.tower import Tower
+from clipshift.evaluate.dissect import component_products, component_table, location_products
+from clipshift.results.kept import read_kept
 from clipshift.results.measured import Measured
 from clipshift.results.runs import read_run
 from clipshift.results.table import PhotoSample
@@ -84,37 +89,121 @@ def displacement_error(probe: ComponentProbe, embedding: Tensor, written: Tensor
 @torch.inference_mode()
 def test_components_of_large_towers_add_up_to_the_displacement(name: str) -> None:
     tower = siglip_tower() if name == "SigLIP 2" else clip_tower(int(name[-2:]))
-    probe = timm_components(tower) if name == "SigLIP 2" else component_probe(tower)
-    assert probe is not None
-    assert len(probe.layers) == (1 if name == "SigLIP 2" else 12)
     side = 256 if name == "SigLIP 2" else 224
     view = torch.randn(1, 3, side, side, generator=torch.Generator().manual_seed(0))
+    blocks: Any = tower_blocks(tower) or list(tower.blocks)  # type: ignore[arg-type]
+    probe = component_probe(tower, blocks, int(name != "SigLIP 2"), tower, view)
+    assert probe is not None
+    assert len(probe.layers) == (1 if name == "SigLIP 2" else 12)
     views = torch.cat([view, view.roll(side // 3, dims=2) + 0.5])
-    with only_class_token(tower, patches=False), probe.reading():
+    with only_class_token(tower, patches=False), probe.reading(by_token=True):
         embedding = tower(views)
-    assert displacement_error(probe, embedding, probe.read()) < 1e-5
+    written, by_token = probe.read(), probe.read_by_token()
+    assert displacement_error(probe, embedding, written) < 1e-5
+    assert by_token is not None
+    depth = len(probe.layers)
+    torch.testing.assert_close(
+        by_token.sum(dim=2).double(), written[:, 1 : 1 + depth], rtol=1e-4, atol=1e-4
+    )
 
 
-@pytest.mark.parametrize("name", ["tiny", "registers"])
+def small_model(name: str) -> Any:
+    """A small model of a library, with its preprocessing."""
+    library, _, variant = name.partition(" ")
+    preprocessing: Any = UNCHANGED | {"size": 32}
+    if library == "registers":
+        model: Any = VisionTransformer(**REGISTERS | OPTIONS[variant])
+    elif library == "Eva":
+        options = {"img_size": 32, "patch_size": 8, "embed_dim": 64, "depth": 2, "num_heads": 4}
+        model = Eva(**options, num_classes=0, **OPTIONS[variant])
+    elif library == "torchvision":
+        model = torchvision.models.VisionTransformer(32, 8, 2, 4, 64, 128)
+    else:
+        sizes = {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
+        sizes |= {"intermediate_size": 128, "image_size": 32, "patch_size": 8}
+        model = {
+            "CLIP": lambda: transformers.CLIPVisionModelWithProjection(
+                transformers.CLIPVisionConfig(**sizes, projection_dim=32)
+            ),
+            "SigLIP": lambda: transformers.SiglipVisionModel(
+                transformers.SiglipVisionConfig(**sizes)
+            ),
+            "DINOv2": lambda: transformers.Dinov2WithRegistersModel(
+                transformers.Dinov2WithRegistersConfig(**sizes, num_register_tokens=2)
+            ),
+            "DINOv3": lambda: transformers.DINOv3ViTModel(
+                transformers.DINOv3ViTConfig(**sizes, num_register_tokens=2)
+            ),
+        }[library]()
+        preprocessing = transformers.CLIPImageProcessor(size=32, crop_size=32)
+    return perturbed(model), preprocessing
+
+
+OPTIONS: dict[str, dict[str, Any]] = {
+    "": {},
+    "normed average": {"global_pool": "avg", "fc_norm": False},
+    "average": {"global_pool": "avg"},
+    "EVA02": {"global_pool": "token", "swiglu_mlp": True, "scale_mlp": True, "qkv_fused": False},
+    "DINOv3": {"attn_type": "rope", "use_rot_pos_emb": True, "init_values": 0.5},
+    "scaled": {"global_pool": "token", "scale_attn_inner": True},
+    "post": {"global_pool": "token", "use_post_norm": True},
+}
+BY_TOKEN = ["tiny", "registers", "Eva EVA02", "torchvision", "CLIP", "SigLIP", "DINOv2", "DINOv3"]
+WHOLE = ["registers normed average", "registers average", "Eva DINOv3", "Eva scaled"]
+
+
+@pytest.mark.parametrize("name", BY_TOKEN + WHOLE)
 @torch.inference_mode()
 def test_components_of_encoders_add_up_to_the_displacement(name: str, views: Tensor) -> None:
-    encoder = load_encoder("builtin:tiny")
-    if name == "registers":
-        model = perturbed(VisionTransformer(**REGISTERS))
-        encoder = as_encoder(model, UNCHANGED | {"size": 32}, trained=False)
-    assert encoder.components is not None
+    """So do those of patches that each head gathers, where the embedding is of one query."""
+    if name == "tiny":
+        encoder = load_encoder("builtin:tiny")
+    else:
+        model, preprocessing = small_model(name)
+        encoder = as_encoder(model, preprocessing, trained=False)
+    probe = encoder.components
+    assert probe is not None
     features = encoder(views[:2])
-    read = encoder.encode_views(views[:2], components=True)
+    read = encoder.encode_views(views[:2], components=True, by_token=True)
     assert torch.equal(read.embedding, features.embedding)
     assert features.components is None
     assert read.components is not None
-    assert displacement_error(encoder.components, read.embedding, read.components) < 1e-5
+    assert displacement_error(probe, read.embedding, read.components) < 1e-5
+    assert probe.by_token == (name in BY_TOKEN)
+    assert (read.by_token is not None) == probe.by_token
+    if read.by_token is not None:
+        view, clean = read.split(1)
+        heads = component_products(probe, view, clean)[:, 1:].unflatten(1, (len(probe.layers), -1))
+        tokens = location_products(probe, view, clean)
+        assert tokens.shape[3] >= 16
+        difference = tokens.sum(dim=3) - heads[..., : probe.heads]
+        assert difference.abs().max() < 1e-6 * heads.abs().sum()
 
 
 def test_other_towers_have_no_components() -> None:
     assert load_encoder("builtin:lite").components is None
-    averaging = REGISTERS | {"global_pool": "avg"}
-    assert timm_components(VisionTransformer(**averaging)) is None
+    model, preprocessing = small_model("Eva post")
+    assert as_encoder(model, preprocessing, trained=False).components is None
+
+
+@torch.inference_mode()
+def test_what_heads_gather_of_a_patch_is_where_it_changed() -> None:
+    """In the first layer, only the token of the patch that changed has another value."""
+    model = perturbed(VisionTransformer(**REGISTERS | {"depth": 1, "qk_norm": False}))
+    model.blocks[0].attn.qkv.weight.data[:64] = 0  # attention is the same to all tokens
+    model.blocks[0].attn.qkv.bias.data[:64] = 0
+    encoder = as_encoder(model, UNCHANGED | {"size": 32}, trained=False)
+    views = torch.rand(2, 3, 32, 32)
+    views[1] = views[0]
+    views[1, :, 8:16, 24:] = 0  # second row, fourth column
+    clean, view = encoder.encode_views(views, components=True, by_token=True).split(1)
+    assert encoder.components is not None
+    products = location_products(encoder.components, view, clean).sum(dim=(0, 1, 2))
+    assert products.shape == (1 + 4 + 16,)
+    changed = 1 + 4 + 4 + 3
+    values = [of.by_token[0, 0] for of in (view, clean)]  # type: ignore[index]
+    same = (values[0] == values[1]).all(dim=1)
+    assert same.tolist() == [token != changed for token in range(21)]
 
 
 @torch.inference_mode()
@@ -220,7 +309,7 @@ def run_dissected(hub_folder: Path, folder: Path, *overrides: str) -> Path:
 def test_shares_do_not_depend_on_batch_and_workers(hub_folder: Path, tmp_path: Path) -> None:
     folder = run_dissected(hub_folder, tmp_path / "a", "data.batch_size=7", "data.num_workers=2")
     other = run_dissected(hub_folder, tmp_path / "b", "data.batch_size=1")
-    for name in ("components.csv", "patching.csv"):
+    for name in ("components.csv", "patching.csv", "locations.csv"):
         assert (folder / name).read_bytes() == (other / name).read_bytes()
     run = read_run(folder)
     table = run.components
@@ -234,8 +323,19 @@ def test_shares_do_not_depend_on_batch_and_workers(hub_folder: Path, tmp_path: P
         for kind in ("head", "attention")
     )
     np.testing.assert_allclose(heads, attention, atol=1e-8)
+    located = run.locations
+    np.testing.assert_allclose(
+        located.groupby("augmentation")["share"].sum(),
+        table[table["component"] == "attention"].groupby("augmentation")["share"].sum(),
+        atol=1e-5,
+    )
+    assert (located["token"] == "patch").sum() == 3 * located["row"].max() * located["column"].max()
+    maps, gazes = read_kept(folder, "locations"), read_kept(folder)
+    assert maps.keys() == gazes.keys()
+    assert all(of["noise"].size == 1 + gazes[photo]["noise"].size for photo, of in maps.items())
     page = (folder / "report.html").read_text()
     assert 'id="components"' in page
+    assert "where the shift came in" in page.lower()
     assert "Sum and intervention disagree most on" in page
 
 
@@ -247,7 +347,7 @@ def test_patching_a_head_that_alone_reacts_undoes_and_makes_the_whole_shift(
     assert encoder.components is not None
     noisy = (views + 0.3 * torch.randn(views.shape)).clamp(0, 1)
     sites = patched_sites(encoder.components, by_head=2)
-    shifts = patched_shift(encoder, torch.stack([views[0], noisy[0]]), sites)
+    shifts = patched_shift(encoder, encoder.components, torch.stack([views[0], noisy[0]]), sites)
     embeddings = encoder(torch.stack([views[0], noisy[0]])).embedding.double()
     shift = 1 - float(nn.functional.cosine_similarity(*embeddings, dim=0))
     assert float(shifts[0]) == pytest.approx(shift, rel=1e-3)
@@ -257,19 +357,65 @@ def test_patching_a_head_that_alone_reacts_undoes_and_makes_the_whole_shift(
     np.testing.assert_allclose(alone, whole, atol=2e-3)
 
 
-@pytest.mark.parametrize("name", ["open_clip", "registers"])
+@pytest.mark.parametrize("name", ["open_clip", "registers", "SigLIP", "lite"])
 @torch.inference_mode()
 def test_a_component_of_the_same_view_changes_nothing(
     name: str, encoder: Encoder, views: Tensor
 ) -> None:
-    if name == "registers":
-        model = perturbed(VisionTransformer(**REGISTERS))
-        encoder = as_encoder(model, UNCHANGED | {"size": 32}, trained=False)
-    assert encoder.components is not None
-    sites = patched_sites(encoder.components, by_head=1)
-    same = patched_shift(encoder, views[:1].expand(2, -1, -1, -1), sites)
+    if name == "lite":
+        encoder = load_encoder("builtin:lite")
+    elif name != "open_clip":
+        model, preprocessing = small_model(name)
+        encoder = as_encoder(model, preprocessing, trained=False)
+    probe = encoder.patchable
+    assert probe is not None
+    sites = patched_sites(probe, by_head=1)
+    same = patched_shift(encoder, probe, views[:1].expand(2, -1, -1, -1), sites)
     np.testing.assert_allclose(same, 0, atol=1e-6)
-    other = patched_shift(encoder, views[:2], sites)
+    other = patched_shift(encoder, probe, views[:2], sites)
     assert (other[1:] > 1e-6).all()
     before = encoder(views).embedding
     assert torch.equal(before, encoder(views).embedding)
+
+
+class Residual(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.convolution = nn.Conv2d(8, 8, 1)
+
+    def forward(self, features: Tensor) -> Tensor:
+        return features + self.convolution(features).relu()
+
+
+@torch.inference_mode()
+def test_patching_a_stage_swaps_what_its_residual_blocks_add(views: Tensor) -> None:
+    torch.manual_seed(0)
+    first, stem = nn.Sequential(nn.Conv2d(3, 8, 4, 4), Residual(), Residual()), 1
+    tower: Any = nn.Sequential(first, nn.Sequential(Residual()), nn.Flatten(), nn.Linear(2048, 16))
+    tower.encode_image = tower.forward
+    tower.eval().requires_grad_(False)
+    options = UNCHANGED | {"size": 64}
+    encoder = Encoder(tower, options, {}, trained=False, tower=Tower(blocks=tower[:2]))
+    assert encoder.components is None
+    assert encoder.patchable is not None
+    sites = patched_sites(encoder.patchable, by_head=2)
+    assert sites == [Site(0, "stage"), Site(1, "stage")]
+    pair = torch.nn.functional.interpolate(views[:2], 64)
+    shifts = patched_shift(encoder, encoder.patchable, pair, sites)
+
+    def embedding(into: int, stage: int | None) -> Tensor:
+        """Of one view, with what a stage adds to the other."""
+        maps = [(pair[n : n + 1] - 0.5) / 0.5 for n in (into, 1 - into)]
+        for index, part in enumerate(tower[:2]):
+            if index == 0:
+                maps = [part[0](of) for of in maps]
+            added = [part[stem if index == 0 else 0 :](of) - of for of in maps]
+            maps = [of + plus for of, plus in zip(maps, added, strict=True)]
+            if index == stage:
+                maps[0] = maps[0] - added[0] + added[1]
+        return tower[2:](maps[0])[0].double()
+
+    clean = embedding(0, None)
+    others = [embedding(1, None), *(embedding(into, n) for into in (1, 0) for n in (0, 1))]
+    expected = [1 - float(nn.functional.cosine_similarity(clean, of, dim=0)) for of in others]
+    np.testing.assert_allclose(shifts, expected, atol=1e-6)

@@ -1,68 +1,74 @@
 r"""Components: what every attention head and every MLP of a ViT contributes to its embedding.
 
-The class token of a pre-norm ViT is the sum of what each block's attention and MLP added to it, and
+Every token of a pre-norm ViT is the sum of what each block's attention and MLP added to it, and
 attention is a sum over heads. With the final layer norm's standard deviation σ held at each view's
-own value, all after it is linear, so the embedding is an exact sum of contributions:
+own value, all after it is linear, so the embedding is an exact sum of contributions, here of the
+class token:
 
 .. math::
     e = P \Big(\gamma \odot \frac{x - \bar x}{\sigma} + \beta\Big) + b, \quad
     x = x_0 + \sum_l \sum_h W^O_{lh} a_{lh} + \sum_l b^O_l + \sum_l m_l
 
-Of an attention pool (SigLIP) the components are its heads and its MLP, after which the embedding is
+So is an average over tokens; where each token is normed before the average, each has its own σ. Of
+an attention pool (SigLIP) the components are its heads and its MLP, after which the embedding is
 linear: what blocks before it write passes through the softmax of the pool, and has no exact share.
 
+What a head gathers is a sum over the tokens it reads from, :math:`a_{lh} = \sum_t \alpha_{lht}
+v_{lht}`, with the attention α of the class token or pooling query and the values v.
+
 Source: Gandelsman, Efros and Steinhardt, "Interpreting CLIP's image representation via text-based
-decomposition", 2024 (arXiv:2310.05916), sections 3.1 and 3.2, with MLPs and the layer norm kept.
+decomposition", 2024 (arXiv:2310.05916), sections 3.1 to 3.3, with MLPs and the layer norm kept.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass, field
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, field, replace
 from functools import partial
+from itertools import product
 from typing import Any
 
 import torch
-from open_clip.timm_model import TimmModel
-from open_clip.transformer import ResidualAttentionBlock, VisionTransformer
-from timm.layers import Attention, AttentionPoolLatent
-from timm.models import VisionTransformer as TimmTransformer
-from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 from torch.nn.functional import linear, scaled_dot_product_attention
+from torch.overrides import TorchFunctionMode
 
-from clipshift.encode.gaze import PASSING, first, pools_tokens, split
+from clipshift.encode.gaze import attention_weights, first, split
 
 Key = tuple[int, str]
-"""A layer, from 0, and what of it: ``attention`` or ``mlp``; or ``start``, the stream's start."""
+"""A layer, from 0, and what of it: ``attention`` or ``mlp``; or ``start`` and ``end`` of the
+stream."""
 See = Callable[[Key, Tensor], Tensor | None]
 """Sees what heads gather before the projection, or what an MLP adds; returns what replaces it."""
+ATTENTION = ("attn", "self_attn", "self_attention", "attention")
+"""What libraries call the attention of a block."""
+SCALES = ("gamma", "gamma_1", "gamma_2", "lambda1")
+"""What they call the factors on what attention and MLP add (layer scale)."""
+PRODUCTS = (torch.matmul, Tensor.matmul, Tensor.__matmul__)
+FIRST, ALL_TOKENS = (0, 1), (0, None)
+"""From which token to which: the first, which is the class token or the output of a pool; all."""
 
 
 @dataclass(frozen=True, eq=False)
 class Layer:
-    """An attention layer and an MLP that add to the same token.
+    """An attention layer and an MLP that add to the same tokens.
 
     Attributes:
         attention: The attention layer.
-        scale: The layer scale of its output, `nn.Identity` where there is none.
-        mlp: The module whose output is what the MLP adds.
+        heads: The number of its heads.
+        out: The projection after the heads.
+        mlp: The last linear layer of the MLP.
+        scales: Factors on the outputs of ``out`` and ``mlp``, shape (width,); None: 1.
     """
 
-    attention: Any
-    scale: Any
-    mlp: nn.Module
-
-    @property
-    def out(self) -> nn.Linear:
-        """The projection after the heads."""
-        attention = self.attention
-        return (
-            attention.out_proj if isinstance(attention, nn.MultiheadAttention) else attention.proj
-        )
+    attention: nn.Module
+    heads: int
+    out: nn.Linear
+    mlp: nn.Linear
+    scales: tuple[Tensor | None, Tensor | None]
 
     @property
     def weight(self) -> Tensor:
-        """Of the projection after the heads, with the layer scale, float64, (width, heads·d)."""
+        """Of the projection after the heads, with its factor, float64, (width, heads·d)."""
         return self._scaled(self.out.weight.double().T).T
 
     @property
@@ -72,23 +78,65 @@ class Layer:
         return 0.0 if bias is None else self._scaled(bias.double())
 
     def _scaled(self, values: Tensor) -> Tensor:
-        gamma = getattr(self.scale, "gamma", None)
-        return values if gamma is None else values * gamma.double()
+        return values if self.scales[0] is None else values * self.scales[0].double()
 
 
-def gathered_values(
-    layer: nn.MultiheadAttention, query: Tensor, key: Tensor, value: Tensor
-) -> Tensor:
-    """The values that heads gather, one head behind the other, shape (B, queries, heads·d)."""
+def layer_of(block: nn.Module) -> Layer | None:
+    """The layer in a block or an attention pool; None if it has no attention and MLP apart."""
+    named = (getattr(block, name, None) for name in ATTENTION)
+    attention = next((part for part in named if isinstance(part, nn.Module)), block)
+    within = set(attention.modules())
+    if attention is block:  # timm's pool
+        within -= set(getattr(block, "mlp", block).modules())
+    layers = [part for part in block.modules() if isinstance(part, nn.Linear)]
+    outs, mlps = [n for n in layers if n in within], [n for n in layers if n not in within]
+    counts = [vars(part).get(n) for part in within for n in ("num_heads", "num_attention_heads")]
+    heads = next((count for count in counts if isinstance(count, int)), None)
+    if not outs or not mlps or heads is None or not getattr(attention, "batch_first", True):
+        return None
+    named_parameters = block.named_parameters()
+    scales = [values for name, values in named_parameters if name.split(".")[-1] in SCALES]
+    return Layer(attention, heads, outs[-1], mlps[-1], (*scales, None, None)[:2])
+
+
+def multihead_inputs(
+    layer: nn.MultiheadAttention, query: Tensor, key: Tensor, value: Tensor, **_: Any
+) -> list[Tensor]:
+    """Queries, keys and values of all heads, each (B, heads, tokens, d)."""
     biases = (None,) * 3 if layer.in_proj_bias is None else layer.in_proj_bias.chunk(3)
     parts = zip((query, key, value), layer.in_proj_weight.chunk(3), biases, strict=True)
-    queries, keys, values = (split(linear(*part), layer.num_heads) for part in parts)
+    return [split(linear(*part), layer.num_heads) for part in parts]
+
+
+def gathered_values(queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+    """The values that heads gather, one head behind the other, shape (B, queries, heads·d)."""
     return scaled_dot_product_attention(queries, keys, values).transpose(1, 2).flatten(2)
 
 
 def _attend(layer: nn.MultiheadAttention, *inputs: Tensor, **_: Any) -> tuple[Tensor, None]:
     """Self-attention up to rounding, which calls its projection as a module."""
-    return layer.out_proj(gathered_values(layer, *inputs)), None
+    return layer.out_proj(gathered_values(*multihead_inputs(layer, *inputs))), None
+
+
+class LastAttention(TorchFunctionMode):
+    """Keeps the first query's attention and all values of the last attention that torch computed.
+
+    Attributes:
+        weights: Of the first query, shape (B, heads, tokens).
+        values: Shape (B, heads, tokens, d); None before any.
+    """
+
+    weights: Tensor
+    values: Tensor | None = None
+
+    def __torch_function__(
+        self, function: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        if function is scaled_dot_product_attention and args[0].shape[1] == args[1].shape[1]:
+            self.weights, self.values = attention_weights(args[0][:, :, :1], args[1]), args[2]
+        elif function in PRODUCTS and args[0].ndim == 4:  # where it is not fused, their product
+            self.weights, self.values = args[0][:, :, 0], args[1]
+        return function(*args, **(kwargs or {}))
 
 
 @dataclass(eq=False)
@@ -97,22 +145,31 @@ class ComponentProbe:
 
     Attributes:
         layers: The layers, from input to output.
-        start: The first block, whose input the residual stream starts with; None where the layers
-            are those of an attention pool.
+        blocks: The blocks that they are of; none where the layers are those of an attention pool.
         norm: The final layer norm; None where there is none.
-        projection: What comes after it: a linear layer, a matrix (width, D), or None.
+        weight: Of the linear layer after that, shape (D, width); None where there is none.
+        bias: Likewise, shape (D,).
+        pooled: From which token to which those are whose average makes the embedding.
+        norm_first: Whether they are normed before the average.
+        by_token: Whether what heads gather can be split by token.
     """
 
     layers: Sequence[Layer]
-    start: nn.Module | None
-    norm: nn.LayerNorm | None
-    projection: nn.Linear | Tensor | None
+    blocks: Sequence[nn.Module]
+    norm: nn.LayerNorm | None = None
+    weight: Tensor | None = None
+    bias: Tensor | None = None
+    pooled: tuple[int, int | None] = FIRST
+    norm_first: bool = False
+    by_token: bool = True
     _written: dict[Key, Tensor] = field(default_factory=dict)
+    _by_token: dict[int, Tensor] = field(default_factory=dict)
+    _attention: "LastAttention | None" = None
 
     @property
     def heads(self) -> int:
         """The number of heads of a layer."""
-        return self.layers[0].attention.num_heads
+        return self.layers[0].heads
 
     @contextmanager
     def watching(self, see: See, all_tokens: bool = True) -> Iterator[None]:
@@ -124,18 +181,21 @@ class ComponentProbe:
                 computed by other code than torch's, up to rounding; otherwise the pass is the same.
         """
 
-        def before(key: Key, out: nn.Module, inputs: tuple[Tensor, ...]) -> Tensor | None:
+        def before(key: Key, module: nn.Module, inputs: tuple[Tensor, ...]) -> Tensor | None:
             return see(key, inputs[0])
 
         def gather(key: Key, layer: Any, inputs: tuple[Tensor, ...]) -> None:
-            see(key, gathered_values(layer, first(inputs[0]), *inputs[1:]))
+            query = first(inputs[0]) if self.pooled == FIRST else inputs[0]
+            with self._attention or nullcontext():
+                see(key, gathered_values(*multihead_inputs(layer, query, *inputs[1:])))
 
-        def after(key: Key, mlp: nn.Module, inputs: Any, output: Tensor) -> Tensor | None:
-            return see(key, output)
+        def after(key: Key, module: nn.Module, inputs: Any, output: Any) -> Tensor | None:
+            return see(key, output[0] if isinstance(output, tuple) else output)
 
         hooks, replaced = [], []
-        if self.start is not None:
-            hooks.append(self.start.register_forward_pre_hook(partial(before, (0, "start"))))
+        if self.blocks:
+            hooks.append(self.blocks[0].register_forward_pre_hook(partial(before, (0, "start"))))
+            hooks.append(self.blocks[-1].register_forward_hook(partial(after, (0, "end"))))
         for index, layer in enumerate(self.layers):
             module: nn.Module = layer.out
             hook: Any = before
@@ -154,28 +214,63 @@ class ComponentProbe:
             for attention in replaced:
                 del attention.forward
 
-    def reading(self) -> AbstractContextManager[None]:
-        """Read every forward pass inside a ``with`` block."""
-        return self.watching(self._keep, all_tokens=False)
+    @contextmanager
+    def reading(self, by_token: bool = False) -> Iterator[None]:
+        """Read every forward pass inside a ``with`` block.
+
+        Args:
+            by_token: Whether `read_by_token` is wanted as well.
+        """
+        self._attention = LastAttention() if by_token and self.by_token else None
+        everywhere = None if self._is_multihead else self._attention
+        with everywhere or nullcontext(), self.watching(self._keep, all_tokens=False):
+            yield
+        self._attention = None
+
+    @property
+    def _is_multihead(self) -> bool:
+        return isinstance(self.layers[0].attention, nn.MultiheadAttention)
 
     def _keep(self, key: Key, tokens: Tensor) -> None:
-        self._written[key] = tokens[:, 0].double()
+        index, kind = key
+        if kind == "mlp" and (scale := self.layers[index].scales[1]) is not None:
+            tokens = tokens * scale
+        self._written[key] = tokens[:, slice(*self.pooled)].double()
+        seen = self._attention
+        if kind == "attention" and seen is not None and seen.values is not None:
+            by_head = seen.weights.float()[..., None] * seen.values.float()
+            self._by_token[index] = by_head.transpose(1, 2).flatten(2)
 
     def read(self) -> Tensor:
         """What was written in the last forward pass.
 
         Returns:
-            What the residual stream started with (0 of an attention pool); of each layer the values
-            that its heads gathered; and of each layer what its MLP added; float64, shape (B, 1 +
-            2 · layers, width).
+            What the residual stream started with, and the biases of attention layers' projections;
+            of each layer the values that its heads gathered; and of each layer what its MLP added;
+            all averaged over the pooled tokens; float64, shape (B, 1 + 2 · layers, width).
         """
         written, self._written = self._written, {}
-        kinds = [
-            [written[index, kind] for index in range(len(self.layers))]
-            for kind in ("attention", "mlp")
-        ]
-        start = written.get((0, "start"), torch.zeros_like(kinds[1][0]))
-        return torch.stack([start, *kinds[0], *kinds[1]], dim=1)
+        layers = range(len(self.layers))
+        kinds = [[written[index, kind] for index in layers] for kind in ("attention", "mlp")]
+        weights = torch.ones_like(kinds[1][0][..., :1])
+        if self.norm_first and self.norm is not None:
+            variance = written[0, "end"].var(dim=2, correction=0, keepdim=True)
+            weights = 1 / (variance + self.norm.eps).sqrt()
+        start = written.get((0, "start"), torch.zeros_like(kinds[1][0])) * weights
+        start = start + sum(layer.bias for layer in self.layers) * weights
+        tokens = [start, *(of * weights for kind in kinds for of in kind)]
+        return torch.stack([of.mean(dim=1) for of in tokens], dim=1)
+
+    def read_by_token(self) -> Tensor | None:
+        """What heads gathered of each token in the last forward pass, before their projection.
+
+        Returns:
+            Float32, shape (B, layers, tokens, heads·d): the sum over tokens is what `read` gives of
+            attention. None where the embedding is an average over tokens, or attention is followed
+            by a norm or gate.
+        """
+        by_token, self._by_token = self._by_token, {}
+        return torch.stack(list(by_token.values()), dim=1) if by_token else None
 
     def contributions(self, written: Tensor, along: Tensor) -> Tensor:
         """What each component contributes to the embedding, along a direction.
@@ -190,23 +285,32 @@ class ComponentProbe:
             by layer each head and the MLP. The sum is the embedding's product with the direction.
         """
         start, parts = self._parts(written)
-        constant, back = torch.zeros_like(along[:, 0]), along
-        if isinstance(self.projection, nn.Linear):
-            if self.projection.bias is not None:
-                constant = along @ self.projection.bias.double()
-            back = along @ self.projection.weight.double()
-        elif self.projection is not None:
-            back = along @ self.projection.double().T
-        if self.norm is not None:
-            if self.norm.bias is not None:
-                constant = constant + back @ self.norm.bias.double()
-            back = back * self.norm.weight.double() / self._deviation(written)
-            back = back - back.mean(dim=1, keepdim=True)
+        constant, back = self._back(written, along)
         columns = [constant[:, None] + (back * start).sum(dim=1, keepdim=True)]
         for layer, gathered, added in parts:
             by_head = (back @ layer.weight * gathered).unflatten(1, (self.heads, -1)).sum(dim=2)
             columns += [by_head, (back * added).sum(dim=1, keepdim=True)]
         return torch.cat(columns, dim=1)
+
+    def contributions_by_token(self, written: Tensor, by_token: Tensor, along: Tensor) -> Tensor:
+        """What each head contributes along a direction by each token that it reads from.
+
+        Args:
+            written: From `read`.
+            by_token: From `read_by_token`.
+            along: A direction for each view, float64, shape (B, D).
+
+        Returns:
+            Float64, shape (B, layers, heads, tokens); the sum over tokens is the head's of
+            `contributions`.
+        """
+        _, back = self._back(written, along)
+        layers = [
+            (back @ layer.weight)[:, None] * of.double()
+            for layer, of in zip(self.layers, by_token.unbind(1), strict=True)
+        ]
+        by_head = [of.unflatten(2, (self.heads, -1)).sum(dim=3).transpose(1, 2) for of in layers]
+        return torch.stack(by_head, dim=1)
 
     def gathered(self, written: Tensor) -> Tensor:
         """What heads gathered, divided by the standard deviation of the final layer norm.
@@ -233,74 +337,110 @@ class ComponentProbe:
         rows = self.layers[layer].weight.T.unflatten(0, (self.heads, -1))[head]
         if self.norm is not None:
             rows = (rows - rows.mean(dim=1, keepdim=True)) * self.norm.weight.double()
-        if isinstance(self.projection, nn.Linear):
-            return rows @ self.projection.weight.double().T
-        return rows if self.projection is None else rows @ self.projection.double()
+        return rows if self.weight is None else rows @ self.weight.double().T
 
     def _parts(self, written: Tensor) -> tuple[Tensor, list[tuple[Layer, Tensor, Tensor]]]:
         """What is constant of a stream, and what each layer's heads gathered and its MLP added."""
         depth = len(self.layers)
         start, *rest = written.unbind(1)
-        parts = list(zip(self.layers, rest[:depth], rest[depth:], strict=True))
-        return start + sum(layer.bias for layer in self.layers), parts
+        return start, list(zip(self.layers, rest[:depth], rest[depth:], strict=True))
 
     def _deviation(self, written: Tensor) -> Tensor:
-        """The standard deviation of the final layer norm, shape (B, 1); 1 where there is none."""
+        """The standard deviation that the final layer norm divides by after `read`, (B, 1)."""
         start, parts = self._parts(written)
-        if self.norm is None:
+        if self.norm is None or self.norm_first:
             return torch.ones_like(start[:, :1])
         stream = start + sum(of @ layer.weight.T + added for layer, of, added in parts)
         return (stream.var(dim=1, correction=0, keepdim=True) + self.norm.eps).sqrt()
 
+    def _back(self, written: Tensor, along: Tensor) -> tuple[Tensor, Tensor]:
+        """What biases add along a direction, (B,), and the direction in the stream, (B, width)."""
+        constant, back = torch.zeros_like(along[:, 0]), along
+        if self.weight is not None:
+            back = along @ self.weight.double()
+        if self.bias is not None:
+            constant = along @ self.bias.double()
+        if self.norm is not None:
+            if self.norm.bias is not None:
+                constant = constant + back @ self.norm.bias.double()
+            back = back * self.norm.weight.double() / self._deviation(written)
+            back = back - back.mean(dim=1, keepdim=True)
+        return constant, back
 
-def component_probe(tower: nn.Module) -> ComponentProbe | None:
-    """The probe for an image tower of open_clip, or None if its embedding is not such a sum.
 
-    It is for a ViT of pre-norm blocks whose embedding is the class token after a layer norm, of
-    open_clip or timm, and for the attention pool of a ViT of timm (SigLIP).
+def forward_calls(
+    modules: Iterable[nn.Module], embed: Callable[[Tensor], Tensor], view: Tensor
+) -> list[tuple[Any, Any, Any]]:
+    """The calls of modules in a forward pass, as they end, each with its inputs and output."""
+    calls: list[tuple[Any, Any, Any]] = []
+    hooks = [of.register_forward_hook(lambda *call: calls.append(call)) for of in modules]
+    embed(view)
+    for handle in hooks:
+        handle.remove()
+    return calls
+
+
+def component_probe(
+    tower: Any,
+    blocks: Sequence[nn.Module],
+    prefix: int,
+    embed: Callable[[Tensor], Tensor],
+    view: Tensor,
+) -> ComponentProbe | None:
+    """The probe for an image tower, or None if its embedding is not such a sum.
+
+    Which tokens, norm and projection make the embedding is tried out on a view, whatever library
+    the tower is of: the probe is the one whose contributions add up to the embedding.
 
     Args:
-        tower: ``model.visual`` of an open_clip model, or any module.
+        tower: A module with all that makes the embedding.
+        blocks: Its blocks, from input to output.
+        prefix: The number of tokens before the patches.
+        embed: Makes the embeddings of views, (B, D).
+        view: Any view but a uniform one, shape (1, 3, H, W).
     """
-    if isinstance(tower, TimmModel):
-        return timm_components(tower.trunk, tower.head)
-    if not isinstance(tower, VisionTransformer) or tower.pool_type != "tok" or tower.attn_pool:
+    if not blocks:
         return None
-    blocks: Any = list(tower.transformer.resblocks)
-    if any(type(block) is not ResidualAttentionBlock for block in blocks):
+    calls = forward_calls(tower.modules(), embed, view)
+    last = max(n for n, (module, *_) in enumerate(calls) if module is blocks[-1])
+    after = [(module, inputs) for module, inputs, _ in calls[last + 1 :]]
+    pools = [module for module, _ in after if hasattr(module, "mlp") and layer_of(module)]
+    bodies = pools[:1] or blocks
+    layers = [layer for body in bodies if (layer := layer_of(body))]
+    if len(layers) < len(bodies):
         return None
-    if not all(block.attn.batch_first for block in blocks):
+    reader = ComponentProbe(layers, () if pools else blocks, pooled=ALL_TOKENS)
+    with reader.reading(by_token=True):
+        embedding = embed(view)[0].double()
+    written, by_token = reader._written, reader.read_by_token()
+    if len(written) < 2 * len(layers):  # attention that does not call its projection
         return None
-    layers = [Layer(block.attn, block.ls_1, block.ls_2) for block in blocks]
-    return ComponentProbe(layers, blocks[0], tower.ln_post, tower.proj)
+    size = len(embedding), layers[0].out.out_features
+    along = torch.randn(8, size[0], generator=torch.Generator().manual_seed(0)).to(embedding)
 
+    def error(probe: ComponentProbe) -> float:
+        probe._written = {key: of[:, slice(*probe.pooled)] for key, of in written.items()}
+        sums = probe.contributions(probe.read().expand(8, -1, -1), along).sum(dim=1)
+        return float((sums - along @ embedding).norm() / (along @ embedding).norm())
 
-def timm_components(trunk: Any, head: Iterable[nn.Module] = ()) -> ComponentProbe | None:
-    """The probe for a model of timm, or None.
-
-    Args:
-        trunk: The model, without a classifier.
-        head: The layers after it.
-    """
-    if not isinstance(trunk, TimmTransformer) or not pools_tokens(trunk):
+    pooled = (FIRST,) if pools else (FIRST, (prefix, None), ALL_TOKENS)
+    norms = [(of, inputs[0].ndim > 2) for of, inputs in after if isinstance(of, nn.LayerNorm)]
+    maps = [(of.weight, of.bias) for of, _ in after if isinstance(of, nn.Linear)]
+    maps += [(of.T, None) for of in tower.parameters(recurse=False) if of.ndim == 2]
+    choices = product(pooled, [(None, False), *norms], [(None, None), *maps])
+    probes = [
+        replace(reader, pooled=tokens, norm=norm, norm_first=of_tokens and tokens != FIRST,
+                weight=weight, bias=bias)
+        for tokens, (norm, of_tokens), (weight, bias) in choices
+        if size == ((size[1], size[1]) if weight is None else weight.shape)
+        and (norm is None or norm.normalized_shape == size[1:])
+    ]  # fmt: skip
+    tolerance = torch.finfo(layers[0].out.weight.dtype).eps ** 0.5
+    probe = min(probes, key=error, default=reader)
+    if error(probe) > tolerance:
         return None
-    pool, following = trunk.attn_pool, [trunk.fc_norm, trunk.head, *head]
-    blocks: Any = list(trunk.blocks)
-    if isinstance(pool, AttentionPoolLatent) and pool.latent_len == 1 and pool.mlp is not None:
-        layers, start = [Layer(pool, nn.Identity(), pool.mlp)], None
-        usual = pool.pos_embed is None
-    else:
-        usual = pool is None and trunk.global_pool == "token" and trunk.cls_token is not None
-        usual = usual and all(
-            type(block) is Block
-            and type(block.attn) is Attention
-            and getattr(block.attn, "gate", None) is None
-            and isinstance(block.attn.norm, nn.Identity)
-            for block in blocks
-        )
-        layers = [Layer(block.attn, block.ls1, block.ls2) for block in blocks] if usual else []
-        start, following = blocks[0], [trunk.norm, *following]
-    after: list[Any] = [layer for layer in following if not isinstance(layer, PASSING)]
-    norm = after.pop(0) if after and isinstance(after[0], nn.LayerNorm) else None
-    projection = after.pop(0) if after and isinstance(after[0], nn.Linear) else None
-    return ComponentProbe(layers, start, norm, projection) if usual and not after else None
+    if by_token is not None:  # a norm or gate may follow
+        gathered = torch.stack([written[n, "attention"][:, 0] for n in range(len(layers))], dim=1)
+        same = (by_token.sum(dim=2) - gathered).norm() < tolerance * gathered.norm()
+    probe.by_token = by_token is not None and probe.pooled == FIRST and bool(same)
+    return probe

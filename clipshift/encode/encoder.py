@@ -6,7 +6,7 @@ import operator
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import cached_property
 from types import SimpleNamespace
 from typing import Any
@@ -23,9 +23,11 @@ from torch.nn.functional import normalize as unit_length
 
 from clipshift.data.dataset import clean_view
 from clipshift.data.photos import as_rgb
+from clipshift.encode.components import ComponentProbe, component_probe
 from clipshift.encode.gaze import AttentionProbe
 from clipshift.encode.last_block import only_class_token
 from clipshift.encode.layers import LayerProbe, is_convolutional
+from clipshift.encode.stages import StageProbe, stage_probe
 from clipshift.encode.tower import Tower, image_tower
 from clipshift.errors import UserError
 
@@ -61,6 +63,8 @@ class Features:
             where the gaze is not attention.
         components: If requested, what heads and MLPs wrote, float64, see `ComponentProbe.read`;
             None where the embedding is not the sum of their contributions.
+        by_token: If requested, what heads gathered of each token, see
+            `ComponentProbe.read_by_token`; None where that is not known.
     """
 
     embedding: Tensor
@@ -69,6 +73,18 @@ class Features:
     norms: Tensor | None = None
     heads: Tensor | None = None
     components: Tensor | None = None
+    by_token: Tensor | None = None
+
+    @classmethod
+    def joined(cls, parts: Sequence["Features"]) -> "Features":
+        """The features of several parts, one behind the other."""
+
+        def join(values: list[Any]) -> Any:
+            if isinstance(values[0], list):
+                return [torch.cat(layer) for layer in zip(*values, strict=True)]
+            return None if values[0] is None else torch.cat(values)
+
+        return cls(*(join([getattr(of, one.name) for of in parts]) for one in fields(cls)))
 
     def split(self, count: int) -> list["Features"]:
         """Split into parts of ``count`` views."""
@@ -106,7 +122,6 @@ class Encoder(nn.Module):
         fill: Whether every pass is padded to `ENCODE_BATCH` views. Otherwise few views are encoded
             faster, but numbers depend on the rest of the batch in the seventh digit.
         probe: Reads the gaze; None where the image tower has none.
-        components: Reads heads and MLPs; None where the embedding is not the sum of theirs.
         tokenizer: Creates the text tower's tokenizer; None where the model has no text side.
         cacheable: Whether `fingerprint` covers all of its code, so that other runs may reuse its
             features.
@@ -151,7 +166,7 @@ class Encoder(nn.Module):
         if is_convolutional(tower.blocks):
             # Up to 1.6 times faster on a CPU. A layer's outputs have the format of its weights.
             self._tower.to(memory_format=torch.channels_last)
-        self.probe, self.components = tower.probe, tower.components
+        self.probe, self._blocks, self._prefix = tower.probe, tower.blocks, tower.prefix
         self.layer_probe = LayerProbe(tower.blocks, tower.class_token, tower.prefix, tower.nhwc)
         self.tokenizer = tokenizer
         size = self.preprocessing["size"]
@@ -188,6 +203,7 @@ class Encoder(nn.Module):
         layers: bool = False,
         heads: bool = False,
         components: bool = False,
+        by_token: bool = False,
     ) -> Features:
         """Encode views without checking their range, which would make a GPU wait.
 
@@ -196,22 +212,30 @@ class Encoder(nn.Module):
             layers: Whether to return `Features.layers` and `Features.norms` as well.
             heads: Whether to return `Features.heads` as well.
             components: Whether to return `Features.components` as well.
+            by_token: Whether to return, with them, `Features.by_token` as well.
         """
-        read = self.components.reading() if self.components and components else nullcontext()
+        probe = self.components if components else None
+        read = probe.reading(by_token) if probe else nullcontext()
         self.layer_probe.wanted = layers
         with only_class_token(self._tower, patches=layers), read:
             parts = [self._encode(part, heads, components) for part in views.split(ENCODE_BATCH)]
         self.layer_probe.wanted = False  # otherwise `embed` would keep tokens that nobody reads
+        return Features.joined(parts)
 
-        def joined(name: str) -> Any:
-            tensors = [getattr(part, name) for part in parts]
-            return None if tensors[0] is None else torch.cat(tensors)
+    @cached_property
+    @torch.inference_mode()
+    def components(self) -> ComponentProbe | None:
+        """Reads heads and MLPs; None where the embedding is not the sum of theirs."""
+        noise = torch.rand(1, 3, *self.input_size, generator=torch.Generator().manual_seed(0))
+        view = noise.to(self.mean.device)
+        return component_probe(self._tower, self._blocks, self._prefix, self.embed, view)
 
-        tokens = [part.layers for part in parts if part.layers is not None]
-        blocks = [torch.cat(layer) for layer in zip(*tokens, strict=True)] if layers else None
-        gaze, norms, heads_gaze = map(joined, ("gaze", "norms", "heads"))
-        written = joined("components")
-        return Features(joined("embedding"), gaze, blocks, norms, heads_gaze, written)
+    @cached_property
+    @torch.inference_mode()
+    def patchable(self) -> ComponentProbe | StageProbe | None:
+        """What can be patched: heads and MLPs, or the stages of a convolutional tower."""
+        view = torch.zeros((1, 3, *self.input_size), device=self.mean.device)
+        return self.components or stage_probe(self._blocks, self.embed, view)
 
     @cached_property
     @torch.inference_mode()
@@ -314,8 +338,10 @@ class Encoder(nn.Module):
             features.gaze = self.probe.read()[:count]
         if components and self.components:
             features.components = self.components.read()[:count]
-        blocks = self.layer_probe.read()
-        features.layers = [tokens.pooled[:count] for tokens in blocks]
+            by_token = self.components.read_by_token()
+            features.by_token = None if by_token is None else by_token[:count]
+        wanted, blocks = self.layer_probe.wanted, self.layer_probe.read()
+        features.layers = [tokens.pooled[:count] for tokens in blocks] if wanted else None
         norms = [tokens.norms[:count] for tokens in blocks if tokens.norms is not None]
         if len(norms) == len(blocks) and len({lengths.shape for lengths in norms}) == 1:
             features.norms = torch.stack(norms, dim=1)

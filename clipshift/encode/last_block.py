@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from open_clip.transformer import ResidualAttentionBlock, VisionTransformer
 from torch import Tensor, nn
-from torch.nn.functional import linear
 
-from clipshift.encode.gaze import attention_weights, first, multihead_heads, split
+from clipshift.encode.components import multihead_inputs
+from clipshift.encode.gaze import attention_weights, first
 
 
 @contextmanager
@@ -65,8 +65,7 @@ def _attend(
     """Attention of one query; that of all tokens to each other is left to torch."""
     if query is key:
         return type(layer).forward(layer, query, key, value, **options)
-    weights = attention_weights(*multihead_heads(layer, query, key))
-    bias = None if layer.in_proj_bias is None else layer.in_proj_bias.chunk(3)[2]
-    values = split(linear(value, layer.in_proj_weight.chunk(3)[2], bias), layer.num_heads)
+    queries, keys, values = multihead_inputs(layer, query, key, value)
+    weights = attention_weights(queries, keys)
     attended = (weights[..., None] * values.float()).sum(dim=2).flatten(1)
     return layer.out_proj(attended.to(query.dtype)[:, None]), None

@@ -20,7 +20,6 @@ from timm.models import Beit, EfficientNet, Eva, MobileNetV3, VisionTransformer
 from torch import nn
 
 from clipshift.encode import gaze, modules
-from clipshift.encode.components import timm_components
 from clipshift.encode.encoder import Encoder
 from clipshift.encode.kinds import chosen_pooling
 from clipshift.encode.layers import prefix_tokens, tower_blocks
@@ -136,7 +135,6 @@ def tower_of(model: Any) -> Tower:
         *prefix_tokens(model),
         gaze.timm_probe(model, model),
         getattr(model, "output_fmt", "") == "NHWC",
-        timm_components(model),
     )
 
 

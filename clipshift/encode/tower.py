@@ -5,7 +5,6 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from clipshift.encode.components import ComponentProbe, component_probe
 from clipshift.encode.gaze import GazeProbe, gaze_probe
 from clipshift.encode.layers import prefix_tokens, tower_blocks
 
@@ -21,7 +20,6 @@ class Tower:
         prefix: The number of tokens before the patches: class token and registers.
         probe: Reads the gaze; None where the embedding has none.
         nhwc: Whether feature maps have their channels last: (B, h, w, width).
-        components: Reads heads and MLPs; None where the embedding is not the sum of theirs.
     """
 
     blocks: Sequence[nn.Module] = ()
@@ -29,10 +27,8 @@ class Tower:
     prefix: int = 0
     probe: GazeProbe | None = None
     nhwc: bool = False
-    components: ComponentProbe | None = None
 
 
 def image_tower(module: nn.Module) -> Tower:
     """The readable parts of an image tower of open_clip; of others there are none."""
-    parts = tower_blocks(module), *prefix_tokens(module), gaze_probe(module)
-    return Tower(*parts, components=component_probe(module))
+    return Tower(tower_blocks(module), *prefix_tokens(module), gaze_probe(module))

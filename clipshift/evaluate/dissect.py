@@ -1,6 +1,8 @@
 """The shift by component (``dissect=true``): which heads and MLPs carry it, and cause it."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -11,6 +13,7 @@ from clipshift.encode.encoder import Features
 from clipshift.encode.patching import Site
 from clipshift.results.columns import DEFINITIONS
 from clipshift.results.intervals import mean_interval, ratio_values
+from clipshift.results.measured import CLEAN
 from clipshift.results.table import PhotoSample
 from clipshift.severities import ALL
 
@@ -34,33 +37,56 @@ def component_products(probe: ComponentProbe, view: Features, clean: Features) -
     Returns:
         Float64, shape (B, components), in the order of `ComponentProbe.contributions`.
     """
-    written, lengths = [], []
-    for features in (view, clean):
-        assert features.components is not None
-        written.append(features.components)
-        lengths.append(features.embedding.double().norm(dim=1, keepdim=True))
-    units = [of.embedding.double() / n for of, n in zip((view, clean), lengths, strict=True)]
-    along = units[0] - units[1]
+    along, lengths = _displacement(view, clean)
     after, before = (
-        probe.contributions(of, along) / length for of, length in zip(written, lengths, strict=True)
+        probe.contributions(of.components, along) / length  # type: ignore[arg-type]
+        for of, length in zip((view, clean), lengths, strict=True)
     )
     return after - before
+
+
+def location_products(probe: ComponentProbe, view: Features, clean: Features) -> Tensor:
+    """The products of heads, as `component_products`, split by the token that they gathered.
+
+    Of both views it is the token at the same place, also where the augmentation moves pixels: the
+    product is where in the picture what the head gathers has changed.
+
+    Args:
+        probe: The encoder's.
+        view: Features of B views, with ``components`` and ``by_token``.
+        clean: Those of their clean views.
+
+    Returns:
+        Float64, shape (B, layers, heads, tokens): class token and registers, then patches. The sum
+        over tokens is the head's product.
+    """
+    along, lengths = _displacement(view, clean)
+    after, before = (
+        probe.contributions_by_token(of.components, of.by_token, along)  # type: ignore[arg-type]
+        / length[..., None, None]
+        for of, length in zip((view, clean), lengths, strict=True)
+    )
+    return after - before
+
+
+def _displacement(view: Features, clean: Features) -> tuple[Tensor, list[Tensor]]:
+    """The displacement of unit embeddings, (B, D), and the embeddings' lengths, each (B, 1)."""
+    embeddings = [of.embedding.double() for of in (view, clean)]
+    lengths = [embedding.norm(dim=1, keepdim=True) for embedding in embeddings]
+    return embeddings[0] / lengths[0] - embeddings[1] / lengths[1], lengths
 
 
 def component_table(sample: PhotoSample, heads: int) -> pd.DataFrame:
     """Shares of the shift: a row per variant and component; empty where they were not measured.
 
-    A share is a ratio of means over photos, of its products by ‖d‖², so that photos count by how
-    far they move. Its interval is that of `clipshift.results.intervals.ratio_values`. Rows of
-    ``all`` are means over the augmentations of a severity.
+    See `share_table`.
 
     Args:
         sample: What was measured.
         heads: The number of heads of a layer.
     """
-    columns = list(DEFINITIONS["components"])
     if sample.measured.components is None:
-        return pd.DataFrame(columns=columns)
+        return pd.DataFrame(columns=list(DEFINITIONS["components"]))
     products = sample.measured.components[sample.order].astype(float)  # (N, V, components)
     by_layer = products[..., 1:].reshape(*products.shape[:2], -1, heads + 1)
     attention = by_layer[..., :heads].sum(axis=-1, keepdims=True)
@@ -72,22 +98,77 @@ def component_table(sample: PhotoSample, heads: int) -> pd.DataFrame:
         "component": ["constant", *kinds * depth],
         "head": [np.nan, *[np.nan, np.nan, *range(1, heads + 1)] * depth],
     }
+    parts = np.concatenate([products[..., :1], by_layer.reshape(*products.shape[:2], -1)], axis=2)
+    table = share_table(sample, parts, products.sum(axis=2), cells, sample.mean_interval)
+    return table[list(DEFINITIONS["components"])]
+
+
+def location_table(sample: PhotoSample) -> pd.DataFrame:
+    """Shares of the shift by what heads gathered: a row per variant and patch, see `share_table`.
+
+    There are rows for the class token and for all registers, where there are some. Empty where
+    they were not measured.
+
+    Args:
+        sample: What was measured, with the gaze, which has the patches' rows and columns.
+    """
+    located, gazes = sample.measured.locations, sample.measured.gazes.get(CLEAN)
+    if not located or not gazes or sample.measured.components is None:
+        return pd.DataFrame(columns=list(DEFINITIONS["locations"]))
+    photos = sorted(next(iter(located.values())), key=lambda index: sample.photos[index].id)
+    rows, columns = next(iter(gazes.values())).shape
+    products = np.array([[located[v][n] for v in sample.variants] for n in photos], float)
+    others = products.shape[2] - rows * columns
+    tokens = ["class", "registers"][:others]
+    summed = np.add.reduceat(products[..., :others], range(len(tokens)), axis=2)
+    order = np.searchsorted(sample.measured.index, photos)
+    whole = sample.measured.components[order].sum(axis=2, dtype=float)
+    row, column = np.divmod(np.arange(rows * columns), columns)
+    none = [np.nan] * len(tokens)
+    cells = {
+        "token": [*tokens, *["patch"] * len(row)],
+        "row": [*none, *(row + 1)],
+        "column": [*none, *(column + 1)],
+    }
+    parts = np.concatenate([summed, products[..., others:]], axis=2)
+    interval = partial(mean_interval, seed=sample.seed)
+    return share_table(sample, parts, whole, cells, interval)[list(DEFINITIONS["locations"])]
+
+
+def share_table(
+    sample: PhotoSample,
+    products: np.ndarray,
+    squared: np.ndarray,
+    cells: Mapping[str, Sequence[Any]],
+    interval: Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]],
+) -> pd.DataFrame:
+    """Shares of the shift with intervals: rows of every variant, and of ``all`` of a severity.
+
+    A share is a ratio of means over photos, of its products by ‖d‖², so that photos count by how
+    far they move. Its interval is that of `clipshift.results.intervals.ratio_values`. Rows of
+    ``all`` are means over the augmentations of a severity.
+
+    Args:
+        sample: What was measured.
+        products: d · dᵢ of K parts, shape (N, variants, K).
+        squared: ‖d‖², shape (N, variants).
+        cells: What each part is: K cells of some columns.
+        interval: Makes intervals of means over the N photos.
+    """
     values: dict[tuple[str, str], np.ndarray] = {}
     for place, variant in enumerate(sample.variants.values()):
-        parts = [products[:, place, :1], by_layer[:, place].reshape(len(products), -1)]
-        whole = products[:, place].sum(axis=1)
-        ratios = [ratio_values(part, whole) for part in np.concatenate(parts, axis=1).T]
+        ratios = [ratio_values(part, squared[:, place]) for part in products[:, place].T]
         values[variant.severity, variant.name] = np.stack(ratios, axis=1)
     for severity in dict.fromkeys(severity for severity, _ in values):
         of = [shares for key, shares in values.items() if key[0] == severity]
         values[severity, ALL] = np.mean(of, axis=0)
     tables = []
     for (severity, name), shares in values.items():
-        low, high = sample.mean_interval(shares)
+        low, high = interval(shares)
         numbers = {"share": shares.mean(axis=0), "ci_low": low, "ci_high": high}
         names = {"augmentation": name, "severity": severity}
-        tables.append(pd.DataFrame(names | cells | numbers | {"n": len(shares)}))
-    return pd.concat(tables, ignore_index=True)[columns]
+        tables.append(pd.DataFrame(names | dict(cells) | numbers | {"n": len(shares)}))
+    return pd.concat(tables, ignore_index=True)
 
 
 def patching_table(sample: PhotoSample, sites: Sequence[Site]) -> pd.DataFrame:

@@ -35,7 +35,7 @@ from clipshift.encode.texts import (
 from clipshift.errors import UserError
 from clipshift.evaluate.attack import ATTACK, Attack, attack_tables
 from clipshift.evaluate.calibration import distortion_of, matched_strengths
-from clipshift.evaluate.dissect import component_table, patching_table
+from clipshift.evaluate.dissect import component_table, location_table, patching_table
 from clipshift.evaluate.elasticity import ELASTICITY_PHOTOS, WEAKER
 from clipshift.evaluate.floor import precision_floor
 from clipshift.evaluate.gallery import clean_spread
@@ -59,7 +59,7 @@ from clipshift.versions import provenance
 
 NO_COMPONENTS = (
     "Heads and MLPs are left out: this model's embedding is not the sum of their contributions, as "
-    "it is of ViTs that return the class token or pool by attention."
+    "it is of ViTs of pre-norm blocks. Stages of convolutional towers are patched instead."
 )
 TOKEN_PHOTOS = 500
 """Of so many photos at random the mean patch tokens are kept, for the intervals of CKA."""
@@ -394,7 +394,9 @@ def tabulate(
             tables["retrieval"] = retrieval_table(sample, captions)
         if module.dissect and (probe := evaluation.encoder.components):
             tables["components"] = component_table(sample, probe.heads)
-            sites = patched_sites(probe, module.keep.heads_patched)
+            tables["locations"] = location_table(sample)
+        if module.patchable:
+            sites = patched_sites(module.patchable, module.keep.heads_patched)
             tables["patching"] = patching_table(sample, sites)
         if options.inside:
             begun = time.perf_counter()

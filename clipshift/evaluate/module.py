@@ -24,7 +24,7 @@ from clipshift.encode.packing import packed_weights
 from clipshift.encode.patching import patched_shift, patched_sites
 from clipshift.encode.texts import ZeroShot
 from clipshift.errors import UserError
-from clipshift.evaluate.dissect import component_products
+from clipshift.evaluate.dissect import component_products, location_products
 from clipshift.evaluate.elasticity import around_match
 from clipshift.evaluate.floor import FLOOR_PHOTOS, rounding
 from clipshift.measure.embeddings import ball_radius
@@ -32,6 +32,7 @@ from clipshift.measure.facts import COLUMNS, accuracy_columns
 from clipshift.measure.functional import MoveBack, luma, pixel_mean, pixel_std, text_shift
 from clipshift.measure.metrics import AugmentationDistance, LayerShift, OutlierTokens, PhotoMeasure
 from clipshift.measure.zero_shot import confidence, nearest_classes, zero_shot_flip, zero_shot_hit
+from clipshift.progress import counted
 from clipshift.results.measured import CLEAN, Measured
 from clipshift.results.records import Records
 from clipshift.severities import draw_name
@@ -138,6 +139,9 @@ class ShiftEvaluation(pl.LightningModule):
         self.outliers = OutlierTokens(1 + len(self.variants), len(self.layers))
         self.records, self.keep = records, keep
         self.dissect = dissect and encoder.components is not None
+        self.by_token = bool(dissect and encoder.components and encoder.components.by_token)
+        self.patchable = encoder.patchable if dissect else None
+        self.patched_views = 0
         self.further, self.redraws = range(2, draws + 1), redraws
         self.zero_shot, self.texts, self.features = zero_shot, texts, features
         self.logit_scale = encoder.logit_scale  # read once, as a GPU would wait for it
@@ -184,10 +188,14 @@ class ShiftEvaluation(pl.LightningModule):
             views = _views(batch, self.variants)
         with self._stage("encode"):
             cached = self.features.get(batch.digests, self.device) if self.features else None
-            by_view = self._encode(views, cached)
+            rows = self._kept_rows(batch)
+            located: dict[str, Tensor] = {}
+            if "locations" in rows:
+                by_view, located = self._encode_by_token(views, rows["locations"])
+            else:
+                by_view = self._encode(views, cached)
             unknown = self.features and by_view[CLEAN] is not cached
             new = FeatureCache.by_name(by_view[CLEAN]) if unknown else {}
-        rows = self._kept_rows(batch)
         floor = self._floor(rows.get("floor", []), views, by_view)
         weaker = self._weaker(rows.get("weaker", []), batch, views, by_view)
         weaker |= self._patched(rows.get("patched", []), views)
@@ -209,6 +217,7 @@ class ShiftEvaluation(pl.LightningModule):
                 **weaker,
                 **self._layer_shift(by_view),
                 **self._components(by_view),
+                **located,
                 **self._kept(rows, views, by_view),
                 **({"further": torch.stack([of for _, of in further])} if further else {}),
                 **{f"clean {name}": tensor for name, tensor in new.items()},
@@ -305,6 +314,32 @@ class ShiftEvaluation(pl.LightningModule):
             cached = self.encoder.encode_views(views[CLEAN], *wants)
         return {CLEAN: cached} | features
 
+    def _encode_by_token(
+        self, views: dict[str, Tensor], rows: list[int]
+    ) -> tuple[dict[str, Features], dict[str, Tensor]]:
+        """The features of all views, and how much each token carries of some rows' displacements.
+
+        What heads gather of each token is large: only that of a pass of clean views and of one
+        other view is there at a time.
+        """
+        wants = len(self.layers) > 0, self.keep.heads > 0, True, True
+        parts: dict[str, list[Features]] = {name: [] for name in views}
+        located: dict[str, list[Tensor]] = {name: [] for name in self.variants}
+        probe = self.encoder.components
+        assert probe is not None
+        for start in range(0, len(views[CLEAN]), ENCODE_BATCH):
+            for name, view in views.items():
+                one = self.encoder.encode_views(view[start : start + ENCODE_BATCH], *wants)
+                if name == CLEAN:
+                    clean = one
+                else:
+                    products = location_products(probe, one, clean)
+                    located[name].append(products.sum(dim=(1, 2)).float())
+                parts[name].append(replace(one, by_token=None))
+        features = {name: Features.joined(part) for name, part in parts.items()}
+        of_rows = [take(torch.cat(products), rows) for products in located.values()]
+        return features, {"locations": torch.stack(of_rows)}
+
     def _measure(
         self,
         batch: Batch,
@@ -379,19 +414,19 @@ class ShiftEvaluation(pl.LightningModule):
         return {"components": torch.stack(products, dim=1).float()}
 
     def _patched(self, rows: list[int], views: dict[str, Tensor]) -> dict[str, Tensor]:
-        """What single components undo and do in some photos, by variant."""
-        if not rows or self.encoder.components is None:
+        """What single components, or stages, undo and do in some photos, by variant."""
+        if not rows or self.patchable is None:
             return {}
-        sites = patched_sites(self.encoder.components, self.keep.heads_patched)
+        sites = patched_sites(self.patchable, self.keep.heads_patched)
+        pairs = [torch.stack([views[CLEAN][n], views[v][n]]) for v in self.variants for n in rows]
+        total = len(self.keep.patched) * len(self.variants)
         with self._stage("patching"):
             shifts = [
-                patched_shift(
-                    self.encoder, torch.stack([views[CLEAN][row], views[name][row]]), sites
-                )
-                for name in self.variants
-                for row in rows
+                patched_shift(self.encoder, self.patchable, pair, sites)
+                for pair in counted(pairs, "Patching views", total, self.patched_views)
             ]
-            return {"patched": torch.stack(shifts).unflatten(0, (-1, len(rows)))}
+        self.patched_views += len(pairs)
+        return {"patched": torch.stack(shifts).unflatten(0, (-1, len(rows)))}
 
     def _kept_rows(self, batch: Batch) -> dict[str, list[int]]:
         """The rows of a batch of which something is kept, by what."""
@@ -405,7 +440,8 @@ class ShiftEvaluation(pl.LightningModule):
             "tokens": self.keep.tokens,
             "floor": range(FLOOR_PHOTOS if self.reference is not None else 0),
             "weaker": self.keep.weaker,
-            "patched": self.keep.patched if self.dissect else (),
+            "patched": self.keep.patched if self.patchable else (),
+            "locations": range(self.keep.gaze if self.by_token else 0),
         }
         rows = {k: [n for n, photo in enumerate(photos) if photo in w] for k, w in wanted.items()}
         return {kind: chosen for kind, chosen in rows.items() if chosen}

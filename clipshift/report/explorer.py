@@ -252,11 +252,14 @@ def encoded_gazes(
         views: By photo id.
 
     Returns:
-        By photo id: ``shape`` (rows and columns), ``maps`` (of the clean view, then by variant) and
-        ``back`` (by variant, None where pixels did not move). A map is the gaze divided by its
-        sum, as ``[greatest value, base64 of bytes]``: a byte of 255 stands for the greatest value.
+        By photo id: ``shape`` (rows and columns), ``maps`` (of the clean view, then by variant),
+        ``back`` (by variant, None where pixels did not move) and, where it was measured, ``shift``
+        (by variant, where heads gather what moves the embedding on). A map is the gaze divided by
+        its sum, as ``[greatest value, base64 of bytes]``: a byte of 255 stands for the greatest
+        value.
     """
     kept = {photo: gaze for photo, gaze in read_kept(run.folder).items() if photo in views}
+    located = read_kept(run.folder, "locations")
     if not kept:
         return {}
     batch = collate([views[photo] for photo in kept])
@@ -276,8 +279,11 @@ def encoded_gazes(
             "shape": list(maps[CLEAN].shape[1:]),
             "maps": [encoded_gaze(maps[name][row]) for name in names],
             "back": [encoded_gaze(back[n][row]) if n in back else None for n in variants],
+            "shift": [encoded_gaze(of[n][-gaze[n].size :].clip(0)) for n in variants]
+            if (of := located.get(photo))
+            else None,
         }
-        for row, photo in enumerate(kept)
+        for row, (photo, gaze) in enumerate(kept.items())
     }
 
 

@@ -217,6 +217,11 @@ function viewRows(models, index, gazes, scales) { // a row for each model with g
     row.append(viewOf(`${of}clean`, clean, onClean));
     row.append(viewOf(`${of}${variantName(index)}`, view, onView));
     if (back) row.append(viewOf(`${of}gaze on the view, moved back onto the photo`, clean, back));
+    const shift = gaze?.shift?.[index];
+    if (shift) {
+      const canvas = gazeCanvas(shift, gaze.shape, shift[0]);
+      row.append(viewOf(`${of}where the shift came in`, view, canvas));
+    }
     return row;
   });
 }
@@ -233,7 +238,9 @@ function gazeNote(index, gazes, scales, alike) {
   const still = gazes.some((gaze) => gaze.back[index]) ? "" : " This augmentation moves no pixels.";
   const style = `background:linear-gradient(90deg,${photos.heat})`;
   const ramp = element("span", null, { class: "ramp", style });
-  return [ramp, ` Gaze on ${scale}, from none to ${most} of it in one patch.${still}`];
+  const shift = gazes.some((gaze) => gaze.shift) ? " Where the shift came in: patches in which " +
+    "attention heads gather what moves the embedding on, on a scale of their own." : "";
+  return [ramp, ` Gaze on ${scale}, from none to ${most} of it in one patch.${still}${shift}`];
 }
 function tableOf(heads, rows) {
   const table = element("table"), head = element("thead"), body = element("tbody");

@@ -19,7 +19,7 @@ SHOWN_PHOTOS = 24
 """The number of photos with pictures on a run's page (`shown_photos`), whose gaze is written."""
 GAZED_PHOTOS = 500
 """The number of leading photos whose gaze is kept until those that the page shows are chosen."""
-DIMENSIONS = {"gaze": 3, "views": 4}
+DIMENSIONS = {"gaze": 3, "views": 4, "locations": 2}
 """The dimensions of what `read_kept` reads, with the first for the photos."""
 NEAREST = "nearest.json"
 Nearest = dict[str, dict[str, list[tuple[str, float]]]]
@@ -37,18 +37,19 @@ def write_tensors(
     shown: Collection[str],
     heads: int = 0,
 ) -> None:
-    """Write ``embeddings`` of all views where kept, ``views``, ``gaze`` and ``gaze_heads``.
+    """Write ``embeddings`` of all views where kept, ``views``, ``gaze`` and its like.
 
-    As safetensors: each holds one tensor per view (``clean`` or an augmentation), photos in the
-    order of the run's list, and the photos' ids as a JSON list under ``photos`` in the metadata.
+    As safetensors: each holds one tensor per view (``clean`` or an augmentation; ``locations`` only
+    of augmentations), photos in the order of the run's list, and the photos' ids as a JSON list
+    under ``photos`` in the metadata.
 
     Args:
         folder: The run's folder.
         measured: What was measured.
         photos: The run's photos.
         views: The number of leading photos whose views are written.
-        gaze: The number of leading photos whose gazes are written.
-        shown: Ids of photos whose gazes are written as well, where they were kept.
+        gaze: The number of leading photos whose gazes and locations are written.
+        shown: Ids of photos of which both are written as well, where they were kept.
         heads: The number of leading photos whose gazes are written head by head.
     """
     if len(measured.embeddings) > 1:  # those of the clean views are always there
@@ -57,10 +58,13 @@ def write_tensors(
     for file, kept, count, more in (
         ("views", measured.views, views, ()),
         ("gaze", measured.gazes, gaze, shown),
+        ("locations", measured.locations, gaze, shown),
         ("gaze_heads", measured.heads, heads, ()),
     ):
-        clean = kept.get(CLEAN, {})
-        indices = sorted(index for index in clean if index < count or photos[index].id in more)
+        photos_kept = next(iter(kept.values()), {})
+        indices = sorted(
+            index for index in photos_kept if index < count or photos[index].id in more
+        )
         if indices:
             stacked = {name: np.stack([rows[i] for i in indices]) for name, rows in kept.items()}
             _write_views(folder / f"{file}.safetensors", stacked, [photos[i].id for i in indices])
@@ -120,7 +124,8 @@ def read_kept(folder: Path, kind: str = "gaze") -> dict[str, dict[str, np.ndarra
 
     Args:
         folder: The run's folder.
-        kind: ``gaze``, of which each is a map (h, w); or ``views``, pixels in [0, 1], (3, H, W).
+        kind: ``gaze``, of which each is a map (h, w); ``views``, pixels in [0, 1], (3, H, W); or
+            ``locations``, see `Measured.locations`, (tokens,).
 
     Raises:
         UserError: If the file is damaged.

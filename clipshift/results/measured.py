@@ -13,6 +13,7 @@ CLEAN = "clean"
 ROWS = ("digests", "stored", "distances", "layers", "outliers", "components")
 """What is kept in one array, with a row for each photo."""
 KEPT = ("gallery", "views", "gazes", "heads", "tokens", "nearest", "floor", "weaker", "patched")
+KEPT += ("locations",)
 """What is kept of chosen photos: each a `Kept`."""
 Kept = dict[str, dict[int, np.ndarray]]
 """Arrays of chosen photos, by view and by the photo's index."""
@@ -53,6 +54,9 @@ class Measured:
             see `clipshift.evaluate.elasticity`.
         patched: Of some photos the shift with single components of another view, by variant, see
             `clipshift.encode.patching.patched_shift`.
+        locations: Of the first photos how much what heads gather of each token carries of a
+            displacement, summed over heads and layers, by variant, float32, shape (tokens,), see
+            `clipshift.evaluate.dissect.location_products`.
         skipped: Photos that could not be read.
         seconds: Wall time by stage.
     """
@@ -75,6 +79,7 @@ class Measured:
     floor: Kept = field(default_factory=dict)
     weaker: Kept = field(default_factory=dict)
     patched: Kept = field(default_factory=dict)
+    locations: Kept = field(default_factory=dict)
     skipped: list[Skipped] = field(default_factory=list)
     seconds: dict[str, float] = field(default_factory=dict)
 

@@ -34,6 +34,7 @@ MATRICES = ("distances", "distances_low", "distances_high")
 TEXTS = frozenset({
     "augmentation", "severity", "measure", "with", "other", "method", "vocabulary", "text",
     "photo", "reason", "task", "impostors", "statistic", "component",
+    "token",
 })  # fmt: skip
 """The columns of tables that hold texts; all others hold numbers."""
 
@@ -74,7 +75,9 @@ class Run:
         cosines: How the cosines of the same photo's and of different photos' are distributed.
         components: Shares of heads and MLPs in the shift; empty where not asked for, and where the
             embedding is not a sum of theirs.
-        patching: What single components undo and do when they are patched; empty likewise.
+        patching: What single components, or stages, undo and do when they are patched; empty where
+            not asked for, and where the model has neither.
+        locations: Shares of the shift by the patches that heads gather it from; empty likewise.
         attack: Means under attack, with intervals; this and the next are empty without one.
         attack_photos: What is compared of attacked photos.
     """
@@ -107,6 +110,7 @@ class Run:
     cosines: pd.DataFrame = field(default_factory=pd.DataFrame)
     components: pd.DataFrame = field(default_factory=pd.DataFrame)
     patching: pd.DataFrame = field(default_factory=pd.DataFrame)
+    locations: pd.DataFrame = field(default_factory=pd.DataFrame)
     attack: pd.DataFrame = field(default_factory=pd.DataFrame)
     attack_photos: pd.DataFrame = field(default_factory=pd.DataFrame)
 

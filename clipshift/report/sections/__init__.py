@@ -29,6 +29,7 @@ SECTIONS = (
     measures.draw_section,
     inside.layer_section,
     components.component_section,
+    components.stage_section,
     geometry.direction_section,
     geometry.undone_section,
     geometry.neighbourhood_section,

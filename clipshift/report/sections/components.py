@@ -2,7 +2,7 @@
 
 import pandas as pd
 
-from clipshift.report.charts.components import draw_components
+from clipshift.report.charts.components import draw_components, draw_locations
 from clipshift.report.page import Section
 from clipshift.report.prose import make_section
 from clipshift.report.tables import leading_rows
@@ -29,9 +29,12 @@ def component_section(run: Run) -> Section | None:
     }
     places = [set(zip(of["layer"], of["head"], strict=True)) for of in by_name.values()]
     sums = shares[shares["augmentation"] == ALL].groupby("component")["share"].sum()
+    drawn = {"components": draw_components(rows)}
+    if not run.locations.empty:
+        drawn["locations"] = draw_locations(run.locations)
     section = make_section(
         "components",
-        {"components": draw_components(rows)},
+        drawn,
         [table],
         attention=short(sums["attention"]),
         mlp=short(sums["mlp"]),
@@ -42,6 +45,16 @@ def component_section(run: Run) -> Section | None:
     )
     section.text = [*section.text, *disagreement(leading_rows(means))]
     return section
+
+
+def stage_section(run: Run) -> Section | None:
+    """What the stages of a convolutional tower undo and do when they are patched."""
+    rows = run.patching[run.patching.get("component", pd.Series(dtype=str)) == "stage"]
+    if rows.empty:
+        return None
+    means = leading_rows(rows).groupby("layer")["undone"].mean()
+    undone = ", ".join(f"{short(value)} (stage {layer:.0f})" for layer, value in means.items())
+    return make_section("stages", {}, [rows], undone=undone, photos=f"{rows['n'].max():.0f}")
 
 
 def with_patching(run: Run) -> pd.DataFrame:
