@@ -169,3 +169,18 @@ def test_a_terminal_gets_a_bar(monkeypatch: pytest.MonkeyPatch) -> None:
         shown.show(50, ", loss 0.5")
     text = re.sub(r"\x1b\[[^A-Za-z]*[A-Za-z]", "", screen.getvalue())
     assert re.search(r"Training ━.* 50 of 80, (10|9\.9) steps/s, loss 0.5 ", text)
+
+
+def test_a_line_below_the_bar_counts_a_part_of_its_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert list(progress.counted("ab", "Patching views", 9, before=0)) == ["a", "b"]
+    screen = io.StringIO()
+    console = partial(Console, file=screen, force_terminal=True, width=100)
+    monkeypatch.setattr(progress, "Console", lambda stderr: console())
+    with progress.Progress("Measuring photos", 80, "photos") as shown:
+        shown.show(32)
+        assert list(progress.counted("abc", "Patching views", 9, before=3)) == ["a", "b", "c"]
+        assert [line.description for line in shown.tasks] == ["Measuring photos"]
+        for _ in progress.counted("abc", "Patching views", 9, before=6):
+            shown.refresh()
+    text = re.sub(r"\x1b\[[^A-Za-z]*[A-Za-z]", "", screen.getvalue())
+    assert re.search(r"Measuring photos ━.* 32 of 80, .*\n?.*Patching views +━.* 8 of 9 ", text)

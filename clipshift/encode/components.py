@@ -402,7 +402,7 @@ def component_probe(
     if not blocks:
         return None
     calls = forward_calls(tower.modules(), embed, view)
-    last = max(n for n, (module, *_) in enumerate(calls) if module is blocks[-1])
+    last = max((n for n, (module, *_) in enumerate(calls) if module is blocks[-1]), default=0)
     after = [(module, inputs) for module, inputs, _ in calls[last + 1 :]]
     pools = [module for module, _ in after if hasattr(module, "mlp") and layer_of(module)]
     bodies = pools[:1] or blocks
@@ -436,8 +436,8 @@ def component_probe(
         and (norm is None or norm.normalized_shape == size[1:])
     ]  # fmt: skip
     tolerance = torch.finfo(layers[0].out.weight.dtype).eps ** 0.5
-    probe = min(probes, key=error, default=reader)
-    if error(probe) > tolerance:
+    probe = min(probes, key=error, default=None)
+    if probe is None or error(probe) > tolerance:
         return None
     if by_token is not None:  # a norm or gate may follow
         gathered = torch.stack([written[n, "attention"][:, 0] for n in range(len(layers))], dim=1)
