@@ -37,12 +37,7 @@ def component_products(probe: ComponentProbe, view: Features, clean: Features) -
     Returns:
         Float64, shape (B, components), in the order of `ComponentProbe.contributions`.
     """
-    along, lengths = _displacement(view, clean)
-    after, before = (
-        probe.contributions(of.components, along) / length  # type: ignore[arg-type]
-        for of, length in zip((view, clean), lengths, strict=True)
-    )
-    return after - before
+    return _products(probe.contributions, ["components"], view, clean)
 
 
 def location_products(probe: ComponentProbe, view: Features, clean: Features) -> Tensor:
@@ -60,20 +55,28 @@ def location_products(probe: ComponentProbe, view: Features, clean: Features) ->
         Float64, shape (B, layers, heads, tokens): class token and registers, then patches. The sum
         over tokens is the head's product.
     """
-    along, lengths = _displacement(view, clean)
-    after, before = (
-        probe.contributions_by_token(of.components, of.by_token, along)  # type: ignore[arg-type]
-        / length[..., None, None]
-        for of, length in zip((view, clean), lengths, strict=True)
-    )
-    return after - before
+    return _products(probe.contributions_by_token, ["components", "by_token"], view, clean)
 
 
-def _displacement(view: Features, clean: Features) -> tuple[Tensor, list[Tensor]]:
-    """The displacement of unit embeddings, (B, D), and the embeddings' lengths, each (B, 1)."""
+def _products(
+    contribute: Callable[..., Tensor], names: Sequence[str], view: Features, clean: Features
+) -> Tensor:
+    """What parts add to unit embeddings along their displacement, view less clean.
+
+    Args:
+        contribute: Makes contributions of the features of these names, and of the displacement.
+        names: Their names.
+        view: Features of B views.
+        clean: Those of their clean views.
+    """
     embeddings = [of.embedding.double() for of in (view, clean)]
     lengths = [embedding.norm(dim=1, keepdim=True) for embedding in embeddings]
-    return embeddings[0] / lengths[0] - embeddings[1] / lengths[1], lengths
+    along = embeddings[0] / lengths[0] - embeddings[1] / lengths[1]
+    after, before = (
+        contribute(*(getattr(of, name) for name in names), along) for of in (view, clean)
+    )
+    by_view = (len(along), *[1] * (after.ndim - 1))
+    return after / lengths[0].view(by_view) - before / lengths[1].view(by_view)
 
 
 def component_table(sample: PhotoSample, heads: int) -> pd.DataFrame:
