@@ -238,8 +238,8 @@ function gazeNote(index, gazes, scales, alike) {
   const still = gazes.some((gaze) => gaze.back[index]) ? "" : " This augmentation moves no pixels.";
   const style = `background:linear-gradient(90deg,${photos.heat})`;
   const ramp = element("span", null, { class: "ramp", style });
-  const shift = gazes.some((gaze) => gaze.shift) ? " Where the shift came in: patches in which " +
-    "attention heads gather what moves the embedding on, on a scale of their own." : "";
+  const shift = gazes.some((gaze) => gaze.shift) ? " Where the shift came in: patches from " +
+    "which attention heads gather what moves the embedding, on a scale of their own." : "";
   return [ramp, ` Gaze on ${scale}, from none to ${most} of it in one patch.${still}${shift}`];
 }
 function tableOf(heads, rows) {

@@ -10,7 +10,7 @@ from clipshift.report.charts.look import ACCENT, OPPOSITE
 from clipshift.report.charts.vega import Chart
 from clipshift.severities import ALL
 
-SIDE = 336
+SIDE = 300
 """The side of a map of patches, in pixels."""
 
 
