@@ -20,6 +20,7 @@ Source: Gandelsman, Efros and Steinhardt, "Interpreting CLIP's image representat
 decomposition", 2024 (arXiv:2310.05916), sections 3.1 to 3.3, with MLPs and the layer norm kept.
 """
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
@@ -147,8 +148,7 @@ class ComponentProbe:
         layers: The layers, from input to output.
         blocks: The blocks that they are of; none where the layers are those of an attention pool.
         norm: The final layer norm; None where there is none.
-        weight: Of the linear layer after that, shape (D, width); None where there is none.
-        bias: Likewise, shape (D,).
+        projection: What comes after it: a linear layer, a matrix (width, D), or None.
         pooled: From which token to which those are whose average makes the embedding.
         norm_first: Whether they are normed before the average.
         by_token: Whether what heads gather can be split by token.
@@ -157,8 +157,7 @@ class ComponentProbe:
     layers: Sequence[Layer]
     blocks: Sequence[nn.Module]
     norm: nn.LayerNorm | None = None
-    weight: Tensor | None = None
-    bias: Tensor | None = None
+    projection: nn.Linear | Tensor | None = None
     pooled: tuple[int, int | None] = FIRST
     norm_first: bool = False
     by_token: bool = True
@@ -170,6 +169,13 @@ class ComponentProbe:
     def heads(self) -> int:
         """The number of heads of a layer."""
         return self.layers[0].heads
+
+    @property
+    def weight(self) -> Tensor | None:
+        """Of the projection, float64, shape (D, width); None where there is none."""
+        if isinstance(self.projection, nn.Linear):
+            return self.projection.weight.double()
+        return None if self.projection is None else self.projection.double().T
 
     @contextmanager
     def watching(self, see: See, all_tokens: bool = True) -> Iterator[None]:
@@ -337,7 +343,7 @@ class ComponentProbe:
         rows = self.layers[layer].weight.T.unflatten(0, (self.heads, -1))[head]
         if self.norm is not None:
             rows = (rows - rows.mean(dim=1, keepdim=True)) * self.norm.weight.double()
-        return rows if self.weight is None else rows @ self.weight.double().T
+        return rows if self.weight is None else rows @ self.weight.T
 
     def _parts(self, written: Tensor) -> tuple[Tensor, list[tuple[Layer, Tensor, Tensor]]]:
         """What is constant of a stream, and what each layer's heads gathered and its MLP added."""
@@ -357,9 +363,9 @@ class ComponentProbe:
         """What biases add along a direction, (B,), and the direction in the stream, (B, width)."""
         constant, back = torch.zeros_like(along[:, 0]), along
         if self.weight is not None:
-            back = along @ self.weight.double()
-        if self.bias is not None:
-            constant = along @ self.bias.double()
+            back = along @ self.weight
+        if isinstance(self.projection, nn.Linear) and self.projection.bias is not None:
+            constant = along @ self.projection.bias.double()
         if self.norm is not None:
             if self.norm.bias is not None:
                 constant = constant + back @ self.norm.bias.double()
@@ -419,25 +425,26 @@ def component_probe(
     along = torch.randn(8, size[0], generator=torch.Generator().manual_seed(0)).to(embedding)
 
     def error(probe: ComponentProbe) -> float:
+        if (size[1:] * 2 if probe.weight is None else probe.weight.shape) != size:
+            return math.inf
         probe._written = {key: of[:, slice(*probe.pooled)] for key, of in written.items()}
         sums = probe.contributions(probe.read().expand(8, -1, -1), along).sum(dim=1)
         return float((sums - along @ embedding).norm() / (along @ embedding).norm())
 
     pooled = (FIRST,) if pools else (FIRST, (prefix, None), ALL_TOKENS)
     norms = [(of, inputs[0].ndim > 2) for of, inputs in after if isinstance(of, nn.LayerNorm)]
-    maps = [(of.weight, of.bias) for of, _ in after if isinstance(of, nn.Linear)]
-    maps += [(of.T, None) for of in tower.parameters(recurse=False) if of.ndim == 2]
-    choices = product(pooled, [(None, False), *norms], [(None, None), *maps])
+    norms = [(of, of_tokens) for of, of_tokens in norms if of.normalized_shape == size[1:]]
+    projections = [of for of, _ in after if isinstance(of, nn.Linear)]
+    projections += [of for of in tower.parameters(recurse=False) if of.ndim == 2]
+    choices = product(pooled, [(None, False), *norms], [None, *projections])
     probes = [
-        replace(reader, pooled=tokens, norm=norm, norm_first=of_tokens and tokens != FIRST,
-                weight=weight, bias=bias)
-        for tokens, (norm, of_tokens), (weight, bias) in choices
-        if size == ((size[1], size[1]) if weight is None else weight.shape)
-        and (norm is None or norm.normalized_shape == size[1:])
+        replace(reader, pooled=tokens, norm=norm, projection=projection,
+                norm_first=of_tokens and tokens != FIRST)
+        for tokens, (norm, of_tokens), projection in choices
     ]  # fmt: skip
     tolerance = torch.finfo(layers[0].out.weight.dtype).eps ** 0.5
-    probe = min(probes, key=error, default=None)
-    if probe is None or error(probe) > tolerance:
+    probe = min(probes, key=error)
+    if error(probe) > tolerance:
         return None
     if by_token is not None:  # a norm or gate may follow
         gathered = torch.stack([written[n, "attention"][:, 0] for n in range(len(layers))], dim=1)
