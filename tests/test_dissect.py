@@ -373,7 +373,9 @@ def test_a_component_of_the_same_view_changes_nothing(
     same = patched_shift(encoder, probe, views[:1].expand(2, -1, -1, -1), sites)
     np.testing.assert_allclose(same, 0, atol=1e-6)
     other = patched_shift(encoder, probe, views[:2], sites)
-    assert (other[1:] > 1e-6).all()
+    undone = other[1:2] if name == "SigLIP" else other[:0]  # a pool's attention is all it reads
+    np.testing.assert_allclose(undone, 0, atol=1e-6)
+    assert (other[1 + len(undone) :] > 1e-6).all()
     before = encoder(views).embedding
     assert torch.equal(before, encoder(views).embedding)
 

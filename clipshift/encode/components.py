@@ -228,14 +228,11 @@ class ComponentProbe:
             by_token: Whether `read_by_token` is wanted as well.
         """
         self._attention = LastAttention() if by_token and self.by_token else None
-        everywhere = None if self._is_multihead else self._attention
-        with everywhere or nullcontext(), self.watching(self._keep, all_tokens=False):
+        is_multihead = isinstance(self.layers[0].attention, nn.MultiheadAttention)  # see `gather`
+        everywhere = nullcontext() if is_multihead else self._attention or nullcontext()
+        with everywhere, self.watching(self._keep, all_tokens=False):
             yield
         self._attention = None
-
-    @property
-    def _is_multihead(self) -> bool:
-        return isinstance(self.layers[0].attention, nn.MultiheadAttention)
 
     def _keep(self, key: Key, tokens: Tensor) -> None:
         index, kind = key
@@ -311,12 +308,11 @@ class ComponentProbe:
             `contributions`.
         """
         _, back = self._back(written, along)
-        layers = [
-            (back @ layer.weight)[:, None] * of.double()
+        products = (
+            ((back @ layer.weight)[:, None] * of.double()).unflatten(2, (self.heads, -1)).sum(dim=3)
             for layer, of in zip(self.layers, by_token.unbind(1), strict=True)
-        ]
-        by_head = [of.unflatten(2, (self.heads, -1)).sum(dim=3).transpose(1, 2) for of in layers]
-        return torch.stack(by_head, dim=1)
+        )
+        return torch.stack([of.mT for of in products], dim=1)
 
     def gathered(self, written: Tensor) -> Tensor:
         """What heads gathered, divided by the standard deviation of the final layer norm.
