@@ -97,7 +97,8 @@ def layer_of(block: nn.Module) -> Layer | None:
         return None
     named_parameters = block.named_parameters()
     scales = [values for name, values in named_parameters if name.split(".")[-1] in SCALES]
-    return Layer(attention, heads, outs[-1], mlps[-1], (*scales, None, None)[:2])
+    of_attention, of_mlp = (*scales, None, None)[:2]
+    return Layer(attention, heads, outs[-1], mlps[-1], (of_attention, of_mlp))
 
 
 def multihead_inputs(

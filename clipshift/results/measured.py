@@ -12,8 +12,10 @@ CLEAN = "clean"
 
 ROWS = ("digests", "stored", "distances", "layers", "outliers", "components")
 """What is kept in one array, with a row for each photo."""
-KEPT = ("gallery", "views", "gazes", "heads", "tokens", "nearest", "floor", "weaker", "patched")
-KEPT += ("locations",)
+KEPT = (
+    "gallery", "views", "gazes", "heads", "tokens", "nearest", "floor", "weaker", "patched",
+    "locations",
+)  # fmt: skip
 """What is kept of chosen photos: each a `Kept`."""
 Kept = dict[str, dict[int, np.ndarray]]
 """Arrays of chosen photos, by view and by the photo's index."""
