@@ -18,6 +18,8 @@ OPEN_CLIP_CONFIG = "open_clip_config.json"
 """What a folder in the hub's format is known by."""
 MODEL_SOURCES = ("architecture", "repo", "checkpoint")
 """The options of a model that say where it comes from, the first of them that is set."""
+SENTENCES, NAMES = "sentences", "names"
+"""The texts that a model was trained with: sentences, or only names of classes."""
 ENVIRONMENT = re.compile(r'\$\{oc\.env:(\w+),"([^"]*)"\}')
 """A variable of the environment, and its default."""
 
@@ -55,10 +57,15 @@ def unknown_choice(group: str, choice: str) -> UserError:
 
 def architecture_of(name: str) -> str | None:
     """open_clip's architecture that a name means, as ``ViT-B/32`` does; None if there is none."""
+    names = {name.lower(): name for name in architectures()}
+    return names.get(name.replace("/", "-").lower())
+
+
+def architectures() -> list[str]:
+    """The names of open_clip's architectures, without importing it."""
     package = find_spec("open_clip")
     folder = Path((package and package.origin) or "").parent / "model_configs"
-    names = {file.stem.lower(): file.stem for file in folder.glob("*.json")}
-    return names.get(name.replace("/", "-").lower())
+    return [file.stem for file in folder.glob("*.json")]
 
 
 def _base(architecture: str) -> str:

@@ -8,10 +8,11 @@ defaults, the checks, ``--help``, the parameters of `clipshift.measure_shift` an
 import ast
 import inspect
 import re
+import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import MISSING, Field, asdict, dataclass, field, fields, is_dataclass
+from functools import cache
 from itertools import pairwise
-from textwrap import dedent
 from types import UnionType
 from typing import Any, ClassVar, TypeVar, get_args
 
@@ -94,11 +95,17 @@ def help_of(description: type) -> dict[str, str]:
     """The lines of help that stand below the fields of a description, by the fields' names."""
     lines = {}
     for ancestor in reversed(description.__mro__[:-1]):
-        source: Any = ast.parse(dedent(inspect.getsource(ancestor))).body[0]
-        for one, below in pairwise(source.body):
+        for one, below in pairwise(_class_bodies(ancestor.__module__)[ancestor.__name__]):
             if isinstance(one, ast.AnnAssign) and isinstance(below, ast.Expr):
-                lines[ast.unparse(one.target)] = " ".join(ast.literal_eval(below.value).split())
+                text: Any = ast.literal_eval(below.value)
+                lines[ast.unparse(one.target)] = " ".join(text.split())
     return lines
+
+
+@cache
+def _class_bodies(module: str) -> dict[str, list[ast.stmt]]:
+    source = ast.parse(inspect.getsource(sys.modules[module]))  # once, not for every class
+    return {one.name: one.body for one in source.body if isinstance(one, ast.ClassDef)}
 
 
 def described_options(

@@ -8,7 +8,8 @@ import inspect
 import json
 import re
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, get_type_hints
+from functools import cache
+from typing import TYPE_CHECKING, Any, get_type_hints
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
@@ -20,9 +21,10 @@ from clipshift.augment.transforms import KeyedTransform, as_augmentation
 from clipshift.checks import checked, rising
 from clipshift.choices import read_choice
 from clipshift.errors import UserError
-from clipshift.measure.metrics import PhotoMeasure
-from clipshift.measure.per_photo import as_measure
 from clipshift.severities import LADDER
+
+if TYPE_CHECKING:
+    from clipshift.measure import PhotoMeasure
 
 Registry = dict[str, Callable[..., Any]]
 Build = Callable[[str, Mapping[str, Any]], Any]
@@ -38,15 +40,20 @@ AUGMENTATIONS: Registry = {
     if inspect.isclass(part := getattr(module, name)) and hasattr(part, "strongest")
     if part not in (Augmentation, FileAugmentation, MovingAugmentation, KeyedTransform)
 }
-MEASURES: Registry = {
-    f"clipshift.measure.{name}": part
-    for name in measure.__all__
-    if inspect.isclass(part := getattr(measure, name)) and issubclass(part, PhotoMeasure)
-}
-PARTS: Registry = SOURCES | AUGMENTATIONS | MEASURES
 
 
-def build_part(option: str, described: Mapping[str, Any], registry: Registry = PARTS) -> Any:
+@cache
+def measures() -> Registry:
+    """The measures, whose torchmetrics takes seconds to import."""
+    return {
+        f"clipshift.measure.{name}": part
+        for name in measure.__all__
+        if inspect.isclass(part := getattr(measure, name))
+        if issubclass(part, measure.PhotoMeasure)
+    }
+
+
+def build_part(option: str, described: Mapping[str, Any], registry: Registry | None = None) -> Any:
     """Build a part of the registry, with parameters of the types that it declares.
 
     No dotted path is imported, and no ``${…}`` is resolved: here it is text.
@@ -54,13 +61,14 @@ def build_part(option: str, described: Mapping[str, Any], registry: Registry = P
     Args:
         option: Which option describes it, for errors.
         described: Its name as ``_target_``, and its parameters.
-        registry: Where its name is looked up.
+        registry: Where its name is looked up; all parts where it is None.
 
     Raises:
         UserError: If it is not in the registry, or does not take these parameters.
     """
     values = dict(described)
     name = values.pop("_target_", None)
+    registry = SOURCES | AUGMENTATIONS | measures() if registry is None else registry
     part = registry.get(name) if isinstance(name, str) else None
     if part is None:
         raise UserError(
@@ -186,7 +194,7 @@ def without_ladder(node: Mapping[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in node.items() if key != "ladder"}
 
 
-def make_measures(nodes: Mapping[str, Any], build: Build = build_part) -> dict[str, PhotoMeasure]:
+def make_measures(nodes: Mapping[str, Any], build: Build = build_part) -> "dict[str, PhotoMeasure]":
     """The measures that the options of ``metric`` describe, by name.
 
     Args:
@@ -196,11 +204,13 @@ def make_measures(nodes: Mapping[str, Any], build: Build = build_part) -> dict[s
     Raises:
         UserError: If a part is not a measure.
     """
-    measures = {}
+    from clipshift.measure.per_photo import as_measure
+
+    by_name = {}
     for name, node in nodes.items():
         part = build(f"metric.{name}", node) if isinstance(node, Mapping) else node
         try:
-            measures[name] = as_measure(name, part)
+            by_name[name] = as_measure(name, part)
         except UserError as error:
             raise UserError(f"metric.{name}: {error}") from None
-    return measures
+    return by_name

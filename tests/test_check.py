@@ -80,8 +80,8 @@ def test_what_is_here_passes_and_what_is_not_says_so(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.setattr(weights, "_cached", lambda repo, name: None)
-    monkeypatch.setattr(weights, "_downloaded", lambda address: tmp_path / "none")
+    monkeypatch.setattr(weights, "cached_file", lambda repo, name: None)
+    monkeypatch.setattr(weights, "downloaded", lambda address: tmp_path / "none")
     table, passed = checked()
     said = capsys.readouterr().out
     assert passed

@@ -12,7 +12,7 @@ from clipshift.cli import build
 from clipshift.cli.command import compose_config
 from clipshift.cli.config import plain
 from clipshift.errors import UserError
-from clipshift.parts import AUGMENTATIONS, MEASURES, build_part, make_augmentations, make_measures
+from clipshift.parts import AUGMENTATIONS, build_part, make_augmentations, make_measures, measures
 
 ONLY_COMMAND = {"custom", "imagenet_c", "imagenet_c_bar"}
 """Choices that depend on other options."""
@@ -65,7 +65,7 @@ def test_every_part_of_ours_can_be_chosen() -> None:
         for node in read_choice(group, name).values()
     }
     assert chosen | {"clipshift.augment.Stored"} >= set(AUGMENTATIONS)
-    assert len(chosen & set(MEASURES)) == 13
+    assert len(chosen & set(measures())) == 13
 
 
 @pytest.mark.parametrize(

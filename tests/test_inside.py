@@ -19,6 +19,7 @@ from support.evaluation import run_module
 from support.runs import run_info
 
 from clipshift.augment.variants import make_variants
+from clipshift.choices import NAMES
 from clipshift.cli.build import make_evaluation
 from clipshift.cli.command import compose_config
 from clipshift.cli.config import plain as to_dict
@@ -27,7 +28,7 @@ from clipshift.cli.trainer import trainer_maker
 from clipshift.data.dataset import ViewDataset
 from clipshift.data.photos import Photo, decode
 from clipshift.data.sources import sample
-from clipshift.encode.encoder import NAMES, Encoder
+from clipshift.encode.encoder import Encoder
 from clipshift.encode.modules import as_encoder
 from clipshift.encode.open_clip_models import MODELS, trained_texts
 from clipshift.encode.texts import Vocabulary

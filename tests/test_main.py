@@ -5,10 +5,14 @@ from pathlib import Path
 import open_clip
 import pandas as pd
 import pytest
+import yaml
 from support.commands import run_script
+from support.hub import put_in_cache
 
+from clipshift.choices import choice_names, read_choice
 from clipshift.cli.main import COMMANDS, main
-from clipshift.cli.models import HEADER, model_row
+from clipshift.cli.models import FACTS, model_row
+from clipshift.encode.open_clip_models import model_facts
 
 EXPERIMENTS = ("check", "dissect", "imagenet_c", "inside", "paper", "parity")
 SEVERITIES = ("paper", "1", "2", "3", "4", "5", "matched")
@@ -108,19 +112,36 @@ def test_paths_are_those_of_the_folder_one_stands_in(hub_folder: Path, tmp_path:
     assert (table["difference"].drop("whitened_shift") == 0).all()
 
 
-@pytest.mark.parametrize("name", ["ViT-B-32", "RN50", "builtin:tiny"])
+STORED = yaml.safe_load(FACTS.read_text("utf-8"))
+
+
+@pytest.mark.parametrize("name", ["vit_b32_openai", "rn50_openai", "tiny"])
 def test_models_are_listed_as_open_clip_makes_them(name: str) -> None:
-    row = dict(zip(HEADER, model_row("a", name, None), strict=True))
-    known = name.replace("builtin:tiny", f"local-dir:{Path('clipshift/models/tiny').resolve()}")
+    folder = f"local-dir:{Path('clipshift/models/tiny').resolve()}"
+    architecture = read_choice("model", name)["architecture"]
+    known = architecture.replace("builtin:tiny", folder)
     model = open_clip.create_model(known, pretrained_text=False)
     count = sum(weight.numel() for weight in model.parameters())
-    assert row["parameters"] == f"{count / 1e6:.1f} M"
-    assert row["embedding"] == str(model.visual.output_dim if name != "builtin:tiny" else 128)
-    assert row["here"] == "yes"
+    assert STORED[name]["parameters"] == f"{count / 1e6:.1f} M"
+    assert STORED[name]["embedding"] == (model.visual.output_dim if name != "tiny" else 128)
+    size = model.visual.image_size
+    assert STORED[name]["input"] == f"{size if isinstance(size, int) else size[0]} px"
 
 
-def test_weights_that_must_be_downloaded_are_not_here(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    monkeypatch.setenv("HOME", str(tmp_path))
-    assert model_row("a", "RN50-quickgelu", "openai")[-1] == "no"
+@pytest.mark.slow
+def test_what_is_stored_of_models_is_what_building_them_gives() -> None:
+    models = {name: read_choice("model", name) for name in choice_names("model")}
+    assert STORED == {
+        name: model_facts(model["architecture"], model["pretrained"])
+        for name, model in models.items()
+        if "kind" not in model
+    }
+
+
+def test_weights_are_here_once_they_are_in_a_cache(hub_cache: Path) -> None:
+    model = read_choice("model", "rn50_openai")
+    assert model_row("a", model, STORED["rn50_openai"])[-1] == "no"
+    repo, _, file = STORED["rn50_openai"]["weights"][1].rpartition("/")
+    put_in_cache(hub_cache, repo, {file: Path(__file__)})
+    assert model_row("a", model, STORED["rn50_openai"])[-1] == "yes"
+    assert model_row("a", read_choice("model", "lite"), STORED["lite"])[-1] == "yes"

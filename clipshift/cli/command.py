@@ -20,22 +20,21 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
 from hydra.experimental.callback import Callback
 from hydra.types import RunMode
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from clipshift import options as spec
 from clipshift.choices import CONF
 from clipshift.cli.arguments import checked_arguments, swept
 from clipshift.cli.config import DESCRIPTIONS, composition_error, dotted_names
-from clipshift.cli.help import experiments, groups, options
+from clipshift.cli.help import help_text
 from clipshift.cli.interruption import EXIT_CODE, interrupted, stop_on_signals
 from clipshift.cli.output import lenient_output
 from clipshift.errors import ERROR_FILE, UserError, from_here, one_line
+from clipshift.lazy import postponed_imports
 
 for command, description in DESCRIPTIONS.items():
     ConfigStore.instance().store(name=f"{command}_options", node=spec.defaults(description))
-for part in (groups, options, experiments):
-    OmegaConf.register_new_resolver(part.__name__, part, replace=True)
 
 KEPT_JOBS = 32
 """Of how many jobs of a sweep the configuration is kept until they run."""
@@ -67,6 +66,9 @@ def run_command(main: Callable[[], None], config_name: str, arguments: Sequence[
         config_name: Its configuration.
         arguments: What follows the command: Hydra's overrides and flags.
     """
+    if {"-h", "--help"} & set(arguments):  # Hydra's own would list every group twice: a second
+        print(help_text(config_name))
+        return
     # Without this, Hydra would print what it catches itself, in many lines.
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")
     try:
@@ -104,10 +106,13 @@ def is_first() -> bool:
     return all(os.environ.get(name, "0") == "0" for name in RANKS)
 
 
-def say_loading() -> None:
-    """Say what takes seconds, before it does."""
+@contextmanager
+def loading(task: str) -> Iterator[None]:
+    """Import what a task needs and nothing else, and say so, as it takes seconds."""
     if "torch" not in sys.modules and is_first():
-        print("clipshift: loading torch and open_clip", file=sys.stderr, flush=True)
+        print(f"clipshift: loading libraries to {task}", file=sys.stderr, flush=True)
+    with postponed_imports():
+        yield
 
 
 def keep_freed_memory() -> None:

@@ -15,9 +15,8 @@ from clipshift.cli.trainer import trainer_maker
 from clipshift.errors import UserError, from_here
 from clipshift.evaluate.evaluation import Evaluation
 from clipshift.pipeline import carry_out, evaluation_trainer, is_first_process, locked, prepare
-from clipshift.results.rebuild import rebuild_views
 from clipshift.results.records import Records
-from clipshift.results.runs import misfits, read_run
+from clipshift.results.runs import read_run
 
 
 def evaluate(cfg: DictConfig, folder: Path) -> None:
@@ -87,22 +86,6 @@ def begin(cfg: DictConfig, folder: Path, records: Records) -> tuple[Evaluation, 
             "choose another folder with hydra.run.dir=FOLDER, or give that run up with rerun=true"
         )
     return prepare(evaluation), job
-
-
-def remake_report(folder: Path, fetch: bool) -> None:
-    """Make the figures and the page of a finished run again from its files: ``report=RUN``.
-
-    Args:
-        folder: The run's folder.
-        fetch: Whether its photos may be read again from an address.
-
-    Raises:
-        UserError: If the folder holds no finished run, its photos cannot be read, its files do not
-            fit together, or it was made with parts that are not clipshift's.
-    """
-    run = read_run(folder)
-    with misfits(f"the run in {folder}"):
-        report_run(run, rebuild_views(run, fetch))
 
 
 def say_what_is_kept(records: Records, photos: int, folder: Path) -> None:

@@ -5,6 +5,7 @@ import re
 from collections.abc import Iterable
 from dataclasses import Field
 from itertools import takewhile
+from pathlib import Path
 from textwrap import TextWrapper
 
 from clipshift import options as spec
@@ -73,6 +74,13 @@ def options(command: str) -> str:
         silent = value in ("", "null", "false")
         rows.append((f"{name}={placeholder}", text if silent else f"{text} ({value})"))
     return columns(rows)
+
+
+def help_text(command: str) -> str:
+    """The text of a command's ``--help``."""
+    parts = {"groups": groups, "options": options, "experiments": experiments}
+    text = Path(__file__).with_name(f"{command}_help.txt").read_text("utf-8").rstrip()
+    return re.sub(r"\$\{(\w+):(\w+)\}", lambda match: parts[match[1]](match[2]), text)
 
 
 def options_page() -> str:

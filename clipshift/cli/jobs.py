@@ -22,7 +22,6 @@ from clipshift.data.files import read_text
 from clipshift.data.photos import Photo
 from clipshift.errors import UserError, from_here
 from clipshift.evaluate.evaluation import Evaluation
-from clipshift.integrations import tracking
 from clipshift.pipeline import is_first_process, measurable, targets
 from clipshift.progress import tracked
 from clipshift.results.files import data_fingerprint
@@ -153,6 +152,8 @@ def started_logger(cfg: DictConfig, job_type: str, tags: list[str]) -> Iterator[
     if not options or not is_first_process():
         yield None
         return
+    from clipshift.integrations import tracking
+
     if "group" in options:
         job = HydraConfig.get()
         options["job_type"] = job_type

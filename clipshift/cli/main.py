@@ -14,7 +14,7 @@ from omegaconf import DictConfig
 
 from clipshift.choices import CONF, experiment_names
 from clipshift.cli.arguments import as_typed
-from clipshift.cli.command import explained_errors, fail, is_first, run_command, say_loading
+from clipshift.cli.command import explained_errors, fail, is_first, loading, run_command
 from clipshift.cli.config import OPTIONS, check_paths, finished_runs, name_model, validate
 from clipshift.cli.output import lenient_output
 from clipshift.errors import UserError, did_you_mean, one_line
@@ -34,40 +34,44 @@ def evaluate_job(cfg: DictConfig) -> None:
         elif cfg.budget:
             raise UserError("budget is for single runs: use clipshift report JOB budget=FILE")
         folder = Path(HydraConfig.get().runtime.output_dir)
-        say_loading()
         if cfg.leaderboard:
-            from clipshift.comparison import rank_runs
-
+            with loading(f"rank {len(cfg.leaderboard)} runs or folders of runs"):
+                from clipshift.comparison import rank_runs
             if not rank_runs(list(cfg.leaderboard), folder):
                 sys.exit(1)
             return
         if cfg.check:
-            from clipshift.cli.check import check
-
+            with loading("check accuracies"):
+                from clipshift.cli.check import check
             if not check(cfg, folder):
                 sys.exit(1)
             return
         if cfg.parity:
-            from clipshift.cli.parity import EXIT_CODE, parity
-
+            with loading(f"compare {cfg.parity.a} with {cfg.parity.b}"):
+                from clipshift.cli.parity import EXIT_CODE, parity
             if not parity(cfg, folder):
                 sys.exit(EXIT_CODE)
             return
-        from clipshift.cli.budget import judge_run
-        from clipshift.cli.evaluate import evaluate, remake_report
-        from clipshift.comparison import compare_runs
-        from clipshift.comparison.budget import read_budget
-
-        budget = read_budget(cfg.budget) if cfg.budget else None
+        if cfg.budget:
+            with loading(f"judge by {cfg.budget}"):
+                from clipshift.cli.budget import judge_run
+                from clipshift.comparison.budget import read_budget
+            budget = read_budget(cfg.budget)
         if cfg.compare:
+            with loading(f"compare {' with '.join(map(str, cfg.compare))}"):
+                from clipshift.comparison import compare_runs
             compare_runs(list(cfg.compare), cfg.seed, folder, fetch=cfg.fetch)
         elif cfg.report:
             folder = Path(cfg.report).expanduser()
-            if not budget:
+            if not cfg.budget:
+                with loading(f"report {folder}"):
+                    from clipshift.cli.report import remake_report
                 remake_report(folder, cfg.fetch)
         else:
+            with loading(f"measure the shift of {cfg.model.name}"):
+                from clipshift.cli.evaluate import evaluate
             evaluate(cfg, folder)
-        if budget and is_first() and (code := judge_run(budget, folder, cfg.compare)):
+        if cfg.budget and is_first() and (code := judge_run(budget, folder, cfg.compare)):
             sys.exit(code)
 
 
@@ -80,14 +84,15 @@ def train_job(cfg: DictConfig) -> None:
         if "model" in cfg:
             name_model(cfg, HydraConfig.get().overrides.task)
         check_paths(cfg, options)
-        say_loading()
-        from clipshift.cli.jobs import announce_stop
-        from clipshift.pipeline import locked
+        with loading(f"train, experiment={HydraConfig.get().runtime.choices.experiment}"):
+            from clipshift.cli.jobs import announce_stop
+            from clipshift.pipeline import locked
 
+            run_stage = hydra.utils.get_method(cfg.stage)
         folder = Path(HydraConfig.get().runtime.output_dir)
         kept = f"the same command goes on from what is kept in {folder}"
         with locked(folder), announce_stop(lambda: kept):
-            hydra.utils.get_method(cfg.stage)(cfg, folder)
+            run_stage(cfg, folder)
 
 
 @hydra.main(version_base="1.3", config_path=str(CONF), config_name="demo")
@@ -97,9 +102,8 @@ def demo_job(cfg: DictConfig) -> None:
         validate(cfg, "demo")
         name_model(cfg, HydraConfig.get().overrides.task)
         check_paths(cfg, "demo")
-        say_loading()
-        from clipshift.cli.demo import demo
-
+        with loading("show the demo"):
+            from clipshift.cli.demo import demo
         demo(cfg)
     except UserError as error:
         fail(one_line(str(error)))
@@ -173,7 +177,6 @@ def models(arguments: Sequence[str]) -> None:
     """List the models, and whether their weights are here."""
     if arguments:
         fail("models takes no arguments")
-    say_loading()
     from clipshift.cli.models import print_models
 
     print_models()

@@ -1,20 +1,22 @@
 """The command ``clipshift models``: the named models, and whether their weights are on disk."""
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
-import open_clip
+import yaml
 from huggingface_hub import constants
 from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from clipshift.choices import choice_names, read_choice, required_option
-from clipshift.encode.gaze import gaze_probe
+from clipshift.choices import architectures, choice_names, read_choice, required_option
+from clipshift.encode.cached import is_cached
 from clipshift.encode.kinds import KINDS
-from clipshift.encode.open_clip_models import model_config, model_outline
-from clipshift.encode.weights import weights_are_here
 
 HEADER = ("model", "architecture", "weights", "parameters", "input", "embedding", "gaze", "here")
+FACTS = Path(__file__).with_name("models.yaml")
+"""What building each choice gives, stored: building them takes seconds."""
 
 
 def print_models() -> None:
@@ -22,9 +24,10 @@ def print_models() -> None:
     console = Console()
     if not console.is_terminal:
         console = Console(width=120)
+    facts = yaml.safe_load(FACTS.read_text("utf-8"))
     table = Table(*HEADER, box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     lines = [
-        f"Also any of open_clip's {len(open_clip.list_models())} architectures by "
+        f"Also any of open_clip's {len(architectures())} architectures by "
         "model.architecture and model.pretrained, and a checkpoint of yours by model.checkpoint.",
         "Models of other libraries:",
     ]
@@ -34,7 +37,11 @@ def print_models() -> None:
             here = "" if kind.is_here else f" (pip install 'clipshift[{kind.extra}]')"
             lines.append(f"  model={name} model.{required_option(name)}=…{here}")
         else:
-            table.add_row(*model_row(name, model["architecture"], model["pretrained"]))
+            if name not in facts:  # a file of yours
+                from clipshift.encode.open_clip_models import model_facts
+
+                facts[name] = model_facts(model["architecture"], model["pretrained"])
+            table.add_row(*model_row(name, model, facts[name]))
     cached = sorted(Path(constants.HF_HUB_CACHE).glob("models--*"))
     names = [folder.name.removeprefix("models--").replace("--", "/") for folder in cached]
     lines.append(f"In the hub's cache: {', '.join(names) or 'none'}.")
@@ -42,15 +49,16 @@ def print_models() -> None:
     console.print("\n".join(lines), soft_wrap=True, highlight=False, markup=False)
 
 
-def model_row(name: str, architecture: str, pretrained: str | None) -> tuple[str, ...]:
-    """What a model is, in the columns of `HEADER`."""
-    outline = model_outline(architecture)
-    size = outline.visual.preprocess_cfg["size"]
-    side = size if isinstance(size, int) else size[0]
-    probe = gaze_probe(outline.visual)
-    parameters = sum(weight.numel() for weight in outline.parameters())
-    weights = pretrained or ("inside clipshift" if ":" in architecture else "random")
-    embedding = model_config(architecture)["embed_dim"]
-    numbers = f"{parameters / 1e6:.1f} M", f"{side} px", str(embedding)
-    here = "yes" if weights_are_here(architecture, pretrained) else "no"
-    return name, architecture, weights, *numbers, probe.kind if probe else "none", here
+def model_row(name: str, model: Mapping[str, Any], facts: Mapping[str, Any]) -> tuple[str, ...]:
+    """What a model is, in the columns of `HEADER`.
+
+    Args:
+        name: The choice.
+        model: Its options.
+        facts: From `clipshift.encode.open_clip_models.model_facts`.
+    """
+    architecture, places = model["architecture"], facts["weights"]
+    weights = model["pretrained"] or ("inside clipshift" if ":" in architecture else "random")
+    here = "yes" if not places or any(map(is_cached, places)) else "no"
+    numbers = (str(facts[column]) for column in HEADER[3:7])
+    return name, architecture, weights, *numbers, here

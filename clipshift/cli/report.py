@@ -1,19 +1,24 @@
 """Report a finished run: its page, the files for other tools, W&B, and the terminal's summary."""
 
-from pytorch_lightning.loggers import Logger, WandbLogger
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from clipshift.data.dataset import ViewDataset
 from clipshift.errors import from_here
-from clipshift.integrations import publishing, tracking
+from clipshift.integrations import publishing
 from clipshift.progress import Progress
 from clipshift.report import terminal
 from clipshift.report.answer import corruption_error
 from clipshift.report.run import write_report
 from clipshift.report.words import clean_accuracy
-from clipshift.results.runs import Run
+from clipshift.results.rebuild import rebuild_views
+from clipshift.results.runs import Run, misfits, read_run
+
+if TYPE_CHECKING:
+    from pytorch_lightning.loggers import Logger
 
 
-def report_run(run: Run, dataset: ViewDataset, logger: Logger | None = None) -> None:
+def report_run(run: Run, dataset: ViewDataset, logger: "Logger | None" = None) -> None:
     """Write the report, track it, and print the summary.
 
     Args:
@@ -32,11 +37,30 @@ def report_run(run: Run, dataset: ViewDataset, logger: Logger | None = None) -> 
     lines += [f"same picture or another: {found.finding}" for found in copies if found.finding]
     lines += [f"{name}: {content.facts[name]}" for name in ("embedding", "gaze")]
     lines.append(f"report: {from_here(report)}")
-    if isinstance(logger, WandbLogger):
-        with tracking.optional_tracking(), Progress("Tracking in W&B"):
-            [photos] = [s.explorer for s in content.sections if s.explorer]
-            notes += tracking.track_results(logger, run, files, report, photos)
-            lines.append(tracking.run_place(logger))
-    elif logger is not None:
-        logger.log_metrics(tracking.means(run.summary))
+    if logger is not None:
+        from clipshift.integrations import tracking
+
+        if isinstance(logger, tracking.WandbLogger):
+            with tracking.optional_tracking(), Progress("Tracking in W&B"):
+                [photos] = [s.explorer for s in content.sections if s.explorer]
+                notes += tracking.track_results(logger, run, files, report, photos)
+                lines.append(tracking.run_place(logger))
+        else:
+            logger.log_metrics(tracking.means(run.summary))
     terminal.print_run(run, content.title, content.answer, notes, lines)
+
+
+def remake_report(folder: Path, fetch: bool) -> None:
+    """Make the figures and the page of a finished run again from its files: ``report=RUN``.
+
+    Args:
+        folder: The run's folder.
+        fetch: Whether its photos may be read again from an address.
+
+    Raises:
+        UserError: If the folder holds no finished run, its photos cannot be read, its files do not
+            fit together, or it was made with parts that are not clipshift's.
+    """
+    run = read_run(folder)
+    with misfits(f"the run in {folder}"):
+        report_run(run, rebuild_views(run, fetch))

@@ -30,7 +30,6 @@ from clipshift.comparison.sweep import (
 )
 from clipshift.comparison.sweep_answer import sweep_answer
 from clipshift.errors import from_here
-from clipshift.integrations import tracking
 from clipshift.report import terminal
 from clipshift.report.charts.curves import draw_curves
 from clipshift.report.charts.grid import draw_grid, draw_lines
@@ -69,7 +68,9 @@ def compare_sweep(
     files = report_sweep(sweep, folder)
     for job in sweep.runs:
         link_comparison(folder / job / "report.html")
-    if sweep.runs:
+    if sweep.runs and "project" in logger:
+        from clipshift.integrations import tracking
+
         failed = bool(sweep.failed)
         tracking.track_sweep(folder, logger, sweeps, dashboard, sweep.table, files, failed)
     return not sweep.failed

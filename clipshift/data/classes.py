@@ -1,11 +1,14 @@
 """Names of classes: those of the zero-shot classifier, and those of a source's labels."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from clipshift.data.files import existing
-from clipshift.data.wordnet import imagenet_names
+from clipshift.data.wordnet import class_labels, imagenet_name, imagenet_names, spoken_names
 from clipshift.errors import UserError, printable
+
+OPENAI = "openai"
+"""Stands for the 80 templates of Radford et al. (CLIP, 2021) and open_clip's class names."""
 
 
 def candidate_classes(choice: str) -> list[str]:
@@ -70,3 +73,31 @@ def names_of_classes(file: Any, classes: Iterable[str]) -> dict[str, str]:
         f"in the order of the classes, or lines CLASS,NAME ({missing} has no name)",
         "classnames",
     )
+
+
+def class_names(classes: Sequence[str], templates: Sequence[str] | str) -> dict[str, str]:
+    """The name of each class in the prompts, by its normalised label; see `make_zero_shot`."""
+    spoken = spoken_names() if templates == OPENAI else {}
+    keys = class_keys(classes, templates).items()
+    return {key: spoken.get(label) or label.replace("_", " ") for key, label in keys}
+
+
+def class_keys(classes: Sequence[str], templates: Sequence[str] | str) -> dict[str, str]:
+    """The label of each class by its normalised label, as `class_names` has them."""
+    keys: dict[str, str] = {}
+    for label in class_labels(classes) if templates == OPENAI else classes:
+        keys.setdefault(_normalised(label), label)
+    return keys
+
+
+def class_of(label: str | None, position: Mapping[str, int]) -> int:
+    """The class of a label, by the positions of `class_names`; −1 for none."""
+    if label is None:
+        return -1
+    key = _normalised(label)
+    key = key if key in position else _normalised(imagenet_name(key) or "")
+    return position.get(key, -1)
+
+
+def _normalised(label: str) -> str:
+    return " ".join(label.replace("_", " ").split()).casefold()

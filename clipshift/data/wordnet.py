@@ -5,6 +5,8 @@ from collections import Counter
 from collections.abc import Sequence
 from functools import lru_cache
 
+IMAGENET_CLASSES = 1000
+
 
 def is_wordnet_id(label: str) -> bool:
     """Whether a label looks like the WordNet id of a noun, such as ``n01440764``."""
@@ -41,9 +43,10 @@ def class_labels(names: Sequence[str]) -> list[str]:
     >>> IMAGENET_CLASSNAMES[744], labels[744], class_labels(["missile"])
     ('missile', 'projectile, missile', ['missile'])
     """
-    ids, *lists = _imagenet()
-    if list(names) in lists:
-        return [class_name(label) for label in ids]
+    if len(names) == IMAGENET_CLASSES:
+        ids, *lists = _imagenet()
+        if list(names) in lists:
+            return [class_name(label) for label in ids]
     return [class_name(name) for name in names]
 
 

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from torch.nn.functional import interpolate
 from torch.nn.functional import normalize as unit_length
 
+from clipshift.choices import SENTENCES
 from clipshift.data.dataset import clean_view
 from clipshift.data.photos import as_rgb
 from clipshift.encode.components import ComponentProbe, component_probe
@@ -31,8 +32,6 @@ from clipshift.encode.stages import StageProbe, stage_probe
 from clipshift.encode.tower import Tower, image_tower
 from clipshift.errors import UserError
 
-SENTENCES, NAMES = "sentences", "names"
-"""The texts that a model was trained with: sentences, or only names of classes."""
 ENCODE_BATCH = 32
 """Number of views in a forward pass. The rounding of matrix products may depend on the number of
 rows, so every pass has this many, padded if fewer are left: an embedding then does not depend on

@@ -6,12 +6,12 @@ from dataclasses import dataclass
 from importlib import import_module
 from importlib.util import find_spec
 from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from torch import nn
-
-from clipshift.encode.encoder import Encoder
 from clipshift.errors import UserError, did_you_mean
+
+if TYPE_CHECKING:
+    from clipshift.encode.encoder import Encoder
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ def load_encoder(
     seed: int = 0,
     kind: str = "open_clip",
     **options: Any,
-) -> Encoder:
+) -> "Encoder":
     """Build a model and load its weights, without a network if possible.
 
     Args:
@@ -118,6 +118,8 @@ def kind_of(model: Any) -> str:
     Raises:
         UserError: If it is of none, with the code that would make it a model.
     """
+    from torch import nn
+
     classes = [f"{one.__module__}." for one in type(model).__mro__]
     kinds = (
         name

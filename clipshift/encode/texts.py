@@ -1,6 +1,6 @@
 """Embeddings of texts: the zero-shot classifier of the photos' classes, and their captions."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -9,12 +9,9 @@ import torch
 from open_clip import OPENAI_IMAGENET_TEMPLATES
 from torch import Tensor
 
+from clipshift.data.classes import OPENAI, class_names, class_of
 from clipshift.data.photos import Photo
-from clipshift.data.wordnet import class_labels, imagenet_name, spoken_names
 from clipshift.encode.encoder import Encoder
-
-OPENAI = "openai"
-"""Stands for the 80 templates of Radford et al. (CLIP, 2021) and open_clip's class names."""
 
 
 @dataclass
@@ -88,15 +85,6 @@ def make_zero_shot(
     )
 
 
-def class_names(classes: Sequence[str], templates: Sequence[str] | str) -> dict[str, str]:
-    """The name of each class in the prompts, by its normalised label; see `make_zero_shot`."""
-    spoken = spoken_names() if templates == OPENAI else {}
-    names: dict[str, str] = {}
-    for label in class_labels(classes) if spoken else classes:
-        names.setdefault(_normalised(label), spoken.get(label) or label.replace("_", " "))
-    return names
-
-
 def prompt_templates(templates: Sequence[str] | str) -> list[str]:
     """Prompts with ``{}`` for the class.
 
@@ -106,14 +94,6 @@ def prompt_templates(templates: Sequence[str] | str) -> list[str]:
     if templates == OPENAI:
         return [template("{}") for template in OPENAI_IMAGENET_TEMPLATES]
     return list(templates)
-
-
-def class_of(label: str | None, position: Mapping[str, int]) -> int:
-    """The class of a label, by the positions of `class_names`; −1 for none."""
-    if label is None:
-        return -1
-    key = _normalised(label)
-    return position.get(key, position.get(_normalised(imagenet_name(key) or ""), -1))
 
 
 def each_caption(encoder: Encoder, photos: Sequence[Photo]) -> Sequence[Tensor]:
@@ -139,10 +119,6 @@ def caption_embeddings(encoder: Encoder, photos: Sequence[Photo]) -> Tensor | No
     """
     rows = each_caption(encoder, photos)
     return torch.stack([of_photo.mean(dim=0) for of_photo in rows]) if rows else None
-
-
-def _normalised(label: str) -> str:
-    return " ".join(label.replace("_", " ").split()).casefold()
 
 
 # Cached because the jobs of a sweep use the same texts.

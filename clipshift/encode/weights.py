@@ -12,13 +12,14 @@ from typing import Any
 
 import open_clip
 import torch
-from huggingface_hub import constants, hf_hub_download, try_to_load_from_cache
+from huggingface_hub import constants, hf_hub_download
 from open_clip.constants import HF_SAFE_WEIGHTS_NAME, HF_WEIGHTS_NAME
 from open_clip.pretrained import get_pretrained_cfg, list_pretrained_tags_by_model
 from safetensors import SafetensorError
 from torch import nn
 
 from clipshift.choices import OPEN_CLIP_CONFIG
+from clipshift.encode.cached import cached_file, downloaded, is_cached
 from clipshift.errors import UserError, did_you_mean, first_line
 
 HUB = "hf-hub:"
@@ -50,7 +51,7 @@ def find_checkpoint(architecture: str, pretrained: str) -> tuple[Path, dict[str,
     repo, _, name = facts.get("hf_hub", "").rpartition("/")
     if repo:
         return hub_file(repo, weight_files(name)), facts
-    if not _downloaded(facts["url"]).is_file():
+    if not downloaded(facts["url"]).is_file():
         require_network(facts["url"])
     return Path(open_clip.download_pretrained(facts)), facts
 
@@ -68,27 +69,23 @@ def weights_are_here(architecture: str, pretrained: str | None) -> bool:
     """
     if architecture.startswith(HUB):
         repo = architecture.removeprefix(HUB)
-        return bool(_cached(repo, OPEN_CLIP_CONFIG)) and any(
-            _cached(repo, f) for f in weight_files("")
+        return bool(cached_file(repo, OPEN_CLIP_CONFIG)) and any(
+            cached_file(repo, f) for f in weight_files("")
         )
     if pretrained is None:
         return True
+    return any(map(is_cached, weight_places(architecture, pretrained)))
+
+
+def weight_places(architecture: str, pretrained: str) -> list[str]:
+    """Where a tag's weights can be: files of the hub, or an address; see `is_cached`.
+
+    Raises:
+        UserError: If there is no such tag.
+    """
     facts = tag_facts(architecture, pretrained)
     repo, _, name = facts.get("hf_hub", "").rpartition("/")
-    if repo:
-        return any(_cached(repo, file) for file in weight_files(name))
-    return _downloaded(facts["url"]).is_file()
-
-
-def _downloaded(address: str) -> Path:
-    """The path at which open_clip stores a download from an address that is not on the hub."""
-    return Path("~/.cache/clip").expanduser() / Path(address).name
-
-
-def _cached(repo: str, name: str) -> Path | None:
-    """A file of a hub model in the hub's cache; None if it is not cached."""
-    file = try_to_load_from_cache(repo, name)
-    return Path(file) if isinstance(file, str) else None
+    return [f"{repo}/{file}" for file in weight_files(name)] if repo else [facts["url"]]
 
 
 def check_finite(model: nn.Module, source: str) -> None:
@@ -157,7 +154,7 @@ def weight_files(name: str) -> list[str]:
 def hub_file(repo: str, names: list[str]) -> Path:
     """Find the first file that a hub model has, in the cache, or else download it."""
     for name in names:
-        if cached := _cached(repo, name):
+        if cached := cached_file(repo, name):
             return cached
     require_network(f"{constants.ENDPOINT}/{repo}")
     for name in names:

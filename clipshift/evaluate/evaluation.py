@@ -17,11 +17,12 @@ from clipshift.augment.chain import Chain
 from clipshift.augment.keyed import Augmentation
 from clipshift.augment.matching import Calibration
 from clipshift.augment.variants import Variant, make_variants, strengths_of
+from clipshift.choices import NAMES
 from clipshift.data.cache import Cache
 from clipshift.data.dataset import NATIVE, Resize, ViewDataset, native_resize
 from clipshift.data.photos import Photo, keyed_order
 from clipshift.data.wordnet import is_wordnet_id
-from clipshift.encode.encoder import NAMES, Encoder
+from clipshift.encode.encoder import Encoder
 from clipshift.encode.feature_cache import FeatureCache
 from clipshift.encode.patching import patched_sites
 from clipshift.encode.texts import (

@@ -5,13 +5,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import huggingface_hub
 import numpy as np
-import open_clip
 import pandas as pd
 import yaml
-from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
-from clipshift.encode.texts import class_names, class_of
+from clipshift.data.classes import class_keys, class_of
 from clipshift.report.page import template
 from clipshift.report.words import counted, listed, with_interval
 from clipshift.results.files import file_name, subfolder, write_json, write_whole
@@ -41,7 +40,7 @@ def zero_shot_rows(run: Run) -> dict[str, dict[str, float]]:
     if "zero_shot_top1" not in run.rows:
         return {}
     classes, prompts = run.info.data.classes, run.info.prompts
-    positions = {name: index for index, name in enumerate(class_names(classes, prompts))}
+    positions = {name: index for index, name in enumerate(class_keys(classes, prompts))}
     classes_of = labels_of(run.rows).map(lambda name: class_of(name, positions), na_action="ignore")
     measures = [f"zero_shot_top{k}{ending}" for k in (1, 5) for ending in ("", "_clean")]
     hits = {name: by_photo(run.rows, name) for name in measures if name in run.rows}
@@ -172,6 +171,8 @@ def base_on_hub(base: Mapping[str, Any]) -> str | None:
         return None
     if schema == "hf-hub":
         return str(name)
+    import open_clip
+
     weights = open_clip.get_pretrained_cfg(base["architecture"], base["pretrained"] or "")
     return str(weights.get("hf_hub") or "").strip("/") or None
 
@@ -187,7 +188,7 @@ def model_card(
     base: Run | None = None,
     tuned: Run | None = None,
     comparison: pd.DataFrame | None = None,
-) -> ModelCard:
+) -> "huggingface_hub.ModelCard":
     """The card of a fine-tuned model: its ``README.md`` on the hub.
 
     Args:
@@ -198,7 +199,7 @@ def model_card(
     """
     config, source = provenance["config"], provenance["base"]
     name = f"{config['model']['name']}_{'robust' if provenance['trained_on'] else 'control'}"
-    data = ModelCardData(
+    data = huggingface_hub.ModelCardData(
         license=license_of(source),
         library_name="open_clip",
         pipeline_tag="zero-shot-image-classification",
@@ -222,10 +223,10 @@ def model_card(
         augmentations=listed(provenance["trained_on"]),
         compared=compared,
     )
-    return ModelCard(f"---\n{data.to_yaml()}\n---\n\n{text}")
+    return huggingface_hub.ModelCard(f"---\n{data.to_yaml()}\n---\n\n{text}")
 
 
-def _results(run: Run) -> list[EvalResult]:
+def _results(run: Run) -> "list[huggingface_hub.EvalResult]":
     """A run's leading numbers for the card's metadata."""
     name, hub = dataset_of(run.info.config.data)
     clean = run.summary[run.summary["measure"] == "zero_shot_top1_clean"][:1]
@@ -235,7 +236,7 @@ def _results(run: Run) -> list[EvalResult]:
         words = f"mean relative shift, {row.augmentation}, severity {row.severity}"
         scores.append(("relative_shift", words, row.mean))
     return [
-        EvalResult(
+        huggingface_hub.EvalResult(
             task_type="zero-shot-image-classification",
             dataset_type=hub or name,
             dataset_name=name,

@@ -283,15 +283,13 @@ def track_sweep(
 
     Args:
         folder: The sweep's folder.
-        options: Its options ``logger``; nothing is done where they are not W&B's.
+        options: Its options ``logger``, which are W&B's.
         sweeps: The folder of all sweeps.
         dashboard: Whether to publish a W&B report.
         table: The summaries of all jobs.
         figures: Image files by figure name.
         failed: Whether a job has failed.
     """
-    if "project" not in options:
-        return
     logger = wandb_logger(
         str(folder),
         options["project"],

@@ -16,11 +16,11 @@ from torch.nn import functional as F
 from torch.optim.lr_scheduler import OneCycleLR
 from torch.utils.data import DataLoader
 
+from clipshift.choices import NAMES
 from clipshift.cli.config import plain, validate
 from clipshift.cli.jobs import started_logger
 from clipshift.cli.trainer import make_trainer
 from clipshift.data.wordnet import imagenet_names
-from clipshift.encode.encoder import NAMES
 from clipshift.errors import UserError
 from clipshift.integrations.tracking import track_checkpoint
 from clipshift.train.export import export_model

@@ -19,12 +19,12 @@ from torch.optim.swa_utils import update_bn
 from torch.utils.data import DataLoader, default_convert
 from tqdm import tqdm
 
+from clipshift.choices import NAMES
 from clipshift.cli.config import plain, validate
 from clipshift.cli.interruption import interrupted
 from clipshift.cli.jobs import started_logger
 from clipshift.cli.trainer import choose_precision, fit, make_trainer
 from clipshift.data.shards import class_names, class_wnids, shards
-from clipshift.encode.encoder import NAMES
 from clipshift.errors import UserError
 from clipshift.integrations.tracking import track_checkpoint
 from clipshift.make_models import pretraining

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jinja2
-import vl_convert
 from markupsafe import Markup, escape
 
 from clipshift.report.charts import look, vega
@@ -185,7 +184,7 @@ def write_page(path: Path, page: Page) -> Path:
     explorer = next((section.explorer for section in page.sections if section.explorer), None)
     names = ["page.js", "photos.js"] if explorer else ["page.js"]
     files = [Path(__file__).with_name(name).read_text(encoding="utf-8") for name in names]
-    scripts = [chart_library(), *files]
+    scripts = [vega.chart_library(), *files]
     text = template("clipshift.report", "page.html.jinja").render(
         page=page,
         explorer=explorer,
@@ -225,13 +224,6 @@ def template(package: str, name: str) -> jinja2.Template:
     )
     templates.filters |= {"rich": rich, "json": embedded_json}
     return templates.get_template(name)
-
-
-@lru_cache
-def chart_library() -> str:
-    """Vega, Vega-Lite and Vega-Embed as one script, which a page holds in itself."""
-    bundle = vl_convert.javascript_bundle(vl_version=vega.VEGALITE)  # type: ignore[call-arg]
-    return bundle.replace("</script", r"<\/script").replace("<!--", r"<\!--")
 
 
 def content_security_policy(scripts: Sequence[str]) -> str:

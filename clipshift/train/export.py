@@ -11,9 +11,9 @@ from safetensors.torch import save
 from torch import Tensor
 from typing_extensions import TypedDict
 
-from clipshift.choices import OPEN_CLIP_CONFIG
+from clipshift.choices import OPEN_CLIP_CONFIG, SENTENCES
 from clipshift.data.files import read_json, read_text, typed
-from clipshift.encode.encoder import SENTENCES, Encoder
+from clipshift.encode.encoder import Encoder
 from clipshift.encode.open_clip_models import model_config
 from clipshift.errors import UserError
 from clipshift.integrations.publishing import model_card

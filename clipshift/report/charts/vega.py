@@ -1,8 +1,12 @@
 """Convert charts to Vega-Lite, SVG and PNG."""
 
+import hashlib
+import os
 from collections.abc import Mapping
-from functools import partial
+from contextlib import suppress
+from functools import lru_cache, partial
 from pathlib import Path
+from stat import S_IWGRP, S_IWOTH
 from typing import Any
 
 import altair as alt
@@ -70,6 +74,31 @@ def svg(spec: Spec, severity: str | None = None, source: str = "") -> str:
         alone["title"] = source_line(source)
     colors = config(back="white")
     text: str = vl_convert.vegalite_to_svg(alone, vl_version=VEGALITE, config=colors)
+    return text
+
+
+@lru_cache
+def chart_library() -> str:
+    """Vega, Vega-Lite and Vega-Embed as one script, which a page holds in itself.
+
+    Packing takes two seconds, so that the script is kept in the cache folder: the SHA-256 of its
+    text, and the text. A file that is damaged or that others can write is not used.
+    """
+    folder = Path(os.environ.get("CLIPSHIFT_CACHE", "~/.cache/clipshift")).expanduser()
+    file = folder / f"vega-{VEGALITE}-{vl_convert.__version__}.js"
+    with suppress(OSError, UnicodeDecodeError, AttributeError):  # Windows has no getuid
+        status = file.stat()
+        digest, _, text = file.read_text("utf-8").partition("\n")
+        is_ours = status.st_uid == os.getuid() and not status.st_mode & (S_IWGRP | S_IWOTH)
+        if is_ours and digest == hashlib.sha256(text.encode()).hexdigest():
+            return text
+    bundle = vl_convert.javascript_bundle(vl_version=VEGALITE)  # type: ignore[call-arg]
+    text = bundle.replace("</script", r"<\/script").replace("<!--", r"<\!--")
+    content = f"{hashlib.sha256(text.encode()).hexdigest()}\n{text}"
+    with suppress(OSError):
+        folder.mkdir(parents=True, exist_ok=True)
+        write_whole(file, partial(Path.write_text, data=content, encoding="utf-8", newline=""))
+        file.chmod(0o644)
     return text
 
 

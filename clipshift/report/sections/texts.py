@@ -2,7 +2,7 @@
 
 import pandas as pd
 
-from clipshift.encode.encoder import NAMES
+from clipshift.choices import NAMES
 from clipshift.report.page import Section
 from clipshift.report.prose import make_section
 from clipshift.report.tables import AUGMENTATION, Column, first_and_last, leading_rows, side_by_side

@@ -1,0 +1,108 @@
+"""Which libraries each command imports: those that it uses, after a line that says what it does."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from support.terminal import ROOT
+
+from clipshift.lazy import POSTPONED, Postponed
+
+LIBRARIES = {"torch", "torchvision", "kornia", "open_clip", "timm", "pytorch_lightning"}
+LIBRARIES |= {"torchmetrics", "albumentations", "datasets", "gradio", "skimage", *POSTPONED}
+DRAWS_PHOTOS = {"torch", "torchvision", "kornia"}
+ENCODES = DRAWS_PHOTOS | {"open_clip", "timm", "pytorch_lightning", "torchmetrics"}
+USED = {
+    "models": set(),
+    "leaderboard": DRAWS_PHOTOS,
+    "compare": DRAWS_PHOTOS,
+    "report": DRAWS_PHOTOS,
+    "evaluate": ENCODES,
+}
+"""By command, what it may have imported after it, and those above it, have run in one Python."""
+EACH = """
+import contextlib, io, json, sys
+from clipshift.cli.main import main
+said = {}
+for command, *words in json.load(sys.stdin):
+    sys.argv[:] = ["clipshift", command, *words]
+    errors = io.StringIO()
+    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(errors):
+        try:
+            main()
+        except SystemExit as stopped:
+            assert not stopped.code, errors.getvalue()
+    said[command] = [sorted(sys.modules), errors.getvalue()]
+print(json.dumps(said))
+"""
+
+
+@pytest.fixture(scope="module")
+def said(
+    finished: tuple[Path, str], hub_folder: Path, tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, tuple[list[str], str]]:
+    """All imported modules and standard error after each of `USED`, in one new Python."""
+    folder = tmp_path_factory.mktemp("start")
+    shutil.copytree(finished[0], folder / "run")
+    lines = [
+        "models",
+        "leaderboard run out=ranked",
+        "compare run run hydra.run.dir=compared",
+        "report run",
+        f"evaluate model.checkpoint={hub_folder} data.limit=2 trainer=cpu logger=none cache=off",
+    ]
+    done = subprocess.run(
+        [sys.executable, "-c", EACH], input=json.dumps([line.split() for line in lines]),
+        capture_output=True, text=True, check=False, cwd=folder,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+@pytest.mark.parametrize("command", USED)
+def test_a_command_imports_only_what_it_uses(
+    said: dict[str, tuple[list[str], str]], command: str
+) -> None:
+    assert LIBRARIES & set(said[command][0]) <= USED[command]
+
+
+def test_the_first_command_that_takes_seconds_says_what_it_does(
+    said: dict[str, tuple[list[str], str]],
+) -> None:
+    assert said["models"][1] == ""
+    assert said["leaderboard"][1].startswith("clipshift: loading libraries to rank")
+    assert said["evaluate"][1] == ""  # torch is there
+
+
+POSTPONED_AND_USED = """
+import sys
+from clipshift.lazy import postponed_imports
+with postponed_imports():
+    import open_clip.hf_model, torchvision, pytorch_lightning.utilities.compile as lightning
+    assert "transformers" in sys.modules
+    import importlib.util
+    assert importlib.util.find_spec("transformers") is not None
+assert not {"torch._dynamo", "transformers"} & set(sys.modules)
+import torch
+layer = torch.nn.Linear(2, 2)
+assert not isinstance(layer, lightning.OptimizedModule)
+assert "torch._dynamo" not in sys.modules
+assert isinstance(torch.compile(layer), lightning.OptimizedModule)
+config = open_clip.hf_model.AutoConfig.for_model("bert")
+assert isinstance(config, open_clip.hf_model.PretrainedConfig)
+assert type(config).__module__.startswith("transformers.")
+"""
+
+
+def test_what_is_postponed_is_the_real_library_once_it_is_used() -> None:
+    pytest.importorskip("transformers")
+    subprocess.run([sys.executable, "-c", POSTPONED_AND_USED], check=True, cwd=ROOT)
+
+
+def test_nothing_of_this_process_is_a_stand_in() -> None:
+    assert not any(isinstance(module, Postponed) for module in sys.modules.values())
