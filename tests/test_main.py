@@ -12,7 +12,9 @@ from support.hub import put_in_cache
 from clipshift.choices import choice_names, read_choice
 from clipshift.cli.main import COMMANDS, main
 from clipshift.cli.models import FACTS, model_row
-from clipshift.encode.open_clip_models import model_facts
+from clipshift.encode.gaze import gaze_probe
+from clipshift.encode.open_clip_models import MODELS
+from clipshift.encode.weights import weight_places
 
 EXPERIMENTS = ("check", "dissect", "imagenet_c", "inside", "paper", "parity")
 SEVERITIES = ("paper", "1", "2", "3", "4", "5", "matched")
@@ -117,9 +119,8 @@ STORED = yaml.safe_load(FACTS.read_text("utf-8"))
 
 @pytest.mark.parametrize("name", ["vit_b32_openai", "rn50_openai", "tiny"])
 def test_models_are_listed_as_open_clip_makes_them(name: str) -> None:
-    folder = f"local-dir:{Path('clipshift/models/tiny').resolve()}"
     architecture = read_choice("model", name)["architecture"]
-    known = architecture.replace("builtin:tiny", folder)
+    known = architecture.replace("builtin:", f"local-dir:{MODELS}/")
     model = open_clip.create_model(known, pretrained_text=False)
     count = sum(weight.numel() for weight in model.parameters())
     assert STORED[name]["parameters"] == f"{count / 1e6:.1f} M"
@@ -129,13 +130,26 @@ def test_models_are_listed_as_open_clip_makes_them(name: str) -> None:
 
 
 @pytest.mark.slow
-def test_what_is_stored_of_models_is_what_building_them_gives() -> None:
-    models = {name: read_choice("model", name) for name in choice_names("model")}
-    assert STORED == {
-        name: model_facts(model["architecture"], model["pretrained"])
-        for name, model in models.items()
-        if "kind" not in model
+@pytest.mark.parametrize("name", STORED)
+def test_what_is_stored_of_a_model_is_what_building_it_gives(name: str) -> None:
+    model = read_choice("model", name)
+    architecture, tag = model["architecture"], model["pretrained"]
+    known = architecture.replace("builtin:", f"local-dir:{MODELS}/")
+    built = open_clip.create_model(known, load_weights=False, pretrained_text=False)
+    size, probe = built.visual.preprocess_cfg["size"], gaze_probe(built.visual)
+    assert STORED[name] == {
+        "parameters": f"{sum(weight.numel() for weight in built.parameters()) / 1e6:.1f} M",
+        "input": f"{size if isinstance(size, int) else size[0]} px",
+        "embedding": open_clip.get_model_config(known)["embed_dim"],
+        "gaze": probe.kind if probe else "none",
+        "weights": weight_places(architecture, tag) if tag else [],
     }
+
+
+def test_every_model_that_is_listed_has_its_facts() -> None:
+    assert list(STORED) == [
+        n for n in choice_names("model") if "kind" not in read_choice("model", n)
+    ]
 
 
 def test_weights_are_here_once_they_are_in_a_cache(hub_cache: Path) -> None:

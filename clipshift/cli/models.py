@@ -37,10 +37,6 @@ def print_models() -> None:
             here = "" if kind.is_here else f" (pip install 'clipshift[{kind.extra}]')"
             lines.append(f"  model={name} model.{required_option(name)}=…{here}")
         else:
-            if name not in facts:  # a file of yours
-                from clipshift.encode.open_clip_models import model_facts
-
-                facts[name] = model_facts(model["architecture"], model["pretrained"])
             table.add_row(*model_row(name, model, facts[name]))
     cached = sorted(Path(constants.HF_HUB_CACHE).glob("models--*"))
     names = [folder.name.removeprefix("models--").replace("--", "/") for folder in cached]
@@ -55,7 +51,7 @@ def model_row(name: str, model: Mapping[str, Any], facts: Mapping[str, Any]) -> 
     Args:
         name: The choice.
         model: Its options.
-        facts: From `clipshift.encode.open_clip_models.model_facts`.
+        facts: What building it gives, from `FACTS`.
     """
     architecture, places = model["architecture"], facts["weights"]
     weights = model["pretrained"] or ("inside clipshift" if ":" in architecture else "random")

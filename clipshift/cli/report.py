@@ -1,7 +1,7 @@
 """Report a finished run: its page, the files for other tools, W&B, and the terminal's summary."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 from clipshift.data.dataset import ViewDataset
 from clipshift.errors import from_here
@@ -14,17 +14,14 @@ from clipshift.report.words import clean_accuracy
 from clipshift.results.rebuild import rebuild_views
 from clipshift.results.runs import Run, misfits, read_run
 
-if TYPE_CHECKING:
-    from pytorch_lightning.loggers import Logger
 
-
-def report_run(run: Run, dataset: ViewDataset, logger: "Logger | None" = None) -> None:
+def report_run(run: Run, dataset: ViewDataset, logger: Any = None) -> None:
     """Write the report, track it, and print the summary.
 
     Args:
         run: The run.
         dataset: Its photos, of which some are shown; those that are gone are left out.
-        logger: The run's logger.
+        logger: The run's logger of Lightning's; None for none.
     """
     with Progress("Drawing figures and page"):
         publishing.write_published(run)

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import open_clip
-import torch
 from open_clip.factory import load_state_dict, parse_model_name
 from pydantic import JsonValue, TypeAdapter
 from torch import Tensor
@@ -18,7 +17,6 @@ from clipshift.choices import NAMES, OPEN_CLIP_CONFIG, SENTENCES
 from clipshift.data.files import read_text, typed
 from clipshift.encode import modules, tiny  # noqa: F401  (registers its image tower with timm)
 from clipshift.encode.encoder import Encoder
-from clipshift.encode.gaze import gaze_probe
 from clipshift.encode.weights import (
     check_finite,
     check_known,
@@ -29,7 +27,6 @@ from clipshift.encode.weights import (
     only_errors_logged,
     tag_facts,
     weight_files,
-    weight_places,
 )
 from clipshift.errors import UserError, first_line
 
@@ -195,47 +192,6 @@ def model_config(architecture: str, checkpoint: str | None = None) -> dict[str, 
     if checkpoint and Path(checkpoint).is_dir():
         architecture = f"local-dir:{checkpoint}"
     return open_clip.get_model_config(_open_clip_name(architecture))
-
-
-@only_errors_logged()
-def model_outline(architecture: str) -> Any:
-    """A model without its weights: its modules on torch's device ``meta`` occupy no memory.
-
-    Args:
-        architecture: A name in ``open_clip.list_models()``, or ``builtin:NAME``.
-    """
-
-    def create(device: str) -> Any:
-        name = _open_clip_name(architecture)
-        with torch.device(device):
-            return open_clip.create_model(
-                name, device=device, load_weights=False, pretrained_text=False
-            )
-
-    try:
-        return create("meta")
-    except RuntimeError:  # some towers of timm read numbers while they are built
-        return create("cpu")
-
-
-def model_facts(architecture: str, pretrained: str | None) -> dict[str, Any]:
-    """What `clipshift models` lists of a model, and the places of its weights, without loading it.
-
-    Args:
-        architecture: A name in ``open_clip.list_models()``, or ``builtin:NAME``.
-        pretrained: A tag of that architecture; None if its weights are built in or random.
-    """
-    outline = model_outline(architecture)
-    size = outline.visual.preprocess_cfg["size"]
-    probe = gaze_probe(outline.visual)
-    parameters = sum(weight.numel() for weight in outline.parameters())
-    return {
-        "parameters": f"{parameters / 1e6:.1f} M",
-        "input": f"{size if isinstance(size, int) else size[0]} px",
-        "embedding": model_config(architecture)["embed_dim"],
-        "gaze": probe.kind if probe else "none",
-        "weights": weight_places(architecture, pretrained) if pretrained else [],
-    }
 
 
 def _open_clip_name(architecture: str) -> str:
