@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from hydra import compose, initialize_config_dir
+from hydra._internal.hydra import Hydra
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
@@ -35,6 +36,16 @@ from clipshift.lazy import postponed_imports
 
 for command, description in DESCRIPTIONS.items():
     ConfigStore.instance().store(name=f"{command}_options", node=spec.defaults(description))
+
+
+def get_mode(hydra: Hydra, config_name: str | None, overrides: list[str]) -> Any:
+    """None, as of a configuration without ``hydra.mode``: none of ours is composed to see that."""
+    could_set = any(word.startswith(("hydra.mode", "-c", "--config")) for word in sys.argv)
+    return composed_mode(hydra, config_name, overrides) if could_set else None
+
+
+composed_mode = Hydra.get_mode
+Hydra.get_mode = get_mode  # type: ignore[method-assign]
 
 KEPT_JOBS = 32
 """Of how many jobs of a sweep the configuration is kept until they run."""
