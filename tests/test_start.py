@@ -47,10 +47,11 @@ def said(
 ) -> dict[str, tuple[list[str], str]]:
     """All imported modules and standard error after each of `USED`, in one new Python."""
     folder = tmp_path_factory.mktemp("start")
-    shutil.copytree(finished[0], folder / "run")
+    for name in ("run", "other"):
+        shutil.copytree(finished[0], folder / name)
     lines = [
         "models",
-        "leaderboard run out=ranked",
+        "leaderboard run other out=ranked",
         "compare run run hydra.run.dir=compared",
         "report run",
         f"evaluate model.checkpoint={hub_folder} data.limit=2 trainer=cpu logger=none cache=off",
@@ -75,7 +76,7 @@ def test_the_first_command_that_takes_seconds_says_what_it_does(
     said: dict[str, tuple[list[str], str]],
 ) -> None:
     assert said["models"][1] == ""
-    assert said["leaderboard"][1].startswith("clipshift: loading libraries to rank")
+    assert said["leaderboard"][1].startswith("clipshift: loading libraries to rank runs")
     assert said["evaluate"][1] == ""  # torch is there
 
 

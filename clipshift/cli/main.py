@@ -35,7 +35,7 @@ def evaluate_job(cfg: DictConfig) -> None:
             raise UserError("budget is for single runs: use clipshift report JOB budget=FILE")
         folder = Path(HydraConfig.get().runtime.output_dir)
         if cfg.leaderboard:
-            with loading(f"rank {len(cfg.leaderboard)} runs or folders of runs"):
+            with loading("rank runs"):
                 from clipshift.comparison import rank_runs
             if not rank_runs(list(cfg.leaderboard), folder):
                 sys.exit(1)
