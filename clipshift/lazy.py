@@ -49,11 +49,10 @@ class Postponed(ModuleType):
         name: Of what is imported from it; empty for the module itself.
     """
 
-    __path__ = ()  # a package, so that `Postponed.find_spec` is asked for its other modules
-
     def __init__(self, module: str, name: str = "") -> None:
         super().__init__(module)
         self.__spec__, self._name = ModuleSpec(module, None), name
+        self.__path__ = []  # a package, so that `find_spec` is asked for its other modules
 
     def _imported(self) -> Any:
         forget_postponed()

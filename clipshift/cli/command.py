@@ -45,7 +45,7 @@ def get_mode(hydra: Hydra, config_name: str | None, overrides: list[str]) -> Any
 
 
 composed_mode = Hydra.get_mode
-Hydra.get_mode = get_mode  # type: ignore[method-assign]
+Hydra.get_mode = get_mode  # type: ignore[method-assign, assignment]
 
 KEPT_JOBS = 32
 """Of how many jobs of a sweep the configuration is kept until they run."""

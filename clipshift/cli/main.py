@@ -84,7 +84,7 @@ def train_job(cfg: DictConfig) -> None:
         if "model" in cfg:
             name_model(cfg, HydraConfig.get().overrides.task)
         check_paths(cfg, options)
-        with loading(f"train, experiment={HydraConfig.get().runtime.choices.experiment}"):
+        with loading(f"train, experiment={HydraConfig.get().runtime.choices['experiment']}"):
             from clipshift.cli.jobs import announce_stop
             from clipshift.pipeline import locked
 

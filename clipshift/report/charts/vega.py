@@ -5,6 +5,7 @@ import os
 from collections.abc import Mapping
 from contextlib import suppress
 from functools import lru_cache, partial
+from importlib.metadata import version
 from pathlib import Path
 from stat import S_IWGRP, S_IWOTH
 from typing import Any
@@ -85,7 +86,7 @@ def chart_library() -> str:
     text, and the text. A file that is damaged or that others can write is not used.
     """
     folder = Path(os.environ.get("CLIPSHIFT_CACHE", "~/.cache/clipshift")).expanduser()
-    file = folder / f"vega-{VEGALITE}-{vl_convert.__version__}.js"
+    file = folder / f"vega-{VEGALITE}-{version('vl-convert-python')}.js"
     with suppress(OSError, UnicodeDecodeError, AttributeError):  # Windows has no getuid
         status = file.stat()
         digest, _, text = file.read_text("utf-8").partition("\n")
