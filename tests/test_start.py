@@ -11,6 +11,7 @@ import pytest
 from support.terminal import ROOT
 
 from clipshift.lazy import POSTPONED, Postponed
+from clipshift.report.charts import vega
 
 LIBRARIES = {"torch", "torchvision", "kornia", "open_clip", "timm", "pytorch_lightning"}
 LIBRARIES |= {"torchmetrics", "albumentations", "datasets", "gradio", "skimage", *POSTPONED}
@@ -103,6 +104,39 @@ assert type(config).__module__.startswith("transformers.")
 def test_what_is_postponed_is_the_real_library_once_it_is_used() -> None:
     pytest.importorskip("transformers")
     subprocess.run([sys.executable, "-c", POSTPONED_AND_USED], check=True, cwd=ROOT)
+
+
+def test_the_chart_library_is_packed_once_and_again_where_it_cannot_be_trusted(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    packed = []
+
+    def pack(vl_version: str) -> str:
+        packed.append(vl_version)
+        return "draw('</script>')"
+
+    def library() -> str:
+        vega.chart_library.cache_clear()
+        return vega.chart_library()
+
+    monkeypatch.setenv("CLIPSHIFT_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(vega.vl_convert, "javascript_bundle", pack)
+    try:
+        assert library() == library() == r"draw('<\/script>')"
+        assert len(packed) == 1
+        [file] = (tmp_path / "cache").glob("vega-*.js")
+        content = file.read_text()
+        for damaged in (content[:-1], content.replace("draw", "steal"), ""):
+            file.write_text(damaged)
+            assert library() == r"draw('<\/script>')"
+            assert file.read_text() == content
+        file.chmod(0o666)  # others could have written it
+        assert library() == r"draw('<\/script>')"
+        assert len(packed) == 5
+        monkeypatch.setenv("CLIPSHIFT_CACHE", str(file / "no-folder"))
+        assert library() == r"draw('<\/script>')"
+    finally:
+        vega.chart_library.cache_clear()
 
 
 def test_nothing_of_this_process_is_a_stand_in() -> None:
