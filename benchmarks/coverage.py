@@ -17,16 +17,19 @@ from clipshift.evaluate.inside import Views, directions_table
 from clipshift.evaluate.layers import cka_intervals
 from clipshift.measure.embeddings import percentile_shift
 from clipshift.measure.functional import linear_cka, pairwise_distances
+from clipshift.measure.probing import probe_values, ridge_predictions
 from clipshift.measure.whitening import whitened_shift
 from clipshift.results.confidence import VALUES, confidence_table
 from clipshift.results.draws import component_values, planning_values
 from clipshift.results.intervals import (
     mean_interval,
+    ratio_values,
     relative_shift_values,
     share_difference,
     share_interval,
     spearman_interval,
     studentize,
+    unit_interval,
 )
 from clipshift.results.matching import Matching
 from clipshift.results.measured import CLEAN, Measured
@@ -318,6 +321,49 @@ def of_directions(measure: str) -> Coverage:
     return coverage
 
 
+def of_probes(measure: str) -> Coverage:
+    """Return the coverage of a cross-validated R² or AUROC.
+
+    The truth is what the probes that were fitted come to on 4,000 new photos, their mean over
+    folds.
+    """
+
+    def both(rng: Rng, size: int) -> tuple[np.ndarray, np.ndarray]:
+        clean, drawn = embeddings(rng, size, 0), rng.normal(size=(size, 1))
+        push = (0.5 + 0.5 * drawn) * np.eye(WIDTH)[1]
+        return np.stack([clean, clean + push + 0.1 * rng.normal(size=clean.shape)]), drawn
+
+    def values(views: np.ndarray, drawn: np.ndarray, folds: np.ndarray) -> list[np.ndarray]:
+        """What photos add to the AUROC; or their errors, and those of the mean."""
+        if measure == "AUROC":
+            order = np.tile([[0], [1]], len(drawn))[None]
+            return [probe_values(views, order, folds)[1][0, 1]]
+        return [np.square(drawn - of[0]) for of in ridge_predictions(views[1], drawn[None], folds)]
+
+    def run(rng: Rng, n: int) -> tuple[np.ndarray, float]:
+        views, drawn = both(rng, n)
+        folds, sums = np.arange(n) % 5, []
+        new, drawn_anew = both(rng, 4000)
+        for fold in range(5):
+            fitted = folds != fold
+            together = np.concatenate([views[:, fitted], new], axis=1)
+            is_new = np.repeat([0, 1], [fitted.sum(), 4000])
+            parts = values(together, np.concatenate([drawn[fitted], drawn_anew]), is_new)
+            sums.append([part[is_new == 1].mean() for part in parts])
+        of_photos, truth = values(views, drawn, folds), np.mean(sums, axis=0)
+        if measure == "AUROC":
+            return of_photos[0], truth[0]
+        return 1 - ratio_values(*of_photos)[:, 0], 1 - truth[0] / truth[1]
+
+    def coverage(rng: Rng, n: int) -> float:
+        columns, truths = zip(*(run(rng, n) for _ in range(2 * RANKINGS)), strict=True)
+        interval = mean_interval if measure == "R²" else unit_interval
+        low, high = interval(np.stack(columns, axis=1), n)
+        return covers((low - truths, high - truths), 0)
+
+    return coverage
+
+
 def of_cka(noise: float, skew: float = 0, common: float = 0) -> Coverage:
     """Return the coverage of debiased CKA, in dimensions of unequal variance.
 
@@ -533,6 +579,8 @@ def populations(run: str | None) -> Iterator[tuple[str, str, Coverage]]:
         yield "debiased CKA", f"skewed common displacement, {common:.0f}", of_cka(0.1, 0, common)
     yield "direction", "photos in a cone", of_directions("direction")
     yield "contraction", "photos in a cone", of_directions("contraction")
+    for measure in ("R²", "AUROC"):
+        yield f"{measure} of a probe", "n photos", of_probes(measure)
 
 
 def main() -> None:

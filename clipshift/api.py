@@ -115,6 +115,11 @@ class Result:
         return self.run.locations
 
     @property
+    def encoded(self) -> pd.DataFrame:
+        """What embeddings tell of augmentations and their draws; empty unless ``dissect=True``."""
+        return self.run.encoded
+
+    @property
     def dose(self) -> pd.DataFrame:
         """The shift as a rising function of the distortion; empty with fewer than two severities.
 

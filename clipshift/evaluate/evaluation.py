@@ -19,7 +19,7 @@ from clipshift.augment.matching import Calibration
 from clipshift.augment.variants import Variant, make_variants, strengths_of
 from clipshift.choices import NAMES
 from clipshift.data.cache import Cache
-from clipshift.data.dataset import NATIVE, Resize, ViewDataset, native_resize
+from clipshift.data.dataset import NATIVE, Resize, ViewDataset, native_resize, view_size
 from clipshift.data.photos import Photo, keyed_order
 from clipshift.data.wordnet import is_wordnet_id
 from clipshift.encode.encoder import Encoder
@@ -38,6 +38,7 @@ from clipshift.evaluate.attack import ATTACK, Attack, attack_tables
 from clipshift.evaluate.calibration import distortion_of, matched_strengths
 from clipshift.evaluate.dissect import component_table, location_table, patching_table
 from clipshift.evaluate.elasticity import ELASTICITY_PHOTOS, WEAKER
+from clipshift.evaluate.encoded import encoded_table
 from clipshift.evaluate.floor import precision_floor
 from clipshift.evaluate.gallery import clean_spread
 from clipshift.evaluate.inside import inside_tables
@@ -399,6 +400,8 @@ def tabulate(
         if module.patchable:
             sites = patched_sites(module.patchable, module.keep.heads_patched)
             tables["patching"] = patching_table(sample, sites)
+        if options.dissect:
+            tables["encoded"] = encoded_table(sample, view_size(evaluation.resize))
         if options.inside:
             begun = time.perf_counter()
             tables |= inside_tables(sample, texts.vocabularies)

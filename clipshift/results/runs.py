@@ -78,6 +78,9 @@ class Run:
         patching: What single components, or stages, undo and do when they are patched; empty where
             not asked for, and where the model has neither.
         locations: Shares of the shift by the patches that heads gather it from; empty likewise.
+        patching: What single components undo and do when they are patched; empty likewise.
+        encoded: What embeddings tell of augmentations and their draws; empty where not asked for,
+            and for a gallery of fewer than 50 photos.
         attack: Means under attack, with intervals; this and the next are empty without one.
         attack_photos: What is compared of attacked photos.
     """
@@ -111,6 +114,7 @@ class Run:
     components: pd.DataFrame = field(default_factory=pd.DataFrame)
     patching: pd.DataFrame = field(default_factory=pd.DataFrame)
     locations: pd.DataFrame = field(default_factory=pd.DataFrame)
+    encoded: pd.DataFrame = field(default_factory=pd.DataFrame)
     attack: pd.DataFrame = field(default_factory=pd.DataFrame)
     attack_photos: pd.DataFrame = field(default_factory=pd.DataFrame)
 

@@ -6,6 +6,7 @@ from clipshift.report.page import Section
 from clipshift.report.prose import make_section
 from clipshift.report.sections import (
     components,
+    encoded,
     geometry,
     inside,
     measures,
@@ -30,6 +31,7 @@ SECTIONS = (
     inside.layer_section,
     components.component_section,
     components.stage_section,
+    encoded.encoded_section,
     geometry.direction_section,
     geometry.undone_section,
     geometry.neighbourhood_section,
