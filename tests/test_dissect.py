@@ -27,7 +27,12 @@ from clipshift.encode.layers import tower_blocks
 from clipshift.encode.modules import as_encoder
 from clipshift.encode.patching import Site, patched_shift, patched_sites
 from clipshift.encode.tower import Tower
-from clipshift.evaluate.dissect import component_products, component_table, location_products
+from clipshift.evaluate.dissect import (
+    component_products,
+    component_table,
+    location_products,
+    location_table,
+)
 from clipshift.results.kept import read_kept
 from clipshift.results.measured import Measured
 from clipshift.results.runs import read_run
@@ -297,6 +302,31 @@ def test_intervals_of_shares_cover() -> None:
         expected = true[[0, 2, 1, 4, 3]] / true.sum()
         hits.append((rows["ci_low"] <= expected) & (expected <= rows["ci_high"]))
     assert 0.92 <= np.mean(hits) <= 0.985
+
+
+@pytest.mark.parametrize("prefix", [0, 1, 4])
+def test_locations_have_rows_and_columns_and_the_sum_of_all_tokens(prefix: int) -> None:
+    rng = np.random.default_rng(0)
+    tokens, squared = rng.normal(size=(2, 5, prefix + 6)), rng.uniform(1, 2, (5, 2))
+    variants: Any = {
+        name: SimpleNamespace(name=name, severity="paper") for name in ("noise", "blur")
+    }
+    measured = Measured(
+        index=np.arange(5),
+        components=squared[..., None].astype(np.float32),
+        locations={name: dict(enumerate(tokens[n])) for n, name in ((1, "blur"), (0, "noise"))},
+        gazes={"clean": {n: np.ones((2, 3)) for n in range(5)}},
+    )
+    photos: Any = [SimpleNamespace(id=str(n)) for n in range(5)]
+    table = location_table(PhotoSample(measured, photos, variants, 0))
+    for n, name in enumerate(variants):
+        rows = table[table["augmentation"] == name]
+        expected = tokens[n].mean(axis=0) / squared[:, n].mean()
+        assert rows["share"].sum() == pytest.approx(expected.sum())
+        patches = rows[rows["token"] == "patch"]
+        place = patches[(patches["row"] == 2) & (patches["column"] == 1)]
+        assert place["share"].item() == pytest.approx(expected[prefix + 3])
+        assert rows["token"].tolist()[:-6] == ["class", "registers"][:prefix]
 
 
 def run_dissected(hub_folder: Path, folder: Path, *overrides: str) -> Path:

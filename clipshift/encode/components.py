@@ -374,9 +374,14 @@ class ComponentProbe:
 def forward_calls(
     modules: Iterable[nn.Module], embed: Callable[[Tensor], Tensor], view: Tensor
 ) -> list[tuple[Any, Any, Any]]:
-    """The calls of modules in a forward pass, as they end, each with its inputs and output."""
+    """The calls of modules in a forward pass, as they end, each with shapes of input and output."""
     calls: list[tuple[Any, Any, Any]] = []
-    hooks = [of.register_forward_hook(lambda *call: calls.append(call)) for of in modules]
+
+    def note(module: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
+        before, after = (getattr(of, "shape", None) for of in ((*inputs, None)[0], output))
+        calls.append((module, before, after))
+
+    hooks = [module.register_forward_hook(note) for module in modules]
     embed(view)
     for handle in hooks:
         handle.remove()
@@ -406,8 +411,8 @@ def component_probe(
         return None
     calls = forward_calls(tower.modules(), embed, view)
     last = max((n for n, (module, *_) in enumerate(calls) if module is blocks[-1]), default=0)
-    after = [(module, inputs) for module, inputs, _ in calls[last + 1 :]]
-    pools = [module for module, _ in after if hasattr(module, "mlp") and layer_of(module)]
+    after = calls[last + 1 :]
+    pools = [module for module, *_ in after if hasattr(module, "mlp") and layer_of(module)]
     bodies = pools[:1] or blocks
     layers = [layer for body in bodies if (layer := layer_of(body))]
     if len(layers) < len(bodies):
@@ -429,9 +434,9 @@ def component_probe(
         return float((sums - along @ embedding).norm() / (along @ embedding).norm())
 
     pooled = (FIRST,) if pools else (FIRST, (prefix, None), ALL_TOKENS)
-    norms = [(of, inputs[0].ndim > 2) for of, inputs in after if isinstance(of, nn.LayerNorm)]
+    norms = [(of, len(shape) > 2) for of, shape, _ in after if isinstance(of, nn.LayerNorm)]
     norms = [(of, of_tokens) for of, of_tokens in norms if of.normalized_shape == size[1:]]
-    projections = [of for of, _ in after if isinstance(of, nn.Linear)]
+    projections = [of for of, *_ in after if isinstance(of, nn.Linear)]
     projections += [of for of in tower.parameters(recurse=False) if of.ndim == 2]
     choices = product(pooled, [(None, False), *norms], [None, *projections])
     probes = [

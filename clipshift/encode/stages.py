@@ -73,8 +73,8 @@ def stage_probe(
     blocks = [list(of.children()) for of in lists]
     keeping = {
         block
-        for block, inputs, output in forward_calls(chain(*blocks), embed, view)
-        if is_convolutional([block]) and getattr(output, "shape", None) == inputs[0].shape
+        for block, before, after in forward_calls(chain(*blocks), embed, view)
+        if before is not None and before == after and is_convolutional([block])
     }
     spans = {}
     for index, of in enumerate(blocks):

@@ -123,7 +123,8 @@ def location_table(sample: PhotoSample) -> pd.DataFrame:
     products = np.array([[located[v][n] for v in sample.variants] for n in photos], float)
     others = products.shape[2] - rows * columns
     tokens = ["class", "registers"][:others]
-    summed = np.add.reduceat(products[..., :others], range(len(tokens)), axis=2)
+    registers = products[..., 1:others].sum(axis=2, keepdims=True)
+    prefix = [products[..., :1], registers][: len(tokens)]
     order = np.searchsorted(sample.measured.index, photos)
     whole = sample.measured.components[order].sum(axis=2, dtype=float)
     row, column = np.divmod(np.arange(rows * columns), columns)
@@ -133,7 +134,7 @@ def location_table(sample: PhotoSample) -> pd.DataFrame:
         "row": [*none, *(row + 1)],
         "column": [*none, *(column + 1)],
     }
-    parts = np.concatenate([summed, products[..., others:]], axis=2)
+    parts = np.concatenate([*prefix, products[..., others:]], axis=2)
     interval = partial(mean_interval, seed=sample.seed)
     return share_table(sample, parts, whole, cells, interval)[list(DEFINITIONS["locations"])]
 
