@@ -52,8 +52,8 @@ def stage_section(run: Run) -> Section | None:
     rows = run.patching[run.patching.get("component", pd.Series(dtype=str)) == "stage"]
     if rows.empty:
         return None
-    means = leading_rows(rows).groupby("layer")["undone"].mean()
-    undone = ", ".join(f"{short(value)} (stage {layer:.0f})" for layer, value in means.items())
+    medians = leading_rows(rows).groupby("layer")["undone"].median()
+    undone = ", ".join(f"{short(value)} (stage {layer:.0f})" for layer, value in medians.items())
     return make_section("stages", {}, [rows], undone=undone, photos=f"{rows['n'].max():.0f}")
 
 
