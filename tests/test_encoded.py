@@ -17,6 +17,8 @@ from clipshift.augment.keyed import Draws
 from clipshift.evaluate.encoded import r_squared, with_squares
 from clipshift.measure import probing
 from clipshift.measure.embeddings import RIDGES
+from clipshift.measure.metrics import CosineSimilarity
+from clipshift.report.sections.encoded import encoded_section
 
 PHOTOS = 60
 
@@ -63,7 +65,7 @@ def photographs() -> list[Tensor]:
 
 
 def encoded_by(encoder: Any, folder: Path, **options: Any) -> tuple[pd.DataFrame, Result]:
-    options = {"dissect": True, "progress": False, "measures": "paper"} | options
+    options = {"dissect": True, "progress": False, "measures": [CosineSimilarity()]} | options
     result = clipshift.measure_shift(
         photographs(), encoder, {"marked": Marked()}, folder=folder, **options
     )
@@ -71,8 +73,15 @@ def encoded_by(encoder: Any, folder: Path, **options: Any) -> tuple[pd.DataFrame
     return table, result
 
 
-@pytest.mark.parametrize("encoder", [encodes_angle, ignores_angle, constant])
-def test_constructed_encoders(encoder: Any, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("encoder", "quadrant"),
+    [
+        (encodes_angle, "Encoded and retained"),
+        (ignores_angle, "Not encoded, but retained"),
+        (constant, "The photo is lost"),
+    ],
+)
+def test_constructed_encoders(encoder: Any, quadrant: str, tmp_path: Path) -> None:
     table, result = encoded_by(encoder, tmp_path)
     value = table["value"]
     retained = result.summary.set_index("measure").loc["retained", "mean"]
@@ -91,6 +100,7 @@ def test_constructed_encoders(encoder: Any, tmp_path: Path) -> None:
         assert ("marked", "draw:seed") not in value
         assert retained == pytest.approx(1 if encoder is ignores_angle else 1 / PHOTOS)
         assert not value.filter(like="draw:").gt(0.05).any()
+    assert f"{quadrant}: `marked`." in encoded_section(result.run).finding
     assert not value.index.get_level_values("measure").str.contains("seed|field").any()
 
 
