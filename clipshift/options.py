@@ -368,7 +368,8 @@ class EvaluateOptions(EncoderOptions):
     inside: bool = False
     """Analyse the geometry of the shift."""
     dissect: bool = False
-    """Dissect the shift: which heads and MLPs carry it (components.csv, patching.csv)."""
+    """Dissect the shift: which heads and MLPs carry it (components.csv, patching.csv), and what
+    stays encoded (encoded.csv)."""
     patching: PatchingOptions = field(default_factory=PatchingOptions)
     attributes: list[str] = option([])
     """Of inside=true: texts that say how a photo can look (conf/attributes.yaml)."""
