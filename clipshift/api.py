@@ -120,6 +120,11 @@ class Result:
         return self.run.encoded
 
     @property
+    def faithfulness(self) -> pd.DataFrame:
+        """Whether the gaze names the patches that the embedding depends on; empty likewise."""
+        return self.run.faithfulness
+
+    @property
     def dose(self) -> pd.DataFrame:
         """The shift as a rising function of the distortion; empty with fewer than two severities.
 

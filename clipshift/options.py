@@ -338,6 +338,14 @@ class PatchingOptions(Description):
     """The number of last layers that are patched head by head."""
 
 
+class FaithfulnessOptions(Description):
+    """Of dissect=true: whether the gaze names what the embedding depends on."""
+
+    photos: int = option(8, whole(0))
+    """Photos at random in whose views patches are removed in the order of the gaze; each of their
+    views takes about 160 more, clean ones as well."""
+
+
 class SeedOptions(Description):
     """What all commands have."""
 
@@ -368,9 +376,10 @@ class EvaluateOptions(EncoderOptions):
     inside: bool = False
     """Analyse the geometry of the shift."""
     dissect: bool = False
-    """Dissect the shift: which heads and MLPs carry it (components.csv, patching.csv), and what
-    stays encoded (encoded.csv)."""
+    """Dissect the shift: which heads and MLPs carry it (components.csv, patching.csv), what stays
+    encoded (encoded.csv), and whether the gaze is faithful (faithfulness.csv)."""
     patching: PatchingOptions = field(default_factory=PatchingOptions)
+    faithfulness: FaithfulnessOptions = field(default_factory=FaithfulnessOptions)
     attributes: list[str] = option([])
     """Of inside=true: texts that say how a photo can look (conf/attributes.yaml)."""
     gallery: int = option(1000, whole(0))

@@ -331,7 +331,8 @@ def test_locations_have_rows_and_columns_and_the_sum_of_all_tokens(prefix: int) 
 
 def run_dissected(hub_folder: Path, folder: Path, *overrides: str) -> Path:
     options = ["experiment=dissect", f"model.checkpoint={hub_folder}", "trainer=cpu"]
-    options += ["logger=none", "aug=[noise,flip]", "data.limit=9", "patching.photos=3", *overrides]
+    options += ["logger=none", "aug=[noise,flip]", "data.limit=9", "patching.photos=3"]
+    options += ["faithfulness.photos=2", *overrides]
     evaluate(compose_config("evaluate", options), folder)
     return folder
 
@@ -339,7 +340,8 @@ def run_dissected(hub_folder: Path, folder: Path, *overrides: str) -> Path:
 def test_shares_do_not_depend_on_batch_and_workers(hub_folder: Path, tmp_path: Path) -> None:
     folder = run_dissected(hub_folder, tmp_path / "a", "data.batch_size=7", "data.num_workers=2")
     other = run_dissected(hub_folder, tmp_path / "b", "data.batch_size=1")
-    for name in ("components.csv", "patching.csv", "locations.csv"):
+    tables = ("components", "patching", "locations", "faithfulness", "faithfulness_curves")
+    for name in (f"{table}.csv" for table in tables):
         assert (folder / name).read_bytes() == (other / name).read_bytes()
     run = read_run(folder)
     table = run.components
@@ -366,6 +368,7 @@ def test_shares_do_not_depend_on_batch_and_workers(hub_folder: Path, tmp_path: P
     page = (folder / "report.html").read_text()
     assert 'id="components"' in page
     assert "where the shift came in" in page.lower()
+    assert 'id="faithfulness"' in page
     assert "Sum and intervention disagree most on" in page
 
 

@@ -39,6 +39,7 @@ from clipshift.evaluate.calibration import distortion_of, matched_strengths
 from clipshift.evaluate.dissect import component_table, location_table, patching_table
 from clipshift.evaluate.elasticity import ELASTICITY_PHOTOS, WEAKER
 from clipshift.evaluate.encoded import encoded_table
+from clipshift.evaluate.faithfulness import faithfulness_tables, random_maps
 from clipshift.evaluate.floor import precision_floor
 from clipshift.evaluate.gallery import clean_spread
 from clipshift.evaluate.inside import inside_tables
@@ -300,6 +301,7 @@ def make_module(
     options, encoder, calibration = evaluation.options, evaluation.encoder, evaluation.calibration
     measures = evaluation.measures
     at_random = keyed_order(evaluation.photos, "sample")
+    gazed = at_random[: options.faithfulness.photos] if options.dissect and encoder.probe else []
     keep = RecordOptions(
         embeddings=options.save.embeddings or options.inside,
         gallery=frozenset(at_random[: options.gallery]),
@@ -310,6 +312,7 @@ def make_module(
         weaker=frozenset(at_random[:ELASTICITY_PHOTOS]),
         patched=frozenset(at_random[: options.patching.photos]),
         heads_patched=options.patching.layers,
+        faithful={photo: random_maps(options.seed, evaluation.photos[photo].id) for photo in gazed},
     )
     features = None
     if cache is not None and encoder.cacheable and not (keep.heads or options.dissect):
@@ -402,6 +405,7 @@ def tabulate(
             tables["patching"] = patching_table(sample, sites)
         if options.dissect:
             tables["encoded"] = encoded_table(sample, view_size(evaluation.resize))
+        tables |= faithfulness_tables(sample, facts["model"]["gaze"])
         if options.inside:
             begun = time.perf_counter()
             tables |= inside_tables(sample, texts.vocabularies)

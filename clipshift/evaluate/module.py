@@ -4,7 +4,7 @@ import hashlib
 import time
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -26,6 +26,7 @@ from clipshift.encode.texts import ZeroShot
 from clipshift.errors import UserError
 from clipshift.evaluate.dissect import component_products, location_products
 from clipshift.evaluate.elasticity import around_match
+from clipshift.evaluate.faithfulness import deletion_curves
 from clipshift.evaluate.floor import FLOOR_PHOTOS, rounding
 from clipshift.measure.embeddings import ball_radius
 from clipshift.measure.facts import COLUMNS, accuracy_columns
@@ -60,6 +61,8 @@ class RecordOptions:
         weaker: Indices of the photos that are measured below matched severity as well.
         patched: Indices of the photos in which single components are patched, with ``dissect``.
         heads_patched: The number of last layers that are patched head by head.
+        faithful: Random numbers for the photos, by index, whose gaze is tested by deletion, see
+            `clipshift.evaluate.faithfulness.deletion_curves`.
     """
 
     embeddings: bool = False
@@ -71,6 +74,7 @@ class RecordOptions:
     weaker: Collection[int] = frozenset()
     patched: Collection[int] = frozenset()
     heads_patched: int = 0
+    faithful: Mapping[int, Tensor] = field(default_factory=dict)
 
 
 class ShiftEvaluation(pl.LightningModule):
@@ -141,7 +145,7 @@ class ShiftEvaluation(pl.LightningModule):
         self.dissect = dissect and encoder.components is not None
         self.by_token = bool(dissect and encoder.components and encoder.components.by_token)
         self.patchable = encoder.patchable if dissect else None
-        self.patched_views = 0
+        self.patched_views = self.gazed = 0
         self.further, self.redraws = range(2, draws + 1), redraws
         self.zero_shot, self.texts, self.features = zero_shot, texts, features
         self.logit_scale = encoder.logit_scale  # read once, as a GPU would wait for it
@@ -199,6 +203,7 @@ class ShiftEvaluation(pl.LightningModule):
         floor = self._floor(rows.get("floor", []), views, by_view)
         weaker = self._weaker(rows.get("weaker", []), batch, views, by_view)
         weaker |= self._patched(rows.get("patched", []), views)
+        weaker |= self._faithfulness(rows.get("faithfulness", []), batch, views)
         with self._stage("measure"):
             values = self._measure(batch, views, by_view, self.variants)
         further = [self._redraw(batch, by_view[CLEAN], values, n) for n in self.further]
@@ -428,6 +433,21 @@ class ShiftEvaluation(pl.LightningModule):
         self.patched_views += len(pairs)
         return {"patched": torch.stack(shifts).unflatten(0, (-1, len(rows)))}
 
+    def _faithfulness(
+        self, rows: list[int], batch: Batch, views: dict[str, Tensor]
+    ) -> dict[str, Tensor]:
+        """How the embedding follows what maps of some photos' views name, by view."""
+        if not rows:
+            return {}
+        of_photos = [torch.stack([view[row] for view in views.values()]) for row in rows]
+        at_random = [self.keep.faithful[photo] for photo in batch.index[rows].tolist()]
+        pairs = list(zip(of_photos, at_random, strict=True))
+        progress = "Removing patches of photos", len(self.keep.faithful), self.gazed
+        with self._stage("faithfulness"):
+            curves = [deletion_curves(self.encoder, *pair) for pair in counted(pairs, *progress)]
+        self.gazed += len(rows)
+        return {"faithfulness": torch.stack(curves, dim=1)}
+
     def _kept_rows(self, batch: Batch) -> dict[str, list[int]]:
         """The rows of a batch of which something is kept, by what."""
         photos = batch.index.tolist()
@@ -442,6 +462,7 @@ class ShiftEvaluation(pl.LightningModule):
             "weaker": self.keep.weaker,
             "patched": self.keep.patched if self.patchable else (),
             "locations": range(self.keep.gaze if self.by_token else 0),
+            "faithfulness": self.keep.faithful,
         }
         rows = {k: [n for n, photo in enumerate(photos) if photo in w] for k, w in wanted.items()}
         return {kind: chosen for kind, chosen in rows.items() if chosen}

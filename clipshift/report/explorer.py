@@ -21,6 +21,7 @@ from clipshift.errors import UserError, did_you_mean
 from clipshift.measure.functional import gaze_moved_back
 from clipshift.report.charts.gaze import HEAT, OPACITY, gaze_over_each, share_of
 from clipshift.report.shift import COSINE, headline_measure, shift_name
+from clipshift.report.words import faithful_in_words
 from clipshift.results.change import shown_measures
 from clipshift.results.kept import SHOWN_PHOTOS, read_kept, read_nearest
 from clipshift.results.measured import CLEAN
@@ -48,9 +49,10 @@ def explorer_data(runs: Mapping[str, Run], dataset: ViewDataset | None) -> dict[
             it, there are numbers alone.
 
     Returns:
-        ``models`` and the ``kinds`` of their gaze; ``heat`` and ``opacity``, by which it is drawn
-        (`clipshift.report.charts.gaze`); ``measure``, the shift that photos are sorted by;
-        ``variants`` (augmentation and severity of each); ``measures`` (name and label of each);
+        ``models``, the ``kinds`` of their gaze, and how ``faithful`` it is in words; ``heat`` and
+        ``opacity``, by which it is drawn (`clipshift.report.charts.gaze`); ``measure``, the shift
+        that photos are sorted by; ``variants`` (augmentation and severity of each); ``measures``
+        (name and label of each);
         ``photos``, each with ``id``, ``label`` and ``shifts`` (by model and variant), the one that
         the first model moves most first; ``unlisted``, how many more there are; and ``shown`` by
         photo id, with ``part`` (``most``, ``typical`` or ``least``), ``pictures`` (data URLs,
@@ -81,6 +83,7 @@ def explorer_data(runs: Mapping[str, Run], dataset: ViewDataset | None) -> dict[
     return {
         "models": list(runs),
         "kinds": [run.info.model.gaze for run in every],
+        "faithful": [faithful_in_words(run) for run in every],
         "heat": HEAT,
         "opacity": OPACITY,
         "measure": shift_name(measure),

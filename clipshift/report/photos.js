@@ -240,7 +240,9 @@ function gazeNote(index, gazes, scales, alike) {
   const ramp = element("span", null, { class: "ramp", style });
   const shift = gazes.some((gaze) => gaze.shift) ? " Where the shift came in: patches from " +
     "which attention heads gather what moves the embedding, on a scale of their own." : "";
-  return [ramp, ` Gaze on ${scale}, from none to ${most} of it in one patch.${still}${shift}`];
+  const named = (words, model) => words && ` ${severalModels ? `${photos.models[model]}: ` : ""}${words}`;
+  const faithful = photos.faithful.map(named).join("");
+  return [ramp, ` Gaze on ${scale}, from none to ${most} of it in one patch.${still}${shift}${faithful}`];
 }
 function tableOf(heads, rows) {
   const table = element("table"), head = element("thead"), body = element("tbody");

@@ -148,6 +148,21 @@ def gaze_in_words(kind: str) -> str:
     return f"{kind} ({meaning[kind]})"
 
 
+def faithful_in_words(run: Run) -> str:
+    """What the gaze of a run's model is good for; empty where that is not known."""
+    rows = run.faithfulness[:2]  # of clean views, and both curves
+    if rows.empty or rows["mean"].isna().any():
+        return ""
+    scores = [short(*row) for row in rows[["mean", "ci_low", "ci_high"]].to_numpy()]
+    words = "not nearly as well as", "less well than", "about half as well as", "almost as well as"
+    worth = words[np.searchsorted([0.15, 0.4, 0.75], rows["mean"].mean())]
+    return (
+        "On clean views the gaze finds the patches that the embedding depends on "
+        f"{worth} occlusion: {scores[0]} by deletion and {scores[1]} by insertion (0: random; 1: "
+        "occlusion)."
+    )
+
+
 def resampled(info: RunInfo) -> str:
     """What a run's intervals take as drawn at random; of earlier versions it is always photos."""
     photos = counted(info.data.photos, "photo")

@@ -533,19 +533,19 @@ def ratio_values(top: np.ndarray, bottom: np.ndarray) -> np.ndarray:
     order. Source: Cochran, "Sampling techniques", 1977, section 6.
 
     Args:
-        top: Numerators of N photos.
+        top: Numerators of N photos, shape (N,) or (N, …).
         bottom: Denominators of the same.
 
     Returns:
-        Shape (N,); NaN where the denominators' mean is 0.
+        The shape of both, broadcast; NaN where the denominators' mean is 0.
 
     Example:
         >>> ratio_values(np.array([1.0, 3.0]), np.array([2.0, 6.0]))
         array([0.5, 0.5])
     """
     with np.errstate(invalid="ignore", divide="ignore"):
-        ratio = top.mean() / bottom.mean()
-        return np.asarray(ratio + (top - ratio * bottom) / bottom.mean())
+        ratio = top.mean(axis=0) / bottom.mean(axis=0)
+        return np.asarray(ratio + (top - ratio * bottom) / bottom.mean(axis=0))
 
 
 def stratum_values(values: np.ndarray, strata: np.ndarray) -> np.ndarray:

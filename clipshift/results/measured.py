@@ -14,7 +14,7 @@ ROWS = ("digests", "stored", "distances", "layers", "outliers", "components")
 """What is kept in one array, with a row for each photo."""
 KEPT = (
     "gallery", "views", "gazes", "heads", "tokens", "nearest", "floor", "weaker", "patched",
-    "locations",
+    "locations", "faithfulness",
 )  # fmt: skip
 """What is kept of chosen photos: each a `Kept`."""
 Kept = dict[str, dict[int, np.ndarray]]
@@ -59,6 +59,8 @@ class Measured:
         locations: Of the first photos how much what heads gather of each token carries of a
             displacement, summed over heads and layers, by variant, float32, shape (tokens,), see
             `clipshift.evaluate.dissect.location_products`.
+        faithfulness: Of some photos how the embedding follows what maps of a view name, by view,
+            see `clipshift.evaluate.faithfulness.deletion_curves`.
         skipped: Photos that could not be read.
         seconds: Wall time by stage.
     """
@@ -82,6 +84,7 @@ class Measured:
     weaker: Kept = field(default_factory=dict)
     patched: Kept = field(default_factory=dict)
     locations: Kept = field(default_factory=dict)
+    faithfulness: Kept = field(default_factory=dict)
     skipped: list[Skipped] = field(default_factory=list)
     seconds: dict[str, float] = field(default_factory=dict)
 

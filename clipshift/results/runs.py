@@ -33,8 +33,7 @@ SHIFT = "shift.parquet"
 MATRICES = ("distances", "distances_low", "distances_high")
 TEXTS = frozenset({
     "augmentation", "severity", "measure", "with", "other", "method", "vocabulary", "text",
-    "photo", "reason", "task", "impostors", "statistic", "component",
-    "token",
+    "photo", "reason", "task", "impostors", "statistic", "component", "token", "map", "curve",
 })  # fmt: skip
 """The columns of tables that hold texts; all others hold numbers."""
 
@@ -78,9 +77,11 @@ class Run:
         patching: What single components, or stages, undo and do when they are patched; empty where
             not asked for, and where the model has neither.
         locations: Shares of the shift by the patches that heads gather it from; empty likewise.
-        patching: What single components undo and do when they are patched; empty likewise.
         encoded: What embeddings tell of augmentations and their draws; empty where not asked for,
             and for a gallery of fewer than 50 photos.
+        faithfulness: How well maps name the patches that embeddings depend on; this and the next
+            are empty where not asked for, and where the encoder has no gaze.
+        faithfulness_curves: The curves of deletion and insertion by these maps.
         attack: Means under attack, with intervals; this and the next are empty without one.
         attack_photos: What is compared of attacked photos.
     """
@@ -115,6 +116,8 @@ class Run:
     patching: pd.DataFrame = field(default_factory=pd.DataFrame)
     locations: pd.DataFrame = field(default_factory=pd.DataFrame)
     encoded: pd.DataFrame = field(default_factory=pd.DataFrame)
+    faithfulness: pd.DataFrame = field(default_factory=pd.DataFrame)
+    faithfulness_curves: pd.DataFrame = field(default_factory=pd.DataFrame)
     attack: pd.DataFrame = field(default_factory=pd.DataFrame)
     attack_photos: pd.DataFrame = field(default_factory=pd.DataFrame)
 

@@ -9,7 +9,7 @@ import pandas as pd
 from PIL import Image
 
 from clipshift.report.charts import marks
-from clipshift.report.charts.look import color_of
+from clipshift.report.charts.look import ACCENT, OPPOSITE, color_of
 from clipshift.report.charts.vega import Chart
 
 Key = TypeVar("Key", bound=Hashable)
@@ -79,6 +79,35 @@ def draw_pictures(pictures: Mapping[str, str], title: str = "", columns: int = 5
         facet=name, columns=columns, spacing=8
     )
     return faceted.properties(title=title) if title else faceted
+
+
+def draw_faithfulness(curves: pd.DataFrame, curve: str) -> Chart:
+    """The cosine with the whole view while its cells are removed or put in, a line for each map.
+
+    Args:
+        curves: ``faithfulness_curves.csv`` of a run.
+        curve: ``deletion`` or ``insertion``.
+    """
+    table = marks.with_words(curves[curves["curve"] == curve], "mean")
+    maps, views = (list(table[column].unique()) for column in ("map", "augmentation"))
+    colors = [ACCENT, *[OPPOSITE] * (len(maps) > 3), "#824bcb", "#6b727e"]
+    scale = alt.Scale(domain=maps, range=colors)
+    color = alt.Color("map:N", scale=scale, legend=alt.Legend(title=None, orient="top"))
+    share = "cells removed" if curve == "deletion" else "cells put in"
+    x = alt.X("share:Q", title=share, axis=alt.Axis(format="%", tickCount=5))
+    y = alt.Y("mean:Q", title="cosine with the whole view")
+    interval, point = marks.interval_and_point(y, x=x, color=color)
+    tips = marks.tooltip("augmentation", "map", share=(share, ".0%"), interval="cosine, 95 %")
+    chart = marks.layered(
+        table,
+        interval,
+        point.mark_line(strokeWidth=2, point=True).encode(tooltip=tips),
+        height=260,
+        description=f"Cosine with the whole view against the share of {share}, by map.",
+    )
+    choice = alt.binding_select(options=views, name="view ")
+    chart = chart.transform_filter("datum.augmentation == view")
+    return chart.add_params(alt.param(name="view", value=views[0], bind=choice))
 
 
 def draw_gaze(summary: pd.DataFrame) -> Chart:

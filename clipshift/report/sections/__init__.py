@@ -37,6 +37,7 @@ SECTIONS = (
     geometry.neighbourhood_section,
     texts.text_section,
     inside.gaze_section,
+    inside.faithfulness_section,
     inside.outlier_section,
     geometry.similarity_section,
     measures.correlation_section,

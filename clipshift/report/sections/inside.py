@@ -1,11 +1,11 @@
 """Inside the image tower: the shift after each layer, the gaze, and outlier tokens."""
 
 from clipshift.report.charts.curves import LAYERS, draw_layers
-from clipshift.report.charts.gaze import draw_gaze
+from clipshift.report.charts.gaze import draw_faithfulness, draw_gaze
 from clipshift.report.page import Section
 from clipshift.report.prose import make_section
-from clipshift.report.tables import first_and_last, leading_rows, span
-from clipshift.report.words import gaze_in_words, short
+from clipshift.report.tables import first_and_last, leading_rows, side_by_side, span
+from clipshift.report.words import faithful_in_words, gaze_in_words, short
 from clipshift.results.columns import DEFINITIONS
 from clipshift.results.runs import Run
 
@@ -43,6 +43,18 @@ def gaze_section(run: Run) -> Section | None:
     )
     drawn = {"gaze": draw_gaze(run.summary)}
     return make_section("gaze", drawn, kind=gaze_in_words(kind), caption=caption)
+
+
+def faithfulness_section(run: Run) -> Section | None:
+    """Whether the gaze names the patches that the embedding depends on."""
+    if run.faithfulness.empty:
+        return None
+    index = "severity", "augmentation", "map"
+    table = side_by_side(run.faithfulness, "measure", index=index)
+    table = table[table["map"] != "random"]
+    curves = run.faithfulness_curves
+    drawn = {name: draw_faithfulness(curves, name) for name in ("deletion", "insertion")}
+    return make_section("faithfulness", drawn, [table], faithful=faithful_in_words(run))
 
 
 def outlier_section(run: Run) -> Section | None:
