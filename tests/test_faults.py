@@ -530,7 +530,7 @@ def unread(photos: Path, hub_folder: Path, tmp_path_factory: pytest.TempPathFact
 
 def test_a_run_ends_well_though_its_reader_has_left(unread: Unread) -> None:
     folder, done, _ = unread
-    loading = "clipshift: loading libraries to measure the shift of tiny"  # within a second
+    loading = "clipshift: loading libraries to measure the shift of lite"  # within a second
     assert (done.returncode, done.stderr.strip()) == (0, loading)
     assert read_run(folder).info.complete
     assert (folder / "report.html").exists()
