@@ -23,7 +23,8 @@ from clipshift.cli import evaluate as command
 from clipshift.cli.build import make_augmentations
 from clipshift.cli.command import compose_config
 from clipshift.cli.config import plain
-from clipshift.cli.evaluate import evaluate, remake_report
+from clipshift.cli.evaluate import evaluate
+from clipshift.cli.report import remake_report
 from clipshift.data.corrupted import imagenet_c
 from clipshift.data.dataset import Skipped, View, ViewDataset, clean_view, collate
 from clipshift.errors import UserError

@@ -29,9 +29,9 @@ from support.terminal import ROOT
 
 from clipshift.cli import interruption
 from clipshift.cli.command import compose_config, file_error
-from clipshift.cli.evaluate import evaluate, remake_report
+from clipshift.cli.evaluate import evaluate
 from clipshift.cli.jobs import finished_job, reuse_results
-from clipshift.cli.report import report_run
+from clipshift.cli.report import remake_report, report_run
 from clipshift.data.cache import Cache
 from clipshift.data.dataset import ViewDataset, collate
 from clipshift.data.sources import sample

@@ -30,7 +30,7 @@ from safetensors.numpy import load_file, save_file
 from support.commands import run_script
 
 import clipshift
-from clipshift.cli.evaluate import remake_report
+from clipshift.cli.report import remake_report
 from clipshift.comparison import compare_runs, compare_sweep
 from clipshift.data.files import typed
 from clipshift.data.sources import sample
