@@ -310,7 +310,7 @@ class ComponentProbe:
         """
         _, back = self._back(written, along)
         products = (
-            ((back @ layer.weight)[:, None] * of.double()).unflatten(2, (self.heads, -1)).sum(dim=3)
+            ((back @ layer.weight)[:, None] * of).unflatten(2, (self.heads, -1)).sum(dim=3)
             for layer, of in zip(self.layers, by_token.unbind(1), strict=True)
         )
         return torch.stack([of.mT for of in products], dim=1)

@@ -77,6 +77,8 @@ class Features:
     @classmethod
     def joined(cls, parts: Sequence["Features"]) -> "Features":
         """The features of several parts, one behind the other."""
+        if len(parts) == 1:
+            return parts[0]
 
         def join(values: list[Any]) -> Any:
             if isinstance(values[0], list):
