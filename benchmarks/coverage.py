@@ -13,16 +13,20 @@ import pandas as pd
 import torch
 from scipy import stats
 
+from clipshift.encode.texts import ZeroShot
+from clipshift.evaluate.decisions import geometry_table
 from clipshift.evaluate.inside import Views, directions_table
 from clipshift.evaluate.layers import cka_intervals
 from clipshift.measure.embeddings import percentile_shift
 from clipshift.measure.functional import linear_cka, pairwise_distances
 from clipshift.measure.probing import probe_values, ridge_predictions
 from clipshift.measure.whitening import whitened_shift
+from clipshift.measure.zero_shot import predicted_flips
 from clipshift.results.confidence import VALUES, confidence_table
 from clipshift.results.draws import component_values, planning_values
 from clipshift.results.intervals import (
     mean_interval,
+    pair_values,
     ratio_values,
     relative_shift_values,
     share_difference,
@@ -297,25 +301,35 @@ def of_views(spread: float, layer: bool) -> Coverage:
     return of_means(draw, truth)
 
 
-def of_directions(measure: str) -> Coverage:
-    """Return the coverage of a direction or a contraction, with a partly common displacement."""
+def of_displacements(measure: str, common: float = 0.3) -> Coverage:
+    """Return the coverage of a direction, a contraction or a part of the shift.
+
+    Args:
+        measure: A column of ``directions.csv``, or a part of ``geometry.csv``.
+        common: How far all photos are moved the same way, beside their own ways.
+    """
 
     def draw(rng: Rng, size: int) -> dict[str, np.ndarray]:
         clean = embeddings(rng, size, cone=4)
-        step = rng.normal(size=clean.shape) / 4 + 0.3 * np.eye(WIDTH)[1]
+        step = rng.normal(size=clean.shape) / 4 + common * np.eye(WIDTH)[1]
         return {CLEAN: clean, "view": clean + 0.5 * rng.lognormal(0, 0.5, (size, 1)) * step}
 
     variants = {"view": SimpleNamespace(name="view", severity="paper")}
+    classes = ZeroShot(torch.eye(WIDTH)[:, :6], torch.empty(0))
+    names = {"direction": ("ci_low", "ci_high")}
+    names |= {"contraction": ("contraction_low", "contraction_high")}
 
-    def row(rng: Rng, n: int) -> pd.Series:
-        sample = PhotoSample(Measured(), [], variants, seed=n)
-        return directions_table(Views(draw(rng, n), sample)).iloc[0]
+    def row(rng: Rng, n: int) -> list[float]:
+        views = Views(draw(rng, n), PhotoSample(Measured(), [], variants, seed=n))
+        if measure in names:
+            return directions_table(views).iloc[0][[measure, *names[measure]]].tolist()
+        parts = geometry_table(views, classes).set_index("part")
+        return parts.loc[measure.partition(" ")[0], ["share", "ci_low", "ci_high"]].tolist()
 
-    truth = row(np.random.default_rng(0), 50_000)[measure]
-    ends = {"direction": ("ci_low", "ci_high")}.get(measure, (f"{measure}_low", f"{measure}_high"))
+    truth = row(np.random.default_rng(0), 50_000 if measure in names else 400_000)[0]
 
     def coverage(rng: Rng, n: int) -> float:
-        low, high = np.transpose([row(rng, n)[list(ends)] for _ in range(RANKINGS)]).astype(float)
+        _, low, high = np.transpose([row(rng, n) for _ in range(RANKINGS)])
         return covers((low, high), truth)
 
     return coverage
@@ -360,6 +374,22 @@ def of_probes(measure: str) -> Coverage:
         interval = mean_interval if measure == "R²" else unit_interval
         low, high = interval(np.stack(columns, axis=1), n)
         return covers((low - truths, high - truths), 0)
+
+    return coverage
+
+
+def of_predicted_flips(slope: float) -> Coverage:
+    """Return the coverage of the predicted flips where changes fall with the clean margin."""
+
+    def draw(rng: Rng, size: int) -> tuple[np.ndarray, np.ndarray]:
+        margin = rng.gamma(2, size=size)
+        return margin, -slope * margin + rng.normal(-0.2, 0.5, size)
+
+    truth = predicted_flips(*draw(np.random.default_rng(0), 1_000_000)).mean()
+
+    def coverage(rng: Rng, n: int) -> float:
+        values = [pair_values(predicted_flips(*draw(rng, n))) for _ in range(SAMPLES)]
+        return covers(unit_interval(np.stack(values, axis=1), seed=n), truth)
 
     return coverage
 
@@ -577,8 +607,13 @@ def populations(run: str | None) -> Iterator[tuple[str, str, Coverage]]:
         yield "debiased CKA", f"noise of lognormal scale, σ {skew}", of_cka(0.5, skew)
     for common in (1.0, 3.0):
         yield "debiased CKA", f"skewed common displacement, {common:.0f}", of_cka(0.1, 0, common)
-    yield "direction", "photos in a cone", of_directions("direction")
-    yield "contraction", "photos in a cone", of_directions("contraction")
+    yield "direction", "photos in a cone", of_displacements("direction")
+    yield "contraction", "photos in a cone", of_displacements("contraction")
+    for common, name in ((0, "at random"), (0.3, "partly common")):
+        for part in ("contraction part", "common", "own", "class_span"):
+            yield f"`{part.partition(' ')[0]}`", name, of_displacements(part, common)
+    for slope in (0, 0.3):
+        yield "`predicted_flips`", f"margins gamma, slope {slope}", of_predicted_flips(slope)
     for measure in ("R²", "AUROC"):
         yield f"{measure} of a probe", "n photos", of_probes(measure)
 

@@ -377,7 +377,8 @@ class EvaluateOptions(EncoderOptions):
     """Analyse the geometry of the shift."""
     dissect: bool = False
     """Dissect the shift: which heads and MLPs carry it (components.csv, patching.csv), what stays
-    encoded (encoded.csv), and whether the gaze is faithful (faithfulness.csv)."""
+    encoded (encoded.csv) and can change a decision (geometry.csv, margins.csv), and whether the
+    gaze is faithful (faithfulness.csv)."""
     patching: PatchingOptions = field(default_factory=PatchingOptions)
     faithfulness: FaithfulnessOptions = field(default_factory=FaithfulnessOptions)
     attributes: list[str] = option([])

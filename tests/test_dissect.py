@@ -340,7 +340,8 @@ def run_dissected(hub_folder: Path, folder: Path, *overrides: str) -> Path:
 def test_shares_do_not_depend_on_batch_and_workers(hub_folder: Path, tmp_path: Path) -> None:
     folder = run_dissected(hub_folder, tmp_path / "a", "data.batch_size=7", "data.num_workers=2")
     other = run_dissected(hub_folder, tmp_path / "b", "data.batch_size=1")
-    tables = ("components", "patching", "locations", "faithfulness", "faithfulness_curves")
+    tables = ["components", "patching", "locations", "faithfulness", "faithfulness_curves"]
+    tables += ["geometry", "margins"]
     for name in (f"{table}.csv" for table in tables):
         assert (folder / name).read_bytes() == (other / name).read_bytes()
     run = read_run(folder)

@@ -282,13 +282,15 @@ class Encoder(nn.Module):
             rows.append(self._unit_texts(tokens.to(self.mean.device))[: len(part)])
         return torch.cat(rows).float()
 
-    @torch.inference_mode()
-    def zero_shot_classifier(self, classes: list[str], templates: list[str]) -> Tensor:
+    def zero_shot_classifier(
+        self, classes: list[str], templates: list[str], prompts: list[Tensor] | None = None
+    ) -> Tensor:
         """A unit vector for each class: the mean over templates of its prompts' unit embeddings.
 
         Args:
             classes: Names of classes.
             templates: Prompts with ``{}`` in place of the name.
+            prompts: Receives the prompts' embeddings, class by class, in batches of shape (B, D).
 
         Returns:
             float32, shape (D, C).
@@ -296,8 +298,15 @@ class Encoder(nn.Module):
         Raises:
             UserError: If the model has no text side, or its tokenizer cannot be loaded.
         """
+
+        def encode_text(tokens: Tensor, normalize: bool = True) -> Tensor:
+            embeddings = self._unit_texts(tokens)
+            if prompts is not None:
+                prompts.append(embeddings)
+            return embeddings
+
         return open_clip.build_zero_shot_classifier(
-            SimpleNamespace(encode_text=self._unit_texts),
+            SimpleNamespace(encode_text=encode_text),
             self._text_side(),
             classes,
             templates,
@@ -310,7 +319,7 @@ class Encoder(nn.Module):
             raise UserError("the model has no text side, or has no tokenizer to read texts by")
         return self.tokenizer()
 
-    def _unit_texts(self, tokens: Tensor, normalize: bool = True) -> Tensor:
+    def _unit_texts(self, tokens: Tensor) -> Tensor:
         return unit_length(self.model.encode_text(tokens), dim=-1)
 
     def embed(self, views: Tensor) -> Tensor:

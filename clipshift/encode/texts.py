@@ -1,7 +1,7 @@
 """Embeddings of texts: the zero-shot classifier of the photos' classes, and their captions."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import lru_cache
 
 import numpy as np
@@ -13,6 +13,9 @@ from clipshift.data.classes import OPENAI, class_names, class_of
 from clipshift.data.photos import Photo
 from clipshift.encode.encoder import Encoder
 
+SINGLE_TEMPLATES = 8
+"""Of how many templates at most, evenly spread over their list, classifiers are kept as well."""
+
 
 @dataclass
 class ZeroShot:
@@ -22,11 +25,13 @@ class ZeroShot:
         classifier: A unit vector for each class, float32, shape (D, C).
         targets: The class of each photo in the list, −1 for none, int64, shape (N,).
         names: The name of each class in the prompts, C of them.
+        single: Classifiers of single templates, by template, each as ``classifier``.
     """
 
     classifier: Tensor
     targets: Tensor
     names: tuple[str, ...] = ()
+    single: Mapping[str, Tensor] = field(default_factory=dict)
 
     @property
     def top(self) -> tuple[int, ...]:
@@ -78,11 +83,11 @@ def make_zero_shot(
     if len(names) < 2 or not templates:
         return None
     position = {key: index for index, key in enumerate(names)}
-    return ZeroShot(
-        _classifier(encoder, tuple(names.values()), tuple(prompt_templates(templates))),
-        torch.tensor([class_of(photo.label, position) for photo in photos]),
-        tuple(names.values()),
+    classifier, single = _classifiers(
+        encoder, tuple(names.values()), tuple(prompt_templates(templates))
     )
+    targets = torch.tensor([class_of(photo.label, position) for photo in photos])
+    return ZeroShot(classifier, targets, tuple(names.values()), single)
 
 
 def prompt_templates(templates: Sequence[str] | str) -> list[str]:
@@ -123,8 +128,14 @@ def caption_embeddings(encoder: Encoder, photos: Sequence[Photo]) -> Tensor | No
 
 # Cached because the jobs of a sweep use the same texts.
 @lru_cache(maxsize=2)
-def _classifier(encoder: Encoder, classes: tuple[str, ...], templates: tuple[str, ...]) -> Tensor:
-    return encoder.zero_shot_classifier(list(classes), list(templates))
+def _classifiers(
+    encoder: Encoder, classes: tuple[str, ...], templates: tuple[str, ...]
+) -> tuple[Tensor, dict[str, Tensor]]:
+    prompts: list[Tensor] = []
+    classifier = encoder.zero_shot_classifier(list(classes), list(templates), prompts)
+    by_class = torch.cat(prompts).float().unflatten(0, (len(classes), len(templates)))
+    chosen = range(0, len(templates), -(-len(templates) // SINGLE_TEMPLATES))
+    return classifier, {templates[place]: by_class[:, place].T.clone() for place in chosen}
 
 
 @lru_cache(maxsize=2)

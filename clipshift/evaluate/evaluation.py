@@ -36,6 +36,7 @@ from clipshift.encode.texts import (
 from clipshift.errors import UserError
 from clipshift.evaluate.attack import ATTACK, Attack, attack_tables
 from clipshift.evaluate.calibration import distortion_of, matched_strengths
+from clipshift.evaluate.decisions import decision_tables
 from clipshift.evaluate.dissect import component_table, location_table, patching_table
 from clipshift.evaluate.elasticity import ELASTICITY_PHOTOS, WEAKER
 from clipshift.evaluate.encoded import encoded_table
@@ -303,7 +304,7 @@ def make_module(
     at_random = keyed_order(evaluation.photos, "sample")
     gazed = at_random[: options.faithfulness.photos] if options.dissect and encoder.probe else []
     keep = RecordOptions(
-        embeddings=options.save.embeddings or options.inside,
+        embeddings=options.save.embeddings or options.inside or options.dissect,
         gallery=frozenset(at_random[: options.gallery]),
         views=options.save.views,
         gaze=max(options.save.gaze, GAZED_PHOTOS),
@@ -405,6 +406,7 @@ def tabulate(
             tables["patching"] = patching_table(sample, sites)
         if options.dissect:
             tables["encoded"] = encoded_table(sample, view_size(evaluation.resize))
+            tables |= decision_tables(sample, texts.zero_shot)
         tables |= faithfulness_tables(sample, facts["model"]["gaze"])
         if options.inside:
             begun = time.perf_counter()

@@ -22,8 +22,9 @@ from clipshift.results.table import PhotoSample
 NAMED = 10
 """How many texts are listed that a view gains most, and how many that it loses most."""
 
-Rows = Iterable[tuple[tuple[Any, ...], np.ndarray]]
-"""Rows of a table: the values of its columns, and what each photo adds to the row's mean, (N,)."""
+Rows = Iterable[tuple[tuple[Any, ...], np.ndarray, Any]]
+"""Rows of a table: the values of its columns; which photos it is of, boolean, (N,); and what each
+of these adds to the row's mean."""
 
 
 @dataclass(frozen=True)
@@ -59,12 +60,21 @@ class Views:
         """
         names = list(DEFINITIONS[name])
         listed = list(rows)
-        cells, columns = ([row[place] for row in listed] for place in (0, 1))
+        cells = [row[0] for row in listed]
         table = pd.DataFrame(cells, columns=[n for n in names if n not in ("ci_low", "ci_high")])
         low = high = np.empty(0)
         if listed:
-            low, high = np.clip(self.sample.mean_interval(np.transpose(columns)), *limits)
+            low, high = np.clip(self.sample.mean_interval(by_row(listed)), *limits)
         return table.assign(ci_low=low, ci_high=high)[names]
+
+
+def by_row(rows: Rows) -> np.ndarray:
+    """What every photo adds to the mean of each row: (N, rows), NaN where a row is not of it."""
+    columns = []
+    for _, photos, values in rows:
+        columns.append(np.full(len(photos), np.nan))
+        columns[-1][photos] = values
+    return np.transpose(columns)
 
 
 def inside_tables(
@@ -80,8 +90,7 @@ def inside_tables(
         ``directions``, ``direction_cosines``, ``undone``, ``neighbourhoods`` and ``named``, as
         `clipshift.results.runs.Run` describes them.
     """
-    embeddings = {view: rows[sample.order] for view, rows in sample.measured.embeddings.items()}
-    views = Views(embeddings, sample)
+    views = Views(sample.embeddings, sample)
     folds = np.empty(len(sample.listed), int)
     folds[keyed_order(sample.listed, "folds")] = np.arange(len(folds)) % geometry.FOLDS
     return {
@@ -106,15 +115,15 @@ def directions_table(views: Views) -> pd.DataFrame:
         values = np.full((3, len(usable)), np.nan)
         length = null = p = share = nearer = np.nan
         if moved.sum() > 1:
-            values[0, np.flatnonzero(usable)[moved]] = _products(steps, steps)
+            values[0, np.flatnonzero(usable)[moved]] = pair_products(steps, steps)
             common = geometry.remove_contraction(moves, clean)
             energy = np.square(moves).sum(axis=1)
-            values[1, usable] = ratio_values(_products(common, common), energy)
+            values[1, usable] = ratio_values(pair_products(common, common), energy)
             length, share = geometry.direction(steps), geometry.common_share(moves, clean)
             nearer = geometry.contraction(moves, clean)
             if not np.isnan(nearer):
                 apart = pair_values(1 - geometry.with_others(clean, clean))
-                values[2, usable] = ratio_values(_products(moves, clean), apart)
+                values[2, usable] = ratio_values(pair_products(moves, clean), apart)
             flipped = geometry.flipped_directions(steps, views.sample.seed)
             null = float(np.quantile(flipped, 0.95))
             p = float((1 + (flipped >= length).sum()) / (1 + geometry.FLIPS))
@@ -153,11 +162,11 @@ def _direction_cosines(views: Views) -> Rows:
         usable = views.usable(*pair)
         clean, *moved = (geometry.units(views.embeddings[n][usable]) for n in (CLEAN, *pair))
         a, b = (geometry.remove_contraction(view - clean, clean) for view in moved)
-        values = np.full(len(usable), np.nan)
+        values = np.array(np.nan)
         cosine = geometry.direction_cosine(a, b) if usable.sum() > 1 else np.nan
         if not np.isnan(cosine):
-            values[usable] = cosine_values(_products(a, b), _products(a, a), _products(b, b))
-        yield (first.severity, first.name, second.name, cosine, int(usable.sum())), values
+            values = cosine_values(pair_products(a, b), pair_products(a, a), pair_products(b, b))
+        yield (first.severity, first.name, second.name, cosine, int(usable.sum())), usable, values
 
 
 def undone_table(views: Views, folds: np.ndarray) -> pd.DataFrame:
@@ -175,10 +184,9 @@ def _undone(views: Views, folds: np.ndarray) -> Rows:
             continue
         errors, spread = geometry.undoing_errors(view, clean, folds[usable])
         for method, error in errors.items():
-            values = np.full(len(usable), np.nan)
-            values[usable] = 1 - ratio_values(error, spread)
+            values = 1 - ratio_values(error, spread)
             mean, count = np.nanmean(values), int(usable.sum())
-            yield (variant.name, variant.severity, method, mean, count), values
+            yield (variant.name, variant.severity, method, mean, count), usable, values
 
 
 def neighbourhoods_table(views: Views) -> pd.DataFrame:
@@ -219,11 +227,8 @@ def _neighbourhoods(views: Views) -> Rows:
             ("effective_rank", geometry.effective_rank(view), rank),
             ("hubness", geometry.hubness(occurrence), hubs),
         ):
-            column = np.full(len(usable), np.nan)
-            if isinstance(values, np.ndarray):
-                column[usable] = values
             cells = variant.name, variant.severity, measure, np.mean(values), reference, count
-            yield cells, column
+            yield cells, usable, values
 
 
 def named_table(views: Views, vocabularies: Mapping[str, Vocabulary]) -> pd.DataFrame:
@@ -289,7 +294,7 @@ def _compared(embeddings: np.ndarray, vocabulary: Vocabulary) -> tuple[np.ndarra
     return cosines, softmax(vocabulary.logit_scale * cosines, axis=1)
 
 
-def _products(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+def pair_products(first: np.ndarray, second: np.ndarray) -> np.ndarray:
     """Values of photos whose mean is that of first · second over pairs of different photos."""
     return pair_values(geometry.with_others(first, second))
 

@@ -313,6 +313,54 @@ def common_share(moves: np.ndarray, clean: np.ndarray) -> float:
     return float(np.clip(with_others(steps, steps).mean() / energy, 0, 1))
 
 
+def along_mean(moves: np.ndarray, clean: np.ndarray) -> np.ndarray:
+    r"""How far displacements go along the mean clean embedding m: influence values of the mean.
+
+    .. math::
+        t_i = (d_i \cdot m + u_i \cdot P \bar d) / \|m\|
+
+    The mean of t is :math:`\bar d \cdot m / \|m\|`: positive where views are nearer to m than clean
+    ones, :math:`-(1 - \cos\theta) \|m\|` where they move by θ at random. The second term has no
+    mean; it makes the variance of t include that of m, as in `remove_contraction`. With the s from
+    there, the mean square of displacements has three orthogonal parts:
+
+    .. math::
+        \frac{1}{N} \sum_i \|d_i\|^2 = \bar t^2 + \|\bar s\|^2 +
+        \frac{1}{N} \sum_i \|d_i - \bar d\|^2
+
+    Args:
+        moves: Displacements d, shape (N, D).
+        clean: Clean unit embeddings u of the same photos, shape (N, D).
+
+    Returns:
+        t, float64, shape (N,).
+
+    Example:
+        >>> clean = np.array([[0.6, 0.8], [0.6, -0.8]])
+        >>> along_mean(np.array([[-0.6, 0.2], [-0.4, 0.2]]), clean).round(3)
+        array([-0.333, -0.667])
+    """
+    centre, mean = clean.mean(axis=0), moves.mean(axis=0, keepdims=True)
+    along = moves @ centre + clean @ perpendicular(mean, clean)[0]
+    return np.asarray(along / max(np.linalg.norm(centre), MOVED))
+
+
+def difference_span(vectors: np.ndarray) -> np.ndarray:
+    """Orthonormal basis of the span of the differences between float32 vectors: (C, D) → (D, r).
+
+    Singular values count as 0 that are not above the largest times the greater of C and D times
+    float32's precision, as in `numpy.linalg.matrix_rank`.
+
+    Example:
+        >>> difference_span(np.array([[1.0, 0.0], [1.0, 1.0], [1.0, 3.0]])).round(3)
+        array([[0.],
+               [1.]])
+    """
+    _, lengths, axes = svd(vectors - vectors.mean(axis=0), full_matrices=False)
+    least = lengths[0] * max(vectors.shape) * np.finfo(np.float32).eps
+    return np.asarray(axes[lengths > least].T)
+
+
 def direction_cosine(first: np.ndarray, second: np.ndarray) -> float:
     r"""Cosine of the mean displacements of two augmentations: do they move photos the same way?
 

@@ -1,5 +1,6 @@
 """Zero-shot classification: is a photo's own label among the best-matching texts?"""
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -61,10 +62,73 @@ def zero_shot_flip(view: Tensor, clean: Tensor, classifier: Tensor) -> Tensor:
         tensor([1.])
     """
     cosines = [unit(embedding) @ classifier.double() for embedding in (view, clean)]
-    after, before = (c > c.amax(dim=1, keepdim=True) - TIE for c in cosines)
+    return changed_class(*cosines)
+
+
+def changed_class(view: Tensor, clean: Tensor) -> Tensor:
+    """`zero_shot_flip` of cosines with classes: (B, C) and (B, C) → (B,)."""
+    after, before = (c > c.amax(dim=1, keepdim=True) - TIE for c in (view, clean))
     kept = (after & before).sum(dim=1) / (after | before).sum(dim=1)
-    is_finite = cosines[0].isfinite().all(dim=1) & cosines[1].isfinite().all(dim=1)
+    is_finite = view.isfinite().all(dim=1) & clean.isfinite().all(dim=1)
     return (1 - kept).where(is_finite, torch.nan).float()
+
+
+def class_margin(view: Tensor, clean: Tensor) -> Tensor:
+    r"""How far the class predicted on the clean view leads all others on a view.
+
+    .. math::
+        \max_{c \in A} \cos_c - \max_{c \notin A} \cos_c
+
+    with the classes A that share the highest cosine with the clean view, mostly one. It is positive
+    on the clean view, and negative where the prediction changes.
+
+    Args:
+        view: Cosines of B views with C classes, float64, shape (B, C).
+        clean: Those of their clean views.
+
+    Returns:
+        In [−2, 2], shape (B,); NaN where an embedding has no direction, or all classes tie.
+
+    Example:
+        >>> view, clean = torch.tensor([[[0.2, 0.3, 0.0]], [[0.5, 0.1, 0.0]]]).double()
+        >>> class_margin(view, clean)
+        tensor([-0.1000], dtype=torch.float64)
+    """
+    leading = clean > clean.amax(dim=1, keepdim=True) - TIE
+    own, others = (view.where(of, -torch.inf).amax(dim=1) for of in (leading, ~leading))
+    margin = own - others
+    return margin.where(margin.isfinite(), torch.nan)
+
+
+def predicted_flips(margin: np.ndarray, change: np.ndarray) -> np.ndarray:
+    r"""How many predictions would change if each margin changed by as much as another photo's.
+
+    .. math::
+        \frac{1}{N (N - 1)} \sum_{i \neq j} [m_i + \delta_j < 0]
+
+    with ties counting half: what the clean margins and the distribution of their changes predict,
+    of a photo by other photos alone. It is right where changes do not depend on margins.
+
+    Args:
+        margin: Of N clean views, N ≥ 2.
+        change: What each view's margin differs from it by.
+
+    Returns:
+        Of each photo the mean over the pairs that it is in, whose mean is the share, shape (N,).
+
+    Example:
+        >>> predicted_flips(np.array([0.1, 0.3, 0.5]), np.array([-0.2, -0.4, 0.0]))
+        array([0.25, 0.25, 0.  ])
+    """
+    itself = (margin + change < -TIE) + 0.5 * (np.abs(margin + change) <= TIE)
+    by_others = _below(np.sort(change), -margin)
+    of_others = len(margin) - _below(np.sort(-margin), change)
+    return (by_others + of_others - 2 * itself) / (len(margin) - 1) / 2
+
+
+def _below(ordered: np.ndarray, limits: np.ndarray) -> np.ndarray:
+    """How many of some ascending numbers are below each limit, those equal to it counting half."""
+    return np.mean([np.searchsorted(ordered, limits + tie) for tie in (-TIE, TIE)], axis=0)
 
 
 def confidence(embedding: Tensor, classifier: Tensor, scale: float) -> Tensor:

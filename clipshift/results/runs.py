@@ -34,6 +34,7 @@ MATRICES = ("distances", "distances_low", "distances_high")
 TEXTS = frozenset({
     "augmentation", "severity", "measure", "with", "other", "method", "vocabulary", "text",
     "photo", "reason", "task", "impostors", "statistic", "component", "token", "map", "curve",
+    "part", "prompt",
 })  # fmt: skip
 """The columns of tables that hold texts; all others hold numbers."""
 
@@ -82,6 +83,8 @@ class Run:
         faithfulness: How well maps name the patches that embeddings depend on; this and the next
             are empty where not asked for, and where the encoder has no gaze.
         faithfulness_curves: The curves of deletion and insertion by these maps.
+        geometry: Parts of the squared shift; empty without ``dissect``.
+        margins: Zero-shot margins, and the flips that they predict; empty without classes as well.
         attack: Means under attack, with intervals; this and the next are empty without one.
         attack_photos: What is compared of attacked photos.
     """
@@ -118,6 +121,8 @@ class Run:
     encoded: pd.DataFrame = field(default_factory=pd.DataFrame)
     faithfulness: pd.DataFrame = field(default_factory=pd.DataFrame)
     faithfulness_curves: pd.DataFrame = field(default_factory=pd.DataFrame)
+    geometry: pd.DataFrame = field(default_factory=pd.DataFrame)
+    margins: pd.DataFrame = field(default_factory=pd.DataFrame)
     attack: pd.DataFrame = field(default_factory=pd.DataFrame)
     attack_photos: pd.DataFrame = field(default_factory=pd.DataFrame)
 

@@ -55,6 +55,11 @@ class PhotoSample:
         ids = np.array([self.photos[index].id for index in self.measured.index], object)
         return np.argsort(ids, kind="stable")
 
+    @cached_property
+    def embeddings(self) -> dict[str, np.ndarray]:
+        """The embeddings that were kept, by view, rows in the order of ids."""
+        return {view: rows[self.order] for view, rows in self.measured.embeddings.items()}
+
     @property
     def listed(self) -> list[Photo]:
         """The measured photos in the order of ids."""

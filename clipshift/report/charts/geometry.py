@@ -13,6 +13,9 @@ from clipshift.report.words import capitalised, with_interval
 from clipshift.results.clusters import cluster_views
 from clipshift.severities import split_view_name
 
+PARTS = {"common": ACCENT, "contraction": OPPOSITE, "own": MUTED}
+"""The parts of the shift that add up to 1, and their colours."""
+
 
 def draw_distances(
     distances: pd.DataFrame,
@@ -116,3 +119,24 @@ def draw_undone(undone: pd.DataFrame) -> Chart:
         description="How much of the clean embedding each method recovers from the view's, by "
         "augmentation, with 95 % intervals.",
     )
+
+
+def draw_parts(parts: pd.DataFrame) -> Chart:
+    """What all photos share of the shift and what is each photo's own, as stacked bars.
+
+    Args:
+        parts: ``geometry.csv`` of a run.
+    """
+    table = marks.with_words(parts[parts["part"].isin(PARTS)], "share")
+    table = table.assign(common=table["share"].where(table["part"] == "common"))
+    scale = alt.Scale(domain=list(PARTS), range=list(PARTS.values()))
+    title = "share of the mean squared displacement"
+    bar = alt.Chart().mark_bar(height=15)
+    bar = bar.encode(
+        alt.X("share:Q", title=title, axis=alt.Axis(format="%", tickCount=6)),
+        marks.augmentations_by("common"),
+        alt.Color("part:N", scale=scale, legend=alt.Legend(title=None, orient="top")),
+        tooltip=marks.tooltip("augmentation", "part", interval="share, 95 %"),
+    )
+    about = "What all photos share of the shift, and what is each photo's own, by augmentation."
+    return marks.layered(table, bar, height=alt.Step(25), description=about)

@@ -31,6 +31,8 @@ SECTIONS = (
     inside.layer_section,
     components.component_section,
     components.stage_section,
+    geometry.part_section,
+    geometry.margin_section,
     encoded.encoded_section,
     geometry.direction_section,
     geometry.undone_section,

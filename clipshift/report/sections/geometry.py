@@ -3,14 +3,19 @@
 import numpy as np
 import pandas as pd
 
-from clipshift.report.charts.geometry import draw_against, draw_distances, draw_undone
+from clipshift.report.charts.geometry import (
+    draw_against,
+    draw_distances,
+    draw_parts,
+    draw_undone,
+)
 from clipshift.report.page import Section
 from clipshift.report.prose import make_section
 from clipshift.report.tables import AUGMENTATION, Column, side_by_side, span
 from clipshift.report.words import SIGNIFICANT, short
 from clipshift.results.columns import DEFINITIONS
 from clipshift.results.runs import Run
-from clipshift.severities import view_name
+from clipshift.severities import ALL, view_name
 
 
 def similarity_section(run: Run) -> Section | None:
@@ -84,3 +89,27 @@ def neighbourhood_section(run: Run) -> Section | None:
     table = rows.assign(measure=rows["measure"].str.replace("_", " "))
     drawn = {"neighbours_kept": draw_against(kept, title)}
     return make_section("neighbourhoods", drawn, [table], **found)
+
+
+def part_section(run: Run) -> Section | None:
+    """What all photos share of the shift, and what is each photo's own."""
+    rows = run.geometry
+    if rows.empty:
+        return None
+    parts = [Column(part.replace("_", " "), part, part) for part in rows["part"].unique()]
+    table = side_by_side(rows, "part", "share"), [AUGMENTATION, *parts]
+    common = span(rows[rows["part"] == "common"], "share")
+    return make_section("parts", {"parts": draw_parts(rows)}, [table], common=common)
+
+
+def margin_section(run: Run) -> Section | None:
+    """How much margins between classes shrink, and the flips that clean margins predict."""
+    if run.margins.empty:
+        return None
+    rows = run.margins[run.margins["prompt"] == ALL]
+    words = {measure: span(of, "value") for measure, of in rows.groupby("measure")}
+    within = run.geometry[run.geometry["part"] == "class_span"]
+    words |= {"inside": span(within, "share"), "random": short(within["reference"].max())}
+    spread = rows.loc[rows["measure"] == "flips", "prompt_std"].to_numpy()
+    table = side_by_side(rows, "measure", "value").assign(prompt_std=spread)
+    return make_section("margins", {}, [table], **words)
