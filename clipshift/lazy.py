@@ -70,6 +70,12 @@ class Postponed(ModuleType):
     def __call__(self, *args: Any, **options: Any) -> Any:
         return self._imported()(*args, **options)
 
+    def __or__(self, other: Any) -> Any:
+        return self._imported() | other
+
+    def __mro_entries__(self, bases: Any) -> tuple[Any]:
+        return (self._imported(),)
+
     def __instancecheck__(self, one: Any) -> bool:
         # Of a class whose module nobody has imported, there is no object.
         there = not isinstance(sys.modules.get(self.__name__), Postponed | None)

@@ -90,6 +90,10 @@ with postponed_imports():
     import importlib.util
     assert importlib.util.find_spec("transformers") is not None
 assert not {"torch._dynamo", "transformers"} & set(sys.modules)
+with postponed_imports():
+    import clipshift.cli.train, clipshift.cli.check, clipshift.cli.parity, clipshift.cli.demo
+    import clipshift.make_models.lite, clipshift.make_models.tiny, clipshift.api
+assert not {"torch._dynamo", "transformers"} & set(sys.modules)
 import torch
 layer = torch.nn.Linear(2, 2)
 assert not isinstance(layer, lightning.OptimizedModule)
