@@ -381,6 +381,9 @@ class EvaluateOptions(EncoderOptions):
     gaze is faithful (faithfulness.csv)."""
     patching: PatchingOptions = field(default_factory=PatchingOptions)
     faithfulness: FaithfulnessOptions = field(default_factory=FaithfulnessOptions)
+    vocabulary: str | None = option(None, paths=("file",))
+    """Of dissect=true: a file with a text per line; together with attributes they name heads
+    (conf/vocabulary.txt)."""
     attributes: list[str] = option([])
     """Of inside=true: texts that say how a photo can look (conf/attributes.yaml)."""
     gallery: int = option(1000, whole(0))

@@ -341,7 +341,7 @@ def test_shares_do_not_depend_on_batch_and_workers(hub_folder: Path, tmp_path: P
     folder = run_dissected(hub_folder, tmp_path / "a", "data.batch_size=7", "data.num_workers=2")
     other = run_dissected(hub_folder, tmp_path / "b", "data.batch_size=1")
     tables = ["components", "patching", "locations", "faithfulness", "faithfulness_curves"]
-    tables += ["geometry", "margins"]
+    tables += ["geometry", "margins", "head_texts"]
     for name in (f"{table}.csv" for table in tables):
         assert (folder / name).read_bytes() == (other / name).read_bytes()
     run = read_run(folder)
@@ -371,6 +371,12 @@ def test_shares_do_not_depend_on_batch_and_workers(hub_folder: Path, tmp_path: P
     assert "where the shift came in" in page.lower()
     assert 'id="faithfulness"' in page
     assert "Sum and intervention disagree most on" in page
+    assert "What these heads write, in words" in page
+    named = run.head_texts
+    assert set(named["augmentation"]) == {"noise", "flip", "all"}
+    assert named.groupby(["augmentation", "layer", "head"])["rank"].count().eq(5).all()
+    assert (named["n"] == 9).all()
+    assert named["cumulative"].between(0, 1).all()
 
 
 @torch.inference_mode()

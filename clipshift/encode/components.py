@@ -315,17 +315,19 @@ class ComponentProbe:
         )
         return torch.stack([of.mT for of in products], dim=1)
 
-    def gathered(self, written: Tensor) -> Tensor:
-        """What heads gathered, divided by the standard deviation of the final layer norm.
+    def gathered(self, written: Tensor, embedding: Tensor) -> Tensor:
+        """What heads gathered, over the final layer norm's deviation and the embedding's length.
 
         Args:
             written: From `read`, shape (B, 1 + 2 · layers, width).
+            embedding: Of the same views, shape (B, D).
 
         Returns:
             Float64, shape (B, layers, width): each head's part of it, (B, d), by its `head_map` is
-            what the head contributes to the embedding.
+            what the head contributes to the unit embedding.
         """
-        return written[:, 1 : 1 + len(self.layers)] / self._deviation(written)[:, None]
+        scale = self._deviation(written) * embedding.double().norm(dim=1, keepdim=True)
+        return written[:, 1 : 1 + len(self.layers)] / scale[:, None]
 
     def head_map(self, layer: int, head: int) -> Tensor:
         """The linear map from what a head gathered to the embedding, see `gathered`.

@@ -17,8 +17,9 @@ from clipshift.augment.chain import Chain
 from clipshift.augment.keyed import Augmentation
 from clipshift.augment.matching import Calibration
 from clipshift.augment.variants import Variant, make_variants, strengths_of
-from clipshift.choices import NAMES
+from clipshift.choices import CONF, NAMES
 from clipshift.data.cache import Cache
+from clipshift.data.classes import read_lines
 from clipshift.data.dataset import NATIVE, Resize, ViewDataset, native_resize, view_size
 from clipshift.data.photos import Photo, keyed_order
 from clipshift.data.wordnet import is_wordnet_id
@@ -43,6 +44,7 @@ from clipshift.evaluate.encoded import encoded_table
 from clipshift.evaluate.faithfulness import faithfulness_tables, random_maps
 from clipshift.evaluate.floor import precision_floor
 from clipshift.evaluate.gallery import clean_spread
+from clipshift.evaluate.head_texts import SPANNED_PHOTOS, head_text_table
 from clipshift.evaluate.inside import inside_tables
 from clipshift.evaluate.loading import ViewData
 from clipshift.evaluate.module import RecordOptions, ShiftEvaluation
@@ -65,6 +67,7 @@ NO_COMPONENTS = (
     "Heads and MLPs are left out: this model's embedding is not the sum of their contributions, as "
     "it is of ViTs of pre-norm blocks. Stages of convolutional towers are patched instead."
 )
+NO_SENTENCES = "Heads are not named by texts: the model has no text side that knows sentences."
 TOKEN_PHOTOS = 500
 """Of so many photos at random the mean patch tokens are kept, for the intervals of CKA."""
 
@@ -145,12 +148,14 @@ class Texts:
         captions: For each photo the mean embedding of its captions, shape (N, D); None without.
         vocabularies: What views may move towards, by name.
         notes: What limits them, a sentence each.
+        of_heads: The texts that name heads; None where heads are not named.
     """
 
     zero_shot: ZeroShot | None
     captions: Tensor | None
     vocabularies: Mapping[str, Vocabulary]
     notes: Sequence[str]
+    of_heads: Vocabulary | None = None
 
 
 def encode_texts(evaluation: Evaluation) -> Texts:
@@ -166,13 +171,20 @@ def encode_texts(evaluation: Evaluation) -> Texts:
     except UserError as error:
         notes.append(f"Measures with text are left out: {error}.")
     notes += class_notes(evaluation, zero_shot)
-    if evaluation.options.dissect and encoder.components is None:
+    options = evaluation.options
+    vocabularies, of_heads = dict[str, Vocabulary](), None
+    if options.dissect and encoder.components is None:
         notes.append(NO_COMPONENTS)
-    vocabularies: dict[str, Vocabulary] = {}
-    if evaluation.options.inside:
-        vocabularies, more = encode_vocabularies(encoder, zero_shot, evaluation.options.attributes)
+    elif options.dissect and (encoder.text == NAMES or encoder.tokenizer is None):
+        notes.append(NO_SENTENCES)
+    elif options.dissect:
+        lines = read_lines(options.vocabulary or CONF / "vocabulary.txt", "vocabulary")
+        known, more = encode_vocabularies(encoder, None, [*options.attributes, *lines])
+        of_heads, notes = known.get("attributes"), notes + more
+    if options.inside:
+        vocabularies, more = encode_vocabularies(encoder, zero_shot, options.attributes)
         notes += more
-    return Texts(zero_shot, captions, vocabularies, notes)
+    return Texts(zero_shot, captions, vocabularies, notes, of_heads)
 
 
 def class_notes(evaluation: Evaluation, zero_shot: ZeroShot | None) -> list[str]:
@@ -314,6 +326,7 @@ def make_module(
         patched=frozenset(at_random[: options.patching.photos]),
         heads_patched=options.patching.layers,
         faithful={photo: random_maps(options.seed, evaluation.photos[photo].id) for photo in gazed},
+        gathered=frozenset(at_random[:SPANNED_PHOTOS] if texts.of_heads else ()),
     )
     features = None
     if cache is not None and encoder.cacheable and not (keep.heads or options.dissect):
@@ -401,6 +414,9 @@ def tabulate(
         if module.dissect and (probe := evaluation.encoder.components):
             tables["components"] = component_table(sample, probe.heads)
             tables["locations"] = location_table(sample)
+            if texts.of_heads:
+                named = sample, texts.of_heads, probe, tables["components"]
+                tables["head_texts"] = head_text_table(*named)
         if module.patchable:
             sites = patched_sites(module.patchable, module.keep.heads_patched)
             tables["patching"] = patching_table(sample, sites)

@@ -63,6 +63,7 @@ class RecordOptions:
         heads_patched: The number of last layers that are patched head by head.
         faithful: Random numbers for the photos, by index, whose gaze is tested by deletion, see
             `clipshift.evaluate.faithfulness.deletion_curves`.
+        gathered: Indices of the photos whose shift is kept head by head, with ``dissect``.
     """
 
     embeddings: bool = False
@@ -75,6 +76,7 @@ class RecordOptions:
     patched: Collection[int] = frozenset()
     heads_patched: int = 0
     faithful: Mapping[int, Tensor] = field(default_factory=dict)
+    gathered: Collection[int] = frozenset()
 
 
 class ShiftEvaluation(pl.LightningModule):
@@ -221,7 +223,7 @@ class ShiftEvaluation(pl.LightningModule):
                 **floor,
                 **weaker,
                 **self._layer_shift(by_view),
-                **self._components(by_view),
+                **self._components(rows.get("gathered", []), by_view),
                 **located,
                 **self._kept(rows, views, by_view),
                 **({"further": torch.stack([of for _, of in further])} if further else {}),
@@ -410,13 +412,19 @@ class ShiftEvaluation(pl.LightningModule):
             values["outliers"] = self.outliers(torch.stack(norms), gaze).movedim(1, 0)
         return values
 
-    def _components(self, features: dict[str, Features]) -> dict[str, Tensor]:
-        """What each component carries of the displacements, see `Measured.components`."""
+    def _components(self, rows: list[int], features: dict[str, Features]) -> dict[str, Tensor]:
+        """See `Measured.components`, and, of some rows, `Measured.gathered`."""
         if not self.dissect or self.encoder.components is None:
             return {}
         probe, clean = self.encoder.components, features[CLEAN]
         products = [component_products(probe, features[name], clean) for name in self.variants]
-        return {"components": torch.stack(products, dim=1).float()}
+        tensors = {"components": torch.stack(products, dim=1).float()}
+        if rows:
+            pairs = ((of.components, of.embedding) for of in features.values())
+            before, *after = (probe.gathered(of, e) for of, e in pairs if of is not None)
+            shifts = [take((of_view - before).float(), rows) for of_view in after]
+            tensors["gathered"] = torch.stack(shifts)
+        return tensors
 
     def _patched(self, rows: list[int], views: dict[str, Tensor]) -> dict[str, Tensor]:
         """What single components, or stages, undo and do in some photos, by variant."""
@@ -463,6 +471,7 @@ class ShiftEvaluation(pl.LightningModule):
             "patched": self.keep.patched if self.patchable else (),
             "locations": range(self.keep.gaze if self.by_token else 0),
             "faithfulness": self.keep.faithful,
+            "gathered": self.keep.gathered,
         }
         rows = {k: [n for n, photo in enumerate(photos) if photo in w] for k, w in wanted.items()}
         return {kind: chosen for kind, chosen in rows.items() if chosen}

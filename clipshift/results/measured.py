@@ -14,7 +14,7 @@ ROWS = ("digests", "stored", "distances", "layers", "outliers", "components")
 """What is kept in one array, with a row for each photo."""
 KEPT = (
     "gallery", "views", "gazes", "heads", "tokens", "nearest", "floor", "weaker", "patched",
-    "locations", "faithfulness",
+    "locations", "faithfulness", "gathered",
 )  # fmt: skip
 """What is kept of chosen photos: each a `Kept`."""
 Kept = dict[str, dict[int, np.ndarray]]
@@ -61,6 +61,8 @@ class Measured:
             `clipshift.evaluate.dissect.location_products`.
         faithfulness: Of some photos how the embedding follows what maps of a view name, by view,
             see `clipshift.evaluate.faithfulness.deletion_curves`.
+        gathered: Of some photos the shift of `ComponentProbe.gathered` of
+            `clipshift.encode.components`, by variant, float32, shape (layers, width).
         skipped: Photos that could not be read.
         seconds: Wall time by stage.
     """
@@ -85,6 +87,7 @@ class Measured:
     patched: Kept = field(default_factory=dict)
     locations: Kept = field(default_factory=dict)
     faithfulness: Kept = field(default_factory=dict)
+    gathered: Kept = field(default_factory=dict)
     skipped: list[Skipped] = field(default_factory=list)
     seconds: dict[str, float] = field(default_factory=dict)
 

@@ -85,6 +85,8 @@ class Run:
         faithfulness_curves: The curves of deletion and insertion by these maps.
         geometry: Parts of the squared shift; empty without ``dissect``.
         margins: Zero-shot margins, and the flips that they predict; empty without classes as well.
+        head_texts: The texts that span the shift of leading heads; empty likewise, and where the
+            model's text side does not know sentences.
         attack: Means under attack, with intervals; this and the next are empty without one.
         attack_photos: What is compared of attacked photos.
     """
@@ -123,6 +125,7 @@ class Run:
     faithfulness_curves: pd.DataFrame = field(default_factory=pd.DataFrame)
     geometry: pd.DataFrame = field(default_factory=pd.DataFrame)
     margins: pd.DataFrame = field(default_factory=pd.DataFrame)
+    head_texts: pd.DataFrame = field(default_factory=pd.DataFrame)
     attack: pd.DataFrame = field(default_factory=pd.DataFrame)
     attack_photos: pd.DataFrame = field(default_factory=pd.DataFrame)
 

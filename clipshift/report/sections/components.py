@@ -1,5 +1,6 @@
 """Heads and MLPs: which of them carry the shift."""
 
+import numpy as np
 import pandas as pd
 
 from clipshift.report.charts.components import draw_components, draw_locations
@@ -12,6 +13,8 @@ from clipshift.severities import ALL
 
 SHOWN_HEADS = 10
 """How many heads are listed."""
+SHOWN_TEXTS = 3
+"""How many texts name a head."""
 
 
 def component_section(run: Run) -> Section | None:
@@ -35,7 +38,7 @@ def component_section(run: Run) -> Section | None:
     section = make_section(
         "components",
         drawn,
-        [table],
+        [table, *head_texts(run)],
         attention=short(sums["attention"]),
         mlp=short(sums["mlp"]),
         leading=len(shown),
@@ -55,6 +58,19 @@ def stage_section(run: Run) -> Section | None:
     medians = leading_rows(rows).groupby("layer")["undone"].median()
     undone = ", ".join(f"{short(value)} (stage {layer:.0f})" for layer, value in medians.items())
     return make_section("stages", {}, [rows], undone=undone, photos=f"{rows['n'].max():.0f}")
+
+
+def head_texts(run: Run) -> list[pd.DataFrame]:
+    """The first texts of each leading head in one row, with what they explain; none without."""
+    named = run.head_texts
+    if named.empty:
+        return []
+    rows = named[(named["augmentation"] == ALL) & (named["rank"] <= SHOWN_TEXTS)]
+    ways = np.select([rows["ci_low"] > 0, rows["ci_high"] < 0], ["towards", "away from"], "along")
+    parts = zip(ways, rows["text"], rows["share"], strict=True)
+    rows = rows.assign(texts=[f"{way} “{text}” {100 * share:.1f} %" for way, text, share in parts])
+    keys, last = ["severity", "layer", "head"], dict.fromkeys(["cumulative", "null", "n"], "last")
+    return [rows.groupby(keys, sort=False, as_index=False).agg({"texts": "; ".join, **last})]
 
 
 def with_patching(run: Run) -> pd.DataFrame:
