@@ -92,11 +92,11 @@ def draw_faithfulness(curves: pd.DataFrame, curve: str) -> Chart:
     maps, views = (list(table[column].unique()) for column in ("map", "augmentation"))
     colors = [ACCENT, *[OPPOSITE] * (len(maps) > 3), "#824bcb", "#6b727e"]
     scale = alt.Scale(domain=maps, range=colors)
-    color = alt.Color("map:N", scale=scale, legend=alt.Legend(title=None, orient="top"))
+    color = alt.Color("map:N", scale=scale, legend=alt.Legend(title=None, orient="top", columns=2))
     share = "cells removed" if curve == "deletion" else "cells put in"
     x = alt.X("share:Q", title=share, axis=alt.Axis(format="%", tickCount=5))
     y = alt.Y("mean:Q", title="cosine with the whole view")
-    interval, point = marks.interval_and_point(y, x=x, color=color)
+    interval, point = marks.interval_and_point(y, {"strokeWidth": 1.5}, x=x, color=color)
     tips = marks.tooltip("augmentation", "map", share=(share, ".0%"), interval="cosine, 95 %")
     chart = marks.layered(
         table,
