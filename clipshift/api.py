@@ -101,13 +101,8 @@ class Result:
 
     @property
     def components(self) -> pd.DataFrame:
-        """Shares of heads and MLPs in the shift; empty unless asked for by ``dissect=True``."""
+        """Shares of heads and MLPs in the shift; empty without ``dissect=True``."""
         return self.run.components
-
-    @property
-    def patching(self) -> pd.DataFrame:
-        """What single heads and MLPs undo and do when patched; empty likewise."""
-        return self.run.patching
 
     @property
     def locations(self) -> pd.DataFrame:
@@ -115,8 +110,28 @@ class Result:
         return self.run.locations
 
     @property
+    def patching(self) -> pd.DataFrame:
+        """What single heads, MLPs or stages undo and do when patched; empty likewise."""
+        return self.run.patching
+
+    @property
+    def head_texts(self) -> pd.DataFrame:
+        """The texts that span the shift of the leading heads; empty likewise."""
+        return self.run.head_texts
+
+    @property
+    def geometry(self) -> pd.DataFrame:
+        """What all photos share of the shift, and what can change a decision; empty likewise."""
+        return self.run.geometry
+
+    @property
+    def margins(self) -> pd.DataFrame:
+        """Zero-shot margins, and the decisions that change; empty likewise, or without classes."""
+        return self.run.margins
+
+    @property
     def encoded(self) -> pd.DataFrame:
-        """What embeddings tell of augmentations and their draws; empty unless ``dissect=True``."""
+        """What embeddings still tell of augmentations and their draws; empty likewise."""
         return self.run.encoded
 
     @property

@@ -329,11 +329,11 @@ class SaveOptions(Description):
 
 
 class PatchingOptions(Description):
-    """Of dissect=true: components of one view that are put into the pass of another."""
+    """Of dissect=true: components of one view are put into the pass of another."""
 
     photos: int = option(8, whole(0))
-    """Photos at random in which components are patched; 32 components take one more pass of 32
-    views for each of their views, twice."""
+    """Photos at random in which components are patched; each of their views takes 2 more passes of
+    32 views for every 32 components, and one for the clean view."""
     layers: int = option(2, whole(0))
     """The number of last layers that are patched head by head."""
 
@@ -343,7 +343,7 @@ class FaithfulnessOptions(Description):
 
     photos: int = option(8, whole(0))
     """Photos at random in whose views patches are removed in the order of the gaze; each of their
-    views takes about 160 more, clean ones as well."""
+    views, clean ones too, takes about 160 more."""
 
 
 class SeedOptions(Description):
@@ -376,14 +376,15 @@ class EvaluateOptions(EncoderOptions):
     inside: bool = False
     """Analyse the geometry of the shift."""
     dissect: bool = False
-    """Dissect the shift: which heads and MLPs carry it (components.csv, patching.csv), what stays
-    encoded (encoded.csv) and can change a decision (geometry.csv, margins.csv), and whether the
-    gaze is faithful (faithfulness.csv)."""
+    """Dissect the shift: which heads and MLPs carry it (components.csv) and cause it
+    (patching.csv), where (locations.csv), in words (head_texts.csv), what of it can change a
+    decision (geometry.csv, margins.csv), what stays encoded (encoded.csv), and whether the gaze is
+    faithful (faithfulness.csv)."""
     patching: PatchingOptions = field(default_factory=PatchingOptions)
     faithfulness: FaithfulnessOptions = field(default_factory=FaithfulnessOptions)
     vocabulary: str | None = option(None, paths=("file",))
-    """Of dissect=true: a file with a text per line; together with attributes they name heads
-    (conf/vocabulary.txt)."""
+    """Of dissect=true: a file with a text per line, from which heads are named, together with
+    attributes (default: conf/vocabulary.txt)."""
     attributes: list[str] = option([])
     """Of inside=true: texts that say how a photo can look (conf/attributes.yaml)."""
     gallery: int = option(1000, whole(0))

@@ -26,6 +26,7 @@ CHECKOUT = ["README.md", "LICENSE", "Makefile", "pyproject.toml", "evaluate.py",
 CHECKOUT += ["clipshift", "conf"]
 FLAGS = ("--help", "--cfg", "job", "-m", "--config-dir", "--version")
 FEWER = {
+    "dissect": "aug=[noise] patching.photos=1 faithfulness.photos=1",
     "robustify": "data.val.sample=2 data.batch_size=4",
     "robustify_lite": "data.train.skip_sample=8 data.val.sample=2 data.batch_size=4 "
     "trainer.max_epochs=6",
