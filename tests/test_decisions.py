@@ -168,3 +168,14 @@ def test_flips_and_auroc_are_those_of_other_code() -> None:
     margins = ordered[:, -1] - ordered[:, -2]
     u, _ = stats.mannwhitneyu(margins[stays], margins[~stays])
     assert table["value"]["auroc"] == pytest.approx(u / stays.sum() / (~stays).sum(), abs=1e-6)
+
+
+def test_a_single_photo_has_no_parts_and_no_margins() -> None:
+    classes = ZeroShot(torch.eye(3), torch.zeros(1))
+    for table in tables_of(np.ones((1, 3)), np.array([[1.0, 0, 0]]), classes).values():
+        assert table.empty
+
+
+def test_a_move_by_rounding_alone_has_no_parts() -> None:
+    clean = np.random.default_rng(0).normal(size=(9, 5)).astype(np.float32)
+    assert tables_of(clean, np.nextafter(clean, np.float32(2)))["geometry"].empty

@@ -32,6 +32,7 @@ from clipshift.evaluate.dissect import (
     component_table,
     location_products,
     location_table,
+    patching_table,
 )
 from clipshift.results.kept import read_kept
 from clipshift.results.measured import Measured
@@ -304,6 +305,16 @@ def test_intervals_of_shares_cover() -> None:
     assert 0.92 <= np.mean(hits) <= 0.985
 
 
+def test_a_photo_whose_embedding_has_no_direction_has_no_shares() -> None:
+    products = np.random.default_rng(0).uniform(1, 2, (7, 5))
+    with_nan = np.insert(products, 3, np.nan, axis=0)
+    expected, table = table_of(products), table_of(with_nan)
+    assert (table["n"] == 7).all()
+    np.testing.assert_allclose(table["share"], expected["share"])
+    assert table[["ci_low", "ci_high"]].notna().all(axis=None)
+    assert table_of(products * 1e-15)["share"].isna().all()  # moved by rounding alone
+
+
 @pytest.mark.parametrize("prefix", [0, 1, 4])
 def test_locations_have_rows_and_columns_and_the_sum_of_all_tokens(prefix: int) -> None:
     rng = np.random.default_rng(0)
@@ -461,3 +472,23 @@ def test_patching_a_stage_swaps_what_its_residual_blocks_add(views: Tensor) -> N
     others = [embedding(1, None), *(embedding(into, n) for into in (1, 0) for n in (0, 1))]
     expected = [1 - float(nn.functional.cosine_similarity(clean, of, dim=0)) for of in others]
     np.testing.assert_allclose(shifts, expected, atol=1e-6)
+
+
+def test_where_classes_are_resampled_a_sample_of_photos_has_theirs() -> None:
+    """Photos of a class shift alike: intervals are those of as many photos as there are classes."""
+    rng = np.random.default_rng(0)
+    squared, undone = np.repeat(rng.uniform([[1], [0.1]], [[2], [0.9]], (2, 6)), 3, axis=1)
+    shifts = np.stack([squared, squared * undone, squared * undone], axis=1)
+    variant: Any = SimpleNamespace(name="blur", severity="paper")
+
+    def interval(step: int, groups: np.ndarray | None) -> Any:
+        kept = {"blur": dict(enumerate(shifts[::step]))}
+        size = len(kept["blur"]) + 2  # photos that nothing is known of
+        photos: Any = [SimpleNamespace(id=f"{n:02d}") for n in range(size)]
+        measured = Measured(index=np.arange(size), patched=kept)
+        sample = PhotoSample(measured, photos, {"blur": variant}, 0, groups)
+        return patching_table(sample, [Site(0, "mlp")])[["undone_low", "undone_high"]].to_numpy()
+
+    assert (interval(9, None)[:, 1] <= 1).all()  # of two photos
+    of_classes = interval(1, np.arange(20) // 3)
+    np.testing.assert_allclose(of_classes, interval(3, None))

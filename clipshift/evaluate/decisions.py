@@ -64,7 +64,7 @@ def _parts(views: Views, zero_shot: ZeroShot | None) -> Rows:
     for variant, usable, view, clean in views.pairs():
         moves, clean = geometry.displacements(view, clean), geometry.units(clean)
         energy = np.square(moves).sum(axis=1)
-        if len(view) < 2 or not energy.any():
+        if len(view) < 2 or energy.mean() <= geometry.MOVED**2:
             continue
         along, steps = geometry.along_mean(moves, clean), geometry.remove_contraction(moves, clean)
         contraction, common = (pair_products(of, of) for of in (along[:, None], steps))
@@ -93,10 +93,13 @@ def margin_table(views: Views, classifiers: Mapping[str, Tensor]) -> pd.DataFram
     """
     rows = [row for prompt, of in classifiers.items() for row in _margins(views, prompt, of)]
     table = views.table("margins", rows, (-np.inf, np.inf))
+    if table.empty:
+        return table
     sample, columns, measure = views.sample, by_row(rows), table["measure"]
     ends, flips, areas = ["ci_low", "ci_high"], measure == "flips", measure.isin(AREAS)
     of_areas = unit_interval(columns[:, areas], sample.seed, sample.groups)
     table.loc[areas, ends] = np.transpose(of_areas)
+    table["ci_low"] = table["ci_low"].mask(measure == "clean_margin", table["ci_low"].clip(0))
     table.loc[flips, ends] = [share_of_values(of, sample.groups) for of in columns[:, flips].T]
     single = table["value"].where(table["prompt"] != ALL)
     spread = single.groupby([table[key] for key in ("augmentation", "severity", "measure")])

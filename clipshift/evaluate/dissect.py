@@ -11,8 +11,9 @@ from torch import Tensor
 from clipshift.encode.components import ComponentProbe
 from clipshift.encode.encoder import Features
 from clipshift.encode.patching import Site
+from clipshift.measure.embeddings import MOVED
 from clipshift.results.columns import DEFINITIONS
-from clipshift.results.intervals import mean_interval, ratio_values
+from clipshift.results.intervals import ratio_values
 from clipshift.results.measured import CLEAN
 from clipshift.results.table import PhotoSample
 from clipshift.severities import ALL
@@ -135,7 +136,7 @@ def location_table(sample: PhotoSample) -> pd.DataFrame:
         "column": [*none, *(column + 1)],
     }
     parts = np.concatenate([*prefix, products[..., others:]], axis=2)
-    interval = partial(mean_interval, seed=sample.seed)
+    interval = partial(sample.mean_interval, photos=photos)
     return share_table(sample, parts, whole, cells, interval)[list(DEFINITIONS["locations"])]
 
 
@@ -150,28 +151,33 @@ def share_table(
 
     A share is a ratio of means over photos, of its products by ‖d‖², so that photos count by how
     far they move. Its interval is that of `clipshift.results.intervals.ratio_values`. Rows of
-    ``all`` are means over the augmentations of a severity.
+    ``all`` are means over the augmentations of a severity that move photos by more than `MOVED`.
+    Photos whose embedding has no direction are left out.
 
     Args:
         sample: What was measured.
         products: d · dᵢ of K parts, shape (N, variants, K).
-        squared: ‖d‖², shape (N, variants).
+        squared: ‖d‖², shape (N, variants); NaN without a direction.
         cells: What each part is: K cells of some columns.
         interval: Makes intervals of means over the N photos.
     """
     values: dict[tuple[str, str], np.ndarray] = {}
     for place, variant in enumerate(sample.variants.values()):
-        ratios = [ratio_values(part, squared[:, place]) for part in products[:, place].T]
-        values[variant.severity, variant.name] = np.stack(ratios, axis=1)
+        usable, shares = np.isfinite(squared[:, place]), np.full(products[:, place].shape, np.nan)
+        parts, whole = products[usable, place].T, squared[usable, place]
+        if usable.any() and whole.mean() > MOVED**2:
+            shares[usable] = np.stack([ratio_values(part, whole) for part in parts], axis=1)
+        values[variant.severity, variant.name] = shares
     for severity in dict.fromkeys(severity for severity, _ in values):
         of = [shares for key, shares in values.items() if key[0] == severity]
-        values[severity, ALL] = np.mean(of, axis=0)
+        values[severity, ALL] = np.mean([s for s in of if np.isfinite(s).any()] or of, axis=0)
     tables = []
     for (severity, name), shares in values.items():
         low, high = interval(shares)
-        numbers = {"share": shares.mean(axis=0), "ci_low": low, "ci_high": high}
+        numbers = {"share": pd.DataFrame(shares).mean(), "ci_low": low, "ci_high": high}
         names = {"augmentation": name, "severity": severity}
-        tables.append(pd.DataFrame(names | dict(cells) | numbers | {"n": len(shares)}))
+        count = np.isfinite(shares).all(axis=1).sum()
+        tables.append(pd.DataFrame(names | dict(cells) | numbers | {"n": count}))
     return pd.concat(tables, ignore_index=True)
 
 
@@ -185,12 +191,17 @@ def patching_table(sample: PhotoSample, sites: Sequence[Site]) -> pd.DataFrame:
     columns, tables = list(DEFINITIONS["patching"]), []
     for name, variant in sample.variants.items():
         kept = sample.measured.patched.get(name, {})
-        rows = np.array([kept[index] for index in sorted(kept, key=lambda i: sample.photos[i].id)])
+        photos = sorted(kept, key=lambda index: sample.photos[index].id)
+        rows = np.array([kept[index] for index in photos])
         if not len(rows):
             return pd.DataFrame(columns=columns)
         ratios = np.stack([ratio_values(part, rows[:, 0]) for part in rows[:, 1:].T], axis=1)
         ratios[:, : len(sites)] = 1 - ratios[:, : len(sites)]
-        low, high = mean_interval(ratios, sample.seed)
+        if rows[:, 0].mean() <= MOVED**2 / 2:
+            ratios[:] = np.nan
+        low, high = sample.mean_interval(ratios, photos)
+        low[len(sites) :] = low[len(sites) :].clip(0)
+        high[: len(sites)] = high[: len(sites)].clip(max=1)
         ends = {"": ratios.mean(axis=0), "_low": low, "_high": high}
         halves = {end: values.reshape(2, -1) for end, values in ends.items()}
         cells = {

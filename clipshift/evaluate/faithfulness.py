@@ -10,7 +10,8 @@ models", 2018 (arXiv:1806.07421), section 4.3, with the cosine to the whole view
 place of the probability of a class.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -24,7 +25,7 @@ from clipshift.augment.keyed import keyed_generator
 from clipshift.encode.encoder import ENCODE_BATCH, Encoder
 from clipshift.encode.rollout import encode_with_maps
 from clipshift.results.columns import DEFINITIONS
-from clipshift.results.intervals import mean_interval, ratio_values
+from clipshift.results.intervals import ratio_values
 from clipshift.results.measured import CLEAN
 from clipshift.results.table import PhotoSample
 
@@ -127,15 +128,19 @@ def faithfulness_tables(sample: PhotoSample, kind: str | None) -> dict[str, pd.D
         area = (cosines[..., 1:] + cosines[..., :-1]).mean(axis=-1) / 2
         better = (area - area[:, -1:]) * [-1, 1]
         scores = ratio_values(better, better[:, -2:-1])
-        scores[..., ~(mean_interval(better[:, -2], sample.seed)[0] > 0)] = np.nan
+        interval = partial(sample.mean_interval, photos=photos)
+        scores[..., ~(interval(better[:, -2])[0] > 0)] = np.nan
         scores = np.concatenate([scores, rows[..., -2:]], axis=2)
         if view == CLEAN or variants[view].augmentation.moves_pixels:
             scores[..., -1] = np.nan
         names = [kind, *["rollout"] * (rows.shape[1] > 3), "occlusion", "random"]
-        summary = interval_rows(scores, sample.seed, map=names, measure=[*CURVES, *AGREEMENTS])
+        summary = interval_rows(scores, interval, map=names, measure=[*CURVES, *AGREEMENTS])
         areas = np.pad(area.mean(axis=0), [(0, 0), (0, 2)], constant_values=np.nan).ravel()
         steps = [step / STEPS for step in range(STEPS + 1)]
-        points = interval_rows(cosines, sample.seed, map=names, curve=CURVES, share=steps)
+        points = interval_rows(cosines, interval, map=names, curve=CURVES, share=steps)
+        bounded, ends = summary["measure"].isin(AGREEMENTS), ["ci_low", "ci_high"]
+        summary.loc[bounded, ends] = summary.loc[bounded, ends].clip(-1, 1)
+        points[ends] = points[ends].clip(-1, 1)
         for table, part in zip(tables, (summary.assign(auc=areas), points), strict=True):
             tables[table].append(part.assign(augmentation=name, severity=severity))
     return {
@@ -145,16 +150,20 @@ def faithfulness_tables(sample: PhotoSample, kind: str | None) -> dict[str, pd.D
     }
 
 
-def interval_rows(values: np.ndarray, seed: int, **levels: Sequence[Any]) -> pd.DataFrame:
+def interval_rows(
+    values: np.ndarray,
+    interval: Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]],
+    **levels: Sequence[Any],
+) -> pd.DataFrame:
     """Means over photos with intervals, a row for each combination of levels.
 
     Args:
         values: Shape (N, …), with an axis for each level.
-        seed: Seed of the resampling.
+        interval: Makes intervals of means over the N photos.
         levels: The values of each column.
     """
     columns = values.reshape(len(values), -1)
-    low, high = mean_interval(columns, seed)
+    low, high = interval(columns)
     numbers = {"mean": pd.DataFrame(columns).mean().to_numpy(), "ci_low": low, "ci_high": high}
     numbers["n"] = np.isfinite(columns).sum(axis=0)
     index = pd.MultiIndex.from_product(levels.values(), names=list(levels))

@@ -136,13 +136,16 @@ def head_text_table(
     finite = [{n for n, of in kept.items() if np.isfinite(of).all()} for kept in by_view.values()]
     is_kept = np.isin(listed, list(set.intersection(*finite) if finite else ()))
     groups = None if sample.groups is None else sample.groups[is_kept]
+    components = components.dropna(subset="share")
+    moved = set(components.groupby(["severity", "augmentation"]).groups)
     heads = components[(components["augmentation"] == ALL) & (components["component"] == "head")]
     ordered = heads.sort_values("share", ascending=False, kind="stable")
     leading = ordered.groupby("severity", sort=False).head(LEADING_HEADS if is_kept.any() else 0)
     rows: list[tuple[tuple[Any, ...], np.ndarray, np.ndarray]] = []
     every = is_kept[is_kept]
     for of in leading.astype({"layer": int, "head": int}).itertuples():
-        names = {view: v.name for view, v in sample.variants.items() if v.severity == of.severity}
+        variants = {v: k for v, k in sample.variants.items() if (k.severity, k.name) in moved}
+        names = {view: v.name for view, v in variants.items() if v.severity == of.severity}
         head_map = probe.head_map(of.layer - 1, of.head - 1).cpu().numpy()
         part = of.layer - 1, slice((of.head - 1) * len(head_map), of.head * len(head_map))
         gathered = [[by_view[view][n][part] for n in listed[is_kept]] for view in names]

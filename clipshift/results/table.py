@@ -1,6 +1,6 @@
 """The tables of a run: one row per photo and variant, and means over photos with intervals."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TypeAlias
@@ -65,9 +65,19 @@ class PhotoSample:
         """The measured photos in the order of ids."""
         return [self.photos[self.measured.index[row]] for row in self.order]
 
-    def mean_interval(self, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """The ends of `clipshift.results.intervals.mean_interval` of these photos' values."""
-        return mean_interval(values, self.seed, self.groups)
+    def mean_interval(
+        self, values: np.ndarray, photos: Collection[int] | None = None
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """The ends of `clipshift.results.intervals.mean_interval` of photos' values.
+
+        Args:
+            values: Photos in the order of ids.
+            photos: The indices of those photos; None: all.
+        """
+        groups = self.groups
+        if groups is not None and photos is not None:
+            groups = groups[np.isin(self.measured.index[self.order], list(photos))]
+        return mean_interval(values, self.seed, groups)
 
 
 def shift_table(
