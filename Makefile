@@ -25,8 +25,7 @@ evaluate: $(INSTALLED)  ## Set up and measure the built-in photographs: ARGS="au
 
 # Two processes of one thread each: tests are small, and threads would cost more than they save.
 test: $(READY)  ## Run all tests but the slow ones: ARGS="-k gaze" selects some
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses=2 --dist=loadfile \
-		--durations=15 --durations-min=5 $(ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses=2 --dist=loadfile $(ARGS)
 
 test-cluster: $(READY)  ## Run the tests of several machines; SLURM's require Debian's slurm-wlm and munge
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/cluster -m cluster $(ARGS)

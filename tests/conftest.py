@@ -4,22 +4,18 @@ import os
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import huggingface_hub
 import pytest
-import torch
 from hypothesis import HealthCheck, settings
 from support.commands import run_evaluate
 from support.models import VIT, write_hub_folder
 from support.terminal import ROOT
-from torch import Tensor
 
-from clipshift.data.dataset import clean_view
-from clipshift.data.photos import decode
-from clipshift.data.sources import sample
-from clipshift.encode.encoder import Encoder
-from clipshift.encode.kinds import load_encoder
+if TYPE_CHECKING:  # takes seconds: the process that hands out the tests needs none of it
+    from torch import Tensor
+
+    from clipshift.encode.encoder import Encoder
 
 CACHE = tempfile.TemporaryDirectory(prefix="clipshift-cache-")  # is deleted when the tests end
 os.environ["CLIPSHIFT_CACHE"] = CACHE.name
@@ -45,18 +41,28 @@ def hub_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def hub_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty hub cache."""
+    import huggingface_hub
+
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
     return tmp_path / "hub"
 
 
 @pytest.fixture(scope="session")
-def encoder(hub_folder: Path) -> Encoder:
+def encoder(hub_folder: Path) -> "Encoder":
+    from clipshift.encode.kinds import load_encoder
+
     return load_encoder(f"local-dir:{hub_folder}")
 
 
 @pytest.fixture(scope="session")
-def views() -> Tensor:
+def views() -> "Tensor":
     """Clean views of eight photographs, (8, 3, 224, 224)."""
+    import torch
+
+    from clipshift.data.dataset import clean_view
+    from clipshift.data.photos import decode
+    from clipshift.data.sources import sample
+
     return torch.stack([clean_view(decode(photo.read()), "squash") for photo in sample()[:8]])
 
 

@@ -18,15 +18,30 @@ ONLY_COMMAND = {"custom", "imagenet_c", "imagenet_c_bar"}
 """Choices that depend on other options."""
 
 
+def keys_of(choices: dict[str, dict[str, Any]]) -> set[str]:
+    return {key for content in choices.values() for key in content}
+
+
 @pytest.mark.parametrize("group", ["aug", "metric", "prompts", "model", "trainer", "cache"])
 def test_choices_are_read_as_hydra_composes_them(
     group: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Choices of different keys are composed together: each part of the whole is one choice's."""
     monkeypatch.setenv("CLIPSHIFT_CACHE", "/some 'where'")
-    for name in set(choice_names(group)) - ONLY_COMMAND - {"attributes"}:
-        composed = compose_config("evaluate", [f"{group}={name}", "logger=none"])
-        if name != "ddp":  # which holds numbers alone, and is read no other way
-            assert read_choice(group, name) == plain(composed)[group], name
+    together: list[dict[str, Any]] = []
+    for name in sorted(set(choice_names(group)) - ONLY_COMMAND - {"attributes"}):
+        content = read_choice(group, name)
+        several = group in ("aug", "metric")
+        free = (one for one in together if several and not content.keys() & keys_of(one))
+        one = next(free, None)
+        if one is None:
+            together.append(one := {})
+        one[name] = content
+    for one in together:
+        composed = compose_config("evaluate", [f"{group}=[{','.join(one)}]", "logger=none"])
+        if "ddp" not in one:  # which holds numbers alone, and is read no other way
+            whole = {key: value for content in one.values() for key, value in content.items()}
+            assert plain(composed)[group] == whole, list(one)
 
 
 def test_several_choices_are_merged_in_their_order() -> None:

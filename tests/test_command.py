@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 
 import pytest
 from omegaconf import DictConfig, OmegaConf
-from support.commands import run_evaluate, run_script
+from support.commands import run_code, run_evaluate, run_script
 from support.terminal import ROOT
 
 from clipshift.cli import command
@@ -296,7 +296,7 @@ def test_a_defect_keeps_its_traceback_and_is_no_mistake_of_the_users(tmp_path: P
         f"sys.argv = ['evaluate.py', 'logger=none', 'hydra.run.dir={tmp_path}']\n"
         f"runpy.run_path({str(ROOT / 'evaluate.py')!r}, run_name='__main__')\n"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    done = run_code(code)
     assert done.returncode == 1
     assert "Traceback" in done.stderr
     assert "ValueError: a defect" in done.stderr
@@ -313,7 +313,7 @@ def test_a_comparison_that_fails_fails_its_sweep(tmp_path: Path) -> None:
         f" 'logger=none', 'hydra.sweep.dir={tmp_path}/sweep']\n"
         f"runpy.run_path({str(ROOT / 'evaluate.py')!r}, run_name='__main__')\n"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    done = run_code(code)
     assert done.returncode == 1
     assert "ValueError: a defect" in done.stderr
 
@@ -352,8 +352,7 @@ def test_freed_memory_is_kept_for_the_next_batch() -> None:
     )
 
     def faults(memory: str) -> int:
-        command = [sys.executable, "-c", code, memory]
-        return int(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+        return int(run_code(code, memory).stdout)
 
     assert faults("kept") < 500
     assert faults("given back") > 8 * 4883

@@ -3,9 +3,6 @@
 import html
 import json
 import re
-import signal
-import subprocess
-import sys
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -18,7 +15,7 @@ import pytest
 import yaml
 from scipy import stats
 from support.columns import all_columns
-from support.commands import run_evaluate
+from support.commands import run_evaluate, started
 from support.evaluation import measure
 from support.runs import run_info
 from support.terminal import ROOT
@@ -128,14 +125,18 @@ def test_a_run_against_itself_differs_by_exactly_nothing() -> None:
 
 
 def test_a_known_difference_is_covered_as_often_as_promised() -> None:
-    """Skewed differences, as of bounded measures, over 500 simulated pairs of runs."""
+    """Skewed differences, as of bounded measures, of 500 augmentations in 20 pairs of runs."""
     rng = np.random.default_rng(3)
     covered = []
-    for seed in range(500):
-        base = rng.beta(8, 2, 150)
-        robust = base + 0.03 + (rng.exponential(0.05, 150) - 0.05)
-        row = compared(photos(base), photos(robust), seed).iloc[0]
-        covered.append(row["ci_low"] <= 0.03 <= row["ci_high"])
+    for seed in range(20):
+        pairs = []
+        for name in range(25):
+            base = rng.beta(8, 2, 150)
+            robust = base + 0.03 + (rng.exponential(0.05, 150) - 0.05)
+            pairs.append([photos(x).assign(augmentation=f"{name}") for x in (base, robust)])
+        rows = compared(*(pd.concat(side) for side in zip(*pairs, strict=True)), seed)
+        assert len(rows) == 25
+        covered += list((rows["ci_low"] <= 0.03) & (rows["ci_high"] >= 0.03))
     assert 0.92 <= np.mean(covered) <= 0.98
 
 
@@ -529,15 +530,11 @@ def test_a_killed_sweep_goes_on_where_it_was(hub_folder: Path, tmp_path: Path) -
 
     whole = run_evaluate(*command("whole"))
     assert whole.returncode == 0, whole.stderr
-    process = subprocess.Popen(
-        [sys.executable, str(ROOT / "evaluate.py"), *command("killed")], stdout=subprocess.DEVNULL
-    )
-    first = tmp_path / "killed/now/0/report.html"
-    deadline = time.monotonic() + 120
-    while not first.exists() and time.monotonic() < deadline:
-        time.sleep(0.02)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+    with started("evaluate.py", *command("killed")) as process:
+        first = tmp_path / "killed/now/0/report.html"
+        while not first.exists():
+            assert process.poll() is None, process.communicate()
+            time.sleep(0.02)
     finished = len(list((tmp_path / "killed/now").glob("*/report.html")))
     assert 1 <= finished < 3
     again = run_evaluate(*command("killed"))

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from support.commands import shared_terminal
 from support.hub import Hub
 from support.placeholders import Placeholders
 from support.terminal import ROOT, Terminal
@@ -136,13 +137,14 @@ class Desk:
     Args:
         root: The folder.
         environment: Additional environment variables.
+        terminal: Where they are run.
     """
 
-    def __init__(self, root: Path, environment: dict[str, str]) -> None:
+    def __init__(self, root: Path, environment: dict[str, str], terminal: Terminal) -> None:
         self.root = root
         self.environment = {k: v for k, v in os.environ.items() if k != "CLIPSHIFT_PHOTOS"}
         self.environment |= environment
-        self.terminal = Terminal(environment)
+        self.terminal = terminal
         (root / "placeholders").mkdir()
         self.placeholders = Placeholders(root / "placeholders", self.type_in)
 
@@ -169,7 +171,9 @@ class Desk:
 
 
 @pytest.fixture(scope="module")
-def desk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Desk]:
+def desk(
+    tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest
+) -> Iterator[Desk]:
     root = tmp_path_factory.mktemp("desk")
     handler = type("Handler", (Hub,), {"folder": root / "hub"})
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
@@ -180,9 +184,12 @@ def desk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Desk]:
         "HF_ENDPOINT": f"http://127.0.0.1:{server.server_port}",
         "CLIPSHIFT_CACHE": str(root / "cache"),
     }
-    desk = Desk(root, environment)
-    yield desk
-    desk.terminal.close()
+    if any(item.get_closest_marker("slow") for item in request.session.items):
+        own = Terminal(environment)  # its packages know the hub here from the start
+        yield Desk(root, environment, own)
+        own.close()
+    else:
+        yield Desk(root, environment, shared_terminal())
     server.shutdown()
 
 

@@ -24,8 +24,8 @@ from PIL import Image
 from safetensors.numpy import save_file as save_numpy
 from safetensors.torch import load_file, save_file
 from support.augmentations import augmentations_named
-from support.commands import run_evaluate, run_script
-from support.terminal import ROOT
+from support.commands import run_evaluate, run_script, started
+from support.terminal import ROOT, Started
 
 from clipshift.cli import interruption
 from clipshift.cli.command import compose_config, file_error
@@ -62,7 +62,6 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 EVALUATE = [sys.executable, str(ROOT / "evaluate.py")]
-TRAIN = [sys.executable, str(ROOT / "train.py")]
 
 
 def options(photos: Path, model: Path, folder: Path, *more: str) -> list[str]:
@@ -80,29 +79,17 @@ def under_way(
     arguments: list[str],
     folder: Path,
     batches: int,
-    command: list[str] = EVALUATE,
+    script: str = "evaluate.py",
     written: str = "measured/[0-9]*",
-) -> Iterator[subprocess.Popen[str]]:
+) -> Iterator[Started]:
     """A run that has measured some batches, and is still at it."""
-    process = subprocess.Popen(
-        [*command, *arguments],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a job in the background
-    )
-    try:
+    with started(script, *arguments) as process:
         end = time.monotonic() + 120
         while len(list(folder.glob(written))) < batches:
             assert process.poll() is None, process.communicate()
             assert time.monotonic() < end
-            time.sleep(0.02)
+            time.sleep(0.005)
         yield process
-    finally:
-        if process.poll() is None:
-            os.killpg(process.pid, signal.SIGKILL)
-        process.communicate()
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -177,7 +164,7 @@ def test_a_training_that_is_told_to_stop_keeps_its_state(
         "aug@train_aug=[noise]", "evaluation=null", "trainer.max_epochs=1000",
         f"hydra.run.dir={tmp_path}",
     ]  # fmt: skip
-    with under_way(arguments, tmp_path, 1, TRAIN, "last.ckpt") as process:
+    with under_way(arguments, tmp_path, 1, "train.py", "last.ckpt") as process:
         os.killpg(process.pid, signal.SIGTERM)
         _, error = process.communicate(timeout=60)
     assert process.returncode == 130
@@ -255,21 +242,23 @@ def test_more_processes_than_photos(hub_folder: Path, tmp_path: Path) -> None:
     assert len(pd.read_parquet(tmp_path / "shift.parquet")) == 1
 
 
+HOLDER = """
+import sys, time
+from pathlib import Path
+from clipshift.pipeline import locked
+with locked(Path(sys.argv[1])):
+    print("in", flush=True)
+    time.sleep(60)
+"""
+
+
 def test_a_folder_in_use_is_refused_until_its_process_dies(tmp_path: Path) -> None:
-    holder = subprocess.Popen(
-        [sys.executable, "-c", "import sys, time; from pathlib import Path\n"
-         "from clipshift.pipeline import locked\n"
-         "with locked(Path(sys.argv[1])):\n    print('in', flush=True); time.sleep(60)",
-         str(tmp_path)], stdout=subprocess.PIPE, text=True, cwd=ROOT,
-    )  # fmt: skip
-    try:
-        assert holder.stdout is not None
-        assert holder.stdout.readline() == "in\n"
+    with started("-c", HOLDER, str(tmp_path)) as holder:
+        while not holder.output("stdout"):
+            assert holder.poll() is None, holder.communicate()
+            time.sleep(0.01)
         with pytest.raises(UserError, match="is in use by another process"), locked(tmp_path):
             pass
-    finally:
-        holder.kill()
-        holder.wait()
     with locked(tmp_path):
         pass
 
@@ -295,25 +284,6 @@ def test_a_batch_needs_no_shared_memory_between_processes() -> None:
     np.testing.assert_array_equal(
         back.clean[0].numpy().transpose(1, 2, 0), pixels.astype(np.float32) / np.float32(255)
     )
-
-
-def test_little_shared_memory_and_few_open_files_suffice(
-    photos: Path, hub_folder: Path, tmp_path: Path
-) -> None:
-    arguments = options(photos, hub_folder, tmp_path, "data.num_workers=2", "data.batch_size=16")
-    shell = 'ulimit -n 64; exec "$@"'
-    prefix = ["sh", "-c", shell, "sh"]
-    mounted = "mount -t tmpfs -o size=64k tmpfs /dev/shm && "
-    if (
-        shutil.which("unshare")
-        and not subprocess.run(["unshare", "-m", "sh", "-c", mounted + "true"]).returncode
-    ):
-        prefix = ["unshare", "-m", "sh", "-c", mounted + shell, "sh"]
-    done = subprocess.run(
-        [*prefix, *EVALUATE, *arguments], capture_output=True, text=True, timeout=200
-    )
-    assert done.returncode == 0, done.stderr
-    assert len(pd.read_parquet(tmp_path / "shift.parquet")) == 80
 
 
 def test_without_shared_memory_reading_processes_are_refused_in_one_line(
@@ -366,6 +336,7 @@ def test_identical_photos_and_a_home_that_cannot_be_written(
         "aug=noise",
         f"hydra.run.dir={tmp_path}/run",
         env={"HOME": "/dev/null", "XDG_CACHE_HOME": "", "CLIPSHIFT_CACHE": "~/.cache/clipshift"},
+        fresh=True,
     )
     assert done.returncode == 0, done.stderr
     assert "The cache is off" in done.stdout
@@ -499,9 +470,11 @@ def test_a_full_disk_loses_nothing(photos: Path, hub_folder: Path, tmp_path: Pat
     assert read_run(tmp_path).info.complete
 
 
+FEW_FILES = 'ulimit -n 64; exec "$@"'
 READ_ONLY = (
     "for place in {root} {prefix}; do mount --bind $place $place && "
-    'mount -o remount,ro,bind $place || exit 1; done; exec "$@"'
+    "mount -o remount,ro,bind $place || exit 1; done; "
+    "mount -t tmpfs -o size=64k tmpfs /dev/shm && " + FEW_FILES
 )
 
 
@@ -510,17 +483,19 @@ Unread = tuple[Path, subprocess.CompletedProcess[str], bool]
 
 @pytest.fixture(scope="module")
 def unread(photos: Path, hub_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Unread:
-    """A run whose reader has left, and whether its installation could not be written."""
+    """A run whose reader has left, with little of all else, and whether places were mounted."""
     folder = tmp_path_factory.mktemp("unread")
     shell = READ_ONLY.format(root=ROOT, prefix=sys.prefix)
     prefix = ["unshare", "-m", "sh", "-c", shell, "sh"]
     mounted = shutil.which("unshare") and not subprocess.run([*prefix, "true"]).returncode
-    command = [*EVALUATE, *options(photos, hub_folder, folder), "data.limit=2"]
+    if not mounted:
+        prefix = ["sh", "-c", FEW_FILES, "sh"]
+    arguments = options(photos, hub_folder, folder, "data.num_workers=2", "data.batch_size=16")
     reader, output = os.pipe()
     os.close(reader)
     try:
         done = subprocess.run(
-            [*prefix, *command] if mounted else command, stdout=output, stderr=subprocess.PIPE,
+            [*prefix, *EVALUATE, *arguments], stdout=output, stderr=subprocess.PIPE,
             text=True, timeout=200, cwd=folder,
         )  # fmt: skip
     finally:
@@ -543,6 +518,13 @@ def test_nothing_is_written_where_clipshift_is_installed(unread: Unread) -> None
         pytest.skip("mounting needs root")
     assert done.returncode == 0, done.stderr
     assert (folder / "run.json").exists()
+
+
+def test_little_shared_memory_and_few_open_files_suffice(unread: Unread) -> None:
+    """Two processes read the photos, with 64 open files and 64 KB that they share."""
+    folder, done, _ = unread
+    assert done.returncode == 0, done.stderr
+    assert len(pd.read_parquet(folder / "shift.parquet")) == 80
 
 
 @pytest.mark.parametrize("unbuffered", ["", "1"])

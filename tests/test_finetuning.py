@@ -953,8 +953,14 @@ def test_two_devices_learn_what_one_learns(hub_folder: Path, tmp_path: Path) -> 
 
 
 def test_vit_b32_takes_steps_of_lora_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The real architecture, with random weights: its own are on a hub."""
+    """The real architecture with two of its twelve layers and random weights.
+
+    `test_docs.py` trains it whole.
+    """
     monkeypatch.setattr(encoder_module, "ENCODE_BATCH", 1)
+    whole = open_clip.get_model_config("ViT-B-32-quickgelu")
+    short = {part: whole[part] | {"layers": 2} for part in ("vision_cfg", "text_cfg")}
+    monkeypatch.setitem(open_clip.factory._MODEL_CONFIGS, "ViT-B-32-quickgelu", whole | short)
     cfg = compose_config(
         "train",
         [
@@ -968,4 +974,7 @@ def test_vit_b32_takes_steps_of_lora_here(tmp_path: Path, monkeypatch: pytest.Mo
     )  # fmt: skip
     finetune(cfg, tmp_path)
     assert torch.load(tmp_path / "last.ckpt", weights_only=True)["global_step"] == 2
-    assert load_encoder(f"local-dir:{tmp_path}/model").trained
+    tuned = load_encoder(f"local-dir:{tmp_path}/model")
+    assert tuned.trained
+    assert len(tuned.model.visual.transformer.resblocks) == 2
+    assert tuned.model.visual.conv1.weight.shape == (768, 3, 32, 32)

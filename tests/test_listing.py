@@ -386,6 +386,7 @@ def test_a_run_lists_what_it_left_out(hub_folder: Path, tmp_path: Path) -> None:
         f"data.root={tmp_path}/photos",
         "data.num_workers=1",
         env=ASCII,
+        fresh=True,
     )
     assert done.returncode == 0, done.stderr
     skipped = pd.read_csv(tmp_path / "run" / "skipped.csv")

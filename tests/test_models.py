@@ -1,5 +1,6 @@
 """Every model config: it builds offline without weights, and gives what its tower kind has."""
 
+import open_clip
 import pytest
 import torch
 from torch import Tensor
@@ -29,6 +30,16 @@ KINDS = {
 CONVOLUTIONAL = {"lite", "mobileclip2_s0", "convnext_base_w", "rn50_openai"}
 AVERAGING = {"lite", "mobileclip2_s0", "convnext_base_w"}
 CLASS_TOKEN = {name for name in KINDS if name.startswith("vit_")} | {"untrained", "tiny"}
+
+
+@pytest.fixture(autouse=True)
+def small_text_towers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One layer and few words: the tests are of image towers, and random weights take seconds."""
+    for name, config in open_clip.factory._MODEL_CONFIGS.items():
+        text = config["text_cfg"] | {"layers": 1}
+        if "hf_model_name" not in text:
+            text["vocab_size"] = 64
+        monkeypatch.setitem(open_clip.factory._MODEL_CONFIGS, name, config | {"text_cfg": text})
 
 
 def build(name: str) -> Encoder:

@@ -1,8 +1,10 @@
 """Parts of one's own, from outside the package: docs/extend.md as it stands."""
 
+import itertools
 import json
 import os
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +14,7 @@ import pandas as pd
 import pytest
 import yaml
 from PIL import Image
+from support.commands import shared_terminal
 from support.terminal import ROOT
 
 from clipshift.cli.build import make_augmentations
@@ -46,12 +49,19 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def shell(command: str, folder: Path) -> subprocess.CompletedProcess[str]:
-    """A command as a user types it in a folder."""
+    """A command as a user types it in a folder, in a new Python."""
     path = os.pathsep.join([str(folder / "bin"), os.environ["PATH"]])
     return subprocess.run(
         ["bash", "-c", command], cwd=folder, env=os.environ | {"PATH": path},
         capture_output=True, text=True, timeout=300, check=False,
     )  # fmt: skip
+
+
+def forked(command: str, folder: Path) -> subprocess.CompletedProcess[str]:
+    """The same, where the packages are already imported."""
+    words = shlex.split(command.replace("\\\n", " "))
+    given = [word.split("=", 1) for word in itertools.takewhile(lambda word: "=" in word, words)]
+    return shared_terminal().run(words[len(given) :], folder, os.environ | dict(given))
 
 
 @pytest.fixture(scope="module")
@@ -101,7 +111,7 @@ def test_they_are_in_the_tables_and_on_the_page(measured: Path) -> None:
 def test_less_of_it_is_an_improvement(folder: Path, measured: Path) -> None:
     command = COMMANDS[-1].replace("run.dir=run", "run.dir=other") + " model.cells=1"
     assert command.count("other") == 1
-    done = shell(command, folder)
+    done = forked(command, folder)
     assert done.returncode == 0, done.stderr
     compare_runs([str(measured), str(folder / "other")], 0, folder / "compared")
     table = pd.read_csv(folder / "compared/comparison.csv", dtype={"severity": str})
@@ -119,7 +129,7 @@ def test_less_of_it_is_an_improvement(folder: Path, measured: Path) -> None:
 
 def test_a_transform_needs_no_file(folder: Path) -> None:
     assert len(COMMANDS) == 2
-    done = shell(COMMANDS[0] + " hydra.run.dir=inverted save.views=4", folder)
+    done = forked(COMMANDS[0] + " hydra.run.dir=inverted save.views=4", folder)
     assert done.returncode == 0, done.stderr
     shift = pd.read_parquet(folder / "inverted/shift.parquet")
     assert set(shift["augmentation"]) == {"custom"}

@@ -6,8 +6,6 @@ import io
 import json
 import math
 import signal
-import subprocess
-import sys
 import tarfile
 from pathlib import Path
 
@@ -19,6 +17,7 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 from PIL import Image
 from safetensors.torch import load_file
+from support.commands import run_code
 from support.training import first_loss
 
 from clipshift.cli.command import compose_config
@@ -287,9 +286,8 @@ def test_killed_and_started_again_it_ends_as_if_uninterrupted(root: Path, tmp_pa
     cfg = small(root, tmp_path / "killed")
     stored = tmp_path / "cfg.yaml"
     OmegaConf.save(cfg, stored, resolve=True)
-    command = [sys.executable, "-c", KILLED, str(stored), str(tmp_path / "killed")]
-    process = subprocess.run(command, cwd=ROOT, capture_output=True, timeout=300)
-    assert process.returncode == -signal.SIGKILL, process.stderr.decode()
+    process = run_code(KILLED, str(stored), str(tmp_path / "killed"))
+    assert process.returncode == -signal.SIGKILL, process.stderr
     assert (tmp_path / "killed" / "last.ckpt").exists()
     assert not (tmp_path / "killed" / "model").exists()
     pretrain_tiny(cfg, tmp_path / "killed")

@@ -4,6 +4,7 @@ import json
 import re
 from collections.abc import Iterable
 from dataclasses import Field
+from functools import cache
 from itertools import takewhile
 from pathlib import Path
 from textwrap import TextWrapper
@@ -53,17 +54,20 @@ def columns(rows: Iterable[tuple[str, str]]) -> str:
     return "\n".join(wrapped.fill(f"  {name:{edge - 2}}{text}") for name, text in rows)
 
 
+@cache
 def groups(command: str) -> str:
     """The groups of a command and their choices, for its help."""
     named = chosen_groups(command)
     return columns((name, ", ".join(choice_names(group))) for name, group in named.items())
 
 
+@cache
 def experiments(command: str) -> str:
     """The experiments of a command, for its help."""
     return columns((name, summary("experiment", name)) for name in experiment_names(command))
 
 
+@cache
 def options(command: str) -> str:
     """The options of a command, for its help."""
     rows = []

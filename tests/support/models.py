@@ -4,16 +4,16 @@ import json
 from pathlib import Path
 from typing import Any
 
-import open_clip
-import torch
-from safetensors.torch import save_file
-
 TEXT = {"context_length": 16, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 1}
 VIT = {"image_size": 64, "patch_size": 16, "layers": 2, "width": 64, "head_width": 32}
 
 
 def write_hub_folder(folder: Path, vision: dict[str, Any], seed: int = 0) -> Path:
     """Write a model's configuration and weights as the hub keeps them; return the folder."""
+    import open_clip
+    import torch
+    from safetensors.torch import save_file
+
     config = {"embed_dim": 32, "vision_cfg": vision, "text_cfg": TEXT}
     folder.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(seed)
