@@ -115,6 +115,7 @@ def test_curves_and_agreement_are_those_of_views_without_the_cells(
     pair = torch.stack([views[0], views[0].roll(3, dims=1)])
     curves = deletion_curves(encoder, pair, random_maps(0, "photo"))
     assert curves.shape == (2, 4, 2 * STEPS + 4)
+    assert curves[0, :, -1].isnan().all()  # the clean view has no shift
     features, maps = encode_with_maps(encoder, pair)
     whole = features.embedding.double()
     cells = range(16)

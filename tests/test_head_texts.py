@@ -108,7 +108,7 @@ def test_heads_are_named_by_attributes_and_a_file_where_sentences_are_known(
     encoder: Encoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     file = tmp_path / "texts.txt"
-    file.write_text("a dog\n\na cat\n")
+    file.write_text("a dog\n\na cat\na blurry photo\n")
     asked = {"dissect": True, "inside": False, "attributes": ["a blurry photo"]}
     options = SimpleNamespace(**asked, vocabulary=str(file))
     evaluation: Any = SimpleNamespace(

@@ -212,7 +212,7 @@ def patching_table(sample: PhotoSample, sites: Sequence[Site]) -> pd.DataFrame:
             "head": [site.head + 1 if site.head >= 0 else np.nan for site in sites],
             **{f"undone{end}": values[0] for end, values in halves.items()},
             **{f"alone{end}": values[1] for end, values in halves.items()},
-            "n": len(rows),
+            "n": np.isfinite(ratios).all(axis=1).sum(),
         }
         tables.append(pd.DataFrame(cells)[columns])
     return pd.concat(tables, ignore_index=True)

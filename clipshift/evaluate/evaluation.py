@@ -179,7 +179,8 @@ def encode_texts(evaluation: Evaluation) -> Texts:
         notes.append(NO_SENTENCES)
     elif options.dissect:
         lines = read_lines(options.vocabulary or CONF / "vocabulary.txt", "vocabulary")
-        known, more = encode_vocabularies(encoder, None, [*options.attributes, *lines])
+        listed = list(dict.fromkeys([*options.attributes, *lines]))  # once in their mean
+        known, more = encode_vocabularies(encoder, None, listed)
         of_heads, notes = known.get("attributes"), notes + more
     if options.inside:
         vocabularies, more = encode_vocabularies(encoder, zero_shot, options.attributes)

@@ -24,6 +24,7 @@ from torchmetrics.functional import spearman_corrcoef
 from clipshift.augment.keyed import keyed_generator
 from clipshift.encode.encoder import ENCODE_BATCH, Encoder
 from clipshift.encode.rollout import encode_with_maps
+from clipshift.measure.embeddings import MOVED
 from clipshift.results.columns import DEFINITIONS
 from clipshift.results.intervals import ratio_values
 from clipshift.results.measured import CLEAN
@@ -60,8 +61,8 @@ def deletion_curves(encoder: Encoder, views: Tensor, uniform: Tensor) -> Tensor:
     Returns:
         Float64, shape (V, maps, 2 · STEPS + 4): cosines with the whole view's embedding after each
         step, from none, in the order and in the reverse order; and Spearman's ρ over cells of the
-        map with what the embedding loses, and with what the shift does. Of the random maps, which
-        are last, it is the mean.
+        map with what the embedding loses, and with what the shift does, NaN where no cell changes
+        either. Of the random maps, which are last, it is the mean.
     """
     features, maps = encode_with_maps(encoder, views)
     grid: Any = [-(-patches // -(-patches // SIDE)) for patches in maps.shape[-2:]]
@@ -92,6 +93,8 @@ def deletion_curves(encoder: Encoder, views: Tensor, uniform: Tensor) -> Tensor:
     cosines = (without(removed.flatten(1, 2)) * whole).sum(dim=-1).unflatten(1, (-1, STEPS))
     deletion, drawn, reverse = pad(cosines, (1, 0), value=1).split([chosen, ORDERS, chosen], dim=1)
     rho = torch.stack([rank_correlation(cells, other) for other in (lost, taken)], dim=2)
+    change = torch.stack([lost, taken], dim=1).abs().amax(dim=2)[:, None]
+    rho = rho.where(change > MOVED**2 / 2, torch.nan)  # ranks of rounding
     of_maps = torch.cat([deletion, reverse, rho[:, :chosen]], dim=2)
     of_random = torch.cat([drawn, drawn, rho[:, chosen:]], dim=2).mean(dim=1, keepdim=True)
     return torch.cat([of_maps, of_random], dim=1)

@@ -144,8 +144,8 @@ def head_text_table(
     rows: list[tuple[tuple[Any, ...], np.ndarray, np.ndarray]] = []
     every = is_kept[is_kept]
     for of in leading.astype({"layer": int, "head": int}).itertuples():
-        variants = {v: k for v, k in sample.variants.items() if (k.severity, k.name) in moved}
-        names = {view: v.name for view, v in variants.items() if v.severity == of.severity}
+        of_severity = {k: v for k, v in sample.variants.items() if v.severity == of.severity}
+        names = {k: v.name for k, v in of_severity.items() if (v.severity, v.name) in moved}
         head_map = probe.head_map(of.layer - 1, of.head - 1).cpu().numpy()
         part = of.layer - 1, slice((of.head - 1) * len(head_map), of.head * len(head_map))
         gathered = [[by_view[view][n][part] for n in listed[is_kept]] for view in names]
