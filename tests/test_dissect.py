@@ -381,7 +381,7 @@ def test_shares_do_not_depend_on_batch_and_workers(hub_folder: Path, tmp_path: P
     assert 'id="components"' in page
     assert "where the shift came in" in page.lower()
     assert 'id="faithfulness"' in page
-    assert "Sum and intervention disagree most on" in page
+    assert "Share and intervention disagree most on" in page
     assert "What these heads write, in words" in page
     named = run.head_texts
     assert set(named["augmentation"]) == {"noise", "flip", "all"}

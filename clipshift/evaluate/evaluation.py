@@ -64,10 +64,10 @@ from clipshift.severities import MATCHED
 from clipshift.versions import provenance
 
 NO_COMPONENTS = (
-    "Heads and MLPs are left out: only the embedding of a ViT of pre-norm blocks is the sum of what "
-    "they write. In convolutional towers, stages are patched instead."
+    "Heads and MLPs are left out: only the embedding of a ViT of pre-norm blocks is the sum of "
+    "what they write. In convolutional towers, stages are patched instead."
 )
-NO_SENTENCES = "Heads are not described by texts: this model has no text tower that knows sentences."
+NO_SENTENCES = "Heads are not described by texts: this model has no text tower for sentences."
 TOKEN_PHOTOS = 500
 """Of so many photos at random the mean patch tokens are kept, for the intervals of CKA."""
 

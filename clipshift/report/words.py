@@ -154,8 +154,14 @@ def faithful_in_words(run: Run) -> str:
     if rows.empty or rows["mean"].isna().any():
         return ""
     scores = [short(*row) for row in rows[["mean", "ci_low", "ci_high"]].to_numpy()]
-    words = "not nearly as well as", "less well than", "about half as well as", "almost as well as"
-    worth = words[np.searchsorted([0.15, 0.4, 0.75], rows["mean"].mean())]
+    words = (
+        "not nearly as well as",
+        "much less well than",
+        "about half as well as",
+        "less well than",
+        "about as well as",
+    )
+    worth = words[np.searchsorted([0.15, 0.4, 0.6, 0.9], rows["mean"].mean())]
     return (
         "On clean views the gaze finds the patches that the embedding depends on "
         f"{worth} occlusion: {scores[0]} by deletion and {scores[1]} by insertion (0: random; 1: "

@@ -12,9 +12,9 @@ from clipshift.report.charts.vega import Chart
 ENCODED, RETAINED = 0.75, 0.5
 """Where the plane is divided: AUROC halfway between chance and 1, and half of the views."""
 QUADRANTS = (
-    (0.6, 0.94, "not encoded, but retained:\ninvariant"), (0.6, 0.06, "neither:\nlost"),
-    (0.88, 0.94, "encoded and retained:\ncould be undone"),
-    (0.88, 0.06, "encoded, but the photo\nis lost"),
+    (0.6, 0.57, "not encoded, but retained:\ninvariant"), (0.6, 0.45, "neither:\nlost"),
+    (0.88, 0.57, "encoded and retained:\ncould be undone"),
+    (0.88, 0.45, "encoded, but the photo\nis lost"),
 )  # fmt: skip
 """Where in the plane is said what: encoded, retained, caption."""
 

@@ -91,8 +91,8 @@ def disagreement(means: pd.DataFrame) -> list[str]:
         most["component"], f"head {most['head']:.0f}"
     )
     return [
-        f"Sum and intervention disagree most on {name} of layer {most['layer']:.0f}: its share is "
-        f"{short(most['share'])}, and its clean output, put into the pass of the view, undoes "
+        f"Share and intervention disagree most on {name} of layer {most['layer']:.0f}: its share "
+        f"is {short(most['share'])}, and its clean output, put into the pass of the view, undoes "
         f"{short(most['undone'])} of the shift. What a component writes, later ones may compensate "
         "or amplify."
     ]

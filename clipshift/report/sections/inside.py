@@ -51,10 +51,16 @@ def faithfulness_section(run: Run) -> Section | None:
         return None
     index = "severity", "augmentation", "map"
     table = side_by_side(run.faithfulness, "measure", index=index)
-    table = table[table["map"] != "random"]
+    table = table[~table["map"].isin(["random", "occlusion"])]  # 0 and 1 by definition
     curves = run.faithfulness_curves
     drawn = {name: draw_faithfulness(curves, name) for name in ("deletion", "insertion")}
-    return make_section("faithfulness", drawn, [table], faithful=faithful_in_words(run))
+    has_rollout = table["map"].eq("rollout").any()
+    words = {
+        "faithful": faithful_in_words(run),
+        "photos": f"{run.faithfulness['n'].max():.0f}",
+        "rollout": " Rollout follows attention through all layers." if has_rollout else "",
+    }
+    return make_section("faithfulness", drawn, [table], **words)
 
 
 def outlier_section(run: Run) -> Section | None:
