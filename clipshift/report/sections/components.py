@@ -7,7 +7,7 @@ from clipshift.report.charts.components import draw_components, draw_locations
 from clipshift.report.page import Section
 from clipshift.report.prose import make_section
 from clipshift.report.tables import leading_rows
-from clipshift.report.words import short
+from clipshift.report.words import counted, short
 from clipshift.results.runs import Run
 from clipshift.severities import ALL
 
@@ -46,7 +46,7 @@ def component_section(run: Run) -> Section | None:
         carried=short(shown["share"].sum()),
         common=len(set.intersection(*places)),
     )
-    section.text = [*section.text, *disagreement(leading_rows(means))]
+    section.text = [*section.text, *disagreement(leading_rows(means), run.patching["n"].max())]
     return section
 
 
@@ -81,7 +81,7 @@ def with_patching(run: Run) -> pd.DataFrame:
     return run.components[run.components["augmentation"] == ALL].merge(both, "left", keys)
 
 
-def disagreement(means: pd.DataFrame) -> list[str]:
+def disagreement(means: pd.DataFrame, photos: float) -> list[str]:
     """A sentence on the component whose share and patching differ most; none without patching."""
     difference = (means["share"] - means["undone"]).abs()
     if not difference.notna().any():
@@ -93,6 +93,6 @@ def disagreement(means: pd.DataFrame) -> list[str]:
     return [
         f"Share and intervention disagree most on {name} of layer {most['layer']:.0f}: its share "
         f"is {short(most['share'])}, and its clean output, put into the pass of the view, undoes "
-        f"{short(most['undone'])} of the shift. What a component writes, later ones may compensate "
-        "or amplify."
+        f"{short(most['undone'])} of the shift in {counted(int(photos), 'photo')}. What a "
+        "component writes, later ones may compensate or amplify."
     ]
