@@ -41,7 +41,7 @@ from clipshift.results.info import RunInfo
 from clipshift.results.intervals import spearman_interval
 from clipshift.results.paired import GROUPS
 from clipshift.results.runs import Run, read_info, read_run
-from clipshift.severities import MATCHED, PAPER
+from clipshift.severities import ALL, MATCHED, PAPER
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -55,6 +55,8 @@ PUBLIC = ["data=shards", f"data.root={IMAGENET_V2}", "data.sample=400"]
 RUNS = {
     "lite": ["evaluate", "experiment=inside", "model=lite", *SAMPLE],
     "tiny": ["evaluate", "experiment=inside", "model=tiny", *SAMPLE],
+    "dissect_tiny": ["evaluate", "experiment=dissect", "model=tiny", *SAMPLE, "data.sample=200"],
+    "dissect_lite": ["evaluate", "experiment=dissect", "model=lite", *SAMPLE, "data.sample=200"],
     "ladders": ["evaluate", "model=tiny", *SAMPLE, "data.sample=200", "prompts=none",
                 "aug=extended", "metric=ssim", "severity=[1,2,3,4,5]"],
     "robustify_lite": ["train", "experiment=robustify_lite"],
@@ -63,9 +65,10 @@ RUNS = {
     "builtin": ["evaluate"],
     "clip": ["evaluate", "-m", "model=vit_b32_openai,vit_b16_openai,vit_l14_openai,siglip2_b16",
              *PUBLIC],
+    "dissect_clip": ["evaluate", "experiment=dissect", "model=vit_b32_openai", *PUBLIC],
 }  # fmt: skip
 """Arguments of ``clipshift``, by name of the run."""
-DOWNLOADED = ("clip",)
+DOWNLOADED = ("clip", "dissect_clip")
 """Runs whose weights and photographs are downloaded: they are made only when they are named."""
 MADE = [name for name in RUNS if name not in DOWNLOADED]
 DEMO = ["model=lite"]
@@ -609,6 +612,102 @@ def texts_table(run: Run) -> str:
     return table(["augmentation", "class gained most", "class lost most"], cells)
 
 
+def components_table(run: Run, count: int = 10) -> str:
+    """Return the heads that carry most of the shift, with what patching says of them."""
+    rows = run.components[run.components["augmentation"] == ALL]
+    keys = ["layer", "component", "head"]
+    patched = run.patching.groupby(keys, dropna=False)[["undone", "alone"]].mean()
+    heads = rows[rows["component"] == "head"].nlargest(count, "share")
+    cells = [
+        [
+            f"{row['layer']:.0f}",
+            f"{row['head']:.0f}",
+            percent(*ends(row, "share")),
+            *(percent(of) if pd.notna(of) else "" for of in patched.reindex([tuple(row[keys])]).iloc[0]),
+        ]
+        for _, row in heads.iterrows()
+    ]
+    sums = rows.groupby("component")["share"].sum()
+    head = ["layer", "head", "share of the shift", "undone by its clean output", "made by it alone"]
+    note = (
+        f"Attention carries {percent(sums['attention'])} of the shift, MLPs "
+        f"{percent(sums['mlp'])}, and what is constant {percent(sums['constant'])}."
+    )
+    return f"{table(head, cells)}\n\n{note}"
+
+
+def parts_table(run: Run) -> str:
+    """Return the parts of the shift, and with classes the flips that margins predict."""
+    parts = run.geometry.set_index(["augmentation", "part"])
+    names = list(ranking(run, PAPER).index)
+    shown = [part for part in run.geometry["part"].unique() if part != "own"]
+    margins = run.margins[run.margins["prompt"] == ALL] if len(run.margins) else run.margins
+    margins = margins.set_index(["augmentation", "measure"])
+    flips = ["predicted_flips", "flips"] if len(margins) else []
+    rows = [
+        [
+            code(name),
+            *(percent(*ends(parts.loc[name, part], "share")) for part in shown),
+            *(percent(*ends(margins.loc[name, measure], "value")) for measure in flips),
+        ]
+        for name in names
+    ]
+    heads = {"class_span": "inside the span of the classes", "predicted_flips": "predicted flips"}
+    text = table(["augmentation", *(heads.get(of, of) for of in [*shown, *flips])], rows)
+    if "class_span" not in shown:
+        return text
+    at_random = percent(parts.xs("class_span", level="part")["reference"].iloc[0])
+    return f"{text}\n\nRandom displacements would be inside the span of the classes by {at_random}."
+
+
+def encoded_table(run: Run) -> str:
+    """Return what draws predict, how views are told from clean ones, and what is retained."""
+    rows = run.encoded.set_index(["augmentation", "measure"])
+    retained = means(run, PAPER, "retained")
+    cells = []
+    for name in ranking(run, PAPER).index:
+        measures = rows.loc[name]
+        drawn = measures[measures.index.str.startswith("draw:")]
+        best = drawn.loc[drawn["value"].idxmax()] if len(drawn) else None
+        cells.append(
+            [
+                code(name),
+                number(*ends(measures.loc["auroc"], "value")),
+                number(*retained.loc[name]),
+                "" if best is None else f"{best.name[5:]}: {number(*ends(best, 'value'), '.2f')}",
+                number(*ends(measures.loc["predicted_by_draws"], "value"), ".2f")
+                if "predicted_by_draws" in measures.index
+                else "",
+            ]
+        )
+    head = ["augmentation", "told from clean, AUROC", "retained", "best read draw, R²",
+            "shift predicted by draws, R²"]  # fmt: skip
+    return table(head, cells)
+
+
+def faithfulness_table(run: Run) -> str:
+    """Return the scores of maps on clean views, and their range over augmentations."""
+    scores = run.faithfulness.pivot_table(
+        index=["map", "augmentation"], columns="measure", values=["mean", "ci_low", "ci_high"]
+    )
+    measures = ["deletion", "insertion", "agreement", "shift_agreement"]
+    cells = []
+    for kind in dict.fromkeys(run.faithfulness["map"]):
+        if kind in ("random", "occlusion"):
+            continue
+        of_map = scores.loc[kind]
+        row = [kind]
+        for measure in measures:
+            views = of_map["mean"].reindex(columns=measures)[measure].drop("clean").dropna()
+            low, high = (number(end, digits=".2f") for end in (views.min(), views.max()))
+            clean = of_map.loc["clean"].unstack(0).reindex(measures).loc[measure]
+            text = number(*ends(clean, "mean"), ".2f")
+            row.append(f"{text}; {low} to {high}" if text else f"{low} to {high}")
+        cells.append(row)
+    head = ["map", "deletion", "insertion", "agreement with occlusion", "the same, of the shift"]
+    return table(head, cells)
+
+
 def ladder_table(run: Run) -> str:
     """Return strength and realised SSIM at each step of each ladder."""
     steps = sorted(run.summary["severity"].unique())
@@ -765,6 +864,7 @@ BLOCKS: dict[str, Block] = {
     "clip": (clip_table, ("clip",)),
     "made-demo": (demo_provenance, ("builtin", "tiny")),
     "texts-lite": (texts_table, ("lite",)),
+    "components-tiny": (components_table, ("dissect_tiny",)),
     **{f"command-{name}": (lambda *_, name=name: command_block(name), ()) for name in MADE},
     **{f"made-{name}": (provenance, (name,)) for name in MADE},
 }
@@ -776,6 +876,9 @@ for _model in ("lite", "tiny"):
         f"correlations-{_model}": (correlation_table, (_model,)),
         f"inside-{_model}": (inside_table, (_model,)),
         f"cosines-{_model}": (cosines_table, (_model,)),
+        f"geometry-{_model}": (parts_table, (f"dissect_{_model}",)),
+        f"encoded-{_model}": (encoded_table, (f"dissect_{_model}",)),
+        f"faithfulness-{_model}": (faithfulness_table, (f"dissect_{_model}",)),
         f"training-summary-{_model}": (training_summary, (f"robustify_{_model}",)),
         f"interpolation-{_model}": (interpolation_table, (f"robustify_{_model}",)),
         f"robust-{_model}": (robust_table, (f"robustify_{_model}",)),
