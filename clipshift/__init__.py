@@ -4,7 +4,6 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 from clipshift.errors import UserError
-from clipshift.lazy import postponed_imports
 
 if TYPE_CHECKING:
     from clipshift.api import (
@@ -28,8 +27,8 @@ def __getattr__(name: str) -> Any:
     if name == "__version__":
         return version("clipshift")
     if name in __all__:
-        with postponed_imports():
-            from clipshift import api
+        from clipshift import api
+
         return getattr(api, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
