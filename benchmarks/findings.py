@@ -618,12 +618,13 @@ def components_table(run: Run, count: int = 10) -> str:
     keys = ["layer", "component", "head"]
     patched = run.patching.groupby(keys, dropna=False)[["undone", "alone"]].mean()
     heads = rows[rows["component"] == "head"].nlargest(count, "share")
+    patched = patched.reindex(pd.MultiIndex.from_frame(heads[keys]))
     cells = [
         [
             f"{row['layer']:.0f}",
             f"{row['head']:.0f}",
             percent(*ends(row, "share")),
-            *(percent(of) if pd.notna(of) else "" for of in patched.reindex([tuple(row[keys])]).iloc[0]),
+            *(percent(of) if pd.notna(of) else "" for of in patched.loc[tuple(row[keys])]),
         ]
         for _, row in heads.iterrows()
     ]
