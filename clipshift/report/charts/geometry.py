@@ -130,7 +130,7 @@ def draw_parts(parts: pd.DataFrame) -> Chart:
     table = marks.with_words(parts[parts["part"].isin(PARTS)], "share")
     table = table.assign(common=table["share"].where(table["part"] == "common"))
     scale = alt.Scale(domain=list(PARTS), range=list(PARTS.values()))
-    title = "share of the mean squared displacement"
+    title = "share of the squared shift"
     bar = alt.Chart().mark_bar(height=15)
     bar = bar.encode(
         alt.X("share:Q", title=title, axis=alt.Axis(format="%", tickCount=6)),
