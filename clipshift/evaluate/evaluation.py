@@ -40,7 +40,7 @@ from clipshift.evaluate.calibration import distortion_of, matched_strengths
 from clipshift.evaluate.decisions import decision_tables
 from clipshift.evaluate.dissect import component_table, location_table, patching_table
 from clipshift.evaluate.elasticity import ELASTICITY_PHOTOS, WEAKER
-from clipshift.evaluate.encoded import encoded_table
+from clipshift.evaluate.encoded import LEAST_PHOTOS, encoded_table
 from clipshift.evaluate.faithfulness import faithfulness_tables, random_maps
 from clipshift.evaluate.floor import precision_floor
 from clipshift.evaluate.gallery import clean_spread
@@ -182,6 +182,8 @@ def encode_texts(evaluation: Evaluation) -> Texts:
         listed = list(dict.fromkeys([*options.attributes, *lines]))  # once in their mean
         known, more = encode_vocabularies(encoder, None, listed)
         of_heads, notes = known.get("attributes"), notes + more
+    if options.dissect and min(len(photos), options.gallery) < LEAST_PHOTOS:
+        notes.append(f"What embeddings encode is left out: it takes {LEAST_PHOTOS} photos.")
     if options.inside:
         vocabularies, more = encode_vocabularies(encoder, zero_shot, options.attributes)
         notes += more
