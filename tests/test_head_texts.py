@@ -11,6 +11,7 @@ from timm.models import VisionTransformer
 from torch import Tensor, nn
 
 from clipshift.choices import NAMES
+from clipshift.data.photos import Photo
 from clipshift.encode.encoder import Encoder
 from clipshift.encode.modules import as_encoder
 from clipshift.evaluate.dissect import component_products
@@ -110,9 +111,10 @@ def test_heads_are_named_by_attributes_and_a_file_where_sentences_are_known(
     file = tmp_path / "texts.txt"
     file.write_text("a dog\n\na cat\na blurry photo\n")
     asked = {"dissect": True, "inside": False, "attributes": ["a blurry photo"]}
-    options = SimpleNamespace(**asked, vocabulary=str(file))
+    options = SimpleNamespace(**asked, vocabulary=str(file), gallery=100)
+    photos = [Photo(str(number), tmp_path / str(number)) for number in range(50)]
     evaluation: Any = SimpleNamespace(
-        encoder=encoder, options=options, photos=[], classes=[], templates=[]
+        encoder=encoder, options=options, photos=photos, classes=[], templates=[]
     )
     texts = encode_texts(evaluation)
     assert texts.of_heads is not None

@@ -1,7 +1,9 @@
 """Choices that others make: the model's own preprocessing, and open_clip's prompts and names."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import open_clip
@@ -178,9 +180,12 @@ def test_classes_of_one_name_stay_two_among_all_of_imagenet(  # type: ignore[no-
     from clipshift.encode import texts
 
     asked = []
-    monkeypatch.setattr(
-        texts, "_classifier", lambda _, names, templates: asked.append((names, templates))
-    )
+
+    def ask(_: Any, names: Sequence[str], templates: Sequence[str]) -> tuple[None, None]:
+        asked.append((names, templates))
+        return None, None
+
+    monkeypatch.setattr(texts, "_classifiers", ask)
     zero_shot = make_zero_shot(encoder, labelled, candidate_classes("imagenet"), "openai")
     ((names, templates),) = asked
     assert list(names) == list(open_clip.IMAGENET_CLASSNAMES)
