@@ -14,7 +14,7 @@ from clipshift.data.photos import Photo
 from clipshift.encode.encoder import Encoder
 
 SINGLE_TEMPLATES = 8
-"""Of how many templates at most, evenly spread over their list, classifiers are kept as well."""
+"""The most templates, evenly spread over their list, whose own classifiers are kept as well."""
 
 
 @dataclass

@@ -119,7 +119,7 @@ def location_table(sample: PhotoSample) -> pd.DataFrame:
     located, gazes = sample.measured.locations, sample.measured.gazes.get(CLEAN)
     if not located or not gazes or sample.measured.components is None:
         return pd.DataFrame(columns=list(DEFINITIONS["locations"]))
-    photos = sorted(next(iter(located.values())), key=lambda index: sample.photos[index].id)
+    photos = sample.by_id(next(iter(located.values())))
     rows, columns = next(iter(gazes.values())).shape
     products = np.array([[located[v][n] for v in sample.variants] for n in photos], float)
     others = products.shape[2] - rows * columns
@@ -191,7 +191,7 @@ def patching_table(sample: PhotoSample, sites: Sequence[Site]) -> pd.DataFrame:
     columns, tables = list(DEFINITIONS["patching"]), []
     for name, variant in sample.variants.items():
         kept = sample.measured.patched.get(name, {})
-        photos = sorted(kept, key=lambda index: sample.photos[index].id)
+        photos = sample.by_id(kept)
         rows = np.array([kept[index] for index in photos])
         if not len(rows):
             return pd.DataFrame(columns=columns)

@@ -69,7 +69,7 @@ NO_COMPONENTS = (
 )
 NO_SENTENCES = "Heads are not described by texts: this model has no text tower for sentences."
 TOKEN_PHOTOS = 500
-"""Of so many photos at random the mean patch tokens are kept, for the intervals of CKA."""
+"""The number of photos at random whose mean patch tokens are kept, for the intervals of CKA."""
 
 
 @dataclass

@@ -124,7 +124,7 @@ def faithfulness_tables(sample: PhotoSample, kind: str | None) -> dict[str, pd.D
     views += [(view, variant.name, variant.severity) for view, variant in variants.items()]
     tables: dict[str, list[pd.DataFrame]] = {"faithfulness": [], "faithfulness_curves": []}
     for view, name, severity in views if kept else ():
-        photos = sorted(kept[view], key=lambda index: sample.photos[index].id)
+        photos = sample.by_id(kept[view])
         rows = np.array([kept[view][index] for index in photos])
         cosines = rows[..., :-2].reshape(*rows.shape[:2], 2, -1)  # photos, maps, curves, steps
         cosines[:, :, 1] = cosines[:, :, 1, ::-1].copy()

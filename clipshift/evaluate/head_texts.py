@@ -25,7 +25,7 @@ from clipshift.results.table import PhotoSample
 from clipshift.severities import ALL
 
 SPANNED_PHOTOS = 100
-"""Of so many photos at random the shift of heads is kept."""
+"""The number of photos at random whose heads' shifts are kept."""
 LEADING_HEADS = 10
 """How many heads are named at each severity, by their mean share over augmentations."""
 RANKS = 5

@@ -75,7 +75,7 @@ def layer_table(sample: PhotoSample, sums: Mapping[str, Tensor]) -> pd.DataFrame
 def _tokens(sample: PhotoSample, view: str) -> np.ndarray:
     """The mean patch tokens of the photos of which they were kept, in the order of ids."""
     kept = sample.measured.tokens.get(view, {})
-    chosen = sorted(kept, key=lambda index: sample.photos[index].id)
+    chosen = sample.by_id(kept)
     return np.array([kept[index] for index in chosen])
 
 

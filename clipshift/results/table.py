@@ -1,6 +1,6 @@
 """The tables of a run: one row per photo and variant, and means over photos with intervals."""
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TypeAlias
@@ -64,6 +64,10 @@ class PhotoSample:
     def listed(self) -> list[Photo]:
         """The measured photos in the order of ids."""
         return [self.photos[self.measured.index[row]] for row in self.order]
+
+    def by_id(self, photos: Iterable[int]) -> list[int]:
+        """Indices of photos in the order of their ids."""
+        return sorted(photos, key=lambda index: self.photos[index].id)
 
     def mean_interval(
         self, values: np.ndarray, photos: Collection[int] | None = None
