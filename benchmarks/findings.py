@@ -33,6 +33,7 @@ from PIL import Image
 from scipy.stats import spearmanr
 
 from clipshift.cli.command import compose_config
+from clipshift.comparison.outcome import OUTCOME, outcome_cells
 from clipshift.data.files import read_json
 from clipshift.report.answer import answer
 from clipshift.report.words import counted, ranks_in_words, short, with_interval
@@ -96,6 +97,7 @@ class Training:
     trained_on: list[str]
     comparison: pd.DataFrame
     interpolation: pd.DataFrame
+    outcome: pd.DataFrame
 
 
 # --- runs ----------------------------------------------------------------------------------------
@@ -179,6 +181,7 @@ def load(folder: Path) -> Run | Training | list[Run]:
         read_run(folder / "robust").trained_on,
         pd.read_csv(folder / "comparison.csv", dtype={"severity": str}),
         pd.read_csv(folder / "interpolation.csv"),
+        pd.read_csv(folder / OUTCOME, dtype={"severity": str}),
     )
 
 
@@ -330,7 +333,7 @@ def training_summary(training: Training) -> str:
     """Return a sentence about the effect of a fine-tuning."""
     before, after = training.info.model.name, training.comparison["model_b"].iloc[-1]
     pair = pair_of(training, before, after)
-    changes = [change_in_words(pair, group) for group in GROUPS]
+    changes = [change_in_words(pair, group) for group in GROUPS[:2]]
     line = (
         f"Fine-tuning `{before}` on {counted(len(training.trained_on), 'augmentation')} "
         f"changes its mean relative shift by {changes[0]} on these, and by {changes[1]} on "
@@ -339,7 +342,7 @@ def training_summary(training: Training) -> str:
     )
     if len(models_of(training)) == 3:
         control = pair_of(training, before, models_of(training)[1])
-        changes = [change_in_words(control, group) for group in GROUPS]
+        changes = [change_in_words(control, group) for group in GROUPS[:2]]
         line += f"; the same training on clean views alone: {changes[0]} and {changes[1]}"
     return f"- {line}."
 
@@ -787,41 +790,9 @@ def robust_table(training: Training) -> str:
 
 
 def outcome_table(training: Training) -> str:
-    """Return the changes of other measures, with the control if there is one."""
-    models = models_of(training)
-    pairs = [pair_of(training, before, models[-1]) for before in models[:-1]]
-    if len(models) == 3:
-        first = pair_of(training, models[0], models[1])
-    measures = [
-        ("relative shift", "relative_shift", GROUPS),
-        ("retained", "retained", GROUPS),
-        ("top-1", "zero_shot_top1", GROUPS),
-        ("clean top-1", "zero_shot_top1_clean", ["clean"]),
-    ]
-
-    def row_of(pair: pd.DataFrame, name: str, measure: str) -> Any:
-        rows_of_pair = pair[(pair["augmentation"] == name) & (pair["measure"] == measure)]
-        return rows_of_pair.iloc[0]
-
-    rows = []
-    for label, measure, groups in measures:
-        for group in groups:
-            robust = [row_of(pair, group, measure) for pair in pairs]
-            means_ = [robust[0]["mean_a"]]
-            if len(models) == 3:
-                means_.append(row_of(first, group, measure)["mean_b"])
-            means_.append(robust[0]["mean_b"])
-            of = group.removeprefix("mean of ")
-            rows.append(
-                [
-                    label if group == "clean" else f"{label}, {of}",
-                    *map(number, means_),
-                    *(number(*ends(row, "difference"), "+.3f") for row in robust),
-                    str(robust[0]["n"]),
-                ]
-            )
-    names = ["base", *(["control"] if len(models) == 3 else []), "robust"]
-    return table(["", *names, *(f"robust − {name}" for name in names[:-1]), "photographs"], rows)
+    """Return what the fine-tuning changed, with the control if there is one."""
+    head, *rows = outcome_cells(training.outcome)
+    return table(head, ([cell.replace("-", "−") for cell in row] for row in rows))
 
 
 def caption(run: Run) -> str:

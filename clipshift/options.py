@@ -115,8 +115,8 @@ def described_options(
     lines, listed = help_of(description), {} if listed is None else listed
     for one in fields(description):
         name, options = within + one.name, nested(one)
-        if options in listed:
-            yield f"{name}.OPTION", one, f"As {listed[options]}.OPTION"
+        if same := [listed[other] for other in listed if options and issubclass(other, options)]:
+            yield f"{name}.OPTION", one, f"As {same[0]}.OPTION"
         elif options:
             listed[options] = name
             yield from described_options(options, f"{name}.", listed)
@@ -197,10 +197,18 @@ def check_options(description: type, values: Mapping[str, Any], within: str = ""
             raise UserError(f"{name}={value} is out of range: it must be {check[0]}")
         if nested(one) and isinstance(value, Mapping):
             check_options(nested(one), value, f"{name}.")
+            for key, source in value.items() if nested(one) is TrainingSource else ():
+                if is_source(source):
+                    check_options(TrainingSource, source, f"{name}.{key}.")
         elif nested(one) and value != default_of(one):
             raise UserError(f"{name}={value} is out of range: set its options, {name}.NAME=VALUE")
         elif example and not all(isinstance(part, Mapping) for part in value.values()):
             raise UserError(f"{name} contains an invalid entry: choose by name, as in {example}")
+
+
+def is_source(value: Any) -> bool:
+    """Whether an option of ``data.train`` is a source, one of several."""
+    return isinstance(value, Mapping) and "_target_" in value
 
 
 def _are_severities(values: Any) -> bool:
@@ -578,13 +586,24 @@ class OptimizationOptions(Description):
     """The weight decay."""
 
 
+class TrainingSource(SourceOptions):
+    """Photos to train on."""
+
+    weight: float | None = option(None, number(0))
+    """Of several sources, data@data.train.NAME=, the share of each in an epoch (all alike)."""
+    vary: Any = group(of="aug")
+    """Augmentations that make more photos of each, at random strengths up to the paper's."""
+
+
 class TrainingData(Description):
     """The photos of a training."""
 
-    train: SourceOptions = group(SourceOptions, of="data")
+    train: TrainingSource = group(TrainingSource, of="data")
     """The photos to train on."""
     val: SourceOptions = group(SourceOptions, of="data")
     """Photos that choose between weights; the models are compared on the rest."""
+    photos: int | None = option(None, whole(1))
+    """Photos in an epoch (as many as there are)."""
     batch_size: int = option(128, whole(1))
     """Photos in a step, over all devices."""
     num_workers: int | None = option(8, whole(0))
@@ -604,7 +623,11 @@ class FinetuneOptions(TrainOptions):
     """The augmentations to train on."""
     data: TrainingData = field(default_factory=TrainingData)
     severities: list[Any] = option(["paper", 1, 2, 3, 4, 5], TRAINED_SEVERITIES)
-    """Severities, of which one is drawn for every photo and epoch: paper and 1 to 5."""
+    """Severities, of which one is drawn for every view: paper and 1 to 5."""
+    views: int = option(1, whole(1))
+    """Augmented views of a photo in a step."""
+    gradient_checkpointing: bool = False
+    """Compute activations again in the backward pass, block by block: less memory, more time."""
     optimization: OptimizationOptions = field(default_factory=OptimizationOptions)
     ema: float | None = option(0.99, share())
     """The decay of a moving average of the weights, which is what is kept; null: none."""

@@ -26,7 +26,7 @@ from clipshift.data.sources import folder, sample
 from clipshift.errors import UserError
 from clipshift.measure.functional import ssim
 from clipshift.parts import build_part, make_augmentations
-from clipshift.train.views import RobustViews
+from clipshift.train.views import RobustViews, Source
 
 JPEG = internet.Recompress("JPEG", (20, 40), ["4:2:0"])
 
@@ -173,12 +173,13 @@ def test_a_pixel_is_enough() -> None:
 
 def test_training_sees_the_edited_file() -> None:
     parts = {"crop": choice_of_aug("internet")[0]["crop"]}
-    views = RobustViews(sample()[:1], parts, {"crop": [1, 2, 3, 4, 5]}, ["2"], 0, "squash")
+    source = Source(sample()[:1], "squash")
+    views = RobustViews([source], parts, {"crop": [1, 2, 3, 4, 5]}, ["2"], 0)
     clean, view, _ = views[3, 0]
     photo = Photo(f"epoch 3 of {sample()[0].id}", sample()[0].file)
     batch = batch_of(parts, [photo], strengths={"crop": [2.0]})
     assert torch.equal(clean, batch.clean[0])
-    assert torch.equal(view, augment(parts["crop"], batch.clean, batch.draws["crop"], 2.0)[0])
+    assert torch.equal(view, augment(parts["crop"], batch.clean, batch.draws["crop"], 2.0))
 
 
 @pytest.mark.slow

@@ -34,7 +34,13 @@ from clipshift.cli.build import load_photos, make_augmentations
 from clipshift.cli.command import compose_config
 from clipshift.cli.config import plain
 from clipshift.cli.evaluate import evaluate
-from clipshift.cli.train import comparison_notes, compose_evaluations, finetune, make_training
+from clipshift.cli.train import (
+    comparison_notes,
+    compose_evaluations,
+    finetune,
+    make_training,
+    training_batches,
+)
 from clipshift.data.photos import Photo
 from clipshift.data.sources import sample
 from clipshift.encode import encoder as encoder_module
@@ -54,7 +60,7 @@ from clipshift.train.objectives import (
     TeCoA,
 )
 from clipshift.train.resuming import BEST, LAST, SETTINGS
-from clipshift.train.views import EpochSampler, RobustViews
+from clipshift.train.views import EpochSampler, RobustViews, Source
 
 
 def configured(hub_folder: Path, *overrides: str) -> DictConfig:
@@ -155,10 +161,27 @@ def test_the_loss_holds_views_and_clean_views_to_the_frozen_bases_clean_ones(
         view, held = (module.student.embed(x).numpy() for x in (augmented, clean))
     distances = [((made - target) ** 2).sum(axis=1).mean() for made in (view, held)]
     assert min(distances) > 1e-3  # or it would not be seen which of them are in the loss
-    made = first_loss(module, [clean, augmented, index])
+    made = first_loss(module, [clean, augmented[:, None], index])
     assert made == pytest.approx(distances[0] + 3 * distances[1], rel=1e-4)
     alone = in_training(encoder, Consistency("l2"), None, None, anchor_weight=3.0)
-    assert first_loss(alone, [clean, augmented, index]) == pytest.approx(distances[0], rel=1e-4)
+    made = first_loss(alone, [clean, augmented[:, None], index])
+    assert made == pytest.approx(distances[0], rel=1e-4)
+
+
+def test_the_loss_is_the_mean_over_all_views_of_a_photo(encoder: Encoder, views: Tensor) -> None:
+    clean, augmented = views[:2], torch.stack([views[:2].flip(3), views[:2] / 2, views[2:4]], dim=1)
+    index = torch.tensor([1, 2])
+    unit = normalize(torch.randn(32, 3, generator=torch.Generator().manual_seed(0)), dim=0)
+    texts = ZeroShot(unit, torch.tensor([2, 0, 1]))
+
+    def loss(augmented: Tensor) -> float:
+        module = in_training(encoder, ConsistencyTeCoA("l2", 0.5), None, texts)
+        return first_loss(module, [clean, augmented, index])
+
+    losses = [loss(augmented[:, number, None]) for number in range(3)]
+    made = loss(augmented)
+    assert made == pytest.approx(np.mean(losses), rel=1e-4)
+    assert np.std(losses) > 1e-2 * made
 
 
 def test_texts_are_compared_at_the_bases_own_scale(encoder: Encoder, views: Tensor) -> None:
@@ -173,7 +196,7 @@ def test_texts_are_compared_at_the_bases_own_scale(encoder: Encoder, views: Tens
     logits = 20 * made / np.linalg.norm(made, axis=1, keepdims=True) @ unit.double().numpy()
     of_photo = np.log(np.exp(logits).sum(axis=1)) - logits[range(4), [1, 3, 0, 4]]
     expected = of_photo[[0, 1, 3]].mean()  # the photo without a text is left out
-    loss = first_loss(module, [views[:4], views[:4], index])
+    loss = first_loss(module, [views[:4], views[:4, None], index])
     assert loss == pytest.approx(expected, rel=1e-4)
 
 
@@ -311,18 +334,18 @@ def test_lite_is_compared_on_photos_that_are_new_to_it(photos_root: Path, tmp_pa
 
 
 def test_devices_take_the_photos_of_one_in_turn(monkeypatch: pytest.MonkeyPatch) -> None:
-    whole = EpochSampler(10, seed=3)
+    whole = EpochSampler([10], 10, seed=3)
     assert {epoch for epoch, _ in whole} == {0}
     whole.set_epoch(2)
     in_order = list(whole)
     shares = []
     for rank in (0, 1, 2):
         monkeypatch.setattr("clipshift.train.views._devices", lambda rank=rank: (rank, 3))
-        own = EpochSampler(10, seed=3)
+        own = EpochSampler([10], 10, seed=3)
         own.set_epoch(2)
         shares.append(list(own))
         assert len(own) == len(shares[-1]) == 3
-        resumed = EpochSampler(10, seed=3, epoch=2, start=6)
+        resumed = EpochSampler([10], 10, seed=3, epoch=2, start=6)
         assert list(resumed) == shares[-1][2:]
         resumed.set_epoch(2)
         assert list(resumed) == shares[-1][2:]
@@ -339,7 +362,7 @@ def test_a_broken_photo_is_replaced_by_the_next(tmp_path: Path) -> None:
     parts = make_augmentations(plain(compose_config("evaluate", ["aug=noise"]).aug))
 
     def views(*photos: Photo) -> RobustViews:
-        return RobustViews(photos, *parts, ["paper"], 0, "squash")
+        return RobustViews([Source(photos, "squash")], *parts, ["paper"], 0)
 
     for photos, start, taken in (
         ((whole[0], broken, whole[2]), 1, 2),
@@ -375,19 +398,84 @@ def test_every_photo_and_epoch_draws_anew_from_all_severities(tmp_path: Path) ->
     ladders = {"a": [2.0, 3.0, 4.0, 5.0, 6.0], "b": [1.5, 2.5, 3.5, 4.5, 5.5]}
     augmentations = {"a": Shown(), "b": Shown()}
     severities = ["paper", "1", "4"]
-    views = RobustViews(photos, augmentations, ladders, severities, 0, "squash")
+    sources = [Source(photos[:1], "squash"), Source(photos[1:], "squash")]
+    views = RobustViews(sources, augmentations, ladders, severities, 0, count=2)
     shown = np.array(
-        [[views[epoch, i][1][:2, 0, 0].tolist() for i in range(2)] for epoch in range(200)]
+        [[views[epoch, i][1][:, :2, 0, 0].tolist() for i in range(2)] for epoch in range(100)]
     )
     strengths, counts = np.unique((10 * shown[..., 0]).round(4), return_counts=True)
     assert strengths.tolist() == [1, 1.5, 2, 4.5, 5]  # 1 is the paper's, of both augmentations
     share = np.array([2, 1, 1, 1, 1]) / 6
     assert chisquare(counts, 400 * share).pvalue > 1e-3
     assert len(np.unique(shown[..., 1])) == 400
-    again = RobustViews(photos, augmentations, ladders, severities, 0, "squash")
-    assert torch.equal(again[7, 1][1], views[7, 1][1])
-    other = RobustViews(photos, augmentations, ladders, severities, 1, "squash")
-    assert not torch.equal(other[7, 1][1], views[7, 1][1])
+    one = [Source(photos, "squash")]  # what is drawn depends neither on sources nor other views
+    again = RobustViews(one, augmentations, ladders, severities, 0)
+    assert torch.equal(again[7, 1][1], views[7, 1][1][:1])
+    other = RobustViews(one, augmentations, ladders, severities, 1)
+    assert not torch.equal(other[7, 1][1], views[7, 1][1][:1])
+
+
+def test_photos_are_varied_before_everything_else(tmp_path: Path) -> None:
+    """A mirror image in half of the cases, of which base and student see the same."""
+    Image.fromarray(np.arange(192, dtype=np.uint8).reshape(8, 8, 3)).save(tmp_path / "a.png")
+    parts, ladders = make_augmentations(plain(compose_config("evaluate", ["aug=[noise,flip]"]).aug))
+    noise = {"noise": parts.pop("noise")}
+    plainly, vary = (Source([Photo("a", tmp_path / "a.png")], "squash", v) for v in ({}, parts))
+    clean = RobustViews([plainly], {}, {}, ["paper"], 0)[0, 0][0]
+    views = RobustViews([vary], noise, ladders, ["paper"], 0)
+    turned = []
+    for epoch in range(24):
+        varied, [view], _ = views[epoch, 0]
+        turned.append(torch.equal(varied, clean.flip(2)))
+        assert turned[-1] or torch.equal(varied, clean)
+        inside = (varied > 0.3) & (varied < 0.7)
+        noisy = (view - varied)[inside]
+        assert noisy.mean().abs() < 5 * noisy.std() / math.sqrt(len(noisy))
+    assert 6 <= sum(turned) <= 18
+    assert torch.equal(varied, views[epoch, 0][0])
+
+
+def test_sources_are_mixed_in_their_shares_and_each_is_seen_whole_before_it_repeats() -> None:
+    sampler = EpochSampler([3, 50], 20, seed=1, weights=[1, 3])
+    order = []
+    for epoch in range(30):
+        sampler.set_epoch(epoch)
+        order.append(list(sampler))
+        assert len(order[-1]) == 20
+        assert sum(index < 3 for _, index in order[-1]) == 5
+    for first, photos in ((0, 3), (3, 50)):
+        seen = [place for epoch in order for place in epoch if first <= place[1] < first + photos]
+        turns = [seen[i : i + photos] for i in range(0, len(seen), photos)]
+        for turn, places in enumerate(turns[: len(seen) // photos]):
+            assert {of for of, _ in places} == {turn}
+            assert sorted(index for _, index in places) == [*range(first, first + photos)]
+        assert turns[0] != [(0, index) for _, index in turns[1]]
+    large = [[i for i, (_, index) in enumerate(epoch) if index < 3] for epoch in order]
+    places = np.bincount(np.concatenate(large), minlength=20)
+    assert chisquare(places).pvalue > 1e-3
+    resumed = EpochSampler([3, 50], 20, seed=1, epoch=7, start=12, weights=[1, 3])
+    assert list(resumed) == order[7][12:]
+
+
+def test_sources_share_the_options_that_they_lack(hub_folder: Path, encoder: Encoder) -> None:
+    cfg = configured(
+        hub_folder, "~data@data.train", "+data@data.train.whole=sample", "+data.train.whole.skip=9",
+        "+data@data.train.mirrored=sample", "+aug@data.train.mirrored.vary=[flip]", "data.photos=6",
+        "+data.train.mirrored.weight=3", "data.train.weight=2", "views=2",
+    )  # fmt: skip
+    _, views, _ = make_training(cfg, encoder, *make_augmentations(plain(cfg.train_aug)))
+    whole, mirrored = views.sources
+    assert [photo.id for photo in whole.photos] == [f"whole/{p.id}" for p in sample()[9:]]
+    assert [photo.id for photo in mirrored.photos] == [f"mirrored/{p.id}" for p in sample()[6:]]
+    assert [list(source.vary) for source in views.sources] == [[], ["flip"]]
+    assert [source.weight for source in views.sources] == [2, 3]
+    batches = training_batches(cfg, views, 1)
+    clean, augmented, _ = next(iter(batches))
+    assert len(batches) == 1
+    assert clean.shape == (4, 3, 224, 224)
+    assert augmented.shape == (4, 2, 3, 224, 224)
+    with pytest.raises(UserError, match=r"data\.train\.mirrored\.weight=0 is out of range"):
+        finetune(OmegaConf.merge(cfg, {"data": {"train": {"mirrored": {"weight": 0}}}}), Path("no"))
 
 
 def test_it_is_trained_on_the_severities_and_with_the_anchor_that_are_configured(
@@ -544,8 +632,8 @@ def test_a_control_has_the_same_training_on_clean_views_and_is_compared_as_well(
     for (_, robust), (_, other) in zip(own, control, strict=True):
         assert torch.equal(robust[2], other[2])  # the same photos in the same order
         assert torch.equal(robust[0], other[0])
-        assert torch.equal(other[1], other[0])
-        assert not torch.equal(robust[1], robust[0])
+        assert torch.equal(other[1][:, 0], other[0])
+        assert not torch.equal(robust[1][:, 0], robust[0])
 
     folders = {"control": tmp_path / "control_training/model", "robust": tmp_path / "model"}
     base = load_encoder(f"local-dir:{hub_folder}")

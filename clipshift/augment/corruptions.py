@@ -9,7 +9,7 @@ from torch import Tensor
 
 from clipshift.augment.keyed import Augmentation, Draws, unit_range
 from clipshift.augment.transforms import seeded
-from clipshift.checks import checked, one_of
+from clipshift.checks import checked, one_of, optional, whole
 from clipshift.errors import UserError
 
 SEEDED = ("glass_blur", "impulse_noise")
@@ -33,6 +33,8 @@ class Corruption(Augmentation):
 
     Args:
         corruption: One of the nineteen, as ``gaussian_noise``.
+        level: The level that ``severity=paper`` stands for, beside other augmentations; None where
+            it is refused.
 
     Raises:
         UserError: If it is none of them, or the package is not installed.
@@ -41,7 +43,7 @@ class Corruption(Augmentation):
     strongest = 5.0
     ladder: ClassVar = [1, 2, 3, 4, 5]
 
-    def __init__(self, corruption: str) -> None:
+    def __init__(self, corruption: str, level: int | None = None) -> None:
         try:
             from imagecorruptions import get_corruption_names
         except ImportError as error:
@@ -50,6 +52,7 @@ class Corruption(Augmentation):
             ) from None
         names = get_corruption_names("all")
         self.corruption = checked("corruption", corruption, one_of(*names))
+        self.level = checked("level", level, optional(whole(1, 5)))
 
     def sample(self, rng: np.random.Generator, size: int) -> Draws:
         return {"seed": torch.from_numpy(rng.integers(2**63, size=1))}

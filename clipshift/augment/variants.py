@@ -50,9 +50,12 @@ def make_variants(
 
     def strength(name: str, severity: str) -> float:
         if severity == PAPER:
-            if isinstance(augmentations[name], Corruption):
+            augmentation = augmentations[name]
+            if not isinstance(augmentation, Corruption):
+                return 1.0
+            if augmentation.level is None:
                 raise UserError(f"{name} has no severity={PAPER}: use severity=[1,2,3,4,5]")
-            return 1.0
+            return float(augmentation.level)
         if severity == MATCHED:
             return matched[name]
         if name not in ladders:

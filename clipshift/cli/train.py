@@ -4,6 +4,7 @@ import re
 import sys
 import webbrowser
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import pandas as pd
 import pytorch_lightning as pl
 import torch.distributed as dist
 from hydra.utils import instantiate
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from torch.utils.data import DataLoader, Dataset
 
 from clipshift.augment.keyed import Augmentation
@@ -23,6 +24,7 @@ from clipshift.cli.interruption import ignore_signals, interrupted
 from clipshift.cli.jobs import started_logger
 from clipshift.cli.trainer import choose_precision, fit, make_trainer
 from clipshift.comparison import compare_runs
+from clipshift.comparison.outcome import OUTCOME, outcome_cells
 from clipshift.data.dataset import Skipped, View, ViewDataset, collate
 from clipshift.data.photos import Photo
 from clipshift.encode.encoder import Encoder
@@ -31,6 +33,7 @@ from clipshift.encode.texts import make_zero_shot
 from clipshift.errors import UserError, from_here
 from clipshift.evaluate.evaluation import resize_for
 from clipshift.integrations.tracking import track_checkpoint
+from clipshift.options import is_source
 from clipshift.pipeline import is_first_process, templates_for
 from clipshift.results.files import data_fingerprint, write_csv
 from clipshift.results.runs import read_run
@@ -40,7 +43,7 @@ from clipshift.train.interpolation import choose_alpha, interpolated
 from clipshift.train.objectives import Objective
 from clipshift.train.resuming import StateCheckpoint, last_checkpoint, resume_position
 from clipshift.train.tuning import plain_weights
-from clipshift.train.views import EpochSampler, RobustViews
+from clipshift.train.views import EpochSampler, RobustViews, Source
 
 CONTROL = "control_training"
 """The folder of the control's training, within that of the training which it is a control of."""
@@ -54,7 +57,7 @@ def finetune(cfg: DictConfig, folder: Path) -> None:
     ``model.checkpoint=`` loads, with ``provenance.json`` inside. With ``cfg.control``, trains a
     second time on clean views alone, and writes the same to ``control_training/``. If
     ``cfg.evaluation`` says on what, writes the runs ``base/``, ``control/`` and ``robust/``, and
-    the paired comparison of every two of them.
+    the paired comparison of every two of them, of which ``outcome.csv`` is the short form.
 
     Args:
         cfg: The composed ``conf/train.yaml``.
@@ -99,7 +102,7 @@ def train(
     base = load_encoder(cfg.model.architecture, cfg.model.pretrained, cfg.model.checkpoint)
     module, views, held = make_training(cfg, base, augmentations, ladders, control)
     position = resume_position(last, module.trained_weights())
-    trained, judged = views.photos.photos, held.dataset.photos  # type: ignore[attr-defined]
+    trained, judged = [photo for photo, _ in views.items], held.dataset.photos  # type: ignore[attr-defined]
     tags = [cfg.model.name, *(["control"] if control else [])]
     with started_logger(cfg, "finetune", tags) as logger:
         keep = StateCheckpoint(folder, cfg.seed, interrupted, monitor="val/shift")
@@ -150,11 +153,13 @@ def training_batches(
         raise UserError(
             f"data.batch_size={cfg.data.batch_size} cannot be shared by {devices} devices"
         )
-    sampler = EpochSampler(len(views), cfg.seed, epoch, done * cfg.data.batch_size)
+    photos, weights = zip(*((len(one.photos), one.weight) for one in views.sources), strict=True)
+    length, seen = cfg.data.photos or len(views), done * cfg.data.batch_size
+    sampler = EpochSampler(photos, length, cfg.seed, epoch, seen, weights)
     batches = _loader(cfg, views, batch_size, sampler=sampler, drop_last=True)
     if not len(batches):
         raise UserError(
-            f"{len(views)} training photos are fewer than data.batch_size={cfg.data.batch_size}"
+            f"{length} training photos are fewer than data.batch_size={cfg.data.batch_size}"
         )
     return batches
 
@@ -178,8 +183,9 @@ def make_training(
     Raises:
         UserError: If photos cannot be read, or lack the texts that the objective needs.
     """
-    photos, classes = _photos_of(cfg, "train")
-    held, held_classes = _photos_of(cfg, "val")
+    sources, classes = training_sources(cfg.data.train, base)
+    photos = [photo for source in sources for photo in source.photos]
+    held, held_classes = _photos_of(cfg.data.val, "data.val")
     templates = templates_for(plain(cfg.prompts), classes)
     objective: Objective = instantiate(cfg.objective.loss)
     texts = (
@@ -199,11 +205,12 @@ def make_training(
     module = finetuning.Finetuning(
         base, tune, objective, anchor, texts, augmentations, judged_by, **options
     )
+    if cfg.gradient_checkpointing:
+        module.student.model.visual.set_grad_checkpointing()
     severities = [str(severity) for severity in cfg.severities]
-    trained, judged_at = (resize_for(base, cfg.data[part].resize) for part in ("train", "val"))
     shown = {} if control else augmentations
-    views = RobustViews(photos, shown, ladders, severities, cfg.seed, trained)
-    judging = ViewDataset(held, augmentations, cfg.seed, judged_at)
+    views = RobustViews(sources, shown, ladders, severities, cfg.seed, cfg.views)
+    judging = ViewDataset(held, augmentations, cfg.seed, resize_for(base, cfg.data.val.resize))
     if all(isinstance(judging[index], Skipped) for index in range(len(held))):
         raise UserError(f"data.val: none of the {len(held)} photos can be read")
     return module, views, _loader(cfg, judging, cfg.data.batch_size, collate_fn=collate)
@@ -214,8 +221,35 @@ def _loader(cfg: DictConfig, views: Dataset, batch_size: int, **options: Any) ->
     return DataLoader(views, batch_size, **options)
 
 
-def _photos_of(cfg: DictConfig, part: str) -> tuple[list[Photo], list[str]]:
-    photos, classes = load_photos(cfg.data[part], f"data.{part}")
+def training_sources(data: DictConfig, base: Encoder) -> tuple[list[Source], list[str]]:
+    """The sources of ``data.train``, and the classes of all of them.
+
+    It is one, or has several by name, whose other options they share unless they have their own.
+
+    Args:
+        data: The options.
+        base: The base model, which may determine how photos are resized.
+
+    Raises:
+        UserError: If photos cannot be read.
+    """
+    named = {name: one for name, one in plain(data).items() if is_source(one)}
+    shared = {name: value for name, value in plain(data).items() if name not in named}
+    sources, classes = [], dict[str, None]()
+    for name, options in (named or {"": {}}).items():
+        option, options = f"data.train.{name}".rstrip("."), shared | options
+        photos, of_source = _photos_of(OmegaConf.create(options), option)
+        if name:  # two sources may have photos of the same id
+            photos = [replace(photo, id=f"{name}/{photo.id}") for photo in photos]
+        vary, _ = make_augmentations(options.get("vary") or {}, f"{option}.vary")
+        resize, weight = resize_for(base, options["resize"]), options["weight"] or 1.0
+        sources.append(Source(photos, resize, vary, weight))
+        classes |= dict.fromkeys(of_source)
+    return sources, list(classes)
+
+
+def _photos_of(data: DictConfig, option: str) -> tuple[list[Photo], list[str]]:
+    photos, classes = load_photos(data, option)
     return [photo for photo in photos if photo.left_out is None], classes
 
 
@@ -288,15 +322,19 @@ def compare_with_base(
 ) -> None:
     """Evaluate the models, compare every two, and show the page where someone is looking.
 
-    The differences go into the cards of the fine-tuned models as well.
+    The differences go into the cards of the fine-tuned models as well, and ``outcome.csv`` into
+    that of the robust one.
     """
     for run_folder, evaluation in evaluations.items():
         evaluate(evaluation, run_folder)
     report = compare_runs([str(run) for run in evaluations], seed, folder, notes, fetch=True)
-    table = pd.read_csv(folder / "comparison.csv", dtype={"severity": str})
+    table, outcome = (
+        pd.read_csv(folder / name, dtype={"severity": str}) for name in ("comparison.csv", OUTCOME)
+    )
     base, *tuned = (read_run(run) for run in evaluations)
     for run in tuned:
         if checkpoint := run.info.model.checkpoint:
-            write_card(Path(checkpoint), base, run, table)
+            rows = outcome_cells(outcome) if run.trained_on else []
+            write_card(Path(checkpoint), base, run, table, rows)
     if sys.stdout.isatty():
         webbrowser.open(report.resolve().as_uri())

@@ -15,6 +15,7 @@ from clipshift.results.paired import compare_photos, with_group_means
 from clipshift.results.runs import Run
 from clipshift.results.table import labels_of, mean_over_draws
 
+CORRUPTION = "clipshift.augment.Corruption"
 COMPARED_MEASURES = (
     *HEADLINE_MEASURES,
     "percentile_shift",
@@ -103,13 +104,15 @@ def compare_pair(a: Run, b: Run, seed: int, trained_on: Sequence[str]) -> pd.Dat
     lost = [name for name in a.shift if name.startswith(tuple(incomparable(a, b)))]
     of_photos = class_groups([a, b])
     groups = None if of_photos is None else pd.Series(of_photos, labels_of(a.rows).index)
-    of_a = with_group_means(mean_over_draws(a.shift.drop(columns=lost)), trained_on)
-    of_b = with_group_means(mean_over_draws(b.shift), trained_on)
-    tables = [compare_photos(of_a, of_b, a.columns, seed, groups)]
+    nodes = a.info.config.aug.items()
+    generated = [name for name, node in nodes if node.get("_target_") == CORRUPTION]
+    tables = (mean_over_draws(shift) for shift in (a.shift.drop(columns=lost), b.shift))
+    of_a, of_b = (with_group_means(table, trained_on, generated) for table in tables)
+    parts = [compare_photos(of_a, of_b, a.columns, seed, groups)]
     if attacked_alike(a, b):
         attacked = [attacked_rows(run).drop(columns=lost, errors="ignore") for run in (a, b)]
-        tables.append(compare_photos(attacked[0], attacked[1], a.columns, seed, groups))
-    table = pd.concat(tables, ignore_index=True)
+        parts.append(compare_photos(attacked[0], attacked[1], a.columns, seed, groups))
+    table = pd.concat(parts, ignore_index=True)
     table.insert(0, "model_a", a.info.model.name)
     table.insert(1, "model_b", b.info.model.name)
     return table

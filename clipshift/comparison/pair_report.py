@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 
 from clipshift.comparison.notes import pair_notes, spread_change
+from clipshift.comparison.outcome import OUTCOME, outcome_contents, outcome_table
 from clipshift.comparison.pair import COMPARED_MEASURES, Pair, compare_pair, trained_on_of
 from clipshift.data.dataset import ViewDataset
 from clipshift.data.files import read_json
@@ -36,7 +37,11 @@ PROVENANCE = "provenance.json"
 """What a fine-tune's folder has beside its runs: the curve of α, and its model's record."""
 CURVE_HEADS = {"alpha": "α", "clean_top1": "clean top-1", "top1": "top-1 under them"}
 GROUP_NAMES = dict(
-    zip(GROUPS, ("the augmentations trained on", "the held-out augmentations"), strict=True)
+    zip(
+        GROUPS,
+        ("the augmentations trained on", "the held-out augmentations", "generated corruptions"),
+        strict=True,
+    )
 )
 
 
@@ -51,7 +56,8 @@ def compare_runs(
     Args:
         runs: Run folders.
         seed: Seed of the bootstrap.
-        folder: Where ``comparison.csv`` and ``comparison.html`` go.
+        folder: Where ``comparison.csv`` and ``comparison.html`` go, and ``outcome.csv``, where a
+            model is fine-tuned.
         notes: What else a reader must know.
         fetch: Whether photos behind an address are read again, for their pictures.
 
@@ -69,6 +75,8 @@ def compare_runs(
     ]
     folder.mkdir(parents=True, exist_ok=True)
     write_csv(folder / FILE, pd.concat([pair.table for pair in pairs], ignore_index=True))
+    if trained_on and len(compared) <= len(("base", "control", "robust")):
+        write_csv(folder / OUTCOME, outcome_table(pairs, seed))
     of_pairs = (note for pair in pairs for note in pair_notes(pair.a, pair.b))
     every_note = dict.fromkeys([*notes, *of_pairs])
     photos = None
@@ -144,6 +152,7 @@ def write_comparison(
     differences = make_section("differences", {}, [table], a=a, b=b, file=FILE)
     differences.figures = forests[1:]
     sections = [
+        *outcome_sections(folder),
         differences,
         *map(other_pair, reversed(others)),
         *curve_sections(folder),
@@ -251,6 +260,14 @@ def _clean_accuracy(pair: Pair) -> list[str]:
     alike = "" if row["p"] < words.SIGNIFICANT else ", not distinguishable at the 95 % level"
     top1 = f"{row['mean_a']:.1%} → {row['mean_b']:.1%}, {change} points{alike}"
     return [f"Clean zero-shot top-1{among}: {top1}."]
+
+
+def outcome_sections(folder: Path) -> list[Section]:
+    """The outcome of a fine-tuning; empty where the folder has none."""
+    if not (folder / OUTCOME).exists():
+        return []
+    table = pd.read_csv(folder / OUTCOME, dtype={"severity": str}).fillna({"severity": ""})
+    return [make_section("outcome", {}, [outcome_contents(table)], file=OUTCOME)]
 
 
 def curve_sections(folder: Path) -> list[Section]:

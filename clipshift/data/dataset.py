@@ -275,6 +275,7 @@ class ViewDataset(Dataset[View | Skipped]):
         strengths: Strengths of the views, by augmentation: 1 of those that are not listed. They
             matter for those that act on the file.
         draws: How often each augmentation is drawn for a photo.
+        edit: What happens to a photo, (its id, its pixels), before all else.
     """
 
     photos: Sequence[Photo]
@@ -284,6 +285,7 @@ class ViewDataset(Dataset[View | Skipped]):
     cache: Cache | None = None
     strengths: Mapping[str, Sequence[float]] = field(default_factory=dict)
     draws: int = 1
+    edit: Callable[[str, Image.Image], Image.Image] | None = None
 
     @property
     def size(self) -> int:
@@ -300,7 +302,7 @@ class ViewDataset(Dataset[View | Skipped]):
         try:
             encoded = photo.read()
             digest = hashlib.sha256(encoded).digest()
-            image = cache(partial(decode, encoded))
+            image = cache(partial(self._decoded, photo.id, encoded))
             pixels = self._pixels(image, digest)
             draws = {
                 draw_name(name, number): self._draw(photo, name, number, image)
@@ -314,6 +316,10 @@ class ViewDataset(Dataset[View | Skipped]):
         except UnreadablePhotoError as error:
             return Skipped(index, str(error))
         return View(index, pixels, draws, digest)
+
+    def _decoded(self, name: str, encoded: bytes) -> Image.Image:
+        image = decode(encoded)
+        return self.edit(name, image) if self.edit else image
 
     def _draw(
         self, photo: Photo, name: str, number: int, image: Callable[[], Image.Image]

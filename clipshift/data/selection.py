@@ -9,7 +9,7 @@ from clipshift.data.photos import Photo, UnreadablePhotoError, keyed_order
 from clipshift.errors import UserError
 
 SELECTION = ("skip", "limit", "skip_sample", "sample")
-LOADING = ("resize", "batch_size", "num_workers")
+LOADING = ("resize", "batch_size", "num_workers", "weight", "vary")
 """Options of ``data`` that are not parameters of its source."""
 
 

@@ -1,7 +1,7 @@
 """Results and model cards in the formats of leaderboards and of the Hugging Face hub."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ import pandas as pd
 import yaml
 
 from clipshift.data.classes import class_keys, class_of
+from clipshift.options import is_source
 from clipshift.report.page import template
 from clipshift.report.words import counted, listed, with_interval
 from clipshift.results.files import file_name, subfolder, write_json, write_whole
@@ -85,6 +86,12 @@ def dataset_of(options: Mapping[str, Any]) -> tuple[str, str | None]:
     if hub:
         return re.sub("^clip-benchmark/wds_", "wds/", hub), hub
     return (Path(given).name or f"{options['_target_'].rpartition('.')[2]} of clipshift"), None
+
+
+def trained_sources(train: Mapping[str, Any]) -> list[str]:
+    """What `dataset_of` calls the one source of ``data.train``, or each of several."""
+    several = [one for one in train.values() if is_source(one)]
+    return [dataset_of(one)[0] for one in several or [train]]
 
 
 def clip_benchmark(run: Run) -> dict[str, dict[str, Any]]:
@@ -188,6 +195,7 @@ def model_card(
     base: Run | None = None,
     tuned: Run | None = None,
     comparison: pd.DataFrame | None = None,
+    outcome: Sequence[Sequence[str]] = (),
 ) -> "huggingface_hub.ModelCard":
     """The card of a fine-tuned model: its ``README.md`` on the hub.
 
@@ -196,6 +204,7 @@ def model_card(
         base: A run of the base model, once there is one.
         tuned: A run of this model on the same views.
         comparison: Their paired differences, from ``comparison.csv``.
+        outcome: What the training changed: a table's heads, and its rows.
     """
     config, source = provenance["config"], provenance["base"]
     name = f"{config['model']['name']}_{'robust' if provenance['trained_on'] else 'control'}"
@@ -219,9 +228,10 @@ def model_card(
         name=name,
         base=f"`{source['architecture']}`" + (f" (`{weights}`)" if weights else ""),
         photos=counted(provenance["photos"]["count"], "photo"),
-        source=dataset_of(config["data"]["train"])[0],
+        source=listed(trained_sources(config["data"]["train"])),
         augmentations=listed(provenance["trained_on"]),
         compared=compared,
+        outcome=outcome,
     )
     return huggingface_hub.ModelCard(f"---\n{data.to_yaml()}\n---\n\n{text}")
 

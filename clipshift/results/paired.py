@@ -9,23 +9,30 @@ from clipshift.measure.facts import Facts
 from clipshift.results.columns import KEYS
 from clipshift.results.intervals import holm, relative_shift_values, share_difference, studentize
 
-GROUPS = ("mean of trained on", "mean of held out")
+GROUPS = ("mean of trained on", "mean of held out", "mean of corruptions")
 
 
-def with_group_means(shift: pd.DataFrame, trained_on: Sequence[str]) -> pd.DataFrame:
+def with_group_means(
+    shift: pd.DataFrame, trained_on: Sequence[str], corruptions: Sequence[str] = ()
+) -> pd.DataFrame:
     """A run's table with a photo's mean over augmentations that were trained on, and over others.
 
     Args:
         shift: From `clipshift.results.table.shift_table`.
         trained_on: Names of augmentations.
+        corruptions: Names of generated corruptions.
 
     Returns:
         The table and, behind it, its rows of "mean of trained on" and "mean of held out"; only the
-        table where one of the two would be empty.
+        table where one of the two would be empty. Corruptions have a mean of their own where other
+        augmentations are held out beside them.
     """
     group = shift["augmentation"].isin(trained_on).map({True: GROUPS[0], False: GROUPS[1]})
     if group.nunique() < 2:
         return shift
+    corrupted = shift["augmentation"].isin({*corruptions} - {*trained_on})
+    apart = group.mask(corrupted, GROUPS[2])
+    group = apart if apart.nunique() == len(GROUPS) else group
     measures = shift.columns.difference(list(KEYS), sort=False)
     means = shift.groupby(["photo", group, "severity"], sort=False)[list(measures)].mean()
     return pd.concat([shift, means.reset_index()], ignore_index=True)

@@ -1,7 +1,7 @@
 """Export trained models as folders in open_clip's hub format."""
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -94,6 +94,7 @@ def write_card(
     base: Run | None = None,
     tuned: Run | None = None,
     comparison: pd.DataFrame | None = None,
+    outcome: Sequence[Sequence[str]] = (),
 ) -> None:
     """Write a fine-tuned model's card, see `clipshift.integrations.publishing.model_card`.
 
@@ -102,8 +103,9 @@ def write_card(
         base: A run of the base model, once there is one.
         tuned: A run of this model.
         comparison: Their paired differences.
+        outcome: What the training changed: a table's heads, and its rows.
     """
-    card = model_card(read_json(folder / PROVENANCE), base, tuned, comparison)
+    card = model_card(read_json(folder / PROVENANCE), base, tuned, comparison, outcome)
     write_whole(folder / CARD, lambda path: path.write_text(str(card), encoding="utf-8"))
 
 

@@ -35,7 +35,7 @@ STATES = {"state_dict", "current_model_state"}
 
 Augmentations = Mapping[str, Augmentation]
 TrainBatch = list[Tensor]
-"""Clean views, augmented views, and indices of the photos."""
+"""Clean views, (B, 3, H, W), augmented ones, (B, V, 3, H, W), and indices of the photos."""
 
 
 class ShiftValidation(pl.LightningModule):
@@ -140,12 +140,14 @@ class Finetuning(ShiftValidation):
         clean, views, index = batch
         with torch.no_grad():
             target = self._gathered(self.base.embed(clean))
-        texts = self._texts(self._gathered(index))
-        embeddings = self._gathered(self.student.embed(views))
+        index, count = self._gathered(index), views.shape[1]
+        texts = self._texts(index)
+        of_views = target.repeat_interleave(count, 0), *self._texts(index.repeat_interleave(count))
+        embeddings = self._gathered(self.student.embed(views.flatten(0, 1)))
         anchored = None if self.anchor is None else self._gathered(self.student.embed(clean))
         # Where training is in half precision: embeddings are float32, and losses of them as well.
         with torch.autocast(self.device.type, enabled=False):
-            loss = self.objective(embeddings, target, *texts)
+            loss = self.objective(embeddings, *of_views)
             if self.anchor is not None and anchored is not None:
                 loss = loss + self.anchor_weight * self.anchor(anchored, target, *texts)
         self.log("train/loss", loss, prog_bar=True)
