@@ -56,6 +56,7 @@ PUBLIC = ["data=shards", f"data.root={IMAGENET_V2}", "data.sample=400"]
 RUNS = {
     "lite": ["evaluate", "experiment=inside", "model=lite", *SAMPLE],
     "tiny": ["evaluate", "experiment=inside", "model=tiny", *SAMPLE],
+    "dissect_lite": ["evaluate", "experiment=dissect", "model=lite", *SAMPLE, "data.sample=200"],
     "dissect_tiny": ["evaluate", "experiment=dissect", "model=tiny", *SAMPLE, "data.sample=200"],
     "ladders": ["evaluate", "model=tiny", *SAMPLE, "data.sample=200", "prompts=none",
                 "aug=extended", "metric=ssim", "severity=[1,2,3,4,5]"],
@@ -836,9 +837,6 @@ BLOCKS: dict[str, Block] = {
     "made-demo": (demo_provenance, ("builtin", "tiny")),
     "texts-lite": (texts_table, ("lite",)),
     "components-tiny": (components_table, ("dissect_tiny",)),
-    "geometry-tiny": (parts_table, ("dissect_tiny",)),
-    "encoded-tiny": (encoded_table, ("dissect_tiny",)),
-    "faithfulness-tiny": (faithfulness_table, ("dissect_tiny",)),
     **{f"command-{name}": (lambda *_, name=name: command_block(name), ()) for name in MADE},
     **{f"made-{name}": (provenance, (name,)) for name in MADE},
 }
@@ -850,6 +848,9 @@ for _model in ("lite", "tiny"):
         f"correlations-{_model}": (correlation_table, (_model,)),
         f"inside-{_model}": (inside_table, (_model,)),
         f"cosines-{_model}": (cosines_table, (_model,)),
+        f"geometry-{_model}": (parts_table, (f"dissect_{_model}",)),
+        f"encoded-{_model}": (encoded_table, (f"dissect_{_model}",)),
+        f"faithfulness-{_model}": (faithfulness_table, (f"dissect_{_model}",)),
         f"training-summary-{_model}": (training_summary, (f"robustify_{_model}",)),
         f"interpolation-{_model}": (interpolation_table, (f"robustify_{_model}",)),
         f"robust-{_model}": (robust_table, (f"robustify_{_model}",)),
