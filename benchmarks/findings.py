@@ -82,6 +82,7 @@ NAMED = ("noise", "perspective", "shift_scale_rotate")
 """The most drastic augmentations in the paper's abstract."""
 SECOND = ("noise", "blur", "coarse_dropout", "color_jitter")
 """The strongest augmentations in summaries of the paper."""
+UNDONE = ("undone", "undone_low", "undone_high")
 MILD = ("flip", "brightness_contrast")
 """The mild augmentations in summaries of the paper."""
 SIGNIFICANT = 0.05
@@ -640,6 +641,23 @@ def components_table(run: Run, count: int = 10) -> str:
     return f"{table(head, cells)}\n\n{note}"
 
 
+def stages_table(run: Run) -> str:
+    """Return what patching says of stages, where augmentations leave pixels in their places."""
+    patched = run.patching.set_index(["augmentation", "layer"])
+    rows = [
+        [
+            f"{layer:.0f}",
+            *(
+                f"{percent(*(patched.loc[(name, layer), part] for part in UNDONE))}; "
+                f"{percent(patched.loc[(name, layer), 'alone'])}"
+                for name in SECOND
+            ),
+        ]
+        for layer in run.patching["layer"].unique()
+    ]
+    return table(["stage", *(code(name) for name in SECOND)], rows)
+
+
 def parts_table(run: Run) -> str:
     """Return the parts of the shift, and with classes the flips that margins predict."""
     parts = run.geometry.set_index(["augmentation", "part"])
@@ -837,6 +855,7 @@ BLOCKS: dict[str, Block] = {
     "made-demo": (demo_provenance, ("builtin", "tiny")),
     "texts-lite": (texts_table, ("lite",)),
     "components-tiny": (components_table, ("dissect_tiny",)),
+    "stages-lite": (stages_table, ("dissect_lite",)),
     **{f"command-{name}": (lambda *_, name=name: command_block(name), ()) for name in MADE},
     **{f"made-{name}": (provenance, (name,)) for name in MADE},
 }
