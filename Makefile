@@ -25,7 +25,7 @@ evaluate: $(INSTALLED)  ## Set up and measure the built-in photographs: ARGS="au
 
 # Two processes of one thread each: tests are small, and threads would cost more than they save.
 test: $(READY)  ## Run all tests but the slow ones: ARGS="-k gaze" selects some
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses=2 --dist=loadfile $(ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses=2 --dist=worksteal $(ARGS)
 
 test-cluster: $(READY)  ## Run the tests of several machines; SLURM's require Debian's slurm-wlm and munge
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/cluster -m cluster $(ARGS)
@@ -37,7 +37,7 @@ test-docs: $(READY)  ## Run every command of README and docs as written
 test-lowest:  ## Run the tests with the lowest versions that we allow; Gradio and transformers require newer ones
 	$(PYTHON) -m venv $(VENV)-lowest
 	$(VENV)-lowest/bin/pip install --quiet --constraint .ci/lowest.txt --editable ".[test]"
-	OMP_NUM_THREADS=1 $(VENV)-lowest/bin/python -m pytest --numprocesses=2 --dist=loadfile \
+	OMP_NUM_THREADS=1 $(VENV)-lowest/bin/python -m pytest --numprocesses=2 --dist=worksteal \
 		--ignore=clipshift/demo/page.py --ignore=clipshift/encode/transformers_models.py $(ARGS)
 
 fuzz: $(READY)  ## Test with more damaged files: COUNT=10000 photos, SEED=2

@@ -2,13 +2,14 @@
 
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from filelock import FileLock
 from hypothesis import HealthCheck, settings
-from support.commands import run_evaluate
+from support.commands import run_evaluate, shared_terminal
 from support.models import VIT, write_hub_folder
 from support.terminal import ROOT
 
@@ -17,8 +18,13 @@ if TYPE_CHECKING:  # takes seconds: the process that hands out the tests needs n
 
     from clipshift.encode.encoder import Encoder
 
-CACHE = tempfile.TemporaryDirectory(prefix="clipshift-cache-")  # is deleted when the tests end
-os.environ["CLIPSHIFT_CACHE"] = CACHE.name
+# Where a test uses two threads, they do not wait busily while other processes have the cores.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+ONE_OF_SEVERAL = "PYTEST_XDIST_WORKER" in os.environ
+"""Whether this process runs a part of the tests: then another one has begun, and will end last."""
+if not ONE_OF_SEVERAL:
+    CACHE = tempfile.TemporaryDirectory(prefix="clipshift-cache-")  # is deleted at the end
+    os.environ["CLIPSHIFT_CACHE"] = CACHE.name
 
 # The same examples every time; deadlines are for fast machines.
 settings.register_profile(
@@ -30,12 +36,43 @@ settings.register_profile(
 )
 settings.load_profile("clipshift")
 
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Let all processes of the tests fork their commands from one."""
+    if not ONE_OF_SEVERAL and config.getoption("numprocesses", None):
+        os.environ["CLIPSHIFT_TERMINAL"] = str(shared_terminal().folder)
+
+
 CHROMIUM = Path("/usr/bin/chromium")
 
 
+Shared = Callable[[str, Callable[[Path], None]], Path]
+
+
 @pytest.fixture(scope="session")
-def hub_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_hub_folder(tmp_path_factory.mktemp("hub") / "small-vit", VIT)
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Shared:
+    """Make a folder in the first process that requires it, for all processes of the tests."""
+    top = tmp_path_factory.getbasetemp()
+    if ONE_OF_SEVERAL:
+        top = top.parent
+
+    def made(name: str, make: Callable[[Path], None]) -> Path:
+        whole = top / f"{name} is whole"
+        with FileLock(top / f"{name}.lock"):
+            if not whole.exists():
+                make(top / name)
+                whole.touch()
+        return top / name
+
+    return made
+
+
+@pytest.fixture(scope="session")
+def hub_folder(shared: Shared) -> Path:
+    def make(folder: Path) -> None:
+        write_hub_folder(folder, VIT)
+
+    return shared("small-vit", make)
 
 
 @pytest.fixture
@@ -67,21 +104,25 @@ def views() -> "Tensor":
 
 
 @pytest.fixture(scope="session")
-def finished(hub_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+def finished(hub_folder: Path, shared: Shared) -> tuple[Path, str]:
     """A run's folder and its output: five photographs, with everything saved."""
-    folder = tmp_path_factory.mktemp("run")
-    done = run_evaluate(
-        f"model.checkpoint={hub_folder}",
-        f"hydra.run.dir={folder}",
-        "trainer=cpu",
-        "data.limit=5",
-        "save.embeddings=true",
-        "save.views=2",
-        "save.gaze=4",
-        "layers=true",
-    )
-    assert done.returncode == 0, done.stderr
-    return folder, done.stdout
+
+    def make(folder: Path) -> None:
+        done = run_evaluate(
+            f"model.checkpoint={hub_folder}",
+            f"hydra.run.dir={folder}/run",
+            "trainer=cpu",
+            "data.limit=5",
+            "save.embeddings=true",
+            "save.views=2",
+            "save.gaze=4",
+            "layers=true",
+        )
+        assert done.returncode == 0, done.stderr
+        (folder / "stdout.txt").write_text(done.stdout, encoding="utf-8")
+
+    folder = shared("finished", make)
+    return folder / "run", (folder / "stdout.txt").read_text(encoding="utf-8")
 
 
 @pytest.fixture(scope="module")
@@ -91,7 +132,9 @@ def browser() -> Iterator[Any]:
     if not CHROMIUM.exists():
         pytest.skip(f"no Chromium at {CHROMIUM}")
     with api.sync_playwright() as playwright:
-        opened = playwright.chromium.launch(executable_path=str(CHROMIUM), args=["--no-sandbox"])
+        opened = playwright.chromium.launch(
+            executable_path=str(CHROMIUM), args=["--no-sandbox", "--disable-gpu"]
+        )
         yield opened
         opened.close()
 

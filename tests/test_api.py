@@ -189,6 +189,12 @@ def test_classes_are_resampled_where_their_photos_shift_alike(hub_folder: Path) 
         clipshift.measure_shift(pixels, hub_folder, "flip", resample="classes", **FAST)
 
 
+def test_identical_photos_make_no_collapsed_model(hub_folder: Path) -> None:
+    run = clipshift.measure_shift([decode(sample()[0].read())] * 3, hub_folder, "noise", **FAST).run
+    assert not run.info.collapsed
+    assert "collapsed" not in " ".join(run_notes(run))
+
+
 def test_numbers_say_among_how_many_and_over_which_photos(hub_folder: Path, tmp_path: Path) -> None:
     pixels, labels = alike(2)
     options = {"measures": "cosine_similarity", "prompts": ["a {}"], "progress": False,

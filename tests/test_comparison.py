@@ -47,6 +47,9 @@ from clipshift.results.intervals import mean_interval
 from clipshift.results.paired import compare_photos, holm
 from clipshift.results.runs import Run, read_run
 
+FEW = "metric=cosine_similarity", "prompts=none"
+"""Measures that take little time, where a test is not of what is measured."""
+
 
 def compared(a: pd.DataFrame, b: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
     return compare_photos(a, b, all_columns(), seed)
@@ -508,7 +511,7 @@ def test_a_sweep_ends_in_one_comparison(sweep: Path) -> None:
 def test_a_job_that_fails_is_named_and_the_others_finish(hub_folder: Path, tmp_path: Path) -> None:
     done = run_evaluate(
         "-m", f"model.checkpoint={hub_folder},{tmp_path}/none.pt", "aug=flip", "data.limit=2",
-        f"hydra.sweep.dir={tmp_path}/sweep", f"sweeps={tmp_path}/sweep",
+        f"hydra.sweep.dir={tmp_path}/sweep", f"sweeps={tmp_path}/sweep", *FEW,
     )  # fmt: skip
     assert done.returncode == 1
     assert "no checkpoint" in done.stderr
@@ -524,7 +527,7 @@ def test_a_killed_sweep_goes_on_where_it_was(hub_folder: Path, tmp_path: Path) -
     def command(sweep: str) -> list[str]:
         return [
             "-m", "aug=noise,flip,blur", f"model.checkpoint={hub_folder}", "data.limit=3",
-            "logger=none", "trainer=cpu", f"sweeps={tmp_path}/{sweep}",
+            "logger=none", "trainer=cpu", f"sweeps={tmp_path}/{sweep}", *FEW,
             f"hydra.sweep.dir={tmp_path}/{sweep}/now",
         ]  # fmt: skip
 

@@ -1,8 +1,6 @@
 """Generated corruptions: the package's own pixels, under keyed seeds."""
 
 import random
-import subprocess
-import sys
 from pathlib import Path
 
 import imagecorruptions
@@ -11,6 +9,7 @@ import pytest
 import torch
 from imagecorruptions import get_corruption_names
 from scipy.stats import ks_2samp
+from support.commands import run_code
 from torch import Tensor
 
 from clipshift import measure_shift
@@ -75,8 +74,8 @@ def test_views_are_the_same_in_any_company_order_and_process(clean: Tensor, tmp_
         alone = views_of(name, clean[1:], [2**63 - 1])
         assert np.array_equal(alone[0], together[name][1]), name
     np.save(tmp_path / "clean.npy", clean)
-    command = [sys.executable, "-c", ELSEWHERE, *map(str, LEVEL.values())]
-    subprocess.run(command, cwd=tmp_path, check=True)
+    done = run_code(ELSEWHERE, *map(str, LEVEL.values()), cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
     elsewhere = np.load(tmp_path / "views.npz")
     assert all(np.array_equal(elsewhere[name], views) for name, views in together.items())
 

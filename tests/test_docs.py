@@ -1,6 +1,7 @@
 """The commands of README and docs work as written."""
 
 import http.server
+import json
 import os
 import re
 import shlex
@@ -284,13 +285,18 @@ def test_it_installs_as_documented_and_runs_outside_the_checkout(desk: Desk) -> 
     assert "lite" in bash("clipshift models", folder)
 
 
-def test_the_notebook_runs(tmp_path: Path) -> None:
+def test_the_notebook_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     nbformat = pytest.importorskip("nbformat")
     nbclient = pytest.importorskip("nbclient")
     notebook = nbformat.read(ROOT / "docs" / "notebook.ipynb", as_version=4)
     nbformat.validate(notebook)
+    kernel = [str(shared_terminal().python), "-m", "ipykernel_launcher", "-f", "{connection_file}"]
+    specification = {"argv": kernel, "display_name": "forked", "language": "python"}
+    (tmp_path / "kernels" / "forked").mkdir(parents=True)
+    (tmp_path / "kernels" / "forked" / "kernel.json").write_text(json.dumps(specification))
+    monkeypatch.setenv("JUPYTER_PATH", str(tmp_path))
     nbclient.NotebookClient(
-        notebook, timeout=300, resources={"metadata": {"path": str(tmp_path)}}
+        notebook, kernel_name="forked", timeout=300, resources={"metadata": {"path": str(tmp_path)}}
     ).execute()
     shown = [output for cell in notebook.cells for output in cell.get("outputs", [])]
     assert all(output["output_type"] != "display_data" for output in shown)  # no bars

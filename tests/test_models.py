@@ -33,13 +33,20 @@ CLASS_TOKEN = {name for name in KINDS if name.startswith("vit_")} | {"untrained"
 
 
 @pytest.fixture(autouse=True)
-def small_text_towers(monkeypatch: pytest.MonkeyPatch) -> None:
-    """One layer and few words: the tests are of image towers, and random weights take seconds."""
+def few_weights(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Texts of few words, and narrow MLPs in image towers: random weights take seconds.
+
+    The tests are of image towers, their blocks, tokens and gaze.
+    """
     for name, config in open_clip.factory._MODEL_CONFIGS.items():
         text = config["text_cfg"] | {"layers": 1}
         if "hf_model_name" not in text:
             text["vocab_size"] = 64
-        monkeypatch.setitem(open_clip.factory._MODEL_CONFIGS, name, config | {"text_cfg": text})
+        image = config["vision_cfg"]
+        if "patch_size" in image:  # a ViT of open_clip's
+            image = image | {"mlp_ratio": 0.25}
+        small = config | {"text_cfg": text, "vision_cfg": image}
+        monkeypatch.setitem(open_clip.factory._MODEL_CONFIGS, name, small)
 
 
 def build(name: str) -> Encoder:

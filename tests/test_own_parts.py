@@ -1,12 +1,9 @@
 """Parts of one's own, from outside the package: docs/extend.md as it stands."""
 
-import itertools
 import json
 import os
 import re
-import shlex
 import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -43,25 +40,18 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (root / "photos/list.txt").write_text("\n".join(lines))
     command = root / "bin/clipshift"
     command.parent.mkdir()
-    command.write_text(f'#!/bin/sh\nshift\nexec {sys.executable} {ROOT}/evaluate.py "$@"\n')
+    command.write_text(f'#!/bin/sh\nexec {shared_terminal().python} -m clipshift "$@"\n')
     command.chmod(0o755)
     return root
 
 
 def shell(command: str, folder: Path) -> subprocess.CompletedProcess[str]:
-    """A command as a user types it in a folder, in a new Python."""
+    """A command as a user types it in a folder."""
     path = os.pathsep.join([str(folder / "bin"), os.environ["PATH"]])
     return subprocess.run(
         ["bash", "-c", command], cwd=folder, env=os.environ | {"PATH": path},
         capture_output=True, text=True, timeout=300, check=False,
     )  # fmt: skip
-
-
-def forked(command: str, folder: Path) -> subprocess.CompletedProcess[str]:
-    """The same, where the packages are already imported."""
-    words = shlex.split(command.replace("\\\n", " "))
-    given = [word.split("=", 1) for word in itertools.takewhile(lambda word: "=" in word, words)]
-    return shared_terminal().run(words[len(given) :], folder, os.environ | dict(given))
 
 
 @pytest.fixture(scope="module")
@@ -111,7 +101,7 @@ def test_they_are_in_the_tables_and_on_the_page(measured: Path) -> None:
 def test_less_of_it_is_an_improvement(folder: Path, measured: Path) -> None:
     command = COMMANDS[-1].replace("run.dir=run", "run.dir=other") + " model.cells=1"
     assert command.count("other") == 1
-    done = forked(command, folder)
+    done = shell(command, folder)
     assert done.returncode == 0, done.stderr
     compare_runs([str(measured), str(folder / "other")], 0, folder / "compared")
     table = pd.read_csv(folder / "compared/comparison.csv", dtype={"severity": str})
@@ -129,7 +119,7 @@ def test_less_of_it_is_an_improvement(folder: Path, measured: Path) -> None:
 
 def test_a_transform_needs_no_file(folder: Path) -> None:
     assert len(COMMANDS) == 2
-    done = forked(COMMANDS[0] + " hydra.run.dir=inverted save.views=4", folder)
+    done = shell(COMMANDS[0] + " hydra.run.dir=inverted save.views=4", folder)
     assert done.returncode == 0, done.stderr
     shift = pd.read_parquet(folder / "inverted/shift.parquet")
     assert set(shift["augmentation"]) == {"custom"}

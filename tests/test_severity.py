@@ -89,7 +89,7 @@ def severities_of(name: str, views: Tensor) -> list[Tensor]:
 @pytest.mark.parametrize("name", EXTENDED)
 def test_ssim_falls_from_severity_to_severity(name: str, views: Tensor) -> None:
     if name == "flip":  # flips a share of the photos: eight are too few to see every step
-        views = views[:1].repeat(64, 1, 1, 1)
+        views = views[:1, :, ::2, ::2].repeat(64, 1, 1, 1)
     means = [ssim(made, views).double().mean() for made in severities_of(name, views)]
     assert all(weaker > stronger for weaker, stronger in pairwise(means)), means
 

@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from support.commands import shared_terminal
 from support.slurm import PATH, free_port, jobs, missing, slurm, wait_until
 from support.terminal import ROOT
 
@@ -97,11 +98,21 @@ def script(words: str) -> str:
 # --- torchrun ------------------------------------------------------------------------------------
 
 
+def forked(folder: Path) -> dict[str, str]:
+    """The environment where ``torchrun`` and its processes are forks, with all imported."""
+    python = shared_terminal().python
+    (folder / "bin").mkdir()
+    command = folder / "bin" / "torchrun"
+    command.write_text(f'#!/bin/sh\nexec {python} -m torch.distributed.run "$@"\n')
+    command.chmod(0o755)
+    return {"PATH": f"{command.parent}:{PATH}", "PYTHON_EXEC": str(python)}
+
+
 def nodes(
-    folder: Path, arguments: list[str], disks: tuple[Path, ...] = ()
+    folder: Path, arguments: list[str], disks: tuple[Path, ...] = (), **more: str
 ) -> list[subprocess.Popen[str]]:
     """Two machines that run the script of the docs; disks are private to the second."""
-    env = os.environ | {"PATH": PATH, "HEAD": "127.0.0.1", "OMP_NUM_THREADS": "1"}
+    env = os.environ | {"PATH": PATH, "HEAD": "127.0.0.1", "OMP_NUM_THREADS": "1"} | more
     port = free_port()
     text = script("torchrun").replace("29400", str(port))
     started = []
@@ -128,7 +139,7 @@ def test_two_machines_by_torchrun_measure_what_one_process_does(
     count: int, options: Callable, alone: Callable, tmp_path: Path
 ) -> None:
     folder = tmp_path / "run"
-    both = nodes(folder, options(count, f"hydra.run.dir={folder}"))
+    both = nodes(folder, options(count, f"hydra.run.dir={folder}"), **forked(tmp_path))
     assert [one.wait(timeout=PATIENCE) for one in both] == [0, 0], logs(folder)
     assert tables(folder) == alone(count)
     assert not (folder / "measured").exists()

@@ -13,8 +13,8 @@ from support.terminal import ROOT, Started, Terminal
 
 @cache
 def shared_terminal() -> Terminal:
-    """Return the terminal that all tests of this process share."""
-    return Terminal()
+    """Return the terminal that all tests of this process share, and if several run, of all."""
+    return Terminal(folder=os.environ.get("CLIPSHIFT_TERMINAL"))
 
 
 def run_evaluate(
