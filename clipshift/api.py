@@ -46,7 +46,7 @@ from clipshift.report.shift import HEADLINE_MEASURES
 from clipshift.report.tables import make_table
 from clipshift.results.rebuild import PASSED, rebuild_views
 from clipshift.results.records import Records
-from clipshift.results.runs import Run, copy_results, misfits, read_run
+from clipshift.results.runs import TABLES, Run, copy_results, misfits, read_run
 from clipshift.results.table import labels_of
 
 Function = TypeVar("Function", bound=Callable[..., Any])
@@ -64,12 +64,50 @@ class Result:
     """What was measured: tables, figures, and the folder that holds them.
 
     In a notebook it shows itself as its table and ranking.
-
-    Attributes:
-        run: The run, with all its tables and facts.
     """
 
+    run: Run
+    """The run, with all its tables and facts."""
+    summary: pd.DataFrame
+    """Means over photos, with 95 % intervals."""
+    ranking: pd.DataFrame
+    """Augmentations by their shift, with intervals of ranks and differences."""
+    thresholds: pd.DataFrame
+    """Whether a cosine tells the same photo from another, and the cosine to set."""
+    layers: pd.DataFrame
+    """The shift after every layer; empty unless asked for by ``layers=True``."""
+    components: pd.DataFrame
+    """Shares of heads and MLPs in the shift; empty without ``dissect=True``."""
+    locations: pd.DataFrame
+    """Shares of the shift by the patches that heads gather it from; empty likewise."""
+    patching: pd.DataFrame
+    """What single heads, MLPs or stages undo and do when patched; empty likewise."""
+    head_texts: pd.DataFrame
+    """The texts that span the shift of the leading heads; empty likewise."""
+    geometry: pd.DataFrame
+    """What all photos share of the shift, and what can change a decision; empty likewise."""
+    margins: pd.DataFrame
+    """Zero-shot margins, and the decisions that change; empty likewise, or without classes."""
+    encoded: pd.DataFrame
+    """What embeddings still tell of augmentations and their draws; empty likewise."""
+    faithfulness: pd.DataFrame
+    """Whether the gaze names the patches that the embedding depends on; empty likewise."""
+    dose: pd.DataFrame
+    """The shift as a rising function of the distortion; empty with fewer than two severities.
+
+    Where it reaches the distance of near photos is in ``run.dose_thresholds``.
+    """
+    confidence: pd.DataFrame
+    """Whether zero-shot confidence can be trusted, by augmentation; empty without labels."""
+    retrieval: pd.DataFrame
+    """Recall between photos and captions, by augmentation; empty without captions."""
+    draws: pd.DataFrame
+    """The worst of several draws, and components of the variance; empty of a single draw."""
+    attack: pd.DataFrame
+    """Means under attack, with 95 % intervals; empty unless asked for by ``attack_epsilon``."""
+
     def __init__(self, run: Run, views: ViewDataset | UserError, temporary: object = None) -> None:
+        vars(self).update({name: getattr(run, name) for name in TABLES})
         self.run = run
         self._views = views
         self._temporary = temporary  # goes with the result
@@ -78,94 +116,6 @@ class Result:
     def shift(self) -> pd.DataFrame:
         """One row per photo, augmentation and severity, one column per measure."""
         return self.run.shift
-
-    @property
-    def summary(self) -> pd.DataFrame:
-        """Means over photos, with 95 % intervals."""
-        return self.run.summary
-
-    @property
-    def ranking(self) -> pd.DataFrame:
-        """Augmentations by their shift, with intervals of ranks and differences."""
-        return self.run.ranking
-
-    @property
-    def thresholds(self) -> pd.DataFrame:
-        """Whether a cosine tells the same photo from another, and the cosine to set."""
-        return self.run.thresholds
-
-    @property
-    def layers(self) -> pd.DataFrame:
-        """The shift after every layer; empty unless asked for by ``layers=True``."""
-        return self.run.layers
-
-    @property
-    def components(self) -> pd.DataFrame:
-        """Shares of heads and MLPs in the shift; empty without ``dissect=True``."""
-        return self.run.components
-
-    @property
-    def locations(self) -> pd.DataFrame:
-        """Shares of the shift by the patches that heads gather it from; empty likewise."""
-        return self.run.locations
-
-    @property
-    def patching(self) -> pd.DataFrame:
-        """What single heads, MLPs or stages undo and do when patched; empty likewise."""
-        return self.run.patching
-
-    @property
-    def head_texts(self) -> pd.DataFrame:
-        """The texts that span the shift of the leading heads; empty likewise."""
-        return self.run.head_texts
-
-    @property
-    def geometry(self) -> pd.DataFrame:
-        """What all photos share of the shift, and what can change a decision; empty likewise."""
-        return self.run.geometry
-
-    @property
-    def margins(self) -> pd.DataFrame:
-        """Zero-shot margins, and the decisions that change; empty likewise, or without classes."""
-        return self.run.margins
-
-    @property
-    def encoded(self) -> pd.DataFrame:
-        """What embeddings still tell of augmentations and their draws; empty likewise."""
-        return self.run.encoded
-
-    @property
-    def faithfulness(self) -> pd.DataFrame:
-        """Whether the gaze names the patches that the embedding depends on; empty likewise."""
-        return self.run.faithfulness
-
-    @property
-    def dose(self) -> pd.DataFrame:
-        """The shift as a rising function of the distortion; empty with fewer than two severities.
-
-        Where it reaches the distance of near photos is in ``run.dose_thresholds``.
-        """
-        return self.run.dose
-
-    @property
-    def confidence(self) -> pd.DataFrame:
-        """Whether zero-shot confidence can be trusted, by augmentation; empty without labels."""
-        return self.run.confidence
-
-    @property
-    def retrieval(self) -> pd.DataFrame:
-        """Recall between photos and captions, by augmentation; empty without captions."""
-        return self.run.retrieval
-
-    @property
-    def draws(self) -> pd.DataFrame:
-        """The worst of several draws, and components of the variance; empty of a single draw."""
-        return self.run.draws
-
-    @property
-    def attack(self) -> pd.DataFrame:
-        """Means under attack, with 95 % intervals; empty unless asked for by ``attack_epsilon``."""
-        return self.run.attack
 
     def table(self) -> pd.DataFrame:
         """Means of the leading measures: one row per augmentation, the largest shift first.

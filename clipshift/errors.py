@@ -2,7 +2,8 @@
 
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from difflib import get_close_matches
 
 ERROR_FILE = "error.txt"
@@ -41,6 +42,22 @@ def one_line(message: str) -> str:
 def first_line(error: BaseException) -> str:
     """The first line of what an error says, or its type where it says nothing."""
     return next(iter(str(error).strip().splitlines()), type(error).__name__)
+
+
+@contextmanager
+def failures_of(name: str) -> Iterator[None]:
+    """Say in one line what a user's code raises in a ``with`` block.
+
+    Raises:
+        UserError: Then.
+    """
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        reason = one_line(str(error)) or "no reason given"
+        raise UserError(f"{name} fails: {type(error).__name__}: {reason}") from error
 
 
 def from_here(text: object) -> str:

@@ -30,29 +30,17 @@ def package_versions() -> dict[str, str]:
     return {name: version(name) for name in ("clipshift", *PACKAGES)}
 
 
-def environment() -> dict[str, str]:
-    """Python, operating system and processor."""
-    return {
-        "python": platform.python_version(),
-        "system": platform.platform(),
-        "processor": _processor(),
-    }
-
-
 def provenance() -> dict[str, Any]:
     """Command, commit, machine, packages and source of a result."""
     return {
-        "command": command_line(),
+        "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
         "commit": git_commit(),
-        **environment(),
+        "python": platform.python_version(),
+        "system": platform.platform(),
+        "processor": _processor(),
         "versions": package_versions(),
         "code_sha256": CODE_SHA256,
     }
-
-
-def command_line() -> list[str]:
-    """The program's name and its arguments."""
-    return [Path(sys.argv[0]).name, *sys.argv[1:]]
 
 
 def git_commit() -> str | None:

@@ -11,7 +11,8 @@ from torch import Tensor
 from torch.nn.functional import grid_sample
 
 from clipshift.augment.keyed import VIEW_SIZE, Draws, MovingAugmentation, on_accelerator, uniform
-from clipshift.checks import checked, interval, number
+from clipshift.augment.parameters import Parametrised, Range, parameter
+from clipshift.checks import interval, number
 
 MAX_INVERSION_STEPS = 30
 """Most steps of the iteration that inverts an elastic displacement."""
@@ -54,7 +55,7 @@ class Homography(MovingAugmentation):
         return sample_at(images, transformed_positions(images, matrix))
 
 
-class ShiftScaleRotate(Homography):
+class ShiftScaleRotate(Parametrised, Homography):
     """Shift, scale and rotation about the centre; bilinear, with zeros outside the photo.
 
     Strength multiplies shift and angle, and is the power of the scale.
@@ -65,15 +66,9 @@ class ShiftScaleRotate(Homography):
         rotation: Interval of the angle, in degrees.
     """
 
-    def __init__(
-        self,
-        shift: tuple[float, float],
-        scale: tuple[float, float],
-        rotation: tuple[float, float],
-    ) -> None:
-        self.shift = checked("shift", shift, interval(-1, 1))
-        self.scale = checked("scale", scale, interval(0.01, 100))
-        self.rotation = checked("rotation", rotation, interval(-360, 360))
+    shift: Range = parameter(interval(-1, 1))
+    scale: Range = parameter(interval(0.01, 100))
+    rotation: Range = parameter(interval(-360, 360))
 
     def sample(self, rng: np.random.Generator, size: int) -> Draws:
         return {
@@ -98,7 +93,7 @@ class ShiftScaleRotate(Homography):
         )
 
 
-class Elastic(MovingAugmentation):
+class Elastic(Parametrised, MovingAugmentation):
     """A smooth random displacement; bilinear, with zeros outside the photo.
 
     Standard normal noise for every pixel and axis is smoothed by a Gaussian (beyond the border
@@ -110,9 +105,8 @@ class Elastic(MovingAugmentation):
         sigma: Standard deviation of the Gaussian, in pixels.
     """
 
-    def __init__(self, alpha: float, sigma: float) -> None:
-        self.alpha = checked("alpha", alpha, number(0))
-        self.sigma = checked("sigma", sigma, number(0, VIEW_SIZE))
+    alpha: float = parameter(number(0))
+    sigma: float = parameter(number(0, VIEW_SIZE))
 
     def sample(self, rng: np.random.Generator, size: int) -> Draws:
         noise = torch.from_numpy(rng.standard_normal((2, size, size), dtype=np.float32))
@@ -168,7 +162,7 @@ def smoothing_matrix(size: int, sigma: float) -> Tensor:
     return kernel[(offset + radius).clamp(0, 2 * radius)] * (offset.abs() <= radius)
 
 
-class Perspective(Homography):
+class Perspective(Parametrised, Homography):
     """Each corner moves inward, and the inner quadrilateral is stretched over the view; bilinear.
 
     Args:
@@ -176,13 +170,12 @@ class Perspective(Homography):
             by 0.45, so that the four corners stay apart.
     """
 
-    def __init__(self, scale: tuple[float, float]) -> None:
-        self.scale = checked("scale", scale, interval(0, 0.45))
+    scale: Range = parameter(interval(0, 0.45))
 
     def sample(self, rng: np.random.Generator, size: int) -> Draws:
-        scale = uniform(rng, self.scale)
+        draws = super().sample(rng, size)
         inward = torch.from_numpy(np.abs(rng.standard_normal((4, 2)))).float()
-        return {"scale": scale, "inward": scale * inward}
+        return draws | {"inward": draws["scale"] * inward}
 
     def matrix(self, images: Tensor, draws: Draws, strength: float) -> Tensor:
         height, width = images.shape[-2:]

@@ -16,15 +16,15 @@ import torch
 from PIL import Image, ImageDraw, ImageFilter, ImageFont
 
 from clipshift.augment.keyed import Draws, FileAugmentation, dithered, uniform
+from clipshift.augment.parameters import Parametrised, Range, parameter
 from clipshift.augment.pixel import COUNTS
-from clipshift.checks import Check, checked, interval, number, one_of
+from clipshift.checks import Check, interval, number, one_of
 
 __all__ = [
     "Aspect", "Border", "Collage", "Crop", "Downscale", "EmojiOverlay", "Recompress", "RotateFile",
     "Screenshot", "Sharpen", "TextOverlay",
 ]  # fmt: skip
 
-Range = tuple[float, float]
 Size = tuple[int, int]
 Box = tuple[int, int, int, int]
 
@@ -46,7 +46,7 @@ WORDS = (
 )  # fmt: skip
 
 
-class Recompress(FileAugmentation):
+class Recompress(Parametrised, FileAugmentation):
     """Compression by Pillow's encoder. Strength multiplies the distance of the quality from 100.
 
     Args:
@@ -56,10 +56,9 @@ class Recompress(FileAugmentation):
             only 4:2:0.
     """
 
-    def __init__(self, format: str, quality: Range, subsampling: Sequence[str]) -> None:
-        self.format = checked("format", format, one_of("JPEG", "WebP"))
-        self.quality = checked("quality", quality, interval(0, 100))
-        self.subsampling = checked("subsampling", subsampling, SUBSAMPLINGS)
+    format: str = parameter(one_of("JPEG", "WebP"))
+    quality: Range = parameter(interval(0, 100))
+    subsampling: Sequence[str] = parameter(SUBSAMPLINGS)
 
     def sample(self, rng: np.random.Generator, size: int) -> Draws:
         quality, offset = uniform(rng, self.quality), uniform(rng)
@@ -73,18 +72,14 @@ class Recompress(FileAugmentation):
         return Image.open(stream)
 
 
-class Downscale(FileAugmentation):
+class Downscale(Parametrised, FileAugmentation):
     """Resizing to a fraction of the size, and back; bicubic. Strength is the factor's power.
 
     Args:
         factor: Interval of the factor by which the sides shrink.
     """
 
-    def __init__(self, factor: Range) -> None:
-        self.factor = checked("factor", factor, interval(1))
-
-    def sample(self, rng: np.random.Generator, size: int) -> Draws:
-        return {"factor": uniform(rng, self.factor)}
+    factor: Range = parameter(interval(1))
 
     def apply(self, image: Image.Image, draws: Draws, strength: float = 1.0) -> Image.Image:
         share = float(draws["factor"]) ** -strength
@@ -113,7 +108,7 @@ class Aspect(Downscale):
         return np.diag([after[0] / before[0], after[1] / before[1], 1])
 
 
-class Sharpen(FileAugmentation):
+class Sharpen(Parametrised, FileAugmentation):
     """Unsharp masking by Pillow. Strength multiplies its amount.
 
     Args:
@@ -121,9 +116,8 @@ class Sharpen(FileAugmentation):
         radius: Of the Gaussian blur, as a share of the shorter side.
     """
 
-    def __init__(self, amount: Range, radius: float) -> None:
-        self.amount = checked("amount", amount, interval(0))
-        self.radius = checked("radius", radius, number(0, 1))
+    amount: Range = parameter(interval(0))
+    radius: float = parameter(number(0, 1))
 
     def sample(self, rng: np.random.Generator, size: int) -> Draws:
         return {"amount": uniform(rng, self.amount)}
@@ -133,20 +127,15 @@ class Sharpen(FileAugmentation):
         return image.filter(ImageFilter.UnsharpMask(self.radius * min(image.size), percent, 0))
 
 
-class RotateFile(FileAugmentation):
+class RotateFile(Parametrised, FileAugmentation):
     """Rotation about the centre; bilinear. The image grows, so that all of the photo stays.
 
     Args:
         rotation: Interval of the angle, in degrees. Strength multiplies it.
     """
 
+    rotation: Range = parameter(interval(-360, 360))
     moves_pixels = True
-
-    def __init__(self, rotation: Range) -> None:
-        self.rotation = checked("rotation", rotation, interval(-360, 360))
-
-    def sample(self, rng: np.random.Generator, size: int) -> Draws:
-        return {"rotation": uniform(rng, self.rotation)}
 
     def apply(self, image: Image.Image, draws: Draws, strength: float = 1.0) -> Image.Image:
         angle = strength * float(draws["rotation"])
@@ -161,7 +150,7 @@ class RotateFile(FileAugmentation):
         return np.vstack([moves, [0, 0, 1]])
 
 
-class Framed(FileAugmentation):
+class Framed(Parametrised, FileAugmentation):
     """Base of augmentations whose result is a box around the photo, or one within it."""
 
     moves_pixels = True
@@ -193,11 +182,10 @@ class Crop(Framed):
         share: Interval of the share of the area that is kept.
     """
 
-    def __init__(self, share: Range) -> None:
-        self.share = checked("share", share, interval(1e-3, 1))
+    share: Range = parameter(interval(1e-3, 1))
 
     def sample(self, rng: np.random.Generator, size: int) -> Draws:
-        return {"share": uniform(rng, self.share), "position": uniform(rng, count=2)}
+        return super().sample(rng, size) | {"position": uniform(rng, count=2)}
 
     def box(self, size: Size, draws: Draws, strength: float) -> Box:
         share = float(draws["share"]) ** (strength / 2)
@@ -214,13 +202,12 @@ class Border(Framed):
         width: Interval of its width, as a share of the shorter side.
     """
 
-    def __init__(self, width: Range) -> None:
-        self.width = checked("width", width, interval(0, 1))
+    width: Range = parameter(interval(0, 1))
 
     def sample(self, rng: np.random.Generator, size: int) -> Draws:
         colours = [np.full(3, 255), np.zeros(3, int), rng.integers(256, size=3)]
         colour = torch.from_numpy(colours[rng.integers(3)])
-        return {"width": uniform(rng, self.width), "colour": colour}
+        return super().sample(rng, size) | {"colour": colour}
 
     def box(self, size: Size, draws: Draws, strength: float) -> Box:
         width = limited(strength * draws["width"], min(size))
@@ -235,11 +222,10 @@ class Screenshot(Framed):
             the photo and two below. Strength multiplies it.
     """
 
-    def __init__(self, bar: Range) -> None:
-        self.bar = checked("bar", bar, interval(0, 1))
+    bar: Range = parameter(interval(0, 1))
 
     def sample(self, rng: np.random.Generator, size: int) -> Draws:
-        return {"bar": uniform(rng, self.bar), "colour": torch.full([3], rng.choice([30, 250]))}
+        return super().sample(rng, size) | {"colour": torch.full([3], rng.choice([30, 250]))}
 
     def box(self, size: Size, draws: Draws, strength: float) -> Box:
         height = 2 * limited(strength * draws["bar"], size[1])
@@ -264,11 +250,10 @@ class Collage(Framed):
             it, up to the whole side.
     """
 
-    def __init__(self, strip: Range) -> None:
-        self.strip = checked("strip", strip, interval(0, 1))
+    strip: Range = parameter(interval(0, 1))
 
     def sample(self, rng: np.random.Generator, size: int) -> Draws:
-        return {"strip": uniform(rng, self.strip), "side": torch.tensor([rng.integers(4)])}
+        return super().sample(rng, size) | {"side": torch.tensor([rng.integers(4)])}
 
     def box(self, size: Size, draws: Draws, strength: float) -> Box:
         box, side = [0, 0, *size], int(draws["side"])
@@ -285,19 +270,18 @@ class Collage(Framed):
         return canvas
 
 
-class TextOverlay(FileAugmentation):
+class TextOverlay(Parametrised, FileAugmentation):
     """A line of text across the photo, white with a black outline. Strength multiplies its size.
 
     Args:
         height: Interval of the font's size, as a share of the photo's height.
     """
 
-    def __init__(self, height: Range) -> None:
-        self.height = checked("height", height, interval(0, 1))
+    height: Range = parameter(interval(0, 1))
 
     def sample(self, rng: np.random.Generator, size: int) -> Draws:
         words = torch.tensor([rng.integers(len(WORDS))])
-        return {"height": uniform(rng, self.height), "y": uniform(rng), "words": words}
+        return super().sample(rng, size) | {"y": uniform(rng), "words": words}
 
     def apply(self, image: Image.Image, draws: Draws, strength: float = 1.0) -> Image.Image:
         image, size = image.copy(), max(1, limited(strength * draws["height"], image.height))
@@ -311,7 +295,7 @@ class TextOverlay(FileAugmentation):
         return image
 
 
-class EmojiOverlay(FileAugmentation):
+class EmojiOverlay(Parametrised, FileAugmentation):
     """Smileys and hearts anywhere on the photo. Strength multiplies their size.
 
     Args:
@@ -319,9 +303,8 @@ class EmojiOverlay(FileAugmentation):
         side: Interval of their size, as a share of the photo's shorter side.
     """
 
-    def __init__(self, count: tuple[int, int], side: Range) -> None:
-        self.count = checked("count", count, COUNTS)
-        self.side = checked("side", side, interval(0, 1))
+    count: tuple[int, int] = parameter(COUNTS)
+    side: Range = parameter(interval(0, 1))
 
     def sample(self, rng: np.random.Generator, size: int) -> Draws:
         most = self.count[1]

@@ -20,7 +20,8 @@ from clipshift.augment.keyed import (
     on_accelerator,
     uniform,
 )
-from clipshift.checks import Check, checked, interval, whole
+from clipshift.augment.parameters import Parametrised, Range, parameter
+from clipshift.checks import Check, interval, whole
 
 ODD: Check = (
     "a list of odd whole numbers ≥ 1",
@@ -34,26 +35,25 @@ COUNTS: Check = (
 )
 
 
-class Noise(Augmentation):
+class Noise(Parametrised, Augmentation):
     """Additive Gaussian noise, independent for every pixel and channel.
 
     Args:
         std: Interval of the standard deviation, in units of the full pixel range.
     """
 
-    def __init__(self, std: tuple[float, float]) -> None:
-        self.std = checked("std", std, interval(0))
+    std: Range = parameter(interval(0))
 
     def sample(self, rng: np.random.Generator, size: int) -> Draws:
-        std = uniform(rng, self.std)
+        draws = super().sample(rng, size)
         field = rng.standard_normal((3, size, size), dtype=np.float32)
-        return {"std": std, "field": torch.from_numpy(field)}
+        return draws | {"field": torch.from_numpy(field)}
 
     def apply(self, images: Tensor, draws: Draws, strength: float = 1.0) -> Tensor:
         return images + strength * draws["std"][..., None, None] * draws["field"]
 
 
-class Blur(Augmentation):
+class Blur(Parametrised, Augmentation):
     """Gaussian blur. Strength scales the Gaussian and the radius at which its kernel is cut.
 
     Args:
@@ -61,9 +61,8 @@ class Blur(Augmentation):
         sigma: Interval of the Gaussian's standard deviation, in pixels.
     """
 
-    def __init__(self, kernel: tuple[int, ...], sigma: tuple[float, float]) -> None:
-        self.kernel = checked("kernel", kernel, ODD)
-        self.sigma = checked("sigma", sigma, interval(1e-3))
+    kernel: tuple[int, ...] = parameter(ODD)
+    sigma: Range = parameter(interval(1e-3))
 
     def sample(self, rng: np.random.Generator, size: int) -> Draws:
         side = self.kernel[int(rng.integers(len(self.kernel)))]
@@ -81,7 +80,7 @@ class Blur(Augmentation):
         return filter2d_separable(images, weights, weights, "reflect")
 
 
-class ColorJitter(Augmentation):
+class ColorJitter(Parametrised, Augmentation):
     """Brightness, contrast, saturation and hue, each changed by a random factor in random order.
 
     Strength multiplies a factor's distance from 1, down to a factor of 0, and the shift of hue, up
@@ -94,19 +93,13 @@ class ColorJitter(Augmentation):
         hue: Interval of the shift of hue, in turns of the colour circle.
     """
 
-    def __init__(
-        self,
-        brightness: tuple[float, float],
-        contrast: tuple[float, float],
-        saturation: tuple[float, float],
-        hue: tuple[float, float],
-    ) -> None:
-        factors = {"brightness": brightness, "contrast": contrast, "saturation": saturation}
-        self.intervals = {name: checked(name, v, interval(0)) for name, v in factors.items()}
-        self.intervals["hue"] = checked("hue", hue, interval(-0.5, 0.5))
+    brightness: Range = parameter(interval(0))
+    contrast: Range = parameter(interval(0))
+    saturation: Range = parameter(interval(0))
+    hue: Range = parameter(interval(-0.5, 0.5))
 
     def sample(self, rng: np.random.Generator, size: int) -> Draws:
-        draws = {name: uniform(rng, interval)[0] for name, interval in self.intervals.items()}
+        draws = {name: drawn[0] for name, drawn in super().sample(rng, size).items()}
         return draws | {"order": torch.from_numpy(rng.permutation(4))}
 
     def apply(self, images: Tensor, draws: Draws, strength: float = 1.0) -> Tensor:
@@ -150,7 +143,7 @@ def adjust_contrast(images: Tensor, factor: Tensor) -> Tensor:
     return torch.lerp(mean, images, factor[:, None, None, None]).clamp(0.0, 1.0)
 
 
-class BrightnessContrast(Augmentation):
+class BrightnessContrast(Parametrised, Augmentation):
     """A linear change of all values, ``x * (1 + contrast) + brightness``, strength times both.
 
     Args:
@@ -158,9 +151,8 @@ class BrightnessContrast(Augmentation):
         contrast: Interval of what is added to the factor 1.
     """
 
-    def __init__(self, brightness: tuple[float, float], contrast: tuple[float, float]) -> None:
-        self.brightness = checked("brightness", brightness, interval(-1, 1))
-        self.contrast = checked("contrast", contrast, interval(-1))
+    brightness: Range = parameter(interval(-1, 1))
+    contrast: Range = parameter(interval(-1))
 
     def sample(self, rng: np.random.Generator, size: int) -> Draws:
         contrast, brightness = (uniform(rng, i) for i in (self.contrast, self.brightness))
@@ -175,7 +167,7 @@ MAX_HOLES = 128
 """Holes whose positions are drawn for every photo, so that any strength finds enough of them."""
 
 
-class CoarseDropout(Augmentation):
+class CoarseDropout(Parametrised, Augmentation):
     """Square holes filled with uniform random pixels. Strength multiplies their number.
 
     Args:
@@ -183,9 +175,8 @@ class CoarseDropout(Augmentation):
         side: Side of a hole, in pixels.
     """
 
-    def __init__(self, holes: tuple[int, int], side: int) -> None:
-        self.holes = checked("holes", holes, COUNTS)
-        self.side = checked("side", side, whole(1, VIEW_SIZE))
+    holes: tuple[int, int] = parameter(COUNTS)
+    side: int = parameter(whole(1, VIEW_SIZE))
 
     def sample(self, rng: np.random.Generator, size: int) -> Draws:
         low, high = self.holes
@@ -212,7 +203,7 @@ class CoarseDropout(Augmentation):
         return torch.where(mask[:, None], draws["fill"], images)
 
 
-class JPEG(Augmentation):
+class JPEG(Parametrised, Augmentation):
     """Compression as JPEG, by libjpeg with 4:2:0 chroma. Strength multiplies its quantisation.
 
     libjpeg multiplies its quantisation tables by ``50 / quality`` below quality 50 and by
@@ -222,11 +213,10 @@ class JPEG(Augmentation):
         quality: Interval of libjpeg's quality, 1 to 100.
     """
 
-    def __init__(self, quality: tuple[float, float]) -> None:
-        self.quality = checked("quality", quality, interval(1, 100))
+    quality: Range = parameter(interval(1, 100))
 
     def sample(self, rng: np.random.Generator, size: int) -> Draws:
-        return {"quality": uniform(rng, self.quality), "offset": uniform(rng)}
+        return super().sample(rng, size) | {"offset": uniform(rng)}
 
     def apply(self, images: Tensor, draws: Draws, strength: float = 1.0) -> Tensor:
         drawn = draws["quality"]
@@ -241,18 +231,17 @@ class JPEG(Augmentation):
         return torch.stack(views).to(images) / 255
 
 
-class Pixelate(Augmentation):
+class Pixelate(Parametrised, Augmentation):
     """A coarser grid of square blocks, each the mean of its pixels. Strength scales the blocks.
 
     Args:
         block: Interval of a block's side, in pixels.
     """
 
-    def __init__(self, block: tuple[float, float]) -> None:
-        self.block = checked("block", block, interval(1, VIEW_SIZE))
+    block: Range = parameter(interval(1, VIEW_SIZE))
 
     def sample(self, rng: np.random.Generator, size: int) -> Draws:
-        return {"block": uniform(rng, self.block), "offset": uniform(rng)}
+        return super().sample(rng, size) | {"offset": uniform(rng)}
 
     def apply(self, images: Tensor, draws: Draws, strength: float = 1.0) -> Tensor:
         size = images.shape[-1]
@@ -264,18 +253,17 @@ class Pixelate(Augmentation):
         return torch.cat(views)
 
 
-class MotionBlur(Augmentation):
+class MotionBlur(Parametrised, Augmentation):
     """The mean along a straight line through each pixel. Strength scales the line.
 
     Args:
         length: Interval of the line's length, in pixels; its direction is any.
     """
 
-    def __init__(self, length: tuple[float, float]) -> None:
-        self.length = checked("length", length, interval(0, VIEW_SIZE))
+    length: Range = parameter(interval(0, VIEW_SIZE))
 
     def sample(self, rng: np.random.Generator, size: int) -> Draws:
-        return {"length": uniform(rng, self.length), "angle": uniform(rng, (0.0, math.pi))}
+        return super().sample(rng, size) | {"angle": uniform(rng, (0.0, math.pi))}
 
     def apply(self, images: Tensor, draws: Draws, strength: float = 1.0) -> Tensor:
         reach = min(math.ceil(strength * self.length[1] / 2 + 0.5), images.shape[-1] - 1)
@@ -290,18 +278,14 @@ class MotionBlur(Augmentation):
         return filter2d(images, weights, "reflect")
 
 
-class Grayscale(Augmentation):
+class Grayscale(Parametrised, Augmentation):
     """Colour fades towards luma. Strength multiplies how far, up to all the way.
 
     Args:
         amount: Interval of the share of luma, in [0, 1].
     """
 
-    def __init__(self, amount: tuple[float, float]) -> None:
-        self.amount = checked("amount", amount, interval(0, 1))
-
-    def sample(self, rng: np.random.Generator, size: int) -> Draws:
-        return {"amount": uniform(rng, self.amount)}
+    amount: Range = parameter(interval(0, 1))
 
     def apply(self, images: Tensor, draws: Draws, strength: float = 1.0) -> Tensor:
         amount = (strength * draws["amount"]).clamp(max=1)[..., None, None]

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from clipshift.augment.keyed import VIEW_SIZE, Augmentation, Draws, MovingAugmentation
-from clipshift.errors import UserError, one_line
+from clipshift.errors import UserError, failures_of
 
 TRIALS = 4
 """Number of seeds that a transform is tried with before it is used."""
@@ -124,16 +124,11 @@ def as_augmentation(part: Any) -> Augmentation:
     if any(type(step).__name__ == "Normalize" for step in steps_of(part)):
         raise UserError(f"{keyed.name} normalises: remove Normalize, the model does it itself")
     image = torch.rand(1, 3, VIEW_SIZE, VIEW_SIZE, generator=torch.Generator().manual_seed(0))
-    try:
+    with failures_of(keyed.name):
         first, second = (
             torch.cat([keyed.apply(image, {"seed": torch.tensor([i])}) for i in range(TRIALS)])
             for _ in range(2)
         )
-    except UserError:
-        raise
-    except Exception as error:
-        reason = one_line(str(error)) or "no reason given"
-        raise UserError(f"{keyed.name} fails: {type(error).__name__}: {reason}") from error
     if not torch.equal(first, second):
         raise UserError(
             f"{keyed.name} makes two different views with the same seed: it must draw only from "

@@ -3,7 +3,7 @@
 import json
 import re
 from collections.abc import Mapping, Sequence
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any
 
 from hydra.errors import InstantiationException
@@ -11,7 +11,6 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig
 
 from clipshift import parts
-from clipshift.augment.keyed import Augmentation
 from clipshift.cli.config import plain
 from clipshift.data.cache import Cache
 from clipshift.data.classes import candidate_classes
@@ -47,6 +46,10 @@ def instantiate_part(option: str, node: Mapping[str, Any]) -> Any:
         raise UserError(f"{option}: {reason}") from error
 
 
+make_augmentations = partial(parts.make_augmentations, build=instantiate_part)
+"""`clipshift.parts.make_augmentations` of anyone's code."""
+
+
 def make_evaluation(cfg: DictConfig) -> Evaluation:
     """The evaluation that a configuration describes, for `clipshift.pipeline.prepare`.
 
@@ -70,13 +73,6 @@ def make_evaluation(cfg: DictConfig) -> Evaluation:
     return Evaluation(
         options, photos, classes, encoder, *augmentations, measures, templates, config, reference
     )
-
-
-def make_augmentations(
-    nodes: Mapping[str, Any], option: str = "aug"
-) -> tuple[dict[str, Augmentation], dict[str, list[float]]]:
-    """`clipshift.parts.make_augmentations` of anyone's code."""
-    return parts.make_augmentations(nodes, option, instantiate_part)
 
 
 def make_encoder(model: Mapping[str, Any], precision: str, accelerator: str = "cpu") -> Encoder:

@@ -140,21 +140,17 @@ def keep_freed_memory() -> None:
 
 def explain(error: BaseException, config_name: str) -> None:
     """Exit with code 1 and one line for what the user can mend; raise anything else again."""
-    try:
-        raise error
-    except UserError:
+    if isinstance(error, UserError):
         sys.exit(1)  # explained by its job
-    except (HydraException, OmegaConfBaseException, ValueError) as error:
+    if isinstance(error, HydraException | OmegaConfBaseException | ValueError):
         chosen = [override for override in sys.argv[1:] if override.startswith("experiment=")]
         fail(composition_error(str(error), option_names(config_name, chosen)))
-    except OSError as error:
-        message = file_error(error)
-        if message is None:
-            raise
+    if message := file_error(error):
         fail(message)
+    raise error
 
 
-def file_error(error: Exception) -> str | None:
+def file_error(error: BaseException) -> str | None:
     """A line for a file or folder that cannot be written or read; None for any other error."""
     if not isinstance(error, OSError) or (error.filename is None and error.errno not in NO_ROOM):
         return None

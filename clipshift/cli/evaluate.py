@@ -76,7 +76,8 @@ def begin(cfg: DictConfig, folder: Path, records: Records) -> tuple[Evaluation, 
         content = jobs.content_of(evaluation.photos)
         job = jobs.job_key(evaluation, content)
         evaluation.redraws = jobs.job_key(evaluation, content, draws=None)
-        if not cfg.rerun and (finished := jobs.finished_job(jobs.sweep_folders(cfg), job, content)):
+        sweeps = [Path(HydraConfig.get().sweep.dir), Path(cfg.sweeps)]  # this one, and all others
+        if not cfg.rerun and (finished := jobs.finished_job(sweeps, job, content)):
             jobs.reuse_results(finished, folder)
             return None
     first = is_first_process()

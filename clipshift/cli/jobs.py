@@ -34,11 +34,6 @@ def in_sweep() -> bool:
     return HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN
 
 
-def sweep_folders(cfg: DictConfig) -> list[Path]:
-    """Where finished jobs may lie: in this sweep's own folder, and in those of all others."""
-    return [Path(HydraConfig.get().sweep.dir), Path(cfg.sweeps)]
-
-
 NO_EFFECT_ON_NUMBERS = (
     "logger", "cache", "sweeps", "rerun", "compare", "leaderboard", "report", "budget", "fetch",
     "dashboard",

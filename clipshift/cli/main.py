@@ -119,24 +119,29 @@ def train(arguments: Sequence[str]) -> None:
     run_command(train_job, "train", arguments)
 
 
+def places_and_options(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
+    """The folders among arguments, as they are typed, and the rest."""
+    parts: tuple[list[str], list[str]] = ([], [])
+    for argument in arguments:
+        parts["=" in argument].append(argument)
+    return parts
+
+
 def compare(arguments: Sequence[str]) -> None:
     """Compare two runs photo by photo."""
-    runs = [argument for argument in arguments if "=" not in argument]
+    runs, options = places_and_options(arguments)
     if len(runs) != 2:
         fail("compare needs two run folders: clipshift compare RUN_A RUN_B")
-    both = ",".join(as_typed(run) for run in runs)
-    evaluate([f"compare=[{both}]", *(a for a in arguments if a not in runs)])
+    evaluate([f"compare=[{','.join(map(as_typed, runs))}]", *options])
 
 
 def leaderboard(arguments: Sequence[str]) -> None:
     """Rank the models of runs, of folders with runs, or of a sweep."""
-    places = [argument for argument in arguments if "=" not in argument]
-    if not places:
+    runs, options = places_and_options(arguments)
+    if not runs:
         fail("leaderboard needs runs: clipshift leaderboard RUN ... (or folders that hold runs)")
-    listed = ",".join(as_typed(place) for place in places)
-    options = [argument for argument in arguments if argument not in places]
     options = [re.sub("^out=", "hydra.run.dir=", option) for option in options]
-    evaluate([f"leaderboard=[{listed}]", *options])
+    evaluate([f"leaderboard=[{','.join(map(as_typed, runs))}]", *options])
 
 
 def check(arguments: Sequence[str]) -> None:
@@ -156,12 +161,11 @@ def parity(arguments: Sequence[str]) -> None:
 
 def report(arguments: Sequence[str]) -> None:
     """Draw a finished run's page again, and open it."""
-    runs = [argument for argument in arguments if "=" not in argument]
+    runs, options = places_and_options(arguments)
     if len(runs) != 1:
         fail("report needs the folder of a run: clipshift report RUN")
     here = ["hydra.run.dir=.", "hydra.output_subdir=null"]  # it makes no folder
-    others = [argument for argument in arguments if argument not in runs]
-    evaluate([f"report={as_typed(runs[0])}", *here, *others])
+    evaluate([f"report={as_typed(runs[0])}", *here, *options])
     if sys.stdout.isatty():
         import webbrowser
 

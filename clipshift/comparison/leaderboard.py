@@ -16,9 +16,8 @@ from clipshift.report.tables import Column, side_by_side
 from clipshift.report.words import ranks_in_words
 from clipshift.results.compatibility import incomparable
 from clipshift.results.files import write_csv, write_whole
-from clipshift.results.intervals import studentize
+from clipshift.results.intervals import share_interval, studentize
 from clipshift.results.ranking import pairs_of, rank_intervals, told_apart, with_differences
-from clipshift.results.table import share_of_values
 from clipshift.severities import ALL
 
 FILE = "leaderboard.csv"
@@ -54,7 +53,7 @@ def rank_means(
         groups: The group of each photo, integers: they are resampled whole.
 
     Returns:
-        One row per ``line``: ``mean``, ``ci_low``, ``ci_high`` (`share_of_values` of shares, else
+        One row per ``line``: ``mean``, ``ci_low``, ``ci_high`` (`share_interval` of shares, else
         `mean_interval`), ``rank`` (1: the best), ``rank_low``, ``rank_high``, and ``n``, the
         number of photos with a value.
     """
@@ -65,7 +64,7 @@ def rank_means(
     errors = studentize(matrix, seed, with_differences, groups)
     ends = np.array(errors[:size].interval())
     if facts.is_share:
-        ends = np.transpose([share_of_values(column, groups) for column in matrix.T])
+        ends = np.transpose([share_interval(column, groups) for column in matrix.T])
     ranks = rank_intervals(size, pairs_of(size), sign * told_apart(errors[size:]))
     columns = [*np.clip(ends, facts.low, facts.high), np.arange(1, size + 1), *ranks]
     names = ["ci_low", "ci_high", "rank", "rank_low", "rank_high"]

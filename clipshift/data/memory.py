@@ -142,7 +142,11 @@ def photos_of(source: Any, labels: Sequence[str | None] | None = None) -> list[P
     files = [_file(item) for item in source] if isinstance(source, list | tuple) else [None]
     all_files = all(files)
     items = source if all_files else [None] * count
-    names = _below_common_folder(files) if all_files else [str(index) for index in range(count)]
+    names = [str(index) for index in range(count)]
+    if all_files:
+        paths = [Path(str(file)) for file in files]
+        common = os.path.commonpath([path.parent for path in paths])
+        names = [photo_id(path.relative_to(common).as_posix()) for path in paths]
     name, times = Counter(names).most_common(1)[0]
     if times > 1:
         raise UserError(f"{name} is listed {times} times: list each photo once")
@@ -198,12 +202,6 @@ def _file(item: Any) -> str | None:
     if isinstance(item, str | os.PathLike):
         return os.path.abspath(item)
     return os.path.abspath(name) if (name := getattr(item, "filename", None)) else None
-
-
-def _below_common_folder(files: Sequence[str | None]) -> list[str]:
-    paths = [Path(str(file)) for file in files]
-    common = os.path.commonpath([path.parent for path in paths])
-    return [photo_id(path.relative_to(common).as_posix()) for path in paths]
 
 
 def _targets(source: Any) -> list[str | None] | None:

@@ -30,10 +30,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import linear, scaled_dot_product_attention
+from torch.nn.functional import scaled_dot_product_attention
 from torch.overrides import TorchFunctionMode
 
-from clipshift.encode.gaze import attention_weights, first, split
+from clipshift.encode.gaze import attention_weights, first, multihead_inputs
+from clipshift.encode.hooks import replaced_forward, within
 
 Key = tuple[int, str]
 """A layer, from 0, and what of it: ``attention`` or ``mlp``; or ``start`` and ``end`` of the
@@ -99,15 +100,6 @@ def layer_of(block: nn.Module) -> Layer | None:
     scales = [values for name, values in named_parameters if name.split(".")[-1] in SCALES]
     of_attention, of_mlp = (*scales, None, None)[:2]
     return Layer(attention, heads, outs[-1], mlps[-1], (of_attention, of_mlp))
-
-
-def multihead_inputs(
-    layer: nn.MultiheadAttention, query: Tensor, key: Tensor, value: Tensor, **_: Any
-) -> list[Tensor]:
-    """Queries, keys and values of all heads, each (B, heads, tokens, d)."""
-    biases = (None,) * 3 if layer.in_proj_bias is None else layer.in_proj_bias.chunk(3)
-    parts = zip((query, key, value), layer.in_proj_weight.chunk(3), biases, strict=True)
-    return [split(linear(*part), layer.num_heads) for part in parts]
 
 
 def gathered_values(queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
@@ -199,7 +191,7 @@ class ComponentProbe:
         def after(key: Key, module: nn.Module, inputs: Any, output: Any) -> Tensor | None:
             return see(key, output[0] if isinstance(output, tuple) else output)
 
-        hooks, replaced = [], []
+        hooks, replaced = [], {}
         if self.blocks:
             hooks.append(self.blocks[0].register_forward_pre_hook(partial(before, (0, "start"))))
             hooks.append(self.blocks[-1].register_forward_hook(partial(after, (0, "end"))))
@@ -207,19 +199,13 @@ class ComponentProbe:
             module: nn.Module = layer.out
             hook: Any = before
             if isinstance(layer.attention, nn.MultiheadAttention) and all_tokens:
-                layer.attention.forward = partial(_attend, layer.attention)  # type: ignore[method-assign]
-                replaced.append(layer.attention)
+                replaced[layer.attention] = partial(_attend, layer.attention)
             elif isinstance(layer.attention, nn.MultiheadAttention):
                 module, hook = layer.attention, gather  # torch's does not call its projection
             hooks.append(module.register_forward_pre_hook(partial(hook, (index, "attention"))))
             hooks.append(layer.mlp.register_forward_hook(partial(after, (index, "mlp"))))
-        try:
+        with within(hooks), replaced_forward(replaced):
             yield
-        finally:
-            for handle in hooks:
-                handle.remove()
-            for attention in replaced:
-                del attention.forward
 
     @contextmanager
     def reading(self, by_token: bool = False) -> Iterator[None]:
@@ -383,10 +369,8 @@ def forward_calls(
         before, after = (getattr(of, "shape", None) for of in ((*inputs, None)[0], output))
         calls.append((module, before, after))
 
-    hooks = [module.register_forward_hook(note) for module in modules]
-    embed(view)
-    for handle in hooks:
-        handle.remove()
+    with within(module.register_forward_hook(note) for module in modules):
+        embed(view)
     return calls
 
 

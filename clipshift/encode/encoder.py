@@ -167,8 +167,7 @@ class Encoder(nn.Module):
         if is_convolutional(tower.blocks):
             # Up to 1.6 times faster on a CPU. A layer's outputs have the format of its weights.
             self._tower.to(memory_format=torch.channels_last)
-        self.probe, self._blocks, self._prefix = tower.probe, tower.blocks, tower.prefix
-        self.layer_probe = LayerProbe(tower.blocks, tower.class_token, tower.prefix, tower.nhwc)
+        self.probe, self.layer_probe, self._parts = tower.probe, LayerProbe(tower), tower
         self.tokenizer = tokenizer
         size = self.preprocessing["size"]
         self.input_size = (size, size) if isinstance(size, int) else tuple(size)
@@ -229,14 +228,15 @@ class Encoder(nn.Module):
         """Reads heads and MLPs; None where the embedding is not the sum of theirs."""
         noise = torch.rand(1, 3, *self.input_size, generator=torch.Generator().manual_seed(0))
         view = noise.to(self.mean.device)
-        return component_probe(self._tower, self._blocks, self._prefix, self.embed, view)
+        parts = self._parts
+        return component_probe(self._tower, parts.blocks, parts.prefix, self.embed, view)
 
     @cached_property
     @torch.inference_mode()
     def patchable(self) -> ComponentProbe | StageProbe | None:
         """What can be patched: heads and MLPs, or the stages of a convolutional tower."""
         view = torch.zeros((1, 3, *self.input_size), device=self.mean.device)
-        return self.components or stage_probe(self._blocks, self.embed, view)
+        return self.components or stage_probe(self._parts.blocks, self.embed, view)
 
     @cached_property
     @torch.inference_mode()

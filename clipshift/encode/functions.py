@@ -16,8 +16,8 @@ from torch import Tensor
 
 from clipshift.encode.encoder import Encoder, weights_sha256
 from clipshift.encode.kinds import chosen_pooling
-from clipshift.encode.modules import check_output, failures_of, wrap_image_model
-from clipshift.errors import UserError
+from clipshift.encode.modules import check_output, wrap_image_model
+from clipshift.errors import UserError, failures_of
 from clipshift.options import PreprocessingOptions
 
 DECLARED = [option.name for option in fields(PreprocessingOptions)]

@@ -9,7 +9,7 @@ Both cost about one per cent of a forward pass.
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import InitVar, dataclass
 from typing import Any, ClassVar
 
@@ -303,9 +303,17 @@ def attention_weights(query: Tensor, keys: Tensor) -> Tensor:
     return logits.softmax(dim=-1)
 
 
-def query_and_key_bias(bias: Tensor | None) -> tuple[Tensor | None, Tensor | None]:
-    """The parts for query and key of a bias that concatenates those of query, key and value."""
-    return (None, None) if bias is None else bias.chunk(3)[:2]  # type: ignore[return-value]
+def parts_of(joined: Tensor | None, count: int) -> Sequence[Any]:
+    """The parts of a weight or bias that joins those of query, key and value; None where it is."""
+    return [None] * count if joined is None else joined.chunk(count)
+
+
+def multihead_inputs(layer: nn.MultiheadAttention, *inputs: Tensor) -> list[Tensor]:
+    """Queries, keys and, where they are given, values of all heads, each (B, heads, tokens, d)."""
+    weights: Any = layer.q_proj_weight, layer.k_proj_weight, layer.v_proj_weight
+    weights = weights if layer.in_proj_weight is None else layer.in_proj_weight.chunk(3)
+    projections = zip(inputs, weights, parts_of(layer.in_proj_bias, 3), strict=False)
+    return [split(linear(*projection), layer.num_heads) for projection in projections]
 
 
 def multihead_heads(
@@ -314,15 +322,8 @@ def multihead_heads(
     """The first query and all keys of `nn.MultiheadAttention`."""
     if not layer.batch_first:
         query, key = query.transpose(0, 1), key.transpose(0, 1)
-    if layer.in_proj_weight is not None:
-        query_weight, key_weight = layer.in_proj_weight.chunk(3)[:2]
-    else:
-        query_weight, key_weight = layer.q_proj_weight, layer.k_proj_weight
-    query_bias, key_bias = query_and_key_bias(layer.in_proj_bias)
-    return (
-        split(linear(first(query), query_weight, query_bias), layer.num_heads),
-        split(linear(key, key_weight, key_bias), layer.num_heads),
-    )
+    queries, keys = multihead_inputs(layer, first(query), key)
+    return queries, keys
 
 
 def timm_heads(layer: Any, tokens: Tensor, rope: Tensor | None = None, **_: Any) -> Heads:
@@ -334,8 +335,8 @@ def timm_heads(layer: Any, tokens: Tensor, rope: Tensor | None = None, **_: Any)
     if layer.qkv is None:
         query, keys = layer.q_proj(first(tokens)), layer.k_proj(tokens)
     else:
-        query_weight, key_weight = layer.qkv.weight.chunk(3)[:2]
-        query_bias, key_bias = query_and_key_bias(layer.qkv.bias)
+        query_weight, key_weight, _ = layer.qkv.weight.chunk(3)
+        query_bias, key_bias, _ = parts_of(layer.qkv.bias, 3)
         if getattr(layer, "q_bias", None) is not None:
             query_bias, key_bias = layer.q_bias, layer.k_bias
         query = linear(first(tokens), query_weight, query_bias)
@@ -353,12 +354,12 @@ def latent_heads(layer: AttentionPoolLatent, tokens: Tensor, *_: Any, **__: Any)
     """The pooling query and all keys of timm's attention pool."""
     if layer.pos_embed is not None:
         tokens = tokens + layer.pos_embed.to(tokens.dtype)
-    key_weight = layer.kv.weight.chunk(2)[0]
-    key_bias = layer.kv.bias.chunk(2)[0] if layer.kv.bias is not None else None
-    latent = layer.latent.expand(len(tokens), -1, -1)
+    key_weight, key_bias = layer.kv.weight.chunk(2)[0], parts_of(layer.kv.bias, 2)[0]
+    query = layer.q(layer.latent.expand(len(tokens), -1, -1))
+    keys = linear(tokens, key_weight, key_bias)
     return (
-        layer.q_norm(split(layer.q(latent), layer.num_heads)),
-        layer.k_norm(split(linear(tokens, key_weight, key_bias), layer.num_heads)),
+        layer.q_norm(split(query, layer.num_heads)),
+        layer.k_norm(split(keys, layer.num_heads)),
     )
 
 

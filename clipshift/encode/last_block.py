@@ -9,8 +9,8 @@ import torch
 from open_clip.transformer import ResidualAttentionBlock, VisionTransformer
 from torch import Tensor, nn
 
-from clipshift.encode.components import multihead_inputs
-from clipshift.encode.gaze import attention_weights, first
+from clipshift.encode.gaze import attention_weights, first, multihead_inputs
+from clipshift.encode.hooks import replaced_forward
 
 
 @contextmanager
@@ -29,12 +29,9 @@ def only_class_token(tower: nn.Module, patches: bool) -> Iterator[None]:
     if block is None:
         yield
         return
-    block.forward = partial(_class_token, block, patches)  # type: ignore[method-assign]
-    block.attn.forward = partial(_attend, block.attn)  # type: ignore[method-assign]
-    try:
+    forwards = {block: partial(_class_token, block, patches)}
+    with replaced_forward(forwards | {block.attn: partial(_attend, block.attn)}):
         yield
-    finally:
-        del block.forward, block.attn.forward
 
 
 def _last_block(tower: nn.Module) -> ResidualAttentionBlock | None:

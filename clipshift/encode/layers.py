@@ -1,7 +1,7 @@
 """Layers: the tokens after each block of an image tower, read from the same forward pass."""
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from open_clip.modified_resnet import ModifiedResNet
@@ -10,6 +10,9 @@ from open_clip.transformer import VisionTransformer
 from timm.models import ResNet
 from torch import Tensor, nn
 from torchvision import models
+
+if TYPE_CHECKING:
+    from clipshift.encode.tower import Tower
 
 
 class LayerTokens(NamedTuple):
@@ -30,20 +33,14 @@ class LayerProbe:
     """Reads the tokens after each block of an image tower in a forward pass.
 
     Args:
-        blocks: See `clipshift.encode.tower.Tower`.
-        class_token: Whether the first token is the class token.
-        prefix: The number of tokens before the patches.
-        nhwc: Whether feature maps have their channels last.
+        tower: Its readable parts.
     """
 
-    def __init__(
-        self, blocks: Sequence[nn.Module], class_token: bool, prefix: int, nhwc: bool = False
-    ) -> None:
-        self.nhwc = nhwc
+    def __init__(self, tower: "Tower") -> None:
+        self.tower = tower
         self._outputs: list[Tensor] = []
         self.wanted = False
-        self.class_token, self.prefix = class_token, prefix
-        for block in blocks:
+        for block in tower.blocks:
             block.register_forward_hook(self._keep)
 
     def _keep(self, block: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
@@ -56,13 +53,12 @@ class LayerProbe:
         return [self._tokens(output.float()) for output in outputs]
 
     def _tokens(self, output: Tensor) -> LayerTokens:
-        is_map = output.ndim == 4
-        tokens = output
+        tower, tokens, is_map = self.tower, output, output.ndim == 4
         if is_map:
-            tokens = output.flatten(1, 2) if self.nhwc else output.flatten(2).transpose(1, 2)
-        patches = tokens[:, self.prefix :]
+            tokens = output.flatten(1, 2) if tower.nhwc else output.flatten(2).transpose(1, 2)
+        patches = tokens[:, tower.prefix :]
         mean = patches.mean(dim=1)
-        first = tokens[:, 0] if self.class_token else torch.full_like(mean, torch.nan)
+        first = tokens[:, 0] if tower.class_token else torch.full_like(mean, torch.nan)
         norms = None if is_map else torch.linalg.vector_norm(patches, dim=-1)
         return LayerTokens(torch.stack([first, mean], dim=1), norms)
 

@@ -1,8 +1,7 @@
 """Models in memory as encoders: those of a library, any module with ``encode_image``, functions."""
 
 import copy
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,7 @@ from clipshift.encode import kinds
 from clipshift.encode.encoder import Encoder, Tokenizer
 from clipshift.encode.preprocessing import preprocessing_of
 from clipshift.encode.weights import check_finite, loading, require_network
-from clipshift.errors import UserError, one_line
+from clipshift.errors import UserError, failures_of
 from clipshift.versions import source_sha256
 
 
@@ -94,21 +93,6 @@ def as_encoder(
 def model_name(model: Any) -> str:
     """What a model in memory is called: after its function, or its class."""
     return getattr(model, "__name__", type(model).__name__)
-
-
-@contextmanager
-def failures_of(name: str) -> Iterator[None]:
-    """Say in one line what a model's own code raises.
-
-    Raises:
-        UserError: Then.
-    """
-    try:
-        yield
-    except UserError:
-        raise
-    except Exception as error:
-        raise UserError(f"{name} fails: {type(error).__name__}: {one_line(str(error))}") from error
 
 
 def wrap(

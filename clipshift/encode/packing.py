@@ -8,6 +8,8 @@ from typing import TypeGuard
 import torch
 from torch import Tensor, nn
 
+from clipshift.encode.hooks import replaced_forward
+
 
 @contextmanager
 def packed_weights(tower: nn.Module) -> Iterator[None]:
@@ -16,15 +18,13 @@ def packed_weights(tower: nn.Module) -> Iterator[None]:
     Their weights must not change meanwhile. Float32 is left to MKL, because oneDNN's results differ
     from those of MKL in the last digit.
     """
+    pack = torch.ops.mkldnn._reorder_linear_weight
     layers = [layer for layer in tower.modules() if _can_be_packed(layer)]
-    for layer in layers:
-        weight = torch.ops.mkldnn._reorder_linear_weight(layer.weight.detach(), None)
-        layer.forward = partial(_multiply, layer, weight)  # type: ignore[method-assign]
-    try:
+    packed = {
+        layer: partial(_multiply, layer, pack(layer.weight.detach(), None)) for layer in layers
+    }
+    with replaced_forward(packed):
         yield
-    finally:
-        for layer in layers:
-            del layer.forward
 
 
 def _can_be_packed(layer: nn.Module) -> TypeGuard[nn.Linear]:

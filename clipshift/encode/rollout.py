@@ -8,7 +8,6 @@ connection. The map is the class token's row after the last layer. Source: Abnar
 "Quantifying attention flow in transformers", 2020 (arXiv:2005.00928), section 3.
 """
 
-from contextlib import ExitStack
 from functools import partial
 from typing import Any
 
@@ -18,6 +17,7 @@ from torch import Tensor, nn
 
 from clipshift.encode.encoder import Encoder, Features
 from clipshift.encode.gaze import split
+from clipshift.encode.hooks import within
 
 
 def rollout_layers(encoder: Encoder) -> list[nn.Module]:
@@ -55,10 +55,10 @@ def encode_with_maps(encoder: Encoder, views: Tensor) -> tuple[Features, Tensor]
         before = torch.eye(weights.shape[2], device=views.device) if first else passes.pop()
         passes.append((weights @ before + before[..., : weights.shape[1], :]) / 2)
 
-    with ExitStack() as hooks:
-        for place, layer in enumerate(rollout_layers(encoder)):
-            hook = partial(follow, place == 0)
-            hooks.enter_context(layer.register_forward_pre_hook(hook, with_kwargs=True))
+    with within(
+        layer.register_forward_pre_hook(partial(follow, place == 0), with_kwargs=True)
+        for place, layer in enumerate(rollout_layers(encoder))
+    ):
         features = encoder.encode_views(views)
     assert features.gaze is not None
     maps, patches = [features.gaze], features.gaze[0].numel()

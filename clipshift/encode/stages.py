@@ -16,6 +16,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from clipshift.encode.components import Key, See, forward_calls
+from clipshift.encode.hooks import within
 from clipshift.encode.layers import is_convolutional
 
 
@@ -48,11 +49,8 @@ class StageProbe:
             key = index, "stage"
             hooks.append(first.register_forward_pre_hook(partial(before, key)))
             hooks.append(last.register_forward_hook(partial(after, key)))
-        try:
+        with within(hooks):
             yield
-        finally:
-            for handle in hooks:
-                handle.remove()
 
 
 def stage_probe(

@@ -16,9 +16,9 @@ from clipshift.measure import embeddings as geometry
 from clipshift.measure.confidence import auroc_values
 from clipshift.measure.functional import unit
 from clipshift.measure.zero_shot import changed_class, class_margin, predicted_flips
-from clipshift.results.intervals import pair_values, ratio_values, unit_interval
+from clipshift.results.intervals import pair_values, ratio_values, share_interval, unit_interval
 from clipshift.results.measured import CLEAN
-from clipshift.results.table import PhotoSample, share_of_values
+from clipshift.results.table import PhotoSample
 from clipshift.severities import ALL
 
 PARTS = ("contraction", "common", "own", "class_span")
@@ -100,7 +100,7 @@ def margin_table(views: Views, classifiers: Mapping[str, Tensor]) -> pd.DataFram
     of_areas = unit_interval(columns[:, areas], sample.seed, sample.groups)
     table.loc[areas, ends] = np.transpose(of_areas)
     table["ci_low"] = table["ci_low"].mask(measure == "clean_margin", table["ci_low"].clip(0))
-    table.loc[flips, ends] = [share_of_values(of, sample.groups) for of in columns[:, flips].T]
+    table.loc[flips, ends] = [share_interval(of, sample.groups) for of in columns[:, flips].T]
     single = table["value"].where(table["prompt"] != ALL)
     spread = single.groupby([table[key] for key in ("augmentation", "severity", "measure")])
     return table.assign(prompt_std=spread.transform("std").where(table["prompt"] == ALL))

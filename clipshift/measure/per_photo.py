@@ -9,7 +9,7 @@ from torch import Tensor
 from torchmetrics import Metric
 from torchmetrics.aggregation import BaseAggregator
 
-from clipshift.errors import UserError, one_line
+from clipshift.errors import UserError, failures_of
 from clipshift.measure.facts import COLUMNS, Facts, Space
 from clipshift.measure.metrics import PhotoMeasure
 
@@ -97,7 +97,7 @@ def as_measure(name: str, part: Any) -> PhotoMeasure:
     draw = torch.randn if space == "embedding" else torch.rand
     views = [draw(EXAMPLES[space], generator=generator) for _ in range(3)]
     flat = False
-    try:
+    with failures_of(kind.__name__):
         try:
             _value(part, views[0], views[1], flat)
         except (TypeError, ValueError, RuntimeError, IndexError):
@@ -106,11 +106,6 @@ def as_measure(name: str, part: Any) -> PhotoMeasure:
                 raise
             _value(part, views[0], views[1], flat)
         without_change = [float(_value(part, view, view, flat)) for view in views]
-    except UserError:
-        raise
-    except Exception as error:
-        reason = one_line(str(error))[:160]
-        raise UserError(f"{kind.__name__} fails: {type(error).__name__}: {reason}") from error
     words = re.sub("(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", " ", kind.__name__).lower()
     # NaN and infinite values do not agree
     agree = max(without_change) - min(without_change) < 1e-4

@@ -48,13 +48,13 @@ def confidence_table(shift: Shift, seed: int, groups: np.ndarray | None) -> pd.D
             if (name, severity, "ece") in rows or not answered.any():
                 continue
             confidence, hit = answers[:, answered]
-            values = np.full((len(VALUES), len(answered)), np.nan)
-            values[:, answered] = [of(confidence, hit) for of in VALUES.values()]
-            for measure, of_photos in zip(VALUES, values, strict=True):
+            for measure, values in VALUES.items():
+                of_photos = np.full(len(answered), np.nan)
+                of_photos[answered] = values(confidence, hit)
                 rows[name, severity, measure] = of_photos[answered].mean(), len(hit)
                 columns.append(of_photos)
             noise.append(measures.calibration_noise(confidence, hit))
-            shares.append(share_interval(hit, None if groups is None else groups[answered]))
+            shares.append(share_interval(np.where(answered, answers[1], np.nan), groups))
     if not rows:
         return pd.DataFrame(columns=list(DEFINITIONS["confidence"]))
     low, high = unit_interval(np.transpose(columns), seed, groups)

@@ -365,9 +365,9 @@ def share_interval(values: np.ndarray, groups: np.ndarray | None = None) -> tupl
     Source: Wilson, "Probable inference, the law of succession, and statistical inference", 1927.
 
     Args:
-        values: 0 or 1 for each photo, shape (N,), without NaN. Fractions (of `retained`, where
-            several photos share the first place) vary less than the formula takes them to: the
-            interval is then too wide rather than too narrow.
+        values: 0 or 1 for each photo, shape (N,); NaN values are left out. Fractions (of
+            `retained`, where several photos share the first place) vary less than the formula takes
+            them to: the interval is then too wide rather than too narrow.
         groups: The group of each photo, integers, shape (N,): then N is the `effective_count`.
 
     Returns:
@@ -377,6 +377,7 @@ def share_interval(values: np.ndarray, groups: np.ndarray | None = None) -> tupl
         >>> [round(end, 3) for end in share_interval(np.zeros(20))]
         [0.0, 0.161]
     """
+    values, groups = _with_value(values, groups)
     n = effective_count(values, groups)
     if not n:
         return np.nan, np.nan
@@ -386,6 +387,14 @@ def share_interval(values: np.ndarray, groups: np.ndarray | None = None) -> tupl
     low, high = (centre + half * np.array([-1, 1])) / (1 + Z**2 / n)
     # with the share inside, as rounding may not leave it
     return min(max(float(low), 0.0), share), max(min(float(high), 1.0), share)
+
+
+def _with_value(
+    values: np.ndarray, groups: np.ndarray | None
+) -> tuple[np.ndarray, np.ndarray | None]:
+    """Those of photos' values that are not NaN, and their groups."""
+    has_value = ~np.isnan(values)
+    return values[has_value], None if groups is None else groups[has_value]
 
 
 def unit_interval(
@@ -410,10 +419,7 @@ def unit_interval(
     """
     low, high = np.clip(mean_interval(values, seed, groups), 0, 1)
     for place in zip(*np.nonzero(low == high), strict=True):
-        column = values[(slice(None), *place)]
-        known = ~np.isnan(column)
-        of_known = None if groups is None else groups[known]
-        low[place], high[place] = share_interval(column[known], of_known)
+        low[place], high[place] = share_interval(values[(slice(None), *place)], groups)
     return low, high
 
 
@@ -432,7 +438,7 @@ def share_difference(
     is below 0.05 just where the interval excludes 0.
 
     Args:
-        change: −1, 0 or 1 for each photo, shape (N,), without NaN.
+        change: −1, 0 or 1 for each photo, shape (N,); NaN values are left out.
         groups: The group of each photo, integers, shape (N,): then N is the `effective_count`, and
             N₊ and N₋ are as many of it as of all photos.
 
@@ -444,6 +450,7 @@ def share_difference(
         >>> [round(number, 3) for number in share_difference(np.array([1] * 5 + [0] * 45))]
         [-0.0, 0.192, 0.05]
     """
+    change, groups = _with_value(change, groups)
     n = effective_count(change, groups)
     if not n:
         return np.nan, np.nan, np.nan

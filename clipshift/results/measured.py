@@ -1,7 +1,7 @@
 """What an evaluation measured, photo by photo, before tables are made of it."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 
 import numpy as np
 
@@ -12,11 +12,6 @@ CLEAN = "clean"
 
 ROWS = ("digests", "stored", "distances", "layers", "outliers", "components")
 """What is kept in one array, with a row for each photo."""
-KEPT = (
-    "gallery", "views", "gazes", "heads", "tokens", "nearest", "floor", "weaker", "patched",
-    "locations", "faithfulness", "gathered",
-)  # fmt: skip
-"""What is kept of chosen photos: each a `Kept`."""
 Kept = dict[str, dict[int, np.ndarray]]
 """Arrays of chosen photos, by view and by the photo's index."""
 
@@ -95,6 +90,10 @@ class Measured:
     def photos(self) -> set[int]:
         """Indices of all photos that were measured or skipped."""
         return {*self.index.tolist(), *(skipped.index for skipped in self.skipped)}
+
+
+KEPT = tuple(one.name for one in fields(Measured) if one.type is Kept)
+"""What is kept of chosen photos."""
 
 
 def join(parts: Sequence[Measured]) -> Measured:

@@ -88,12 +88,10 @@ def compare_photos(
         of_means = zip(*means.interval(), means.p_values(), strict=True)
         for measure, (low, high, p) in zip(chosen, of_means, strict=True):
             before, after = group[[f"{measure}_a", f"{measure}_b"]].dropna().to_numpy(float).T
-            has_change = changes[measure].notna().to_numpy()
-            change = changes[measure].to_numpy()[has_change]
+            change = changes[measure].dropna().to_numpy()
             gain = columns[measure].gain(before, after)
             if columns[measure].is_share and np.isin(change, (-1, 0, 1)).all():
-                their_groups = None if of_photos is None else of_photos[has_change]
-                low, high, p = share_difference(change, their_groups)
+                low, high, p = share_difference(changes[measure].to_numpy(), of_photos)
             rows.append(
                 {
                     "augmentation": name,

@@ -38,13 +38,8 @@ def with_differences(values: np.ndarray) -> np.ndarray:
         Shape (photos, K + pairs), the pairs in the order of `pairs_of`: NaN where a photo has no
         value in either column.
     """
-    columns = values.shape[1]
-    pairs = pairs_of(columns)
-    wider = np.empty((len(values), columns + len(pairs)))
-    wider[:, :columns] = values
-    for place, (first, second) in enumerate(pairs, columns):
-        np.subtract(values[:, first], values[:, second], out=wider[:, place])
-    return wider
+    first, second = pairs_of(values.shape[1]).T
+    return np.hstack([values, values[:, first] - values[:, second]])
 
 
 def told_apart(differences: Studentized) -> np.ndarray:

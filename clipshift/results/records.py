@@ -187,22 +187,20 @@ class Records:
         """
         if not (dist.is_available() and dist.is_initialized()):
             return
-        names: list[list[str]] = [[]] * dist.get_world_size()
-        dist.all_gather_object(names, self.own)
-        missing = [[[n for n in written if not (self.folder / n).exists()] for written in names]]
+        sizes = {name: (self.folder / name).stat().st_size for name in self.own}
+        everyones: list[dict[str, int]] = [{}] * dist.get_world_size()
+        dist.all_gather_object(everyones, sizes)
+        written = [(rank, *file) for rank, own in enumerate(everyones) for file in own.items()]
+        missing = [[file for file in written if not (self.folder / file[1]).exists()]]
         dist.broadcast_object_list(missing)
-        if not any(missing[0]):
+        if not missing[0]:
             return
         files = dist.new_group(backend="gloo")  # of bytes in memory, whatever the device
-        for sender, name in ((rank, n) for rank, written in enumerate(missing[0]) for n in written):
+        for sender, name, size in missing[0]:
             if dist.get_rank() == sender:
-                content = torch.from_numpy(np.fromfile(self.folder / name, np.uint8))
-                dist.send(torch.tensor(len(content)), 0, files)
-                dist.send(content, 0, files)
+                dist.send(torch.from_numpy(np.fromfile(self.folder / name, np.uint8)), 0, files)
             elif dist.get_rank() == 0:
-                size = torch.tensor(0)
-                dist.recv(size, sender, files)
-                content = torch.empty(int(size), dtype=torch.uint8)
+                content = torch.empty(size, dtype=torch.uint8)
                 dist.recv(content, sender, files)
                 write_whole(self.folder / name, content.numpy().tofile)
 

@@ -213,7 +213,7 @@ def summarize(
     for name in measures:
         values = by_photo(shift, name)
         if columns[name].is_share:
-            shares = [share_of_values(column.to_numpy(), groups) for _, column in values.items()]
+            shares = [share_interval(column.to_numpy(), groups) for _, column in values.items()]
             ends[name] = np.transpose(shares)
         low, high = np.clip(ends[name], columns[name].low, columns[name].high)
         statistics = {
@@ -228,12 +228,6 @@ def summarize(
     if not parts:
         return pd.DataFrame(columns=list(DEFINITIONS["summary"]))
     return pd.concat(parts).sort_index(kind="stable", ignore_index=True)
-
-
-def share_of_values(values: np.ndarray, groups: np.ndarray | None) -> tuple[float, float]:
-    """The ends of the `share_interval` of photos' values, those without one left out."""
-    has_value = ~np.isnan(values)
-    return share_interval(values[has_value], None if groups is None else groups[has_value])
 
 
 def influences(shift: Shift, measure: str) -> pd.DataFrame:
