@@ -30,14 +30,21 @@ def package_versions() -> dict[str, str]:
     return {name: version(name) for name in ("clipshift", *PACKAGES)}
 
 
+def environment() -> dict[str, str]:
+    """Python, operating system and processor."""
+    return {
+        "python": platform.python_version(),
+        "system": platform.platform(),
+        "processor": _processor(),
+    }
+
+
 def provenance() -> dict[str, Any]:
     """Command, commit, machine, packages and source of a result."""
     return {
         "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
         "commit": git_commit(),
-        "python": platform.python_version(),
-        "system": platform.platform(),
-        "processor": _processor(),
+        **environment(),
         "versions": package_versions(),
         "code_sha256": CODE_SHA256,
     }
