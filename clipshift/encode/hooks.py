@@ -4,7 +4,6 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
-from torch import nn
 from torch.utils.hooks import RemovableHandle
 
 
@@ -18,10 +17,10 @@ def within(hooks: Iterable[RemovableHandle]) -> Iterator[None]:
 
 
 @contextmanager
-def replaced_forward(forwards: Mapping[nn.Module, Callable[..., Any]]) -> Iterator[None]:
-    """Let modules compute by other functions in the block; none of them must be patched already."""
+def replaced_forward(forwards: Mapping[Any, Callable[..., Any]]) -> Iterator[None]:
+    """Let modules compute by other functions in the block; none is replaced already."""
     for module, forward in forwards.items():
-        module.forward = forward  # type: ignore[method-assign]
+        module.forward = forward
     try:
         yield
     finally:
