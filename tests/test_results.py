@@ -24,6 +24,7 @@ from clipshift.augment.variants import make_variants
 from clipshift.data.dataset import GONE, Skipped
 from clipshift.data.photos import Photo
 from clipshift.errors import UserError
+from clipshift.options import SaveOptions
 from clipshift.results.columns import ShiftFile, write_shift
 from clipshift.results.compatibility import differing_views
 from clipshift.results.files import data_fingerprint, write_csv, write_whole
@@ -912,11 +913,11 @@ def test_tensors_hold_the_first_photos_under_their_ids(tmp_path: Path) -> None:
     }
     embeddings = {"clean": np.eye(3)}
     measured = Measured(np.array([0, 1, 3]), embeddings=embeddings, views=maps, gazes=maps)
-    write_tensors(tmp_path, measured, photos, views=0, gaze=0, shown=[])
+    write_tensors(tmp_path, measured, photos, SaveOptions(), shown=[])
     assert list(tmp_path.iterdir()) == []
     assert read_kept(tmp_path) == {}
     measured.embeddings = embeddings | {"noise": -np.eye(3)}
-    write_tensors(tmp_path, measured, photos, views=1, gaze=2, shown=[])
+    write_tensors(tmp_path, measured, photos, SaveOptions(views=1, gaze=2), shown=[])
     gazes = read_kept(tmp_path)
     assert {photo: {v: m[0, 0] for v, m in by.items()} for photo, by in gazes.items()} == {
         "0.jpg": {"clean": 0, "noise": 10},

@@ -350,11 +350,7 @@ class Encoder(nn.Module):
             features.components = self.components.read()[:count]
             by_token = self.components.read_by_token()
             features.by_token = None if by_token is None else by_token[:count]
-        wanted, blocks = self.layer_probe.wanted, self.layer_probe.read()
-        features.layers = [tokens.pooled[:count] for tokens in blocks] if wanted else None
-        norms = [tokens.norms[:count] for tokens in blocks if tokens.norms is not None]
-        if len(norms) == len(blocks) and len({lengths.shape for lengths in norms}) == 1:
-            features.norms = torch.stack(norms, dim=1)
+        features.layers, features.norms = self.layer_probe.read(count)
         return features
 
 

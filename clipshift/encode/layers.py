@@ -1,7 +1,7 @@
 """Layers: the tokens after each block of an image tower, read from the same forward pass."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import torch
 from open_clip.modified_resnet import ModifiedResNet
@@ -13,20 +13,6 @@ from torchvision import models
 
 if TYPE_CHECKING:
     from clipshift.encode.tower import Tower
-
-
-class LayerTokens(NamedTuple):
-    """Tokens of B views after one block.
-
-    Attributes:
-        pooled: The class token (NaN where the tower has none), and the mean of the patch tokens,
-            float32, shape (B, 2, width). The patches of convolutional towers are the pixels of a
-            stage's feature map.
-        norms: The lengths of the patch tokens, float32, shape (B, patches); None for feature maps.
-    """
-
-    pooled: Tensor
-    norms: Tensor | None
 
 
 class LayerProbe:
@@ -47,12 +33,26 @@ class LayerProbe:
         if self.wanted:
             self._outputs.append(output[0] if isinstance(output, tuple) else output)
 
-    def read(self) -> list[LayerTokens]:
-        """The tokens of the last forward pass by block, if ``wanted`` was set during it."""
-        outputs, self._outputs = self._outputs, []
-        return [self._tokens(output.float()) for output in outputs]
+    def read(self, count: int) -> tuple[list[Tensor] | None, Tensor | None]:
+        """What the first views of the last forward pass have after each block.
 
-    def _tokens(self, output: Tensor) -> LayerTokens:
+        Args:
+            count: How many views.
+
+        Returns:
+            `clipshift.encode.encoder.Features.layers`, None unless ``wanted`` was set during the
+            pass, and its ``norms``. The patches of convolutional towers are the pixels of a stage's
+            feature map.
+        """
+        outputs, self._outputs = self._outputs, []
+        tokens = [self._tokens(output.float()) for output in outputs]
+        layers = [pooled[:count] for pooled, _ in tokens] if self.wanted else None
+        norms = [lengths[:count] for _, lengths in tokens if lengths is not None]
+        alike = len(norms) == len(tokens) and len({lengths.shape for lengths in norms}) == 1
+        return layers, torch.stack(norms, dim=1) if alike else None
+
+    def _tokens(self, output: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Class token and mean patch token, and the patch tokens' lengths; None of feature maps."""
         tower, tokens, is_map = self.tower, output, output.ndim == 4
         if is_map:
             tokens = output.flatten(1, 2) if tower.nhwc else output.flatten(2).transpose(1, 2)
@@ -60,7 +60,7 @@ class LayerProbe:
         mean = patches.mean(dim=1)
         first = tokens[:, 0] if tower.class_token else torch.full_like(mean, torch.nan)
         norms = None if is_map else torch.linalg.vector_norm(patches, dim=-1)
-        return LayerTokens(torch.stack([first, mean], dim=1), norms)
+        return torch.stack([first, mean], dim=1), norms
 
 
 def tower_blocks(tower: nn.Module) -> list[nn.Module]:

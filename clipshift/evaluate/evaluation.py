@@ -467,7 +467,7 @@ def write(run: Run, evaluation: Evaluation, texts: Texts, measured: Measured) ->
     if not save.embeddings:
         measured.embeddings.clear()
     shown = run.info.data.shown_sha256
-    write_tensors(folder, measured, photos, save.views, save.gaze, shown, save.gaze_heads)
+    write_tensors(folder, measured, photos, save, shown)
     if texts.zero_shot:
         write_nearest(folder, measured, photos, texts.zero_shot.names, shown)
     write_run(run)

@@ -12,6 +12,7 @@ from safetensors.numpy import save_file
 from clipshift.data.files import open_file, read_text, typed
 from clipshift.data.photos import Photo
 from clipshift.errors import UserError
+from clipshift.options import SaveOptions
 from clipshift.results.files import write_json, write_whole
 from clipshift.results.measured import CLEAN, Measured
 
@@ -32,10 +33,8 @@ def write_tensors(
     folder: Path,
     measured: Measured,
     photos: Sequence[Photo],
-    views: int,
-    gaze: int,
+    save: SaveOptions,
     shown: Collection[str],
-    heads: int = 0,
 ) -> None:
     """Write ``embeddings`` of all views where kept, ``views``, ``gaze`` and its like.
 
@@ -47,19 +46,18 @@ def write_tensors(
         folder: The run's folder.
         measured: What was measured.
         photos: The run's photos.
-        views: The number of leading photos whose views are written.
-        gaze: The number of leading photos whose gazes and locations are written.
-        shown: Ids of photos of which both are written as well, where they were kept.
-        heads: The number of leading photos whose gazes are written head by head.
+        save: The numbers of leading photos of which views, gazes with locations, and gazes head by
+            head are written.
+        shown: Ids of photos whose gazes and locations are written as well, where they were kept.
     """
     if len(measured.embeddings) > 1:  # those of the clean views are always there
         ids = [photos[index].id for index in measured.index]
         _write_views(folder / "embeddings.safetensors", measured.embeddings, ids)
     for file, kept, count, more in (
-        ("views", measured.views, views, ()),
-        ("gaze", measured.gazes, gaze, shown),
-        ("locations", measured.locations, gaze, shown),
-        ("gaze_heads", measured.heads, heads, ()),
+        ("views", measured.views, save.views, ()),
+        ("gaze", measured.gazes, save.gaze, shown),
+        ("locations", measured.locations, save.gaze, shown),
+        ("gaze_heads", measured.heads, save.gaze_heads, ()),
     ):
         photos_kept = next(iter(kept.values()), {})
         indices = sorted(
