@@ -18,12 +18,11 @@ def packed_weights(tower: nn.Module) -> Iterator[None]:
     Their weights must not change meanwhile. Float32 is left to MKL, because oneDNN's results differ
     from those of MKL in the last digit.
     """
-    pack = torch.ops.mkldnn._reorder_linear_weight
-    layers = [layer for layer in tower.modules() if _can_be_packed(layer)]
-    packed = {
-        layer: partial(_multiply, layer, pack(layer.weight.detach(), None)) for layer in layers
-    }
-    with replaced_forward(packed):
+    forwards = {}
+    for layer in filter(_can_be_packed, tower.modules()):
+        weight = torch.ops.mkldnn._reorder_linear_weight(layer.weight.detach(), None)
+        forwards[layer] = partial(_multiply, layer, weight)
+    with replaced_forward(forwards):
         yield
 
 
