@@ -1,23 +1,33 @@
 """Mutation testing: a seeded sample of mutants, by cosmic-ray's operators.
 
-``make mutate COUNT=150 SEED=0`` copies the project to a temporary folder, changes one operator,
-number or keyword of one file there, runs its tests (`TESTS`) and the file's doctests, and
-puts the line back, COUNT times. Mutants are drawn from all files, from each by its share, and
-printed as diffs where no test fails. ``FOLDER=measure`` mutates that folder alone.
+``make mutate COUNT=150 SEED=0`` copies the project to a temporary folder, and runs its tests once
+to see which functions each of them enters. Then it changes one operator, number or keyword of one
+file, runs the tests that enter that function, and puts the line back, COUNT times.
+Mutants are drawn from all files, from each by its share, and printed as diffs where no test fails.
+``FOLDER=measure`` mutates that folder alone.
 """
 
 import ast
 import difflib
+import gc
 import multiprocessing
 import os
+import pickle
 import random
 import resource
 import shutil
+import signal
 import sys
 import tempfile
-from collections import Counter
+import threading
+import time
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from importlib import import_module
 from pathlib import Path
+from types import FrameType
+from typing import Any
 
 import pytest
 from cosmic_ray.ast import ast_nodes, get_ast
@@ -27,55 +37,44 @@ from scipy.stats import binomtest
 from tqdm import tqdm
 
 ROOT = Path(__file__).resolve().parent.parent
-FILES = [
-    *(f"{folder}/*.py" for folder in ("augment", "measure", "results")),
-    *(f"train/{name}.py" for name in ("interpolation", "objectives", "tuning", "views")),
-]
-"""The files that are mutated, below ``clipshift/``."""
-SLOW = (
-    "60_photos or follow_one or falls_from or leaks or contradict or papers_does_not or batch_or "
-    "or covered or columns_of_the_table or sweep or job or command or views_are_refused or no_run "
-    "or is_exported or two_devices or vit_b32 or lowers or started_again or training_goes_on or "
-    "no_numbers or among_which or writes_tables or shows_stored or paper_experiment or "
-    "two_processes or writes_everything or saved_tensors or matched_run or nothing_of_an_earlier"
-)
-"""Tests that take too long for one mutant, as an expression for pytest's ``-k``."""
-TESTS = {
-    "augment": "augment authors measure severity",
-    "authors": "authors",
-    "matching": "severity authors",
-    "stored": "corruptions",
-    "transforms": "transforms",
-    "measure": "measure zero_shot results own_measures",
-    "embeddings": "inside",
-    "functional": "measure zero_shot inside results evaluation",
-    "per_photo": "own_measures",
-    "results": "intervals results comparison",
-    "corruptions": "corruptions",
-    "measured": "results evaluation",
-    "records": "results evaluation",
-    "table": "results evaluation",
-    "train": "finetuning",
+FILES = {
+    "augment": "*",
+    "measure": "*",
+    "results": "*",
+    "encode": "components gaze last_block patching rollout stages",
+    "evaluate": "accuracy attack calibration decisions dissect elasticity encoded faithfulness "
+    "floor gallery head_texts inside layers retrieval thresholds",
+    "comparison": "budget pair parity",
+    "train": "interpolation objectives tuning views",
 }
-"""The test modules of a file or of its folder."""
+"""The files that are mutated, by their folder below ``clipshift/``: those that compute numbers."""
+LEFT_OUT = (
+    "api cache check command data demo docs english faults fuzz huggingface library_models listing "
+    "lite main models options own_models own_parts pages pretraining publishing readers release "
+    "start tracking transformers_models trust"
+)
+"""Test modules that are not tried: of commands, pages, photos' files and libraries' models."""
+TEST_SECONDS = 10
+"""Processor time after which a test counts as too slow to be tried."""
+TRIED_SECONDS = 40
+"""Processor time that a mutant's tests may take together, as measured when they were recorded."""
 NEAR = """
     Add_Sub Sub_Add Mul_Div Div_Mul FloorDiv_Mul Mod_Mul Pow_Mul BitAnd_BitOr BitOr_BitAnd Lt_LtE
     LtE_Lt Gt_GtE GtE_Gt Eq_NotEq NotEq_Eq Is_IsNot IsNot_Is Delete_USub Delete_Invert Delete_Not
 """
 """The nearest wrong operator of each: + becomes −, not <<, which any call would notice."""
-HEAVY = [
-    "albumentations", "hydra.utils", "hypothesis", "kornia.geometry", "open_clip",
-    "pyarrow.parquet", "pytorch_lightning", "scipy.stats", "skimage.color",
-    "torchmetrics.functional.image", "torchvision", "wandb",
-]  # fmt: skip
-"""Imported once, before a process is forked for each mutant."""
 CPU_SECONDS = 300
 """Processor time after which a mutant counts as detected: several times that of the tests."""
 HUNG_SECONDS = 1200
 """Time after which it counts as detected too: some mutants wait forever."""
 
-Mutant = tuple[Path, str, int]
-"""A file below the root, an operator of cosmic-ray, and which of its matches there, from 0."""
+Mutant = tuple[Path, str, int, int]
+"""A file below the root, an operator of cosmic-ray, which of its matches there, from 0, and the
+line."""
+Function = tuple[str, int]
+"""A file below the root, and the first line of a function."""
+Recorded = tuple[set[Function], float]
+"""The functions that a test enters, and its seconds of processor time."""
 
 
 def words(source: str) -> list[tuple[tuple[int, int], tuple[int, int]]]:
@@ -99,62 +98,236 @@ def mutants(file: Path) -> list[Mutant]:
         starts = [start for node in nodes for start, _ in operator.mutation_positions(node)]
         for index, start in enumerate(starts):
             if not any(low <= start < high for low, high in skipped):
-                mutants.append((file, name, index))
+                mutants.append((file, name, index, start[0]))
     return mutants
 
 
-def run_tests(copy: Path, file: Path) -> None:
-    """Run the tests of a file's folder and its doctests, and exit with pytest's code."""
-    resource.setrlimit(resource.RLIMIT_CPU, (CPU_SECONDS, CPU_SECONDS))
-    os.chdir(copy)
-    sys.path[0] = str(copy)
-    sys.dont_write_bytecode = True  # a mutant may be as long and as old as the last
-    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-    modules = TESTS.get(file.stem) or TESTS[file.parent.name]
-    tests = [f"tests/test_{name}.py" for name in modules.split()]
-    options = ["-x", "-q", "-p", "no:cacheprovider", "-k", f"not ({SLOW})"]
-    os._exit(pytest.main([str(file), *tests, *options]))
+class Failure:
+    """Keeps the first test that fails; a plugin for pytest."""
+
+    result = ""
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        if report.failed:
+            self.result = self.result or report.nodeid
 
 
-def survives(copy: Path, file: Path, code: str) -> bool:
-    """Whether all tests pass, within the time, with this code in a file."""
-    original = (copy / file).read_text()
-    (copy / file).write_text(code)
-    process = multiprocessing.get_context("fork").Process(target=run_tests, args=(copy, file))
+class Recorder:
+    """Records which functions each test enters, and its time; a plugin for pytest.
+
+    What fixtures of modules and sessions enter counts for all tests that use them, and caches are
+    cleared before each test. Tests that start a command are skipped: its process is not seen.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.key, self.since = f"{folder}/", "", time.process_time()
+        self.functions, self.seconds = defaultdict[str, set[Function]](set), Counter[str]()
+        self.fixtures, self.passed = dict[str, list[str]](), dict[str, bool]()
+
+    @property
+    def result(self) -> tuple[dict[str, Recorded], list[str]]:
+        """What each passing test entered and took, and the libraries' modules here."""
+        tests = dict[str, Recorded]()
+        for test in (test for test, passed in self.passed.items() if passed):
+            keys = [test, *self.fixtures[test]]
+            entered = set[Function]().union(*(self.functions[key] for key in keys))
+            tests[test] = entered, sum(self.seconds[key] for key in keys)
+        specs = [getattr(module, "__spec__", None) for module in sys.modules.values()]
+        named = [spec for spec in specs if spec and not (spec.origin or "").startswith(self.folder)]
+        return tests, [spec.name for spec in named]
+
+    def enter(self, frame: FrameType, event: str, argument: Any) -> None:
+        """Record a call, for ``sys.settrace``."""
+        code = frame.f_code
+        if code.co_filename.startswith(self.folder):
+            file = code.co_filename.removeprefix(self.folder)
+            self.functions[self.key].add((file, code.co_firstlineno))
+
+    @contextmanager
+    def recording(self, key: str) -> Iterator[None]:
+        """Record functions and time of a test or fixture."""
+        outer = self.key
+        self.switch(key)
+        try:
+            yield
+        finally:
+            self.switch(outer)
+
+    def switch(self, key: str) -> None:
+        """Count the time since the last switch, and go on with another test or fixture."""
+        now = time.process_time()
+        self.seconds[self.key] += now - self.since
+        self.key, self.since = key, now
+
+    @contextmanager
+    def bounded(self) -> Iterator[None]:
+        """Skip a test that takes too long."""
+        signal.signal(signal.SIGPROF, lambda *_: pytest.skip("too slow"))
+        signal.setitimer(signal.ITIMER_PROF, TEST_SECONDS)
+        try:
+            yield
+        finally:
+            signal.setitimer(signal.ITIMER_PROF, 0)
+
+    def pytest_collection_finish(self) -> None:
+        from support.terminal import Terminal
+
+        Terminal.__init__ = lambda self, env=None: pytest.skip("starts a command")
+        threading.settrace(self.enter)
+        sys.settrace(self.enter)
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_runtest_protocol(self, item: pytest.Item) -> Iterator[None]:
+        for module in list(sys.modules.values()):
+            if (getattr(module, "__file__", None) or "").startswith(self.folder):
+                for value in vars(module).values():
+                    getattr(value, "cache_clear", int)()
+        fixtures = item._fixtureinfo.name2fixturedefs.values()
+        self.fixtures[item.nodeid] = [str(one) for of in fixtures for one in of]
+        with self.recording(item.nodeid):
+            return (yield)
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_runtest_setup(self) -> Iterator[None]:
+        with self.bounded():
+            return (yield)
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_runtest_call(self) -> Iterator[None]:
+        with self.bounded():
+            return (yield)
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_fixture_setup(self, fixturedef: pytest.FixtureDef[Any]) -> Iterator[None]:
+        with self.recording(self.key if fixturedef.scope == "function" else str(fixturedef)):
+            return (yield)
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        self.passed[report.nodeid] = self.passed.get(report.nodeid, True) and report.passed
+
+
+def run_pytest(copy: Path, tests: Sequence[str], plugin: Any, bounded: bool = True) -> Any:
+    """Run tests in a forked process.
+
+    Args:
+        copy: The project's copy.
+        tests: What pytest takes as tests.
+        plugin: For pytest.
+        bounded: Whether it is killed after `CPU_SECONDS` or `HUNG_SECONDS`.
+
+    Returns:
+        The plugin's ``result``; None where the process, or pytest itself, failed.
+    """
+    file = copy.parent / "result"
+    file.unlink(missing_ok=True)
+
+    def run() -> None:
+        if bounded:
+            resource.setrlimit(resource.RLIMIT_CPU, (CPU_SECONDS, CPU_SECONDS))
+        os.chdir(copy)
+        sys.path[0] = str(copy)
+        sys.dont_write_bytecode = True  # a mutant may be as long and as old as the last
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        options = ["-q", "-p", "no:cacheprovider", *(["-x"] if bounded else [])]
+        code = pytest.main([*options, *tests], [plugin])
+        if code in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED):
+            file.write_bytes(pickle.dumps(plugin.result))
+        os._exit(0)
+
+    process = multiprocessing.get_context("fork").Process(target=run)
     process.start()
-    process.join(HUNG_SECONDS)
+    process.join(HUNG_SECONDS if bounded else None)
     process.kill()
     process.join()
+    return pickle.loads(file.read_bytes()) if file.exists() else None
+
+
+def chosen_tests(recorded: dict[str, Recorded], file: Path, line: int) -> list[str]:
+    """Return the tests that enter the function around a line, by module, the quickest first.
+
+    Of a line outside functions, which is run when the file is imported: those that enter any
+    function of the file.
+    """
+    functions = [
+        (min([node.lineno, *(of.lineno for of in node.decorator_list)]), node.end_lineno or 0)
+        for node in ast.walk(ast.parse((ROOT / file).read_text()))
+        if isinstance(node, ast.FunctionDef)
+    ]
+    around = max((start for start, end in functions if start <= line <= end), default=None)
+    chosen, total = dict[str, float](), 0.0
+    for test, (entered, seconds) in sorted(recorded.items(), key=lambda of: of[1][1]):
+        lines = {start for name, start in entered if name == str(file)}
+        if lines if around is None else around in lines:
+            total += seconds
+            if total <= TRIED_SECONDS:
+                chosen[test] = seconds
+    modules = Counter[str]()
+    for test, seconds in chosen.items():
+        modules[test.partition("::")[0]] += seconds
+    return sorted(chosen, key=lambda test: modules[test.partition("::")[0]])
+
+
+def first_failure(copy: Path, file: Path, code: str, tests: Sequence[str]) -> str | None:
+    """Run tests with this code in a file.
+
+    Returns:
+        The first test that fails; "" where all pass; None where the file cannot be imported, or the
+        process is killed.
+    """
+    original = (copy / file).read_text()
+    (copy / file).write_text(code)
+    failure = run_pytest(copy, tests, Failure())
     (copy / file).write_text(original)
-    return process.exitcode == 0
+    return failure
 
 
 def main(count: int = 150, seed: int = 0, folder: str = "") -> None:
     """Draw mutants, try them and print the table."""
-    matches = [f for glob in FILES for f in sorted((ROOT / "clipshift").glob(glob))]
-    files = [f.relative_to(ROOT) for f in matches if folder in f.parent.name]
+    files = [
+        file.relative_to(ROOT)
+        for room, names in FILES.items()
+        for name in names.split()
+        for file in sorted((ROOT / "clipshift" / room).glob(f"{name}.py"))
+        if folder in room
+    ]
     rng = random.Random(seed)
     every = [mutant for batch in map(mutants, files) for mutant in rng.sample(batch, len(batch))]
     sample = [every[int((n + rng.random()) * len(every) / count)] for n in range(count)]
     rng.shuffle(sample)  # so that those tried before an early stop are of all files
-    for name in HEAVY:
-        import_module(name)
-    tried, killed = Counter[str](), Counter[str]()
+    modules = sorted(f"tests/{file.name}" for file in (ROOT / "tests").glob("test_*.py"))
+    modules = [of for of in modules if of[len("tests/test_") : -len(".py")] not in LEFT_OUT.split()]
+    tried, killed, trusted = Counter[str](), Counter[str](), set[str]()
     with tempfile.TemporaryDirectory() as made_at:
-        copy = Path(made_at) / "project"
+        copy = Path(made_at).resolve() / "project"
         shutil.copytree(ROOT, copy, ignore=shutil.ignore_patterns(".*", "__pycache__", "outputs"))
-        for file in {TESTS.get(f.stem, f.parent): f for f, *_ in sample}.values():
-            assert survives(copy, file, (copy / file).read_text()), f"tests of {file} fail"
-        for file, name, index in tqdm(sample):
+        tests = [*map(str, files), *modules]
+        recorded, libraries = run_pytest(copy, tests, Recorder(copy), bounded=False)
+        print(f"{len(recorded)} tests are recorded\n", flush=True)
+        for name in libraries:  # once, before a process is forked for each mutant
+            with suppress(Exception):
+                import_module(name)
+        gc.collect()
+        gc.freeze()
+        for file, name, index, line in tqdm(sample):
             source = (copy / file).read_text()
             code = mutate_code(source, get_operator(name)(), index)
+            while tests := chosen_tests(recorded, file, line):
+                failed = first_failure(copy, file, code, tests)
+                if failed == "" or failed in trusted:
+                    break
+                again = tests if failed is None else [failed]
+                if first_failure(copy, file, source, again) == "":  # it failed by the mutant
+                    trusted |= {failed} - {None}
+                    break
+                assert failed, f"tests of {file} fail without a mutant"
+                del recorded[failed]  # it fails alone
             tried[file.parent.name] += 1
-            if not survives(copy, file, code):
+            if tests and failed != "":
                 killed[file.parent.name] += 1
                 continue
             both = source.splitlines(), code.splitlines()
             diff = difflib.unified_diff(*both, f"a/{file}", f"b/{file}", n=1, lineterm="")
-            print(*diff, "", sep="\n", flush=True)
+            print(*diff, f"(tests that pass: {len(tests)})", "", sep="\n", flush=True)
     print(f"{len(every)} mutants, {count} drawn with seed {seed}\n")
     print("| folder | killed | share | 95 % interval |\n| --- | --- | --- | --- |")
     for name in [*tried, "all"]:
