@@ -54,9 +54,9 @@ LEFT_OUT = (
     "start tracking transformers_models trust"
 )
 """Test modules that are not tried: of commands, pages, photos' files and libraries' models."""
-TEST_SECONDS = 10
-"""Processor time after which a test counts as too slow to be tried."""
-TRIED_SECONDS = 40
+TEST_SECONDS = 4
+"""Processor time after which a test counts as too slow to be tried, without its fixtures."""
+TRIED_SECONDS = 30
 """Processor time that a mutant's tests may take together, as measured when they were recorded."""
 NEAR = """
     Add_Sub Sub_Add Mul_Div Div_Mul FloorDiv_Mul Mod_Mul Pow_Mul BitAnd_BitOr BitOr_BitAnd Lt_LtE
@@ -119,8 +119,9 @@ class Recorder:
     cleared before each test. Tests that start a command are skipped: its process is not seen.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self.folder, self.key, self.since = f"{folder}/", "", time.process_time()
+    def __init__(self, copy: Path, files: Sequence[Path]) -> None:
+        self.copy, self.files = str(copy), {str(copy / file): str(file) for file in files}
+        self.key, self.since = "", time.process_time()
         self.functions, self.seconds = defaultdict[str, set[Function]](set), Counter[str]()
         self.fixtures, self.passed = dict[str, list[str]](), dict[str, bool]()
 
@@ -133,15 +134,14 @@ class Recorder:
             entered = set[Function]().union(*(self.functions[key] for key in keys))
             tests[test] = entered, sum(self.seconds[key] for key in keys)
         specs = [getattr(module, "__spec__", None) for module in sys.modules.values()]
-        named = [spec for spec in specs if spec and not (spec.origin or "").startswith(self.folder)]
+        named = [spec for spec in specs if spec and not (spec.origin or "").startswith(self.copy)]
         return tests, [spec.name for spec in named]
 
     def enter(self, frame: FrameType, event: str, argument: Any) -> None:
         """Record a call, for ``sys.settrace``."""
         code = frame.f_code
-        if code.co_filename.startswith(self.folder):
-            file = code.co_filename.removeprefix(self.folder)
-            self.functions[self.key].add((file, code.co_firstlineno))
+        if code.co_filename in self.files:
+            self.functions[self.key].add((self.files[code.co_filename], code.co_firstlineno))
 
     @contextmanager
     def recording(self, key: str) -> Iterator[None]:
@@ -159,16 +159,6 @@ class Recorder:
         self.seconds[self.key] += now - self.since
         self.key, self.since = key, now
 
-    @contextmanager
-    def bounded(self) -> Iterator[None]:
-        """Skip a test that takes too long."""
-        signal.signal(signal.SIGPROF, lambda *_: pytest.skip("too slow"))
-        signal.setitimer(signal.ITIMER_PROF, TEST_SECONDS)
-        try:
-            yield
-        finally:
-            signal.setitimer(signal.ITIMER_PROF, 0)
-
     def pytest_collection_finish(self) -> None:
         from support.terminal import Terminal
 
@@ -179,7 +169,7 @@ class Recorder:
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_protocol(self, item: pytest.Item) -> Iterator[None]:
         for module in list(sys.modules.values()):
-            if (getattr(module, "__file__", None) or "").startswith(self.folder):
+            if (getattr(module, "__file__", None) or "").startswith(self.copy):
                 for value in vars(module).values():
                     getattr(value, "cache_clear", int)()
         fixtures = item._fixtureinfo.name2fixturedefs.values()
@@ -188,14 +178,13 @@ class Recorder:
             return (yield)
 
     @pytest.hookimpl(wrapper=True)
-    def pytest_runtest_setup(self) -> Iterator[None]:
-        with self.bounded():
-            return (yield)
-
-    @pytest.hookimpl(wrapper=True)
     def pytest_runtest_call(self) -> Iterator[None]:
-        with self.bounded():
+        signal.signal(signal.SIGPROF, lambda *_: pytest.skip("too slow"))
+        signal.setitimer(signal.ITIMER_PROF, TEST_SECONDS)
+        try:
             return (yield)
+        finally:
+            signal.setitimer(signal.ITIMER_PROF, 0)
 
     @pytest.hookimpl(wrapper=True)
     def pytest_fixture_setup(self, fixturedef: pytest.FixtureDef[Any]) -> Iterator[None]:
@@ -224,9 +213,9 @@ def run_pytest(copy: Path, tests: Sequence[str], plugin: Any, bounded: bool = Tr
     def run() -> None:
         if bounded:
             resource.setrlimit(resource.RLIMIT_CPU, (CPU_SECONDS, CPU_SECONDS))
+            sys.dont_write_bytecode = True  # a mutant may be as long and as old as the last
         os.chdir(copy)
         sys.path[0] = str(copy)
-        sys.dont_write_bytecode = True  # a mutant may be as long and as old as the last
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         options = ["-q", "-p", "no:cacheprovider", *(["-x"] if bounded else [])]
         code = pytest.main([*options, *tests], [plugin])
@@ -274,10 +263,10 @@ def first_failure(copy: Path, file: Path, code: str, tests: Sequence[str]) -> st
         The first test that fails; "" where all pass; None where the file cannot be imported, or the
         process is killed.
     """
-    original = (copy / file).read_text()
+    shutil.copy2(copy / file, copy.parent / "original")
     (copy / file).write_text(code)
     failure = run_pytest(copy, tests, Failure())
-    (copy / file).write_text(original)
+    shutil.copy2(copy.parent / "original", copy / file)
     return failure
 
 
@@ -301,7 +290,7 @@ def main(count: int = 150, seed: int = 0, folder: str = "") -> None:
         copy = Path(made_at).resolve() / "project"
         shutil.copytree(ROOT, copy, ignore=shutil.ignore_patterns(".*", "__pycache__", "outputs"))
         tests = [*map(str, files), *modules]
-        recorded, libraries = run_pytest(copy, tests, Recorder(copy), bounded=False)
+        recorded, libraries = run_pytest(copy, tests, Recorder(copy, files), bounded=False)
         print(f"{len(recorded)} tests are recorded\n", flush=True)
         for name in libraries:  # once, before a process is forked for each mutant
             with suppress(Exception):
