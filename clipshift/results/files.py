@@ -94,7 +94,7 @@ def write_whole(path: Path, write: Callable[[Path], Any]) -> None:
 
 def _system_error(error: SafetensorError) -> int | None:
     """The number of the system's error that safetensors tells of; None for any other."""
-    number = re.search(r"os error (\d+)", str(error))
+    number = re.search(r"(?:os error |Os { code: )(\d+)", str(error))
     return int(number[1]) if number else None
 
 

@@ -4,7 +4,7 @@ It is kept out of garbage collection, which would otherwise copy all its memory 
 seconds each.
 
 A fork lacks the threads that libraries started when they were imported. At exit C++ would join
-them, and abort: onnxruntime does, which torchmetrics 1.6 imports. A command therefore ends before,
+them, and abort: onnxruntime does, which kornia 0.8.0 imports. A command therefore ends before,
 after all that Python does at exit (`finish`).
 """
 
