@@ -485,7 +485,7 @@ def unread(photos: Path, hub_folder: Path, tmp_path_factory: pytest.TempPathFact
     arguments = options(photos, hub_folder, folder, "data.num_workers=2", "data.batch_size=16")
     arguments.remove("cache=off")
     home = {"HOME": "/dev/null", "XDG_CACHE_HOME": "", "CLIPSHIFT_CACHE": "~/.cache/clipshift"}
-    home["MPLCONFIGDIR"] = str(folder)  # or Matplotlib says that it found no home
+    home["MPLCONFIGDIR"] = str(Path.home() / ".cache/matplotlib")  # or it says that it has none
     reader, output = os.pipe()
     os.close(reader)
     try:
