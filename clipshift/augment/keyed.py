@@ -45,7 +45,6 @@ class Augmentation(Protocol):
         Returns:
             Parameters by name, without a batch dimension.
         """
-        ...
 
     def apply(self, images: Tensor, draws: Draws, strength: float = 1.0) -> Tensor:
         """Perturb a batch of images.
@@ -59,7 +58,6 @@ class Augmentation(Protocol):
         Returns:
             The views, shape (B, 3, H, W), not yet clamped.
         """
-        ...
 
 
 @runtime_checkable
@@ -80,7 +78,6 @@ class MovingAugmentation(Augmentation, Protocol):
             Shape (B, C, H, W), interpolated bilinearly; 0 at pixels of the photo that the view does
             not show.
         """
-        ...
 
 
 class FileAugmentation(Protocol):
@@ -102,7 +99,6 @@ class FileAugmentation(Protocol):
 
         The photo's size is not known yet: lengths are drawn as shares of its sides.
         """
-        ...
 
     def apply(self, image: Image.Image, draws: Draws, strength: float = 1.0) -> Image.Image:
         """Perturb a photo.
@@ -115,7 +111,6 @@ class FileAugmentation(Protocol):
         Returns:
             An image of any size.
         """
-        ...
 
 
 def draw(augmentation: Augmentation, seed: int, photo: str, name: str, size: int) -> Draws:

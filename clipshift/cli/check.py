@@ -228,14 +228,12 @@ def photos_here(cfg: DictConfig, name: str) -> dict[str, Any]:
     source = plain(cfg.check.data).get(name, {})
     source.pop("photos", None)
     root, place = source.get("root"), cfg.check.shards
-    if "_target_" in source and (root is not None or "root" not in source):
-        pass
-    elif place:
+    if "_target_" not in source or ("root" in source and root is None):
+        if not place:
+            option = f"check.data.{name}.root=FOLDER or " if "root" in source else ""
+            raise NotHereError(f"no photos: set {option}check.shards=FOLDER/wds_{{}}")
         root = str(place).replace("{}", name)
         source = {"_target_": SHARDS, "root": root}
-    else:
-        option = f"check.data.{name}.root=FOLDER or " if "root" in source else ""
-        raise NotHereError(f"no photos: set {option}check.shards=FOLDER/wds_{{}}")
     if root is not None and not is_url(root) and not Path(root).expanduser().exists():
         raise NotHereError(f"no photos: there is no {root}")
     return {key: value for key, value in source.items() if value is not None}
