@@ -379,7 +379,7 @@ def test_shares_do_not_depend_on_batch_and_workers(hub_folder: Path, tmp_path: P
     assert all(of["noise"].size == 1 + gazes[photo]["noise"].size for photo, of in maps.items())
     page = (folder / "report.html").read_text()
     assert 'id="components"' in page
-    assert "where the shift came in" in page.lower()
+    assert "where heads gather the shift" in page.lower()
     assert 'id="faithfulness"' in page
     assert "Share and intervention disagree most on" in page
     assert "What these heads write, in words" in page

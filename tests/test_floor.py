@@ -29,23 +29,21 @@ from clipshift.evaluate.floor import precision_floor
 from clipshift.evaluate.module import RecordOptions, ShiftEvaluation
 from clipshift.report import terminal
 from clipshift.report.notes import floor_notes
-from clipshift.results.measured import Measured
+from clipshift.results.measured import KEPT, Measured
 from clipshift.results.records import Records
 from clipshift.results.runs import Run
 
 
-def test_floor_is_what_float32_changes(
-    hub_folder: Path, encoder: Encoder, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_floor_is_what_float32_changes(hub_folder: Path, encoder: Encoder) -> None:
     """Of the first photos alone, each as if it were the only one, whatever the batches."""
-    monkeypatch.setattr("clipshift.evaluate.module.FLOOR_PHOTOS", 3)
+    keep = RecordOptions(photos={"floor": range(3)})
     half = load_encoder(f"local-dir:{hub_folder}", precision="bf16")
     names = ["noise", "flip"]
     chosen = augmentations_named(*names)
     photos = sample()[:4]
     variants = make_variants(chosen, ladders(), ["paper"], {})
     dataset = ViewDataset(photos, chosen, 0, "squash")
-    records, _ = run_module(half, variants, {}, dataset, batch_size=2, reference=encoder)
+    records, _ = run_module(half, variants, {}, dataset, 2, keep=keep, reference=encoder)
     measured = records.read()
     for name in names:
         expected = {}
@@ -88,7 +86,7 @@ def test_shifts_below_the_floor_are_marked() -> None:
     most = "by at most 0.002 under noise, 0.002 under flip."
     assert first.endswith(f"over 32 photos: 95 % of cosines differ from float32’s {most}")
     assert ": flip." in second
-    assert floor_notes(Run(Path(), run_info(), {}, pd.DataFrame(), summary)) == []
+    assert not [*floor_notes(Run(Path(), run_info(), {}, pd.DataFrame(), summary))]
 
 
 @pytest.mark.parametrize(
@@ -157,7 +155,7 @@ def test_step_waits_for_nothing(as_on_a_gpu: None, encoder: Encoder, tmp_path: P
     module = ShiftEvaluation(
         encoder, make_variants(augmentations_named(*PAPER), ladders(), ["paper"], {}),
         {name: kind() for name, kind in MEASURES.items()}, records,
-        RecordOptions(gallery={1}, views=1, gaze=2), layers=True, reference=encoder,
+        RecordOptions(photos=dict.fromkeys(KEPT, range(1))), layers=True, reference=encoder,
         zero_shot=ZeroShot(classifier, torch.tensor([0, 3]), tuple("abcd")),
         texts=torch.rand(2, 32), features=FeatureCache(Cache(str(tmp_path), 1), "features"),
     )  # fmt: skip

@@ -32,7 +32,7 @@ from clipshift.encode.encoder import Encoder
 from clipshift.encode.modules import as_encoder
 from clipshift.encode.open_clip_models import MODELS, trained_texts
 from clipshift.encode.texts import Vocabulary
-from clipshift.evaluate.evaluation import encode_vocabularies
+from clipshift.evaluate.evaluation import encode_attributes
 from clipshift.evaluate.inside import inside_tables
 from clipshift.evaluate.layers import (
     amplification_values,
@@ -506,18 +506,17 @@ def test_only_sentences_are_asked_of_a_model_that_knows_them(
     names alone."""
 
     attributes = compose_config("evaluate", []).attributes
-    known, notes = encode_vocabularies(encoder, None, attributes)
-    assert list(known) == ["attributes"]
+    own, notes = encode_attributes(encoder, attributes)
+    assert own is not None
     assert not notes
     tokens = open_clip.get_tokenizer("ViT-B-32", context_length=16)(["a blurry photo"])
     text = encoder.model.encode_text(tokens)[0].detach().double().numpy()
-    own = known["attributes"]
     row = own.embeddings[own.texts.index("a blurry photo")]
     np.testing.assert_allclose(row, text / np.linalg.norm(text), atol=1e-6)
     assert own.logit_scale == pytest.approx(encoder.model.logit_scale.exp().item())
     monkeypatch.setattr(encoder, "text", NAMES)
-    known, notes = encode_vocabularies(encoder, None, attributes)
-    assert not known
+    known, notes = encode_attributes(encoder, attributes)
+    assert known is None
     assert "only names" in notes[0]
 
 
@@ -694,8 +693,8 @@ def gazed(norms: np.ndarray, gaze: np.ndarray) -> list[str]:
     variants = make_variants(augmentations_named("noise"), {}, ["paper"], {})
     table = outlier_table(PhotoSample(measured, photos, variants, 0))
     assert table["augmentation"].tolist() == [CLEAN] * 2 + ["noise"] * 2
-    assert not carried_gaze(table, None)
-    return carried_gaze(table, 2)
+    assert not [*carried_gaze(table, None)]
+    return [*carried_gaze(table, 2)]
 
 
 def test_a_gaze_that_outlier_tokens_carry_is_warned_of_and_no_other() -> None:

@@ -31,6 +31,7 @@ from clipshift.report.sections import geometry, inside
 from clipshift.report.sections.measures import ranked_table
 from clipshift.report.tables import COUNT, Column, make_table
 from clipshift.results.change import normalized_change, shown_measures
+from clipshift.results.columns import DEFINITIONS
 from clipshift.results.kept import read_kept, read_nearest
 from clipshift.results.runs import Run
 
@@ -377,7 +378,7 @@ def test_findings_say_between_which_augmentations_the_numbers_lie() -> None:
     run.layers = rows(
         "layer cosine", ("paper", "noise", 1, 0.8), ("paper", "blur", 1, 0.7),
         ("paper", "noise", 2, 0.4), ("paper", "blur", 2, 0.6), ("matched", "blur", 2, 0.1),
-    )  # fmt: skip
+    ).reindex(columns=list(DEFINITIONS["layers"]))  # fmt: skip
     assert inside.layer_section(run).finding == (
         "The mean cosine of class tokens is lowest under `noise`: 0.80 [0.70, 0.85] after layer 1, "
         "0.40 [0.30, 0.45] after layer 2."

@@ -4,7 +4,7 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 from clipshift.comparison.budget import FAIL, KEYS, PASS, Judgement, sentence
-from clipshift.report.tables import Column
+from clipshift.report.tables import Column, markdown_table
 from clipshift.report.terminal import make_console, print_table
 from clipshift.results.files import write_whole
 
@@ -23,9 +23,8 @@ def report_budget(judgement: Judgement, folder: Path) -> None:
     rows = [[c.head for c in COLUMNS], *zip(*(c.texts(table) for c in COLUMNS), strict=True)]
     print_table(make_console(), verdict, [row[:-1] for row in rows])
     print(*others, sep="\n")
-    lines = [f"| {' | '.join(cell.replace('|', '&#124;') for cell in row)} |" for row in rows]
-    lines.insert(1, "| --- " * len(COLUMNS) + "|")
-    text = "\n".join([f"### clipshift, {verdict}", "", *lines, ""])
+    cells = [[cell.replace("|", "&#124;") for cell in row] for row in rows]
+    text = f"### clipshift, {verdict}\n\n{markdown_table(cells, ['---'] * len(COLUMNS))}"
     write_whole(folder / "budget.md", lambda file: file.write_text(text, encoding="utf-8"))
     suite = ElementTree.Element("testsuite", name="clipshift budget", tests=f"{len(rows) - 1}")
     for row in table.itertuples():

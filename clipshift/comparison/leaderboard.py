@@ -12,8 +12,7 @@ from clipshift.comparison.pair import class_groups
 from clipshift.comparison.sweep import HEADS, Sweep, line_means, same_views
 from clipshift.measure.facts import Facts
 from clipshift.report.shift import COSINE, headline_measure
-from clipshift.report.tables import Column, side_by_side
-from clipshift.report.words import ranks_in_words
+from clipshift.report.tables import Column, markdown_table, side_by_side, with_ranks
 from clipshift.results.compatibility import incomparable
 from clipshift.results.files import write_csv, write_whole
 from clipshift.results.intervals import share_interval, studentize
@@ -66,12 +65,10 @@ def rank_means(
     if facts.is_share:
         ends = np.transpose([share_interval(column, groups) for column in matrix.T])
     ranks = rank_intervals(size, pairs_of(size), sign * told_apart(errors[size:]))
-    columns = [*np.clip(ends, facts.low, facts.high), np.arange(1, size + 1), *ranks]
-    names = ["ci_low", "ci_high", "rank", "rank_low", "rank_high"]
-    table = pd.DataFrame({"line": lines, "mean": errors.mean[:size]})
-    return table.assign(
-        **dict(zip(names, columns, strict=True)), n=values[lines].count().to_numpy()
-    )
+    low, high = np.clip(ends, facts.low, facts.high)
+    columns = {"line": lines, "mean": errors.mean[:size], "ci_low": low, "ci_high": high}
+    columns |= {"rank": np.arange(1, size + 1), "rank_low": ranks[0], "rank_high": ranks[1]}
+    return pd.DataFrame(columns | {"n": values[lines].count().to_numpy()})
 
 
 def rank_lines(sweep: Sweep, rows: pd.DataFrame) -> pd.DataFrame:
@@ -161,14 +158,10 @@ def make_leaderboard(sweep: Sweep) -> pd.DataFrame:
 
 def shown_columns(table: pd.DataFrame) -> tuple[pd.DataFrame, list[Column]]:
     """What pages, papers and the terminal show of a leaderboard: its texts, and the columns."""
-    ranks = map(ranks_in_words, table["rank_low"], table["rank_high"])
     millions = table["image_parameters"].div(1e6)
     tints = {f"{one}_best": table.get(f"{one}_best", 0) * BEST for one in SHOWN if one in table}
-    data = table.assign(
-        ranks=list(ranks),
-        millions=millions.map("{:.1f} M".format).where(millions.notna(), ""),
-        **tints,
-    )
+    millions = millions.map("{:.1f} M".format).where(millions.notna(), "")
+    data = with_ranks(table).assign(millions=millions, **tints)
     means = [Column(h, m, m, tint=f"{m}_best") for m, h in SHOWN.items() if m in table]
     return data, [
         Column("model", "model"),
@@ -199,8 +192,8 @@ def write_leaderboard(folder: Path, table: pd.DataFrame, severity: str) -> None:
     paper = escaped(LATEX, r"\\textbf{\g<0>}")
     latex = paper.to_latex(index=False, escape=False, column_format="l" + "r" * (len(columns) - 1))
     table = escaped(MARKDOWN, r"**\g<0>**")
-    lines = [table.columns, [":--", *["--:"] * (len(columns) - 1)], *table.to_numpy()]
-    markdown = "".join(f"| {' | '.join(line)} |\n" for line in lines)
+    align = [":--", *["--:"] * (len(columns) - 1)]
+    markdown = markdown_table([table.columns, *table.to_numpy()], align)
     for ending, text in ((".tex", latex), (".md", markdown)):
         file = (folder / FILE).with_suffix(ending)
         write_whole(file, partial(Path.write_text, data=text, encoding="utf-8"))

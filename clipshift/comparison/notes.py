@@ -1,6 +1,6 @@
 """What limits a comparison's numbers, one sentence each."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from clipshift.comparison.pair import attacked_alike
 from clipshift.report.notes import alike_photos, collapsed_notes, few_photos, model_notes
@@ -20,7 +20,7 @@ def spread_change(a: Run, b: Run) -> str:
 
 def pair_notes(a: Run, b: Run) -> list[str]:
     """What one must know before reading a paired comparison's numbers."""
-    notes = settings_notes([a, b])
+    notes = [*settings_notes([a, b])]
     if attacked_alike(a, b):
         notes.append(f"{WHITE_BOX}: each model under an adversary of its own, who sees that model.")
     elif len(a.attack) or len(b.attack):
@@ -32,17 +32,16 @@ def pair_notes(a: Run, b: Run) -> list[str]:
     return notes + notes_on_runs([a, b])
 
 
-def settings_notes(runs: Sequence[Run]) -> list[str]:
+def settings_notes(runs: Sequence[Run]) -> Iterator[str]:
     """Whether runs differ in precision, device or versions."""
-    notes = []
     for name in ("precision", "device"):
         used = list(dict.fromkeys(getattr(run.info, name) for run in runs))
         if used[1:]:
-            notes.append(f"{name} differs: {' and '.join(used)}. Part of the difference is this.")
-    return notes + software_notes(runs)
+            yield f"{name} differs: {' and '.join(used)}. Part of the difference is this."
+    yield from software_notes(runs)
 
 
-def software_notes(runs: Sequence[Run]) -> list[str]:
+def software_notes(runs: Sequence[Run]) -> Iterator[str]:
     """Whether runs were made by different versions of packages, or of clipshift's own code."""
     versions = [run.info.versions | {"python": run.info.python} for run in runs]
     names = dict.fromkeys(name for packages in versions for name in packages)
@@ -50,8 +49,9 @@ def software_notes(runs: Sequence[Run]) -> list[str]:
     other = [f"{name} ({', '.join(seen)})" for name, seen in used.items() if len(seen) > 1]
     if len({run.info.code_sha256 for run in runs}) > 1:
         other.append("clipshift's own code")
-    versions_differ = f"The runs were made by different versions: {'; '.join(other)}"
-    return [f"{versions_differ}. Part of the difference may be this."] if other else []
+    if other:
+        versions_differ = f"The runs were made by different versions: {'; '.join(other)}"
+        yield f"{versions_differ}. Part of the difference may be this."
 
 
 def notes_on_runs(runs: Sequence[Run]) -> list[str]:

@@ -249,7 +249,7 @@ def _changed(row: Any) -> str:
 
 def _clean_accuracy(pair: Pair) -> list[str]:
     """What it costs or gains on clean photos; empty where that was not measured."""
-    clean = pair.table[pair.table["measure"] == "zero_shot_top1_clean"]
+    clean = pair.table[pair.table["measure"] == "zero_shot_top1_clean"].dropna(subset="difference")
     if clean.empty:
         return []
     row = clean.iloc[0]

@@ -278,4 +278,4 @@ def sweep_notes(sweep: Sweep) -> list[str]:
     notes = [f"{of_all} {WORDS[sweep.noun][2]}."] if failed else []
     if pair := comparable_pair(sweep.runs):
         return notes + pair_notes(*pair)
-    return notes + (settings_notes(runs) + notes_on_runs(runs) if runs else [])
+    return notes + ([*settings_notes(runs), *notes_on_runs(runs)] if runs else [])

@@ -17,8 +17,9 @@ from torchvision.transforms.v2 import functional
 from torchvision.transforms.v2.functional import pil_to_tensor
 
 from clipshift.augment.chain import Chain, edited_key
-from clipshift.augment.keyed import VIEW_SIZE, Augmentation, Draws, draw, unit_range
+from clipshift.augment.keyed import VIEW_SIZE, Augmentation, Draws, augment, draw, unit_range
 from clipshift.augment.stored import Stored
+from clipshift.augment.variants import Variant
 from clipshift.data.cache import Cache
 from clipshift.data.photos import Photo, UnreadablePhotoError, decode
 from clipshift.errors import UserError, one_line
@@ -83,6 +84,14 @@ class Batch:
     def clean(self) -> Tensor:
         """The clean views in [0, 1], float32, shape (B, 3, S, S)."""
         return unit_range(self.pixels)
+
+    def under(self, variants: Mapping[str, Variant]) -> dict[str, Tensor]:
+        """The views under some variants, by view name, as `clean`."""
+        clean = self.clean
+        return {
+            name: augment(v.augmentation, clean, self.draws[v.name], v.strength)
+            for name, v in variants.items()
+        }
 
     def to(self, device: torch.device) -> "Batch":
         """The batch with its pixels and draws on a device."""

@@ -105,7 +105,7 @@ def measure_photo(file: Path, model: Model, variants: Mapping[str, Variant], see
         variants,
         {"cosine_similarity": CosineSimilarity()},
         Records(file.parent),  # of which none are made
-        RecordOptions(views=1, gaze=1),
+        RecordOptions(photos={kind: [0] for kind in ("views", "gazes", "nearest")}),
         zero_shot=model.zero_shot,
     )
     measured = module.measure_batch(collate([view]))

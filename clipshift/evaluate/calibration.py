@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import torch
 from pydantic import TypeAdapter
-from torch import Tensor
 from torch.utils.data import default_collate
 
 from clipshift.augment.chain import Chain
@@ -169,8 +168,19 @@ def calibrate(
     clean = torch.stack([item.clean for item in read]).split(BATCH)
 
     def distortions(name: str, by: Distortion) -> Callable[[float], np.ndarray]:
-        draws = _draws_at(augmentations[name], name, [photos[i.index] for i in read], seed, resize)
-        return _distortions(by, augmentations[name], clean, draws)
+        """Those of the photos by strength; under flip, the means over all that it draws."""
+        augmentation, of_read = augmentations[name], [photos[item.index] for item in read]
+        draws_at = _draws_at(augmentation, name, of_read, seed, resize)
+
+        @cache
+        def at(strength: float) -> np.ndarray:
+            if isinstance(augmentation, Flip) and 0 < strength < 1:
+                return strength * at(1.0) + (1 - strength) * at(0.0)
+            parts = zip(clean, draws_at(strength), strict=True)
+            values = [by(augmentation, views, drawn, strength) for views, drawn in parts]
+            return torch.cat(values).double().numpy()
+
+        return at
 
     def matches(by: Distortion, target: float) -> dict[str, Match]:
         return {
@@ -211,25 +221,6 @@ def _draws_at(
         return draws_at
     drawn = draws_at(1.0)
     return lambda strength: drawn
-
-
-def _distortions(
-    measure: Distortion,
-    augmentation: Augmentation,
-    clean: Sequence[Tensor],
-    draws: Callable[[float], Sequence[Draws]],
-) -> Callable[[float], np.ndarray]:
-    """The distortions of some photos by strength; under flip, the means over all that it draws."""
-
-    @cache
-    def distortions(strength: float) -> np.ndarray:
-        if isinstance(augmentation, Flip) and 0 < strength < 1:
-            return strength * distortions(1.0) + (1 - strength) * distortions(0.0)
-        parts = zip(clean, draws(strength), strict=True)
-        values = [measure(augmentation, views, drawn, strength) for views, drawn in parts]
-        return torch.cat(values).double().numpy()
-
-    return distortions
 
 
 def load_calibration(

@@ -3,7 +3,7 @@
 Both need nothing but embeddings, and so are there for every encoder.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 import pandas as pd
@@ -11,18 +11,18 @@ import torch
 from torch import Tensor
 
 from clipshift.encode.texts import ZeroShot
-from clipshift.evaluate.inside import Rows, Views, by_row, pair_products
+from clipshift.evaluate.estimates import Row, estimate_table
+from clipshift.evaluate.inside import Views, pair_products
 from clipshift.measure import embeddings as geometry
 from clipshift.measure.confidence import auroc_values
 from clipshift.measure.functional import unit
 from clipshift.measure.zero_shot import changed_class, class_margin, predicted_flips
-from clipshift.results.intervals import pair_values, ratio_values, share_interval, unit_interval
+from clipshift.results.intervals import pair_values, ratio_values
 from clipshift.results.measured import CLEAN
 from clipshift.results.table import PhotoSample
 from clipshift.severities import ALL
 
 PARTS = ("contraction", "common", "own", "class_span")
-AREAS = ("predicted_flips", "auroc")
 COSINES = 2**20
 """Number of cosines with classes in memory at once."""
 
@@ -50,7 +50,7 @@ def geometry_table(views: Views, zero_shot: ZeroShot | None) -> pd.DataFrame:
     The intervals are those of ratios of means over photos and over pairs of them (`ratio_values`,
     `pair_values`); of ``contraction``, the squares of what its signed root has.
     """
-    table = views.table("geometry", _parts(views, zero_shot), (-1, 1))
+    table = estimate_table("geometry", _parts(views, zero_shot), views.sample)
     ends = table[["ci_low", "ci_high"]].to_numpy()
     squares = np.where(ends.prod(axis=1, keepdims=True) < 0, [0, 1], 1) * np.sort(ends**2)
     low, high = np.where(table[["part"]] == "contraction", squares, ends.clip(0)).T
@@ -58,7 +58,7 @@ def geometry_table(views: Views, zero_shot: ZeroShot | None) -> pd.DataFrame:
     return table.assign(ci_low=low, ci_high=high)
 
 
-def _parts(views: Views, zero_shot: ZeroShot | None) -> Rows:
+def _parts(views: Views, zero_shot: ZeroShot | None) -> Iterator[Row]:
     classes = zero_shot.classifier.T.double().cpu().numpy() if zero_shot else None
     span = None if classes is None else geometry.difference_span(classes)
     for variant, usable, view, clean in views.pairs():
@@ -81,7 +81,8 @@ def _parts(views: Views, zero_shot: ZeroShot | None) -> Rows:
             references.append(span.shape[1] / len(span))
             shares.append(columns[-1].mean())
         for part in zip(PARTS, shares, references, columns, strict=False):
-            yield (variant.name, variant.severity, *part[:3], len(view)), usable, part[3]
+            cells = variant.name, variant.severity, *part[:3], len(view)
+            yield Row(cells, usable, part[3], (-1, 1))
 
 
 def margin_table(views: Views, classifiers: Mapping[str, Tensor]) -> pd.DataFrame:
@@ -91,22 +92,16 @@ def margin_table(views: Views, classifiers: Mapping[str, Tensor]) -> pd.DataFram
         views: The embeddings.
         classifiers: By prompt, each (D, C).
     """
-    rows = [row for prompt, of in classifiers.items() for row in _margins(views, prompt, of)]
-    table = views.table("margins", rows, (-np.inf, np.inf))
+    rows = (row for prompt, of in classifiers.items() for row in _margins(views, prompt, of))
+    table = estimate_table("margins", rows, views.sample)
     if table.empty:
         return table
-    sample, columns, measure = views.sample, by_row(rows), table["measure"]
-    ends, flips, areas = ["ci_low", "ci_high"], measure == "flips", measure.isin(AREAS)
-    of_areas = unit_interval(columns[:, areas], sample.seed, sample.groups)
-    table.loc[areas, ends] = np.transpose(of_areas)
-    table["ci_low"] = table["ci_low"].mask(measure == "clean_margin", table["ci_low"].clip(0))
-    table.loc[flips, ends] = [share_interval(of, sample.groups) for of in columns[:, flips].T]
     single = table["value"].where(table["prompt"] != ALL)
     spread = single.groupby([table[key] for key in ("augmentation", "severity", "measure")])
     return table.assign(prompt_std=spread.transform("std").where(table["prompt"] == ALL))
 
 
-def _margins(views: Views, prompt: str, classifier: Tensor) -> Rows:
+def _margins(views: Views, prompt: str, classifier: Tensor) -> Iterator[Row]:
     classes, results = classifier.double().cpu(), []
     names = [CLEAN, *views.sample.variants]
     embeddings = torch.from_numpy(np.stack([views.embeddings[name] for name in names]))
@@ -121,13 +116,13 @@ def _margins(views: Views, prompt: str, classifier: Tensor) -> Rows:
         if known.sum() < 2:
             continue
         clean, change = before[known], (after - before)[known]
-        columns = {
-            "clean_margin": clean,
-            "margin_shift": ratio_values(change, clean),
-            "predicted_flips": pair_values(predicted_flips(clean, change)),
-            "flips": flip[known],
-            "auroc": auroc_values(clean, 1 - flip[known]),
-        }
-        for measure, values in columns.items():
-            numbers = values.mean(), np.nan, len(clean)
-            yield (variant.name, variant.severity, prompt, measure, *numbers), known, values
+        share, positive, any_number = (0, 1), (0, np.inf), (-np.inf, np.inf)
+        for measure, values, limits, kind in (
+            ("clean_margin", clean, positive, "mean"),
+            ("margin_shift", ratio_values(change, clean), any_number, "mean"),
+            ("predicted_flips", pair_values(predicted_flips(clean, change)), share, "unit"),
+            ("flips", flip[known], share, "share"),
+            ("auroc", auroc_values(clean, 1 - flip[known]), share, "unit"),
+        ):
+            cells = variant.name, variant.severity, prompt, measure, values.mean(), np.nan
+            yield Row((*cells, len(clean)), known, values, limits, kind)

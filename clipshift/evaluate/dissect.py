@@ -11,8 +11,8 @@ from torch import Tensor
 from clipshift.encode.components import ComponentProbe
 from clipshift.encode.encoder import Features
 from clipshift.encode.patching import Site
+from clipshift.evaluate.estimates import Interval, interval_rows
 from clipshift.measure.embeddings import MOVED
-from clipshift.results.columns import DEFINITIONS
 from clipshift.results.intervals import ratio_values
 from clipshift.results.measured import CLEAN
 from clipshift.results.table import PhotoSample
@@ -90,7 +90,7 @@ def component_table(sample: PhotoSample, heads: int) -> pd.DataFrame:
         heads: The number of heads of a layer.
     """
     if sample.measured.components is None:
-        return pd.DataFrame(columns=list(DEFINITIONS["components"]))
+        return pd.DataFrame()
     products = sample.measured.components[sample.order].astype(float)  # (N, V, components)
     by_layer = products[..., 1:].reshape(*products.shape[:2], -1, heads + 1)
     attention = by_layer[..., :heads].sum(axis=-1, keepdims=True)
@@ -103,8 +103,7 @@ def component_table(sample: PhotoSample, heads: int) -> pd.DataFrame:
         "head": [np.nan, *[np.nan, np.nan, *range(1, heads + 1)] * depth],
     }
     parts = np.concatenate([products[..., :1], by_layer.reshape(*products.shape[:2], -1)], axis=2)
-    table = share_table(sample, parts, products.sum(axis=2), cells, sample.mean_interval)
-    return table[list(DEFINITIONS["components"])]
+    return share_table(sample, parts, products.sum(axis=2), cells, sample.mean_interval)
 
 
 def location_table(sample: PhotoSample) -> pd.DataFrame:
@@ -118,7 +117,7 @@ def location_table(sample: PhotoSample) -> pd.DataFrame:
     """
     located, gazes = sample.measured.locations, sample.measured.gazes.get(CLEAN)
     if not located or not gazes or sample.measured.components is None:
-        return pd.DataFrame(columns=list(DEFINITIONS["locations"]))
+        return pd.DataFrame()
     photos = sample.by_id(next(iter(located.values())))
     rows, columns = next(iter(gazes.values())).shape
     products = np.array([[located[v][n] for v in sample.variants] for n in photos], float)
@@ -137,7 +136,7 @@ def location_table(sample: PhotoSample) -> pd.DataFrame:
     }
     parts = np.concatenate([*prefix, products[..., others:]], axis=2)
     interval = partial(sample.mean_interval, photos=photos)
-    return share_table(sample, parts, whole, cells, interval)[list(DEFINITIONS["locations"])]
+    return share_table(sample, parts, whole, cells, interval)
 
 
 def share_table(
@@ -145,7 +144,7 @@ def share_table(
     products: np.ndarray,
     squared: np.ndarray,
     cells: Mapping[str, Sequence[Any]],
-    interval: Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]],
+    interval: Interval,
 ) -> pd.DataFrame:
     """Shares of the shift with intervals: rows of every variant, and of ``all`` of a severity.
 
@@ -173,12 +172,9 @@ def share_table(
         values[severity, ALL] = np.mean([s for s in of if np.isfinite(s).any()] or of, axis=0)
     tables = []
     for (severity, name), shares in values.items():
-        low, high = interval(shares)
-        numbers = {"share": pd.DataFrame(shares).mean(), "ci_low": low, "ci_high": high}
-        names = {"augmentation": name, "severity": severity}
-        count = np.isfinite(shares).all(axis=1).sum()
-        tables.append(pd.DataFrame(names | dict(cells) | numbers | {"n": count}))
-    return pd.concat(tables, ignore_index=True)
+        rows = interval_rows(shares, interval, part=range(products.shape[2]))
+        tables.append(rows.assign(augmentation=name, severity=severity, **cells))
+    return pd.concat(tables, ignore_index=True).rename(columns={"mean": "share"})
 
 
 def patching_table(sample: PhotoSample, sites: Sequence[Site]) -> pd.DataFrame:
@@ -188,13 +184,13 @@ def patching_table(sample: PhotoSample, sites: Sequence[Site]) -> pd.DataFrame:
         sample: What was measured.
         sites: What was patched.
     """
-    columns, tables = list(DEFINITIONS["patching"]), []
+    tables = []
     for name, variant in sample.variants.items():
         kept = sample.measured.patched.get(name, {})
         photos = sample.by_id(kept)
         rows = np.array([kept[index] for index in photos])
         if not len(rows):
-            return pd.DataFrame(columns=columns)
+            return pd.DataFrame()
         ratios = np.stack([ratio_values(part, rows[:, 0]) for part in rows[:, 1:].T], axis=1)
         ratios[:, : len(sites)] = 1 - ratios[:, : len(sites)]
         if rows[:, 0].mean() <= MOVED**2 / 2:
@@ -214,5 +210,5 @@ def patching_table(sample: PhotoSample, sites: Sequence[Site]) -> pd.DataFrame:
             **{f"alone{end}": values[1] for end, values in halves.items()},
             "n": np.isfinite(ratios).all(axis=1).sum(),
         }
-        tables.append(pd.DataFrame(cells)[columns])
+        tables.append(pd.DataFrame(cells))
     return pd.concat(tables, ignore_index=True)

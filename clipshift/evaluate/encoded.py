@@ -10,10 +10,10 @@ from clipshift.augment.keyed import draw
 from clipshift.augment.stored import Stored
 from clipshift.augment.variants import Variant
 from clipshift.data.photos import Photo, keyed_order
+from clipshift.evaluate.estimates import Row, estimate_table
 from clipshift.measure.embeddings import FOLDS, MOVED, displacements, has_direction, units
 from clipshift.measure.probing import probe_values, ridge_predictions
-from clipshift.results.columns import DEFINITIONS
-from clipshift.results.intervals import ratio_values, unit_interval
+from clipshift.results.intervals import ratio_values
 from clipshift.results.measured import CLEAN, Measured
 from clipshift.results.table import PhotoSample
 from clipshift.severities import ALL
@@ -26,9 +26,6 @@ NUMBERS = 16
 """Drawn tensors with more numbers than this, as fields of noise, are left out."""
 SHUFFLES = 5
 """How often kinds of views, or draws, are shuffled for the null."""
-
-Row = tuple[str, str, str, np.ndarray, float]
-"""Augmentation, severity, measure, what each photo adds to its mean, (N,), and the null."""
 
 
 def encoded_table(sample: PhotoSample, size: int) -> pd.DataFrame:
@@ -50,26 +47,23 @@ def encoded_table(sample: PhotoSample, size: int) -> pd.DataFrame:
     views = {n: np.array([gallery[n][k] for k in at_random[:PROBED_PHOTOS]]) for n in names}
     usable = np.all([has_direction(of) for of in views.values()], axis=0)
     index = np.array(at_random[:PROBED_PHOTOS])[usable]
-    columns = list(DEFINITIONS["encoded"])
     if len(index) < LEAST_PHOTOS or not sample.variants:
-        return pd.DataFrame(columns=columns)
-    groups = sample.groups
-    if groups is not None:
-        groups = groups[np.isin(sample.measured.index[sample.order], index)]
-    sample = replace(sample, measured=Measured(index=index), groups=groups)
+        return pd.DataFrame()
+    sample = replace(sample, measured=Measured(index=index), groups=sample.groups_of(index))
     views = {name: of[usable][sample.order] for name, of in views.items()}
     folds = np.argsort(keyed_order(sample.listed, "folds")) % FOLDS
     rows = [*_told_apart(views, sample, folds), *_explained(views, sample, folds, size)]
-    of_photos = np.stack([row[3] for row in rows], axis=1)
-    share = np.array([row[2] in ("read_off", "auroc") for row in rows])
-    ends = np.empty((2, len(rows)))
-    ends[:, share] = unit_interval(of_photos[:, share], sample.seed, groups)
-    ends[:, ~share] = np.minimum(sample.mean_interval(of_photos[:, ~share]), 1)
-    ends[:, ~share & (np.ptp(of_photos, axis=0) == 0)] = np.nan  # nothing was learnt
-    cells = [(*row[:3], row[4], len(index)) for row in rows]
-    table = pd.DataFrame(cells, columns=["augmentation", "severity", "measure", "null", "n"])
-    table = table.assign(value=of_photos.mean(axis=0), ci_low=ends[0], ci_high=ends[1])
-    return table[columns]
+    return estimate_table("encoded", rows, sample)
+
+
+def _row(name: str, severity: str, measure: str, values: np.ndarray, null: float) -> Row:
+    """A row of what each photo adds to its mean, (N,)."""
+    cells = name, severity, measure, values.mean(), null, len(values)
+    every = np.ones(len(values), bool)
+    if measure in ("read_off", "auroc"):
+        return Row(cells, every, values, (0, 1), "unit")
+    learnt = np.ptp(values) != 0
+    return Row(cells, every, values, (-np.inf, 1), "mean" if learnt else "")
 
 
 def _told_apart(
@@ -83,11 +77,11 @@ def _told_apart(
         rng = np.random.default_rng([sample.seed, len(every)])
         orders = np.stack([order, *(rng.permuted(order, axis=0) for _ in range(SHUFFLES))])
         hits, areas = probe_values(every, orders, folds)
-        yield ALL, severity, "read_off", hits[0].mean(axis=0), hits[1:].mean()
+        yield _row(ALL, severity, "read_off", hits[0].mean(axis=0), hits[1:].mean())
         for kind, name in enumerate([CLEAN, *names.values()]):
-            yield name, severity, "read_off", hits[0, kind], hits[1:, kind].mean()
+            yield _row(name, severity, "read_off", hits[0, kind], hits[1:, kind].mean())
             if kind:
-                yield name, severity, "auroc", areas[0, kind], areas[1:, kind].mean()
+                yield _row(name, severity, "auroc", areas[0, kind], areas[1:, kind].mean())
 
 
 def _explained(
@@ -106,7 +100,7 @@ def _explained(
             ]
             measures = ["predicted_by_draws", *(f"draw:{number}" for number in table)]
             for measure, result in zip(measures, results, strict=True):
-                yield variant.name, variant.severity, measure, *result
+                yield _row(variant.name, variant.severity, measure, *result)
 
 
 def drawn_numbers(variant: Variant, sample: PhotoSample, size: int) -> pd.DataFrame:

@@ -1,7 +1,7 @@
 """An evaluation: what is measured, on which photos, with which model; measure, tabulate, write."""
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import cached_property
@@ -25,7 +25,6 @@ from clipshift.data.photos import Photo, keyed_order
 from clipshift.data.wordnet import is_wordnet_id
 from clipshift.encode.encoder import Encoder
 from clipshift.encode.feature_cache import FeatureCache
-from clipshift.encode.patching import patched_sites
 from clipshift.encode.texts import (
     Vocabulary,
     ZeroShot,
@@ -42,7 +41,7 @@ from clipshift.evaluate.dissect import component_table, location_table, patching
 from clipshift.evaluate.elasticity import ELASTICITY_PHOTOS, WEAKER
 from clipshift.evaluate.encoded import LEAST_PHOTOS, encoded_table
 from clipshift.evaluate.faithfulness import faithfulness_tables, random_maps
-from clipshift.evaluate.floor import precision_floor
+from clipshift.evaluate.floor import FLOOR_PHOTOS, precision_floor
 from clipshift.evaluate.gallery import clean_spread
 from clipshift.evaluate.head_texts import SPANNED_PHOTOS, head_text_table
 from clipshift.evaluate.inside import inside_tables
@@ -180,69 +179,67 @@ def encode_texts(evaluation: Evaluation) -> Texts:
     elif options.dissect:
         lines = read_lines(options.vocabulary or CONF / "vocabulary.txt", "vocabulary")
         listed = list(dict.fromkeys([*options.attributes, *lines]))  # once in their mean
-        known, more = encode_vocabularies(encoder, None, listed)
-        of_heads, notes = known.get("attributes"), notes + more
+        of_heads, more = encode_attributes(encoder, listed)
+        notes += more
     if options.dissect and min(len(photos), options.gallery) < LEAST_PHOTOS:
         notes.append(f"What embeddings encode is left out: it takes {LEAST_PHOTOS} photos.")
     if options.inside:
-        vocabularies, more = encode_vocabularies(encoder, zero_shot, options.attributes)
+        if zero_shot:
+            rows = zero_shot.classifier.double().cpu().numpy().T
+            vocabularies["classes"] = Vocabulary(zero_shot.names, rows, encoder.logit_scale)
+        attributes, more = encode_attributes(encoder, options.attributes)
+        vocabularies |= {"attributes": attributes} if attributes else {}
         notes += more
     return Texts(zero_shot, captions, vocabularies, notes, of_heads)
 
 
-def class_notes(evaluation: Evaluation, zero_shot: ZeroShot | None) -> list[str]:
+def class_notes(evaluation: Evaluation, zero_shot: ZeroShot | None) -> Iterator[str]:
     """What limits zero-shot accuracies: labels without a class, photos without a label."""
-    photos, classes, notes = evaluation.photos, evaluation.classes, []
+    photos, classes = evaluation.photos, evaluation.classes
     targets = zero_shot.targets.tolist() if zero_shot else []
     if unknown := sum(t < 0 for t, p in zip(targets, photos, strict=False) if p.label):
-        notes.append(
+        yield (
             f"Photos whose label is not among the classes of zero_shot.classes: {unknown} of "
             f"{len(photos)}. They have no zero-shot accuracy."
         )
     labels = [photo.label for photo in photos if photo.left_out is None]
     if zero_shot and 0 < (without := labels.count(None)) < len(labels):
-        notes.append(
+        yield (
             f"Photos without a label: {without} of {len(labels)}. They have no zero-shot accuracy."
         )
     if len(classes) == 1 and evaluation.templates:
-        notes.append(
+        yield (
             f"Zero-shot accuracies are left out: they require two classes, and the photos have "
             f"one, {classes[0]}. Set zero_shot.classes."
         )
     if zero_shot and (unnamed := [label for label in classes if is_wordnet_id(label)]):
         prompt = prompt_templates(evaluation.templates)[0].format(unnamed[0])
-        notes.append(
+        yield (
             f"Classes that look like WordNet ids and have no known name: {len(unnamed)} of "
             f"{len(classes)}. The model was asked for “{prompt}”."
         )
-    return notes
 
 
-def encode_vocabularies(
-    encoder: Encoder, zero_shot: ZeroShot | None, attributes: Sequence[str]
-) -> tuple[dict[str, Vocabulary], list[str]]:
-    """What views may move towards: the ``classes``, and the ``attributes``; and notes.
+def encode_attributes(
+    encoder: Encoder, attributes: Sequence[str]
+) -> tuple[Vocabulary | None, list[str]]:
+    """Sentences on how photos can look, and notes.
 
-    The attributes are left out, and that is noted, where the encoder knows only names, or its
-    tokenizer cannot be loaded.
+    They are left out, and that is noted, where the encoder knows only names, or its tokenizer
+    cannot be loaded.
     """
-    vocabularies: dict[str, Vocabulary] = {}
-    if zero_shot is not None:
-        rows = zero_shot.classifier.double().cpu().numpy().T
-        vocabularies["classes"] = Vocabulary(zero_shot.names, rows, encoder.logit_scale)
     if not attributes:
-        return vocabularies, []
+        return None, []
     if encoder.text == NAMES:
-        return vocabularies, [
+        return None, [
             "What views move towards is named by classes alone: the model's text side knows only "
             f"names, and the {len(attributes)} attributes would say nothing to it."
         ]
     try:
         rows = encoder.encode_texts(list(attributes)).double().cpu().numpy()
     except UserError as error:
-        return vocabularies, [f"The attributes are left out: {error}."]
-    vocabularies["attributes"] = Vocabulary(tuple(attributes), rows, encoder.logit_scale)
-    return vocabularies, []
+        return None, [f"The attributes are left out: {error}."]
+    return Vocabulary(tuple(attributes), rows, encoder.logit_scale), []
 
 
 def run_evaluation(
@@ -315,24 +312,30 @@ def make_module(
 ) -> ShiftEvaluation:
     """The module that measures an evaluation's photos on a device, and what it keeps of them."""
     options, encoder, calibration = evaluation.options, evaluation.encoder, evaluation.calibration
-    measures = evaluation.measures
+    measures, save = evaluation.measures, options.save
     at_random = keyed_order(evaluation.photos, "sample")
+    probe = encoder.components if options.dissect else None
     gazed = at_random[: options.faithfulness.photos] if options.dissect and encoder.probe else []
-    keep = RecordOptions(
-        embeddings=options.save.embeddings or options.inside or options.dissect,
-        gallery=frozenset(at_random[: options.gallery]),
-        views=options.save.views,
-        gaze=max(options.save.gaze, GAZED_PHOTOS),
-        heads=options.save.gaze_heads,
-        tokens=frozenset(at_random[:TOKEN_PHOTOS] if options.inside else ()),
-        weaker=frozenset(at_random[:ELASTICITY_PHOTOS]),
-        patched=frozenset(at_random[: options.patching.photos]),
-        heads_patched=options.patching.layers,
-        faithful={photo: random_maps(options.seed, evaluation.photos[photo].id) for photo in gazed},
-        gathered=frozenset(at_random[:SPANNED_PHOTOS] if texts.of_heads else ()),
-    )
+    maps = {photo: random_maps(options.seed, evaluation.photos[photo].id) for photo in gazed}
+    shown = range(max(save.gaze, GAZED_PHOTOS))
+    photos: dict[str, Collection[int]] = {
+        "gallery": frozenset(at_random[: options.gallery]),
+        "views": range(save.views),
+        "gazes": shown,
+        "nearest": shown,
+        "heads": range(save.gaze_heads),
+        "tokens": frozenset(at_random[:TOKEN_PHOTOS] if options.inside else ()),
+        "floor": range(FLOOR_PHOTOS),
+        "weaker": frozenset(at_random[:ELASTICITY_PHOTOS]),
+        "patched": frozenset(at_random[: options.patching.photos]),
+        "locations": shown if probe and probe.by_token else (),
+        "faithfulness": maps,
+        "gathered": frozenset(at_random[:SPANNED_PHOTOS] if texts.of_heads else ()),
+    }
+    embeddings = save.embeddings or options.inside or options.dissect
+    keep = RecordOptions(embeddings, photos, maps, options.patching.layers)
     features = None
-    if cache is not None and encoder.cacheable and not (keep.heads or options.dissect):
+    if cache is not None and encoder.cacheable and not (save.gaze_heads or options.dissect):
         key = f"features {encoder.fingerprint} {device} {evaluation.resize} {options.layers}"
         features = FeatureCache(cache, key)
     of_draws = f"draws {evaluation.redraws} {device}"
@@ -420,9 +423,8 @@ def tabulate(
             if texts.of_heads:
                 named = sample, texts.of_heads, probe, tables["components"]
                 tables["head_texts"] = head_text_table(*named)
-        if module.patchable:
-            sites = patched_sites(module.patchable, module.keep.heads_patched)
-            tables["patching"] = patching_table(sample, sites)
+        if module.sites:
+            tables["patching"] = patching_table(sample, module.sites)
         if options.dissect:
             tables["encoded"] = encoded_table(sample, view_size(evaluation.resize))
             tables |= decision_tables(sample, texts.zero_shot)

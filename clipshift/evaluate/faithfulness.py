@@ -10,7 +10,6 @@ models", 2018 (arXiv:1806.07421), section 4.3, with the cosine to the whole view
 place of the probability of a class.
 """
 
-from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -24,8 +23,8 @@ from torchmetrics.functional import spearman_corrcoef
 from clipshift.augment.keyed import keyed_generator
 from clipshift.encode.encoder import ENCODE_BATCH, Encoder
 from clipshift.encode.rollout import encode_with_maps
+from clipshift.evaluate.estimates import interval_rows
 from clipshift.measure.embeddings import MOVED
-from clipshift.results.columns import DEFINITIONS
 from clipshift.results.intervals import ratio_values
 from clipshift.results.measured import CLEAN
 from clipshift.results.table import PhotoSample
@@ -119,11 +118,8 @@ def faithfulness_tables(sample: PhotoSample, kind: str | None) -> dict[str, pd.D
         kind: Of the model's gaze.
     """
     kept, variants = sample.measured.faithfulness, sample.variants
-    severities = dict.fromkeys(variant.severity for variant in variants.values())
-    views = [(CLEAN, CLEAN, severity) for severity in severities]
-    views += [(view, variant.name, variant.severity) for view, variant in variants.items()]
     tables: dict[str, list[pd.DataFrame]] = {"faithfulness": [], "faithfulness_curves": []}
-    for view, name, severity in views if kept else ():
+    for view, name, severity in sample.views if kept else ():
         photos = sample.by_id(kept[view])
         rows = np.array([kept[view][index] for index in photos])
         cosines = rows[..., :-2].reshape(*rows.shape[:2], 2, -1)  # photos, maps, curves, steps
@@ -146,28 +142,4 @@ def faithfulness_tables(sample: PhotoSample, kind: str | None) -> dict[str, pd.D
         points[ends] = points[ends].clip(-1, 1)
         for table, part in zip(tables, (summary.assign(auc=areas), points), strict=True):
             tables[table].append(part.assign(augmentation=name, severity=severity))
-    return {
-        name: pd.concat(parts, ignore_index=True)[list(DEFINITIONS[name])]
-        for name, parts in tables.items()
-        if parts
-    }
-
-
-def interval_rows(
-    values: np.ndarray,
-    interval: Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]],
-    **levels: Sequence[Any],
-) -> pd.DataFrame:
-    """Means over photos with intervals, a row for each combination of levels.
-
-    Args:
-        values: Shape (N, …), with an axis for each level.
-        interval: Makes intervals of means over the N photos.
-        levels: The values of each column.
-    """
-    columns = values.reshape(len(values), -1)
-    low, high = interval(columns)
-    numbers = {"mean": pd.DataFrame(columns).mean().to_numpy(), "ci_low": low, "ci_high": high}
-    numbers["n"] = np.isfinite(columns).sum(axis=0)
-    index = pd.MultiIndex.from_product(levels.values(), names=list(levels))
-    return pd.DataFrame(numbers, index).reset_index()
+    return {name: pd.concat(parts, ignore_index=True) for name, parts in tables.items() if parts}

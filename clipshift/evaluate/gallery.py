@@ -1,7 +1,7 @@
 """What a photo has only among others: its relative shift, its place in the gallery, its copies."""
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
 import pandas as pd
@@ -104,16 +104,15 @@ def shifts_in_gallery(
     return values | {(n, "whitened_shift"): of for n, of in zip(views, whitened, strict=True)}
 
 
-def alone_in_class(values: OfGallery, photos: Sequence[Photo]) -> list[str]:
+def alone_in_class(values: OfGallery, photos: Sequence[Photo]) -> Iterator[str]:
     """A note of labelled photos without a nearest-neighbour accuracy; empty without any."""
     hits = next((of for (_, column), of in values.items() if column == "neighbour_top1_clean"), {})
     alone = [math.isnan(hit) for index, hit in hits.items() if photos[index].label is not None]
-    if not any(alone):
-        return []
-    return [
-        f"Photos whose class has no other photo in the gallery: {sum(alone)} of {len(alone)}. "
-        "They have no nearest-neighbour accuracy."
-    ]
+    if any(alone):
+        yield (
+            f"Photos whose class has no other photo in the gallery: {sum(alone)} of {len(alone)}. "
+            "They have no nearest-neighbour accuracy."
+        )
 
 
 def add_of_gallery(measured: Measured, values: OfGallery) -> None:
@@ -123,32 +122,29 @@ def add_of_gallery(measured: Measured, values: OfGallery) -> None:
         measured.values[key] = np.array(rows)
 
 
-def repeated_photos(digests: np.ndarray) -> list[str]:
+def repeated_photos(digests: np.ndarray) -> Iterator[str]:
     """A warning of copies that could only be seen once they were measured; empty without any."""
-    if not (copies := len(digests) - len(np.unique(digests, axis=0))):
-        return []
-    return [
-        f"Photos with the same bytes as another: {copies} of {len(digests)}. They come from shards "
-        "that are streamed, where copies are not looked for beforehand, and count as photos of "
-        "their own: intervals are too narrow, retained is too low, and R² too high. With "
-        "data.stream=false they are left out."
-    ]
+    if copies := len(digests) - len(np.unique(digests, axis=0)):
+        yield (
+            f"Photos with the same bytes as another: {copies} of {len(digests)}. They come from "
+            "shards that are streamed, where copies are not looked for beforehand, and count as "
+            "photos of their own: intervals are too narrow, retained is too low, and R² too high. "
+            "With data.stream=false they are left out."
+        )
 
 
-def near_photos(records: Records, photos: Sequence[Photo]) -> list[str]:
+def near_photos(records: Records, photos: Sequence[Photo]) -> Iterator[str]:
     """A warning of photos that may be near copies of each other, a few of them by name."""
     listed, clean = sampled_embeddings(records, photos, COMPARED_PHOTOS)
     pairs, near, limit = near_copies(clean)
-    if not near.any():
-        return []
-    names = "; ".join(
-        " and ".join(sorted(photos[listed[one]].id for one in pair)) for pair in pairs
-    )
-    return [
-        f"Photos that may be near copies of another: {near.sum()} of the {len(listed)} that were "
-        f"compared, as {names} (1 − cosine of their clean embeddings: below {limit:.2g}). Each "
-        "counts as a photo of its own: leave out those that are one photograph."
-    ]
+    ids = [sorted(photos[listed[one]].id for one in pair) for pair in pairs]
+    if near.any():
+        yield (
+            f"Photos that may be near copies of another: {near.sum()} of the {len(listed)} that "
+            f"were compared, as {'; '.join(map(' and '.join, ids))} (1 − cosine of their clean "
+            f"embeddings: below {limit:.2g}). Each counts as a photo of its own: leave out those "
+            "that are one photograph."
+        )
 
 
 def sampled_embeddings(

@@ -12,7 +12,6 @@ a part of the squared shift, whatever the lengths of texts.
 """
 
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -20,7 +19,7 @@ import torch
 
 from clipshift.encode.components import ComponentProbe
 from clipshift.encode.texts import Vocabulary
-from clipshift.evaluate.inside import Views
+from clipshift.evaluate.estimates import Row, estimate_table
 from clipshift.results.table import PhotoSample
 from clipshift.severities import ALL
 
@@ -135,14 +134,12 @@ def head_text_table(
     listed, by_view = sample.measured.index[sample.order], sample.measured.gathered
     finite = [{n for n, of in kept.items() if np.isfinite(of).all()} for kept in by_view.values()]
     is_kept = np.isin(listed, list(set.intersection(*finite) if finite else ()))
-    groups = None if sample.groups is None else sample.groups[is_kept]
     components = components.dropna(subset="share")
     moved = set(components.groupby(["severity", "augmentation"]).groups)
     heads = components[(components["augmentation"] == ALL) & (components["component"] == "head")]
     ordered = heads.sort_values("share", ascending=False, kind="stable")
     leading = ordered.groupby("severity", sort=False).head(LEADING_HEADS if is_kept.any() else 0)
-    rows: list[tuple[tuple[Any, ...], np.ndarray, np.ndarray]] = []
-    every = is_kept[is_kept]
+    rows, every = [], is_kept[is_kept]
     for of in leading.astype({"layer": int, "head": int}).itertuples():
         of_severity = {k: v for k, v in sample.variants.items() if v.severity == of.severity}
         names = {k: v.name for k, v in of_severity.items() if (v.severity, v.name) in moved}
@@ -157,6 +154,6 @@ def head_text_table(
             numbers = shares[place], sums[place], null[place], changes[place].mean()
             name = [*names.values(), ALL][place[0]]
             cells = name, of.severity, *text, *numbers, len(every)
-            rows.append((cells, every, changes[place]))
-    views = Views({}, replace(sample, groups=groups))
-    return views.table("head_texts", rows, (-np.inf, np.inf))
+            rows.append(Row(cells, every, changes[place]))
+    kept = replace(sample, groups=sample.groups_of(listed[is_kept]))
+    return estimate_table("head_texts", rows, kept)

@@ -1,9 +1,8 @@
 """Tables of the geometry of the shift (``inside=true``), with intervals and null distributions."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import combinations
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -13,18 +12,14 @@ from scipy.stats import ttest_1samp
 from clipshift.augment.variants import Variant
 from clipshift.data.photos import keyed_order
 from clipshift.encode.texts import Vocabulary
+from clipshift.evaluate.estimates import Row, estimate_table
 from clipshift.measure import embeddings as geometry
-from clipshift.results.columns import DEFINITIONS
 from clipshift.results.intervals import cosine_values, holm, pair_values, ratio_values
 from clipshift.results.measured import CLEAN
 from clipshift.results.table import PhotoSample
 
 NAMED = 10
 """How many texts are listed that a view gains most, and how many that it loses most."""
-
-Rows = Iterable[tuple[tuple[Any, ...], np.ndarray, Any]]
-"""Rows of a table: the values of its columns; which photos it is of, boolean, (N,); and what each
-of these adds to the row's mean."""
 
 
 @dataclass(frozen=True)
@@ -50,32 +45,6 @@ class Views:
             usable = self.usable(name)
             yield variant, usable, self.embeddings[name][usable], self.embeddings[CLEAN][usable]
 
-    def table(self, name: str, rows: Rows, limits: tuple[float, float]) -> pd.DataFrame:
-        """A table with ``ci_low`` and ``ci_high`` of each row's mean over photos.
-
-        Args:
-            name: The table's name.
-            rows: The other columns' values, in their order, and what photos add to the mean.
-            limits: Where intervals are cut off.
-        """
-        names = list(DEFINITIONS[name])
-        listed = list(rows)
-        cells = [row[0] for row in listed]
-        table = pd.DataFrame(cells, columns=[n for n in names if n not in ("ci_low", "ci_high")])
-        low = high = np.empty(0)
-        if listed:
-            low, high = np.clip(self.sample.mean_interval(by_row(listed)), *limits)
-        return table.assign(ci_low=low, ci_high=high)[names]
-
-
-def by_row(rows: Rows) -> np.ndarray:
-    """What every photo adds to the mean of each row: (N, rows), NaN where a row is not of it."""
-    columns = []
-    for _, photos, values in rows:
-        columns.append(np.full(len(photos), np.nan))
-        columns[-1][photos] = values
-    return np.transpose(columns)
-
 
 def inside_tables(
     sample: PhotoSample, vocabularies: Mapping[str, Vocabulary] | None = None
@@ -93,11 +62,14 @@ def inside_tables(
     views = Views(sample.embeddings, sample)
     folds = np.empty(len(sample.listed), int)
     folds[keyed_order(sample.listed, "folds")] = np.arange(len(folds)) % geometry.FOLDS
+    rows = {
+        "direction_cosines": direction_cosines(views),
+        "undone": undone(views, folds),
+        "neighbourhoods": neighbourhoods(views),
+    }
     return {
         "directions": directions_table(views),
-        "direction_cosines": direction_cosines_table(views),
-        "undone": undone_table(views, folds),
-        "neighbourhoods": neighbourhoods_table(views),
+        **{name: estimate_table(name, of, sample) for name, of in rows.items()},
         "named": named_table(views, vocabularies or {}),
     }
 
@@ -134,27 +106,22 @@ def directions_table(views: Views) -> pd.DataFrame:
     names = ["augmentation", "severity", "direction", "null", "p", "share", "contraction", "n"]
     table = pd.DataFrame(rows, columns=names)
     low, high = views.sample.mean_interval(np.transpose(columns, (2, 0, 1)))
-    table = table.assign(
+    return table.assign(
         ci_low=np.sqrt(low[:, 0].clip(0, 1)),
         ci_high=np.sqrt(high[:, 0].clip(0, 1)),
-        p_holm=table.groupby("severity")["p"].transform(lambda p: holm(p.to_numpy())),
+        p_holm=_holm_by_severity(table["p"], table["severity"]),
         share_low=low[:, 1].clip(0, 1),
         share_high=high[:, 1].clip(0, 1),
         contraction_low=low[:, 2],
         contraction_high=high[:, 2].clip(max=1),
     )
-    return table[list(DEFINITIONS["directions"])]
 
 
-def direction_cosines_table(views: Views) -> pd.DataFrame:
+def direction_cosines(views: Views) -> Iterator[Row]:
     """Which augmentations share a direction: one row per two augmentations of one severity.
 
     The interval is that of a mean over photos to first order (`pair_values`, `cosine_values`).
     """
-    return views.table("direction_cosines", _direction_cosines(views), (-1, 1))
-
-
-def _direction_cosines(views: Views) -> Rows:
     for pair in combinations(views.sample.variants, 2):
         first, second = (views.sample.variants[name] for name in pair)
         if first.severity != second.severity:
@@ -166,30 +133,27 @@ def _direction_cosines(views: Views) -> Rows:
         cosine = geometry.direction_cosine(a, b) if usable.sum() > 1 else np.nan
         if not np.isnan(cosine):
             values = cosine_values(pair_products(a, b), pair_products(a, a), pair_products(b, b))
-        yield (first.severity, first.name, second.name, cosine, int(usable.sum())), usable, values
+        cells = first.severity, first.name, second.name, cosine, int(usable.sum())
+        yield Row(cells, usable, values, (-1, 1))
 
 
-def undone_table(views: Views, folds: np.ndarray) -> pd.DataFrame:
+def undone(views: Views, folds: np.ndarray) -> Iterator[Row]:
     """How far a map back undoes the shift: one row per augmentation, severity and method.
 
     The interval is over photos, with the maps as they were made (`ratio_values`): that a map made
     of other photos would be another one is not in it.
     """
-    return views.table("undone", _undone(views, folds), (-np.inf, 1))
-
-
-def _undone(views: Views, folds: np.ndarray) -> Rows:
     for variant, usable, view, clean in views.pairs():
         if usable.sum() < 2 * geometry.FOLDS:
             continue
         errors, spread = geometry.undoing_errors(view, clean, folds[usable])
         for method, error in errors.items():
             values = 1 - ratio_values(error, spread)
-            mean, count = np.nanmean(values), int(usable.sum())
-            yield (variant.name, variant.severity, method, mean, count), usable, values
+            cells = variant.name, variant.severity, method, np.nanmean(values), int(usable.sum())
+            yield Row(cells, usable, values, (-np.inf, 1))
 
 
-def neighbourhoods_table(views: Views) -> pd.DataFrame:
+def neighbourhoods(views: Views) -> Iterator[Row]:
     """What becomes of the neighbourhoods: one row per augmentation, severity and measure.
 
     ``neighbours_kept`` is a mean over photos among the neighbours at hand, ``alignment`` a mean
@@ -197,17 +161,7 @@ def neighbourhoods_table(views: Views) -> pd.DataFrame:
     The effective rank and the hubness have no interval: in a resample photos are their own
     neighbours, and use fewer dimensions.
     """
-    table = views.table("neighbourhoods", _neighbourhoods(views), (-np.inf, np.inf))
-    least = table["measure"].map({"neighbours_kept": 0, "alignment": 0, "uniformity": -8})
-    most = table["measure"].map({"neighbours_kept": 1, "alignment": 4, "uniformity": 0})
-    table["ci_low"] = np.fmax(table["ci_low"], least)
-    table["ci_high"] = np.fmin(table["ci_high"], most)
-    pointwise = table["measure"].isin(["effective_rank", "hubness"])
-    table.loc[pointwise, ["ci_low", "ci_high"]] = np.nan
-    return table
-
-
-def _neighbourhoods(views: Views) -> Rows:
+    limits = {"neighbours_kept": (0, 1), "alignment": (0, 4), "uniformity": (-8, 0)}
     of_clean: dict[bytes, tuple[float, float, np.ndarray]] = {}
     for variant, usable, view, clean in views.pairs():
         count = len(view)
@@ -228,7 +182,8 @@ def _neighbourhoods(views: Views) -> Rows:
             ("hubness", geometry.hubness(occurrence), hubs),
         ):
             cells = variant.name, variant.severity, measure, np.mean(values), reference, count
-            yield cells, usable, values
+            within, kind = limits.get(measure, (-np.inf, np.inf)), "mean" if np.ndim(values) else ""
+            yield Row(cells, usable, values, within, kind)
 
 
 def named_table(views: Views, vocabularies: Mapping[str, Vocabulary]) -> pd.DataFrame:
@@ -245,46 +200,41 @@ def named_table(views: Views, vocabularies: Mapping[str, Vocabulary]) -> pd.Data
         vocabularies: Texts by the name of their list.
     """
     tables = [_named(views, name, vocabulary) for name, vocabulary in vocabularies.items()]
-    empty = pd.DataFrame(columns=list(DEFINITIONS["named"]))
-    return pd.concat(tables, ignore_index=True) if tables else empty
+    return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame()
 
 
 def _named(views: Views, name: str, vocabulary: Vocabulary) -> pd.DataFrame:
     clean = np.stack(_compared(views.embeddings[CLEAN], vocabulary))
-    chosen, columns, listed, p = [], [], [], []
+    tables: list[pd.DataFrame] = []
+    chosen, columns = [], []
     for variant, usable, view, _ in views.pairs():
         changes = np.stack(_compared(view, vocabulary)) - clean[:, usable]
         order = np.argsort(-changes[0].mean(axis=0), kind="stable")
         ends = np.unique(np.append(np.arange(NAMED), len(order) - 1 - np.arange(NAMED)))
         texts = order[ends[(ends >= 0) & (ends < len(order))]]
         with np.errstate(invalid="ignore", divide="ignore"):
-            p.append(ttest_1samp(changes, 0, axis=1).pvalue)
+            p, softmax_p = ttest_1samp(changes, 0, axis=1).pvalue
+        keys = {"augmentation": variant.name, "severity": variant.severity, "vocabulary": name}
+        tests = {"text": vocabulary.texts, "p": p, "softmax_p": softmax_p}
+        chosen += (len(tables) * len(p) + texts).tolist()
+        tables.append(pd.DataFrame(keys | tests))
         values = np.full((len(usable), 2, len(texts)), np.nan)
         values[usable] = changes[:, :, texts].swapaxes(0, 1)
-        chosen.append(texts)
         columns.append(values)
-        listed += [(variant.name, variant.severity, name, vocabulary.texts[k]) for k in texts]
-    severities = np.array([variant.severity for variant in views.sample.variants.values()])
-    tests = np.array(p)
-    corrected = np.full_like(tests, np.nan)
-    for severity in dict.fromkeys(severities):
-        of = severities == severity
-        for measure in range(2):
-            corrected[of, measure] = holm(tests[of, measure].ravel()).reshape(-1, tests.shape[2])
-    values = np.concatenate(columns, axis=2)
-    interval = views.sample.mean_interval(values)
-    table = pd.DataFrame(listed, columns=["augmentation", "severity", "vocabulary", "text"])
+    table, values = pd.concat(tables, ignore_index=True), np.concatenate(columns, axis=2)
+    for p in ("p", "softmax_p"):
+        table[f"{p}_holm"] = _holm_by_severity(table[p], table["severity"])
+    table, interval = table.iloc[chosen], views.sample.mean_interval(values)
     for measure, prefix, most in ((0, "", 2), (1, "softmax_", 1)):
         low, high = np.clip([end[measure] for end in interval], -most, most)
-        table[f"{prefix}change"] = np.nanmean(values[:, measure], axis=0)
-        table[f"{prefix or 'ci_'}low"] = low
-        table[f"{prefix or 'ci_'}high"] = high
-        for column, of in (("p", tests), ("p_holm", corrected)):
-            table[f"{prefix}{column}"] = np.concatenate(
-                [of[row, measure, texts] for row, texts in enumerate(chosen)]
-            )
-    table["n"] = np.isfinite(values[:, 0]).sum(axis=0)
-    return table
+        change = {f"{prefix}change": np.nanmean(values[:, measure], axis=0)}
+        change |= {f"{prefix or 'ci_'}low": low, f"{prefix or 'ci_'}high": high}
+        table = table.assign(**change)
+    return table.assign(n=np.isfinite(values[:, 0]).sum(axis=0))
+
+
+def _holm_by_severity(p: pd.Series, severity: pd.Series) -> pd.Series:
+    return p.groupby(severity).transform(lambda of: holm(of.to_numpy()))
 
 
 def _compared(embeddings: np.ndarray, vocabulary: Vocabulary) -> tuple[np.ndarray, np.ndarray]:

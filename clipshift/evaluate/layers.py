@@ -1,6 +1,6 @@
 """Tables of a run's layers: shift, CKA, and outlier tokens with the gaze on them."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import pairwise
 
 import numpy as np
@@ -10,7 +10,6 @@ from torch import Tensor
 
 from clipshift.measure.functional import cka_left_out, cka_null
 from clipshift.measure.metrics import LayerShift
-from clipshift.results.columns import DEFINITIONS
 from clipshift.results.intervals import mean_interval, ratio_values
 from clipshift.results.measured import CLEAN
 from clipshift.results.table import PhotoSample
@@ -23,11 +22,10 @@ def layer_table(sample: PhotoSample, sums: Mapping[str, Tensor]) -> pd.DataFrame
     the spreads of the clean photos as they are, that of CKA of `cka_intervals`. Empty where the
     sums are of other photos, as after an interruption they may be.
     """
-    measured, variants, groups = sample.measured, sample.variants, sample.groups
-    columns = list(DEFINITIONS["layers"])
+    measured, variants = sample.measured, sample.variants
     summed = set(sums["photos"].tolist()) if sums else set()
     if measured.layers is None or summed != set(measured.index.tolist()):
-        return pd.DataFrame(columns=columns)
+        return pd.DataFrame()
     both = measured.layers[sample.order]
     low, high = np.clip(sample.mean_interval(both), -1, 1)
     cosines = both[..., 0]
@@ -47,8 +45,7 @@ def layer_table(sample: PhotoSample, sums: Mapping[str, Tensor]) -> pd.DataFrame
     cka, null = means["cka"], cka_null(count)
     tokens = {view: _tokens(sample, view) for view in (CLEAN, *variants)}
     widths = [sums[f"{layer} xx"].shape[0] - 2 for layer in range(depth)]
-    if groups is not None:
-        groups = groups[np.isin(measured.index[sample.order], list(measured.tokens.get(CLEAN, ())))]
+    groups = sample.groups_of(measured.tokens.get(CLEAN, ()))
     cka_low, cka_high = cka_intervals(tokens, widths, cka, count, sample.seed, groups)
     numbers = means | {
         "ci_low": low[..., 0],
@@ -69,7 +66,7 @@ def layer_table(sample: PhotoSample, sums: Mapping[str, Tensor]) -> pd.DataFrame
         "cka_null": null,
         **{name: values.ravel() for name, values in numbers.items()},
     }
-    return pd.DataFrame(cells)[columns]
+    return pd.DataFrame(cells)
 
 
 def _tokens(sample: PhotoSample, view: str) -> np.ndarray:
@@ -147,18 +144,18 @@ def outlier_table(sample: PhotoSample) -> pd.DataFrame:
     The clean views, which have no severity, have their rows at every one. Empty where there are no
     tokens.
     """
-    columns = list(DEFINITIONS["outliers"])
     if sample.measured.outliers is None:
-        return pd.DataFrame(columns=columns)
-    values, variants = sample.measured.outliers[sample.order], sample.variants.values()
+        return pd.DataFrame()
+    values = sample.measured.outliers[sample.order]
     low, high = np.clip(sample.mean_interval(values), 0, [np.inf, 1, 1])
     count = np.isfinite(values).sum(axis=0)
     with np.errstate(invalid="ignore"):
         means = np.nansum(values, axis=0) / count
-    severities = dict.fromkeys(variant.severity for variant in variants)
-    views = [(0, CLEAN, severity) for severity in severities]
-    views += [(place, v.name, v.severity) for place, v in enumerate(variants, start=1)]
-    places, depth = [place for place, _, _ in views], values.shape[2]
+    places, depth = (
+        {view: place for place, view in enumerate([CLEAN, *sample.variants])},
+        values.shape[2],
+    )
+    rows = [places[view] for view, _, _ in sample.views]
     numbers = {
         "tokens": means[..., 0],
         "ci_low": low[..., 0],
@@ -170,15 +167,15 @@ def outlier_table(sample: PhotoSample) -> pd.DataFrame:
         "n": count[..., 0],
     }
     cells = {
-        "augmentation": [name for _, name, _ in views for _ in range(depth)],
-        "severity": [severity for _, _, severity in views for _ in range(depth)],
-        "layer": np.tile(np.arange(1, depth + 1), len(views)),
-        **{name: rows[places].ravel() for name, rows in numbers.items()},
+        "augmentation": [name for _, name, _ in sample.views for _ in range(depth)],
+        "severity": [severity for _, _, severity in sample.views for _ in range(depth)],
+        "layer": np.tile(np.arange(1, depth + 1), len(rows)),
+        **{name: of_views[rows].ravel() for name, of_views in numbers.items()},
     }
-    return pd.DataFrame(cells)[columns]
+    return pd.DataFrame(cells)
 
 
-def carried_gaze(outliers: pd.DataFrame, layer: int | None) -> list[str]:
+def carried_gaze(outliers: pd.DataFrame, layer: int | None) -> Iterator[str]:
     """A warning where outlier tokens carry the gaze; empty where they do not.
 
     Args:
@@ -187,15 +184,14 @@ def carried_gaze(outliers: pd.DataFrame, layer: int | None) -> list[str]:
     """
     seen = outliers[outliers["layer"] == layer]
     carried = seen[seen["gaze_share"] - seen["share"] >= CARRIED]
-    if carried.empty:
-        return []
-    most = carried.loc[carried["gaze_share"].idxmax()]
-    where = ", ".join(dict.fromkeys(carried["augmentation"]))
-    return [
-        f"Outlier tokens carry the gaze ({where}): up to {most['gaze_share']:.0%} of it falls on "
-        f"{most['share']:.1%} of the patches. Such tokens hold little of their own patch, so that "
-        "measures of gaze say little of where on the photo the model looks."
-    ]
+    if len(carried):
+        most = carried.loc[carried["gaze_share"].idxmax()]
+        where = ", ".join(dict.fromkeys(carried["augmentation"]))
+        yield (
+            f"Outlier tokens carry the gaze ({where}): up to {most['gaze_share']:.0%} of it falls "
+            f"on {most['share']:.1%} of the patches. Such tokens hold little of their own patch, "
+            "so that measures of gaze say little of where on the photo the model looks."
+        )
 
 
 def amplification_values(cosines: np.ndarray, spread: np.ndarray) -> np.ndarray:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torchmetrics import Metric
 
-from clipshift.augment.keyed import Draws, MovingAugmentation, augment
+from clipshift.augment.keyed import Draws, MovingAugmentation
 from clipshift.augment.matching import Distortion
 from clipshift.augment.variants import Variant
 from clipshift.data.dataset import GONE, Batch
@@ -27,14 +27,14 @@ from clipshift.errors import UserError
 from clipshift.evaluate.dissect import component_products, location_products
 from clipshift.evaluate.elasticity import around_match
 from clipshift.evaluate.faithfulness import deletion_curves
-from clipshift.evaluate.floor import FLOOR_PHOTOS, rounding
+from clipshift.evaluate.floor import rounding
 from clipshift.measure.embeddings import ball_radius
 from clipshift.measure.facts import COLUMNS, accuracy_columns
 from clipshift.measure.functional import MoveBack, luma, pixel_mean, pixel_std, text_shift
 from clipshift.measure.metrics import AugmentationDistance, LayerShift, OutlierTokens, PhotoMeasure
 from clipshift.measure.zero_shot import confidence, nearest_classes, zero_shot_flip, zero_shot_hit
 from clipshift.progress import counted
-from clipshift.results.measured import CLEAN, Measured
+from clipshift.results.measured import CLEAN, KEPT, Measured
 from clipshift.results.records import Records
 from clipshift.severities import draw_name
 
@@ -51,32 +51,19 @@ class RecordOptions:
     """What goes into the records beside the measures.
 
     Attributes:
-        embeddings: Whether to keep all embeddings.
-        gallery: Indices of the photos whose embeddings are kept until the end in any case, to see
-            which views still find their own photo among them.
-        views: The number of leading photos whose views are kept.
-        gaze: The number of leading photos whose gaze and nearest classes are kept.
-        heads: The number of leading photos whose gaze is kept head by head.
-        tokens: Indices of the photos whose mean patch tokens are kept, with ``layers``.
-        weaker: Indices of the photos that are measured below matched severity as well.
-        patched: Indices of the photos in which single components are patched, with ``dissect``.
+        embeddings: Whether to keep all embeddings, and not only those of the clean views.
+        photos: Indices of the photos of which something is kept, by its name in
+            `clipshift.results.measured.Measured`. Where a run cannot have it, as ``tokens`` without
+            ``layers``, there is none.
+        random_maps: Those of the photos of ``faithfulness``, by index, see
+            `clipshift.evaluate.faithfulness.random_maps`.
         heads_patched: The number of last layers that are patched head by head.
-        faithful: Random numbers for the photos, by index, whose gaze is tested by deletion, see
-            `clipshift.evaluate.faithfulness.deletion_curves`.
-        gathered: Indices of the photos whose shift is kept head by head, with ``dissect``.
     """
 
     embeddings: bool = False
-    gallery: Collection[int] = frozenset()
-    views: int = 0
-    gaze: int = 0
-    heads: int = 0
-    tokens: Collection[int] = frozenset()
-    weaker: Collection[int] = frozenset()
-    patched: Collection[int] = frozenset()
+    photos: Mapping[str, Collection[int]] = field(default_factory=dict)
+    random_maps: Mapping[int, Tensor] = field(default_factory=dict)
     heads_patched: int = 0
-    faithful: Mapping[int, Tensor] = field(default_factory=dict)
-    gathered: Collection[int] = frozenset()
 
 
 class ShiftEvaluation(pl.LightningModule):
@@ -145,8 +132,8 @@ class ShiftEvaluation(pl.LightningModule):
         self.outliers = OutlierTokens(1 + len(self.variants), len(self.layers))
         self.records, self.keep = records, keep
         self.dissect = dissect and encoder.components is not None
-        self.by_token = bool(dissect and encoder.components and encoder.components.by_token)
-        self.patchable = encoder.patchable if dissect else None
+        patchable = encoder.patchable if dissect else None
+        self.sites = patched_sites(patchable, keep.heads_patched) if patchable else []
         self.patched_views = self.gazed = 0
         self.further, self.redraws = range(2, draws + 1), redraws
         self.zero_shot, self.texts, self.features = zero_shot, texts, features
@@ -189,23 +176,25 @@ class ShiftEvaluation(pl.LightningModule):
         """Measure the photos of a batch, and keep what is to be kept of them."""
         measured = Measured(index=batch.index.cpu().numpy())
         measured.digests = np.frombuffer(b"".join(batch.digests), np.uint8).reshape(-1, 32)
+        chosen = {kind: self.keep.photos.get(kind, ()) for kind in KEPT}
+        photos = list(enumerate(batch.index.tolist()))
+        rows = {kind: [n for n, photo in photos if photo in of] for kind, of in chosen.items()}
         self.seconds = measured.seconds
         with self._stage("augment"):
-            views = _views(batch, self.variants)
+            views = {CLEAN: batch.clean} | batch.under(self.variants)
         with self._stage("encode"):
             cached = self.features.get(batch.digests, self.device) if self.features else None
-            rows = self._kept_rows(batch)
-            located: dict[str, Tensor] = {}
-            if "locations" in rows:
-                by_view, located = self._encode_by_token(views, rows["locations"])
+            kept: dict[str, Tensor] = {}
+            if rows["locations"]:
+                by_view, kept["locations"] = self._encode_by_token(views, rows["locations"])
             else:
                 by_view = self._encode(views, cached)
             unknown = self.features and by_view[CLEAN] is not cached
             new = FeatureCache.by_name(by_view[CLEAN]) if unknown else {}
-        floor = self._floor(rows.get("floor", []), views, by_view)
-        weaker = self._weaker(rows.get("weaker", []), batch, views, by_view)
-        weaker |= self._patched(rows.get("patched", []), views)
-        weaker |= self._faithfulness(rows.get("faithfulness", []), batch, views)
+        kept |= self._floor(rows["floor"], views, by_view)
+        kept |= self._weaker(rows["weaker"], batch, views, by_view)
+        kept |= self._patched(rows["patched"], views)
+        kept |= self._faithfulness(rows["faithfulness"], batch, views)
         with self._stage("measure"):
             values = self._measure(batch, views, by_view, self.variants)
         further = [self._redraw(batch, by_view[CLEAN], values, n) for n in self.further]
@@ -220,11 +209,9 @@ class ShiftEvaluation(pl.LightningModule):
                 "values": torch.stack(numbers) if numbers else torch.empty(0),
                 "embeddings": embeddings,
                 "distances": distances,
-                **floor,
-                **weaker,
+                **kept,
                 **self._layer_shift(by_view),
-                **self._components(rows.get("gathered", []), by_view),
-                **located,
+                **self._components(rows["gathered"], by_view),
                 **self._kept(rows, views, by_view),
                 **({"further": torch.stack([of for _, of in further])} if further else {}),
                 **{f"clean {name}": tensor for name, tensor in new.items()},
@@ -238,18 +225,15 @@ class ShiftEvaluation(pl.LightningModule):
         measured.distances = arrays["distances"].astype(np.float32)
         for name in ("layers", "outliers", "components"):
             setattr(measured, name, arrays.get(name))
-        kept = list(views) if self.keep.embeddings else [CLEAN]  # which is the first
-        measured.embeddings = dict(zip(kept, arrays["embeddings"], strict=False))
-        for kind, chosen in rows.items():
-            if kind in arrays:
-                photos, names = measured.index[chosen].tolist(), list(views)[-len(arrays[kind]) :]
-                getattr(measured, kind).update(
-                    (name, dict(zip(photos, values, strict=True)))
-                    for name, values in zip(names, arrays[kind], strict=True)
-                )
+        every = list(views) if self.keep.embeddings else [CLEAN]  # which is the first
+        measured.embeddings = dict(zip(every, arrays["embeddings"], strict=False))
+        for kind in rows.keys() & arrays.keys():
+            indices = measured.index[rows[kind]].tolist()
+            for name, of_view in zip(list(views)[-len(arrays[kind]) :], arrays[kind], strict=True):
+                getattr(measured, kind)[name] = dict(zip(indices, of_view, strict=True))
         if further:
             drawn = np.concatenate([arrays["embeddings"][None, 1:], arrays["further"]])
-            self._add_draws(measured, drawn, rows.get("gallery", []))
+            self._add_draws(measured, drawn, rows["gallery"])
         return measured
 
     def _redraw(
@@ -276,7 +260,7 @@ class ShiftEvaluation(pl.LightningModule):
                 for name, v in self.variants.items()
             }
             with self._stage("draws"):
-                views = _views(batch, variants)
+                views = {CLEAN: batch.clean} | batch.under(variants)
                 by_view = self._encode(views, features)
                 values = self._measure(batch, views, by_view, variants)
             numbers = [values[name].double() for name in names]
@@ -308,7 +292,7 @@ class ShiftEvaluation(pl.LightningModule):
         """The features of all views, the clean ones' being known or not."""
         layers, photos = len(self.layers) > 0, len(views[CLEAN])
         wanted = {name: view for name, view in views.items() if cached is None or name != CLEAN}
-        wants = layers, self.keep.heads > 0, self.dissect
+        wants = layers, bool(self.keep.photos.get("heads")), self.dissect
         if photos % ENCODE_BATCH:
             every = self.encoder.encode_views(torch.cat(list(wanted.values())), *wants)
             encoded = every.split(photos)
@@ -323,13 +307,13 @@ class ShiftEvaluation(pl.LightningModule):
 
     def _encode_by_token(
         self, views: dict[str, Tensor], rows: list[int]
-    ) -> tuple[dict[str, Features], dict[str, Tensor]]:
+    ) -> tuple[dict[str, Features], Tensor]:
         """The features of all views, and how much each token carries of some rows' displacements.
 
         What heads gather of each token is large: only that of a pass of clean views and of one
         other view is there at a time.
         """
-        wants = len(self.layers) > 0, self.keep.heads > 0, True, True
+        wants = len(self.layers) > 0, bool(self.keep.photos.get("heads")), True, True
         parts: dict[str, list[Features]] = {name: [] for name in views}
         located: dict[str, list[Tensor]] = {name: [] for name in self.variants}
         probe = self.encoder.components
@@ -345,7 +329,7 @@ class ShiftEvaluation(pl.LightningModule):
                 parts[name].append(replace(one, by_token=None))
         features = {name: Features.joined(part) for name, part in parts.items()}
         of_rows = [take(torch.cat(products), rows) for products in located.values()]
-        return features, {"locations": torch.stack(of_rows)}
+        return features, torch.stack(of_rows)
 
     def _measure(
         self,
@@ -428,14 +412,14 @@ class ShiftEvaluation(pl.LightningModule):
 
     def _patched(self, rows: list[int], views: dict[str, Tensor]) -> dict[str, Tensor]:
         """What single components, or stages, undo and do in some photos, by variant."""
-        if not rows or self.patchable is None:
+        probe = self.encoder.patchable
+        if not rows or not self.sites or probe is None:
             return {}
-        sites = patched_sites(self.patchable, self.keep.heads_patched)
         pairs = [torch.stack([views[CLEAN][n], views[v][n]]) for v in self.variants for n in rows]
-        total = len(self.keep.patched) * len(self.variants)
+        total = len(self.keep.photos["patched"]) * len(self.variants)
         with self._stage("patching"):
             shifts = [
-                patched_shift(self.encoder, self.patchable, pair, sites)
+                patched_shift(self.encoder, probe, pair, self.sites)
                 for pair in counted(pairs, "Patching views", total, self.patched_views)
             ]
         self.patched_views += len(pairs)
@@ -448,33 +432,13 @@ class ShiftEvaluation(pl.LightningModule):
         if not rows:
             return {}
         of_photos = [torch.stack([view[row] for view in views.values()]) for row in rows]
-        at_random = [self.keep.faithful[photo] for photo in batch.index[rows].tolist()]
+        at_random = [self.keep.random_maps[photo] for photo in batch.index[rows].tolist()]
         pairs = list(zip(of_photos, at_random, strict=True))
-        progress = "Removing patches of photos", len(self.keep.faithful), self.gazed
+        progress = "Removing patches of photos", len(self.keep.random_maps), self.gazed
         with self._stage("faithfulness"):
             curves = [deletion_curves(self.encoder, *pair) for pair in counted(pairs, *progress)]
         self.gazed += len(rows)
         return {"faithfulness": torch.stack(curves, dim=1)}
-
-    def _kept_rows(self, batch: Batch) -> dict[str, list[int]]:
-        """The rows of a batch of which something is kept, by what."""
-        photos = batch.index.tolist()
-        wanted: dict[str, Collection[int]] = {
-            "gallery": self.keep.gallery,
-            "views": range(self.keep.views),
-            "gazes": range(self.keep.gaze),
-            "nearest": range(self.keep.gaze),
-            "heads": range(self.keep.heads),
-            "tokens": self.keep.tokens,
-            "floor": range(FLOOR_PHOTOS if self.reference is not None else 0),
-            "weaker": self.keep.weaker,
-            "patched": self.keep.patched if self.patchable else (),
-            "locations": range(self.keep.gaze if self.by_token else 0),
-            "faithfulness": self.keep.faithful,
-            "gathered": self.keep.gathered,
-        }
-        rows = {k: [n for n, photo in enumerate(photos) if photo in w] for k, w in wanted.items()}
-        return {kind: chosen for kind, chosen in rows.items() if chosen}
 
     def _kept(
         self, rows: dict[str, list[int]], views: dict[str, Tensor], features: dict[str, Features]
@@ -486,16 +450,16 @@ class ShiftEvaluation(pl.LightningModule):
             "gazes": [each.gaze for each in features.values()],
             "heads": [each.heads for each in features.values()],
         }
-        if "tokens" in rows:
+        if rows["tokens"]:
             sources["tokens"] = [patch_tokens(each) for each in features.values()]
-        if "nearest" in rows and self.zero_shot is not None:
+        if rows["nearest"] and self.zero_shot is not None:
             embeddings = [each.embedding for each in features.values()]
             nearest = [nearest_classes(of, self.classifier, NEAREST) for of in embeddings]
             sources["nearest"] = [torch.stack(of, dim=-1) for of in nearest]
         return {
             kind: torch.stack([take(of, rows[kind]) for of in values if of is not None])
             for kind, values in sources.items()
-            if kind in rows and values[0] is not None
+            if rows[kind] and values[0] is not None
         }
 
     def _floor(
@@ -550,15 +514,6 @@ class ShiftEvaluation(pl.LightningModule):
         start = time.perf_counter()
         yield
         self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start
-
-
-def _views(batch: Batch, variants: Mapping[str, Variant]) -> dict[str, Tensor]:
-    """The clean views of a batch, and those under some variants."""
-    clean = batch.clean
-    return {CLEAN: clean} | {
-        name: augment(v.augmentation, clean, batch.draws[v.name], v.strength)
-        for name, v in variants.items()
-    }
 
 
 def stored_digests(draws: Iterable[Draws]) -> np.ndarray | None:

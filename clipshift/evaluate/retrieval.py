@@ -36,9 +36,7 @@ def retrieval_table(sample: PhotoSample, captions: Sequence[Tensor]) -> pd.DataF
     groups = photos if sample.groups is None else sample.groups[places]
     texts = np.concatenate([captions[index].cpu().numpy() for index in chosen])
     owners = np.repeat(photos, [len(captions[index]) for index in chosen])
-    views = [(view, v.name, v.severity) for view, v in sample.variants.items()]
-    views[:0] = dict.fromkeys((CLEAN, CLEAN, severity) for *_, severity in views)
-    for view, name, severity in views:
+    for view, name, severity in sample.views:
         images = np.stack([gallery[view][index] for index in chosen])
         for task, queries, candidates, wanted, of in (
             ("text-to-image", texts, images, owners, photos),

@@ -13,23 +13,14 @@ from clipshift.augment.matching import Calibration
 from clipshift.augment.stored import Stored
 from clipshift.augment.variants import Variant
 from clipshift.data.photos import Photo
+from clipshift.evaluate import gallery
 from clipshift.evaluate.calibration import matching_settings, mirrored_photos
 from clipshift.evaluate.elasticity import elasticities
-from clipshift.evaluate.gallery import (
-    add_of_gallery,
-    add_relative_shift,
-    alone_in_class,
-    clean_spread,
-    gallery_values,
-    near_photos,
-    repeated_photos,
-    sampled_embeddings,
-)
 from clipshift.evaluate.layers import carried_gaze, layer_table, outlier_table
 from clipshift.evaluate.thresholds import threshold_tables
 from clipshift.measure.embeddings import QUANTILE_PHOTOS, distance_quantile
 from clipshift.measure.facts import Facts, retained_facts
-from clipshift.results.columns import ShiftFile, write_shift
+from clipshift.results.columns import DEFINITIONS, ShiftFile, write_shift
 from clipshift.results.confidence import confidence_table
 from clipshift.results.corruptions import corruption_errors, shift_and_error
 from clipshift.results.dose import dose_curves
@@ -78,24 +69,24 @@ def make_run(
         columns: What the measured columns mean.
         facts: What else is known of the run; ``data`` and others are added.
         more_tables: Makes those of embeddings and texts, by their names in `Run`, of the sample
-            with the groups of photos that are resampled whole.
+            with the groups of photos that are resampled whole. They get their columns' order here.
         calibration: Of severity ``matched``, where that is among the run's.
         resample: What is resampled, see `clipshift.results.intervals.resampling`.
     """
     measured, photos, variants, seed = sample.measured, sample.photos, sample.variants, sample.seed
-    metric = clean_spread(records.parts("embeddings"))
+    metric = gallery.clean_spread(records.parts("embeddings"))
     spread = math.nan if metric is None else metric.compute().item()
-    of_gallery = gallery_values(measured, photos)
-    gallery = len(measured.gallery.get(CLEAN, ()))
-    columns = {**columns, "retained": retained_facts(gallery)}
+    of_gallery = gallery.gallery_values(measured, photos)
+    in_gallery = len(measured.gallery.get(CLEAN, ()))
+    columns = {**columns, "retained": retained_facts(in_gallery)}
 
     def complete(part: Measured) -> None:
-        add_relative_shift(part, metric)
-        add_of_gallery(part, of_gallery)
+        gallery.add_relative_shift(part, metric)
+        gallery.add_of_gallery(part, of_gallery)
 
     parts = records.sorted_values(measured.index[sample.order], complete)
-    tables = (shift_table(part, photos, variants) for part in parts)
-    write_whole(folder / SHIFT, lambda path: write_shift(path, tables, columns))
+    rows = (shift_table(part, photos, variants) for part in parts)
+    write_whole(folder / SHIFT, lambda path: write_shift(path, rows, columns))
     shift = ShiftFile(folder / SHIFT)
     cosine = "cosine_similarity" in shift
     correlation = label_correlation(shift) if cosine else None
@@ -116,7 +107,7 @@ def make_run(
         "spread": None if math.isnan(spread) else spread,
         "collapsed": math.isnan(spread) and bool((measured.digests != measured.digests[:1]).any()),
         "strengths": {name: variant.strength for name, variant in variants.items()},
-        "gallery": gallery,
+        "gallery": in_gallery,
         "distortion": realised_distortion(summary),
         "intraclass_correlation": correlation,
         "resampled": resampled,
@@ -133,18 +124,19 @@ def make_run(
         ranking = with_distortion(ranking, summary, calibration.distortion)
     dosed_by = calibration.distortion if calibration and calibration.distortion in shift else "ssim"
     dose, dose_thresholds = dose_tables(shift, sample, records, columns, dosed_by)
-    outliers = outlier_table(sample)
+    tables = {"layers": layer_table(sample, records.sums()), "outliers": outlier_table(sample)}
+    tables |= threshold_tables(sample)
+    tables |= more_tables(sample) if more_tables else {}  # adds to facts["seconds"]
+    tables = {name: of.reindex(columns=list(DEFINITIONS[name])) for name, of in tables.items()}
     derived["notes"] = [
         *facts["notes"],
-        *carried_gaze(outliers, facts["model"]["gaze_layer"]),
-        *alone_in_class(of_gallery, photos),
-        *repeated_photos(measured.digests),
-        *near_photos(records, photos),
+        *carried_gaze(tables["outliers"], facts["model"]["gaze_layer"]),
+        *gallery.alone_in_class(of_gallery, photos),
+        *gallery.repeated_photos(measured.digests),
+        *gallery.near_photos(records, photos),
     ]
     if len(errors):
         derived["corruption_error"] = shift_and_error(errors, shift, seed)
-    more = threshold_tables(sample)
-    more |= more_tables(sample) if more_tables else {}  # adds to facts["seconds"]
     return Run(
         folder,
         RunInfo.model_validate({**facts, **derived}),
@@ -154,15 +146,13 @@ def make_run(
         *distance_tables(sample),
         ranking,
         correlate(shift, columns) if cosine else pd.DataFrame(),
-        layer_table(sample, records.sums()),
-        outliers,
-        errors,
+        corruption_error=errors,
         confidence=confidence_table(FirstDraws(shift.path), seed, groups),
         draws=draw_table(shift, columns, seed, matching, groups),
         skipped=skipped_table(measured, photos),
         dose=dose,
         dose_thresholds=dose_thresholds,
-        **more,
+        **tables,
     )
 
 
@@ -267,7 +257,7 @@ def dose_tables(
         Empty where it, or the shift, was not measured, or no augmentation has two severities.
     """
     unchanged = columns[measure].unchanged if measure in shift else None
-    listed, clean = sampled_embeddings(records, sample.photos, QUANTILE_PHOTOS)
+    listed, clean = gallery.sampled_embeddings(records, sample.photos, QUANTILE_PHOTOS)
     if unchanged is None or "cosine_similarity" not in shift or len(listed) < 3:
         return pd.DataFrame(), pd.DataFrame()
     level, changes = distance_quantile(clean, NEAR)

@@ -75,7 +75,7 @@ def threshold_tables(sample: PhotoSample) -> dict[str, pd.DataFrame]:
                 thresholds += [(name, severity, impostors, *cells) for cells in listed]
     tables = {"thresholds": pd.DataFrame(thresholds, columns=[*DEFINITIONS["thresholds"]])}
     if cosines:
-        tables["cosines"] = pd.concat(cosines)[[*DEFINITIONS["cosines"]]]
+        tables["cosines"] = pd.concat(cosines)
     return tables
 
 

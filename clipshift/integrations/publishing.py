@@ -13,6 +13,7 @@ import yaml
 from clipshift.data.classes import class_keys, class_of
 from clipshift.options import is_source
 from clipshift.report.page import template
+from clipshift.report.tables import markdown_table, marked
 from clipshift.report.words import counted, listed, with_interval
 from clipshift.results.files import file_name, subfolder, write_json, write_whole
 from clipshift.results.measured import CLEAN
@@ -260,20 +261,22 @@ def _results(run: Run) -> "list[huggingface_hub.EvalResult]":
 
 
 def _compared(base: Run, tuned: Run, comparison: pd.DataFrame) -> dict[str, Any]:
-    """What the fine-tune changed: its ``photos`` and ``source``, and the cells of each row."""
+    """What the fine-tune changed: its ``photos`` and ``source``, and a ``table`` in Markdown."""
     names = [run.info.model.name for run in (base, tuned)]
     measures = ["relative_shift", "zero_shot_top1_clean"]
     of_them = (comparison[["model_a", "model_b"]] == names).all(axis=1)
-    cells = [
-        (
+    rows = [["measure", "augmentation", "severity", "base", "this model", "difference"]]
+    rows += [
+        [
             tuned.columns[row.measure].short,
-            row.augmentation + (" (trained on)" if row.augmentation in tuned.trained_on else ""),
+            marked(row.augmentation, tuned.trained_on),
             "" if pd.isna(row.severity) else row.severity,
             f"{row.mean_a:.3f}",
             f"{row.mean_b:.3f}",
             with_interval(row.difference, row.ci_low, row.ci_high, "+.3f"),
-        )
+        ]
         for row in comparison[of_them & comparison["measure"].isin(measures)].itertuples()
     ]
-    photos = counted(tuned.info.data.photos, "photo")
-    return {"photos": photos, "source": dataset_of(tuned.info.config.data)[0], "rows": cells}
+    photos, source = counted(tuned.info.data.photos, "photo"), dataset_of(tuned.info.config.data)[0]
+    table = markdown_table(rows, [*["---"] * 3, *["---:"] * 3])
+    return {"photos": photos, "source": source, "table": table}

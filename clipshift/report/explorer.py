@@ -14,9 +14,9 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from clipshift.augment.keyed import MovingAugmentation, augment
+from clipshift.augment.keyed import MovingAugmentation
 from clipshift.augment.variants import Variant, strengths_of
-from clipshift.data.dataset import Batch, View, ViewDataset, collate
+from clipshift.data.dataset import View, ViewDataset, collate
 from clipshift.errors import UserError, did_you_mean
 from clipshift.measure.functional import gaze_moved_back
 from clipshift.report.charts.gaze import HEAT, OPACITY, gaze_over_each, share_of
@@ -212,16 +212,10 @@ def encoded_pictures(
         return {}
     batch = collate(list(views.values()))
     side = None if len(views) * (1 + len(variants)) <= FEW_PICTURES else SMALL
-    columns = [batch.clean, *(view_under(variant, batch) for variant in variants.values())]
+    columns = [batch.clean, *batch.under(variants).values()]
     with ThreadPoolExecutor() as pool:
         encoded = [list(pool.map(partial(data_url, side=side), column)) for column in columns]
     return {photo: [column[row] for column in encoded] for row, photo in enumerate(views)}
-
-
-def view_under(variant: Variant, batch: Batch) -> Tensor:
-    """Photos' views under a variant, as they were measured: (B, 3, H, W) in [0, 1]."""
-    draws = batch.draws[variant.name]
-    return augment(variant.augmentation, batch.clean, draws, variant.strength)
 
 
 def as_picture(pixels: Tensor) -> Image.Image:
@@ -330,8 +324,8 @@ def gazed_pictures(run: Run, dataset: ViewDataset | UserError, photo: str) -> di
                 f"{photo} cannot be shown: it cannot be read any more, or is not the file that was "
                 "measured"
             )
-        batch, variants = collate([views[photo]]), variants_of(run, dataset)
-        every = {CLEAN: batch.clean} | {n: view_under(v, batch) for n, v in variants.items()}
+        batch = collate([views[photo]])
+        every = {CLEAN: batch.clean} | batch.under(variants_of(run, dataset))
         pixels = {name: view[0].numpy() for name, view in every.items()}
     names = [CLEAN, *run.info.strengths]
     pictures = {name: as_picture(torch.from_numpy(pixels[name])) for name in names}

@@ -1,5 +1,7 @@
 """What limits a run's numbers, one sentence each."""
 
+from collections.abc import Iterator
+
 from clipshift.report.words import counted, resampled
 from clipshift.results.info import ModelInfo, RunInfo
 from clipshift.results.intervals import DESIGN_EFFECT
@@ -54,40 +56,39 @@ def few_photos(count: int) -> list[str]:
     return [f"Only {counted(count, 'photo')}: {note}"] if count < FEW_PHOTOS else []
 
 
-def floor_notes(run: Run) -> list[str]:
+def floor_notes(run: Run) -> Iterator[str]:
     """What half precision costs; empty for a run in float32."""
     floors = run.info.floor
     if not floors:
-        return []
+        return
     worst = {name: max(one.p95 for one in of.values()) for name, of in floors.items()}
     photos = max(int(one.photos) for of in floors.values() for one in of.values())
     precision = run.info.precision
     listed_errors = ", ".join(f"{p95:.1g} under {name}" for name, p95 in worst.items())
-    notes = [
+    yield (
         f"Precision error of {precision}, over {counted(photos, 'photo')}: 95 % of cosines differ "
         f"from float32’s by at most {listed_errors}."
-    ]
+    )
     if below := sorted({name for name, _ in run.below_floor}):
-        notes.append(
+        yield (
             f"Shifts below the precision error of {precision} may be rounding: "
             f"{', '.join(below)}. Use precision=fp32 to find out."
         )
-    return notes
 
 
-def alike_photos(info: RunInfo) -> list[str]:
+def alike_photos(info: RunInfo) -> Iterator[str]:
     """What a reader must know where photos of one label shift alike; empty where they do not."""
     correlation = info.intraclass_correlation
     effect = info.resampled.design_effect if info.resampled else None
     how_much = "" if correlation is None else f" (intraclass correlation {correlation:.2f})"
+    alike = effect > DESIGN_EFFECT if effect is not None else (correlation or 0) > ALIKE
     if info.by_class:
-        return [
+        yield (
             f"Intervals take classes as drawn at random, not photos: {resampled(info)}{how_much}. "
             "Correlations, and p-values within a run, take photos as independent."
-        ]
-    alike = effect > DESIGN_EFFECT if effect is not None else (correlation or 0) > ALIKE
-    note = (
-        f"Photos of one label shift alike{how_much}: they say less than as many of different "
-        "labels, and the intervals, which take photos as independent, are too narrow."
-    )
-    return [note] if alike else []
+        )
+    elif alike:
+        yield (
+            f"Photos of one label shift alike{how_much}: they say less than as many of different "
+            "labels, and the intervals, which take photos as independent, are too narrow."
+        )

@@ -220,7 +220,7 @@ function viewRows(models, index, gazes, scales) { // a row for each model with g
     const shift = gaze?.shift?.[index];
     if (shift) {
       const canvas = gazeCanvas(shift, gaze.shape, shift[0]);
-      row.append(viewOf(`${of}where the shift came in`, view, canvas));
+      row.append(viewOf(`${of}where heads gather the shift`, view, canvas));
     }
     return row;
   });
@@ -238,8 +238,8 @@ function gazeNote(index, gazes, scales, alike) {
   const still = gazes.some((gaze) => gaze.back[index]) ? "" : " This augmentation moves no pixels.";
   const style = `background:linear-gradient(90deg,${photos.heat})`;
   const ramp = element("span", null, { class: "ramp", style });
-  const shift = gazes.some((gaze) => gaze.shift) ? " Where the shift came in: patches from " +
-    "which attention heads gather what moves the embedding, on a scale of their own." : "";
+  const shift = gazes.some((gaze) => gaze.shift) ? " Where heads gather the shift: the " +
+    "share of each patch in what moves the embedding, on a scale of its own." : "";
   const named = (words, model) => words && ` ${severalModels ? `${photos.models[model]}: ` : ""}${words}`;
   const faithful = photos.faithful.map(named).join("");
   return [ramp, ` Gaze on ${scale}, from none to ${most} of it in one patch.${still}${shift}${faithful}`];

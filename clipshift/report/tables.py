@@ -9,7 +9,7 @@ import pandas as pd
 from pandas.api.types import is_numeric_dtype
 
 from clipshift.report.page import Cell, Table
-from clipshift.report.words import p_value, short, with_interval
+from clipshift.report.words import p_value, ranks_in_words, short, with_interval
 from clipshift.severities import leading_severity
 
 COUNT = ".0f"
@@ -150,6 +150,28 @@ def marked(augmentation: str, trained_on: Collection[str], rounding: bool = Fals
     """An augmentation's name, marked where the model was trained on it or rounding may be all."""
     name = f"{augmentation} (trained on)" if augmentation in trained_on else augmentation
     return f"{name} (may be rounding)" if rounding else name
+
+
+def with_ranks(ranking: pd.DataFrame) -> pd.DataFrame:
+    """A ranking with the intervals of its ranks in words, in the column ``ranks``."""
+    ranks = map(ranks_in_words, ranking["rank_low"], ranking["rank_high"])
+    return ranking.assign(ranks=list(ranks))
+
+
+def markdown_table(rows: Sequence[Sequence[str]], align: Sequence[str]) -> str:
+    """A table in Markdown.
+
+    Args:
+        rows: Its cells, escaped; the head first.
+        align: Of each column, as ``---`` or ``--:``.
+
+    Example:
+        >>> print(markdown_table([["name", "x"], ["noise", "0.5"]], ["---", "--:"]), end="")
+        | name | x |
+        | --- | --: |
+        | noise | 0.5 |
+    """
+    return "".join(f"| {' | '.join(row)} |\n" for row in [rows[0], align, *rows[1:]])
 
 
 def with_marks(

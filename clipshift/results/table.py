@@ -19,7 +19,7 @@ from clipshift.results.intervals import (
     studentize,
 )
 from clipshift.results.matching import UNMATCHED, Matching
-from clipshift.results.measured import Measured
+from clipshift.results.measured import CLEAN, Measured
 
 COLUMNS_PER_CHUNK = 27
 """The number of columns that are resampled together, three measures under nine augmentations: more
@@ -69,6 +69,18 @@ class PhotoSample:
         """Indices of photos in the order of their ids."""
         return sorted(photos, key=lambda index: self.photos[index].id)
 
+    @property
+    def views(self) -> list[tuple[str, str, str]]:
+        """Each view's name, augmentation and severity: the clean ones at every severity first."""
+        views = [(view, v.name, v.severity) for view, v in self.variants.items()]
+        return [*dict.fromkeys((CLEAN, CLEAN, severity) for *_, severity in views), *views]
+
+    def groups_of(self, photos: Collection[int]) -> np.ndarray | None:
+        """The groups of some photos, by their indices, in the order of ids."""
+        if self.groups is None:
+            return None
+        return self.groups[np.isin(self.measured.index[self.order], list(photos))]
+
     def mean_interval(
         self, values: np.ndarray, photos: Collection[int] | None = None
     ) -> tuple[np.ndarray, np.ndarray]:
@@ -78,9 +90,7 @@ class PhotoSample:
             values: Photos in the order of ids.
             photos: The indices of those photos; None: all.
         """
-        groups = self.groups
-        if groups is not None and photos is not None:
-            groups = groups[np.isin(self.measured.index[self.order], list(photos))]
+        groups = self.groups if photos is None else self.groups_of(photos)
         return mean_interval(values, self.seed, groups)
 
 

@@ -104,7 +104,7 @@ def measure(
         ViewDataset(photos, chosen, seed, "squash", cache, draws=draws),
         batch_size,
         num_workers,
-        RecordOptions(gallery=gallery),
+        RecordOptions(photos={"gallery": gallery}),
         texts=caption_embeddings(encoder, photos) if captions else None,
         draws=draws,
         **inputs,

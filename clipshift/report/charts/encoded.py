@@ -6,7 +6,7 @@ import altair as alt
 import pandas as pd
 
 from clipshift.report.charts import marks
-from clipshift.report.charts.look import color_of, shape_of
+from clipshift.report.charts.look import color_of, dash_of, shape_of
 from clipshift.report.charts.vega import Chart
 
 ENCODED, RETAINED = 0.75, 0.5
@@ -17,6 +17,7 @@ QUADRANTS = (
     (0.88, 0.45, "encoded, but the photo\nis lost"),
 )  # fmt: skip
 """Where in the plane is said what: encoded, retained, caption."""
+OUTLINED: marks.Style = {"size": 160, "opacity": 1, "strokeWidth": 2.5}
 
 
 def draw_plane(rows: pd.DataFrame) -> Chart:
@@ -38,7 +39,8 @@ def draw_plane(rows: pd.DataFrame) -> Chart:
     x = partial(alt.X, type="quantitative", title=across, scale=scale, axis=few)
     y = partial(alt.Y, type="quantitative", title=up, scale=alt.Scale(domain=[0, 1]))
     legend = alt.Legend(title=None, orient="right", symbolOpacity=1)
-    color, shape = color_of(table).legend(legend), shape_of(table).legend(legend)
+    looks = [look(table).legend(legend) for look in (shape_of, dash_of)]
+    color = color_of(table).legend(legend)
     said = alt.Chart().transform_filter("isValid(datum.caption)")
     at = alt.Chart().transform_filter("isValid(datum.auroc)").encode(color=color)
     rule: marks.Style = {"strokeWidth": 2, "opacity": 0.35}
@@ -50,7 +52,8 @@ def draw_plane(rows: pd.DataFrame) -> Chart:
         said.mark_text(lineBreak="\n").encode(x("at"), y("height"), text="caption:N"),
         at.mark_rule(**rule).encode(x("auroc_low"), y("retained"), x2="auroc_high:Q"),
         at.mark_rule(**rule).encode(x("auroc"), y("ci_low"), y2="ci_high:Q"),
-        at.mark_point(**marks.SOLID).encode(x("auroc"), y("retained"), shape, tooltip=tips),
+        # in a kind's colours and shape: only its dash tells an augmentation from others
+        at.mark_point(**OUTLINED).encode(x("auroc"), y("retained"), *looks, tooltip=tips),
         height=400,
         description="How well augmentations can be told from clean views, against the share of "
         "views that find their own photo.",

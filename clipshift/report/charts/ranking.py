@@ -7,7 +7,8 @@ from clipshift.report.charts import marks
 from clipshift.report.charts.look import color_of, dash_of, shape_of
 from clipshift.report.charts.vega import Chart
 from clipshift.report.shift import COSINE, as_shift, headline_measure, shift_name
-from clipshift.report.words import WHITE_BOX, ranks_in_words
+from clipshift.report.tables import with_ranks
+from clipshift.report.words import WHITE_BOX
 from clipshift.severities import MATCHED, PAPER
 
 
@@ -23,7 +24,7 @@ def draw_ranking(
         summary: From `clipshift.results.table.summarize`.
         attack: ``attack.csv``, whose greatest ε is drawn as a line; None for no attack.
     """
-    table = marks.with_words(_with_ranks(ranking), "shift", into="cosine")
+    table = marks.with_words(with_ranks(ranking), "shift", into="cosine")
     table["place"] = "rank " + table["ranks"]
     measure, unit = headline_measure(summary) or COSINE, ""
     name, table["mean"] = f"mean {shift_name(measure)}", table["shift"]
@@ -67,14 +68,10 @@ def draw_agreement(ranking: pd.DataFrame, severities: tuple[str, str] = (PAPER, 
         severities: The two, the left one first.
     """
     left_name, right_name = severities
-    table = _with_ranks(ranking[ranking["severity"].isin(severities)])
+    table = with_ranks(ranking[ranking["severity"].isin(severities)])
     names, ranks, count = table["augmentation"], table["ranks"], table["augmentation"].nunique()
-    at_left, left, right = (
-        table["severity"] == left_name,
-        names + "  " + ranks,
-        ranks + "  " + names,
-    )
-    table["text"] = left.where(at_left, right)
+    left, right = names + "  " + ranks, ranks + "  " + names
+    table["text"] = left.where(table["severity"] == left_name, right)
     middle = alt.Scale(padding=0, range=[alt.expr("190"), alt.expr("width - 190")])
     heads = alt.Axis(orient="top", labelAngle=0, labelFontWeight="bold")
     x = alt.X("severity:N", sort=severities, title=None, scale=middle, axis=heads)
@@ -95,9 +92,3 @@ def draw_agreement(ranking: pd.DataFrame, severities: tuple[str, str] = (PAPER, 
         height=27 * count,
         description=f"Ranks of the augmentations at {left_name} and {right_name} strengths.",
     )
-
-
-def _with_ranks(ranking: pd.DataFrame) -> pd.DataFrame:
-    """A ranking with the intervals of its ranks in words."""
-    ranks = map(ranks_in_words, ranking["rank_low"], ranking["rank_high"])
-    return ranking.assign(ranks=list(ranks))

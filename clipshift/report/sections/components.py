@@ -17,22 +17,17 @@ SHOWN_TEXTS = 3
 """How many texts name a head."""
 
 
-def component_section(run: Run) -> Section | None:
+def component_section(run: Run) -> Section:
     """The shares of heads and MLPs in the shift, and the heads that carry most."""
-    rows = run.components
-    if rows.empty:
-        return None
     means = with_patching(run)
     by_severity = means[means["component"] == "head"].groupby("severity", sort=False)
     table = pd.concat([of.nlargest(SHOWN_HEADS, "share") for _, of in by_severity])
-    shown, shares = leading_rows(table), leading_rows(rows)
+    shown, shares = leading_rows(table), leading_rows(run.components)
     heads = shares[shares["component"] == "head"]
-    by_name = {
-        name: of.nlargest(SHOWN_HEADS, "share") for name, of in heads.groupby("augmentation")
-    }
-    places = [set(zip(of["layer"], of["head"], strict=True)) for of in by_name.values()]
+    leading = [of.nlargest(SHOWN_HEADS, "share") for _, of in heads.groupby("augmentation")]
+    places = [set(zip(of["layer"], of["head"], strict=True)) for of in leading]
     sums = shares[shares["augmentation"] == ALL].groupby("component")["share"].sum()
-    drawn = {"components": draw_components(rows)}
+    drawn = {"components": draw_components(run.components)}
     if not run.locations.empty:
         drawn["locations"] = draw_locations(run.locations)
     section = make_section(
@@ -52,7 +47,7 @@ def component_section(run: Run) -> Section | None:
 
 def stage_section(run: Run) -> Section | None:
     """What the stages of a convolutional tower undo and do when they are patched."""
-    rows = run.patching[run.patching.get("component", pd.Series(dtype=str)) == "stage"]
+    rows = run.patching[run.patching["component"] == "stage"]
     if rows.empty:
         return None
     medians = leading_rows(rows).groupby("layer")["undone"].median()

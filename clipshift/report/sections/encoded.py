@@ -8,10 +8,8 @@ from clipshift.report.words import listed, short
 from clipshift.results.runs import Run
 
 
-def encoded_section(run: Run) -> Section | None:
+def encoded_section(run: Run) -> Section:
     """Which augmentations could be undone, which leave no trace, and which lose the photo."""
-    if run.encoded.empty:
-        return None
     retained = run.summary[run.summary["measure"] == "retained"]
     is_told = run.encoded["measure"].isin(["auroc", "read_off"])
     explained = run.encoded[~is_told].dropna(subset="ci_low")  # others are 0
@@ -19,8 +17,8 @@ def encoded_section(run: Run) -> Section | None:
     retained = retained.rename(columns={"mean": "retained"})
     table = table.merge(retained, "inner", ["severity", "augmentation"])
     leading, accuracy = leading_rows(table), leading_rows(run.encoded[is_told]).iloc[0]  # of all
-    encoded, kept = leading["auroc"] >= ENCODED, leading["retained"] >= RETAINED
-    quadrants = {"undoable": encoded & kept, "invariant": ~encoded & kept, "lost": ~kept}
+    told, kept = leading["auroc"] >= ENCODED, leading["retained"] >= RETAINED
+    quadrants = {"undoable": told & kept, "invariant": ~told & kept, "lost": ~kept}
     names = {n: list(leading.loc[of, "augmentation"]) for n, of in quadrants.items()}
     return make_section(
         "encoded",
@@ -28,5 +26,7 @@ def encoded_section(run: Run) -> Section | None:
         [table, explained],
         accuracy=short(*accuracy[["value", "ci_low", "ci_high"]]),
         kinds=1 + len(leading),
+        encoded=ENCODED,
+        retained=RETAINED,
         **{quadrant: listed(of) if of else "none" for quadrant, of in names.items()},
     )

@@ -3,39 +3,31 @@
 import numpy as np
 import pandas as pd
 
-from clipshift.report.charts.geometry import (
-    draw_against,
-    draw_distances,
-    draw_parts,
-    draw_undone,
-)
+from clipshift.report.charts import geometry as charts
 from clipshift.report.page import Section
 from clipshift.report.prose import make_section
 from clipshift.report.tables import AUGMENTATION, Column, side_by_side, span
 from clipshift.report.words import SIGNIFICANT, short
-from clipshift.results.columns import DEFINITIONS
 from clipshift.results.runs import Run
 from clipshift.severities import ALL, view_name
 
 
 def similarity_section(run: Run) -> Section | None:
     """Which augmentations take a photo to the same place, where there are several."""
-    if run.summary["augmentation"].nunique() < 2 or run.distances.empty:
+    if run.summary["augmentation"].nunique() < 2:
         return None
-    chart = draw_distances(run.distances, run.distances_low, run.distances_high)
+    chart = charts.draw_distances(run.distances, run.distances_low, run.distances_high)
     return make_section("alike", {"distances": chart})
 
 
-def direction_section(run: Run) -> Section | None:
+def direction_section(run: Run) -> Section:
     """Whether all photos are moved the same way, and which augmentations share a direction."""
-    rows = run.directions.reindex(columns=list(DEFINITIONS["directions"]))  # earlier runs lack some
-    if rows.empty:
-        return None
+    rows = run.directions
     lengths = rows.rename(columns={"direction": "value", "null": "reference"})
-    drawn = {"directions": draw_against(lengths, "length of the mean unit displacement")}
+    drawn = {"directions": charts.draw_against(lengths, "length of the mean unit displacement")}
     if matrices := cosine_matrices(run):
         cosines, low, high = matrices
-        drawn["direction_cosines"] = draw_distances(
+        drawn["direction_cosines"] = charts.draw_distances(
             cosines,
             low,
             high,
@@ -66,46 +58,38 @@ def cosine_matrices(run: Run) -> list[pd.DataFrame]:
     return matrices if rows["severity"].duplicated().any() else []
 
 
-def undone_section(run: Run) -> Section | None:
+def undone_section(run: Run) -> Section:
     """How much of the shift is lost, and how much was only moved."""
-    if run.undone.empty:
-        return None
     methods = [Column(method, method, method) for method in run.undone["method"].unique()]
     table = side_by_side(run.undone, "method", "r_squared"), [AUGMENTATION, *methods]
     best = run.undone.sort_values("r_squared", ascending=False)
     best = best.drop_duplicates(["severity", "augmentation"])
-    drawn = {"undone": draw_undone(run.undone)}
+    drawn = {"undone": charts.draw_undone(run.undone)}
     return make_section("undone", drawn, [table], span=span(best, "r_squared"))
 
 
-def neighbourhood_section(run: Run) -> Section | None:
+def neighbourhood_section(run: Run) -> Section:
     """What becomes of photos' neighbours, and of how embeddings fill their space."""
     rows = run.neighbourhoods
-    if rows.empty:
-        return None
     title = "share of the 10 nearest photos that stay nearest"
     kept = rows[rows["measure"] == "neighbours_kept"]
     found = {"span": span(kept, "value"), "chance": short(kept["reference"].iloc[0])}
     table = rows.assign(measure=rows["measure"].str.replace("_", " "))
-    drawn = {"neighbours_kept": draw_against(kept, title)}
+    drawn = {"neighbours_kept": charts.draw_against(kept, title)}
     return make_section("neighbourhoods", drawn, [table], **found)
 
 
-def part_section(run: Run) -> Section | None:
+def part_section(run: Run) -> Section:
     """What all photos share of the shift, and what is each photo's own."""
     rows = run.geometry
-    if rows.empty:
-        return None
     parts = [Column(part.replace("_", " "), part, part) for part in rows["part"].unique()]
     table = side_by_side(rows, "part", "share"), [AUGMENTATION, *parts]
     common = span(rows[rows["part"] == "common"], "share")
-    return make_section("parts", {"parts": draw_parts(rows)}, [table], common=common)
+    return make_section("parts", {"parts": charts.draw_parts(rows)}, [table], common=common)
 
 
-def margin_section(run: Run) -> Section | None:
+def margin_section(run: Run) -> Section:
     """How much margins between classes shrink, and the flips that clean margins predict."""
-    if run.margins.empty:
-        return None
     rows = run.margins[run.margins["prompt"] == ALL]
     words = {measure: span(of, "value") for measure, of in rows.groupby("measure")}
     within = run.geometry[run.geometry["part"] == "class_span"]

@@ -1,18 +1,19 @@
 """Inside the image tower: the shift after each layer, the gaze, and outlier tokens."""
 
+from dataclasses import replace
+
 from clipshift.report.charts.curves import LAYERS, draw_layers
 from clipshift.report.charts.gaze import draw_faithfulness, draw_gaze
 from clipshift.report.page import Section
 from clipshift.report.prose import make_section
 from clipshift.report.tables import first_and_last, leading_rows, side_by_side, span
 from clipshift.report.words import faithful_in_words, gaze_in_words, short
-from clipshift.results.columns import DEFINITIONS
 from clipshift.results.runs import Run
 
 
 def layer_section(run: Run) -> Section | None:
     """How alike view and clean view still are after each layer."""
-    layers = run.layers.reindex(columns=list(DEFINITIONS["layers"]))  # earlier runs have fewer
+    layers = run.layers
     measured = [c for c in ("cosine", "patch_cosine", "cka") if layers[c].notna().any()]
     if not measured:
         return None
@@ -45,10 +46,8 @@ def gaze_section(run: Run) -> Section | None:
     return make_section("gaze", drawn, kind=gaze_in_words(kind), caption=caption)
 
 
-def faithfulness_section(run: Run) -> Section | None:
+def faithfulness_section(run: Run) -> Section:
     """Whether the gaze names the patches that the embedding depends on."""
-    if run.faithfulness.empty:
-        return None
     index = "severity", "augmentation", "map"
     table = side_by_side(run.faithfulness, "measure", index=index)
     table = table[~table["map"].isin(["random", "occlusion"])]  # 0 and 1 by definition
@@ -66,12 +65,10 @@ def faithfulness_section(run: Run) -> Section | None:
 def outlier_section(run: Run) -> Section | None:
     """How many patch tokens are outliers, and how much of the gaze is on them."""
     rows, layer = run.outliers, run.info.model.gaze_layer
-    if rows.empty or not run.info.config.inside:
+    if not run.info.config.inside:
         return None
     if not rows["tokens"].any():
-        section = make_section("outliers", span="")
-        section.finding = "There are none, in any layer."
-        return section
+        return replace(make_section("outliers", span=""), finding="There are none, in any layer.")
     most = rows.sort_values("tokens").drop_duplicates(["severity", "augmentation"], keep="last")
     found = {"layer": layer, "span": span(most, "tokens")}
     seen = rows[rows["layer"] == layer]

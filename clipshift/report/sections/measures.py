@@ -1,6 +1,7 @@
 """Every measure under every augmentation, errors under corruptions, and correlations."""
 
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
 
 import pandas as pd
 
@@ -41,7 +42,7 @@ def measure_section(run: Run) -> Section:
 
 def draw_section(run: Run) -> Section | None:
     """The worst of several draws, and how much of the variance of the shift is theirs."""
-    if COSINE not in set(run.draws.get("measure", ())):
+    if COSINE not in set(run.draws["measure"]):
         return None
     rows = run.draws[run.draws["measure"] == COSINE].rename(columns={"value": "mean"})
     worst = rows["statistic"] == "worst"
@@ -117,23 +118,20 @@ def ranked_table(
     return table.set_axis([column.head for column in spec], axis="columns")
 
 
-def corruption_section(run: Run) -> Section | None:
+def corruption_section(run: Run) -> Section:
     """Errors under corruptions beside the shift."""
     errors = run.corruption_error
-    if errors.empty:
-        return None
     data = errors_by_corruption(errors)
     percent = {share: 100 * data[share] for share in ("error", "relative_error")}
     shifted = errors["shift"].notna().any()
     drawn = {"corruption_error": charts.draw_corruption_error(errors)} if shifted else {}
     section = make_section("corruptions", drawn, [data.assign(**percent)])
-    section.text = corruption_error(run)
-    return section
+    return replace(section, text=corruption_error(run))
 
 
 def correlation_section(run: Run) -> Section | None:
     """What correlates with a large shift over photos."""
-    rows = run.correlations.dropna(subset=["rho"]) if len(run.correlations) else run.correlations
+    rows = run.correlations.dropna(subset="rho")
     if rows.empty:
         return None
     labels = {facts.correlate: facts.correlate_label for facts in run.columns.values()}

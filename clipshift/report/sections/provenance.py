@@ -4,13 +4,7 @@ import shlex
 from collections.abc import Mapping
 from typing import Any
 
-from clipshift.report.words import (
-    counted,
-    embedding_in_words,
-    gaze_in_words,
-    resampled,
-    weights_in_words,
-)
+from clipshift.report import words
 from clipshift.results.runs import Run
 
 
@@ -20,13 +14,13 @@ def provenance(run: Run) -> dict[str, Any]:
     model, data = info.model, info.data
     stored = data.stored_fingerprint
     return {
-        "model": f"{model.name}: {model.architecture}, {weights_in_words(model)}",
+        "model": f"{model.name}: {model.architecture}, {words.weights_in_words(model)}",
         "weights (SHA-256)": model.weights_sha256,
-        "embedding": embedding_in_words(model),
-        "gaze": gaze_in_words(model.gaze) if model.gaze else "none",
+        "embedding": words.embedding_in_words(model),
+        "gaze": words.gaze_in_words(model.gaze) if model.gaze else "none",
         "photos": f"{data.photos} measured, {data.skipped} skipped",
-        "gallery of retained": counted(info.gallery, "photo"),
-        "intervals over": resampled(info),
+        "gallery of retained": words.counted(info.gallery, "photo"),
+        "intervals over": words.resampled(info),
         "data (SHA-256)": data.fingerprint,
         **({"stored corruptions (SHA-256)": stored} if stored else {}),
         "strengths": _listed(info.strengths, ".4g"),
@@ -65,10 +59,10 @@ def methods(run: Run) -> str:
     severities = ", ".join(run.summary["severity"].unique())
     return (
         f"The shift of image embeddings was measured with clipshift {info.versions['clipshift']} "
-        f"for {model.architecture} ({weights_in_words(model)}, SHA-256 "
-        f"{model.weights_sha256[:12]}) on {counted(data.photos, 'photograph')} (SHA-256 "
+        f"for {model.architecture} ({words.weights_in_words(model)}, SHA-256 "
+        f"{model.weights_sha256[:12]}) on {words.counted(data.photos, 'photograph')} (SHA-256 "
         f"{data.fingerprint[:12]}) under "
-        f"{counted(run.summary['augmentation'].nunique(), 'augmentation')} (severity "
+        f"{words.counted(run.summary['augmentation'].nunique(), 'augmentation')} (severity "
         f"{severities}; seed {info.seed}, {info.precision}); intervals are 95 % intervals "
-        f"over {resampled(info)}, by bootstrap-t or, of shares, Wilson’s."
+        f"over {words.resampled(info)}, by bootstrap-t or, of shares, Wilson’s."
     )

@@ -9,8 +9,15 @@ from clipshift.report.charts.ranking import draw_agreement, draw_ranking
 from clipshift.report.page import Figure, Section
 from clipshift.report.prose import Contents, make_figure, make_section
 from clipshift.report.shift import COSINE, as_shift, headline_measure
-from clipshift.report.tables import AUGMENTATION, PHOTOS, Column, side_by_side, with_marks
-from clipshift.report.words import WHITE_BOX, counted, ranks_in_words, short
+from clipshift.report.tables import (
+    AUGMENTATION,
+    PHOTOS,
+    Column,
+    side_by_side,
+    with_marks,
+    with_ranks,
+)
+from clipshift.report.words import WHITE_BOX, counted, short
 from clipshift.results.runs import Run
 from clipshift.severities import PAPER, ladder_steps
 
@@ -69,9 +76,7 @@ def ranking_table(run: Run) -> Contents:
     names = {"ci_low": "relative_low", "ci_high": "relative_high"}
     relative = run.summary[run.summary["measure"] == "relative_shift"].rename(columns=names)
     data = run.ranking.merge(relative[[*keys, "mean", *names.values()]], "left", keys)
-    ranks = zip(data["rank_low"], data["rank_high"], strict=True)
-    data = data.assign(ranks=[ranks_in_words(low, high) for low, high in ranks])
-    return with_marks(data, run.trained_on, run.below_floor), columns
+    return with_marks(with_ranks(data), run.trained_on, run.below_floor), columns
 
 
 def severity_section(run: Run) -> Section | None:
@@ -83,10 +88,8 @@ def severity_section(run: Run) -> Section | None:
     return make_section("severity", {"severity": curves})
 
 
-def dose_section(run: Run) -> Section | None:
+def dose_section(run: Run) -> Section:
     """The shift against the distortion that views have, over several severities."""
-    if run.dose.empty:
-        return None
     thresholds, level = run.dose_thresholds, short(run.dose_thresholds["level"].iloc[0])
     distortion = run.columns[thresholds["measure"].iloc[0]].correlate_label
     columns = [Column(distortion, "distortion", "ci"), Column("what is missing", "reason"), PHOTOS]
@@ -105,10 +108,8 @@ def attack_line(run: Run, measure: str) -> pd.DataFrame:
     return rows[COSINE].assign(augmentation=WHITE_BOX, distortion=distortion)
 
 
-def attack_section(run: Run) -> Section | None:
+def attack_section(run: Run) -> Section:
     """What a bounded adversary who sees the model reaches."""
-    if run.attack.empty:
-        return None
     measures = [m for m in run.attack["measure"].unique() if m in run.columns]
     columns = [Column(run.columns[measure].short, measure, measure) for measure in measures]
     table = side_by_side(run.attack, "measure", index=["epsilon"])

@@ -7,19 +7,16 @@ from clipshift.report.page import Section
 from clipshift.report.prose import make_section
 from clipshift.report.tables import AUGMENTATION, Column, first_and_last, leading_rows, side_by_side
 from clipshift.report.words import SIGNIFICANT, with_interval
-from clipshift.results.columns import DEFINITIONS
 from clipshift.results.runs import Run
 
 SHOWN_TEXTS = 3
 """How many texts a row of the page names, of those that a view gains or loses."""
 
 
-def text_section(run: Run) -> Section | None:
+def text_section(run: Run) -> Section:
     """The classes, and looks of photos, that views move towards, and away from."""
-    named = run.named.reindex(columns=list(DEFINITIONS["named"]))  # earlier runs have fewer
-    if named.empty:
-        return None
-    named["vocabulary"] = named["vocabulary"].fillna("classes")
+    vocabulary = run.named["vocabulary"].fillna("classes")  # the only one of earlier runs
+    named = run.named.assign(vocabulary=vocabulary)
     extremes = []
     keys = ["severity", "augmentation", "vocabulary"]
     for key, rows in named.groupby(keys, sort=False):
@@ -41,17 +38,13 @@ def text_section(run: Run) -> Section | None:
     return make_section("named", {}, [table, named], without=without, furthest=furthest)
 
 
-def confidence_section(run: Run) -> Section | None:
+def confidence_section(run: Run) -> Section:
     """Whether zero-shot confidence can still be trusted."""
-    if run.confidence.empty:
-        return None
     return make_section("confidence", {}, [side_by_side(run.confidence, "measure")])
 
 
-def retrieval_section(run: Run) -> Section | None:
+def retrieval_section(run: Run) -> Section:
     """Whether captions still find their photos, and photos their captions."""
-    if run.retrieval.empty:
-        return None
     ranks = [f"{row.task} @{row.k}" for row in run.retrieval.itertuples()]
     columns = [AUGMENTATION, *(Column(rank, rank, rank) for rank in dict.fromkeys(ranks))]
     table = side_by_side(run.retrieval.assign(rank=ranks), "rank"), columns

@@ -1,5 +1,7 @@
 """Which cosine tells the same photo from another, and how many views it finds."""
 
+from dataclasses import replace
+
 from clipshift.report.charts.thresholds import draw_cosines
 from clipshift.report.page import Section
 from clipshift.report.prose import make_section
@@ -9,11 +11,9 @@ from clipshift.results.runs import Run
 from clipshift.severities import ALL
 
 
-def threshold_section(run: Run) -> Section | None:
+def threshold_section(run: Run) -> Section:
     """How well views find their own photo in the gallery, and the thresholds to set."""
     rows = run.thresholds
-    if rows.empty or run.cosines.empty:
-        return None
     entry = rows["measure"] + rows["fpr"].map(" {:g}".format).where(rows["fpr"].notna(), "")
     index = ("severity", "augmentation", "impostors")
     data = side_by_side(rows.assign(entry=entry), "entry", "value", index)
@@ -28,5 +28,4 @@ def threshold_section(run: Run) -> Section | None:
         words |= {"pairs": 1 / row.fpr}
     tables = [data[data["impostors"] == "all"], *([data] if len(shown) else [])]
     section = make_section("thresholds", {"cosines": chart}, tables, n=rows["n"].max(), **words)
-    section.finding = section.finding if len(leading) else ""
-    return section
+    return section if len(leading) else replace(section, finding="")
