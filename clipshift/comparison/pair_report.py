@@ -148,12 +148,9 @@ def write_comparison(
     a, b = (words.run_title(run) for run in (main.a, main.b))
     views = [m for m in main.measures if main.a.columns[m].space != "photo"]
     forests = [forest(main, measure) for measure in views]
-    table = pair_table(main, main.measures)
-    differences = make_section("differences", {}, [table], a=a, b=b, file=FILE)
-    differences.figures = forests[1:]
     sections = [
         *outcome_sections(folder),
-        differences,
+        pair_section("differences", main, main.measures, forests[1:], a=a, b=b, file=FILE),
         *map(other_pair, reversed(others)),
         *curve_sections(folder),
         explorer_section(main, photos),
@@ -292,9 +289,16 @@ def other_pair(pair: Pair) -> Section:
     folders = pair.a.folder.name, pair.b.folder.name
     figure.name = file_name(f"difference_{'_'.join(folders)}")
     a, b = (words.run_title(run) for run in (pair.a, pair.b))
-    table = pair_table(pair, COMPARED_MEASURES)
-    section = make_section("other_pair", {}, [table], a=a, b=b, file=FILE)
-    return replace(section, name="-".join(folders), figures=[figure])
+    section = pair_section("other_pair", pair, COMPARED_MEASURES, [figure], a=a, b=b, file=FILE)
+    return replace(section, name="-".join(folders))
+
+
+def pair_section(
+    name: str, pair: Pair, measures: Sequence[str], figures: Sequence[Figure], **values: str
+) -> Section:
+    """A section of two runs' paired differences, see `pair_table` and `make_section`."""
+    section = make_section(name, {}, [pair_table(pair, measures)], **values)
+    return replace(section, figures=figures)
 
 
 def explorer_section(pair: Pair, photos: ViewDataset | None) -> Section:

@@ -18,7 +18,7 @@ from clipshift.comparison.leaderboard import (
     write_leaderboard,
 )
 from clipshift.comparison.pair import Pair, class_groups, compare_pair, trained_on_of
-from clipshift.comparison.pair_report import forest, pair_answer, pair_table
+from clipshift.comparison.pair_report import forest, pair_answer, pair_section
 from clipshift.comparison.sweep import (
     HEADS,
     WORDS,
@@ -154,11 +154,9 @@ def sweep_page(sweep: Sweep, folder: Path, table: pd.DataFrame) -> Page:
         write_csv(folder / PAIRED, pair.table)
         answer = pair_answer(pair)
         a, b = (run.folder.name for run in runs)
-        tables = [pair_table(pair, pair.measures)]
+        forests = [forest(pair, measure) for measure in pair.measures[:1]]
         names = {"a": a, "b": b, "noun": sweep.noun, "file": PAIRED}
-        section = make_section("paired", {}, tables, **names)
-        section.figures = [forest(pair, measure) for measure in pair.measures[:1]]
-        sections.append(section)
+        sections.append(pair_section("paired", pair, pair.measures, forests, **names))
     if sweep.failed:
         failed = pd.DataFrame(sweep.failed.items(), columns=[sweep.noun, "reason"])
         failed.insert(1, "options", [sweep.describe(job, sweep.options) for job in sweep.failed])

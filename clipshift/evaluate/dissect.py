@@ -1,7 +1,6 @@
 """The shift by component (``dissect=true``): which heads and MLPs carry it, and cause it."""
 
-from collections.abc import Callable, Mapping, Sequence
-from functools import partial
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,7 +10,7 @@ from torch import Tensor
 from clipshift.encode.components import ComponentProbe
 from clipshift.encode.encoder import Features
 from clipshift.encode.patching import Site
-from clipshift.evaluate.estimates import Interval, interval_rows
+from clipshift.evaluate.estimates import interval_rows
 from clipshift.measure.embeddings import MOVED
 from clipshift.results.intervals import ratio_values
 from clipshift.results.measured import CLEAN
@@ -103,7 +102,7 @@ def component_table(sample: PhotoSample, heads: int) -> pd.DataFrame:
         "head": [np.nan, *[np.nan, np.nan, *range(1, heads + 1)] * depth],
     }
     parts = np.concatenate([products[..., :1], by_layer.reshape(*products.shape[:2], -1)], axis=2)
-    return share_table(sample, parts, products.sum(axis=2), cells, sample.mean_interval)
+    return share_table(sample, parts, products.sum(axis=2), cells)
 
 
 def location_table(sample: PhotoSample) -> pd.DataFrame:
@@ -135,8 +134,7 @@ def location_table(sample: PhotoSample) -> pd.DataFrame:
         "column": [*none, *(column + 1)],
     }
     parts = np.concatenate([*prefix, products[..., others:]], axis=2)
-    interval = partial(sample.mean_interval, photos=photos)
-    return share_table(sample, parts, whole, cells, interval)
+    return share_table(sample, parts, whole, cells, photos)
 
 
 def share_table(
@@ -144,7 +142,7 @@ def share_table(
     products: np.ndarray,
     squared: np.ndarray,
     cells: Mapping[str, Sequence[Any]],
-    interval: Interval,
+    photos: Collection[int] | None = None,
 ) -> pd.DataFrame:
     """Shares of the shift with intervals: rows of every variant, and of ``all`` of a severity.
 
@@ -158,7 +156,7 @@ def share_table(
         products: d · dᵢ of K parts, shape (N, variants, K).
         squared: ‖d‖², shape (N, variants); NaN without a direction.
         cells: What each part is: K cells of some columns.
-        interval: Makes intervals of means over the N photos.
+        photos: The indices of the N photos; None: all.
     """
     values: dict[tuple[str, str], np.ndarray] = {}
     for place, variant in enumerate(sample.variants.values()):
@@ -172,7 +170,7 @@ def share_table(
         values[severity, ALL] = np.mean([s for s in of if np.isfinite(s).any()] or of, axis=0)
     tables = []
     for (severity, name), shares in values.items():
-        rows = interval_rows(shares, interval, part=range(products.shape[2]))
+        rows = interval_rows(sample, shares, photos, part=range(products.shape[2]))
         tables.append(rows.assign(augmentation=name, severity=severity, **cells))
     return pd.concat(tables, ignore_index=True).rename(columns={"mean": "share"})
 

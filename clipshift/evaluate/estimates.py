@@ -1,6 +1,6 @@
 """Tables of numbers that are means over photos, each with its 95 % interval."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -9,9 +9,6 @@ import pandas as pd
 from clipshift.results.columns import DEFINITIONS
 from clipshift.results.intervals import mean_interval, share_interval, unit_interval
 from clipshift.results.table import PhotoSample
-
-Interval = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
-"""Makes the ends of intervals, each shape (…), of means over N photos, of values (N, …)."""
 
 
 class Row(NamedTuple):
@@ -66,19 +63,30 @@ def estimate_table(name: str, rows: Iterable[Row], sample: PhotoSample) -> pd.Da
     return table.assign(ci_low=low, ci_high=high)[names]
 
 
-def interval_rows(values: np.ndarray, interval: Interval, **levels: Sequence[Any]) -> pd.DataFrame:
+def ends_of(name: str, ends: Any) -> dict[str, Any]:
+    """The lower and the upper ends of intervals, by the names of their columns."""
+    return dict(zip((f"{name}_low", f"{name}_high"), ends, strict=True))
+
+
+def interval_rows(
+    sample: PhotoSample,
+    values: np.ndarray,
+    photos: Collection[int] | None = None,
+    **levels: Sequence[Any],
+) -> pd.DataFrame:
     """Means over photos with intervals, a row for each combination of levels.
 
     Args:
-        values: Shape (N, …), with an axis for each level.
-        interval: Makes the intervals.
+        sample: The photos.
+        values: Shape (N, …), photos in the order of ids, with an axis for each level.
+        photos: The indices of the N photos; None: all.
         levels: The values of each column.
 
     Returns:
         The levels, ``mean``, ``ci_low``, ``ci_high``, and ``n``, the number of photos with a value.
     """
     columns = values.reshape(len(values), -1)
-    low, high = interval(columns)
+    low, high = sample.mean_interval(columns, photos)
     numbers = {"mean": pd.DataFrame(columns).mean().to_numpy(), "ci_low": low, "ci_high": high}
     numbers["n"] = np.isfinite(columns).sum(axis=0)
     index = pd.MultiIndex.from_product(levels.values(), names=list(levels))

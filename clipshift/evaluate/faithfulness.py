@@ -10,7 +10,6 @@ models", 2018 (arXiv:1806.07421), section 4.3, with the cosine to the whole view
 place of the probability of a class.
 """
 
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -127,16 +126,16 @@ def faithfulness_tables(sample: PhotoSample, kind: str | None) -> dict[str, pd.D
         area = (cosines[..., 1:] + cosines[..., :-1]).mean(axis=-1) / 2
         better = (area - area[:, -1:]) * [-1, 1]
         scores = ratio_values(better, better[:, -2:-1])
-        interval = partial(sample.mean_interval, photos=photos)
-        scores[..., ~(interval(better[:, -2])[0] > 0)] = np.nan
+        scores[..., ~(sample.mean_interval(better[:, -2], photos)[0] > 0)] = np.nan
         scores = np.concatenate([scores, rows[..., -2:]], axis=2)
         if view == CLEAN or variants[view].augmentation.moves_pixels:
             scores[..., -1] = np.nan
         names = [kind, *["rollout"] * (rows.shape[1] > 3), "occlusion", "random"]
-        summary = interval_rows(scores, interval, map=names, measure=[*CURVES, *AGREEMENTS])
+        measures = [*CURVES, *AGREEMENTS]
+        summary = interval_rows(sample, scores, photos, map=names, measure=measures)
         areas = np.pad(area.mean(axis=0), [(0, 0), (0, 2)], constant_values=np.nan).ravel()
         steps = [step / STEPS for step in range(STEPS + 1)]
-        points = interval_rows(cosines, interval, map=names, curve=CURVES, share=steps)
+        points = interval_rows(sample, cosines, photos, map=names, curve=CURVES, share=steps)
         bounded, ends = summary["measure"].isin(AGREEMENTS), ["ci_low", "ci_high"]
         summary.loc[bounded, ends] = summary.loc[bounded, ends].clip(-1, 1)
         points[ends] = points[ends].clip(-1, 1)

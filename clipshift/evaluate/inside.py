@@ -12,7 +12,7 @@ from scipy.stats import ttest_1samp
 from clipshift.augment.variants import Variant
 from clipshift.data.photos import keyed_order
 from clipshift.encode.texts import Vocabulary
-from clipshift.evaluate.estimates import Row, estimate_table
+from clipshift.evaluate.estimates import Row, ends_of, estimate_table
 from clipshift.measure import embeddings as geometry
 from clipshift.results.intervals import cosine_values, holm, pair_values, ratio_values
 from clipshift.results.measured import CLEAN
@@ -105,15 +105,13 @@ def directions_table(views: Views) -> pd.DataFrame:
         )
     names = ["augmentation", "severity", "direction", "null", "p", "share", "contraction", "n"]
     table = pd.DataFrame(rows, columns=names)
-    low, high = views.sample.mean_interval(np.transpose(columns, (2, 0, 1)))
+    interval = views.sample.mean_interval(np.transpose(columns, (2, 1, 0)))
+    squares, shares, nearer = np.stack(interval, axis=1)
     return table.assign(
-        ci_low=np.sqrt(low[:, 0].clip(0, 1)),
-        ci_high=np.sqrt(high[:, 0].clip(0, 1)),
         p_holm=_holm_by_severity(table["p"], table["severity"]),
-        share_low=low[:, 1].clip(0, 1),
-        share_high=high[:, 1].clip(0, 1),
-        contraction_low=low[:, 2],
-        contraction_high=high[:, 2].clip(max=1),
+        **ends_of("ci", np.sqrt(squares.clip(0, 1))),
+        **ends_of("share", shares.clip(0, 1)),
+        **ends_of("contraction", nearer.clip(max=1)),
     )
 
 
@@ -224,12 +222,11 @@ def _named(views: Views, name: str, vocabulary: Vocabulary) -> pd.DataFrame:
     table, values = pd.concat(tables, ignore_index=True), np.concatenate(columns, axis=2)
     for p in ("p", "softmax_p"):
         table[f"{p}_holm"] = _holm_by_severity(table[p], table["severity"])
-    table, interval = table.iloc[chosen], views.sample.mean_interval(values)
+    table, interval = table.iloc[chosen].copy(), views.sample.mean_interval(values)
     for measure, prefix, most in ((0, "", 2), (1, "softmax_", 1)):
-        low, high = np.clip([end[measure] for end in interval], -most, most)
-        change = {f"{prefix}change": np.nanmean(values[:, measure], axis=0)}
-        change |= {f"{prefix or 'ci_'}low": low, f"{prefix or 'ci_'}high": high}
-        table = table.assign(**change)
+        ends = np.clip([end[measure] for end in interval], -most, most)
+        table[f"{prefix}change"] = np.nanmean(values[:, measure], axis=0)
+        table = table.assign(**ends_of(prefix.rstrip("_") or "ci", ends))
     return table.assign(n=np.isfinite(values[:, 0]).sum(axis=0))
 
 

@@ -8,6 +8,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from clipshift.evaluate.estimates import ends_of
 from clipshift.measure.functional import cka_left_out, cka_null
 from clipshift.measure.metrics import LayerShift
 from clipshift.results.intervals import mean_interval, ratio_values
@@ -27,7 +28,7 @@ def layer_table(sample: PhotoSample, sums: Mapping[str, Tensor]) -> pd.DataFrame
     if measured.layers is None or summed != set(measured.index.tolist()):
         return pd.DataFrame()
     both = measured.layers[sample.order]
-    low, high = np.clip(sample.mean_interval(both), -1, 1)
+    ends = np.clip(sample.mean_interval(both), -1, 1)
     cosines = both[..., 0]
     count, depth, width = cosines.shape
     by_layer: dict[str, dict[str, Tensor]] = {}
@@ -38,7 +39,6 @@ def layer_table(sample: PhotoSample, sums: Mapping[str, Tensor]) -> pd.DataFrame
     growth = amplification_values(cosines, np.array([float(of["spread"]) for of in shifts]))
     with np.errstate(invalid="ignore"):
         amplification = np.nansum(growth, axis=0) / np.isfinite(growth).sum(axis=0)
-    growth_low, growth_high = np.maximum(sample.mean_interval(growth), 0)
     # torchmetrics squeezes the values of a single variant.
     names = ("cosine", "patch_cosine", "cka", "cka_biased")
     means = {name: np.array([of[name].reshape(-1).tolist() for of in shifts]) for name in names}
@@ -46,18 +46,14 @@ def layer_table(sample: PhotoSample, sums: Mapping[str, Tensor]) -> pd.DataFrame
     tokens = {view: _tokens(sample, view) for view in (CLEAN, *variants)}
     widths = [sums[f"{layer} xx"].shape[0] - 2 for layer in range(depth)]
     groups = sample.groups_of(measured.tokens.get(CLEAN, ()))
-    cka_low, cka_high = cka_intervals(tokens, widths, cka, count, sample.seed, groups)
-    numbers = means | {
-        "ci_low": low[..., 0],
-        "ci_high": high[..., 0],
-        "patch_low": low[..., 1],
-        "patch_high": high[..., 1],
+    numbers = {
+        **means,
         "amplification": amplification,
-        "amplification_low": growth_low,
-        "amplification_high": growth_high,
-        "cka_low": cka_low,
-        "cka_high": cka_high,
         "cka_p": 1 / (1 + (np.maximum(cka, 0) / null) ** 2),
+        **ends_of("ci", ends[..., 0]),
+        **ends_of("patch", ends[..., 1]),
+        **ends_of("amplification", np.maximum(sample.mean_interval(growth), 0)),
+        **ends_of("cka", cka_intervals(tokens, widths, cka, count, sample.seed, groups)),
     }
     cells = {
         "augmentation": [variant.name for variant in variants.values()] * depth,
@@ -147,7 +143,7 @@ def outlier_table(sample: PhotoSample) -> pd.DataFrame:
     if sample.measured.outliers is None:
         return pd.DataFrame()
     values = sample.measured.outliers[sample.order]
-    low, high = np.clip(sample.mean_interval(values), 0, [np.inf, 1, 1])
+    ends = np.clip(sample.mean_interval(values), 0, [np.inf, 1, 1])
     count = np.isfinite(values).sum(axis=0)
     with np.errstate(invalid="ignore"):
         means = np.nansum(values, axis=0) / count
@@ -158,13 +154,11 @@ def outlier_table(sample: PhotoSample) -> pd.DataFrame:
     rows = [places[view] for view, _, _ in sample.views]
     numbers = {
         "tokens": means[..., 0],
-        "ci_low": low[..., 0],
-        "ci_high": high[..., 0],
         "share": means[..., 1],
         "gaze_share": means[..., 2],
-        "gaze_low": low[..., 2],
-        "gaze_high": high[..., 2],
         "n": count[..., 0],
+        **ends_of("ci", ends[..., 0]),
+        **ends_of("gaze", ends[..., 2]),
     }
     cells = {
         "augmentation": [name for _, name, _ in sample.views for _ in range(depth)],

@@ -71,6 +71,4 @@ def _draw_shares(
     fill = alt.condition("datum.share > 0", alt.value(ACCENT), alt.value(OPPOSITE))
     chart = marks.heat_map(table, sides, fill, tips, **options)
     names = [ALL, *(name for name in table["augmentation"].unique() if name != ALL)]
-    choice = alt.binding_select(options=names, name="augmentation ")
-    chart = chart.transform_filter("datum.augmentation == augmentation")
-    return chart.add_params(alt.param(name="augmentation", value=ALL, bind=choice))
+    return marks.with_choice(chart, "augmentation", names, "augmentation")

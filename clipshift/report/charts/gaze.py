@@ -105,9 +105,7 @@ def draw_faithfulness(curves: pd.DataFrame, curve: str) -> Chart:
         height=260,
         description=f"Cosine with the whole view against the share of {share}, by map.",
     )
-    choice = alt.binding_select(options=views, name="view ")
-    chart = chart.transform_filter("datum.augmentation == view")
-    return chart.add_params(alt.param(name="view", value=views[0], bind=choice))
+    return marks.with_choice(chart, "view", views, "augmentation")
 
 
 def draw_gaze(summary: pd.DataFrame) -> Chart:

@@ -204,6 +204,13 @@ def layered(
     return with_severity(table, chart) if by_severity else chart
 
 
+def with_choice(chart: Any, name: str, options: Sequence[str], field: str) -> Any:
+    """A chart of the rows of one value of a field, the first option or what the reader chooses."""
+    choice = alt.binding_select(options=list(options), name=f"{name} ")
+    chart = chart.transform_filter(f"datum.{field} == {name}")
+    return chart.add_params(alt.param(name=name, value=options[0], bind=choice))
+
+
 def with_severity(table: pd.DataFrame, *charts: Any) -> Any:
     """A chart, or several side by side, with a choice of severity where the table has several."""
     severities = list(table["severity"].unique())
