@@ -44,12 +44,12 @@ def estimate_table(name: str, rows: Iterable[Row], sample: PhotoSample) -> pd.Da
 
     Args:
         name: The table's name.
-        rows: Its rows.
+        rows: Its rows; there may be none.
         sample: The photos that they are of.
     """
     listed, names = list(rows), list(DEFINITIONS[name])
     if not listed:
-        return pd.DataFrame()
+        return pd.DataFrame(columns=names, dtype=float)
     values = np.full((len(listed[0].photos), len(listed)), np.nan)
     for column, row in enumerate(listed):
         values[row.photos, column] = row.values
