@@ -220,8 +220,8 @@ def _named(views: Views, name: str, vocabulary: Vocabulary) -> pd.DataFrame:
         values[usable] = changes[:, :, texts].swapaxes(0, 1)
         columns.append(values)
     table, values = pd.concat(tables, ignore_index=True), np.concatenate(columns, axis=2)
-    for p in ("p", "softmax_p"):
-        table[f"{p}_holm"] = _holm_by_severity(table[p], table["severity"])
+    for column in ("p", "softmax_p"):
+        table[f"{column}_holm"] = _holm_by_severity(table[column], table["severity"])
     table, interval = table.iloc[chosen].copy(), views.sample.mean_interval(values)
     for measure, prefix, most in ((0, "", 2), (1, "softmax_", 1)):
         ends = np.clip([end[measure] for end in interval], -most, most)

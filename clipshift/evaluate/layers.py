@@ -147,11 +147,8 @@ def outlier_table(sample: PhotoSample) -> pd.DataFrame:
     count = np.isfinite(values).sum(axis=0)
     with np.errstate(invalid="ignore"):
         means = np.nansum(values, axis=0) / count
-    places, depth = (
-        {view: place for place, view in enumerate([CLEAN, *sample.variants])},
-        values.shape[2],
-    )
-    rows = [places[view] for view, _, _ in sample.views]
+    measured, depth = [CLEAN, *sample.variants], values.shape[2]
+    rows = [measured.index(view) for view, _, _ in sample.views]
     numbers = {
         "tokens": means[..., 0],
         "share": means[..., 1],

@@ -277,6 +277,8 @@ def _compared(base: Run, tuned: Run, comparison: pd.DataFrame) -> dict[str, Any]
         ]
         for row in comparison[of_them & comparison["measure"].isin(measures)].itertuples()
     ]
-    photos, source = counted(tuned.info.data.photos, "photo"), dataset_of(tuned.info.config.data)[0]
-    table = markdown_table(rows, [*["---"] * 3, *["---:"] * 3])
-    return {"photos": photos, "source": source, "table": table}
+    return {
+        "photos": counted(tuned.info.data.photos, "photo"),
+        "source": dataset_of(tuned.info.config.data)[0],
+        "table": markdown_table(rows, [*["---"] * 3, *["---:"] * 3]),
+    }
