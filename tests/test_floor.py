@@ -29,7 +29,7 @@ from clipshift.evaluate.floor import precision_floor
 from clipshift.evaluate.module import RecordOptions, ShiftEvaluation
 from clipshift.report import terminal
 from clipshift.report.notes import floor_notes
-from clipshift.results.measured import KEPT, Measured
+from clipshift.results.measured import Measured
 from clipshift.results.records import Records
 from clipshift.results.runs import Run
 
@@ -152,10 +152,12 @@ def test_step_waits_for_nothing(as_on_a_gpu: None, encoder: Encoder, tmp_path: P
     records = Records(tmp_path)
     records.begin({}, restart=True)
     classifier = torch.nn.functional.normalize(torch.rand(32, 4), dim=0)
+    first = ("gazes", "nearest", "floor")
     module = ShiftEvaluation(
         encoder, make_variants(augmentations_named(*PAPER), ladders(), ["paper"], {}),
         {name: kind() for name, kind in MEASURES.items()}, records,
-        RecordOptions(photos=dict.fromkeys(KEPT, range(1))), layers=True, reference=encoder,
+        RecordOptions(photos={"gallery": {1}, "views": [0]} | dict.fromkeys(first, range(2))),
+        layers=True, reference=encoder,
         zero_shot=ZeroShot(classifier, torch.tensor([0, 3]), tuple("abcd")),
         texts=torch.rand(2, 32), features=FeatureCache(Cache(str(tmp_path), 1), "features"),
     )  # fmt: skip
