@@ -13,6 +13,7 @@ from support.commands import run_code
 from torch import Tensor
 
 from clipshift import measure_shift
+from clipshift.augment import Flip
 from clipshift.augment.corruptions import Corruption
 from clipshift.augment.keyed import augment, draw
 from clipshift.choices import read_choice
@@ -99,6 +100,11 @@ def test_a_run_has_their_errors_and_refuses_other_severities() -> None:
     errors = run.corruption_error.pivot(index="augmentation", columns="severity", values="error")
     expected = [errors.loc[name].mean() / ALEXNET_ERROR[name] for name in ALEXNET_ERROR]
     assert run.info.corruption_error.mce == pytest.approx(np.mean(expected))
+    beside = {"fog": Corruption("pixelate", level=2), "flip": Flip()}
+    of_level = measure_shift(photos, "tiny", beside, **measures).run
+    cosine = of_level.shift.set_index(["augmentation", "photo"])["cosine_similarity"]
+    second = run.shift[(run.shift["augmentation"] == "fog") & (run.shift["severity"] == "2")]
+    assert cosine["fog"].tolist() == second["cosine_similarity"].tolist()
 
 
 @pytest.mark.photos

@@ -30,8 +30,8 @@ FLAGS = ("--help", "--cfg", "job", "-m", "--config-dir", "--version")
 FEWER = {
     "dissect": "aug=[noise] patching.photos=1 faithfulness.photos=1",
     "robustify": "data.val.sample=2 data.batch_size=4",
-    "robustify_lite": "data.train.skip_sample=8 data.val.sample=2 data.batch_size=4 "
-    "trainer.max_epochs=6",
+    "robustify_lite": "data.train.large.skip_sample=8 data.photos=8 data.val.sample=2 "
+    "data.batch_size=4 trainer.max_epochs=1",
     "robustify_tiny": "data.val.sample=4 data.batch_size=8",
     "robustify_vit_b32": "data.val.sample=2 data.batch_size=4",
     "pretrain_tiny": "data.batch_size=8 teacher.batch_size=8 teacher.steps=1 "

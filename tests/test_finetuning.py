@@ -324,9 +324,9 @@ def test_the_demo_compares_on_photos_that_are_new_to_the_model(tmp_path: Path) -
 
 @pytest.mark.photos
 def test_lite_is_compared_on_photos_that_are_new_to_it(photos_root: Path, tmp_path: Path) -> None:
-    root = f"data.train.root={photos_root}/imagenet-sample"
+    root = f"data.train.large.root={photos_root}/imagenet-sample"
     cfg = compose_config("train", ["experiment=robustify_lite", root])
-    train, val = (load_photos(cfg.data[part])[0] for part in ("train", "val"))
+    train, val = (load_photos(part)[0] for part in (cfg.data.train.large, cfg.data.val))
     evaluations = compose_evaluations(cfg, tmp_path)
     measured = load_photos(evaluations[tmp_path / "robust"].data)[0]
     assert [len(train), len(val), len(measured)] == [250, 50, 200]
@@ -623,7 +623,10 @@ def test_a_control_has_the_same_training_on_clean_views_and_is_compared_as_well(
     more = ("objective=tecoa", "alphas=[0,1]", "trainer.max_epochs=2", "data.val.limit=2")
     finetune(configured(hub_folder, *more), tmp_path)
     weights = (tmp_path / "model/open_clip_model.safetensors").read_bytes()
-    measured = "['data=sample','data.limit=6','aug=[noise,blur,flip]','metric=cosine_similarity']"
+    measured = (
+        "['data=sample','data.limit=6','aug=[noise,blur,flip]','metric=cosine_similarity',"
+        "'save.embeddings=true']"
+    )
     finetune(configured(hub_folder, *more, "control=true", f"evaluation={measured}"), tmp_path)
 
     own, control = steps[:4], steps[4:]
@@ -654,7 +657,28 @@ def test_a_control_has_the_same_training_on_clean_views_and_is_compared_as_well(
     assert all("mean of trained on" in group.index for group in rows.values())
     of_control, of_robust, net = rows.values()
     pd.testing.assert_series_equal(of_control + net, of_robust)
+    outcome = pd.read_csv(tmp_path / "outcome.csv")
+    np.testing.assert_allclose(outcome["change"], outcome["robust"] - outcome["base"])
+    np.testing.assert_allclose(outcome["net"], outcome["robust"] - outcome["control"])
+    outcome = outcome.set_index(["measure", "augmentation"])
+    for group, value in net[["mean of trained on", "mean of held out"]].items():
+        row = outcome.loc[("cosine_similarity", group)]
+        assert row["net"] == pytest.approx(-value)
+        assert row["net_low"] < -value < row["net_high"]
+    distances = outcome.loc[("distance_to_others", "clean")]
+    runs = [
+        json.loads((tmp_path / n / "run.json").read_text()) for n in ("base", "control", "robust")
+    ]
+    assert distances[["base", "control", "robust"]].tolist() == pytest.approx(
+        [run["spread"] for run in runs], rel=1e-5
+    )
+    assert distances["net_low"] < distances["net"] < distances["net_high"]
+    card = (tmp_path / "model/README.md").read_text()
     page = (tmp_path / "comparison.html").read_text()
+    for text in (card, page):
+        assert all(
+            name in text for name in ("robust − control", "effective rank", "mean of held out")
+        )
     for a, b in combinations(kinds, 2):
         assert re.search(rf"{b}\b[^<]* against {a}\b", page)
     assert "noise (trained on)" in page

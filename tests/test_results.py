@@ -246,6 +246,11 @@ def test_group_means_are_of_photos() -> None:
     assert row["difference"] == pytest.approx(change[:, :2].mean())
     assert row["improved"] == (change[:, :2].mean(axis=1) > 0).mean()
     assert row["n"] == 20
+    three = with_group_means(a, ["noise"], ["flip", "noise"])[60:].set_index("augmentation")
+    groups = {"trained on": "noise", "held out": "blur", "corruptions": "flip"}
+    for group, name in groups.items():
+        values = three.loc[f"mean of {group}", "cosine_similarity"]
+        assert values.tolist() == a.loc[a["augmentation"] == name, "cosine_similarity"].tolist()
     assert with_group_means(a, []) is a
     assert with_group_means(a, names) is a
 

@@ -277,6 +277,7 @@ def compose_evaluations(cfg: DictConfig, folder: Path) -> dict[Path, DictConfig]
         try:  # before the training, and not after it
             validate(run, "evaluate")
             load_photos(run.data)
+            make_augmentations(plain(run.aug))
         except UserError as error:
             raise UserError(f"evaluation: {error}") from None
         evaluations[folder / name] = run

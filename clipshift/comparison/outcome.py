@@ -4,8 +4,10 @@ from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
+from safetensors.numpy import load_file
 
 from clipshift.comparison.pair import Pair, class_groups
+from clipshift.measure.embeddings import effective_rank
 from clipshift.report.shift import COSINE, as_shift, shift_name
 from clipshift.report.tables import AUGMENTATION, PHOTOS, Column
 from clipshift.report.words import WHITE_BOX
@@ -14,8 +16,10 @@ from clipshift.results.measured import CLEAN
 from clipshift.results.paired import GROUPS
 from clipshift.results.runs import Run
 from clipshift.results.table import by_photo
+from clipshift.severities import PAPER, view_name
 
 OUTCOME = "outcome.csv"
+EMBEDDINGS = "embeddings.safetensors"
 OF_VIEWS = (COSINE, "relative_shift", "retained", "zero_shot_top1", "neighbour_top1")
 OF_CLEAN = ("zero_shot_top1_clean", "neighbour_top1_clean", "distance_to_others", "effective_rank")
 """The measures of an outcome: of views, and of the clean photos, which must not collapse."""
@@ -36,7 +40,8 @@ def outcome_table(pairs: Sequence[Pair], seed: int) -> pd.DataFrame:
         One row per measure of `OF_VIEWS` (the cosine as 1 − cosine) and group of augmentations, or
         each of them where there are no groups, and one per measure of `OF_CLEAN`: ``base``,
         ``control`` and ``robust``, their means; ``change``, robust minus base, and ``net``, robust
-        minus control, with 95 % intervals, paired over photos; and ``n`` photos.
+        minus control, with 95 % intervals, paired over photos; and ``n`` photos. The effective
+        rank is there where runs keep their embeddings, and has no interval.
     """
     with_control = len(pairs) > 1
     table = _differences(pairs[1 if with_control else 0], seed, "base", "change")
@@ -50,12 +55,15 @@ def outcome_table(pairs: Sequence[Pair], seed: int) -> pd.DataFrame:
 def outcome_contents(table: pd.DataFrame) -> tuple[pd.DataFrame, list[Column]]:
     """An outcome for readers: its data, and the columns of a table that shows them."""
     labels = [RANK if m == "effective_rank" else shift_name(m) for m in table["measure"]]
+    keys = zip(table["augmentation"], table["severity"].fillna(""), strict=True)
+    names = [view_name(name, None if step == PAPER else step) for name, step in keys]
     means = [Column(name, name) for name in ("base", "control", "robust")]
     differences = {"robust − base": "change", "robust − control": "net"}
     changes = [Column(head, name, ends=name, form="+.3f") for head, name in differences.items()]
     with_control = table["control"].notna().any()
     columns = [*means, *changes] if with_control else [means[0], means[2], changes[0]]
-    return table.assign(label=labels), [Column("measure", "label"), AUGMENTATION, *columns, PHOTOS]
+    data = table.assign(label=labels, augmentation=names)
+    return data, [Column("measure", "label"), AUGMENTATION, *columns, PHOTOS]
 
 
 def outcome_cells(table: pd.DataFrame) -> list[list[str]]:
@@ -88,10 +96,10 @@ def _of_all_photos(pair: Pair, seed: int) -> list[pd.DataFrame]:
     change = (influence[1] - influence[0])[:, None]
     low, high = studentize(change, seed, groups=class_groups([pair.a, pair.b])).interval()
     values = {"distance_to_others": ([one.mean() for one in of_both], low[0], high[0])}
-    tables = [run.neighbourhoods for run in (pair.a, pair.b)]
-    ranks = [rows.loc[rows["measure"] == "effective_rank", "reference"] for rows in tables]
-    if all(len(rank) for rank in ranks):
-        values["effective_rank"] = [rank.iloc[0] for rank in ranks], np.nan, np.nan
+    files = [run.folder / EMBEDDINGS for run in (pair.a, pair.b)]
+    if all(file.exists() for file in files):
+        ranks = [effective_rank(load_file(file)[CLEAN]) for file in files]
+        values["effective_rank"] = ranks, np.nan, np.nan
     rows = [
         {"measure": measure, "augmentation": CLEAN, "severity": "", "mean_a": of_a, "mean_b": of_b}
         | {"difference": of_b - of_a, "ci_low": low, "ci_high": high, "n": len(change)}

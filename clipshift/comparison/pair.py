@@ -106,13 +106,13 @@ def compare_pair(a: Run, b: Run, seed: int, trained_on: Sequence[str]) -> pd.Dat
     groups = None if of_photos is None else pd.Series(of_photos, labels_of(a.rows).index)
     nodes = a.info.config.aug.items()
     generated = [name for name, node in nodes if node.get("_target_") == CORRUPTION]
-    tables = (mean_over_draws(shift) for shift in (a.shift.drop(columns=lost), b.shift))
-    of_a, of_b = (with_group_means(table, trained_on, generated) for table in tables)
-    parts = [compare_photos(of_a, of_b, a.columns, seed, groups)]
+    shifts = (mean_over_draws(shift) for shift in (a.shift.drop(columns=lost), b.shift))
+    of_a, of_b = (with_group_means(shift, trained_on, generated) for shift in shifts)
+    tables = [compare_photos(of_a, of_b, a.columns, seed, groups)]
     if attacked_alike(a, b):
         attacked = [attacked_rows(run).drop(columns=lost, errors="ignore") for run in (a, b)]
-        parts.append(compare_photos(attacked[0], attacked[1], a.columns, seed, groups))
-    table = pd.concat(parts, ignore_index=True)
+        tables.append(compare_photos(attacked[0], attacked[1], a.columns, seed, groups))
+    table = pd.concat(tables, ignore_index=True)
     table.insert(0, "model_a", a.info.model.name)
     table.insert(1, "model_b", b.info.model.name)
     return table

@@ -54,10 +54,10 @@ def compare_runs(
     The page shows the curve of ``interpolation.csv`` as well, where the folder has one.
 
     Args:
-        runs: Run folders.
+        runs: Run folders: two, or those of base, control and robust model.
         seed: Seed of the bootstrap.
-        folder: Where ``comparison.csv`` and ``comparison.html`` go, and ``outcome.csv``, where a
-            model is fine-tuned.
+        folder: Where ``comparison.csv`` and ``comparison.html`` go, and ``outcome.csv``, where the
+            last model is fine-tuned.
         notes: What else a reader must know.
         fetch: Whether photos behind an address are read again, for their pictures.
 
@@ -75,7 +75,7 @@ def compare_runs(
     ]
     folder.mkdir(parents=True, exist_ok=True)
     write_csv(folder / FILE, pd.concat([pair.table for pair in pairs], ignore_index=True))
-    if trained_on and len(compared) <= len(("base", "control", "robust")):
+    if compared[-1].trained_on:
         write_csv(folder / OUTCOME, outcome_table(pairs, seed))
     of_pairs = (note for pair in pairs for note in pair_notes(pair.a, pair.b))
     every_note = dict.fromkeys([*notes, *of_pairs])

@@ -106,7 +106,9 @@ class RobustViews(Dataset[tuple[Tensor, Tensor, int]]):
     ) -> None:
         self.sources, self.seed, self.count = sources, seed, count
         self.variants = list(make_variants(augmentations, ladders, severities, {}).values())
-        self.items = [(photo, self._views(source)) for source in sources for photo in source.photos]
+        views = [self._views(source) for source in sources]
+        of_sources = zip(sources, views, strict=True)
+        self.items = [(photo, of) for source, of in of_sources for photo in source.photos]
 
     def _views(self, source: Source) -> ViewDataset:
         edit = partial(varied, source.vary, self.seed, source.resize) if source.vary else None
