@@ -101,10 +101,13 @@ def test_a_run_has_their_errors_and_refuses_other_severities() -> None:
     expected = [errors.loc[name].mean() / ALEXNET_ERROR[name] for name in ALEXNET_ERROR]
     assert run.info.corruption_error.mce == pytest.approx(np.mean(expected))
     beside = {"fog": Corruption("pixelate", level=2), "flip": Flip()}
-    of_level = measure_shift(photos, "tiny", beside, **measures).run
-    cosine = of_level.shift.set_index(["augmentation", "photo"])["cosine_similarity"]
-    second = run.shift[(run.shift["augmentation"] == "fog") & (run.shift["severity"] == "2")]
-    assert cosine["fog"].tolist() == second["cosine_similarity"].tolist()
+    of_level = measure_shift(photos, "tiny", beside, **measures).run.summary
+    keys = ["augmentation", "severity", "measure"]
+    [at_level], [second] = (
+        table.set_index(keys).loc[("fog", severity, "cosine_similarity"), ["mean"]]
+        for table, severity in ((of_level, "paper"), (run.summary, "2"))
+    )
+    assert at_level == second
 
 
 @pytest.mark.photos

@@ -658,8 +658,8 @@ def test_a_control_has_the_same_training_on_clean_views_and_is_compared_as_well(
     of_control, of_robust, net = rows.values()
     pd.testing.assert_series_equal(of_control + net, of_robust)
     outcome = pd.read_csv(tmp_path / "outcome.csv")
-    np.testing.assert_allclose(outcome["change"], outcome["robust"] - outcome["base"])
-    np.testing.assert_allclose(outcome["net"], outcome["robust"] - outcome["control"])
+    for before, change in (("base", "change"), ("control", "net")):
+        np.testing.assert_allclose(outcome[change], outcome["robust"] - outcome[before], atol=1e-7)
     outcome = outcome.set_index(["measure", "augmentation"])
     for group, value in net[["mean of trained on", "mean of held out"]].items():
         row = outcome.loc[("cosine_similarity", group)]
