@@ -364,6 +364,7 @@ def test_a_stop_while_results_are_written_measures_nothing_again(
     photos: Path, hub_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stopped_at: str
 ) -> None:
     cfg = small_run(photos, hub_folder)
+    cfg.prompts = compose_config("evaluate", ["prompts=plain"]).prompts  # for nearest.json
 
     def stopped(*_: object) -> None:
         raise KeyboardInterrupt

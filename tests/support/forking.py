@@ -25,7 +25,10 @@ from contextlib import suppress
 from http.client import HTTPResponse
 from pathlib import Path
 
-from asking import kill_all, read_line
+if __package__:
+    from support.asking import kill_all, read_line
+else:  # as a script
+    from asking import kill_all, read_line
 
 IMPORTED = [
     "clipshift.cli.evaluate", "clipshift.cli.train", "clipshift.cli.report", "clipshift.comparison",
