@@ -71,16 +71,16 @@ def main() -> None:
             moved = embed(model, config["preprocess_cfg"], kept.get_tensor(view))
             rows = measured.loc[view].loc[photos]
             cosines = (moved * clean).sum(axis=1)
-            differences = [np.abs(cosines - rows["cosine_similarity"]).max()]
+            differences = [float(np.abs(cosines - rows["cosine_similarity"]).max())]
             labelled = zip(photos, rows["label"], strict=True)
             targets = np.array([target_of(*photo, names) for photo in labelled], float)
             for embeddings, column in ((moved, "zero_shot_top1"), (clean, "zero_shot_top1_clean")):
                 best = (embeddings @ classifier).argmax(axis=1)
                 hits = np.where(np.isnan(targets), np.nan, best == targets)
-                differences.append(np.nanmax(np.abs(hits - rows[column])))
+                differences.append(float(np.nanmax(np.abs(hits - rows[column]))))
             worst = max(worst, *differences)
             print(f"{view}: 1 − cosine {1 - cosines.mean():.6f}, differences {differences}")
-    sys.exit(worst > 1e-5)
+    sys.exit(int(worst > 1e-5))
 
 
 if __name__ == "__main__":
