@@ -15,7 +15,7 @@ import pytest
 import yaml
 from scipy import stats
 from support.columns import all_columns
-from support.commands import run_evaluate, started
+from support.commands import FEW, run_evaluate, started
 from support.evaluation import measure
 from support.runs import run_info
 from support.terminal import ROOT
@@ -46,9 +46,6 @@ from clipshift.results.compatibility import incomparable
 from clipshift.results.intervals import mean_interval
 from clipshift.results.paired import compare_photos, holm
 from clipshift.results.runs import Run, read_run
-
-FEW = "metric=cosine_similarity", "prompts=none"
-"""Measures that take little time, where a test is not of what is measured."""
 
 
 def compared(a: pd.DataFrame, b: pd.DataFrame, seed: int = 0) -> pd.DataFrame:

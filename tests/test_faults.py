@@ -24,7 +24,7 @@ from PIL import Image
 from safetensors.numpy import save_file as save_numpy
 from safetensors.torch import load_file, save_file
 from support.augmentations import augmentations_named
-from support.commands import run_evaluate, run_script, started
+from support.commands import FEW, run_evaluate, run_script, started
 from support.terminal import ROOT, Started
 
 from clipshift.cli import interruption
@@ -62,10 +62,6 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 EVALUATE = [sys.executable, str(ROOT / "evaluate.py")]
-
-
-FEW = "metric=cosine_similarity", "prompts=none"
-"""Measures that take little time, where a test is not of what is measured."""
 
 
 def options(
@@ -492,7 +488,7 @@ def unread(photos: Path, hub_folder: Path, tmp_path_factory: pytest.TempPathFact
     try:
         done = subprocess.run(
             [*prefix, *EVALUATE, *arguments], stdout=output, stderr=subprocess.PIPE,
-            text=True, timeout=600, cwd=folder, env=os.environ | home,
+            text=True, timeout=200, cwd=folder, env=os.environ | home,
         )  # fmt: skip
     finally:
         os.close(output)

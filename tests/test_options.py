@@ -97,6 +97,14 @@ for command in sys.argv[1:]:
         main()
     imported = sorted({"torch", "open_clip", "pandas"} & set(sys.modules))
     said[command] = [output.getvalue(), imported]
+from clipshift.cli.command import compose_config
+from clipshift.cli.config import validate
+from clipshift.errors import UserError
+try:
+    validate(compose_config("evaluate", ["logger=none", "seed=-1"]), "evaluate")
+    raise AssertionError("seed=-1 was accepted")
+except UserError:
+    assert "torch" not in sys.modules
 print(json.dumps(said))
 """
 

@@ -12,6 +12,7 @@ from clipshift.report.shift import COSINE, as_shift, shift_name
 from clipshift.report.tables import AUGMENTATION, PHOTOS, Column
 from clipshift.report.words import WHITE_BOX
 from clipshift.results.intervals import pair_values, studentize
+from clipshift.results.kept import EMBEDDINGS
 from clipshift.results.measured import CLEAN
 from clipshift.results.paired import GROUPS
 from clipshift.results.runs import Run
@@ -19,7 +20,6 @@ from clipshift.results.table import by_photo
 from clipshift.severities import PAPER, view_name
 
 OUTCOME = "outcome.csv"
-EMBEDDINGS = "embeddings.safetensors"
 OF_VIEWS = (COSINE, "relative_shift", "retained", "zero_shot_top1", "neighbour_top1")
 OF_CLEAN = ("zero_shot_top1_clean", "neighbour_top1_clean", "distance_to_others", "effective_rank")
 """The measures of an outcome: of views, and of the clean photos, which must not collapse."""

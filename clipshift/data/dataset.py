@@ -202,6 +202,11 @@ def _native_transform(size: int, resize_size: int | None = None, **resize: Any) 
     return Compose([*others, CenterCrop(size)])
 
 
+def as_picture(pixels: Tensor) -> Image.Image:
+    """Pixels in [0, 1], shape (3, H, W), as a picture of 8 bits."""
+    return Image.fromarray((255 * pixels).round().to(torch.uint8).permute(1, 2, 0).numpy())
+
+
 def clean_view(image: Image.Image, resize: Resize) -> Tensor:
     """Resize an image to the view size.
 

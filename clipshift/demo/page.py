@@ -19,13 +19,14 @@ import vl_convert
 
 from clipshift.augment.keyed import Augmentation
 from clipshift.augment.variants import Variant, make_variants
+from clipshift.data.dataset import as_picture
 from clipshift.data.sources import sample
 from clipshift.demo.photo import Model, measure_photo, nearest
 from clipshift.errors import UserError
 from clipshift.report.charts.gaze import draw_pictures, gaze_over_each
 from clipshift.report.charts.look import looks
 from clipshift.report.charts.vega import PNG_SCALE, spec_of, svg
-from clipshift.report.explorer import as_picture, data_url
+from clipshift.report.explorer import data_url
 from clipshift.report.page import template
 from clipshift.results.measured import CLEAN, Measured
 from clipshift.severities import LADDER, PAPER

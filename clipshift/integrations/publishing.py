@@ -232,7 +232,8 @@ def model_card(
         source=listed(trained_sources(config["data"]["train"])),
         augmentations=listed(provenance["trained_on"]),
         compared=compared,
-        outcome=outcome,
+        outcome=markdown_table(outcome, ["---"] * len(outcome[0])) if outcome else "",
+        control=bool(outcome) and "control" in outcome[0],
     )
     return huggingface_hub.ModelCard(f"---\n{data.to_yaml()}\n---\n\n{text}")
 

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from clipshift.augment.keyed import MovingAugmentation
 from clipshift.augment.variants import Variant, strengths_of
-from clipshift.data.dataset import View, ViewDataset, collate
+from clipshift.data.dataset import View, ViewDataset, as_picture, collate
 from clipshift.errors import UserError, did_you_mean
 from clipshift.measure.functional import gaze_moved_back
 from clipshift.report.charts.gaze import HEAT, OPACITY, gaze_over_each, share_of
@@ -216,11 +216,6 @@ def encoded_pictures(
     with ThreadPoolExecutor() as pool:
         encoded = [list(pool.map(partial(data_url, side=side), column)) for column in columns]
     return {photo: [column[row] for column in encoded] for row, photo in enumerate(views)}
-
-
-def as_picture(pixels: Tensor) -> Image.Image:
-    """Pixels in [0, 1], shape (3, H, W), as a picture of 8 bits."""
-    return Image.fromarray((255 * pixels).round().to(torch.uint8).permute(1, 2, 0).numpy())
 
 
 def data_url(picture: Tensor | Image.Image, side: int | None = None) -> str:

@@ -22,6 +22,7 @@ GAZED_PHOTOS = 500
 """The number of leading photos whose gaze is kept until those that the page shows are chosen."""
 DIMENSIONS = {"gaze": 3, "views": 4, "locations": 2}
 """The dimensions of what `read_kept` reads, with the first for the photos."""
+EMBEDDINGS = "embeddings.safetensors"
 NEAREST = "nearest.json"
 Nearest = dict[str, dict[str, list[tuple[str, float]]]]
 """Classes and their cosines, the nearest first, by photo id and view."""
@@ -52,7 +53,7 @@ def write_tensors(
     """
     if len(measured.embeddings) > 1:  # those of the clean views are always there
         ids = [photos[index].id for index in measured.index]
-        _write_views(folder / "embeddings.safetensors", measured.embeddings, ids)
+        _write_views(folder / EMBEDDINGS, measured.embeddings, ids)
     for file, kept, count, more in (
         ("views", measured.views, save.views, ()),
         ("gaze", measured.gazes, save.gaze, shown),

@@ -17,7 +17,14 @@ from torch.utils.data import Dataset, Sampler, default_collate
 from clipshift.augment.keyed import Augmentation, augment, keyed_generator
 from clipshift.augment.transforms import KeyedTransform
 from clipshift.augment.variants import make_variants
-from clipshift.data.dataset import Resize, Skipped, ViewDataset, clean_view, draw_view
+from clipshift.data.dataset import (
+    Resize,
+    Skipped,
+    ViewDataset,
+    as_picture,
+    clean_view,
+    draw_view,
+)
 from clipshift.data.photos import Photo
 from clipshift.errors import UserError
 from clipshift.severities import draw_name
@@ -74,7 +81,7 @@ def varied(
         draws = draw_view(augmentation, (seed, photo, key), resize, image.copy, [strength])
         clean = clean_view(image, resize)[None]
         [view] = augment(augmentation, clean, default_collate([draws]), strength)
-        image = Image.fromarray((255 * view).round().byte().permute(1, 2, 0).numpy())
+        image = as_picture(view)
     return image
 
 
@@ -169,8 +176,11 @@ class Shuffled(Sampler[Any]):
         return self.length
 
     def __iter__(self) -> Iterator[Any]:
-        order = np.random.Generator(np.random.Philox(key=[self.seed, self.epoch]))
-        return iter(order.permutation(self.length)[self.start :].tolist())
+        return iter(self._permutation(self.length, self.epoch)[self.start :].tolist())
+
+    def _permutation(self, length: int, turn: int, stream: int = 0) -> np.ndarray:
+        key = [self.seed, int(turn) + (stream << STREAM_BITS)]
+        return np.random.Generator(np.random.Philox(key=key)).permutation(length)
 
 
 class EpochSampler(Shuffled):
@@ -222,10 +232,6 @@ class EpochSampler(Shuffled):
         if len(of_sources) > 1:
             labels = labels[self._permutation(self.length, self.epoch, len(of_sources))]
         return [next(of_sources[source]) for source in labels]
-
-    def _permutation(self, length: int, turn: int, stream: int) -> np.ndarray:
-        key = [self.seed, int(turn) + (stream << STREAM_BITS)]
-        return np.random.Generator(np.random.Philox(key=key)).permutation(length)
 
 
 def _devices() -> tuple[int, int]:

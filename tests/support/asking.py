@@ -27,8 +27,8 @@ def ask(
         env: All its environment variables.
 
     Returns:
-        Whence its exit code comes as a line, negative where a signal ended it. If this is closed
-        before, the fork is killed with all that it started. And its process number.
+        A socket that sends its exit code as a line, negative if a signal ended it, and its process
+        number. Closing the socket earlier kills the fork and all that it started.
     """
     link = socket.socket(socket.AF_UNIX)
     link.connect(place)

@@ -10,6 +10,9 @@ from pathlib import Path
 
 from support.terminal import ROOT, Started, Terminal
 
+FEW = "metric=cosine_similarity", "prompts=none"
+"""Measures that take little time, where a test is not of what is measured."""
+
 
 @cache
 def shared_terminal() -> Terminal:

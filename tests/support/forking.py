@@ -74,9 +74,8 @@ def become(words: list[str], folder: str, files: dict[int, int], env: dict[str, 
     for number, file in files.items():
         os.dup2(file, number)
         os.close(file)
-    os.makedirs(
-        MEDIA_TMP.name, exist_ok=True
-    )  # created by the import, removed by the previous command
+    # created by the import, removed by the previous command
+    os.makedirs(MEDIA_TMP.name, exist_ok=True)
     words = words[1:] if words[0] == "python" else ["-m", *words]
     while words[0].startswith("-") and words[0] not in ("-c", "-m"):  # such as -u
         del words[0]
@@ -163,7 +162,7 @@ class Server:
         self.links[child] = link
 
     def collect(self) -> None:
-        """Tell of what has ended."""
+        """Send the exit codes of processes that have ended."""
         with suppress(ChildProcessError):
             while (of := os.waitpid(-1, os.WNOHANG))[0]:
                 if link := self.links.pop(of[0], None):

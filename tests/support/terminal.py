@@ -33,7 +33,7 @@ class Started:
         self.returncode: int | None = None
 
     def poll(self, seconds: float = 0) -> int | None:
-        """Return the exit code, or None if it still runs after so many seconds."""
+        """Return the exit code; None if it has not ended within ``seconds``."""
         if self.returncode is None and select.select([self.link], [], [], seconds)[0]:
             self.returncode = int(read_line(self.link) or -signal.SIGKILL)
             self.link.close()
