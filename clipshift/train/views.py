@@ -17,14 +17,7 @@ from torch.utils.data import Dataset, Sampler, default_collate
 from clipshift.augment.keyed import Augmentation, augment, keyed_generator
 from clipshift.augment.transforms import KeyedTransform
 from clipshift.augment.variants import make_variants
-from clipshift.data.dataset import (
-    Resize,
-    Skipped,
-    ViewDataset,
-    as_picture,
-    clean_view,
-    draw_view,
-)
+from clipshift.data.dataset import Resize, Skipped, ViewDataset, as_picture, clean_view, draw_view
 from clipshift.data.photos import Photo
 from clipshift.errors import UserError
 from clipshift.severities import draw_name
