@@ -1,5 +1,6 @@
 """Fixtures: a small encoder, views of real photographs, a finished run, a browser."""
 
+import gc
 import os
 import tempfile
 from collections.abc import Callable, Iterator
@@ -26,6 +27,8 @@ if not ONE_OF_SEVERAL:
     CACHE = tempfile.TemporaryDirectory(prefix="clipshift-cache-")  # is deleted at the end
     os.environ["CLIPSHIFT_CACHE"] = CACHE.name
 
+gc.disable()  # while packages are imported: it would look for garbage in what they make
+
 # The same examples every time; deadlines are for fast machines.
 settings.register_profile(
     "clipshift",
@@ -41,6 +44,12 @@ def pytest_configure(config: pytest.Config) -> None:
     """Let all processes of the tests fork their commands from one."""
     if not ONE_OF_SEVERAL and config.getoption("numprocesses", None):
         os.environ["CLIPSHIFT_TERMINAL"] = str(shared_terminal().folder)
+
+
+def pytest_collection_finish() -> None:
+    """Collect garbage from now on, but of what the tests make alone."""
+    gc.freeze()
+    gc.enable()
 
 
 CHROMIUM = Path("/usr/bin/chromium")

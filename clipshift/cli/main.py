@@ -68,7 +68,7 @@ def evaluate_job(cfg: DictConfig) -> None:
                     from clipshift.cli.report import remake_report
                 remake_report(folder, cfg.fetch)
         else:
-            with loading(f"measure the shift of {cfg.model.name}"):
+            with loading(f"measure the shift of {cfg.model.name}", cfg.logger):
                 from clipshift.cli.evaluate import evaluate
             evaluate(cfg, folder)
         if cfg.budget and is_first() and (code := judge_run(budget, folder, cfg.compare)):
@@ -84,7 +84,8 @@ def train_job(cfg: DictConfig) -> None:
         if "model" in cfg:
             name_model(cfg, HydraConfig.get().overrides.task)
         check_paths(cfg, options)
-        with loading(f"train, experiment={HydraConfig.get().runtime.choices['experiment']}"):
+        experiment = HydraConfig.get().runtime.choices["experiment"]
+        with loading(f"train, experiment={experiment}", cfg.logger):
             from clipshift.cli.jobs import announce_stop
             from clipshift.pipeline import locked
 

@@ -31,9 +31,9 @@ else:  # as a script
     from asking import kill_all, read_line
 
 IMPORTED = [
+    "wandb.sdk.launch",  # its classes search all modules for their source: seconds after the others
     "clipshift.cli.evaluate", "clipshift.cli.train", "clipshift.cli.report", "clipshift.comparison",
-    "wandb", "open_clip", "pytorch_lightning", "kornia.augmentation",
-    "torchmetrics.functional.image",
+    "open_clip", "pytorch_lightning", "kornia.augmentation", "torchmetrics.functional.image",
     "clipshift.measure.per_photo", "skimage", "scipy.stats", "pyarrow.parquet", "altair",
     "vl_convert",
 ]  # fmt: skip
@@ -181,11 +181,12 @@ if __name__ == "__main__":
     atexit.register(finish, ending)  # registered first, it is called last
     os.setsid()
     sys.path.remove(str(Path(__file__).parent))
+    gc.disable()  # nothing imported is garbage
     for name in IMPORTED:
         importlib.import_module(name)
     if "HF_ENDPOINT" in os.environ:
         urllib.request.install_opener(urllib.request.build_opener(HubHere))
     sys.executable = sys.argv[2]
-    gc.collect()
     gc.freeze()
+    gc.enable()
     Server(ending).serve()
