@@ -148,6 +148,12 @@ def browser() -> Iterator[Any]:
         opened.close()
 
 
+@pytest.fixture
+def without_page(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Runs in this process end with their tables, for tests that look at no page or figure."""
+    monkeypatch.setattr("clipshift.cli.evaluate.report_run", lambda *_: None)
+
+
 @pytest.fixture(scope="session")
 def photos_root() -> Path:
     root = Path(os.environ.get("CLIPSHIFT_PHOTOS", ROOT.parent / "shared" / "photos"))

@@ -76,6 +76,7 @@ def files(folder: Path) -> list[Path]:
     return sorted(path for path in folder.rglob("*") if path.is_file())
 
 
+@pytest.mark.usefixtures("without_page")
 def test_the_numbers_are_the_commands(
     result: clipshift.Result, folder: Path, hub_folder: Path, tmp_path: Path
 ) -> None:

@@ -131,6 +131,7 @@ def test_an_attack_is_the_same_for_any_batch(
     pd.testing.assert_frame_equal(one.run.attack_photos, expected, check_exact=True)
 
 
+@pytest.mark.usefixtures("without_page")
 def test_an_interrupted_attack_goes_on_to_the_same_numbers(
     result: Result, hub_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

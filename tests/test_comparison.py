@@ -374,6 +374,7 @@ def sweep(hub_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     done = run_evaluate(
         "-m", "aug=noise,flip", "severity=1,3", f"model.checkpoint={hub_folder}", "trainer=cpu",
         "data.limit=4", f"hydra.sweep.dir={folder}", f"sweeps={folder}", "logger.project=test",
+        *FEW,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert "4 of 4 jobs finished" in done.stdout
@@ -481,6 +482,8 @@ def test_a_sweep_ends_in_one_comparison(sweep: Path) -> None:
     for job in range(4):
         own = pd.read_csv(sweep / str(job) / "summary.csv")
         assert table.loc[table["job"] == job, "mean"].tolist() == own["mean"].tolist()
+        measured = pd.read_parquet(sweep / str(job) / "shift.parquet")["augmentation"]
+        assert set(measured) == {("noise", "flip")[job // 2]}
     page = (sweep / "comparison.html").read_text()
     assert "Sweep of 4 jobs" in page
     sentences = re.findall(r'<p class="answer">(.*?)</p>', page)
@@ -508,22 +511,24 @@ def test_a_sweep_ends_in_one_comparison(sweep: Path) -> None:
 def test_a_job_that_fails_is_named_and_the_others_finish(hub_folder: Path, tmp_path: Path) -> None:
     done = run_evaluate(
         "-m", f"model.checkpoint={hub_folder},{tmp_path}/none.pt", "aug=flip", "data.limit=2",
-        f"hydra.sweep.dir={tmp_path}/sweep", f"sweeps={tmp_path}/sweep", *FEW,
+        f"hydra.sweep.dir={tmp_path}/sweep", *FEW,
     )  # fmt: skip
     assert done.returncode == 1
     assert "no checkpoint" in done.stderr
     assert "1 of 2 jobs finished" in done.stdout
     assert "none.pt" in (tmp_path / "sweep/comparison.html").read_text()
     assert set(pd.read_csv(tmp_path / "sweep/comparison.csv")["job"]) == {0}
-    [file] = (tmp_path / "sweep/1/wandb").glob("offline-run-*/*.wandb")
-    exits = [r.exit.exit_code for r in wandb_records(file.read_bytes()) if r.HasField("exit")]
-    assert exits == [1]
+    for job, code in enumerate((0, 1)):
+        [file] = (tmp_path / f"sweep/{job}/wandb").glob("offline-run-*/*.wandb")
+        records = wandb_records(file.read_bytes())
+        assert [r.exit.exit_code for r in records if r.HasField("exit")] == [code]
+        assert {r.run.run_group for r in records if r.HasField("run")} == {f"{tmp_path}/sweep"}
 
 
 def test_a_killed_sweep_goes_on_where_it_was(hub_folder: Path, tmp_path: Path) -> None:
     def command(sweep: str) -> list[str]:
         return [
-            "-m", "aug=noise,flip,blur", f"model.checkpoint={hub_folder}", "data.limit=3",
+            "-m", "aug=noise,flip,blur", f"model.checkpoint={hub_folder}", "data.limit=2",
             "logger=none", "trainer=cpu", f"sweeps={tmp_path}/{sweep}", *FEW,
             f"hydra.sweep.dir={tmp_path}/{sweep}/now",
         ]  # fmt: skip
@@ -561,6 +566,7 @@ def test_a_wandb_sweep_file_runs_the_command_as_it_is(tmp_path: Path, hub_folder
             "data.limit=2",
             "logger=none",
             f"hydra.run.dir={tmp_path}",
+            *FEW,
         )
         assert done.returncode == 0, done.stderr
 
@@ -570,7 +576,7 @@ def test_jobs_may_run_side_by_side(hub_folder: Path, tmp_path: Path, sweep: Path
     done = run_evaluate(
         "-m", "hydra/launcher=joblib", "hydra.launcher.n_jobs=2", "aug=noise,flip", "severity=1",
         f"model.checkpoint={hub_folder}", "trainer=cpu", "data.limit=4", "logger=none",
-        "data.num_workers=1",
+        "data.num_workers=1", *FEW,
         f"hydra.sweep.dir={tmp_path}", f"sweeps={tmp_path}",
     )  # fmt: skip
     assert done.returncode == 0, done.stderr

@@ -19,7 +19,6 @@ from torchvision.transforms import CenterCrop, Compose, Resize
 
 from clipshift.augment.keyed import augment
 from clipshift.augment.stored import Stored
-from clipshift.cli import evaluate as command
 from clipshift.cli.build import make_augmentations
 from clipshift.cli.command import compose_config
 from clipshift.cli.config import plain
@@ -221,10 +220,8 @@ def test_a_report_shows_stored_corruptions_as_generated_ones(
     assert set(columns["corruption_error.csv"]) == set(run.corruption_error.columns)
 
 
-def test_a_run_has_the_mean_corruption_error(
-    stored: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(command, "report_run", lambda *args: None)
+@pytest.mark.usefixtures("without_page")
+def test_a_run_has_the_mean_corruption_error(stored: tuple[Path, Path], tmp_path: Path) -> None:
     where = [f"data.root={stored[0]}", f"data.clean={stored[1]}", "model=tiny"]
     evaluate(compose_config("evaluate", [*OPTIONS, *where]), tmp_path)
     run = read_run(tmp_path)

@@ -405,6 +405,7 @@ def test_photos_are_known_again_below_another_root(classes_in_turn: Path) -> Non
     assert [note[:38] for note in notes] == ["50 of these 50 photos were trained on:"]
 
 
+@pytest.mark.usefixtures("without_page")
 def test_the_gallery_is_a_random_sample_whatever_order_and_batches(
     hub_folder: Path, tmp_path: Path
 ) -> None:

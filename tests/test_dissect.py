@@ -348,8 +348,11 @@ def run_dissected(hub_folder: Path, folder: Path, *overrides: str) -> Path:
     return folder
 
 
-def test_shares_do_not_depend_on_batch_and_workers(hub_folder: Path, tmp_path: Path) -> None:
+def test_shares_do_not_depend_on_batch_and_workers(
+    hub_folder: Path, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
     folder = run_dissected(hub_folder, tmp_path / "a", "data.batch_size=7", "data.num_workers=2")
+    request.getfixturevalue("without_page")
     other = run_dissected(hub_folder, tmp_path / "b", "data.batch_size=1")
     tables = ["components", "patching", "locations", "faithfulness", "faithfulness_curves"]
     tables += ["geometry", "margins", "head_texts"]

@@ -17,10 +17,9 @@ from scipy import stats
 from scipy.spatial.distance import jensenshannon, pdist
 from support.augmentations import PAPER, augmentation_named, augmentations_named, ladders
 from support.columns import all_columns
-from support.commands import run_evaluate
+from support.commands import FEW, run_evaluate
 from support.evaluation import measure, run_module
 from support.runs import run_facts
-from support.wandb_log import wandb_records
 
 from clipshift.augment.keyed import augment, draw
 from clipshift.augment.variants import make_variants
@@ -426,6 +425,7 @@ def test_saved_tensors_reproduce_the_numbers(finished: tuple[Path, str]) -> None
         np.testing.assert_allclose(shift.loc[name].loc[ids[:2]]["rmse"], error, atol=1e-5)
 
 
+@pytest.mark.usefixtures("without_page")
 def test_two_processes_measure_what_one_does(
     finished: tuple[Path, str], hub_folder: Path, tmp_path: Path
 ) -> None:
@@ -458,7 +458,7 @@ def test_a_matched_run_stores_its_calibration_for_use_again(
 ) -> None:
     common = (
         f"model.checkpoint={hub_folder}", "logger=none", "trainer=cpu", "aug=[noise,flip]",
-        "data.limit=8", "layers=true",
+        "data.limit=8", "layers=true", *FEW,
     )  # fmt: skip
     done = run_evaluate(*common, "severity=[paper,matched]", f"hydra.run.dir={tmp_path}/a")
     assert done.returncode == 0, done.stderr
@@ -506,28 +506,12 @@ def test_nothing_of_an_earlier_run_in_the_folder_is_left(hub_folder: Path, tmp_p
         (tmp_path / name).write_text("old")
     done = run_evaluate(
         f"model.checkpoint={hub_folder}", "logger=none", "trainer=cpu", "aug=noise",
-        "data.limit=2", f"hydra.run.dir={tmp_path}",
+        "data.limit=2", f"hydra.run.dir={tmp_path}", *FEW,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert not optional & {file.name for file in tmp_path.iterdir()}
     kept = [f.name for f in tmp_path.iterdir() if f.is_file() and f.read_bytes() == b"old"]
     assert kept == ["notes.csv"]  # it is the user's
-
-
-def test_sweep_runs_a_job_each_in_one_group(hub_folder: Path, tmp_path: Path) -> None:
-    done = run_evaluate(
-        "-m",
-        "aug=noise,flip",
-        f"model.checkpoint={hub_folder}",
-        "data.limit=2",
-        f"hydra.sweep.dir={tmp_path}",
-    )
-    assert done.returncode == 0, done.stderr
-    for job, name in enumerate(("noise", "flip")):
-        assert set(pd.read_parquet(tmp_path / str(job) / "shift.parquet")["augmentation"]) == {name}
-        [file] = (tmp_path / str(job) / "wandb").glob("offline-run-*/*.wandb")
-        groups = {r.run.run_group for r in wandb_records(file.read_bytes()) if r.HasField("run")}
-        assert groups == {str(tmp_path)}
 
 
 def test_what_was_measured_before_an_error_is_kept(
@@ -588,7 +572,7 @@ def test_shared_photographs(photos_root: Path, hub_folder: Path, tmp_path: Path)
     done = run_evaluate(
         f"model.checkpoint={hub_folder}", f"hydra.run.dir={tmp_path}", "logger=none",
         "data=folder", f"data.root={photos_root / 'imagenet-sample'}", "data.limit=40",
-        "save.embeddings=true", "aug=[noise,perspective]",
+        "save.embeddings=true", "aug=[noise,perspective]", "metric=l2_distance", "prompts=none",
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     shift = pd.read_parquet(tmp_path / "shift.parquet")

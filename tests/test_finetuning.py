@@ -573,7 +573,8 @@ def test_it_lowers_the_shift_and_is_compared_with_its_base(
     cfg = configured(
         hub_folder,
         "tolerance=1",
-        "evaluation=['data=sample','data.limit=6','aug=[noise,blur,flip]','metric=cosine_similarity']",
+        "evaluation=['data=sample','data.limit=6','aug=[noise,blur,flip]','metric=cosine_similarity',"
+        "'prompts=none']",
     )
     finetune(cfg, tmp_path)
     curve = pd.read_csv(tmp_path / "interpolation.csv")
@@ -625,7 +626,7 @@ def test_a_control_has_the_same_training_on_clean_views_and_is_compared_as_well(
     weights = (tmp_path / "model/open_clip_model.safetensors").read_bytes()
     measured = (
         "['data=sample','data.limit=6','aug=[noise,blur,flip]','metric=cosine_similarity',"
-        "'save.embeddings=true']"
+        "'save.embeddings=true','prompts=none']"
     )
     finetune(configured(hub_folder, *more, "control=true", f"evaluation={measured}"), tmp_path)
 

@@ -865,9 +865,10 @@ def run_inside(hub_folder: Path, folder: Path, *overrides: str) -> Path:
 
 
 def test_a_run_writes_tables_and_sections_whatever_the_batch_size(
-    hub_folder: Path, tmp_path: Path
+    hub_folder: Path, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
     folder = run_inside(hub_folder, tmp_path / "a", "data.batch_size=14", "save.gaze_heads=2")
+    request.getfixturevalue("without_page")
     other = run_inside(hub_folder, tmp_path / "b", "data.batch_size=5", "save.embeddings=true")
     run = read_run(folder)
     stored = json.loads((folder / "columns.json").read_text())

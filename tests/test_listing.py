@@ -91,6 +91,7 @@ ESCAPED = [
 ]
 
 
+@pytest.mark.usefixtures("without_page")
 def test_names_that_are_no_text_get_ids_that_tables_hold(hub_folder: Path, tmp_path: Path) -> None:
     """Measured and skipped alike: both tables are read back as they were meant."""
     write(tmp_path / "photos", *ODD, copies=False)

@@ -246,6 +246,7 @@ def own_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return file
 
 
+@pytest.mark.usefixtures("without_page")
 def test_a_run_names_the_code_and_keeps_no_features_of_it(own_code: Path, tmp_path: Path) -> None:
     folder = tmp_path / "run"
     cfg = compose_config(

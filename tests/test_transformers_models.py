@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from support.commands import run_evaluate
+from support.commands import FEW, run_evaluate
 from support.hub import put_in_cache
 from torch import Tensor
 
@@ -303,7 +303,7 @@ def test_no_code_of_a_models_folder_is_run(folders: dict[str, Path], tmp_path: P
 def test_a_command_measures_a_folder(folders: dict[str, Path], tmp_path: Path) -> None:
     options = ["model=transformers", f"model.repo={folders['clip']}", "data.limit=3", "aug=blur"]
     options += ["model.pooling=class_token", "trainer=cpu", "layers=true", "data.resize=native"]
-    done = run_evaluate(*options, f"hydra.run.dir={tmp_path}")
+    done = run_evaluate(*options, "logger=none", *FEW, f"hydra.run.dir={tmp_path}")
     assert done.returncode == 0, done.stderr
     assert "class token" in (tmp_path / "report.html").read_text()
     facts = json.loads((tmp_path / "run.json").read_text())["model"]
