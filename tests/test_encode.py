@@ -400,24 +400,6 @@ def test_hub_model_loads_from_the_cache_without_network(hub_folder: Path, hub_ca
     assert encoder.weights_sha256 == load_encoder(f"local-dir:{hub_folder}").weights_sha256
 
 
-def test_pretrained_tag_loads_from_the_cache_without_network(
-    hub_cache: Path, tmp_path: Path
-) -> None:
-    from safetensors.torch import save_file
-
-    model = open_clip.create_model("ViT-B-32-quickgelu")
-    save_file(model.state_dict(), tmp_path / "weights.safetensors")
-    put_in_cache(
-        hub_cache,
-        "timm/vit_base_patch32_clip_224.openai",
-        {"open_clip_model.safetensors": tmp_path / "weights.safetensors"},
-    )
-    encoder = load_encoder("ViT-B-32-quickgelu", pretrained="openai")
-    assert encoder.trained
-    state = encoder.model.state_dict()
-    assert torch.equal(state["visual.proj"], model.state_dict()["visual.proj"])
-
-
 def test_built_in_weights_are_checked(
     hub_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
