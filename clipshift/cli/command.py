@@ -50,12 +50,8 @@ Hydra.get_mode = get_mode  # type: ignore[method-assign, assignment]
 
 KEPT_JOBS = 32
 """Of how many jobs of a sweep the configuration is kept until they run."""
-M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
+M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4
 """Options of glibc's ``mallopt``: see ``man mallopt``."""
-KEPT_MEMORY = 1 << 30
-"""So many bytes that were freed are kept."""
-FROM_HEAP = 1 << 25
-"""Tensors of up to so many bytes, the most that glibc allows, are made of what is kept."""
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 """A full disk, a used-up quota, and ``ulimit -f``: of these the system does not name the file."""
 ORIGINAL_ARGV = list(sys.argv)
@@ -145,8 +141,8 @@ def keep_freed_memory() -> None:
     """
     with suppress(AttributeError, OSError, TypeError):
         mallopt = ctypes.CDLL(None).mallopt
-        mallopt(M_TRIM_THRESHOLD, KEPT_MEMORY)
-        mallopt(M_MMAP_THRESHOLD, FROM_HEAP)
+        mallopt(M_TRIM_THRESHOLD, -1)  # never
+        mallopt(M_MMAP_MAX, 0)  # tensors of any size are made of what is kept
 
 
 def explain(error: BaseException, config_name: str) -> None:
