@@ -41,9 +41,14 @@ settings.load_profile("clipshift")
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Let all processes of the tests fork their commands from one."""
+    """Let all processes of the tests fork their commands from one, and keep freed memory.
+
+    The latter is what `clipshift.cli.command.keep_freed_memory` does for a command.
+    """
     if not ONE_OF_SEVERAL and config.getoption("numprocesses", None):
         os.environ["CLIPSHIFT_TERMINAL"] = str(shared_terminal().folder)
+        os.environ["MALLOC_TRIM_THRESHOLD_"] = f"{1 << 30}"
+        os.environ["MALLOC_MMAP_THRESHOLD_"] = f"{1 << 25}"
 
 
 def pytest_collection_finish() -> None:
