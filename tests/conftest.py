@@ -47,8 +47,7 @@ def pytest_configure(config: pytest.Config) -> None:
     """
     if not ONE_OF_SEVERAL and config.getoption("numprocesses", None):
         os.environ["CLIPSHIFT_TERMINAL"] = str(shared_terminal().folder)
-        os.environ["MALLOC_TRIM_THRESHOLD_"] = f"{1 << 30}"
-        os.environ["MALLOC_MMAP_THRESHOLD_"] = f"{1 << 25}"
+        os.environ |= {"MALLOC_TRIM_THRESHOLD_": f"{1 << 40}", "MALLOC_MMAP_MAX_": "0"}
 
 
 def pytest_collection_finish() -> None:
