@@ -28,7 +28,7 @@ from clipshift.comparison.sweep import Sweep, same_runs
 from clipshift.data.classes import candidate_classes
 from clipshift.data.dataset import ViewDataset
 from clipshift.data.memory import photos_of
-from clipshift.data.photos import Photo
+from clipshift.data.photos import Photo, measurable
 from clipshift.data.selection import SELECTION, select
 from clipshift.encode.modules import as_encoder, model_name
 from clipshift.errors import UserError, did_you_mean, first_line
@@ -150,7 +150,7 @@ class Result:
         """
         views, ids = self._views, list(labels_of(self.run.rows).index)
         if isinstance(views, ViewDataset):
-            ids = [one.id for one in views.photos if one.left_out is None]
+            ids = [one.id for one in measurable(views.photos)]
         if isinstance(photo, int):
             photo = ids[photo] if -len(ids) <= photo < len(ids) else f"{photo} of {len(ids)}"
         with misfits(f"the run in {self.run.folder}"):
@@ -352,7 +352,7 @@ def load_run(folder: str | Path, fetch: bool = False, photos: Any = None) -> Res
     except UserError as error:  # its photos are gone, behind an address, or were held in memory
         warnings.warn(str(error), stacklevel=2)
         return Result(run, error)
-    here = {photo.id for photo in views.photos if photo.left_out is None}
+    here = {photo.id for photo in measurable(views.photos)}
     ids = labels_of(run.rows).index
     if missing := [photo for photo in ids if photo not in here]:
         words = f"{len(missing)} of {len(ids)} photos are missing: {', '.join(missing[:5])}"

@@ -27,7 +27,7 @@ from clipshift.choices import MODEL_SOURCES
 from clipshift.data.cache import Cache
 from clipshift.data.classes import read_lines
 from clipshift.data.dataset import view_size
-from clipshift.data.photos import Photo
+from clipshift.data.photos import Photo, measurable
 from clipshift.data.selection import without_copies
 from clipshift.data.wordnet import is_imagenet
 from clipshift.encode.encoder import Encoder, best_precision
@@ -139,11 +139,6 @@ def carry_out(
     facts = {"job": job, "model": model_origin(model) | {"trained_on": trained_on}}
     with advice_on_memory():
         return run_evaluation(evaluation, records, trainer, folder, facts, cache)
-
-
-def measurable(photos: Sequence[Photo]) -> list[Photo]:
-    """The photos of a list that are not left out."""
-    return [photo for photo in photos if photo.left_out is None]
 
 
 def classes_of(photos: Sequence[Photo]) -> list[str]:

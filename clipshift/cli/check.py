@@ -18,7 +18,7 @@ from clipshift.cli.config import plain
 from clipshift.cli.trainer import trainer_maker
 from clipshift.data.dataset import ViewDataset, native_resize
 from clipshift.data.download import is_url
-from clipshift.data.photos import Photo
+from clipshift.data.photos import Photo, measurable
 from clipshift.data.shards import shard_templates
 from clipshift.data.wordnet import is_imagenet
 from clipshift.encode.encoder import Encoder
@@ -141,7 +141,7 @@ def measure_accuracy(
     """
     source, model = photos_here(cfg, data), model_here(cfg, model_name)
     listed: list[Photo] = instantiate_part(f"check.data.{data}", source)
-    photos = [photo for photo in listed if photo.label is not None and photo.left_out is None]
+    photos = [photo for photo in measurable(listed) if photo.label is not None]
     count = cfg.check.data.get(data, {}).get("photos")
     if count is not None and len(photos) != count:
         raise NotHereError(f"{data} has {len(photos):,} photos with a class here, not {count:,}")

@@ -19,10 +19,10 @@ from clipshift.cli.build import instantiate_part
 from clipshift.cli.config import plain
 from clipshift.cli.interruption import EXIT_CODE, interrupted
 from clipshift.data.files import read_text
-from clipshift.data.photos import Photo
+from clipshift.data.photos import Photo, measurable
 from clipshift.errors import UserError, from_here
 from clipshift.evaluate.evaluation import Evaluation
-from clipshift.pipeline import is_first_process, measurable, targets
+from clipshift.pipeline import is_first_process, targets
 from clipshift.progress import tracked
 from clipshift.results.files import data_fingerprint
 from clipshift.results.runs import copy_results, read_info, read_run

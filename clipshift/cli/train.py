@@ -26,7 +26,7 @@ from clipshift.cli.trainer import choose_precision, fit, make_trainer
 from clipshift.comparison import compare_runs
 from clipshift.comparison.outcome import OUTCOME, outcome_cells
 from clipshift.data.dataset import Skipped, View, ViewDataset, collate
-from clipshift.data.photos import Photo
+from clipshift.data.photos import Photo, measurable
 from clipshift.encode.encoder import Encoder
 from clipshift.encode.kinds import load_encoder
 from clipshift.encode.texts import make_zero_shot
@@ -250,7 +250,7 @@ def training_sources(data: DictConfig, base: Encoder) -> tuple[list[Source], lis
 
 def _photos_of(data: DictConfig, option: str) -> tuple[list[Photo], list[str]]:
     photos, classes = load_photos(data, option)
-    return [photo for photo in photos if photo.left_out is None], classes
+    return measurable(photos), classes
 
 
 def compose_evaluations(cfg: DictConfig, folder: Path) -> dict[Path, DictConfig]:
@@ -314,8 +314,7 @@ def comparison_notes(
 
 def _in_files(photos: Sequence[Photo]) -> set[tuple[Path, int]]:
     # not by ids: these are others where data.root is another folder above the same files
-    listed = (photo for photo in photos if photo.left_out is None)
-    return {(Path(photo.file).resolve(), photo.offset) for photo in listed}
+    return {(Path(photo.file).resolve(), photo.offset) for photo in measurable(photos)}
 
 
 def compare_with_base(

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from torchvision.transforms import CenterCrop, Compose, Resize
 
 from clipshift.data.files import existing
-from clipshift.data.photos import Photo, UnreadablePhotoError, decode
+from clipshift.data.photos import Photo, UnreadablePhotoError, decode, measurable
 from clipshift.data.sources import folder
 from clipshift.errors import UserError
 
@@ -71,12 +71,12 @@ def imagenet_c(root: str, clean: str) -> list[Photo]:
     levels = sorted(path for path in top.glob("*/[1-5]") if path.is_dir())
     if not levels:
         raise UserError(f"{root} has no folders CORRUPTION/1 to CORRUPTION/5", "root")
-    stored = {photo.id: photo for photo in folder(str(levels[0])) if photo.left_out is None}
+    stored = {photo.id: photo for photo in measurable(folder(str(levels[0])))}
     try:
         listed = folder(clean)
     except UserError as error:
         raise UserError(str(error), "clean") from None
-    photos = [p for p in listed if p.left_out is None and p.id in stored]
+    photos = [photo for photo in measurable(listed) if photo.id in stored]
     if not photos:
         raise UserError(
             f"no photograph of {clean} has the class folder and name of one in {levels[0]}", "clean"

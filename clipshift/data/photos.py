@@ -135,6 +135,11 @@ def photo_id(path: str) -> str:
     return unicodedata.normalize("NFC", printable(posixpath.normpath(path)))
 
 
+def measurable(photos: Sequence[Photo]) -> list[Photo]:
+    """The photos of a list that are not left out."""
+    return [photo for photo in photos if photo.left_out is None]
+
+
 def keyed_order(photos: Sequence[Photo], key: str) -> list[int]:
     """The indices of photos in a random order that depends only on a key and on their ids.
 

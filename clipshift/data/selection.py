@@ -5,7 +5,7 @@ from collections import defaultdict
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import replace
 
-from clipshift.data.photos import Photo, UnreadablePhotoError, keyed_order
+from clipshift.data.photos import Photo, UnreadablePhotoError, keyed_order, measurable
 from clipshift.errors import UserError
 
 SELECTION = ("skip", "limit", "skip_sample", "sample")
@@ -40,7 +40,7 @@ def select(
         UserError: If none are left.
     """
     left_out = [photo for photo in photos if photo.left_out is not None]
-    readable = [photo for photo in photos if photo.left_out is None]
+    readable = measurable(photos)
     listed = readable[skip:][:limit]
     if not listed:
         raise UserError(f"{skip} leaves none of the {len(readable)} photos", "skip")

@@ -29,7 +29,7 @@ from clipshift.augment.variants import Variant
 from clipshift.choices import choice_names, read_choice
 from clipshift.data.dataset import Resize, Skipped, ViewDataset, draw_view
 from clipshift.data.files import read_text, typed
-from clipshift.data.photos import Photo, UnreadablePhotoError, decoded, keyed_order
+from clipshift.data.photos import Photo, UnreadablePhotoError, decoded, keyed_order, measurable
 from clipshift.errors import UserError
 from clipshift.measure.facts import Facts, distance
 from clipshift.measure.metrics import PhotoMeasure
@@ -81,7 +81,7 @@ def set_aside(photos: Sequence[Photo], count: int, seed: int) -> list[Photo]:
         count: How many; half of the photos at the most.
         seed: The run's seed.
     """
-    listed = [photo for photo in photos if photo.left_out is None]
+    listed = measurable(photos)
     order = keyed_order(listed, f"{seed}\0calibration")
     return [listed[index] for index in order[: min(count, len(listed) // 2)]]
 
@@ -300,7 +300,7 @@ def matched_strengths(
         seed: The run's seed.
     """
     strengths = {name: match.strength for name, match in calibration.matches.items()}
-    ids = [photo.id for photo in photos if photo.left_out is None]
+    ids = [photo.id for photo in measurable(photos)]
     for name, augmentation in augmentations.items():
         if isinstance(augmentation, Flip):
             turns = sorted(_turns(augmentation, name, ids, seed))
@@ -358,7 +358,7 @@ def left_to_measure(photos: Sequence[Photo], calibration: Calibration) -> list[P
             return False  # it cannot be measured either, and is listed as such
 
     left = [photo for photo in photos if photo.left_out is not None or not is_one(photo)]
-    if all(photo.left_out is not None for photo in left):
+    if not measurable(left):
         raise UserError(
             f"all {len(photos)} photos are calibration photos or copies of them, which must not be "
             "measured: give more photos"

@@ -21,7 +21,7 @@ from clipshift.choices import CONF, NAMES
 from clipshift.data.cache import Cache
 from clipshift.data.classes import read_lines
 from clipshift.data.dataset import NATIVE, Resize, ViewDataset, native_resize, view_size
-from clipshift.data.photos import Photo, keyed_order
+from clipshift.data.photos import Photo, keyed_order, measurable
 from clipshift.data.wordnet import is_wordnet_id
 from clipshift.encode.encoder import Encoder
 from clipshift.encode.feature_cache import FeatureCache
@@ -202,7 +202,7 @@ def class_notes(evaluation: Evaluation, zero_shot: ZeroShot | None) -> Iterator[
             f"Photos whose label is not among the classes of zero_shot.classes: {unknown} of "
             f"{len(photos)}. They have no zero-shot accuracy."
         )
-    labels = [photo.label for photo in photos if photo.left_out is None]
+    labels = [photo.label for photo in measurable(photos)]
     if zero_shot and 0 < (without := labels.count(None)) < len(labels):
         yield (
             f"Photos without a label: {without} of {len(labels)}. They have no zero-shot accuracy."
@@ -296,7 +296,7 @@ def run_evaluation(
                 run = tabulate(evaluation, texts, module, measured, folder, facts, seconds, attack)
                 write(run, evaluation, texts, measured)
     if run is not None and run.rows.empty:
-        photos = [photo.id for photo in evaluation.photos if photo.left_out is None]
+        photos = [photo.id for photo in measurable(evaluation.photos)]
         reasons = run.skipped.set_index("photo")["reason"]
         clear_results(folder)
         records.remove()

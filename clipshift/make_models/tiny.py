@@ -24,6 +24,7 @@ from clipshift.cli.config import plain, validate
 from clipshift.cli.interruption import interrupted
 from clipshift.cli.jobs import started_logger
 from clipshift.cli.trainer import choose_precision, fit, make_trainer
+from clipshift.data.photos import measurable
 from clipshift.data.shards import class_names, class_wnids, shards
 from clipshift.errors import UserError
 from clipshift.integrations.tracking import track_checkpoint
@@ -104,7 +105,7 @@ def labelled_pixels(cfg: Any, pattern: str, classes: list[str]) -> PixelData:
         UserError: If the shards cannot be read, or a photo has no label.
     """
     listed = shards(cfg.data.root, pattern)
-    photos = [photo for photo in listed if photo.left_out is None][: cfg.data.limit]
+    photos = measurable(listed)[: cfg.data.limit]
     labels = [classes.index(photo.label) for photo in photos if photo.label is not None]
     if len(labels) < len(photos):
         raise UserError(f"{cfg.data.root}/{pattern}: photos without a label cannot be trained on")
