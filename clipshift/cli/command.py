@@ -128,7 +128,8 @@ def loading(task: str, logger: Mapping[str, Any] | None = None) -> Iterator[None
     if "torch" not in sys.modules and is_first():
         print(f"clipshift: loading libraries to {task}", file=sys.stderr, flush=True)
     if str((logger or {}).get("_target_")).endswith("wandb_logger") and is_first():
-        import_module("wandb.sdk.launch")
+        with suppress(ImportError):  # it is not ours: without it, a run only starts later
+            import_module("wandb.sdk.launch")
     with postponed_imports():
         yield
 

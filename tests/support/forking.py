@@ -17,9 +17,11 @@ import json
 import os
 import runpy
 import select
+import shutil
 import signal
 import socket
 import sys
+import tempfile
 import urllib.request
 from contextlib import suppress
 from http.client import HTTPResponse
@@ -74,8 +76,9 @@ def become(words: list[str], folder: str, files: dict[int, int], env: dict[str, 
     for number, file in files.items():
         os.dup2(file, number)
         os.close(file)
-    # created by the import, removed by the previous command
-    os.makedirs(MEDIA_TMP.name, exist_ok=True)
+    # that of the import is removed by whichever command ends first
+    MEDIA_TMP.name = tempfile.mkdtemp("wandb-media")
+    atexit.register(shutil.rmtree, MEDIA_TMP.name, ignore_errors=True)
     words = words[1:] if words[0] == "python" else ["-m", *words]
     while words[0].startswith("-") and words[0] not in ("-c", "-m"):  # such as -u
         del words[0]
