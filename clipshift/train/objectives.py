@@ -4,7 +4,7 @@ from typing import Literal, Protocol
 
 import torch
 from torch import Tensor
-from torch.nn.functional import cross_entropy, kl_div, log_softmax, normalize
+from torch.nn.functional import cross_entropy, normalize
 
 
 class Objective(Protocol):
@@ -102,25 +102,6 @@ class TeCoA:
         return cross_entropy(normalize(view, dim=1) @ texts, target, ignore_index=-1)
 
 
-class Distillation:
-    r"""The view is classified as the frozen base classified the clean one; no labels are used.
-
-    .. math:: \mathrm{KL}\big(\mathrm{softmax}(s\,\hat f_0(x) \cdot t_j) \,\|\,
-        \mathrm{softmax}(s\,\hat f(x') \cdot t_j)\big) \quad\text{over all texts j}
-
-    Source: Hinton et al., "Distilling the knowledge in a neural network", 2015, arXiv:1503.02531,
-    at temperature 1, with the base as teacher and texts as classes.
-    """
-
-    needs_texts = True
-
-    def __call__(self, view: Tensor, clean: Tensor, texts: Tensor, target: Tensor) -> Tensor:
-        of_clean, of_view = (
-            log_softmax(normalize(of, dim=1) @ texts, dim=1) for of in (clean, view)
-        )
-        return kl_div(of_view, of_clean, reduction="batchmean", log_target=True)
-
-
 class ConsistencyTeCoA:
     r"""Both at once: consistency plus :math:`w` times TeCoA's cross-entropy.
 
@@ -133,24 +114,10 @@ class ConsistencyTeCoA:
     """
 
     needs_texts = True
-    of_texts: type[TeCoA] | type[Distillation] = TeCoA
 
     def __init__(self, distance: Literal["l2", "cosine"], weight: float) -> None:
-        self.consistency, self.by_texts, self.weight = (
-            Consistency(distance),
-            self.of_texts(),
-            weight,
-        )
+        self.consistency, self.tecoa, self.weight = Consistency(distance), TeCoA(), weight
 
     def __call__(self, view: Tensor, clean: Tensor, texts: Tensor, target: Tensor) -> Tensor:
-        by_texts = self.by_texts(view, clean, texts, target)
-        return self.consistency(view, clean, texts, target) + self.weight * by_texts
-
-
-class ConsistencyDistillation(ConsistencyTeCoA):
-    r"""Consistency plus :math:`w` times `Distillation`, in the place of TeCoA's cross-entropy.
-
-    What lies outside the texts' span counts in consistency alone.
-    """
-
-    of_texts = Distillation
+        of_class = self.tecoa(view, clean, texts, target)
+        return self.consistency(view, clean, texts, target) + self.weight * of_class
