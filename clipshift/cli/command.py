@@ -127,7 +127,7 @@ def loading(task: str, logger: Mapping[str, Any] | None = None) -> Iterator[None
     """
     if "torch" not in sys.modules and is_first():
         print(f"clipshift: loading libraries to {task}", file=sys.stderr, flush=True)
-    if str((logger or {}).get("_target_")).endswith("wandb_logger") and is_first():
+    if "project" in (logger or {}) and is_first():  # only W&B has one
         with suppress(ImportError):  # it is not ours: without it, a run only starts later
             import_module("wandb.sdk.launch")
     with postponed_imports():

@@ -1,6 +1,7 @@
 """The choices of the group ``tune``: each makes a part of a frozen image tower trainable."""
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -11,8 +12,6 @@ from clipshift.encode.layers import tower_blocks
 from clipshift.errors import UserError
 
 NORMS = (nn.LayerNorm, nn.GroupNorm, nn.BatchNorm2d)
-PROJECTION = "proj"
-"""What open_clip registers before the blocks and uses after them."""
 
 
 def full(tower: nn.Module) -> nn.Module:
@@ -33,11 +32,9 @@ def first_blocks(tower: nn.Module, blocks: int) -> nn.Module:
     Raises:
         UserError: If the tower has fewer, or none that we know of.
     """
-    chosen = {id(p) for block in _counted(tower, blocks)[:blocks] for p in block.parameters()}
-    ordered = list(tower.named_parameters())
-    final = max(index for index, (_, p) in enumerate(ordered) if id(p) in chosen)
-    for index, (name, parameter) in enumerate(ordered):
-        parameter.requires_grad_(index <= final and name != PROJECTION)
+    trained = _until(tower, _counted(tower, blocks)[:blocks])
+    for parameter in tower.parameters():
+        parameter.requires_grad_(id(parameter) in trained)
     return tower
 
 
@@ -53,12 +50,9 @@ def last_blocks(tower: nn.Module, blocks: int) -> nn.Module:
     """
     all_blocks = _counted(tower, blocks)
     last = {id(p) for block in all_blocks[-blocks:] for p in block.parameters()}
-    within = {id(p) for block in all_blocks for p in block.parameters()}
-    ordered = list(tower.named_parameters())
-    final = max(index for index, (_, p) in enumerate(ordered) if id(p) in within)
-    for index, (name, parameter) in enumerate(ordered):
-        follows = index > final or name == PROJECTION
-        parameter.requires_grad_(follows or id(parameter) in last)
+    frozen = _until(tower, all_blocks) - last
+    for parameter in tower.parameters():
+        parameter.requires_grad_(id(parameter) not in frozen)
     return tower
 
 
@@ -67,6 +61,15 @@ def _counted(tower: nn.Module, blocks: int) -> list[nn.Module]:
     if blocks > len(all_blocks):
         raise UserError(f"tune.blocks={blocks}: this image tower has {len(all_blocks)}")
     return all_blocks
+
+
+def _until(tower: nn.Module, blocks: Sequence[nn.Module]) -> set[int]:
+    """The ids of the parameters of blocks, and of whatever precedes the last of them."""
+    of_blocks = {id(p) for block in blocks for p in block.parameters()}
+    # open_clip registers the projection before the blocks, and uses it after them
+    ordered = [id(p) for name, p in tower.named_parameters() if name != "proj"]
+    end = max(index for index, parameter in enumerate(ordered) if parameter in of_blocks)
+    return set(ordered[: end + 1])
 
 
 def layernorm(tower: nn.Module) -> nn.Module:
