@@ -155,6 +155,7 @@ class Recorder:
 
     def switch(self, key: str) -> None:
         """Count the time since the last switch, and go on with another test or fixture."""
+        sys.settrace(self.enter)  # again: Python ends it where `enter` itself is interrupted
         now = time.process_time()
         self.seconds[self.key] += now - self.since
         self.key, self.since = key, now
@@ -164,7 +165,6 @@ class Recorder:
 
         Terminal.__init__ = lambda self, env=None: pytest.skip("starts a command")
         threading.settrace(self.enter)
-        sys.settrace(self.enter)
 
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_protocol(self, item: pytest.Item) -> Iterator[None]:
@@ -215,7 +215,6 @@ def run_pytest(copy: Path, tests: Sequence[str], plugin: Any, bounded: bool = Tr
             resource.setrlimit(resource.RLIMIT_CPU, (CPU_SECONDS, CPU_SECONDS))
             sys.dont_write_bytecode = True  # a mutant may be as long and as old as the last
         os.chdir(copy)
-        sys.path[0] = str(copy)
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         options = ["-q", "-p", "no:cacheprovider", *(["-x"] if bounded else [])]
         code = pytest.main([*options, *tests], [plugin])
@@ -289,6 +288,7 @@ def main(count: int = 150, seed: int = 0, folder: str = "") -> None:
     with tempfile.TemporaryDirectory() as made_at:
         copy = Path(made_at).resolve() / "project"
         shutil.copytree(ROOT, copy, ignore=shutil.ignore_patterns(".*", "__pycache__", "outputs"))
+        sys.path[0] = str(copy)  # not benchmarks/, where a library would find our coverage.py
         tests = [*map(str, files), *modules]
         recorded, libraries = run_pytest(copy, tests, Recorder(copy, files), bounded=False)
         print(f"{len(recorded)} tests are recorded\n", flush=True)
