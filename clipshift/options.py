@@ -581,7 +581,9 @@ class OptimizationOptions(Description):
     """The optimizer."""
 
     lr: float = option(5.0e-4, number(0))
-    """The peak learning rate."""
+    """The peak learning rate, of the first block if they have their own."""
+    block_decay: float = option(1.0, number(0))
+    """The factor of the learning rate from each block to the next; 1: the same for all."""
     weight_decay: float = option(0.0, share())
     """The weight decay."""
 

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -54,6 +55,37 @@ def last_blocks(tower: nn.Module, blocks: int) -> nn.Module:
     for parameter in tower.parameters():
         parameter.requires_grad_(id(parameter) not in frozen)
     return tower
+
+
+def parameter_groups(tower: nn.Module, lr: float, block_decay: float) -> list[dict[str, Any]]:
+    r"""What is trained, each block at a learning rate of its own: discriminative fine-tuning.
+
+    Block b, from 0, is trained at :math:`\eta d^b`. What precedes the first block is trained as the
+    first, and what follows the last as if it were one more.
+
+    Source: Howard and Ruder, "Universal language model fine-tuning for text classification", 2018,
+    arXiv:1801.06146, section 3.2, where it is the last layers that change most.
+
+    Args:
+        tower: The image tower.
+        lr: The rate η of the first block.
+        block_decay: The factor d from each block to the next.
+
+    Raises:
+        UserError: If the tower has no blocks that we know of, unless d is 1.
+    """
+    ends = [set[int](), {id(p) for p in tower.parameters()}]
+    if block_decay != 1:
+        blocks = tower_blocks(tower)
+        if not blocks:
+            raise UserError("optimization.block_decay: the blocks of this image tower are unknown")
+        ends[1:1] = [_until(tower, blocks[: end + 1]) for end in range(len(blocks))]
+    trained = [p for p in tower.parameters() if p.requires_grad]
+    groups = [
+        {"params": [p for p in trained if id(p) in end - start], "lr": lr * block_decay**block}
+        for block, (start, end) in enumerate(pairwise(ends))
+    ]
+    return [group for group in groups if group["params"]]
 
 
 def _counted(tower: nn.Module, blocks: int) -> list[nn.Module]:
