@@ -21,13 +21,12 @@ from clipshift.cli.command import compose_config
 EXPERIMENT = "experiment=robustify_lite"
 VARIANTS = {
     "recipe": [],
-    "all stages, rate 4e-4": ["tune=full", "optimization.lr=4e-4"],
+    "the same rate for all stages": ["optimization.block_decay=1", "optimization.lr=4e-4"],
     "squared length": ["objective.loss.distance=l2"],
-    "one view of twice as many photographs": ["views=1", "data.batch_size=32", "data.photos=2000"],
     "large photographs alone": ["data.train.small.weight=1e-9"],
-    "small photographs alone": ["data.train.large.weight=1e-9"],
-    "neither cropped nor mirrored": ["data.train.vary={}"],
     "the paper's strengths alone": ["severities=[paper]"],
+    "one view of twice as many photographs": ["views=1", "data.batch_size=32", "data.photos=2000"],
+    "neither cropped nor mirrored": ["data.train.vary={}"],
 }
 """Options that differ from the recipe's."""
 
