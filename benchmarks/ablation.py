@@ -21,7 +21,7 @@ from clipshift.cli.command import compose_config
 EXPERIMENT = "experiment=robustify_lite"
 SHORT = [
     "trainer.max_epochs=1", "trainer.check_val_every_n_epoch=1", "data.photos=640",
-    "alphas=[0,1]", "tolerance=1", "evaluation=null", "logger=none",
+    "alphas=[0,1]", "tolerance=1", "ema=null", "evaluation=null", "logger=none",
 ]  # fmt: skip
 """Options of all trainings: 40 steps, and α = 1."""
 VARIANTS = {

@@ -570,7 +570,7 @@ class TuneOptions(Description):
     """The options of ``tune``."""
 
     blocks: int = option(FROM_CHOICE, whole(1))
-    """Of tune=first_blocks and last_blocks: how many blocks are trained."""
+    """Of tune=last_blocks: how many blocks are trained."""
     rank: int = option(FROM_CHOICE, whole(1))
     """Of tune=lora: the rank of the changes."""
     alpha: float = option(FROM_CHOICE, number(0))

@@ -20,25 +20,6 @@ def full(tower: nn.Module) -> nn.Module:
     return tower.requires_grad_(True)
 
 
-def first_blocks(tower: nn.Module, blocks: int) -> nn.Module:
-    """The first blocks of a tower, and whatever precedes them: where disturbed pixels come in.
-
-    Source: Lee et al., "Surgical fine-tuning improves adaptation to distribution shifts", 2023,
-    arXiv:2210.11466, which found it best against corruptions.
-
-    Args:
-        tower: The image tower.
-        blocks: How many.
-
-    Raises:
-        UserError: If the tower has fewer, or none that we know of.
-    """
-    trained = _until(tower, _counted(tower, blocks)[:blocks])
-    for parameter in tower.parameters():
-        parameter.requires_grad_(id(parameter) in trained)
-    return tower
-
-
 def last_blocks(tower: nn.Module, blocks: int) -> nn.Module:
     """The last blocks of a tower, and whatever follows them.
 
@@ -49,7 +30,9 @@ def last_blocks(tower: nn.Module, blocks: int) -> nn.Module:
     Raises:
         UserError: If the tower has fewer, or none that we know of.
     """
-    all_blocks = _counted(tower, blocks)
+    all_blocks = tower_blocks(tower)
+    if blocks > len(all_blocks):
+        raise UserError(f"tune.blocks={blocks}: this image tower has {len(all_blocks)}")
     last = {id(p) for block in all_blocks[-blocks:] for p in block.parameters()}
     frozen = _until(tower, all_blocks) - last
     for parameter in tower.parameters():
@@ -86,13 +69,6 @@ def parameter_groups(tower: nn.Module, lr: float, block_decay: float) -> list[di
         for block, (start, end) in enumerate(pairwise(ends))
     ]
     return [group for group in groups if group["params"]]
-
-
-def _counted(tower: nn.Module, blocks: int) -> list[nn.Module]:
-    all_blocks = tower_blocks(tower)
-    if blocks > len(all_blocks):
-        raise UserError(f"tune.blocks={blocks}: this image tower has {len(all_blocks)}")
-    return all_blocks
 
 
 def _until(tower: nn.Module, blocks: Sequence[nn.Module]) -> set[int]:

@@ -29,7 +29,7 @@ def draw_differences(table: pd.DataFrame, facts: Facts) -> Chart:
     )
     order = list(dict.fromkeys(rows["label"]))
     title = "B minus A" + (f" ({facts.better} is better)" if facts.better else "")
-    x = alt.X("difference:Q", title=title, axis=alt.Axis(tickCount=6))
+    x = alt.X("difference:Q", title=title, axis=alt.Axis(tickCount=6, titleAnchor="end"))
     room = 7 * max(map(len, order), default=0)  # or a label of another severity is cut
     y = alt.Y("label:N", sort=order, title=None, axis=alt.Axis(minExtent=min(room, LABEL)))
     outlined = {"size": 90, "opacity": 1, "strokeWidth": 2}
