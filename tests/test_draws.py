@@ -25,9 +25,10 @@ from clipshift.errors import UserError
 from clipshift.measure.embeddings import ball_radius, units
 from clipshift.measure.facts import COLUMNS
 from clipshift.measure.metrics import CosineSimilarity, GazeEntropyChange, L2Distance
-from clipshift.results.draws import component_values, planning_values
-from clipshift.results.intervals import mean_interval
-from clipshift.results.table import mean_over_draws
+from clipshift.results.columns import ShiftFile
+from clipshift.results.draws import component_values, draw_table, planning_values
+from clipshift.results.intervals import label_groups, mean_interval
+from clipshift.results.table import labels_of, mean_over_draws
 
 DRAWS = 3
 NAMES = ["noise", "blur", "flip", "crop"]
@@ -48,7 +49,7 @@ def rows(encoder: Encoder) -> pd.DataFrame:
 def result(tmp_path_factory: pytest.TempPathFactory) -> clipshift.Result:
     folder = tmp_path_factory.mktemp("draws")
     photos = [decode(photo.read()) for photo in sample()]
-    labels = [f"class {place // 2}" for place in range(len(photos))]
+    labels = [f"class {place % 6}" for place in range(len(photos))]
     return clipshift.measure_shift(
         photos, "tiny", NAMES, labels=labels, draws=DRAWS, folder=folder, progress=False,
         measures=["cosine_similarity", "gaze_entropy_change", "ssim"],
@@ -114,6 +115,26 @@ def test_tables_hold_the_mean_over_draws_and_the_worst(result: clipshift.Result)
     means = mean_over_draws(shift).set_index(KEYS)["ssim"]
     pd.testing.assert_series_equal(means, groups["ssim"].mean().reindex(means.index))
     assert "draw_radius" not in set(worst.index.get_level_values("measure"))
+
+
+@pytest.mark.parametrize("by_class", [False, True])
+def test_planned_photos_count_by_class_where_classes_are_resampled(
+    result: clipshift.Result, by_class: bool
+) -> None:
+    """14 photos, of two classes with three and four with two."""
+    rows = result.run.rows
+    assert isinstance(rows, ShiftFile)
+    groups = label_groups(list(labels_of(rows))) if by_class else None
+    table = draw_table(rows, result.run.columns, 0, groups=groups)
+    table = table[table["measure"] == "cosine_similarity"]
+    values = table.pivot(index="augmentation", columns="statistic", values="value")
+    shift = 1 - result.shift.groupby("augmentation")["cosine_similarity"].mean()
+    variance = values["variance_class"] * ((2 * 9 + 4 * 4) / 14 if by_class else 1)
+    variance += values["variance_photo"] + values["variance_draw"] / 2
+    known = values[["variance_class", "variance_photo"]].gt(0).all(axis=1)  # cut off at 0
+    assert known.any()
+    expected = 1.96**2 * variance / (0.1 * shift) ** 2
+    np.testing.assert_allclose(values["photos_2"][known], expected[known], rtol=1e-4)
 
 
 def test_a_run_of_several_draws_is_read_and_shown(result: clipshift.Result) -> None:
