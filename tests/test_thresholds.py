@@ -58,6 +58,30 @@ def test_equal_to_brute_force_and_scikit_learn(by_class: bool) -> None:
         np.testing.assert_allclose([found.quantile(r) for r in RATES], expected, atol=7e-5)
 
 
+@pytest.mark.parametrize("by_class", [False, True])
+def test_what_a_photo_adds_is_the_derivative_by_its_weight(by_class: bool) -> None:
+    """Of scikit-learn's weighted statistics, with as many impostors for each genuine score."""
+    views, clean = made_up(120, 1)
+    classes = np.sort(np.random.default_rng(1).integers(3, size=120))
+    own = np.eye(120, dtype=bool)
+    pairs = own | (classes[:, None] == classes if by_class else True)
+    scores, genuine = cosines(views[0], clean)[pairs], own[pairs]
+    photos = [0, 7, 60, 119]
+    slopes, statistics = np.empty((4, 2)), (roc_auc_score, average_precision_score)
+    for row, photo in enumerate(photos):
+        ends = []
+        for weight in (1 - 1e-4, 1 + 1e-4):
+            of_photo = np.where(np.arange(120) == photo, weight, 1)
+            weights = np.outer(of_photo, of_photo)[pairs]
+            weights *= (~genuine).sum() / weights[~genuine].sum()
+            weights[genuine] = of_photo
+            ends.append([of(genuine, scores, sample_weight=weights) for of in statistics])
+        slopes[row] = 120 * np.diff(ends, axis=0)[0] / 2e-4
+    values = separate(views, clean, classes if by_class else None).values[photos]
+    assert (np.ptp(slopes, axis=0) > 0.1).all()
+    np.testing.assert_allclose(values - values[0], slopes - slopes[0], atol=1e-5)
+
+
 def test_recall_is_the_rank_and_retained_its_first(monkeypatch: pytest.MonkeyPatch) -> None:
     views, clean = made_up(100, 3)
     scores = cosines(views, clean)
@@ -150,8 +174,9 @@ def test_embeddings_that_are_all_equal_or_missing() -> None:
     assert tables_of(np.ones((2, 30, 4)), clean)["n"].eq(29).all()
 
 
-def test_no_overlap_among_few_photos_is_no_proof() -> None:
-    clean = np.eye(8)
+@pytest.mark.parametrize("photos", [2, 8])
+def test_no_overlap_among_few_photos_is_no_proof(photos: int) -> None:
+    clean = np.eye(photos)
     table = tables_of(np.stack([clean, clean]), clean).set_index(["augmentation", "measure"])
     rows = table.loc[("noise", ["auroc", "micro_ap"]), ["value", "ci_low", "ci_high"]]
-    assert rows.to_numpy() == pytest.approx(np.array([[1, *share_interval(np.ones(8))]] * 2))
+    assert rows.to_numpy() == pytest.approx(np.array([[1, *share_interval(np.ones(photos))]] * 2))
