@@ -317,16 +317,19 @@ def test_the_mean_corruption_errors_interval_is_over_photos() -> None:
 
 
 def test_severities_of_one_corruption_are_no_corruptions_of_their_own() -> None:
-    """Over six corruptions ρ is −1, over the severities of each +1; n is 6."""
+    """ρ over corruptions is −1; over severities +1 for six, −1 for one; one has too few."""
     rows = [
         (f"c{k}", str(s), 0.1 * k + 0.01 * s, 0.5 - 0.05 * k + 0.02 * s)
         for k in range(6)
         for s in range(1, 6)
     ]
+    rows += [("c6", str(s), 0.6 + 0.01 * s, 0.2 - 0.02 * s) for s in range(1, 4)]
+    rows += [("c7", str(s), 0.7 + 0.01 * s, 0.1 - 0.02 * s) for s in range(1, 3)]
     table = pd.DataFrame(rows, columns=["augmentation", "severity", "error", "shift"])
     table["relative_error"] = np.nan
     found = shift_and_error(table, pd.DataFrame(), 0)
-    assert (found["rho"], found["rho_within"], found["n"]) == pytest.approx((-1, 1, 6))
+    assert (found["rho"], found["n"]) == pytest.approx((-1, 8))
+    assert (found["rho_within"], found["n_within"]) == pytest.approx((5 / 7, 7))
 
 
 def test_errors_without_labels_and_without_variation() -> None:

@@ -312,6 +312,7 @@ def test_a_photo_whose_embedding_has_no_direction_has_no_shares() -> None:
     assert (table["n"] == 7).all()
     np.testing.assert_allclose(table["share"], expected["share"])
     assert table[["ci_low", "ci_high"]].notna().all(axis=None)
+    np.testing.assert_allclose(table_of(products * 1e-9)["share"], expected["share"])
     assert table_of(products * 1e-15)["share"].isna().all()  # moved by rounding alone
 
 

@@ -6,6 +6,7 @@ import re
 from itertools import product
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from PIL import Image
@@ -36,6 +37,7 @@ from clipshift.measure.metrics import (
     PhotoMeasure,
 )
 from clipshift.measure.zero_shot import zero_shot_flip
+from clipshift.results.clusters import cluster_views
 
 METRICS = [
     metric
@@ -180,6 +182,12 @@ def test_augmentation_distance_and_its_tree() -> None:
     np.testing.assert_allclose(tree, linkage(upper, "ward"), atol=1e-6)
     assert squareform(upper).shape == (5, 5)
     assert len(set(fcluster(tree, 0.7 * tree[-1, 2], "distance"))) >= 2
+    drawn = cluster_views(pd.DataFrame(got, list("abcde"), list("abcde")))[""]
+    assert sorted(drawn.leaves) == list("abcde")
+    corners = drawn.branches.sort_values(["branch", "step"])
+    assert sorted(corners.loc[corners["height"] == 0, "leaf"]) == [0, 1, 2, 3, 4]
+    heights = corners.groupby("branch")["height"].max()
+    np.testing.assert_allclose(np.sort(heights), tree[:, 2])
 
 
 def test_flat_views_do_not_divide_by_zero() -> None:

@@ -21,6 +21,7 @@ from clipshift.data.photos import decode
 from clipshift.data.sources import sample
 from clipshift.encode import load_encoder
 from clipshift.encode.encoder import Encoder
+from clipshift.errors import UserError
 from clipshift.measure.embeddings import orthogonal_cosines
 
 SIDE = 64
@@ -65,6 +66,9 @@ def test_a_model_against_itself_differs_by_exactly_nothing(tiny: Encoder) -> Non
     assert (parity.table[[OWN, SAME, "neighbours_kept"]] == 1).all(axis=None)
     assert parity.table[MAPPED].isna().all()  # 18 photos do not determine a map
     assert "equal to the bit" in str(parity)
+    assert measure_parity(stack, stack, sample()[:2], 0).passed
+    with pytest.raises(UserError, match="1 of 1 photos can be read: parity requires two"):
+        measure_parity(stack, stack, sample()[:1], 0)
 
 
 def test_exported_to_onnx_it_agrees_within_rounding(tiny: Encoder, tmp_path: Path) -> None:
