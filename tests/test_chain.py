@@ -135,6 +135,29 @@ def test_displacement_of_a_border_in_closed_form() -> None:
     assert moved.item() == pytest.approx(distance.mean(), rel=0.01)
 
 
+def test_frames_are_those_by_hand() -> None:
+    """A border in the colour that was drawn; a crop to a corner; the next picture of a collage."""
+    pixels = np.random.default_rng(0).integers(256, size=(50, 100, 3), dtype=np.uint8)
+    photo, border = Image.fromarray(pixels), internet.Border((0.1, 0.1))
+    for seed in range(20):
+        drawn = border.sample(np.random.default_rng(seed), 224)
+        framed = np.tile(drawn["colour"].numpy().astype(np.uint8), (60, 110, 1))
+        framed[5:-5, 5:-5] = pixels
+        np.testing.assert_array_equal(border.apply(photo, drawn), framed)
+    corner = {"share": torch.tensor(0.25), "position": torch.ones(2)}
+    cropped = internet.Crop((0.25, 0.25)).apply(photo, corner)
+    np.testing.assert_array_equal(cropped, pixels[25:, 50:])
+    collage, turned = internet.Collage((0.2, 0.2)), pixels[::-1, ::-1]
+    for side, axis in enumerate((1, 0, 1, 0)):
+        length = pixels.shape[axis]
+        gap = np.full_like(np.take(pixels, range(length // 50), axis), 255)
+        row = [pixels, gap, turned] if side > 1 else [turned, gap, pixels]
+        shown = np.arange(length * 6 // 5) - (0 if side > 1 else length * 6 // 5)
+        drawn = {"strip": torch.tensor(0.2), "side": torch.tensor([side])}
+        expected = np.take(np.concatenate(row, axis), shown, axis)
+        np.testing.assert_array_equal(collage.apply(photo, drawn), expected)
+
+
 def test_ones_own_may_act_on_the_file_and_not_say_where_pixels_go() -> None:
     batch = batch_of({"tilt": Tilt()}, sample()[:2])
     tilt = make_augmentations({"tilt": Tilt()})[0]["tilt"]
