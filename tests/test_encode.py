@@ -6,6 +6,7 @@ import json
 import shutil
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import huggingface_hub
 import numpy as np
@@ -22,6 +23,7 @@ from clipshift.data.sources import sample
 from clipshift.encode import open_clip_models
 from clipshift.encode.encoder import Encoder
 from clipshift.encode.kinds import load_encoder
+from clipshift.encode.last_block import only_class_token
 from clipshift.encode.packing import packed_weights
 from clipshift.errors import UserError
 
@@ -256,6 +258,27 @@ def test_the_last_block_of_other_vits(tmp_path: Path, views: Tensor, vision: dic
     with torch.inference_mode():
         whole = encoder.model.encode_image(model_inputs(encoder, views))
         torch.testing.assert_close(encoder(views).embedding, whole, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("part", ["block", "attention"])
+def test_a_last_block_of_ones_own_computes_what_it_says(
+    encoder: Encoder, views: Tensor, part: str
+) -> None:
+    tower = copy.deepcopy(encoder.model.visual)
+    block = tower.transformer.resblocks[-1]
+    changed = block if part == "block" else block.attn
+    kind = type(changed)
+
+    def forward(self: Any, tokens: Tensor, *inputs: Any, **options: Any) -> Any:
+        return kind.forward(self, 2 * tokens, *inputs, **options)
+
+    changed.__class__ = type("Own", (kind,), {"forward": forward})
+    with torch.inference_mode():
+        inputs = model_inputs(encoder, views)
+        whole = tower(inputs)
+        with only_class_token(tower, patches=False):
+            torch.testing.assert_close(tower(inputs), whole, rtol=0, atol=1e-5)
+        assert not torch.allclose(encoder.model.visual(inputs), whole, atol=1e-2)
 
 
 # --- what is taken -------------------------------------------------------------------------------

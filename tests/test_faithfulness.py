@@ -1,5 +1,6 @@
 """Deletion and insertion: a gaze that is true by construction, and numbers computed another way."""
 
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -9,6 +10,7 @@ import pytest
 import torch
 from scipy.integrate import trapezoid
 from scipy.stats import spearmanr
+from support.models import VIT, write_hub_folder
 from test_dissect import REGISTERS, UNCHANGED, perturbed
 from timm.models import VisionTransformer
 from torch import Tensor, nn
@@ -17,6 +19,7 @@ from torch.nn.functional import cosine_similarity
 from clipshift.augment import Blur, Flip
 from clipshift.augment.variants import Variant
 from clipshift.encode.encoder import Encoder
+from clipshift.encode.kinds import load_encoder
 from clipshift.encode.modules import as_encoder
 from clipshift.encode.rollout import encode_with_maps
 from clipshift.evaluate.faithfulness import (
@@ -137,10 +140,10 @@ def test_curves_and_agreement_are_those_of_views_without_the_cells(
         np.testing.assert_allclose(curves[1, row, -2:], rho, atol=1e-5)
 
 
-@pytest.mark.parametrize("name", ["open_clip", "registers"])
+@pytest.mark.parametrize("name", ["open_clip", "one layer", "registers"])
 @torch.inference_mode()
 def test_rollout_is_the_product_of_attention_and_identity(
-    name: str, encoder: Encoder, views: Tensor
+    name: str, encoder: Encoder, views: Tensor, tmp_path: Path
 ) -> None:
     """From queries and keys of what goes into each attention layer, for more views than a pass."""
     if name == "registers":
@@ -149,6 +152,8 @@ def test_rollout_is_the_product_of_attention_and_identity(
         blocks: Any = encoder.model.visual.blocks
         layers = [(block.norm1, block.attn) for block in blocks]
     else:
+        if name == "one layer":
+            encoder = load_encoder(f"local-dir:{write_hub_folder(tmp_path, VIT | {'layers': 1})}")
         blocks = encoder.model.visual.transformer.resblocks
         layers = [(block.ln_1, block.attn) for block in blocks]
     many = views.repeat(5, 1, 1, 1)
