@@ -419,7 +419,8 @@ def unit_interval(
     """
     low, high = np.clip(mean_interval(values, seed, groups), 0, 1)
     for place in zip(*np.nonzero(low == high), strict=True):
-        low[place], high[place] = share_interval(values[(slice(None), *place)], groups)
+        of_photos = (slice(None), *place)
+        low[place], high[place] = share_interval(values[of_photos], groups)
     return low, high
 
 
