@@ -67,6 +67,7 @@ LINES = {
     "evaluate experiment=papr": "'paper'? (there are: check, dissect, imagenet_c, inside",
     "evaluate experiment=robustify": "use clipshift train experiment=robustify",
     "train experiment=robustify data.train.root=photos data.val.root=x": "data.val.root: no folder",
+    "train experiment=robustify_lite data.train.large.root=x": "data.train.large.root: no folder",
 }  # fmt: skip
 EACH = """
 import contextlib, io, json, os, sys

@@ -70,16 +70,22 @@ def check_paths(cfg: DictConfig, command: str) -> None:
     Raises:
         UserError: If one is missing, naming its option.
     """
-    for name, one in spec.options_of(DESCRIPTIONS[command]):
-        kinds = one.metadata.get("paths", ())
-        given = OmegaConf.select(cfg, name) if kinds else None
-        for path in given if isinstance(given, ListConfig) else [given]:
-            file = Path(str(path)).expanduser()
-            if path is None or "://" in str(path) or any(KINDS[kind](file) for kind in kinds):
-                continue
-            latest = f" (the latest run here is {runs[0]})" if (runs := finished_runs()) else ""
-            hint = latest if kinds[0].startswith("finished run") else ""
-            raise UserError(f"{name}: no {' or '.join(kinds)} {path}{hint}")
+    train = OmegaConf.select(cfg, "data.train") or {}
+    sources = [f"data.train.{name}" for name, value in train.items() if spec.is_source(value)]
+    for option, one in spec.options_of(DESCRIPTIONS[command]):
+        kinds = one.metadata.get("paths")
+        if not kinds:
+            continue
+        of_sources = {option.replace("data.train", source) for source in sources} - {option}
+        for name in [*sorted(of_sources), option]:
+            given = OmegaConf.select(cfg, name)
+            for path in given if isinstance(given, ListConfig) else [given]:
+                file = Path(str(path)).expanduser()
+                if path is None or "://" in str(path) or any(KINDS[kind](file) for kind in kinds):
+                    continue
+                latest = f" (the latest run here is {runs[0]})" if (runs := finished_runs()) else ""
+                hint = latest if kinds[0].startswith("finished run") else ""
+                raise UserError(f"{name}: no {' or '.join(kinds)} {path}{hint}")
 
 
 def finished_runs() -> list[str]:
