@@ -26,7 +26,7 @@ SHORT = [
 """Options of all trainings: 40 steps, and α = 1."""
 VARIANTS = {
     "recipe": [],
-    "the same rate for all stages": ["optimization.block_decay=1", "optimization.lr=4e-4"],
+    "all stages": ["tune=full", "optimization.lr=4e-4"],
     "squared length": ["objective.loss.distance=l2"],
     "large photographs alone": ["data.train.small.weight=1e-9"],
     "the paper's strengths alone": ["severities=[paper]"],

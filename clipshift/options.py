@@ -570,7 +570,7 @@ class TuneOptions(Description):
     """The options of ``tune``."""
 
     blocks: int = option(FROM_CHOICE, whole(1))
-    """Of tune=last_blocks: how many blocks are trained."""
+    """Of tune=first_blocks and last_blocks: how many blocks are trained."""
     rank: int = option(FROM_CHOICE, whole(1))
     """Of tune=lora: the rank of the changes."""
     alpha: float = option(FROM_CHOICE, number(0))
@@ -581,9 +581,7 @@ class OptimizationOptions(Description):
     """The optimizer."""
 
     lr: float = option(5.0e-4, number(0))
-    """The peak learning rate, of the first block if they have their own."""
-    block_decay: float = option(1.0, number(0))
-    """The factor of the learning rate from each block to the next; 1: the same for all."""
+    """The peak learning rate."""
     weight_decay: float = option(0.0, share())
     """The weight decay."""
 

@@ -88,7 +88,7 @@ def moved(tower: nn.Module) -> nn.Module:
 def in_training(
     base: Encoder, objective: Objective, anchor: Objective | None, texts: ZeroShot | None, **weights
 ) -> Finetuning:
-    options = {"anchor_weight": 1.0, "lr": 1e-4, "block_decay": 1.0, "weight_decay": 0.0} | weights
+    options = {"anchor_weight": 1.0, "lr": 1e-4, "weight_decay": 0.0} | weights
     return Finetuning(base, moved, objective, anchor, texts, {}, None, **options)
 
 
@@ -217,31 +217,12 @@ def test_what_is_tuned(encoder: Encoder) -> None:
     both = trainable(encoder, lambda tower: tuning.last_blocks(tower, 2))
     first = {name for name in everything if ".resblocks.0." in name}
     assert both == last | first
-    with pytest.raises(UserError, match=r"tune\.blocks=9: this image tower has 2"):
-        tuning.last_blocks(visual, 9)
-
-
-def test_every_block_has_a_learning_rate_of_its_own(encoder: Encoder) -> None:
-    """Read off the parameters' names: the stem is trained as the first block, ends as a third."""
-
-    def rates(tune: Callable[[nn.Module], nn.Module], decay: float) -> dict[str, float]:
-        tower = tune(copy.deepcopy(encoder.model.visual).requires_grad_(False))
-        names = {parameter: name for name, parameter in tower.named_parameters()}
-        groups = tuning.parameter_groups(tower, 0.1, decay)
-        return {names[of]: group["lr"] for group in groups for of in group["params"]}
-
-    for name, rate in rates(tuning.full, 0.5).items():
-        block = 0 if "resblocks.0" in name else 1 if "resblocks.1" in name else None
-        if block is None:
-            block = 2 if name.startswith(("ln_post", "proj")) else 0
-        assert rate == pytest.approx(0.1 * 0.5**block), name
-    assert set(rates(tuning.full, 0.5)) == trainable(encoder, tuning.full)
-    assert set(rates(tuning.full, 1).values()) == {0.1}
-    last = partial(tuning.last_blocks, blocks=1)
-    assert set(rates(last, 0.5)) == trainable(encoder, last)
-    assert set(rates(last, 0.5).values()) == {0.05, 0.025}
-    with pytest.raises(UserError, match=r"optimization\.block_decay: the blocks of this"):
-        tuning.parameter_groups(nn.Linear(2, 2), 0.1, 0.5)
+    assert trainable(encoder, lambda tower: tuning.first_blocks(tower, 1)) == everything - last
+    both = trainable(encoder, lambda tower: tuning.first_blocks(tower, 2))
+    assert everything - both == {"ln_post.weight", "ln_post.bias", "proj"}
+    for part in (tuning.first_blocks, tuning.last_blocks):
+        with pytest.raises(UserError, match=r"tune\.blocks=9: this image tower has 2"):
+            part(visual, 9)
 
 
 def test_low_rank_changes_start_as_in_the_authors_code() -> None:

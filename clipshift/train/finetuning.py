@@ -28,7 +28,7 @@ from clipshift.progress import tracked
 from clipshift.train.interpolation import interpolated
 from clipshift.train.objectives import Objective
 from clipshift.train.resuming import BEST, LAST, StateCheckpoint, load_training
-from clipshift.train.tuning import parameter_groups, plain_weights
+from clipshift.train.tuning import plain_weights
 
 STATES = {"state_dict", "current_model_state"}
 """Where a checkpoint has weights: those to keep and, beside a moving average, those in training."""
@@ -106,8 +106,6 @@ class Finetuning(ShiftValidation):
         anchor_weight: Of ``anchor``.
         lr: Peak learning rate, reached after a tenth of the steps, from a 25th of it and then to
             zero along cosines.
-        block_decay: The factor of that rate from each block to the next, see
-            `clipshift.train.tuning.parameter_groups`.
         weight_decay: Of all that is trained.
     """
 
@@ -123,7 +121,6 @@ class Finetuning(ShiftValidation):
         *,
         anchor_weight: float,
         lr: float,
-        block_decay: float,
         weight_decay: float,
     ) -> None:
         super().__init__(copy.deepcopy(base), augmentations, zero_shot)
@@ -131,7 +128,6 @@ class Finetuning(ShiftValidation):
         self.student.model.visual = tune(self.student.model.visual)
         self.objective, self.anchor, self.texts = objective, anchor, texts
         self.anchor_weight, self.lr, self.weight_decay = anchor_weight, lr, weight_decay
-        self.block_decay = block_decay
 
     def on_train_start(self) -> None:
         if self.texts is not None:
@@ -186,11 +182,10 @@ class Finetuning(ShiftValidation):
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         """AdamW on what is tuned, and its schedule, step by step."""
-        groups = parameter_groups(self.student.model.visual, self.lr, self.block_decay)
-        optimizer = torch.optim.AdamW(groups, weight_decay=self.weight_decay)
-        rates = [group["lr"] for group in groups]
+        tuned = [p for p in self.student.parameters() if p.requires_grad]
+        optimizer = torch.optim.AdamW(tuned, lr=self.lr, weight_decay=self.weight_decay)
         steps = int(self.trainer.estimated_stepping_batches)
-        schedule = OneCycleLR(optimizer, rates, steps, pct_start=0.1, cycle_momentum=False)
+        schedule = OneCycleLR(optimizer, self.lr, steps, pct_start=0.1, cycle_momentum=False)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
 
