@@ -28,7 +28,7 @@ VARIANTS = {
     "recipe": [],
     "all stages": ["tune=full", "optimization.lr=4e-4"],
     "squared length": ["objective.loss.distance=l2"],
-    "large photographs alone": ["data.train.small.weight=1e-9"],
+    "large photographs alone": ["+data.train.small.weight=1e-9"],
     "the paper's strengths alone": ["severities=[paper]"],
     "one view of twice as many photographs": ["views=1", "data.batch_size=32", "data.photos=1280"],
     "neither cropped nor mirrored": ["data.train.vary={}"],

@@ -811,7 +811,7 @@ def robust_table(training: Training) -> str:
 def outcome_table(training: Training) -> str:
     """Return what the fine-tuning changed, with the control if there is one."""
     head, *rows = outcome_cells(training.outcome)
-    return table(head, ([cell.replace("-", "−") for cell in row] for row in rows))
+    return table(head, ([re.sub(r"-(?=\d+\.)", "−", cell) for cell in row] for row in rows))
 
 
 def caption(run: Run) -> str:
