@@ -82,7 +82,7 @@ def main(folder: str, seeds: str = "3", *variants: str) -> None:
             print(rows[-1], flush=True)
     over = pd.DataFrame(rows).groupby("variant", sort=False)
     mean, deviation = over.mean().round(3).astype(str), over.std().round(3).astype(str)
-    print((mean + " ± " + deviation).to_markdown())
+    print((mean + " ± " + deviation).to_string())
 
 
 if __name__ == "__main__":
