@@ -70,22 +70,26 @@ def check_paths(cfg: DictConfig, command: str) -> None:
     Raises:
         UserError: If one is missing, naming its option.
     """
+    for name, kinds, path in _paths(cfg, command):
+        file = Path(str(path)).expanduser()
+        if "://" in str(path) or any(KINDS[kind](file) for kind in kinds):
+            continue
+        latest = f" (the latest run here is {runs[0]})" if (runs := finished_runs()) else ""
+        hint = latest if kinds[0].startswith("finished run") else ""
+        raise UserError(f"{name}: no {' or '.join(kinds)} {path}{hint}")
+
+
+def _paths(cfg: DictConfig, command: str) -> Iterator[tuple[str, tuple[str, ...], Any]]:
+    """Options that name files or folders, those of several sources first, and what is given."""
     train = OmegaConf.select(cfg, "data.train") or {}
     sources = [f"data.train.{name}" for name, value in train.items() if spec.is_source(value)]
     for option, one in spec.options_of(DESCRIPTIONS[command]):
-        kinds = one.metadata.get("paths")
-        if not kinds:
-            continue
-        of_sources = {option.replace("data.train", source) for source in sources} - {option}
-        for name in [*sorted(of_sources), option]:
-            given = OmegaConf.select(cfg, name)
-            for path in given if isinstance(given, ListConfig) else [given]:
-                file = Path(str(path)).expanduser()
-                if path is None or "://" in str(path) or any(KINDS[kind](file) for kind in kinds):
-                    continue
-                latest = f" (the latest run here is {runs[0]})" if (runs := finished_runs()) else ""
-                hint = latest if kinds[0].startswith("finished run") else ""
-                raise UserError(f"{name}: no {' or '.join(kinds)} {path}{hint}")
+        if kinds := one.metadata.get("paths"):
+            names = [option.replace("data.train", place) for place in [*sources, "data.train"]]
+            for name in dict.fromkeys(names):
+                given = OmegaConf.select(cfg, name)
+                paths = given if isinstance(given, ListConfig) else [given]
+                yield from ((name, kinds, path) for path in paths if path is not None)
 
 
 def finished_runs() -> list[str]:
