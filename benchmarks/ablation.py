@@ -22,14 +22,18 @@ SHORT = [
     "'zero_shot.classes=imagenet','aug=paper','metric=cosine_similarity','save.embeddings=true']",
 ]  # fmt: skip
 """Options of all trainings: 40 steps, and α = 1."""
+FIVE = ["aug@train_aug=[noise,blur,color_jitter,shift_scale_rotate,brightness_contrast]"]
+SMALL = [
+    *FIVE, "+data@data.train.small=shards", "data.train.small.pattern=train-*.tar",
+    "data.train.small.root=${oc.env:CLIPSHIFT_PHOTOS,../shared/photos}/tiny-imagenet",
+]  # fmt: skip
 VARIANTS = {
     "recipe": [],
-    "all stages": ["tune=full", "optimization.lr=4e-4"],
-    "squared length": ["objective.loss.distance=l2"],
-    "large photographs alone": ["+data.train.small.weight=1e-9"],
-    "the paper's strengths alone": ["severities=[paper]"],
-    "one view of twice as many photographs": ["views=1", "data.batch_size=32", "data.photos=1280"],
-    "neither cropped nor mirrored": ["data.train.vary={}"],
+    "five augmentations": FIVE,
+    "five, and small photographs as well": SMALL,
+    "five, small, squared length": [*SMALL, "objective.loss.distance=l2"],
+    "five, small, the paper's strengths alone": [*SMALL, "severities=[paper]"],
+    "five, small, all stages": [*SMALL, "tune=full", "optimization.lr=4e-4"],
 }
 """Options that differ from the recipe's."""
 

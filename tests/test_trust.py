@@ -43,6 +43,8 @@ from clipshift.results.rebuild import rebuild_views
 from clipshift.results.records import Records
 from clipshift.results.runs import read_run
 
+pytestmark = pytest.mark.usefixtures("charts_drawn_once")
+
 SECRET = "canary-in-the-environment"
 
 
@@ -502,7 +504,9 @@ def test_files_that_are_links_are_replaced(stranger: Path, canary: Canary, tmp_p
     canary.check()
 
 
-def test_the_commands_end_in_one_line(stranger: Path, canary: Canary, tmp_path: Path) -> None:
+def test_the_commands_end_in_one_line(
+    stranger: Path, canary: Canary, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     """``report=`` and ``compare=`` as they are typed; the roads above are theirs."""
     folder = copied(stranger, tmp_path)
     facts = json.loads((folder / "run.json").read_text())
@@ -512,11 +516,13 @@ def test_the_commands_end_in_one_line(stranger: Path, canary: Canary, tmp_path: 
     assert done.returncode == 1
     assert done.stderr.count("\n") == 1
     assert "which is not clipshift's" in done.stderr
-    done = run_script("evaluate.py", f"compare=[{stranger},{folder}]", "logger=none", cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
-    assert "note: Photos are listed without pictures" not in done.stdout, "the first run has them"
     done = run_script("evaluate.py", f"compare=[{folder},{stranger}]", "logger=none", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
     assert "note: Photos are listed without pictures" in done.stdout
+    compare_runs([str(stranger), str(folder)], 0, tmp_path / "compared")
+    printed = capsys.readouterr().out
+    assert "tiny (B) against tiny (A)" in printed
+    assert "note: Photos are listed without pictures" not in printed, "the first run has them"
     canary.check()
 
 
