@@ -46,13 +46,13 @@ def differences(run: Path) -> dict[str, float]:
     shift = 100 * change["cosine_similarity"] / base["cosine_similarity"]
     of_both = [load_file(run / name / "embeddings.safetensors") for name in ("base", "robust")]
     return {
-        "shift, trained, %": shift[trained],
-        "shift, held out, %": shift[held],
+        "shift, trained, %": float(shift[trained]),
+        "shift, held out, %": float(shift[held]),
         "clean embedding moves": float(
             1 - cosine_similarity(*(of["clean"] for of in of_both)).mean()
         ),
-        "clean top-1, points": 100 * change["zero_shot_top1_clean", "clean"],
-        "top-1 under trained, points": 100 * change["zero_shot_top1", trained],
+        "clean top-1, points": 100 * float(change["zero_shot_top1_clean", "clean"]),
+        "top-1 under trained, points": 100 * float(change["zero_shot_top1", trained]),
     }
 
 
