@@ -1,9 +1,9 @@
 """The shift and accuracy of a fine-tuned model, by plain open_clip and numpy.
 
-``python benchmarks/check_robust.py RUN`` encodes the views that a run kept (``save.views=200``)
-with the model that it measured (``model.checkpoint=TRAINING/model``), and compares, photo by photo,
-cosines and zero-shot hits with the run's ``shift.parquet``. Of clipshift it uses the files, and the
-code of tiny's tower. It exits with code 1 where they differ.
+``python benchmarks/check_robust.py RUN`` encodes the views that a run kept (``save.views=200``,
+``prompts=openai``) with the model that it measured (``model.checkpoint=TRAINING/model``), and
+compares, photo by photo, cosines and zero-shot hits with the run's ``shift.parquet``. Of clipshift
+it uses the files, and the code of tiny's tower. It exits with code 1 where they differ.
 """
 
 import json
