@@ -207,6 +207,16 @@ def test_labels_outside_the_candidates_are_found_by_their_wordnet_lemmas_or_have
     assert zero_shot.targets.tolist() == [40, 0, -1, -1, -1]
 
 
+def test_a_lemma_that_two_classes_have_in_other_case_is_told_by_its_case(
+    encoder,
+) -> None:  # type: ignore[no-untyped-def]
+    photos = [Photo(label, None, label=label) for label in ("Cardigan", "cardigan")]  # type: ignore[arg-type]
+    names = candidate_classes("imagenet")
+    dog, garment = names[264], names[474]
+    assert make_zero_shot(encoder, photos, [garment, dog], ["{}"]).targets.tolist() == [1, 0]
+    assert make_zero_shot(encoder, photos, [garment, "hat"], ["{}"]).targets.tolist() == [0, 0]
+
+
 def test_candidates_come_from_a_file(tmp_path: Path) -> None:
     file = tmp_path / "names.txt"
     file.write_text("red fox\n\n  déjà vu \n", encoding="utf-8")

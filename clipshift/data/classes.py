@@ -4,7 +4,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from clipshift.data.files import existing
-from clipshift.data.wordnet import class_labels, imagenet_name, imagenet_names, spoken_names
+from clipshift.data.wordnet import (
+    class_labels,
+    imagenet_name,
+    imagenet_names,
+    names_told_by_case,
+    spoken_names,
+)
 from clipshift.errors import UserError, printable
 
 OPENAI = "openai"
@@ -94,9 +100,10 @@ def class_of(label: str | None, position: Mapping[str, int]) -> int:
     """The class of a label, by the positions of `class_names`; −1 for none."""
     if label is None:
         return -1
-    key = _normalised(label)
-    key = key if key in position else _normalised(imagenet_name(key) or "")
-    return position.get(key, -1)
+    words = " ".join(label.replace("_", " ").split())
+    names = names_told_by_case().get(words), words, imagenet_name(words)
+    keys = (_normalised(name) for name in names if name)
+    return next((position[key] for key in keys if key in position), -1)
 
 
 def _normalised(label: str) -> str:
