@@ -1,6 +1,7 @@
 """Zero-shot classification against sorting in numpy, and in the tables of a run."""
 
 import json
+from collections import Counter
 from dataclasses import replace
 from itertools import permutations
 from pathlib import Path
@@ -16,6 +17,7 @@ from torch import Tensor
 from clipshift.data.classes import candidate_classes
 from clipshift.data.photos import Photo
 from clipshift.data.sources import sample
+from clipshift.data.wordnet import imagenet_names
 from clipshift.encode.kinds import load_encoder
 from clipshift.encode.texts import make_zero_shot
 from clipshift.errors import UserError
@@ -212,6 +214,9 @@ def test_a_lemma_that_two_classes_have_in_other_case_is_told_by_its_case(
 ) -> None:  # type: ignore[no-untyped-def]
     photos = [Photo(label, None, label=label) for label in ("Cardigan", "cardigan")]  # type: ignore[arg-type]
     names = candidate_classes("imagenet")
+    lemmas = {lemma for names_of in imagenet_names() for lemma in names_of}
+    uses = Counter(lemma.casefold() for lemma in lemmas)
+    assert {lemma for lemma in lemmas if uses[lemma.casefold()] > 1} == {"Cardigan", "cardigan"}
     dog, garment = names[264], names[474]
     assert make_zero_shot(encoder, photos, [garment, dog], ["{}"]).targets.tolist() == [1, 0]
     assert make_zero_shot(encoder, photos, [garment, "hat"], ["{}"]).targets.tolist() == [0, 0]

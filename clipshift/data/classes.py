@@ -5,10 +5,10 @@ from typing import Any
 
 from clipshift.data.files import existing
 from clipshift.data.wordnet import (
+    TOLD_BY_CASE,
     class_labels,
     imagenet_name,
     imagenet_names,
-    names_told_by_case,
     spoken_names,
 )
 from clipshift.errors import UserError, printable
@@ -101,9 +101,10 @@ def class_of(label: str | None, position: Mapping[str, int]) -> int:
     if label is None:
         return -1
     words = " ".join(label.replace("_", " ").split())
-    names = names_told_by_case().get(words), words, imagenet_name(words)
-    keys = (_normalised(name) for name in names if name)
-    return next((position[key] for key in keys if key in position), -1)
+    for name in (TOLD_BY_CASE.get(words, words), words):
+        if (key := _normalised(name)) in position:
+            return position[key]
+    return position.get(_normalised(imagenet_name(words) or ""), -1)
 
 
 def _normalised(label: str) -> str:

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from functools import lru_cache
 
 IMAGENET_CLASSES = 1000
+TOLD_BY_CASE = {"Cardigan": "Cardigan Welsh Corgi"}
+"""ImageNet's one WordNet lemma that is another class's name in lower case: open_clip's name."""
 
 
 def is_wordnet_id(label: str) -> bool:
@@ -137,15 +139,3 @@ def _synonyms() -> dict[str, str]:
     uses = Counter(name for name, _ in pairs)
     labels = {label.casefold(): spoken for label, spoken in spoken_names().items()}
     return {name: spoken for name, spoken in pairs if uses[name] == 1} | labels
-
-
-@lru_cache(maxsize=1)
-def names_told_by_case() -> dict[str, str]:
-    """open_clip's names by the WordNet lemmas that differ from another class's in case alone.
-
-    >>> names_told_by_case()["Cardigan"], names_told_by_case()["cardigan"]
-    ('Cardigan Welsh Corgi', 'cardigan')
-    """
-    names = {lemma: names[0] for names in imagenet_names() for lemma in names}
-    uses = Counter(lemma.casefold() for lemma in names)
-    return {lemma: name for lemma, name in names.items() if uses[lemma.casefold()] > 1}
