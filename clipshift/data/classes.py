@@ -100,12 +100,16 @@ def class_of(label: str | None, position: Mapping[str, int]) -> int:
     """The class of a label, by the positions of `class_names`; −1 for none."""
     if label is None:
         return -1
-    words = " ".join(label.replace("_", " ").split())
-    for name in (TOLD_BY_CASE.get(words, words), words):
-        if (key := _normalised(name)) in position:
-            return position[key]
-    return position.get(_normalised(imagenet_name(words) or ""), -1)
+    words = _words(label)
+    key = _normalised(TOLD_BY_CASE.get(words, words))
+    key = key if key in position else words.casefold()
+    key = key if key in position else _normalised(imagenet_name(key) or "")
+    return position.get(key, -1)
 
 
 def _normalised(label: str) -> str:
-    return " ".join(label.replace("_", " ").split()).casefold()
+    return _words(label).casefold()
+
+
+def _words(label: str) -> str:
+    return " ".join(label.replace("_", " ").split())
