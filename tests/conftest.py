@@ -1,11 +1,9 @@
 """Fixtures: a small encoder, views of real photographs, a finished run, a browser."""
 
 import gc
-import json
 import os
 import tempfile
 from collections.abc import Callable, Iterator
-from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -158,23 +156,6 @@ def browser() -> Iterator[Any]:
 def without_page(monkeypatch: pytest.MonkeyPatch) -> None:
     """Runs in this process end with their tables, for tests that look at no page or figure."""
     monkeypatch.setattr("clipshift.cli.evaluate.report_run", lambda *_: None)
-
-
-@pytest.fixture(scope="module")
-def charts_drawn_once() -> Iterator[None]:
-    """A chart that was drawn before is not drawn again, for tests that make many similar pages."""
-    import vl_convert
-
-    drawn = vl_convert.vegalite_to_svg
-    svg = cache(lambda chart, options: drawn(json.loads(chart), **json.loads(options)))
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(
-            vl_convert,
-            "vegalite_to_svg",
-            lambda chart, **options: svg(json.dumps(chart), json.dumps(options)),
-        )
-        patch.setattr(vl_convert, "svg_to_png", cache(vl_convert.svg_to_png))
-        yield
 
 
 @pytest.fixture(scope="session")

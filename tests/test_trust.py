@@ -14,6 +14,7 @@ import shutil
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import vl_convert
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors import safe_open
@@ -43,9 +45,22 @@ from clipshift.results.rebuild import rebuild_views
 from clipshift.results.records import Records
 from clipshift.results.runs import read_run
 
-pytestmark = pytest.mark.usefixtures("charts_drawn_once")
-
 SECRET = "canary-in-the-environment"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def charts_drawn_once() -> Iterator[None]:
+    """A chart that was drawn before is not drawn again: most of a damaged run's page stays."""
+    drawn = vl_convert.vegalite_to_svg
+    svg = cache(lambda chart, options: drawn(json.loads(chart), **json.loads(options)))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(
+            vl_convert,
+            "vegalite_to_svg",
+            lambda chart, **options: svg(json.dumps(chart), json.dumps(options)),
+        )
+        patch.setattr(vl_convert, "svg_to_png", cache(vl_convert.svg_to_png))
+        yield
 
 
 @pytest.fixture(scope="module")
