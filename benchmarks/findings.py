@@ -338,8 +338,8 @@ def training_summary(training: Training) -> str:
     changes = [change_in_words(pair, group) for group in GROUPS[:2]]
     line = (
         f"Fine-tuning `{before}` on {counted(len(training.trained_on), 'augmentation')} "
-        f"changes its mean relative shift by {changes[0]} on these, and by {changes[1]} on "
-        f"those held out, over {counted(int(pair['n'].max()), 'photograph')} it was not "
+        f"changes its mean relative shift by {changes[0]} on those measured, and by {changes[1]} "
+        f"on those held out, over {counted(int(pair['n'].max()), 'photograph')} it was not "
         "trained on"
     )
     if len(models_of(training)) == 3:
