@@ -11,6 +11,7 @@ from typing import Any
 
 POSTPONED = (
     "scipy.signal",  # of torchmetrics, for audio: 0.4 s
+    "torchmetrics.utilities.plot",  # of torchmetrics, imports matplotlib where it is: 0.6 s
     "torch._dynamo",  # of torchvision and Lightning, to know compiled models: 1 s
     "torch._dynamo.utils",
     "transformers",  # of torchmetrics and open_clip, for texts: 0.9 s

@@ -15,6 +15,7 @@ from clipshift.report.charts import vega
 
 LIBRARIES = {"torch", "torchvision", "kornia", "open_clip", "timm", "pytorch_lightning"}
 LIBRARIES |= {"torchmetrics", "albumentations", "datasets", "gradio", "skimage", *POSTPONED}
+LIBRARIES |= {"matplotlib", "scipy.ndimage", "scipy.stats"}
 DRAWS_PHOTOS = {"torch", "torchvision", "kornia", "skimage"}  # which has some of the sample
 ENCODES = DRAWS_PHOTOS | {"open_clip", "timm", "pytorch_lightning", "torchmetrics"}
 USED = {
@@ -65,6 +66,9 @@ assert isinstance(torch.compile(layer), lightning.OptimizedModule)
 config = open_clip.hf_model.AutoConfig.for_model("bert")
 assert isinstance(config, open_clip.hf_model.PretrainedConfig)
 assert type(config).__module__.startswith("transformers.")
+import torchmetrics
+figure, _ = torchmetrics.MeanMetric().plot(torch.ones(1))
+assert type(figure).__module__.startswith("matplotlib.")
 """
 """Run after the commands: what they have postponed, and more."""
 

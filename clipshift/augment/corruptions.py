@@ -4,7 +4,6 @@ from typing import Any, ClassVar
 
 import numpy as np
 import torch
-from scipy.ndimage import zoom
 from torch import Tensor
 
 from clipshift.augment.keyed import Augmentation, Draws, unit_range
@@ -84,6 +83,8 @@ def zoom_blur(image: np.ndarray, severity: int, name: str = "zoom_blur") -> np.n
         severity: The level, from 1 to 5.
         name: Not used: the place of ``corruption_name``.
     """
+    from scipy.ndimage import zoom
+
     clean = (image / 255.0).astype(np.float32)
     height, width, _ = clean.shape
     end, step = ZOOMS[severity - 1]

@@ -2,6 +2,7 @@
 
 import ctypes
 import errno
+import gc
 import math
 import os
 import shutil
@@ -130,8 +131,13 @@ def loading(task: str, logger: Mapping[str, Any] | None = None) -> Iterator[None
     if "project" in (logger or {}) and is_first():  # only W&B has one
         with suppress(ImportError):  # it is not ours: without it, a run only starts later
             import_module("wandb.sdk.launch")
-    with postponed_imports():
-        yield
+    gc.disable()  # it would look for garbage in what libraries make: a sixth of their time
+    try:
+        with postponed_imports():
+            yield
+    finally:
+        gc.freeze()
+        gc.enable()
 
 
 def keep_freed_memory() -> None:

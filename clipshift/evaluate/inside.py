@@ -7,7 +7,6 @@ from itertools import combinations
 import numpy as np
 import pandas as pd
 from scipy.special import softmax
-from scipy.stats import ttest_1samp
 
 from clipshift.augment.variants import Variant
 from clipshift.data.photos import keyed_order
@@ -202,6 +201,8 @@ def named_table(views: Views, vocabularies: Mapping[str, Vocabulary]) -> pd.Data
 
 
 def _named(views: Views, name: str, vocabulary: Vocabulary) -> pd.DataFrame:
+    from scipy.stats import ttest_1samp  # takes half a second, which other runs do not need
+
     clean = np.stack(_compared(views.embeddings[CLEAN], vocabulary))
     tables: list[pd.DataFrame] = []
     chosen, columns = [], []

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
-from scipy.stats import t as student
+from scipy.special import stdtrit
 
 from clipshift.data.photos import keyed_order
 from clipshift.evaluate.gallery import COMPARED_PHOTOS
@@ -86,7 +86,7 @@ def _separation_rows(
     photos, pairs = len(groups), int(separation.impostors.sum())
     for place, measure in enumerate(("auroc", "micro_ap")):
         yield measure, None, separation.statistics[place], *ends[:, place], photos, None
-    reach = student.ppf((1 + CONFIDENCE) / 2, max(len(np.unique(groups)) - 1, 1))
+    reach = stdtrit(max(len(np.unique(groups)) - 1, 1), (1 + CONFIDENCE) / 2)
     for rate, threshold, error in zip(RATES, separation.thresholds, separation.errors, strict=True):
         independent = min((rate / error) ** 2 if error else 0, rate * pairs)
         if independent < INDEPENDENT or rate <= reach * error:

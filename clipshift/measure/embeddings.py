@@ -11,7 +11,6 @@ from collections.abc import Iterator
 import numpy as np
 from scipy.linalg import eigh, orthogonal_procrustes, svd, svdvals
 from scipy.optimize import nnls
-from scipy.stats import skew
 
 from clipshift.measure.functional import TIE
 
@@ -827,7 +826,8 @@ def hubness(occurrence: np.ndarray) -> float:
     """
     if np.ptp(occurrence) <= TIE:
         return 0.0
-    return float(skew(occurrence))
+    deviation = occurrence - occurrence.mean()
+    return float((deviation**3).mean() / (deviation**2).mean() ** 1.5)
 
 
 def effective_rank(embeddings: np.ndarray) -> float:

@@ -4,10 +4,9 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pandas as pd
-from scipy.stats import spearmanr
 
 from clipshift.results.columns import DEFINITIONS
-from clipshift.results.intervals import mean_interval, spearman_interval
+from clipshift.results.intervals import mean_interval, spearman, spearman_interval
 from clipshift.results.table import Shift, by_photo
 from clipshift.severities import LADDER
 
@@ -174,4 +173,4 @@ def _correlation(rows: pd.DataFrame, least: int = 4) -> tuple[float, int]:
     pairs = rows[["error", "shift"]].dropna()
     if len(pairs) < least or not (pairs.nunique() > 1).all():
         return np.nan, len(pairs)
-    return float(spearmanr(pairs["error"], pairs["shift"])[0]), len(pairs)
+    return spearman(pairs["error"], pairs["shift"])[0], len(pairs)

@@ -5,10 +5,9 @@ from itertools import combinations
 
 import numpy as np
 import pandas as pd
-from scipy.stats import kendalltau, spearmanr
 
 from clipshift.measure.facts import Facts
-from clipshift.results.intervals import Studentized, holm, spearman_interval, studentize
+from clipshift.results.intervals import Studentized, holm, spearman, spearman_interval, studentize
 from clipshift.results.matching import UNMATCHED, Matching
 from clipshift.results.table import Shift, by_photo, labels_of
 
@@ -186,6 +185,8 @@ def ranking_agreement(
 
     errors = studentize(matching.stratified(values, variants), seed, differences, groups)
     errors = matching.widened(errors, np.nanmean(values, axis=0), variants, seed, differences)
+    from scipy.stats import kendalltau  # takes half a second, which other runs do not need
+
     tau = kendalltau(first[names].mean(), second[names].mean()).statistic
     signs = told_apart(errors)
     order = signs[:pairs] * signs[pairs:]
@@ -204,7 +205,7 @@ def correlate(shift: Shift, columns: Mapping[str, Facts]) -> pd.DataFrame:
     Returns:
         One row per (augmentation, severity, ``with``), where ``with`` is a `Facts.correlate`:
         ``rho`` with `spearman_interval`'s ``ci_low`` and ``ci_high``; ``p``, two-sided, of no
-        correlation (scipy's, from Student's t); ``p_holm``, that after Holm's correction over all
+        correlation (`spearman`); ``p_holm``, that after Holm's correction over all
         rows of the severity; and ``n``. NaN for fewer than four photos or where one of both does
         not vary.
     """
@@ -220,7 +221,7 @@ def correlate(shift: Shift, columns: Mapping[str, Facts]) -> pd.DataFrame:
             beside = values[variant].to_numpy()[complete] * (-1 if facts.better == "higher" else 1)
             rho = p = low = high = np.nan
             if len(moved) > 3 and all(one.min() < one.max() for one in (moved, beside)):
-                rho, p = (float(value) for value in spearmanr(moved, beside))
+                rho, p = spearman(moved, beside)
                 low, high = spearman_interval(rho, len(moved))
             row = (*variant, facts.correlate, rho, low, high, p, len(moved))
             rows.append((place, order, row))
