@@ -359,7 +359,7 @@ def test_run_writes_everything(finished: tuple[Path, str]) -> None:
              "layers_cka", "gaze", "distances", "correlations", "cosines")  # fmt: skip
     assert figures == {f"{name}.{kind}" for name in drawn for kind in ("svg", "png")}
     views = 1 + 9  # clean, and under nine augmentations
-    assert page.count("data:image/webp") == 5 * views
+    assert page.count("data:image/jpeg") == 5 * views
     assert 'src="http' not in page
     assert not list(folder.glob(".*.partial"))
     for word in ("noise", "cosine", "report.html", "wandb sync"):

@@ -16,7 +16,6 @@ import pandas as pd
 import pytest
 from omegaconf import OmegaConf
 from PIL import Image
-from support.commands import run_evaluate
 from support.terminal import ROOT
 
 from clipshift.cli.build import load_photos
@@ -120,34 +119,47 @@ def test_names_that_are_no_text_get_ids_that_tables_hold(hub_folder: Path, tmp_p
 
 ASCII = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONIOENCODING": "ascii:replace"}
 """The environment of a process whose file names and terminal are ASCII."""
-LISTING = """
-import sys
+LISTED_AND_MEASURED = """
+import runpy, sys
 from pathlib import Path
 from clipshift.data import captions, folder, shards
-root = Path(sys.argv[1])
+root, script, *options = sys.argv[1:]
+root = Path(root)
 for photos in (folder(root / "photos"), captions(root / "captions.csv"), shards(root)):
     print(ascii([(p.id, p.label, len(p.read())) for p in photos]))
+sys.argv[:] = [script, *options]
+runpy.run_path(script, run_name="__main__")
 """
 
 
-def test_ids_do_not_depend_on_the_locale(tmp_path: Path) -> None:
-    write(tmp_path / "photos", "Müll/日本.jpg", b"caf\xe9/a\xff.jpg")
-    write(tmp_path, "é.jpg")
-    (tmp_path / "captions.csv").write_text("image,caption\né.jpg,un café\n", encoding="utf-8")
-    (tmp_path / "classes.json").write_text('{"names": ["é"]}', encoding="utf-8")
-    write_shard(
-        tmp_path / "ü.tar", {"é.jpg": PHOTO, os.fsdecode(b"a\xff.jpg"): PHOTO, "é.cls": b"0"}
-    )
-    said = subprocess.run(
-        [sys.executable, "-c", LISTING, str(tmp_path)],
-        capture_output=True,
-        text=True,
-        check=True,
-        cwd=ROOT,
-        env=os.environ | ASCII,
-    ).stdout
+@pytest.fixture(scope="module")
+def in_ascii(hub_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[list[str], Path]:
+    """What one process with an ASCII locale prints of its listings, and the folder of its run."""
+    folder = tmp_path_factory.mktemp("ascii")
+    write(folder / "photos", "Müll/日本.jpg", b"caf\xe9/a\xff.jpg")
+    write(folder, "é.jpg")
+    (folder / "captions.csv").write_text("image,caption\né.jpg,un café\n", encoding="utf-8")
+    (folder / "classes.json").write_text('{"names": ["é"]}', encoding="utf-8")
+    members = {"é.jpg": PHOTO, os.fsdecode(b"a\xff.jpg"): PHOTO, "é.cls": b"0"}
+    write_shard(folder / "ü.tar", members)
+    names = ["chat/é.png", "chien/b.png", "chien/._b.png", "c.heic", "notes.txt"]
+    write(folder / "measured", *names, copies=False)
+    done = subprocess.run(
+        [
+            sys.executable, "-c", LISTED_AND_MEASURED, str(folder), str(ROOT / "evaluate.py"),
+            f"model.checkpoint={hub_folder}", f"hydra.run.dir={folder}/run", "trainer=cpu",
+            "logger=none", "cache=off", "aug=noise", "metric=cosine_similarity", "data=folder",
+            f"data.root={folder}/measured", "data.num_workers=1",
+        ],
+        capture_output=True, text=True, check=False, cwd=ROOT, env=os.environ | ASCII,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return done.stdout.splitlines(), folder / "run"
+
+
+def test_ids_do_not_depend_on_the_locale(in_ascii: tuple[list[str], Path]) -> None:
     size = len(PHOTO)
-    assert said.splitlines() == [
+    assert in_ascii[0][:3] == [
         ascii([("Müll/日本.jpg", "Müll", size), (r"caf\xe9/a\xff.jpg", r"caf\xe9", size)]),
         ascii([("é.jpg", None, size)]),
         ascii([("ü/é", "é", size), (r"ü/a\xff", None, size)]),
@@ -371,29 +383,12 @@ def test_what_is_left_out_takes_no_photos_turn(tmp_path: Path) -> None:
         assert len(used[0]) == len(plain) // 2
 
 
-def test_a_run_lists_what_it_left_out(hub_folder: Path, tmp_path: Path) -> None:
+def test_a_run_lists_what_it_left_out(in_ascii: tuple[list[str], Path]) -> None:
     """Under an ASCII locale, where the names of files and the terminal hold no other letters."""
-    names = ["chat/é.png", "chien/b.png", "chien/._b.png", "c.heic", "notes.txt"]
-    write(tmp_path / "photos", *names, copies=False)
-    done = run_evaluate(
-        f"model.checkpoint={hub_folder}",
-        f"hydra.run.dir={tmp_path}/run",
-        "trainer=cpu",
-        "logger=none",
-        "cache=off",
-        "aug=noise",
-        "metric=cosine_similarity",
-        "data=folder",
-        f"data.root={tmp_path}/photos",
-        "data.num_workers=1",
-        env=ASCII,
-        fresh=True,
-    )
-    assert done.returncode == 0, done.stderr
-    skipped = pd.read_csv(tmp_path / "run" / "skipped.csv")
+    skipped = pd.read_csv(in_ascii[1] / "skipped.csv")
     assert list(skipped["photo"]) == ["*.txt", "c.heic", "chien/._b.png"]
     assert skipped["reason"].str.len().min() > 10
-    shift = pd.read_parquet(tmp_path / "run" / "shift.parquet")
+    shift = pd.read_parquet(in_ascii[1] / "shift.parquet")
     assert list(shift["photo"]) == ["chat/é.png", "chien/b.png"]
 
 

@@ -105,7 +105,7 @@ def test_without_antialiasing_the_preprocessing_is_named(tiny: Encoder, tmp_path
     assert not facts["passed"]
     assert facts["A"]["weights_sha256"] == facts["B"]["weights_sha256"]
     page = (tmp_path / "parity.html").read_text()
-    assert page.count("data:image/webp") == 12  # four photos: A, B and their difference
+    assert page.count("data:image/jpeg") == 12  # four photos: A, B and their difference
     assert len((tmp_path / "parity.csv").read_text().splitlines()) == 1 + len(sample())
 
 

@@ -183,10 +183,13 @@ if __name__ == "__main__":
     ending: dict[str, BaseException] = {}
     atexit.register(finish, ending)  # registered first, it is called last
     os.setsid()
-    sys.path.remove(str(Path(__file__).parent))
+    sys.path[sys.path.index(str(Path(__file__).parent))] = str(Path(__file__).parents[1])
     gc.disable()  # nothing imported is garbage
     for name in IMPORTED:
         importlib.import_module(name)
+    from support.configurations import keep_parsed_files
+
+    keep_parsed_files()
     if "HF_ENDPOINT" in os.environ:
         urllib.request.install_opener(urllib.request.build_opener(HubHere))
     sys.executable = sys.argv[2]
