@@ -158,6 +158,19 @@ def test_frames_are_those_by_hand() -> None:
         np.testing.assert_array_equal(collage.apply(photo, drawn), expected)
 
 
+def test_emoji_are_their_own_mirror_images() -> None:
+    for shapes in internet.EMOJI:
+        drawn = {
+            (shape, frozenset(zip(places[::2], places[1::2], strict=True)), colour)
+            for shape, places, colour in shapes
+        }
+        for shape, places, colour in shapes:
+            turned = places[2:] + places[:2] if shape == "ellipse" else places
+            xs = [100 - x for x in turned[::2]]
+            ys = places[1::2]
+            assert (shape, frozenset(zip(xs, ys, strict=True)), colour) in drawn
+
+
 def test_ones_own_may_act_on_the_file_and_not_say_where_pixels_go() -> None:
     batch = batch_of({"tilt": Tilt()}, sample()[:2])
     tilt = make_augmentations({"tilt": Tilt()})[0]["tilt"]

@@ -553,6 +553,7 @@ def test_the_null_of_cka_is_that_of_all_permutations() -> None:
     every = [float(linear_cka(x[list(order)], y)) for order in permutations(range(6))]
     assert np.mean(every) == pytest.approx(0, abs=1e-12)
     assert np.std(every) == pytest.approx(cka_null(6), rel=1e-9)
+    assert np.isnan([cka_null(count) for count in (0, 2, 3)]).all()
 
 
 def test_amplification_is_the_growth_of_the_relative_shift() -> None:

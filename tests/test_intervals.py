@@ -19,6 +19,7 @@ from clipshift.results.intervals import (
     resampling,
     share_difference,
     share_interval,
+    spearman,
     spearman_interval,
     studentize,
 )
@@ -194,6 +195,16 @@ def test_a_difference_of_shares_has_the_normal_interval_with_one_photo_more_on_e
 
 def test_shares_of_no_photos_have_no_interval() -> None:
     assert np.isnan([*share_interval(np.empty(0)), *share_difference(np.empty(0))]).all()
+
+
+@pytest.mark.parametrize("n", [3, 4, 60])
+def test_spearmans_rho_and_p_are_scipys(n: int) -> None:
+    rng = np.random.default_rng(n)
+    ties = rng.integers(3, size=n) + np.linspace(0, 1, n).round()
+    for x, y in (rng.normal(size=(2, n)), (ties, ties + rng.normal(size=n).round())):
+        assert spearman(x, y) == pytest.approx(tuple(stats.spearmanr(x, y)), abs=1e-12)
+    assert spearman(x, x**3) == (1, 0)
+    assert spearman(x, -x) == (-1, 0)
 
 
 def test_spearmans_interval_is_bonett_and_wrights() -> None:

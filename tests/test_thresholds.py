@@ -82,6 +82,33 @@ def test_what_a_photo_adds_is_the_derivative_by_its_weight(by_class: bool) -> No
     np.testing.assert_allclose(values - values[0], slopes - slopes[0], atol=1e-5)
 
 
+@pytest.mark.parametrize("grouped", [False, True])
+def test_the_error_of_a_share_is_that_over_all_pairs(grouped: bool) -> None:
+    """Aronow, Samii and Assenova's, with all pairs in memory; of pairs within a group, once."""
+    count, photos = 2, 90
+    groups = np.random.default_rng(2).integers(20, size=photos) if grouped else np.arange(photos)
+    views, clean = made_up(photos, count)
+    clean += np.random.default_rng(3).normal(size=(groups.max() + 1, 24))[groups]
+    found = separate(views, clean, None, groups if grouped else None)
+    of_unit = np.eye(groups.max() + 1)[groups]
+    between, pairs = groups[:, None] != groups, ~np.eye(photos, dtype=bool)
+    scores = np.array([cosines(view, clean) for view in views])
+    scores = np.concatenate([scores, scores.swapaxes(1, 2)])  # of i's views with j, j's with i
+    for rate, error, threshold in zip(RATES, found.errors, found.thresholds, strict=True):
+        least = found.cells[found.cells <= threshold + 1e-12].max()
+        over = (scores > least - 1e-9).sum(axis=0)
+        apart = (over - over[pairs].mean()) * pairs
+        weights = np.where(between, 1, 0.5)
+        sums = of_unit.T @ (apart * weights).sum(axis=1)
+        every = np.var(sums, ddof=1) * len(sums)
+        of_groups = of_unit.T @ ((over - over[between].mean()) * between) @ of_unit
+        dependent = every - np.square(of_groups).sum() / 2
+        independent = np.square(apart).sum() / 2
+        assert dependent > 1.2 * independent or rate < max(RATES)
+        expected = np.sqrt(max(dependent, independent)) / (count * pairs.sum())
+        assert error == pytest.approx(expected)
+
+
 def test_recall_is_the_rank_and_retained_its_first(monkeypatch: pytest.MonkeyPatch) -> None:
     views, clean = made_up(100, 3)
     scores = cosines(views, clean)
