@@ -391,6 +391,7 @@ def test_shares_do_not_depend_on_batch_and_workers(
     assert set(named["augmentation"]) == {"noise", "flip", "all"}
     assert named.groupby(["augmentation", "layer", "head"])["rank"].count().eq(5).all()
     assert (named["n"] == 9).all()
+    assert (run.patching["n"] == 3).all()
     assert named["cumulative"].between(0, 1).all()
 
 

@@ -3,7 +3,7 @@
 import inspect
 import json
 import re
-from itertools import product
+from itertools import combinations, product
 
 import numpy as np
 import pandas as pd
@@ -599,6 +599,17 @@ def test_layer_shift_in_batches(offset: float) -> None:
         assert means["cka"][k].item() == pytest.approx(cka(unbiased_hsic, *tokens), **tolerance)
         biased = cka(biased_hsic, *tokens)
         assert means["cka_biased"][k].item() == pytest.approx(biased, **tolerance)
+
+
+def test_the_spread_of_class_tokens_is_that_of_photos_with_one() -> None:
+    clean = torch.randn(9, 2, 6, generator=torch.Generator().manual_seed(0))
+    clean[3, 0] = torch.nan
+    metric = LayerShift(variants=1, width=6)
+    metric.update(clean[None], clean)
+    tokens = clean[:, 0][torch.arange(9) != 3].double()
+    pairs = combinations(tokens.numpy(), 2)
+    expected = np.mean([cosine(a, b) for a, b in pairs])
+    assert metric.compute()["spread"].item() == pytest.approx(expected, abs=1e-6)
 
 
 def test_cka_without_a_photo_is_that_of_the_others() -> None:
