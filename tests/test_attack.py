@@ -61,14 +61,18 @@ def test_an_attack_stays_in_its_ball_and_ends_further_than_it_starts(
 
 
 def test_of_a_linear_encoder_the_optimum_is_reached() -> None:
+    """A pixel without a weight stays where it started."""
     weights = torch.randn(3 * 224 * 224, generator=torch.Generator().manual_seed(0)) / 300
+    weights[::7] = 0
 
     def linear(pixels: Tensor) -> Tensor:
         moved = (pixels - 0.5).flatten(1) @ weights
         return torch.stack([torch.ones_like(moved), moved], dim=1)
 
-    _, worst = attacked(as_encoder(linear), torch.full((1, 3, 224, 224), 0.5), steps=10)
-    side = (worst - 0.5).flatten() / weights.sign() * 255 / EPSILON
+    start, worst = attacked(as_encoder(linear), torch.full((1, 3, 224, 224), 0.5), steps=10)
+    assert torch.allclose(worst.flatten()[::7], start.flatten()[::7], atol=1e-6)
+    moved = weights != 0
+    side = (worst - 0.5).flatten()[moved] / weights[moved].sign() * 255 / EPSILON
     assert torch.allclose(side, side.sign().median().expand_as(side), atol=1e-4)
     farthest = 1 - 1 / math.hypot(1, EPSILON / 255 * weights.double().norm(p=1).item())
     cosine = cosine_similarity(linear(worst), torch.tensor([[1.0, 0.0]]))

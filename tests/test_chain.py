@@ -144,6 +144,13 @@ def test_frames_are_those_by_hand() -> None:
         framed = np.tile(drawn["colour"].numpy().astype(np.uint8), (60, 110, 1))
         framed[5:-5, 5:-5] = pixels
         np.testing.assert_array_equal(border.apply(photo, drawn), framed)
+    post = internet.Screenshot((0.2, 0.2))
+    drawn = {"bar": torch.tensor(0.2), "colour": torch.full([3], 30)}
+    shown = np.asarray(post.apply(photo, drawn))
+    assert shown.shape == (90, 100, 3)  # two bars of 10 above, two below
+    np.testing.assert_array_equal(shown[20:70], pixels)
+    marks = shown[:, :, 0] == 128
+    assert marks[np.r_[0:20, 70:90]].any(axis=1).nonzero()[0][[0, -1]].tolist() == [11, 34]
     corner = {"share": torch.tensor(0.25), "position": torch.ones(2)}
     cropped = internet.Crop((0.25, 0.25)).apply(photo, corner)
     np.testing.assert_array_equal(cropped, pixels[25:, 50:])

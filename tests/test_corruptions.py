@@ -329,6 +329,7 @@ def test_severities_of_one_corruption_are_no_corruptions_of_their_own() -> None:
     table["relative_error"] = np.nan
     found = shift_and_error(table, pd.DataFrame(), 0)
     assert (found["rho"], found["n"]) == pytest.approx((-1, 8))
+    assert (found["ci_low"], found["ci_high"]) == pytest.approx((-1, -1))
     assert (found["rho_within"], found["n_within"]) == pytest.approx((5 / 7, 7))
 
 

@@ -59,6 +59,9 @@ def test_a_known_threshold_is_found_or_blank_with_its_reason() -> None:
     for level, (threshold, reason) in expected.items():
         _, table = dose_curves(shift, "ssim", 1, level, np.zeros(60), 0)
         [row] = table.itertuples()
+        # Of a level that all photos change by as much, no resample differs.
+        alike = dose_curves(shift, "ssim", 1, level, np.full(60, 7.0), 0)[1]
+        pd.testing.assert_frame_equal(alike, table)
         assert row.distortion == pytest.approx(threshold, abs=1e-9, nan_ok=True)
         assert row.ci_low == pytest.approx(threshold, abs=1e-9, nan_ok=True)
         assert row.reason.startswith(reason)

@@ -850,6 +850,12 @@ def test_photos_of_few_dimensions_are_no_copies_for_being_near(width: int) -> No
         nearest.append(pdist(photos, "cosine").min() / np.median(pdist(photos, "cosine")))
     assert width > 4 or nearest[1] < 0.01  # a tenth of the median would have named many
     assert not measures.near_copies(np.ones((20, 3)))[1].any()
+    assert [measures.near_copies(photos[:count])[2] > 0 for count in (9, 10)] == [False, True]
+
+
+def test_among_photos_without_a_direction_nothing_is_counted() -> None:
+    clean = np.zeros((3, 4))
+    assert np.isnan(measures.percentile_shift(np.eye(4)[:3], clean)).all()
 
 
 # --- a run ---------------------------------------------------------------------------------------

@@ -367,6 +367,11 @@ def test_a_photo_without_a_value_under_one_augmentation_counts_under_the_others(
         assert ranking.loc[above, "difference"] == pytest.approx(gap)
 
 
+def test_columns_that_are_equal_are_not_told_apart() -> None:
+    values = np.random.default_rng(0).uniform(size=(30, 1)).repeat(3, axis=1)
+    assert not told_apart(studentize(values, 0, with_differences)[3:]).any()
+
+
 def simulated_ranks(means: np.ndarray, runs: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """The ends of rank intervals in simulated runs, by `rank_augmentations`' own steps."""
     rng = np.random.default_rng(1)
