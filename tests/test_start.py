@@ -27,8 +27,9 @@ USED = {
 }
 """By command, what it may have imported after it, and those above it, have run in one Python."""
 EACH = """
-import contextlib, io, json, sys, traceback
+import atexit, contextlib, gc, io, json, sys, traceback
 from clipshift.cli.main import main
+atexit.register(lambda: print("frozen at exit:", gc.get_freeze_count(), file=sys.stderr))
 said, (lines, used) = {}, json.load(sys.stdin)
 for command, *words in lines:
     sys.argv[:] = ["clipshift", command, *words]
@@ -97,6 +98,7 @@ def new_python(
         env=os.environ | {"PYTHONPATH": str(ROOT)},
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
+    assert done.stderr.endswith("frozen at exit: 0\n")  # or bindings report there that they leak
     return json.loads(done.stdout)
 
 

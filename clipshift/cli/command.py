@@ -1,5 +1,6 @@
 """What all commands share: a user's mistake ends in one line, without a traceback."""
 
+import atexit
 import ctypes
 import errno
 import gc
@@ -137,6 +138,7 @@ def loading(task: str, logger: Mapping[str, Any] | None = None) -> Iterator[None
             yield
     finally:
         gc.freeze()
+        atexit.register(gc.unfreeze)  # or bindings such as triton's report at exit that they leak
         gc.enable()
 
 
