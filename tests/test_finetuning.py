@@ -516,7 +516,7 @@ def recorded(
     folder = tmp_path_factory.mktemp(request.param)
     cfg = configured(
         hub_folder, f"tune={request.param}", "ema=0.6", "alphas=[0,1]", "tolerance=1",
-        "trainer.max_epochs=3", "trainer.check_val_every_n_epoch=3",
+        "data.val.limit=1", "trainer.max_epochs=3", "trainer.check_val_every_n_epoch=3",
     )  # fmt: skip
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Finetuning, "on_train_batch_end", record)
@@ -572,13 +572,16 @@ def test_no_epoch_repeats_the_views_of_another(
         assert not any(torch.equal(a, b) for a, b in combinations(views, 2))
 
 
+@pytest.mark.usefixtures("without_figures")
 def test_it_lowers_the_shift_and_is_compared_with_its_base(
     hub_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
     cfg = configured(
         hub_folder,
         "tolerance=1",
-        "evaluation=['data=sample','data.limit=6','aug=[noise,blur,flip]','metric=cosine_similarity',"
+        "data.val.limit=4",
+        "trainer.check_val_every_n_epoch=2",
+        "evaluation=['data=sample','data.limit=4','aug=[noise,blur,flip]','metric=cosine_similarity',"
         "'prompts=none']",
     )
     finetune(cfg, tmp_path)
@@ -605,7 +608,7 @@ def test_it_lowers_the_shift_and_is_compared_with_its_base(
     page = (tmp_path / "comparison.html").read_text()
     assert "blur (trained on)" in page
     assert "flip (trained on)" not in page
-    assert "6 of these 6 photos chose the weights" in page
+    assert "4 of these 4 photos chose the weights" in page
     assert "mean of held out" in capsys.readouterr().out
     # The curve's start is what the evaluation finds on the same photos.
     compared = pd.read_csv(tmp_path / "comparison.csv")
@@ -615,6 +618,7 @@ def test_it_lowers_the_shift_and_is_compared_with_its_base(
     assert 1 - cosine.loc["mean of trained on", "mean_a"] == pytest.approx(shift)
 
 
+@pytest.mark.usefixtures("without_page", "without_figures")
 def test_a_control_has_the_same_training_on_clean_views_and_is_compared_as_well(
     hub_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -719,7 +723,7 @@ def test_started_again_it_ends_as_if_uninterrupted(
     """With a moving average, early stopping and LoRA, all of which must be taken up again."""
     more = (
         "tune=lora", "ema=0.9", "patience=3", "trainer.precision=bf16-mixed", "alphas=[0,1]",
-        "data.val.limit=2",
+        "data.val.limit=2", "trainer.max_epochs=3",
     )  # fmt: skip
     finetune(configured(hub_folder, *more), tmp_path / "whole")
     start = Finetuning.on_train_epoch_start
@@ -981,7 +985,7 @@ def test_the_best_epoch_is_exported_and_not_the_last(
     monkeypatch.setattr(Finetuning, "on_validation_end", record)
     cfg = configured(
         hub_folder, "patience=2", "optimization.lr=1", "trainer.max_epochs=20", "alphas=[0,1]",
-        "tolerance=1",
+        "tolerance=1", "data.val.limit=3",
     )  # fmt: skip
     finetune(cfg, tmp_path)
     shifts = [shift for shift, _ in epochs]
@@ -1055,7 +1059,8 @@ def test_two_devices_learn_what_one_learns(hub_folder: Path, tmp_path: Path) -> 
         "data.train.skip=6", "data.train.limit=8", "data.batch_size=4", "optimization.lr=1e-3",
         "trainer.precision=32-true", "trainer.devices=2", "+trainer.strategy=ddp",
         "trainer.check_val_every_n_epoch=1",
-        "evaluation=['data=sample','data.limit=2','aug=noise','metric=cosine_similarity','trainer=cpu']",
+        "evaluation=['data=sample','data.limit=2','aug=noise','metric=cosine_similarity','trainer=cpu',"
+        "'prompts=none']",
         f"hydra.run.dir={tmp_path}/two",
     ]  # fmt: skip
     done = run_script("train.py", *command, cwd=ROOT)
