@@ -503,7 +503,7 @@ def test_a_table_has_the_means_of_the_leading_measures(result: clipshift.Result)
 
 
 def test_two_results_are_compared_photo_by_photo(
-    result: clipshift.Result, folder: Path, tmp_path: Path
+    result: clipshift.Result, folder: Path, hub_folder: Path, tmp_path: Path
 ) -> None:
     other = clipshift.measure_shift(
         folder, write_hub_folder(tmp_path, VIT, 1), ["noise", "flip"], ["paper", 2],
@@ -521,7 +521,7 @@ def test_two_results_are_compared_photo_by_photo(
     for row in rows.itertuples():
         difference = (b - a).loc["noise", row.severity].mean()
         assert row.difference == pytest.approx(difference)
-    less = clipshift.measure_shift(folder, "untrained", "flip", sample=2, **FAST)
+    less = clipshift.measure_shift(folder, hub_folder, "flip", sample=2, **FAST)
     with pytest.raises(UserError, match="cannot be compared photo by photo: they differ in"):
         clipshift.compare(result, less)
 

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from functools import partial
 from itertools import combinations
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import open_clip
@@ -721,11 +722,11 @@ def test_started_again_it_ends_as_if_uninterrupted(
     hub_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With a moving average, early stopping and LoRA, all of which must be taken up again."""
-    more = (
-        "tune=lora", "ema=0.9", "patience=3", "trainer.precision=bf16-mixed", "alphas=[0,1]",
-        "data.val.limit=2", "trainer.max_epochs=3",
+    cfg = configured(
+        hub_folder, "tune=lora", "ema=0.9", "patience=3", "trainer.precision=bf16-mixed",
+        "alphas=[0,1]", "data.val.limit=2", "trainer.max_epochs=3",
     )  # fmt: skip
-    finetune(configured(hub_folder, *more), tmp_path / "whole")
+    finetune(cfg, tmp_path / "whole")
     start = Finetuning.on_train_epoch_start
 
     def breaks(self: Finetuning) -> None:
@@ -735,11 +736,11 @@ def test_started_again_it_ends_as_if_uninterrupted(
 
     monkeypatch.setattr(Finetuning, "on_train_epoch_start", breaks)
     with pytest.raises(RuntimeError, match="power cut"):
-        finetune(configured(hub_folder, *more), tmp_path / "stopped")
+        finetune(cfg, tmp_path / "stopped")
     monkeypatch.undo()
     with pytest.raises(UserError, match=r"other options \(seed\)"):
-        finetune(configured(hub_folder, *more, "seed=1"), tmp_path / "stopped")
-    finetune(configured(hub_folder, *more), tmp_path / "stopped")
+        finetune(OmegaConf.merge(cfg, {"seed": 1}), tmp_path / "stopped")
+    finetune(cfg, tmp_path / "stopped")
     whole, stopped = (
         load_file(tmp_path / name / "model/open_clip_model.safetensors")
         for name in ("whole", "stopped")
@@ -748,11 +749,9 @@ def test_started_again_it_ends_as_if_uninterrupted(
         assert torch.equal(stopped[name], value), name
     (tmp_path / "stopped/last.ckpt").write_bytes(b"half of it")
     with pytest.raises(UserError, match="is damaged"):
-        finetune(configured(hub_folder, *more), tmp_path / "stopped")
+        finetune(cfg, tmp_path / "stopped")
     record = tmp_path / "stopped/model/provenance.json"
-    assert trained_augmentations(str(record.parent)) == list(
-        configured(hub_folder, *more).train_aug
-    )
+    assert trained_augmentations(str(record.parent)) == list(cfg.train_aug)
     record.write_text("{}")
     with pytest.raises(UserError, match="is damaged"):
         trained_augmentations(str(record.parent))
@@ -950,9 +949,22 @@ def test_a_training_goes_on_from_its_own_whole_checkpoints_alone(
     finetune(cfg, tmp_path)
 
 
+@pytest.fixture(scope="module")
+def starts() -> list[tuple[Callable[[DictConfig, Path], None], DictConfig]]:
+    """What loads a model: an evaluation and a training."""
+    training = ["experiment=robustify_demo", "logger=none"]
+    return [
+        (evaluate, compose_config("evaluate", ["logger=none"])),
+        (finetune, compose_config("train", training)),
+    ]
+
+
 @pytest.mark.parametrize("number", [math.nan, math.inf, -math.inf])
 def test_weights_that_are_no_numbers_are_refused(
-    hub_folder: Path, tmp_path: Path, number: float
+    starts: list[tuple[Callable[[DictConfig, Path], None], DictConfig]],
+    hub_folder: Path,
+    tmp_path: Path,
+    number: float,
 ) -> None:
     folder = tmp_path / "model"
     shutil.copytree(hub_folder, folder)
@@ -960,11 +972,8 @@ def test_weights_that_are_no_numbers_are_refused(
     weights = load_file(file)
     weights["visual.ln_post.bias"][3] = number
     save_file(weights, file)
-    evaluation = compose_config("evaluate", [f"model.checkpoint={folder}", "logger=none"])
-    training = compose_config(
-        "train", ["experiment=robustify_demo", f"model.checkpoint={folder}", "logger=none"]
-    )
-    for start, cfg in ((evaluate, evaluation), (finetune, training)):
+    for start, composed in starts:
+        cfg: Any = OmegaConf.merge(composed, {"model": {"checkpoint": str(folder)}})
         with pytest.raises(UserError, match=r"NaN or infinite, in 1 of .*\.ln_post\.bias") as error:
             start(cfg, tmp_path / "run")
         assert str(folder) in str(error.value)
