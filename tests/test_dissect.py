@@ -344,6 +344,7 @@ def test_locations_have_rows_and_columns_and_the_sum_of_all_tokens(prefix: int) 
 def run_dissected(hub_folder: Path, folder: Path, *overrides: str) -> Path:
     options = ["experiment=dissect", f"model.checkpoint={hub_folder}", "trainer=cpu"]
     options += ["logger=none", "aug=[noise,flip]", "data.limit=6", "patching.photos=3"]
+    options += ["prompts.templates=['a photo of a {}.']"]
     options += ["faithfulness.photos=2", "metric=cosine_similarity", *overrides]
     evaluate(compose_config("evaluate", options), folder)
     return folder

@@ -859,7 +859,7 @@ def run_inside(hub_folder: Path, folder: Path, *overrides: str) -> Path:
         "evaluate",
         ["experiment=inside", f"model.checkpoint={hub_folder}", "trainer=cpu", "logger=none",
          "severity=[paper,2]", "aug=[noise,blur,flip]", "metric=cosine_similarity",
-         *overrides],
+         "prompts.templates=['a photo of a {}.']", *overrides],
     )  # fmt: skip
     evaluate(cfg, folder)
     return folder
