@@ -1056,6 +1056,19 @@ def test_texts_are_asked_for_in_one_line(hub_folder: Path, tmp_path: Path) -> No
         finetune(cfg, tmp_path / "run")
 
 
+TRAIN = """
+import sys
+from clipshift.cli import evaluate
+from clipshift.cli.main import train
+from clipshift.comparison import pair_report
+
+evaluate.report_run = lambda *_: None
+pair_report.save_figures = lambda *_: {}
+train(sys.argv[1:])
+"""
+"""``train.py`` without the pages of the runs and the figures of their comparison."""
+
+
 def test_two_devices_learn_what_one_learns(hub_folder: Path, tmp_path: Path) -> None:
     """The whole batch's loss, also of an objective that contrasts photos on different devices."""
     options = [
@@ -1072,7 +1085,9 @@ def test_two_devices_learn_what_one_learns(hub_folder: Path, tmp_path: Path) -> 
         "'prompts=none']",
         f"hydra.run.dir={tmp_path}/two",
     ]  # fmt: skip
-    done = run_script("train.py", *command, cwd=ROOT)
+    script = tmp_path / "train.py"
+    script.write_text(TRAIN)
+    done = run_script(str(script), *command, cwd=ROOT)
     assert done.returncode == 0, done.stderr
     assert "2 photos, paired" in done.stdout
     base, one, two = (
@@ -1085,13 +1100,17 @@ def test_two_devices_learn_what_one_learns(hub_folder: Path, tmp_path: Path) -> 
 
 
 def test_vit_b32_takes_steps_of_lora_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The real architecture with two of its twelve layers and random weights.
+    """The real image tower with two of its twelve layers, a small text tower and random weights.
 
     `test_docs.py` trains it whole.
     """
     monkeypatch.setattr(encoder_module, "ENCODE_BATCH", 1)
     whole = open_clip.get_model_config("ViT-B-32-quickgelu")
-    short = {part: whole[part] | {"layers": 2} for part in ("vision_cfg", "text_cfg")}
+    text = {"layers": 1, "width": 64, "heads": 1}  # is not trained
+    short = {
+        "vision_cfg": whole["vision_cfg"] | {"layers": 2},
+        "text_cfg": whole["text_cfg"] | text,
+    }
     monkeypatch.setitem(open_clip.factory._MODEL_CONFIGS, "ViT-B-32-quickgelu", whole | short)
     cfg = compose_config(
         "train",
