@@ -165,6 +165,13 @@ def without_page(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("clipshift.cli.evaluate.report_run", lambda *_: None)
 
 
+@pytest.fixture
+def without_figures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pages in this process come without files of their figures, which take half of their time."""
+    for module in ("report.run", "comparison.pair_report"):
+        monkeypatch.setattr(f"clipshift.{module}.save_figures", lambda *_: {})
+
+
 @pytest.fixture(scope="session")
 def photos_root() -> Path:
     root = Path(os.environ.get("CLIPSHIFT_PHOTOS", ROOT.parent / "shared" / "photos"))

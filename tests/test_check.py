@@ -5,6 +5,7 @@ import shutil
 import tarfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import open_clip
 import pandas as pd
@@ -12,6 +13,7 @@ import pytest
 import skimage.data
 import torch
 import yaml
+from omegaconf import DictConfig, OmegaConf
 from PIL import Image
 from support.models import VIT, write_hub_folder
 from support.terminal import ROOT
@@ -30,13 +32,18 @@ BUILTIN = {"camera.png": "tripod", "chelsea.png": "tabby cat", "coffee.png": "es
 ABSENT = ["check.data.imagenet_sample.root=null", "check.data.tiny_imagenet.root=null"]
 
 
+@pytest.fixture(scope="module")
+def composed() -> DictConfig:
+    given = ["experiment=check", "logger=none", "trainer=cpu", "data.num_workers=0", *ABSENT]
+    return compose_config("evaluate", given)
+
+
 @pytest.fixture
-def checked(tmp_path: Path) -> Callable[..., tuple[pd.DataFrame, bool]]:
+def checked(composed: DictConfig, tmp_path: Path) -> Callable[..., tuple[pd.DataFrame, bool]]:
     """Check with some options, in this process: ``check.csv``, and whether it passes."""
 
     def run(*options: str, rows: list[dict] | None = None) -> tuple[pd.DataFrame, bool]:
-        given = ["experiment=check", "logger=none", "trainer=cpu", "data.num_workers=0"]
-        cfg = compose_config("evaluate", [*given, *ABSENT, *options])
+        cfg: Any = OmegaConf.merge(composed, OmegaConf.from_dotlist(list(options)))
         validate(cfg, "evaluate")
         if rows is not None:
             cfg.check.rows = [{"source": "reference"} | row for row in rows]
@@ -204,7 +211,7 @@ def test_what_is_here_and_damaged_fails(
 
 
 def test_weights_are_loaded_into_the_wrong_architecture_where_a_row_says_so(
-    monkeypatch: pytest.MonkeyPatch,
+    composed: DictConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As a tag, open_clip's ViT-B-32 with these weights is refused."""
     from clipshift.cli import check as module
@@ -218,8 +225,7 @@ def test_weights_are_loaded_into_the_wrong_architecture_where_a_row_says_so(
     monkeypatch.setattr(module, "weights_are_here", lambda *tag: True)
     monkeypatch.setattr(module, "find_checkpoint", find)
     monkeypatch.setattr(module, "make_encoder", lambda model, precision: made.append(model))
-    cfg = compose_config("evaluate", ["experiment=check", "logger=none"])
-    module.encoder_of(module.model_here(cfg, "vit_b32_laion400m_gelu"), "fp32")
+    module.encoder_of(module.model_here(composed, "vit_b32_laion400m_gelu"), "fp32")
     assert asked == [("ViT-B-32-quickgelu", "laion400m_e32")]
     assert (made[0]["architecture"], made[0]["checkpoint"]) == ("ViT-B-32", "weights.safetensors")
 
@@ -261,11 +267,10 @@ def test_the_weights_of_an_image_tower_take_the_place_of_a_tags(
             load_encoder(f"local-dir:{hub_folder}", image_tower=str(tmp_path / file))
 
 
-def test_every_published_value_has_a_model_photos_and_a_source() -> None:
+def test_every_published_value_has_a_model_photos_and_a_source(composed: DictConfig) -> None:
     table = yaml.safe_load((ROOT / "conf" / "experiment" / "check.yaml").read_text())["check"]
-    cfg = compose_config("evaluate", ["experiment=check", "logger=none"]).check
     for row in table["rows"]:
-        assert row["model"] in cfg.models
+        assert row["model"] in composed.check.models
         assert row["source"] in table["sources"]
         assert sum(measure in row for measure in ("top1", "cosine")) == 1
     published = {(row["model"], str(row["data"])): row.get("top1") for row in table["rows"]}

@@ -343,16 +343,18 @@ def test_locations_have_rows_and_columns_and_the_sum_of_all_tokens(prefix: int) 
 
 def run_dissected(hub_folder: Path, folder: Path, *overrides: str) -> Path:
     options = ["experiment=dissect", f"model.checkpoint={hub_folder}", "trainer=cpu"]
-    options += ["logger=none", "aug=[noise,flip]", "data.limit=9", "patching.photos=3"]
-    options += ["faithfulness.photos=2", *overrides]
+    options += ["logger=none", "aug=[noise,flip]", "data.limit=6", "patching.photos=3"]
+    options += ["prompts.templates=['a photo of a {}.']"]
+    options += ["faithfulness.photos=2", "metric=cosine_similarity", *overrides]
     evaluate(compose_config("evaluate", options), folder)
     return folder
 
 
+@pytest.mark.usefixtures("without_figures")
 def test_shares_do_not_depend_on_batch_and_workers(
     hub_folder: Path, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
-    folder = run_dissected(hub_folder, tmp_path / "a", "data.batch_size=7", "data.num_workers=2")
+    folder = run_dissected(hub_folder, tmp_path / "a", "data.batch_size=4", "data.num_workers=2")
     request.getfixturevalue("without_page")
     other = run_dissected(hub_folder, tmp_path / "b", "data.batch_size=1")
     tables = ["components", "patching", "locations", "faithfulness", "faithfulness_curves"]
@@ -390,7 +392,7 @@ def test_shares_do_not_depend_on_batch_and_workers(
     named = run.head_texts
     assert set(named["augmentation"]) == {"noise", "flip", "all"}
     assert named.groupby(["augmentation", "layer", "head"])["rank"].count().eq(5).all()
-    assert (named["n"] == 9).all()
+    assert (named["n"] == 6).all()
     assert (run.patching["n"] == 3).all()
     assert named["cumulative"].between(0, 1).all()
 

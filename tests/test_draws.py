@@ -46,12 +46,12 @@ def rows(encoder: Encoder) -> pd.DataFrame:
 
 
 @pytest.fixture(scope="module")
-def result(tmp_path_factory: pytest.TempPathFactory) -> clipshift.Result:
+def result(hub_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> clipshift.Result:
     folder = tmp_path_factory.mktemp("draws")
     photos = [decode(photo.read()) for photo in sample()]
     labels = [f"class {place % 6}" for place in range(len(photos))]
     return clipshift.measure_shift(
-        photos, "tiny", NAMES, labels=labels, draws=DRAWS, folder=folder, progress=False,
+        photos, hub_folder, NAMES, labels=labels, draws=DRAWS, folder=folder, progress=False,
         measures=["cosine_similarity", "gaze_entropy_change", "ssim"],
     )  # fmt: skip
 
@@ -137,6 +137,7 @@ def test_planned_photos_count_by_class_where_classes_are_resampled(
     np.testing.assert_allclose(values["photos_2"][known], expected[known], rtol=1e-4)
 
 
+@pytest.mark.usefixtures("without_figures")
 def test_a_run_of_several_draws_is_read_and_shown(result: clipshift.Result) -> None:
     again = clipshift.load_run(result.run.folder)
     assert again.shift["draw"].max() == DRAWS

@@ -73,21 +73,21 @@ def test_the_target_is_the_median_at_an_ssim_of_07_and_is_reached(kind: str) -> 
 
 
 @pytest.fixture(scope="module")
-def results(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Result]:
+def results(hub_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Result]:
     """Runs of the same photos, matched by SSIM, and by a measure of one's own."""
-    top, photos = tmp_path_factory.mktemp("runs"), [photo.file for photo in sample()[:9]]
+    top, photos = tmp_path_factory.mktemp("runs"), [photo.file for photo in sample()[:8]]
     measures = {"cosine_similarity": "cosine_similarity", "mine": PixelError()}
     return {
         name: measure_shift(
-            photos, "tiny", list(CHOSEN), "matched", measures=measures, folder=top / name,
-            matching_distortion=name, matching_photos=4, progress=False,
+            photos, hub_folder, list(CHOSEN), "matched", measures=measures, folder=top / name,
+            matching_distortion=name, matching_photos=3, progress=False,
         )
         for name in ("ssim", "mine")
     }  # fmt: skip
 
 
 def test_ones_own_measure_is_matched_and_its_file_is_of_no_other(
-    results: dict[str, Result], tmp_path: Path
+    results: dict[str, Result], hub_folder: Path, tmp_path: Path
 ) -> None:
     run = results["mine"].run
     assert run.info.matching is not None
@@ -97,7 +97,7 @@ def test_ones_own_measure_is_matched_and_its_file_is_of_no_other(
     assert (realised / target - 1).abs().max() < 0.5  # of five other photos
     file = run.folder / "calibration.json"
     options = {"matching_file": str(file), "folder": tmp_path / "run", "progress": False}
-    photos = [photo.file for photo in sample()[:9]]
+    photos = [photo.file for photo in sample()[:8]]
     for measures, words in (
         (
             {"mine": PeakSignalNoiseRatio(1.0)},
@@ -107,7 +107,7 @@ def test_ones_own_measure_is_matched_and_its_file_is_of_no_other(
         ({"mine": Perceptual("gmsd")}, "calibration.json was made with another mine"),
     ):
         with pytest.raises(UserError, match=words):
-            measure_shift(photos, "tiny", list(CHOSEN), "matched", measures=measures, **options)
+            measure_shift(photos, hub_folder, list(CHOSEN), "matched", measures=measures, **options)
 
 
 def test_a_sweep_shows_both_rankings_side_by_side(results: dict[str, Result]) -> None:

@@ -453,6 +453,7 @@ def test_two_processes_measure_what_one_does(
     )
 
 
+@pytest.mark.usefixtures("without_page")
 def test_a_matched_run_stores_its_calibration_for_use_again(
     hub_folder: Path, tmp_path: Path
 ) -> None:
@@ -480,24 +481,17 @@ def test_a_matched_run_stores_its_calibration_for_use_again(
     assert layers["cka"].between(-1 - 1e-9, 1 + 1e-9).all()  # debiased: below 0 by chance
     assert layers["cka_biased"].between(0, 1 + 1e-9).all()
 
-    done = run_evaluate(
-        *common,
-        "severity=matched",
-        f"matching.file={tmp_path}/a/calibration.json",
-        f"hydra.run.dir={tmp_path}/b",
-    )
-    assert done.returncode == 0, done.stderr
+    stored = (*common, "severity=matched", f"matching.file={tmp_path}/a/calibration.json")
+    evaluate(compose_config("evaluate", stored), tmp_path / "b")
     again = pd.read_parquet(tmp_path / "b/shift.parquet")
     before = shift[shift["severity"] == "matched"].reset_index(drop=True)
     pd.testing.assert_frame_equal(before, again, check_exact=True)
 
-    done = run_evaluate(
-        *common,
-        "severity=matched",
-        f"matching.file={tmp_path}/a/calibration.json",
-        "aug.noise.std=[0.1,0.2]",
-    )
-    assert "calibration.json was made with other parameters of noise" in done.stderr
+    other = compose_config("evaluate", [*stored, "aug.noise.std=[0.1,0.2]"])
+    with pytest.raises(
+        UserError, match=r"calibration\.json was made with other parameters of noise"
+    ):
+        evaluate(other, tmp_path / "c")
 
 
 def test_nothing_of_an_earlier_run_in_the_folder_is_left(hub_folder: Path, tmp_path: Path) -> None:
@@ -567,14 +561,15 @@ def test_paper_experiment_runs_offline_from_the_hubs_cache(tmp_path: Path) -> No
 
 
 @pytest.mark.photos
+@pytest.mark.usefixtures("without_page")
 def test_shared_photographs(photos_root: Path, hub_folder: Path, tmp_path: Path) -> None:
     """Parity on photographs from a folder with labels, as a user has them."""
-    done = run_evaluate(
-        f"model.checkpoint={hub_folder}", f"hydra.run.dir={tmp_path}", "logger=none",
-        "data=folder", f"data.root={photos_root / 'imagenet-sample'}", "data.limit=40",
-        "save.embeddings=true", "aug=[noise,perspective]", "metric=l2_distance", "prompts=none",
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
+    cfg = compose_config("evaluate", [
+        f"model.checkpoint={hub_folder}", "logger=none", "data=folder",
+        f"data.root={photos_root / 'imagenet-sample'}", "data.limit=40", "save.embeddings=true",
+        "aug=[noise,perspective]", "metric=l2_distance", "prompts=none", "trainer=cpu",
+    ])  # fmt: skip
+    evaluate(cfg, tmp_path)
     shift = pd.read_parquet(tmp_path / "shift.parquet")
     assert len(shift) == 80
     assert shift["label"].nunique() == 40

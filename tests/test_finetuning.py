@@ -11,6 +11,7 @@ from collections.abc import Callable
 from functools import partial
 from itertools import combinations
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import open_clip
@@ -516,7 +517,7 @@ def recorded(
     folder = tmp_path_factory.mktemp(request.param)
     cfg = configured(
         hub_folder, f"tune={request.param}", "ema=0.6", "alphas=[0,1]", "tolerance=1",
-        "trainer.max_epochs=3", "trainer.check_val_every_n_epoch=3",
+        "data.val.limit=1", "trainer.max_epochs=3", "trainer.check_val_every_n_epoch=3",
     )  # fmt: skip
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Finetuning, "on_train_batch_end", record)
@@ -572,13 +573,16 @@ def test_no_epoch_repeats_the_views_of_another(
         assert not any(torch.equal(a, b) for a, b in combinations(views, 2))
 
 
+@pytest.mark.usefixtures("without_figures")
 def test_it_lowers_the_shift_and_is_compared_with_its_base(
     hub_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
     cfg = configured(
         hub_folder,
         "tolerance=1",
-        "evaluation=['data=sample','data.limit=6','aug=[noise,blur,flip]','metric=cosine_similarity',"
+        "data.val.limit=4",
+        "trainer.check_val_every_n_epoch=2",
+        "evaluation=['data=sample','data.limit=4','aug=[noise,blur,flip]','metric=cosine_similarity',"
         "'prompts=none']",
     )
     finetune(cfg, tmp_path)
@@ -605,7 +609,7 @@ def test_it_lowers_the_shift_and_is_compared_with_its_base(
     page = (tmp_path / "comparison.html").read_text()
     assert "blur (trained on)" in page
     assert "flip (trained on)" not in page
-    assert "6 of these 6 photos chose the weights" in page
+    assert "4 of these 4 photos chose the weights" in page
     assert "mean of held out" in capsys.readouterr().out
     # The curve's start is what the evaluation finds on the same photos.
     compared = pd.read_csv(tmp_path / "comparison.csv")
@@ -615,6 +619,7 @@ def test_it_lowers_the_shift_and_is_compared_with_its_base(
     assert 1 - cosine.loc["mean of trained on", "mean_a"] == pytest.approx(shift)
 
 
+@pytest.mark.usefixtures("without_page", "without_figures")
 def test_a_control_has_the_same_training_on_clean_views_and_is_compared_as_well(
     hub_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -717,11 +722,11 @@ def test_started_again_it_ends_as_if_uninterrupted(
     hub_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With a moving average, early stopping and LoRA, all of which must be taken up again."""
-    more = (
-        "tune=lora", "ema=0.9", "patience=3", "trainer.precision=bf16-mixed", "alphas=[0,1]",
-        "data.val.limit=2",
+    cfg = configured(
+        hub_folder, "tune=lora", "ema=0.9", "patience=3", "trainer.precision=bf16-mixed",
+        "alphas=[0,1]", "data.val.limit=2", "trainer.max_epochs=3",
     )  # fmt: skip
-    finetune(configured(hub_folder, *more), tmp_path / "whole")
+    finetune(cfg, tmp_path / "whole")
     start = Finetuning.on_train_epoch_start
 
     def breaks(self: Finetuning) -> None:
@@ -731,11 +736,11 @@ def test_started_again_it_ends_as_if_uninterrupted(
 
     monkeypatch.setattr(Finetuning, "on_train_epoch_start", breaks)
     with pytest.raises(RuntimeError, match="power cut"):
-        finetune(configured(hub_folder, *more), tmp_path / "stopped")
+        finetune(cfg, tmp_path / "stopped")
     monkeypatch.undo()
     with pytest.raises(UserError, match=r"other options \(seed\)"):
-        finetune(configured(hub_folder, *more, "seed=1"), tmp_path / "stopped")
-    finetune(configured(hub_folder, *more), tmp_path / "stopped")
+        finetune(OmegaConf.merge(cfg, {"seed": 1}), tmp_path / "stopped")
+    finetune(cfg, tmp_path / "stopped")
     whole, stopped = (
         load_file(tmp_path / name / "model/open_clip_model.safetensors")
         for name in ("whole", "stopped")
@@ -744,11 +749,9 @@ def test_started_again_it_ends_as_if_uninterrupted(
         assert torch.equal(stopped[name], value), name
     (tmp_path / "stopped/last.ckpt").write_bytes(b"half of it")
     with pytest.raises(UserError, match="is damaged"):
-        finetune(configured(hub_folder, *more), tmp_path / "stopped")
+        finetune(cfg, tmp_path / "stopped")
     record = tmp_path / "stopped/model/provenance.json"
-    assert trained_augmentations(str(record.parent)) == list(
-        configured(hub_folder, *more).train_aug
-    )
+    assert trained_augmentations(str(record.parent)) == list(cfg.train_aug)
     record.write_text("{}")
     with pytest.raises(UserError, match="is damaged"):
         trained_augmentations(str(record.parent))
@@ -946,9 +949,22 @@ def test_a_training_goes_on_from_its_own_whole_checkpoints_alone(
     finetune(cfg, tmp_path)
 
 
+@pytest.fixture(scope="module")
+def starts() -> list[tuple[Callable[[DictConfig, Path], None], DictConfig]]:
+    """What loads a model: an evaluation and a training."""
+    training = ["experiment=robustify_demo", "logger=none"]
+    return [
+        (evaluate, compose_config("evaluate", ["logger=none"])),
+        (finetune, compose_config("train", training)),
+    ]
+
+
 @pytest.mark.parametrize("number", [math.nan, math.inf, -math.inf])
 def test_weights_that_are_no_numbers_are_refused(
-    hub_folder: Path, tmp_path: Path, number: float
+    starts: list[tuple[Callable[[DictConfig, Path], None], DictConfig]],
+    hub_folder: Path,
+    tmp_path: Path,
+    number: float,
 ) -> None:
     folder = tmp_path / "model"
     shutil.copytree(hub_folder, folder)
@@ -956,11 +972,8 @@ def test_weights_that_are_no_numbers_are_refused(
     weights = load_file(file)
     weights["visual.ln_post.bias"][3] = number
     save_file(weights, file)
-    evaluation = compose_config("evaluate", [f"model.checkpoint={folder}", "logger=none"])
-    training = compose_config(
-        "train", ["experiment=robustify_demo", f"model.checkpoint={folder}", "logger=none"]
-    )
-    for start, cfg in ((evaluate, evaluation), (finetune, training)):
+    for start, composed in starts:
+        cfg: Any = OmegaConf.merge(composed, {"model": {"checkpoint": str(folder)}})
         with pytest.raises(UserError, match=r"NaN or infinite, in 1 of .*\.ln_post\.bias") as error:
             start(cfg, tmp_path / "run")
         assert str(folder) in str(error.value)
@@ -981,7 +994,7 @@ def test_the_best_epoch_is_exported_and_not_the_last(
     monkeypatch.setattr(Finetuning, "on_validation_end", record)
     cfg = configured(
         hub_folder, "patience=2", "optimization.lr=1", "trainer.max_epochs=20", "alphas=[0,1]",
-        "tolerance=1",
+        "tolerance=1", "data.val.limit=3",
     )  # fmt: skip
     finetune(cfg, tmp_path)
     shifts = [shift for shift, _ in epochs]
@@ -1043,6 +1056,19 @@ def test_texts_are_asked_for_in_one_line(hub_folder: Path, tmp_path: Path) -> No
         finetune(cfg, tmp_path / "run")
 
 
+TRAIN = """
+import sys
+from clipshift.cli import evaluate
+from clipshift.cli.main import train
+from clipshift.comparison import pair_report
+
+evaluate.report_run = lambda *_: None
+pair_report.save_figures = lambda *_: {}
+train(sys.argv[1:])
+"""
+"""``train.py`` without the pages of the runs and the figures of their comparison."""
+
+
 def test_two_devices_learn_what_one_learns(hub_folder: Path, tmp_path: Path) -> None:
     """The whole batch's loss, also of an objective that contrasts photos on different devices."""
     options = [
@@ -1055,10 +1081,13 @@ def test_two_devices_learn_what_one_learns(hub_folder: Path, tmp_path: Path) -> 
         "data.train.skip=6", "data.train.limit=8", "data.batch_size=4", "optimization.lr=1e-3",
         "trainer.precision=32-true", "trainer.devices=2", "+trainer.strategy=ddp",
         "trainer.check_val_every_n_epoch=1",
-        "evaluation=['data=sample','data.limit=2','aug=noise','metric=cosine_similarity','trainer=cpu']",
+        "evaluation=['data=sample','data.limit=2','aug=noise','metric=cosine_similarity','trainer=cpu',"
+        "'prompts=none']",
         f"hydra.run.dir={tmp_path}/two",
     ]  # fmt: skip
-    done = run_script("train.py", *command, cwd=ROOT)
+    script = tmp_path / "train.py"
+    script.write_text(TRAIN)
+    done = run_script(str(script), *command, cwd=ROOT)
     assert done.returncode == 0, done.stderr
     assert "2 photos, paired" in done.stdout
     base, one, two = (
@@ -1071,13 +1100,17 @@ def test_two_devices_learn_what_one_learns(hub_folder: Path, tmp_path: Path) -> 
 
 
 def test_vit_b32_takes_steps_of_lora_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The real architecture with two of its twelve layers and random weights.
+    """The real image tower with two of its twelve layers, a small text tower and random weights.
 
     `test_docs.py` trains it whole.
     """
     monkeypatch.setattr(encoder_module, "ENCODE_BATCH", 1)
     whole = open_clip.get_model_config("ViT-B-32-quickgelu")
-    short = {part: whole[part] | {"layers": 2} for part in ("vision_cfg", "text_cfg")}
+    text = {"layers": 1, "width": 64, "heads": 1}  # is not trained
+    short = {
+        "vision_cfg": whole["vision_cfg"] | {"layers": 2},
+        "text_cfg": whole["text_cfg"] | text,
+    }
     monkeypatch.setitem(open_clip.factory._MODEL_CONFIGS, "ViT-B-32-quickgelu", whole | short)
     cfg = compose_config(
         "train",

@@ -865,12 +865,14 @@ def run_inside(hub_folder: Path, folder: Path, *overrides: str) -> Path:
     cfg = compose_config(
         "evaluate",
         ["experiment=inside", f"model.checkpoint={hub_folder}", "trainer=cpu", "logger=none",
-         "severity=[paper,2]", "aug=[noise,blur,flip]", *overrides],
+         "severity=[paper,2]", "aug=[noise,blur,flip]", "metric=cosine_similarity",
+         "prompts.templates=['a photo of a {}.']", *overrides],
     )  # fmt: skip
     evaluate(cfg, folder)
     return folder
 
 
+@pytest.mark.usefixtures("without_figures")
 def test_a_run_writes_tables_and_sections_whatever_the_batch_size(
     hub_folder: Path, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:

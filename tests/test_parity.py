@@ -2,6 +2,7 @@
 
 import copy
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +46,7 @@ def tiny() -> Encoder:
 
 
 def steps(antialias: bool) -> v2.Compose:
-    """The preprocessing of ``tiny``, in torchvision."""
+    """What is done to photos, in torchvision."""
     return v2.Compose([
         v2.ToImage(), v2.Resize((SIDE, SIDE), antialias=antialias),
         v2.ToDtype(torch.float32, scale=True), v2.Normalize([0.5] * 3, [0.5] * 3),
@@ -58,13 +59,15 @@ def noise(count: int) -> list[Any]:
     return photos_of(list(pixels.repeat(16, 1).repeat(16, 2)))
 
 
-def test_a_model_against_itself_differs_by_exactly_nothing(tiny: Encoder) -> None:
-    stack = make_stack(tiny)
+def test_a_model_against_itself_differs_by_exactly_nothing(encoder: Encoder) -> None:
+    stack = make_stack(encoder)
     parity = measure_parity(stack, stack, sample(), 0)
     assert parity.passed
     assert (parity.table[["pixel_mean", "pixel_max"]] == 0).all(axis=None)
     assert (parity.table[[OWN, SAME, "neighbours_kept"]] == 1).all(axis=None)
     assert parity.table[MAPPED].isna().all()  # 18 photos do not determine a map
+    assert "equal to the bit" in str(parity)
+    parity.rounding = math.nan  # not known
     assert "equal to the bit" in str(parity)
     assert measure_parity(stack, stack, sample()[:2], 0).passed
     with pytest.raises(UserError, match="1 of 1 photos can be read: parity requires two"):
@@ -91,8 +94,8 @@ def test_exported_to_onnx_it_agrees_within_rounding(tiny: Encoder, tmp_path: Pat
     assert "the models differ by more than rounding" in str(parity)
 
 
-def test_without_antialiasing_the_preprocessing_is_named(tiny: Encoder, tmp_path: Path) -> None:
-    a, b = ((tiny.model, steps(antialias)) for antialias in (True, False))
+def test_without_antialiasing_the_preprocessing_is_named(encoder: Encoder, tmp_path: Path) -> None:
+    a, b = ((encoder.model, steps(antialias)) for antialias in (True, False))
     parity = clipshift.parity(a, b, tolerance=1e-4, folder=tmp_path)
     assert not parity.passed
     assert "The preprocessing differs: pixels by" in str(parity)
@@ -129,7 +132,7 @@ def test_a_rotation_of_the_embedding_is_found(encoder: Encoder) -> None:
 
 
 def test_neighbours_kept_are_those_of_scikit_learn(tiny: Encoder, encoder: Encoder) -> None:
-    parity = measure_parity(make_stack(tiny), make_stack(encoder), sample(), 1e-3)
+    parity = measure_parity(make_stack(encoder), make_stack(tiny), sample(), 1e-3)
     near = []
     for stack in (parity.a, parity.b):
         with torch.inference_mode():

@@ -1,5 +1,6 @@
 """Training the built-in model: shards, loss, repeatability, resuming, export."""
 
+import copy
 import csv
 import hashlib
 import io
@@ -7,6 +8,7 @@ import json
 import math
 import signal
 import tarfile
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -69,9 +71,14 @@ def root(tmp_path: Path) -> Path:
     return folder
 
 
-def small(root: Path, folder: Path) -> DictConfig:
+@cache
+def composed() -> DictConfig:
     options = ["logger=csv", "teacher=null", "adaptations=null"]
-    cfg = compose_config("train", ["experiment=pretrain_tiny", *options])
+    return compose_config("train", ["experiment=pretrain_tiny", *options])
+
+
+def small(root: Path, folder: Path) -> DictConfig:
+    cfg = copy.deepcopy(composed())
     OmegaConf.set_struct(cfg, False)
     del cfg.model_cfg.vision_cfg
     changes = {
@@ -368,8 +375,7 @@ def test_training_learns_three_colours(root: Path, tmp_path: Path) -> None:
 
 
 def test_export_is_a_folder_that_open_clip_loads(tmp_path: Path) -> None:
-    cfg = compose_config("train", ["experiment=pretrain_tiny"])
-    model_cfg = OmegaConf.to_container(cfg.model_cfg)
+    model_cfg = OmegaConf.to_container(composed().model_cfg)
     model = open_clip.CLIP(**model_cfg).eval()
     export_tiny(model, model_cfg, tmp_path)
     weights_file = tmp_path / "open_clip_model.safetensors"

@@ -207,8 +207,9 @@ def measure_parity(a: Stack, b: Stack, photos: Sequence[Photo], tolerance: float
                 difference = 255 * (of_a - of_b).abs().flatten(1)
             if not batches:
                 rounding = rounding_alone(a, b, of_a)
-            embeddings = [a.embed(of_a), b.embed(of_b), b.embed(of_a)]
-            batches.append([*embeddings, difference.mean(dim=1), difference.amax(dim=1)])
+            first, second = a.embed(of_a), b.embed(of_b)
+            same = second if torch.equal(of_a, of_b) else b.embed(of_a)
+            batches.append([first, second, same, difference.mean(dim=1), difference.amax(dim=1)])
     if len(read) < 2:
         raise UserError(f"{len(read)} of {len(photos)} photos can be read: parity requires two")
     first, second, same, *pixels = (torch.cat(parts) for parts in zip(*batches, strict=True))

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 import numpy as np
 from scipy.linalg import eigh, orthogonal_procrustes, svd, svdvals
-from scipy.optimize import nnls
+from scipy.optimize import lsq_linear
 
 from clipshift.measure.functional import TIE
 
@@ -59,8 +59,8 @@ def ball_radius(embeddings: np.ndarray) -> np.ndarray:
     The centre of the smallest ball around points of the unit sphere is the point of their convex
     hull nearest to the origin: for weights λ that sum to 1, the dual of the ball's problem is to
     minimise :math:`\|\sum_k λ_k u_k\|` (Elzinga and Hearn, "The minimum covering sphere problem",
-    1972). Non-negative least squares finds it exactly (Lawson and Hanson, "Solving least squares
-    problems", 1974, chapter 23).
+    1972). Non-negative least squares finds it exactly (Stark and Parker, "Bounded-variable least
+    squares", 1995).
 
     Args:
         embeddings: Shape (N, K, D).
@@ -76,8 +76,10 @@ def ball_radius(embeddings: np.ndarray) -> np.ndarray:
     for place, rows in enumerate(embeddings):
         if has_direction(rows).all():
             points = np.column_stack([units(rows), np.ones(len(rows))])
-            weights, _ = nnls(points.T, np.append(np.zeros(rows.shape[1]), 1.0))
-            centre = weights @ points / weights.sum()
+            target = np.append(np.zeros(rows.shape[1]), 1.0)
+            # scipy's nnls is wrong at times before 1.16, which Python 3.10 does not have
+            least = lsq_linear(points.T, target, (0, np.inf), "bvls", tol=1e-15, max_iter=1000)
+            centre = least.x @ points / least.x.sum()
             radii[place] = np.linalg.norm(points - centre, axis=1).max()
     return radii
 
