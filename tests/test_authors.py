@@ -232,7 +232,7 @@ def ours_of(
     distortions: dict[str, list[float]] = {"rmse": [], "displacement": []}
     for index, photo in enumerate(photos):
         drawn = [draw(augmentation, seed, f"{index}.jpg", name, SIZE) for seed in range(draws)]
-        images = torch.from_numpy(np.stack([photo, chart()])).permute(0, 3, 1, 2)
+        images = torch.from_numpy(np.stack([photo, chart()])).permute(0, 3, 1, 2).contiguous()
         for one in drawn:
             view, moved = (
                 augmentation.apply(images, default_collate([one, one])).permute(0, 2, 3, 1).numpy()

@@ -11,7 +11,6 @@ import pytest
 import timm
 import torch
 import torchvision
-import transformers
 from open_clip.model import CLIPVisionCfg, _build_vision_tower
 from timm.models import Eva, VisionTransformer
 from torch import Tensor, nn
@@ -125,6 +124,7 @@ def small_model(name: str) -> Any:
     elif library == "torchvision":
         model = torchvision.models.VisionTransformer(32, 8, 2, 4, 64, 128)
     else:
+        transformers = pytest.importorskip("transformers")
         sizes = {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
         sizes |= {"intermediate_size": 128, "image_size": 32, "patch_size": 8}
         model = {

@@ -498,7 +498,9 @@ def unread(photos: Path, hub_folder: Path, tmp_path_factory: pytest.TempPathFact
 def test_a_run_ends_well_though_its_reader_has_left(unread: Unread) -> None:
     folder, done, _ = unread
     loading = "clipshift: loading libraries to measure the shift of lite"  # within a second
-    assert (done.returncode, done.stderr.strip()) == (0, loading)
+    # kornia before 0.9 imports onnxruntime, which wants to write into the home folder
+    said = [line for line in done.stderr.splitlines() if "onnxruntime" not in line]
+    assert (done.returncode, said) == (0, [loading])
     assert read_run(folder).info.complete
     assert (folder / "report.html").exists()
     assert not (folder / "measured").exists()

@@ -15,7 +15,7 @@ from clipshift.report.charts import vega
 
 LIBRARIES = {"torch", "torchvision", "kornia", "open_clip", "timm", "pytorch_lightning"}
 LIBRARIES |= {"torchmetrics", "albumentations", "datasets", "gradio", "skimage", *POSTPONED}
-LIBRARIES |= {"matplotlib", "scipy.ndimage", "scipy.stats"}
+LIBRARIES |= {"scipy.ndimage", "scipy.stats"}
 DRAWS_PHOTOS = {"torch", "torchvision", "kornia", "skimage"}  # which has some of the sample
 ENCODES = DRAWS_PHOTOS | {"open_clip", "timm", "pytorch_lightning", "torchmetrics"}
 USED = {
