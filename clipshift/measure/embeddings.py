@@ -75,11 +75,13 @@ def ball_radius(embeddings: np.ndarray) -> np.ndarray:
     radii = np.full(len(embeddings), np.nan)
     for place, rows in enumerate(embeddings):
         if has_direction(rows).all():
-            points = np.column_stack([units(rows), np.ones(len(rows))])
+            points = np.unique(units(rows), axis=0)
+            extended = np.column_stack([points, np.ones(len(points))])
             target = np.append(np.zeros(rows.shape[1]), 1.0)
             # scipy's nnls is wrong at times before 1.16, which Python 3.10 does not have
-            least = lsq_linear(points.T, target, (0, np.inf), "bvls", tol=1e-15, max_iter=1000)
-            centre = least.x @ points / least.x.sum()
+            bounds, options = (0, np.inf), {"method": "bvls", "tol": 1e-15, "max_iter": 1000}
+            weights = lsq_linear(extended.T, target, bounds, **options).x
+            centre = weights / weights.sum() @ points
             radii[place] = np.linalg.norm(points - centre, axis=1).max()
     return radii
 

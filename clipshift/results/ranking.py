@@ -172,6 +172,8 @@ def ranking_agreement(
     Returns:
         τ in [−1, 1], and the interval's ends; NaN for fewer than two augmentations.
     """
+    from scipy.stats import kendalltau  # takes half a second, which other runs do not need
+
     first, second = (shift_matrix(shift, severity) for severity in severities)
     names = [name for name in first if name in second]
     pairs = len(pairs_of(len(names)))
@@ -185,8 +187,6 @@ def ranking_agreement(
 
     errors = studentize(matching.stratified(values, variants), seed, differences, groups)
     errors = matching.widened(errors, np.nanmean(values, axis=0), variants, seed, differences)
-    from scipy.stats import kendalltau  # takes half a second, which other runs do not need
-
     tau = kendalltau(first[names].mean(), second[names].mean()).statistic
     signs = told_apart(errors)
     order = signs[:pairs] * signs[pairs:]
@@ -205,9 +205,8 @@ def correlate(shift: Shift, columns: Mapping[str, Facts]) -> pd.DataFrame:
     Returns:
         One row per (augmentation, severity, ``with``), where ``with`` is a `Facts.correlate`:
         ``rho`` with `spearman_interval`'s ``ci_low`` and ``ci_high``; ``p``, two-sided, of no
-        correlation (`spearman`); ``p_holm``, that after Holm's correction over all
-        rows of the severity; and ``n``. NaN for fewer than four photos or where one of both does
-        not vary.
+        correlation (`spearman`); ``p_holm``, that after Holm's correction over all rows of the
+        severity; and ``n``. NaN for fewer than four photos or where one of both does not vary.
     """
     compared = {name: facts for name, facts in columns.items() if facts.correlate and name in shift}
     cosines = by_photo(shift, "cosine_similarity")
