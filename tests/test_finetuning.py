@@ -1056,19 +1056,6 @@ def test_texts_are_asked_for_in_one_line(hub_folder: Path, tmp_path: Path) -> No
         finetune(cfg, tmp_path / "run")
 
 
-TRAIN = """
-import sys
-from clipshift.cli import evaluate
-from clipshift.cli.main import train
-from clipshift.comparison import pair_report
-
-evaluate.report_run = lambda *_: None
-pair_report.save_figures = lambda *_: {}
-train(sys.argv[1:])
-"""
-"""``train.py`` without the pages of the runs and the figures of their comparison."""
-
-
 def test_two_devices_learn_what_one_learns(hub_folder: Path, tmp_path: Path) -> None:
     """The whole batch's loss, also of an objective that contrasts photos on different devices."""
     options = [
@@ -1085,9 +1072,7 @@ def test_two_devices_learn_what_one_learns(hub_folder: Path, tmp_path: Path) -> 
         "'prompts=none']",
         f"hydra.run.dir={tmp_path}/two",
     ]  # fmt: skip
-    script = tmp_path / "train.py"
-    script.write_text(TRAIN)
-    done = run_script(str(script), *command, cwd=ROOT)
+    done = run_script("train.py", *command, cwd=ROOT)
     assert done.returncode == 0, done.stderr
     assert "2 photos, paired" in done.stdout
     base, one, two = (
