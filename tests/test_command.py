@@ -5,18 +5,21 @@ import os
 import re
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import MissingMandatoryValue
 from support.commands import run_code, run_evaluate, run_script
 from support.terminal import ROOT
 
+from clipshift.choices import experiment_names
 from clipshift.cli import command
 from clipshift.cli.build import instantiate_part, make_augmentations
 from clipshift.cli.command import compose_config
-from clipshift.cli.config import name_model, plain, validate
+from clipshift.cli.config import check_paths, name_model, plain, validate
 from clipshift.errors import UserError
 
 # What is typed, and what the one line that answers it says.
@@ -113,6 +116,14 @@ def test_a_mistake_is_one_line_that_says_what_to_type(
     assert error.startswith("error: ")
     assert error.count("\n") == 1
     assert (folders, runs) == (["outputs", "photos"], ["day"])
+
+
+@pytest.mark.parametrize("experiment", experiment_names("train"))
+def test_the_paths_of_every_experiment_can_be_checked(experiment: str) -> None:
+    """Whether one source is trained on, several, or shards; that one is missing is no defect."""
+    cfg = compose_config("train", [f"experiment={experiment}"])
+    with suppress(UserError, MissingMandatoryValue):
+        check_paths(cfg, "finetune" if "train_aug" in cfg else "train")
 
 
 @pytest.mark.parametrize(
