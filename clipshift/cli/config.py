@@ -82,8 +82,8 @@ def check_paths(cfg: DictConfig, command: str) -> None:
 def _paths(cfg: DictConfig, command: str) -> Iterator[tuple[str, tuple[str, ...], Any]]:
     """Options that name files or folders, those of several sources first, and what is given."""
     train = OmegaConf.select(cfg, "data.train")
-    named = train.items() if isinstance(train, DictConfig) else ()  # or shards, of pretrain_tiny
-    sources = [f"data.train.{name}" for name, value in named if spec.is_source(value)]
+    named = train if isinstance(train, DictConfig) else {}  # a pattern of shards in pretrain_tiny
+    sources = [f"data.train.{name}" for name, value in named.items() if spec.is_source(value)]
     for option, one in spec.options_of(DESCRIPTIONS[command]):
         if kinds := one.metadata.get("paths"):
             names = [option.replace("data.train", place) for place in [*sources, "data.train"]]
